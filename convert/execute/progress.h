@@ -1,0 +1,41 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace dsv3::convert {
+
+// What a running job tells whoever watches. Calls come from several threads at once and must
+// return quickly; implementations synchronise themselves.
+class ProgressSink {
+ public:
+  virtual ~ProgressSink() = default;
+
+  // A phase begins, such as "checking scales", "converting", "checking kept files"; `total_bytes`
+  // are the bytes that OnBytes will count in it.
+  virtual void OnPhase(std::string_view phase, std::uint64_t total_bytes) {
+    (void)phase;
+    (void)total_bytes;
+  }
+  // `bytes` more are done; `file` is where they went (or came from, when only reading).
+  virtual void OnBytes(std::uint64_t bytes, std::string_view file) {
+    (void)bytes;
+    (void)file;
+  }
+  // Something that the user should know now, one complete sentence.
+  virtual void OnWarning(const std::string& message) { (void)message; }
+};
+
+// Set from a signal handler or another thread to end a job soon: no new write starts.
+class StopToken {
+ public:
+  void RequestStop() noexcept { stop_.store(true, std::memory_order_relaxed); }
+  bool stopped() const noexcept { return stop_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<bool> stop_{false};
+};
+
+}  // namespace dsv3::convert

@@ -1,0 +1,87 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "convert/execute/progress.h"
+#include "formats/finding.h"
+#include "formats/io/file_system.h"
+
+// A conversion from the user's side: a request goes in, a report comes out. Nothing here prints.
+namespace dsv3::convert {
+
+enum class ChecksumMode { kSha256, kNone };
+
+// How to run; nothing here changes an output byte except what the manifest holds
+// (checksum, tensor_sha256).
+struct RunOptions {
+  unsigned threads = 0;           // compute threads; 0: all processors
+  std::uint64_t memory_bytes = 0; // bound for tile buffers; 0: the default, 160 MiB
+  ChecksumMode checksum = ChecksumMode::kSha256;
+  bool tensor_sha256 = false;
+  bool overwrite = false;
+  bool dry_run = false;
+  bool delete_source_shards = false;
+};
+
+struct Fp8ToBf16Options {
+  bool allow_bad_scales = false;
+};
+
+struct ConversionRequest {
+  std::filesystem::path input;
+  std::filesystem::path output;
+  Fp8ToBf16Options fp8_to_bf16;
+  RunOptions run;
+};
+
+// A tensor in which something was counted.
+struct TensorCount {
+  std::string tensor;
+  std::uint64_t count = 0;
+};
+
+struct OutputFileReport {
+  std::string name;
+  std::uint64_t bytes = 0;
+  std::uint64_t tensors = 0;
+  std::string sha256;  // empty with ChecksumMode::kNone, or in a dry run
+  bool kept = false;   // complete from an earlier run
+};
+
+struct ConversionReport {
+  enum class Outcome { kConverted, kNothingToDo, kPlanned /* dry run */ };
+  Outcome outcome = Outcome::kConverted;
+  std::string recipe;  // "fp8-to-bf16"
+  std::uint64_t tensors = 0;         // in the output
+  std::uint64_t converted_tensors = 0;
+  std::uint64_t copied_tensors = 0;
+  std::uint64_t side_files = 0;
+  std::uint64_t source_bytes = 0;    // weights to read
+  std::uint64_t output_bytes = 0;    // weight files, headers included
+  std::vector<OutputFileReport> files;  // weight files, by name
+  formats::Findings warnings;
+  std::vector<TensorCount> nan_codes;   // FP8 NaN codes by tensor
+  std::vector<TensorCount> bad_scales;  // with allow_bad_scales
+  bool resumed = false;
+  std::uint64_t kept_files = 0;
+  std::uint64_t freed_source_shards = 0;
+  double seconds = 0;                // of this run
+  std::uint64_t bytes_read = 0;      // by this run
+  std::uint64_t bytes_written = 0;   // by this run
+  // Dry run:
+  std::uint64_t disk_needed_bytes = 0;
+  std::uint64_t disk_free_bytes = 0;
+  std::uint64_t peak_memory_bytes = 0;  // estimated
+  bool fits = true;
+};
+
+// Runs `dsv3-convert fp8-to-bf16`. Throws Error with the code of design.md's table. When `stop` is
+// requested it ends with kInterrupted, leaving what the same request continues from.
+ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::FileSystem& fs,
+                                  ProgressSink& progress, const StopToken& stop);
+
+}  // namespace dsv3::convert

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "convert/model/model_config.h"
+#include "convert/plan/catalog.h"
+#include "formats/finding.h"
+#include "formats/shape.h"
+
+namespace dsv3::convert {
+
+// What a tensor is in the model; decides who quantises it and how it is counted.
+enum class TensorRole {
+  kEmbedding,
+  kHead,
+  kNorm,
+  kAttentionLinear,  // q, kv, o projections, V3.2's indexer wq_b and wk: quantised in FP8 releases
+  kMlpLinear,        // dense and shared experts: quantised
+  kExpertLinear,     // routed experts: quantised
+  kRouter,           // mlp.gate.weight
+  kRouterBias,       // e_score_correction_bias, always F32
+  kUnquantizedLinear,  // eh_proj, indexer weights_proj
+  kBias,
+};
+
+bool IsQuantized(TensorRole role);  // in DeepSeek's FP8 releases
+
+struct ExpectedTensor {
+  std::string name;
+  formats::Shape shape;
+  TensorRole role = TensorRole::kNorm;
+  std::uint32_t layer = 0;  // kNoLayer outside the layers
+  bool mtp = false;         // belongs to a multi-token prediction layer
+  static constexpr std::uint32_t kNoLayer = UINT32_MAX;
+};
+
+// Every tensor that a known config predicts, without scales: main layers, then the MTP layers
+// (num_hidden_layers and on). Empty for an unknown model.
+std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config);
+
+// Tensors that the config predicts and the catalog lacks ("missing-tensor"), or has in another
+// shape ("wrong-shape"); errors, in the model's order, all of them. An unknown model_type gives one
+// warning ("unknown-model-type"). Tensors beyond the expected ones are no finding here.
+// Names under a prefix such as "language_model." are accepted when all of them carry it.
+formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& catalog);
+
+}  // namespace dsv3::convert

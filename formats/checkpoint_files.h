@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "formats/finding.h"
+#include "formats/safetensors.h"
+#include "formats/shard_index.h"
+
+// A Hugging Face checkpoint as a set of files: which shards, which index, which side files.
+namespace dsv3::formats {
+
+struct ShardFile {
+  std::string name;            // relative to the directory, with '/' between components
+  std::filesystem::path path;  // to open; a symlink is followed
+  std::uint64_t bytes = 0;
+  std::int64_t mtime_ns = 0;  // of the symlink's target
+  SafetensorsHeader header;   // empty when the file could not be read (see findings)
+};
+
+struct CheckpointFiles {
+  enum class Form {
+    kIndexed,    // shards named by model.safetensors.index.json
+    kSingle,     // one safetensors file and no index
+    kUnindexed,  // several safetensors files and no index
+  };
+  std::filesystem::path directory;  // the one that holds config and side files; absolute
+  Form form = Form::kSingle;
+  std::vector<ShardFile> shards;    // sorted by name
+  std::optional<ShardIndex> index;  // kIndexed only
+  // Regular files that are not weights, relative names, sorted: config, tokenizer, code, README,
+  // licence, also in subdirectories. Left out: the index, *.safetensors, names that begin with
+  // ".git" or ".cache" at any level, SHA256SUMS, checkpoint.manifest.json, model.sig, and the
+  // files that this toolkit keeps during a run (names that begin with ".dsv3-" or end with
+  // ".partial"). Symlinks to regular files count as files; symlinks to directories are not
+  // followed.
+  std::vector<std::string> side_files;
+  // Everything wrong or noteworthy with files, headers and index, ordered by file: missing-shard,
+  // tensor-not-in-shard, tensor-not-in-index, tensor-in-two-shards, wrong-total-size (warning),
+  // unlisted-shard (warning), no-index (warning), unreadable-shard and so on.
+  Findings findings;
+
+  bool HasConfig() const;  // config.json is among the side files
+};
+
+// Opens a checkpoint for reading headers only: no weights are read, headers are parsed in
+// parallel. `path` is a directory, a safetensors file (config and side files come from beside it),
+// or a Hugging Face hub cache (".../models--org--name", resolved through refs/main or its only
+// snapshot). Throws Error: kUsage for a shard that an index beside it lists (names its directory);
+// kBadInput for a path that does not exist, a directory without any checkpoint, or an index that
+// cannot be parsed; kIo. Contradictions between files become findings.
+CheckpointFiles OpenCheckpointFiles(const std::filesystem::path& path);
+
+// Throws the first finding of severity kError as Error (kBadInput), with the number of others
+// added to the message. A finding from a failing disk or a missing permission is thrown as kIo.
+void RequireConsistent(const CheckpointFiles& files);
+
+// Reads a whole small file, at most `max_bytes`. Throws Error (kBadInput when missing, not a
+// regular file or too large; kIo).
+std::string ReadSmallFile(const std::filesystem::path& path, std::uint64_t max_bytes);
+
+}  // namespace dsv3::formats

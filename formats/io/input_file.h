@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+
+namespace dsv3::formats {
+
+// A regular file open for reading. Reads are positioned, so one instance serves many threads.
+class InputFile {
+ public:
+  // Opens without blocking: a directory, FIFO, device or socket is kBadInput, as are a missing
+  // file and a symlink loop; a missing permission or failing disk is kIo. `name` is what errors
+  // call the file.
+  InputFile(const std::filesystem::path& path, std::string name);
+  ~InputFile();
+  InputFile(InputFile&& other) noexcept;
+  InputFile& operator=(InputFile&& other) noexcept;
+
+  std::uint64_t bytes() const { return bytes_; }        // when it was opened
+  std::int64_t mtime_ns() const { return mtime_ns_; }   // when it was opened
+  const std::string& name() const { return name_; }
+
+  // Fills `out` from `offset` through the page cache. Throws Error: kBadInput when the file ends
+  // before, kIo when the disk fails.
+  void ReadAt(std::uint64_t offset, std::span<std::byte> out) const;
+
+  // How many bytes of scratch ReadStreaming needs for `length` bytes.
+  static std::size_t ScratchBytes(std::size_t length);
+
+  // Reads [offset, offset + length) past the page cache where the file system allows it (O_DIRECT;
+  // found out on the first try, falling back to buffered reads for good), and returns where in
+  // `scratch` the bytes lie. `scratch` must be aligned to kDirectAlignment and hold
+  // ScratchBytes(length).
+  std::span<const std::byte> ReadStreaming(std::uint64_t offset, std::size_t length,
+                                           std::span<std::byte> scratch) const;
+
+ private:
+  int fd_ = -1;
+  int direct_fd_ = -1;  // -1 where O_DIRECT is not to be had
+  std::uint64_t bytes_ = 0;
+  std::int64_t mtime_ns_ = 0;
+  std::string name_;
+};
+
+}  // namespace dsv3::formats

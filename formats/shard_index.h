@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+// model.safetensors.index.json, the map from tensor names to shard files.
+namespace dsv3::formats {
+
+inline constexpr std::string_view kShardIndexName = "model.safetensors.index.json";
+
+struct ShardIndex {
+  std::vector<std::string> files;  // distinct shard names, sorted
+  // (tensor name, position in `files`), sorted by name.
+  std::vector<std::pair<std::string, std::uint32_t>> weight_map;
+  std::optional<std::uint64_t> total_size;  // metadata.total_size, bytes of tensor data
+};
+
+// Parses an index. Rejects: not a JSON object, no weight_map object, an empty weight_map, a tensor
+// listed twice, a value that is not a string, a shard path that is empty, absolute, has a drive
+// letter, a backslash, a NUL or a ".." component, and whatever is not strict UTF-8 JSON. A
+// total_size that is not a non-negative integer is treated as absent (transformers writes a float
+// there at times: an integral float is taken by its value).
+// `file` is the name for errors. Throws Error (kBadInput).
+ShardIndex ParseShardIndex(std::string_view text, const std::string& file);
+
+// The index in the form that transformers writes: indent 2, sorted keys, a final newline;
+// metadata.total_size is the only metadata. `weight_map` must be sorted by name.
+std::string SerializeShardIndex(const ShardIndex& index);
+
+}  // namespace dsv3::formats

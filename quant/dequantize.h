@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+// Block-scaled FP8 → BF16.
+namespace dsv3::quant {
+
+struct BlockShape {
+  std::uint64_t rows = 128;
+  std::uint64_t cols = 128;
+  friend bool operator==(const BlockShape&, const BlockShape&) = default;
+};
+
+enum class ScaleFormat { kF32, kBF16, kE8M0 };
+
+struct DequantizeCounts {
+  std::uint64_t nan_codes = 0;  // FP8 NaN codes met; each became a BF16 NaN
+};
+
+// Elements [first, first + codes.size()) of a row-major matrix with `cols` columns, where element i
+// lies in row i / cols. `scales` holds the scale rows from the one of the first element's row
+// (first / cols / block.rows) to the one of the last, each of ceil(cols / block.cols) floats.
+struct DequantizeSpan {
+  std::span<const std::uint8_t> codes;
+  std::uint64_t first = 0;
+  std::uint64_t cols = 0;
+  BlockShape block;
+  std::span<const float> scales;
+};
+
+// out[i] = BF16(float(code) × scale), one float multiplication and one rounding to nearest even
+// (DeepSeek's fp8_cast_bf16 formula). Any float is a legal scale, NaN and infinities included. A
+// NaN code gives 0x7FC0 with the code's sign whatever the scale; NaN that the scale makes gives
+// 0x7FC0 with the sign of the product's operands combined by xor. Bit-identical on every
+// instruction set. `out` has codes.size() elements; any alignment, best at 64 bytes.
+// Preconditions: cols > 0, block.rows > 0, block.cols > 0.
+void DequantizeE4M3ToBF16(const DequantizeSpan& in, std::uint16_t* out, DequantizeCounts& counts);
+
+// The scalar meaning of DequantizeE4M3ToBF16: the oracle of its tests.
+void DequantizeE4M3ToBF16Scalar(const DequantizeSpan& in, std::uint16_t* out,
+                                DequantizeCounts& counts);
+
+// Decodes `num` scales of the format, little-endian and packed, to floats.
+void DecodeScales(ScaleFormat format, std::span<const std::byte> bytes, std::vector<float>& out);
+
+// The instruction set that the kernels chose on this machine ("AVX3", "AVX2", "EMU128" …).
+const char* KernelTargetName();
+
+}  // namespace dsv3::quant
