@@ -1,0 +1,65 @@
+# What `cmake --install` and `cpack` put on a machine: the tools with their man pages and
+# completions (package dsv3), and the libraries with their headers and a CMake package (package
+# libdsv3-dev).
+include(CMakePackageConfigHelpers)
+
+set(dsv3_tools dsv3-convert dsv3-inspect)
+set(dsv3_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/dsv3)
+
+foreach(tool IN LISTS dsv3_tools)
+  if(NOT TARGET ${tool})
+    continue()
+  endif()
+  install(TARGETS ${tool} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT dsv3)
+
+  # The tools print both from their own option definitions, so these cannot go stale.
+  set(man ${PROJECT_BINARY_DIR}/man/${tool}.1)
+  set(bash_file ${PROJECT_BINARY_DIR}/completions/bash/${tool})
+  set(zsh_file ${PROJECT_BINARY_DIR}/completions/zsh/_${tool})
+  set(fish_file ${PROJECT_BINARY_DIR}/completions/fish/${tool}.fish)
+  if(CMAKE_CROSSCOMPILING)
+    continue()  # the tools do not run here
+  endif()
+  add_custom_command(
+    OUTPUT ${man} ${bash_file} ${zsh_file} ${fish_file}
+    COMMAND ${CMAKE_COMMAND} -E make_directory
+            ${PROJECT_BINARY_DIR}/man ${PROJECT_BINARY_DIR}/completions/bash
+            ${PROJECT_BINARY_DIR}/completions/zsh ${PROJECT_BINARY_DIR}/completions/fish
+    COMMAND ${tool} --man > ${man}
+    COMMAND ${tool} --completion bash > ${bash_file}
+    COMMAND ${tool} --completion zsh > ${zsh_file}
+    COMMAND ${tool} --completion fish > ${fish_file}
+    DEPENDS ${tool}
+    COMMENT "Generating the man page and completions of ${tool}"
+    VERBATIM)
+  add_custom_target(${tool}-docs ALL DEPENDS ${man} ${bash_file} ${zsh_file} ${fish_file})
+
+  install(FILES ${man} DESTINATION ${CMAKE_INSTALL_MANDIR}/man1 COMPONENT dsv3)
+  install(FILES ${bash_file}
+          DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions COMPONENT dsv3)
+  install(FILES ${zsh_file}
+          DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/vendor-completions COMPONENT dsv3)
+  install(FILES ${fish_file}
+          DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d COMPONENT dsv3)
+endforeach()
+
+install(TARGETS dsv3_formats dsv3_quant dsv3_convert EXPORT dsv3Targets
+        ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT libdsv3-dev)
+foreach(folder formats quant convert)
+  install(DIRECTORY ${PROJECT_SOURCE_DIR}/${folder}
+          DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/dsv3 COMPONENT libdsv3-dev
+          FILES_MATCHING PATTERN "*.h" PATTERN "*-inl.h" EXCLUDE)
+endforeach()
+install(EXPORT dsv3Targets NAMESPACE dsv3:: DESTINATION ${dsv3_package_dir}
+        COMPONENT libdsv3-dev)
+configure_package_config_file(
+  ${CMAKE_CURRENT_LIST_DIR}/dsv3Config.cmake.in ${PROJECT_BINARY_DIR}/dsv3Config.cmake
+  INSTALL_DESTINATION ${dsv3_package_dir})
+# Before 1.0 a minor version may change the interface.
+write_basic_package_version_file(
+  ${PROJECT_BINARY_DIR}/dsv3ConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/dsv3Config.cmake
+              ${PROJECT_BINARY_DIR}/dsv3ConfigVersion.cmake
+        DESTINATION ${dsv3_package_dir} COMPONENT libdsv3-dev)
+
+include(${CMAKE_CURRENT_LIST_DIR}/package.cmake)

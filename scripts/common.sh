@@ -1,0 +1,56 @@
+# shellcheck shell=bash
+# What the scripts in this folder share; sourced by them, not run.
+
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# Prints the comment at the head of the script that is running: its usage.
+usage() {
+  awk 'NR == 1 { next } !/^#/ { exit } { sub(/^# ?/, ""); print }' "$0"
+}
+
+# With --help or -h as the first argument, prints the usage and ends.
+handle_help() {
+  if [[ ${1-} == --help || ${1-} == -h ]]; then
+    usage
+    exit 0
+  fi
+}
+
+die() {
+  printf '%s: %s\n' "${0##*/}" "$*" >&2
+  exit 1
+}
+
+# quietly WHAT COMMAND...: runs COMMAND with its output in build/logs; says WHAT and how long it
+# took. The log is shown only when COMMAND fails.
+quietly() {
+  local what=$1 start=$SECONDS status=0 log
+  shift
+  mkdir -p "$root/build/logs"
+  log=$root/build/logs/$(printf '%s' "$what" | tr -cs '[:alnum:]' '-').log
+  printf '%s ... ' "$what"
+  "$@" >"$log" 2>&1 </dev/null || status=$?
+  if [[ $status -eq 0 ]]; then
+    printf 'done (%d s)\n' "$((SECONDS - start))"
+    return 0
+  fi
+  printf 'FAILED (exit %d)\n' "$status"
+  tail -n 80 "$log"
+  printf 'The whole log: %s\n' "$log"
+  return "$status"
+}
+
+# build_preset PRESET [TARGET...]: configures and builds PRESET; all targets when none is named.
+build_preset() {
+  local preset=$1
+  shift
+  if command -v ccache >/dev/null; then
+    export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
+  fi
+  (
+    cd "$root"
+    cmake --preset "$preset"
+    cmake --build --preset "$preset" ${1:+--target "$@"}
+  )
+}
