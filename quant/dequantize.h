@@ -35,7 +35,8 @@ struct DequantizeSpan {
 // (DeepSeek's fp8_cast_bf16 formula). Any float is a legal scale, NaN and infinities included. A
 // NaN code gives 0x7FC0 with the code's sign whatever the scale; NaN that the scale makes gives
 // 0x7FC0 with the sign of the product's operands combined by xor. Bit-identical on every
-// instruction set. `out` has codes.size() elements; any alignment, best at 64 bytes.
+// instruction set and in every floating-point environment. Codes and results may begin
+// at any element. `out` has codes.size() elements.
 // Preconditions: cols > 0, block.rows > 0, block.cols > 0.
 void DequantizeE4M3ToBF16(const DequantizeSpan& in, std::uint16_t* out, DequantizeCounts& counts);
 
@@ -43,10 +44,11 @@ void DequantizeE4M3ToBF16(const DequantizeSpan& in, std::uint16_t* out, Dequanti
 void DequantizeE4M3ToBF16Scalar(const DequantizeSpan& in, std::uint16_t* out,
                                 DequantizeCounts& counts);
 
-// Decodes `num` scales of the format, little-endian and packed, to floats.
+// Replaces `out` by the scales in `bytes`: packed, little-endian, whole.
 void DecodeScales(ScaleFormat format, std::span<const std::byte> bytes, std::vector<float>& out);
 
-// The instruction set that the kernels chose on this machine ("AVX3", "AVX2", "EMU128" …).
+// The instruction set that the kernels use on this machine ("AVX3", "AVX2", "SSE4", "SSSE3",
+// "SCALAR" …).
 const char* KernelTargetName();
 
 }  // namespace dsv3::quant

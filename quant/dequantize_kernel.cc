@@ -1,0 +1,383 @@
+// The vector kernels of block dequantisation, compiled once for each instruction set.
+//
+// Rounding to nearest even commutes with multiplication by powers of two while nothing leaves the
+// range of normal numbers. So within a block the BF16 mantissa of code × scale depends only on the
+// code's mantissa, and the code's exponent is added to the result's. Sixteen table entries describe
+// a block: eight for the mantissas of normal codes, as if their exponent field were 0, and eight
+// for subnormal codes, which have no exponent to add. Each entry is split into its low and high
+// byte so that one byte shuffle per plane looks up a whole vector of codes.
+//
+// Blocks whose scale is too small or too large for that, NaN codes: both are looked up all the
+// same, and what they got is overwritten by the exact scalar result afterwards. They hardly occur,
+// and the loop stays free of them.
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "quant/dequantize_piece.h"
+#include "quant/rounding.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "quant/dequantize_kernel.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+// After foreach_target.h.
+#include "hwy/cache_control.h"
+#include "hwy/highway.h"
+
+#ifndef DSV3_QUANT_DEQUANTIZE_KERNEL_ONCE
+#define DSV3_QUANT_DEQUANTIZE_KERNEL_ONCE
+namespace dsv3::quant::internal {
+
+// The BF16 results of one block, in two byte planes. Entries 8 to 15 belong to the normal codes of
+// that significand and lack the code's exponent field, entries 0 to 7 to the subnormal codes. The
+// scale's sign is in the entries.
+struct alignas(16) BlockTable {
+  std::array<std::uint8_t, 16> low;
+  std::array<std::uint8_t, 16> high;
+};
+
+using BlockTables = std::array<BlockTable, kMaxPieceBlocks>;
+
+inline std::uint32_t TableIndex(std::uint8_t code) {
+  return std::min<std::uint32_t>(code & 0x7FU, (code & 0x07U) | 0x08U);
+}
+
+// The exponent field and the sign of a code at their places in BF16. The sum with a table's entry
+// never carries into bit 15, where adding the sign is the xor of both signs.
+inline std::uint32_t ExponentAndSign(std::uint8_t code) {
+  return ((code & 0x78U) << 4) | ((code & 0x80U) << 8);
+}
+
+inline std::uint16_t LookUp(const BlockTable& table, std::uint8_t code) {
+  const std::uint32_t index = TableIndex(code);
+  const std::uint32_t entry = table.low[index] | std::uint32_t{table.high[index]} << 8;
+  return static_cast<std::uint16_t>(entry + ExponentAndSign(code));
+}
+
+// Whether every product of a code and the scale, and its float rounding, is zero or a normal
+// number of BF16: the smallest is 2^-9 × scale, the largest below 2^9 × scale.
+inline bool IsRegular(float scale) {
+  const std::uint32_t field = (std::bit_cast<std::uint32_t>(scale) & ~kFloatSign) >> 23;
+  return field >= 10 && field <= 244;
+}
+
+// Walks the runs of a piece that lie in one row and one block.
+class RunWalker {
+ public:
+  explicit RunWalker(const DequantizePiece& piece)
+      : piece_(piece),
+        block_(piece.column / piece.block_cols),
+        row_end_(piece.cols - piece.column) {
+    // Written so that no sum can overflow, however wide a block is said to be.
+    const std::uint64_t in_block = piece.block_cols - piece.column % piece.block_cols;
+    end_ = std::min({in_block, row_end_, std::uint64_t{piece.codes.size()}});
+  }
+
+  std::uint64_t end() const { return end_; }  // of the run, relative to the piece
+  std::uint64_t block() const { return block_ - piece_.first_block; }
+
+  // Precondition: the run does not end the piece.
+  void Next() {
+    const std::uint64_t size = piece_.codes.size();
+    if (end_ == row_end_) {
+      block_ = 0;
+      row_end_ = piece_.cols < size - end_ ? end_ + piece_.cols : size;
+    } else {
+      ++block_;
+    }
+    const std::uint64_t left = std::min(row_end_, size) - end_;
+    end_ += std::min(piece_.block_cols, left);
+  }
+
+ private:
+  const DequantizePiece& piece_;
+  std::uint64_t block_;
+  std::uint64_t row_end_;
+  std::uint64_t end_ = 0;
+};
+
+inline void CorrectIrregularBlocks(const DequantizePiece& piece, std::uint16_t* out) {
+  std::uint64_t position = 0;
+  for (RunWalker run(piece);; run.Next()) {
+    const float scale = piece.scales[run.block()];
+    if (!IsRegular(scale)) {
+      for (; position < run.end(); ++position) {
+        out[position] = DequantizeCode(piece.codes[position], scale);
+      }
+    }
+    position = run.end();
+    if (position == piece.codes.size()) return;
+  }
+}
+
+// Returns their number.
+inline std::uint64_t CorrectNanCodes(std::span<const std::uint8_t> codes, std::uint16_t* out) {
+  std::uint64_t count = 0;
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    if ((codes[i] & 0x7FU) != 0x7FU) continue;
+    out[i] = static_cast<std::uint16_t>(0x7FC0U | (codes[i] & 0x80U) << 8);
+    ++count;
+  }
+  return count;
+}
+
+}  // namespace dsv3::quant::internal
+#endif  // DSV3_QUANT_DEQUANTIZE_KERNEL_ONCE
+
+HWY_BEFORE_NAMESPACE();
+namespace dsv3::quant::internal {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Float and BF16 rounding of significand × scale for the sixteen significands; see the top.
+void MakeTable(float scale, BlockTable& table) {
+  const auto scale_bits = std::bit_cast<std::uint32_t>(scale);
+  const std::uint32_t sign = (scale_bits & kFloatSign) >> 16;
+  const std::uint32_t field = (scale_bits & ~kFloatSign) >> 23;
+  const std::uint32_t scale_significand = (scale_bits & 0x007F'FFFFU) | 0x0080'0000U;
+  std::array<std::uint32_t, 16> entries;
+  for (std::uint32_t k = 8; k < 16; ++k) {
+    const std::uint32_t product = scale_significand * k;  // in [2^26, 2^28)
+    const std::uint32_t carry = product >> 27;
+    const std::uint32_t drop = 3 + carry;
+    const std::uint32_t as_float =
+        (product + (4U << carry) - 1 + ((product >> drop) & 1)) >> drop;  // 24 bits, or 2^24
+    const std::uint32_t as_bf16 = (as_float + 0x7FFF + ((as_float >> 16) & 1)) >> 16;
+    // The hidden bit of as_bf16 adds one to the exponent.
+    entries[k] = ((field - 8 + carry) << 7) + as_bf16;
+  }
+  // A subnormal code's k × 2^-9 is a power of two times one of the significands above.
+  entries[0] = 0;
+  entries[1] = entries[8] - (2U << 7);
+  for (std::uint32_t k = 2; k < 4; ++k) entries[k] = entries[4 * k] - (1U << 7);
+  for (std::uint32_t k = 4; k < 8; ++k) entries[k] = entries[2 * k];
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    const std::uint32_t entry = entries[i] | sign;
+    table.low[i] = static_cast<std::uint8_t>(entry);
+    table.high[i] = static_cast<std::uint8_t>(entry >> 8);
+  }
+}
+
+#if HWY_TARGET == HWY_SCALAR
+
+bool Decode(const DequantizePiece& piece, const BlockTables& tables, bool /*stream*/,
+            std::uint16_t* HWY_RESTRICT out) {
+  std::uint32_t largest = 0;
+  std::uint64_t position = 0;
+  for (RunWalker run(piece);; run.Next()) {
+    const BlockTable& table = tables[run.block()];
+    for (; position < run.end(); ++position) {
+      const std::uint8_t code = piece.codes[position];
+      largest = std::max(largest, code & 0x7FU);
+      out[position] = LookUp(table, code);
+    }
+    if (position == piece.codes.size()) return largest == 0x7F;
+  }
+}
+
+#else
+
+using D8 = hn::ScalableTag<std::uint8_t>;
+using D16 = hn::ScalableTag<std::uint16_t>;
+using D64 = hn::ScalableTag<std::uint64_t>;
+using V8 = hn::Vec<D8>;
+
+// Orders the 8-byte quarters so that interleaving within 16-byte blocks, first of the lower and
+// then of the upper halves, gives the elements in order.
+V8 SpreadHalves(V8 v) {
+#if HWY_MAX_BYTES == 16
+  return v;
+#else
+  const D8 d8;
+  const D64 d64;
+  HWY_ALIGN std::uint64_t order[hn::MaxLanes(d64)];
+  const std::size_t half = hn::Lanes(d64) / 2;
+  for (std::size_t i = 0; i < half; ++i) {
+    order[2 * i] = i;
+    order[2 * i + 1] = half + i;
+  }
+  const auto indices = hn::SetTableIndices(d64, order);
+  return hn::BitCast(d8, hn::TableLookupLanes(hn::BitCast(d64, v), indices));
+#endif
+}
+
+V8 TableIndices(V8 codes) {
+  const D8 d8;
+  const V8 magnitude = hn::And(codes, hn::Set(d8, 0x7F));
+  return hn::Min(magnitude, hn::OrAnd(hn::Set(d8, 0x08), codes, hn::Set(d8, 0x07)));
+}
+
+template <bool kStream>
+void Put(hn::Vec<D16> v, std::uint16_t* to) {
+  const D16 d16;
+  if constexpr (kStream) {
+    hn::Stream(v, d16, to);
+  } else {
+    hn::StoreU(v, d16, to);
+  }
+}
+
+// Joins the planes, adds exponents and signs, and stores; all operands have spread halves.
+template <bool kStream>
+void Join(V8 codes, V8 low, V8 high, std::uint16_t* to) {
+  const D8 d8;
+  const D16 d16;
+  const hn::RebindToSigned<D16> di16;
+  const V8 zero = hn::Zero(d8);
+  const auto mask = hn::Set(d16, 0x8780);
+  // A code in the upper byte, moved right by 4 with its sign: the exponent is at its place.
+  const auto place = [&](hn::Vec<D16> upper) HWY_ATTR {
+    return hn::And(hn::BitCast(d16, hn::ShiftRight<4>(hn::BitCast(di16, upper))), mask);
+  };
+  const auto first = place(hn::BitCast(d16, hn::InterleaveLower(d8, zero, codes)));
+  const auto second = place(hn::BitCast(d16, hn::InterleaveUpper(d8, zero, codes)));
+  Put<kStream>(hn::Add(hn::BitCast(d16, hn::InterleaveLower(d8, low, high)), first), to);
+  Put<kStream>(hn::Add(hn::BitCast(d16, hn::InterleaveUpper(d8, low, high)), second),
+               to + hn::Lanes(d16));
+}
+
+V8 TableLow(const BlockTable& table) { return hn::LoadDup128(D8(), table.low.data()); }
+V8 TableHigh(const BlockTable& table) { return hn::LoadDup128(D8(), table.high.data()); }
+
+// Looks up the first `count` of a vector of codes at `position`, in the tables of as many runs as
+// they lie in. Before and after, `run` holds the last element met.
+void LookUpAcross(V8 codes, std::size_t position, std::size_t count, const BlockTables& tables,
+                  RunWalker& run, V8& low, V8& high) {
+  const D8 d8;
+  const V8 indices = TableIndices(codes);
+  low = hn::TableLookupBytes(TableLow(tables[run.block()]), indices);
+  high = hn::TableLookupBytes(TableHigh(tables[run.block()]), indices);
+  while (run.end() - position < count) {
+    const auto before = hn::FirstN(d8, run.end() - position);
+    run.Next();
+    const BlockTable& table = tables[run.block()];
+    low = hn::IfThenElse(before, low, hn::TableLookupBytes(TableLow(table), indices));
+    high = hn::IfThenElse(before, high, hn::TableLookupBytes(TableHigh(table), indices));
+  }
+}
+
+// Fewer elements than a vector, through buffers: nothing beyond them is read or written.
+void DecodePart(const std::uint8_t* HWY_RESTRICT from, std::size_t position, std::size_t count,
+                const BlockTables& tables, RunWalker& run, V8& largest,
+                std::uint16_t* HWY_RESTRICT to) {
+  const D8 d8;
+  HWY_ALIGN std::uint8_t codes[hn::MaxLanes(d8)] = {};
+  HWY_ALIGN std::uint16_t results[hn::MaxLanes(d8)];
+  std::memcpy(codes, from, count);
+  const V8 v = hn::Load(d8, codes);
+  V8 low = v;
+  V8 high = v;
+  LookUpAcross(v, position, count, tables, run, low, high);
+  Join<false>(SpreadHalves(v), SpreadHalves(low), SpreadHalves(high), results);
+  largest = hn::Max(largest, hn::And(v, hn::Set(d8, 0x7F)));
+  std::memcpy(to, results, count * sizeof(*to));
+}
+
+template <bool kStream>
+bool DecodeVectors(const DequantizePiece& piece, const BlockTables& tables,
+                   std::uint16_t* HWY_RESTRICT out) {
+  const D8 d8;
+  const std::size_t lanes = hn::Lanes(d8);
+  const V8 magnitude_mask = hn::Set(d8, 0x7F);
+  const std::uint8_t* HWY_RESTRICT codes = piece.codes.data();
+  const std::size_t size = piece.codes.size();
+  V8 largest = hn::Zero(d8);
+  std::size_t position = 0;
+  RunWalker run(piece);
+  const auto skip_finished_run = [&]() HWY_ATTR {
+    if (run.end() == position && position < size) run.Next();
+  };
+  const auto decode_parts_until = [&](std::size_t end) HWY_ATTR {
+    while (position < end) {
+      const std::size_t count = std::min(lanes, end - position);
+      DecodePart(codes + position, position, count, tables, run, largest, out + position);
+      position += count;
+      skip_finished_run();
+    }
+  };
+
+  if constexpr (kStream) {
+    // Whole cache lines, or stores past the cache are slower than others.
+    const std::size_t misaligned = reinterpret_cast<std::uintptr_t>(out) % 64;
+    decode_parts_until(std::min(size, (64 - misaligned) % 64 / sizeof(*out)));
+  }
+  while (size - position >= lanes) {
+    if (run.end() - position >= lanes) {
+      const V8 table_low = TableLow(tables[run.block()]);
+      const V8 table_high = TableHigh(tables[run.block()]);
+      do {
+        const V8 v = SpreadHalves(hn::LoadU(d8, codes + position));
+        const V8 indices = TableIndices(v);
+        largest = hn::Max(largest, hn::And(v, magnitude_mask));
+        Join<kStream>(v, hn::TableLookupBytes(table_low, indices),
+                      hn::TableLookupBytes(table_high, indices), out + position);
+        position += lanes;
+      } while (run.end() - position >= lanes);
+    } else {
+      const V8 v = hn::LoadU(d8, codes + position);
+      V8 low = v;
+      V8 high = v;
+      LookUpAcross(v, position, lanes, tables, run, low, high);
+      largest = hn::Max(largest, hn::And(v, magnitude_mask));
+      Join<kStream>(SpreadHalves(v), SpreadHalves(low), SpreadHalves(high), out + position);
+      position += lanes;
+    }
+    skip_finished_run();
+  }
+  decode_parts_until(size);
+  return !hn::AllFalse(d8, hn::Eq(largest, magnitude_mask));
+}
+
+bool Decode(const DequantizePiece& piece, const BlockTables& tables, bool stream,
+            std::uint16_t* HWY_RESTRICT out) {
+  const bool aligned = reinterpret_cast<std::uintptr_t>(out) % sizeof(*out) == 0;
+  if (!stream || !aligned) return DecodeVectors<false>(piece, tables, out);
+  const bool any_nan = DecodeVectors<true>(piece, tables, out);
+  // Before whoever is told that the results are there, and before corrections of them.
+  hwy::FlushStream();
+  return any_nan;
+}
+
+#endif  // HWY_TARGET == HWY_SCALAR
+
+void RunPiece(const DequantizePiece& piece, bool stream, std::uint16_t* out,
+              DequantizeCounts& counts) {
+  alignas(64) BlockTables tables;
+  bool all_regular = true;
+  std::size_t block = 0;
+  do {  // a piece has at least one block
+    MakeTable(piece.scales[block], tables[block]);
+    all_regular = all_regular && IsRegular(piece.scales[block]);
+  } while (++block < piece.scales.size());
+  const bool any_nan = Decode(piece, tables, stream, out);
+  if (!all_regular) CorrectIrregularBlocks(piece, out);
+  if (any_nan) counts.nan_codes += CorrectNanCodes(piece.codes, out);
+}
+
+const char* TargetName() { return hwy::TargetName(HWY_TARGET); }
+
+}  // namespace HWY_NAMESPACE
+}  // namespace dsv3::quant::internal
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace dsv3::quant {
+namespace internal {
+
+HWY_EXPORT(RunPiece);
+HWY_EXPORT(TargetName);
+
+void DequantizePieceBest(const DequantizePiece& piece, bool stream, std::uint16_t* out,
+                         DequantizeCounts& counts) {
+  HWY_DYNAMIC_DISPATCH(RunPiece)(piece, stream, out, counts);
+}
+
+}  // namespace internal
+
+const char* KernelTargetName() { return HWY_DYNAMIC_DISPATCH(internal::TargetName)(); }
+
+}  // namespace dsv3::quant
+#endif  // HWY_ONCE
