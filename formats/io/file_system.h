@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <memory>
 #include <span>
-#include <string_view>
 
 // Everything that changes a disk goes through this interface, so that a test can record each write,
 // fsync, rename and directory fsync, replay any prefix, and lose whatever was not synced.
@@ -17,8 +16,9 @@ class OutputFile {
  public:
   virtual ~OutputFile() = default;  // closes; errors at close without Sync are lost on purpose
 
-  // Writes all bytes at `offset`. When address, offset and length are multiples of
-  // kDirectAlignment and the file was created for streaming, the page cache is passed by.
+  // Writes all bytes at `offset`. When the file was created for streaming, whole blocks from an
+  // address and an offset that are multiples of kDirectAlignment pass the page cache by; anything
+  // else (the unaligned end of a file) is written through it.
   virtual void WriteAt(std::uint64_t offset, std::span<const std::byte> data) = 0;
   // Sets the length: cuts what direct writes padded.
   virtual void Truncate(std::uint64_t bytes) = 0;
@@ -32,10 +32,12 @@ class FileSystem {
 
   // Creates or truncates `path` (mode 0666 less umask). `expected_bytes` > 0 asks for streaming
   // writes (O_DIRECT where possible) and for the space in advance (fallocate where possible), so
-  // that a full disk shows before the first byte.
+  // that a full disk shows before the first byte; the file may have that length at once, so
+  // Truncate where it comes out shorter. A symbolic link in place of the file is refused, and when
+  // the space is not there no file of that name is left.
   virtual std::unique_ptr<OutputFile> Create(const std::filesystem::path& path,
                                              std::uint64_t expected_bytes) = 0;
-  // Opens an existing file to continue at its end; WriteAt offsets stay absolute.
+  // Opens an existing regular file (no symbolic link) to continue it; WriteAt offsets are absolute.
   virtual std::unique_ptr<OutputFile> OpenExisting(const std::filesystem::path& path) = 0;
   // Atomically replaces `to` if it exists.
   virtual void Rename(const std::filesystem::path& from, const std::filesystem::path& to) = 0;
@@ -51,7 +53,8 @@ class FileSystem {
 // The real one. All errors are Error with code kIo (ENOSPC and EDQUOT name the space problem).
 FileSystem& PosixFileSystem();
 
-// Bytes that an unprivileged user can still write below `path` (its nearest existing ancestor).
+// Bytes that an unprivileged user can still write below `path` (its nearest existing ancestor); the
+// largest value where the file system does not tell. Throws Error kIo.
 std::uint64_t FreeDiskBytes(const std::filesystem::path& path);
 
 }  // namespace dsv3::formats

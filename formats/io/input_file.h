@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -8,19 +9,26 @@
 
 namespace dsv3::formats {
 
+// Whether streaming reads may pass the page cache by.
+enum class DirectIo {
+  kWherePossible,
+  kNever,
+};
+
 // A regular file open for reading. Reads are positioned, so one instance serves many threads.
 class InputFile {
  public:
   // Opens without blocking: a directory, FIFO, device or socket is kBadInput, as are a missing
   // file and a symlink loop; a missing permission or failing disk is kIo. `name` is what errors
   // call the file.
-  InputFile(const std::filesystem::path& path, std::string name);
+  InputFile(const std::filesystem::path& path, std::string name,
+            DirectIo direct_io = DirectIo::kWherePossible);
   ~InputFile();
   InputFile(InputFile&& other) noexcept;
   InputFile& operator=(InputFile&& other) noexcept;
 
-  std::uint64_t bytes() const { return bytes_; }        // when it was opened
-  std::int64_t mtime_ns() const { return mtime_ns_; }   // when it was opened
+  std::uint64_t bytes() const { return bytes_; }       // when it was opened
+  std::int64_t mtime_ns() const { return mtime_ns_; }  // when it was opened
   const std::string& name() const { return name_; }
 
   // Fills `out` from `offset` through the page cache. Throws Error: kBadInput when the file ends
@@ -33,16 +41,30 @@ class InputFile {
   // Reads [offset, offset + length) past the page cache where the file system allows it (O_DIRECT;
   // found out on the first try, falling back to buffered reads for good), and returns where in
   // `scratch` the bytes lie. `scratch` must be aligned to kDirectAlignment and hold
-  // ScratchBytes(length).
+  // ScratchBytes(length). Errors as ReadAt.
   std::span<const std::byte> ReadStreaming(std::uint64_t offset, std::size_t length,
                                            std::span<std::byte> scratch) const;
 
  private:
+  // direct_fd_ when it is not a descriptor.
+  static constexpr int kNotOpened = -1;
+  static constexpr int kUnavailable = -2;
+
+  // The descriptor for direct reads, opened by the first call; < 0 where they are not to be had.
+  int DirectFd() const;
+  // Reads the aligned range [begin, begin + out.size()) as far as direct reads go; returns the
+  // number of bytes that are in place.
+  std::size_t ReadDirect(std::uint64_t begin, std::span<std::byte> out) const;
+  void CheckRange(std::uint64_t offset, std::size_t length) const;
+  void Close() noexcept;
+
+  std::filesystem::path path_;
+  std::string name_;
   int fd_ = -1;
-  int direct_fd_ = -1;  // -1 where O_DIRECT is not to be had
+  mutable std::atomic<int> direct_fd_ = kNotOpened;
+  mutable std::atomic<bool> direct_works_ = true;
   std::uint64_t bytes_ = 0;
   std::int64_t mtime_ns_ = 0;
-  std::string name_;
 };
 
 }  // namespace dsv3::formats
