@@ -6,6 +6,8 @@ include(CMakePackageConfigHelpers)
 set(dsv3_tools dsv3-convert dsv3-inspect)
 set(dsv3_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/dsv3)
 
+find_program(GZIP gzip REQUIRED)
+
 foreach(tool IN LISTS dsv3_tools)
   if(NOT TARGET ${tool})
     continue()
@@ -21,20 +23,21 @@ foreach(tool IN LISTS dsv3_tools)
     continue()  # the tools do not run here
   endif()
   add_custom_command(
-    OUTPUT ${man} ${bash_file} ${zsh_file} ${fish_file}
+    OUTPUT ${man} ${man}.gz ${bash_file} ${zsh_file} ${fish_file}
     COMMAND ${CMAKE_COMMAND} -E make_directory
             ${PROJECT_BINARY_DIR}/man ${PROJECT_BINARY_DIR}/completions/bash
             ${PROJECT_BINARY_DIR}/completions/zsh ${PROJECT_BINARY_DIR}/completions/fish
     COMMAND ${tool} --man > ${man}
+    COMMAND ${GZIP} --best --no-name --keep --force ${man}
     COMMAND ${tool} --completion bash > ${bash_file}
     COMMAND ${tool} --completion zsh > ${zsh_file}
     COMMAND ${tool} --completion fish > ${fish_file}
     DEPENDS ${tool}
     COMMENT "Generating the man page and completions of ${tool}"
     VERBATIM)
-  add_custom_target(${tool}-docs ALL DEPENDS ${man} ${bash_file} ${zsh_file} ${fish_file})
+  add_custom_target(${tool}-docs ALL DEPENDS ${man}.gz ${bash_file} ${zsh_file} ${fish_file})
 
-  install(FILES ${man} DESTINATION ${CMAKE_INSTALL_MANDIR}/man1 COMPONENT dsv3)
+  install(FILES ${man}.gz DESTINATION ${CMAKE_INSTALL_MANDIR}/man1 COMPONENT dsv3)
   install(FILES ${bash_file}
           DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions COMPONENT dsv3)
   install(FILES ${zsh_file}

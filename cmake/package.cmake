@@ -2,7 +2,7 @@
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_NAME dsv3)
 set(CPACK_PACKAGE_VENDOR "dsv3")
-set(CPACK_PACKAGE_CONTACT "dsv3 maintainers <dsv3@localhost>")
+set(CPACK_PACKAGE_CONTACT "dsv3 maintainers")
 set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "${PROJECT_DESCRIPTION}")
 set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
 set(CPACK_STRIP_FILES ON)
@@ -30,8 +30,6 @@ set(CPACK_COMPONENT_LIBDSV3-DEV_DESCRIPTION
  Static libraries, headers and a CMake package: find_package(dsv3) gives
  dsv3::formats, dsv3::quant and dsv3::convert.")
 
-# Debian wants manual pages compressed, and a copyright file and a changelog per package.
-set(docs ${PROJECT_BINARY_DIR}/package-docs)
 foreach(package dsv3 libdsv3-dev)
   install(FILES ${PROJECT_SOURCE_DIR}/README.md
           DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/${package} COMPONENT ${package})

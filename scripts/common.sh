@@ -49,8 +49,8 @@ build_preset() {
     export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
   fi
   (
-    cd "$root"
-    cmake --preset "$preset"
-    cmake --build --preset "$preset" ${1:+--target "$@"}
+    # Joined by && because set -e is off in what `quietly` calls.
+    cd "$root" && cmake --preset "$preset" &&
+      cmake --build --preset "$preset" ${1:+--target "$@"}
   )
 }

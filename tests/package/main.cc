@@ -1,0 +1,31 @@
+#include <cstdio>
+#include <exception>
+
+#include "convert/execute/progress.h"
+#include "convert/job.h"
+#include "formats/io/file_system.h"
+
+// Plans a conversion through the libraries and says what it would do.
+int main(int argc, char** argv) {
+  if (argc != 3) {
+    std::fprintf(stderr, "usage: consumer IN OUT\n");
+    return 2;
+  }
+  try {
+    dsv3::convert::ConversionRequest request;
+    request.input = argv[1];
+    request.output = argv[2];
+    request.run.dry_run = true;
+    dsv3::convert::ProgressSink silent;
+    const dsv3::convert::StopToken never;
+    const auto report = dsv3::convert::ConvertFp8ToBf16(
+        request, dsv3::formats::PosixFileSystem(), silent, never);
+    std::printf("consumer: %llu tensors, %llu bytes to write\n",
+                static_cast<unsigned long long>(report.tensors),
+                static_cast<unsigned long long>(report.output_bytes));
+    return report.output_bytes > 0 ? 0 : 1;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "consumer: %s\n", error.what());
+    return 1;
+  }
+}
