@@ -187,7 +187,7 @@ using V8 = hn::Vec<D8>;
 
 // Orders the 8-byte quarters so that interleaving within 16-byte blocks, first of the lower and
 // then of the upper halves, gives the elements in order.
-V8 SpreadHalves(V8 v) {
+HWY_INLINE V8 SpreadHalves(V8 v) {
 #if HWY_MAX_BYTES == 16
   return v;
 #else
@@ -204,14 +204,14 @@ V8 SpreadHalves(V8 v) {
 #endif
 }
 
-V8 TableIndices(V8 codes) {
+HWY_INLINE V8 TableIndices(V8 codes) {
   const D8 d8;
   const V8 magnitude = hn::And(codes, hn::Set(d8, 0x7F));
   return hn::Min(magnitude, hn::OrAnd(hn::Set(d8, 0x08), codes, hn::Set(d8, 0x07)));
 }
 
 template <bool kStream>
-void Put(hn::Vec<D16> v, std::uint16_t* to) {
+HWY_INLINE void Put(hn::Vec<D16> v, std::uint16_t* to) {
   const D16 d16;
   if constexpr (kStream) {
     hn::Stream(v, d16, to);
@@ -222,7 +222,7 @@ void Put(hn::Vec<D16> v, std::uint16_t* to) {
 
 // Joins the planes, adds exponents and signs, and stores; all operands have spread halves.
 template <bool kStream>
-void Join(V8 codes, V8 low, V8 high, std::uint16_t* to) {
+HWY_INLINE void Join(V8 codes, V8 low, V8 high, std::uint16_t* to) {
   const D8 d8;
   const D16 d16;
   const hn::RebindToSigned<D16> di16;
@@ -239,19 +239,21 @@ void Join(V8 codes, V8 low, V8 high, std::uint16_t* to) {
                to + hn::Lanes(d16));
 }
 
-V8 TableLow(const BlockTable& table) { return hn::LoadDup128(D8(), table.low.data()); }
-V8 TableHigh(const BlockTable& table) { return hn::LoadDup128(D8(), table.high.data()); }
+HWY_INLINE V8 TableLow(const BlockTable& table) { return hn::LoadDup128(D8(), table.low.data()); }
+HWY_INLINE V8 TableHigh(const BlockTable& table) { return hn::LoadDup128(D8(), table.high.data()); }
 
-// Looks up the first `count` of a vector of codes at `position`, in the tables of as many runs as
-// they lie in. Before and after, `run` holds the last element met.
-void LookUpAcross(V8 codes, std::size_t position, std::size_t count, const BlockTables& tables,
-                  RunWalker& run, V8& low, V8& high) {
+// Looks up the first `count` of a vector of codes from `position` on, whose halves are spread, in
+// the tables of as many runs as they lie in. `run` is the run of the first of them, then that of
+// the last.
+HWY_INLINE void LookUpAcross(V8 codes, std::size_t position, std::size_t count,
+                             const BlockTables& tables, RunWalker& run, V8& low, V8& high) {
   const D8 d8;
+  const V8 order = SpreadHalves(hn::Iota(d8, 0));
   const V8 indices = TableIndices(codes);
   low = hn::TableLookupBytes(TableLow(tables[run.block()]), indices);
   high = hn::TableLookupBytes(TableHigh(tables[run.block()]), indices);
   while (run.end() - position < count) {
-    const auto before = hn::FirstN(d8, run.end() - position);
+    const auto before = hn::Lt(order, hn::Set(d8, static_cast<std::uint8_t>(run.end() - position)));
     run.Next();
     const BlockTable& table = tables[run.block()];
     low = hn::IfThenElse(before, low, hn::TableLookupBytes(TableLow(table), indices));
@@ -267,11 +269,11 @@ void DecodePart(const std::uint8_t* HWY_RESTRICT from, std::size_t position, std
   HWY_ALIGN std::uint8_t codes[hn::MaxLanes(d8)] = {};
   HWY_ALIGN std::uint16_t results[hn::MaxLanes(d8)];
   std::memcpy(codes, from, count);
-  const V8 v = hn::Load(d8, codes);
+  const V8 v = SpreadHalves(hn::Load(d8, codes));
   V8 low = v;
   V8 high = v;
   LookUpAcross(v, position, count, tables, run, low, high);
-  Join<false>(SpreadHalves(v), SpreadHalves(low), SpreadHalves(high), results);
+  Join<false>(v, low, high, results);
   largest = hn::Max(largest, hn::And(v, hn::Set(d8, 0x7F)));
   std::memcpy(to, results, count * sizeof(*to));
 }
@@ -300,7 +302,7 @@ bool DecodeVectors(const DequantizePiece& piece, const BlockTables& tables,
   };
 
   if constexpr (kStream) {
-    // Whole cache lines, or stores past the cache are slower than others.
+    // Stores past the cache are fast only when they fill whole cache lines.
     const std::size_t misaligned = reinterpret_cast<std::uintptr_t>(out) % 64;
     decode_parts_until(std::min(size, (64 - misaligned) % 64 / sizeof(*out)));
   }
@@ -317,12 +319,12 @@ bool DecodeVectors(const DequantizePiece& piece, const BlockTables& tables,
         position += lanes;
       } while (run.end() - position >= lanes);
     } else {
-      const V8 v = hn::LoadU(d8, codes + position);
+      const V8 v = SpreadHalves(hn::LoadU(d8, codes + position));
       V8 low = v;
       V8 high = v;
       LookUpAcross(v, position, lanes, tables, run, low, high);
       largest = hn::Max(largest, hn::And(v, magnitude_mask));
-      Join<kStream>(SpreadHalves(v), SpreadHalves(low), SpreadHalves(high), out + position);
+      Join<kStream>(v, low, high, out + position);
       position += lanes;
     }
     skip_finished_run();
