@@ -16,6 +16,8 @@
 // The safetensors file format; docs/safetensors.md has the byte layout.
 namespace dsv3::formats {
 
+class InputFile;
+
 inline constexpr std::uint64_t kMaxSafetensorsHeaderBytes = 100'000'000;
 
 struct SafetensorsTensor {
@@ -44,7 +46,8 @@ struct SafetensorsHeader {
 // Parses the header of a file of `file_bytes` bytes whose first bytes are `prefix`; the prefix must
 // hold the 8-byte length and the whole header (or the whole file if that is shorter).
 // Enforces what the reference enforces and, beyond it, rejects duplicate tensor names.
-// Time and memory are bounded by a small multiple of the header's length.
+// Time and memory are bounded by a small multiple of the header's length. Each kind of
+// nonconformity gives one finding, which names the first tensor concerned and counts the others.
 // `file` is the name that errors use. Throws Error (kBadInput).
 SafetensorsHeader ParseSafetensorsHeader(std::span<const std::byte> prefix,
                                          std::uint64_t file_bytes, const std::string& file);
@@ -55,6 +58,9 @@ SafetensorsHeader ParseSafetensorsHeader(std::span<const std::byte> prefix,
 // a missing permission is kIo.
 SafetensorsHeader ReadSafetensorsHeader(const std::filesystem::path& path, const std::string& file);
 
+// The same for a file that is open already; errors call it by its name().
+SafetensorsHeader ReadSafetensorsHeader(const InputFile& file);
+
 // Puts tensors into the reference writer's order (dtype order descending, then name by bytes) and
 // assigns begin and end from the dtypes and shapes, back to back from 0.
 // Throws Error (kInternal) when a tensor's bytes overflow.
@@ -63,6 +69,7 @@ void LayOutTensors(std::vector<SafetensorsTensor>& tensors);
 // The first bytes of a file that holds these laid-out tensors: 8-byte length and compact JSON,
 // padded with spaces to a multiple of 8, byte-identical to the reference's for at most one
 // metadata key. `__metadata__` comes first; no metadata means no `__metadata__`.
+// Throws Error (kBadInput) when the header would be longer than kMaxSafetensorsHeaderBytes.
 std::string SerializeSafetensorsHeader(const std::vector<SafetensorsTensor>& tensors,
                                        const SafetensorsMetadata& metadata);
 

@@ -22,4 +22,9 @@ std::string RemoveJsonMember(std::string_view text, std::string_view path, const
 std::string ReplaceJsonMember(std::string_view text, std::string_view path, std::string_view value,
                               const std::string& file);
 
+// Adds member `key` with `value`, a JSON text, at the end of the top-level object, on a line of its
+// own where the text has one member a line. The object must not have the member.
+std::string AppendJsonMember(std::string_view text, std::string_view key, std::string_view value,
+                             const std::string& file);
+
 }  // namespace dsv3::formats

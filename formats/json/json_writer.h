@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace dsv3::formats {
 
@@ -11,9 +12,15 @@ namespace dsv3::formats {
 // (quote, backslash, and control characters; \b \f \n \r \t by their short forms).
 class JsonWriter {
  public:
+  enum class Charset {
+    kUtf8,   // characters beyond ASCII stand as they are
+    kAscii,  // they become \uXXXX, in UTF-16, as Python's json.dumps does by default
+  };
+
   // indent 0 writes compact JSON ("," and ":"); otherwise one member a line, as Python's
   // json.dumps(indent=n) does, with "[]" and "{}" for what is empty.
-  explicit JsonWriter(int indent) : indent_(indent) {}
+  explicit JsonWriter(int indent, Charset charset = Charset::kUtf8)
+      : indent_(indent), charset_(charset) {}
 
   void BeginObject();
   void EndObject();
@@ -23,7 +30,9 @@ class JsonWriter {
   void String(std::string_view value);
   void Uint(std::uint64_t value);
   void Int(std::int64_t value);
-  void Double(double value);  // shortest form that reads back the same; null for NaN and infinity
+  // The shortest form that reads back the same, as Python writes it ("1.0", "1e-05"); null for NaN
+  // and infinity.
+  void Double(double value);
   void Bool(bool value);
   void Null();
   // A value that is JSON already, inserted as it stands.
@@ -35,15 +44,19 @@ class JsonWriter {
  private:
   void BeforeValue();
   void NewLine();
+  void Begin(char opening);
+  void End(char closing);
 
   std::string text_;
   int indent_ = 0;
+  Charset charset_ = Charset::kUtf8;
   int depth_ = 0;
-  bool first_ = true;      // nothing written yet at this depth
+  bool first_ = true;  // nothing written yet in the innermost container
   bool after_key_ = false;
 };
 
 // Appends `value` as a JSON string, quotes included.
-void AppendJsonString(std::string& out, std::string_view value);
+void AppendJsonString(std::string& out, std::string_view value,
+                      JsonWriter::Charset charset = JsonWriter::Charset::kUtf8);
 
 }  // namespace dsv3::formats

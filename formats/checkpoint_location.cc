@@ -1,0 +1,197 @@
+#include "formats/checkpoint_location.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <system_error>
+
+#include <fmt/format.h>
+
+#include "formats/checkpoint_files.h"
+#include "formats/error.h"
+#include "formats/shard_index.h"
+
+namespace dsv3::formats {
+namespace {
+
+namespace fs = std::filesystem;
+
+[[noreturn]] void FailPath(ErrorCode code, const fs::path& path, std::string_view problem) {
+  throw Error(code, fmt::format("{}: {}", path.string(), problem),
+              {.file = path.string(), .tensor = {}});
+}
+
+bool IsSafetensors(std::string_view name) { return name.ends_with(".safetensors"); }
+
+bool IsLeftOutDirectoryOrFile(std::string_view name) {
+  return name.starts_with(".git") || name.starts_with(".cache") || name.starts_with(".dsv3-");
+}
+
+// Weights, and what describes exactly the files beside it and would be stale in a copy.
+bool IsNoSideFile(std::string_view name) {
+  constexpr std::array<std::string_view, 4> kNames = {kShardIndexName, "SHA256SUMS",
+                                                      "checkpoint.manifest.json", "model.sig"};
+  return IsLeftOutDirectoryOrFile(name) || IsSafetensors(name) || name.ends_with(".partial") ||
+         std::find(kNames.begin(), kNames.end(), name) != kNames.end();
+}
+
+std::vector<std::string> SubdirectoryNames(const fs::path& directory) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
+    std::error_code ignored;
+    if (entry->is_directory(ignored)) names.push_back(entry->path().filename().string());
+  }
+  if (error) throw IoError("list", directory.string(), error.value());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::string Trimmed(std::string text) {
+  const std::size_t end = text.find_last_not_of(" \t\r\n");
+  text.resize(end == std::string::npos ? 0 : end + 1);
+  return text;
+}
+
+// The snapshot that a hub cache's directory "models--org--name" stands for.
+fs::path ResolveHubCache(const fs::path& cache) {
+  const fs::path snapshots = cache / "snapshots";
+  const fs::path main = cache / "refs" / "main";
+  std::error_code error;
+  if (fs::exists(main, error)) {
+    constexpr std::uint64_t kLongestRef = 4096;
+    const std::string commit = Trimmed(ReadSmallFile(main, kLongestRef));
+    if (commit.empty() || commit[0] == '.' || commit.find_first_of("/\\") != std::string::npos) {
+      FailPath(ErrorCode::kBadInput, main,
+               "it does not name a snapshot of the cache; download the model again");
+    }
+    if (!fs::is_directory(snapshots / commit, error)) {
+      FailPath(ErrorCode::kBadInput, main,
+               fmt::format("it names the snapshot {}, which is not in the cache; download the "
+                           "model again",
+                           QuoteForMessage(commit)));
+    }
+    return snapshots / commit;
+  }
+  const std::vector<std::string> names = SubdirectoryNames(snapshots);
+  if (names.size() == 1) return snapshots / names[0];
+  FailPath(ErrorCode::kBadInput, cache,
+           names.empty()
+               ? "this hub cache holds no snapshot; download the model again"
+               : fmt::format("this hub cache has no refs/main and holds {} snapshots; give one of "
+                             "the directories in {}",
+                             names.size(), snapshots.string()));
+}
+
+bool IsHubCache(const fs::path& directory) {
+  std::error_code error;
+  return fs::is_directory(directory / "snapshots", error) &&
+         !fs::exists(directory / kShardIndexName, error) && ListSafetensors(directory).empty();
+}
+
+}  // namespace
+
+CheckpointLocation LocateCheckpoint(const fs::path& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (status.type() == fs::file_type::not_found) {
+    FailPath(ErrorCode::kBadInput, path,
+             fs::is_symlink(fs::symlink_status(path, error))
+                 ? "it is a symlink whose target does not exist; correct the path"
+                 : "there is no such file or directory; correct the path");
+  }
+  if (error == std::errc::too_many_symbolic_link_levels) {
+    FailPath(ErrorCode::kBadInput, path, "its symlinks form a loop; correct the links or the path");
+  }
+  if (error) throw IoError("open", path.string(), error.value());
+  // A name may end with '/', which would leave an empty last component.
+  fs::path absolute = fs::absolute(path).lexically_normal();
+  if (!absolute.has_filename()) absolute = absolute.parent_path();
+  if (status.type() == fs::file_type::directory) {
+    return {IsHubCache(absolute) ? ResolveHubCache(absolute) : absolute, std::nullopt};
+  }
+  if (status.type() != fs::file_type::regular) {
+    FailPath(ErrorCode::kBadInput, path,
+             "it is neither a regular file nor a directory; give a checkpoint's directory or a "
+             "safetensors file");
+  }
+  if (absolute.filename() == kShardIndexName) {
+    FailPath(ErrorCode::kUsage, path,
+             fmt::format("it is the index of a checkpoint; give the directory {} instead",
+                         absolute.parent_path().string()));
+  }
+  return {absolute.parent_path(), absolute.filename().string()};
+}
+
+std::vector<std::string> ListSafetensors(const fs::path& directory) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
+    std::string name = entry->path().filename().string();
+    if (IsSafetensors(name) && !IsLeftOutDirectoryOrFile(name)) names.push_back(std::move(name));
+  }
+  if (error) throw IoError("list", directory.string(), error.value());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+CheckpointListing ListCheckpoint(const fs::path& directory, bool recursive) {
+  CheckpointListing listing;
+  std::error_code error;
+  fs::recursive_directory_iterator entry(directory, error);
+  for (const fs::recursive_directory_iterator end; !error && entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    std::error_code ignored;
+    const bool is_link = entry->is_symlink(ignored);
+    if (!is_link && entry->is_directory(ignored)) {
+      if (!recursive || IsLeftOutDirectoryOrFile(name)) entry.disable_recursion_pending();
+      continue;
+    }
+    const std::string relative = entry->path().lexically_relative(directory).generic_string();
+    if (IsSafetensors(name)) {
+      if (!IsLeftOutDirectoryOrFile(name)) listing.safetensors.push_back(relative);
+      continue;
+    }
+    if (IsNoSideFile(name)) continue;
+    std::error_code status_error;
+    const fs::file_status status = entry->status(status_error);
+    if (status.type() == fs::file_type::regular) {
+      listing.side_files.push_back(relative);
+    } else if (is_link && (status.type() == fs::file_type::not_found ||
+                           status_error == std::errc::too_many_symbolic_link_levels)) {
+      listing.dead_links.push_back(relative);
+    } else if (status_error && status.type() != fs::file_type::not_found) {
+      throw IoError("look at", entry->path().string(), status_error.value());
+    }
+  }
+  if (error) throw IoError("list", directory.string(), error.value());
+  std::sort(listing.safetensors.begin(), listing.safetensors.end());
+  std::sort(listing.side_files.begin(), listing.side_files.end());
+  std::sort(listing.dead_links.begin(), listing.dead_links.end());
+  return listing;
+}
+
+void FailNoCheckpoint(const fs::path& directory) {
+  std::string_view instead = "give the directory that holds the *.safetensors files";
+  std::error_code error;
+  for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    if (name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth")) {
+      instead = "its weights seem to be PyTorch files, convert them to safetensors first";
+      break;
+    }
+    if (name.ends_with(".gguf")) {
+      instead = "it holds GGUF files, give the safetensors checkpoint that they were made from";
+      break;
+    }
+  }
+  FailPath(ErrorCode::kBadInput, directory,
+           fmt::format("this directory holds no checkpoint: there is no {} and no *.safetensors "
+                       "file; {}",
+                       kShardIndexName, instead));
+}
+
+}  // namespace dsv3::formats

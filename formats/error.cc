@@ -1,0 +1,97 @@
+#include "formats/error.h"
+
+#include <cerrno>
+#include <cstddef>
+#include <system_error>
+#include <utility>
+
+#include <fmt/format.h>
+
+namespace dsv3 {
+namespace {
+
+std::string_view Advice(int errno_value) {
+  switch (errno_value) {
+    case ENOSPC:
+      return "; free some space or choose a directory on another disk, then run the command again";
+    case EDQUOT:
+      return "; your disk quota is used up: free some space or choose another directory";
+    case EACCES:
+    case EPERM:
+      return "; check the permissions of the file and of its directories";
+    case EROFS:
+      return "; the file system is mounted read-only, choose another directory";
+    case EMFILE:
+    case ENFILE:
+      return "; too many files are open, raise the limit (ulimit -n) or use fewer threads";
+    case EIO:
+      return "; the disk may be failing, look at the system log";
+    default:
+      return "";
+  }
+}
+
+// Length in bytes of the character at `position` if a message must not hold it as it stands: a
+// control character (C0, DEL, C1) or one that changes the direction of writing. 0 otherwise.
+std::size_t HiddenCharacter(std::string_view text, std::size_t position) {
+  const auto byte = [&](std::size_t i) {
+    return position + i < text.size() ? static_cast<unsigned char>(text[position + i]) : 0U;
+  };
+  if (byte(0) < 0x20 || byte(0) == 0x7F) return 1;
+  if (byte(0) == 0xC2 && byte(1) >= 0x80 && byte(1) < 0xA0) return 2;
+  if (byte(0) == 0xE2 && byte(1) == 0x80 && byte(2) >= 0xAA && byte(2) <= 0xAE) return 3;
+  if (byte(0) == 0xE2 && byte(1) == 0x81 && byte(2) >= 0xA6 && byte(2) <= 0xA9) return 3;
+  return 0;
+}
+
+}  // namespace
+
+std::string_view ErrorCodeName(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kVerification:
+      return "verification";
+    case ErrorCode::kUsage:
+      return "usage";
+    case ErrorCode::kBadInput:
+      return "bad-input";
+    case ErrorCode::kIo:
+      return "io";
+    case ErrorCode::kInterrupted:
+      return "interrupted";
+    case ErrorCode::kInternal:
+      break;
+  }
+  return "internal";
+}
+
+Error::Error(ErrorCode code, std::string message, ErrorPlace place)
+    : code_(code), message_(std::move(message)), place_(std::move(place)) {}
+
+Error IoError(std::string_view action, const std::string& path, int errno_value) {
+  return Error(ErrorCode::kIo,
+               fmt::format("cannot {} {}: {}{}", action, path,
+                           std::generic_category().message(errno_value), Advice(errno_value)),
+               {.file = path, .tensor = {}});
+}
+
+std::string QuoteForMessage(std::string_view text) {
+  constexpr std::size_t kLongest = 240;
+  std::string quoted = "'";
+  for (std::size_t i = 0; i < text.size();) {
+    const bool starts_character = (static_cast<unsigned char>(text[i]) & 0xC0) != 0x80;
+    if (i >= kLongest && starts_character) {
+      quoted += "...";
+      break;
+    }
+    const std::size_t hidden = HiddenCharacter(text, i);
+    for (std::size_t k = 0; k < hidden; ++k) {
+      quoted += fmt::format("\\x{:02x}", static_cast<unsigned char>(text[i + k]));
+    }
+    if (hidden == 0) quoted += text[i];
+    i += hidden == 0 ? 1 : hidden;
+  }
+  quoted += '\'';
+  return quoted;
+}
+
+}  // namespace dsv3

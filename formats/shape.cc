@@ -1,0 +1,33 @@
+#include "formats/shape.h"
+
+#include <fmt/format.h>
+
+namespace dsv3::formats {
+
+std::optional<std::uint64_t> NumElements(const Shape& shape) {
+  std::uint64_t product = 1;
+  for (const std::uint64_t dimension : shape) {
+    if (__builtin_mul_overflow(product, dimension, &product)) return std::nullopt;
+  }
+  return product;
+}
+
+std::optional<std::uint64_t> NumBytes(Dtype dtype, const Shape& shape) {
+  const std::optional<std::uint64_t> elements = NumElements(shape);
+  std::uint64_t bits = 0;
+  if (!elements || __builtin_mul_overflow(*elements, DtypeBits(dtype), &bits)) return std::nullopt;
+  if (bits % 8 != 0) return std::nullopt;
+  return bits / 8;
+}
+
+std::string ShapeToString(const Shape& shape) {
+  std::string text = "[";
+  for (const std::uint64_t dimension : shape) {
+    if (text.size() > 1) text += ", ";
+    text += fmt::format_int(dimension).c_str();
+  }
+  text += ']';
+  return text;
+}
+
+}  // namespace dsv3::formats

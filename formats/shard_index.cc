@@ -1,0 +1,219 @@
+#include "formats/shard_index.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstddef>
+#include <numeric>
+#include <system_error>
+#include <unordered_map>
+
+#include <fmt/format.h>
+
+#include "formats/error.h"
+#include "formats/foreign_file.h"
+#include "formats/json/json_reader.h"
+#include "formats/json/json_writer.h"
+
+namespace dsv3::formats {
+namespace {
+
+constexpr std::string_view kDamaged = "the index is damaged, download it again";
+
+[[noreturn]] void Fail(const std::string& file, const std::string& tensor,
+                       const std::string& message) {
+  throw Error(ErrorCode::kBadInput, file + ": " + message, {.file = file, .tensor = tensor});
+}
+
+// Why a shard's name must not be opened; "" when it may.
+std::string_view UnsafePath(std::string_view path) {
+  constexpr std::size_t kLongestComponent = 255;
+  if (path.empty()) return "which is empty";
+  if (path[0] == '/') return "which is an absolute path";
+  const bool letter = (path[0] >= 'a' && path[0] <= 'z') || (path[0] >= 'A' && path[0] <= 'Z');
+  if (letter && path.size() > 1 && path[1] == ':') return "which begins with a drive letter";
+  for (const char c : path) {
+    if (c == '\\') return "which holds a backslash";
+    if (static_cast<unsigned char>(c) < 0x20 || c == '\x7F') {
+      return "which holds a control character";
+    }
+  }
+  for (std::size_t begin = 0; begin <= path.size();) {
+    const std::size_t end = std::min(path.find('/', begin), path.size());
+    const std::string_view component = path.substr(begin, end - begin);
+    if (component == "..") return "which leads out of the checkpoint's directory by '..'";
+    if (component.empty() || component == ".") return "which has an empty or '.' component";
+    if (component.size() > kLongestComponent) return "which is longer than a file name can be";
+    begin = end + 1;
+  }
+  return "";
+}
+
+class IndexReader {
+ public:
+  IndexReader(std::string_view text, const std::string& file)
+      : file_(file), reader_(text, {.file = file, .part = "the index", .advice = kDamaged}) {
+    constexpr std::size_t kTypicalEntryBytes = 90;
+    index_.weight_map.reserve(text.size() / kTypicalEntryBytes);
+  }
+
+  ShardIndex Read() {
+    bool map_seen = false;
+    bool metadata_seen = false;
+    const auto once = [&](bool& seen, std::string_view member) {
+      if (seen) Fail(file_, "", fmt::format("{} stands twice; {}", member, kDamaged));
+      seen = true;
+    };
+    reader_.BeginObject();
+    while (const std::optional<std::string_view> key = reader_.NextMember()) {
+      if (*key == "weight_map") {
+        once(map_seen, "weight_map");
+        ReadWeightMap();
+      } else if (*key == "metadata") {
+        once(metadata_seen, "metadata");
+        ReadMetadata();
+      } else {
+        reader_.SkipValue();
+      }
+    }
+    reader_.End();
+    if (!map_seen) {
+      Fail(file_, "", fmt::format("there is no weight_map, so it names no shards; {}", kDamaged));
+    }
+    if (index_.weight_map.empty()) {
+      Fail(file_, "",
+           fmt::format("weight_map is empty, so no shard belongs to the checkpoint; {}", kDamaged));
+    }
+    SortFiles();
+    SortTensors();
+    return std::move(index_);
+  }
+
+ private:
+  void ReadMetadata() {
+    if (reader_.Peek() != JsonType::kObject) {
+      reader_.SkipValue();
+      return;
+    }
+    reader_.BeginObject();
+    while (const std::optional<std::string_view> key = reader_.NextMember()) {
+      const bool is_total = *key == "total_size";
+      const std::string_view value = reader_.SkipValue();
+      if (is_total) index_.total_size = TotalSize(value);
+    }
+  }
+
+  // The value of a non-negative whole number below 2^64, also one written as a float.
+  static std::optional<std::uint64_t> TotalSize(std::string_view text) {
+    const char* const end = text.data() + text.size();
+    std::uint64_t whole = 0;
+    const auto parsed = std::from_chars(text.data(), end, whole);
+    if (parsed.ec == std::errc() && parsed.ptr == end) return whole;
+    double value = 0;
+    const auto as_float = std::from_chars(text.data(), end, value);
+    constexpr double kTwoTo64 = 18446744073709551616.0;
+    if (as_float.ec != std::errc() || as_float.ptr != end) return std::nullopt;
+    if (!(value >= 0) || value >= kTwoTo64) return std::nullopt;
+    whole = static_cast<std::uint64_t>(value);
+    if (static_cast<double>(whole) != value) return std::nullopt;
+    return whole;
+  }
+
+  void ReadWeightMap() {
+    reader_.BeginObject();
+    while (const std::optional<std::string_view> key = reader_.NextMember()) {
+      auto& [name, shard] = index_.weight_map.emplace_back(*key, 0);
+      reader_.SetTensor(&name);
+      shard = FileNumber(reader_.String(), name);
+      reader_.SetTensor(nullptr);
+    }
+  }
+
+  std::uint32_t FileNumber(std::string_view shard, const std::string& tensor) {
+    // Neighbours are mostly in the same file.
+    if (last_ != nullptr && *last_ == shard) return last_number_;
+    const auto number = static_cast<std::uint32_t>(index_.files.size());
+    const auto [entry, is_new] = numbers_.try_emplace(std::string(shard), number);
+    if (is_new) {
+      const std::string_view unsafe = UnsafePath(shard);
+      if (!unsafe.empty()) {
+        Fail(file_, tensor,
+             fmt::format("tensor {} is said to be in {}, {}; a shard must lie within the "
+                         "checkpoint's directory, correct the index or download it again",
+                         QuoteForMessage(tensor), QuoteForMessage(shard), unsafe));
+      }
+      index_.files.push_back(entry->first);
+    }
+    last_ = &entry->first;
+    last_number_ = entry->second;
+    return last_number_;
+  }
+
+  void SortFiles() {
+    std::vector<std::uint32_t> order(index_.files.size());
+    std::iota(order.begin(), order.end(), 0U);
+    std::sort(order.begin(), order.end(),
+              [&](std::uint32_t a, std::uint32_t b) { return index_.files[a] < index_.files[b]; });
+    std::vector<std::string> sorted;
+    std::vector<std::uint32_t> new_number(order.size());
+    sorted.reserve(order.size());
+    for (const std::uint32_t old : order) {
+      new_number[old] = static_cast<std::uint32_t>(sorted.size());
+      sorted.push_back(std::move(index_.files[old]));
+    }
+    index_.files = std::move(sorted);
+    for (auto& [name, shard] : index_.weight_map) shard = new_number[shard];
+  }
+
+  void SortTensors() {
+    auto& map = index_.weight_map;
+    const auto by_name = [](const auto& a, const auto& b) { return a.first < b.first; };
+    if (!std::is_sorted(map.begin(), map.end(), by_name)) {
+      std::sort(map.begin(), map.end(), by_name);
+    }
+    const auto twice = std::adjacent_find(
+        map.begin(), map.end(), [](const auto& a, const auto& b) { return a.first == b.first; });
+    if (twice == map.end()) return;
+    Fail(file_, twice->first,
+         fmt::format("tensor {} is listed twice, in {} and in {}; {}",
+                     QuoteForMessage(twice->first), QuoteForMessage(index_.files[twice->second]),
+                     QuoteForMessage(index_.files[(twice + 1)->second]), kDamaged));
+  }
+
+  const std::string& file_;
+  JsonReader reader_;
+  ShardIndex index_;
+  std::unordered_map<std::string, std::uint32_t> numbers_;  // position in index_.files
+  const std::string* last_ = nullptr;                       // the shard asked for last
+  std::uint32_t last_number_ = 0;
+};
+
+}  // namespace
+
+ShardIndex ParseShardIndex(std::string_view text, const std::string& file) {
+  const std::string_view foreign = DescribeForeignFile(text);
+  if (!foreign.empty()) Fail(file, "", std::string(foreign));
+  return IndexReader(text, file).Read();
+}
+
+std::string SerializeShardIndex(const ShardIndex& index) {
+  JsonWriter json(2, JsonWriter::Charset::kAscii);
+  json.BeginObject();
+  json.Key("metadata");
+  json.BeginObject();
+  if (index.total_size) {
+    json.Key("total_size");
+    json.Uint(*index.total_size);
+  }
+  json.EndObject();
+  json.Key("weight_map");
+  json.BeginObject();
+  for (const auto& [name, shard] : index.weight_map) {
+    json.Key(name);
+    json.String(index.files[shard]);
+  }
+  json.EndObject();
+  json.EndObject();
+  return json.Take() + "\n";
+}
+
+}  // namespace dsv3::formats
