@@ -53,6 +53,10 @@ void JsonReader::FailAt(std::string_view problem, std::size_t offset) const {
               {.file = std::string(source_.file), .tensor = tensor_ == nullptr ? "" : *tensor_});
 }
 
+void JsonReader::FailSyntax(std::string_view problem, std::size_t offset) const {
+  FailAt(fmt::format("{} is not valid JSON: {}", source_.part, problem), offset);
+}
+
 void JsonReader::FailExpected(std::string_view expected, std::size_t offset) const {
   constexpr std::size_t kShown = 24;
   const std::string_view rest = text_.substr(offset);
