@@ -28,7 +28,8 @@ quietly() {
   local what=$1 start=$SECONDS status=0 log
   shift
   mkdir -p "$root/build/logs"
-  log=$root/build/logs/$(printf '%s' "$what" | tr -cs '[:alnum:]' '-').log
+  log=$(printf '%s' "$what" | tr -cs '[:alnum:]' '-')
+  log=$root/build/logs/${log%-}.log
   printf '%s ... ' "$what"
   "$@" >"$log" 2>&1 </dev/null || status=$?
   if [[ $status -eq 0 ]]; then
@@ -39,6 +40,18 @@ quietly() {
   tail -n 80 "$log"
   printf 'The whole log: %s\n' "$log"
   return "$status"
+}
+
+# Makes .venv with the Python programs that the tools are compared with, unless it is there.
+python_environment() {
+  local torch=(torch==2.13.0)
+  local others=(safetensors==0.8.0 transformers==4.57.6 ml_dtypes numpy)
+  local wanted="${torch[*]} ${others[*]}" stamp=$root/.venv/installed
+  [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && return 0
+  local pip=("$root/.venv/bin/python" -m pip install --disable-pip-version-check)
+  # Joined by && because set -e is off in what `quietly` calls.
+  rm -rf "$root/.venv" && python3 -m venv "$root/.venv" &&
+    "${pip[@]}" "${torch[@]}" && "${pip[@]}" "${others[@]}" && printf '%s\n' "$wanted" >"$stamp"
 }
 
 # build_preset PRESET [TARGET...]: configures and builds PRESET; all targets when none is named.
