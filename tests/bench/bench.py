@@ -17,7 +17,7 @@ from measure import BIN, Series, fresh, run, settle
 HERE = pathlib.Path(__file__).resolve().parent
 CONVERT = BIN / "dsv3-convert"
 INSPECT = BIN / "dsv3-inspect"
-FLOOR = BIN / "floor_copy"
+FLOOR = BIN / "dsv3-floor-copy"
 
 
 def say(text):
@@ -45,7 +45,7 @@ class Bench:
 
     def hash(self):
         say("SHA-256 ...")
-        rates = measure.google_benchmark(BIN / "hash_bench", "Sha256")
+        rates = measure.google_benchmark(BIN / "dsv3-hash-bench", "Sha256")
         cores = self.results["machine"]["cores"]
         # The last line: the name, then thousands of bytes per second for each size.
         speed = run(["openssl", "speed", "-seconds", 2, "-bytes", 1 << 20, "-multi", cores, "-evp",
@@ -60,7 +60,7 @@ class Bench:
 
     def kernels(self):
         say("Kernels ...")
-        rates = measure.google_benchmark(BIN / "kernel_bench", ".")
+        rates = measure.google_benchmark(BIN / "dsv3-kernel-bench", ".")
         self.results["kernels_gb_per_s"] = {
             name: round(b["bytes_per_second"] / 1e9, 2) for name, b in rates.items()
             if "bytes_per_second" in b}

@@ -2,7 +2,7 @@
 // same disk, with fsync, and computes nothing. Requests are large, several are under way at once,
 // space is allocated up front, and the page cache is bypassed where the file system allows it.
 //
-//   floor_copy [--threads N] [--request BYTES] [--buffered] OUT SOURCE=BYTES...
+//   dsv3-floor-copy [--threads N] [--request BYTES] [--buffered] OUT SOURCE=BYTES...
 //
 // writes OUT/0, OUT/1, ... of the given lengths and prints one JSON object.
 
@@ -98,7 +98,7 @@ Options ParseOptions(int argc, char** argv) {
   }
   if (positional.size() < 2 || options.threads == 0 || options.request_bytes == 0) {
     throw std::invalid_argument(
-        "usage: floor_copy [--threads N] [--request BYTES] [--buffered] OUT SOURCE=BYTES...");
+        "usage: dsv3-floor-copy [--threads N] [--request BYTES] [--buffered] OUT SOURCE=BYTES...");
   }
   options.out = positional.front();
   for (std::size_t i = 1; i < positional.size(); ++i) {
@@ -240,7 +240,7 @@ int main(int argc, char** argv) {
   try {
     return Run(argc, argv);
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "floor_copy: %s\n", error.what());
+    std::fprintf(stderr, "dsv3-floor-copy: %s\n", error.what());
     return 1;
   }
 }
