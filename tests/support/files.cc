@@ -1,0 +1,51 @@
+#include "tests/support/files.h"
+
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <stdexcept>
+
+namespace dsv3::testing {
+
+std::span<const std::byte> AsBytes(std::string_view text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+std::string AsString(std::span<const std::byte> bytes) {
+  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+
+std::string ReadFile(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw std::runtime_error("cannot read " + path.string());
+  return std::string(std::istreambuf_iterator<char>(in), {});
+}
+
+void WriteFile(const std::filesystem::path& path, std::string_view content) {
+  if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path());
+  std::ofstream out(path, std::ios::binary | std::ios::trunc);
+  out.write(content.data(), static_cast<std::streamsize>(content.size()));
+  if (!out.flush()) throw std::runtime_error("cannot write " + path.string());
+}
+
+std::map<std::string, std::string> ReadTree(const std::filesystem::path& directory) {
+  std::map<std::string, std::string> tree;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(directory)) {
+    const std::string name = entry.path().lexically_relative(directory).string();
+    if (entry.is_directory()) {
+      tree[name + "/"] = "";
+    } else if (entry.is_regular_file()) {
+      tree[name] = ReadFile(entry.path());
+    }
+  }
+  return tree;
+}
+
+std::string RandomBytes(std::size_t bytes, std::uint64_t seed) {
+  std::mt19937_64 generator(seed);
+  std::string result(bytes, '\0');
+  for (char& c : result) c = static_cast<char>(generator() >> 56);
+  return result;
+}
+
+}  // namespace dsv3::testing
