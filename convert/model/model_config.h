@@ -10,6 +10,9 @@
 
 namespace dsv3::convert {
 
+// The most tensors that a config may predict; the family's largest have about 70,000.
+inline constexpr std::uint64_t kMaxExpectedTensors = 262'144;
+
 // config.json's quantization_config, as far as this toolkit acts on it.
 struct QuantizationConfig {
   std::string quant_method;  // "fp8" …
@@ -20,8 +23,9 @@ struct QuantizationConfig {
 };
 
 // The dimensions of a DeepSeek-V3 family model, under the names of config.json. Fields that a
-// config leaves out have the value that transformers' DeepseekV3Config gives them, except
-// num_nextn_predict_layers, whose absence means 0.
+// config leaves out have the value that the model_type's configuration class in transformers gives
+// them, except num_nextn_predict_layers, whose absence means 0; a model_type without such a class
+// (kimi_k2, deepseek_v2) must state its dimensions.
 struct ModelConfig {
   std::string model_type;
   // Where the text model's fields are: "" at top level, "text_config/" when nested.
@@ -45,16 +49,23 @@ struct ModelConfig {
   std::uint64_t qk_nope_head_dim = 0;
   std::uint64_t qk_rope_head_dim = 0;
   std::uint64_t v_head_dim = 0;
-  std::uint64_t index_n_heads = 0;  // V3.2's indexer; 0: none
+  // V3.2's indexer; 0: none, or not in every layer, so that the config does not tell its tensors.
+  std::uint64_t index_n_heads = 0;
   std::uint64_t index_head_dim = 0;
+  // Whether MTP layers hold copies of the embedding and the head, as DeepSeek's do.
+  bool mtp_embedding_copies = true;
   bool attention_bias = false;
   bool router_bias = false;  // e_score_correction_bias: topk_method noaux_tc
   bool tie_word_embeddings = false;
   std::optional<QuantizationConfig> quantization;
 };
 
-// Parses config.json. Throws Error (kBadInput) when it is not a JSON object, a field has the wrong
-// type, or a known model lacks a dimension. `file` is the name for errors.
+// Parses config.json. A config without dimensions of its own but with an object text_config is read
+// from there. Throws Error (kBadInput) when it is not a JSON object, nests deeper than 127 levels,
+// holds a field twice, or quantization_config is malformed; for a known model_type also when a
+// field has the wrong type, a dimension is missing, zero or too large to be one, or the model would
+// have more than kMaxExpectedTensors tensors. With an unknown model_type known is false, and fields
+// that are absent or of another type are 0. `file` is the name for errors.
 ModelConfig ParseModelConfig(std::string_view text, const std::string& file);
 
 }  // namespace dsv3::convert

@@ -1,0 +1,311 @@
+#include "convert/model/model_config.h"
+
+#include <algorithm>
+#include <array>
+#include <set>
+#include <utility>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "formats/error.h"
+
+namespace dsv3::convert {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr int kMaxDepth = 127;
+// Beyond any model, and small enough that products of two dimensions fit 64 bits.
+constexpr std::uint64_t kMaxDimension = std::uint64_t{1} << 31;
+
+[[noreturn]] void Fail(const std::string& file, const std::string& problem) {
+  throw Error(ErrorCode::kBadInput, fmt::format("{}: {}", file, problem), {file, ""});
+}
+
+// The value as it stands in the config, for messages.
+std::string Shown(const Json& value) {
+  constexpr std::size_t kLongest = 60;
+  std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
+  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
+  return text;
+}
+
+Json ParseObject(std::string_view text, const std::string& file) {
+  std::vector<std::set<std::string>> keys;  // of the objects that are open, by depth
+  const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
+    const auto level = static_cast<std::size_t>(depth);
+    if (depth >= kMaxDepth) {
+      Fail(file, fmt::format("nests deeper than {} levels; no model's config does, so the file is "
+                             "damaged: download it again",
+                             kMaxDepth));
+    }
+    if (event == Json::parse_event_t::object_start) {
+      keys.resize(level + 1);
+      keys.emplace_back();
+    } else if (event == Json::parse_event_t::key) {
+      keys.resize(std::max(keys.size(), level + 1));
+      if (!keys[level].insert(parsed.get<std::string>()).second) {
+        Fail(file, fmt::format("holds the field '{}' twice in one object; remove one of the two",
+                               parsed.get<std::string>()));
+      }
+    }
+    return true;
+  };
+  Json root;
+  try {
+    root = Json::parse(text, check);
+  } catch (const Json::exception& e) {
+    Fail(file,
+         fmt::format("is not valid JSON ({}); the file is damaged, download it again", e.what()));
+  }
+  if (!root.is_object()) {
+    Fail(file,
+         fmt::format("must be a JSON object but is {}; the file is damaged, download it again",
+                     Shown(root)));
+  }
+  return root;
+}
+
+// What a field is worth when the config leaves it out.
+struct FieldDefaults {
+  std::uint64_t vocab_size, hidden_size, intermediate_size, moe_intermediate_size;
+  std::uint64_t num_hidden_layers, num_attention_heads;
+  std::uint64_t n_routed_experts, n_shared_experts, num_experts_per_tok, first_k_dense_replace;
+  std::uint64_t q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
+  std::uint64_t index_n_heads, index_head_dim;
+};
+
+struct Architecture {
+  std::string_view model_type;
+  const FieldDefaults* defaults;  // nullptr: nothing may be left out
+  bool router_bias;               // when the config has no topk_method
+  bool indexer;
+  bool mtp_embedding_copies;
+};
+
+constexpr FieldDefaults kV3Defaults = {129280, 7168, 18432, 2048, 61, 128, 256, 1, 8,
+                                       3,      1536, 512,   128,  64, 128, 0,   0};
+constexpr FieldDefaults kV32Defaults = {129280, 7168, 18432, 2048, 61, 128, 256, 1,  8,
+                                        3,      1536, 512,   128,  64, 128, 64,  128};
+constexpr FieldDefaults kGlmDefaults = {154880, 6144, 12288, 2048, 78, 64,  256, 1,  8,
+                                        3,      2048, 512,   192,  64, 256, 32,  128};
+
+constexpr std::array kArchitectures = {
+    Architecture{"deepseek_v3", &kV3Defaults, true, false, true},
+    Architecture{"deepseek_v32", &kV32Defaults, true, true, true},
+    Architecture{"kimi_k2", nullptr, true, false, true},
+    Architecture{"glm_moe_dsa", &kGlmDefaults, true, true, false},
+    Architecture{"deepseek_v2", nullptr, false, false, true},
+};
+
+const Architecture* FindArchitecture(std::string_view model_type) {
+  const auto found = std::find_if(kArchitectures.begin(), kArchitectures.end(),
+                                  [&](const auto& a) { return a.model_type == model_type; });
+  return found == kArchitectures.end() ? nullptr : &*found;
+}
+
+// Reads the fields of one JSON object. `strict` refuses what a lenient reader takes as absent.
+class Fields {
+ public:
+  Fields(const Json& object, std::string file, std::string path, bool strict)
+      : object_(object), file_(std::move(file)), path_(std::move(path)), strict_(strict) {}
+
+  const Json* Find(const char* name) const {
+    const auto found = object_.find(name);
+    return found == object_.end() ? nullptr : &*found;
+  }
+
+  // A dimension that every model has. `fallback` points to its value when absent.
+  std::uint64_t Dimension(const char* name, const std::uint64_t* fallback) const {
+    const Json* value = Find(name);
+    if (value == nullptr && fallback != nullptr) return *fallback;
+    if (value == nullptr && strict_) {
+      Fail(file_, fmt::format("lacks the field '{}{}', which this model_type needs; take the "
+                              "config.json that belongs to the weights",
+                              path_, name));
+    }
+    const std::uint64_t number = value == nullptr ? 0 : Number(name, *value);
+    if (number == 0 && strict_) Wrong(name, "a positive integer", *value);
+    return number;
+  }
+
+  // A count that may be zero or null, both of which mean "none".
+  std::uint64_t Count(const char* name, std::uint64_t fallback) const {
+    const Json* value = Find(name);
+    if (value == nullptr) return fallback;
+    return value->is_null() ? 0 : Number(name, *value);
+  }
+
+  bool Bool(const char* name, bool fallback) const {
+    const Json* value = Find(name);
+    if (value == nullptr || value->is_null()) return fallback;
+    if (value->is_boolean()) return value->get<bool>();
+    if (strict_) Wrong(name, "true or false", *value);
+    return fallback;
+  }
+
+  std::string String(const char* name) const {
+    const Json* value = Find(name);
+    if (value == nullptr || value->is_null()) return "";
+    if (value->is_string()) return value->get<std::string>();
+    if (strict_) Wrong(name, "a string", *value);
+    return "";
+  }
+
+  [[noreturn]] void Wrong(const char* name, std::string_view expected, const Json& value) const {
+    Fail(file_, fmt::format("the field '{}{}' must be {} but is {}; take the config.json that "
+                            "belongs to the weights",
+                            path_, name, expected, Shown(value)));
+  }
+
+ private:
+  std::uint64_t Number(const char* name, const Json& value) const {
+    if (value.is_number_unsigned() && value.get<std::uint64_t>() <= kMaxDimension) {
+      return value.get<std::uint64_t>();
+    }
+    if (strict_) Wrong(name, fmt::format("an integer from 0 to {}", kMaxDimension), value);
+    return 0;
+  }
+
+  const Json& object_;
+  std::string file_;
+  std::string path_;
+  bool strict_;
+};
+
+std::optional<quant::BlockShape> ParseBlockSize(const Fields& fields) {
+  constexpr const char* kName = "weight_block_size";
+  const Json* value = fields.Find(kName);
+  if (value == nullptr || value->is_null()) return std::nullopt;
+  const auto is_size = [](const Json& v) {
+    return v.is_number_unsigned() && v.get<std::uint64_t>() > 0 &&
+           v.get<std::uint64_t>() <= kMaxDimension;
+  };
+  if (!value->is_array() || value->size() != 2 || !is_size((*value)[0]) || !is_size((*value)[1])) {
+    fields.Wrong(kName, "two positive integers, such as [128, 128],", *value);
+  }
+  return quant::BlockShape{(*value)[0].get<std::uint64_t>(), (*value)[1].get<std::uint64_t>()};
+}
+
+std::optional<QuantizationConfig> ParseQuantization(const Fields& outer, const std::string& file,
+                                                    const std::string& path) {
+  constexpr const char* kName = "quantization_config";
+  const Json* value = outer.Find(kName);
+  if (value == nullptr || value->is_null()) return std::nullopt;
+  if (!value->is_object()) outer.Wrong(kName, "an object", *value);
+  const Fields fields(*value, file, fmt::format("{}{}.", path, kName), /*strict=*/true);
+  QuantizationConfig config;
+  config.quant_method = fields.String("quant_method");
+  config.fmt = fields.String("fmt");
+  config.weight_block_size = ParseBlockSize(fields);
+  config.scale_fmt = fields.String("scale_fmt");
+  if (const Json* modules = fields.Find("modules_to_not_convert");
+      modules != nullptr && !modules->is_null()) {
+    if (!modules->is_array() || !std::all_of(modules->begin(), modules->end(),
+                                             [](const Json& m) { return m.is_string(); })) {
+      fields.Wrong("modules_to_not_convert", "an array of strings", *modules);
+    }
+    config.modules_to_not_convert = modules->get<std::vector<std::string>>();
+  }
+  return config;
+}
+
+// GLM's later checkpoints share one layer's indexer among several; which ones have their own is
+// told by fields that differ between releases.
+bool EveryLayerHasIndexer(const Fields& fields) {
+  const Json* freq = fields.Find("index_topk_freq");
+  const bool plain_freq = freq == nullptr || freq->is_null() || *freq == 1;
+  const auto absent = [&](const char* name) {
+    const Json* value = fields.Find(name);
+    return value == nullptr || value->is_null();
+  };
+  return plain_freq && absent("index_topk_pattern") && absent("indexer_types");
+}
+
+void ReadDimensions(const Fields& fields, const FieldDefaults* d, ModelConfig& m) {
+  const auto dimension = [&](const char* name, const std::uint64_t FieldDefaults::*member) {
+    return fields.Dimension(name, d == nullptr ? nullptr : &(d->*member));
+  };
+  const auto count = [&](const char* name, const std::uint64_t FieldDefaults::*member) {
+    return fields.Count(name, d == nullptr ? 0 : d->*member);
+  };
+  m.vocab_size = dimension("vocab_size", &FieldDefaults::vocab_size);
+  m.hidden_size = dimension("hidden_size", &FieldDefaults::hidden_size);
+  m.intermediate_size = dimension("intermediate_size", &FieldDefaults::intermediate_size);
+  m.num_hidden_layers = dimension("num_hidden_layers", &FieldDefaults::num_hidden_layers);
+  m.num_attention_heads = dimension("num_attention_heads", &FieldDefaults::num_attention_heads);
+  m.kv_lora_rank = dimension("kv_lora_rank", &FieldDefaults::kv_lora_rank);
+  m.qk_nope_head_dim = dimension("qk_nope_head_dim", &FieldDefaults::qk_nope_head_dim);
+  m.qk_rope_head_dim = dimension("qk_rope_head_dim", &FieldDefaults::qk_rope_head_dim);
+  m.v_head_dim = dimension("v_head_dim", &FieldDefaults::v_head_dim);
+  m.q_lora_rank = count("q_lora_rank", &FieldDefaults::q_lora_rank);
+  m.n_routed_experts = count("n_routed_experts", &FieldDefaults::n_routed_experts);
+  m.n_shared_experts = count("n_shared_experts", &FieldDefaults::n_shared_experts);
+  m.num_experts_per_tok = count("num_experts_per_tok", &FieldDefaults::num_experts_per_tok);
+  m.first_k_dense_replace = count("first_k_dense_replace", &FieldDefaults::first_k_dense_replace);
+  m.moe_intermediate_size =
+      m.n_routed_experts == 0
+          ? fields.Count("moe_intermediate_size", 0)
+          : dimension("moe_intermediate_size", &FieldDefaults::moe_intermediate_size);
+  m.num_nextn_predict_layers = fields.Count("num_nextn_predict_layers", 0);
+  constexpr std::uint64_t kEveryLayer = 1;
+  m.moe_layer_freq = fields.Dimension("moe_layer_freq", &kEveryLayer);
+  m.attention_bias = fields.Bool("attention_bias", false);
+  m.tie_word_embeddings = fields.Bool("tie_word_embeddings", false);
+}
+
+void RequireModestSize(const ModelConfig& m, const std::string& file) {
+  // At most 24 tensors of a layer are not routed experts. All factors are below 2^32, so only the
+  // product needs care.
+  const std::uint64_t layers = m.num_hidden_layers + m.num_nextn_predict_layers;
+  const std::uint64_t per_layer = 24 + 3 * m.n_routed_experts;
+  if (layers > kMaxExpectedTensors / per_layer) {
+    Fail(file, fmt::format("describes {} layers with {} routed experts each, more than {} tensors; "
+                           "no model of this family is that large, so the config is damaged",
+                           layers, m.n_routed_experts, kMaxExpectedTensors));
+  }
+}
+
+}  // namespace
+
+ModelConfig ParseModelConfig(std::string_view text, const std::string& file) {
+  const Json root = ParseObject(text, file);
+  const Json* object = &root;
+  ModelConfig config;
+  if (const auto nested = root.find("text_config");
+      nested != root.end() && nested->is_object() && !root.contains("hidden_size")) {
+    object = &*nested;
+    config.prefix = "text_config/";
+  }
+  const std::string path = config.prefix.empty() ? "" : "text_config.";
+  const Fields strict(*object, file, path, /*strict=*/true);
+  config.model_type = strict.String("model_type");
+  const Architecture* architecture = FindArchitecture(config.model_type);
+  config.known = architecture != nullptr;
+
+  const Fields fields(*object, file, path, config.known);
+  ReadDimensions(fields, config.known ? architecture->defaults : nullptr, config);
+  if (config.known) {
+    const std::string topk_method = fields.String("topk_method");
+    config.router_bias =
+        config.n_routed_experts > 0 &&
+        (topk_method.empty() ? architecture->router_bias : topk_method == "noaux_tc");
+    config.mtp_embedding_copies = architecture->mtp_embedding_copies;
+    if (architecture->indexer && config.q_lora_rank > 0 && EveryLayerHasIndexer(fields)) {
+      config.index_n_heads =
+          fields.Dimension("index_n_heads", &architecture->defaults->index_n_heads);
+      config.index_head_dim =
+          fields.Dimension("index_head_dim", &architecture->defaults->index_head_dim);
+    }
+    RequireModestSize(config, file);
+  }
+  config.quantization = ParseQuantization(strict, file, path);
+  if (!config.quantization && !config.prefix.empty()) {
+    const Fields top(root, file, "", /*strict=*/true);
+    config.quantization = ParseQuantization(top, file, "");
+  }
+  return config;
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,229 @@
+#include "convert/model/expected_tensors.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/convert/model/configs.h"
+
+namespace dsv3::convert {
+namespace {
+
+using formats::Dtype;
+using formats::Shape;
+using nlohmann::json;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+ModelConfig Parse(const json& config) { return ParseModelConfig(config.dump(), "config.json"); }
+
+std::map<std::string, ExpectedTensor> ByName(const json& config) {
+  std::map<std::string, ExpectedTensor> result;
+  for (auto& tensor : ExpectedTensors(Parse(config))) result[tensor.name] = tensor;
+  return result;
+}
+
+Catalog MakeCatalog(const std::vector<ExpectedTensor>& tensors, const std::string& prefix = "") {
+  std::vector<CatalogTensor> result;
+  for (const auto& tensor : tensors) {
+    result.push_back({prefix + tensor.name, Dtype::kBF16, tensor.shape, {}});
+  }
+  SourceFile file;
+  file.name = "model.safetensors";
+  return Catalog({file}, std::move(result));
+}
+
+std::uint64_t NumScales(const Shape& shape) {
+  return ((shape[0] + 127) / 128) * ((shape[1] + 127) / 128);
+}
+
+TEST(ExpectedTensors, HasTheTensorsAndElementsOfV3) {
+  const auto tensors = ExpectedTensors(Parse(testing::V3Config()));
+  EXPECT_THAT(tensors, SizeIs(46'183));
+  std::uint64_t scales = 0, main = 0, mtp = 0, scale_elements = 0;
+  std::set<std::string> names;
+  for (const auto& tensor : tensors) {
+    names.insert(tensor.name);
+    (tensor.mtp ? mtp : main) += formats::NumElements(tensor.shape).value();
+    if (IsQuantized(tensor.role)) {
+      ++scales;
+      scale_elements += NumScales(tensor.shape);
+    }
+  }
+  EXPECT_THAT(names, SizeIs(tensors.size()));
+  EXPECT_EQ(tensors.size() + scales, 91'991U);
+  EXPECT_EQ(main, 671'026'419'200U);
+  EXPECT_EQ(mtp, 13'463'426'304U);
+  EXPECT_EQ(main + mtp + scale_elements, 684'531'386'000U);
+}
+
+TEST(ExpectedTensors, HasTheShapesOfV3) {
+  const auto t = ByName(testing::V3Config());
+  const std::string a = "model.layers.0.self_attn.";
+  EXPECT_EQ(t.at(a + "q_a_proj.weight").shape, (Shape{1536, 7168}));
+  EXPECT_EQ(t.at(a + "q_a_layernorm.weight").shape, (Shape{1536}));
+  EXPECT_EQ(t.at(a + "q_b_proj.weight").shape, (Shape{24576, 1536}));
+  EXPECT_EQ(t.at(a + "kv_a_proj_with_mqa.weight").shape, (Shape{576, 7168}));
+  EXPECT_EQ(t.at(a + "kv_a_layernorm.weight").shape, (Shape{512}));
+  EXPECT_EQ(t.at(a + "kv_b_proj.weight").shape, (Shape{32768, 512}));
+  EXPECT_EQ(t.at(a + "o_proj.weight").shape, (Shape{7168, 16384}));
+  EXPECT_EQ(t.at("model.layers.2.mlp.down_proj.weight").shape, (Shape{7168, 18432}));
+  EXPECT_EQ(t.at("model.layers.3.mlp.gate.weight").shape, (Shape{256, 7168}));
+  EXPECT_EQ(t.at("model.layers.3.mlp.gate.e_score_correction_bias").shape, (Shape{256}));
+  EXPECT_EQ(t.at("model.layers.60.mlp.experts.255.up_proj.weight").shape, (Shape{2048, 7168}));
+  EXPECT_EQ(t.at("model.layers.61.mlp.shared_experts.down_proj.weight").shape, (Shape{7168, 2048}));
+  EXPECT_EQ(t.at("model.layers.61.eh_proj.weight").shape, (Shape{7168, 14336}));
+  EXPECT_EQ(t.at("model.layers.61.shared_head.head.weight").shape, (Shape{129280, 7168}));
+  EXPECT_EQ(t.count("model.layers.0.mlp.gate.weight"), 0U);
+  EXPECT_EQ(t.count("model.layers.60.enorm.weight"), 0U);
+}
+
+TEST(ExpectedTensors, TellsRolesLayersAndMtp) {
+  const auto t = ByName(testing::SmallConfig());
+  const auto& head = t.at("lm_head.weight");
+  EXPECT_EQ(head.role, TensorRole::kHead);
+  EXPECT_EQ(head.layer, ExpectedTensor::kNoLayer);
+  EXPECT_FALSE(head.mtp);
+  const auto& expert = t.at("model.layers.2.mlp.experts.3.down_proj.weight");
+  EXPECT_EQ(expert.role, TensorRole::kExpertLinear);
+  EXPECT_EQ(expert.layer, 2U);
+  EXPECT_TRUE(expert.mtp) << "the MTP layer's index is num_hidden_layers";
+  EXPECT_EQ(t.at("model.layers.2.eh_proj.weight").role, TensorRole::kUnquantizedLinear);
+  EXPECT_EQ(t.at("model.layers.1.mlp.gate.e_score_correction_bias").role, TensorRole::kRouterBias);
+}
+
+TEST(ExpectedTensors, KeepsTheModelsOrder) {
+  json config = testing::SmallConfig();
+  config["n_routed_experts"] = 1;
+  std::vector<std::string> names;
+  for (const auto& tensor : ExpectedTensors(Parse(config))) names.push_back(tensor.name);
+  const auto at = [&](const char* name) { return std::find(names.begin(), names.end(), name); };
+  EXPECT_EQ(names.front(), "model.embed_tokens.weight");
+  EXPECT_LT(at("model.layers.1.input_layernorm.weight"), at("model.norm.weight"));
+  EXPECT_LT(at("lm_head.weight"), at("model.layers.2.input_layernorm.weight"));
+}
+
+TEST(ExpectedTensors, HasPlainQueryProjectionWithoutRank) {
+  json config = testing::SmallConfig();
+  config["q_lora_rank"] = nullptr;
+  const auto t = ByName(config);
+  EXPECT_EQ(t.at("model.layers.0.self_attn.q_proj.weight").shape, (Shape{10, 8}));
+  EXPECT_EQ(t.count("model.layers.0.self_attn.q_a_proj.weight"), 0U);
+  EXPECT_EQ(t.count("model.layers.0.self_attn.q_a_layernorm.weight"), 0U);
+}
+
+TEST(ExpectedTensors, WidensSharedExperts) {
+  json config = testing::SmallConfig();
+  config["n_shared_experts"] = 2;
+  const auto t = ByName(config);
+  EXPECT_EQ(t.at("model.layers.1.mlp.shared_experts.gate_proj.weight").shape, (Shape{12, 8}));
+}
+
+TEST(ExpectedTensors, HasIndexerOfV32) {
+  json config = testing::SmallConfig();
+  config.update({{"model_type", "deepseek_v32"}, {"index_n_heads", 3}, {"index_head_dim", 4}});
+  const auto t = ByName(config);
+  const std::string p = "model.layers.2.self_attn.indexer.";
+  EXPECT_EQ(t.at(p + "wq_b.weight").shape, (Shape{12, 5}));
+  EXPECT_EQ(t.at(p + "wk.weight").shape, (Shape{4, 8}));
+  EXPECT_EQ(t.at(p + "k_norm.weight").shape, (Shape{4}));
+  EXPECT_EQ(t.at(p + "k_norm.bias").shape, (Shape{4}));
+  EXPECT_EQ(t.at(p + "weights_proj.weight").shape, (Shape{3, 8}));
+  EXPECT_FALSE(IsQuantized(t.at(p + "weights_proj.weight").role));
+  EXPECT_TRUE(IsQuantized(t.at(p + "wk.weight").role));
+}
+
+TEST(ExpectedTensors, FollowsTheSwitchesOfTheConfig) {
+  json config = testing::SmallConfig();
+  config.update({{"attention_bias", true}, {"tie_word_embeddings", true}, {"moe_layer_freq", 2}});
+  const auto t = ByName(config);
+  EXPECT_EQ(t.at("model.layers.0.self_attn.q_a_proj.bias").shape, (Shape{5}));
+  EXPECT_EQ(t.at("model.layers.0.self_attn.kv_a_proj_with_mqa.bias").shape, (Shape{6}));
+  EXPECT_EQ(t.at("model.layers.0.self_attn.o_proj.bias").shape, (Shape{8}));
+  EXPECT_EQ(t.count("lm_head.weight"), 0U);
+  EXPECT_EQ(t.count("model.layers.1.mlp.gate_proj.weight"), 1U) << "odd layers are dense";
+  EXPECT_EQ(t.count("model.layers.2.mlp.gate.weight"), 1U);
+}
+
+TEST(ExpectedTensors, IsEmptyForUnknownModels) {
+  EXPECT_THAT(ExpectedTensors(Parse({{"model_type", "llama"}})), IsEmpty());
+}
+
+TEST(CheckAgainstModel, FindsNothingInACompleteCheckpoint) {
+  const ModelConfig config = Parse(testing::SmallConfig());
+  EXPECT_THAT(CheckAgainstModel(config, MakeCatalog(ExpectedTensors(config))), IsEmpty());
+}
+
+TEST(CheckAgainstModel, IgnoresTensorsBeyondTheExpected) {
+  const ModelConfig config = Parse(testing::SmallConfig());
+  auto tensors = ExpectedTensors(config);
+  tensors.push_back({"model.layers.0.self_attn.rotary_emb.inv_freq", {1}});
+  EXPECT_THAT(CheckAgainstModel(config, MakeCatalog(tensors)), IsEmpty());
+}
+
+TEST(CheckAgainstModel, AcceptsACommonPrefix) {
+  const ModelConfig config = Parse(testing::SmallConfig());
+  const auto tensors = ExpectedTensors(config);
+  EXPECT_THAT(CheckAgainstModel(config, MakeCatalog(tensors, "language_model.")), IsEmpty());
+}
+
+TEST(CheckAgainstModel, ReportsEveryMissingTensorInOrder) {
+  const ModelConfig config = Parse(testing::SmallConfig());
+  auto tensors = ExpectedTensors(config);
+  std::erase_if(tensors, [](const auto& t) {
+    return t.name == "lm_head.weight" || t.name == "model.layers.0.mlp.up_proj.weight";
+  });
+  const auto findings = CheckAgainstModel(config, MakeCatalog(tensors));
+  ASSERT_THAT(findings, SizeIs(2));
+  EXPECT_EQ(findings[0].kind, "missing-tensor");
+  EXPECT_EQ(findings[0].severity, formats::Severity::kError);
+  EXPECT_EQ(findings[0].tensor, "model.layers.0.mlp.up_proj.weight");
+  EXPECT_THAT(findings[0].message, HasSubstr("[12, 8]"));
+  EXPECT_EQ(findings[1].tensor, "lm_head.weight");
+}
+
+TEST(CheckAgainstModel, ReportsWrongShapes) {
+  const ModelConfig config = Parse(testing::SmallConfig());
+  auto tensors = ExpectedTensors(config);
+  for (auto& tensor : tensors) {
+    if (tensor.name == "model.norm.weight") tensor.shape = {8, 1};
+    if (tensor.name == "lm_head.weight") tensor.shape = {32, 9};
+  }
+  const auto findings = CheckAgainstModel(config, MakeCatalog(tensors));
+  ASSERT_THAT(findings, SizeIs(2));
+  EXPECT_EQ(findings[0].kind, "wrong-shape");
+  EXPECT_EQ(findings[0].file, "model.safetensors");
+  EXPECT_THAT(findings[0].message,
+              AllOf(HasSubstr("'model.norm.weight' has shape [8, 1]"), HasSubstr("predicts [8]")));
+  EXPECT_EQ(findings[1].tensor, "lm_head.weight");
+}
+
+TEST(CheckAgainstModel, AcceptsPackedWeightsOfOtherQuantisations) {
+  json json_config = testing::SmallConfig();
+  json_config["quantization_config"] = {{"quant_method", "compressed-tensors"}};
+  const ModelConfig config = Parse(json_config);
+  auto tensors = ExpectedTensors(config);
+  for (auto& tensor : tensors) {
+    if (tensor.role == TensorRole::kExpertLinear) tensor.name += "_packed";
+  }
+  EXPECT_THAT(CheckAgainstModel(config, MakeCatalog(tensors)), IsEmpty());
+  const ModelConfig fp8 = Parse(testing::SmallConfig());
+  EXPECT_THAT(CheckAgainstModel(fp8, MakeCatalog(tensors)), SizeIs(24));
+}
+
+TEST(CheckAgainstModel, WarnsOfUnknownModelTypes) {
+  const auto findings = CheckAgainstModel(Parse({{"model_type", "llama"}}), MakeCatalog({}));
+  ASSERT_THAT(findings, SizeIs(1));
+  EXPECT_EQ(findings[0].kind, "unknown-model-type");
+  EXPECT_EQ(findings[0].severity, formats::Severity::kWarning);
+  EXPECT_THAT(findings[0].message, HasSubstr("'llama'"));
+}
+
+}  // namespace
+}  // namespace dsv3::convert
