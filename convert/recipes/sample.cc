@@ -1,0 +1,246 @@
+#include "convert/recipes/sample.h"
+
+#include <algorithm>
+#include <memory>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+#include <tbb/blocked_range.h>
+#include <tbb/parallel_for.h>
+
+#include "convert/recipes/sample_model.h"
+#include "convert/recipes/sample_values.h"
+#include "formats/error.h"
+#include "formats/shard_index.h"
+#include "quant/quantize.h"
+
+namespace dsv3::convert {
+namespace {
+
+namespace fs_std = std::filesystem;
+
+// Elements that one piece of work holds in memory, a whole number of block rows for weights.
+constexpr std::uint64_t kPieceElements = 1 << 20;
+
+void RequireEmptyDirectory(const fs_std::path& out, formats::FileSystem& fs) {
+  std::error_code error;
+  const fs_std::file_status status = fs_std::status(out, error);
+  if (status.type() == fs_std::file_type::none) {
+    throw IoError("examine", out.string(), error.value());
+  }
+  if (!fs_std::exists(status)) {
+    const fs_std::path parent = out.has_parent_path() ? out.parent_path() : fs_std::path(".");
+    if (!fs_std::is_directory(parent, error)) {
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("{}: there is no directory {} to make it in; create that first",
+                              out.string(), parent.string()),
+                  {out.string(), ""});
+    }
+    fs.CreateDirectory(out);
+    return;
+  }
+  if (!fs_std::is_directory(status)) {
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("{}: is not a directory; choose another place for the sample", out.string()),
+        {out.string(), ""});
+  }
+  const bool empty = fs_std::is_empty(out, error);
+  if (error) throw IoError("list", out.string(), error.value());
+  if (!empty) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{}: is not empty; a sample is only written to a new or an empty "
+                            "directory, so choose another one or empty this one",
+                            out.string()),
+                {out.string(), ""});
+  }
+}
+
+// A file that has its final name only when it is complete. Removed again when it never gets there.
+class PartialFile {
+ public:
+  PartialFile(formats::FileSystem& fs, fs_std::path path)
+      : fs_(fs), path_(std::move(path)), partial_(path_) {
+    partial_ += ".partial";
+    file_ = fs_.Create(partial_, 0);
+  }
+  ~PartialFile() {
+    if (!file_) return;
+    file_.reset();
+    try {
+      fs_.Remove(partial_);
+    } catch (const Error&) {
+      // The error that led here is the one to tell.
+    }
+  }
+  PartialFile(const PartialFile&) = delete;
+  PartialFile& operator=(const PartialFile&) = delete;
+
+  formats::OutputFile& file() { return *file_; }
+
+  void Commit(std::uint64_t bytes) {
+    file_->Truncate(bytes);
+    file_->Sync();
+    fs_.Rename(partial_, path_);
+    file_.reset();
+  }
+
+ private:
+  formats::FileSystem& fs_;
+  fs_std::path path_;
+  fs_std::path partial_;
+  std::unique_ptr<formats::OutputFile> file_;
+};
+
+std::span<const std::byte> AsBytes(std::string_view text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+void WriteTextFile(formats::FileSystem& fs, const fs_std::path& path, std::string_view text) {
+  PartialFile partial(fs, path);
+  partial.file().WriteAt(0, AsBytes(text));
+  partial.Commit(text.size());
+}
+
+// Part of a tensor: elements [first, first + num) in row-major order.
+struct Piece {
+  const SampleTensor* tensor;
+  std::uint64_t first;
+  std::uint64_t num;
+};
+
+std::vector<Piece> CutIntoPieces(const std::vector<SampleTensor>& tensors) {
+  std::vector<Piece> pieces;
+  for (const SampleTensor& tensor : tensors) {
+    const std::uint64_t num = formats::NumElements(tensor.shape).value();
+    std::uint64_t step = kPieceElements;
+    if (tensor.scale) {
+      const std::uint64_t block_row = kSampleBlock.rows * tensor.shape[1];
+      step = std::max<std::uint64_t>(1, kPieceElements / block_row) * block_row;
+    }
+    for (std::uint64_t first = 0; first < num; first += step) {
+      pieces.push_back({&tensor, first, std::min(step, num - first)});
+    }
+  }
+  return pieces;
+}
+
+class ShardWriter {
+ public:
+  ShardWriter(const SampleModel& model, std::uint64_t seed, const fs_std::path& out,
+              formats::FileSystem& fs, ProgressSink& progress)
+      : model_(model), seed_(seed), progress_(progress) {
+    for (const SampleShard& shard : model.shards) {
+      files_.push_back(std::make_unique<PartialFile>(fs, out / shard.name));
+      files_.back()->file().WriteAt(0, AsBytes(shard.header));
+      progress_.OnBytes(shard.header.size(), shard.name);
+    }
+  }
+
+  void WritePiece(const Piece& piece) {
+    const SampleTensor& tensor = *piece.tensor;
+    const SampleValues values(seed_, StreamName(tensor), tensor.role);
+    if (tensor.dtype == formats::Dtype::kF32) {
+      std::vector<float> floats(piece.num);
+      values.DrawF32(piece.first, floats);
+      Write(tensor.place, piece.first * sizeof(float), std::as_bytes(std::span(floats)));
+      return;
+    }
+    std::vector<std::uint16_t> bf16(piece.num);
+    values.DrawBF16(piece.first, bf16);
+    if (!tensor.scale) {
+      Write(tensor.place, piece.first * sizeof(std::uint16_t), std::as_bytes(std::span(bf16)));
+      return;
+    }
+    const std::uint64_t cols = tensor.shape[1];
+    const std::uint64_t rows = piece.num / cols;
+    const auto blocks = [](std::uint64_t size, std::uint64_t block) {
+      return (size + block - 1) / block;
+    };
+    const std::uint64_t scale_cols = blocks(cols, kSampleBlock.cols);
+    std::vector<std::uint8_t> codes(piece.num);
+    std::vector<float> scales(blocks(rows, kSampleBlock.rows) * scale_cols);
+    quant::QuantizeBF16ToE4M3(bf16, rows, cols, kSampleBlock, codes, scales);
+    Write(tensor.place, piece.first, std::as_bytes(std::span(codes)));
+    const std::uint64_t first_scale = piece.first / cols / kSampleBlock.rows * scale_cols;
+    Write(*tensor.scale, first_scale * sizeof(float), std::as_bytes(std::span(scales)));
+  }
+
+  void Commit() {
+    for (std::size_t i = 0; i < files_.size(); ++i) files_[i]->Commit(model_.shards[i].bytes);
+  }
+
+ private:
+  // The MTP layer's embedding and head are copies of the main ones, as in DeepSeek's releases.
+  static std::string_view StreamName(const SampleTensor& tensor) {
+    if (tensor.role == TensorRole::kEmbedding) return "model.embed_tokens.weight";
+    if (tensor.role == TensorRole::kHead) return "lm_head.weight";
+    return tensor.name;
+  }
+
+  void Write(const SamplePlace& place, std::uint64_t offset, std::span<const std::byte> data) {
+    files_[place.shard]->file().WriteAt(place.offset + offset, data);
+    progress_.OnBytes(data.size(), model_.shards[place.shard].name);
+  }
+
+  const SampleModel& model_;
+  std::uint64_t seed_;
+  ProgressSink& progress_;
+  std::vector<std::unique_ptr<PartialFile>> files_;
+};
+
+void WriteShards(const SampleModel& model, std::uint64_t seed, const fs_std::path& out,
+                 formats::FileSystem& fs, ProgressSink& progress) {
+  ShardWriter writer(model, seed, out, fs, progress);
+  const std::vector<Piece> pieces = CutIntoPieces(model.tensors);
+  tbb::parallel_for(tbb::blocked_range<std::size_t>(0, pieces.size(), 1),
+                    [&](const tbb::blocked_range<std::size_t>& range) {
+                      for (std::size_t i = range.begin(); i < range.end(); ++i) {
+                        writer.WritePiece(pieces[i]);
+                      }
+                    });
+  writer.Commit();
+}
+
+// Headers only; the data are holes, which read as zeros.
+void WriteSparseShards(const SampleModel& model, const fs_std::path& out, formats::FileSystem& fs,
+                       ProgressSink& progress) {
+  tbb::parallel_for(std::size_t{0}, model.shards.size(), [&](std::size_t i) {
+    const SampleShard& shard = model.shards[i];
+    PartialFile partial(fs, out / shard.name);
+    partial.file().WriteAt(0, AsBytes(shard.header));
+    partial.Commit(shard.bytes);
+    progress.OnBytes(shard.bytes, shard.name);
+  });
+}
+
+}  // namespace
+
+SampleReport WriteSample(const SampleOptions& options, const std::filesystem::path& out,
+                         formats::FileSystem& fs, ProgressSink& progress) {
+  RequireEmptyDirectory(out, fs);
+  const SampleModel model = MakeSampleModel(options.preset);
+  SampleReport report;
+  report.files = model.shards.size() + model.side_files.size() + 1;
+  report.tensors = model.num_tensors;
+  std::uint64_t weight_bytes = 0;
+  for (const SampleShard& shard : model.shards) weight_bytes += shard.bytes;
+  report.bytes = weight_bytes + model.index.size();
+  for (const auto& [name, content] : model.side_files) report.bytes += content.size();
+
+  progress.OnPhase("writing the sample", weight_bytes);
+  if (options.preset == SamplePreset::kV3Shapes) {
+    WriteSparseShards(model, out, fs, progress);
+  } else {
+    WriteShards(model, options.seed, out, fs, progress);
+  }
+  for (const auto& [name, content] : model.side_files) WriteTextFile(fs, out / name, content);
+  fs.SyncDirectory(out);
+  WriteTextFile(fs, out / formats::kShardIndexName, model.index);
+  fs.SyncDirectory(out);
+  return report;
+}
+
+}  // namespace dsv3::convert
