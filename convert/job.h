@@ -18,8 +18,8 @@ enum class ChecksumMode { kSha256, kNone };
 // How to run; nothing here changes an output byte except what the manifest holds
 // (checksum, tensor_sha256).
 struct RunOptions {
-  unsigned threads = 0;           // compute threads; 0: all processors
-  std::uint64_t memory_bytes = 0; // bound for tile buffers; 0: the default, 160 MiB
+  unsigned threads = 0;            // compute threads; 0: all processors
+  std::uint64_t memory_bytes = 0;  // bound for tile buffers; 0: the default, 160 MiB
   ChecksumMode checksum = ChecksumMode::kSha256;
   bool tensor_sha256 = false;
   bool overwrite = false;
@@ -55,13 +55,13 @@ struct OutputFileReport {
 struct ConversionReport {
   enum class Outcome { kConverted, kNothingToDo, kPlanned /* dry run */ };
   Outcome outcome = Outcome::kConverted;
-  std::string recipe;  // "fp8-to-bf16"
-  std::uint64_t tensors = 0;         // in the output
+  std::string recipe;         // "fp8-to-bf16"
+  std::uint64_t tensors = 0;  // in the output
   std::uint64_t converted_tensors = 0;
   std::uint64_t copied_tensors = 0;
   std::uint64_t side_files = 0;
-  std::uint64_t source_bytes = 0;    // weights to read
-  std::uint64_t output_bytes = 0;    // weight files, headers included
+  std::uint64_t source_bytes = 0;       // weights to read
+  std::uint64_t output_bytes = 0;       // weight files, headers included
   std::vector<OutputFileReport> files;  // weight files, by name
   formats::Findings warnings;
   std::vector<TensorCount> nan_codes;   // FP8 NaN codes by tensor
@@ -69,9 +69,9 @@ struct ConversionReport {
   bool resumed = false;
   std::uint64_t kept_files = 0;
   std::uint64_t freed_source_shards = 0;
-  double seconds = 0;                // of this run
-  std::uint64_t bytes_read = 0;      // by this run
-  std::uint64_t bytes_written = 0;   // by this run
+  double seconds = 0;               // of this run
+  std::uint64_t bytes_read = 0;     // by this run
+  std::uint64_t bytes_written = 0;  // by this run
   // Dry run:
   std::uint64_t disk_needed_bytes = 0;
   std::uint64_t disk_free_bytes = 0;

@@ -68,11 +68,30 @@ Finding ReadingFinding(const ShardFile& shard, const Error& error) {
   return finding;
 }
 
-OpenedShard OpenShard(const fs::path& directory, const std::string& name) {
+using FreedShards = std::vector<FreedShard>;
+
+// The shard's saved header, unless the shard is on the disk.
+const FreedShard* FindFreed(const FreedShards& freed, const ShardFile& shard) {
+  const auto found = std::find_if(freed.begin(), freed.end(),
+                                  [&](const FreedShard& one) { return one.name == shard.name; });
+  std::error_code ignored;
+  return found == freed.end() || fs::exists(shard.path, ignored) ? nullptr : &*found;
+}
+
+OpenedShard OpenShard(const fs::path& directory, const std::string& name,
+                      const FreedShards& freed) {
   OpenedShard opened;
   opened.shard.name = name;
   opened.shard.path = directory / name;
   try {
+    if (const FreedShard* saved = FindFreed(freed, opened.shard)) {
+      opened.shard.bytes = saved->bytes;
+      opened.shard.mtime_ns = saved->mtime_ns;
+      opened.shard.header =
+          ParseSafetensorsHeader(std::as_bytes(std::span(saved->header)), saved->bytes, name);
+      opened.readable = true;
+      return opened;
+    }
     const InputFile file(opened.shard.path, name);
     opened.shard.bytes = file.bytes();
     opened.shard.mtime_ns = file.mtime_ns();
@@ -86,10 +105,11 @@ OpenedShard OpenShard(const fs::path& directory, const std::string& name) {
 }
 
 std::vector<OpenedShard> OpenShards(const fs::path& directory,
-                                    const std::vector<std::string>& names) {
+                                    const std::vector<std::string>& names,
+                                    const FreedShards& freed) {
   std::vector<OpenedShard> opened(names.size());
   tbb::parallel_for(std::size_t{0}, names.size(),
-                    [&](std::size_t i) { opened[i] = OpenShard(directory, names[i]); });
+                    [&](std::size_t i) { opened[i] = OpenShard(directory, names[i], freed); });
   return opened;
 }
 
@@ -112,14 +132,14 @@ bool HasIndex(const fs::path& directory) {
 // are read while the index is still being parsed.
 std::vector<OpenedShard> OpenIndexed(const fs::path& directory,
                                      const std::vector<std::string>& likely,
-                                     std::optional<ShardIndex>& index) {
+                                     const FreedShards& freed, std::optional<ShardIndex>& index) {
   std::vector<OpenedShard> early;
   tbb::parallel_invoke([&] { index = ReadIndex(directory); },
-                       [&] { early = OpenShards(directory, likely); });
+                       [&] { early = OpenShards(directory, likely, freed); });
   std::vector<std::string> others;
   std::set_difference(index->files.begin(), index->files.end(), likely.begin(), likely.end(),
                       std::back_inserter(others));
-  std::vector<OpenedShard> late = OpenShards(directory, others);
+  std::vector<OpenedShard> late = OpenShards(directory, others, freed);
   std::vector<OpenedShard> opened;
   opened.reserve(index->files.size());
   for (const std::string& name : index->files) {
@@ -186,7 +206,7 @@ void OrderFindings(Findings& findings) {
                    [](const Finding& a, const Finding& b) { return a.file < b.file; });
 }
 
-CheckpointFiles OpenFile(const CheckpointLocation& location) {
+CheckpointFiles OpenFile(const CheckpointLocation& location, const FreedShards& freed) {
   const std::string& name = *location.file_name;
   if (HasIndex(location.directory)) {
     const ShardIndex index = ReadIndex(location.directory);
@@ -202,7 +222,7 @@ CheckpointFiles OpenFile(const CheckpointLocation& location) {
   files.directory = location.directory;
   files.form = CheckpointFiles::Form::kSingle;
   std::vector<OpenedShard> opened;
-  opened.push_back(OpenShard(location.directory, name));
+  opened.push_back(OpenShard(location.directory, name, freed));
   TakeShards(std::move(opened), files);
   const CheckpointListing listing = ListCheckpoint(location.directory, false);
   TakeSideFiles(listing.side_files, files);
@@ -210,19 +230,22 @@ CheckpointFiles OpenFile(const CheckpointLocation& location) {
   return files;
 }
 
-CheckpointFiles OpenDirectory(const fs::path& directory) {
+CheckpointFiles OpenDirectory(const fs::path& directory, const FreedShards& freed) {
   CheckpointFiles files;
   files.directory = directory;
-  const std::vector<std::string> present = ListSafetensors(directory);
+  std::vector<std::string> present = ListSafetensors(directory);
+  for (const FreedShard& shard : freed) present.push_back(shard.name);
+  std::sort(present.begin(), present.end());
+  present.erase(std::unique(present.begin(), present.end()), present.end());
   if (HasIndex(directory)) {
     files.form = CheckpointFiles::Form::kIndexed;
-    std::vector<OpenedShard> opened = OpenIndexed(directory, present, files.index);
+    std::vector<OpenedShard> opened = OpenIndexed(directory, present, freed, files.index);
     TakeShards(std::move(opened), files);
   } else {
     if (present.empty()) FailNoCheckpoint(directory);
     files.form =
         present.size() == 1 ? CheckpointFiles::Form::kSingle : CheckpointFiles::Form::kUnindexed;
-    TakeShards(OpenShards(directory, present), files);
+    TakeShards(OpenShards(directory, present, freed), files);
     if (files.form == CheckpointFiles::Form::kUnindexed) {
       files.findings.push_back(FileFinding(
           Severity::kWarning, "no-index", "",
@@ -245,9 +268,17 @@ bool CheckpointFiles::HasConfig() const {
   return std::binary_search(side_files.begin(), side_files.end(), "config.json");
 }
 
-CheckpointFiles OpenCheckpointFiles(const fs::path& path) {
-  const CheckpointLocation location = LocateCheckpoint(path);
-  return location.file_name ? OpenFile(location) : OpenDirectory(location.directory);
+CheckpointFiles OpenCheckpointFiles(const fs::path& path, const FreedShards& freed) {
+  const bool is_freed_file =
+      std::any_of(freed.begin(), freed.end(), [&](const FreedShard& shard) {
+        std::error_code ignored;
+        return path.filename() == shard.name && !fs::exists(path, ignored);
+      });
+  const CheckpointLocation location =
+      is_freed_file ? CheckpointLocation{fs::absolute(path).parent_path(), path.filename().string()}
+                    : LocateCheckpoint(path);
+  return location.file_name ? OpenFile(location, freed)
+                            : OpenDirectory(location.directory, freed);
 }
 
 void RequireConsistent(const CheckpointFiles& files) {

@@ -46,13 +46,23 @@ struct CheckpointFiles {
   bool HasConfig() const;  // config.json is among the side files
 };
 
+// A shard that is no longer on the disk, but whose header was saved before it went.
+struct FreedShard {
+  std::string name;
+  std::uint64_t bytes = 0;
+  std::int64_t mtime_ns = 0;
+  std::string header;  // the file's bytes before the data
+};
+
 // Opens a checkpoint for reading headers only: no weights are read, headers are parsed in
 // parallel. `path` is a directory, a safetensors file (config and side files come from beside it),
 // or a Hugging Face hub cache (".../models--org--name", resolved through refs/main or its only
 // snapshot). Throws Error: kUsage for a shard that an index beside it lists (names its directory);
 // kBadInput for a path that does not exist, a directory without any checkpoint, or an index that
-// cannot be parsed; kIo. Contradictions between files become findings.
-CheckpointFiles OpenCheckpointFiles(const std::filesystem::path& path);
+// cannot be parsed; kIo. Contradictions between files become findings. Shards of `freed` that are
+// not on the disk are taken from there.
+CheckpointFiles OpenCheckpointFiles(const std::filesystem::path& path,
+                                    const std::vector<FreedShard>& freed = {});
 
 // Throws the first finding of severity kError as Error (kBadInput), with the number of others
 // added to the message. A finding from a failing disk or a missing permission is thrown as kIo.

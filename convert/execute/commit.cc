@@ -1,0 +1,158 @@
+#include "convert/execute/commit.h"
+
+#include <set>
+#include <span>
+#include <string_view>
+#include <utility>
+
+#include "convert/execute/manifest.h"
+#include "convert/execute/output_state.h"
+#include "formats/error.h"
+#include "formats/hash/sha256.h"
+#include "formats/hash/xxh3.h"
+#include "formats/io/input_file.h"
+#include "formats/shard_index.h"
+
+namespace dsv3::convert {
+namespace {
+
+constexpr std::size_t kCopyBytes = std::size_t{1} << 20;
+
+// The digest of a whole file that its record carries.
+class FileHash {
+ public:
+  explicit FileHash(bool sha256) : use_sha256_(sha256) {}
+  void Update(std::span<const std::byte> data) {
+    if (use_sha256_) {
+      sha256_.Update(data);
+    } else {
+      xxh3_.Update(data);
+    }
+  }
+  Digests Finish() {
+    Digests digests;
+    if (use_sha256_) {
+      digests.sha256 = sha256_.FinishHex();
+    } else {
+      digests.xxh3 = xxh3_.Hex();
+    }
+    return digests;
+  }
+
+ private:
+  bool use_sha256_;
+  formats::Sha256 sha256_;
+  formats::Xxh3 xxh3_;
+};
+
+}  // namespace
+
+Committer::Committer(formats::FileSystem& fs, std::filesystem::path directory, const Plan& plan,
+                     Journal& journal, bool sha256, const std::map<std::string, FileRecord>& kept)
+    : fs_(fs),
+      directory_(std::move(directory)),
+      plan_(plan),
+      journal_(journal),
+      sha256_(sha256),
+      records_(kept.begin(), kept.end()) {}
+
+void Committer::CreateParents(const std::string& name) {
+  for (std::size_t slash = name.find('/'); slash != std::string::npos;
+       slash = name.find('/', slash + 1)) {
+    const std::filesystem::path parent = directory_ / name.substr(0, slash);
+    if (std::filesystem::is_directory(parent)) continue;
+    fs_.CreateDirectory(parent);
+    fs_.SyncDirectory(parent.parent_path());
+  }
+}
+
+std::unique_ptr<formats::OutputFile> Committer::Open(std::size_t file) {
+  const PlannedFile& planned = plan_.files[file];
+  CreateParents(planned.name);
+  return fs_.Create(directory_ / PartialName(planned.name), planned.bytes);
+}
+
+void Committer::Commit(std::size_t file, std::unique_ptr<formats::OutputFile> output,
+                       FileRecord record) {
+  output->Sync();
+  output.reset();
+  Publish({record});
+  if (on_committed_) on_committed_(file, record);
+}
+
+void Committer::Publish(std::vector<FileRecord> records) {
+  journal_.Append(records);
+  std::set<std::filesystem::path> parents;
+  for (const FileRecord& record : records) {
+    const std::filesystem::path path = directory_ / record.name;
+    fs_.Rename(directory_ / PartialName(record.name), path);
+    parents.insert(path.parent_path());
+  }
+  for (const std::filesystem::path& parent : parents) fs_.SyncDirectory(parent);
+  const std::lock_guard lock(mutex_);
+  for (FileRecord& record : records) {
+    bytes_written_ += record.bytes;
+    std::string name = record.name;
+    records_.insert_or_assign(std::move(name), std::move(record));
+  }
+}
+
+FileRecord Committer::WritePartial(const std::string& name, std::string_view content) {
+  CreateParents(name);
+  const std::span<const std::byte> bytes = std::as_bytes(std::span(content));
+  const auto output = fs_.Create(directory_ / PartialName(name), 0);
+  if (!bytes.empty()) output->WriteAt(0, bytes);
+  output->Sync();
+  FileHash hash(sha256_);
+  hash.Update(bytes);
+  return {name, bytes.size(), hash.Finish(), {}};
+}
+
+FileRecord Committer::CopyPartial(const PlannedSideFile& side, ProgressSink& progress,
+                                  const StopToken& stop) {
+  CreateParents(side.name);
+  const formats::InputFile input(side.source, side.name);
+  const auto output = fs_.Create(directory_ / PartialName(side.name), 0);
+  FileHash hash(sha256_);
+  std::vector<std::byte> buffer(kCopyBytes);
+  for (std::uint64_t offset = 0; offset < input.bytes(); offset += kCopyBytes) {
+    if (stop.stopped()) {
+      throw Error(ErrorCode::kInterrupted, "interrupted; run the same command again to continue");
+    }
+    const std::span<std::byte> piece = std::span(buffer).first(
+        static_cast<std::size_t>(std::min<std::uint64_t>(kCopyBytes, input.bytes() - offset)));
+    input.ReadAt(offset, piece);
+    output->WriteAt(offset, piece);
+    hash.Update(piece);
+    progress.OnBytes(piece.size(), side.name);
+  }
+  output->Sync();
+  return {side.name, input.bytes(), hash.Finish(), {}};
+}
+
+void Committer::WriteSideFiles(ProgressSink& progress, const StopToken& stop) {
+  std::vector<FileRecord> records;
+  for (const PlannedSideFile& side : plan_.side_files) {
+    if (records_.count(side.name) != 0) continue;
+    records.push_back(side.source.empty() ? WritePartial(side.name, side.content)
+                                          : CopyPartial(side, progress, stop));
+  }
+  if (!records.empty()) Publish(std::move(records));
+}
+
+void Committer::WriteIndex() {
+  const std::string name(formats::kShardIndexName);
+  if (plan_.index.empty() || records_.count(name) != 0) return;
+  std::vector<FileRecord> records;
+  records.push_back(WritePartial(name, plan_.index));
+  Publish(std::move(records));
+}
+
+void Committer::WriteManifest(const std::string& text) {
+  const std::string name(kManifestName);
+  WritePartial(name, text);
+  fs_.Rename(directory_ / PartialName(name), directory_ / name);
+  fs_.SyncDirectory(directory_);
+}
+
+}  // namespace dsv3::convert

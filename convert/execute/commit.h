@@ -1,0 +1,80 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "convert/execute/executor.h"
+#include "convert/execute/journal.h"
+#include "convert/execute/record.h"
+#include "convert/plan/plan.h"
+#include "formats/io/file_system.h"
+
+namespace dsv3::convert {
+
+// Makes files of an output directory durable and visible, in the order that keeps every moment
+// recoverable: NAME.partial → fsync → its line in the journal, fsync → rename → fsync of the
+// directory.
+class Committer final : public OutputSink {
+ public:
+  // Called after each weight file that became visible, by its position in the plan.
+  using OnCommitted = std::function<void(std::size_t file, const FileRecord& record)>;
+
+  Committer(formats::FileSystem& fs, std::filesystem::path directory, const Plan& plan,
+            Journal& journal, bool sha256, const std::map<std::string, FileRecord>& kept);
+
+  void SetOnCommitted(OnCommitted callback) { on_committed_ = std::move(callback); }
+
+  std::unique_ptr<formats::OutputFile> Open(std::size_t file) override;
+  void Commit(std::size_t file, std::unique_ptr<formats::OutputFile> output,
+              FileRecord record) override;
+
+  // Copies or writes the side files that are not kept, all durable before the first is visible.
+  void WriteSideFiles(ProgressSink& progress, const StopToken& stop);
+  // Writes the index.
+  void WriteIndex();
+  // Writes the manifest, which no journal line precedes: it ends the job.
+  void WriteManifest(const std::string& text);
+
+  // Records of all complete files, kept ones included. Not to be called during Execute.
+  const std::unordered_map<std::string, FileRecord>& records() const { return records_; }
+
+  std::uint64_t bytes_written() const { return bytes_written_; }
+
+ private:
+  void CreateParents(const std::string& name);
+  FileRecord WritePartial(const std::string& name, std::string_view content);
+  FileRecord CopyPartial(const PlannedSideFile& side, ProgressSink& progress,
+                         const StopToken& stop);
+  // Journal line, renames, directory fsyncs.
+  void Publish(std::vector<FileRecord> records);
+
+  formats::FileSystem& fs_;
+  std::filesystem::path directory_;
+  const Plan& plan_;
+  Journal& journal_;
+  bool sha256_;
+  OnCommitted on_committed_;
+  std::mutex mutex_;  // guards what follows
+  std::unordered_map<std::string, FileRecord> records_;
+  std::uint64_t bytes_written_ = 0;
+};
+
+// Which of the recorded files are in the directory as they were made: sizes and, read again,
+// digests. A file that is gone or differs is left out, and a warning names it. Reads run on
+// `threads` threads. `sizes_only` serves a dry run.
+std::map<std::string, FileRecord> CheckKeptFiles(const std::filesystem::path& directory,
+                                                 const std::map<std::string, FileRecord>& records,
+                                                 unsigned threads, bool sizes_only,
+                                                 ProgressSink& progress, const StopToken& stop);
+
+// Reads a file and tells whether size and digest are those of the record.
+bool MatchesRecord(const std::filesystem::path& path, const FileRecord& record,
+                   ProgressSink& progress, const StopToken& stop);
+
+}  // namespace dsv3::convert

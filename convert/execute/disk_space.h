@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+#include "convert/plan/plan.h"
+
+namespace dsv3::convert {
+
+// Disk that writing the given weight files of a plan takes at its highest point, beyond what is
+// taken now. With `frees_sources` source shards on the output's file system give their space back
+// as they are freed; `open_files` output files are in the making at a time.
+struct DiskNeed {
+  std::uint64_t peak_bytes = 0;
+  std::size_t open_files = 0;  // as asked for, or fewer where only that fits `free_bytes`
+};
+DiskNeed EstimateDisk(const Plan& plan, const Catalog& catalog,
+                      const std::vector<std::size_t>& files, std::uint64_t other_bytes,
+                      bool frees_sources, std::size_t open_files, std::uint64_t free_bytes);
+
+// Whether two paths (or their nearest existing ancestors) are on one file system.
+bool SameFileSystem(const std::filesystem::path& a, const std::filesystem::path& b);
+
+}  // namespace dsv3::convert

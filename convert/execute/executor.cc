@@ -1,0 +1,299 @@
+#include "convert/execute/executor.h"
+
+#include <algorithm>
+#include <array>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <semaphore>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <tbb/global_control.h>
+#include <tbb/info.h>
+#include <tbb/task_arena.h>
+#include <tbb/task_group.h>
+
+#include "convert/execute/chunk.h"
+#include "formats/error.h"
+
+namespace dsv3::convert {
+namespace {
+
+// Threads beyond the compute threads: they wait for the disk, so that it always has requests.
+constexpr unsigned kIoThreads = 4;
+constexpr std::size_t kMaxChunkBytes = std::size_t{4} << 20;
+constexpr std::size_t kMinChunkBytes = std::size_t{256} << 10;
+// A chunk's memory: its bytes, and at most as many source bytes (a copy), rounded up for direct
+// reads.
+constexpr std::uint64_t ChunkMemory(std::size_t chunk_bytes) {
+  return std::uint64_t{2} * chunk_bytes + 4 * formats::kDirectAlignment;
+}
+
+std::size_t ChunkBytes(std::uint64_t memory_bytes) {
+  std::size_t bytes = kMaxChunkBytes;
+  while (bytes > kMinChunkBytes && ChunkMemory(bytes) * 12 > memory_bytes) bytes /= 2;
+  return bytes;
+}
+
+// An output file that is being written.
+struct Lane {
+  enum class State { kFree, kOpen, kCommitting };
+  State state = State::kFree;
+  std::size_t file = 0;  // position in Plan::files
+  std::string header;
+  std::unique_ptr<formats::OutputFile> output;
+  std::optional<FileDigests> digests;
+  std::uint64_t num_chunks = 0;
+  std::uint64_t next_to_issue = 0;
+  std::uint64_t next_to_digest = 0;
+  bool digesting = false;                   // a thread holds the lane's digests
+  std::map<std::uint64_t, Chunk*> written;  // waiting for their turn in the digests
+
+  bool CanDigest() const {
+    return !digesting && !written.empty() && written.begin()->first == next_to_digest;
+  }
+  std::uint64_t outstanding() const { return next_to_issue - next_to_digest; }
+};
+
+// The streaming pipeline. Each worker takes the next chunk, reads, evaluates and writes it, then
+// digests whatever chunks are next in their files, two files side by side. A chunk waits only for
+// earlier chunks of its file, which are in the hands of running workers, so the workers never wait
+// in a circle.
+class Executor {
+ public:
+  Executor(const Plan& plan, std::span<const std::size_t> files, SourceFiles& sources,
+           const ExecutorOptions& options, OutputSink& sink, ProgressSink& progress,
+           const StopToken& stop)
+      : plan_(plan),
+        pending_(files.begin(), files.end()),
+        sources_(sources),
+        options_(options),
+        sink_(sink),
+        progress_(progress),
+        stop_(stop),
+        chunk_bytes_(ChunkBytes(options.memory_bytes)),
+        lanes_(OpenOutputFiles(options, files.size())),
+        compute_(static_cast<std::ptrdiff_t>(options.threads)) {
+    const std::uint64_t num_chunks =
+        std::max<std::uint64_t>(2, options.memory_bytes / ChunkMemory(chunk_bytes_));
+    num_workers_ =
+        static_cast<unsigned>(std::min<std::uint64_t>(options.threads + kIoThreads, num_chunks));
+    // Beyond the workers' own, chunks only wait for their digests.
+    chunks_.resize(static_cast<std::size_t>(
+        std::min<std::uint64_t>(num_chunks, num_workers_ + 2 * lanes_.size())));
+    for (Chunk& chunk : chunks_) free_.push_back(&chunk);
+  }
+
+  void Run() {
+    const tbb::global_control parallelism(tbb::global_control::max_allowed_parallelism,
+                                          num_workers_ + 1);
+    tbb::task_arena arena(static_cast<int>(num_workers_));
+    arena.execute([this] {
+      tbb::task_group workers;
+      for (unsigned i = 0; i < num_workers_; ++i) workers.run([this] { Work(); });
+      workers.wait();
+    });
+    if (error_) std::rethrow_exception(error_);
+    if (!Done()) {
+      throw Error(ErrorCode::kInterrupted, "interrupted; run the same command again to continue");
+    }
+  }
+
+ private:
+  void Work() noexcept {
+    try {
+      while (Chunk* chunk = Next()) {
+        Lane& lane = lanes_[chunk->lane];
+        const PlannedFile& file = plan_.files[lane.file];
+        const auto length = static_cast<std::size_t>(
+            std::min<std::uint64_t>(chunk_bytes_, file.bytes - chunk->offset));
+        if (chunk->output_buffer.size() == 0) {
+          chunk->output_buffer = formats::AlignedBuffer(chunk_bytes_);
+        }
+        ReadChunk(file, length, sources_, *chunk);
+        compute_.acquire();
+        EvaluateOrRelease(file, lane.header, *chunk);
+        compute_.release();
+        if (stop_.stopped()) break;
+        lane.output->WriteAt(chunk->offset, chunk->data);
+        progress_.OnBytes(length, file.name);
+        {
+          const std::lock_guard lock(mutex_);
+          lane.written.emplace(chunk->index, chunk);
+        }
+        DigestWhatIsReady();
+      }
+    } catch (...) {
+      Fail(std::current_exception());
+    }
+    // Those that wait for a chunk see that there is none to come.
+    const std::lock_guard lock(mutex_);
+    changed_.notify_all();
+  }
+
+  void EvaluateOrRelease(const PlannedFile& file, const std::string& header, Chunk& chunk) {
+    try {
+      EvaluateChunk(file, header, chunk);
+    } catch (...) {
+      compute_.release();
+      throw;
+    }
+  }
+
+  void Fail(std::exception_ptr error) {
+    const std::lock_guard lock(mutex_);
+    if (!error_) error_ = std::move(error);
+  }
+
+  bool Ended() const { return error_ != nullptr || stop_.stopped(); }
+
+  bool Done() const {
+    return pending_.empty() && std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) {
+             return lane.state == Lane::State::kFree;
+           });
+  }
+
+  // The next chunk to make, or nullptr when there is none left (or the job has ended).
+  Chunk* Next() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      if (Ended()) return nullptr;
+      Lane* lane = free_.empty() ? nullptr : LaneToAdvance();
+      if (lane != nullptr) {
+        Chunk* chunk = free_.back();
+        free_.pop_back();
+        chunk->lane = static_cast<std::size_t>(lane - lanes_.data());
+        chunk->index = lane->next_to_issue++;
+        chunk->offset = chunk->index * chunk_bytes_;
+        return chunk;
+      }
+      if (Done()) return nullptr;
+      // A chunk or lane becomes free, or there is nothing left to issue but others still digest.
+      changed_.wait(lock);
+    }
+  }
+
+  // The open file with the fewest chunks on their way, so that files advance together and their
+  // digests find partners. Opens pending files while lanes are free.
+  Lane* LaneToAdvance() {
+    Lane* best = nullptr;
+    for (Lane& lane : lanes_) {
+      if (lane.state == Lane::State::kFree && !pending_.empty()) OpenLane(lane);
+      if (lane.state != Lane::State::kOpen || lane.next_to_issue == lane.num_chunks) continue;
+      if (best == nullptr || lane.outstanding() < best->outstanding()) best = &lane;
+    }
+    return best;
+  }
+
+  void OpenLane(Lane& lane) {
+    lane.file = pending_.front();
+    const PlannedFile& file = plan_.files[lane.file];
+    lane.header = FileHeader(file);
+    lane.digests.emplace(file, FileDigests::Options{options_.sha256, options_.tensor_sha256});
+    lane.num_chunks = (file.bytes + chunk_bytes_ - 1) / chunk_bytes_;
+    lane.next_to_issue = 0;
+    lane.next_to_digest = 0;
+    lane.output = sink_.Open(lane.file);
+    lane.state = Lane::State::kOpen;
+    pending_.pop_front();
+  }
+
+  // Digests chunks until none is next in its file, or other threads are at them.
+  void DigestWhatIsReady() {
+    for (;;) {
+      std::array<Chunk*, 2> chunks{};
+      {
+        const std::lock_guard lock(mutex_);
+        if (error_) return;
+        std::size_t found = 0;
+        for (Lane& lane : lanes_) {
+          if (found == chunks.size() || !lane.CanDigest()) continue;
+          lane.digesting = true;
+          chunks[found++] = lane.written.begin()->second;
+          lane.written.erase(lane.written.begin());
+        }
+        if (found == 0) return;
+      }
+      compute_.acquire();
+      FileDigests& first = *lanes_[chunks[0]->lane].digests;
+      if (chunks[1] != nullptr) {
+        FileDigests::AddPair(first, *chunks[0], *lanes_[chunks[1]->lane].digests, *chunks[1]);
+      } else {
+        first.Add(*chunks[0]);
+      }
+      compute_.release();
+      for (Chunk* chunk : chunks) {
+        if (chunk != nullptr) Digested(*chunk);
+      }
+    }
+  }
+
+  void Digested(Chunk& chunk) {
+    Lane& lane = lanes_[chunk.lane];
+    bool complete = false;
+    {
+      const std::lock_guard lock(mutex_);
+      complete = ++lane.next_to_digest == lane.num_chunks;
+      lane.digesting = false;
+      if (complete) lane.state = Lane::State::kCommitting;  // this thread's alone from here
+      free_.push_back(&chunk);
+    }
+    changed_.notify_one();
+    if (!complete) return;
+    sink_.Commit(lane.file, std::move(lane.output), lane.digests->Finish());
+    lane.digests.reset();
+    const std::lock_guard lock(mutex_);
+    lane.state = Lane::State::kFree;
+    changed_.notify_all();
+  }
+
+  const Plan& plan_;
+  std::deque<std::size_t> pending_;  // files not yet opened
+  SourceFiles& sources_;
+  const ExecutorOptions& options_;
+  OutputSink& sink_;
+  ProgressSink& progress_;
+  const StopToken& stop_;
+  const std::size_t chunk_bytes_;
+  unsigned num_workers_ = 1;
+
+  std::mutex mutex_;  // guards what follows, except a lane's digests while `digesting`
+  std::condition_variable changed_;
+  std::vector<Lane> lanes_;
+  std::vector<Chunk> chunks_;
+  std::vector<Chunk*> free_;
+  std::exception_ptr error_;
+
+  std::counting_semaphore<> compute_;
+};
+
+}  // namespace
+
+unsigned ResolveThreads(unsigned threads) {
+  return threads != 0 ? threads
+                      : static_cast<unsigned>(std::max(1, tbb::info::default_concurrency()));
+}
+
+std::size_t OpenOutputFiles(const ExecutorOptions& options, std::size_t num_files) {
+  std::size_t lanes = options.max_open_files;
+  if (lanes == 0) {
+    // Two files for each thread's pair of digests.
+    lanes = std::clamp<std::size_t>(std::size_t{2} * options.threads, 4, 16);
+  }
+  return std::max<std::size_t>(1, std::min(lanes, num_files));
+}
+
+void Execute(const Plan& plan, std::span<const std::size_t> files, SourceFiles& sources,
+             const ExecutorOptions& options, OutputSink& sink, ProgressSink& progress,
+             const StopToken& stop) {
+  if (files.empty()) return;
+  Executor(plan, files, sources, options, sink, progress, stop).Run();
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "convert/execute/progress.h"
+#include "convert/execute/record.h"
+#include "convert/execute/source_files.h"
+#include "convert/plan/plan.h"
+#include "formats/io/file_system.h"
+
+namespace dsv3::convert {
+
+// Where finished files go. Calls come from several threads, for different files at once.
+class OutputSink {
+ public:
+  virtual ~OutputSink() = default;
+  // The file to write plan.files[file] into.
+  virtual std::unique_ptr<formats::OutputFile> Open(std::size_t file) = 0;
+  // All bytes are written and digested; makes the file durable and visible.
+  virtual void Commit(std::size_t file, std::unique_ptr<formats::OutputFile> output,
+                      FileRecord record) = 0;
+};
+
+struct ExecutorOptions {
+  unsigned threads = 1;  // compute threads, at least 1; threads that wait for the disk come on top
+  std::uint64_t memory_bytes = 0;  // bound for chunk memory
+  std::size_t max_open_files = 0;  // output files that advance together; 0: chosen
+  bool sha256 = true;
+  bool tensor_sha256 = false;
+};
+
+inline constexpr std::uint64_t kDefaultMemoryBytes = std::uint64_t{160} << 20;
+inline constexpr std::uint64_t kMinMemoryBytes = std::uint64_t{8} << 20;
+
+// Resolves `threads` 0 to the number of processors this process may use.
+unsigned ResolveThreads(unsigned threads);
+
+// How many output files Execute advances together.
+std::size_t OpenOutputFiles(const ExecutorOptions& options, std::size_t num_files);
+
+// Makes plan.files[i] for each i in `files`, in that order, several advancing together. Memory is
+// bounded by options.memory_bytes whatever the size of a tensor or file (but a scale row longer
+// than a chunk is held whole); bytes do not depend on options. Reports each written byte to
+// `progress`. Throws the first error of any thread, kInterrupted when `stop` was requested before
+// all was done.
+void Execute(const Plan& plan, std::span<const std::size_t> files, SourceFiles& sources,
+             const ExecutorOptions& options, OutputSink& sink, ProgressSink& progress,
+             const StopToken& stop);
+
+}  // namespace dsv3::convert

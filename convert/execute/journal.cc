@@ -1,0 +1,184 @@
+#include "convert/execute/journal.h"
+
+#include <span>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+
+#include "formats/checkpoint_files.h"
+#include "formats/error.h"
+#include "formats/hash/xxh3.h"
+#include "formats/json/json_writer.h"
+#include "formats/shard_index.h"
+
+namespace dsv3::convert {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::size_t kDigestLength = 32;
+constexpr std::uint64_t kMaxJournalBytes = std::uint64_t{1} << 30;
+
+std::string Line(std::string text) {
+  return formats::Xxh3Hex(std::as_bytes(std::span(text))) + ' ' + std::move(text) + '\n';
+}
+
+void WriteNames(formats::JsonWriter& writer, std::string_view key,
+                const std::vector<std::string>& names) {
+  writer.Key(key);
+  writer.BeginArray();
+  for (const std::string& name : names) writer.String(name);
+  writer.EndArray();
+}
+
+std::string HeadLine(const JournalHead& head) {
+  formats::JsonWriter writer(0);
+  writer.BeginObject();
+  writer.Key("dsv3_journal");
+  writer.Uint(1);
+  writer.Key("recipe");
+  writer.String(head.recipe);
+  writer.Key("fingerprint");
+  writer.String(head.fingerprint);
+  writer.Key("sources");
+  writer.BeginArray();
+  for (const JournalSource& source : head.sources) {
+    writer.BeginArray();
+    writer.String(source.name);
+    writer.Uint(source.bytes);
+    writer.Int(source.mtime_ns);
+    writer.String(source.header_digest);
+    writer.EndArray();
+  }
+  writer.EndArray();
+  WriteNames(writer, "outputs", head.outputs);
+  WriteNames(writer, "replaced", head.replaced);
+  writer.EndObject();
+  return Line(writer.Take());
+}
+
+void WriteDigests(formats::JsonWriter& writer, const Digests& digests) {
+  writer.String(digests.xxh3);
+  writer.String(digests.sha256);
+}
+
+std::string RecordLine(const FileRecord& record) {
+  formats::JsonWriter writer(0);
+  writer.BeginObject();
+  writer.Key("file");
+  writer.String(record.name);
+  writer.Key("bytes");
+  writer.Uint(record.bytes);
+  writer.Key("digests");
+  writer.BeginArray();
+  WriteDigests(writer, record.file);
+  writer.EndArray();
+  writer.Key("tensors");
+  writer.BeginArray();
+  for (const TensorRecord& tensor : record.tensors) {
+    writer.BeginArray();
+    WriteDigests(writer, tensor.output);
+    WriteDigests(writer, tensor.streamed);
+    writer.Uint(tensor.nan_codes);
+    writer.EndArray();
+  }
+  writer.EndArray();
+  writer.EndObject();
+  return Line(writer.Take());
+}
+
+// Names from a journal decide what is removed: none may lead elsewhere.
+std::string SafeName(const json& value) {
+  std::string name = value;
+  if (!formats::UnsafePath(name).empty()) throw std::invalid_argument("path");
+  return name;
+}
+
+JournalHead ParseHead(const json& value) {
+  JournalHead head;
+  if (value.at("dsv3_journal").get<int>() != 1) throw std::invalid_argument("version");
+  head.recipe = value.at("recipe");
+  head.fingerprint = value.at("fingerprint");
+  for (const json& source : value.at("sources")) {
+    head.sources.push_back({source.at(0), source.at(1), source.at(2), source.at(3)});
+  }
+  for (const json& name : value.at("outputs")) head.outputs.push_back(SafeName(name));
+  for (const json& name : value.at("replaced")) head.replaced.push_back(SafeName(name));
+  return head;
+}
+
+FileRecord ParseRecord(const json& value) {
+  FileRecord record;
+  record.name = SafeName(value.at("file"));
+  record.bytes = value.at("bytes");
+  record.file = {value.at("digests").at(0), value.at("digests").at(1)};
+  for (const json& tensor : value.at("tensors")) {
+    record.tensors.push_back(
+        {{tensor.at(0), tensor.at(1)}, {tensor.at(2), tensor.at(3)}, tensor.at(4)});
+  }
+  return record;
+}
+
+}  // namespace
+
+std::optional<JournalState> Journal::Read(const std::filesystem::path& directory) {
+  const std::filesystem::path path = directory / kJournalName;
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return std::nullopt;
+  const std::string text = formats::ReadSmallFile(path, kMaxJournalBytes);
+  std::optional<JournalState> state;
+  std::string_view rest = text;
+  while (!rest.empty()) {
+    const std::size_t end = rest.find('\n');
+    if (end == std::string_view::npos || end <= kDigestLength) break;
+    const std::string_view digest = rest.substr(0, kDigestLength);
+    const std::string_view body = rest.substr(kDigestLength + 1, end - kDigestLength - 1);
+    if (digest != formats::Xxh3Hex(std::as_bytes(std::span(body)))) break;
+    rest.remove_prefix(end + 1);
+    try {
+      const json value = json::parse(body);
+      if (!state) {
+        state.emplace();
+        state->head = ParseHead(value);
+      } else {
+        FileRecord record = ParseRecord(value);
+        std::string name = record.name;
+        state->files.insert_or_assign(std::move(name), std::move(record));
+      }
+    } catch (const std::exception&) {
+      // The line is whole, so another version wrote it.
+      throw Error(ErrorCode::kUsage,
+                  path.string() +
+                      ": this journal is not of this version of dsv3; finish the run with the "
+                      "version that began it, or begin anew with --overwrite",
+                  {path.string(), ""});
+    }
+  }
+  return state;
+}
+
+Journal::Journal(formats::FileSystem& fs, const std::filesystem::path& directory,
+                 const JournalHead& head, const std::vector<FileRecord>& records) {
+  // Beside the old one, then in its place: at no time is there a journal without its head.
+  const std::filesystem::path path = directory / kJournalName;
+  std::filesystem::path partial = path;
+  partial += ".partial";
+  file_ = fs.Create(partial, 0);
+  const std::string head_line = HeadLine(head);
+  file_->WriteAt(0, std::as_bytes(std::span(head_line)));
+  bytes_ = head_line.size();
+  Append(records);
+  fs.Rename(partial, path);
+  fs.SyncDirectory(directory);
+}
+
+void Journal::Append(const std::vector<FileRecord>& records) {
+  std::string lines;
+  for (const FileRecord& record : records) lines += RecordLine(record);
+  const std::lock_guard lock(mutex_);
+  if (!lines.empty()) file_->WriteAt(bytes_, std::as_bytes(std::span(lines)));
+  bytes_ += lines.size();
+  file_->Sync();
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "convert/execute/record.h"
+#include "formats/io/file_system.h"
+
+namespace dsv3::convert {
+
+inline constexpr std::string_view kJournalName = ".dsv3-journal";
+
+// A source file as a job saw it.
+struct JournalSource {
+  std::string name;
+  std::uint64_t bytes = 0;
+  std::int64_t mtime_ns = 0;
+  std::string header_digest;  // empty for side files
+  friend bool operator==(const JournalSource&, const JournalSource&) = default;
+};
+
+// What a job is, written before it writes anything else.
+struct JournalHead {
+  std::string recipe;
+  std::string fingerprint;  // of the plan and the run options that decide bytes
+  std::vector<JournalSource> sources;
+  std::vector<std::string> outputs;   // every file that the job makes
+  std::vector<std::string> replaced;  // files of an earlier job that this one removes
+};
+
+struct JournalState {
+  JournalHead head;
+  std::map<std::string, FileRecord> files;  // complete files by name
+};
+
+// The journal of an unfinished job, .dsv3-journal in the output directory: one line for the job and
+// one for each complete file, each with its own digest, so that a line that a crash cut off is
+// seen as such. A file's line is durable before the file takes its name; hence a file without a
+// line was not made by this job. Appending is thread-safe.
+class Journal {
+ public:
+  // Reads what a journal holds; nothing when there is none or not even its head is whole.
+  static std::optional<JournalState> Read(const std::filesystem::path& directory);
+
+  // Replaces any journal in the directory by one with this head and these records, durably.
+  Journal(formats::FileSystem& fs, const std::filesystem::path& directory, const JournalHead& head,
+          const std::vector<FileRecord>& records);
+
+  // Durable when it returns.
+  void Append(const std::vector<FileRecord>& records);
+
+ private:
+  std::mutex mutex_;
+  std::unique_ptr<formats::OutputFile> file_;
+  std::uint64_t bytes_ = 0;
+};
+
+}  // namespace dsv3::convert

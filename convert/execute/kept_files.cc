@@ -1,0 +1,85 @@
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <system_error>
+
+#include <fmt/format.h>
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+#include "convert/execute/commit.h"
+#include "formats/error.h"
+#include "formats/hash/sha256.h"
+#include "formats/hash/xxh3.h"
+#include "formats/io/aligned_buffer.h"
+#include "formats/io/input_file.h"
+
+namespace dsv3::convert {
+namespace {
+
+constexpr std::size_t kReadBytes = std::size_t{4} << 20;
+
+}  // namespace
+
+bool MatchesRecord(const std::filesystem::path& path, const FileRecord& record,
+                   ProgressSink& progress, const StopToken& stop) {
+  const formats::InputFile input(path, record.name);
+  if (input.bytes() != record.bytes) return false;
+  const bool use_sha256 = !record.file.sha256.empty();
+  formats::Sha256 sha256;
+  formats::Xxh3 xxh3;
+  formats::AlignedBuffer buffer(formats::InputFile::ScratchBytes(kReadBytes));
+  for (std::uint64_t offset = 0; offset < record.bytes; offset += kReadBytes) {
+    if (stop.stopped()) {
+      throw Error(ErrorCode::kInterrupted, "interrupted; run the same command again to continue");
+    }
+    const auto length =
+        static_cast<std::size_t>(std::min<std::uint64_t>(kReadBytes, record.bytes - offset));
+    const std::span<const std::byte> bytes = input.ReadStreaming(offset, length, buffer.span());
+    if (use_sha256) {
+      sha256.Update(bytes);
+    } else {
+      xxh3.Update(bytes);
+    }
+    progress.OnBytes(length, record.name);
+  }
+  return use_sha256 ? sha256.FinishHex() == record.file.sha256 : xxh3.Hex() == record.file.xxh3;
+}
+
+std::map<std::string, FileRecord> CheckKeptFiles(const std::filesystem::path& directory,
+                                                 const std::map<std::string, FileRecord>& records,
+                                                 unsigned threads, bool sizes_only,
+                                                 ProgressSink& progress, const StopToken& stop) {
+  std::vector<const FileRecord*> present;
+  std::uint64_t total_bytes = 0;
+  for (const auto& [name, record] : records) {
+    std::error_code error;
+    // Gone: the run ended between the journal's line and the rename.
+    if (!std::filesystem::is_regular_file(directory / name, error)) continue;
+    present.push_back(&record);
+    total_bytes += record.bytes;
+  }
+  if (!sizes_only) progress.OnPhase("checking finished files", total_bytes);
+
+  std::mutex mutex;
+  std::map<std::string, FileRecord> kept;
+  tbb::task_arena arena(static_cast<int>(threads));
+  arena.execute([&] {
+    tbb::parallel_for(std::size_t{0}, present.size(), [&](std::size_t i) {
+      const FileRecord& record = *present[i];
+      const std::filesystem::path path = directory / record.name;
+      const bool matches = sizes_only ? std::filesystem::file_size(path) == record.bytes
+                                      : MatchesRecord(path, record, progress, stop);
+      const std::lock_guard lock(mutex);
+      if (matches) {
+        kept.emplace(record.name, record);
+      } else {
+        progress.OnWarning(fmt::format(
+            "{}: the file is not as the interrupted run wrote it; it is made again", record.name));
+      }
+    });
+  });
+  return kept;
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,129 @@
+#include "convert/execute/output_lock.h"
+
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <string_view>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "formats/error.h"
+
+namespace dsv3::convert {
+namespace {
+
+struct Holder {
+  pid_t pid = 0;
+  std::string host;
+};
+
+std::string HostName() {
+  std::array<char, 256> name{};
+  if (gethostname(name.data(), name.size() - 1) != 0) return "unknown";
+  return name.data();
+}
+
+Holder ReadHolder(int fd) {
+  std::array<char, 300> text{};
+  const ssize_t length = pread(fd, text.data(), text.size() - 1, 0);
+  Holder holder;
+  if (length <= 0) return holder;
+  const std::string_view view(text.data(), static_cast<std::size_t>(length));
+  const std::size_t space = view.find(' ');
+  if (space == std::string_view::npos) return holder;
+  holder.pid = static_cast<pid_t>(std::strtol(text.data(), nullptr, 10));
+  holder.host = view.substr(space + 1, view.find('\n') - space - 1);
+  return holder;
+}
+
+void WriteHolder(int fd) {
+  const std::string text = fmt::format("{} {}\n", getpid(), HostName());
+  // Only for the message that a second run gives; the lock does not depend on it.
+  if (ftruncate(fd, 0) != 0 || pwrite(fd, text.data(), text.size(), 0) < 0) return;
+}
+
+[[noreturn]] void FailHeld(const std::filesystem::path& path, const Holder& holder,
+                           std::string_view advice) {
+  const std::string who =
+      holder.pid != 0 ? fmt::format(" (process {} on {})", holder.pid, holder.host) : std::string();
+  throw Error(ErrorCode::kUsage,
+              fmt::format("{}: another run is writing to this directory{}; {}",
+                          path.parent_path().string(), who, advice),
+              {path.parent_path().string(), ""});
+}
+
+bool LocksUnsupported(int error) {
+  return error == ENOLCK || error == ENOSYS || error == EOPNOTSUPP || error == ENOTSUP ||
+         error == EINVAL;
+}
+
+}  // namespace
+
+OutputLock::OutputLock(const std::filesystem::path& directory) : path_(directory / kLockName) {
+  // A run that ends removes the file, perhaps between our open and our lock: then the lock is on a
+  // file that nobody else will ever see, and the next round makes a new one.
+  while (!TryLockFile()) {
+  }
+}
+
+bool OutputLock::TryLockFile() {
+  fd_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+  if (fd_ < 0) throw IoError("create", path_.string(), errno);
+  if (flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+    const int error = errno;
+    if (LocksUnsupported(error)) {
+      TakeByExistence();
+      return true;
+    }
+    const Holder holder = ReadHolder(fd_);
+    close(fd_);
+    fd_ = -1;
+    if (error == EWOULDBLOCK) FailHeld(path_, holder, "wait until it has ended");
+    throw IoError("lock", path_.string(), error);
+  }
+  struct stat ours {};
+  struct stat visible {};
+  if (fstat(fd_, &ours) != 0 || stat(path_.c_str(), &visible) != 0 ||
+      ours.st_ino != visible.st_ino || ours.st_dev != visible.st_dev) {
+    close(fd_);
+    fd_ = -1;
+    return false;
+  }
+  WriteHolder(fd_);
+  return true;
+}
+
+void OutputLock::TakeByExistence() {
+  const Holder holder = ReadHolder(fd_);
+  close(fd_);
+  fd_ = -1;
+  // An empty file is the one that the open just made, or that of a run which is starting.
+  if (holder.pid != 0) {
+    if (holder.host != HostName()) {
+      FailHeld(path_, holder,
+               fmt::format("if that run has died, remove {} and run the same command again",
+                           path_.string()));
+    }
+    if (kill(holder.pid, 0) == 0 || errno != ESRCH) {
+      FailHeld(path_, holder, "wait until it has ended");
+    }
+  }
+  unlink(path_.c_str());
+  fd_ = open(path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
+  if (fd_ < 0 && errno == EEXIST) FailHeld(path_, {}, "wait until it has ended");
+  if (fd_ < 0) throw IoError("create", path_.string(), errno);
+  WriteHolder(fd_);
+}
+
+OutputLock::~OutputLock() {
+  // While the lock is still held, so that nobody locks the file in between and keeps it.
+  unlink(path_.c_str());
+  if (fd_ >= 0) close(fd_);
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace dsv3::convert {
+
+// Digests of one stream of bytes, lowercase hex; sha256 is empty unless it was asked for.
+struct Digests {
+  std::string xxh3;
+  std::string sha256;
+};
+
+// What became known of a tensor while it was written.
+struct TensorRecord {
+  Digests output;
+  Digests streamed;  // of the streamed source tensor
+  std::uint64_t nan_codes = 0;
+};
+
+// What became known of a weight file while it was written: enough for the manifest, and for a
+// later run to check the file and keep it.
+struct FileRecord {
+  std::string name;
+  std::uint64_t bytes = 0;
+  // sha256 of the whole file, or with checksums off its xxh3.
+  Digests file;
+  std::vector<TensorRecord> tensors;  // in the plan's order; empty for side files
+};
+
+}  // namespace dsv3::convert

@@ -1,0 +1,50 @@
+#include "convert/plan/catalog.h"
+
+#include <utility>
+
+#include "formats/error.h"
+
+namespace dsv3::convert {
+
+Catalog Catalog::FromCheckpoint(formats::CheckpointFiles& files) {
+  std::vector<SourceFile> source_files;
+  std::vector<CatalogTensor> tensors;
+  std::size_t num_tensors = 0;
+  for (const formats::ShardFile& shard : files.shards) num_tensors += shard.header.tensors.size();
+  source_files.reserve(files.shards.size());
+  tensors.reserve(num_tensors);
+  for (formats::ShardFile& shard : files.shards) {
+    const auto file = static_cast<std::uint32_t>(source_files.size());
+    source_files.push_back(
+        {shard.name, shard.path, shard.bytes, shard.mtime_ns, shard.header.digest});
+    for (formats::SafetensorsTensor& tensor : shard.header.tensors) {
+      tensors.push_back(
+          {std::move(tensor.name),
+           tensor.dtype,
+           std::move(tensor.shape),
+           {file, shard.header.data_offset + tensor.begin, tensor.end - tensor.begin}});
+    }
+    shard.header.tensors.clear();
+    shard.header.tensors.shrink_to_fit();
+  }
+  return Catalog(std::move(source_files), std::move(tensors));
+}
+
+Catalog::Catalog(std::vector<SourceFile> files, std::vector<CatalogTensor> tensors)
+    : files_(std::move(files)), tensors_(std::move(tensors)) {
+  by_name_.reserve(tensors_.size());
+  for (std::uint32_t i = 0; i < tensors_.size(); ++i) {
+    if (!by_name_.emplace(tensors_[i].name, i).second) {
+      throw Error(ErrorCode::kInternal,
+                  "tensor '" + tensors_[i].name + "' stands twice in a catalog",
+                  {files_[tensors_[i].extent.file].name, tensors_[i].name});
+    }
+  }
+}
+
+std::uint32_t Catalog::Find(std::string_view name) const {
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? kNone : found->second;
+}
+
+}  // namespace dsv3::convert
