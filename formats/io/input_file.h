@@ -38,9 +38,10 @@ class InputFile {
   // How many bytes of scratch ReadStreaming needs for `length` bytes.
   static std::size_t ScratchBytes(std::size_t length);
 
-  // Reads [offset, offset + length) past the page cache where the file system allows it (O_DIRECT;
-  // found out on the first try, falling back to buffered reads for good), and returns where in
-  // `scratch` the bytes lie. `scratch` must be aligned to kDirectAlignment and hold
+  // Reads [offset, offset + length) without leaving traces in the page cache: from there if all of
+  // it is cached already, otherwise past it where the file system allows that (O_DIRECT; found out
+  // on the first try, falling back to buffered reads for good). Returns where in `scratch` the
+  // bytes lie. `scratch` must be aligned to kDirectAlignment and hold
   // ScratchBytes(length). Errors as ReadAt.
   std::span<const std::byte> ReadStreaming(std::uint64_t offset, std::size_t length,
                                            std::span<std::byte> scratch) const;
