@@ -1,0 +1,84 @@
+#include <memory>
+#include <string>
+
+#include "cli/commands.h"
+#include "cli/confirm_deletion.h"
+#include "cli/conversion_report.h"
+#include "cli/run_options.h"
+#include "cli/tool_main.h"
+#include "convert/job.h"
+#include "formats/io/file_system.h"
+
+namespace dsv3::cli {
+
+namespace {
+
+struct Options {
+  std::string input;
+  std::string output;
+  bool yes = false;
+  convert::Fp8ToBf16Options recipe;
+  convert::RunOptions run;
+};
+
+std::string Run(const Options& options, CommandContext& context) {
+  convert::ConversionRequest request;
+  request.input = options.input;
+  request.output = options.output;
+  request.fp8_to_bf16 = options.recipe;
+  request.run = options.run;
+  if (options.run.delete_source_shards && !options.run.dry_run && !options.yes) {
+    ConfirmDeletion(request.input);
+  }
+  const convert::ConversionReport report = convert::ConvertFp8ToBf16(
+      request, formats::PosixFileSystem(), context.progress, context.stop);
+  return context.output.json ? ConversionReportJson(request, report, context.tool.name)
+                             : ConversionReportText(request, report);
+}
+
+}  // namespace
+
+Command Fp8ToBf16Command() {
+  const auto options = std::make_shared<Options>();
+  Command command;
+  command.name = "fp8-to-bf16";
+  command.summary = "cast a block-scaled FP8 checkpoint to BF16";
+  command.description = {
+      "Multiplies each FP8 weight of the checkpoint IN by its block scales, rounds to BF16 and "
+      "writes a complete checkpoint to OUT. All other tensors are copied untouched, and so are "
+      "the tokenizer and other side files. The source is not changed.",
+      "Files appear in OUT under their names only when they are complete, the index after all "
+      "shards. After an interruption of any kind the same command continues and gives the same "
+      "bytes; on a finished OUT it checks sizes and headers and says that nothing is to do."};
+  command.arguments = {
+      {"IN",
+       "The FP8 checkpoint: a directory, a single safetensors file, or a model directory of the "
+       "Hugging Face hub cache.",
+       &options->input},
+      {"OUT",
+       "The directory to write. It may be missing, empty, or hold what an earlier run of the "
+       "same command left.",
+       &options->output}};
+  command.options = RunOptionTable(&options->run);
+  command.options.push_back(
+      Flag("allow-bad-scales", &options->recipe.allow_bad_scales,
+           "Go on when a scale is NaN, infinite, negative or zero, and count these by tensor. "
+           "Without it they are an error."));
+  command.options.push_back(
+      Flag("delete-source-shards", &options->run.delete_source_shards,
+           "Delete each source shard once all that needs it is written and verified, for a disk "
+           "that does not hold both. It is asked twice on a terminal and needs --yes elsewhere."));
+  command.options.push_back(
+      Flag("yes", &options->yes, "Answer the questions of --delete-source-shards with yes."));
+  command.examples = {
+      {"fp8-to-bf16 DeepSeek-V3 DeepSeek-V3-BF16", "Convert a checkpoint"},
+      {"fp8-to-bf16 --dry-run DeepSeek-V3 DeepSeek-V3-BF16", "See first whether it fits"},
+      {"fp8-to-bf16 --json --quiet DeepSeek-V3 DeepSeek-V3-BF16 > report.json",
+       "Keep a report that programs can read"}};
+  command.after_stop = "run the same command again to continue";
+  command.stops_by_itself = true;
+  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  return command;
+}
+
+}  // namespace dsv3::cli

@@ -1,0 +1,242 @@
+#include "cli/completion.h"
+
+#include <set>
+#include <string_view>
+
+#include "cli/help.h"
+
+namespace dsv3::cli {
+
+namespace {
+
+std::string FunctionName(const Tool& tool) {
+  std::string name = "_" + tool.name;
+  for (char& c : name) {
+    if (c == '-') c = '_';
+  }
+  return name;
+}
+
+// The text within single quotes, for shells that end and reopen them around a quote.
+std::string Quoted(std::string_view text) {
+  std::string out = "'";
+  for (const char c : text) {
+    if (c == '\'') {
+      out += "'\\''";
+    } else {
+      out += c;
+    }
+  }
+  return out + "'";
+}
+
+bool HasNamedCommands(const Tool& tool) {
+  return !tool.commands.empty() && !tool.commands[0].name.empty();
+}
+
+std::string OptionWords(const std::vector<Option>& options) {
+  std::string words;
+  for (const Option& option : options) words += (words.empty() ? "--" : " --") + option.name;
+  return words;
+}
+
+std::string ChoiceWords(const Option& option) {
+  std::string words;
+  for (const Choice& choice : option.choices) words += (words.empty() ? "" : " ") + choice.value;
+  return words;
+}
+
+std::string CommandWords(const Tool& tool) {
+  std::string words;
+  for (const Command& command : tool.commands) words += (words.empty() ? "" : " ") + command.name;
+  return words;
+}
+
+// Options that take a value, each name once, over all commands.
+std::vector<const Option*> ValueOptions(const Tool& tool) {
+  std::vector<const Option*> options;
+  std::set<std::string> names;
+  const auto add = [&](const std::vector<Option>& table) {
+    for (const Option& option : table) {
+      if (option.TakesValue() && names.insert(option.name).second) options.push_back(&option);
+    }
+  };
+  for (const Command& command : tool.commands) add(command.options);
+  add(tool.shared_options);
+  return options;
+}
+
+void AppendBashCommandSearch(std::string& out, const Tool& tool) {
+  std::string patterns;
+  for (const Option* option : ValueOptions(tool)) {
+    patterns += (patterns.empty() ? "--" : "|--") + option->name;
+  }
+  out += "  for ((i = 1; i < COMP_CWORD; i++)); do\n";
+  out += "    case ${COMP_WORDS[i]} in\n";
+  out += "      " + patterns + ")\n";
+  out += "        [[ ${COMP_WORDS[i + 1]} == = ]] && i=$((i + 1))\n";
+  out += "        i=$((i + 1))\n        ;;\n";
+  std::string names;
+  for (const Command& command : tool.commands) names += (names.empty() ? "" : "|") + command.name;
+  out += "      " + names + ")\n";
+  out += "        command=${COMP_WORDS[i]}\n        break\n        ;;\n";
+  out += "    esac\n  done\n";
+}
+
+// _arguments specification of an option.
+std::string ZshOption(const Option& option) {
+  std::string help;
+  for (const char c : FirstSentence(option.help)) {
+    if (c == '[' || c == ']' || c == ':' || c == '\\') help += '\\';
+    help += c;
+  }
+  std::string value;
+  if (option.TakesValue()) {
+    value = ":" + option.value_name + ":";
+    value += option.choices.empty() ? " " : "(" + ChoiceWords(option) + ")";
+  }
+  const std::string equals = option.TakesValue() ? "=" : "";
+  std::string text = Quoted("--" + option.name + equals + "[" + help + "]" + value);
+  if (option.letter != 0) {
+    text +=
+        std::string(" \\\n      ") + Quoted(std::string("-") + option.letter + "[" + help + "]");
+  }
+  return text;
+}
+
+void AppendZshArguments(std::string& out, const std::vector<Option>& options) {
+  for (const Option& option : options) out += " \\\n      " + ZshOption(option);
+}
+
+void AppendZshPaths(std::string& out, const Command& command) {
+  for (std::size_t i = 0; i < command.arguments.size(); ++i) {
+    out +=
+        " \\\n      " + Quoted(std::to_string(i + 1) + ":" + command.arguments[i].name + ":_files");
+  }
+}
+
+void AppendFishOption(std::string& out, const Tool& tool, const Command* command,
+                      const Option& option) {
+  out += "complete -c " + tool.name;
+  if (command != nullptr && !command->name.empty()) {
+    out += " -n " + Quoted("__fish_seen_subcommand_from " + command->name);
+  }
+  if (option.letter != 0) out += std::string(" -s ") + option.letter;
+  out += " -l " + option.name;
+  if (option.TakesValue()) out += " -x";
+  if (!option.choices.empty()) out += " -a " + Quoted(ChoiceWords(option));
+  out += " -d " + Quoted(FirstSentence(option.help)) + "\n";
+}
+
+}  // namespace
+
+std::string BashCompletion(const Tool& tool) {
+  const bool named = HasNamedCommands(tool);
+  const std::string function = FunctionName(tool);
+  std::string out = "# bash completion for " + tool.name + "\n";
+  out += function + "() {\n";
+  out += "  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}\n";
+  if (named) out += "  local command='' i\n";
+  out += "  COMPREPLY=()\n";
+  out += "  # bash splits --name=value into three words.\n";
+  out += "  if [[ $cur == = ]]; then\n    cur=''\n";
+  out += "  elif [[ $prev == = ]]; then\n    prev=${COMP_WORDS[COMP_CWORD - 2]}\n  fi\n";
+  out += "  case $prev in\n";
+  for (const Option* option : ValueOptions(tool)) {
+    out += "    --" + option->name + ")\n";
+    if (!option->choices.empty()) {
+      out += "      mapfile -t COMPREPLY < <(compgen -W " + Quoted(ChoiceWords(*option)) +
+             " -- \"$cur\")\n";
+    }
+    out += "      return\n      ;;\n";
+  }
+  out += "  esac\n";
+  if (named) AppendBashCommandSearch(out, tool);
+  const std::string shared = OptionWords(tool.shared_options);
+  out += "  local options=" + Quoted(shared) + "\n";
+  if (named) {
+    out += "  case $command in\n";
+    for (const Command& command : tool.commands) {
+      out += "    " + command.name + ") options+=" + Quoted(" " + OptionWords(command.options)) +
+             " ;;\n";
+    }
+    out += "  esac\n";
+  } else if (!tool.commands.empty()) {
+    out += "  options+=" + Quoted(" " + OptionWords(tool.commands[0].options)) + "\n";
+  }
+  out += "  if [[ $cur == -* ]]; then\n";
+  out += "    mapfile -t COMPREPLY < <(compgen -W \"$options\" -- \"$cur\")\n    return\n  fi\n";
+  if (named) {
+    out += "  if [[ -z $command ]]; then\n";
+    out += "    mapfile -t COMPREPLY < <(compgen -W " + Quoted(CommandWords(tool)) +
+           " -- \"$cur\")\n    return\n  fi\n";
+  }
+  if (!tool.commands.empty()) {
+    out += "  compopt -o filenames 2> /dev/null\n";
+    out += "  mapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n";
+  }
+  out += "}\ncomplete -F " + function + " " + tool.name + "\n";
+  return out;
+}
+
+std::string ZshCompletion(const Tool& tool) {
+  const std::string function = FunctionName(tool);
+  std::string out = "#compdef " + tool.name + "\n\n" + function + "() {\n";
+  if (HasNamedCommands(tool)) {
+    out += "  local context state state_descr line\n  local -a commands\n  typeset -A opt_args\n";
+    out += "  _arguments -C";
+    AppendZshArguments(out, tool.shared_options);
+    out += " \\\n      '1:command:->command' \\\n      '*::argument:->argument'\n";
+    out += "  case $state in\n    command)\n      commands=(\n";
+    for (const Command& command : tool.commands) {
+      out += "        " + Quoted(command.name + ":" + command.summary) + "\n";
+    }
+    out += "      )\n      _describe command commands\n      ;;\n";
+    out += "    argument)\n      case $words[1] in\n";
+    for (const Command& command : tool.commands) {
+      out += "        " + command.name + ")\n    _arguments";
+      AppendZshArguments(out, command.options);
+      AppendZshArguments(out, tool.shared_options);
+      AppendZshPaths(out, command);
+      out += "\n          ;;\n";
+    }
+    out += "      esac\n      ;;\n  esac\n";
+  } else {
+    out += "  _arguments";
+    for (const Command& command : tool.commands) {
+      AppendZshArguments(out, command.options);
+      AppendZshPaths(out, command);
+    }
+    AppendZshArguments(out, tool.shared_options);
+    out += "\n";
+  }
+  out += "}\n\n";
+  out += "if [[ $funcstack[1] == _" + tool.name + " ]]; then\n  " + function + " \"$@\"\n";
+  out += "else\n  compdef " + function + " " + tool.name + "\nfi\n";
+  return out;
+}
+
+std::string FishCompletion(const Tool& tool) {
+  std::string out = "# fish completion for " + tool.name + "\n";
+  if (HasNamedCommands(tool)) {
+    for (const Command& command : tool.commands) {
+      out += "complete -c " + tool.name + " -n __fish_use_subcommand -f -a " + command.name +
+             " -d " + Quoted(command.summary) + "\n";
+    }
+  } else if (tool.commands.empty()) {
+    out += "complete -c " + tool.name + " -f\n";
+  }
+  for (const Command& command : tool.commands) {
+    for (const Option& option : command.options) AppendFishOption(out, tool, &command, option);
+  }
+  for (const Option& option : tool.shared_options) AppendFishOption(out, tool, nullptr, option);
+  return out;
+}
+
+std::string CompletionScript(const Tool& tool, const std::string& shell) {
+  if (shell == "bash") return BashCompletion(tool);
+  if (shell == "zsh") return ZshCompletion(tool);
+  return FishCompletion(tool);
+}
+
+}  // namespace dsv3::cli

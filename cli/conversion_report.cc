@@ -1,0 +1,154 @@
+#include "cli/conversion_report.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "cli/units.h"
+
+namespace dsv3::cli {
+
+namespace {
+
+using convert::ConversionReport;
+using convert::ConversionRequest;
+using convert::TensorCount;
+
+// One line of a report: the label in its own column.
+void Line(std::string& out, std::string_view label, const std::string& text) {
+  out += fmt::format("  {:<11} {}\n", label, text);
+}
+
+std::string ExactBytes(std::uint64_t bytes) {
+  if (bytes < 1000) return FormatBytes(bytes);
+  return FormatBytes(bytes) + " (" + FormatCount(bytes) + " bytes)";
+}
+
+// "total, a dequantised, b copied" and so on, for both kinds of report.
+std::string TensorText(const ConversionReport& report) {
+  return fmt::format("{}: {} FP8 to BF16, {} copied untouched", FormatCount(report.tensors),
+                     FormatCount(report.converted_tensors), FormatCount(report.copied_tensors));
+}
+
+// The tensors with most counts first; the JSON report has all of them.
+void CountLines(std::string& out, std::string_view label, std::string_view what,
+                const std::vector<TensorCount>& counts) {
+  if (counts.empty()) return;
+  constexpr std::size_t kShown = 5;
+  std::uint64_t total = 0;
+  for (const TensorCount& each : counts) total += each.count;
+  Line(out, label,
+       fmt::format("{} in {}", FormatCountOf(total, what), FormatCountOf(counts.size(), "tensor")));
+  std::vector<TensorCount> sorted = counts;
+  std::stable_sort(sorted.begin(), sorted.end(),
+                   [](const TensorCount& a, const TensorCount& b) { return a.count > b.count; });
+  for (std::size_t i = 0; i < std::min(kShown, sorted.size()); ++i) {
+    Line(out, "",
+         fmt::format("{:>9}  {}", FormatCount(sorted[i].count), Printable(sorted[i].tensor)));
+  }
+  if (sorted.size() > kShown) {
+    Line(out, "",
+         fmt::format("and {} more; --json lists all of them",
+                     FormatCountOf(sorted.size() - kShown, "tensor")));
+  }
+}
+
+void WarningLines(std::string& out, const ConversionReport& report) {
+  if (!report.warnings.empty()) {
+    Line(out, "warnings", FormatCountOf(report.warnings.size(), "warning") + ", printed above");
+  }
+  CountLines(out, "NaN codes", "FP8 NaN code", report.nan_codes);
+  CountLines(out, "bad scales", "bad scale", report.bad_scales);
+}
+
+std::string Converted(const ConversionRequest& request, const ConversionReport& report) {
+  std::string out = fmt::format("Converted FP8 to BF16: {}\n", Printable(request.output.string()));
+  Line(out, "tensors", TensorText(report));
+  Line(
+      out, "files",
+      fmt::format("{}, {}; {} copied", FormatCountOf(report.files.size(), "weight file"),
+                  FormatBytes(report.output_bytes), FormatCountOf(report.side_files, "side file")));
+  const std::uint64_t moved = report.bytes_read + report.bytes_written;
+  std::string time = FormatSeconds(report.seconds);
+  if (report.seconds > 0) {
+    time += fmt::format(": {} read and {} written, {:.2f} GB/s together",
+                        FormatBytes(report.bytes_read), FormatBytes(report.bytes_written),
+                        static_cast<double>(moved) / report.seconds / 1e9);
+  }
+  Line(out, "time", time);
+  if (report.resumed) {
+    Line(out, "continued",
+         "an earlier run, of which " + FormatCountOf(report.kept_files, "finished shard") +
+             (report.kept_files == 1 ? " was" : " were") + " checked and kept");
+  }
+  if (request.run.delete_source_shards) {
+    Line(out, "deleted", FormatCountOf(report.freed_source_shards, "source shard"));
+  }
+  WarningLines(out, report);
+  Line(out, "manifest", Printable((request.output / "checkpoint.manifest.json").string()));
+  return out;
+}
+
+std::string NothingToDo(const ConversionRequest& request, const ConversionReport& report) {
+  return fmt::format(
+      "Nothing to do: {} holds the finished result of this command\n({}, {}; sizes and headers "
+      "checked, nothing touched).\n",
+      Printable(request.output.string()), FormatCountOf(report.files.size(), "weight file"),
+      FormatBytes(report.output_bytes));
+}
+
+std::string Planned(const ConversionRequest& request, const ConversionReport& report) {
+  std::size_t width = std::string_view("file").size();
+  for (const auto& file : report.files) width = std::max(width, Printable(file.name).size());
+  std::string out =
+      fmt::format("Plan for {} (nothing was written)\n\n", Printable(request.output.string()));
+  out += fmt::format("  {:<{}}  {:>9}  {:>19}\n", "file", width, "tensors", "bytes");
+  for (const auto& file : report.files) {
+    out += fmt::format("  {:<{}}  {:>9}  {:>19}{}\n", Printable(file.name), width,
+                       FormatCount(file.tensors), FormatCount(file.bytes),
+                       file.kept ? "  finished" : "");
+  }
+  out += "\n";
+  Line(out, "tensors", TensorText(report));
+  Line(out, "to read", ExactBytes(report.source_bytes));
+  Line(out, "to write",
+       fmt::format("{} in {}; {}", ExactBytes(report.output_bytes),
+                   FormatCountOf(report.files.size(), "weight file"),
+                   FormatCountOf(report.side_files, "side file")));
+  Line(out, "disk needed", ExactBytes(report.disk_needed_bytes));
+  Line(out, "disk free", ExactBytes(report.disk_free_bytes));
+  Line(out, "peak memory", "about " + FormatBytes(report.peak_memory_bytes));
+  WarningLines(out, report);
+  if (report.fits) {
+    Line(out, "fits", "yes");
+    return out;
+  }
+  if (report.disk_needed_bytes <= report.disk_free_bytes) {
+    Line(out, "fits", "no, the memory is not enough: give a smaller --memory or fewer --threads");
+    return out;
+  }
+  std::string advice = "free it or choose another OUT";
+  if (!request.run.delete_source_shards) {
+    advice += ",\n              or free the source on the way with --delete-source-shards";
+  }
+  Line(out, "fits",
+       fmt::format("no, {} more disk space is needed: {}",
+                   FormatBytes(report.disk_needed_bytes - report.disk_free_bytes), advice));
+  return out;
+}
+
+}  // namespace
+
+std::string ConversionReportText(const ConversionRequest& request, const ConversionReport& report) {
+  switch (report.outcome) {
+    case ConversionReport::Outcome::kNothingToDo:
+      return NothingToDo(request, report);
+    case ConversionReport::Outcome::kPlanned:
+      return Planned(request, report);
+    case ConversionReport::Outcome::kConverted:
+      break;
+  }
+  return Converted(request, report);
+}
+
+}  // namespace dsv3::cli

@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "cli/units.h"
+#include "formats/finding.h"
+#include "formats/json/json_writer.h"
+
+// Members of a report. Texts may hold anything: what is no UTF-8 is replaced.
+namespace dsv3::cli {
+
+inline void StringMember(formats::JsonWriter& json, std::string_view key, std::string_view text) {
+  json.Key(key);
+  json.String(Utf8Of(text));
+}
+
+// Null for an empty text.
+inline void StringOrNullMember(formats::JsonWriter& json, std::string_view key,
+                               std::string_view text) {
+  json.Key(key);
+  if (text.empty()) {
+    json.Null();
+  } else {
+    json.String(Utf8Of(text));
+  }
+}
+
+inline void UintMember(formats::JsonWriter& json, std::string_view key, std::uint64_t value) {
+  json.Key(key);
+  json.Uint(value);
+}
+
+inline void DoubleMember(formats::JsonWriter& json, std::string_view key, double value) {
+  json.Key(key);
+  json.Double(value);
+}
+
+inline void BoolMember(formats::JsonWriter& json, std::string_view key, bool value) {
+  json.Key(key);
+  json.Bool(value);
+}
+
+inline void FindingsMember(formats::JsonWriter& json, std::string_view key,
+                           const formats::Findings& findings) {
+  json.Key(key);
+  json.BeginArray();
+  for (const formats::Finding& finding : findings) {
+    json.BeginObject();
+    StringMember(json, "severity",
+                 finding.severity == formats::Severity::kError ? "error" : "warning");
+    StringMember(json, "kind", finding.kind);
+    StringOrNullMember(json, "file", finding.file);
+    StringOrNullMember(json, "tensor", finding.tensor);
+    StringMember(json, "message", finding.message);
+    json.EndObject();
+  }
+  json.EndArray();
+}
+
+}  // namespace dsv3::cli

@@ -1,0 +1,133 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+// What a tool understands, as data. Parsing, --help, man pages and shell completions all read these
+// tables, so none of them can say something that another does not.
+namespace dsv3::cli {
+
+struct CommandContext;
+
+// Thrown by a setter: the text says what would have been accepted ("give a whole number …").
+class BadValue : public std::invalid_argument {
+ public:
+  using std::invalid_argument::invalid_argument;
+};
+
+struct Choice {
+  std::string value;
+  std::string help;  // a few words, for completions that show them
+};
+
+// A named option, such as --threads N.
+struct Option {
+  std::string name;             // without dashes
+  char letter = 0;              // short form, 0 for none
+  std::string value_name;       // "N"; empty for a flag
+  std::string help;             // plain sentences; the first also stands alone
+  std::vector<Choice> choices;  // all that is accepted; empty for an open set
+  // Stores the value, "" for a flag. Throws BadValue.
+  std::function<void(const std::string&)> set;
+
+  bool TakesValue() const { return !value_name.empty(); }
+};
+
+// A positional argument; all of them are paths and are required.
+struct Argument {
+  std::string name;  // "IN"
+  std::string help;
+  std::string* target = nullptr;
+};
+
+struct Example {
+  std::string words;  // what follows the tool's name
+  std::string help;
+};
+
+// A job of a tool. To add one: write a function that returns its table, and a run function.
+struct Command {
+  std::string name;                      // "fp8-to-bf16"; empty for the only command of a tool
+  std::string summary;                   // one line without a full stop
+  std::vector<std::string> description;  // paragraphs for --help and the man page
+  std::vector<Argument> arguments;
+  std::vector<Option> options;
+  std::vector<Example> examples;
+  // What to do after an interruption: follows "stopping; ".
+  std::string after_stop;
+  // Whether `run` heeds CommandContext::stop, and so gets a moment to end by itself.
+  bool stops_by_itself = false;
+  // Does the work and returns what belongs on stdout, in JSON when the context asks for it.
+  // Throws Error; prints nothing but progress and warnings.
+  std::function<std::string(CommandContext&)> run;
+};
+
+struct Tool {
+  std::string name;     // "dsv3-convert"
+  std::string summary;  // one line without a full stop
+  std::vector<std::string> description;
+  std::vector<Command> commands;       // empty: a tool whose jobs this version lacks
+  std::vector<Option> shared_options;  // understood by every command
+  std::vector<std::string> see_also;   // other tools
+};
+
+// Option constructors. Targets must outlive the table's use.
+Option Flag(std::string name, bool* target, std::string help, char letter = 0);
+// Whole decimal numbers in [0, max]; `zero_means`, when not empty, explains 0 in messages.
+Option Number(std::string name, std::string value_name, std::uint64_t max, std::string zero_means,
+              std::function<void(std::uint64_t)> store, std::string help);
+// A positive amount of bytes, see ParseSize.
+Option Size(std::string name, std::uint64_t* target, std::string help);
+Option Text(std::string name, std::string value_name, std::string* target, std::string help);
+
+template <typename T>
+struct ChoiceOf {
+  std::string value;
+  T meaning;
+  std::string help;
+};
+
+// One of a few words. `store` gets the chosen meaning.
+template <typename T>
+Option OneOf(std::string name, std::string value_name, std::vector<ChoiceOf<T>> choices, T* target,
+             std::string help);
+
+// Whole decimal number at most `max`: digits only, no sign, no space. Throws BadValue with
+// `accepted`.
+std::uint64_t ParseNumber(const std::string& text, std::uint64_t max, const std::string& accepted);
+
+// Bytes: a positive whole number, or one followed by K, M, G (powers of 1000) or Ki, Mi, Gi (powers
+// of 1024), each with or without a final B. Throws BadValue for anything else, zero and whatever
+// does not fit 64 bits.
+std::uint64_t ParseSize(const std::string& text);
+
+// "sha256 or none"; "bash, zsh or fish".
+std::string JoinChoices(const std::vector<Choice>& choices);
+
+template <typename T>
+Option OneOf(std::string name, std::string value_name, std::vector<ChoiceOf<T>> choices, T* target,
+             std::string help) {
+  Option option;
+  option.name = std::move(name);
+  option.value_name = std::move(value_name);
+  option.help = std::move(help);
+  for (const auto& choice : choices) option.choices.push_back({choice.value, choice.help});
+  const std::string accepted = "give " + JoinChoices(option.choices);
+  option.set = [choices = std::move(choices), target, accepted](const std::string& text) {
+    for (const auto& choice : choices) {
+      if (choice.value == text) {
+        *target = choice.meaning;
+        return;
+      }
+    }
+    throw BadValue(accepted);
+  };
+  return option;
+}
+
+}  // namespace dsv3::cli

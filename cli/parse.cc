@@ -1,0 +1,270 @@
+#include "cli/parse.h"
+
+#include <algorithm>
+#include <optional>
+#include <string_view>
+
+#include <CLI/CLI.hpp>
+
+#include "cli/suggest.h"
+
+namespace dsv3::cli {
+
+namespace {
+
+using Options = std::vector<const Option*>;
+
+Options OptionsOf(const Tool& tool, const Command* command) {
+  Options options;
+  if (command != nullptr) {
+    for (const Option& option : command->options) options.push_back(&option);
+  }
+  for (const Option& option : tool.shared_options) options.push_back(&option);
+  return options;
+}
+
+const Option* FindByName(const Options& options, std::string_view name) {
+  for (const Option* option : options) {
+    if (option->name == name) return option;
+  }
+  return nullptr;
+}
+
+const Option* FindByLetter(const Options& options, char letter) {
+  for (const Option* option : options) {
+    if (option->letter != 0 && option->letter == letter) return option;
+  }
+  return nullptr;
+}
+
+std::string HelpHint(const Tool& tool, const Command* command) {
+  std::string call = tool.name;
+  if (command != nullptr && !command->name.empty()) call += " " + command->name;
+  return "Run '" + call + " --help' to see what it accepts.";
+}
+
+std::string Synopsis(const Tool& tool, const Command& command) {
+  std::string text = "Usage: " + tool.name;
+  if (!command.name.empty()) text += " " + command.name;
+  text += " [OPTION]...";
+  for (const Argument& argument : command.arguments) text += " " + argument.name;
+  return text;
+}
+
+// "--threads" of "--threads=4".
+std::string_view NamePart(std::string_view word) { return word.substr(0, word.find('=')); }
+
+bool LooksLikeOption(std::string_view word) { return word.size() > 1 && word.front() == '-'; }
+
+// One pass over the words that knows every option, so that it can tell the command's name from an
+// option's value.
+class WordWalker {
+ public:
+  WordWalker(const Tool& tool, const std::vector<std::string>& words) : tool_(tool), words_(words) {
+    for (const Command& command : tool.commands) {
+      for (const Option& option : command.options) all_.push_back(&option);
+    }
+    for (const Option& option : tool.shared_options) all_.push_back(&option);
+  }
+
+  // Position of the first word that is neither an option nor an option's value. Throws for a word
+  // before it that looks like an option and is none of any command.
+  std::optional<std::size_t> FirstPlainWord() const {
+    for (std::size_t i = 0; i < words_.size(); ++i) {
+      if (words_[i] == "--") return i + 1 < words_.size() ? std::optional(i + 1) : std::nullopt;
+      if (!LooksLikeOption(words_[i])) return i;
+      const Option* option = Find(all_, words_[i]);
+      // Whether the next word is its value cannot be known, so nothing after it is judged.
+      if (option == nullptr) Unknown(words_[i], nullptr, all_);
+      if (option->TakesValue() && NextWordIsValue(words_[i])) ++i;
+    }
+    return std::nullopt;
+  }
+
+  // Throws for the first word that looks like an option and is none of `command`, for a value
+  // given to a flag, and for a value that is missing.
+  void Check(const Command* command) const {
+    const Options options = OptionsOf(tool_, command);
+    for (std::size_t i = 0; i < words_.size() && words_[i] != "--"; ++i) {
+      const std::string& word = words_[i];
+      if (!LooksLikeOption(word)) continue;
+      const Option* option = Find(options, word);
+      if (option == nullptr) Unknown(word, command, options);
+      if (!option->TakesValue()) {
+        if (word.find('=') == std::string::npos) continue;
+        throw UsageError("option --" + option->name + " takes no value, but was given '" +
+                             word.substr(word.find('=') + 1) + "'",
+                         HelpHint(tool_, command));
+      }
+      if (!NextWordIsValue(word)) continue;
+      ++i;
+      if (i < words_.size()) continue;
+      throw UsageError("option --" + option->name + " needs a value; " + Accepted(*option),
+                       HelpHint(tool_, command));
+    }
+  }
+
+ private:
+  // Short options stand alone here: none of the tables gives a letter to an option with a value.
+  static const Option* Find(const Options& options, std::string_view word) {
+    if (word.starts_with("--")) return FindByName(options, NamePart(word).substr(2));
+    const Option* last = nullptr;
+    for (const char letter : word.substr(1)) {
+      last = FindByLetter(options, letter);
+      if (last == nullptr) return nullptr;
+    }
+    return last;
+  }
+
+  static bool NextWordIsValue(std::string_view word) {
+    return word.find('=') == std::string_view::npos;
+  }
+
+  static std::string Accepted(const Option& option) {
+    if (!option.choices.empty()) return "give " + JoinChoices(option.choices);
+    return "write --" + option.name + " " + option.value_name;
+  }
+
+  [[noreturn]] void Unknown(const std::string& word, const Command* command,
+                            const Options& options) const {
+    const std::string shown(NamePart(word));
+    std::string message = "unknown option " + shown;
+    if (shown.starts_with("--")) {
+      const std::string name = shown.substr(2);
+      for (const Command& other : tool_.commands) {
+        if (&other == command || FindByName(OptionsOf(tool_, &other), name) == nullptr) continue;
+        message = "option " + shown + " belongs to '" + tool_.name + " " + other.name + "'";
+        if (command != nullptr) message += ", not to '" + command->name + "'";
+        throw UsageError(message, HelpHint(tool_, command));
+      }
+      std::vector<std::string> names;
+      for (const Option* option : options) names.push_back(option->name);
+      const std::string near = Nearest(name, names);
+      if (!near.empty()) message += "; did you mean --" + near + "?";
+    }
+    throw UsageError(message, HelpHint(tool_, command));
+  }
+
+  const Tool& tool_;
+  const std::vector<std::string>& words_;
+  Options all_;
+};
+
+[[noreturn]] void UnknownCommand(const Tool& tool, const std::string& word) {
+  std::vector<std::string> names;
+  for (const Command& command : tool.commands) names.push_back(command.name);
+  std::string message = "unknown command '" + word + "'";
+  const std::string near = Nearest(word, names);
+  if (!near.empty()) message += "; did you mean '" + near + "'?";
+  throw UsageError(message, HelpHint(tool, nullptr));
+}
+
+void CheckArguments(const Tool& tool, const Command& command,
+                    const std::vector<std::string>& values) {
+  const std::string& who = command.name.empty() ? tool.name : command.name;
+  const std::string hint = Synopsis(tool, command) + "\n" + HelpHint(tool, &command);
+  if (values.size() > command.arguments.size()) {
+    throw UsageError("unexpected argument '" + values[command.arguments.size()] + "': " + who +
+                         " takes " + std::to_string(command.arguments.size()),
+                     hint);
+  }
+  for (std::size_t i = 0; i < command.arguments.size(); ++i) {
+    const Argument& argument = command.arguments[i];
+    if (i >= values.size()) {
+      std::string missing;
+      for (std::size_t k = i; k < command.arguments.size(); ++k) {
+        missing += (k > i ? " and " : "") + command.arguments[k].name;
+      }
+      throw UsageError(who + ": missing " + missing, hint);
+    }
+    if (values[i].empty()) throw UsageError(argument.name + " is empty; give a path", hint);
+  }
+}
+
+void Store(const Tool& tool, const Command* command, const Option& option,
+           const std::string& value) {
+  try {
+    option.set(value);
+  } catch (const BadValue& bad) {
+    std::string message = "--" + option.name + ": '" + value + "' is not accepted; ";
+    std::vector<std::string> values;
+    for (const Choice& choice : option.choices) values.push_back(choice.value);
+    const std::string near = Nearest(value, values);
+    message += bad.what();
+    if (!near.empty()) message += "; did you mean " + near + "?";
+    throw UsageError(message, HelpHint(tool, command));
+  }
+}
+
+// Lets CLI11 take the words apart, then stores the values in the order of the tables. Of an
+// option that is given twice the last one counts.
+std::vector<std::string> ParseWords(const Tool& tool, const Command* command,
+                                    const std::vector<std::string>& words) {
+  CLI::App app;
+  app.set_help_flag();  // the tables bring their own
+  const Options options = OptionsOf(tool, command);
+  std::vector<CLI::Option*> parsed;
+  for (const Option* option : options) {
+    std::string names = "--" + option->name;
+    if (option->letter != 0) names += std::string(",-") + option->letter;
+    parsed.push_back(option->TakesValue() ? app.add_option(names) : app.add_flag(names));
+    parsed.back()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  }
+  std::vector<std::string> values;
+  app.allow_extras();
+  std::vector<std::string> reversed(words.rbegin(), words.rend());
+  try {
+    app.parse(std::move(reversed));
+  } catch (const CLI::ParseError& error) {
+    throw UsageError(error.what(), HelpHint(tool, command));
+  }
+  for (std::size_t i = 0; i < options.size(); ++i) {
+    if (parsed[i]->count() == 0) continue;
+    Store(tool, command, *options[i],
+          options[i]->TakesValue() ? parsed[i]->as<std::string>() : std::string());
+  }
+  for (const std::string& value : app.remaining()) {
+    if (value != "--") values.push_back(value);
+  }
+  return values;
+}
+
+}  // namespace
+
+std::vector<Option> InfoOptions(InfoRequest* request) {
+  std::vector<Option> options;
+  options.push_back(Flag("help", &request->help, "Print this help and end.", 'h'));
+  options.push_back(
+      Flag("version", &request->version, "Print the version and what it was built with, and end."));
+  options.push_back(OneOf<std::string>(
+      "completion", "SHELL",
+      {{"bash", "bash", "Bourne again shell"}, {"zsh", "zsh", "Z shell"}, {"fish", "fish", "fish"}},
+      &request->completion, "Print the completion script for this shell, and end."));
+  options.push_back(Flag("man", &request->man, "Print the manual page in mdoc form, and end."));
+  return options;
+}
+
+const Command* ParseCall(const Tool& tool, const std::vector<std::string>& words,
+                         const InfoRequest& info) {
+  const WordWalker walker(tool, words);
+  std::vector<std::string> rest = words;
+  const Command* command = nullptr;
+  if (tool.commands.size() == 1 && tool.commands[0].name.empty()) {
+    command = &tool.commands[0];
+  } else if (const auto position = walker.FirstPlainWord(); position && !tool.commands.empty()) {
+    const auto found = std::find_if(tool.commands.begin(), tool.commands.end(),
+                                    [&](const Command& c) { return c.name == words[*position]; });
+    if (found == tool.commands.end()) UnknownCommand(tool, words[*position]);
+    command = &*found;
+    rest.erase(rest.begin() + static_cast<std::ptrdiff_t>(*position));
+  }
+  walker.Check(command);
+  const std::vector<std::string> values = ParseWords(tool, command, rest);
+  if (info.help || info.version || info.man || !info.completion.empty()) return command;
+  if (command == nullptr) return nullptr;
+  CheckArguments(tool, *command, values);
+  for (std::size_t i = 0; i < values.size(); ++i) *command->arguments[i].target = values[i];
+  return command;
+}
+
+}  // namespace dsv3::cli

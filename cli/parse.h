@@ -1,0 +1,40 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cli/option_table.h"
+#include "formats/error.h"
+
+namespace dsv3::cli {
+
+// A call that the tables do not allow (kUsage). `hint` is what to look at next, for a person, and
+// is no part of the message.
+class UsageError : public Error {
+ public:
+  UsageError(std::string message, std::string hint)
+      : Error(ErrorCode::kUsage, std::move(message)), hint_(std::move(hint)) {}
+  const std::string& hint() const noexcept { return hint_; }
+
+ private:
+  std::string hint_;
+};
+
+// Options that every tool has and that replace its job.
+struct InfoRequest {
+  bool help = false;
+  bool version = false;
+  bool man = false;
+  std::string completion;  // shell, empty when not asked for
+};
+
+std::vector<Option> InfoOptions(InfoRequest* request);
+
+// The command that a call names, with all values stored through the tables' setters; null when
+// the call names none, which only an InfoRequest allows. `words` are the arguments after the
+// program's name; options may stand before and after the command's name.
+// Throws UsageError. `info` must be the target of the tool's InfoOptions.
+const Command* ParseCall(const Tool& tool, const std::vector<std::string>& words,
+                         const InfoRequest& info);
+
+}  // namespace dsv3::cli

@@ -1,0 +1,40 @@
+#include "cli/run_options.h"
+
+#include <string>
+
+namespace dsv3::cli {
+
+std::vector<Option> RunOptionTable(convert::RunOptions* run) {
+  using convert::ChecksumMode;
+  constexpr std::uint64_t kMostThreads = 4096;
+  std::vector<Option> options;
+  options.push_back(Flag("dry-run", &run->dry_run,
+                         "Check everything that can be checked without reading weights, print "
+                         "the files to be written, their bytes, the disk space and memory needed "
+                         "and whether they are there, and write nothing.",
+                         'n'));
+  options.push_back(Number(
+      "threads", "N", kMostThreads, "all processors",
+      [run](std::uint64_t value) { run->threads = static_cast<unsigned>(value); },
+      "Compute threads; 0, the default, is one for each processor. The output does not depend on "
+      "it."));
+  options.push_back(Size("memory", &run->memory_bytes,
+                         "Bound for the buffers, 160Mi by default: bytes, or a number with K, M, "
+                         "G (1000) or Ki, Mi, Gi (1024). The output does not depend on it."));
+  options.push_back(OneOf<ChecksumMode>(
+      "checksum", "MODE",
+      {{"sha256", ChecksumMode::kSha256, "a SHA-256 for each file"},
+       {"none", ChecksumMode::kNone, "sizes and fast digests only"}},
+      &run->checksum,
+      "Whether the manifest lists a SHA-256 for each file: sha256 (default) or none. It is "
+      "computed while writing, without a second read."));
+  options.push_back(Flag("tensor-sha256", &run->tensor_sha256,
+                         "Also list a SHA-256 for each tensor in the manifest, beside the fast "
+                         "digest that is always there."));
+  options.push_back(Flag("overwrite", &run->overwrite,
+                         "Replace the result of another command in OUT. Files that this tool did "
+                         "not make are never deleted."));
+  return options;
+}
+
+}  // namespace dsv3::cli

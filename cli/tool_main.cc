@@ -1,0 +1,212 @@
+#include "cli/tool_main.h"
+
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <exception>
+#include <iterator>
+#include <new>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <poll.h>
+#include <unistd.h>
+
+#include "cli/completion.h"
+#include "cli/error_json.h"
+#include "cli/help.h"
+#include "cli/man_page.h"
+#include "cli/signals.h"
+#include "cli/version.h"
+#include "formats/error.h"
+
+namespace dsv3::cli {
+
+namespace {
+
+// A user expects the prompt back within a second.
+constexpr std::chrono::milliseconds kGrace{800};
+
+std::vector<Option> OutputTable(OutputOptions* output) {
+  std::vector<Option> options;
+  options.push_back(Flag("json", &output->json,
+                         "Print the report, or the error, as one JSON object on the standard "
+                         "output. Progress and warnings stay on the standard error."));
+  options.push_back(Flag("quiet", &output->quiet,
+                         "Print neither progress nor a report for people, only warnings and "
+                         "errors.",
+                         'q'));
+  options.push_back(Flag("no-progress", &output->no_progress, "Print no progress."));
+  options.push_back(OneOf<ColorMode>("color", "WHEN",
+                                     {{"auto", ColorMode::kAuto, "on a terminal"},
+                                      {"always", ColorMode::kAlways, "always"},
+                                      {"never", ColorMode::kNever, "never"}},
+                                     &output->color,
+                                     "Colour messages: auto (on a terminal, the default), always "
+                                     "or never."));
+  return options;
+}
+
+// Output options as far as they can be seen without the tables, for errors in the call itself.
+OutputOptions PeekOutputOptions(const std::vector<std::string>& words) {
+  OutputOptions output;
+  for (std::size_t i = 0; i < words.size() && words[i] != "--"; ++i) {
+    if (words[i] == "--json") output.json = true;
+    std::string_view color = words[i];
+    if (color == "--color" && i + 1 < words.size()) {
+      color = words[++i];
+    } else if (color.starts_with("--color=")) {
+      color.remove_prefix(std::string_view("--color=").size());
+    } else {
+      continue;
+    }
+    if (color == "always") output.color = ColorMode::kAlways;
+    if (color == "never") output.color = ColorMode::kNever;
+  }
+  return output;
+}
+
+// Runs one call of one tool; lives as long as the process has something to say.
+class Call {
+ public:
+  Call(const std::function<Tool()>& make_tool, std::vector<std::string> words)
+      : words_(std::move(words)), tool_(make_tool()) {
+    for (Option& option : OutputTable(&output_)) tool_.shared_options.push_back(std::move(option));
+    for (Option& option : InfoOptions(&info_)) tool_.shared_options.push_back(std::move(option));
+  }
+
+  int Run() {
+    try {
+      WriteStdout(Work());
+      return 0;
+    } catch (const UsageError& error) {
+      return Fail(error, error.hint());
+    } catch (const Error& error) {
+      return Fail(error, "");
+    } catch (const std::bad_alloc&) {
+      return Fail(Error(ErrorCode::kIo,
+                        "out of memory; end other programs, or give a smaller --memory or fewer "
+                        "--threads, and run the same command again"),
+                  "");
+    } catch (const std::exception& error) {
+      return Fail(Error(ErrorCode::kInternal, std::string("this is a bug of ") + tool_.name + ": " +
+                                                  error.what() +
+                                                  "; please report it with the command that you "
+                                                  "ran. Files in place are complete"),
+                  "");
+    }
+  }
+
+ private:
+  // Returns what belongs on stdout.
+  std::string Work() {
+    const Command* command = Parse();
+    if (info_.help) return HelpText(tool_, command);
+    if (info_.version) return VersionText(tool_.name);
+    if (info_.man) return ManPage(tool_);
+    if (!info_.completion.empty()) return CompletionScript(tool_, info_.completion);
+    if (command == nullptr) {
+      const std::string help = HelpText(tool_, nullptr);
+      throw UsageError("no command given", help.substr(0, help.size() - 1));
+    }
+    return RunCommand(*command);
+  }
+
+  const Command* Parse() {
+    if (!tool_.commands.empty()) return ParseCall(tool_, words_, info_);
+    const UsageError no_jobs(NoJobsMessage(tool_), "");
+    try {
+      ParseCall(tool_, words_, info_);
+    } catch (const UsageError&) {
+      throw no_jobs;
+    }
+    if (!info_.help && !info_.version && !info_.man && info_.completion.empty()) throw no_jobs;
+    return nullptr;
+  }
+
+  std::string RunCommand(const Command& command) {
+    const std::chrono::milliseconds grace = command.stops_by_itself ? kGrace : kGrace * 0;
+    // Before any other thread begins, so that all of them have these signals blocked.
+    const SignalWatcher watcher(
+        grace, [&] { OnSignal(command); }, [&] { OnExpiry(command); });
+    ProgressDisplay::Style style = ProgressDisplay::Style::kNone;
+    if (!output_.quiet && !output_.no_progress) {
+      style = StderrCanRedraw() ? ProgressDisplay::Style::kBar : ProgressDisplay::Style::kLines;
+    }
+    ProgressDisplay progress(tool_.name, style, UseColor(output_.color, STDERR_FILENO));
+    CommandContext context{tool_, command, output_, progress, stop_};
+    std::string report = command.run(context);
+    progress.Close();
+    if (output_.quiet && !output_.json) report.clear();
+    // Still under the watcher's eyes: a reader that does not read must not make Ctrl-C useless.
+    said_last_words_ = true;
+    WriteStdout(report);
+    return "";
+  }
+
+  std::string StopMessage(const Command& command) const {
+    return "stopping; " + command.after_stop;
+  }
+
+  void OnSignal(const Command& command) {
+    stop_.RequestStop();
+    // A terminal that takes nothing (Ctrl-S, a dead connection) must not hold this thread.
+    pollfd stderr_ready{STDERR_FILENO, POLLOUT, 0};
+    if (::poll(&stderr_ready, 1, 0) != 1) return;
+    WriteStderr((StderrCanRedraw() ? "\r\x1b[K" : "") + tool_.name + ": " + StopMessage(command) +
+                "\n");
+  }
+
+  [[noreturn]] void OnExpiry(const Command& command) {
+    if (output_.json && !said_last_words_.exchange(true)) {
+      pollfd stdout_ready{STDOUT_FILENO, POLLOUT, 0};
+      const std::string text = ErrorJson(Error(ErrorCode::kInterrupted, StopMessage(command)));
+      try {
+        if (::poll(&stdout_ready, 1, 0) == 1) WriteStdout(text);
+      } catch (const Error&) {
+        // The process ends here in any case.
+      }
+    }
+    // No destructors: they would wait for the very writes that did not end in time.
+    std::_Exit(static_cast<int>(ErrorCode::kInterrupted));
+  }
+
+  int Fail(const Error& error, const std::string& hint) {
+    // The call itself may be what is wrong, and then the tables were not filled.
+    const OutputOptions output = PeekOutputOptions(words_);
+    const bool color = UseColor(output.color, STDERR_FILENO);
+    std::string text = ErrorLine(tool_.name, error.message(), color);
+    if (!hint.empty()) text += hint + "\n";
+    WriteStderr(text);
+    if (output.json && !said_last_words_.exchange(true)) {
+      try {
+        WriteStdout(ErrorJson(error));
+      } catch (const Error&) {
+        // The exit code of the first error tells more.
+      }
+    }
+    return static_cast<int>(error.code());
+  }
+
+  const std::vector<std::string> words_;
+  OutputOptions output_;
+  InfoRequest info_;
+  Tool tool_;
+  convert::StopToken stop_;
+  std::atomic<bool> said_last_words_{false};
+};
+
+}  // namespace
+
+int ToolMain(const std::function<Tool()>& make_tool, int argc, char** argv) {
+  ReserveStandardDescriptors();
+  // A reader of stderr that goes away must not end a job of hours; see WriteStdout for stdout.
+  std::signal(SIGPIPE, SIG_IGN);
+  std::vector<std::string> words;
+  if (argc > 1) words.assign(argv + 1, argv + argc);
+  return Call(make_tool, std::move(words)).Run();
+}
+
+}  // namespace dsv3::cli

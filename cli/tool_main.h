@@ -1,0 +1,26 @@
+#pragma once
+
+#include <functional>
+
+#include "cli/console.h"
+#include "cli/option_table.h"
+#include "cli/parse.h"
+#include "cli/progress_display.h"
+#include "convert/execute/progress.h"
+
+namespace dsv3::cli {
+
+// What a command's run function works with.
+struct CommandContext {
+  const Tool& tool;
+  const Command& command;
+  const OutputOptions& output;
+  ProgressDisplay& progress;
+  const convert::StopToken& stop;
+};
+
+// The main function of every tool: parses, runs, prints, and is the one place that decides the exit
+// code. `make_tool` returns the tables; shared_options are added here.
+int ToolMain(const std::function<Tool()>& make_tool, int argc, char** argv);
+
+}  // namespace dsv3::cli

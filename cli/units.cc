@@ -1,0 +1,101 @@
+#include "cli/units.h"
+
+#include <array>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "formats/json/utf8.h"
+
+namespace dsv3::cli {
+
+namespace {
+
+// Calls `good` for each stretch of well-formed UTF-8 and `bad` for each byte that is none.
+template <typename Good, typename Bad>
+void ForEachUtf8Part(std::string_view text, const Good& good, const Bad& bad) {
+  while (!text.empty()) {
+    const std::size_t length = formats::FindInvalidUtf8(text);
+    if (length > 0) good(text.substr(0, length));
+    if (length == text.size()) return;
+    bad(text[length]);
+    text.remove_prefix(length + 1);
+  }
+}
+
+std::string EscapedByte(char byte) {
+  return fmt::format("\\x{:02x}", static_cast<unsigned>(static_cast<unsigned char>(byte)));
+}
+
+}  // namespace
+
+std::string FormatBytes(std::uint64_t bytes) {
+  constexpr std::array<const char*, 6> kUnits = {"kB", "MB", "GB", "TB", "PB", "EB"};
+  if (bytes < 1000) return bytes == 1 ? "1 byte" : fmt::format("{} bytes", bytes);
+  double value = static_cast<double>(bytes) / 1000;
+  std::size_t unit = 0;
+  // 999.95 would be shown as 1000.0.
+  while (value >= 999.95 && unit + 1 < kUnits.size()) {
+    value /= 1000;
+    ++unit;
+  }
+  return fmt::format("{:.1f} {}", value, kUnits[unit]);
+}
+
+std::string FormatCount(std::uint64_t count) {
+  std::string text = std::to_string(count);
+  for (std::size_t from_end = 3; from_end < text.size(); from_end += 4) {
+    text.insert(text.size() - from_end, 1, ',');
+  }
+  return text;
+}
+
+std::string FormatCountOf(std::uint64_t count, std::string_view noun) {
+  return FormatCount(count) + " " + std::string(noun) + (count == 1 ? "" : "s");
+}
+
+std::string FormatSeconds(double seconds) {
+  if (seconds < 9.95) return fmt::format("{:.1f} s", seconds);
+  const auto whole = static_cast<std::uint64_t>(std::llround(seconds));
+  if (whole < 60) return fmt::format("{} s", whole);
+  if (whole < 3600) return fmt::format("{} min {:02} s", whole / 60, whole % 60);
+  return fmt::format("{} h {:02} min", whole / 3600, whole % 3600 / 60);
+}
+
+std::string FormatClock(double seconds) {
+  const auto whole = static_cast<std::uint64_t>(std::llround(seconds));
+  if (whole < 3600) return fmt::format("{}:{:02}", whole / 60, whole % 60);
+  return fmt::format("{}:{:02}:{:02}", whole / 3600, whole % 3600 / 60, whole % 60);
+}
+
+std::string Printable(std::string_view text) {
+  std::string out;
+  ForEachUtf8Part(
+      text,
+      [&](std::string_view good) {
+        for (std::size_t i = 0; i < good.size(); ++i) {
+          const char byte = good[i];
+          // U+0080 to U+009F are control characters too; their UTF-8 begins with C2.
+          const bool c1 = byte == '\xC2' && static_cast<unsigned char>(good[i + 1]) < 0xA0;
+          if (c1) {
+            out += EscapedByte(byte);
+            out += EscapedByte(good[++i]);
+          } else if (static_cast<unsigned char>(byte) < 0x20 || byte == 0x7F) {
+            out += EscapedByte(byte);
+          } else {
+            out += byte;
+          }
+        }
+      },
+      [&](char bad) { out += EscapedByte(bad); });
+  return out;
+}
+
+std::string Utf8Of(std::string_view text) {
+  std::string out;
+  ForEachUtf8Part(
+      text, [&](std::string_view good) { out += good; }, [&](char) { out += "\xEF\xBF\xBD"; });
+  return out;
+}
+
+}  // namespace dsv3::cli
