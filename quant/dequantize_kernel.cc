@@ -58,10 +58,10 @@ inline std::uint16_t LookUp(const BlockTable& table, std::uint8_t code) {
 }
 
 // Whether every product of a code and the scale, and its float rounding, is zero or a normal
-// number of BF16: the smallest is 2^-9 × scale, the largest below 2^9 × scale.
+// number of BF16: the smallest is 2^-9 × scale, the largest 448 × scale.
 inline bool IsRegular(float scale) {
   const std::uint32_t field = (std::bit_cast<std::uint32_t>(scale) & ~kFloatSign) >> 23;
-  return field >= 10 && field <= 244;
+  return field >= 10 && field <= 245;
 }
 
 // Walks the runs of a piece that lie in one row and one block.

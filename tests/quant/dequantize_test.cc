@@ -43,6 +43,28 @@ std::uint16_t Formula(std::uint8_t code, float scale) {
   return static_cast<std::uint16_t>(upper);
 }
 
+// Scales whose product with one of the odd significands is half way between two floats, of which
+// the even one is half way between two BF16 values or next to that: the first of the two roundings
+// decides the second.
+std::vector<float> DoubleTieScales() {
+  std::vector<float> scales;
+  for (const std::uint32_t significand : {9U, 11U, 13U, 15U}) {
+    std::uint32_t inverse = significand;  // modulo 2^32
+    for (int i = 0; i < 4; ++i) inverse *= 2 - significand * inverse;
+    for (const std::uint32_t dropped_bits : {3U, 4U}) {
+      for (const std::uint32_t low_bits : {0x7FFFU, 0x8000U, 0x17FFFU, 0x18000U}) {
+        const std::uint32_t modulus = 1U << (dropped_bits + 17);
+        const std::uint32_t product = (low_bits << dropped_bits) + (1U << (dropped_bits - 1));
+        const std::uint32_t mantissa = product * inverse % modulus;
+        for (std::uint32_t m = mantissa; m < 0x1000000U; m += modulus) {
+          if (m >= 0x800000U) scales.push_back(Float(127U << 23 | (m & 0x7FFFFFU)));
+        }
+      }
+    }
+  }
+  return scales;
+}
+
 std::vector<float> InterestingScales() {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   std::vector<float> scales = {0.0F,
@@ -67,11 +89,12 @@ std::vector<float> InterestingScales() {
   for (int exponent = -149; exponent < 128; ++exponent) {
     scales.push_back(std::ldexp(1.0F, exponent));
   }
-  // Products that lie on or next to a tie of BF16, or that the float rounding moves onto one.
+  for (const float scale : DoubleTieScales()) scales.push_back(scale);
   for (const std::uint32_t mantissa :
        {0x004000U, 0x008000U, 0x00FFFFU, 0x010000U, 0x018000U, 0x024924U, 0x333333U, 0x7F8000U,
         0x7F7FFFU, 0x7FFFFFU, 0x2AAAAAU, 0x2AAAABU, 0x555555U, 0x111111U}) {
-    for (const std::uint32_t field : {1U, 8U, 9U, 10U, 11U, 17U, 127U, 243U, 244U, 245U, 254U}) {
+    for (const std::uint32_t field :
+         {1U, 8U, 9U, 10U, 11U, 17U, 127U, 244U, 245U, 246U, 247U, 254U}) {
       scales.push_back(Float(field << 23 | mantissa));
       scales.push_back(Float(0x80000000U | field << 23 | mantissa));
     }
