@@ -97,9 +97,9 @@ def machine(directory):
     }
 
 
-def google_benchmark(program, pattern):
-    """Runs a Google Benchmark program; name → its counters."""
+def google_benchmark(program, pattern, counter):
+    """Runs a Google Benchmark program; name → the median of a counter."""
     done = run([program, f"--benchmark_filter={pattern}", "--benchmark_format=json",
                 "--benchmark_repetitions=5", "--benchmark_report_aggregates_only=true"])
-    return {b["run_name"]: b for b in json.loads(done.stdout)["benchmarks"]
+    return {b["run_name"]: b[counter] for b in json.loads(done.stdout)["benchmarks"]
             if b.get("aggregate_name") == "median"}
