@@ -65,7 +65,7 @@ TEST(PosixFileSystemTest, WritesASmallFile) {
 TEST(PosixFileSystemTest, EmptiesWhatWasThere) {
   const TempDir dir;
   WriteFile(dir / "file", "something longer");
-  for (const std::uint64_t expected_bytes : {0, 2}) {
+  for (const std::uint64_t expected_bytes : {0u, 2u}) {
     const auto file = PosixFileSystem().Create(dir / "file", expected_bytes);
     file->WriteAt(0, AsBytes("ab"));
     EXPECT_EQ(ReadFile(dir / "file"), "ab");

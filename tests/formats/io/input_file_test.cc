@@ -81,8 +81,8 @@ TEST(InputFileTest, ReadsAnyRange) {
     const InputFile file(dir / "file", "file", way);
     const int fd = ::open((dir / "file").c_str(), O_RDONLY | O_CLOEXEC);
     // Around block borders, across several, at both ends, and nothing at all.
-    for (const std::size_t begin : {0, 1, 4095, 4096, 4097, 12'000, 19'999, 20'000}) {
-      for (const std::size_t end : {0, 1, 4096, 8192, 8193, 16'384, 19'999, 20'000}) {
+    for (const std::size_t begin : {0u, 1u, 4095u, 4096u, 4097u, 12'000u, 19'999u, 20'000u}) {
+      for (const std::size_t end : {0u, 1u, 4096u, 8192u, 8193u, 16'384u, 19'999u, 20'000u}) {
         if (end < begin) continue;
         const std::string expected = text.substr(begin, end - begin);
         // Past the page cache first: the others fill it.
@@ -99,8 +99,8 @@ TEST(InputFileTest, ReadsAnyRange) {
 }
 
 TEST(InputFileTest, ScratchHoldsTheWorstAlignment) {
-  for (const std::size_t length : {0, 1, 4095, 4096, 4097, 10'000}) {
-    for (const std::uint64_t offset : {0, 1, 4095, 4096}) {
+  for (const std::size_t length : {0u, 1u, 4095u, 4096u, 4097u, 10'000u}) {
+    for (const std::uint64_t offset : {0u, 1u, 4095u, 4096u}) {
       const std::uint64_t needed =
           AlignUp(offset + length, kDirectAlignment) - AlignDown(offset, kDirectAlignment);
       EXPECT_GE(InputFile::ScratchBytes(length), needed) << offset << " " << length;
@@ -177,7 +177,7 @@ TEST(InputFileTest, NoticesAFileThatShrinksMeanwhile) {
     std::filesystem::resize_file(dir / "file", 5000);
     EXPECT_EQ(Stream(file, 0, 5000), std::string(5000, 'x'));
     const AlignedBuffer scratch(InputFile::ScratchBytes(20'000));
-    for (const std::uint64_t offset : {0, 4096, 10'000}) {
+    for (const std::uint64_t offset : {0u, 4096u, 10'000u}) {
       const Error error = ErrorOf([&] { file.ReadStreaming(offset, 10'000, scratch.span()); });
       EXPECT_EQ(error.code(), ErrorCode::kBadInput);
       EXPECT_THAT(error.message(),
