@@ -1,0 +1,36 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "convert/model/model_config.h"
+#include "convert/plan/catalog.h"
+#include "formats/checkpoint_files.h"
+#include "formats/finding.h"
+
+namespace dsv3::convert {
+
+// A checkpoint that a conversion reads: consistent, with a config, and complete as far as the
+// config tells.
+struct Source {
+  std::filesystem::path directory;      // of config and side files
+  std::vector<std::string> side_files;  // relative names, config.json among them
+  // The form in which a reader finds the weights: an index, or model.safetensors alone.
+  bool needs_index = false;
+  std::string config_text;
+  ModelConfig config;
+  Catalog catalog;
+  formats::Findings warnings;
+};
+
+// Opens `input` (see formats::OpenCheckpointFiles; shards that an unfinished run freed are known
+// from `output`). Throws Error: kUsage when `output` and the input's directory are one or lie
+// inside each other; kBadInput for whatever is wrong with files, index, headers or config, and for
+// tensors that the config predicts and that are missing or of another shape; kIo.
+Source OpenSource(const std::filesystem::path& input, const std::filesystem::path& output);
+
+// The path without links and dots, comparable even where it does not exist yet.
+std::filesystem::path CanonicalPath(const std::filesystem::path& path);
+
+}  // namespace dsv3::convert
