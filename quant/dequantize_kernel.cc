@@ -1,24 +1,17 @@
 // The vector kernels of block dequantisation, compiled once for each instruction set.
 //
-// Rounding to nearest even commutes with multiplication by powers of two while nothing leaves the
-// range of normal numbers. So within a block the BF16 mantissa of code × scale depends only on the
-// code's mantissa, and the code's exponent is added to the result's. Sixteen table entries describe
-// a block: eight for the mantissas of normal codes, as if their exponent field were 0, and eight
-// for subnormal codes, which have no exponent to add. Each entry is split into its low and high
-// byte so that one byte shuffle per plane looks up a whole vector of codes.
-//
-// Blocks whose scale is too small or too large for that, NaN codes: both are looked up all the
-// same, and what they got is overwritten by the exact scalar result afterwards. They hardly occur,
-// and the loop stays free of them.
+// The codes of a block are looked up in its table, see block_table.h. Blocks whose scale is too
+// small or too large for that and NaN codes are looked up all the same, and what they got is
+// overwritten by the exact scalar result afterwards: they hardly occur, and the loop stays free of
+// them.
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
+#include "quant/block_table.h"
 #include "quant/dequantize_piece.h"
-#include "quant/rounding.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "quant/dequantize_kernel.cc"
@@ -26,43 +19,13 @@
 // After foreach_target.h.
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
+#include "quant/block_table-inl.h"
 
 #ifndef DSV3_QUANT_DEQUANTIZE_KERNEL_ONCE
 #define DSV3_QUANT_DEQUANTIZE_KERNEL_ONCE
 namespace dsv3::quant::internal {
 
-// The BF16 results of one block, in two byte planes. Entries 8 to 15 belong to the normal codes of
-// that significand and lack the code's exponent field, entries 0 to 7 to the subnormal codes. The
-// scale's sign is in the entries.
-struct alignas(16) BlockTable {
-  std::array<std::uint8_t, 16> low;
-  std::array<std::uint8_t, 16> high;
-};
-
 using BlockTables = std::array<BlockTable, kMaxPieceBlocks>;
-
-inline std::uint32_t TableIndex(std::uint8_t code) {
-  return std::min<std::uint32_t>(code & 0x7FU, (code & 0x07U) | 0x08U);
-}
-
-// The exponent field and the sign of a code at their places in BF16. The sum with a table's entry
-// never carries into bit 15, where adding the sign is the xor of both signs.
-inline std::uint32_t ExponentAndSign(std::uint8_t code) {
-  return ((code & 0x78U) << 4) | ((code & 0x80U) << 8);
-}
-
-inline std::uint16_t LookUp(const BlockTable& table, std::uint8_t code) {
-  const std::uint32_t index = TableIndex(code);
-  const std::uint32_t entry = table.low[index] | std::uint32_t{table.high[index]} << 8;
-  return static_cast<std::uint16_t>(entry + ExponentAndSign(code));
-}
-
-// Whether every product of a code and the scale, and its float rounding, is zero or a normal
-// number of BF16: the smallest is 2^-9 × scale, the largest 448 × scale.
-inline bool IsRegular(float scale) {
-  const std::uint32_t field = (std::bit_cast<std::uint32_t>(scale) & ~kFloatSign) >> 23;
-  return field >= 10 && field <= 245;
-}
 
 // Walks the runs of a piece that lie in one row and one block.
 class RunWalker {
@@ -131,35 +94,6 @@ HWY_BEFORE_NAMESPACE();
 namespace dsv3::quant::internal {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-// Float and BF16 rounding of significand × scale for the sixteen significands; see the top.
-void MakeTable(float scale, BlockTable& table) {
-  const auto scale_bits = std::bit_cast<std::uint32_t>(scale);
-  const std::uint32_t sign = (scale_bits & kFloatSign) >> 16;
-  const std::uint32_t field = (scale_bits & ~kFloatSign) >> 23;
-  const std::uint32_t scale_significand = (scale_bits & 0x007F'FFFFU) | 0x0080'0000U;
-  std::array<std::uint32_t, 16> entries;
-  for (std::uint32_t k = 8; k < 16; ++k) {
-    const std::uint32_t product = scale_significand * k;  // in [2^26, 2^28)
-    const std::uint32_t carry = product >> 27;
-    const std::uint32_t drop = 3 + carry;
-    const std::uint32_t as_float =
-        (product + (4U << carry) - 1 + ((product >> drop) & 1)) >> drop;  // 24 bits, or 2^24
-    const std::uint32_t as_bf16 = (as_float + 0x7FFF + ((as_float >> 16) & 1)) >> 16;
-    // The hidden bit of as_bf16 adds one to the exponent.
-    entries[k] = ((field - 8 + carry) << 7) + as_bf16;
-  }
-  // A subnormal code's k × 2^-9 is a power of two times one of the significands above.
-  entries[0] = 0;
-  entries[1] = entries[8] - (2U << 7);
-  for (std::uint32_t k = 2; k < 4; ++k) entries[k] = entries[4 * k] - (1U << 7);
-  for (std::uint32_t k = 4; k < 8; ++k) entries[k] = entries[2 * k];
-  for (std::size_t i = 0; i < entries.size(); ++i) {
-    const std::uint32_t entry = entries[i] | sign;
-    table.low[i] = static_cast<std::uint8_t>(entry);
-    table.high[i] = static_cast<std::uint8_t>(entry >> 8);
-  }
-}
 
 #if HWY_TARGET == HWY_SCALAR
 
