@@ -45,7 +45,7 @@ ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::Fil
   ConversionReport report;
   report.recipe = "fp8-to-bf16";
   if (request.run.delete_source_shards &&
-      IsFinishedWithoutSource(request.input, request.output, report.recipe)) {
+      IsFinishedWithoutSource(request.input, request.output, report.recipe, fs)) {
     report.outcome = ConversionReport::Outcome::kNothingToDo;
     return report;
   }

@@ -58,7 +58,6 @@ class PlanRun {
   void Write();
   void WriteWeights(Committer& committer, const std::vector<std::size_t>& to_make);
   void Finish(Committer& committer);
-  void CleanUp();
   void ReportFiles(const std::unordered_map<std::string, FileRecord>& records);
   std::vector<std::size_t> FilesToMake() const;
   ExecutorOptions ExecutorSettings() const;
@@ -96,6 +95,18 @@ std::uint64_t SideFileBytes(const PlannedSideFile& side) {
   return error ? 0 : bytes;
 }
 
+bool HasLeftovers(const fs::path& output) {
+  return fs::exists(output / kJournalName) || !ReadFreedShards(output).empty();
+}
+
+// Removes what a job keeps in its output directory for its own use.
+void RemoveLeftovers(const fs::path& output, formats::FileSystem& file_system) {
+  RemoveFreedShards(output, file_system);
+  if (!fs::exists(output / kJournalName)) return;
+  file_system.Remove(output / kJournalName);
+  file_system.SyncDirectory(output);
+}
+
 void PlanRun::DescribeJob() {
   job_.plan = &plan_;
   job_.manifest_job = ManifestJob(plan_, source_.catalog, run_);
@@ -126,9 +137,9 @@ ConversionReport PlanRun::Run() {
   } else if (state_.kind == OutputState::Kind::kFinished) {
     report_.outcome = ConversionReport::Outcome::kNothingToDo;
     // The last run ended between the manifest and the removal of its journal.
-    if (fs::exists(output_ / kJournalName)) {
+    if (HasLeftovers(output_)) {
       const OutputLock lock(output_);
-      CleanUp();
+      RemoveLeftovers(output_, fs_);
     }
     ReportFiles({});
   } else {
@@ -306,16 +317,9 @@ void PlanRun::Finish(Committer& committer) {
   committer.WriteIndex();
   committer.WriteManifest(
       ManifestText(job_.manifest_job, plan_, source_.catalog, committer.records(), side_digests_));
-  CleanUp();
+  RemoveLeftovers(output_, fs_);
   report_.bytes_written = committer.bytes_written();
   ReportFiles(committer.records());
-}
-
-void PlanRun::CleanUp() {
-  // The saved headers go after the journal: without a journal nobody asks for them.
-  fs_.Remove(output_ / kJournalName);
-  fs_.SyncDirectory(output_);
-  RemoveFreedShards(output_, fs_);
 }
 
 }  // namespace
@@ -330,19 +334,22 @@ ConversionReport RunPlan(const Source& source, const Plan& plan, const fs::path&
 }
 
 bool IsFinishedWithoutSource(const fs::path& input, const fs::path& output,
-                             const std::string& recipe) {
+                             const std::string& recipe, formats::FileSystem& file_system) {
   const std::optional<ManifestSummary> manifest = ReadManifest(output);
-  if (!manifest || manifest->recipe != recipe || manifest->source_files.empty() ||
-      fs::exists(output / kJournalName)) {
-    return false;
-  }
+  if (!manifest || manifest->recipe != recipe || manifest->source_files.empty()) return false;
   const fs::path directory = fs::is_directory(input) ? input : input.parent_path();
-  return std::none_of(manifest->source_files.begin(), manifest->source_files.end(),
-                      [&](const std::string& name) { return fs::exists(directory / name); }) &&
-         std::all_of(manifest->files.begin(), manifest->files.end(), [&](const ManifestFile& file) {
-           std::error_code error;
-           return fs::file_size(output / file.name, error) == file.bytes && !error;
-         });
+  const bool finished =
+      std::none_of(manifest->source_files.begin(), manifest->source_files.end(),
+                   [&](const std::string& name) { return fs::exists(directory / name); }) &&
+      std::all_of(manifest->files.begin(), manifest->files.end(), [&](const ManifestFile& file) {
+        std::error_code error;
+        return fs::file_size(output / file.name, error) == file.bytes && !error;
+      });
+  if (finished && HasLeftovers(output)) {
+    const OutputLock lock(output);
+    RemoveLeftovers(output, file_system);
+  }
+  return finished;
 }
 
 }  // namespace dsv3::convert

@@ -31,7 +31,9 @@ ConversionReport RunPlan(const Source& source, const Plan& plan,
 
 // After --delete-source-shards a finished command finds no source any more: whether `output` is
 // the whole output of `recipe` and none of the shards that its manifest names is left in `input`.
+// Removes what the job kept for its own use, if it ended before it could.
 bool IsFinishedWithoutSource(const std::filesystem::path& input,
-                             const std::filesystem::path& output, const std::string& recipe);
+                             const std::filesystem::path& output, const std::string& recipe,
+                             formats::FileSystem& file_system);
 
 }  // namespace dsv3::convert
