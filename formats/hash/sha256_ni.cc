@@ -64,7 +64,7 @@ DSV3_SHA_INLINE void EndBlock(Registers& r) {
 }
 
 // Rounds 4 * kGroup .. 4 * kGroup + 3 of one stream.
-template <int kGroup>
+template <std::size_t kGroup>
 DSV3_SHA_INLINE void FourRounds(Registers& r, __m128i constants) {
   __m128i& words = r.words[kGroup % 4];
   const __m128i& words_1 = r.words[(kGroup + 1) % 4];
@@ -85,10 +85,10 @@ DSV3_SHA_INLINE void FourRounds(Registers& r, __m128i constants) {
   r.abef = _mm_sha256rnds2_epu32(r.abef, r.cdgh, _mm_shuffle_epi32(sum, 0x0E));
 }
 
-template <int kGroup, typename... Streams>
+template <std::size_t kGroup, typename... Streams>
 DSV3_SHA_INLINE void FourRoundsOfAll(Streams&... streams) {
   const __m128i constants =
-      _mm_load_si128(reinterpret_cast<const __m128i*>(kRoundConstants + 4 * kGroup));
+      _mm_load_si128(reinterpret_cast<const __m128i*>(&kRoundConstants[4 * kGroup]));
   (FourRounds<kGroup>(streams, constants), ...);
 }
 

@@ -142,7 +142,7 @@ TEST(InputFileTest, ReadsOnAfterMoving) {
 
 TEST(InputFileTest, StaysWithTheFileThatItOpened) {
   const TempDir dir;
-  WriteFile(dir / "file", "before");
+  WriteColdFile(dir / "file", "before");
   const InputFile file(dir / "file", "file");
   WriteFile(dir / "new", "after!");
   std::filesystem::rename(dir / "new", dir / "file");
