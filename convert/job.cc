@@ -44,10 +44,9 @@ ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::Fil
   CheckRunOptions(request.run);
   ConversionReport report;
   report.recipe = "fp8-to-bf16";
-  if (request.run.delete_source_shards &&
-      IsFinishedWithoutSource(request.input, request.output, report.recipe, fs)) {
-    report.outcome = ConversionReport::Outcome::kNothingToDo;
-    return report;
+  if (request.run.delete_source_shards) {
+    auto finished = FinishedWithoutSource(request.input, request.output, report.recipe, fs);
+    if (finished) return std::move(*finished);
   }
   const Source source = OpenSource(request.input, request.output);
   const std::vector<ScaledWeight> pairs = PairScales(source.catalog, source.config);

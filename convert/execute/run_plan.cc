@@ -333,23 +333,33 @@ ConversionReport RunPlan(const Source& source, const Plan& plan, const fs::path&
       .Run();
 }
 
-bool IsFinishedWithoutSource(const fs::path& input, const fs::path& output,
-                             const std::string& recipe, formats::FileSystem& file_system) {
+std::optional<ConversionReport> FinishedWithoutSource(const fs::path& input, const fs::path& output,
+                                                      const std::string& recipe,
+                                                      formats::FileSystem& file_system) {
   const std::optional<ManifestSummary> manifest = ReadManifest(output);
-  if (!manifest || manifest->recipe != recipe || manifest->source_files.empty()) return false;
+  if (!manifest || manifest->recipe != recipe || manifest->source_files.empty()) {
+    return std::nullopt;
+  }
   const fs::path directory = fs::is_directory(input) ? input : input.parent_path();
-  const bool finished =
-      std::none_of(manifest->source_files.begin(), manifest->source_files.end(),
-                   [&](const std::string& name) { return fs::exists(directory / name); }) &&
-      std::all_of(manifest->files.begin(), manifest->files.end(), [&](const ManifestFile& file) {
-        std::error_code error;
-        return fs::file_size(output / file.name, error) == file.bytes && !error;
-      });
-  if (finished && HasLeftovers(output)) {
+  for (const std::string& name : manifest->source_files) {
+    if (fs::exists(directory / name)) return std::nullopt;
+  }
+  ConversionReport report;
+  report.outcome = ConversionReport::Outcome::kNothingToDo;
+  report.recipe = recipe;
+  for (const ManifestFile& file : manifest->files) {
+    std::error_code error;
+    if (fs::file_size(output / file.name, error) != file.bytes || error) return std::nullopt;
+    if (!file.name.ends_with(".safetensors")) continue;
+    report.files.push_back({file.name, file.bytes, 0, "", true});
+    report.output_bytes += file.bytes;
+    ++report.kept_files;
+  }
+  if (HasLeftovers(output)) {
     const OutputLock lock(output);
     RemoveLeftovers(output, file_system);
   }
-  return finished;
+  return report;
 }
 
 }  // namespace dsv3::convert
