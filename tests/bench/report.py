@@ -16,8 +16,12 @@ def rows(results):
         yield ("SHA-256, all cores", f"{hashing['limit_gb_per_s']} GB/s",
                f"`openssl speed`: {hashing['openssl_all_cores_gb_per_s']} GB/s", "", "")
     for row in results.get("kernels", []):
+        if row["name"].startswith(("Roofline", "Memcpy")):
+            continue
+        # The published checkpoints have blocks of 128×128; for others there is no promise.
+        wanted = "≥ 0.85" if "/128x128" in row["name"] else ""
         yield (row["name"], f"{row['gb_per_s']:.1f} GB/s in+out",
-               f"roofline {row['roofline_gb_per_s']:.1f} GB/s", f"{row['ratio']:.2f}", "≥ 0.85")
+               f"roofline {row['roofline_gb_per_s']:.1f} GB/s", f"{row['ratio']:.2f}", wanted)
     convert = results.get("convert")
     if convert:
         floor = convert["floor"]
