@@ -59,8 +59,10 @@ void AppendJsonString(std::string& out, std::string_view value, JsonWriter::Char
   for (std::size_t i = 0; i < value.size();) {
     const auto c = static_cast<unsigned char>(value[i]);
     const bool beyond_ascii = c >= 0x80;
-    const char letter = beyond_ascii ? '\0' : kEscapeLetters[c];
-    if (letter == '\0' && !(beyond_ascii && charset == JsonWriter::Charset::kAscii)) {
+    char letter = beyond_ascii ? '\0' : kEscapeLetters[c];
+    const bool ascii = charset == JsonWriter::Charset::kAscii;
+    if (ascii && c == 0x7F) letter = 'u';  // as Python does
+    if (letter == '\0' && !(beyond_ascii && ascii)) {
       ++i;
       continue;
     }
