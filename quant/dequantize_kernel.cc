@@ -311,9 +311,11 @@ void DequantizePieceBest(const DequantizePiece& piece, bool stream, std::uint16_
   HWY_DYNAMIC_DISPATCH(RunPiece)(piece, stream, out, counts);
 }
 
+const char* BestTargetName() { return HWY_DYNAMIC_DISPATCH(TargetName)(); }
+
 }  // namespace internal
 
-const char* KernelTargetName() { return HWY_DYNAMIC_DISPATCH(internal::TargetName)(); }
+const char* KernelTargetName() { return internal::BestTargetName(); }
 
 }  // namespace dsv3::quant
 #endif  // HWY_ONCE

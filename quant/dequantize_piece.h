@@ -32,6 +32,9 @@ struct DequantizePiece {
 void DequantizePieceBest(const DequantizePiece& piece, bool stream, std::uint16_t* out,
                          DequantizeCounts& counts);
 
+// The name of that instruction set.
+const char* BestTargetName();
+
 // BF16(float(code) × scale) as DequantizeE4M3ToBF16 defines it, by exact integer arithmetic.
 std::uint16_t DequantizeCode(std::uint8_t code, float scale);
 

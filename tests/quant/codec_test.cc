@@ -169,6 +169,7 @@ std::vector<float> EncoderInputs(const std::vector<float>& values) {
 TEST(EncodeE4M3, RoundsToTheNearestCodeAndOverflowsToNan) {
   const NearestTable table = MakeTable(0x7F, 3, 7);  // 0x7F would be 480
   std::vector<float> values;
+  values.reserve(0x80);
   for (int code = 0; code < 0x7F; ++code) {
     values.push_back(DecodeE4M3(static_cast<std::uint8_t>(code)));
   }
