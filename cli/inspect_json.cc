@@ -1,0 +1,208 @@
+#include <string>
+#include <string_view>
+
+#include "cli/inspect_render.h"
+#include "cli/json_members.h"
+#include "cli/version.h"
+#include "formats/json/json_writer.h"
+
+namespace dsv3::cli {
+namespace {
+
+using convert::Inspection;
+using convert::ModelConfig;
+using convert::Summary;
+using convert::SummaryNode;
+using convert::ValueStatistics;
+using formats::JsonWriter;
+
+std::string_view FormName(formats::CheckpointFiles::Form form) {
+  switch (form) {
+    case formats::CheckpointFiles::Form::kIndexed:
+      return "indexed";
+    case formats::CheckpointFiles::Form::kSingle:
+      return "single";
+    case formats::CheckpointFiles::Form::kUnindexed:
+      return "unindexed";
+  }
+  return "";
+}
+
+void ShapeMember(JsonWriter& json, const formats::Shape& shape) {
+  json.Key("shape");
+  json.BeginArray();
+  for (const std::uint64_t dim : shape) json.Uint(dim);
+  json.EndArray();
+}
+
+void WriteNode(JsonWriter& json, const SummaryNode& node) {
+  json.BeginObject();
+  StringMember(json, "name", node.name);
+  UintMember(json, "tensors", node.tensors);
+  UintMember(json, "parameters", node.parameters);
+  UintMember(json, "bytes", node.bytes);
+  if (node.kind == SummaryNode::Kind::kTensor) {
+    StringMember(json, "dtype", formats::DtypeName(node.dtype));
+    ShapeMember(json, node.shape);
+    if (!node.scales.empty()) {
+      json.Key("scales");
+      json.BeginArray();
+      for (const auto& scale : node.scales) {
+        json.BeginObject();
+        StringMember(json, "name", scale.name);
+        StringMember(json, "dtype", formats::DtypeName(scale.dtype));
+        ShapeMember(json, scale.shape);
+        json.EndObject();
+      }
+      json.EndArray();
+    }
+  } else {
+    json.Key("children");
+    json.BeginArray();
+    for (const SummaryNode& child : node.children) WriteNode(json, child);
+    json.EndArray();
+  }
+  json.EndObject();
+}
+
+void ModelMember(JsonWriter& json, const std::optional<ModelConfig>& config) {
+  json.Key("model");
+  if (!config) return json.Null();
+  json.BeginObject();
+  StringMember(json, "model_type", config->model_type);
+  BoolMember(json, "known", config->known);
+  UintMember(json, "num_hidden_layers", config->num_hidden_layers);
+  UintMember(json, "num_nextn_predict_layers", config->num_nextn_predict_layers);
+  UintMember(json, "n_routed_experts", config->n_routed_experts);
+  UintMember(json, "num_experts_per_tok", config->num_experts_per_tok);
+  json.Key("quantization");
+  if (!config->quantization) {
+    json.Null();
+  } else {
+    const convert::QuantizationConfig& quantization = *config->quantization;
+    json.BeginObject();
+    StringOrNullMember(json, "quant_method", quantization.quant_method);
+    json.Key("weight_block_size");
+    if (quantization.weight_block_size) {
+      json.BeginArray();
+      json.Uint(quantization.weight_block_size->rows);
+      json.Uint(quantization.weight_block_size->cols);
+      json.EndArray();
+    } else {
+      json.Null();
+    }
+    StringOrNullMember(json, "scale_fmt", quantization.scale_fmt);
+    json.EndObject();
+  }
+  json.EndObject();
+}
+
+void TotalsMembers(JsonWriter& json, const Summary& s) {
+  UintMember(json, "files", s.files);
+  UintMember(json, "file_bytes", s.file_bytes);
+  UintMember(json, "tensors", s.tensors);
+  UintMember(json, "tensor_bytes", s.tensor_bytes);
+  UintMember(json, "parameters", s.parameters);
+  json.Key("activated_parameters");
+  if (s.activated_parameters) {
+    json.Uint(*s.activated_parameters);
+  } else {
+    json.Null();
+  }
+  json.Key("scales");
+  json.BeginObject();
+  UintMember(json, "tensors", s.scales);
+  UintMember(json, "elements", s.scale_elements);
+  UintMember(json, "bytes", s.scale_bytes);
+  json.EndObject();
+  json.Key("mtp");
+  json.BeginObject();
+  UintMember(json, "tensors", s.mtp_tensors);
+  UintMember(json, "parameters", s.mtp_parameters);
+  UintMember(json, "bytes", s.mtp_bytes);
+  json.EndObject();
+  json.Key("dtypes");
+  json.BeginArray();
+  for (const auto& total : s.dtypes) {
+    json.BeginObject();
+    StringMember(json, "dtype", formats::DtypeName(total.dtype));
+    UintMember(json, "tensors", total.tensors);
+    UintMember(json, "elements", total.elements);
+    UintMember(json, "bytes", total.bytes);
+    json.EndObject();
+  }
+  json.EndArray();
+}
+
+void StatisticsMember(JsonWriter& json, std::string_view key,
+                      const std::optional<ValueStatistics>& statistics) {
+  json.Key(key);
+  if (!statistics) return json.Null();
+  const ValueStatistics& s = *statistics;
+  json.BeginObject();
+  UintMember(json, "values", s.values);
+  UintMember(json, "finite", s.finite);
+  UintMember(json, "zeros", s.zeros);
+  UintMember(json, "nans", s.nans);
+  UintMember(json, "infinities", s.infinities);
+  UintMember(json, "subnormals", s.subnormals);
+  const auto number = [&](std::string_view name, double value) {
+    json.Key(name);
+    if (s.finite > 0) {
+      json.Double(value);
+    } else {
+      json.Null();
+    }
+  };
+  number("min", s.min);
+  number("max", s.max);
+  number("absmax", s.absmax);
+  number("mean", s.mean);
+  number("rms", s.rms);
+  json.EndObject();
+}
+
+}  // namespace
+
+std::string InspectionJson(const Inspection& inspection, std::string_view tool) {
+  JsonWriter json(2);
+  json.BeginObject();
+  StringMember(json, "tool", tool);
+  StringMember(json, "version", kVersion);
+  StringMember(json, "input", inspection.path.string());
+  StringMember(json, "form", FormName(inspection.form));
+  ModelMember(json, inspection.config);
+  TotalsMembers(json, inspection.summary);
+  FindingsMember(json, "findings", inspection.findings);
+  json.Key("tree");
+  json.BeginArray();
+  for (const SummaryNode& child : inspection.summary.root.children) WriteNode(json, child);
+  json.EndArray();
+  json.EndObject();
+  return json.Take() + "\n";
+}
+
+std::string TensorJson(const Inspection& inspection, std::uint32_t position,
+                       const convert::TensorStatistics& statistics, std::string_view tool) {
+  const convert::CatalogTensor& tensor = inspection.catalog.tensors().at(position);
+  JsonWriter json(2);
+  json.BeginObject();
+  StringMember(json, "tool", tool);
+  StringMember(json, "version", kVersion);
+  StringMember(json, "input", inspection.path.string());
+  StringMember(json, "name", tensor.name);
+  StringMember(json, "dtype", formats::DtypeName(tensor.dtype));
+  ShapeMember(json, tensor.shape);
+  StringMember(json, "file", inspection.catalog.files()[tensor.extent.file].name);
+  UintMember(json, "offset", tensor.extent.offset);
+  UintMember(json, "bytes", tensor.extent.length);
+  StringOrNullMember(json, "scale", statistics.scale);
+  StatisticsMember(json, "stored", statistics.stored);
+  StatisticsMember(json, "dequantized", statistics.dequantized);
+  StringOrNullMember(json, "note", statistics.note);
+  FindingsMember(json, "findings", inspection.findings);
+  json.EndObject();
+  return json.Take() + "\n";
+}
+
+}  // namespace dsv3::cli

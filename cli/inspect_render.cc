@@ -1,0 +1,213 @@
+#include "cli/inspect_render.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "cli/inspect_lines.h"
+#include "cli/units.h"
+
+namespace dsv3::cli {
+namespace {
+
+using convert::Inspection;
+using convert::ModelConfig;
+using convert::Summary;
+using convert::ValueStatistics;
+
+// Columns of a terminal that a text takes, for the characters used here: each code point is one.
+std::size_t Width(std::string_view text) {
+  return static_cast<std::size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+}
+
+std::string Pad(std::string_view text, std::size_t width, bool right) {
+  const std::size_t used = Width(text);
+  const std::string space(used < width ? width - used : 0, ' ');
+  return right ? space + std::string(text) : std::string(text) + space;
+}
+
+// Rows of cells in columns, two spaces between them; no space at the end of a line.
+class Table {
+ public:
+  // 'l' and 'r' for each column: left or right.
+  explicit Table(std::string_view alignment) : alignment_(alignment) {}
+
+  void Add(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
+
+  std::string Text(std::string_view indent) const {
+    std::vector<std::size_t> widths(alignment_.size(), 0);
+    for (const auto& row : rows_) {
+      for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], Width(row[i]));
+    }
+    std::string text;
+    for (const auto& row : rows_) {
+      std::string line(indent);
+      for (std::size_t i = 0; i < row.size(); ++i) {
+        if (i > 0) line += "  ";
+        line += Pad(row[i], widths[i], alignment_[i] == 'r');
+      }
+      line.erase(line.find_last_not_of(' ') + 1);
+      text += line + "\n";
+    }
+    return text;
+  }
+
+ private:
+  std::string_view alignment_;
+  std::vector<std::vector<std::string>> rows_;
+};
+
+std::string FormatBinaryBytes(std::uint64_t bytes) {
+  constexpr std::array<const char*, 4> kUnits = {"KiB", "MiB", "GiB", "TiB"};
+  double value = static_cast<double>(bytes) / 1024;
+  std::size_t unit = 0;
+  while (value >= 1024 && unit + 1 < kUnits.size()) {
+    value /= 1024;
+    ++unit;
+  }
+  return fmt::format("{:.1f} {}", value, kUnits[unit]);
+}
+
+std::string ModelLine(const ModelConfig& c) {
+  std::string text = c.model_type.empty() ? "unnamed model_type" : Printable(c.model_type);
+  if (c.num_hidden_layers > 0) text += ", " + FormatCountOf(c.num_hidden_layers, "layer");
+  if (c.num_nextn_predict_layers > 0) text += fmt::format(" + {} MTP", c.num_nextn_predict_layers);
+  if (c.n_routed_experts > 0) {
+    text += fmt::format(", {} experts, {} per token", c.n_routed_experts, c.num_experts_per_tok);
+  }
+  if (c.quantization) {
+    text += ", " + (c.quantization->quant_method.empty() ? "quantised"
+                                                         : Printable(c.quantization->quant_method));
+    if (const auto& block = c.quantization->weight_block_size) {
+      text += fmt::format(" in {}×{} blocks", block->rows, block->cols);
+    }
+    if (!c.quantization->scale_fmt.empty()) {
+      text += ", scales " + Printable(c.quantization->scale_fmt);
+    }
+  }
+  return text;
+}
+
+std::string Totals(const Inspection& inspection) {
+  const Summary& s = inspection.summary;
+  Table table("ll");
+  if (inspection.config) table.Add({"model", ModelLine(*inspection.config)});
+  std::string parameters = FormatParameters(s.parameters);
+  if (s.activated_parameters) {
+    parameters +=
+        fmt::format(", {} activated per token", FormatParameters(*s.activated_parameters));
+  }
+  parameters += fmt::format(" ({}", FormatCount(s.parameters));
+  if (s.activated_parameters) parameters += "; " + FormatCount(*s.activated_parameters);
+  table.Add({"parameters", parameters + ")"});
+  if (s.mtp_tensors > 0) {
+    table.Add({"MTP apart", fmt::format("{} ({}), {} in {}", FormatParameters(s.mtp_parameters),
+                                        FormatCount(s.mtp_parameters), FormatBytes(s.mtp_bytes),
+                                        FormatCountOf(s.mtp_tensors, "tensor"))});
+  }
+  std::string bytes = FormatBytes(s.tensor_bytes);
+  if (s.tensor_bytes >= 1024) bytes += fmt::format(" ({})", FormatBinaryBytes(s.tensor_bytes));
+  table.Add({"tensors", fmt::format("{} in {}, {}", FormatCount(s.tensors),
+                                    FormatCountOf(s.files, "file"), bytes)});
+  if (s.scales > 0) {
+    table.Add({"of these", fmt::format("{} ({} values, {}), not counted as parameters",
+                                       FormatCountOf(s.scales, "scale"),
+                                       FormatCount(s.scale_elements), FormatBytes(s.scale_bytes))});
+  }
+  std::string dtypes;
+  for (const auto& total : s.dtypes) {
+    if (!dtypes.empty()) dtypes += ", ";
+    dtypes += fmt::format("{} {}", formats::DtypeName(total.dtype), FormatBytes(total.bytes));
+  }
+  table.Add({"dtypes", dtypes});
+  return table.Text("  ");
+}
+
+std::string FindingsText(const formats::Findings& findings) {
+  // A checkpoint that lacks a layer has thousands of the same kind.
+  constexpr std::size_t kShown = 5;
+  std::map<std::string, std::size_t> counts;
+  std::string text;
+  for (const auto& finding : findings) {
+    if (++counts[finding.kind] > kShown) continue;
+    text += fmt::format("  {}: {}\n",
+                        finding.severity == formats::Severity::kError ? "error" : "warning",
+                        Printable(finding.message));
+  }
+  for (const auto& [kind, count] : counts) {
+    if (count > kShown) text += fmt::format("  and {} more of {}\n", count - kShown, kind);
+  }
+  return text;
+}
+
+std::string Number(double value) { return fmt::format("{:.6g}", value); }
+
+void AddStatistics(Table& table, const char* title, const ValueStatistics& s) {
+  table.Add({title, FormatCountOf(s.values, "value")});
+  if (s.finite > 0) {
+    table.Add({"  range", fmt::format("{} to {}, largest magnitude {}", Number(s.min),
+                                      Number(s.max), Number(s.absmax))});
+    table.Add({"  mean, RMS", fmt::format("{}, {}", Number(s.mean), Number(s.rms))});
+  }
+  table.Add({"  counts", fmt::format("{} zero, {} subnormal, {} infinite, {} NaN",
+                                     FormatCount(s.zeros), FormatCount(s.subnormals),
+                                     FormatCount(s.infinities), FormatCount(s.nans))});
+}
+
+}  // namespace
+
+std::string FormatParameters(std::uint64_t count) {
+  constexpr std::array<std::pair<double, const char*>, 4> kUnits = {
+      {{1e12, "T"}, {1e9, "B"}, {1e6, "M"}, {1e3, "k"}}};
+  for (const auto& [unit, name] : kUnits) {
+    const double value = static_cast<double>(count) / unit;
+    // What rounds to 1000 of a smaller unit is one of this.
+    if (value >= 0.9995) return fmt::format("{:.{}f}{}", value, value < 9.95 ? 1 : 0, name);
+  }
+  return std::to_string(count);
+}
+
+std::string InspectionText(const Inspection& inspection) {
+  using Form = formats::CheckpointFiles::Form;
+  std::string text = Printable(inspection.path.string());
+  if (inspection.form == Form::kUnindexed) text += " (shards without an index)";
+  text += "\n" + Totals(inspection);
+  if (!inspection.findings.empty()) text += "\n" + FindingsText(inspection.findings);
+  Table table("lllrrr");
+  table.Add({"tensor", "dtype", "shape", "count", "parameters", "bytes"});
+  for (const InspectLine& line : InspectLines(inspection.summary.root)) {
+    table.Add({(line.indented ? "  " : "") + line.name, line.dtype, line.shape,
+               line.tensors > 1 ? "×" + FormatCount(line.tensors) : "",
+               FormatParameters(line.parameters), FormatBytes(line.bytes)});
+  }
+  return text + "\n" + table.Text("");
+}
+
+std::string TensorText(const Inspection& inspection, std::uint32_t position,
+                       const convert::TensorStatistics& statistics) {
+  const convert::CatalogTensor& tensor = inspection.catalog.tensors().at(position);
+  const convert::SourceFile& file = inspection.catalog.files()[tensor.extent.file];
+  Table table("ll");
+  table.Add({"dtype", std::string(formats::DtypeName(tensor.dtype))});
+  table.Add({"shape", fmt::format("{}, {}", formats::ShapeToString(tensor.shape),
+                                  FormatCountOf(formats::NumElements(tensor.shape).value_or(0),
+                                                "element"))});
+  table.Add({"file", Printable(file.name)});
+  table.Add({"place", fmt::format("bytes [{}, {}) of the file, {}", tensor.extent.offset,
+                                  tensor.extent.offset + tensor.extent.length,
+                                  FormatBytes(tensor.extent.length))});
+  if (!statistics.scale.empty()) table.Add({"scale", Printable(statistics.scale)});
+  if (statistics.stored) {
+    const bool raw = tensor.dtype == formats::Dtype::kF8E4M3;
+    AddStatistics(table, raw ? "codes, unscaled" : "values", *statistics.stored);
+  }
+  if (statistics.dequantized) AddStatistics(table, "dequantised", *statistics.dequantized);
+  if (!statistics.note.empty()) table.Add({"note", Printable(statistics.note)});
+  return Printable(tensor.name) + "\n" + table.Text("  ");
+}
+
+}  // namespace dsv3::cli

@@ -1,0 +1,170 @@
+#include "convert/inspect/inspection.h"
+
+#include <algorithm>
+#include <unordered_set>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/model/expected_tensors.h"
+#include "formats/error.h"
+
+namespace dsv3::convert {
+namespace {
+
+using formats::Findings;
+using formats::Severity;
+
+constexpr const char* kConfigName = "config.json";
+// Quantisation configs that list every module are the longest, with some megabytes.
+constexpr std::uint64_t kMaxConfigBytes = 64 << 20;
+
+// The first finding that leaves the listing incomplete, as the error that it is.
+void RequireReadable(const Findings& findings) {
+  const auto first =
+      std::find_if(findings.begin(), findings.end(), [](const auto& f) { return f.unreadable; });
+  if (first == findings.end()) return;
+  const auto others =
+      std::count_if(first + 1, findings.end(), [](const auto& f) { return f.unreadable; });
+  std::string message = first->message;
+  if (others > 0) {
+    message += fmt::format(" ({} more of the files cannot be read either)", others);
+  }
+  const ErrorCode code = first->kind == "shard-io-error" ? ErrorCode::kIo : ErrorCode::kBadInput;
+  throw Error(code, message, {first->file, first->tensor});
+}
+
+// A catalog holds each name once.
+void DropSecondCopies(formats::CheckpointFiles& files) {
+  const bool any = std::any_of(files.findings.begin(), files.findings.end(),
+                               [](const auto& f) { return f.kind == "tensor-in-two-shards"; });
+  if (!any) return;
+  std::unordered_set<std::string> seen;
+  for (formats::ShardFile& shard : files.shards) {
+    std::erase_if(shard.header.tensors, [&](const auto& t) { return !seen.insert(t.name).second; });
+  }
+}
+
+std::optional<ModelConfig> ReadConfig(const formats::CheckpointFiles& files, Findings& findings) {
+  if (!files.HasConfig()) {
+    findings.push_back({Severity::kWarning, "no-config", kConfigName, "",
+                        "config.json: there is none, so what the model should hold and which "
+                        "parameters a token meets is not known"});
+    return std::nullopt;
+  }
+  try {
+    return ParseModelConfig(formats::ReadSmallFile(files.directory / kConfigName, kMaxConfigBytes),
+                            kConfigName);
+  } catch (const Error& e) {
+    findings.push_back({Severity::kError, "bad-config", kConfigName, "", e.message()});
+    return std::nullopt;
+  }
+}
+
+// Compares FP8 weights with their scales, once for all tensors that share a line.
+class ScaleCheck {
+ public:
+  ScaleCheck(const ModelConfig* config, Findings& findings) : findings_(findings) {
+    if (config != nullptr && config->quantization) {
+      block_ = config->quantization->weight_block_size;
+    }
+  }
+
+  void Visit(const SummaryNode& node, const std::string& parent) {
+    const std::string name = parent.empty() ? node.name : parent + "." + node.name;
+    if (node.kind == SummaryNode::Kind::kTensor) Check(node, name);
+    for (const SummaryNode& child : node.children) Visit(child, name);
+  }
+
+ private:
+  void Check(const SummaryNode& node, const std::string& name) {
+    const bool fp8 = node.dtype == formats::Dtype::kF8E4M3;
+    if (node.tensors == 0) {
+      if (fp8) return;  // scales that are FP8 themselves
+      Add(Severity::kWarning, "scale-without-weight", name,
+          fmt::format("tensor '{}' is named like a scale, but no weight stands beside it", name));
+      return;
+    }
+    if (!fp8) return;
+    if (node.scales.empty()) {
+      Add(Severity::kError, "missing-scale", name,
+          fmt::format("tensor '{}' is F8_E4M3, but no scale stands beside it; without its scale "
+                      "its values mean nothing",
+                      name));
+      return;
+    }
+    if (!block_ || node.shape.size() != 2) return;
+    const formats::Shape expected = {NumBlocks(node.shape[0], block_->rows),
+                                     NumBlocks(node.shape[1], block_->cols)};
+    const TensorScale& scale = node.scales.front();
+    if (scale.shape == expected) return;
+    Add(Severity::kError, "wrong-scale-shape", name,
+        fmt::format("tensor '{}' has shape {} and config.json names blocks of {}×{}, so '{}' "
+                    "should have shape {}, but it has {}",
+                    name, formats::ShapeToString(node.shape), block_->rows, block_->cols,
+                    scale.name, formats::ShapeToString(expected),
+                    formats::ShapeToString(scale.shape)));
+  }
+
+  static std::uint64_t NumBlocks(std::uint64_t size, std::uint64_t block) {
+    return size / block + (size % block != 0 ? 1 : 0);
+  }
+
+  void Add(Severity severity, const char* kind, const std::string& tensor, std::string message) {
+    findings_.push_back({severity, kind, "", tensor, std::move(message)});
+  }
+
+  std::optional<quant::BlockShape> block_;
+  Findings& findings_;
+};
+
+// How many characters two names share at their ends.
+std::size_t Similarity(std::string_view a, std::string_view b) {
+  const std::size_t shorter = std::min(a.size(), b.size());
+  std::size_t front = 0;
+  while (front < shorter && a[front] == b[front]) ++front;
+  std::size_t back = 0;
+  while (back < shorter - front && a[a.size() - 1 - back] == b[b.size() - 1 - back]) ++back;
+  return front + back;
+}
+
+}  // namespace
+
+Inspection Inspect(const std::filesystem::path& path) {
+  formats::CheckpointFiles files = formats::OpenCheckpointFiles(path);
+  RequireReadable(files.findings);
+  DropSecondCopies(files);
+  Findings findings = std::move(files.findings);
+  std::optional<ModelConfig> config = ReadConfig(files, findings);
+  Catalog catalog = Catalog::FromCheckpoint(files);
+  const ModelConfig* known = config ? &*config : nullptr;
+  if (known != nullptr) {
+    Findings missing = CheckAgainstModel(*known, catalog);
+    findings.insert(findings.end(), std::make_move_iterator(missing.begin()),
+                    std::make_move_iterator(missing.end()));
+  }
+  Summary summary = Summarize(catalog, known);
+  ScaleCheck(known, findings).Visit(summary.root, "");
+  return {path,
+          files.form,
+          std::move(catalog),
+          std::move(config),
+          std::move(summary),
+          std::move(findings)};
+}
+
+std::uint32_t RequireTensor(const Catalog& catalog, const std::string& name) {
+  const std::uint32_t position = catalog.Find(name);
+  if (position != Catalog::kNone) return position;
+  std::string message = fmt::format("the checkpoint holds no tensor '{}'", name);
+  const auto nearest = std::max_element(
+      catalog.tensors().begin(), catalog.tensors().end(), [&](const auto& a, const auto& b) {
+        return Similarity(a.name, name) < Similarity(b.name, name);
+      });
+  if (nearest != catalog.tensors().end()) {
+    message += fmt::format("; the most similar name is '{}'", nearest->name);
+  }
+  throw Error(ErrorCode::kUsage, message, {"", name});
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "convert/inspect/summary.h"
+#include "convert/model/model_config.h"
+#include "convert/plan/catalog.h"
+#include "formats/checkpoint_files.h"
+#include "formats/finding.h"
+
+namespace dsv3::convert {
+
+// A checkpoint as it is shown, contradictions included.
+struct Inspection {
+  std::filesystem::path path;  // as the user gave it
+  formats::CheckpointFiles::Form form = formats::CheckpointFiles::Form::kSingle;
+  Catalog catalog;
+  std::optional<ModelConfig> config;  // nothing when missing or malformed; findings say so
+  Summary summary;
+  // What is wrong with files and index; then "no-config" or "bad-config"; what the config predicts
+  // and the files lack; then "missing-scale", "wrong-scale-shape" and "scale-without-weight", one
+  // for each line of the summary, whose name with ranges is the finding's tensor.
+  formats::Findings findings;
+};
+
+// Reads headers, index and config, no weights. Of a tensor that stands in two shards the first is
+// shown. Throws Error like formats::OpenCheckpointFiles and, so that what is shown is always whole,
+// kBadInput (or kIo) for a shard whose header cannot be read.
+Inspection Inspect(const std::filesystem::path& path);
+
+// Position of a tensor in the catalog. Throws Error (kUsage) with the most similar name when there
+// is none.
+std::uint32_t RequireTensor(const Catalog& catalog, const std::string& name);
+
+}  // namespace dsv3::convert
