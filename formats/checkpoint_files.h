@@ -36,11 +36,13 @@ struct CheckpointFiles {
   // ".git" or ".cache" at any level, SHA256SUMS, checkpoint.manifest.json, model.sig, and the
   // files that this toolkit keeps during a run (names that begin with ".dsv3-" or end with
   // ".partial"). Symlinks to regular files count as files; symlinks to directories are not
-  // followed.
+  // followed. Where a file was opened by its name, only the files beside it, none in
+  // subdirectories.
   std::vector<std::string> side_files;
   // Everything wrong or noteworthy with files, headers and index, ordered by file: missing-shard,
   // tensor-not-in-shard, tensor-not-in-index, tensor-in-two-shards, wrong-total-size (warning),
-  // unlisted-shard (warning), no-index (warning), unreadable-shard and so on.
+  // unlisted-shard (warning), no-index (warning), dead-link (warning), unreadable-shard,
+  // shard-io-error, and the nonconformities of the headers. docs/safetensors.md lists them.
   Findings findings;
 
   bool HasConfig() const;  // config.json is among the side files
