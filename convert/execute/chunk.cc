@@ -106,21 +106,18 @@ FileDigests::FileDigests(const PlannedFile& file, Options options) : options_(op
   }
 }
 
-void FileDigests::Add(const Chunk& chunk) {
-  if (options_.sha256) file_sha256_.Update(chunk.data);
-  AddFileXxh3(chunk);
-  AddParts(chunk);
-}
-
-void FileDigests::AddPair(FileDigests& a, const Chunk& chunk_a, FileDigests& b,
-                          const Chunk& chunk_b) {
-  if (a.options_.sha256) {
-    formats::Sha256::UpdatePair(a.file_sha256_, chunk_a.data, b.file_sha256_, chunk_b.data);
+void FileDigests::AddSeveral(std::span<const Part> parts) {
+  std::vector<formats::Sha256::Part> files;
+  for (const Part& part : parts) {
+    if (part.digests->options_.sha256) {
+      files.push_back({&part.digests->file_sha256_, part.chunk->data});
+    }
   }
-  a.AddFileXxh3(chunk_a);
-  b.AddFileXxh3(chunk_b);
-  a.AddParts(chunk_a);
-  b.AddParts(chunk_b);
+  formats::Sha256::UpdateMany(files);
+  for (const Part& part : parts) {
+    part.digests->AddFileXxh3(*part.chunk);
+    part.digests->AddParts(*part.chunk);
+  }
 }
 
 void FileDigests::AddFileXxh3(const Chunk& chunk) {

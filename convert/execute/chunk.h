@@ -56,9 +56,13 @@ class FileDigests {
 
   FileDigests(const PlannedFile& file, Options options);
 
-  void Add(const Chunk& chunk);
-  // Adds a chunk each of two files, side by side where that is faster.
-  static void AddPair(FileDigests& a, const Chunk& chunk_a, FileDigests& b, const Chunk& chunk_b);
+  // A chunk and the digests of its file.
+  struct Part {
+    FileDigests* digests = nullptr;
+    const Chunk* chunk = nullptr;
+  };
+  // Adds a chunk each of several files, side by side where that is faster.
+  static void AddSeveral(std::span<const Part> parts);
 
   // After the last chunk.
   FileRecord Finish();

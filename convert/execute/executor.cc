@@ -1,7 +1,6 @@
 #include "convert/execute/executor.h"
 
 #include <algorithm>
-#include <array>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -27,6 +26,8 @@ namespace {
 
 // Threads beyond the compute threads: they wait for the disk, so that it always has requests.
 constexpr unsigned kIoThreads = 4;
+// Files whose chunks one thread digests side by side; more do not fit the registers.
+constexpr std::size_t kDigestTogether = 4;
 constexpr std::size_t kMaxChunkBytes = std::size_t{4} << 20;
 constexpr std::size_t kMinChunkBytes = std::size_t{256} << 10;
 // A chunk's memory: its bytes, and at most as many source bytes (a copy), rounded up for direct
@@ -62,9 +63,9 @@ struct Lane {
 };
 
 // The streaming pipeline. Each worker takes the next chunk, reads, evaluates and writes it, then
-// digests whatever chunks are next in their files, two files side by side. A chunk waits only for
-// earlier chunks of its file, which are in the hands of running workers, so the workers never wait
-// in a circle.
+// digests whatever chunks are next in their files, several files side by side. A chunk waits only
+// for earlier chunks of its file, which are in the hands of running workers, so the workers never
+// wait in a circle.
 class Executor {
  public:
   Executor(const Plan& plan, std::span<const std::size_t> files, SourceFiles& sources,
@@ -206,31 +207,27 @@ class Executor {
 
   // Digests chunks until none is next in its file, or other threads are at them.
   void DigestWhatIsReady() {
+    std::vector<Chunk*> chunks;
+    std::vector<FileDigests::Part> parts;
     for (;;) {
-      std::array<Chunk*, 2> chunks{};
+      chunks.clear();
+      parts.clear();
       {
         const std::lock_guard lock(mutex_);
         if (error_) return;
-        std::size_t found = 0;
         for (Lane& lane : lanes_) {
-          if (found == chunks.size() || !lane.CanDigest()) continue;
+          if (chunks.size() == kDigestTogether || !lane.CanDigest()) continue;
           lane.digesting = true;
-          chunks[found++] = lane.written.begin()->second;
+          chunks.push_back(lane.written.begin()->second);
+          parts.push_back({&*lane.digests, chunks.back()});
           lane.written.erase(lane.written.begin());
         }
-        if (found == 0) return;
       }
+      if (chunks.empty()) return;
       compute_.acquire();
-      FileDigests& first = *lanes_[chunks[0]->lane].digests;
-      if (chunks[1] != nullptr) {
-        FileDigests::AddPair(first, *chunks[0], *lanes_[chunks[1]->lane].digests, *chunks[1]);
-      } else {
-        first.Add(*chunks[0]);
-      }
+      FileDigests::AddSeveral(parts);
       compute_.release();
-      for (Chunk* chunk : chunks) {
-        if (chunk != nullptr) Digested(*chunk);
-      }
+      for (Chunk* chunk : chunks) Digested(*chunk);
     }
   }
 
