@@ -27,9 +27,9 @@ struct ShardIndex {
 // listed twice, a value that is not a string, a shard path that is empty, absolute, has a drive
 // letter, a backslash, a control character, a component that is "..", "." or empty, or one longer
 // than a file name can be, and whatever is not strict UTF-8 JSON. A git-lfs pointer or a web page
-// is called by its name. A total_size that is not a non-negative integer is treated as absent (transformers writes a float
-// there at times: an integral float is taken by its value).
-// `file` is the name for errors. Throws Error (kBadInput).
+// is called by its name. A total_size that is not a non-negative integer is treated as absent
+// (transformers writes a float there at times: an integral float is taken by its value). `file` is
+// the name for errors. Throws Error (kBadInput).
 ShardIndex ParseShardIndex(std::string_view text, const std::string& file);
 
 // The index in the form that transformers writes: indent 2, sorted keys, a final newline;
