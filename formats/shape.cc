@@ -1,5 +1,7 @@
 #include "formats/shape.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 namespace dsv3::formats {
@@ -21,11 +23,13 @@ std::optional<std::uint64_t> NumBytes(Dtype dtype, const Shape& shape) {
 }
 
 std::string ShapeToString(const Shape& shape) {
+  constexpr std::size_t kMostShown = 16;
   std::string text = "[";
-  for (const std::uint64_t dimension : shape) {
-    if (text.size() > 1) text += ", ";
-    text += fmt::format_int(dimension).c_str();
+  for (std::size_t i = 0; i < std::min(shape.size(), kMostShown); ++i) {
+    if (i > 0) text += ", ";
+    text += fmt::format_int(shape[i]).c_str();
   }
+  if (shape.size() > kMostShown) text += fmt::format(", ... {} dimensions", shape.size());
   text += ']';
   return text;
 }

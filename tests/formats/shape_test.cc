@@ -43,6 +43,9 @@ TEST(ShapeTest, PrintsAsAList) {
   EXPECT_EQ(ShapeToString({}), "[]");
   EXPECT_EQ(ShapeToString({576}), "[576]");
   EXPECT_EQ(ShapeToString({576, 7168}), "[576, 7168]");
+  EXPECT_EQ(ShapeToString(Shape(16, 1)), "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]");
+  EXPECT_EQ(ShapeToString(Shape(17, 1)),
+            "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, ... 17 dimensions]");
 }
 
 }  // namespace
