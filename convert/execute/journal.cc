@@ -31,6 +31,11 @@ void WriteNames(formats::JsonWriter& writer, std::string_view key,
   writer.EndArray();
 }
 
+void WriteDigests(formats::JsonWriter& writer, const Digests& digests) {
+  writer.String(digests.xxh3);
+  writer.String(digests.sha256);
+}
+
 std::string HeadLine(const JournalHead& head) {
   formats::JsonWriter writer(0);
   writer.BeginObject();
@@ -53,13 +58,17 @@ std::string HeadLine(const JournalHead& head) {
   writer.EndArray();
   WriteNames(writer, "outputs", head.outputs);
   WriteNames(writer, "replaced", head.replaced);
+  writer.Key("sides");
+  writer.BeginArray();
+  for (const JournalSide& side : head.sides) {
+    writer.BeginArray();
+    writer.String(side.tensor);
+    WriteDigests(writer, side.digests);
+    writer.EndArray();
+  }
+  writer.EndArray();
   writer.EndObject();
   return Line(writer.Take());
-}
-
-void WriteDigests(formats::JsonWriter& writer, const Digests& digests) {
-  writer.String(digests.xxh3);
-  writer.String(digests.sha256);
 }
 
 std::string RecordLine(const FileRecord& record) {
@@ -104,6 +113,9 @@ JournalHead ParseHead(const json& value) {
   }
   for (const json& name : value.at("outputs")) head.outputs.push_back(SafeName(name));
   for (const json& name : value.at("replaced")) head.replaced.push_back(SafeName(name));
+  for (const json& side : value.at("sides")) {
+    head.sides.push_back({side.at(0), {side.at(1), side.at(2)}});
+  }
   return head;
 }
 

@@ -26,6 +26,12 @@ struct JournalSource {
   friend bool operator==(const JournalSource&, const JournalSource&) = default;
 };
 
+// A tensor that expressions use beside their streams, and its digests.
+struct JournalSide {
+  std::string tensor;
+  Digests digests;
+};
+
 // What a job is, written before it writes anything else.
 struct JournalHead {
   std::string recipe;
@@ -33,6 +39,8 @@ struct JournalHead {
   std::vector<JournalSource> sources;
   std::vector<std::string> outputs;   // every file that the job makes
   std::vector<std::string> replaced;  // files of an earlier job that this one removes
+  // What the preflight found, for a run that continues when source shards are freed already.
+  std::vector<JournalSide> sides;
 };
 
 struct JournalState {

@@ -218,11 +218,16 @@ void ClearOutput(const fs::path& directory, const JournalHead& head,
     file_system.Remove(path);
     touched.insert(path.parent_path());
   };
-  // Without its index nobody takes what is left for a whole checkpoint.
-  const std::string index(formats::kShardIndexName);
   const auto gives_way = [&](const std::string& name) { return keep.count(name) == 0; };
-  if (std::count(head.replaced.begin(), head.replaced.end(), index) != 0 && gives_way(index)) {
-    remove(index);
+  // In the reverse order of their making: the manifest says that all files are there, the index
+  // that all shards are. Without them nobody takes what is left for a whole checkpoint.
+  for (const std::string_view last : {kManifestName, formats::kShardIndexName}) {
+    const std::string name(last);
+    if (std::count(head.replaced.begin(), head.replaced.end(), name) == 0 || !gives_way(name) ||
+        !Exists(directory / name)) {
+      continue;
+    }
+    file_system.Remove(directory / name);
     file_system.SyncDirectory(directory);
   }
   for (const std::string& name : head.replaced) {

@@ -43,7 +43,7 @@ OutputState LookAtOutput(const std::filesystem::path& directory, const OutputJob
 std::string PartialName(const std::string& name);
 
 // Removes what interrupted runs left (part files of the job and of the jobs it replaces) and the
-// files that give way, the index first. Visible files of this job stay.
+// files that give way, manifest and index first. Files in `keep` stay.
 void ClearOutput(const std::filesystem::path& directory, const JournalHead& head,
                  const std::map<std::string, FileRecord>& keep, formats::FileSystem& fs);
 

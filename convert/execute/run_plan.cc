@@ -55,6 +55,9 @@ class PlanRun {
   void RequireDisk() const;
   void CreateOutputDirectory();
   void RemoveEmptyOutput();
+  SideDigests FreedSides() const;
+  void RequireSources(const std::vector<std::size_t>& to_make) const;
+  JournalHead HeadToWrite() const;
   void Write();
   void WriteWeights(Committer& committer, const std::vector<std::size_t>& to_make);
   void Finish(Committer& committer);
@@ -237,9 +240,9 @@ void PlanRun::CreateOutputDirectory() {
   }
   for (auto path = missing.rbegin(); path != missing.rend(); ++path) {
     fs_.CreateDirectory(*path);
+    created_directories_.insert(created_directories_.begin(), *path);
     fs_.SyncDirectory(path->parent_path());
   }
-  created_directories_ = std::move(missing);
 }
 
 // After an error before anything was written: leaves no directory that was not there.
@@ -255,22 +258,71 @@ void PlanRun::RemoveEmptyOutput() {
   }
 }
 
+SideDigests PlanRun::FreedSides() const {
+  SideDigests freed;
+  if (!state_.journal) return freed;
+  for (const JournalSide& side : state_.journal->head.sides) {
+    const std::uint32_t tensor = source_.catalog.Find(side.tensor);
+    if (tensor == Catalog::kNone) continue;
+    const std::uint32_t file = source_.catalog.tensors()[tensor].extent.file;
+    std::error_code error;
+    if (!fs::exists(source_.catalog.files()[file].path, error)) {
+      freed.emplace(tensor, side.digests);
+    }
+  }
+  return freed;
+}
+
+// A file that was damaged after its source was freed cannot be made again.
+void PlanRun::RequireSources(const std::vector<std::size_t>& to_make) const {
+  if (!state_.journal) return;
+  for (const std::size_t file : to_make) {
+    for (const std::uint32_t source : SourcesOf(plan_.files[file], source_.catalog)) {
+      std::error_code error;
+      const SourceFile& shard = source_.catalog.files()[source];
+      if (fs::exists(shard.path, error)) continue;
+      throw Error(ErrorCode::kBadInput,
+                  fmt::format("{}: this file is not as the interrupted run wrote it, and {}, of "
+                              "which it is made, was deleted by --delete-source-shards; download "
+                              "the source again and convert it with --overwrite",
+                              plan_.files[file].name, shard.name),
+                  {plan_.files[file].name, ""});
+    }
+  }
+}
+
+JournalHead PlanRun::HeadToWrite() const {
+  JournalHead head = job_.head;
+  head.replaced = state_.replaced;
+  // What the interrupted run wrote and is no longer right gives way like an earlier job's files:
+  // it would have no line in the journal, and so look like a file of the user.
+  if (state_.journal) {
+    for (const auto& [name, record] : state_.journal->files) {
+      if (kept_.count(name) == 0) head.replaced.push_back(name);
+    }
+  }
+  for (const auto& [tensor, digests] : side_digests_) {
+    head.sides.push_back({source_.catalog.tensors()[tensor].name, digests});
+  }
+  return head;
+}
+
 void PlanRun::Write() {
-  CreateOutputDirectory();
   std::optional<Journal> journal;
   try {
+    CreateOutputDirectory();
     const OutputLock lock(output_);
     // Again, now that nobody else changes it.
     state_ = LookAtOutput(output_, job_);
-    side_digests_ = preflight_(sources_);
+    side_digests_ = preflight_(sources_, FreedSides());
     if (state_.journal) {
       report_.resumed = true;
       kept_ = CheckKeptFiles(output_, state_.journal->files, ResolveThreads(run_.threads), false,
                              progress_, stop_);
     }
     const std::vector<std::size_t> to_make = FilesToMake();
-    JournalHead head = job_.head;
-    head.replaced = state_.replaced;
+    RequireSources(to_make);
+    const JournalHead head = HeadToWrite();
     // What interrupted runs left gives its space back before the disk is checked; what an
     // overwrite removes goes only once the journal tells of it.
     if (state_.kind == OutputState::Kind::kUnfinished) ClearOutput(output_, head, kept_, fs_);

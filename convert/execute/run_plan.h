@@ -19,7 +19,9 @@ namespace dsv3::convert {
 using SideDigests = std::unordered_map<std::uint32_t, Digests>;
 
 // A recipe's look at values before a byte is written: throws for what must not be converted.
-using Preflight = std::function<SideDigests(SourceFiles& sources)>;
+// `known` are tensors that an earlier run has looked at and whose files it freed; the result holds
+// them too.
+using Preflight = std::function<SideDigests(SourceFiles& sources, const SideDigests& known)>;
 
 // Everything between a plan and a finished output directory, the same for every recipe: decides
 // what the directory is to this job (fresh, to be continued, finished), checks the disk, runs the

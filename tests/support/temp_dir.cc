@@ -4,11 +4,19 @@
 #include <system_error>
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 namespace dsv3::testing {
 
-TempDir::TempDir() {
-  std::string pattern = (std::filesystem::canonical(::testing::TempDir()) / "dsv3.XXXXXX").string();
+std::filesystem::path MemoryDirectory() {
+  const char* const shared_memory = "/dev/shm";
+  return ::access(shared_memory, W_OK | X_OK) == 0 ? shared_memory : ::testing::TempDir();
+}
+
+TempDir::TempDir() : TempDir(::testing::TempDir()) {}
+
+TempDir::TempDir(const std::filesystem::path& parent) {
+  std::string pattern = (std::filesystem::canonical(parent) / "dsv3.XXXXXX").string();
   if (::mkdtemp(pattern.data()) == nullptr) {
     throw std::system_error(errno, std::generic_category(), "mkdtemp " + pattern);
   }

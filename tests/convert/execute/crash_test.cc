@@ -1,0 +1,271 @@
+// Cuts the power after every change of a conversion, and looks at what is left.
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "tests/convert/support/conversion.h"
+#include "tests/convert/support/quick_file_system.h"
+#include "tests/convert/support/tiny_checkpoint.h"
+#include "tests/support/files.h"
+#include "tests/support/recording_file_system.h"
+#include "tests/support/temp_dir.h"
+
+namespace dsv3::convert {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::Conversion;
+using testing::Crash;
+using testing::QuickFileSystem;
+using testing::ReadTree;
+using testing::RecordingFileSystem;
+using Tree = std::map<std::string, std::string>;
+
+constexpr char kIndex[] = "model.safetensors.index.json";
+constexpr char kManifest[] = "checkpoint.manifest.json";
+
+bool IsShard(const std::string& name) { return name.ends_with(".safetensors"); }
+bool IsDirectory(const std::string& name) { return name.ends_with('/'); }
+// What a job keeps for its own use while it runs.
+bool IsInternal(const std::string& name) {
+  return name.ends_with(".partial") || name.starts_with(".dsv3-");
+}
+
+Tree TreeOrNothing(const fs::path& directory) {
+  return fs::exists(directory) ? ReadTree(directory) : Tree();
+}
+
+bool HasAll(const Tree& tree, const Tree& expected, const std::function<bool(std::string)>& which) {
+  for (const auto& [name, content] : expected) {
+    if (!which(name)) continue;
+    const auto found = tree.find(name);
+    if (found == tree.end() || found->second != content) return false;
+  }
+  return true;
+}
+
+// What a reader may count on at any moment: `generations` are the complete outputs that may stand
+// there, the one that is replaced and the one that is made.
+void ExpectNothingHalfDone(const Tree& tree, const std::vector<Tree>& generations) {
+  const auto complete_when_visible = [&](const std::string& name,
+                                         const std::function<bool(std::string)>& others) {
+    const auto found = tree.find(name);
+    if (found == tree.end()) return;
+    bool complete = false;
+    for (const Tree& generation : generations) {
+      const auto expected = generation.find(name);
+      complete |= expected != generation.end() && expected->second == found->second &&
+                  HasAll(tree, generation, others);
+    }
+    EXPECT_TRUE(complete) << name << " is visible before what it stands for";
+  };
+  for (const auto& [name, content] : tree) {
+    if (IsDirectory(name) || IsInternal(name)) continue;
+    bool known = false;
+    for (const Tree& generation : generations) {
+      const auto expected = generation.find(name);
+      known |= expected != generation.end() && expected->second == content;
+    }
+    EXPECT_TRUE(known) << name << " is visible and not complete (" << content.size() << " bytes)";
+  }
+  complete_when_visible(kIndex, IsShard);
+  complete_when_visible(kManifest, [](const std::string&) { return true; });
+}
+
+void ExpectSameTree(const Tree& tree, const Tree& expected) {
+  for (const auto& [name, content] : expected) {
+    const auto found = tree.find(name);
+    if (found == tree.end()) {
+      ADD_FAILURE() << name << " is missing";
+    } else {
+      EXPECT_TRUE(found->second == content) << name << " differs";
+    }
+  }
+  for (const auto& [name, content] : tree) {
+    EXPECT_EQ(expected.count(name), 1U) << name << " is left over";
+  }
+}
+
+// A conversion in a directory that holds input ("in") and output ("out"), to be interrupted.
+class CrashTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    testing::SmallFp8Checkpoint().Write(live_ / "in");
+    in_times_ = testing::FileTimes(live_ / "in");
+    testing::WriteFile(live_ / "out" / "placeholder", "");
+    fs::remove(live_ / "out" / "placeholder");
+  }
+
+  Conversion Command(const fs::path& root) const {
+    Conversion conversion(root / "in", root / "out");
+    configure_(conversion.request);
+    return conversion;
+  }
+
+  using Check = std::function<void(const fs::path& root)>;
+
+  // Runs the command on `live` and calls `check` for every state that a power cut can leave.
+  void ForEachCrash(const fs::path& live, const Check& check) {
+    QuickFileSystem quick;
+    RecordingFileSystem recorder(quick, live);
+    Command(live).Run(recorder);
+    operations_ = recorder.operations().size();
+    for (std::size_t count = 0; count <= recorder.operations().size(); ++count) {
+      for (const Crash crash : testing::kEveryCrash) {
+        const fs::path state = temp_ / "state";
+        fs::remove_all(state);
+        recorder.Replay(count, crash, state);
+        // Most cuts lose nothing that another has not lost.
+        if (!seen_.insert(ReadTree(state)).second) continue;
+        testing::RestoreFileTimes(state / "in", in_times_);
+        SCOPED_TRACE(
+            testing::ToString(crash) + " after " +
+            (count == 0 ? "nothing" : testing::ToString(recorder.operations()[count - 1])));
+        check(state);
+        if (::testing::Test::HasFailure()) return;
+      }
+    }
+  }
+
+  // Copies of the states that `choose` picks from those of a fresh run.
+  std::vector<fs::path> KeepStates(const std::function<bool(const fs::path& state)>& choose) {
+    std::vector<fs::path> states;
+    ForEachCrash(live_, [&](const fs::path& state) {
+      if (!choose(state)) return;
+      states.push_back(temp_ / ("interrupted" + std::to_string(states.size())));
+      fs::copy(state, states.back(), fs::copy_options::recursive);
+      testing::RestoreFileTimes(states.back() / "in", in_times_);
+    });
+    return states;
+  }
+
+  // The check of every test: nothing half done is visible, and the same command ends as if nothing
+  // had happened.
+  void ExpectRecovers(const fs::path& state, const std::vector<Tree>& generations) {
+    const Tree before = TreeOrNothing(state / "out");
+    ExpectNothingHalfDone(before, generations);
+    try {
+      Command(state).Run();
+    } catch (const Error& error) {
+      ADD_FAILURE() << "the same command fails: " << error.what();
+      return;
+    }
+    ExpectSameTree(ReadTree(state / "out"), generations.back());
+  }
+
+  testing::TempDir temp_{testing::MemoryDirectory()};
+  fs::path live_ = temp_ / "live";
+  std::map<std::string, fs::file_time_type> in_times_;
+  std::function<void(ConversionRequest&)> configure_ = [](ConversionRequest&) {};
+  std::set<Tree> seen_;
+  std::size_t operations_ = 0;  // of the last run that was recorded
+};
+
+// The output of an uninterrupted run.
+Tree Uninterrupted(Conversion conversion, const fs::path& output) {
+  conversion.request.output = output;
+  conversion.request.run.delete_source_shards = false;
+  conversion.Run();
+  return ReadTree(output);
+}
+
+TEST_F(CrashTest, FreshOutputRecoversFromEveryPowerCut) {
+  const Tree expected = Uninterrupted(Command(live_), temp_ / "expected");
+  ForEachCrash(live_, [&](const fs::path& state) { ExpectRecovers(state, {expected}); });
+  // Each of 11 files is created, synced and renamed, and directories are synced.
+  EXPECT_GT(operations_, 40U);
+}
+
+TEST_F(CrashTest, OutputWithoutChecksumsRecoversFromEveryPowerCut) {
+  configure_ = [](ConversionRequest& request) { request.run.checksum = ChecksumMode::kNone; };
+  const Tree expected = Uninterrupted(Command(live_), temp_ / "expected");
+  ForEachCrash(live_, [&](const fs::path& state) { ExpectRecovers(state, {expected}); });
+}
+
+TEST_F(CrashTest, OverwrittenOutputRecoversFromEveryPowerCut) {
+  // An older output with a shard and a side file that the new one does not have.
+  testing::TinyCheckpoint older = testing::SmallFp8Checkpoint();
+  older.Add("model-00005-of-00005.safetensors", "z.weight", formats::Dtype::kBF16, {6});
+  older.Find("router.bias").bytes[0] ^= 1;
+  older.side_files["old.txt"] = "old";
+  older.Write(temp_ / "older");
+  Conversion(temp_ / "older", live_ / "out").Run();
+  testing::WriteFile(live_ / "out" / "mine.txt", "not dsv3's");
+  Tree old_output = ReadTree(live_ / "out");
+  Tree expected = Uninterrupted(Command(live_), temp_ / "expected");
+  expected["mine.txt"] = "not dsv3's";
+
+  configure_ = [](ConversionRequest& request) { request.run.overwrite = true; };
+  ForEachCrash(live_, [&](const fs::path& state) {
+    ExpectRecovers(state, {old_output, expected});
+  });
+}
+
+TEST_F(CrashTest, SourceShardsGoOnlyWhenWhatNeedsThemIsDurable) {
+  const Tree source = ReadTree(live_ / "in");
+  const Tree expected = Uninterrupted(Command(live_), temp_ / "expected");
+  // Output file → source shards with its weights and scales.
+  const std::map<std::string, std::set<std::string>> needs = {
+      {testing::kTinyShard1, {testing::kTinyShard1, testing::kTinyShard2}},
+      {testing::kTinyShard2, {testing::kTinyShard2, testing::kTinyShard4}},
+      {testing::kTinyShard3, {testing::kTinyShard3, testing::kTinyShard4}}};
+  configure_ = [](ConversionRequest& request) { request.run.delete_source_shards = true; };
+  ForEachCrash(live_, [&](const fs::path& state) {
+    const Tree in = ReadTree(state / "in");
+    const Tree out = TreeOrNothing(state / "out");
+    for (const auto& [name, content] : source) {
+      if (in.count(name) != 0) {
+        EXPECT_TRUE(in.at(name) == content) << name << " was changed";
+        continue;
+      }
+      EXPECT_TRUE(IsShard(name)) << name << " was removed";
+      for (const auto& [output, shards] : needs) {
+        if (shards.count(name) == 0) continue;
+        const auto found = out.find(output);
+        EXPECT_TRUE(found != out.end() && found->second == expected.at(output))
+            << name << " is gone and " << output << " is not there";
+      }
+    }
+    ExpectRecovers(state, {expected});
+    for (const auto& [name, content] : ReadTree(state / "in")) {
+      EXPECT_FALSE(IsShard(name)) << name << " was not freed";
+    }
+  });
+}
+
+TEST_F(CrashTest, RecoversFromAPowerCutWhileRecovering) {
+  const Tree expected = Uninterrupted(Command(live_), temp_ / "expected");
+  std::size_t round = 0;
+  const auto now_and_then = [&](const fs::path&) { return ++round % 16 == 0; };
+  const std::vector<fs::path> states = KeepStates(now_and_then);
+  ASSERT_GE(states.size(), 3U);
+  for (const fs::path& state : states) {
+    SCOPED_TRACE(state.filename().string());
+    ForEachCrash(state, [&](const fs::path& again) { ExpectRecovers(again, {expected}); });
+  }
+}
+
+TEST_F(CrashTest, RecoversFromAPowerCutWhileADamagedFileIsMadeAgain) {
+  const Tree expected = Uninterrupted(Command(live_), temp_ / "expected");
+  const std::vector<fs::path> states = KeepStates([](const fs::path& state) {
+    return fs::exists(state / "out" / testing::kTinyShard2) && !fs::exists(state / "out" / kIndex);
+  });
+  ASSERT_FALSE(states.empty());
+  const fs::path damaged = states[0] / "out" / testing::kTinyShard2;
+  std::string content = testing::ReadFile(damaged);
+  content.back() ^= 1;
+  testing::WriteFile(damaged, content);
+  ForEachCrash(states[0], [&](const fs::path& again) {
+    Command(again).Run();
+    ExpectSameTree(ReadTree(again / "out"), expected);
+  });
+}
+
+}  // namespace
+}  // namespace dsv3::convert
