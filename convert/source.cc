@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/execute/manifest.h"
 #include "convert/execute/source_release.h"
 #include "convert/model/expected_tensors.h"
 #include "formats/error.h"
@@ -24,23 +25,67 @@ bool IsInside(const fs::path& path, const fs::path& directory) {
   return end == directory.end();
 }
 
-void CheckPlaces(const fs::path& input_directory, const fs::path& output) {
-  const fs::path in = CanonicalPath(input_directory);
-  const fs::path out = CanonicalPath(output);
-  std::string problem;
-  if (in == out) {
-    problem = "the output directory is the input directory";
-  } else if (IsInside(out, in)) {
-    problem = fmt::format("the output directory lies inside the input directory {}", in.string());
-  } else if (IsInside(in, out)) {
-    problem = fmt::format("the input directory {} lies inside the output directory", in.string());
-  } else {
-    return;
-  }
+[[noreturn]] void RefuseOutput(const fs::path& output, std::string_view problem) {
   throw Error(
       ErrorCode::kUsage,
       fmt::format("{}: {}; name a directory of its own for the output", output.string(), problem),
       {output.string(), ""});
+}
+
+void RequireApart(const fs::path& input_directory, const fs::path& output) {
+  const fs::path in = CanonicalPath(input_directory);
+  const fs::path out = CanonicalPath(output);
+  if (in == out) RefuseOutput(output, "the output directory is the input directory");
+  if (IsInside(out, in)) {
+    RefuseOutput(output, fmt::format("the output directory lies inside the input directory {}",
+                                     in.string()));
+  }
+  if (IsInside(in, out)) {
+    RefuseOutput(output, fmt::format("the input directory {} lies inside the output directory",
+                                     in.string()));
+  }
+}
+
+// `directory` is that of the files: for a hub cache another one than `input`.
+void CheckPlaces(const fs::path& input, const fs::path& directory, const fs::path& output) {
+  std::error_code ignored;
+  RequireApart(directory, output);
+  if (fs::is_directory(input, ignored)) RequireApart(input, output);
+  for (fs::path parent = CanonicalPath(output).parent_path(); parent.has_relative_path();
+       parent = parent.parent_path()) {
+    if (!fs::exists(parent, ignored)) continue;
+    if (fs::is_directory(parent, ignored)) break;
+    RefuseOutput(output, fmt::format("{} is not a directory", parent.string()));
+  }
+}
+
+// An index may name any file. A shard keeps its name in the output, where some names are taken.
+void CheckShardNames(const formats::CheckpointFiles& files) {
+  for (const formats::ShardFile& shard : files.shards) {
+    const std::string_view name = shard.name;
+    if (name != kManifestName && name != formats::kShardIndexName && !name.ends_with(".partial") &&
+        !name.starts_with(".dsv3-") && name.find("/.dsv3-") == std::string_view::npos) {
+      continue;
+    }
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: a shard cannot have this name, which the output needs for files "
+                            "of dsv3's own; rename the shard and correct the index",
+                            shard.name),
+                {shard.name, ""});
+  }
+}
+
+void RequireConfig(const formats::CheckpointFiles& files) {
+  if (files.HasConfig()) return;
+  const fs::path path = files.directory / kConfigName;
+  std::error_code ignored;
+  // Something else of that name says itself what it is.
+  if (fs::exists(fs::symlink_status(path, ignored))) formats::ReadSmallFile(path, 0);
+  throw Error(ErrorCode::kBadInput,
+              fmt::format("{}: there is no config.json, which tells the block size of the "
+                          "scales; copy it from where these weights came from",
+                          files.directory.string()),
+              {std::string(kConfigName), ""});
 }
 
 // Throws the first error, counting the others; adds warnings to `warnings`.
@@ -69,23 +114,24 @@ void RequireModel(const formats::Findings& findings, formats::Findings& warnings
 
 fs::path CanonicalPath(const fs::path& path) {
   std::error_code error;
-  fs::path canonical = fs::weakly_canonical(fs::absolute(path), error);
-  if (error) canonical = fs::absolute(path).lexically_normal();
+  const fs::path absolute = fs::absolute(path, error);
+  const fs::path canonical = error ? fs::path() : fs::weakly_canonical(absolute, error);
+  if (error == std::errc::permission_denied) throw IoError("find", path.string(), error.value());
+  if (error) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("'{}': {}; name another directory", path.string(), error.message()),
+                {path.string(), ""});
+  }
   // "dir/" and "dir" are one place.
   return canonical.has_filename() ? canonical : canonical.parent_path();
 }
 
 Source OpenSource(const fs::path& input, const fs::path& output) {
   formats::CheckpointFiles files = formats::OpenCheckpointFiles(input, ReadFreedShards(output));
-  CheckPlaces(files.directory, output);
+  CheckPlaces(input, files.directory, output);
   formats::RequireConsistent(files);
-  if (!files.HasConfig()) {
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: there is no config.json, which tells the block size of the "
-                            "scales; copy it from where these weights came from",
-                            files.directory.string()),
-                {std::string(kConfigName), ""});
-  }
+  CheckShardNames(files);
+  RequireConfig(files);
   using Form = formats::CheckpointFiles::Form;
   const bool needs_index =
       files.form != Form::kSingle || files.shards[0].name != "model.safetensors";

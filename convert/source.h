@@ -26,11 +26,13 @@ struct Source {
 
 // Opens `input` (see formats::OpenCheckpointFiles; shards that an unfinished run freed are known
 // from `output`). Throws Error: kUsage when `output` and the input's directory are one or lie
-// inside each other; kBadInput for whatever is wrong with files, index, headers or config, and for
-// tensors that the config predicts and that are missing or of another shape; kIo.
+// inside each other, or no directory can be made there; kBadInput for whatever is wrong with files,
+// index, headers or config, and for tensors that the config predicts and that are missing or of
+// another shape; kIo.
 Source OpenSource(const std::filesystem::path& input, const std::filesystem::path& output);
 
-// The path without links and dots, comparable even where it does not exist yet.
+// The path without links and dots, comparable even where it does not exist yet. Throws Error:
+// kUsage where there can be no such path (a name too long, a loop of links), kIo.
 std::filesystem::path CanonicalPath(const std::filesystem::path& path);
 
 }  // namespace dsv3::convert

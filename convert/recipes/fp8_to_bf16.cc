@@ -58,26 +58,26 @@ void CheckPair(const Catalog& catalog, const CatalogTensor& weight, const Catalo
                quant::BlockShape block) {
   if (weight.dtype != Dtype::kF8E4M3) {
     Fail(catalog, weight,
-         fmt::format("tensor '{}' is {}, expected F8_E4M3; other FP8 formats are not converted",
-                     weight.name, formats::DtypeName(weight.dtype)));
+         fmt::format("tensor {} is {}, expected F8_E4M3; other FP8 formats are not converted",
+                     QuoteForMessage(weight.name), formats::DtypeName(weight.dtype)));
   }
   if (weight.shape.size() != 2) {
     Fail(catalog, weight,
-         fmt::format("FP8 tensor '{}' has shape {}, expected two dimensions, [rows, columns]",
-                     weight.name, formats::ShapeToString(weight.shape)));
+         fmt::format("FP8 tensor {} has shape {}, expected two dimensions, [rows, columns]",
+                     QuoteForMessage(weight.name), formats::ShapeToString(weight.shape)));
   }
   if (!ScaleFormatOf(scale.dtype)) {
     Fail(catalog, scale,
-         fmt::format("scale '{}' is {}, expected F32, BF16 or F8_E8M0", scale.name,
+         fmt::format("scale {} is {}, expected F32, BF16 or F8_E8M0", QuoteForMessage(scale.name),
                      formats::DtypeName(scale.dtype)));
   }
   const formats::Shape expected = BlockScaleShape(weight.shape, block);
   if (scale.shape != expected) {
     Fail(catalog, scale,
-         fmt::format("scale '{}' has shape {}, expected {} for a weight of shape {} and the "
+         fmt::format("scale {} has shape {}, expected {} for a weight of shape {} and the "
                      "weight_block_size [{}, {}] of config.json; either the config or the scale "
                      "belongs to another checkpoint",
-                     scale.name, formats::ShapeToString(scale.shape),
+                     QuoteForMessage(scale.name), formats::ShapeToString(scale.shape),
                      formats::ShapeToString(expected), formats::ShapeToString(weight.shape),
                      block.rows, block.cols));
   }
@@ -99,12 +99,12 @@ std::vector<ScaledWeight> PairScales(const Catalog& catalog, const ModelConfig& 
       if (weight == Catalog::kNone || !IsFp8(catalog.tensors()[weight].dtype)) {
         Fail(catalog, tensor,
              weight == Catalog::kNone
-                 ? fmt::format("scale '{}' has no weight: there is no tensor '{}'; the checkpoint "
+                 ? fmt::format("scale {} has no weight: there is no tensor {}; the checkpoint "
                                "is incomplete",
-                               tensor.name, weight_name)
-                 : fmt::format("scale '{}' belongs to '{}', which is {} and not FP8; was the "
+                               QuoteForMessage(tensor.name), QuoteForMessage(weight_name))
+                 : fmt::format("scale {} belongs to {}, which is {} and not FP8; was the "
                                "checkpoint converted in part?",
-                               tensor.name, weight_name,
+                               QuoteForMessage(tensor.name), QuoteForMessage(weight_name),
                                formats::DtypeName(catalog.tensors()[weight].dtype)));
       }
     } else if (IsFp8(tensor.dtype)) {
@@ -112,9 +112,9 @@ std::vector<ScaledWeight> PairScales(const Catalog& catalog, const ModelConfig& 
       const std::uint32_t scale = catalog.Find(name);
       if (scale == Catalog::kNone) {
         Fail(catalog, tensor,
-             fmt::format("FP8 tensor '{}' has no scale: '{}' is in no shard; without it the "
+             fmt::format("FP8 tensor {} has no scale: {} is in no shard; without it the "
                          "weight means nothing. The checkpoint is incomplete, download it again",
-                         tensor.name, name));
+                         QuoteForMessage(tensor.name), QuoteForMessage(name)));
       }
       pairs.push_back({i, scale});
     }
