@@ -32,6 +32,7 @@ std::string Run(const Options& options, CommandContext& context) {
   }
   const convert::ConversionReport report = convert::ConvertFp8ToBf16(
       request, formats::PosixFileSystem(), context.progress, context.stop);
+  WarnOfCounts(report, context.progress);
   return context.output.json ? ConversionReportJson(request, report, context.tool.name)
                              : ConversionReportText(request, report);
 }

@@ -57,7 +57,7 @@ std::string Run(const Options& options, CommandContext& context) {
   return fmt::format("Wrote a sample FP8 checkpoint ({}, seed {}): {}\n  {} in {}, {}\n",
                      PresetName(options.sample.preset), options.sample.seed,
                      Printable(options.output), FormatCountOf(report.tensors, "tensor"),
-                     FormatCountOf(report.files, "weight file"), FormatBytes(report.bytes));
+                     FormatCountOf(report.files, "file"), FormatBytes(report.bytes));
 }
 
 }  // namespace

@@ -115,6 +115,15 @@ void AppendZshPaths(std::string& out, const Command& command) {
   }
 }
 
+// fish evaluates the list, so each help text has quotes of its own.
+std::string FishChoices(const Option& option) {
+  std::string words;
+  for (const Choice& choice : option.choices) {
+    words += (words.empty() ? "" : " ") + choice.value + "\\t\"" + choice.help + "\"";
+  }
+  return words;
+}
+
 void AppendFishOption(std::string& out, const Tool& tool, const Command* command,
                       const Option& option) {
   out += "complete -c " + tool.name;
@@ -124,7 +133,7 @@ void AppendFishOption(std::string& out, const Tool& tool, const Command* command
   if (option.letter != 0) out += std::string(" -s ") + option.letter;
   out += " -l " + option.name;
   if (option.TakesValue()) out += " -x";
-  if (!option.choices.empty()) out += " -a " + Quoted(ChoiceWords(option));
+  if (!option.choices.empty()) out += " -a " + Quoted(FishChoices(option));
   out += " -d " + Quoted(FirstSentence(option.help)) + "\n";
 }
 

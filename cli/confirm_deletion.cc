@@ -45,9 +45,14 @@ void ConfirmDeletion(const std::filesystem::path& input) {
   }
   const formats::CheckpointFiles files = formats::OpenCheckpointFiles(input);
   std::uint64_t bytes = 0;
-  for (const formats::ShardFile& shard : files.shards) bytes += shard.bytes;
-  WriteStderr("--delete-source-shards deletes " + FormatCountOf(files.shards.size(), "file") +
-              " (" + FormatBytes(bytes) + ") in\n  " + Printable(files.directory.string()) +
+  std::uint64_t present = 0;  // an earlier run may have deleted some
+  for (const formats::ShardFile& shard : files.shards) {
+    bytes += shard.bytes;
+    if (shard.bytes > 0) ++present;
+  }
+  if (present == 0) return;
+  WriteStderr("--delete-source-shards deletes " + FormatCountOf(present, "file") + " (" +
+              FormatBytes(bytes) + ") in\n  " + Printable(files.directory.string()) +
               "\nEach goes once all that needs it is written and verified. There is no way "
               "back\nto the FP8 weights without another copy of them.\n");
   Ask("Delete them? Type yes to go on: ", "yes");

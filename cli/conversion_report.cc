@@ -1,6 +1,7 @@
 #include "cli/conversion_report.h"
 
 #include <algorithm>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -30,35 +31,34 @@ std::string TensorText(const ConversionReport& report) {
                      FormatCount(report.converted_tensors), FormatCount(report.copied_tensors));
 }
 
-// The tensors with most counts first; the JSON report has all of them.
-void CountLines(std::string& out, std::string_view label, std::string_view what,
-                const std::vector<TensorCount>& counts) {
+void CountLine(std::string& out, std::string_view label, std::string_view what,
+               const std::vector<TensorCount>& counts) {
   if (counts.empty()) return;
-  constexpr std::size_t kShown = 5;
   std::uint64_t total = 0;
   for (const TensorCount& each : counts) total += each.count;
   Line(out, label,
        fmt::format("{} in {}", FormatCountOf(total, what), FormatCountOf(counts.size(), "tensor")));
-  std::vector<TensorCount> sorted = counts;
-  std::stable_sort(sorted.begin(), sorted.end(),
-                   [](const TensorCount& a, const TensorCount& b) { return a.count > b.count; });
-  for (std::size_t i = 0; i < std::min(kShown, sorted.size()); ++i) {
-    Line(out, "",
-         fmt::format("{:>9}  {}", FormatCount(sorted[i].count), Printable(sorted[i].tensor)));
+}
+
+// One warning for each of the first few tensors, and one for the others together.
+void WarnByTensor(convert::ProgressSink& progress, std::string_view what, std::string_view effect,
+                  const std::vector<TensorCount>& counts) {
+  constexpr std::size_t kNamed = 5;
+  for (std::size_t i = 0; i < std::min(kNamed, counts.size()); ++i) {
+    progress.OnWarning(fmt::format("tensor '{}' has {}{}", counts[i].tensor,
+                                   FormatCountOf(counts[i].count, what), effect));
   }
-  if (sorted.size() > kShown) {
-    Line(out, "",
-         fmt::format("and {} more; --json lists all of them",
-                     FormatCountOf(sorted.size() - kShown, "tensor")));
-  }
+  if (counts.size() <= kNamed) return;
+  progress.OnWarning(fmt::format("{} have {}s as well; --json lists all of them",
+                                 FormatCountOf(counts.size() - kNamed, "more tensor"), what));
 }
 
 void WarningLines(std::string& out, const ConversionReport& report) {
   if (!report.warnings.empty()) {
     Line(out, "warnings", FormatCountOf(report.warnings.size(), "warning") + ", printed above");
   }
-  CountLines(out, "NaN codes", "FP8 NaN code", report.nan_codes);
-  CountLines(out, "bad scales", "bad scale", report.bad_scales);
+  CountLine(out, "NaN codes", "FP8 NaN code", report.nan_codes);
+  CountLine(out, "bad scales", "bad scale", report.bad_scales);
 }
 
 std::string Converted(const ConversionRequest& request, const ConversionReport& report) {
@@ -138,6 +138,12 @@ std::string Planned(const ConversionRequest& request, const ConversionReport& re
 }
 
 }  // namespace
+
+void WarnOfCounts(const ConversionReport& report, convert::ProgressSink& progress) {
+  WarnByTensor(progress, "FP8 NaN code", ", which became BF16 NaN", report.nan_codes);
+  WarnByTensor(progress, "bad scale", " (NaN, infinite, negative or zero), used as it is",
+               report.bad_scales);
+}
 
 std::string ConversionReportText(const ConversionRequest& request, const ConversionReport& report) {
   switch (report.outcome) {

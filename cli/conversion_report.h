@@ -11,7 +11,10 @@ namespace dsv3::cli {
 std::string ConversionReportText(const convert::ConversionRequest& request,
                                  const convert::ConversionReport& report);
 
-// The same as one JSON object with a line end; docs/json.md describes it.
+// Warns of tensors in which something was counted, a handful by name.
+void WarnOfCounts(const convert::ConversionReport& report, convert::ProgressSink& progress);
+
+// The report as one JSON object with a line end; docs/json.md describes it.
 std::string ConversionReportJson(const convert::ConversionRequest& request,
                                  const convert::ConversionReport& report, std::string_view tool);
 

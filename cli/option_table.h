@@ -62,6 +62,8 @@ struct Command {
   std::string after_stop;
   // Whether `run` heeds CommandContext::stop, and so gets a moment to end by itself.
   bool stops_by_itself = false;
+  // Whether `run` returns what was asked for, not an account of the work: --quiet keeps it then.
+  bool returns_data = false;
   // Does the work and returns what belongs on stdout, in JSON when the context asks for it.
   // Throws Error; prints nothing but progress and warnings.
   std::function<std::string(CommandContext&)> run;

@@ -139,7 +139,7 @@ class Call {
     CommandContext context{tool_, command, output_, progress, stop_};
     std::string report = command.run(context);
     progress.Close();
-    if (output_.quiet && !output_.json) report.clear();
+    if (output_.quiet && !output_.json && !command.returns_data) report.clear();
     // Still under the watcher's eyes: a reader that does not read must not make Ctrl-C useless.
     said_last_words_ = true;
     WriteStdout(report);

@@ -1,0 +1,15 @@
+#include "cli/commands.h"
+#include "cli/tool_main.h"
+
+int main(int argc, char** argv) {
+  const auto make_tool = [] {
+    dsv3::cli::Tool tool;
+    tool.name = "dsv3-inspect";
+    tool.commands.push_back(dsv3::cli::InspectCommand());
+    tool.summary = tool.commands[0].summary;
+    tool.description = tool.commands[0].description;
+    tool.see_also = {"dsv3-convert"};
+    return tool;
+  };
+  return dsv3::cli::ToolMain(make_tool, argc, argv);
+}

@@ -1,0 +1,192 @@
+#include <cstdlib>
+#include <filesystem>
+#include <regex>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "tests/cli/run_tool.h"
+#include "tests/support/files.h"
+#include "tests/support/temp_dir.h"
+
+// What the tools generate from their option tables: help, version, man pages, completions.
+namespace dsv3::testing {
+namespace {
+
+const std::vector<std::string> kTools = {"dsv3-convert", "dsv3-inspect", "dsv3-reshard",
+                                         "dsv3-verify"};
+
+bool HasProgram(const std::string& name) {
+  return std::filesystem::exists("/bin/" + name) || std::filesystem::exists("/usr/bin/" + name);
+}
+
+// DSV3_UPDATE_GOLDEN=1 in the environment writes the files anew, to be looked at in the diff.
+void ExpectGolden(const std::string& text, const std::string& name) {
+  const std::filesystem::path path =
+      std::filesystem::path(DSV3_SOURCE_DIR) / "tests/cli/golden" / name;
+  if (std::getenv("DSV3_UPDATE_GOLDEN") != nullptr) WriteFile(path, text);
+  ASSERT_TRUE(std::filesystem::exists(path)) << path;
+  EXPECT_EQ(text, ReadFile(path)) << name;
+}
+
+TEST(HelpTest, IsWhatTheGoldenFilesSay) {
+  const std::vector<std::vector<std::string>> calls = {{"dsv3-convert"},
+                                                       {"dsv3-convert", "fp8-to-bf16"},
+                                                       {"dsv3-convert", "sample"},
+                                                       {"dsv3-inspect"},
+                                                       {"dsv3-verify"},
+                                                       {"dsv3-reshard"}};
+  for (std::vector<std::string> words : calls) {
+    const std::string name = words[0] + (words.size() > 1 ? "-" + words[1] : "") + ".help.txt";
+    words.push_back("--help");
+    const ToolResult result = RunTool(words);
+    EXPECT_EQ(result.exit_code, 0);
+    EXPECT_EQ(result.err, "");
+    ExpectGolden(result.out, name);
+  }
+}
+
+TEST(HelpTest, ComesBeforeMissingArgumentsAndIsTheSameFromBothSides) {
+  const ToolResult after = RunTool({"dsv3-convert", "sample", "--help"});
+  const ToolResult before = RunTool({"dsv3-convert", "-h", "sample"});
+  EXPECT_EQ(before.exit_code, 0);
+  EXPECT_EQ(before.out, after.out);
+}
+
+TEST(VersionTest, FirstLineIsStable) {
+  for (const std::string& tool : kTools) {
+    const ToolResult result = RunTool({tool, "--version"});
+    EXPECT_EQ(result.exit_code, 0);
+    EXPECT_EQ(result.err, "");
+    EXPECT_TRUE(std::regex_match(
+        result.out,
+        std::regex(tool +
+                   R"( 0\.1\.0\nkernels [A-Z0-9_]+; oneTBB [0-9.]+; OpenSSL [^;]+; MPI no\n)")))
+        << result.out;
+  }
+}
+
+TEST(ManPageTest, HasNoLint) {
+  if (!HasProgram("mandoc")) GTEST_SKIP() << "mandoc is not installed";
+  const TempDir dir;
+  for (const std::string& tool : kTools) {
+    const ToolResult page = RunTool({tool, "--man"});
+    EXPECT_EQ(page.exit_code, 0);
+    WriteFile(dir / "page.1", page.out);
+    const ToolResult lint =
+        RunTool({"/usr/bin/mandoc", "-T", "lint", "-W", "warning", (dir / "page.1").string()});
+    EXPECT_EQ(lint.exit_code, 0) << tool << "\n" << lint.out << lint.err;
+    EXPECT_EQ(lint.out, "") << tool;
+  }
+}
+
+TEST(ManPageTest, NamesEveryOptionOfTheHelp) {
+  const std::string page = RunTool({"dsv3-convert", "--man"}).out;
+  const std::string help = RunTool({"dsv3-convert", "fp8-to-bf16", "--help"}).out +
+                           RunTool({"dsv3-convert", "sample", "--help"}).out;
+  const std::regex option(R"(\n  (?:-.|  )[, ] --([a-z0-9-]+))");
+  int found = 0;
+  for (std::sregex_iterator it(help.begin(), help.end(), option), end; it != end; ++it) {
+    const std::string name = std::regex_replace((*it)[1].str(), std::regex("-"), "\\-");
+    EXPECT_NE(page.find("Fl \\-" + name), std::string::npos) << name;
+    ++found;
+  }
+  EXPECT_GT(found, 20);
+}
+
+// What bash would offer for these words, the last one being completed.
+std::string BashCompletes(const std::string& tool, const std::vector<std::string>& words,
+                          const std::string& directory) {
+  std::string script = "source <(" DSV3_BIN_DIR "/" + tool + " --completion bash)\n";
+  script += "COMP_WORDS=('" + tool + "'";
+  for (const std::string& word : words) script += " '" + word + "'";
+  script += ")\nCOMP_CWORD=$((${#COMP_WORDS[@]} - 1))\n";
+  // The function that bash itself would call.
+  script += "function=$(complete -p " + tool + " | sed 's/.*-F //; s/ .*//')\n";
+  script += "$function\nprintf '%s ' \"${COMPREPLY[@]}\"\n";
+  ToolSetting setting;
+  setting.directory = directory;
+  const ToolResult result = RunTool({"/bin/bash", "--norc", "-c", script}, setting);
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_EQ(result.err, "");
+  return result.out;
+}
+
+TEST(CompletionTest, BashCompletesCommandsOptionsValuesAndPaths) {
+  const TempDir dir;
+  WriteFile(dir / "checkpoint/config.json", "{}");
+  const auto complete = [&](const std::vector<std::string>& words) {
+    return BashCompletes("dsv3-convert", words, dir.path().string());
+  };
+  EXPECT_EQ(complete({""}), "fp8-to-bf16 sample ");
+  EXPECT_EQ(complete({"sa"}), "sample ");
+  EXPECT_EQ(complete({"fp8-to-bf16", "--th"}), "--threads ");
+  EXPECT_EQ(complete({"sample", "--th"}), " ") << "an option of another command";
+  EXPECT_EQ(complete({"sample", "--preset", ""}), "tiny small v3-shapes ");
+  EXPECT_EQ(complete({"sample", "--preset", "=", "v"}), "v3-shapes ");
+  EXPECT_EQ(complete({"sample", "--preset", "="}), "tiny small v3-shapes ");
+  EXPECT_EQ(complete({"fp8-to-bf16", "--threads", ""}), " ");
+  EXPECT_EQ(complete({"--color", "always", "sa"}), "sample ");
+  EXPECT_EQ(complete({"--color", "=", "always", "sample", "--se"}), "--seed ");
+  EXPECT_EQ(complete({"fp8-to-bf16", "check"}), "checkpoint ");
+  EXPECT_EQ(complete({"fp8-to-bf16", "checkpoint/"}), "checkpoint/config.json ");
+  EXPECT_EQ(BashCompletes("dsv3-inspect", {"check"}, dir.path().string()), "checkpoint ");
+  EXPECT_EQ(BashCompletes("dsv3-inspect", {"--ten"}, dir.path().string()), "--tensor ");
+  EXPECT_EQ(BashCompletes("dsv3-verify", {"--ver"}, dir.path().string()), "--version ");
+}
+
+TEST(CompletionTest, FishCompletesCommandsOptionsAndValues) {
+  if (!HasProgram("fish")) GTEST_SKIP() << "fish is not installed";
+  const TempDir home;
+  const auto complete = [&](const std::string& line) {
+    ToolSetting setting;
+    setting.environment["HOME"] = home.path().string();
+    const ToolResult result =
+        RunTool({"/usr/bin/fish", "--no-config", "-c",
+                 DSV3_BIN_DIR "/dsv3-convert --completion fish | source; complete -C '" + line +
+                     "' | string replace -r '\\t.*' ''"},
+                setting);
+    EXPECT_EQ(result.err, "");
+    return result.out;
+  };
+  EXPECT_EQ(complete("dsv3-convert "), "fp8-to-bf16\nsample\n");
+  EXPECT_EQ(complete("dsv3-convert sample --preset "), "small\ntiny\nv3-shapes\n");
+  EXPECT_EQ(complete("dsv3-convert fp8-to-bf16 --over"), "--overwrite\n");
+}
+
+TEST(CompletionTest, ShellsAcceptTheScripts) {
+  const TempDir dir;
+  for (const std::string& tool : kTools) {
+    for (const std::string shell : {"bash", "zsh", "fish"}) {
+      const ToolResult script = RunTool({tool, "--completion", shell});
+      EXPECT_EQ(script.exit_code, 0);
+      if (!HasProgram(shell)) continue;
+      WriteFile(dir / "script", script.out);
+      ToolSetting setting;
+      setting.environment["HOME"] = dir.path().string();
+      const ToolResult check = RunTool(
+          {shell == "bash" ? "/bin/bash" : "/usr/bin/" + shell, "-n", (dir / "script").string()},
+          setting);
+      EXPECT_EQ(check.exit_code, 0) << tool << " " << shell << check.err;
+      EXPECT_EQ(check.err, "") << tool << " " << shell;
+    }
+  }
+}
+
+TEST(CompletionTest, ZshDefinesTheFunctionForTheTool) {
+  if (!HasProgram("zsh")) GTEST_SKIP() << "zsh is not installed";
+  const TempDir home;
+  ToolSetting setting;
+  setting.environment["HOME"] = home.path().string();
+  const ToolResult result =
+      RunTool({"/usr/bin/zsh", "-f", "-c",
+               "autoload -Uz compinit; compinit -u -D; source <(" DSV3_BIN_DIR
+               "/dsv3-convert --completion zsh); print -r -- $_comps[dsv3-convert]"},
+              setting);
+  EXPECT_EQ(result.out, "_dsv3_convert\n");
+  EXPECT_EQ(result.err, "");
+}
+
+}  // namespace
+}  // namespace dsv3::testing

@@ -1,0 +1,145 @@
+#include <csignal>
+#include <filesystem>
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/cli/run_tool.h"
+#include "tests/support/files.h"
+#include "tests/support/temp_dir.h"
+
+// What happens on a terminal only: the bar, questions, Ctrl-C.
+namespace dsv3::testing {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+const std::string kClearLine = "\r\x1b[K";
+
+class TerminalTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    in_ = (dir_ / "in").string();
+    out_ = (dir_ / "out").string();
+    ASSERT_EQ(RunTool({"dsv3-convert", "sample", in_, "-q"}).exit_code, 0);
+  }
+
+  TempDir dir_;
+  std::string in_;
+  std::string out_;
+};
+
+TEST_F(TerminalTest, BarIsDrawnOverAndGoneAtTheEnd) {
+  TerminalRun run({"dsv3-convert", "fp8-to-bf16", in_, out_});
+  EXPECT_EQ(run.Wait(), 0);
+  EXPECT_THAT(run.screen(), HasSubstr("converting    0%  [....................]"));
+  const std::size_t report = run.screen().find("Converted FP8 to BF16: ");
+  ASSERT_NE(report, std::string::npos) << run.screen();
+  ASSERT_GE(report, kClearLine.size());
+  EXPECT_EQ(run.screen().substr(report - kClearLine.size(), kClearLine.size()), kClearLine)
+      << "the bar is cleared before the report";
+  EXPECT_EQ(run.screen().find(kClearLine, report), std::string::npos);
+}
+
+TEST_F(TerminalTest, NoBarWhereItIsNotWanted) {
+  TerminalRun quiet({"dsv3-convert", "fp8-to-bf16", in_, out_, "--quiet"});
+  EXPECT_EQ(quiet.Wait(), 0);
+  EXPECT_EQ(quiet.screen(), "");
+  TerminalRun plain({"dsv3-convert", "fp8-to-bf16", in_, out_ + "2", "--no-progress"});
+  EXPECT_EQ(plain.Wait(), 0);
+  EXPECT_THAT(plain.screen(), Not(HasSubstr("converting")));
+  ToolSetting dumb;
+  dumb.environment["TERM"] = "dumb";
+  TerminalRun lines({"dsv3-convert", "fp8-to-bf16", in_, out_ + "3"}, dumb);
+  EXPECT_EQ(lines.Wait(), 0);
+  EXPECT_THAT(lines.screen(), Not(HasSubstr("\x1b")));
+  EXPECT_THAT(lines.screen(), HasSubstr("dsv3-convert: converting\r\n"));
+}
+
+TEST_F(TerminalTest, WarningScrollsAboveTheBar) {
+  WriteFile(in_ + "/unlisted.safetensors", ReadFile(in_ + "/model-00001-of-00004.safetensors"));
+  TerminalRun run({"dsv3-convert", "fp8-to-bf16", in_, out_});
+  EXPECT_EQ(run.Wait(), 0);
+  EXPECT_THAT(run.screen(), HasSubstr("dsv3-convert: \x1b[1;33mwarning:\x1b[0m "));
+  EXPECT_THAT(run.screen(), HasSubstr("unlisted.safetensors"));
+  EXPECT_THAT(run.screen(), HasSubstr("  warnings    1 warning, printed above\r\n"));
+}
+
+TEST_F(TerminalTest, ErrorsHaveColourOnATerminalUnlessItIsUnwanted) {
+  TerminalRun red({"dsv3-inspect", "nowhere"});
+  EXPECT_EQ(red.Wait(), 3);
+  EXPECT_THAT(red.screen(), HasSubstr("\x1b[1;31merror:\x1b[0m"));
+  ToolSetting setting;
+  setting.environment["NO_COLOR"] = "1";
+  TerminalRun plain({"dsv3-inspect", "nowhere"}, setting);
+  EXPECT_EQ(plain.Wait(), 3);
+  EXPECT_THAT(plain.screen(), Not(HasSubstr("\x1b")));
+}
+
+TEST_F(TerminalTest, DeletingTheSourceIsAskedTwice) {
+  TerminalRun run({"dsv3-convert", "fp8-to-bf16", in_, out_, "--delete-source-shards"});
+  ASSERT_TRUE(run.WaitFor("Delete them? Type yes to go on: ")) << run.screen();
+  EXPECT_THAT(run.screen(), HasSubstr("--delete-source-shards deletes 4 files ("));
+  EXPECT_THAT(run.screen(), HasSubstr(in_));
+  run.Type("yes\n");
+  ASSERT_TRUE(run.WaitFor("Are you sure? Type delete to go on: ")) << run.screen();
+  EXPECT_FALSE(std::filesystem::exists(out_)) << "nothing begins before both answers";
+  run.Type("delete\n");
+  EXPECT_EQ(run.Wait(), 0) << run.screen();
+  EXPECT_THAT(run.screen(), HasSubstr("  deleted     4 source shards\r\n"));
+  EXPECT_FALSE(std::filesystem::exists(in_ + "/model-00001-of-00004.safetensors"));
+}
+
+TEST_F(TerminalTest, AnyOtherAnswerDeletesNothing) {
+  const auto before = ReadTree(in_);
+  TerminalRun first({"dsv3-convert", "fp8-to-bf16", in_, out_, "--delete-source-shards"});
+  ASSERT_TRUE(first.WaitFor("go on: "));
+  first.Type("y\n");
+  EXPECT_EQ(first.Wait(), 5);
+  EXPECT_THAT(first.screen(), HasSubstr("not confirmed, so nothing was read, written or deleted"));
+  TerminalRun second({"dsv3-convert", "fp8-to-bf16", in_, out_, "--delete-source-shards"});
+  ASSERT_TRUE(second.WaitFor("yes to go on: "));
+  second.Type("yes\n");
+  ASSERT_TRUE(second.WaitFor("delete to go on: "));
+  second.Type("yes\n");
+  EXPECT_EQ(second.Wait(), 5);
+  EXPECT_EQ(ReadTree(in_), before);
+  EXPECT_FALSE(std::filesystem::exists(out_));
+}
+
+// The question holds the tool at a known place, so that a signal needs no luck to meet it.
+TEST_F(TerminalTest, CtrlCEndsAToolThatDoesNotAnswerAnyMore) {
+  TerminalRun run({"dsv3-convert", "fp8-to-bf16", in_, out_, "--delete-source-shards", "--json"});
+  ASSERT_TRUE(run.WaitFor("go on: "));
+  run.Type("\x03");
+  EXPECT_EQ(run.Wait(), 5);
+  EXPECT_THAT(run.screen(),
+              HasSubstr("dsv3-convert: stopping; run the same command again to continue"));
+  EXPECT_THAT(run.screen(), HasSubstr("\"code\": \"interrupted\""));
+}
+
+TEST_F(TerminalTest, SecondSignalEndsItAtOnce) {
+  TerminalRun run({"dsv3-convert", "fp8-to-bf16", in_, out_, "--delete-source-shards"});
+  ASSERT_TRUE(run.WaitFor("go on: "));
+  run.Signal(SIGTERM);
+  ASSERT_TRUE(run.WaitFor("stopping; "));
+  run.Signal(SIGHUP);
+  EXPECT_EQ(run.Wait(), 5);
+}
+
+TEST_F(TerminalTest, SignalIgnoredFromTheStartStaysIgnored) {
+  TerminalRun run({"/bin/sh", "-c",
+                   "trap '' HUP; exec " DSV3_BIN_DIR "/dsv3-convert fp8-to-bf16 " + in_ + " " +
+                       out_ + " --delete-source-shards"});
+  ASSERT_TRUE(run.WaitFor("go on: "));
+  run.Signal(SIGHUP);
+  run.Type("no\n");
+  EXPECT_EQ(run.Wait(), 5);
+  EXPECT_THAT(run.screen(), Not(HasSubstr("stopping")));
+  EXPECT_THAT(run.screen(), HasSubstr("not confirmed"));
+}
+
+}  // namespace
+}  // namespace dsv3::testing
