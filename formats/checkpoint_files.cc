@@ -269,16 +269,14 @@ bool CheckpointFiles::HasConfig() const {
 }
 
 CheckpointFiles OpenCheckpointFiles(const fs::path& path, const FreedShards& freed) {
-  const bool is_freed_file =
-      std::any_of(freed.begin(), freed.end(), [&](const FreedShard& shard) {
-        std::error_code ignored;
-        return path.filename() == shard.name && !fs::exists(path, ignored);
-      });
+  const bool is_freed_file = std::any_of(freed.begin(), freed.end(), [&](const FreedShard& shard) {
+    std::error_code ignored;
+    return path.filename() == shard.name && !fs::exists(path, ignored);
+  });
   const CheckpointLocation location =
       is_freed_file ? CheckpointLocation{fs::absolute(path).parent_path(), path.filename().string()}
                     : LocateCheckpoint(path);
-  return location.file_name ? OpenFile(location, freed)
-                            : OpenDirectory(location.directory, freed);
+  return location.file_name ? OpenFile(location, freed) : OpenDirectory(location.directory, freed);
 }
 
 void RequireConsistent(const CheckpointFiles& files) {
