@@ -1,10 +1,12 @@
 #include "convert/inspect/inspection.h"
 
 #include <algorithm>
+#include <iterator>
 #include <unordered_set>
 #include <utility>
 
 #include <fmt/format.h>
+#include <tbb/parallel_invoke.h>
 
 #include "convert/model/expected_tensors.h"
 #include "formats/error.h"
@@ -138,12 +140,15 @@ Inspection Inspect(const std::filesystem::path& path) {
   std::optional<ModelConfig> config = ReadConfig(files, findings);
   Catalog catalog = Catalog::FromCheckpoint(files);
   const ModelConfig* known = config ? &*config : nullptr;
-  if (known != nullptr) {
-    Findings missing = CheckAgainstModel(*known, catalog);
-    findings.insert(findings.end(), std::make_move_iterator(missing.begin()),
-                    std::make_move_iterator(missing.end()));
-  }
-  Summary summary = Summarize(catalog, known);
+  Findings missing;
+  Summary summary;
+  tbb::parallel_invoke(
+      [&] {
+        if (known != nullptr) missing = CheckAgainstModel(*known, catalog);
+      },
+      [&] { summary = Summarize(catalog, known); });
+  findings.insert(findings.end(), std::make_move_iterator(missing.begin()),
+                  std::make_move_iterator(missing.end()));
   ScaleCheck(known, findings).Visit(summary.root, "");
   return {path,
           files.form,
