@@ -1,0 +1,156 @@
+#include "convert/plan/plan.h"
+
+#include <functional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "formats/hash/xxh3.h"
+#include "formats/safetensors.h"
+#include "tests/convert/support/memory_source.h"
+#include "tests/convert/support/tiny_checkpoint.h"
+#include "tests/support/files.h"
+
+namespace dsv3::convert {
+namespace {
+
+using formats::Dtype;
+using testing::MemorySource;
+using testing::TinyCheckpoint;
+
+TinyCheckpoint Tensors() {
+  TinyCheckpoint checkpoint;
+  checkpoint.Add("s", "b.flag", Dtype::kBool, {3});
+  checkpoint.Add("s", "w", Dtype::kF8E4M3, {5, 9});
+  checkpoint.AddScale("s", "w_scale_inv", Dtype::kF32, {2, 2});
+  checkpoint.AddScale("s", "other_scale", Dtype::kF32, {2, 2});
+  checkpoint.Add("s", "ids", Dtype::kI64, {2});
+  checkpoint.Add("s", "a", Dtype::kBF16, {4});
+  checkpoint.Add("s", "z", Dtype::kBF16, {4});
+  checkpoint.Add("s", "nothing", Dtype::kF32, {0});
+  return checkpoint;
+}
+
+using Named = std::vector<std::pair<std::string, ExpressionPtr>>;
+
+Named Expressions(const Catalog& catalog) {
+  Named named;
+  for (const char* name : {"b.flag", "a", "ids", "nothing"}) {
+    named.emplace_back(name, Copy(catalog, catalog.Find(name)));
+  }
+  named.emplace_back("w",
+                     Dequantize(catalog, catalog.Find("w"), catalog.Find("w_scale_inv"), {4, 8}));
+  return named;
+}
+
+TEST(PlanFileTest, FollowsTheReferenceWritersOrderAndOffsets) {
+  const MemorySource source(Tensors());
+  const PlannedFile file = PlanFile("f.safetensors", Expressions(source.catalog()));
+  std::vector<std::string> names;
+  std::uint64_t position = 0;
+  for (const PlannedTensor& tensor : file.tensors) {
+    names.push_back(tensor.entry.name);
+    EXPECT_EQ(tensor.entry.begin, position) << tensor.entry.name;
+    position = tensor.entry.end;
+    EXPECT_EQ(tensor.entry.end - tensor.entry.begin, tensor.expression->num_bytes());
+    EXPECT_EQ(tensor.entry.dtype, tensor.expression->dtype());
+    EXPECT_EQ(tensor.entry.shape, tensor.expression->shape());
+  }
+  // By dtype: I64, F32, BF16 (w is one now), BOOL; then by name.
+  EXPECT_EQ(names, (std::vector<std::string>{"ids", "nothing", "a", "w", "b.flag"}));
+  EXPECT_EQ(file.bytes, file.data_offset + position);
+}
+
+TEST(PlanFileTest, HeaderIsTheSerializersAndReadsBackAsThePlan) {
+  const MemorySource source(Tensors());
+  const PlannedFile file = PlanFile("f.safetensors", Expressions(source.catalog()));
+  std::vector<formats::SafetensorsTensor> entries;
+  for (const PlannedTensor& tensor : file.tensors) entries.push_back(tensor.entry);
+  const std::string header = FileHeader(file);
+  EXPECT_EQ(header, formats::SerializeSafetensorsHeader(entries, {{"format", "pt"}}));
+  EXPECT_EQ(header.size(), file.data_offset);
+  EXPECT_EQ(formats::Xxh3Hex(testing::AsBytes(header)), file.header_digest);
+
+  const formats::SafetensorsHeader read =
+      formats::ParseSafetensorsHeader(testing::AsBytes(header), file.bytes, "f.safetensors");
+  EXPECT_EQ(read.data_offset, file.data_offset);
+  EXPECT_EQ(read.file_bytes, file.bytes);
+  EXPECT_EQ(read.digest, file.header_digest);
+  EXPECT_EQ(read.tensors.size(), file.tensors.size());
+}
+
+TEST(PlanFileTest, FileWithoutBytesIsItsHeader) {
+  const MemorySource source(Tensors());
+  Named named;
+  named.emplace_back("nothing", Copy(source.catalog(), source.catalog().Find("nothing")));
+  const PlannedFile file = PlanFile("f.safetensors", std::move(named));
+  EXPECT_EQ(file.bytes, file.data_offset);
+}
+
+Plan MakePlan(const Catalog& catalog) {
+  Plan plan;
+  plan.recipe = "recipe";
+  plan.options = {{"option", "true"}};
+  plan.files.push_back(PlanFile("f.safetensors", Expressions(catalog)));
+  plan.side_files = {{"config.json", {}, "{}"}, {"README.md", "/source/README.md", {}}};
+  return plan;
+}
+
+TEST(PlanFingerprintTest, DiffersWithEverythingThatDecidesBytes) {
+  const MemorySource source(Tensors());
+  const Catalog& catalog = source.catalog();
+  const std::string original = PlanFingerprint(MakePlan(catalog), catalog);
+  const std::vector<std::function<void(Plan&)>> changes = {
+      [](Plan& plan) { plan.recipe = "another"; },
+      [](Plan& plan) { plan.options[0].json = "false"; },
+      [](Plan& plan) { plan.options[0].name = "another"; },
+      [](Plan& plan) {
+        plan.options.push_back({"more", "1"});
+      },
+      [](Plan& plan) { plan.files[0].name = "g.safetensors"; },
+      [](Plan& plan) { plan.side_files[0].content = "{ }"; },
+      [](Plan& plan) { plan.side_files[1].name = "LICENSE"; },
+      [](Plan& plan) { plan.side_files.pop_back(); },
+      [&](Plan& plan) {  // another source of the same shape
+        Named named = Expressions(catalog);
+        named[1].second = Copy(catalog, catalog.Find("z"));
+        plan.files[0] = PlanFile("f.safetensors", std::move(named));
+      },
+      [&](Plan& plan) {  // another scale
+        Named named = Expressions(catalog);
+        named[4].second =
+            Dequantize(catalog, catalog.Find("w"), catalog.Find("other_scale"), {4, 8});
+        plan.files[0] = PlanFile("f.safetensors", std::move(named));
+      },
+      [&](Plan& plan) {  // another name
+        Named named = Expressions(catalog);
+        named[1].first = "renamed";
+        plan.files[0] = PlanFile("f.safetensors", std::move(named));
+      },
+  };
+  std::set<std::string> fingerprints = {original};
+  for (const auto& change : changes) {
+    Plan plan = MakePlan(catalog);
+    change(plan);
+    fingerprints.insert(PlanFingerprint(plan, catalog));
+  }
+  EXPECT_EQ(fingerprints.size(), changes.size() + 1);
+}
+
+TEST(PlanFingerprintTest, DoesNotDependOnPlacesOrOrderOfTensors) {
+  const MemorySource source(Tensors());
+  const Catalog& catalog = source.catalog();
+  const std::string original = PlanFingerprint(MakePlan(catalog), catalog);
+  Plan plan = MakePlan(catalog);
+  plan.side_files[1].source = "/elsewhere/README.md";
+  Named named = Expressions(catalog);
+  std::swap(named.front(), named.back());
+  plan.files[0] = PlanFile("f.safetensors", std::move(named));
+  EXPECT_EQ(PlanFingerprint(plan, catalog), original);
+}
+
+}  // namespace
+}  // namespace dsv3::convert
