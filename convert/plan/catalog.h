@@ -1,10 +1,10 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "formats/checkpoint_files.h"
@@ -53,9 +53,13 @@ class Catalog {
   std::uint32_t Find(std::string_view name) const;
 
  private:
+  // Where `name` is in by_name_, or the free place where it would be.
+  std::size_t Place(std::string_view name) const;
+
   std::vector<SourceFile> files_;
   std::vector<CatalogTensor> tensors_;
-  std::unordered_map<std::string_view, std::uint32_t> by_name_;
+  // Open addressing: positions in tensors_ by the hash of their names, kNone where free.
+  std::vector<std::uint32_t> by_name_;
 };
 
 }  // namespace dsv3::convert
