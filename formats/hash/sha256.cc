@@ -122,14 +122,6 @@ void Sha256::UpdateMany(std::span<const Part> parts) {
   CompressMany(pending);
 }
 
-void Sha256::UpdatePair(Sha256& a, std::span<const std::byte> a_data, Sha256& b,
-                        std::span<const std::byte> b_data) {
-  const std::array<Part, 2> parts = {Part{&a, a_data}, Part{&b, b_data}};
-  UpdateMany(parts);
-}
-
-bool Sha256::PairsAreFaster() { return sha256_ni::IsSupported(); }
-
 Sha256::Digest Sha256::Finish() {
   Digest digest;
   if (openssl_ != nullptr) {

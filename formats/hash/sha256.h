@@ -46,12 +46,6 @@ class Sha256 {
   // only the bytes for which there is a partner gain. The result equals
   // part.hash->Update(part.data) for each.
   static void UpdateMany(std::span<const Part> parts);
-  // UpdateMany of two.
-  static void UpdatePair(Sha256& a, std::span<const std::byte> a_data, Sha256& b,
-                         std::span<const std::byte> b_data);
-
-  // Whether UpdateMany gains anything on this machine.
-  static bool PairsAreFaster();
 
  private:
   struct FreeContext {

@@ -1,6 +1,7 @@
 #include "formats/hash/sha256.h"
 
 #include <algorithm>
+#include <array>
 #include <string>
 #include <utility>
 #include <vector>
@@ -105,7 +106,8 @@ TEST(Sha256Test, UpdatesPairsOfAnyTwoLengths) {
       // Both enter the pair with an unfinished block.
       a.Update(a_data.first(a_length / 3));
       b.Update(b_data.first(b_length / 2));
-      Sha256::UpdatePair(a, a_data.subspan(a_length / 3), b, b_data.subspan(b_length / 2));
+      Sha256::UpdateMany(std::array{Sha256::Part{&a, a_data.subspan(a_length / 3)},
+                                    Sha256::Part{&b, b_data.subspan(b_length / 2)}});
       ASSERT_EQ(a.FinishHex(), OpenSslHex(a_data)) << a_length << " " << b_length;
       ASSERT_EQ(b.FinishHex(), OpenSslHex(b_data)) << a_length << " " << b_length;
     }
@@ -137,7 +139,8 @@ TEST(Sha256Test, UpdatesStreamsOfDifferentBackendsTogether) {
   const std::string text = RandomBytes(1000, 6);
   Sha256 fastest;
   Sha256 openssl(Sha256::Backend::kOpenSsl);
-  Sha256::UpdatePair(fastest, AsBytes(text), openssl, AsBytes(text));
+  Sha256::UpdateMany(
+      std::array{Sha256::Part{&fastest, AsBytes(text)}, Sha256::Part{&openssl, AsBytes(text)}});
   EXPECT_EQ(fastest.FinishHex(), OpenSslHex(AsBytes(text)));
   EXPECT_EQ(openssl.FinishHex(), OpenSslHex(AsBytes(text)));
 }
@@ -152,10 +155,6 @@ TEST(Sha256Test, MovesInTheMiddleOfAStream) {
     first = std::move(second);
     EXPECT_EQ(first.FinishHex(), OpenSslHex(AsBytes(text + text)));
   }
-}
-
-TEST(Sha256Test, PairsAreFasterWhereTheInstructionsAre) {
-  EXPECT_EQ(Sha256::PairsAreFaster(), sha256_ni::IsSupported());
 }
 
 TEST(ToHexTest, WritesTwoLowercaseDigitsAByte) {
