@@ -1,6 +1,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <ostream>
 #include <string>
 
 #include "tests/convert/bad_input/bad_input_test.h"
@@ -112,6 +113,8 @@ struct BadScale {
   std::string bf16;
   const char* shown;
 };
+
+void PrintTo(const BadScale& param, std::ostream* out) { *out << param.name; }
 
 std::string F32(float value) { return BytesOf(value); }
 std::string BF16(std::uint16_t bits) { return BytesOf(bits); }

@@ -1,5 +1,6 @@
 #include <cstdint>
 #include <functional>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,8 @@ struct BadShard {
   std::function<std::string(const std::string& good)> content;
   std::vector<std::string> words;  // that the message must hold beside the file's name
 };
+
+void PrintTo(const BadShard& param, std::ostream* out) { *out << param.name; }
 
 std::string Header(std::string_view header, std::size_t data_bytes = 0) {
   return SafetensorsFile(header, std::string(data_bytes, '\0'));
