@@ -38,8 +38,9 @@ Option Flag(std::string name, bool* target, std::string help, char letter) {
   return option;
 }
 
-Option Number(std::string name, std::string value_name, std::uint64_t max, std::string zero_means,
-              std::function<void(std::uint64_t)> store, std::string help) {
+Option Number(std::string name, std::string value_name, std::uint64_t max,
+              const std::string& zero_means, std::function<void(std::uint64_t)> store,
+              std::string help) {
   std::string accepted = "give a whole number from 0";
   if (!zero_means.empty()) accepted += " (" + zero_means + ")";
   accepted += " to " + std::to_string(max);

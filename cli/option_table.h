@@ -81,8 +81,9 @@ struct Tool {
 // Option constructors. Targets must outlive the table's use.
 Option Flag(std::string name, bool* target, std::string help, char letter = 0);
 // Whole decimal numbers in [0, max]; `zero_means`, when not empty, explains 0 in messages.
-Option Number(std::string name, std::string value_name, std::uint64_t max, std::string zero_means,
-              std::function<void(std::uint64_t)> store, std::string help);
+Option Number(std::string name, std::string value_name, std::uint64_t max,
+              const std::string& zero_means, std::function<void(std::uint64_t)> store,
+              std::string help);
 // A positive amount of bytes, see ParseSize.
 Option Size(std::string name, std::uint64_t* target, std::string help);
 Option Text(std::string name, std::string value_name, std::string* target, std::string help);

@@ -173,7 +173,8 @@ void CheckArguments(const Tool& tool, const Command& command,
     if (i >= values.size()) {
       std::string missing;
       for (std::size_t k = i; k < command.arguments.size(); ++k) {
-        missing += (k > i ? " and " : "") + command.arguments[k].name;
+        if (k > i) missing += " and ";
+        missing += command.arguments[k].name;
       }
       throw UsageError(who + ": missing " + missing, hint);
     }
