@@ -92,6 +92,8 @@ def machine(directory):
         "instructions": [f for f in ("avx2", "avx512f", "avx512_vbmi", "sha_ni") if f in flags],
         "memory_gib": round(memory / 2**30, 1),
         "kernel": platform.release(),
+        # Anything near the number of cores spoils what follows.
+        "load_before": round(os.getloadavg()[0], 1),
         "file_system": _first(["findmnt", "-no", "FSTYPE,SOURCE", "-T", str(directory)]),
         "compiler": _first(["c++", "--version"]),
     }

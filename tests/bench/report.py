@@ -58,7 +58,7 @@ def main():
     machine = results["machine"]
     print(f"{machine['cores']} cores of {machine['cpu']} ({', '.join(machine['instructions'])}), "
           f"{machine['memory_gib']} GiB; Linux {machine['kernel']}; {machine['file_system']}; "
-          f"{machine['compiler']}.")
+          f"{machine['compiler']}. Load before the run: {machine.get('load_before', 'unknown')}.")
     if "convert" in results:
         convert = results["convert"]
         print(f"The conversion reads {convert['bytes_read'] / 1e9:.2f} GB and writes "
