@@ -31,9 +31,9 @@ constexpr std::size_t kDigestTogether = 4;
 constexpr std::size_t kMaxChunkBytes = std::size_t{4} << 20;
 constexpr std::size_t kMinChunkBytes = std::size_t{256} << 10;
 // A chunk's memory: its bytes, and at most as many source bytes (a copy), rounded up for direct
-// reads.
+// reads, with the gaps between them.
 constexpr std::uint64_t ChunkMemory(std::size_t chunk_bytes) {
-  return std::uint64_t{2} * chunk_bytes + 4 * formats::kDirectAlignment;
+  return std::uint64_t{2} * chunk_bytes + 8 * formats::kDirectAlignment;
 }
 
 std::size_t ChunkBytes(std::uint64_t memory_bytes) {

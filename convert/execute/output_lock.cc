@@ -17,6 +17,8 @@
 namespace dsv3::convert {
 namespace {
 
+constexpr int kFlags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW;
+
 struct Holder {
   pid_t pid = 0;
   std::string host;
@@ -64,7 +66,8 @@ bool LocksUnsupported(int error) {
 
 }  // namespace
 
-OutputLock::OutputLock(const std::filesystem::path& directory) : path_(directory / kLockName) {
+OutputLock::OutputLock(const std::filesystem::path& directory, Flock flock)
+    : path_(directory / kLockName), flock_(flock) {
   // A run that ends removes the file, perhaps between our open and our lock: then the lock is on a
   // file that nobody else will ever see, and the next round makes a new one.
   while (!TryLockFile()) {
@@ -72,12 +75,14 @@ OutputLock::OutputLock(const std::filesystem::path& directory) : path_(directory
 }
 
 bool OutputLock::TryLockFile() {
-  fd_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+  fd_ = open(path_.c_str(), kFlags | O_EXCL, 0666);
+  const bool created = fd_ >= 0;
+  if (!created && errno == EEXIST) fd_ = open(path_.c_str(), kFlags, 0666);
   if (fd_ < 0) throw IoError("create", path_.string(), errno);
-  if (flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+  if (flock_(fd_, LOCK_EX | LOCK_NB) != 0) {
     const int error = errno;
     if (LocksUnsupported(error)) {
-      TakeByExistence();
+      TakeByExistence(created);
       return true;
     }
     const Holder holder = ReadHolder(fd_);
@@ -98,23 +103,25 @@ bool OutputLock::TryLockFile() {
   return true;
 }
 
-void OutputLock::TakeByExistence() {
+void OutputLock::TakeByExistence(bool created) {
+  if (created) {
+    WriteHolder(fd_);
+    return;
+  }
   const Holder holder = ReadHolder(fd_);
   close(fd_);
   fd_ = -1;
-  // An empty file is the one that the open just made, or that of a run which is starting.
-  if (holder.pid != 0) {
-    if (holder.host != HostName()) {
-      FailHeld(path_, holder,
-               fmt::format("if that run has died, remove {} and run the same command again",
-                           path_.string()));
-    }
-    if (kill(holder.pid, 0) == 0 || errno != ESRCH) {
-      FailHeld(path_, holder, "wait until it has ended");
-    }
+  // An empty file may be that of a run which is starting.
+  if (holder.pid == 0 || holder.host != HostName()) {
+    FailHeld(path_, holder,
+             fmt::format("if that run has died, remove {} and run the same command again",
+                         path_.string()));
+  }
+  if (kill(holder.pid, 0) == 0 || errno != ESRCH) {
+    FailHeld(path_, holder, "wait until it has ended");
   }
   unlink(path_.c_str());
-  fd_ = open(path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
+  fd_ = open(path_.c_str(), kFlags | O_EXCL, 0666);
   if (fd_ < 0 && errno == EEXIST) FailHeld(path_, {}, "wait until it has ended");
   if (fd_ < 0) throw IoError("create", path_.string(), errno);
   WriteHolder(fd_);

@@ -2,6 +2,9 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
+
+#include <sys/file.h>
 
 namespace dsv3::convert {
 
@@ -13,9 +16,12 @@ inline constexpr std::string_view kLockName = ".dsv3-lock";
 // host is for the user to remove.
 class OutputLock {
  public:
+  // As flock(2).
+  using Flock = int (*)(int fd, int operation);
+
   // `directory` must exist. Throws Error: kUsage when another run holds it (names process and
-  // host), kIo.
-  explicit OutputLock(const std::filesystem::path& directory);
+  // host), kIo. A test may give its own `flock`.
+  explicit OutputLock(const std::filesystem::path& directory, Flock flock = ::flock);
   // Removes the file.
   ~OutputLock();
   OutputLock(const OutputLock&) = delete;
@@ -23,9 +29,10 @@ class OutputLock {
 
  private:
   bool TryLockFile();
-  void TakeByExistence();
+  void TakeByExistence(bool created);
 
   std::filesystem::path path_;
+  Flock flock_;
   int fd_ = -1;
 };
 

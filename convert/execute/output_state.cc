@@ -102,6 +102,15 @@ std::string Damage(const fs::path& directory, const Plan& plan, const ManifestSu
   return "";
 }
 
+// Refuses to remove a file that somebody changed after dsv3 made it.
+void RequireUnchanged(const fs::path& directory, const std::string& name, std::uint64_t bytes) {
+  const std::optional<std::uint64_t> found = FileBytes(directory / name);
+  if (!found || *found == bytes) return;
+  Refuse(directory, fmt::format("{} was changed since dsv3 made it ({} bytes, was {}); move it "
+                                "away, --overwrite does not delete it",
+                                name, *found, bytes));
+}
+
 // Names of the job's outputs that are there, but not from it or a job that it replaces.
 void RefuseForeign(const fs::path& directory, const JournalHead& head,
                    const std::set<std::string>& ours) {
@@ -188,19 +197,17 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
   std::set<std::string> replaced;
   if (manifest) {
     for (const ManifestFile& file : manifest->files) {
-      const std::optional<std::uint64_t> bytes = FileBytes(directory / file.name);
-      if (!bytes) continue;
-      if (*bytes != file.bytes) {
-        Refuse(directory, fmt::format("{} was changed since dsv3 made it ({} bytes, was {}); "
-                                      "move it away, --overwrite does not delete it",
-                                      file.name, *bytes, file.bytes));
-      }
+      if (!FileBytes(directory / file.name)) continue;
+      RequireUnchanged(directory, file.name, file.bytes);
       replaced.insert(file.name);
     }
     replaced.insert(std::string(kManifestName));
   }
   if (journal) {
-    for (const auto& [name, record] : journal->files) replaced.insert(name);
+    for (const auto& [name, record] : journal->files) {
+      RequireUnchanged(directory, name, record.bytes);
+      replaced.insert(name);
+    }
     replaced.insert(journal->head.replaced.begin(), journal->head.replaced.end());
     for (const std::string& name : journal->head.outputs) replaced.insert(PartialName(name));
   }

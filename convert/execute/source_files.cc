@@ -10,7 +10,8 @@
 namespace dsv3::convert {
 namespace {
 
-// Two ranges this close together are cheaper to read as one.
+// Ranges that lie close together are cheaper to read as one. What lies between them takes memory
+// too: no more than this for all ranges of one call, however many tiny tensors are scattered.
 constexpr std::uint64_t kMaxGapBytes = 16 << 10;
 // Smaller reads go through the page cache, whose read-ahead serves the neighbours.
 constexpr std::uint64_t kMinStreamingBytes = 128 << 10;
@@ -75,10 +76,13 @@ void SourceFiles::Read(std::span<const SourceRange> ranges, formats::AlignedBuff
 
   std::vector<Request> requests;
   std::vector<std::size_t> request_of(ranges.size());
+  std::uint64_t gap_bytes_left = kMaxGapBytes;
   for (const std::size_t i : order) {
     if (!requests.empty() && requests.back().file == wanted[i].file &&
-        wanted[i].begin <= requests.back().end + kMaxGapBytes) {
-      requests.back().end = std::max(requests.back().end, wanted[i].end);
+        wanted[i].begin <= requests.back().end + gap_bytes_left) {
+      Request& last = requests.back();
+      gap_bytes_left -= wanted[i].begin - std::min(wanted[i].begin, last.end);
+      last.end = std::max(last.end, wanted[i].end);
     } else {
       requests.push_back(wanted[i]);
     }

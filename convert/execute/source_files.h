@@ -27,7 +27,8 @@ class SourceFiles {
   std::shared_ptr<const formats::InputFile> Get(std::uint32_t file);
 
   // Reads the ranges into `buffer`, which grows as needed, and sets `inputs[i]` to the bytes of
-  // `ranges[i]`. Neighbouring ranges are read in one request. The spans are valid until the buffer
+  // `ranges[i]`. Neighbouring ranges are read in one request; beyond the ranges' own bytes and
+  // their alignment the buffer takes 16 KiB at most. The spans are valid until the buffer
   // is used again.
   void Read(std::span<const SourceRange> ranges, formats::AlignedBuffer& buffer,
             std::vector<std::span<const std::byte>>& inputs);
