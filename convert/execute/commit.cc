@@ -57,13 +57,7 @@ Committer::Committer(formats::FileSystem& fs, std::filesystem::path directory, c
       records_(kept.begin(), kept.end()) {}
 
 void Committer::CreateParents(const std::string& name) {
-  for (std::size_t slash = name.find('/'); slash != std::string::npos;
-       slash = name.find('/', slash + 1)) {
-    const std::filesystem::path parent = directory_ / name.substr(0, slash);
-    if (std::filesystem::is_directory(parent)) continue;
-    fs_.CreateDirectory(parent);
-    fs_.SyncDirectory(parent.parent_path());
-  }
+  formats::CreateDirectories(fs_, (directory_ / name).parent_path());
 }
 
 std::unique_ptr<formats::OutputFile> Committer::Open(std::size_t file) {

@@ -53,7 +53,6 @@ class PlanRun {
   void ReportPlan();
   void CheckDisk(const std::vector<std::size_t>& to_make);
   void RequireDisk() const;
-  void CreateOutputDirectory();
   void RemoveEmptyOutput();
   SideDigests FreedSides() const;
   void RequireSources(const std::vector<std::size_t>& to_make) const;
@@ -233,18 +232,6 @@ void PlanRun::ReportFiles(const std::unordered_map<std::string, FileRecord>& rec
   }
 }
 
-void PlanRun::CreateOutputDirectory() {
-  std::vector<fs::path> missing;
-  for (fs::path path = CanonicalPath(output_); !fs::exists(path); path = path.parent_path()) {
-    missing.push_back(path);
-  }
-  for (auto path = missing.rbegin(); path != missing.rend(); ++path) {
-    fs_.CreateDirectory(*path);
-    created_directories_.insert(created_directories_.begin(), *path);
-    fs_.SyncDirectory(path->parent_path());
-  }
-}
-
 // After an error before anything was written: leaves no directory that was not there.
 void PlanRun::RemoveEmptyOutput() {
   for (const fs::path& path : created_directories_) {
@@ -310,7 +297,7 @@ JournalHead PlanRun::HeadToWrite() const {
 void PlanRun::Write() {
   std::optional<Journal> journal;
   try {
-    CreateOutputDirectory();
+    created_directories_ = formats::CreateDirectories(fs_, CanonicalPath(output_));
     const OutputLock lock(output_);
     // Again, now that nobody else changes it.
     state_ = LookAtOutput(output_, job_);

@@ -31,14 +31,7 @@ void RequireEmptyDirectory(const fs_std::path& out, formats::FileSystem& fs) {
     throw IoError("examine", out.string(), error.value());
   }
   if (!fs_std::exists(status)) {
-    const fs_std::path parent = out.has_parent_path() ? out.parent_path() : fs_std::path(".");
-    if (!fs_std::is_directory(parent, error)) {
-      throw Error(ErrorCode::kUsage,
-                  fmt::format("{}: there is no directory {} to make it in; create that first",
-                              out.string(), parent.string()),
-                  {out.string(), ""});
-    }
-    fs.CreateDirectory(out);
+    formats::CreateDirectories(fs, out);
     return;
   }
   if (!fs_std::is_directory(status)) {

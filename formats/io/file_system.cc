@@ -131,6 +131,28 @@ FileSystem& PosixFileSystem() {
   return file_system;
 }
 
+std::vector<std::filesystem::path> CreateDirectories(FileSystem& fs,
+                                                     const std::filesystem::path& path) {
+  std::vector<std::filesystem::path> missing;
+  std::error_code error;
+  std::filesystem::path next = path;
+  for (; !next.empty() && !std::filesystem::exists(next, error); next = next.parent_path()) {
+    if (error) throw IoError("examine", next.string(), error.value());
+    missing.push_back(next);
+  }
+  if (!missing.empty() && !next.empty() && !std::filesystem::is_directory(next, error)) {
+    throw Error(ErrorCode::kUsage,
+                path.string() + ": " + next.string() + " is not a directory; choose another place",
+                {path.string(), ""});
+  }
+  for (auto made = missing.rbegin(); made != missing.rend(); ++made) {
+    fs.CreateDirectory(*made);
+    const std::filesystem::path parent = made->parent_path();
+    fs.SyncDirectory(parent.empty() ? "." : parent);
+  }
+  return missing;
+}
+
 std::uint64_t FreeDiskBytes(const std::filesystem::path& path) {
   std::filesystem::path existing = path.empty() ? std::filesystem::path(".") : path;
   struct statvfs status;

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <vector>
 
 // Everything that changes a disk goes through this interface, so that a test can record each write,
 // fsync, rename and directory fsync, replay any prefix, and lose whatever was not synced.
@@ -49,6 +50,11 @@ class FileSystem {
   // Names created, renamed and removed in the directory are on stable storage when this returns.
   virtual void SyncDirectory(const std::filesystem::path& path) = 0;
 };
+
+// Creates the directory and whatever parents are missing, durably. Returns those that were made,
+// the innermost first. Throws Error (kUsage) when something on the way is not a directory.
+std::vector<std::filesystem::path> CreateDirectories(FileSystem& fs,
+                                                     const std::filesystem::path& path);
 
 // The real one. All errors are Error with code kIo (ENOSPC and EDQUOT name the space problem).
 FileSystem& PosixFileSystem();

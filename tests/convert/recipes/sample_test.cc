@@ -188,7 +188,8 @@ TEST_F(SampleTest, AcceptsAnEmptyDirectoryAndNoOther) {
   };
   EXPECT_THAT(error(root_ / "out"), HasSubstr("is not empty"));
   EXPECT_THAT(error(root_ / "out" / "config.json"), HasSubstr("is not a directory"));
-  EXPECT_THAT(error(root_ / "missing" / "out"), HasSubstr("no directory"));
+  EXPECT_THAT(error(root_ / "out" / "config.json" / "out"),
+              HasSubstr("config.json is not a directory"));
 }
 
 TEST_F(SampleTest, V3ShapesHaveV3sFilesTensorsAndBytes) {
