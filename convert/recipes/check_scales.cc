@@ -38,11 +38,12 @@ struct BadScale {
   const std::uint64_t cols = scale.shape[1];
   throw Error(
       ErrorCode::kBadInput,
-      fmt::format("{}: scale {} is {} at [{}, {}], expected a finite positive number ({} bad "
-                  "scales in this tensor, {} tensors with bad scales); the checkpoint is damaged. "
-                  "--allow-bad-scales converts it all the same",
-                  file, QuoteForMessage(scale.name), bad.first_value, bad.first_element / cols,
-                  bad.first_element % cols, bad.count, bad_tensors),
+      fmt::format(
+          "{}: scale {} is {} at [{}, {}], expected a finite positive number (bad "
+          "scales in this tensor: {}; tensors with bad scales: {}); the checkpoint is damaged. "
+          "--allow-bad-scales converts it all the same",
+          file, QuoteForMessage(scale.name), bad.first_value, bad.first_element / cols,
+          bad.first_element % cols, bad.count, bad_tensors),
       {file, scale.name});
 }
 

@@ -135,7 +135,7 @@ TEST_P(BadScaleTest, IsRefusedInF32WithItsPlace) {
   Spoil("a.weight_scale_inv", 5, GetParam().f32);
   WriteInput();
   ExpectBadInput(kTinyShard1, std::string("'a.weight_scale_inv'") + GetParam().shown, "at [2, 1]",
-                 "finite positive", "1 bad scales in this tensor", "--allow-bad-scales");
+                 "finite positive", "bad scales in this tensor: 1", "--allow-bad-scales");
 }
 
 TEST_P(BadScaleTest, IsRefusedInBf16WithItsPlace) {
@@ -182,8 +182,8 @@ TEST_F(ScaleTest, CountsTheTensorsWithBadScales) {
   Spoil("a.weight_scale_inv", 3, F32(0));
   Spoil("d.weight_scale_inv", 0, "\xFF");
   WriteInput();
-  ExpectBadInput("'a.weight_scale_inv' is 0 at [0, 1]", "2 bad scales in this tensor",
-                 "2 tensors with bad scales");
+  ExpectBadInput("'a.weight_scale_inv' is 0 at [0, 1]", "bad scales in this tensor: 2",
+                 "tensors with bad scales: 2");
 }
 
 // Read in several pieces, of which the last holds the bad one.
