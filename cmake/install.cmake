@@ -3,7 +3,7 @@
 # libdsv3-dev).
 include(CMakePackageConfigHelpers)
 
-set(dsv3_tools dsv3-convert dsv3-inspect)
+set(dsv3_tools dsv3-convert dsv3-inspect dsv3-reshard dsv3-verify)
 set(dsv3_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/dsv3)
 
 find_program(GZIP gzip REQUIRED)
