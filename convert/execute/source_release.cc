@@ -98,12 +98,16 @@ void SourceRelease::Checked(std::size_t file) {
 void SourceRelease::Free(std::uint32_t source) {
   const fs::path& path = catalog_.files()[source].path;
   std::error_code error;
-  if (!fs::exists(path, error)) return;  // an earlier run freed it
+  const bool is_link = fs::is_symlink(fs::symlink_status(path, error));
+  if (!fs::exists(path, error)) {
+    // An earlier run freed it; where it ended before the last step the link is still there.
+    if (is_link) fs_.Remove(path);
+    return;
+  }
   SaveHeader(source);
   sources_.Close(source);
   // In a hub cache the shard is a symlink to the blob that takes the space.
-  const fs::path target = fs::canonical(path, error);
-  if (!error && fs::is_symlink(fs::symlink_status(path, error))) fs_.Remove(target);
+  if (is_link) fs_.Remove(fs::canonical(path));
   fs_.Remove(path);
   fs_.SyncDirectory(path.parent_path());
   ++freed_;
