@@ -17,6 +17,9 @@ namespace {
 using formats::Dtype;
 
 constexpr std::string_view kScaleSuffix = "_scale_inv";
+// A piece of a weight is converted with whole rows of scales, so these must be short. The family's
+// longest have 144.
+constexpr std::uint64_t kMaxScaleColumns = std::uint64_t{1} << 18;
 
 bool IsFp8(Dtype dtype) {
   return dtype == Dtype::kF8E4M3 || dtype == Dtype::kF8E5M2 || dtype == Dtype::kF8E4M3Fnuz ||
@@ -80,6 +83,13 @@ void CheckPair(const Catalog& catalog, const CatalogTensor& weight, const Catalo
                      QuoteForMessage(scale.name), formats::ShapeToString(scale.shape),
                      formats::ShapeToString(expected), formats::ShapeToString(weight.shape),
                      block.rows, block.cols));
+  }
+  if (expected[1] > kMaxScaleColumns) {
+    Fail(catalog, scale,
+         fmt::format("scale {} has {} columns, expected at most {}; the weight_block_size [{}, {}] "
+                     "of config.json cannot be right for a weight of shape {}",
+                     QuoteForMessage(scale.name), expected[1], kMaxScaleColumns, block.rows,
+                     block.cols, formats::ShapeToString(weight.shape)));
   }
 }
 

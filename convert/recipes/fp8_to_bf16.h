@@ -25,7 +25,8 @@ struct ScaledWeight {
 // Pairs every FP8 weight X with its scale X + "_scale_inv", in whichever shard that is, ordered by
 // the weight's position. Throws Error (kBadInput) that names the tensors: no FP8 tensor at all, a
 // weight without scale, a scale without FP8 weight, a weight that is not a 2-D F8_E4M3 matrix, a
-// scale of the wrong dtype, or of a shape that the config's block size contradicts.
+// scale of the wrong dtype, of a shape that the config's block size contradicts, or with more than
+// 2^18 columns.
 std::vector<ScaledWeight> PairScales(const Catalog& catalog, const ModelConfig& config);
 
 // Each FP8 weight dequantised, its scale dropped, everything else copied; each tensor stays in the

@@ -107,6 +107,27 @@ TEST_F(ScaleTest, RefusesACheckpointThatIsNotFp8) {
   ExpectBadInput("no FP8 checkpoint", "nothing to convert");
 }
 
+// Each piece of such a weight would need all of them.
+TEST_F(ScaleTest, RefusesAMillionScalesInOneRow) {
+  checkpoint_.config.replace(checkpoint_.config.find("[4, 8]"), 6, "[1, 1]");
+  checkpoint_.tensors.clear();
+  checkpoint_.Add(kTinyShard1, "a.weight", Dtype::kF8E4M3, {1, 1'000'000});
+  checkpoint_.AddScale(kTinyShard2, "a.weight_scale_inv", Dtype::kF32, {1, 1'000'000});
+  WriteInput();
+  ExpectBadInput(kTinyShard2, "'a.weight_scale_inv' has 1000000 columns", "at most 262144",
+                 "weight_block_size [1, 1]");
+}
+
+TEST_F(ScaleTest, TakesTheLongestRowOfScales) {
+  constexpr std::uint64_t kCols = std::uint64_t{1} << 18;
+  checkpoint_.config.replace(checkpoint_.config.find("[4, 8]"), 6, "[1, 1]");
+  checkpoint_.tensors.clear();
+  checkpoint_.Add(kTinyShard1, "a.weight", Dtype::kF8E4M3, {3, kCols});
+  checkpoint_.AddScale(kTinyShard2, "a.weight_scale_inv", Dtype::kBF16, {3, kCols});
+  WriteInput();
+  EXPECT_EQ(Convert().converted_tensors, 1u);
+}
+
 struct BadScale {
   const char* name;
   std::string f32;
