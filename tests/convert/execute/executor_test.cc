@@ -1,13 +1,13 @@
 #include "convert/execute/executor.h"
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <filesystem>
-#include <functional>
 #include <map>
-#include <memory>
 #include <mutex>
 #include <numeric>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -18,6 +18,7 @@
 
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
+#include "tests/convert/execute/memory_sink.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/memory_source.h"
 #include "tests/convert/support/tiny_checkpoint.h"
@@ -50,58 +51,6 @@ std::string Xxh3Of(std::string_view bytes) {
                 static_cast<unsigned long long>(hash.low64));
   return hex;
 }
-
-// Keeps the files in memory; a test hooks into its calls.
-class MemorySink final : public OutputSink {
- public:
-  std::function<void(std::size_t file)> on_open = [](std::size_t) {};
-  std::function<void(std::size_t file, std::uint64_t offset)> on_write = [](std::size_t,
-                                                                            std::uint64_t) {};
-  std::function<void(std::size_t file)> on_commit = [](std::size_t) {};
-
-  std::unique_ptr<formats::OutputFile> Open(std::size_t file) override {
-    on_open(file);
-    const std::lock_guard lock(mutex);
-    most_open = std::max(most_open, ++num_open);
-    return std::make_unique<File>(*this, file);
-  }
-  void Commit(std::size_t file, std::unique_ptr<formats::OutputFile> output,
-              FileRecord record) override {
-    on_commit(file);
-    output.reset();
-    const std::lock_guard lock(mutex);
-    --num_open;
-    records[file] = std::move(record);
-  }
-
-  std::mutex mutex;
-  std::map<std::size_t, std::string> files;
-  std::map<std::size_t, FileRecord> records;
-  std::set<const void*> buffers;  // from which was written
-  std::size_t num_open = 0;
-  std::size_t most_open = 0;
-
- private:
-  class File final : public formats::OutputFile {
-   public:
-    File(MemorySink& sink, std::size_t file) : sink_(sink), file_(file) {}
-    void WriteAt(std::uint64_t offset, std::span<const std::byte> data) override {
-      sink_.on_write(file_, offset);
-      const std::lock_guard lock(sink_.mutex);
-      sink_.buffers.insert(data.data());
-      std::string& content = sink_.files[file_];
-      const auto begin = static_cast<std::size_t>(offset);
-      content.resize(std::max(content.size(), begin + data.size()));
-      content.replace(begin, data.size(), testing::AsString(data));
-    }
-    void Truncate(std::uint64_t) override { ADD_FAILURE() << "nothing needs to be cut"; }
-    void Sync() override {}
-
-   private:
-    MemorySink& sink_;
-    std::size_t file_;
-  };
-};
 
 // Files that are much longer than a chunk, a file of nothing but a header, and thousands of tiny
 // tensors beside large ones.
@@ -189,7 +138,7 @@ class ExecutorTest : public ::testing::Test {
 TEST_F(ExecutorTest, BytesDependOnNoOption) {
   for (const unsigned threads : {1U, 2U, 5U}) {
     for (const std::uint64_t memory : {kMinMemoryBytes, kDefaultMemoryBytes}) {
-      for (const std::size_t max_open_files : {0, 1, 2, 3, 4}) {
+      for (const unsigned max_open_files : {0U, 1U, 2U, 3U, 4U}) {
         SCOPED_TRACE(::testing::Message() << threads << " threads, " << memory << " bytes, "
                                           << max_open_files << " files");
         options_.threads = threads;
@@ -198,7 +147,8 @@ TEST_F(ExecutorTest, BytesDependOnNoOption) {
         MemorySink sink;
         Run(sink);
         ExpectAllFiles(sink);
-        EXPECT_LE(sink.most_open, max_open_files != 0 ? max_open_files : files_.size());
+        EXPECT_LE(sink.most_open,
+                  max_open_files != 0 ? std::size_t{max_open_files} : files_.size());
       }
     }
   }
@@ -274,28 +224,6 @@ TEST_F(ExecutorTest, ChunkMemoryStaysWithinItsBound) {
   Run(sink);
   // Each buffer has its like for what is read.
   EXPECT_LE(sink.buffers.size() * 2 * kChunk, options_.memory_bytes);
-}
-
-TEST_F(ExecutorTest, ScatteredTinyTensorsTakeNoMoreThanTheirBytesAndAFixedGap) {
-  testing::TinyCheckpoint scattered;
-  std::vector<SourceRange> ranges;
-  for (std::size_t i = 0; i < 200; ++i) {
-    scattered.Add("s.safetensors", "t" + std::to_string(1000 + i), Dtype::kU8, {8192});
-  }
-  scattered.has_index = false;
-  scattered.Write(dir_ / "scattered");
-  formats::CheckpointFiles files = formats::OpenCheckpointFiles(dir_ / "scattered");
-  const Catalog catalog = Catalog::FromCheckpoint(files);
-  for (std::uint32_t i = 0; i < 200; ++i) ranges.push_back({i, 100, 164});
-  SourceFiles sources(catalog);
-  formats::AlignedBuffer buffer;
-  std::vector<std::span<const std::byte>> inputs;
-  sources.Read(ranges, buffer, inputs);
-  EXPECT_LE(buffer.size(), 200 * 64 + (16 << 10) + 3 * formats::kDirectAlignment);
-  for (std::uint32_t i = 0; i < 200; ++i) {
-    const std::string& bytes = scattered.Find(catalog.tensors()[i].name).bytes;
-    ASSERT_EQ(testing::AsString(inputs[i]), bytes.substr(100, 64)) << i;
-  }
 }
 
 TEST_F(ExecutorTest, AnErrorOfTheSinkEndsTheJobAsThatError) {

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+
+#include <gtest/gtest.h>
+
+#include "convert/execute/executor.h"
+#include "tests/support/files.h"
+
+namespace dsv3::convert {
+
+// Keeps the files in memory; a test hooks into its calls.
+class MemorySink final : public OutputSink {
+ public:
+  std::function<void(std::size_t file)> on_open = [](std::size_t) {};
+  std::function<void(std::size_t file, std::uint64_t offset)> on_write = [](std::size_t,
+                                                                            std::uint64_t) {};
+  std::function<void(std::size_t file)> on_commit = [](std::size_t) {};
+
+  std::unique_ptr<formats::OutputFile> Open(std::size_t file) override {
+    on_open(file);
+    const std::lock_guard lock(mutex);
+    most_open = std::max(most_open, ++num_open);
+    return std::make_unique<File>(*this, file);
+  }
+  void Commit(std::size_t file, std::unique_ptr<formats::OutputFile> output,
+              FileRecord record) override {
+    on_commit(file);
+    output.reset();
+    const std::lock_guard lock(mutex);
+    --num_open;
+    records[file] = std::move(record);
+  }
+
+  std::mutex mutex;
+  std::map<std::size_t, std::string> files;
+  std::map<std::size_t, FileRecord> records;
+  std::set<const void*> buffers;  // from which was written
+  std::size_t num_open = 0;
+  std::size_t most_open = 0;
+
+ private:
+  class File final : public formats::OutputFile {
+   public:
+    File(MemorySink& sink, std::size_t file) : sink_(sink), file_(file) {}
+    void WriteAt(std::uint64_t offset, std::span<const std::byte> data) override {
+      sink_.on_write(file_, offset);
+      const std::lock_guard lock(sink_.mutex);
+      sink_.buffers.insert(data.data());
+      std::string& content = sink_.files[file_];
+      const auto begin = static_cast<std::size_t>(offset);
+      content.resize(std::max(content.size(), begin + data.size()));
+      content.replace(begin, data.size(), testing::AsString(data));
+    }
+    void Truncate(std::uint64_t) override { ADD_FAILURE() << "nothing needs to be cut"; }
+    void Sync() override {}
+
+   private:
+    MemorySink& sink_;
+    std::size_t file_;
+  };
+};
+
+}  // namespace dsv3::convert
