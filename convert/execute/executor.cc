@@ -78,26 +78,20 @@ class Executor {
         sink_(sink),
         progress_(progress),
         stop_(stop),
-        chunk_bytes_(ChunkBytes(options.memory_bytes)),
-        lanes_(OpenOutputFiles(options, files.size())),
+        resources_(PlanResources(options, files.size())),
+        lanes_(resources_.open_files),
+        chunks_(resources_.chunks),
         compute_(static_cast<std::ptrdiff_t>(options.threads)) {
-    const std::uint64_t num_chunks =
-        std::max<std::uint64_t>(2, options.memory_bytes / ChunkMemory(chunk_bytes_));
-    num_workers_ =
-        static_cast<unsigned>(std::min<std::uint64_t>(options.threads + kIoThreads, num_chunks));
-    // Beyond the workers' own, chunks only wait for their digests.
-    chunks_.resize(static_cast<std::size_t>(
-        std::min<std::uint64_t>(num_chunks, num_workers_ + 2 * lanes_.size())));
     for (Chunk& chunk : chunks_) free_.push_back(&chunk);
   }
 
   void Run() {
     const tbb::global_control parallelism(tbb::global_control::max_allowed_parallelism,
-                                          num_workers_ + 1);
-    tbb::task_arena arena(static_cast<int>(num_workers_));
+                                          resources_.workers + 1);
+    tbb::task_arena arena(static_cast<int>(resources_.workers));
     arena.execute([this] {
       tbb::task_group workers;
-      for (unsigned i = 0; i < num_workers_; ++i) workers.run([this] { Work(); });
+      for (unsigned i = 0; i < resources_.workers; ++i) workers.run([this] { Work(); });
       workers.wait();
     });
     if (error_) std::rethrow_exception(error_);
@@ -113,9 +107,9 @@ class Executor {
         Lane& lane = lanes_[chunk->lane];
         const PlannedFile& file = plan_.files[lane.file];
         const auto length = static_cast<std::size_t>(
-            std::min<std::uint64_t>(chunk_bytes_, file.bytes - chunk->offset));
+            std::min<std::uint64_t>(resources_.chunk_bytes, file.bytes - chunk->offset));
         if (chunk->output_buffer.size() == 0) {
-          chunk->output_buffer = formats::AlignedBuffer(chunk_bytes_);
+          chunk->output_buffer = formats::AlignedBuffer(resources_.chunk_bytes);
         }
         ReadChunk(file, length, sources_, *chunk);
         compute_.acquire();
@@ -171,7 +165,7 @@ class Executor {
         free_.pop_back();
         chunk->lane = static_cast<std::size_t>(lane - lanes_.data());
         chunk->index = lane->next_to_issue++;
-        chunk->offset = chunk->index * chunk_bytes_;
+        chunk->offset = chunk->index * resources_.chunk_bytes;
         return chunk;
       }
       if (Done()) return nullptr;
@@ -197,7 +191,7 @@ class Executor {
     const PlannedFile& file = plan_.files[lane.file];
     lane.header = FileHeader(file);
     lane.digests.emplace(file, FileDigests::Options{options_.sha256, options_.tensor_sha256});
-    lane.num_chunks = (file.bytes + chunk_bytes_ - 1) / chunk_bytes_;
+    lane.num_chunks = (file.bytes + resources_.chunk_bytes - 1) / resources_.chunk_bytes;
     lane.next_to_issue = 0;
     lane.next_to_digest = 0;
     lane.output = sink_.Open(lane.file);
@@ -257,8 +251,7 @@ class Executor {
   OutputSink& sink_;
   ProgressSink& progress_;
   const StopToken& stop_;
-  const std::size_t chunk_bytes_;
-  unsigned num_workers_ = 1;
+  const ExecutorResources resources_;
 
   std::mutex mutex_;  // guards what follows, except a lane's digests while `digesting`
   std::condition_variable changed_;
@@ -277,13 +270,24 @@ unsigned ResolveThreads(unsigned threads) {
                       : static_cast<unsigned>(std::max(1, tbb::info::default_concurrency()));
 }
 
-std::size_t OpenOutputFiles(const ExecutorOptions& options, std::size_t num_files) {
-  std::size_t lanes = options.max_open_files;
-  if (lanes == 0) {
-    // Two files for each thread's pair of digests.
-    lanes = std::clamp<std::size_t>(std::size_t{2} * options.threads, 4, 16);
+ExecutorResources PlanResources(const ExecutorOptions& options, std::size_t num_files) {
+  ExecutorResources resources;
+  std::size_t open_files = options.max_open_files;
+  if (open_files == 0) {
+    // So that each thread finds partners for its digests.
+    open_files = std::clamp<std::size_t>(std::size_t{2} * options.threads, 4, 16);
   }
-  return std::max<std::size_t>(1, std::min(lanes, num_files));
+  resources.open_files = std::max<std::size_t>(1, std::min(open_files, num_files));
+  resources.chunk_bytes = ChunkBytes(options.memory_bytes);
+  const std::uint64_t affordable =
+      std::max<std::uint64_t>(2, options.memory_bytes / ChunkMemory(resources.chunk_bytes));
+  resources.workers =
+      static_cast<unsigned>(std::min<std::uint64_t>(options.threads + kIoThreads, affordable));
+  // Beyond the workers' own, chunks only wait for their digests.
+  resources.chunks = static_cast<std::size_t>(
+      std::min<std::uint64_t>(affordable, resources.workers + 2 * resources.open_files));
+  resources.memory_bytes = resources.chunks * ChunkMemory(resources.chunk_bytes);
+  return resources;
 }
 
 void Execute(const Plan& plan, std::span<const std::size_t> files, SourceFiles& sources,

@@ -38,8 +38,15 @@ inline constexpr std::uint64_t kMinMemoryBytes = std::uint64_t{8} << 20;
 // Resolves `threads` 0 to the number of processors this process may use.
 unsigned ResolveThreads(unsigned threads);
 
-// How many output files Execute advances together.
-std::size_t OpenOutputFiles(const ExecutorOptions& options, std::size_t num_files);
+// What Execute makes of its options.
+struct ExecutorResources {
+  std::size_t open_files = 1;      // output files that advance together
+  std::size_t chunk_bytes = 0;     // of an output file that are made at a time
+  std::size_t chunks = 0;          // in flight at most
+  unsigned workers = 1;            // threads, those that wait for the disk included
+  std::uint64_t memory_bytes = 0;  // of all chunks at most
+};
+ExecutorResources PlanResources(const ExecutorOptions& options, std::size_t num_files);
 
 // Makes plan.files[i] for each i in `files`, in that order, several advancing together. Memory is
 // bounded by options.memory_bytes whatever the size of a tensor or file (but a scale row longer

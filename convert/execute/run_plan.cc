@@ -176,7 +176,7 @@ void PlanRun::CheckDisk(const std::vector<std::size_t>& to_make) {
   other_bytes += std::uint64_t{1024} * report_.tensors;
   report_.disk_free_bytes = formats::FreeDiskBytes(output_);
   const bool frees = run_.delete_source_shards && SameFileSystem(output_, source_.directory);
-  const std::size_t open_files = OpenOutputFiles(ExecutorSettings(), to_make.size());
+  const std::size_t open_files = PlanResources(ExecutorSettings(), to_make.size()).open_files;
   const DiskNeed need = EstimateDisk(plan_, source_.catalog, to_make, other_bytes, frees,
                                      open_files, report_.disk_free_bytes);
   open_files_ = need.open_files;
@@ -205,10 +205,10 @@ void PlanRun::ReportPlan() {
     for (const PlannedFile& file : plan_.files) kept_[file.name].name = file.name;
   }
   CheckDisk(FilesToMake());
-  // The program itself, catalog, plan and manifest, and the chunks.
-  report_.peak_memory_bytes = (std::uint64_t{24} << 20) +
-                              std::uint64_t{1100} * source_.catalog.tensors().size() +
-                              ExecutorSettings().memory_bytes;
+  // Measured: the program itself; catalog, plan, digests and manifest; and the chunks.
+  report_.peak_memory_bytes = (std::uint64_t{32} << 20) +
+                              std::uint64_t{900} * source_.catalog.tensors().size() +
+                              PlanResources(ExecutorSettings(), plan_.files.size()).memory_bytes;
   ReportFiles({});
 }
 
