@@ -71,6 +71,10 @@ void Committer::Commit(std::size_t file, std::unique_ptr<formats::OutputFile> ou
   output->Sync();
   output.reset();
   Publish({record});
+  {
+    const std::lock_guard lock(mutex_);
+    ++committed_files_;
+  }
   if (on_committed_) on_committed_(file, record);
 }
 

@@ -44,6 +44,9 @@ class Committer final : public OutputSink {
   // Records of all complete files, kept ones included. Not to be called during Execute.
   const std::unordered_map<std::string, FileRecord>& records() const { return records_; }
 
+  // Weight files that this run finished. Not to be called during Execute.
+  std::size_t committed_files() const { return committed_files_; }
+
   std::uint64_t bytes_written() const { return bytes_written_; }
 
  private:
@@ -63,6 +66,7 @@ class Committer final : public OutputSink {
   std::mutex mutex_;  // guards what follows
   std::unordered_map<std::string, FileRecord> records_;
   std::uint64_t bytes_written_ = 0;
+  std::size_t committed_files_ = 0;
 };
 
 // Which of the recorded files are in the directory as they were made: sizes and, read again,

@@ -348,7 +348,16 @@ void PlanRun::WriteWeights(Committer& committer, const std::vector<std::size_t>&
     committer.SetOnCommitted(
         [&](std::size_t file, const FileRecord& record) { release->Committed(file, record); });
   }
-  Execute(plan_, to_make, sources_, ExecutorSettings(), committer, progress_, stop_);
+  try {
+    Execute(plan_, to_make, sources_, ExecutorSettings(), committer, progress_, stop_);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kInterrupted) throw;
+    throw Error(ErrorCode::kInterrupted,
+                fmt::format("interrupted; {} of {} weight files are finished, run the same command "
+                            "again to continue from there",
+                            plan_.files.size() - to_make.size() + committer.committed_files(),
+                            plan_.files.size()));
+  }
   if (release) report_.freed_source_shards = release->freed();
 }
 
