@@ -96,6 +96,12 @@ TEST_F(OutputPlaceTest, RefusesAPlaceBelowAFile) {
   ExpectOutputRefused(dir_ / "file/deep/out", "file is not a directory");
 }
 
+TEST_F(OutputPlaceTest, RefusesAPlaceBelowAFileInADryRunToo) {
+  request_.run.dry_run = true;
+  WriteFile(dir_ / "file", "precious");
+  ExpectOutputRefused(dir_ / "file/out", "file is not a directory");
+}
+
 TEST_F(OutputPlaceTest, RefusesALoopOfLinks) {
   fs::create_symlink("loop", dir_ / "loop");
   ExpectOutputRefused(dir_ / "loop", "symbolic links");
