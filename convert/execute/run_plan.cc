@@ -97,16 +97,22 @@ std::uint64_t SideFileBytes(const PlannedSideFile& side) {
   return error ? 0 : bytes;
 }
 
+// A lock file without its run is one; OutputLock takes it over and removes it.
 bool HasLeftovers(const fs::path& output) {
-  return fs::exists(output / kJournalName) || !ReadFreedShards(output).empty();
+  const std::string journal(kJournalName);
+  return fs::exists(output / journal) || fs::exists(output / PartialName(journal)) ||
+         fs::exists(output / kLockName) || !ReadFreedShards(output).empty();
 }
 
 // Removes what a job keeps in its output directory for its own use.
 void RemoveLeftovers(const fs::path& output, formats::FileSystem& file_system) {
   RemoveFreedShards(output, file_system);
-  if (!fs::exists(output / kJournalName)) return;
-  file_system.Remove(output / kJournalName);
-  file_system.SyncDirectory(output);
+  const std::string journal(kJournalName);
+  for (const std::string& name : {PartialName(journal), journal}) {
+    if (!fs::exists(output / name)) continue;
+    file_system.Remove(output / name);
+    file_system.SyncDirectory(output);
+  }
 }
 
 void PlanRun::DescribeJob() {

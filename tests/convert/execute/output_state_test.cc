@@ -159,6 +159,16 @@ TEST_F(OutputStateTest, FinishedOutputIsNotTouched) {
   EXPECT_EQ(Listing(), before);
 }
 
+TEST_F(OutputStateTest, FinishedOutputLosesWhatAKilledRunLeft) {
+  Command().Run();
+  const auto finished = testing::ReadTree(out_);
+  for (const std::string name : {".dsv3-lock", ".dsv3-journal.partial", ".dsv3-freed-00001"}) {
+    testing::WriteFile(out_ / name, "1 2 left\n");
+    EXPECT_EQ(Command().Run().outcome, Outcome::kNothingToDo);
+    EXPECT_EQ(testing::ReadTree(out_), finished) << name;
+  }
+}
+
 TEST_F(OutputStateTest, FinishedOutputIsRecognisedWithOtherThreadsAndMemory) {
   Command().Run();
   Conversion conversion = Command();
