@@ -18,8 +18,8 @@ int main(int argc, char** argv) {
     request.run.dry_run = true;
     dsv3::convert::ProgressSink silent;
     const dsv3::convert::StopToken never;
-    const auto report = dsv3::convert::ConvertFp8ToBf16(
-        request, dsv3::formats::PosixFileSystem(), silent, never);
+    const auto report =
+        dsv3::convert::ConvertFp8ToBf16(request, dsv3::formats::PosixFileSystem(), silent, never);
     std::printf("consumer: %llu tensors, %llu bytes to write\n",
                 static_cast<unsigned long long>(report.tensors),
                 static_cast<unsigned long long>(report.output_bytes));
