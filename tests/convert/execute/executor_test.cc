@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <filesystem>
 #include <map>
 #include <mutex>
@@ -185,6 +186,31 @@ TEST_F(ExecutorTest, DigestsAreThoseOfFilesAndTensors) {
       }
     }
   }
+}
+
+TEST_F(ExecutorTest, ChunksThatAreWrittenOutOfOrderAreDigestedInOrder) {
+  files_ = {0};
+  options_.threads = 1;
+  MemorySink sink;
+  std::mutex mutex;
+  std::condition_variable others_wrote;
+  std::size_t others = 0;
+  bool overtaken = false;
+  sink.on_write = [&](std::size_t, std::uint64_t offset) {
+    std::unique_lock lock(mutex);
+    if (offset != 0) {
+      ++others;
+      others_wrote.notify_all();
+      return;
+    }
+    // Six writes by four other threads: some of them are through with their chunks. The time limit
+    // only keeps a broken executor from waiting for ever.
+    overtaken = others_wrote.wait_for(lock, std::chrono::seconds(60), [&] { return others >= 6; });
+  };
+  Run(sink);
+  EXPECT_TRUE(overtaken);
+  EXPECT_TRUE(sink.files.at(0) == expected_[0]);
+  EXPECT_EQ(sink.records.at(0).file.sha256, Sha256Of(expected_[0]));
 }
 
 TEST_F(ExecutorTest, ReportsEachByteOnce) {
