@@ -24,11 +24,11 @@ void CheckRunOptions(const RunOptions& run) {
 }
 
 // The source's side files, `config` in place of its config.json.
-std::vector<PlannedSideFile> PlanSideFiles(const Source& source, std::string config) {
+std::vector<PlannedSideFile> PlanSideFiles(const Source& source, const std::string& config) {
   std::vector<PlannedSideFile> side_files;
   for (const std::string& name : source.side_files) {
     if (name == "config.json") {
-      side_files.push_back({name, {}, std::move(config)});
+      side_files.push_back({name, {}, config});
     } else {
       side_files.push_back({name, source.directory / name, {}});
     }

@@ -103,7 +103,7 @@ class TreeBuilder {
     items.clear();
     for (auto& [component, below] : by_component) {
       if (component == NameGroup::kNumber) {
-        AddRanges(parent, std::move(below), depth, number, times);
+        AddRanges(parent, below, depth, number, times);
       } else {
         AddComponent(parent, NameGroup::WordOf(component), SummaryNode::Kind::kGroup,
                      std::move(below), depth + 1, number, times);
@@ -153,7 +153,7 @@ class TreeBuilder {
 
   // Numbers whose subtrees are equal become one child. Two subtrees are equal when they hold the
   // same groups with the same further numbers; sums of hashes tell, so no order matters.
-  void AddRanges(SummaryNode& parent, std::vector<Rows> items, std::size_t depth,
+  void AddRanges(SummaryNode& parent, const std::vector<Rows>& items, std::size_t depth,
                  std::size_t number, std::uint64_t times) {
     const auto number_of = [&](const NameGroup& group, std::uint32_t row) {
       return group.numbers[row * group.num_numbers + number];

@@ -31,9 +31,9 @@ PlannedFile PlanFile(std::string name, std::vector<std::pair<std::string, Expres
   std::unordered_map<std::string_view, ExpressionPtr> expressions;
   entries.reserve(tensors.size());
   expressions.reserve(tensors.size());
-  for (auto& [tensor_name, expression] : tensors) {
-    entries.push_back({tensor_name, expression->dtype(), expression->shape(), 0, 0});
-    expressions.emplace(tensor_name, std::move(expression));
+  for (auto& tensor : tensors) {
+    entries.push_back({tensor.first, tensor.second->dtype(), tensor.second->shape(), 0, 0});
+    expressions.emplace(tensor.first, std::move(tensor.second));
   }
   formats::LayOutTensors(entries);
 
