@@ -9,6 +9,7 @@
 #include <tbb/parallel_for.h>
 
 #include "formats/error.h"
+#include "formats/name_table.h"
 
 namespace dsv3::formats {
 namespace {
@@ -53,9 +54,22 @@ struct Difference {
   std::vector<std::string_view> extra;   // in the shard, not listed for it
 };
 
-Difference Compare(const std::vector<std::string_view>& listed,
-                   const std::vector<std::string_view>& found) {
+// Whether the header holds exactly the listed names; neither has a name twice.
+bool HoldsExactly(const SafetensorsHeader& header, const std::vector<std::string_view>& listed) {
+  if (header.tensors.size() != listed.size()) return false;
+  NameTable names(header.tensors.size());
+  const auto name_at = [&](std::uint32_t i) -> std::string_view { return header.tensors[i].name; };
+  for (std::uint32_t i = 0; i < header.tensors.size(); ++i) names.Add(i, name_at);
+  return std::all_of(listed.begin(), listed.end(), [&](std::string_view name) {
+    return names.Find(name, name_at) != NameTable::kNone;
+  });
+}
+
+// `listed` is sorted.
+Difference Compare(const std::vector<std::string_view>& listed, const SafetensorsHeader& header) {
   Difference difference;
+  if (HoldsExactly(header, listed)) return difference;
+  const std::vector<std::string_view> found = SortedNames(header);
   std::set_difference(listed.begin(), listed.end(), found.begin(), found.end(),
                       std::back_inserter(difference.absent));
   std::set_difference(found.begin(), found.end(), listed.begin(), listed.end(),
@@ -137,7 +151,7 @@ Findings CompareWithIndex(const ShardIndex& index, const std::vector<ShardToChec
   std::vector<Difference> differences(shards.size());
   tbb::parallel_for(std::size_t{0}, shards.size(), [&](std::size_t i) {
     if (shards[i].header == nullptr) return;
-    differences[i] = Compare(listed[i], SortedNames(*shards[i].header));
+    differences[i] = Compare(listed[i], *shards[i].header);
   });
 
   Findings findings;

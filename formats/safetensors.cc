@@ -12,6 +12,7 @@
 #include "formats/foreign_file.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/input_file.h"
+#include "formats/name_table.h"
 #include "formats/safetensors_entries.h"
 
 namespace dsv3::formats {
@@ -28,35 +29,37 @@ constexpr std::size_t kTypicalEntryBytes = 120;
 }
 
 void RejectDuplicateNames(const std::vector<SafetensorsTensor>& tensors, const std::string& file) {
-  std::vector<std::string_view> names;
-  names.reserve(tensors.size());
-  for (const SafetensorsTensor& tensor : tensors) names.push_back(tensor.name);
-  std::sort(names.begin(), names.end());
-  const auto twice = std::adjacent_find(names.begin(), names.end());
-  if (twice == names.end()) return;
-  Fail(
-      file, std::string(*twice),
-      fmt::format("tensor {} stands twice in the header, so it is not clear which one is meant; {}",
-                  QuoteForMessage(*twice), kDamaged));
+  NameTable names(tensors.size());
+  const auto name_at = [&](std::uint32_t i) -> std::string_view { return tensors[i].name; };
+  for (std::uint32_t i = 0; i < tensors.size(); ++i) {
+    if (names.Add(i, name_at) == NameTable::kNone) continue;
+    Fail(file, tensors[i].name,
+         fmt::format(
+             "tensor {} stands twice in the header, so it is not clear which one is meant; {}",
+             QuoteForMessage(tensors[i].name), kDamaged));
+  }
 }
 
 void CheckBytes(const SafetensorsTensor& tensor, const std::string& file) {
   const std::optional<std::uint64_t> elements = NumElements(tensor.shape);
-  const std::string subject = fmt::format("tensor {} is {} {}", QuoteForMessage(tensor.name),
-                                          DtypeName(tensor.dtype), ShapeToString(tensor.shape));
+  const auto subject = [&] {
+    return fmt::format("tensor {} is {} {}", QuoteForMessage(tensor.name), DtypeName(tensor.dtype),
+                       ShapeToString(tensor.shape));
+  };
   std::uint64_t bits = 0;
   if (!elements || __builtin_mul_overflow(*elements, DtypeBits(tensor.dtype), &bits)) {
-    Fail(file, tensor.name, fmt::format("{}, whose size overflows 64 bits; {}", subject, kDamaged));
+    Fail(file, tensor.name,
+         fmt::format("{}, whose size overflows 64 bits; {}", subject(), kDamaged));
   }
   if (bits % 8 != 0) {
     Fail(file, tensor.name,
-         fmt::format("{}, whose {} bits do not fill whole bytes; {}", subject, bits, kDamaged));
+         fmt::format("{}, whose {} bits do not fill whole bytes; {}", subject(), bits, kDamaged));
   }
   if (bits / 8 != tensor.end - tensor.begin) {
     Fail(file, tensor.name,
          fmt::format("{}, which needs {} bytes, but the header gives it bytes [{}, {}), which are "
                      "{}; {}",
-                     subject, bits / 8, tensor.begin, tensor.end, tensor.end - tensor.begin,
+                     subject(), bits / 8, tensor.begin, tensor.end, tensor.end - tensor.begin,
                      kDamaged));
   }
 }

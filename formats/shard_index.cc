@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <charconv>
 #include <cstddef>
+#include <functional>
 #include <numeric>
 #include <system_error>
 #include <unordered_map>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -26,10 +28,13 @@ constexpr std::string_view kDamaged = "the index is damaged, download it again";
 
 class IndexReader {
  public:
-  IndexReader(std::string_view text, const std::string& file)
-      : file_(file), reader_(text, {.file = file, .part = "the index", .advice = kDamaged}) {
+  // `text` is kept by the index that Read returns.
+  IndexReader(std::shared_ptr<ShardIndex::Text> text, const std::string& file)
+      : file_(file),
+        text_(std::move(text)),
+        reader_(text_->json, {.file = file, .part = "the index", .advice = kDamaged}) {
     constexpr std::size_t kTypicalEntryBytes = 90;
-    index_.weight_map.reserve(text.size() / kTypicalEntryBytes);
+    index_.weight_map.reserve(text_->json.size() / kTypicalEntryBytes);
   }
 
   ShardIndex Read() {
@@ -61,6 +66,7 @@ class IndexReader {
     }
     SortFiles();
     SortTensors();
+    index_.text = std::move(text_);
     return std::move(index_);
   }
 
@@ -97,11 +103,21 @@ class IndexReader {
   void ReadWeightMap() {
     reader_.BeginObject();
     while (const std::optional<std::string_view> key = reader_.NextMember()) {
-      auto& [name, shard] = index_.weight_map.emplace_back(*key, 0);
-      reader_.SetTensor(&name);
-      shard = FileNumber(reader_.String(), name);
+      const std::string_view name = Kept(*key);
+      tensor_.assign(name);
+      reader_.SetTensor(&tensor_);
+      index_.weight_map.emplace_back(name, FileNumber(reader_.String(), tensor_));
       reader_.SetTensor(nullptr);
     }
+  }
+
+  // A view of the reader that outlives the next read.
+  std::string_view Kept(std::string_view view) {
+    const std::string& json = text_->json;
+    const std::less_equal<const char*> not_after;
+    const bool in_text = not_after(json.data(), view.data()) &&
+                         not_after(view.data() + view.size(), json.data() + json.size());
+    return in_text ? view : text_->unescaped.emplace_back(view);
   }
 
   std::uint32_t FileNumber(std::string_view shard, const std::string& tensor) {
@@ -149,14 +165,16 @@ class IndexReader {
     const auto twice = std::adjacent_find(
         map.begin(), map.end(), [](const auto& a, const auto& b) { return a.first == b.first; });
     if (twice == map.end()) return;
-    Fail(file_, twice->first,
+    Fail(file_, std::string(twice->first),
          fmt::format("tensor {} is listed twice, in {} and in {}; {}",
                      QuoteForMessage(twice->first), QuoteForMessage(index_.files[twice->second]),
                      QuoteForMessage(index_.files[(twice + 1)->second]), kDamaged));
   }
 
   const std::string& file_;
+  std::shared_ptr<ShardIndex::Text> text_;
   JsonReader reader_;
+  std::string tensor_;  // whose shard is being read
   ShardIndex index_;
   std::unordered_map<std::string, std::uint32_t> numbers_;  // position in index_.files
   const std::string* last_ = nullptr;                       // the shard asked for last
@@ -188,10 +206,12 @@ std::string_view UnsafePath(std::string_view path) {
   return "";
 }
 
-ShardIndex ParseShardIndex(std::string_view text, const std::string& file) {
+ShardIndex ParseShardIndex(std::string text, const std::string& file) {
   const std::string_view foreign = DescribeForeignFile(text);
   if (!foreign.empty()) Fail(file, "", std::string(foreign));
-  return IndexReader(text, file).Read();
+  auto kept = std::make_shared<ShardIndex::Text>();
+  kept->json = std::move(text);
+  return IndexReader(std::move(kept), file).Read();
 }
 
 std::string SerializeShardIndex(const ShardIndex& index) {

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -18,9 +20,17 @@ std::string_view UnsafePath(std::string_view path);
 
 struct ShardIndex {
   std::vector<std::string> files;  // distinct shard names, sorted
-  // (tensor name, position in `files`), sorted by name.
-  std::vector<std::pair<std::string, std::uint32_t>> weight_map;
+  // (tensor name, position in `files`), sorted by name. The names lie in `text`, or with whoever
+  // composed the index.
+  std::vector<std::pair<std::string_view, std::uint32_t>> weight_map;
   std::optional<std::uint64_t> total_size;  // metadata.total_size, bytes of tensor data
+
+  // What a parsed index keeps alive: its JSON, and the names that had escapes in it.
+  struct Text {
+    std::string json;
+    std::deque<std::string> unescaped;
+  };
+  std::shared_ptr<const Text> text;
 };
 
 // Parses an index. Rejects: not a JSON object, no weight_map object, an empty weight_map, a tensor
@@ -30,7 +40,7 @@ struct ShardIndex {
 // is called by its name. A total_size that is not a non-negative integer is treated as absent
 // (transformers writes a float there at times: an integral float is taken by its value). `file` is
 // the name for errors. Throws Error (kBadInput).
-ShardIndex ParseShardIndex(std::string_view text, const std::string& file);
+ShardIndex ParseShardIndex(std::string text, const std::string& file);
 
 // The index in the form that transformers writes: indent 2, sorted keys, a final newline;
 // metadata.total_size is the only metadata. `weight_map` must be sorted by name.

@@ -1,7 +1,5 @@
 #include "convert/plan/catalog.h"
 
-#include <bit>
-#include <functional>
 #include <utility>
 
 #include "formats/error.h"
@@ -33,29 +31,18 @@ Catalog Catalog::FromCheckpoint(formats::CheckpointFiles& files) {
 }
 
 Catalog::Catalog(std::vector<SourceFile> files, std::vector<CatalogTensor> tensors)
-    : files_(std::move(files)), tensors_(std::move(tensors)) {
-  by_name_.assign(std::bit_ceil(2 * tensors_.size() + 1), kNone);
+    : files_(std::move(files)), tensors_(std::move(tensors)), by_name_(tensors_.size()) {
+  const auto name_at = [this](std::uint32_t i) -> std::string_view { return tensors_[i].name; };
   for (std::uint32_t i = 0; i < tensors_.size(); ++i) {
-    std::uint32_t& place = by_name_[Place(tensors_[i].name)];
-    if (place != kNone) {
-      throw Error(ErrorCode::kInternal,
-                  "tensor '" + tensors_[i].name + "' stands twice in a catalog",
-                  {files_[tensors_[i].extent.file].name, tensors_[i].name});
-    }
-    place = i;
+    if (by_name_.Add(i, name_at) == kNone) continue;
+    throw Error(ErrorCode::kInternal, "tensor '" + tensors_[i].name + "' stands twice in a catalog",
+                {files_[tensors_[i].extent.file].name, tensors_[i].name});
   }
 }
 
-std::uint32_t Catalog::Find(std::string_view name) const { return by_name_[Place(name)]; }
-
-std::size_t Catalog::Place(std::string_view name) const {
-  const std::size_t mask = by_name_.size() - 1;
-  std::size_t place = std::hash<std::string_view>{}(name)&mask;
-  // At most half of the places are taken.
-  while (by_name_[place] != kNone && tensors_[by_name_[place]].name != name) {
-    place = (place + 1) & mask;
-  }
-  return place;
+std::uint32_t Catalog::Find(std::string_view name) const {
+  return by_name_.Find(name,
+                       [this](std::uint32_t i) -> std::string_view { return tensors_[i].name; });
 }
 
 }  // namespace dsv3::convert

@@ -9,6 +9,7 @@
 
 #include "formats/checkpoint_files.h"
 #include "formats/dtype.h"
+#include "formats/name_table.h"
 #include "formats/shape.h"
 
 namespace dsv3::convert {
@@ -49,17 +50,13 @@ class Catalog {
   const std::vector<SourceFile>& files() const { return files_; }
   const std::vector<CatalogTensor>& tensors() const { return tensors_; }
   // Position in tensors(), or kNone.
-  static constexpr std::uint32_t kNone = UINT32_MAX;
+  static constexpr std::uint32_t kNone = formats::NameTable::kNone;
   std::uint32_t Find(std::string_view name) const;
 
  private:
-  // Where `name` is in by_name_, or the free place where it would be.
-  std::size_t Place(std::string_view name) const;
-
   std::vector<SourceFile> files_;
   std::vector<CatalogTensor> tensors_;
-  // Open addressing: positions in tensors_ by the hash of their names, kNone where free.
-  std::vector<std::uint32_t> by_name_;
+  formats::NameTable by_name_;
 };
 
 }  // namespace dsv3::convert

@@ -16,7 +16,7 @@ using dsv3::testing::ErrorOf;
 using dsv3::testing::ExpectBadInput;
 
 ShardIndex ParseText(std::string_view text) {
-  return ParseShardIndex(text, std::string(kShardIndexName));
+  return ParseShardIndex(std::string(text), std::string(kShardIndexName));
 }
 
 std::optional<std::uint64_t> TotalSize(std::string_view value) {
@@ -29,7 +29,7 @@ TEST(ShardIndexTest, ReadsFilesAndTensorsSorted) {
   const ShardIndex index = ParseText(R"({"metadata": {"total_parameters": 3, "total_size": 24},
     "weight_map": {"b": "z.safetensors", "a": "sub/y.safetensors", "\u00e9": "z.safetensors"}, "more": [1]})");
   EXPECT_EQ(index.files, (std::vector<std::string>{"sub/y.safetensors", "z.safetensors"}));
-  const std::vector<std::pair<std::string, std::uint32_t>> expected = {
+  const std::vector<std::pair<std::string_view, std::uint32_t>> expected = {
       {"a", 0}, {"b", 1}, {"é", 1}};
   EXPECT_EQ(index.weight_map, expected);
   EXPECT_EQ(index.total_size, 24U);

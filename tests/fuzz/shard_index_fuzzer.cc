@@ -39,7 +39,7 @@ void RequireSound(const ShardIndex& index) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   try {
-    const ShardIndex index = dsv3::formats::ParseShardIndex(text, "fuzzed");
+    const ShardIndex index = dsv3::formats::ParseShardIndex(std::string(text), "fuzzed");
     DSV3_FUZZ_REQUIRE(nlohmann::json::accept(text));
     RequireSound(index);
     const ShardIndex again =
