@@ -59,7 +59,8 @@ bool HoldsExactly(const SafetensorsHeader& header, const std::vector<std::string
   if (header.tensors.size() != listed.size()) return false;
   NameTable names(header.tensors.size());
   const auto name_at = [&](std::uint32_t i) -> std::string_view { return header.tensors[i].name; };
-  for (std::uint32_t i = 0; i < header.tensors.size(); ++i) names.Add(i, name_at);
+  for (std::uint32_t i = 0; i < header.tensors.size(); ++i)
+    names.Add(i, HashName(name_at(i)), name_at);
   return std::all_of(listed.begin(), listed.end(), [&](std::string_view name) {
     return names.Find(name, name_at) != NameTable::kNone;
   });

@@ -22,11 +22,10 @@ class NameTable {
   explicit NameTable(std::size_t max_names) : slots_(std::bit_ceil(2 * max_names + 1)) {}
 
   // Adds the position of a new name and returns kNone, or returns that of an equal name which is
-  // there already.
+  // there already. `hash` is HashName of the name.
   template <typename NameAt>
-  std::uint32_t Add(std::uint32_t position, const NameAt& name_at) {
+  std::uint32_t Add(std::uint32_t position, std::uint32_t hash, const NameAt& name_at) {
     const std::string_view name = name_at(position);
-    const std::uint32_t hash = HashName(name);
     Slot& slot = slots_[Place(name, hash, name_at)];
     if (slot.position != kNone) return slot.position;
     slot = {hash, position};

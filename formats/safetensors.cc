@@ -32,7 +32,7 @@ void RejectDuplicateNames(const std::vector<SafetensorsTensor>& tensors, const s
   NameTable names(tensors.size());
   const auto name_at = [&](std::uint32_t i) -> std::string_view { return tensors[i].name; };
   for (std::uint32_t i = 0; i < tensors.size(); ++i) {
-    if (names.Add(i, name_at) == NameTable::kNone) continue;
+    if (names.Add(i, HashName(name_at(i)), name_at) == NameTable::kNone) continue;
     Fail(file, tensors[i].name,
          fmt::format(
              "tensor {} stands twice in the header, so it is not clear which one is meant; {}",

@@ -2,9 +2,17 @@
 
 #include <utility>
 
+#include <tbb/blocked_range.h>
+#include <tbb/parallel_for.h>
+
 #include "formats/error.h"
 
 namespace dsv3::convert {
+namespace {
+
+constexpr std::uint32_t kHashGrain = 4096;
+
+}  // namespace
 
 Catalog Catalog::FromCheckpoint(formats::CheckpointFiles& files) {
   std::vector<SourceFile> source_files;
@@ -25,7 +33,6 @@ Catalog Catalog::FromCheckpoint(formats::CheckpointFiles& files) {
            {file, shard.header.data_offset + tensor.begin, tensor.end - tensor.begin}});
     }
     shard.header.tensors.clear();
-    shard.header.tensors.shrink_to_fit();
   }
   return Catalog(std::move(source_files), std::move(tensors));
 }
@@ -33,8 +40,17 @@ Catalog Catalog::FromCheckpoint(formats::CheckpointFiles& files) {
 Catalog::Catalog(std::vector<SourceFile> files, std::vector<CatalogTensor> tensors)
     : files_(std::move(files)), tensors_(std::move(tensors)), by_name_(tensors_.size()) {
   const auto name_at = [this](std::uint32_t i) -> std::string_view { return tensors_[i].name; };
+  // Hashing waits for memory; adding hardly does.
+  std::vector<std::uint32_t> hashes(tensors_.size());
+  tbb::parallel_for(
+      tbb::blocked_range<std::uint32_t>(0, static_cast<std::uint32_t>(tensors_.size()), kHashGrain),
+      [&](const tbb::blocked_range<std::uint32_t>& range) {
+        for (std::uint32_t i = range.begin(); i < range.end(); ++i) {
+          hashes[i] = formats::HashName(name_at(i));
+        }
+      });
   for (std::uint32_t i = 0; i < tensors_.size(); ++i) {
-    if (by_name_.Add(i, name_at) == kNone) continue;
+    if (by_name_.Add(i, hashes[i], name_at) == kNone) continue;
     throw Error(ErrorCode::kInternal, "tensor '" + tensors_[i].name + "' stands twice in a catalog",
                 {files_[tensors_[i].extent.file].name, tensors_[i].name});
   }
