@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "convert/execute/executor.h"
+#include "convert/execute/finished_output.h"
 #include "convert/execute/run_plan.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "convert/source.h"

@@ -15,6 +15,7 @@
 #include "convert/execute/commit.h"
 #include "convert/execute/disk_space.h"
 #include "convert/execute/executor.h"
+#include "convert/execute/finished_output.h"
 #include "convert/execute/journal.h"
 #include "convert/execute/manifest.h"
 #include "convert/execute/output_lock.h"
@@ -95,24 +96,6 @@ std::uint64_t SideFileBytes(const PlannedSideFile& side) {
   std::error_code error;
   const std::uint64_t bytes = fs::file_size(side.source, error);
   return error ? 0 : bytes;
-}
-
-// A lock file without its run is one; OutputLock takes it over and removes it.
-bool HasLeftovers(const fs::path& output) {
-  const std::string journal(kJournalName);
-  return fs::exists(output / journal) || fs::exists(output / PartialName(journal)) ||
-         fs::exists(output / kLockName) || !ReadFreedShards(output).empty();
-}
-
-// Removes what a job keeps in its output directory for its own use.
-void RemoveLeftovers(const fs::path& output, formats::FileSystem& file_system) {
-  RemoveFreedShards(output, file_system);
-  const std::string journal(kJournalName);
-  for (const std::string& name : {PartialName(journal), journal}) {
-    if (!fs::exists(output / name)) continue;
-    file_system.Remove(output / name);
-    file_system.SyncDirectory(output);
-  }
 }
 
 void PlanRun::DescribeJob() {
@@ -385,35 +368,6 @@ ConversionReport RunPlan(const Source& source, const Plan& plan, const fs::path&
   return PlanRun(source, plan, output, run, preflight, std::move(report), file_system, progress,
                  stop)
       .Run();
-}
-
-std::optional<ConversionReport> FinishedWithoutSource(const fs::path& input, const fs::path& output,
-                                                      const std::string& recipe,
-                                                      formats::FileSystem& file_system) {
-  const std::optional<ManifestSummary> manifest = ReadManifest(output);
-  if (!manifest || manifest->recipe != recipe || manifest->source_files.empty()) {
-    return std::nullopt;
-  }
-  const fs::path directory = fs::is_directory(input) ? input : input.parent_path();
-  for (const std::string& name : manifest->source_files) {
-    if (fs::exists(directory / name)) return std::nullopt;
-  }
-  ConversionReport report;
-  report.outcome = ConversionReport::Outcome::kNothingToDo;
-  report.recipe = recipe;
-  for (const ManifestFile& file : manifest->files) {
-    std::error_code error;
-    if (fs::file_size(output / file.name, error) != file.bytes || error) return std::nullopt;
-    if (!file.name.ends_with(".safetensors")) continue;
-    report.files.push_back({file.name, file.bytes, 0, "", true});
-    report.output_bytes += file.bytes;
-    ++report.kept_files;
-  }
-  if (HasLeftovers(output)) {
-    const OutputLock lock(output);
-    RemoveLeftovers(output, file_system);
-  }
-  return report;
 }
 
 }  // namespace dsv3::convert

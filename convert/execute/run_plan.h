@@ -33,13 +33,4 @@ ConversionReport RunPlan(const Source& source, const Plan& plan,
                          formats::FileSystem& file_system, ProgressSink& progress,
                          const StopToken& stop);
 
-// After --delete-source-shards a finished command finds no source any more: the report that there
-// is nothing to do when `output` is the whole output of `recipe` and none of the shards that its
-// manifest names is left in `input`. Removes what the job kept for its own use, if it ended before
-// it could.
-std::optional<ConversionReport> FinishedWithoutSource(const std::filesystem::path& input,
-                                                      const std::filesystem::path& output,
-                                                      const std::string& recipe,
-                                                      formats::FileSystem& file_system);
-
 }  // namespace dsv3::convert
