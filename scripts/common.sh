@@ -60,6 +60,8 @@ build_preset() {
   shift
   if command -v ccache >/dev/null; then
     export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
+    # What one checkout compiled serves another.
+    export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
   fi
   (
     # Joined by && because set -e is off in what `quietly` calls.
