@@ -10,6 +10,7 @@
 #include "formats/error.h"
 #include "formats/safetensors.h"
 #include "tests/convert/model/configs.h"
+#include "tests/support/temp_dir.h"
 
 namespace dsv3::convert {
 namespace {
@@ -25,13 +26,6 @@ using ::testing::SizeIs;
 
 class InspectTest : public ::testing::Test {
  protected:
-  InspectTest() {
-    std::string name = (std::filesystem::temp_directory_path() / "dsv3-inspect-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
-    root_ = name;
-  }
-  ~InspectTest() override { std::filesystem::remove_all(root_); }
-
   void WriteFile(const std::string& name, const std::string& content) {
     std::ofstream(root_ / name, std::ios::binary) << content;
   }
@@ -48,7 +42,8 @@ class InspectTest : public ::testing::Test {
     return {name, dtype, std::move(shape), 0, 0};
   }
 
-  std::filesystem::path root_;
+  dsv3::testing::TempDir directory_;
+  const std::filesystem::path root_ = directory_.path();
 };
 
 MATCHER_P(OfKind, kind, "") { return arg.kind == kind; }

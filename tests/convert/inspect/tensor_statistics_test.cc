@@ -12,6 +12,7 @@
 
 #include "formats/error.h"
 #include "quant/codec.h"
+#include "tests/support/temp_dir.h"
 
 namespace dsv3::convert {
 namespace {
@@ -23,13 +24,6 @@ using ::testing::HasSubstr;
 // A file of tensors that begin anywhere, and the catalog of it.
 class TensorStatisticsTest : public ::testing::Test {
  protected:
-  TensorStatisticsTest() {
-    std::string name = (std::filesystem::temp_directory_path() / "dsv3-stats-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
-    root_ = name;
-  }
-  ~TensorStatisticsTest() override { std::filesystem::remove_all(root_); }
-
   template <typename T>
   void Add(const std::string& name, Dtype dtype, const Shape& shape, const std::vector<T>& values) {
     bytes_ += '\xAA';  // so that nothing is aligned
@@ -54,7 +48,8 @@ class TensorStatisticsTest : public ::testing::Test {
     return Measure("t").stored.value();
   }
 
-  std::filesystem::path root_;
+  dsv3::testing::TempDir directory_;
+  const std::filesystem::path root_ = directory_.path();
   std::string bytes_;
   std::vector<CatalogTensor> tensors_;
 };

@@ -19,6 +19,7 @@
 #include "formats/hash/xxh3.h"
 #include "quant/codec.h"
 #include "quant/dequantize.h"
+#include "tests/support/temp_dir.h"
 
 namespace dsv3::convert {
 namespace {
@@ -32,13 +33,6 @@ using ::testing::SizeIs;
 
 class SampleTest : public ::testing::Test {
  protected:
-  SampleTest() {
-    std::string name = (std::filesystem::temp_directory_path() / "dsv3-sample-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
-    root_ = name;
-  }
-  ~SampleTest() override { std::filesystem::remove_all(root_); }
-
   SampleReport Write(const std::filesystem::path& out, SamplePreset preset = SamplePreset::kTiny,
                      std::uint64_t seed = 0) {
     ProgressSink progress;
@@ -71,7 +65,8 @@ class SampleTest : public ::testing::Test {
     return values;
   }
 
-  std::filesystem::path root_;
+  dsv3::testing::TempDir directory_;
+  const std::filesystem::path root_ = directory_.path();
 };
 
 Catalog Open(const std::filesystem::path& path) {
