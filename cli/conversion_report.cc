@@ -123,12 +123,8 @@ std::string Planned(const ConversionRequest& request, const ConversionReport& re
     Line(out, "fits", "yes");
     return out;
   }
-  if (report.disk_needed_bytes <= report.disk_free_bytes) {
-    Line(out, "fits", "no, the memory is not enough: give a smaller --memory or fewer --threads");
-    return out;
-  }
   std::string advice = "free it or choose another OUT";
-  if (!request.run.delete_source_shards) {
+  if (report.fits_with_deletion) {
     advice += ",\n              or free the source on the way with --delete-source-shards";
   }
   Line(out, "fits",

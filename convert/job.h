@@ -76,7 +76,8 @@ struct ConversionReport {
   std::uint64_t disk_needed_bytes = 0;
   std::uint64_t disk_free_bytes = 0;
   std::uint64_t peak_memory_bytes = 0;  // estimated
-  bool fits = true;
+  bool fits = true;                     // the disk has what is needed
+  bool fits_with_deletion = true;       // it has with delete_source_shards
 };
 
 // Runs `dsv3-convert fp8-to-bf16`. Throws Error with the code of design.md's table. When `stop` is

@@ -16,10 +16,10 @@ dev_t DeviceOf(std::filesystem::path path) {
   return status.st_dev;
 }
 
-// The highest point when files are made in order, `open_files` at a time: when file i begins, all
-// before it are there, and what files up to i - open_files freed is free.
-std::uint64_t Peak(const Plan& plan, const Catalog& catalog, const std::vector<std::size_t>& files,
-                   std::size_t open_files) {
+// The highest point when files are made one after the other: when one begins, what the ones before
+// it freed is free.
+std::uint64_t Peak(const Plan& plan, const Catalog& catalog,
+                   const std::vector<std::size_t>& files) {
   std::vector<std::uint32_t> needs(catalog.files().size(), 0);
   for (const std::size_t file : files) {
     for (const std::uint32_t source : SourcesOf(plan.files[file], catalog)) ++needs[source];
@@ -27,14 +27,12 @@ std::uint64_t Peak(const Plan& plan, const Catalog& catalog, const std::vector<s
   std::uint64_t taken = 0;
   std::uint64_t freed = 0;
   std::uint64_t peak = 0;
-  for (std::size_t i = 0; i < files.size(); ++i) {
-    if (i >= open_files) {
-      for (const std::uint32_t source : SourcesOf(plan.files[files[i - open_files]], catalog)) {
-        if (--needs[source] == 0) freed += catalog.files()[source].bytes;
-      }
-    }
-    taken += plan.files[files[i]].bytes;
+  for (const std::size_t file : files) {
+    taken += plan.files[file].bytes;
     peak = std::max(peak, taken - std::min(taken, freed));
+    for (const std::uint32_t source : SourcesOf(plan.files[file], catalog)) {
+      if (--needs[source] == 0) freed += catalog.files()[source].bytes;
+    }
   }
   return peak;
 }
@@ -51,11 +49,12 @@ DiskNeed EstimateDisk(const Plan& plan, const Catalog& catalog,
     need.peak_bytes += other_bytes;
     return need;
   }
-  need.peak_bytes = Peak(plan, catalog, files, need.open_files) + other_bytes;
-  while (need.peak_bytes > free_bytes && need.open_files > 1) {
-    --need.open_files;
-    need.peak_bytes = Peak(plan, catalog, files, need.open_files) + other_bytes;
-  }
+  // Whatever order the files end in, all of them together is the most that is ever needed.
+  for (const std::size_t file : files) need.peak_bytes += plan.files[file].bytes;
+  need.peak_bytes += other_bytes;
+  if (need.peak_bytes <= free_bytes) return need;
+  need.open_files = 1;
+  need.peak_bytes = Peak(plan, catalog, files) + other_bytes;
   return need;
 }
 

@@ -13,7 +13,10 @@ namespace dsv3::convert {
 // as they are freed; `open_files` output files are in the making at a time.
 struct DiskNeed {
   std::uint64_t peak_bytes = 0;
-  std::size_t open_files = 0;  // as asked for, or fewer where only that fits `free_bytes`
+  // As asked for; 1 where sources must be freed on the way for the rest to fit `free_bytes`:
+  // several files at once could end in any order, and what is free when the next begins be
+  // anything.
+  std::size_t open_files = 0;
 };
 DiskNeed EstimateDisk(const Plan& plan, const Catalog& catalog,
                       const std::vector<std::size_t>& files, std::uint64_t other_bytes,

@@ -164,13 +164,18 @@ void PlanRun::CheckDisk(const std::vector<std::size_t>& to_make) {
   // The manifest's and the journal's lines.
   other_bytes += std::uint64_t{1024} * report_.tensors;
   report_.disk_free_bytes = formats::FreeDiskBytes(output_);
-  const bool frees = run_.delete_source_shards && SameFileSystem(output_, source_.directory);
   const std::size_t open_files = PlanResources(ExecutorSettings(), to_make.size()).open_files;
-  const DiskNeed need = EstimateDisk(plan_, source_.catalog, to_make, other_bytes, frees,
-                                     open_files, report_.disk_free_bytes);
+  const bool can_free = SameFileSystem(output_, source_.directory);
+  const auto estimate = [&](bool frees) {
+    return EstimateDisk(plan_, source_.catalog, to_make, other_bytes, frees, open_files,
+                        report_.disk_free_bytes);
+  };
+  const DiskNeed need = estimate(can_free && run_.delete_source_shards);
   open_files_ = need.open_files;
   report_.disk_needed_bytes = need.peak_bytes;
-  report_.fits = report_.disk_needed_bytes <= report_.disk_free_bytes;
+  report_.fits = need.peak_bytes <= report_.disk_free_bytes;
+  report_.fits_with_deletion =
+      report_.fits || (can_free && estimate(true).peak_bytes <= report_.disk_free_bytes);
 }
 
 void PlanRun::RequireDisk() const {
@@ -180,7 +185,7 @@ void PlanRun::RequireDisk() const {
                           "name another disk{}",
                           output_.string(), report_.disk_needed_bytes, report_.disk_free_bytes,
                           report_.disk_needed_bytes - report_.disk_free_bytes,
-                          run_.delete_source_shards ? "" : " (--delete-source-shards needs less)"),
+                          report_.fits_with_deletion ? " (--delete-source-shards would do)" : ""),
               {output_.string(), ""});
 }
 
