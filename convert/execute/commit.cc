@@ -5,11 +5,10 @@
 #include <string_view>
 #include <utility>
 
+#include "convert/execute/file_hash.h"
 #include "convert/execute/manifest.h"
 #include "convert/execute/output_state.h"
 #include "formats/error.h"
-#include "formats/hash/sha256.h"
-#include "formats/hash/xxh3.h"
 #include "formats/io/input_file.h"
 #include "formats/shard_index.h"
 
@@ -17,33 +16,6 @@ namespace dsv3::convert {
 namespace {
 
 constexpr std::size_t kCopyBytes = std::size_t{1} << 20;
-
-// The digest of a whole file that its record carries.
-class FileHash {
- public:
-  explicit FileHash(bool sha256) : use_sha256_(sha256) {}
-  void Update(std::span<const std::byte> data) {
-    if (use_sha256_) {
-      sha256_.Update(data);
-    } else {
-      xxh3_.Update(data);
-    }
-  }
-  Digests Finish() {
-    Digests digests;
-    if (use_sha256_) {
-      digests.sha256 = sha256_.FinishHex();
-    } else {
-      digests.xxh3 = xxh3_.Hex();
-    }
-    return digests;
-  }
-
- private:
-  bool use_sha256_;
-  formats::Sha256 sha256_;
-  formats::Xxh3 xxh3_;
-};
 
 }  // namespace
 

@@ -8,9 +8,8 @@
 #include <tbb/task_arena.h>
 
 #include "convert/execute/commit.h"
+#include "convert/execute/file_hash.h"
 #include "formats/error.h"
-#include "formats/hash/sha256.h"
-#include "formats/hash/xxh3.h"
 #include "formats/io/aligned_buffer.h"
 #include "formats/io/input_file.h"
 
@@ -26,8 +25,7 @@ bool MatchesRecord(const std::filesystem::path& path, const FileRecord& record,
   const formats::InputFile input(path, record.name);
   if (input.bytes() != record.bytes) return false;
   const bool use_sha256 = !record.file.sha256.empty();
-  formats::Sha256 sha256;
-  formats::Xxh3 xxh3;
+  FileHash hash(use_sha256);
   formats::AlignedBuffer buffer(formats::InputFile::ScratchBytes(kReadBytes));
   for (std::uint64_t offset = 0; offset < record.bytes; offset += kReadBytes) {
     if (stop.stopped()) {
@@ -35,15 +33,11 @@ bool MatchesRecord(const std::filesystem::path& path, const FileRecord& record,
     }
     const auto length =
         static_cast<std::size_t>(std::min<std::uint64_t>(kReadBytes, record.bytes - offset));
-    const std::span<const std::byte> bytes = input.ReadStreaming(offset, length, buffer.span());
-    if (use_sha256) {
-      sha256.Update(bytes);
-    } else {
-      xxh3.Update(bytes);
-    }
+    hash.Update(input.ReadStreaming(offset, length, buffer.span()));
     progress.OnBytes(length, record.name);
   }
-  return use_sha256 ? sha256.FinishHex() == record.file.sha256 : xxh3.Hex() == record.file.xxh3;
+  const Digests found = hash.Finish();
+  return found.sha256 == record.file.sha256 && found.xxh3 == record.file.xxh3;
 }
 
 std::map<std::string, FileRecord> CheckKeptFiles(const std::filesystem::path& directory,
