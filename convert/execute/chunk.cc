@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace dsv3::convert {
 namespace {
@@ -88,8 +89,10 @@ void EvaluateChunk(const PlannedFile& file, std::string_view header, Chunk& chun
     part.output = out;
     part.streamed = inputs[0];
     part.ends_tensor = range.end == tensor.entry.end - tensor.entry.begin;
-    tensor.expression->Evaluate(range.begin, range.end, inputs, out, part.counts);
-    chunk.parts.push_back(part);
+    EvaluationOutput made{out, {}, {}};
+    tensor.expression->Evaluate(range.begin, range.end, inputs, made);
+    part.counts = std::move(made.counts);
+    chunk.parts.push_back(std::move(part));
   }
 }
 

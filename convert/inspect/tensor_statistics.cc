@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "convert/inspect/value_counter.h"
+#include "convert/plan/dequantize_expression.h"
 #include "formats/io/input_file.h"
 #include "quant/dequantize.h"
 

@@ -11,7 +11,7 @@
 #include "convert/plan/catalog.h"
 #include "formats/dtype.h"
 #include "formats/shape.h"
-#include "quant/dequantize.h"
+#include "quant/quality.h"
 
 namespace dsv3::convert {
 
@@ -25,11 +25,32 @@ struct SourceRange {
 // What was noticed while bytes were made.
 struct EvaluationCounts {
   std::uint64_t nan_codes = 0;  // FP8 NaN codes that became BF16 NaNs
+  // What quantising did, one element a panel in the order of the value, so that sums do not depend
+  // on how the work was cut. Empty for other rules.
+  std::vector<quant::Quality> quality;
+};
+
+// Where Evaluate puts what it makes.
+struct EvaluationOutput {
+  std::span<std::byte> value;
+  std::span<std::byte> by_product;  // empty for an expression without a by-product
+  EvaluationCounts counts;
+};
+
+// Bytes [begin, end) of a value.
+struct ByteRange {
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+  friend bool operator==(const ByteRange&, const ByteRange&) = default;
 };
 
 // How a target tensor is made of source tensors. Immutable; knows dtype and shape before any byte
-// moves, and can make any byte range of its value alone, so that an executor may cut the work where
-// it likes. All member functions are thread-safe.
+// moves, and can make byte ranges of its value alone, so that an executor may cut the work. All
+// member functions are thread-safe.
+//
+// Some expressions make two tensors at once: quantising a weight finds its scales. The weight's
+// expression then has a by-product, and the scales' expression (rule "quantize-scale") names the
+// weight's as its maker and is never evaluated itself.
 class Expression {
  public:
   virtual ~Expression() = default;
@@ -40,7 +61,7 @@ class Expression {
   const formats::Shape& shape() const { return shape_; }
   std::uint64_t num_bytes() const { return num_bytes_; }
 
-  // The rule's name in the manifest: "copy", "dequantize".
+  // The rule's name in the manifest: "copy", "dequantize", "quantize", "quantize-scale".
   virtual std::string_view rule() const = 0;
 
   // The source tensor whose bytes are streamed: evaluating consecutive ranges reads consecutive
@@ -49,16 +70,41 @@ class Expression {
   // Small source tensors that are looked up beside the stream (scales), in a fixed order.
   virtual std::vector<std::uint32_t> side_sources() const { return {}; }
 
+  // Where the value may be cut: the last such place that is not behind `position`, and the first
+  // one behind it (the value's end at the latest). 0 and the end are such places; elements are by
+  // default. Precondition: position < num_bytes().
+  virtual std::uint64_t CutAtOrBefore(std::uint64_t position) const;
+  virtual std::uint64_t CutAfter(std::uint64_t position) const;
+
+  // Source bytes that AppendReads names for each byte of the value, rounded up: for planning
+  // memory. 1 for a copy.
+  virtual std::uint64_t input_bytes_per_output_byte() const { return 1; }
+
+  // The expression of the tensor that evaluating this one makes as well, or nullptr. The two are
+  // planned into the same file.
+  virtual const Expression* by_product() const { return nullptr; }
+  // The part of the by-product that evaluating [begin, end) makes. Consecutive ranges make
+  // consecutive parts.
+  virtual ByteRange ByProductRange(std::uint64_t /*begin*/, std::uint64_t /*end*/) const {
+    return {};
+  }
+  // For a by-product: the expression that makes it; nullptr for all others.
+  virtual const Expression* maker() const { return nullptr; }
+  // For a by-product: a source tensor of the same size whose bytes it has unless evaluating finds
+  // otherwise, so that they can be written and digested first; nothing when there is none.
+  virtual std::optional<std::uint32_t> expected_source() const { return std::nullopt; }
+
   // Appends the source ranges that the value's bytes [begin, end) need, the streamed one first.
-  // `begin` and `end` lie on element boundaries, begin < end.
+  // `begin` and `end` are places where the value may be cut, begin < end.
   virtual void AppendReads(std::uint64_t begin, std::uint64_t end,
                            std::vector<SourceRange>& reads) const = 0;
 
-  // Writes the value's bytes [begin, end) to `out`. `inputs` holds the bytes of the ranges that
-  // AppendReads named for the same range, in that order.
+  // Writes the value's bytes [begin, end), and those of the by-product that belong to them, to
+  // `out`. `inputs` holds the bytes of the ranges that AppendReads named for the same range, in
+  // that order. Throws Error (kBadInput) for values that must not be converted.
   virtual void Evaluate(std::uint64_t begin, std::uint64_t end,
                         std::span<const std::span<const std::byte>> inputs,
-                        std::span<std::byte> out, EvaluationCounts& counts) const = 0;
+                        EvaluationOutput& out) const = 0;
 
  protected:
   // Throws Error (kInternal) when dtype and shape have no byte size.
@@ -74,17 +120,5 @@ using ExpressionPtr = std::unique_ptr<const Expression>;
 
 // The source tensor as it is, whatever its dtype.
 ExpressionPtr Copy(const Catalog& catalog, std::uint32_t tensor);
-
-// A 2-D F8_E4M3 weight times its block scales (F32, BF16 or F8_E8M0), rounded to BF16;
-// quant::DequantizeE4M3ToBF16 defines the numbers. The scale's shape must be
-// [ceil(rows / block.rows), ceil(cols / block.cols)]; the caller checks (kInternal otherwise).
-ExpressionPtr Dequantize(const Catalog& catalog, std::uint32_t weight, std::uint32_t scale,
-                         quant::BlockShape block);
-
-// The scale format of a dtype that may hold block scales; nothing for any other dtype.
-std::optional<quant::ScaleFormat> ScaleFormatOf(formats::Dtype dtype);
-
-// The shape that block scales of a 2-D weight have.
-formats::Shape BlockScaleShape(const formats::Shape& weight, quant::BlockShape block);
 
 }  // namespace dsv3::convert

@@ -12,6 +12,7 @@
 #include <tbb/enumerable_thread_specific.h>
 #include <tbb/parallel_for.h>
 
+#include "convert/plan/dequantize_expression.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "formats/error.h"
 #include "formats/hash/sha256.h"

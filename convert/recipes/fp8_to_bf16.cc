@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/plan/dequantize_expression.h"
 #include "formats/error.h"
 #include "formats/json/json_edit.h"
 

@@ -17,6 +17,7 @@
 #include <openssl/evp.h>
 #include <xxhash.h>
 
+#include "convert/plan/dequantize_expression.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "tests/convert/execute/memory_sink.h"

@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "convert/plan/dequantize_expression.h"
 #include "formats/error.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/memory_source.h"

@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include "convert/plan/dequantize_expression.h"
 #include "formats/hash/xxh3.h"
 #include "formats/safetensors.h"
 #include "tests/convert/support/memory_source.h"

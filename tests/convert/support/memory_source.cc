@@ -48,7 +48,9 @@ std::string MemorySource::Evaluate(const convert::Expression& expression, std::u
                          .subspan(static_cast<std::size_t>(read.begin),
                                   static_cast<std::size_t>(read.end - read.begin)));
   }
-  expression.Evaluate(begin, end, inputs, std::as_writable_bytes(std::span(value)), counts);
+  convert::EvaluationOutput out{std::as_writable_bytes(std::span(value)), {}, {}};
+  expression.Evaluate(begin, end, inputs, out);
+  counts.nan_codes += out.counts.nan_codes;
   return value;
 }
 

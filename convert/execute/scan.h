@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string_view>
+
+#include "convert/execute/progress.h"
+#include "convert/execute/source_files.h"
+#include "convert/plan/catalog.h"
+
+namespace dsv3::convert {
+
+// Bytes [begin, begin + bytes.size()) of a source tensor.
+struct ScanPiece {
+  std::uint32_t tensor = 0;  // position in the catalog
+  std::uint64_t begin = 0;
+  std::span<const std::byte> bytes;
+};
+
+struct ScanOptions {
+  unsigned threads = 1;            // compute threads, at least 1; those that wait for the disk come
+                                   // on top
+  std::uint64_t memory_bytes = 0;  // bound for all pieces together; 0: kDefaultMemoryBytes
+  std::string_view phase;          // told to the progress, with the bytes to read
+};
+
+// The largest cut that a scan makes: a place at or before `position` where a piece of this tensor
+// may end, and so the next begin. By default any element is one. A scan that works on panels of
+// rows returns the panel's start; panels longer than a piece make longer pieces.
+using ScanCut = std::function<std::uint64_t(std::uint32_t tensor, std::uint64_t position)>;
+
+// Reads every byte of the tensors once, in the order of the disk, and calls `visit` for each piece,
+// from several threads at once; pieces of one tensor may come in any order. Small tensors that lie
+// together are read together. Throws the first error of any thread, kInterrupted when `stop` was
+// requested before all was visited.
+void ScanTensors(const Catalog& catalog, std::span<const std::uint32_t> tensors,
+                 SourceFiles& sources, const ScanOptions& options, const ScanCut& cut,
+                 const std::function<void(const ScanPiece&)>& visit, ProgressSink& progress,
+                 const StopToken& stop);
+
+}  // namespace dsv3::convert
