@@ -2,7 +2,7 @@
 
     bench.py WORK [--pairs N] [--only PART...]
 
-writes WORK/bench.json. Parts: hash, kernels, convert, inspect, official. Run by scripts/bench.
+writes WORK/bench.json, keeping the parts that are not measured again. Run by scripts/bench.
 """
 
 import argparse
@@ -14,11 +14,13 @@ import sys
 import measure
 from measure import BIN, Series, fresh, run, settle
 from multiply import multiply
+from race import Race
+from verify import measure_verify
 
 HERE = pathlib.Path(__file__).resolve().parent
 CONVERT = BIN / "dsv3-convert"
 INSPECT = BIN / "dsv3-inspect"
-FLOOR = BIN / "dsv3-floor-copy"
+PARTS = ("hash", "kernels", "convert", "quantize", "verify", "inspect", "official")
 
 
 def say(text):
@@ -31,12 +33,20 @@ class Bench:
         self.pairs = pairs
         self.small = work / "small"
         self.source = work / "source"  # the small sample, three times
+        self.bf16 = work / "bf16"  # the same as BF16
         self.output = work / "output"
         self.shapes = work / "v3-shapes"
-        self.results = {"machine": measure.machine(work), "pairs": pairs}
+        path = work / "bench.json"
+        self.results = json.loads(path.read_text()) if path.exists() else {}
+        self.results.update(machine=measure.machine(work), pairs=pairs)
 
-    def shards(self):
-        return sorted(self.source.glob("*.safetensors"))
+    def hash_limit(self):
+        return self.results["hash"]["limit_gb_per_s"] if "hash" in self.results else None
+
+    def race(self, name, source, command):
+        shards = sorted(source.glob("*.safetensors"))
+        race = Race(name, shards, self.output, self.work / "floor", command, say)
+        return race.run(self.pairs, self.hash_limit())
 
     def prepare(self):
         if not (self.small / "config.json").exists():
@@ -72,74 +82,47 @@ class Bench:
 
     # The whole command against a copy of the same bytes.
 
-    def run_convert(self, checksum):
-        fresh(self.output)
-        self.output.rmdir()
-        settle(*self.shards())
-        return run([CONVERT, "fp8-to-bf16", self.source, self.output, "--checksum", checksum,
-                    "--quiet"])
-
-    def run_floor(self, sizes, threads, request):
-        target = self.work / "floor"
-        fresh(target)
-        settle(*self.shards())
-        pairs = [f"{path}={sizes.get(path.name, 0)}" for path in self.shards()]
-        done = run([FLOOR, "--threads", threads, "--request", request, target, *pairs])
-        # Its own clock starts after the program; the difference counts for the command.
-        return json.loads(done.stdout)["seconds"]
-
-    def best_floor(self, sizes):
-        """The fastest way to copy here: each tried once, the best three twice more."""
-        say("Looking for the fastest copy ...")
-        ways = [(t, r << 20) for t in (1, 2, 4, 8) for r in (2, 4, 8, 16)]
-        tried = {way: [self.run_floor(sizes, *way)] for way in ways}
-        for way in sorted(ways, key=lambda w: tried[w][0])[:3]:
-            tried[way] += [self.run_floor(sizes, *way) for _ in range(2)]
-        candidates = [way for way in ways if len(tried[way]) == 3]
-        return min(candidates, key=lambda w: Series(tried[w]).median)
-
     def convert(self):
         self.prepare()
-        self.run_convert("none")
-        sizes = {p.name: p.stat().st_size for p in self.output.glob("*.safetensors")}
-        read = sum(p.stat().st_size for p in self.shards())
-        written = sum(sizes.values())
-        threads, request = self.best_floor(sizes)
-        floor, seconds, rss = [], {"none": [], "sha256": []}, {"none": [], "sha256": []}
-        for i in range(self.pairs):
-            say(f"Copy against conversion, {i + 1} of {self.pairs} ...")
-            for checksum in ("none", "sha256"):
-                floor.append(self.run_floor(sizes, threads, request))
-                done = self.run_convert(checksum)
-                seconds[checksum].append(done.seconds)
-                rss[checksum].append(done.peak_rss_mib)
-        hash_limit = self.results["hash"]["limit_gb_per_s"] if "hash" in self.results else None
-        floor = Series(floor)
-        result = {
-            "bytes_read": read, "bytes_written": written,
-            "floor": {"threads": threads, "request_bytes": request, "seconds": floor.summary(),
-                      "gb_per_s_in": round(read / 1e9 / floor.median, 2)},
-        }
-        for checksum in ("none", "sha256"):
-            series = Series(seconds[checksum])
-            limit = floor.median
-            if checksum == "sha256" and hash_limit:
-                limit = max(limit, written / 1e9 / hash_limit)
-            result[checksum] = {
-                "seconds": series.summary(), "limit_seconds": round(limit, 3),
-                "gb_per_s_in": round(read / 1e9 / series.median, 2),
-                "ratio_to_limit": round(limit / series.median, 2),
-                "peak_rss_mib": round(max(rss[checksum]), 1),
-            }
-        self.results["convert"] = result
-        fresh(self.work / "floor")
+        self.results["convert"] = self.race(
+            "fp8-to-bf16", self.source,
+            lambda checksum: [CONVERT, "fp8-to-bf16", self.source, self.output, "--checksum",
+                              checksum, "--quiet"])
+
+    def quantize(self):
+        self.prepare()
+        if not (self.bf16 / "checkpoint.manifest.json").exists():
+            say("Making the BF16 form ...")
+            fresh(self.bf16)
+            run([CONVERT, "fp8-to-bf16", self.source, self.bf16, "--quiet"])
+        # The multiplied checkpoint has names of its own, so they are said.
+        names = ["--include", "*_proj.weight", "--include", "*_with_mqa.weight", "--exclude",
+                 "*eh_proj*"]
+        self.results["quantize"] = self.race(
+            "bf16-to-fp8", self.bf16,
+            lambda checksum: [CONVERT, "bf16-to-fp8", self.bf16, self.output, "--checksum",
+                              checksum, "--quiet", *names])
+        fresh(self.output)
+        run([CONVERT, "fp8-to-bf16", self.small, self.output, "--quiet", "--overwrite"])
+        self.results["quantize"]["torch"] = self.with_torch("quantize_torch_cpu.py", self.output)
+
+    # Checking instead of converting.
+
+    def verify(self):
+        self.prepare()
+        self.prepare_shapes()
+        self.results["verify"] = measure_verify(self.source, self.shapes, self.work, self.pairs,
+                                                say)
 
     # Opening a checkpoint of the true shapes.
 
-    def inspect(self):
+    def prepare_shapes(self):
         if not (self.shapes / "config.json").exists():
             say("Making the sparse checkpoint with the 671B shapes ...")
             run([CONVERT, "sample", self.shapes, "--preset", "v3-shapes", "--seed", 1])
+
+    def inspect(self):
+        self.prepare_shapes()
         python, inspect, dry, rss = [], [], [], []
         for i in range(max(self.pairs, 5) + 1):
             library = float(run([sys.executable, HERE / "read_shapes.py", self.shapes]).stdout.split()[0])
@@ -163,36 +146,37 @@ class Bench:
 
     # What users run today.
 
-    def official(self):
-        self.prepare()
-        say("The published formula with torch on the CPU ...")
+    def with_torch(self, program, source):
+        say(f"{program} ...")
         seconds, rss = [], []
-        target = self.work / "official"
-        shards = sorted(self.small.glob("*.safetensors"))
+        target = self.work / "torch"
+        shards = sorted(source.glob("*.safetensors"))
         read = sum(p.stat().st_size for p in shards)
         for _ in range(3):
             fresh(target)
             target.rmdir()
             settle(*shards)
-            done = run([sys.executable, HERE / "official_torch_cpu.py", self.small, target])
+            done = run([sys.executable, HERE / program, source, target])
             seconds.append(done.seconds)
             rss.append(done.peak_rss_mib)
         fresh(target)
-        self.results["official"] = {
-            "seconds": Series(seconds).summary(), "peak_rss_mib": round(max(rss), 1),
-            "gb_per_s_in": round(read / 1e9 / Series(seconds).median, 2)}
+        return {"seconds": Series(seconds).summary(), "peak_rss_mib": round(max(rss), 1),
+                "gb_per_s_in": round(read / 1e9 / Series(seconds).median, 2)}
+
+    def official(self):
+        self.prepare()
+        self.results["official"] = self.with_torch("official_torch_cpu.py", self.small)
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parts = ("hash", "kernels", "convert", "inspect", "official")
     parser.add_argument("work", type=pathlib.Path)
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     bench = Bench(options.work, options.pairs)
-    for part in parts:
+    for part in PARTS:
         if part in options.only:
             getattr(bench, part)()
     path = options.work / "bench.json"

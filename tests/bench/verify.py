@@ -1,0 +1,116 @@
+"""dsv3-verify beside the programs that hash the same files today, and against the disk."""
+
+import pathlib
+import re
+import shutil
+import sys
+
+from measure import BIN, Series, fresh, run, settle
+from race import FLOOR
+
+VERIFY = BIN / "dsv3-verify"
+
+
+def warm(paths):
+    """Reads the files, so that they are in the page cache."""
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(16 << 20):
+                pass
+
+
+def single_openssl_stream():
+    """GB/s of one OpenSSL SHA-256 stream."""
+    out = run(["openssl", "speed", "-seconds", 3, "-bytes", 1 << 20, "-evp", "sha256"]).stdout
+    return float(re.findall(r"([0-9.]+)k", out)[-1]) / 1e6
+
+
+def read_floor(shards, work, pairs):
+    """Seconds to read the files from the disk and do nothing with them, in the fastest way."""
+    best = []
+    for threads in (1, 2, 4, 8):
+        for request in (4 << 20, 16 << 20):
+            seconds = []
+            for _ in range(pairs):
+                fresh(work)
+                settle(*shards)
+                done = run([FLOOR, "--threads", threads, "--request", request, work,
+                            *[f"{path}=0" for path in shards]])
+                seconds.append(float(re.search(r'"seconds": ([0-9.]+)', done.stdout)[1]))
+            best.append(Series(seconds))
+    fresh(work)
+    return min(best, key=lambda series: series.median)
+
+
+def hashing(source, shards, work, pairs):
+    """Whole files in the page cache: what bounds the rate is the CPU."""
+    total = sum(p.stat().st_size for p in shards)
+    sums = work / "sums"
+    signature = work / "bench.sig"
+    key = work / "key.pem"
+    run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key])
+    programs = {
+        "dsv3": lambda: run([VERIFY, "checksum", "create", "--overwrite", "--quiet", source]),
+        "sha256sum": lambda: run(["sha256sum", *shards]),
+        "openssl": lambda: run(["openssl", "dgst", "-sha256", *shards]),
+        "model_signing": lambda: run(
+            [pathlib.Path(sys.executable).with_name("model_signing"), "sign", "key", source,
+             "--private_key", key, "--signature", signature]),
+    }
+    rates, rss = {}, 0.0
+    for name, program in programs.items():
+        seconds = []
+        for i in range(pairs):
+            warm(shards)
+            done = program()
+            seconds.append(done.seconds)
+            if name == "dsv3":
+                rss = max(rss, done.peak_rss_mib)
+        rates[name] = round(total / 1e9 / Series(seconds).median, 2)
+    for name in ("SHA256SUMS", "checkpoint.manifest.json"):
+        (source / name).unlink()
+    shutil.rmtree(sums, ignore_errors=True)
+    return {"gb_per_s": rates, "peak_rss_mib": round(rss, 1), "bytes": total}
+
+
+def measure_verify(source, shapes, work, pairs, say):
+    shards = sorted(source.glob("*.safetensors"))
+    total = sum(p.stat().st_size for p in shards)
+    say("Hashing what the page cache holds ...")
+    result = {"hashing": hashing(source, shards, work, max(3, pairs // 2))}
+    single = single_openssl_stream()
+    result["hashing"]["single_openssl_gb_per_s"] = round(single, 2)
+    result["hashing"]["ratio"] = round(result["hashing"]["gb_per_s"]["dsv3"] / single, 2)
+
+    say("Reading the disk ...")
+    floor = read_floor(shards, work / "read", 3)
+    result["disk"] = {"seconds": floor.summary(), "gb_per_s": round(total / 1e9 / floor.median, 2)}
+    commands = {
+        "numeric": [VERIFY, "numeric", "--quiet", source],
+        "compare": [VERIFY, "compare", "--quiet", source, source],
+        "create": [VERIFY, "checksum", "create", "--overwrite", "--quiet", source],
+    }
+    for name, command in commands.items():
+        say(f"dsv3-verify {name} ...")
+        seconds, rss = [], 0.0
+        for _ in range(pairs):
+            settle(*shards)
+            done = run(command)
+            seconds.append(done.seconds)
+            rss = max(rss, done.peak_rss_mib)
+        series = Series(seconds)
+        result[name] = {"seconds": series.summary(), "peak_rss_mib": round(rss, 1),
+                        "gb_per_s": round(total / 1e9 / series.median, 2),
+                        "ratio_to_disk": round(floor.median / series.median, 2)}
+    for name in ("SHA256SUMS", "checkpoint.manifest.json"):
+        (source / name).unlink()
+
+    say("dsv3-verify structure of the 671B shapes ...")
+    seconds, rss = [], 0.0
+    for i in range(pairs + 1):
+        done = run([VERIFY, "structure", "--quiet", shapes])
+        if i > 0:  # the first one warms the page cache
+            seconds.append(done.seconds)
+        rss = max(rss, done.peak_rss_mib)
+    result["structure"] = {"seconds": Series(seconds).summary(), "peak_rss_mib": round(rss, 1)}
+    return result
