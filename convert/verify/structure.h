@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "convert/verify/verification.h"
+
+namespace dsv3::convert {
+
+struct StructureRequest {
+  std::filesystem::path input;  // see formats::OpenCheckpointFiles
+};
+
+struct StructureReport {
+  // check is "structure"; files are the weights files, the index and config.json, as far as they
+  // are there. docs/verify.md lists the kinds of the findings.
+  Verification verification;
+  std::filesystem::path directory;  // the one that holds the files; absolute
+  std::string model_type;           // of config.json; empty where that cannot be read
+  // Whether model_type is one whose tensors are known, so that they could be compared.
+  bool known_model = false;
+  std::uint64_t expected_tensors = 0;  // that the config predicts, without scales
+  std::uint64_t tensors = 0;           // that the headers hold, scales included
+  std::uint64_t tensor_bytes = 0;      // of those, without headers
+};
+
+// Judges a checkpoint by headers, index and config.json alone: that the files can be read, index
+// and headers hold the same tensors, each once, total_size is their sum; that names, shapes and
+// dtypes are those that the config predicts, every FP8 weight has its scales, and the config has a
+// quantization_config exactly where there are quantised weights. All findings, in the order of
+// files (what concerns no file first) and, within one, of its data; equal for equal files. A fault
+// of one file, config.json included, does not keep the others from being judged: nothing is said
+// about the tensors of a file that cannot be read, and nothing that needs the config without it.
+// Throws Error where there is nothing to judge: kUsage for a shard that an index beside it lists;
+// kBadInput for a path that does not exist, a directory without a checkpoint, or an empty
+// weight_map; kIo for a directory that cannot be listed.
+StructureReport VerifyStructure(const StructureRequest& request);
+
+}  // namespace dsv3::convert
