@@ -14,6 +14,8 @@ struct BlockShape {
   friend bool operator==(const BlockShape&, const BlockShape&) = default;
 };
 
+enum class Fp8Format { kE4M3, kE5M2 };
+
 enum class ScaleFormat { kF32, kBF16, kE8M0 };
 
 struct DequantizeCounts {
@@ -40,8 +42,18 @@ struct DequantizeSpan {
 // Preconditions: cols > 0, block.rows > 0, block.cols > 0.
 void DequantizeE4M3ToBF16(const DequantizeSpan& in, std::uint16_t* out, DequantizeCounts& counts);
 
-// The scalar meaning of DequantizeE4M3ToBF16: the oracle of its tests.
+// The same for F8_E5M2 codes, whose infinities multiply as IEEE's do: infinite with the xor of both
+// signs, NaN with that sign where the scale is 0 or NaN.
+void DequantizeE5M2ToBF16(const DequantizeSpan& in, std::uint16_t* out, DequantizeCounts& counts);
+
+// Either of the two.
+void DequantizeToBF16(Fp8Format format, const DequantizeSpan& in, std::uint16_t* out,
+                      DequantizeCounts& counts);
+
+// The scalar meanings: the oracles of their tests.
 void DequantizeE4M3ToBF16Scalar(const DequantizeSpan& in, std::uint16_t* out,
+                                DequantizeCounts& counts);
+void DequantizeE5M2ToBF16Scalar(const DequantizeSpan& in, std::uint16_t* out,
                                 DequantizeCounts& counts);
 
 // Replaces `out` by the scales in `bytes`: packed, little-endian, whole.

@@ -13,13 +13,32 @@ namespace dsv3::convert {
 // The most tensors that a config may predict; the family's largest have about 70,000.
 inline constexpr std::uint64_t kMaxExpectedTensors = 262'144;
 
-// config.json's quantization_config, as far as this toolkit acts on it.
+// How compressed-tensors stores the weights of one group of modules (config_groups).
+struct QuantizationGroup {
+  std::string name;    // "group_0"
+  std::string format;  // its own, else the config's: "float-quantized", "mxfp8-quantized" …
+  std::uint64_t num_bits = 0;
+  std::string type;      // "float" or "int"
+  std::string strategy;  // "tensor", "channel", "block", "group" …
+  std::optional<quant::BlockShape> block_structure;
+  std::uint64_t group_size = 0;  // columns; 0 when absent
+};
+
+// config.json's quantization_config, as far as this toolkit acts on it. Strings are empty when
+// absent.
 struct QuantizationConfig {
-  std::string quant_method;  // "fp8" …
-  std::string fmt;           // "e4m3"; empty when absent
+  // Where it is, as the JSON functions name members: "quantization_config",
+  // "text_config/quantization_config", or compressed-tensors' older "compression_config".
+  std::string member;
+  std::string quant_method;  // "fp8", "compressed-tensors" …
+  std::string fmt;           // "e4m3"
   std::optional<quant::BlockShape> weight_block_size;
-  std::string scale_fmt;  // "ue8m0"; empty when absent
+  std::string scale_fmt;  // "ue8m0"
   std::vector<std::string> modules_to_not_convert;
+  // compressed-tensors:
+  std::string format;                     // "float-quantized" …
+  std::vector<QuantizationGroup> groups;  // those with weights, in the config's order
+  std::vector<std::string> ignore;        // modules, or "re:" patterns
 };
 
 // The dimensions of a DeepSeek-V3 family model, under the names of config.json. Fields that a
@@ -57,6 +76,7 @@ struct ModelConfig {
   bool attention_bias = false;
   bool router_bias = false;  // e_score_correction_bias: topk_method noaux_tc
   bool tie_word_embeddings = false;
+  std::string expert_dtype;  // V4: "fp4" or "fp8"; empty when absent
   std::optional<QuantizationConfig> quantization;
 };
 

@@ -8,12 +8,14 @@
 #include "formats/finding.h"
 #include "quant/dequantize.h"
 
+// The one place that knows how quantised weights and scales belong together.
 namespace dsv3::convert {
 
 // An FP8 weight and the tensor that holds its scales; positions in the catalog. The weight is
 // `matrices` row-major matrices of `rows` × `cols`, one after the other (1 but for fused experts),
-// and so are the scales: each matrix has ceil(rows / block.rows) × ceil(cols / block.cols) of them.
-// One scale for a row is the block {1, cols}, one for a matrix {rows, cols}.
+// and so are the scales: each matrix has ceil(rows / block.rows) × ceil(cols / block.cols) of them,
+// row-major, without gaps. One scale for a row is the block {1, cols}, one for a matrix
+// {rows, cols}.
 struct ScaledWeight {
   std::uint32_t weight = 0;
   std::uint32_t scale = 0;
@@ -21,19 +23,43 @@ struct ScaledWeight {
   std::uint64_t rows = 0;
   std::uint64_t cols = 0;
   quant::BlockShape block;
+  quant::Fp8Format format = quant::Fp8Format::kE4M3;           // of the weight's codes
+  quant::ScaleFormat scale_format = quant::ScaleFormat::kF32;  // of the scale's bytes
+
+  std::uint64_t ScaleRows() const;  // of one matrix
+  std::uint64_t ScaleCols() const;
 };
 
 struct ScaledWeights {
-  std::vector<ScaledWeight> pairs;  // ordered by the weight's position
-  // All that is wrong with scales, names of kinds in docs/verify.md: errors for what makes a weight
-  // meaningless, warnings for the rest.
+  // Every FP8 weight whose scale can be used, ordered by the weight's position.
+  std::vector<ScaledWeight> pairs;
+  // All faults of FP8 weights and their scales, each an error, ordered by the tensor's position in
+  // the catalog. Kinds:
+  //   missing-scale           an FP8 weight has no scale in any shard
+  //   several-scales          it has scales under two names
+  //   scale-without-weight    a scale's weight is in no shard
+  //   scale-of-unquantized-weight  a scale's weight is BF16, F16, F32 …
+  //   wrong-scale-dtype       the scale is no F32, BF16 or F8_E8M0
+  //   wrong-scale-shape       the shape contradicts the config's blocks
+  //   too-many-scale-columns  more than 2^18 in a row, which a piece of a weight would need whole
+  //   wrong-weight-shape      the FP8 weight is neither a matrix nor 3-D experts
+  //   no-quantization-config  the config does not tell the blocks of the FP8 weights (one finding)
   formats::Findings findings;
+  // Quantised weights in formats that this toolkit does not convert (INT8, INT4, FP4, FNUZ …):
+  // each an error of kind "unsupported-weight-format" that names the format, for a conversion. They
+  // are no fault of the checkpoint.
+  formats::Findings unsupported;
 };
 
 // Pairs every FP8 weight (F8_E4M3, F8_E5M2) with its scales in whichever shard they are, in every
-// form that the family uses: X_scale_inv, X's ".weight_scale" (compressed-tensors), X's ".scale"
-// (V4), F32, BF16 or F8_E8M0; block sizes from the config, never from shapes alone. Reads no
-// values.
+// form that the family uses:
+//   names   X with X + "_scale_inv" (DeepSeek; transformers' fused experts, 3-D), X + "_scale"
+//           (compressed-tensors), and Y.weight with Y.scale (V4)
+//   dtypes  F32, BF16, F8_E8M0; U8 that holds E8M0 where the config says mxfp8-quantized
+//   blocks  quantization_config.weight_block_size; one scale for a tensor where quant_method fp8
+//           has none; compressed-tensors' strategies block, group, channel and tensor. Where
+//           config_groups name several, the shape picks one of those, never anything else.
+// Reads headers only. V4's hc_*_scale, activation scales and caches' scales are no weight scales.
 ScaledWeights FindScaledWeights(const Catalog& catalog, const ModelConfig& config);
 
 }  // namespace dsv3::convert
