@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "convert/execute/progress.h"
+#include "convert/verify/verification.h"
+#include "formats/io/file_system.h"
+
+// `dsv3-verify checksum`: digests of a whole model directory, made and checked. docs/verify.md
+// lists the kinds of findings.
+namespace dsv3::convert {
+
+struct CreateChecksumsRequest {
+  std::filesystem::path directory;  // or a hub cache "models--org--name"
+  bool overwrite = false;           // replace checksums that the files differ from
+  unsigned threads = 0;             // compute threads; 0: all processors
+};
+
+struct CreateChecksumsReport {
+  // The check against the directory's earlier manifest or SHA256SUMS, empty where there is neither.
+  // Its errors are why nothing was written, unless `overwrite` asked to go on.
+  Verification verification;
+  bool written = false;
+  bool kept_provenance = false;  // of an earlier manifest
+  std::uint64_t files = 0;       // digested
+  std::uint64_t bytes = 0;       // of those files
+  std::uint64_t tensors = 0;
+  std::string content_digest;  // see formats/manifest.h; empty where nothing was written
+};
+
+// Reads every file of the directory once and writes checkpoint.manifest.json, then SHA256SUMS,
+// durably. Where there are checksums already, it checks them first, from the same pass; on a
+// difference it writes nothing (written is false: exit code 1) unless `overwrite` is set. An
+// earlier manifest's provenance is kept: recipe, options and source as they are, rules and sources
+// for tensors whose digest is the same. Throws Error: kBadInput for what is no directory, holds no
+// file, has a file that cannot be listed (a dead link, a FIFO, a name that is not UTF-8) or a shard
+// whose header cannot be read; kUsage where an unfinished conversion lies; kIo; kInterrupted.
+CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
+                                      formats::FileSystem& file_system, ProgressSink& progress,
+                                      const StopToken& stop);
+
+struct CheckChecksumsRequest {
+  std::filesystem::path directory;  // or a hub cache "models--org--name"
+  std::filesystem::path manifest;   // a manifest to use instead of the directory's; may be empty
+  bool quick = false;               // sizes and headers only
+  unsigned threads = 0;             // compute threads; 0: all processors
+};
+
+struct CheckChecksumsReport {
+  // What the files were compared with.
+  enum class Basis { kManifest, kSha256Sums, kHubMetadata };
+
+  Verification verification;
+  Basis basis = Basis::kManifest;
+  // The file that was used ("checkpoint.manifest.json", "SHA256SUMS", the path given as
+  // `manifest`), or for hub metadata the kinds of it (".cache/huggingface/download/*.metadata").
+  std::string basis_name;
+  bool quick = false;
+  std::uint64_t files = 0;    // compared
+  std::uint64_t bytes = 0;    // read, tensors that were read again included
+  std::uint64_t tensors = 0;  // that the basis tells of; 0 where it tells of files alone
+};
+
+// The name of a basis in JSON and text: "manifest", "sha256sums", "hub-metadata".
+std::string_view BasisName(CheckChecksumsReport::Basis basis);
+
+// Compares the directory with the first of: `manifest`, its own manifest, SHA256SUMS, hub metadata.
+// Every difference is a finding. Whole files are hashed, and the tensors of a file only where its
+// digest differs. Throws Error: kBadInput where there is nothing to compare with, or `manifest` is
+// no manifest; kIo where the directory cannot be listed; kInterrupted.
+CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, ProgressSink& progress,
+                                    const StopToken& stop);
+
+}  // namespace dsv3::convert
