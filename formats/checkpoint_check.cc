@@ -43,12 +43,7 @@ std::vector<std::string_view> SortedNames(const SafetensorsHeader& header) {
   return names;
 }
 
-bool Holds(const SafetensorsHeader& header, std::string_view name) {
-  return std::any_of(header.tensors.begin(), header.tensors.end(),
-                     [&](const SafetensorsTensor& tensor) { return tensor.name == name; });
-}
-
-// How one shard's header and the index differ.
+// How one shard's header and the index differ; both sorted.
 struct Difference {
   std::vector<std::string_view> absent;  // listed for the shard, not in it
   std::vector<std::string_view> extra;   // in the shard, not listed for it
@@ -90,15 +85,18 @@ std::optional<std::size_t> ListedShard(const ShardIndex& index, std::string_view
 // What the tensors mean that are in a shard that the index does not list for them. `extras` is
 // sorted by name and shard; `elsewhere` receives those whose listed shard lacks them.
 void JudgeExtras(const ShardIndex& index, const std::vector<ShardToCheck>& shards,
-                 const std::vector<Placed>& extras, std::vector<Placed>& elsewhere,
-                 Findings& findings) {
+                 const std::vector<Difference>& differences, const std::vector<Placed>& extras,
+                 std::vector<Placed>& elsewhere, Findings& findings) {
   const Placed* previous = nullptr;
   for (const Placed& extra : extras) {
     const auto& [tensor, shard] = extra;
     const std::string_view file = shards[shard].name;
     const std::optional<std::size_t> listed = ListedShard(index, tensor);
     const SafetensorsHeader* const listed_header = listed ? shards[*listed].header : nullptr;
-    if (listed_header != nullptr && Holds(*listed_header, tensor)) {
+    const bool is_where_listed =
+        listed_header != nullptr && !std::binary_search(differences[*listed].absent.begin(),
+                                                        differences[*listed].absent.end(), tensor);
+    if (is_where_listed) {
       findings.push_back(InTwoShards(tensor, shards[*listed].name, file));
     } else if (previous != nullptr && previous->first == tensor) {
       findings.push_back(InTwoShards(tensor, shards[previous->second].name, file));
@@ -162,7 +160,7 @@ Findings CompareWithIndex(const ShardIndex& index, const std::vector<ShardToChec
   }
   std::sort(extras.begin(), extras.end());
   std::vector<Placed> elsewhere;
-  JudgeExtras(index, shards, extras, elsewhere, findings);
+  JudgeExtras(index, shards, differences, extras, elsewhere, findings);
   for (std::size_t i = 0; i < shards.size(); ++i) {
     for (const std::string_view name : differences[i].absent) {
       const auto other = std::lower_bound(elsewhere.begin(), elsewhere.end(), Placed(name, 0));

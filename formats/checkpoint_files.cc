@@ -113,9 +113,9 @@ std::vector<OpenedShard> OpenShards(const fs::path& directory,
   return opened;
 }
 
-ShardIndex ReadIndex(const fs::path& directory) {
+ShardIndex ReadIndex(const fs::path& directory, Findings* faults = nullptr) {
   return ParseShardIndex(ReadSmallFile(directory / kShardIndexName, kMaxIndexBytes),
-                         std::string(kShardIndexName));
+                         std::string(kShardIndexName), faults);
 }
 
 // Whether there is anything by that name, even if it cannot be opened.
@@ -128,28 +128,67 @@ bool HasIndex(const fs::path& directory) {
   return status.type() != fs::file_type::not_found;
 }
 
-// The shards that the index names, in its order. `likely` are files that lie there: their headers
-// are read while the index is still being parsed.
-std::vector<OpenedShard> OpenIndexed(const fs::path& directory,
-                                     const std::vector<std::string>& likely,
-                                     const FreedShards& freed, std::optional<ShardIndex>& index) {
+// Reads the index into files.index. With kReport its faults go to files.findings, and it stays
+// empty where nothing could be read; the first fault is returned then.
+std::optional<Error> TakeIndex(FaultyIndex faulty_index, CheckpointFiles& files) {
+  if (faulty_index == FaultyIndex::kThrow) {
+    files.index = ReadIndex(files.directory);
+    return std::nullopt;
+  }
+  const std::string name(kShardIndexName);
+  try {
+    files.index = ReadIndex(files.directory, &files.findings);
+  } catch (const Error& error) {
+    Finding finding =
+        FileFinding(Severity::kError, "unreadable-index", name,
+                    fmt::format("{}; the *.safetensors files beside it were checked without it",
+                                error.message()));
+    finding.tensor = error.place().tensor;
+    finding.unreadable = true;
+    files.findings = {finding};
+    return error;
+  }
+  if (!files.index->weight_map.empty()) return std::nullopt;
+  if (files.findings.empty()) FailEmptyIndex(name);
+  files.index.reset();
+  const Finding& first = files.findings[0];
+  return Error(ErrorCode::kBadInput, first.message, {.file = name, .tensor = first.tensor});
+}
+
+// The shards that the index names, in its order, or without one those in `present`, which lie in
+// the directory: their headers are read while the index is still being parsed.
+std::vector<OpenedShard> OpenIndexed(const std::vector<std::string>& present,
+                                     const FreedShards& freed, FaultyIndex faulty_index,
+                                     CheckpointFiles& files) {
   std::vector<OpenedShard> early;
-  tbb::parallel_invoke([&] { index = ReadIndex(directory); },
-                       [&] { early = OpenShards(directory, likely, freed); });
+  std::optional<Error> fault;
+  tbb::parallel_invoke([&] { fault = TakeIndex(faulty_index, files); },
+                       [&] { early = OpenShards(files.directory, present, freed); });
+  if (!files.index) {
+    if (present.empty()) throw Error(*fault);
+    return early;
+  }
+  const std::vector<std::string>& listed = files.index->files;
   std::vector<std::string> others;
-  std::set_difference(index->files.begin(), index->files.end(), likely.begin(), likely.end(),
+  std::set_difference(listed.begin(), listed.end(), present.begin(), present.end(),
                       std::back_inserter(others));
-  std::vector<OpenedShard> late = OpenShards(directory, others, freed);
+  std::vector<OpenedShard> late = OpenShards(files.directory, others, freed);
   std::vector<OpenedShard> opened;
-  opened.reserve(index->files.size());
-  for (const std::string& name : index->files) {
-    const auto known = std::lower_bound(likely.begin(), likely.end(), name);
-    if (known != likely.end() && *known == name) {
-      opened.push_back(std::move(early[static_cast<std::size_t>(known - likely.begin())]));
-    } else {
-      const auto other = std::lower_bound(others.begin(), others.end(), name) - others.begin();
-      opened.push_back(std::move(late[static_cast<std::size_t>(other)]));
+  opened.reserve(listed.size());
+  auto next_late = late.begin();
+  auto next_early = early.begin();
+  for (const std::string& name : listed) {
+    if (next_late != late.end() && next_late->shard.name == name) {
+      opened.push_back(std::move(*next_late++));
+      continue;
     }
+    for (; next_early->shard.name != name; ++next_early) {
+      files.unlisted.push_back(std::move(next_early->shard));
+    }
+    opened.push_back(std::move(*next_early++));
+  }
+  for (; next_early != early.end(); ++next_early) {
+    files.unlisted.push_back(std::move(next_early->shard));
   }
   return opened;
 }
@@ -170,11 +209,17 @@ void TakeShards(std::vector<OpenedShard> opened, CheckpointFiles& files) {
   std::move(found.begin(), found.end(), std::back_inserter(files.findings));
 }
 
+// The shards are sorted by name.
+bool IsShard(const CheckpointFiles& files, std::string_view name) {
+  const auto shard =
+      std::lower_bound(files.shards.begin(), files.shards.end(), name,
+                       [](const ShardFile& a, std::string_view b) { return a.name < b; });
+  return shard != files.shards.end() && shard->name == name;
+}
+
 void NoteUnlisted(const CheckpointListing& listing, CheckpointFiles& files) {
   for (const std::string& name : listing.safetensors) {
-    const bool is_shard = std::any_of(files.shards.begin(), files.shards.end(),
-                                      [&](const ShardFile& shard) { return shard.name == name; });
-    if (is_shard) continue;
+    if (IsShard(files, name)) continue;
     files.findings.push_back(FileFinding(
         Severity::kWarning, "unlisted-shard", name,
         fmt::format("{}: {}, so it does not belong to the checkpoint and is left alone", name,
@@ -195,10 +240,12 @@ void NoteDeadLinks(const CheckpointListing& listing, CheckpointFiles& files) {
 
 void TakeSideFiles(std::vector<std::string> names, CheckpointFiles& files) {
   for (std::string& name : names) {
-    const bool is_shard = std::any_of(files.shards.begin(), files.shards.end(),
-                                      [&](const ShardFile& shard) { return shard.name == name; });
-    if (!is_shard) files.side_files.push_back(std::move(name));
+    if (!IsShard(files, name)) files.side_files.push_back(std::move(name));
   }
+}
+
+CheckpointFiles::Form FormWithoutIndex(std::size_t num_shards) {
+  return num_shards == 1 ? CheckpointFiles::Form::kSingle : CheckpointFiles::Form::kUnindexed;
 }
 
 void OrderFindings(Findings& findings) {
@@ -206,21 +253,24 @@ void OrderFindings(Findings& findings) {
                    [](const Finding& a, const Finding& b) { return a.file < b.file; });
 }
 
-CheckpointFiles OpenFile(const CheckpointLocation& location, const FreedShards& freed) {
+CheckpointFiles OpenFile(const CheckpointLocation& location, const FreedShards& freed,
+                         FaultyIndex faulty_index) {
   const std::string& name = *location.file_name;
-  if (HasIndex(location.directory)) {
-    const ShardIndex index = ReadIndex(location.directory);
-    if (std::binary_search(index.files.begin(), index.files.end(), name)) {
-      throw Error(ErrorCode::kUsage,
-                  fmt::format("{}: this is one of the {} shards of the checkpoint in {}; give that "
-                              "directory instead of the file",
-                              name, index.files.size(), location.directory.string()),
-                  {.file = name, .tensor = {}});
-    }
-  }
   CheckpointFiles files;
   files.directory = location.directory;
   files.form = CheckpointFiles::Form::kSingle;
+  if (HasIndex(location.directory)) {
+    TakeIndex(faulty_index, files);
+    if (files.index &&
+        std::binary_search(files.index->files.begin(), files.index->files.end(), name)) {
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("{}: this is one of the {} shards of the checkpoint in {}; give that "
+                              "directory instead of the file",
+                              name, files.index->files.size(), location.directory.string()),
+                  {.file = name, .tensor = {}});
+    }
+    files.index.reset();
+  }
   std::vector<OpenedShard> opened;
   opened.push_back(OpenShard(location.directory, name, freed));
   TakeShards(std::move(opened), files);
@@ -230,7 +280,8 @@ CheckpointFiles OpenFile(const CheckpointLocation& location, const FreedShards& 
   return files;
 }
 
-CheckpointFiles OpenDirectory(const fs::path& directory, const FreedShards& freed) {
+CheckpointFiles OpenDirectory(const fs::path& directory, const FreedShards& freed,
+                              FaultyIndex faulty_index) {
   CheckpointFiles files;
   files.directory = directory;
   std::vector<std::string> present = ListSafetensors(directory);
@@ -238,13 +289,12 @@ CheckpointFiles OpenDirectory(const fs::path& directory, const FreedShards& free
   std::sort(present.begin(), present.end());
   present.erase(std::unique(present.begin(), present.end()), present.end());
   if (HasIndex(directory)) {
-    files.form = CheckpointFiles::Form::kIndexed;
-    std::vector<OpenedShard> opened = OpenIndexed(directory, present, freed, files.index);
+    std::vector<OpenedShard> opened = OpenIndexed(present, freed, faulty_index, files);
+    files.form = files.index ? CheckpointFiles::Form::kIndexed : FormWithoutIndex(opened.size());
     TakeShards(std::move(opened), files);
   } else {
     if (present.empty()) FailNoCheckpoint(directory);
-    files.form =
-        present.size() == 1 ? CheckpointFiles::Form::kSingle : CheckpointFiles::Form::kUnindexed;
+    files.form = FormWithoutIndex(present.size());
     TakeShards(OpenShards(directory, present, freed), files);
     if (files.form == CheckpointFiles::Form::kUnindexed) {
       files.findings.push_back(FileFinding(
@@ -254,9 +304,10 @@ CheckpointFiles OpenDirectory(const fs::path& directory, const FreedShards& free
                       directory.string(), kShardIndexName, present.size())));
     }
   }
-  const CheckpointListing listing = ListCheckpoint(directory, true);
+  CheckpointListing listing = ListCheckpoint(directory, true);
   NoteUnlisted(listing, files);
   NoteDeadLinks(listing, files);
+  files.leftovers = std::move(listing.leftovers);
   TakeSideFiles(listing.side_files, files);
   OrderFindings(files.findings);
   return files;
@@ -268,7 +319,8 @@ bool CheckpointFiles::HasConfig() const {
   return std::binary_search(side_files.begin(), side_files.end(), "config.json");
 }
 
-CheckpointFiles OpenCheckpointFiles(const fs::path& path, const FreedShards& freed) {
+CheckpointFiles OpenCheckpointFiles(const fs::path& path, const FreedShards& freed,
+                                    FaultyIndex faulty_index) {
   const bool is_freed_file = std::any_of(freed.begin(), freed.end(), [&](const FreedShard& shard) {
     std::error_code ignored;
     return path.filename() == shard.name && !fs::exists(path, ignored);
@@ -276,7 +328,8 @@ CheckpointFiles OpenCheckpointFiles(const fs::path& path, const FreedShards& fre
   const CheckpointLocation location =
       is_freed_file ? CheckpointLocation{fs::absolute(path).parent_path(), path.filename().string()}
                     : LocateCheckpoint(path);
-  return location.file_name ? OpenFile(location, freed) : OpenDirectory(location.directory, freed);
+  return location.file_name ? OpenFile(location, freed, faulty_index)
+                            : OpenDirectory(location.directory, freed, faulty_index);
 }
 
 void RequireConsistent(const CheckpointFiles& files) {

@@ -39,10 +39,16 @@ struct CheckpointFiles {
   // followed. Where a file was opened by its name, only the files beside it, none in
   // subdirectories.
   std::vector<std::string> side_files;
+  // *.safetensors in the directory itself that the index does not list, sorted by name. Headers are
+  // empty where they could not be read, which is no finding.
+  std::vector<ShardFile> unlisted;
+  // What this toolkit keeps during a run, as above, and an unfinished one leaves; sorted.
+  std::vector<std::string> leftovers;
   // Everything wrong or noteworthy with files, headers and index, ordered by file: missing-shard,
   // tensor-not-in-shard, tensor-not-in-index, tensor-in-two-shards, wrong-total-size (warning),
   // unlisted-shard (warning), no-index (warning), dead-link (warning), unreadable-shard,
-  // shard-io-error, and the nonconformities of the headers. docs/safetensors.md lists them.
+  // shard-io-error, and the nonconformities of the headers. docs/safetensors.md lists them. With
+  // FaultyIndex::kReport also unreadable-index and those of ParseShardIndex.
   Findings findings;
 
   bool HasConfig() const;  // config.json is among the side files
@@ -56,15 +62,21 @@ struct FreedShard {
   std::string header;  // the file's bytes before the data
 };
 
+// What an index that cannot be read whole is: an Error or findings. What it does list is used, and
+// where that is nothing the directory's *.safetensors files are the checkpoint.
+enum class FaultyIndex { kThrow, kReport };
+
 // Opens a checkpoint for reading headers only: no weights are read, headers are parsed in
 // parallel. `path` is a directory, a safetensors file (config and side files come from beside it),
 // or a Hugging Face hub cache (".../models--org--name", resolved through refs/main or its only
 // snapshot). Throws Error: kUsage for a shard that an index beside it lists (names its directory);
 // kBadInput for a path that does not exist, a directory without any checkpoint, or an index that
-// cannot be parsed; kIo. Contradictions between files become findings. Shards of `freed` that are
-// not on the disk are taken from there.
+// cannot be parsed (with kReport: an empty one, or one without any shard beside it); kIo.
+// Contradictions between files become findings. Shards of `freed` that are not on the disk are
+// taken from there.
 CheckpointFiles OpenCheckpointFiles(const std::filesystem::path& path,
-                                    const std::vector<FreedShard>& freed = {});
+                                    const std::vector<FreedShard>& freed = {},
+                                    FaultyIndex faulty_index = FaultyIndex::kThrow);
 
 // Throws the first finding of severity kError as Error (kBadInput), with the number of others
 // added to the message. A finding from a failing disk or a missing permission is thrown as kIo.

@@ -23,6 +23,10 @@ namespace fs = std::filesystem;
 
 bool IsSafetensors(std::string_view name) { return name.ends_with(".safetensors"); }
 
+bool IsLeftover(std::string_view name) {
+  return name.starts_with(".dsv3-") || name.ends_with(".partial");
+}
+
 bool IsLeftOutDirectoryOrFile(std::string_view name) {
   return name.starts_with(".git") || name.starts_with(".cache") || name.starts_with(".dsv3-");
 }
@@ -31,7 +35,7 @@ bool IsLeftOutDirectoryOrFile(std::string_view name) {
 bool IsNoSideFile(std::string_view name) {
   constexpr std::array<std::string_view, 4> kNames = {kShardIndexName, "SHA256SUMS",
                                                       "checkpoint.manifest.json", "model.sig"};
-  return IsLeftOutDirectoryOrFile(name) || IsSafetensors(name) || name.ends_with(".partial") ||
+  return IsLeftOutDirectoryOrFile(name) || IsSafetensors(name) || IsLeftover(name) ||
          std::find(kNames.begin(), kNames.end(), name) != kNames.end();
 }
 
@@ -154,6 +158,7 @@ CheckpointListing ListCheckpoint(const fs::path& directory, bool recursive) {
       if (!IsLeftOutDirectoryOrFile(name)) listing.safetensors.push_back(relative);
       continue;
     }
+    if (IsLeftover(name)) listing.leftovers.push_back(relative);
     if (IsNoSideFile(name)) continue;
     std::error_code status_error;
     const fs::file_status status = entry->status(status_error);
@@ -170,6 +175,7 @@ CheckpointListing ListCheckpoint(const fs::path& directory, bool recursive) {
   std::sort(listing.safetensors.begin(), listing.safetensors.end());
   std::sort(listing.side_files.begin(), listing.side_files.end());
   std::sort(listing.dead_links.begin(), listing.dead_links.end());
+  std::sort(listing.leftovers.begin(), listing.leftovers.end());
   return listing;
 }
 

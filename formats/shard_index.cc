@@ -28,9 +28,10 @@ constexpr std::string_view kDamaged = "the index is damaged, download it again";
 
 class IndexReader {
  public:
-  // `text` is kept by the index that Read returns.
-  IndexReader(std::shared_ptr<ShardIndex::Text> text, const std::string& file)
+  // `text` is kept by the index that Read returns. See ParseShardIndex about `faults`.
+  IndexReader(std::shared_ptr<ShardIndex::Text> text, const std::string& file, Findings* faults)
       : file_(file),
+        faults_(faults),
         text_(std::move(text)),
         reader_(text_->json, {.file = file, .part = "the index", .advice = kDamaged}) {
     constexpr std::size_t kTypicalEntryBytes = 90;
@@ -60,10 +61,7 @@ class IndexReader {
     if (!map_seen) {
       Fail(file_, "", fmt::format("there is no weight_map, so it names no shards; {}", kDamaged));
     }
-    if (index_.weight_map.empty()) {
-      Fail(file_, "",
-           fmt::format("weight_map is empty, so no shard belongs to the checkpoint; {}", kDamaged));
-    }
+    if (index_.weight_map.empty() && faults_ == nullptr) FailEmptyIndex(file_);
     SortFiles();
     SortTensors();
     index_.text = std::move(text_);
@@ -71,6 +69,17 @@ class IndexReader {
   }
 
  private:
+  // Throws the fault of an entry, or reports it.
+  void Fault(std::string_view kind, std::string_view tensor, const std::string& problem) {
+    if (faults_ == nullptr) Fail(file_, std::string(tensor), problem);
+    faults_->push_back({.severity = Severity::kError,
+                        .kind = std::string(kind),
+                        .file = file_,
+                        .tensor = std::string(tensor),
+                        .message = fmt::format("{}: {}", file_, problem),
+                        .unreadable = false});
+  }
+
   void ReadMetadata() {
     if (reader_.Peek() != JsonType::kObject) {
       reader_.SkipValue();
@@ -80,7 +89,14 @@ class IndexReader {
     while (const std::optional<std::string_view> key = reader_.NextMember()) {
       const bool is_total = *key == "total_size";
       const std::string_view value = reader_.SkipValue();
-      if (is_total) index_.total_size = TotalSize(value);
+      if (!is_total) continue;
+      index_.total_size = TotalSize(value);
+      if (faults_ != nullptr && !index_.total_size && value != "null") {
+        Fault("wrong-total-size", "",
+              fmt::format("metadata.total_size is {}, expected a number of bytes; write the sum of "
+                          "the tensors' bytes there, or leave it out",
+                          QuoteForMessage(value)));
+      }
     }
   }
 
@@ -106,7 +122,14 @@ class IndexReader {
       const std::string_view name = Kept(*key);
       tensor_.assign(name);
       reader_.SetTensor(&tensor_);
-      index_.weight_map.emplace_back(name, FileNumber(reader_.String(), tensor_));
+      if (faults_ != nullptr && reader_.Peek() != JsonType::kString) {
+        Fault(
+            "malformed-index-entry", tensor_,
+            fmt::format("tensor {} has {} in place of a shard's name; {}", QuoteForMessage(tensor_),
+                        QuoteForMessage(reader_.SkipValue()), kDamaged));
+      } else if (const std::optional<std::uint32_t> number = FileNumber(reader_.String())) {
+        index_.weight_map.emplace_back(name, *number);
+      }
       reader_.SetTensor(nullptr);
     }
   }
@@ -120,20 +143,22 @@ class IndexReader {
     return in_text ? view : text_->unescaped.emplace_back(view);
   }
 
-  std::uint32_t FileNumber(std::string_view shard, const std::string& tensor) {
+  // The number of the shard of the tensor that is being read; nothing when its path is unsafe.
+  std::optional<std::uint32_t> FileNumber(std::string_view shard) {
     // Neighbours are mostly in the same file.
     if (last_ != nullptr && *last_ == shard) return last_number_;
-    const auto number = static_cast<std::uint32_t>(index_.files.size());
-    const auto [entry, is_new] = numbers_.try_emplace(std::string(shard), number);
+    const auto [entry, is_new] = numbers_.try_emplace(std::string(shard));
     if (is_new) {
       const std::string_view unsafe = UnsafePath(shard);
-      if (!unsafe.empty()) {
-        Fail(file_, tensor,
-             fmt::format("tensor {} is said to be in {}, {}; a shard must lie within the "
-                         "checkpoint's directory, correct the index or download it again",
-                         QuoteForMessage(tensor), QuoteForMessage(shard), unsafe));
+      if (unsafe.empty()) {
+        entry->second = static_cast<std::uint32_t>(index_.files.size());
+        index_.files.push_back(entry->first);
+      } else {
+        Fault("unsafe-shard-path", tensor_,
+              fmt::format("tensor {} is said to be in {}, {}; a shard must lie within the "
+                          "checkpoint's directory, correct the index or download it again",
+                          QuoteForMessage(tensor_), QuoteForMessage(shard), unsafe));
       }
-      index_.files.push_back(entry->first);
     }
     last_ = &entry->first;
     last_number_ = entry->second;
@@ -162,23 +187,28 @@ class IndexReader {
     if (!std::is_sorted(map.begin(), map.end(), by_name)) {
       std::sort(map.begin(), map.end(), by_name);
     }
-    const auto twice = std::adjacent_find(
-        map.begin(), map.end(), [](const auto& a, const auto& b) { return a.first == b.first; });
+    const auto same_name = [](const auto& a, const auto& b) { return a.first == b.first; };
+    auto twice = std::adjacent_find(map.begin(), map.end(), same_name);
     if (twice == map.end()) return;
-    Fail(file_, std::string(twice->first),
-         fmt::format("tensor {} is listed twice, in {} and in {}; {}",
-                     QuoteForMessage(twice->first), QuoteForMessage(index_.files[twice->second]),
-                     QuoteForMessage(index_.files[(twice + 1)->second]), kDamaged));
+    for (; twice != map.end(); twice = std::adjacent_find(twice + 1, map.end(), same_name)) {
+      Fault("tensor-listed-twice", twice->first,
+            fmt::format("tensor {} is listed twice, in {} and in {}; {}",
+                        QuoteForMessage(twice->first), QuoteForMessage(index_.files[twice->second]),
+                        QuoteForMessage(index_.files[(twice + 1)->second]), kDamaged));
+    }
+    map.erase(std::unique(map.begin(), map.end(), same_name), map.end());
   }
 
   const std::string& file_;
+  Findings* faults_;
   std::shared_ptr<ShardIndex::Text> text_;
   JsonReader reader_;
   std::string tensor_;  // whose shard is being read
   ShardIndex index_;
-  std::unordered_map<std::string, std::uint32_t> numbers_;  // position in index_.files
-  const std::string* last_ = nullptr;                       // the shard asked for last
-  std::uint32_t last_number_ = 0;
+  // Position in index_.files; nothing for an unsafe path.
+  std::unordered_map<std::string, std::optional<std::uint32_t>> numbers_;
+  const std::string* last_ = nullptr;  // the shard asked for last
+  std::optional<std::uint32_t> last_number_;
 };
 
 }  // namespace
@@ -206,12 +236,17 @@ std::string_view UnsafePath(std::string_view path) {
   return "";
 }
 
-ShardIndex ParseShardIndex(std::string text, const std::string& file) {
+void FailEmptyIndex(const std::string& file) {
+  Fail(file, "",
+       fmt::format("weight_map is empty, so no shard belongs to the checkpoint; {}", kDamaged));
+}
+
+ShardIndex ParseShardIndex(std::string text, const std::string& file, Findings* faults) {
   const std::string_view foreign = DescribeForeignFile(text);
   if (!foreign.empty()) Fail(file, "", std::string(foreign));
   auto kept = std::make_shared<ShardIndex::Text>();
   kept->json = std::move(text);
-  return IndexReader(std::move(kept), file).Read();
+  return IndexReader(std::move(kept), file, faults).Read();
 }
 
 std::string SerializeShardIndex(const ShardIndex& index) {

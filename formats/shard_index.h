@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "formats/finding.h"
+
 // model.safetensors.index.json, the map from tensor names to shard files.
 namespace dsv3::formats {
 
@@ -40,7 +42,15 @@ struct ShardIndex {
 // is called by its name. A total_size that is not a non-negative integer is treated as absent
 // (transformers writes a float there at times: an integral float is taken by its value). `file` is
 // the name for errors. Throws Error (kBadInput).
-ShardIndex ParseShardIndex(std::string text, const std::string& file);
+//
+// With `faults`, what is wrong with single entries is added there and the rest is read: a tensor
+// listed twice (tensor-listed-twice; one of the entries stays), a shard path as above
+// (unsafe-shard-path, once for each path) or one that is no string (malformed-index-entry), both
+// left out, and a total_size that is no size (wrong-total-size). weight_map may be empty then.
+ShardIndex ParseShardIndex(std::string text, const std::string& file, Findings* faults = nullptr);
+
+// Throws the Error (kBadInput) for an index with an empty weight_map.
+[[noreturn]] void FailEmptyIndex(const std::string& file);
 
 // The index in the form that transformers writes: indent 2, sorted keys, a final newline;
 // metadata.total_size is the only metadata. `weight_map` must be sorted by name.
