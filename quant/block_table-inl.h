@@ -1,4 +1,4 @@
-// MakeTable for each instruction set; included once for each by the files that use
+// MakeTable, of E4M3 codes, for each instruction set; included once for each by the files that use
 // foreach_target.h.
 #include <bit>
 #include <cstdint>
@@ -25,7 +25,8 @@ namespace HWY_NAMESPACE {
 void MakeTable(float scale, BlockTable& table) {
   for (std::uint32_t k = 0; k < 16; ++k) {
     // As codes these are the subnormal ones, then those whose exponent field is 1.
-    const std::uint32_t result = DequantizeCode(static_cast<std::uint8_t>(k), scale);
+    const std::uint32_t result =
+        DequantizeCode(Fp8Format::kE4M3, static_cast<std::uint8_t>(k), scale);
     const std::uint32_t entry = k < 8 ? result : result - (1U << 7);
     table.low[k] = static_cast<std::uint8_t>(entry);
     table.high[k] = static_cast<std::uint8_t>(entry >> 8);

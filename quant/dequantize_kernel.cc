@@ -1,9 +1,9 @@
 // The vector kernels of block dequantisation, compiled once for each instruction set.
 //
 // The codes of a block are looked up in its table, see block_table.h. Blocks whose scale is too
-// small or too large for that and NaN codes are looked up all the same, and what they got is
-// overwritten by the exact scalar result afterwards: they hardly occur, and the loop stays free of
-// them.
+// small or too large for that, and codes that are NaN or infinite, are looked up all the same, and
+// what they got is overwritten by the exact scalar result afterwards: they hardly occur, and the
+// loop stays free of them.
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -62,13 +62,14 @@ class RunWalker {
   std::uint64_t end_ = 0;
 };
 
+template <typename Layout>
 inline void CorrectIrregularBlocks(const DequantizePiece& piece, std::uint16_t* out) {
   std::uint64_t position = 0;
   for (RunWalker run(piece);; run.Next()) {
     const float scale = piece.scales[run.block()];
-    if (!IsRegular(scale)) {
+    if (!IsRegular<Layout>(scale)) {
       for (; position < run.end(); ++position) {
-        out[position] = DequantizeCode(piece.codes[position], scale);
+        out[position] = DequantizeCode(Layout::kFormat, piece.codes[position], scale);
       }
     }
     position = run.end();
@@ -76,15 +77,21 @@ inline void CorrectIrregularBlocks(const DequantizePiece& piece, std::uint16_t* 
   }
 }
 
-// Returns their number.
-inline std::uint64_t CorrectNanCodes(std::span<const std::uint8_t> codes, std::uint16_t* out) {
+// NaNs and infinities. Returns the number of NaNs.
+template <typename Layout>
+inline std::uint64_t CorrectSpecialCodes(const DequantizePiece& piece, std::uint16_t* out) {
   std::uint64_t count = 0;
-  for (std::size_t i = 0; i < codes.size(); ++i) {
-    if ((codes[i] & 0x7FU) != 0x7FU) continue;
-    out[i] = static_cast<std::uint16_t>(0x7FC0U | (codes[i] & 0x80U) << 8);
-    ++count;
+  std::uint64_t position = 0;
+  for (RunWalker run(piece);; run.Next()) {
+    const float scale = piece.scales[run.block()];
+    for (; position < run.end(); ++position) {
+      const std::uint8_t code = piece.codes[position];
+      if ((code & 0x7FU) < Layout::kFirstSpecial) continue;
+      out[position] = DequantizeCode(Layout::kFormat, code, scale);
+      if (IsNanCode(Layout::kFormat, code)) ++count;
+    }
+    if (position == piece.codes.size()) return count;
   }
-  return count;
 }
 
 }  // namespace dsv3::quant::internal
@@ -97,6 +104,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 #if HWY_TARGET == HWY_SCALAR
 
+template <typename Layout>
 bool Decode(const DequantizePiece& piece, const BlockTables& tables, bool /*stream*/,
             std::uint16_t* HWY_RESTRICT out) {
   std::uint32_t largest = 0;
@@ -106,9 +114,9 @@ bool Decode(const DequantizePiece& piece, const BlockTables& tables, bool /*stre
     for (; position < run.end(); ++position) {
       const std::uint8_t code = piece.codes[position];
       largest = std::max(largest, code & 0x7FU);
-      out[position] = LookUp(table, code);
+      out[position] = LookUp<Layout>(table, code);
     }
-    if (position == piece.codes.size()) return largest == 0x7F;
+    if (position == piece.codes.size()) return largest >= Layout::kFirstSpecial;
   }
 }
 
@@ -138,10 +146,12 @@ HWY_INLINE V8 SpreadHalves(V8 v) {
 #endif
 }
 
+template <typename Layout>
 HWY_INLINE V8 TableIndices(V8 codes) {
   const D8 d8;
   const V8 magnitude = hn::And(codes, hn::Set(d8, 0x7F));
-  return hn::Min(magnitude, hn::OrAnd(hn::Set(d8, 0x08), codes, hn::Set(d8, 0x07)));
+  return hn::Min(magnitude,
+                 hn::OrAnd(hn::Set(d8, Layout::kHidden), codes, hn::Set(d8, Layout::kMantissa)));
 }
 
 template <bool kStream>
@@ -155,16 +165,17 @@ HWY_INLINE void Put(hn::Vec<D16> v, std::uint16_t* to) {
 }
 
 // Joins the planes, adds exponents and signs, and stores; all operands have spread halves.
-template <bool kStream>
+template <typename Layout, bool kStream>
 HWY_INLINE void Join(V8 codes, V8 low, V8 high, std::uint16_t* to) {
   const D8 d8;
   const D16 d16;
   const hn::RebindToSigned<D16> di16;
   const V8 zero = hn::Zero(d8);
-  const auto mask = hn::Set(d16, 0x8780);
-  // A code in the upper byte, moved right by 4 with its sign: the exponent is at its place.
+  // A code in the upper byte, moved right with its sign: the exponent is at its place.
+  constexpr int kMove = Layout::kMantissaBits + 1;
+  const auto mask = hn::Set(d16, static_cast<std::uint16_t>(0x8000 | (0x7F00 >> kMove & ~0x7F)));
   const auto place = [&](hn::Vec<D16> upper) HWY_ATTR {
-    return hn::And(hn::BitCast(d16, hn::ShiftRight<4>(hn::BitCast(di16, upper))), mask);
+    return hn::And(hn::BitCast(d16, hn::ShiftRight<kMove>(hn::BitCast(di16, upper))), mask);
   };
   const auto first = place(hn::BitCast(d16, hn::InterleaveLower(d8, zero, codes)));
   const auto second = place(hn::BitCast(d16, hn::InterleaveUpper(d8, zero, codes)));
@@ -179,11 +190,12 @@ HWY_INLINE V8 TableHigh(const BlockTable& table) { return hn::LoadDup128(D8(), t
 // Looks up the first `count` of a vector of codes from `position` on, whose halves are spread, in
 // the tables of as many runs as they lie in. `run` is the run of the first of them, then that of
 // the last.
+template <typename Layout>
 HWY_INLINE void LookUpAcross(V8 codes, std::size_t position, std::size_t count,
                              const BlockTables& tables, RunWalker& run, V8& low, V8& high) {
   const D8 d8;
   const V8 order = SpreadHalves(hn::Iota(d8, 0));
-  const V8 indices = TableIndices(codes);
+  const V8 indices = TableIndices<Layout>(codes);
   low = hn::TableLookupBytes(TableLow(tables[run.block()]), indices);
   high = hn::TableLookupBytes(TableHigh(tables[run.block()]), indices);
   while (run.end() - position < count) {
@@ -196,6 +208,7 @@ HWY_INLINE void LookUpAcross(V8 codes, std::size_t position, std::size_t count,
 }
 
 // Fewer elements than a vector, through buffers: nothing beyond them is read or written.
+template <typename Layout>
 void DecodePart(const std::uint8_t* HWY_RESTRICT from, std::size_t position, std::size_t count,
                 const BlockTables& tables, RunWalker& run, V8& largest,
                 std::uint16_t* HWY_RESTRICT to) {
@@ -206,13 +219,13 @@ void DecodePart(const std::uint8_t* HWY_RESTRICT from, std::size_t position, std
   const V8 v = SpreadHalves(hn::Load(d8, codes));
   V8 low = v;
   V8 high = v;
-  LookUpAcross(v, position, count, tables, run, low, high);
-  Join<false>(v, low, high, results);
+  LookUpAcross<Layout>(v, position, count, tables, run, low, high);
+  Join<Layout, false>(v, low, high, results);
   largest = hn::Max(largest, hn::And(v, hn::Set(d8, 0x7F)));
   std::memcpy(to, results, count * sizeof(*to));
 }
 
-template <bool kStream>
+template <typename Layout, bool kStream>
 bool DecodeVectors(const DequantizePiece& piece, const BlockTables& tables,
                    std::uint16_t* HWY_RESTRICT out) {
   const D8 d8;
@@ -229,7 +242,7 @@ bool DecodeVectors(const DequantizePiece& piece, const BlockTables& tables,
   const auto decode_parts_until = [&](std::size_t end) HWY_ATTR {
     while (position < end) {
       const std::size_t count = std::min(lanes, end - position);
-      DecodePart(codes + position, position, count, tables, run, largest, out + position);
+      DecodePart<Layout>(codes + position, position, count, tables, run, largest, out + position);
       position += count;
       skip_finished_run();
     }
@@ -246,51 +259,63 @@ bool DecodeVectors(const DequantizePiece& piece, const BlockTables& tables,
       const V8 table_high = TableHigh(tables[run.block()]);
       do {
         const V8 v = SpreadHalves(hn::LoadU(d8, codes + position));
-        const V8 indices = TableIndices(v);
+        const V8 indices = TableIndices<Layout>(v);
         largest = hn::Max(largest, hn::And(v, magnitude_mask));
-        Join<kStream>(v, hn::TableLookupBytes(table_low, indices),
-                      hn::TableLookupBytes(table_high, indices), out + position);
+        Join<Layout, kStream>(v, hn::TableLookupBytes(table_low, indices),
+                              hn::TableLookupBytes(table_high, indices), out + position);
         position += lanes;
       } while (run.end() - position >= lanes);
     } else {
       const V8 v = SpreadHalves(hn::LoadU(d8, codes + position));
       V8 low = v;
       V8 high = v;
-      LookUpAcross(v, position, lanes, tables, run, low, high);
+      LookUpAcross<Layout>(v, position, lanes, tables, run, low, high);
       largest = hn::Max(largest, hn::And(v, magnitude_mask));
-      Join<kStream>(v, low, high, out + position);
+      Join<Layout, kStream>(v, low, high, out + position);
       position += lanes;
     }
     skip_finished_run();
   }
   decode_parts_until(size);
-  return !hn::AllFalse(d8, hn::Eq(largest, magnitude_mask));
+  return !hn::AllFalse(d8, hn::Gt(largest, hn::Set(d8, Layout::kFirstSpecial - 1)));
 }
 
+template <typename Layout>
 bool Decode(const DequantizePiece& piece, const BlockTables& tables, bool stream,
             std::uint16_t* HWY_RESTRICT out) {
   const bool aligned = reinterpret_cast<std::uintptr_t>(out) % sizeof(*out) == 0;
-  if (!stream || !aligned) return DecodeVectors<false>(piece, tables, out);
-  const bool any_nan = DecodeVectors<true>(piece, tables, out);
+  if (!stream || !aligned) return DecodeVectors<Layout, false>(piece, tables, out);
+  const bool any_special = DecodeVectors<Layout, true>(piece, tables, out);
   // Before whoever is told that the results are there, and before corrections of them.
   hwy::FlushStream();
-  return any_nan;
+  return any_special;
 }
 
 #endif  // HWY_TARGET == HWY_SCALAR
 
-void RunPiece(const DequantizePiece& piece, bool stream, std::uint16_t* out,
-              DequantizeCounts& counts) {
+template <typename Layout>
+void RunLayout(const DequantizePiece& piece, bool stream, std::uint16_t* out,
+               DequantizeCounts& counts) {
   alignas(64) BlockTables tables;
   bool all_regular = true;
   std::size_t block = 0;
   do {  // a piece has at least one block
     MakeTable(piece.scales[block], tables[block]);
-    all_regular = all_regular && IsRegular(piece.scales[block]);
+    if constexpr (Layout::kFormat == Fp8Format::kE5M2) MakeE5M2Table(tables[block]);
+    all_regular = all_regular && IsRegular<Layout>(piece.scales[block]);
   } while (++block < piece.scales.size());
-  const bool any_nan = Decode(piece, tables, stream, out);
-  if (!all_regular) CorrectIrregularBlocks(piece, out);
-  if (any_nan) counts.nan_codes += CorrectNanCodes(piece.codes, out);
+  const bool any_special = Decode<Layout>(piece, tables, stream, out);
+  if (!all_regular) CorrectIrregularBlocks<Layout>(piece, out);
+  if (any_special) counts.nan_codes += CorrectSpecialCodes<Layout>(piece, out);
+}
+
+void RunPiece(const DequantizePiece& piece, bool stream, std::uint16_t* out,
+              DequantizeCounts& counts) {
+  if (piece.format == Fp8Format::kE4M3) {
+    RunLayout<E4M3>(piece, stream, out, counts);
+  } else {
+    RunLayout<E5M2>(piece, stream, out, counts);
+  }
 }
 
 const char* TargetName() { return hwy::TargetName(HWY_TARGET); }

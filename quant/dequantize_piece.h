@@ -19,6 +19,7 @@ inline constexpr std::size_t kStreamElements = std::size_t{1} << 17;
 // Consecutive elements of one row of scales. A piece of more than one matrix row starts its scales
 // at block 0; within one row they start at the block of the first element.
 struct DequantizePiece {
+  Fp8Format format = Fp8Format::kE4M3;
   std::span<const std::uint8_t> codes;
   std::span<const float> scales;
   std::uint64_t first_block = 0;  // the block of scales[0] in its row
@@ -35,7 +36,7 @@ void DequantizePieceBest(const DequantizePiece& piece, bool stream, std::uint16_
 // The name of that instruction set.
 const char* BestTargetName();
 
-// BF16(float(code) × scale) as DequantizeE4M3ToBF16 defines it, by exact integer arithmetic.
-std::uint16_t DequantizeCode(std::uint8_t code, float scale);
+// BF16(float(code) × scale) as DequantizeToBF16 defines it, by exact integer arithmetic.
+std::uint16_t DequantizeCode(Fp8Format format, std::uint8_t code, float scale);
 
 }  // namespace dsv3::quant::internal

@@ -29,10 +29,11 @@ float Float(std::uint_fast32_t bits) {
 
 // Whether a result is right by arithmetic that shares nothing with the code under test: the product
 // of a code and a float is exact in double; rounding it to float and that to BF16 is the formula.
-std::uint16_t Formula(std::uint8_t code, float scale) {
-  const float product = static_cast<float>(double{DecodeE4M3(code)} * double{scale});
+std::uint16_t Formula(Fp8Format format, std::uint8_t code, float scale) {
+  const float value = format == Fp8Format::kE4M3 ? DecodeE4M3(code) : DecodeE5M2(code);
+  const float product = static_cast<float>(double{value} * double{scale});
   if (std::isnan(product)) {
-    const bool code_is_nan = (code & 0x7F) == 0x7F;
+    const bool code_is_nan = std::isnan(value);
     const bool negative = ((code & 0x80) != 0) != (!code_is_nan && std::signbit(scale));
     return negative ? 0xFFC0 : 0x7FC0;
   }
@@ -93,8 +94,8 @@ std::vector<float> InterestingScales() {
   for (const std::uint32_t mantissa :
        {0x004000U, 0x008000U, 0x00FFFFU, 0x010000U, 0x018000U, 0x024924U, 0x333333U, 0x7F8000U,
         0x7F7FFFU, 0x7FFFFFU, 0x2AAAAAU, 0x2AAAABU, 0x555555U, 0x111111U}) {
-    for (const std::uint32_t field :
-         {1U, 8U, 9U, 10U, 11U, 17U, 127U, 244U, 245U, 246U, 247U, 254U}) {
+    for (const std::uint32_t field : {1U, 8U, 9U, 10U, 11U, 15U, 16U, 17U, 18U, 127U, 237U, 238U,
+                                      239U, 240U, 244U, 245U, 246U, 247U, 254U}) {
       scales.push_back(Float(field << 23 | mantissa));
       scales.push_back(Float(0x80000000U | field << 23 | mantissa));
     }
@@ -104,23 +105,36 @@ std::vector<float> InterestingScales() {
   return scales;
 }
 
-std::uint16_t ScalarResult(std::uint8_t code, float scale) {
+void RunScalar(Fp8Format format, const DequantizeSpan& span, std::uint16_t* out,
+               DequantizeCounts& counts) {
+  if (format == Fp8Format::kE4M3) {
+    DequantizeE4M3ToBF16Scalar(span, out, counts);
+  } else {
+    DequantizeE5M2ToBF16Scalar(span, out, counts);
+  }
+}
+
+std::uint16_t ScalarResult(std::uint8_t code, float scale, Fp8Format format = Fp8Format::kE4M3) {
   std::uint16_t result = 0;
   DequantizeCounts counts;
-  DequantizeE4M3ToBF16Scalar({.codes = std::span(&code, 1),
-                              .first = 0,
-                              .cols = 1,
-                              .block = {1, 1},
-                              .scales = std::span(&scale, 1)},
-                             &result, counts);
+  RunScalar(format,
+            {.codes = std::span(&code, 1),
+             .first = 0,
+             .cols = 1,
+             .block = {1, 1},
+             .scales = std::span(&scale, 1)},
+            &result, counts);
   return result;
 }
 
 TEST(DequantizeScalar, EqualsTheFormulaForEveryCodeAndManyScales) {
-  for (const float scale : InterestingScales()) {
-    for (int code = 0; code < 256; ++code) {
-      const auto c = static_cast<std::uint8_t>(code);
-      ASSERT_EQ(ScalarResult(c, scale), Formula(c, scale)) << "code " << code << " scale " << scale;
+  for (const Fp8Format format : {Fp8Format::kE4M3, Fp8Format::kE5M2}) {
+    for (const float scale : InterestingScales()) {
+      for (int code = 0; code < 256; ++code) {
+        const auto c = static_cast<std::uint8_t>(code);
+        ASSERT_EQ(ScalarResult(c, scale, format), Formula(format, c, scale))
+            << "code " << code << " scale " << scale;
+      }
     }
   }
 }
@@ -132,6 +146,23 @@ TEST(DequantizeScalar, KeepsSignsOfZeroAndNan) {
   EXPECT_EQ(ScalarResult(0xFF, Float(0x7FC00000U)), 0xFFC0);
   EXPECT_EQ(ScalarResult(0x81, Float(0xFFC00000U)), 0x7FC0);
   EXPECT_EQ(ScalarResult(0x00, -std::numeric_limits<float>::infinity()), 0xFFC0);
+}
+
+TEST(DequantizeScalar, MultipliesInfinitiesOfE5M2) {
+  constexpr auto kE5M2 = Fp8Format::kE5M2;
+  EXPECT_EQ(ScalarResult(0x7C, 0x1p-149F, kE5M2), 0x7F80);
+  EXPECT_EQ(ScalarResult(0xFC, 2.0F, kE5M2), 0xFF80);
+  EXPECT_EQ(ScalarResult(0xFC, -2.0F, kE5M2), 0x7F80);
+  EXPECT_EQ(ScalarResult(0x7C, -0.0F, kE5M2), 0xFFC0);
+  EXPECT_EQ(ScalarResult(0x7C, -std::numeric_limits<float>::infinity(), kE5M2), 0xFF80);
+  EXPECT_EQ(ScalarResult(0xFC, Float(0x7FC00000U), kE5M2), 0xFFC0);
+  EXPECT_EQ(ScalarResult(0x7B, 0x1p112F, kE5M2), 0x7F60);
+  EXPECT_EQ(ScalarResult(0x7B, 0x1.4p112F, kE5M2), 0x7F80);  // 57344 × scale is beyond BF16
+  for (const int magnitude : {0x7D, 0x7E, 0x7F}) {
+    const auto nan = static_cast<std::uint8_t>(magnitude);
+    EXPECT_EQ(ScalarResult(nan, -1.0F, kE5M2), 0x7FC0);
+    EXPECT_EQ(ScalarResult(static_cast<std::uint8_t>(magnitude | 0x80), -1.0F, kE5M2), 0xFFC0);
+  }
 }
 
 // Every kernel that was compiled and that this machine can run.
@@ -154,21 +185,27 @@ TEST_P(DequantizeKernel, IsTheOneUnderTest) {
 constexpr std::uint16_t kUntouched = 0xABCD;
 
 // Compares the kernel with the scalar meaning on one span, and sees that nothing else is written.
-void ExpectEqualsScalar(const DequantizeSpan& span, std::size_t out_offset) {
+void ExpectEqualsScalar(Fp8Format format, const DequantizeSpan& span, std::size_t out_offset) {
   const std::size_t size = span.codes.size();
   constexpr std::size_t kMargin = 160;
   std::vector<std::uint16_t> actual(out_offset + size + kMargin, kUntouched);
   std::vector<std::uint16_t> expected = actual;
   DequantizeCounts actual_counts;
   DequantizeCounts expected_counts;
-  DequantizeE4M3ToBF16(span, actual.data() + out_offset, actual_counts);
-  DequantizeE4M3ToBF16Scalar(span, expected.data() + out_offset, expected_counts);
+  DequantizeToBF16(format, span, actual.data() + out_offset, actual_counts);
+  RunScalar(format, span, expected.data() + out_offset, expected_counts);
   ASSERT_EQ(actual_counts.nan_codes, expected_counts.nan_codes);
   const auto [a, b] = std::mismatch(actual.begin(), actual.end(), expected.begin());
   ASSERT_TRUE(a == actual.end()) << "element " << a - actual.begin() - std::ptrdiff_t(out_offset)
                                  << " is " << *a << " instead of " << *b << "; first " << span.first
                                  << " cols " << span.cols << " block " << span.block.rows << "x"
-                                 << span.block.cols;
+                                 << span.block.cols << " format " << static_cast<int>(format);
+}
+
+void ExpectEqualsScalar(const DequantizeSpan& span, std::size_t out_offset) {
+  for (const Fp8Format format : {Fp8Format::kE4M3, Fp8Format::kE5M2}) {
+    ASSERT_NO_FATAL_FAILURE(ExpectEqualsScalar(format, span, out_offset));
+  }
 }
 
 std::vector<std::uint8_t> RandomCodes(std::size_t size, std::uint32_t seed, bool nan_codes) {
@@ -304,6 +341,8 @@ TEST_P(DequantizeKernel, DoesNotDependOnTheFloatingPointEnvironment) {
   DequantizeCounts counts;
   std::vector<std::uint16_t> expected(codes.size());
   DequantizeE4M3ToBF16Scalar(span, expected.data(), counts);
+  std::vector<std::uint16_t> expected_e5m2(codes.size());
+  DequantizeE5M2ToBF16Scalar(span, expected_e5m2.data(), counts);
   for (const FloatEnvironment::Kind kind : FloatEnvironment::kAll) {
     SCOPED_TRACE(static_cast<int>(kind));
     const FloatEnvironment environment(kind);
@@ -312,6 +351,9 @@ TEST_P(DequantizeKernel, DoesNotDependOnTheFloatingPointEnvironment) {
     EXPECT_EQ(actual, expected);
     DequantizeE4M3ToBF16Scalar(span, actual.data(), counts);
     EXPECT_EQ(actual, expected);
+    std::vector<std::uint16_t> e5m2(codes.size());
+    DequantizeE5M2ToBF16(span, e5m2.data(), counts);
+    EXPECT_EQ(e5m2, expected_e5m2);
   }
 }
 
@@ -328,6 +370,23 @@ TEST_P(DequantizeKernel, AddsToTheCountOfNanCodes) {
   EXPECT_EQ(counts.nan_codes, 7U);
   EXPECT_EQ(out[0], 0x7FC0);
   EXPECT_EQ(out[150], 0x7FC0);
+  EXPECT_EQ(out[299], 0xFFC0);
+}
+
+TEST_P(DequantizeKernel, CountsNoInfinitiesOfE5M2AsNan) {
+  std::vector<std::uint8_t> codes(300, 0x11);
+  codes[0] = 0x7C;
+  codes[150] = 0xFC;
+  codes[299] = 0xFD;
+  const float scale = 1.0F;
+  DequantizeCounts counts;
+  std::vector<std::uint16_t> out(codes.size());
+  DequantizeE5M2ToBF16(
+      {.codes = codes, .first = 0, .cols = 300, .block = {1, 300}, .scales = std::span(&scale, 1)},
+      out.data(), counts);
+  EXPECT_EQ(counts.nan_codes, 1U);
+  EXPECT_EQ(out[0], 0x7F80);
+  EXPECT_EQ(out[150], 0xFF80);
   EXPECT_EQ(out[299], 0xFFC0);
 }
 
