@@ -16,11 +16,17 @@ namespace dsv3::convert {
 
 // A source file as it was when the catalog was made.
 struct SourceFile {
-  std::string name;  // relative to the checkpoint, for messages and the manifest
+  std::string name;  // relative to its checkpoint
   std::filesystem::path path;
   std::uint64_t bytes = 0;
   std::int64_t mtime_ns = 0;
   std::string header_digest;  // XXH3-128 of the bytes before the data, hex
+  // Which of the sources it is from: empty for the checkpoint that is converted, otherwise the
+  // option that named another one ("scales-from"). Only the former's shards may ever be freed.
+  std::string checkpoint = {};
+
+  // For messages: shards of two checkpoints may have one name.
+  std::string DisplayName() const { return checkpoint.empty() ? name : path.string(); }
 };
 
 // Where a tensor's bytes lie.
@@ -39,6 +45,10 @@ struct CatalogTensor {
 
 // Every tensor of a source: name → dtype, shape, place. Immutable once built, so threads may share
 // it. Tensors keep the order of their files and, within one, of their data.
+//
+// A second checkpoint, which a conversion reads beside the one that it converts, may stand behind
+// the first: its files and tensors have positions of their own, so that plan and executor need not
+// tell them apart.
 class Catalog {
  public:
   // Takes the headers out of `files` (their tensor lists are empty afterwards). The files must be
@@ -47,16 +57,33 @@ class Catalog {
 
   Catalog(std::vector<SourceFile> files, std::vector<CatalogTensor> tensors);
 
+  // Puts another checkpoint's files and tensors behind these, with SourceFile::checkpoint set to
+  // `checkpoint`. Before threads share the catalog; once. Throws Error (kInternal) when there is
+  // one already.
+  void Append(Catalog second, const std::string& checkpoint);
+
+  // Of both checkpoints.
   const std::vector<SourceFile>& files() const { return files_; }
   const std::vector<CatalogTensor>& tensors() const { return tensors_; }
-  // Position in tensors(), or kNone.
+  // Position in tensors() of a tensor of the checkpoint that is converted, or kNone.
   static constexpr std::uint32_t kNone = formats::NameTable::kNone;
   std::uint32_t Find(std::string_view name) const;
+  // The same for the appended checkpoint.
+  std::uint32_t FindAppended(std::string_view name) const;
+
+  // Where the checkpoint that is converted ends in tensors() and files(), and the appended one
+  // begins. Whoever goes through the first alone ends there.
+  std::uint32_t tensors_end() const { return tensors_end_; }
+  std::uint32_t files_end() const { return files_end_; }
 
  private:
   std::vector<SourceFile> files_;
   std::vector<CatalogTensor> tensors_;
+  std::uint32_t tensors_end_ = 0;
+  std::uint32_t files_end_ = 0;
   formats::NameTable by_name_;
+  // Positions are those in the appended checkpoint's own catalog.
+  formats::NameTable appended_by_name_{0};
 };
 
 }  // namespace dsv3::convert
