@@ -68,15 +68,15 @@ ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::Fil
   }
 
   std::vector<TensorCount> bad_scales;
-  const Preflight check_scales = [&](SourceFiles& sources, const SideDigests& known) {
+  const Preflight check_scales = [&](const PreflightRun& run) {
     std::vector<ScaledWeight> unchecked;
     for (const ScaledWeight& pair : pairs) {
-      if (known.count(pair.scale) == 0) unchecked.push_back(pair);
+      if (run.known.count(pair.scale) == 0) unchecked.push_back(pair);
     }
     ScaleCheck check = CheckScales(source.catalog, unchecked, request.fp8_to_bf16.allow_bad_scales,
-                                   request.run.tensor_sha256, sources, progress, stop);
+                                   request.run.tensor_sha256, run.sources, progress, stop);
     bad_scales = std::move(check.bad_scales);
-    SideDigests digests = known;
+    SideDigests digests = run.known;
     for (std::size_t i = 0; i < unchecked.size(); ++i) {
       digests.emplace(unchecked[i].scale, std::move(check.digests[i]));
     }

@@ -295,7 +295,6 @@ void PlanRun::Write() {
     const OutputLock lock(output_);
     // Again, now that nobody else changes it.
     state_ = LookAtOutput(output_, job_);
-    side_digests_ = preflight_(sources_, FreedSides());
     if (state_.journal) {
       report_.resumed = true;
       kept_ = CheckKeptFiles(output_, state_.journal->files, ResolveThreads(run_.threads), false,
@@ -303,6 +302,8 @@ void PlanRun::Write() {
     }
     const std::vector<std::size_t> to_make = FilesToMake();
     RequireSources(to_make);
+    const SideDigests freed_sides = FreedSides();
+    side_digests_ = preflight_({sources_, freed_sides, to_make});
     const JournalHead head = HeadToWrite();
     // What interrupted runs left gives its space back before the disk is checked; what an
     // overwrite removes goes only once the journal tells of it.

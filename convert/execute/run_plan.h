@@ -1,9 +1,9 @@
 #pragma once
 
-#include <cstdint>
+#include <cstddef>
 #include <filesystem>
 #include <functional>
-#include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 
@@ -18,14 +18,25 @@ namespace dsv3::convert {
 // Digests of the tensors that expressions use beside their streams, by catalog position.
 using SideDigests = std::unordered_map<std::uint32_t, Digests>;
 
-// A recipe's look at values before a byte is written: throws for what must not be converted.
-// `known` are tensors that an earlier run has looked at and whose files it freed; the result holds
-// them too.
-using Preflight = std::function<SideDigests(SourceFiles& sources, const SideDigests& known)>;
+// What a recipe's preflight works on.
+struct PreflightRun {
+  SourceFiles& sources;
+  // Tensors that an earlier run has looked at and whose files it freed.
+  const SideDigests& known;
+  // The weight files that this run makes, positions in Plan::files; the others are complete. All
+  // sources of these are there.
+  std::span<const std::size_t> to_make;
+};
+
+// A recipe's look at values before a byte is written: throws for what must not be converted, and
+// finds what expressions of the files to be made need to know beforehand. It comes after the check
+// of the files that an interrupted run finished. The result holds the digests of all side sources,
+// whether or not their files are still to be made, those of `known` included.
+using Preflight = std::function<SideDigests(const PreflightRun& run)>;
 
 // Everything between a plan and a finished output directory, the same for every recipe: decides
-// what the directory is to this job (fresh, to be continued, finished), checks the disk, runs the
-// preflight, writes side files, weights, index and manifest in that order, and cleans up.
+// what the directory is to this job (fresh, to be continued, finished), runs the preflight, checks
+// the disk, writes side files, weights, index and manifest in that order, and cleans up.
 // `report` comes with what the recipe knows and returns complete. Throws as ConvertFp8ToBf16 does.
 ConversionReport RunPlan(const Source& source, const Plan& plan,
                          const std::filesystem::path& output, const RunOptions& run,

@@ -38,7 +38,11 @@ Catalog Catalog::FromCheckpoint(formats::CheckpointFiles& files) {
 }
 
 Catalog::Catalog(std::vector<SourceFile> files, std::vector<CatalogTensor> tensors)
-    : files_(std::move(files)), tensors_(std::move(tensors)), by_name_(tensors_.size()) {
+    : files_(std::move(files)),
+      tensors_(std::move(tensors)),
+      tensors_end_(static_cast<std::uint32_t>(tensors_.size())),
+      files_end_(static_cast<std::uint32_t>(files_.size())),
+      by_name_(tensors_.size()) {
   const auto name_at = [this](std::uint32_t i) -> std::string_view { return tensors_[i].name; };
   // Hashing waits for memory; adding hardly does.
   std::vector<std::uint32_t> hashes(tensors_.size());
@@ -56,9 +60,32 @@ Catalog::Catalog(std::vector<SourceFile> files, std::vector<CatalogTensor> tenso
   }
 }
 
+void Catalog::Append(Catalog second, const std::string& checkpoint) {
+  if (files_end_ != files_.size() || tensors_end_ != tensors_.size() || checkpoint.empty()) {
+    throw Error(ErrorCode::kInternal, "a catalog takes one more checkpoint, which has a label");
+  }
+  appended_by_name_ = std::move(second.by_name_);
+  for (SourceFile& file : second.files_) {
+    file.checkpoint = checkpoint;
+    files_.push_back(std::move(file));
+  }
+  tensors_.reserve(tensors_.size() + second.tensors_.size());
+  for (CatalogTensor& tensor : second.tensors_) {
+    tensor.extent.file += files_end_;
+    tensors_.push_back(std::move(tensor));
+  }
+}
+
 std::uint32_t Catalog::Find(std::string_view name) const {
   return by_name_.Find(name,
                        [this](std::uint32_t i) -> std::string_view { return tensors_[i].name; });
+}
+
+std::uint32_t Catalog::FindAppended(std::string_view name) const {
+  const std::uint32_t found = appended_by_name_.Find(
+      name,
+      [this](std::uint32_t i) -> std::string_view { return tensors_[tensors_end_ + i].name; });
+  return found == kNone ? kNone : tensors_end_ + found;
 }
 
 }  // namespace dsv3::convert

@@ -18,6 +18,9 @@ class CopyExpression final : public Expression {
   std::string_view rule() const override { return "copy"; }
   std::uint32_t streamed_source() const override { return tensor_; }
 
+  std::uint64_t CutAtOrBefore(std::uint64_t position) const override { return position; }
+  std::uint64_t CutAfter(std::uint64_t position) const override { return position + 1; }
+
   void AppendReads(std::uint64_t begin, std::uint64_t end,
                    std::vector<SourceRange>& reads) const override {
     reads.push_back({tensor_, begin, end});

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -64,15 +65,21 @@ class Expression {
   // The rule's name in the manifest: "copy", "dequantize", "quantize", "quantize-scale".
   virtual std::string_view rule() const = 0;
 
+  // What decides the bytes beside rule, sources and the plan's options, as text: a job may go on
+  // only with what has the same.
+  virtual std::string parameters() const { return {}; }
+
   // The source tensor whose bytes are streamed: evaluating consecutive ranges reads consecutive
-  // ranges of it, each byte once.
+  // ranges of it, each byte once. An expression may read nothing (a constant that was found in that
+  // tensor before).
   virtual std::uint32_t streamed_source() const = 0;
   // Small source tensors that are looked up beside the stream (scales), in a fixed order.
   virtual std::vector<std::uint32_t> side_sources() const { return {}; }
 
   // Where the value may be cut: the last such place that is not behind `position`, and the first
   // one behind it (the value's end at the latest). 0 and the end are such places; elements are by
-  // default. Precondition: position < num_bytes().
+  // default. No two neighbouring ones are farther apart than 0 and CutAfter(0), which decides how
+  // much memory is needed. Precondition: position < num_bytes(). Not asked of by-products.
   virtual std::uint64_t CutAtOrBefore(std::uint64_t position) const;
   virtual std::uint64_t CutAfter(std::uint64_t position) const;
 
@@ -91,10 +98,11 @@ class Expression {
   // For a by-product: the expression that makes it; nullptr for all others.
   virtual const Expression* maker() const { return nullptr; }
   // For a by-product: a source tensor of the same size whose bytes it has unless evaluating finds
-  // otherwise, so that they can be written and digested first; nothing when there is none.
+  // otherwise, so that they can be digested before it was made; nothing when there is none.
   virtual std::optional<std::uint32_t> expected_source() const { return std::nullopt; }
 
   // Appends the source ranges that the value's bytes [begin, end) need, the streamed one first.
+  // Nothing is appended for any range, or something for every range.
   // `begin` and `end` are places where the value may be cut, begin < end.
   virtual void AppendReads(std::uint64_t begin, std::uint64_t end,
                            std::vector<SourceRange>& reads) const = 0;
@@ -118,7 +126,7 @@ class Expression {
 
 using ExpressionPtr = std::unique_ptr<const Expression>;
 
-// The source tensor as it is, whatever its dtype.
+// The source tensor as it is, whatever its dtype. May be cut at any byte.
 ExpressionPtr Copy(const Catalog& catalog, std::uint32_t tensor);
 
 }  // namespace dsv3::convert

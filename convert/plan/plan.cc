@@ -1,10 +1,13 @@
 #include "convert/plan/plan.h"
 
 #include <algorithm>
+#include <functional>
+#include <map>
 #include <span>
 #include <string_view>
 #include <unordered_map>
 
+#include "formats/error.h"
 #include "formats/hash/xxh3.h"
 #include "formats/shard_index.h"
 
@@ -17,37 +20,134 @@ const formats::SafetensorsMetadata& PtMetadata() {
   return metadata;
 }
 
+using ExpressionsByName = std::map<std::string, ExpressionPtr, std::less<>>;
+
+[[noreturn]] void Fail(const std::string& file, const std::string& tensor, std::string_view what) {
+  throw Error(ErrorCode::kInternal, file + ": " + std::string(what), {file, tensor});
+}
+
+ExpressionsByName ByName(const std::string& file, NamedExpressions tensors) {
+  ExpressionsByName expressions;
+  for (auto& [name, expression] : tensors) {
+    if (!expressions.emplace(name, std::move(expression)).second) {
+      Fail(file, name, "a tensor was planned twice");
+    }
+  }
+  return expressions;
+}
+
+// Whether the bytes are known only when another tensor was made.
+bool IsLate(const Expression& expression) {
+  return expression.maker() != nullptr && !expression.expected_source();
+}
+
+bool IsAligned(const std::vector<formats::SafetensorsTensor>& entries) {
+  return std::all_of(entries.begin(), entries.end(), [](const formats::SafetensorsTensor& entry) {
+    return entry.begin % std::max<std::uint64_t>(1, formats::DtypeBits(entry.dtype) / 8) == 0;
+  });
+}
+
+// The tensors in the order of the file, with their places.
+std::vector<formats::SafetensorsTensor> LayOut(const ExpressionsByName& expressions) {
+  std::vector<formats::SafetensorsTensor> entries;
+  std::vector<formats::SafetensorsTensor> late;
+  for (const auto& [name, expression] : expressions) {
+    (IsLate(*expression) ? late : entries)
+        .push_back({name, expression->dtype(), expression->shape(), 0, 0});
+  }
+  formats::LayOutTensors(entries);
+  if (late.empty()) return entries;
+  formats::LayOutTensors(late);
+  const std::uint64_t end = entries.empty() ? 0 : entries.back().end;
+  for (formats::SafetensorsTensor& entry : late) {
+    entry.begin += end;
+    entry.end += end;
+  }
+  const bool aligned = IsAligned(late);
+  entries.insert(entries.end(), late.begin(), late.end());
+  if (!aligned) formats::LayOutTensors(entries);
+  return entries;
+}
+
+// Links expressions with what they make beside their own value.
+void LinkByProducts(PlannedFile& file) {
+  std::unordered_map<const Expression*, std::uint32_t> position_of;
+  for (std::uint32_t i = 0; i < file.tensors.size(); ++i) {
+    position_of.emplace(file.tensors[i].expression.get(), i);
+  }
+  for (std::uint32_t i = 0; i < file.tensors.size(); ++i) {
+    PlannedTensor& tensor = file.tensors[i];
+    const Expression* const by_product = tensor.expression->by_product();
+    if (by_product == nullptr) continue;
+    const auto found = position_of.find(by_product);
+    if (found == position_of.end() || by_product->maker() != tensor.expression.get() ||
+        (tensor.expression->num_bytes() == 0 && by_product->num_bytes() != 0)) {
+      Fail(file.name, tensor.entry.name, "what is made beside this tensor is not planned");
+    }
+    tensor.by_product = found->second;
+    file.tensors[found->second].maker = i;
+  }
+  for (const PlannedTensor& tensor : file.tensors) {
+    if ((tensor.expression->maker() != nullptr) == (tensor.maker != PlannedTensor::kNone)) continue;
+    Fail(file.name, tensor.entry.name, "what makes this tensor is not planned");
+  }
+}
+
+void TakeTensors(std::vector<formats::SafetensorsTensor> entries, ExpressionsByName& expressions,
+                 PlannedFile& file) {
+  file.tensors.reserve(entries.size());
+  for (formats::SafetensorsTensor& entry : entries) {
+    PlannedTensor& tensor = file.tensors.emplace_back();
+    tensor.expression = std::move(expressions.find(entry.name)->second);
+    tensor.entry = std::move(entry);
+  }
+  LinkByProducts(file);
+}
+
+// Sets what follows from the tensors and the header's bytes.
+void Complete(std::string_view header, PlannedFile& file) {
+  file.data_offset = header.size();
+  file.bytes = header.size() + (file.tensors.empty() ? 0 : file.tensors.back().entry.end);
+  file.header_digest = formats::Xxh3Hex(std::as_bytes(std::span(header)));
+}
+
 }  // namespace
 
 std::string FileHeader(const PlannedFile& file) {
+  if (!file.given_header.empty()) return file.given_header;
   std::vector<formats::SafetensorsTensor> entries;
   entries.reserve(file.tensors.size());
   for (const PlannedTensor& tensor : file.tensors) entries.push_back(tensor.entry);
   return formats::SerializeSafetensorsHeader(entries, PtMetadata());
 }
 
-PlannedFile PlanFile(std::string name, std::vector<std::pair<std::string, ExpressionPtr>> tensors) {
-  std::vector<formats::SafetensorsTensor> entries;
-  std::unordered_map<std::string_view, ExpressionPtr> expressions;
-  entries.reserve(tensors.size());
-  expressions.reserve(tensors.size());
-  for (auto& tensor : tensors) {
-    entries.push_back({tensor.first, tensor.second->dtype(), tensor.second->shape(), 0, 0});
-    expressions.emplace(tensor.first, std::move(tensor.second));
-  }
-  formats::LayOutTensors(entries);
-
+PlannedFile PlanFile(std::string name, NamedExpressions tensors) {
+  ExpressionsByName expressions = ByName(name, std::move(tensors));
   PlannedFile file;
   file.name = std::move(name);
-  file.tensors.reserve(entries.size());
-  for (formats::SafetensorsTensor& entry : entries) {
-    ExpressionPtr& expression = expressions.at(entry.name);
-    file.tensors.push_back({std::move(entry), std::move(expression)});
+  TakeTensors(LayOut(expressions), expressions, file);
+  Complete(FileHeader(file), file);
+  return file;
+}
+
+PlannedFile PlanFileLike(std::string name, std::string header_bytes,
+                         const formats::SafetensorsHeader& header, NamedExpressions tensors) {
+  ExpressionsByName expressions = ByName(name, std::move(tensors));
+  if (header_bytes.size() != header.data_offset || expressions.size() != header.tensors.size()) {
+    Fail(name, "", "a header was given that is not of these tensors");
   }
-  const std::string header = FileHeader(file);
-  file.data_offset = header.size();
-  file.bytes = header.size() + (file.tensors.empty() ? 0 : file.tensors.back().entry.end);
-  file.header_digest = formats::Xxh3Hex(std::as_bytes(std::span(header)));
+  for (const formats::SafetensorsTensor& entry : header.tensors) {
+    const auto found = expressions.find(entry.name);
+    if (found == expressions.end() || found->second->dtype() != entry.dtype ||
+        found->second->shape() != entry.shape) {
+      Fail(name, entry.name, "a header was given that does not agree with what is made");
+    }
+  }
+  PlannedFile file;
+  file.name = std::move(name);
+  TakeTensors(header.tensors, expressions, file);
+  Complete(header_bytes, file);
+  file.given_header = std::move(header_bytes);
   return file;
 }
 
@@ -70,6 +170,11 @@ std::string PlanFingerprint(const Plan& plan, const Catalog& catalog) {
     hash.Update(std::as_bytes(std::span(text)));
     hash.Update(std::as_bytes(std::span("\n", 1)));
   };
+  const auto add_source = [&](std::uint32_t position) {
+    const CatalogTensor& tensor = catalog.tensors()[position];
+    add(catalog.files()[tensor.extent.file].checkpoint);
+    add(tensor.name);
+  };
   add(plan.recipe);
   for (const PlanOption& option : plan.options) {
     add(option.name);
@@ -79,11 +184,12 @@ std::string PlanFingerprint(const Plan& plan, const Catalog& catalog) {
     add(file.name);
     add(file.header_digest);
     for (const PlannedTensor& tensor : file.tensors) {
-      add(tensor.expression->rule());
-      add(catalog.tensors()[tensor.expression->streamed_source()].name);
-      for (const std::uint32_t side : tensor.expression->side_sources()) {
-        add(catalog.tensors()[side].name);
-      }
+      const Expression& expression = *tensor.expression;
+      add(expression.rule());
+      add(expression.parameters());
+      add_source(expression.streamed_source());
+      for (const std::uint32_t side : expression.side_sources()) add_source(side);
+      if (expression.expected_source()) add_source(*expression.expected_source());
     }
   }
   for (const PlannedSideFile& side : plan.side_files) {

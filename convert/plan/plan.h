@@ -14,8 +14,14 @@ namespace dsv3::convert {
 
 // A tensor of an output file: where its bytes go and how they are made.
 struct PlannedTensor {
+  static constexpr std::uint32_t kNone = UINT32_MAX;
+
   formats::SafetensorsTensor entry;
   ExpressionPtr expression;
+  // Positions in PlannedFile::tensors, or kNone: of the tensor that evaluating this one makes as
+  // well, and of the one whose evaluation makes this one.
+  std::uint32_t by_product = kNone;
+  std::uint32_t maker = kNone;
 };
 
 // A weight file to be written; its every byte's place is fixed.
@@ -26,6 +32,9 @@ struct PlannedFile {
   std::uint64_t bytes = 0;
   // XXH3-128 of the first data_offset bytes, hex.
   std::string header_digest;
+  // The first data_offset bytes where they are those of another file; empty where they follow from
+  // the tensors.
+  std::string given_header;
 };
 
 // The first PlannedFile::data_offset bytes.
@@ -56,14 +65,26 @@ struct Plan {
   std::uint64_t total_size = 0;             // tensor bytes
 };
 
-// Lays a file out: tensors take the reference writer's order, header and offsets are fixed.
-PlannedFile PlanFile(std::string name, std::vector<std::pair<std::string, ExpressionPtr>> tensors);
+using NamedExpressions = std::vector<std::pair<std::string, ExpressionPtr>>;
+
+// Lays a file out: header and offsets are fixed. Tensors take the reference writer's order, but
+// by-products whose bytes are not expected go behind all others where that leaves them aligned to
+// their elements: then the file can be digested while it is written. An expression and its
+// by-product must both be among `tensors` (Error kInternal otherwise).
+PlannedFile PlanFile(std::string name, NamedExpressions tensors);
+
+// The same with the layout of a file that exists: `header_bytes` are its bytes before the data, as
+// they are, and `header` what they say. Each of its tensors is made by the expression of its name.
+// The caller has checked that names, dtypes and shapes agree (Error kInternal otherwise).
+PlannedFile PlanFileLike(std::string name, std::string header_bytes,
+                         const formats::SafetensorsHeader& header, NamedExpressions tensors);
 
 // The index over the plan's files, as text.
 std::string PlanIndex(const Plan& plan);
 
 // XXH3-128 over everything that decides the output's bytes: recipe, options, every header with its
-// expressions' rules and sources. Names a job: a run may continue only what has its fingerprint.
+// expressions' rules, parameters and sources. Names a job: a run may continue only what has its
+// fingerprint.
 std::string PlanFingerprint(const Plan& plan, const Catalog& catalog);
 
 }  // namespace dsv3::convert
