@@ -158,6 +158,12 @@ void DecodeScales(ScaleFormat format, std::span<const std::byte> bytes, std::vec
         out.push_back(DecodeE8M0(static_cast<std::uint8_t>(byte(i))));
       }
       return;
+    case ScaleFormat::kF16:
+      out.reserve(bytes.size() / 2);
+      for (std::size_t i = 0; i + 2 <= bytes.size(); i += 2) {
+        out.push_back(DecodeF16(static_cast<std::uint16_t>(byte(i) | byte(i + 1) << 8)));
+      }
+      return;
   }
 }
 

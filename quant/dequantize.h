@@ -16,7 +16,7 @@ struct BlockShape {
 
 enum class Fp8Format { kE4M3, kE5M2 };
 
-enum class ScaleFormat { kF32, kBF16, kE8M0 };
+enum class ScaleFormat { kF32, kBF16, kE8M0, kF16 };
 
 struct DequantizeCounts {
   std::uint64_t nan_codes = 0;  // FP8 NaN codes met; each became a BF16 NaN

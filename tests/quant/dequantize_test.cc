@@ -403,6 +403,8 @@ TEST(DecodeScales, ReadsEveryFormat) {
   EXPECT_THAT(scales, testing::ElementsAre(1.0F, -3.140625F));
   DecodeScales(ScaleFormat::kE8M0, bytes({127, 0, 254}), scales);
   EXPECT_THAT(scales, testing::ElementsAre(1.0F, 0x1p-127F, 0x1p127F));
+  DecodeScales(ScaleFormat::kF16, bytes({0x00, 0x3C, 0x01, 0x80}), scales);
+  EXPECT_THAT(scales, testing::ElementsAre(1.0F, -0x1p-24F));
   DecodeScales(ScaleFormat::kE8M0, {}, scales);
   EXPECT_THAT(scales, testing::IsEmpty());
 }
