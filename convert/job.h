@@ -9,6 +9,9 @@
 #include "convert/execute/progress.h"
 #include "formats/finding.h"
 #include "formats/io/file_system.h"
+#include "quant/quality.h"
+#include "quant/quality.h"
+#include "quant/quantize.h"
 
 // A conversion from the user's side: a request goes in, a report comes out. Nothing here prints.
 namespace dsv3::convert {
@@ -31,10 +34,41 @@ struct Fp8ToBf16Options {
   bool allow_bad_scales = false;
 };
 
+// How the scale of a weight X is called.
+enum class ScaleNaming {
+  kScaleInv,     // X_scale_inv: DeepSeek up to V3.2, transformers
+  kScale,        // Y.scale for X = Y.weight: DeepSeek V4
+  kWeightScale,  // X_scale: compressed-tensors
+};
+
+// --block: blocks of a shape, or one scale a row or a tensor.
+struct QuantizeBlock {
+  quant::BlockForm form = quant::BlockForm::kBlock;
+  quant::BlockShape shape;  // of kBlock
+  friend bool operator==(const QuantizeBlock&, const QuantizeBlock&) = default;
+};
+
+struct Bf16ToFp8Options {
+  // What is not given is DeepSeek's: recipe deepseek, F32 scales for 128 × 128 blocks, named
+  // weight_scale_inv. With `scales_from` it is as there.
+  std::optional<quant::QuantizeRecipe> recipe;
+  std::optional<quant::ScaleFmt> scale_fmt;
+  std::optional<QuantizeBlock> block;
+  std::optional<ScaleNaming> scale_name;  // kScaleInv or kScale
+  // Shell globs over whole tensor names: what is quantised beyond what the model's rules tell, and
+  // what is not; the latter win.
+  std::vector<std::string> include;
+  std::vector<std::string> exclude;
+  quant::Nonfinite nonfinite = quant::Nonfinite::kReport;
+  std::filesystem::path scales_from;  // the original FP8 checkpoint; empty: none
+};
+
 struct ConversionRequest {
   std::filesystem::path input;
   std::filesystem::path output;
+  // Of the command that is run.
   Fp8ToBf16Options fp8_to_bf16;
+  Bf16ToFp8Options bf16_to_fp8;
   RunOptions run;
 };
 
@@ -42,6 +76,18 @@ struct ConversionRequest {
 struct TensorCount {
   std::string tensor;
   std::uint64_t count = 0;
+};
+
+// What quantising did to a tensor.
+struct TensorQuality {
+  std::string tensor;
+  quant::Quality quality;
+};
+
+// What quantising a tensor did to its values.
+struct TensorQuality {
+  std::string tensor;
+  quant::Quality quality;
 };
 
 struct OutputFileReport {
@@ -55,7 +101,7 @@ struct OutputFileReport {
 struct ConversionReport {
   enum class Outcome { kConverted, kNothingToDo, kPlanned /* dry run */ };
   Outcome outcome = Outcome::kConverted;
-  std::string recipe;         // "fp8-to-bf16"
+  std::string recipe;         // "fp8-to-bf16", "bf16-to-fp8"
   std::uint64_t tensors = 0;  // in the output
   std::uint64_t converted_tensors = 0;
   std::uint64_t copied_tensors = 0;
@@ -66,6 +112,13 @@ struct ConversionReport {
   formats::Findings warnings;
   std::vector<TensorCount> nan_codes;   // FP8 NaN codes by tensor
   std::vector<TensorCount> bad_scales;  // with allow_bad_scales
+  // Of all quantised tensors, by file and in file order; files kept from an earlier run included.
+  std::vector<TensorQuality> quality;
+  // bf16-to-fp8: of each quantised tensor, in the order of the files, and of all together; complete
+  // also when an earlier run wrote some of the files. Empty in a dry run and where there was
+  // nothing to do.
+  std::vector<TensorQuality> quality;
+  std::vector<std::string> already_fp8;  // weights that were FP8 and were copied with their scales
   bool resumed = false;
   std::uint64_t kept_files = 0;
   std::uint64_t freed_source_shards = 0;
@@ -83,6 +136,10 @@ struct ConversionReport {
 // Runs `dsv3-convert fp8-to-bf16`. Throws Error with the code of design.md's table. When `stop` is
 // requested it ends with kInterrupted, leaving what the same request continues from.
 ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::FileSystem& fs,
+                                  ProgressSink& progress, const StopToken& stop);
+
+// Runs `dsv3-convert bf16-to-fp8`, in the same way.
+ConversionReport ConvertBf16ToFp8(const ConversionRequest& request, formats::FileSystem& fs,
                                   ProgressSink& progress, const StopToken& stop);
 
 }  // namespace dsv3::convert
