@@ -78,12 +78,6 @@ struct TensorCount {
   std::uint64_t count = 0;
 };
 
-// What quantising did to a tensor.
-struct TensorQuality {
-  std::string tensor;
-  quant::Quality quality;
-};
-
 // What quantising a tensor did to its values.
 struct TensorQuality {
   std::string tensor;
@@ -113,10 +107,7 @@ struct ConversionReport {
   std::vector<TensorCount> nan_codes;   // FP8 NaN codes by tensor
   std::vector<TensorCount> bad_scales;  // with allow_bad_scales
   // Of all quantised tensors, by file and in file order; files kept from an earlier run included.
-  std::vector<TensorQuality> quality;
-  // bf16-to-fp8: of each quantised tensor, in the order of the files, and of all together; complete
-  // also when an earlier run wrote some of the files. Empty in a dry run and where there was
-  // nothing to do.
+  // Empty in a dry run and where there was nothing to do.
   std::vector<TensorQuality> quality;
   std::vector<std::string> already_fp8;  // weights that were FP8 and were copied with their scales
   bool resumed = false;
