@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "convert/execute/progress.h"
+#include "convert/verify/verification.h"
+#include "formats/dtype.h"
+#include "formats/shape.h"
+
+namespace dsv3::convert {
+
+struct NumericRequest {
+  std::filesystem::path input;     // see formats::OpenCheckpointFiles
+  unsigned threads = 1;            // compute threads, at least 1
+  std::uint64_t memory_bytes = 0;  // bound for buffers; 0: kDefaultMemoryBytes
+  // Tensors to make histograms of: '*' stands for any characters, '?' for one. Empty: none.
+  std::string histogram;
+};
+
+// How the magnitudes of a tensor's finite values are distributed.
+struct MagnitudeHistogram {
+  std::uint64_t zeros = 0;  // both signs
+  // floor(log2 |x|) → how many values; only bins that are not empty.
+  std::map<int, std::uint64_t> bins;
+};
+
+// The values of one tensor: those of an FP8 weight with usable scales are float(code) × scale,
+// rounded to float; all others are as stored. absmax and rms are over the finite ones.
+struct NumericTensor {
+  std::string name;
+  std::string file;
+  formats::Dtype dtype = formats::Dtype::kU8;
+  formats::Shape shape;
+  bool measured = false;  // false for 6-bit types, whose values are not decoded
+  bool scaled = false;    // an FP8 weight whose values have their scale
+  bool is_scale = false;  // the scale of such a weight
+  std::uint64_t values = 0;
+  std::uint64_t nans = 0;        // as stored: FP8 NaN codes whatever the scale
+  std::uint64_t infinities = 0;  // products that exceed float included
+  std::uint64_t bad_scales = 0;  // of a scale: NaN, infinite, zero or negative ones
+  double absmax = 0;
+  double rms = 0;  // relative error below 1e-5
+  std::optional<MagnitudeHistogram> histogram;
+};
+
+struct NumericReport {
+  // check is "numeric"; docs/verify.md lists the kinds of the findings.
+  Verification verification;
+  std::filesystem::path directory;     // the one that holds the files; absolute
+  std::vector<NumericTensor> tensors;  // in the order of the files and their data
+  std::uint64_t bytes_read = 0;        // of weights and scales
+};
+
+// Reads every weight once and judges its values. Findings: what keeps a tensor from being read or
+// given its scale (of files, index, config and scales; errors only), then "nan", "infinity",
+// "bad-scale" and "mtp-copy-differs" (errors), "all-zero", "constant", "outlier" and
+// "scale-fmt-contradiction" (warnings). The report does not depend on threads or memory. Throws
+// Error: kUsage or kBadInput where there is nothing to judge, kIo, kInterrupted.
+NumericReport VerifyNumeric(const NumericRequest& request, ProgressSink& progress,
+                            const StopToken& stop);
+
+}  // namespace dsv3::convert
