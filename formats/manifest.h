@@ -23,8 +23,8 @@ inline constexpr std::uint64_t kMaxManifestBytes = std::uint64_t{256} << 20;
 
 // A source tensor that a rule took.
 struct ManifestSource {
-  // Which of the sources it is from: empty for the checkpoint that was converted, otherwise the
-  // option that named another one ("scales-from").
+  // Which of the sources it is from: empty for the checkpoint that was converted, "original" for
+  // the one beside it whose scales were taken.
   std::string checkpoint;
   std::string name;
   Dtype dtype = Dtype::kU8;

@@ -43,7 +43,7 @@ std::optional<ConversionReport> FinishedWithoutSource(const fs::path& input, con
   ConversionReport report;
   report.outcome = ConversionReport::Outcome::kNothingToDo;
   report.recipe = recipe;
-  for (const ManifestFile& file : manifest->files) {
+  for (const formats::ManifestFile& file : manifest->files) {
     std::error_code error;
     if (fs::file_size(output / file.name, error) != file.bytes || error) return std::nullopt;
     if (!file.name.ends_with(".safetensors")) continue;

@@ -4,7 +4,6 @@
 #include <filesystem>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -12,12 +11,13 @@
 #include "convert/job.h"
 #include "convert/plan/catalog.h"
 #include "convert/plan/plan.h"
+#include "formats/manifest.h"
 
-// checkpoint.manifest.json: what a conversion made, of what, by which rule; docs/manifest.md has
-// the schema. It holds nothing that differs between two runs of one job.
+// The manifest that a conversion writes; formats/manifest.h has the model, docs/manifest.md the
+// schema.
 namespace dsv3::convert {
 
-inline constexpr std::string_view kManifestName = "checkpoint.manifest.json";
+using formats::kManifestName;
 
 // What names the job: the manifest's members up to "source", as JSON members without braces.
 std::string ManifestJob(const Plan& plan, const Catalog& catalog, const RunOptions& run);
@@ -28,21 +28,16 @@ std::string ManifestText(const std::string& job, const Plan& plan, const Catalog
                          const std::unordered_map<std::string, FileRecord>& records,
                          const std::unordered_map<std::uint32_t, Digests>& side_digests);
 
-struct ManifestFile {
-  std::string name;
-  std::uint64_t bytes = 0;
-};
-
 // The parts of a manifest that tell whether a directory is a finished output, and of which job.
 struct ManifestSummary {
   std::string job;  // equal to ManifestJob of the job that made it
   std::string recipe;
-  std::vector<std::string> source_files;
-  std::vector<ManifestFile> files;
+  std::vector<std::string> source_files;     // of the checkpoint that was converted
+  std::vector<formats::ManifestFile> files;  // that the conversion made
 };
 
-// Reads the manifest in `directory`; nothing when there is none, or it is not one of ours (one that
-// names files outside the directory is not).
+// Reads the manifest in `directory`; nothing when there is none, or it is not one that a conversion
+// wrote (one that names files outside the directory is not).
 std::optional<ManifestSummary> ReadManifest(const std::filesystem::path& directory);
 
 }  // namespace dsv3::convert

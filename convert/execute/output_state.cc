@@ -82,7 +82,7 @@ std::string SourceChange(const JournalHead& before, const JournalHead& now) {
 
 // What of a finished output is not as its job made it; empty when sizes and headers are right.
 std::string Damage(const fs::path& directory, const Plan& plan, const ManifestSummary& manifest) {
-  for (const ManifestFile& file : manifest.files) {
+  for (const formats::ManifestFile& file : manifest.files) {
     const std::optional<std::uint64_t> bytes = FileBytes(directory / file.name);
     if (!bytes) return fmt::format("{} is missing", file.name);
     if (*bytes != file.bytes) {
@@ -196,7 +196,7 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
 
   std::set<std::string> replaced;
   if (manifest) {
-    for (const ManifestFile& file : manifest->files) {
+    for (const formats::ManifestFile& file : manifest->files) {
       if (!FileBytes(directory / file.name)) continue;
       RequireUnchanged(directory, file.name, file.bytes);
       replaced.insert(file.name);

@@ -1,0 +1,204 @@
+#include "formats/manifest.h"
+
+#include <algorithm>
+
+#include "formats/hash/sha256.h"
+#include "formats/json/json_writer.h"
+
+namespace dsv3::formats {
+namespace {
+
+constexpr std::string_view kHead =
+    "{\n\"format\": \"dsv3-checkpoint-manifest\",\n\"version\": 1,\n";
+
+void WriteMember(JsonWriter& writer, std::string_view key, const std::string& value) {
+  if (value.empty()) return;
+  writer.Key(key);
+  writer.String(value);
+}
+
+void WriteDtypeAndShape(JsonWriter& writer, Dtype dtype, const Shape& shape) {
+  writer.Key("dtype");
+  writer.String(DtypeName(dtype));
+  writer.Key("shape");
+  writer.BeginArray();
+  for (const std::uint64_t dimension : shape) writer.Uint(dimension);
+  writer.EndArray();
+}
+
+void WriteSource(JsonWriter& writer, const ManifestSource& source) {
+  writer.BeginObject();
+  WriteMember(writer, "checkpoint", source.checkpoint);
+  writer.Key("name");
+  writer.String(source.name);
+  WriteDtypeAndShape(writer, source.dtype, source.shape);
+  WriteMember(writer, "xxh3_128", source.xxh3);
+  WriteMember(writer, "sha256", source.sha256);
+  writer.EndObject();
+}
+
+std::string RawObject(const std::vector<std::pair<std::string, std::string>>& members) {
+  JsonWriter writer(0);
+  writer.BeginObject();
+  for (const auto& [name, json] : members) {
+    writer.Key(name);
+    writer.Raw(json);
+  }
+  writer.EndObject();
+  return writer.Take();
+}
+
+std::string ContentLine(const ManifestTensor& tensor) {
+  JsonWriter writer(0);
+  writer.BeginArray();
+  writer.String(tensor.name);
+  writer.String(DtypeName(tensor.dtype));
+  writer.BeginArray();
+  for (const std::uint64_t dimension : tensor.shape) writer.Uint(dimension);
+  writer.EndArray();
+  writer.String(tensor.xxh3);
+  writer.EndArray();
+  return writer.Take() + '\n';
+}
+
+std::string DigestOfLines(std::vector<std::string>& lines) {
+  std::sort(lines.begin(), lines.end());
+  Sha256 hash;
+  for (const std::string& line : lines) hash.Update(std::as_bytes(std::span(line)));
+  return hash.FinishHex();
+}
+
+}  // namespace
+
+std::string_view OutsidePath(std::string_view path) {
+  if (path.empty()) return "which is empty";
+  if (path[0] == '/') return "which is an absolute path";
+  if (path.find('\0') != std::string_view::npos) return "which holds a NUL";
+  for (std::size_t begin = 0; begin <= path.size();) {
+    const std::size_t end = std::min(path.find('/', begin), path.size());
+    const std::string_view component = path.substr(begin, end - begin);
+    if (component == "..") return "which leads out of the directory by '..'";
+    if (component.empty() || component == ".") return "which has an empty or '.' component";
+    begin = end + 1;
+  }
+  return "";
+}
+
+const ManifestFile* Manifest::FindFile(std::string_view name) const {
+  const auto found =
+      std::lower_bound(files.begin(), files.end(), name,
+                       [](const ManifestFile& file, std::string_view n) { return file.name < n; });
+  return found != files.end() && found->name == name ? &*found : nullptr;
+}
+
+std::string ManifestJobText(const ManifestJob& job) {
+  std::string text = "\"recipe\": ";
+  AppendJsonString(text, job.recipe);
+  text += ",\n\"options\": " + RawObject(job.options) +
+          ",\n\"source\": {\n\"removed_config\": " + RawObject(job.removed_config) +
+          ",\n\"files\": [\n";
+  bool first = true;
+  for (const ManifestSourceFile& file : job.source_files) {
+    JsonWriter writer(0);
+    writer.BeginObject();
+    WriteMember(writer, "checkpoint", file.checkpoint);
+    writer.Key("name");
+    writer.String(file.name);
+    writer.Key("bytes");
+    writer.Uint(file.bytes);
+    WriteMember(writer, "header_xxh3_128", file.header_xxh3);
+    writer.EndObject();
+    if (!first) text += ",\n";
+    first = false;
+    text += writer.text();
+  }
+  text += "\n]\n}";
+  return text;
+}
+
+ManifestWriter::ManifestWriter(std::string_view job_text) : text_(kHead) {
+  text_ += job_text;
+  text_ += ",\n\"files\": [\n";
+}
+
+// One element a line, so that line tools can work on a manifest of 46,183 tensors.
+void ManifestWriter::AddLine(std::string_view line) {
+  if (!first_) text_ += ",\n";
+  first_ = false;
+  text_ += line;
+}
+
+void ManifestWriter::AddFile(const ManifestFile& file) {
+  JsonWriter writer(0);
+  writer.BeginObject();
+  writer.Key("name");
+  writer.String(file.name);
+  writer.Key("bytes");
+  writer.Uint(file.bytes);
+  WriteMember(writer, "sha256", file.sha256);
+  WriteMember(writer, "header_xxh3_128", file.header_xxh3);
+  if (!file.by_recipe) {
+    writer.Key("by_recipe");
+    writer.Bool(false);
+  }
+  writer.EndObject();
+  AddLine(writer.text());
+}
+
+void ManifestWriter::BeginTensors() {
+  text_ += "\n],\n\"tensors\": [\n";
+  first_ = true;
+  in_tensors_ = true;
+}
+
+void ManifestWriter::AddTensor(const ManifestTensor& tensor) {
+  if (!in_tensors_) BeginTensors();
+  content_lines_.push_back(ContentLine(tensor));
+  JsonWriter writer(0);
+  writer.BeginObject();
+  writer.Key("name");
+  writer.String(tensor.name);
+  writer.Key("file");
+  writer.String(tensor.file);
+  WriteDtypeAndShape(writer, tensor.dtype, tensor.shape);
+  WriteMember(writer, "xxh3_128", tensor.xxh3);
+  WriteMember(writer, "sha256", tensor.sha256);
+  if (tensor.nan_codes != 0) {
+    writer.Key("nan_codes");
+    writer.Uint(tensor.nan_codes);
+  }
+  if (!tensor.rule.empty()) {
+    writer.Key("rule");
+    writer.String(tensor.rule);
+    writer.Key("sources");
+    writer.BeginArray();
+    for (const ManifestSource& source : tensor.sources) WriteSource(writer, source);
+    writer.EndArray();
+  }
+  writer.EndObject();
+  AddLine(writer.text());
+}
+
+std::string ManifestWriter::Finish() {
+  if (!in_tensors_) BeginTensors();
+  content_digest_ = DigestOfLines(content_lines_);
+  content_lines_ = {};
+  text_ += "\n],\n\"content_digest\": \"" + content_digest_ + "\"\n}\n";
+  return std::move(text_);
+}
+
+std::string SerializeManifest(const Manifest& manifest) {
+  ManifestWriter writer(ManifestJobText(manifest.job));
+  for (const ManifestFile& file : manifest.files) writer.AddFile(file);
+  for (const ManifestTensor& tensor : manifest.tensors) writer.AddTensor(tensor);
+  return writer.Finish();
+}
+
+std::string ContentDigest(std::span<const ManifestTensor> tensors) {
+  std::vector<std::string> lines;
+  lines.reserve(tensors.size());
+  for (const ManifestTensor& tensor : tensors) lines.push_back(ContentLine(tensor));
+  return DigestOfLines(lines);
+}
+
+}  // namespace dsv3::formats
