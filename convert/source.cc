@@ -32,20 +32,6 @@ bool IsInside(const fs::path& path, const fs::path& directory) {
       {output.string(), ""});
 }
 
-void RequireApart(const fs::path& input_directory, const fs::path& output) {
-  const fs::path in = CanonicalPath(input_directory);
-  const fs::path out = CanonicalPath(output);
-  if (in == out) RefuseOutput(output, "the output directory is the input directory");
-  if (IsInside(out, in)) {
-    RefuseOutput(output, fmt::format("the output directory lies inside the input directory {}",
-                                     in.string()));
-  }
-  if (IsInside(in, out)) {
-    RefuseOutput(output, fmt::format("the input directory {} lies inside the output directory",
-                                     in.string()));
-  }
-}
-
 // `directory` is that of the files: for a hub cache another one than `input`.
 void CheckPlaces(const fs::path& input, const fs::path& directory, const fs::path& output) {
   std::error_code ignored;
@@ -56,22 +42,6 @@ void CheckPlaces(const fs::path& input, const fs::path& directory, const fs::pat
     if (!fs::exists(parent, ignored)) continue;
     if (fs::is_directory(parent, ignored)) break;
     RefuseOutput(output, fmt::format("{} is not a directory", parent.string()));
-  }
-}
-
-// An index may name any file. A shard keeps its name in the output, where some names are taken.
-void CheckShardNames(const formats::CheckpointFiles& files) {
-  for (const formats::ShardFile& shard : files.shards) {
-    const std::string_view name = shard.name;
-    if (name != kManifestName && name != formats::kShardIndexName && !name.ends_with(".partial") &&
-        !name.starts_with(".dsv3-") && name.find("/.dsv3-") == std::string_view::npos) {
-      continue;
-    }
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: a shard cannot have this name, which the output needs for files "
-                            "of dsv3's own; rename the shard and correct the index",
-                            shard.name),
-                {shard.name, ""});
   }
 }
 
@@ -126,16 +96,49 @@ fs::path CanonicalPath(const fs::path& path) {
   return canonical.has_filename() ? canonical : canonical.parent_path();
 }
 
+void RequireApart(const fs::path& input_directory, const fs::path& output) {
+  const fs::path in = CanonicalPath(input_directory);
+  const fs::path out = CanonicalPath(output);
+  if (in == out) RefuseOutput(output, "the output directory is the input directory");
+  if (IsInside(out, in)) {
+    RefuseOutput(output, fmt::format("the output directory lies inside the input directory {}",
+                                     in.string()));
+  }
+  if (IsInside(in, out)) {
+    RefuseOutput(output, fmt::format("the input directory {} lies inside the output directory",
+                                     in.string()));
+  }
+}
+
+void CheckShardNames(const formats::CheckpointFiles& files) {
+  for (const formats::ShardFile& shard : files.shards) {
+    const std::string_view name = shard.name;
+    if (name != kManifestName && name != formats::kShardIndexName && !name.ends_with(".partial") &&
+        !name.starts_with(".dsv3-") && name.find("/.dsv3-") == std::string_view::npos) {
+      continue;
+    }
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: a shard cannot have this name, which the output needs for files "
+                            "of dsv3's own; rename the shard and correct the index",
+                            shard.name),
+                {shard.name, ""});
+  }
+}
+
+std::string ReadConfigText(const formats::CheckpointFiles& files) {
+  RequireConfig(files);
+  return formats::ReadSmallFile(files.directory / kConfigName, kMaxConfigBytes);
+}
+
 Source OpenSource(const fs::path& input, const fs::path& output) {
   formats::CheckpointFiles files = formats::OpenCheckpointFiles(input, ReadFreedShards(output));
   CheckPlaces(input, files.directory, output);
   formats::RequireConsistent(files);
   CheckShardNames(files);
-  RequireConfig(files);
+  std::string config_text = ReadConfigText(files);
   using Form = formats::CheckpointFiles::Form;
   const bool needs_index =
       files.form != Form::kSingle || files.shards[0].name != "model.safetensors";
-  std::string config_text = formats::ReadSmallFile(files.directory / kConfigName, kMaxConfigBytes);
   ModelConfig config = ParseModelConfig(config_text, std::string(kConfigName));
   Source source{
       files.directory,          std::move(files.side_files), needs_index,

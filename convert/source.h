@@ -31,6 +31,18 @@ struct Source {
 // another shape; kIo.
 Source OpenSource(const std::filesystem::path& input, const std::filesystem::path& output);
 
+// An index may name any file. A shard keeps its name in the output, where some names are taken:
+// throws Error (kBadInput) for these.
+void CheckShardNames(const formats::CheckpointFiles& files);
+
+// The text of config.json. Throws Error (kBadInput) when there is none, kIo.
+std::string ReadConfigText(const formats::CheckpointFiles& files);
+
+// Throws Error (kUsage) when `output` and the directory of an input are one or lie inside each
+// other.
+void RequireApart(const std::filesystem::path& input_directory,
+                  const std::filesystem::path& output);
+
 // The path without links and dots, comparable even where it does not exist yet. Throws Error:
 // kUsage where there can be no such path (a name too long, a loop of links), kIo.
 std::filesystem::path CanonicalPath(const std::filesystem::path& path);
