@@ -1,70 +1,110 @@
 #include "quant/quantize.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <optional>
 #include <span>
+#include <string_view>
+#include <vector>
 
-#include "quant/codec.h"
+#include "quant/default_float_environment.h"
+#include "quant/quantize_rule.h"
+#include "quant/quantize_tile.h"
 
 namespace dsv3::quant {
-namespace {
 
-// Rows and columns [row_begin, row_end) × [col_begin, col_end) of a matrix.
-struct Block {
-  std::uint64_t row_begin;
-  std::uint64_t row_end;
-  std::uint64_t col_begin;
-  std::uint64_t col_end;
-};
+std::size_t FloatBytes(FloatFormat format) { return format == FloatFormat::kF32 ? 4 : 2; }
 
-// The largest magnitude: for finite values the order of the bits without their sign.
-std::uint16_t MaxMagnitude(std::span<const std::uint16_t> weights, std::uint64_t cols,
-                           const Block& block) {
-  std::uint16_t largest = 0;
-  for (std::uint64_t row = block.row_begin; row < block.row_end; ++row) {
-    for (std::uint64_t col = block.col_begin; col < block.col_end; ++col) {
-      const auto magnitude = static_cast<std::uint16_t>(weights[row * cols + col] & 0x7FFFU);
-      largest = std::max(largest, magnitude);
-    }
+std::size_t ScaleBytes(ScaleFormat format) {
+  switch (format) {
+    case ScaleFormat::kE8M0:
+      return 1;
+    case ScaleFormat::kBF16:
+    case ScaleFormat::kF16:
+      return 2;
+    case ScaleFormat::kF32:
+      break;
   }
-  return largest;
+  return 4;
 }
 
-void EncodeBlock(std::span<const std::uint16_t> weights, std::uint64_t cols, const Block& block,
-                 float scale, std::span<std::uint8_t> codes) {
-  for (std::uint64_t row = block.row_begin; row < block.row_end; ++row) {
-    for (std::uint64_t col = block.col_begin; col < block.col_end; ++col) {
-      const std::uint64_t at = row * cols + col;
-      const float quotient = DecodeBF16(weights[at]) / scale;
-      codes[at] = EncodeE4M3(std::clamp(quotient, -kE4M3Max, kE4M3Max));
-    }
+std::string_view WhyRefused(QuantizeRecipe recipe, ScaleFmt scale_fmt, BlockForm form) {
+  if (recipe == QuantizeRecipe::kLlmCompressor && scale_fmt != ScaleFmt::kF32) {
+    return "stores its scales in the weights' own format, not as powers of two; use "
+           "--scale-fmt f32";
   }
+  if (recipe != QuantizeRecipe::kTransformers) return {};
+  if (scale_fmt == ScaleFmt::kUe8m0) {
+    return "stores scales that are powers of two as F8_E8M0, not as F32; use --scale-fmt e8m0";
+  }
+  if (form != BlockForm::kBlock) {
+    return "stores scales of blocks, not of rows or tensors; use --block with a size";
+  }
+  return {};
 }
 
-// The end of the block that begins at `begin`, in a dimension of `size`.
-std::uint64_t BlockEnd(std::uint64_t begin, std::uint64_t block, std::uint64_t size) {
-  return begin + std::min(block, size - begin);
+ScaleFormat StoredScaleFormat(const QuantizeFormat& format, FloatFormat values) {
+  if (format.recipe != QuantizeRecipe::kLlmCompressor) {
+    return format.scale_fmt == ScaleFmt::kE8M0 ? ScaleFormat::kE8M0 : ScaleFormat::kF32;
+  }
+  if (values == FloatFormat::kBF16) return ScaleFormat::kBF16;
+  return values == FloatFormat::kF16 ? ScaleFormat::kF16 : ScaleFormat::kF32;
 }
 
-}  // namespace
+std::optional<NonfiniteValue> Quantize(const QuantizeFormat& format, const QuantizePanel& panel,
+                                       Nonfinite nonfinite, std::span<std::uint8_t> codes,
+                                       std::span<std::byte> scales, Quality& quality) {
+  const internal::DefaultFloatEnvironment environment;
+  const PanelPart part{panel.format, panel.values, 0, panel.cols};
+  const bool stream = internal::Elements(part) >= internal::kStreamElements;
+  const ScaleFormat stored = StoredScaleFormat(format, panel.format);
+  bool go_on = true;
+  // Its tiles have whole blocks.
+  internal::ForEachTile(
+      part, format.block.cols, [&](const internal::QuantizeTile& tile, std::uint64_t first) {
+        if (!go_on) return;
+        std::array<BlockState, internal::kMaxTileBlocks> states;
+        std::array<internal::BlockRule, internal::kMaxTileBlocks> rules;
+        go_on = internal::TakeTile(tile, states.data()) || nonfinite == Nonfinite::kSaturate;
+        if (!go_on) return;
+        std::byte* scale = scales.data() + tile.first_block() * ScaleBytes(stored);
+        for (std::size_t i = 0; i < tile.blocks(); ++i) {
+          rules[i] = internal::RuleOf(format, tile.format, states[i]);
+          internal::StoreScale(stored, rules[i].scale, scale);
+          scale += ScaleBytes(stored);
+        }
+        internal::EncodeTile(tile, rules.data(), stream, codes.data() + first, quality);
+        quality.blocks += tile.blocks();
+      });
+  if (!go_on) return internal::FindNonfinite(part);
+  return std::nullopt;
+}
 
 void QuantizeBF16ToE4M3(std::span<const std::uint16_t> weights, std::uint64_t rows,
                         std::uint64_t cols, BlockShape block, std::span<std::uint8_t> codes,
                         std::span<float> scales) {
-  std::size_t next_scale = 0;
-  std::uint64_t row_end = 0;
-  for (std::uint64_t row = 0; row < rows; row = row_end) {
-    row_end = BlockEnd(row, block.rows, rows);
-    std::uint64_t col_end = 0;
-    for (std::uint64_t col = 0; col < cols; col = col_end) {
-      col_end = BlockEnd(col, block.cols, cols);
-      const Block part{row, row_end, col, col_end};
-      const std::uint16_t amax = MaxMagnitude(weights, cols, part);
-      const float scale = amax == 0 ? 1.0F : DecodeBF16(amax) / kE4M3Max;
-      EncodeBlock(weights, cols, part, scale, codes);
-      scales[next_scale++] = scale;
+  const QuantizeFormat format{.block = block};
+  const std::size_t blocks = internal::BlocksAcross(cols, block.cols);
+  std::vector<std::byte> bytes(blocks * sizeof(float));
+  Quality quality;
+  std::uint64_t panel_rows = 0;
+  for (std::uint64_t row = 0; row < rows; row += panel_rows) {
+    panel_rows = std::min(block.rows, rows - row);
+    const auto first = static_cast<std::size_t>(row * cols);
+    const auto size = static_cast<std::size_t>(panel_rows * cols);
+    Quantize(format,
+             {.format = FloatFormat::kBF16,
+              .values = std::as_bytes(weights.subspan(first, size)),
+              .rows = panel_rows,
+              .cols = cols},
+             Nonfinite::kSaturate, codes.subspan(first, size), bytes, quality);
+    const auto panel_scales = scales.subspan(static_cast<std::size_t>(row / block.rows) * blocks);
+    for (std::size_t i = 0; i < blocks; ++i) {
+      panel_scales[i] = internal::ValueAt(FloatFormat::kF32, bytes.data(), i);
     }
   }
 }

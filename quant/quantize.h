@@ -112,6 +112,7 @@ struct PanelPart {
 // What is known of a block before its codes are made. A new one is that of an empty block.
 struct BlockState {
   std::uint32_t amax_bits = 0;  // of the largest finite magnitude, as float
+  bool nonfinite = false;       // has a NaN or an infinity
   bool edited = false;          // UpdateAmaxLike: some value is not what the original has
 };
 
