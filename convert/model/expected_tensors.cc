@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <charconv>
 #include <initializer_list>
-#include <span>
+#include <optional>
 
 #include <fmt/format.h>
 
+#include "formats/error.h"
 #include "formats/finding.h"
 
 namespace dsv3::convert {
@@ -14,14 +15,13 @@ namespace {
 
 using Dims = std::initializer_list<std::uint64_t>;
 
-// Walks the tensors that a config predicts in the model's order and calls
-//   visit(name, dims, role, layer, mtp)
-// for each; `name` is only valid during the call. One buffer serves all names, since building tens
-// of thousands of strings would take longer than looking the tensors up.
-template <typename Visit>
+using Visit = std::function<void(const ExpectedTensorView&)>;
+
+// Walks the tensors that a config predicts in the model's order. One buffer serves all names, since
+// building tens of thousands of strings would take longer than looking the tensors up.
 class ModelWalk {
  public:
-  ModelWalk(const ModelConfig& config, std::string_view prefix, Visit& visit)
+  ModelWalk(const ModelConfig& config, std::string_view prefix, const Visit& visit)
       : c_(config), name_(prefix), visit_(visit) {}
 
   void Run() {
@@ -61,8 +61,7 @@ class ModelWalk {
 
   void Emit(std::string_view part, Dims dims, TensorRole role) {
     const Scope scope(name_, part);
-    visit_(std::string_view(name_), std::span<const std::uint64_t>(dims.begin(), dims.size()), role,
-           layer_, mtp_);
+    visit_({name_, {dims.begin(), dims.size()}, role, layer_, mtp_});
   }
 
   void Layer(std::uint64_t index) {
@@ -157,28 +156,22 @@ class ModelWalk {
 
   const ModelConfig& c_;
   std::string name_;
-  Visit& visit_;
+  const Visit& visit_;
   std::uint32_t layer_ = ExpectedTensor::kNoLayer;
   bool mtp_ = false;
 };
 
-template <typename Visit>
-void ForEachExpected(const ModelConfig& config, std::string_view prefix, Visit&& visit) {
-  if (config.known) ModelWalk<std::remove_reference_t<Visit>>(config, prefix, visit).Run();
-}
-
-// What stands before "model.embed_tokens.weight" in the catalog's name for it.
-std::string_view FindPrefix(const Catalog& catalog) {
-  constexpr std::string_view kFirst = "model.embed_tokens.weight";
-  if (catalog.Find(kFirst) != Catalog::kNone) return "";
+// What stands before `name`, which begins a name of the model, in the catalog's name for it.
+std::optional<std::string_view> FindPrefixOf(std::string_view name, const Catalog& catalog) {
+  constexpr std::size_t kLongest = 128;  // it is repeated for every tensor of the model
+  if (catalog.Find(name) != Catalog::kNone) return "";
   for (const CatalogTensor& tensor : catalog.tensors()) {
-    const std::string_view name = tensor.name;
-    if (name.size() > kFirst.size() && name.ends_with(kFirst) &&
-        name[name.size() - kFirst.size() - 1] == '.') {
-      return name.substr(0, name.size() - kFirst.size());
-    }
+    const std::string_view found = tensor.name;
+    if (found.size() <= name.size() || !found.ends_with(name)) continue;
+    const std::string_view prefix = found.substr(0, found.size() - name.size());
+    if (prefix.ends_with('.') && prefix.size() <= kLongest) return prefix;
   }
-  return "";
+  return std::nullopt;
 }
 
 // Formats that pack several values into a word keep a quantised weight under another name
@@ -210,13 +203,22 @@ bool IsQuantized(TensorRole role) {
 
 std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config) {
   std::vector<ExpectedTensor> tensors;
-  ForEachExpected(
-      config, "",
-      [&](std::string_view name, std::span<const std::uint64_t> dims, TensorRole role,
-          std::uint32_t layer, bool mtp) {
-        tensors.push_back({std::string(name), {dims.begin(), dims.end()}, role, layer, mtp});
-      });
+  ForEachExpected(config, "", [&](const ExpectedTensorView& t) {
+    tensors.push_back(
+        {std::string(t.name), {t.shape.begin(), t.shape.end()}, t.role, t.layer, t.mtp});
+  });
   return tensors;
+}
+
+void ForEachExpected(const ModelConfig& config, std::string_view prefix, const Visit& visit) {
+  if (config.known) ModelWalk(config, prefix, visit).Run();
+}
+
+std::string_view FindNamePrefix(const Catalog& catalog) {
+  for (const std::string_view name : {"model.embed_tokens.weight", "model.norm.weight"}) {
+    if (const std::optional<std::string_view> prefix = FindPrefixOf(name, catalog)) return *prefix;
+  }
+  return "";
 }
 
 formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& catalog) {
@@ -225,40 +227,43 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
   if (!config.known) {
     findings.push_back(
         {Severity::kWarning, "unknown-model-type", "config.json", "",
-         fmt::format("config.json: the model_type '{}' is not one whose tensors are known here, so "
+         fmt::format("config.json: the model_type {} is not one whose tensors are known here, so "
                      "whether the checkpoint is complete cannot be checked against the config",
-                     config.model_type)});
+                     QuoteForMessage(config.model_type))});
     return findings;
   }
-  ForEachExpected(
-      config, FindPrefix(catalog),
-      [&](std::string_view name, std::span<const std::uint64_t> dims, TensorRole role,
-          std::uint32_t, bool) {
-        const std::uint32_t position = catalog.Find(name);
-        if (position == Catalog::kNone) {
-          if (IsQuantized(role) && IsPacked(config, catalog, name)) return;
-          findings.push_back(
-              {Severity::kError, "missing-tensor", "", std::string(name),
-               fmt::format(
-                   "tensor '{}': config.json ({}, {} layers) predicts it with shape {}, but no "
-                   "file holds it; the checkpoint is incomplete or the config belongs to "
-                   "another model: download what is missing",
-                   name, config.model_type, config.num_hidden_layers,
-                   formats::ShapeToString({dims.begin(), dims.end()}))});
-          return;
-        }
-        const CatalogTensor& tensor = catalog.tensors()[position];
-        if (!std::equal(dims.begin(), dims.end(), tensor.shape.begin(), tensor.shape.end())) {
-          const std::string& file = catalog.files()[tensor.extent.file].name;
-          findings.push_back(
-              {Severity::kError, "wrong-shape", file, std::string(name),
-               fmt::format(
-                   "{}: tensor '{}' has shape {}, but config.json ({}) predicts {}; the config "
-                   "or the file belongs to another model",
-                   file, name, formats::ShapeToString(tensor.shape), config.model_type,
-                   formats::ShapeToString({dims.begin(), dims.end()}))});
-        }
-      });
+  ForEachExpected(config, FindNamePrefix(catalog), [&](const ExpectedTensorView& expected) {
+    const std::uint32_t position = catalog.Find(expected.name);
+    if (position != Catalog::kNone && std::equal(expected.shape.begin(), expected.shape.end(),
+                                                 catalog.tensors()[position].shape.begin(),
+                                                 catalog.tensors()[position].shape.end())) {
+      return;
+    }
+    const formats::Shape shape(expected.shape.begin(), expected.shape.end());
+    const std::string name(expected.name);
+    if (position == Catalog::kNone) {
+      if (IsQuantized(expected.role) && IsPacked(config, catalog, name)) return;
+      findings.push_back(
+          {Severity::kError, "missing-tensor", "", name,
+           fmt::format("tensor {}: config.json ({}, {} layers) predicts it with shape {}, but no "
+                       "file holds it; the checkpoint is incomplete or the config belongs to "
+                       "another model: download what is missing{}",
+                       QuoteForMessage(name), config.model_type, config.num_hidden_layers,
+                       formats::ShapeToString(shape),
+                       expected.mtp ? ", or set num_nextn_predict_layers to 0 if this MTP layer "
+                                      "was left out on purpose"
+                                    : "")});
+      return;
+    }
+    const CatalogTensor& tensor = catalog.tensors()[position];
+    const std::string& file = catalog.files()[tensor.extent.file].name;
+    findings.push_back(
+        {Severity::kError, "wrong-shape", file, name,
+         fmt::format("{}: tensor {} has shape {}, but config.json ({}) predicts {}; the config or "
+                     "the file belongs to another model, take both from one place",
+                     file, QuoteForMessage(name), formats::ShapeToString(tensor.shape),
+                     config.model_type, formats::ShapeToString(shape))});
+  });
   return findings;
 }
 

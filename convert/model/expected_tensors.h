@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "convert/model/model_config.h"
@@ -40,6 +42,23 @@ struct ExpectedTensor {
 // Every tensor that a known config predicts, without scales: main layers, then the MTP layers
 // (num_hidden_layers and on). Empty for an unknown model.
 std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config);
+
+// The same without strings: the views are valid during the call that gets them.
+struct ExpectedTensorView {
+  std::string_view name;
+  std::span<const std::uint64_t> shape;
+  TensorRole role = TensorRole::kNorm;
+  std::uint32_t layer = 0;
+  bool mtp = false;
+};
+
+// Calls `visit` for each of ExpectedTensors(config), in their order, with `prefix` before its name.
+void ForEachExpected(const ModelConfig& config, std::string_view prefix,
+                     const std::function<void(const ExpectedTensorView&)>& visit);
+
+// What stands before the model's names in the catalog's, such as "language_model."; empty where
+// nothing does. Valid as long as the catalog.
+std::string_view FindNamePrefix(const Catalog& catalog);
 
 // Tensors that the config predicts and the catalog lacks ("missing-tensor"), or has in another
 // shape ("wrong-shape"); errors, in the model's order, all of them. An unknown model_type gives one
