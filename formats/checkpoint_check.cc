@@ -73,15 +73,6 @@ Difference Compare(const std::vector<std::string_view>& listed, const Safetensor
   return difference;
 }
 
-// The position of the shard that the index lists for `tensor`.
-std::optional<std::size_t> ListedShard(const ShardIndex& index, std::string_view tensor) {
-  const auto entry =
-      std::lower_bound(index.weight_map.begin(), index.weight_map.end(), tensor,
-                       [](const auto& e, std::string_view name) { return e.first < name; });
-  if (entry == index.weight_map.end() || entry->first != tensor) return std::nullopt;
-  return entry->second;
-}
-
 // What the tensors mean that are in a shard that the index does not list for them. `extras` is
 // sorted by name and shard; `elsewhere` receives those whose listed shard lacks them.
 void JudgeExtras(const ShardIndex& index, const std::vector<ShardToCheck>& shards,
@@ -91,7 +82,7 @@ void JudgeExtras(const ShardIndex& index, const std::vector<ShardToCheck>& shard
   for (const Placed& extra : extras) {
     const auto& [tensor, shard] = extra;
     const std::string_view file = shards[shard].name;
-    const std::optional<std::size_t> listed = ListedShard(index, tensor);
+    const std::optional<std::uint32_t> listed = index.FindShard(tensor);
     const SafetensorsHeader* const listed_header = listed ? shards[*listed].header : nullptr;
     const bool is_where_listed =
         listed_header != nullptr && !std::binary_search(differences[*listed].absent.begin(),
@@ -129,15 +120,15 @@ void CheckTotalSize(const ShardIndex& index, const std::vector<ShardToCheck>& sh
     bytes += shard.header->file_bytes - shard.header->data_offset;
   }
   if (bytes == *index.total_size) return;
-  findings.push_back(
-      {.severity = Severity::kWarning,
-       .kind = "wrong-total-size",
-       .file = std::string(kShardIndexName),
-       .tensor = {},
-       .message = fmt::format("{}: metadata.total_size says {} bytes, the tensors have {}; the "
-                              "figure is not used, nothing needs to be done",
-                              kShardIndexName, *index.total_size, bytes),
-       .unreadable = false});
+  findings.push_back({.severity = Severity::kWarning,
+                      .kind = "wrong-total-size",
+                      .file = std::string(kShardIndexName),
+                      .tensor = {},
+                      .message = fmt::format(
+                          "{}: metadata.total_size says {} bytes, the tensors have {}; take the "
+                          "index and the shards from one place, or correct the figure",
+                          kShardIndexName, *index.total_size, bytes),
+                      .unreadable = false});
 }
 
 }  // namespace

@@ -236,6 +236,14 @@ std::string_view UnsafePath(std::string_view path) {
   return "";
 }
 
+std::optional<std::uint32_t> ShardIndex::FindShard(std::string_view tensor) const {
+  const auto entry =
+      std::lower_bound(weight_map.begin(), weight_map.end(), tensor,
+                       [](const auto& e, std::string_view name) { return e.first < name; });
+  if (entry == weight_map.end() || entry->first != tensor) return std::nullopt;
+  return entry->second;
+}
+
 void FailEmptyIndex(const std::string& file) {
   Fail(file, "",
        fmt::format("weight_map is empty, so no shard belongs to the checkpoint; {}", kDamaged));

@@ -33,6 +33,9 @@ struct ShardIndex {
     std::deque<std::string> unescaped;
   };
   std::shared_ptr<const Text> text;
+
+  // Position in `files` of the shard that is listed for a tensor; nothing when it is not listed.
+  std::optional<std::uint32_t> FindShard(std::string_view tensor) const;
 };
 
 // Parses an index. Rejects: not a JSON object, no weight_map object, an empty weight_map, a tensor
