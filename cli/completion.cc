@@ -46,10 +46,37 @@ std::string ChoiceWords(const Option& option) {
   return words;
 }
 
-std::string CommandWords(const Tool& tool) {
-  std::string words;
-  for (const Command& command : tool.commands) words += (words.empty() ? "" : " ") + command.name;
-  return words;
+std::string Spaced(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : " ") + word;
+  return text;
+}
+
+// First words of names of two words: "checksum".
+std::vector<std::string> Groups(const Tool& tool) {
+  std::vector<std::string> groups;
+  for (const std::string& first : NextWords(tool)) {
+    if (!NextWords(tool, first).empty()) groups.push_back(first);
+  }
+  return groups;
+}
+
+const Command* FindCommand(const Tool& tool, const std::string& name) {
+  for (const Command& command : tool.commands) {
+    if (command.name == name) return &command;
+  }
+  return nullptr;
+}
+
+// What a word stands for: a command's summary, or the words that may follow it.
+std::string WordHelp(const Tool& tool, const std::string& first, const std::string& word) {
+  const Command* command = FindCommand(tool, first.empty() ? word : first + " " + word);
+  return command != nullptr ? command->summary : JoinWords(NextWords(tool, word));
+}
+
+// The name as a pattern of `case`.
+std::string CasePattern(const std::string& name) {
+  return SecondWord(name).empty() ? name : Quoted(name);
 }
 
 // Options that take a value, each name once, over all commands.
@@ -75,12 +102,27 @@ void AppendBashCommandSearch(std::string& out, const Tool& tool) {
   out += "    case ${COMP_WORDS[i]} in\n";
   out += "      " + patterns + ")\n";
   out += "        [[ ${COMP_WORDS[i + 1]} == = ]] && i=$((i + 1))\n";
-  out += "        i=$((i + 1))\n        ;;\n";
+  out += "        i=$((i + 1))\n        continue\n        ;;\n";
+  out += "    esac\n";
+  out += "    case ${command:+$command }${COMP_WORDS[i]} in\n";
   std::string names;
-  for (const Command& command : tool.commands) names += (names.empty() ? "" : "|") + command.name;
+  for (const Command& command : tool.commands) {
+    names += (names.empty() ? "" : "|") + CasePattern(command.name);
+  }
   out += "      " + names + ")\n";
-  out += "        command=${COMP_WORDS[i]}\n        break\n        ;;\n";
+  out += "        command+=${command:+ }${COMP_WORDS[i]}\n        break\n        ;;\n";
+  for (const std::string& group : Groups(tool)) {
+    out += "      " + group + ") command=" + group + " ;;\n";
+  }
   out += "    esac\n  done\n";
+}
+
+// Offers the words where no command, or only half of one, is there.
+void AppendBashCommandWords(std::string& out, const Tool& tool, const std::string& first) {
+  out += first.empty() ? "  if [[ -z $command ]]; then\n"
+                       : "  if [[ $command == " + first + " ]]; then\n";
+  out += "    mapfile -t COMPREPLY < <(compgen -W " + Quoted(Spaced(NextWords(tool, first))) +
+         " -- \"$cur\")\n    return\n  fi\n";
 }
 
 // _arguments specification of an option.
@@ -115,6 +157,34 @@ void AppendZshPaths(std::string& out, const Command& command) {
   }
 }
 
+// What completes a command's first word, or with `first` its second one, and then all that follows.
+void AppendZshCommands(std::string& out, const Tool& tool, const std::string& first) {
+  out += "  _arguments -C";
+  AppendZshArguments(out, tool.shared_options);
+  out += " \\\n      '1:command:->command' \\\n      '*::argument:->argument'\n";
+  out += "  case $state in\n    command)\n      commands=(\n";
+  for (const std::string& word : NextWords(tool, first)) {
+    out += "        " + Quoted(word + ":" + WordHelp(tool, first, word)) + "\n";
+  }
+  out += "      )\n      _describe command commands\n      ;;\n";
+  out += "    argument)\n      case $words[1] in\n";
+  for (const std::string& word : NextWords(tool, first)) {
+    out += "        " + word + ")\n";
+    const Command* command = FindCommand(tool, first.empty() ? word : first + " " + word);
+    if (command == nullptr) {
+      AppendZshCommands(out, tool, word);
+    } else {
+      out += "    _arguments";
+      AppendZshArguments(out, command->options);
+      AppendZshArguments(out, tool.shared_options);
+      AppendZshPaths(out, *command);
+      out += "\n";
+    }
+    out += "          ;;\n";
+  }
+  out += "      esac\n      ;;\n  esac\n";
+}
+
 // fish evaluates the list, so each help text has quotes of its own.
 std::string FishChoices(const Option& option) {
   std::string words;
@@ -128,13 +198,26 @@ void AppendFishOption(std::string& out, const Tool& tool, const Command* command
                       const Option& option) {
   out += "complete -c " + tool.name;
   if (command != nullptr && !command->name.empty()) {
-    out += " -n " + Quoted("__fish_seen_subcommand_from " + command->name);
+    std::string condition = "__fish_seen_subcommand_from " + FirstWord(command->name);
+    const std::string second = SecondWord(command->name);
+    if (!second.empty()) condition += "; and __fish_seen_subcommand_from " + second;
+    out += " -n " + Quoted(condition);
   }
   if (option.letter != 0) out += std::string(" -s ") + option.letter;
   out += " -l " + option.name;
   if (option.TakesValue()) out += " -x";
   if (!option.choices.empty()) out += " -a " + Quoted(FishChoices(option));
   out += " -d " + Quoted(FirstSentence(option.help)) + "\n";
+}
+
+void AppendFishSecondWords(std::string& out, const Tool& tool, const std::string& first) {
+  const std::vector<std::string> words = NextWords(tool, first);
+  for (const std::string& word : words) {
+    out += "complete -c " + tool.name + " -n " +
+           Quoted("__fish_seen_subcommand_from " + first +
+                  "; and not __fish_seen_subcommand_from " + Spaced(words)) +
+           " -f -a " + word + " -d " + Quoted(WordHelp(tool, first, word)) + "\n";
+  }
 }
 
 }  // namespace
@@ -166,8 +249,8 @@ std::string BashCompletion(const Tool& tool) {
   if (named) {
     out += "  case $command in\n";
     for (const Command& command : tool.commands) {
-      out += "    " + command.name + ") options+=" + Quoted(" " + OptionWords(command.options)) +
-             " ;;\n";
+      out += "    " + CasePattern(command.name) +
+             ") options+=" + Quoted(" " + OptionWords(command.options)) + " ;;\n";
     }
     out += "  esac\n";
   } else if (!tool.commands.empty()) {
@@ -176,9 +259,8 @@ std::string BashCompletion(const Tool& tool) {
   out += "  if [[ $cur == -* ]]; then\n";
   out += "    mapfile -t COMPREPLY < <(compgen -W \"$options\" -- \"$cur\")\n    return\n  fi\n";
   if (named) {
-    out += "  if [[ -z $command ]]; then\n";
-    out += "    mapfile -t COMPREPLY < <(compgen -W " + Quoted(CommandWords(tool)) +
-           " -- \"$cur\")\n    return\n  fi\n";
+    AppendBashCommandWords(out, tool, "");
+    for (const std::string& group : Groups(tool)) AppendBashCommandWords(out, tool, group);
   }
   if (!tool.commands.empty()) {
     out += "  compopt -o filenames 2> /dev/null\n";
@@ -193,23 +275,7 @@ std::string ZshCompletion(const Tool& tool) {
   std::string out = "#compdef " + tool.name + "\n\n" + function + "() {\n";
   if (HasNamedCommands(tool)) {
     out += "  local context state state_descr line\n  local -a commands\n  typeset -A opt_args\n";
-    out += "  _arguments -C";
-    AppendZshArguments(out, tool.shared_options);
-    out += " \\\n      '1:command:->command' \\\n      '*::argument:->argument'\n";
-    out += "  case $state in\n    command)\n      commands=(\n";
-    for (const Command& command : tool.commands) {
-      out += "        " + Quoted(command.name + ":" + command.summary) + "\n";
-    }
-    out += "      )\n      _describe command commands\n      ;;\n";
-    out += "    argument)\n      case $words[1] in\n";
-    for (const Command& command : tool.commands) {
-      out += "        " + command.name + ")\n    _arguments";
-      AppendZshArguments(out, command.options);
-      AppendZshArguments(out, tool.shared_options);
-      AppendZshPaths(out, command);
-      out += "\n          ;;\n";
-    }
-    out += "      esac\n      ;;\n  esac\n";
+    AppendZshCommands(out, tool, "");
   } else {
     out += "  _arguments";
     for (const Command& command : tool.commands) {
@@ -228,9 +294,10 @@ std::string ZshCompletion(const Tool& tool) {
 std::string FishCompletion(const Tool& tool) {
   std::string out = "# fish completion for " + tool.name + "\n";
   if (HasNamedCommands(tool)) {
-    for (const Command& command : tool.commands) {
-      out += "complete -c " + tool.name + " -n __fish_use_subcommand -f -a " + command.name +
-             " -d " + Quoted(command.summary) + "\n";
+    for (const std::string& word : NextWords(tool)) {
+      out += "complete -c " + tool.name + " -n __fish_use_subcommand -f -a " + word + " -d " +
+             Quoted(WordHelp(tool, "", word)) + "\n";
+      AppendFishSecondWords(out, tool, word);
     }
   } else if (tool.commands.empty()) {
     out += "complete -c " + tool.name + " -f\n";

@@ -49,6 +49,12 @@ void AppendParagraphs(std::string& out, const std::vector<std::string>& paragrap
 // mdoc macros call arguments that look like macros; \& keeps a word from being one.
 std::string Word(std::string_view text) { return "\\&" + Escape(text); }
 
+// The same for a name of one or two words.
+std::string Words(const std::string& name) {
+  const std::string second = SecondWord(name);
+  return Word(FirstWord(name)) + (second.empty() ? "" : " " + Word(second));
+}
+
 void AppendOptions(std::string& out, const std::vector<Option>& options) {
   out += ".Bl -tag -width Ds\n";
   for (const Option& option : options) {
@@ -66,7 +72,7 @@ void AppendSynopsis(std::string& out, const Tool& tool) {
   out += ".Sh SYNOPSIS\n";
   for (const Command& command : tool.commands) {
     out += ".Nm\n";
-    if (!command.name.empty()) out += ".Cm " + Word(command.name) + "\n";
+    if (!command.name.empty()) out += ".Cm " + Words(command.name) + "\n";
     out += ".Op Ar OPTION ...\n";
     for (const Argument& argument : command.arguments) {
       out += ".Ar " + Word(argument.name) + "\n";

@@ -1,5 +1,6 @@
 #include "cli/option_table.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <string_view>
@@ -99,13 +100,31 @@ std::uint64_t ParseSize(const std::string& text) {
   throw BadValue(kSizeAccepted);
 }
 
-std::string JoinChoices(const std::vector<Choice>& choices) {
+std::vector<std::string> NextWords(const Tool& tool, const std::string& first) {
+  std::vector<std::string> words;
+  for (const Command& command : tool.commands) {
+    if (!first.empty() && FirstWord(command.name) != first) continue;
+    const std::string word = first.empty() ? FirstWord(command.name) : SecondWord(command.name);
+    if (!word.empty() && std::find(words.begin(), words.end(), word) == words.end()) {
+      words.push_back(word);
+    }
+  }
+  return words;
+}
+
+std::string JoinWords(const std::vector<std::string>& words) {
   std::string text;
-  for (std::size_t i = 0; i < choices.size(); ++i) {
-    if (i > 0) text += i + 1 == choices.size() ? " or " : ", ";
-    text += choices[i].value;
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    if (i > 0) text += i + 1 == words.size() ? " or " : ", ";
+    text += words[i];
   }
   return text;
+}
+
+std::string JoinChoices(const std::vector<Choice>& choices) {
+  std::vector<std::string> words;
+  for (const Choice& choice : choices) words.push_back(choice.value);
+  return JoinWords(words);
 }
 
 }  // namespace dsv3::cli

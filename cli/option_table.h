@@ -52,7 +52,9 @@ struct Example {
 
 // A job of a tool. To add one: write a function that returns its table, and a run function.
 struct Command {
-  std::string name;                      // "fp8-to-bf16"; empty for the only command of a tool
+  // "fp8-to-bf16", or two words with one space, "checksum create"; empty for the only command of a
+  // tool.
+  std::string name;
   std::string summary;                   // one line without a full stop
   std::vector<std::string> description;  // paragraphs for --help and the man page
   std::vector<Argument> arguments;
@@ -69,6 +71,13 @@ struct Command {
   std::function<std::string(CommandContext&)> run;
 };
 
+// The first word of a command's name, and the second one; empty where there is none.
+inline std::string FirstWord(const std::string& name) { return name.substr(0, name.find(' ')); }
+inline std::string SecondWord(const std::string& name) {
+  const std::size_t space = name.find(' ');
+  return space == std::string::npos ? "" : name.substr(space + 1);
+}
+
 struct Tool {
   std::string name;     // "dsv3-convert"
   std::string summary;  // one line without a full stop
@@ -77,6 +86,10 @@ struct Tool {
   std::vector<Option> shared_options;  // understood by every command
   std::vector<std::string> see_also;   // other tools
 };
+
+// The words that begin the names of the commands, or with `first` those that may follow it
+// ("create", "check" after "checksum"); each once, in the order of the table.
+std::vector<std::string> NextWords(const Tool& tool, const std::string& first = "");
 
 // Option constructors. Targets must outlive the table's use.
 Option Flag(std::string name, bool* target, std::string help, char letter = 0);
@@ -110,6 +123,7 @@ std::uint64_t ParseNumber(const std::string& text, std::uint64_t max, const std:
 std::uint64_t ParseSize(const std::string& text);
 
 // "sha256 or none"; "bash, zsh or fish".
+std::string JoinWords(const std::vector<std::string>& words);
 std::string JoinChoices(const std::vector<Choice>& choices);
 
 template <typename T>

@@ -1,7 +1,6 @@
 #include "cli/parse.h"
 
 #include <algorithm>
-#include <optional>
 #include <string_view>
 
 #include <CLI/CLI.hpp>
@@ -67,18 +66,24 @@ class WordWalker {
     for (const Option& option : tool.shared_options) all_.push_back(&option);
   }
 
-  // Position of the first word that is neither an option nor an option's value. Throws for a word
-  // before it that looks like an option and is none of any command.
-  std::optional<std::size_t> FirstPlainWord() const {
-    for (std::size_t i = 0; i < words_.size(); ++i) {
-      if (words_[i] == "--") return i + 1 < words_.size() ? std::optional(i + 1) : std::nullopt;
-      if (!LooksLikeOption(words_[i])) return i;
-      const Option* option = Find(all_, words_[i]);
-      // Whether the next word is its value cannot be known, so nothing after it is judged.
-      if (option == nullptr) Unknown(words_[i], nullptr, all_);
-      if (option->TakesValue() && NextWordIsValue(words_[i])) ++i;
+  // Positions of the first words, at most `count`, that are neither an option nor an option's
+  // value. Throws for a word before them that looks like an option and is none of any command.
+  std::vector<std::size_t> PlainWords(std::size_t count) const {
+    std::vector<std::size_t> found;
+    bool options_end = false;
+    for (std::size_t i = 0; i < words_.size() && found.size() < count; ++i) {
+      if (!options_end && words_[i] == "--") {
+        options_end = true;
+      } else if (options_end || !LooksLikeOption(words_[i])) {
+        found.push_back(i);
+      } else {
+        const Option* option = Find(all_, words_[i]);
+        // Whether the next word is its value cannot be known, so nothing after it is judged.
+        if (option == nullptr) Unknown(words_[i], nullptr, all_);
+        if (option->TakesValue() && NextWordIsValue(words_[i])) ++i;
+      }
     }
-    return std::nullopt;
+    return found;
   }
 
   // Throws for the first word that looks like an option and is none of `command`, for a value
@@ -150,13 +155,50 @@ class WordWalker {
   Options all_;
 };
 
-[[noreturn]] void UnknownCommand(const Tool& tool, const std::string& word) {
-  std::vector<std::string> names;
-  for (const Command& command : tool.commands) names.push_back(command.name);
-  std::string message = "unknown command '" + word + "'";
-  const std::string near = Nearest(word, names);
-  if (!near.empty()) message += "; did you mean '" + near + "'?";
+[[noreturn]] void UnknownCommand(const Tool& tool, const std::string& first,
+                                 const std::string& word) {
+  const std::string before = first.empty() ? "" : first + " ";
+  std::string message = "unknown command '" + before + word + "'";
+  const std::vector<std::string> words = NextWords(tool, first);
+  const std::string near = Nearest(word, words);
+  if (!near.empty()) {
+    message += "; did you mean '" + before + near + "'?";
+  } else if (!first.empty()) {
+    message += "; after '" + first + "' stands " + JoinWords(words);
+  }
   throw UsageError(message, HelpHint(tool, nullptr));
+}
+
+// What the words say about the command.
+struct NamedCommand {
+  const Command* command = nullptr;
+  std::string half;  // "checksum" where its second word is missing
+};
+
+// Finds the command and removes its name from `words`.
+NamedCommand TakeCommand(const Tool& tool, const WordWalker& walker,
+                         std::vector<std::string>& words) {
+  const auto find = [&](const std::string& name) -> const Command* {
+    const auto found = std::find_if(tool.commands.begin(), tool.commands.end(),
+                                    [&](const Command& command) { return command.name == name; });
+    return found == tool.commands.end() ? nullptr : &*found;
+  };
+  const auto take = [&](std::size_t position) {
+    std::string word = words[position];
+    words.erase(words.begin() + static_cast<std::ptrdiff_t>(position));
+    return word;
+  };
+  const std::vector<std::size_t> first_at = walker.PlainWords(1);
+  if (first_at.empty()) return {};
+  const std::string first = take(first_at[0]);
+  if (const Command* command = find(first)) return {command, ""};
+  if (NextWords(tool, first).empty()) UnknownCommand(tool, "", first);
+  const std::vector<std::size_t> both_at = walker.PlainWords(2);
+  if (both_at.size() < 2) return {nullptr, first};
+  const std::string second = take(both_at[1] - 1);  // the first one is gone
+  const Command* command = find(first + " " + second);
+  if (command == nullptr) UnknownCommand(tool, first, second);
+  return {command, ""};
 }
 
 void CheckArguments(const Tool& tool, const Command& command,
@@ -249,19 +291,21 @@ const Command* ParseCall(const Tool& tool, const std::vector<std::string>& words
                          const InfoRequest& info) {
   const WordWalker walker(tool, words);
   std::vector<std::string> rest = words;
-  const Command* command = nullptr;
+  NamedCommand named;
   if (tool.commands.size() == 1 && tool.commands[0].name.empty()) {
-    command = &tool.commands[0];
-  } else if (const auto position = walker.FirstPlainWord(); position && !tool.commands.empty()) {
-    const auto found = std::find_if(tool.commands.begin(), tool.commands.end(),
-                                    [&](const Command& c) { return c.name == words[*position]; });
-    if (found == tool.commands.end()) UnknownCommand(tool, words[*position]);
-    command = &*found;
-    rest.erase(rest.begin() + static_cast<std::ptrdiff_t>(*position));
+    named.command = &tool.commands[0];
+  } else if (!tool.commands.empty()) {
+    named = TakeCommand(tool, walker, rest);
   }
+  const Command* command = named.command;
   walker.Check(command);
   const std::vector<std::string> values = ParseWords(tool, command, rest);
   if (info.help || info.version || info.man || !info.completion.empty()) return command;
+  if (!named.half.empty()) {
+    throw UsageError("'" + named.half + "' is the first word of a command only; add " +
+                         JoinWords(NextWords(tool, named.half)),
+                     HelpHint(tool, nullptr));
+  }
   if (command == nullptr) return nullptr;
   CheckArguments(tool, *command, values);
   for (std::size_t i = 0; i < values.size(); ++i) *command->arguments[i].target = values[i];

@@ -79,8 +79,7 @@ class Call {
 
   int Run() {
     try {
-      WriteStdout(Work());
-      return 0;
+      return Work();
     } catch (const UsageError& error) {
       return Fail(error, error.hint());
     } catch (const Error& error) {
@@ -100,9 +99,17 @@ class Call {
   }
 
  private:
-  // Returns what belongs on stdout.
-  std::string Work() {
+  // Returns the exit code.
+  int Work() {
     const Command* command = Parse();
+    const std::string text = Information(command);
+    if (text.empty()) return RunCommand(*command);
+    WriteStdout(text);
+    return 0;
+  }
+
+  // What was asked for instead of a job; empty when `command` is to run.
+  std::string Information(const Command* command) const {
     if (info_.help) return HelpText(tool_, command);
     if (info_.version) return VersionText(tool_.name);
     if (info_.man) return ManPage(tool_);
@@ -111,7 +118,7 @@ class Call {
       const std::string help = HelpText(tool_, nullptr);
       throw UsageError("no command given", help.substr(0, help.size() - 1));
     }
-    return RunCommand(*command);
+    return "";
   }
 
   const Command* Parse() {
@@ -126,7 +133,7 @@ class Call {
     return nullptr;
   }
 
-  std::string RunCommand(const Command& command) {
+  int RunCommand(const Command& command) {
     const std::chrono::milliseconds grace = command.stops_by_itself ? kGrace : kGrace * 0;
     // Before any other thread begins, so that all of them have these signals blocked.
     const SignalWatcher watcher(
@@ -143,7 +150,7 @@ class Call {
     // Still under the watcher's eyes: a reader that does not read must not make Ctrl-C useless.
     said_last_words_ = true;
     WriteStdout(report);
-    return "";
+    return context.found_differences ? static_cast<int>(ErrorCode::kVerification) : 0;
   }
 
   std::string StopMessage(const Command& command) const {

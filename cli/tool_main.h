@@ -17,6 +17,9 @@ struct CommandContext {
   const OutputOptions& output;
   ProgressDisplay& progress;
   const convert::StopToken& stop;
+  // Set by a command whose report tells of differences: the exit code is 1, and the report goes to
+  // stdout all the same, because it is what was asked for.
+  bool found_differences = false;
 };
 
 // The main function of every tool: parses, runs, prints, and is the one place that decides the exit
