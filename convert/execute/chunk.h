@@ -3,35 +3,52 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <string>
 #include <string_view>
 #include <vector>
 
-#include "convert/execute/record.h"
+#include "convert/execute/page_writer.h"
 #include "convert/execute/source_files.h"
+#include "convert/plan/expression.h"
 #include "convert/plan/plan.h"
-#include "formats/hash/sha256.h"
-#include "formats/hash/xxh3.h"
 #include "formats/io/aligned_buffer.h"
 
 namespace dsv3::convert {
 
 // The part of a chunk that belongs to one tensor.
 struct ChunkPart {
-  std::size_t tensor = 0;               // position in PlannedFile::tensors
-  std::span<const std::byte> output;    // in the chunk's buffer
-  std::span<const std::byte> streamed;  // the source bytes it was made of, valid with the chunk
-  bool ends_tensor = false;
+  enum class Kind {
+    kValue,     // evaluated here
+    kExpected,  // of a by-product: the bytes that it is expected to have, to be digested only
+    kLate,      // of a by-product: not known here
+  };
+  Kind kind = Kind::kValue;
+  std::size_t tensor = 0;       // position in PlannedFile::tensors
+  ByteRange range;              // of its value
+  std::size_t first_input = 0;  // in Chunk::inputs
+  std::size_t num_inputs = 0;
+  ByteRange by_product_range;           // of the by-product
+  std::uint64_t by_product_offset = 0;  // in the file
+  std::uint64_t by_product_place = 0;   // in the chunk's buffer
+  // In the chunk's buffer; the contents are set but for kLate.
+  std::span<std::byte> output;
+  std::span<std::byte> by_product;
+  // The source bytes it was made of, valid with the chunk; empty for what is made without.
+  std::span<const std::byte> streamed;
   EvaluationCounts counts;
+  bool ends_tensor = false;
+  bool as_expected = true;  // false where the by-product is not what it was expected to be
 };
 
-// A piece of an output file at a multiple of the chunk size, with the memory that makes it.
+// A piece of an output file with the memory that makes it.
 struct Chunk {
   std::size_t lane = 0;
-  std::uint64_t index = 0;   // its position in the file, in chunks
-  std::uint64_t offset = 0;  // the same in bytes
-  std::span<std::byte> data;
-  std::vector<ChunkPart> parts;  // in file order; a chunk of header bytes may have none
+  std::uint64_t index = 0;  // in the order of the file
+  std::uint64_t offset = 0;
+  std::uint64_t end = 0;
+  std::span<std::byte> data;      // [offset, end), at an address that agrees with the offset
+                                  // modulo PageWriter::kPageBytes
+  std::uint64_t known_bytes = 0;  // of `data`, before the first part that is not known here
+  std::vector<ChunkPart> parts;   // in file order; a chunk of header bytes may have none
 
   formats::AlignedBuffer output_buffer;
   formats::AlignedBuffer input_buffer;
@@ -39,51 +56,33 @@ struct Chunk {
   std::vector<std::span<const std::byte>> inputs;
 };
 
-// First half of making a chunk: reads what its bytes [chunk.offset, chunk.offset + length) of
-// `file` need.
-void ReadChunk(const PlannedFile& file, std::size_t length, SourceFiles& sources, Chunk& chunk);
-// Second half: makes the bytes. `header` is FileHeader(file).
-void EvaluateChunk(const PlannedFile& file, std::string_view header, Chunk& chunk);
+// Whether a tensor is a by-product whose bytes are known only when its maker was evaluated.
+bool IsLate(const PlannedTensor& tensor);
 
-// The digests of a file that is written chunk by chunk. Chunks must come in order; one thread at a
-// time.
-class FileDigests {
- public:
-  struct Options {
-    bool sha256 = true;          // of the file; else its xxh3
-    bool tensor_sha256 = false;  // of tensors and of what they were streamed from
-  };
+// Where a chunk that begins at `begin` ends: where its output and what is read for it come to
+// twice `chunk_bytes`, or before, at the last place where the tensor there may be cut; a longer
+// piece that cannot be cut is a chunk of its own. Ends lie on multiples of
+// PageWriter::kPageBytes wherever tensors can be cut there; a file whose expressions read no more
+// than they make is cut at the multiples of `chunk_bytes`, which must be one of kPageBytes.
+std::uint64_t ChunkEnd(const PlannedFile& file, std::uint64_t begin, std::uint64_t chunk_bytes);
 
-  FileDigests(const PlannedFile& file, Options options);
-
-  // A chunk and the digests of its file.
-  struct Part {
-    FileDigests* digests = nullptr;
-    const Chunk* chunk = nullptr;
-  };
-  // Adds a chunk each of several files, side by side where that is faster.
-  static void AddSeveral(std::span<const Part> parts);
-
-  // After the last chunk.
-  FileRecord Finish();
-
- private:
-  struct Stream {
-    formats::Xxh3 xxh3;
-    formats::Sha256 sha256;
-  };
-
-  void AddFileXxh3(const Chunk& chunk);
-  void AddParts(const Chunk& chunk);
-  void UpdateStream(Stream& stream, std::span<const std::byte> data) const;
-  Digests FinishStream(Stream& stream) const;
-
-  Options options_;
-  FileRecord record_;
-  formats::Sha256 file_sha256_;
-  formats::Xxh3 file_xxh3_;
-  Stream output_;
-  Stream streamed_;
+// Upper bounds for the memory of a chunk.
+struct ChunkMemory {
+  std::uint64_t output_bytes = 0;
+  std::uint64_t input_bytes = 0;
+  std::uint64_t bytes() const { return output_bytes + input_bytes; }
 };
+// For any chunk of `plan`'s `files` that ChunkEnd makes.
+ChunkMemory MostChunkMemory(const Plan& plan, std::span<const std::size_t> files,
+                            std::uint64_t chunk_bytes);
+
+// First part of making the chunk [chunk.offset, chunk.end) of `file`: reads what its bytes need.
+// `output_bytes` is the least size of its output buffer.
+void ReadChunk(const PlannedFile& file, std::uint64_t output_bytes, SourceFiles& sources,
+               Chunk& chunk);
+// Second part: makes the bytes. `header` is FileHeader(file).
+void EvaluateChunk(const PlannedFile& file, std::string_view header, Chunk& chunk);
+// Third part: writes what was made. Returns how many bytes that was.
+std::uint64_t WriteChunk(const Chunk& chunk, PageWriter& writer);
 
 }  // namespace dsv3::convert

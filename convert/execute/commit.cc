@@ -9,7 +9,6 @@
 #include "convert/execute/manifest.h"
 #include "convert/execute/output_state.h"
 #include "formats/error.h"
-#include "formats/io/input_file.h"
 #include "formats/shard_index.h"
 
 namespace dsv3::convert {
@@ -45,9 +44,25 @@ void Committer::Commit(std::size_t file, std::unique_ptr<formats::OutputFile> ou
   Publish({record});
   {
     const std::lock_guard lock(mutex_);
+    read_back_.erase(file);
     ++committed_files_;
   }
   if (on_committed_) on_committed_(file, record);
+}
+
+std::span<const std::byte> Committer::ReadBack(std::size_t file, std::uint64_t offset,
+                                               std::size_t length, std::span<std::byte> scratch) {
+  std::shared_ptr<const formats::InputFile> input;
+  {
+    const std::lock_guard lock(mutex_);
+    std::shared_ptr<const formats::InputFile>& open = read_back_[file];
+    if (!open) {
+      const std::string partial = PartialName(plan_.files[file].name);
+      open = std::make_shared<const formats::InputFile>(directory_ / partial, partial);
+    }
+    input = open;
+  }
+  return input->ReadStreaming(offset, length, scratch);
 }
 
 void Committer::Publish(std::vector<FileRecord> records) {
@@ -86,9 +101,7 @@ FileRecord Committer::CopyPartial(const PlannedSideFile& side, ProgressSink& pro
   FileHash hash(sha256_);
   std::vector<std::byte> buffer(kCopyBytes);
   for (std::uint64_t offset = 0; offset < input.bytes(); offset += kCopyBytes) {
-    if (stop.stopped()) {
-      throw Error(ErrorCode::kInterrupted, "interrupted; run the same command again to continue");
-    }
+    if (stop.stopped()) ThrowInterrupted();
     const std::span<std::byte> piece = std::span(buffer).first(
         static_cast<std::size_t>(std::min<std::uint64_t>(kCopyBytes, input.bytes() - offset)));
     input.ReadAt(offset, piece);

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "convert/execute/record.h"
 #include "convert/plan/plan.h"
 #include "formats/io/file_system.h"
+#include "formats/io/input_file.h"
 
 namespace dsv3::convert {
 
@@ -33,6 +35,8 @@ class Committer final : public OutputSink {
   std::unique_ptr<formats::OutputFile> Open(std::size_t file) override;
   void Commit(std::size_t file, std::unique_ptr<formats::OutputFile> output,
               FileRecord record) override;
+  std::span<const std::byte> ReadBack(std::size_t file, std::uint64_t offset, std::size_t length,
+                                      std::span<std::byte> scratch) override;
 
   // Copies or writes the side files that are not kept, all durable before the first is visible.
   void WriteSideFiles(ProgressSink& progress, const StopToken& stop);
@@ -65,6 +69,8 @@ class Committer final : public OutputSink {
   OnCommitted on_committed_;
   std::mutex mutex_;  // guards what follows
   std::unordered_map<std::string, FileRecord> records_;
+  // Files that are read back, by their position in the plan.
+  std::unordered_map<std::size_t, std::shared_ptr<const formats::InputFile>> read_back_;
   std::uint64_t bytes_written_ = 0;
   std::size_t committed_files_ = 0;
 };

@@ -13,12 +13,15 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
 #include <tbb/global_control.h>
 #include <tbb/info.h>
 #include <tbb/task_arena.h>
 #include <tbb/task_group.h>
 
 #include "convert/execute/chunk.h"
+#include "convert/execute/file_digests.h"
+#include "convert/execute/page_writer.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
@@ -30,15 +33,16 @@ constexpr unsigned kIoThreads = 4;
 constexpr std::size_t kDigestTogether = 4;
 constexpr std::size_t kMaxChunkBytes = std::size_t{4} << 20;
 constexpr std::size_t kMinChunkBytes = std::size_t{256} << 10;
-// A chunk's memory: its bytes, and at most as many source bytes (a copy), rounded up for direct
-// reads, with the gaps between them.
-constexpr std::uint64_t ChunkMemory(std::size_t chunk_bytes) {
-  return std::uint64_t{2} * chunk_bytes + 8 * formats::kDirectAlignment;
-}
+// So many chunks should find room: fewer would leave threads without work.
+constexpr std::uint64_t kEnoughChunks = 12;
 
 std::size_t ChunkBytes(std::uint64_t memory_bytes) {
   std::size_t bytes = kMaxChunkBytes;
-  while (bytes > kMinChunkBytes && ChunkMemory(bytes) * 12 > memory_bytes) bytes /= 2;
+  // Of a copy: its bytes and as many source bytes.
+  while (bytes > kMinChunkBytes &&
+         MostChunkMemory({}, {}, bytes).bytes() * kEnoughChunks > memory_bytes) {
+    bytes /= 2;
+  }
   return bytes;
 }
 
@@ -49,8 +53,9 @@ struct Lane {
   std::size_t file = 0;  // position in Plan::files
   std::string header;
   std::unique_ptr<formats::OutputFile> output;
+  std::optional<PageWriter> writer;
   std::optional<FileDigests> digests;
-  std::uint64_t num_chunks = 0;
+  std::uint64_t next_offset = 0;  // where the next chunk begins
   std::uint64_t next_to_issue = 0;
   std::uint64_t next_to_digest = 0;
   bool digesting = false;                   // a thread holds the lane's digests
@@ -62,10 +67,25 @@ struct Lane {
   std::uint64_t outstanding() const { return next_to_issue - next_to_digest; }
 };
 
+// Keeps computing to as many threads as are allowed.
+class ComputeSlot {
+ public:
+  explicit ComputeSlot(std::counting_semaphore<>& slots) : slots_(slots) { slots_.acquire(); }
+  ~ComputeSlot() { slots_.release(); }
+  ComputeSlot(const ComputeSlot&) = delete;
+  ComputeSlot& operator=(const ComputeSlot&) = delete;
+
+ private:
+  std::counting_semaphore<>& slots_;
+};
+
 // The streaming pipeline. Each worker takes the next chunk, reads, evaluates and writes it, then
 // digests whatever chunks are next in their files, several files side by side. A chunk waits only
 // for earlier chunks of its file, which are in the hands of running workers, so the workers never
 // wait in a circle.
+//
+// By-products are written by the chunk that makes them. The file's digest waits for none of them:
+// where it cannot go on, the rest is read back when the file is wholly written.
 class Executor {
  public:
   Executor(const Plan& plan, std::span<const std::size_t> files, SourceFiles& sources,
@@ -78,7 +98,7 @@ class Executor {
         sink_(sink),
         progress_(progress),
         stop_(stop),
-        resources_(PlanResources(options, files.size())),
+        resources_(PlanResources(options, plan, files)),
         lanes_(resources_.open_files),
         chunks_(resources_.chunks),
         compute_(static_cast<std::ptrdiff_t>(options.threads)) {
@@ -95,9 +115,7 @@ class Executor {
       workers.wait();
     });
     if (error_) std::rethrow_exception(error_);
-    if (!Done()) {
-      throw Error(ErrorCode::kInterrupted, "interrupted; run the same command again to continue");
-    }
+    if (!Done()) ThrowInterrupted();
   }
 
  private:
@@ -106,18 +124,13 @@ class Executor {
       while (Chunk* chunk = Next()) {
         Lane& lane = lanes_[chunk->lane];
         const PlannedFile& file = plan_.files[lane.file];
-        const auto length = static_cast<std::size_t>(
-            std::min<std::uint64_t>(resources_.chunk_bytes, file.bytes - chunk->offset));
-        if (chunk->output_buffer.size() == 0) {
-          chunk->output_buffer = formats::AlignedBuffer(resources_.chunk_bytes);
+        ReadChunk(file, resources_.output_bytes, sources_, *chunk);
+        {
+          const ComputeSlot slot(compute_);
+          EvaluateChunk(file, lane.header, *chunk);
         }
-        ReadChunk(file, length, sources_, *chunk);
-        compute_.acquire();
-        EvaluateOrRelease(file, lane.header, *chunk);
-        compute_.release();
         if (stop_.stopped()) break;
-        lane.output->WriteAt(chunk->offset, chunk->data);
-        progress_.OnBytes(length, file.name);
+        progress_.OnBytes(WriteChunk(*chunk, *lane.writer), file.name);
         {
           const std::lock_guard lock(mutex_);
           lane.written.emplace(chunk->index, chunk);
@@ -130,15 +143,6 @@ class Executor {
     // Those that wait for a chunk see that there is none to come.
     const std::lock_guard lock(mutex_);
     changed_.notify_all();
-  }
-
-  void EvaluateOrRelease(const PlannedFile& file, const std::string& header, Chunk& chunk) {
-    try {
-      EvaluateChunk(file, header, chunk);
-    } catch (...) {
-      compute_.release();
-      throw;
-    }
   }
 
   void Fail(std::exception_ptr error) {
@@ -166,7 +170,9 @@ class Executor {
         free_.pop_back();
         chunk->lane = static_cast<std::size_t>(lane - lanes_.data());
         chunk->index = lane->next_to_issue++;
-        chunk->offset = chunk->index * resources_.chunk_bytes;
+        chunk->offset = lane->next_offset;
+        chunk->end = ChunkEnd(plan_.files[lane->file], chunk->offset, resources_.chunk_bytes);
+        lane->next_offset = chunk->end;
         return chunk;
       }
       if (Done()) return nullptr;
@@ -188,7 +194,9 @@ class Executor {
     Lane* best = nullptr;
     for (Lane& lane : lanes_) {
       if (lane.state == Lane::State::kFree && !pending_.empty()) OpenLane(lane);
-      if (lane.state != Lane::State::kOpen || lane.next_to_issue == lane.num_chunks) continue;
+      if (lane.state != Lane::State::kOpen || lane.next_offset == plan_.files[lane.file].bytes) {
+        continue;
+      }
       if (best == nullptr || lane.outstanding() < best->outstanding()) best = &lane;
     }
     return best;
@@ -199,10 +207,11 @@ class Executor {
     const PlannedFile& file = plan_.files[lane.file];
     lane.header = FileHeader(file);
     lane.digests.emplace(file, FileDigests::Options{options_.sha256, options_.tensor_sha256});
-    lane.num_chunks = (file.bytes + resources_.chunk_bytes - 1) / resources_.chunk_bytes;
+    lane.next_offset = 0;
     lane.next_to_issue = 0;
     lane.next_to_digest = 0;
     lane.output = sink_.Open(lane.file);
+    lane.writer.emplace(*lane.output, file.bytes);
     lane.state = Lane::State::kOpen;
     pending_.pop_front();
   }
@@ -236,30 +245,84 @@ class Executor {
         }
       }
       if (chunks.empty()) return;
-      compute_.acquire();
-      FileDigests::AddSeveral(parts);
-      compute_.release();
-      for (Chunk* chunk : chunks) Digested(*chunk);
+      {
+        const ComputeSlot slot(compute_);
+        FileDigests::AddSeveral(parts);
+      }
+      Digested(chunks);
     }
   }
 
-  void Digested(Chunk& chunk) {
-    Lane& lane = lanes_[chunk.lane];
-    bool complete = false;
+  // Frees the chunks, and ends the files whose last ones they are.
+  void Digested(std::span<Chunk* const> chunks) {
+    std::vector<Chunk*> last;
     {
       const std::lock_guard lock(mutex_);
-      complete = ++lane.next_to_digest == lane.num_chunks;
-      lane.digesting = false;
-      if (complete) lane.state = Lane::State::kCommitting;  // this thread's alone from here
+      for (Chunk* chunk : chunks) {
+        Lane& lane = lanes_[chunk->lane];
+        ++lane.next_to_digest;
+        lane.digesting = false;
+        if (chunk->end == plan_.files[lane.file].bytes) {
+          lane.state = Lane::State::kCommitting;  // this thread's alone from here
+          last.push_back(chunk);
+        } else {
+          free_.push_back(chunk);
+        }
+      }
+    }
+    changed_.notify_all();
+    for (Chunk* chunk : last) EndFile(*chunk);
+  }
+
+  // `chunk` is the file's last one; its memory serves once more.
+  void EndFile(Chunk& chunk) {
+    Lane& lane = lanes_[chunk.lane];
+    const PlannedFile& file = plan_.files[lane.file];
+    if (lane.writer->bytes() != file.bytes) {
+      throw Error(ErrorCode::kInternal,
+                  fmt::format("{}: {} bytes were made, expected {}", file.name,
+                              lane.writer->bytes(), file.bytes),
+                  {file.name, ""});
+    }
+    const bool digested = DigestRest(lane, chunk);
+    {
+      const std::lock_guard lock(mutex_);
       free_.push_back(&chunk);
     }
     changed_.notify_one();
-    if (!complete) return;
+    if (!digested) return;
+    lane.writer.reset();
     sink_.Commit(lane.file, std::move(lane.output), lane.digests->Finish());
     lane.digests.reset();
     const std::lock_guard lock(mutex_);
     lane.state = Lane::State::kFree;
     changed_.notify_all();
+  }
+
+  // Reads back what could not be digested on its way to the disk; whether all of it was.
+  bool DigestRest(Lane& lane, Chunk& chunk) {
+    const PlannedFile& file = plan_.files[lane.file];
+    const std::uint64_t planned = file.bytes - PlannedRest(file);
+    std::uint64_t offset = lane.digests->BeginRest();
+    while (offset < file.bytes) {
+      {
+        const std::lock_guard lock(mutex_);
+        if (Ended()) return false;
+      }
+      const auto length = static_cast<std::size_t>(
+          std::min<std::uint64_t>(resources_.chunk_bytes, file.bytes - offset));
+      const std::span<const std::byte> data =
+          sink_.ReadBack(lane.file, offset, length, chunk.output_buffer.span());
+      {
+        const ComputeSlot slot(compute_);
+        lane.digests->AddRest(data);
+      }
+      offset += length;
+      // The watcher hears of the file, but counts only what it was told to expect.
+      progress_.OnBytes(std::min<std::uint64_t>(length, offset - std::min(offset, planned)),
+                        file.name);
+    }
+    return true;
   }
 
   const Plan& plan_;
@@ -288,23 +351,25 @@ unsigned ResolveThreads(unsigned threads) {
                       : static_cast<unsigned>(std::max(1, tbb::info::default_concurrency()));
 }
 
-ExecutorResources PlanResources(const ExecutorOptions& options, std::size_t num_files) {
+ExecutorResources PlanResources(const ExecutorOptions& options, const Plan& plan,
+                                std::span<const std::size_t> files) {
   ExecutorResources resources;
   std::size_t open_files = options.max_open_files;
   if (open_files == 0) {
     // So that each thread finds partners for its digests.
     open_files = std::clamp<std::size_t>(std::size_t{2} * options.threads, 4, 16);
   }
-  resources.open_files = std::max<std::size_t>(1, std::min(open_files, num_files));
+  resources.open_files = std::max<std::size_t>(1, std::min(open_files, files.size()));
   resources.chunk_bytes = ChunkBytes(options.memory_bytes);
-  const std::uint64_t affordable =
-      std::max<std::uint64_t>(2, options.memory_bytes / ChunkMemory(resources.chunk_bytes));
+  const ChunkMemory chunk = MostChunkMemory(plan, files, resources.chunk_bytes);
+  resources.output_bytes = static_cast<std::size_t>(chunk.output_bytes);
+  const std::uint64_t affordable = std::max<std::uint64_t>(2, options.memory_bytes / chunk.bytes());
   resources.workers =
       static_cast<unsigned>(std::min<std::uint64_t>(options.threads + kIoThreads, affordable));
   // Beyond the workers' own, chunks only wait for their digests.
   resources.chunks = static_cast<std::size_t>(
       std::min<std::uint64_t>(affordable, resources.workers + 2 * resources.open_files));
-  resources.memory_bytes = resources.chunks * ChunkMemory(resources.chunk_bytes);
+  resources.memory_bytes = resources.chunks * chunk.bytes();
   return resources;
 }
 

@@ -22,6 +22,11 @@ class OutputSink {
   // All bytes are written and digested; makes the file durable and visible.
   virtual void Commit(std::size_t file, std::unique_ptr<formats::OutputFile> output,
                       FileRecord record) = 0;
+  // Reads bytes of a file that is wholly written and not committed. Returns where in `scratch` they
+  // lie, which is aligned to formats::kDirectAlignment and holds
+  // formats::InputFile::ScratchBytes(length).
+  virtual std::span<const std::byte> ReadBack(std::size_t file, std::uint64_t offset,
+                                              std::size_t length, std::span<std::byte> scratch) = 0;
 };
 
 struct ExecutorOptions {
@@ -41,18 +46,22 @@ unsigned ResolveThreads(unsigned threads);
 // What Execute makes of its options.
 struct ExecutorResources {
   std::size_t open_files = 1;      // output files that advance together
-  std::size_t chunk_bytes = 0;     // of an output file that are made at a time
+  std::size_t chunk_bytes = 0;     // of an output file that are made at a time, about
+  std::size_t output_bytes = 0;    // buffer that takes any chunk with its by-products
   std::size_t chunks = 0;          // in flight at most
   unsigned workers = 1;            // threads, those that wait for the disk included
   std::uint64_t memory_bytes = 0;  // of all chunks at most
 };
-ExecutorResources PlanResources(const ExecutorOptions& options, std::size_t num_files);
+ExecutorResources PlanResources(const ExecutorOptions& options, const Plan& plan,
+                                std::span<const std::size_t> files);
 
 // Makes plan.files[i] for each i in `files`, in that order, several advancing together. Memory is
-// bounded by options.memory_bytes whatever the size of a tensor or file (but a scale row longer
-// than a chunk is held whole); bytes do not depend on options. Reports each written byte to
-// `progress`. Throws the first error of any thread, kInterrupted when `stop` was requested before
-// all was done.
+// bounded by options.memory_bytes whatever the size of a tensor or file (but two of the longest
+// pieces that cannot be cut are always held whole, and so are scale rows longer than a chunk);
+// bytes do not depend on options. Each source byte is read once, but for what expressions look up
+// beside their streams; each byte is written once. Reports each written byte to `progress`, and
+// what is read back of a file as PlannedRest tells. Throws the first error of any thread,
+// kInterrupted when `stop` was requested before all was done.
 void Execute(const Plan& plan, std::span<const std::size_t> files, SourceFiles& sources,
              const ExecutorOptions& options, OutputSink& sink, ProgressSink& progress,
              const StopToken& stop);

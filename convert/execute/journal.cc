@@ -1,8 +1,12 @@
 #include "convert/execute/journal.h"
 
+#include <charconv>
 #include <span>
+#include <stdexcept>
+#include <system_error>
 #include <utility>
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "formats/checkpoint_files.h"
@@ -16,6 +20,7 @@ namespace {
 
 using nlohmann::json;
 
+constexpr std::uint64_t kVersion = 2;
 constexpr std::size_t kDigestLength = 32;
 constexpr std::uint64_t kMaxJournalBytes = std::uint64_t{1} << 30;
 
@@ -40,7 +45,7 @@ std::string HeadLine(const JournalHead& head) {
   formats::JsonWriter writer(0);
   writer.BeginObject();
   writer.Key("dsv3_journal");
-  writer.Uint(1);
+  writer.Uint(kVersion);
   writer.Key("recipe");
   writer.String(head.recipe);
   writer.Key("fingerprint");
@@ -53,6 +58,7 @@ std::string HeadLine(const JournalHead& head) {
     writer.Uint(source.bytes);
     writer.Int(source.mtime_ns);
     writer.String(source.header_digest);
+    writer.String(source.checkpoint);
     writer.EndArray();
   }
   writer.EndArray();
@@ -69,6 +75,49 @@ std::string HeadLine(const JournalHead& head) {
   writer.EndArray();
   writer.EndObject();
   return Line(writer.Take());
+}
+
+// The shortest text that reads back as the same number, NaN and infinity included: a report of a
+// run that continued has the digits of one that was not interrupted.
+void WriteExactly(formats::JsonWriter& writer, double value) {
+  writer.String(fmt::format("{}", value));
+}
+
+double ReadExactly(const json& value) {
+  const std::string& text = value.get_ref<const std::string&>();
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size()) throw std::invalid_argument(text);
+  return number;
+}
+
+void WriteQuality(formats::JsonWriter& writer, const quant::Quality& quality) {
+  writer.BeginArray();
+  for (const std::uint64_t count :
+       {quality.elements, quality.nonfinite, quality.saturated, quality.flushed_to_zero,
+        quality.blocks, quality.kept_blocks, quality.changed_codes}) {
+    writer.Uint(count);
+  }
+  for (const double value :
+       {quality.max_abs_error, quality.sum_squared_error, quality.sum_squares}) {
+    WriteExactly(writer, value);
+  }
+  writer.EndArray();
+}
+
+quant::Quality ParseQuality(const json& value) {
+  quant::Quality quality;
+  std::size_t i = 0;
+  for (std::uint64_t* const count :
+       {&quality.elements, &quality.nonfinite, &quality.saturated, &quality.flushed_to_zero,
+        &quality.blocks, &quality.kept_blocks, &quality.changed_codes}) {
+    *count = value.at(i++);
+  }
+  for (double* const number :
+       {&quality.max_abs_error, &quality.sum_squared_error, &quality.sum_squares}) {
+    *number = ReadExactly(value.at(i++));
+  }
+  return quality;
 }
 
 std::string RecordLine(const FileRecord& record) {
@@ -89,6 +138,7 @@ std::string RecordLine(const FileRecord& record) {
     WriteDigests(writer, tensor.output);
     WriteDigests(writer, tensor.streamed);
     writer.Uint(tensor.nan_codes);
+    if (tensor.quality) WriteQuality(writer, *tensor.quality);
     writer.EndArray();
   }
   writer.EndArray();
@@ -105,11 +155,12 @@ std::string SafeName(const json& value) {
 
 JournalHead ParseHead(const json& value) {
   JournalHead head;
-  if (value.at("dsv3_journal").get<int>() != 1) throw std::invalid_argument("version");
+  if (value.at("dsv3_journal").get<std::uint64_t>() != kVersion)
+    throw std::invalid_argument("version");
   head.recipe = value.at("recipe");
   head.fingerprint = value.at("fingerprint");
   for (const json& source : value.at("sources")) {
-    head.sources.push_back({source.at(0), source.at(1), source.at(2), source.at(3)});
+    head.sources.push_back({source.at(0), source.at(1), source.at(2), source.at(3), source.at(4)});
   }
   for (const json& name : value.at("outputs")) head.outputs.push_back(SafeName(name));
   for (const json& name : value.at("replaced")) head.replaced.push_back(SafeName(name));
@@ -125,8 +176,11 @@ FileRecord ParseRecord(const json& value) {
   record.bytes = value.at("bytes");
   record.file = {value.at("digests").at(0), value.at("digests").at(1)};
   for (const json& tensor : value.at("tensors")) {
-    record.tensors.push_back(
-        {{tensor.at(0), tensor.at(1)}, {tensor.at(2), tensor.at(3)}, tensor.at(4)});
+    TensorRecord& read = record.tensors.emplace_back();
+    read.output = {tensor.at(0), tensor.at(1)};
+    read.streamed = {tensor.at(2), tensor.at(3)};
+    read.nan_codes = tensor.at(4);
+    if (tensor.size() > 5) read.quality = ParseQuality(tensor.at(5));
   }
   return record;
 }

@@ -22,7 +22,8 @@ struct JournalSource {
   std::string name;
   std::uint64_t bytes = 0;
   std::int64_t mtime_ns = 0;
-  std::string header_digest;  // empty for side files
+  std::string header_digest;    // empty for side files
+  std::string checkpoint = {};  // as SourceFile::checkpoint
   friend bool operator==(const JournalSource&, const JournalSource&) = default;
 };
 

@@ -28,9 +28,7 @@ bool MatchesRecord(const std::filesystem::path& path, const FileRecord& record,
   FileHash hash(use_sha256);
   formats::AlignedBuffer buffer(formats::InputFile::ScratchBytes(kReadBytes));
   for (std::uint64_t offset = 0; offset < record.bytes; offset += kReadBytes) {
-    if (stop.stopped()) {
-      throw Error(ErrorCode::kInterrupted, "interrupted; run the same command again to continue");
-    }
+    if (stop.stopped()) ThrowInterrupted();
     const auto length =
         static_cast<std::size_t>(std::min<std::uint64_t>(kReadBytes, record.bytes - offset));
     hash.Update(input.ReadStreaming(offset, length, buffer.span()));

@@ -55,26 +55,34 @@ bool IsEmpty(const fs::path& directory) {
   return true;
 }
 
+bool SameSource(const JournalSource& a, const JournalSource& b) {
+  return a.checkpoint == b.checkpoint && a.name == b.name;
+}
+
+std::string ShownName(const JournalSource& source) {
+  return source.checkpoint.empty() ? source.name
+                                   : fmt::format("{} of --{}", source.name, source.checkpoint);
+}
+
 std::string SourceChange(const JournalHead& before, const JournalHead& now) {
   for (const JournalSource& source : before.sources) {
+    const std::string name = ShownName(source);
     const auto found =
         std::find_if(now.sources.begin(), now.sources.end(),
-                     [&](const JournalSource& other) { return other.name == source.name; });
-    if (found == now.sources.end()) return fmt::format("{} is gone", source.name);
+                     [&](const JournalSource& other) { return SameSource(other, source); });
+    if (found == now.sources.end()) return fmt::format("{} is gone", name);
     if (found->bytes != source.bytes) {
-      return fmt::format("{} had {} bytes and now has {}", source.name, source.bytes, found->bytes);
+      return fmt::format("{} had {} bytes and now has {}", name, source.bytes, found->bytes);
     }
     if (found->header_digest != source.header_digest) {
-      return fmt::format("{} has another header", source.name);
+      return fmt::format("{} has another header", name);
     }
-    if (found->mtime_ns != source.mtime_ns) {
-      return fmt::format("{} was modified", source.name);
-    }
+    if (found->mtime_ns != source.mtime_ns) return fmt::format("{} was modified", name);
   }
   for (const JournalSource& source : now.sources) {
     if (std::none_of(before.sources.begin(), before.sources.end(),
-                     [&](const JournalSource& other) { return other.name == source.name; })) {
-      return fmt::format("{} is new", source.name);
+                     [&](const JournalSource& other) { return SameSource(other, source); })) {
+      return fmt::format("{} is new", ShownName(source));
     }
   }
   return "";

@@ -5,6 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include "formats/error.h"
+
 namespace dsv3::convert {
 
 // What a running job tells whoever watches. Calls come from several threads at once and must
@@ -37,5 +39,10 @@ class StopToken {
  private:
   std::atomic<bool> stop_{false};
 };
+
+// Throws the Error (kInterrupted) that ends a job whose stop was requested.
+[[noreturn]] inline void ThrowInterrupted() {
+  throw Error(ErrorCode::kInterrupted, "interrupted; run the same command again to continue");
+}
 
 }  // namespace dsv3::convert

@@ -1,8 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "quant/quality.h"
 
 namespace dsv3::convert {
 
@@ -15,8 +18,10 @@ struct Digests {
 // What became known of a tensor while it was written.
 struct TensorRecord {
   Digests output;
-  Digests streamed;  // of the streamed source tensor
+  Digests streamed;  // of the streamed source tensor; for a by-product, of its maker's
   std::uint64_t nan_codes = 0;
+  // Of a quantised tensor, added in the order of its value.
+  std::optional<quant::Quality> quality = std::nullopt;
 };
 
 // What became known of a weight file while it was written: enough for the manifest, and for a

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
@@ -15,6 +16,7 @@
 #include "convert/execute/commit.h"
 #include "convert/execute/disk_space.h"
 #include "convert/execute/executor.h"
+#include "convert/execute/file_digests.h"
 #include "convert/execute/finished_output.h"
 #include "convert/execute/journal.h"
 #include "convert/execute/manifest.h"
@@ -107,7 +109,8 @@ void PlanRun::DescribeJob() {
   const std::string identity = PlanFingerprint(plan_, source_.catalog) + job_.manifest_job;
   head.fingerprint = formats::Xxh3Hex(std::as_bytes(std::span(identity)));
   for (const SourceFile& file : source_.catalog.files()) {
-    head.sources.push_back({file.name, file.bytes, file.mtime_ns, file.header_digest});
+    head.sources.push_back(
+        {file.name, file.bytes, file.mtime_ns, file.header_digest, file.checkpoint});
   }
   for (const PlannedSideFile& side : plan_.side_files) {
     if (side.source.empty()) continue;
@@ -164,7 +167,7 @@ void PlanRun::CheckDisk(const std::vector<std::size_t>& to_make) {
   // The manifest's and the journal's lines.
   other_bytes += std::uint64_t{1024} * report_.tensors;
   report_.disk_free_bytes = formats::FreeDiskBytes(output_);
-  const std::size_t open_files = PlanResources(ExecutorSettings(), to_make.size()).open_files;
+  const std::size_t open_files = PlanResources(ExecutorSettings(), plan_, to_make).open_files;
   const bool can_free = SameFileSystem(output_, source_.directory);
   const auto estimate = [&](bool frees) {
     return EstimateDisk(plan_, source_.catalog, to_make, other_bytes, frees, open_files,
@@ -199,10 +202,12 @@ void PlanRun::ReportPlan() {
     for (const PlannedFile& file : plan_.files) kept_[file.name].name = file.name;
   }
   CheckDisk(FilesToMake());
+  std::vector<std::size_t> all(plan_.files.size());
+  std::iota(all.begin(), all.end(), std::size_t{0});
   // Measured: the program itself; catalog, plan, digests and manifest; and the chunks.
   report_.peak_memory_bytes = (std::uint64_t{32} << 20) +
                               std::uint64_t{900} * source_.catalog.tensors().size() +
-                              PlanResources(ExecutorSettings(), plan_.files.size()).memory_bytes;
+                              PlanResources(ExecutorSettings(), plan_, all).memory_bytes;
   ReportFiles({});
 }
 
@@ -218,8 +223,10 @@ void PlanRun::ReportFiles(const std::unordered_map<std::string, FileRecord>& rec
     if (record != records.end()) {
       entry.sha256 = record->second.file.sha256;
       for (std::size_t i = 0; i < file.tensors.size(); ++i) {
-        const std::uint64_t nan_codes = record->second.tensors[i].nan_codes;
-        if (nan_codes != 0) report_.nan_codes.push_back({file.tensors[i].entry.name, nan_codes});
+        const TensorRecord& tensor = record->second.tensors[i];
+        const std::string& name = file.tensors[i].entry.name;
+        if (tensor.nan_codes != 0) report_.nan_codes.push_back({name, tensor.nan_codes});
+        if (tensor.quality) report_.quality.push_back({name, *tensor.quality});
       }
     }
     report_.files.push_back(std::move(entry));
@@ -283,6 +290,8 @@ JournalHead PlanRun::HeadToWrite() const {
     }
   }
   for (const auto& [tensor, digests] : side_digests_) {
+    // Only shards of the checkpoint that is converted are freed.
+    if (tensor >= source_.catalog.tensors_end()) continue;
     head.sides.push_back({source_.catalog.tensors()[tensor].name, digests});
   }
   return head;
@@ -327,7 +336,9 @@ void PlanRun::Write() {
 
 void PlanRun::WriteWeights(Committer& committer, const std::vector<std::size_t>& to_make) {
   std::uint64_t total_bytes = 0;
-  for (const std::size_t file : to_make) total_bytes += plan_.files[file].bytes;
+  for (const std::size_t file : to_make) {
+    total_bytes += plan_.files[file].bytes + PlannedRest(plan_.files[file]);
+  }
   for (const PlannedSideFile& side : plan_.side_files) {
     if (!side.source.empty() && kept_.count(side.name) == 0) total_bytes += SideFileBytes(side);
   }

@@ -41,15 +41,16 @@ std::shared_ptr<const formats::InputFile> SourceFiles::Get(std::uint32_t file) {
     return found->input;
   }
   const SourceFile& source = catalog_.files()[file];
-  auto input = std::make_shared<const formats::InputFile>(source.path, source.name);
+  const std::string name = source.DisplayName();
+  auto input = std::make_shared<const formats::InputFile>(source.path, name);
   if (input->bytes() != source.bytes || input->mtime_ns() != source.mtime_ns) {
     throw Error(
         ErrorCode::kBadInput,
         fmt::format("{}: the file changed while it was being converted ({} bytes before, {} "
                     "now); wait until nothing writes to the source, then run the same "
                     "command again",
-                    source.name, source.bytes, input->bytes()),
-        {source.name, ""});
+                    name, source.bytes, input->bytes()),
+        {name, ""});
   }
   if (open_.size() >= kMaxOpen) open_.pop_back();
   open_.push_front({file, input});

@@ -47,7 +47,8 @@ ProgressSink& Silent() {
 std::vector<std::uint32_t> SourcesOf(const PlannedFile& file, const Catalog& catalog) {
   std::vector<std::uint32_t> sources;
   const auto add = [&](std::uint32_t tensor) {
-    sources.push_back(catalog.tensors()[tensor].extent.file);
+    const std::uint32_t source = catalog.tensors()[tensor].extent.file;
+    if (source < catalog.files_end()) sources.push_back(source);
   };
   for (const PlannedTensor& tensor : file.tensors) {
     add(tensor.expression->streamed_source());

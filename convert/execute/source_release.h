@@ -13,15 +13,17 @@
 
 namespace dsv3::convert {
 
-// For each source file, how many output files need it.
+// For each source file, how many output files need it. Only files of the checkpoint that is
+// converted count here and below.
 std::vector<std::uint32_t> CountNeeds(const Plan& plan, const Catalog& catalog);
 // The source files that an output file needs, each once.
 std::vector<std::uint32_t> SourcesOf(const PlannedFile& file, const Catalog& catalog);
 
-// Frees source shards while a conversion runs: once every output file that needs a shard is
-// committed, and has been read back with the right digest, the shard is deleted (with a symlink,
-// its target too). Its header is saved before in the output directory (.dsv3-freed-N), so that a
-// run which continues can still make the same plan. Thread-safe.
+// Frees source shards while a conversion runs, those of the checkpoint that is converted alone:
+// once every output file that needs a shard is committed, and has been read back with the right
+// digest, the shard is deleted (with a symlink, its target too). Its header is saved before in the
+// output directory (.dsv3-freed-N), so that a run which continues can still make the same plan.
+// Thread-safe.
 class SourceRelease {
  public:
   SourceRelease(formats::FileSystem& fs, std::filesystem::path directory, const Plan& plan,

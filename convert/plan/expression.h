@@ -42,6 +42,8 @@ struct EvaluationOutput {
 struct ByteRange {
   std::uint64_t begin = 0;
   std::uint64_t end = 0;
+  bool empty() const { return begin >= end; }
+  std::uint64_t size() const { return end - begin; }
   friend bool operator==(const ByteRange&, const ByteRange&) = default;
 };
 

@@ -154,9 +154,9 @@ TEST_F(JournalTest, RefusesNamesThatLeadOutOfTheDirectory) {
 
 TEST_F(JournalTest, AnotherVersionIsForTheUserToDecide) {
   std::string body = HeadLine(WriteJournal()).substr(33);
-  const std::string version = "\"dsv3_journal\":1";
+  const std::string version = "\"dsv3_journal\":2";
   ASSERT_NE(body.find(version), std::string::npos);
-  body.replace(body.find(version), version.size(), "\"dsv3_journal\":2");
+  body.replace(body.find(version), version.size(), "\"dsv3_journal\":1");
   testing::WriteFile(Path(), Line(body));
   const Error error = testing::ErrorOf([&] { Journal::Read(dir_.path()); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);

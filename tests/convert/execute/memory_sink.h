@@ -25,6 +25,8 @@ class MemorySink final : public OutputSink {
   std::function<void(std::size_t file)> on_open = [](std::size_t) {};
   std::function<void(std::size_t file, std::uint64_t offset)> on_write = [](std::size_t,
                                                                             std::uint64_t) {};
+  std::function<void(std::size_t file, std::uint64_t offset)> on_read_back = [](std::size_t,
+                                                                                std::uint64_t) {};
   std::function<void(std::size_t file)> on_commit = [](std::size_t) {};
 
   std::unique_ptr<formats::OutputFile> Open(std::size_t file) override {
@@ -42,9 +44,21 @@ class MemorySink final : public OutputSink {
     records[file] = std::move(record);
   }
 
+  std::span<const std::byte> ReadBack(std::size_t file, std::uint64_t offset, std::size_t length,
+                                      std::span<std::byte> scratch) override {
+    on_read_back(file, offset);
+    const std::lock_guard lock(mutex);
+    bytes_read_back[file] += length;
+    const std::string& content = files.at(file);
+    const auto bytes = testing::AsBytes(content).subspan(static_cast<std::size_t>(offset), length);
+    std::copy(bytes.begin(), bytes.end(), scratch.begin());
+    return scratch.first(length);
+  }
+
   std::mutex mutex;
   std::map<std::size_t, std::string> files;
   std::map<std::size_t, FileRecord> records;
+  std::map<std::size_t, std::uint64_t> bytes_read_back;
   std::set<const void*> buffers;  // from which was written
   std::size_t num_open = 0;
   std::size_t most_open = 0;
