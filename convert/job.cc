@@ -1,6 +1,7 @@
 #include "convert/job.h"
 
 #include <chrono>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -51,8 +52,7 @@ ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::Fil
   }
   const Source source = OpenSource(request.input, request.output);
   const std::vector<ScaledWeight> pairs = PairScales(source.catalog, source.config);
-  Plan plan =
-      PlanFp8ToBf16(source.catalog, source.config, pairs, request.fp8_to_bf16, source.needs_index);
+  Plan plan = PlanFp8ToBf16(source.catalog, pairs, request.fp8_to_bf16, source.needs_index);
   plan.side_files = PlanSideFiles(source, ConfigForBf16(source.config_text, source.config, plan));
 
   report.warnings = source.warnings;
@@ -68,6 +68,7 @@ ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::Fil
   }
 
   std::vector<TensorCount> bad_scales;
+  std::optional<formats::Finding> scale_fmt;
   const Preflight check_scales = [&](const PreflightRun& run) {
     std::vector<ScaledWeight> unchecked;
     for (const ScaledWeight& pair : pairs) {
@@ -76,6 +77,7 @@ ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::Fil
     ScaleCheck check = CheckScales(source.catalog, unchecked, request.fp8_to_bf16.allow_bad_scales,
                                    request.run.tensor_sha256, run.sources, progress, stop);
     bad_scales = std::move(check.bad_scales);
+    scale_fmt = CheckScaleFmt(source.catalog, source.config, unchecked, check.significands);
     SideDigests digests = run.known;
     for (std::size_t i = 0; i < unchecked.size(); ++i) {
       digests.emplace(unchecked[i].scale, std::move(check.digests[i]));
@@ -85,6 +87,7 @@ ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::Fil
   report = RunPlan(source, plan, request.output, request.run, check_scales, std::move(report), fs,
                    progress, stop);
   report.bad_scales = std::move(bad_scales);
+  if (scale_fmt) report.warnings.push_back(std::move(*scale_fmt));
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return report;
 }

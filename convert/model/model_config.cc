@@ -5,38 +5,23 @@
 #include <set>
 #include <utility>
 
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
-
-#include "formats/error.h"
+#include "convert/model/config_fields-inl.h"
 
 namespace dsv3::convert {
 namespace {
 
-using Json = nlohmann::json;
+using Json = ConfigFields::Json;
+using Fields = ConfigFields;
 
 constexpr int kMaxDepth = 127;
-// Beyond any model, and small enough that products of two dimensions fit 64 bits.
-constexpr std::uint64_t kMaxDimension = std::uint64_t{1} << 31;
-
-[[noreturn]] void Fail(const std::string& file, const std::string& problem) {
-  throw Error(ErrorCode::kBadInput, fmt::format("{}: {}", file, problem), {file, ""});
-}
-
-// The value as it stands in the config, for messages.
-std::string Shown(const Json& value) {
-  constexpr std::size_t kLongest = 60;
-  std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
-  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
-  return text;
-}
 
 Json ParseObject(std::string_view text, const std::string& file) {
   std::vector<std::set<std::string>> keys;  // of the objects that are open, by depth
   const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
     const auto level = static_cast<std::size_t>(depth);
     if (depth >= kMaxDepth) {
-      Fail(file, fmt::format("nests deeper than {} levels; no model's config does, so the file is "
+      FailConfig(file,
+                 fmt::format("nests deeper than {} levels; no model's config does, so the file is "
                              "damaged: download it again",
                              kMaxDepth));
     }
@@ -46,7 +31,8 @@ Json ParseObject(std::string_view text, const std::string& file) {
     } else if (event == Json::parse_event_t::key) {
       keys.resize(std::max(keys.size(), level + 1));
       if (!keys[level].insert(parsed.get<std::string>()).second) {
-        Fail(file, fmt::format("holds the field '{}' twice in one object; remove one of the two",
+        FailConfig(file,
+                   fmt::format("holds the field '{}' twice in one object; remove one of the two",
                                parsed.get<std::string>()));
       }
     }
@@ -56,13 +42,13 @@ Json ParseObject(std::string_view text, const std::string& file) {
   try {
     root = Json::parse(text, check);
   } catch (const Json::exception& e) {
-    Fail(file,
-         fmt::format("is not valid JSON ({}); the file is damaged, download it again", e.what()));
+    FailConfig(file, fmt::format("is not valid JSON ({}); the file is damaged, download it again",
+                                 e.what()));
   }
   if (!root.is_object()) {
-    Fail(file,
-         fmt::format("must be a JSON object but is {}; the file is damaged, download it again",
-                     Shown(root)));
+    FailConfig(
+        file, fmt::format("must be a JSON object but is {}; the file is damaged, download it again",
+                          ShownInMessage(root)));
   }
   return root;
 }
@@ -103,112 +89,6 @@ const Architecture* FindArchitecture(std::string_view model_type) {
   const auto found = std::find_if(kArchitectures.begin(), kArchitectures.end(),
                                   [&](const auto& a) { return a.model_type == model_type; });
   return found == kArchitectures.end() ? nullptr : &*found;
-}
-
-// Reads the fields of one JSON object. `strict` refuses what a lenient reader takes as absent.
-class Fields {
- public:
-  Fields(const Json& object, std::string file, std::string path, bool strict)
-      : object_(object), file_(std::move(file)), path_(std::move(path)), strict_(strict) {}
-
-  const Json* Find(const char* name) const {
-    const auto found = object_.find(name);
-    return found == object_.end() ? nullptr : &*found;
-  }
-
-  // A dimension that every model has. `fallback` points to its value when absent.
-  std::uint64_t Dimension(const char* name, const std::uint64_t* fallback) const {
-    const Json* value = Find(name);
-    if (value == nullptr && fallback != nullptr) return *fallback;
-    if (value == nullptr && strict_) {
-      Fail(file_, fmt::format("lacks the field '{}{}', which this model_type needs; take the "
-                              "config.json that belongs to the weights",
-                              path_, name));
-    }
-    const std::uint64_t number = value == nullptr ? 0 : Number(name, *value);
-    if (number == 0 && strict_) Wrong(name, "a positive integer", *value);
-    return number;
-  }
-
-  // A count that may be zero or null, both of which mean "none".
-  std::uint64_t Count(const char* name, std::uint64_t fallback) const {
-    const Json* value = Find(name);
-    if (value == nullptr) return fallback;
-    return value->is_null() ? 0 : Number(name, *value);
-  }
-
-  bool Bool(const char* name, bool fallback) const {
-    const Json* value = Find(name);
-    if (value == nullptr || value->is_null()) return fallback;
-    if (value->is_boolean()) return value->get<bool>();
-    if (strict_) Wrong(name, "true or false", *value);
-    return fallback;
-  }
-
-  std::string String(const char* name) const {
-    const Json* value = Find(name);
-    if (value == nullptr || value->is_null()) return "";
-    if (value->is_string()) return value->get<std::string>();
-    if (strict_) Wrong(name, "a string", *value);
-    return "";
-  }
-
-  [[noreturn]] void Wrong(const char* name, std::string_view expected, const Json& value) const {
-    Fail(file_, fmt::format("the field '{}{}' must be {} but is {}; take the config.json that "
-                            "belongs to the weights",
-                            path_, name, expected, Shown(value)));
-  }
-
- private:
-  std::uint64_t Number(const char* name, const Json& value) const {
-    if (value.is_number_unsigned() && value.get<std::uint64_t>() <= kMaxDimension) {
-      return value.get<std::uint64_t>();
-    }
-    if (strict_) Wrong(name, fmt::format("an integer from 0 to {}", kMaxDimension), value);
-    return 0;
-  }
-
-  const Json& object_;
-  std::string file_;
-  std::string path_;
-  bool strict_;
-};
-
-std::optional<quant::BlockShape> ParseBlockSize(const Fields& fields) {
-  constexpr const char* kName = "weight_block_size";
-  const Json* value = fields.Find(kName);
-  if (value == nullptr || value->is_null()) return std::nullopt;
-  const auto is_size = [](const Json& v) {
-    return v.is_number_unsigned() && v.get<std::uint64_t>() > 0 &&
-           v.get<std::uint64_t>() <= kMaxDimension;
-  };
-  if (!value->is_array() || value->size() != 2 || !is_size((*value)[0]) || !is_size((*value)[1])) {
-    fields.Wrong(kName, "two positive integers, such as [128, 128],", *value);
-  }
-  return quant::BlockShape{(*value)[0].get<std::uint64_t>(), (*value)[1].get<std::uint64_t>()};
-}
-
-std::optional<QuantizationConfig> ParseQuantization(const Fields& outer, const std::string& file,
-                                                    const std::string& path) {
-  constexpr const char* kName = "quantization_config";
-  const Json* value = outer.Find(kName);
-  if (value == nullptr || value->is_null()) return std::nullopt;
-  if (!value->is_object()) outer.Wrong(kName, "an object", *value);
-  const Fields fields(*value, file, fmt::format("{}{}.", path, kName), /*strict=*/true);
-  QuantizationConfig config;
-  config.quant_method = fields.String("quant_method");
-  config.fmt = fields.String("fmt");
-  config.weight_block_size = ParseBlockSize(fields);
-  config.scale_fmt = fields.String("scale_fmt");
-  if (const Json* modules = fields.Find("modules_to_not_convert");
-      modules != nullptr && !modules->is_null()) {
-    if (!modules->is_array() || !std::all_of(modules->begin(), modules->end(),
-                                             [](const Json& m) { return m.is_string(); })) {
-      fields.Wrong("modules_to_not_convert", "an array of strings", *modules);
-    }
-    config.modules_to_not_convert = modules->get<std::vector<std::string>>();
-  }
-  return config;
 }
 
 // GLM's later checkpoints share one layer's indexer among several; which ones have their own is
@@ -261,7 +141,8 @@ void RequireModestSize(const ModelConfig& m, const std::string& file) {
   const std::uint64_t layers = m.num_hidden_layers + m.num_nextn_predict_layers;
   const std::uint64_t per_layer = 24 + 3 * m.n_routed_experts;
   if (layers > kMaxExpectedTensors / per_layer) {
-    Fail(file, fmt::format("describes {} layers with {} routed experts each, more than {} tensors; "
+    FailConfig(file,
+               fmt::format("describes {} layers with {} routed experts each, more than {} tensors; "
                            "no model of this family is that large, so the config is damaged",
                            layers, m.n_routed_experts, kMaxExpectedTensors));
   }
@@ -300,10 +181,13 @@ ModelConfig ParseModelConfig(std::string_view text, const std::string& file) {
     }
     RequireModestSize(config, file);
   }
-  config.quantization = ParseQuantization(strict, file, path);
-  if (!config.quantization && !config.prefix.empty()) {
+  config.expert_dtype = fields.String("expert_dtype");
+  config.quantization = ParseQuantization(*object, strict, file, path);
+  if (config.quantization) {
+    config.quantization->member.insert(0, config.prefix);
+  } else if (!config.prefix.empty()) {
     const Fields top(root, file, "", /*strict=*/true);
-    config.quantization = ParseQuantization(top, file, "");
+    config.quantization = ParseQuantization(root, top, file, "");
   }
   return config;
 }

@@ -37,7 +37,7 @@ struct QuantizationConfig {
   std::vector<std::string> modules_to_not_convert;
   // compressed-tensors:
   std::string format;                     // "float-quantized" …
-  std::vector<QuantizationGroup> groups;  // those with weights, in the config's order
+  std::vector<QuantizationGroup> groups;  // those with weights, by name
   std::vector<std::string> ignore;        // modules, or "re:" patterns
 };
 

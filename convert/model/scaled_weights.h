@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "convert/model/model_config.h"
 #include "convert/plan/catalog.h"
+#include "formats/dtype.h"
 #include "formats/finding.h"
 #include "quant/dequantize.h"
 
@@ -61,5 +63,8 @@ struct ScaledWeights {
 //           config_groups name several, the shape picks one of those, never anything else.
 // Reads headers only. V4's hc_*_scale, activation scales and caches' scales are no weight scales.
 ScaledWeights FindScaledWeights(const Catalog& catalog, const ModelConfig& config);
+
+// The scale format of a dtype that may hold block scales; nothing for any other dtype.
+std::optional<quant::ScaleFormat> ScaleFormatOf(formats::Dtype dtype);
 
 }  // namespace dsv3::convert

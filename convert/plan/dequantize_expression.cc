@@ -1,9 +1,11 @@
 #include "convert/plan/dequantize_expression.h"
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
 #include "formats/error.h"
+#include "quant/dequantize.h"
 
 namespace dsv3::convert {
 namespace {
@@ -12,90 +14,91 @@ constexpr std::uint64_t CeilDiv(std::uint64_t a, std::uint64_t b) { return a / b
 
 class DequantizeExpression final : public Expression {
  public:
-  DequantizeExpression(const CatalogTensor& weight, std::uint32_t weight_id, std::uint32_t scale_id,
-                       quant::ScaleFormat scale_format, std::uint64_t scale_bytes,
-                       quant::BlockShape block)
+  DequantizeExpression(const CatalogTensor& weight, const ScaledWeight& pair,
+                       std::uint64_t scale_bytes)
       : Expression(formats::Dtype::kBF16, weight.shape),
-        weight_(weight_id),
-        scale_(scale_id),
-        scale_format_(scale_format),
+        pair_(pair),
         scale_bytes_(scale_bytes),
-        cols_(weight.shape[1]),
-        block_(block) {}
+        scale_rows_(pair.ScaleRows()),
+        scale_cols_(pair.ScaleCols()) {}
 
   std::string_view rule() const override { return "dequantize"; }
-  std::uint32_t streamed_source() const override { return weight_; }
-  std::vector<std::uint32_t> side_sources() const override { return {scale_}; }
+  std::uint32_t streamed_source() const override { return pair_.weight; }
+  std::vector<std::uint32_t> side_sources() const override { return {pair_.scale}; }
+
+  // A code for two bytes, and its share of a scale, which is more than a code in tiny blocks.
+  std::uint64_t input_bytes_per_output_byte() const override {
+    const std::uint64_t block_elements =
+        std::min(pair_.block.rows, pair_.rows) * std::min(pair_.block.cols, pair_.cols);
+    return CeilDiv(1 + CeilDiv(scale_bytes_, std::max<std::uint64_t>(1, block_elements)), 2);
+  }
 
   void AppendReads(std::uint64_t begin, std::uint64_t end,
                    std::vector<SourceRange>& reads) const override {
-    reads.push_back({weight_, begin / 2, end / 2});
-    const std::uint64_t scale_row_bytes = CeilDiv(cols_, block_.cols) * scale_bytes_;
-    const std::uint64_t first_row = begin / 2 / cols_ / block_.rows;
-    const std::uint64_t last_row = (end / 2 - 1) / cols_ / block_.rows;
-    reads.push_back({scale_, first_row * scale_row_bytes, (last_row + 1) * scale_row_bytes});
+    reads.push_back({pair_.weight, begin / 2, end / 2});
+    const std::uint64_t row_bytes = scale_cols_ * scale_bytes_;
+    reads.push_back({pair_.scale, ScaleRowOf(begin / 2) * row_bytes,
+                     (ScaleRowOf(end / 2 - 1) + 1) * row_bytes});
   }
 
-  void Evaluate(std::uint64_t begin, std::uint64_t,
+  void Evaluate(std::uint64_t begin, std::uint64_t end,
                 std::span<const std::span<const std::byte>> inputs,
                 EvaluationOutput& out) const override {
     // One small allocation for a tile of megabytes.
     std::vector<float> scales;
-    quant::DecodeScales(scale_format_, inputs[1], scales);
-    quant::DequantizeSpan span;
-    span.codes = {reinterpret_cast<const std::uint8_t*>(inputs[0].data()), inputs[0].size()};
-    span.first = begin / 2;
-    span.cols = cols_;
-    span.block = block_;
-    span.scales = scales;
-    quant::DequantizeCounts dequantize_counts;
+    quant::DecodeScales(pair_.scale_format, inputs[1], scales);
+    const std::span<const std::uint8_t> codes(
+        reinterpret_cast<const std::uint8_t*>(inputs[0].data()), inputs[0].size());
     // Tensors start on multiples of their element size in the files that are written, so `value` is
     // aligned for 16-bit elements.
-    quant::DequantizeE4M3ToBF16(span, reinterpret_cast<std::uint16_t*>(out.value.data()),
-                                dequantize_counts);
-    out.counts.nan_codes += dequantize_counts.nan_codes;
+    auto* const values = reinterpret_cast<std::uint16_t*>(out.value.data());
+    quant::DequantizeCounts counts;
+    const std::uint64_t first = begin / 2;
+    const std::uint64_t last = end / 2;
+    const std::uint64_t matrix_elements = pair_.rows * pair_.cols;
+    const std::uint64_t first_scale_row = ScaleRowOf(first);
+    for (std::uint64_t at = first; at < last;) {
+      const std::uint64_t matrix = at / matrix_elements;
+      const std::uint64_t matrix_end = std::min(last, (matrix + 1) * matrix_elements);
+      quant::DequantizeSpan span;
+      span.codes = codes.subspan(at - first, matrix_end - at);
+      span.first = at - matrix * matrix_elements;
+      span.cols = pair_.cols;
+      span.block = pair_.block;
+      span.scales = std::span(scales).subspan((ScaleRowOf(at) - first_scale_row) * scale_cols_);
+      quant::DequantizeToBF16(pair_.format, span, values + (at - first), counts);
+      at = matrix_end;
+    }
+    out.counts.nan_codes += counts.nan_codes;
   }
 
  private:
-  std::uint32_t weight_;
-  std::uint32_t scale_;
-  quant::ScaleFormat scale_format_;
+  // Of an element, counted over all matrices.
+  std::uint64_t ScaleRowOf(std::uint64_t element) const {
+    const std::uint64_t row = element / pair_.cols;
+    return row / pair_.rows * scale_rows_ + row % pair_.rows / pair_.block.rows;
+  }
+
+  ScaledWeight pair_;
   std::uint64_t scale_bytes_;
-  std::uint64_t cols_;
-  quant::BlockShape block_;
+  std::uint64_t scale_rows_;
+  std::uint64_t scale_cols_;
 };
 
 }  // namespace
 
-ExpressionPtr Dequantize(const Catalog& catalog, std::uint32_t weight, std::uint32_t scale,
-                         quant::BlockShape block) {
-  const CatalogTensor& w = catalog.tensors()[weight];
-  const CatalogTensor& s = catalog.tensors()[scale];
-  const std::optional<quant::ScaleFormat> format = ScaleFormatOf(s.dtype);
-  if (w.dtype != formats::Dtype::kF8E4M3 || w.shape.size() != 2 || !format ||
-      s.shape != BlockScaleShape(w.shape, block)) {
+ExpressionPtr Dequantize(const Catalog& catalog, const ScaledWeight& pair) {
+  const CatalogTensor& weight = catalog.tensors()[pair.weight];
+  const CatalogTensor& scale = catalog.tensors()[pair.scale];
+  const bool fp8 =
+      weight.dtype == formats::Dtype::kF8E4M3 || weight.dtype == formats::Dtype::kF8E5M2;
+  const std::uint64_t scales = pair.matrices * pair.ScaleRows() * pair.ScaleCols();
+  if (!fp8 || formats::NumElements(weight.shape) != pair.matrices * pair.rows * pair.cols ||
+      formats::NumElements(scale.shape) != scales) {
     throw Error(ErrorCode::kInternal, "an unchecked pair of weight and scale reached the plan",
-                {"", w.name});
+                {"", weight.name});
   }
-  return std::make_unique<DequantizeExpression>(w, weight, scale, *format,
-                                                formats::DtypeBits(s.dtype) / 8, block);
-}
-
-std::optional<quant::ScaleFormat> ScaleFormatOf(formats::Dtype dtype) {
-  switch (dtype) {
-    case formats::Dtype::kF32:
-      return quant::ScaleFormat::kF32;
-    case formats::Dtype::kBF16:
-      return quant::ScaleFormat::kBF16;
-    case formats::Dtype::kF8E8M0:
-      return quant::ScaleFormat::kE8M0;
-    default:
-      return std::nullopt;
-  }
-}
-
-formats::Shape BlockScaleShape(const formats::Shape& weight, quant::BlockShape block) {
-  return {CeilDiv(weight[0], block.rows), CeilDiv(weight[1], block.cols)};
+  return std::make_unique<DequantizeExpression>(weight, pair, formats::DtypeBits(scale.dtype) / 8);
 }
 
 }  // namespace dsv3::convert

@@ -12,7 +12,6 @@
 #include <tbb/enumerable_thread_specific.h>
 #include <tbb/parallel_for.h>
 
-#include "convert/plan/dequantize_expression.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "formats/error.h"
 #include "formats/hash/sha256.h"
@@ -33,18 +32,27 @@ struct BadScale {
   float first_value = 0;
 };
 
+// Where an element is, as an index into its tensor: "[2, 1]"; "[]" for a scalar.
+std::string PlaceOf(std::uint64_t element, const formats::Shape& shape) {
+  formats::Shape place(shape.size());
+  for (std::size_t dim = shape.size(); dim-- > 0;) {
+    place[dim] = element % shape[dim];
+    element /= shape[dim];
+  }
+  return formats::ShapeToString(place);
+}
+
 [[noreturn]] void FailBadScale(const Catalog& catalog, const CatalogTensor& scale,
                                const BadScale& bad, std::size_t bad_tensors) {
   const std::string& file = catalog.files()[scale.extent.file].name;
-  const std::uint64_t cols = scale.shape[1];
   throw Error(
       ErrorCode::kBadInput,
       fmt::format(
-          "{}: scale {} is {} at [{}, {}], expected a finite positive number (bad "
+          "{}: scale {} is {} at {}, expected a finite positive number (bad "
           "scales in this tensor: {}; tensors with bad scales: {}); the checkpoint is damaged. "
           "--allow-bad-scales converts it all the same",
-          file, QuoteForMessage(scale.name), bad.first_value, bad.first_element / cols,
-          bad.first_element % cols, bad.count, bad_tensors),
+          file, QuoteForMessage(scale.name), bad.first_value,
+          PlaceOf(bad.first_element, scale.shape), bad.count, bad_tensors),
       {file, scale.name});
 }
 
@@ -92,6 +100,7 @@ ScaleCheck CheckScales(const Catalog& catalog, const std::vector<ScaledWeight>& 
 
   ScaleCheck result;
   result.digests.resize(pairs.size());
+  result.significands.resize(pairs.size());
   std::vector<BadScale> bad(pairs.size());
   tbb::enumerable_thread_specific<Scratch> scratches;
 
@@ -116,7 +125,8 @@ ScaleCheck CheckScales(const Catalog& catalog, const std::vector<ScaledWeight>& 
         const std::span<const std::byte> bytes = scratch.inputs[m];
         xxh3[m].Update(bytes);
         if (sha256) sha[m].Update(bytes);
-        quant::DecodeScales(*ScaleFormatOf(scale.dtype), bytes, scratch.scales);
+        quant::DecodeScales(pairs[members[m]].scale_format, bytes, scratch.scales);
+        result.significands[members[m]].Add(scratch.scales);
         for (std::size_t e = 0; e < scratch.scales.size(); ++e) {
           if (!IsBad(scratch.scales[e])) continue;
           BadScale& found = bad[members[m]];
@@ -134,9 +144,7 @@ ScaleCheck CheckScales(const Catalog& catalog, const std::vector<ScaledWeight>& 
     }
   };
   tbb::parallel_for(std::size_t{0}, groups.size(), [&](std::size_t i) { check_group(groups[i]); });
-  if (stop.stopped()) {
-    throw Error(ErrorCode::kInterrupted, "interrupted; run the same command again to continue");
-  }
+  if (stop.stopped()) ThrowInterrupted();
 
   std::size_t first_bad = bad.size();
   for (std::size_t i = 0; i < bad.size(); ++i) {

@@ -99,9 +99,9 @@ TEST_F(ConfigTest, RefusesAQuantizationConfigThatIsNoObject) {
 }
 
 TEST_F(ConfigTest, RefusesAnotherQuantMethod) {
-  SetQuantization("quant_method", "\"compressed-tensors\"");
+  SetQuantization("quant_method", "\"bitsandbytes\"");
   WriteInput();
-  ExpectBadInput("config.json", "quant_method is \"compressed-tensors\"", "expected \"fp8\"");
+  ExpectBadInput("config.json", "quant_method is \"bitsandbytes\"", "expected \"fp8\"");
 }
 
 TEST_F(ConfigTest, OnlyWarnsOfAnUnknownModelType) {

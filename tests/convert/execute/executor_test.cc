@@ -92,7 +92,9 @@ class ExecutorTest : public ::testing::Test {
       const std::uint32_t scale = catalog_->Find(tensor.name + "_scale_inv");
       by_file[catalog_->files()[tensor.extent.file].name].emplace_back(
           tensor.name,
-          scale == Catalog::kNone ? Copy(*catalog_, i) : Dequantize(*catalog_, i, scale, kBlock));
+          scale == Catalog::kNone
+              ? Copy(*catalog_, i)
+              : Dequantize(*catalog_, testing::MatrixPair(*catalog_, i, scale, kBlock)));
     }
     const testing::MemorySource memory(checkpoint_, *catalog_);
     for (auto& [name, tensors] : by_file) {

@@ -74,8 +74,13 @@ class DequantizeTest : public ::testing::TestWithParam<Case> {
     TinyCheckpoint checkpoint;
     checkpoint.Add("s", "w", Dtype::kF8E4M3, GetParam().shape).bytes[0] = '\x7f';
     checkpoint.AddScale("s", "w_scale_inv", scale_dtype,
-                        BlockScaleShape(GetParam().shape, GetParam().block));
+                        {Blocks(0, GetParam().block.rows), Blocks(1, GetParam().block.cols)});
     return checkpoint;
+  }
+
+ private:
+  static std::uint64_t Blocks(std::size_t dim, std::uint64_t block) {
+    return (GetParam().shape[dim] + block - 1) / block;
   }
 };
 
@@ -83,8 +88,10 @@ TEST_P(DequantizeTest, EqualsTheScalarMeaningInAnyPieces) {
   for (const Dtype scale_dtype : {Dtype::kF32, Dtype::kBF16, Dtype::kF8E8M0}) {
     TinyCheckpoint checkpoint = Checkpoint(scale_dtype);
     const MemorySource source(checkpoint);
-    const ExpressionPtr value = Dequantize(source.catalog(), source.catalog().Find("w"),
-                                           source.catalog().Find("w_scale_inv"), GetParam().block);
+    const ExpressionPtr value =
+        Dequantize(source.catalog(),
+                   testing::MatrixPair(source.catalog(), source.catalog().Find("w"),
+                                       source.catalog().Find("w_scale_inv"), GetParam().block));
     EXPECT_EQ(value->dtype(), Dtype::kBF16);
     EXPECT_EQ(value->shape(), GetParam().shape);
     EXPECT_EQ(value->rule(), "dequantize");
@@ -125,7 +132,8 @@ TEST(DequantizeExpressionTest, ReadsEachWeightByteOnceAndOnlyTheScaleRowsOfItsRa
   const MemorySource source(checkpoint);
   const std::uint32_t weight = source.catalog().Find("w");
   const std::uint32_t scale = source.catalog().Find("w_scale_inv");
-  const ExpressionPtr value = Dequantize(source.catalog(), weight, scale, {4, 8});
+  const ExpressionPtr value =
+      Dequantize(source.catalog(), testing::MatrixPair(source.catalog(), weight, scale, {4, 8}));
   std::vector<SourceRange> reads;
   // Elements 40 to 64: rows 5 to 7, of the second scale row.
   value->AppendReads(80, 128, reads);
@@ -144,8 +152,8 @@ TEST(DequantizeExpressionTest, RefusesAnUncheckedPair) {
   checkpoint.AddScale("s", "w_scale_inv", Dtype::kF32, {2, 1});
   const MemorySource source(checkpoint);
   const Error error = testing::ErrorOf([&] {
-    Dequantize(source.catalog(), source.catalog().Find("w"), source.catalog().Find("w_scale_inv"),
-               {4, 8});
+    Dequantize(source.catalog(), testing::MatrixPair(source.catalog(), source.catalog().Find("w"),
+                                                     source.catalog().Find("w_scale_inv"), {4, 8}));
   });
   EXPECT_EQ(error.code(), ErrorCode::kInternal);
   EXPECT_EQ(error.place().tensor, "w");

@@ -43,7 +43,8 @@ Named Expressions(const Catalog& catalog) {
     named.emplace_back(name, Copy(catalog, catalog.Find(name)));
   }
   named.emplace_back("w",
-                     Dequantize(catalog, catalog.Find("w"), catalog.Find("w_scale_inv"), {4, 8}));
+                     Dequantize(catalog, testing::MatrixPair(catalog, catalog.Find("w"),
+                                                             catalog.Find("w_scale_inv"), {4, 8})));
   return named;
 }
 
@@ -122,8 +123,9 @@ TEST(PlanFingerprintTest, DiffersWithEverythingThatDecidesBytes) {
       },
       [&](Plan& plan) {  // another scale
         Named named = Expressions(catalog);
-        named[4].second =
-            Dequantize(catalog, catalog.Find("w"), catalog.Find("other_scale"), {4, 8});
+        named[4].second = Dequantize(
+            catalog,
+            testing::MatrixPair(catalog, catalog.Find("w"), catalog.Find("other_scale"), {4, 8}));
         plan.files[0] = PlanFile("f.safetensors", std::move(named));
       },
       [&](Plan& plan) {  // another name

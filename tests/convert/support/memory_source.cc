@@ -54,4 +54,16 @@ std::string MemorySource::Evaluate(const convert::Expression& expression, std::u
   return value;
 }
 
+convert::ScaledWeight MatrixPair(const convert::Catalog& catalog, std::uint32_t weight,
+                                 std::uint32_t scale, quant::BlockShape block) {
+  convert::ScaledWeight pair;
+  pair.weight = weight;
+  pair.scale = scale;
+  pair.rows = catalog.tensors().at(weight).shape.at(0);
+  pair.cols = catalog.tensors().at(weight).shape.at(1);
+  pair.block = block;
+  pair.scale_format = convert::ScaleFormatOf(catalog.tensors().at(scale).dtype).value();
+  return pair;
+}
+
 }  // namespace dsv3::testing

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "convert/model/scaled_weights.h"
 #include "convert/plan/catalog.h"
 #include "convert/plan/expression.h"
 #include "tests/convert/support/tiny_checkpoint.h"
@@ -34,5 +35,9 @@ class MemorySource {
   convert::Catalog catalog_;
   std::vector<std::string> bytes_;  // by position in the catalog
 };
+
+// A 2-D F8_E4M3 weight and its block scales, found without a config.
+convert::ScaledWeight MatrixPair(const convert::Catalog& catalog, std::uint32_t weight,
+                                 std::uint32_t scale, quant::BlockShape block);
 
 }  // namespace dsv3::testing

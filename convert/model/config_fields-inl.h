@@ -1,0 +1,113 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "convert/model/model_config.h"
+#include "formats/error.h"
+
+// What the files that parse config.json share. Not installed: the JSON library stays inside.
+namespace dsv3::convert {
+
+// Beyond any model, and small enough that products of two dimensions fit 64 bits.
+inline constexpr std::uint64_t kMaxDimension = std::uint64_t{1} << 31;
+
+[[noreturn]] inline void FailConfig(const std::string& file, const std::string& problem) {
+  throw Error(ErrorCode::kBadInput, fmt::format("{}: {}", file, problem), {file, ""});
+}
+
+// The value as it stands in the config.
+inline std::string ShownInMessage(const nlohmann::json& value) {
+  constexpr std::size_t kLongest = 60;
+  std::string text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
+  return text;
+}
+
+// Reads the fields of one JSON object. `strict` refuses what a lenient reader takes as absent.
+class ConfigFields {
+ public:
+  using Json = nlohmann::json;
+
+  ConfigFields(const Json& object, std::string file, std::string path, bool strict)
+      : object_(object), file_(std::move(file)), path_(std::move(path)), strict_(strict) {}
+
+  const Json* Find(const char* name) const {
+    const auto found = object_.find(name);
+    return found == object_.end() ? nullptr : &*found;
+  }
+
+  // A dimension that every model has. `fallback` points to its value when absent.
+  std::uint64_t Dimension(const char* name, const std::uint64_t* fallback) const {
+    const Json* value = Find(name);
+    if (value == nullptr && fallback != nullptr) return *fallback;
+    if (value == nullptr && strict_) {
+      FailConfig(file_, fmt::format("lacks the field '{}{}', which this model_type needs; take the "
+                                    "config.json that belongs to the weights",
+                                    path_, name));
+    }
+    const std::uint64_t number = value == nullptr ? 0 : Number(name, *value);
+    if (number == 0 && strict_) Wrong(name, "a positive integer", *value);
+    return number;
+  }
+
+  // A count that may be zero or null, both of which mean "none".
+  std::uint64_t Count(const char* name, std::uint64_t fallback) const {
+    const Json* value = Find(name);
+    if (value == nullptr) return fallback;
+    return value->is_null() ? 0 : Number(name, *value);
+  }
+
+  bool Bool(const char* name, bool fallback) const {
+    const Json* value = Find(name);
+    if (value == nullptr || value->is_null()) return fallback;
+    if (value->is_boolean()) return value->get<bool>();
+    if (strict_) Wrong(name, "true or false", *value);
+    return fallback;
+  }
+
+  std::string String(const char* name) const {
+    const Json* value = Find(name);
+    if (value == nullptr || value->is_null()) return "";
+    if (value->is_string()) return value->get<std::string>();
+    if (strict_) Wrong(name, "a string", *value);
+    return "";
+  }
+
+  [[noreturn]] void Wrong(const char* name, std::string_view expected, const Json& value) const {
+    FailConfig(file_,
+               fmt::format("the field '{}{}' must be {} but is {}; take the config.json that "
+                           "belongs to the weights",
+                           path_, name, expected, ShownInMessage(value)));
+  }
+
+ private:
+  std::uint64_t Number(const char* name, const Json& value) const {
+    if (value.is_number_unsigned() && value.get<std::uint64_t>() <= kMaxDimension) {
+      return value.get<std::uint64_t>();
+    }
+    if (strict_) Wrong(name, fmt::format("an integer from 0 to {}", kMaxDimension), value);
+    return 0;
+  }
+
+  const Json& object_;
+  std::string file_;
+  std::string path_;
+  bool strict_;
+};
+
+// quantization_config, or compressed-tensors' older compression_config, of `object`, whose members
+// `outer` reads; nothing where there is none. `path` stands before the names of fields in messages.
+std::optional<QuantizationConfig> ParseQuantization(const nlohmann::json& object,
+                                                    const ConfigFields& outer,
+                                                    const std::string& file,
+                                                    const std::string& path);
+
+}  // namespace dsv3::convert

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "convert/model/model_config.h"
+#include "convert/model/scaled_weights.h"
+#include "convert/plan/catalog.h"
+
+// What a config says about the scales of FP8 weights, and what other formats look like. Internal to
+// convert/model; FindScaledWeights is its user.
+namespace dsv3::convert {
+
+// One way in which the config lets scales lie.
+struct ScaleRule {
+  enum class Kind { kBlock, kRow, kTensor };
+  Kind kind = Kind::kBlock;
+  quant::BlockShape block;  // of kBlock
+  std::string source;       // "weight_block_size [128, 128] of config.json"
+};
+
+struct ScaleRules {
+  // Without equal ones. Empty when `problem` tells why none is known.
+  std::vector<ScaleRule> rules;
+  std::string problem;           // a whole message
+  bool only_by_absence = false;  // the one rule is kTensor because no block size is given
+  bool u8_is_e8m0 = false;       // mxfp8-quantized
+};
+
+ScaleRules ReadScaleRules(const ModelConfig& config);
+
+// For scales that are not one a tensor where the config gives no block size.
+inline constexpr const char* kNoBlockSize =
+    "config.json: quantization_config has no weight_block_size, expected the block of the scales "
+    "such as [128, 128]; restore the config.json that came with these weights";
+
+// Sets pair.block from the rule that the scale's shape agrees with; pair.matrices to cols are set.
+// Returns what is wrong where none does, or several that differ; empty otherwise.
+std::string ApplyScaleRules(const ScaleRules& rules, const CatalogTensor& weight,
+                            const CatalogTensor& scale, ScaledWeight& pair);
+
+// A sentence on the format of a quantised weight that is not FP8, told by its dtype, its name and
+// `scale` (nullptr: its name alone); empty where nothing says that it is quantised.
+std::string DescribeOtherFormat(const Catalog& catalog, const ModelConfig& config,
+                                std::uint32_t weight, const CatalogTensor* scale);
+
+}  // namespace dsv3::convert

@@ -1,0 +1,305 @@
+#include "convert/model/scaled_weights.h"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/model/scale_rules.h"
+#include "formats/error.h"
+
+namespace dsv3::convert {
+namespace {
+
+using formats::Dtype;
+using formats::Finding;
+using formats::Severity;
+
+// A piece of a weight is converted with whole rows of scales, so these must be short. The family's
+// longest have 144.
+constexpr std::uint64_t kMaxScaleColumns = std::uint64_t{1} << 18;
+
+constexpr std::string_view kInverseSuffix = "_scale_inv";
+constexpr std::string_view kSuffix = "_scale";
+constexpr std::string_view kPlainScale = ".scale";
+constexpr std::string_view kWeight = ".weight";
+
+enum class ScaleName { kScaleInv, kScale, kPlain };
+
+bool IsFp8(Dtype dtype) {
+  return dtype == Dtype::kF8E4M3 || dtype == Dtype::kF8E5M2 || dtype == Dtype::kF8E4M3Fnuz ||
+         dtype == Dtype::kF8E5M2Fnuz;
+}
+
+// The dtypes of weights that were never quantised.
+bool IsFloat(Dtype dtype) {
+  return dtype == Dtype::kBF16 || dtype == Dtype::kF16 || dtype == Dtype::kF32 ||
+         dtype == Dtype::kF64;
+}
+
+std::string_view WithoutSuffix(std::string_view name, std::string_view suffix) {
+  return name.substr(0, name.size() - suffix.size());
+}
+
+std::string NameOfScale(std::string_view weight, ScaleName kind) {
+  switch (kind) {
+    case ScaleName::kScaleInv:
+      return std::string(weight) + std::string(kInverseSuffix);
+    case ScaleName::kScale:
+      return std::string(weight) + std::string(kSuffix);
+    case ScaleName::kPlain:
+      break;
+  }
+  return std::string(WithoutSuffix(weight, kWeight)) + std::string(kPlainScale);
+}
+
+class Finder {
+ public:
+  Finder(const Catalog& catalog, const ModelConfig& config)
+      : catalog_(catalog), config_(config), rules_(ReadScaleRules(config)) {}
+
+  ScaledWeights Run() {
+    for (std::uint32_t i = 0; i < catalog_.tensors().size(); ++i) {
+      if (!VisitScale(i)) VisitWeight(i);
+    }
+    ReportUnpaired();
+    ReportRules();
+    const auto by_position = [](const auto& a, const auto& b) { return a.first < b.first; };
+    std::stable_sort(findings_.begin(), findings_.end(), by_position);
+    for (auto& [position, finding] : findings_) result_.findings.push_back(std::move(finding));
+    return std::move(result_);
+  }
+
+ private:
+  const CatalogTensor& At(std::uint32_t position) const { return catalog_.tensors()[position]; }
+
+  Finding Make(std::uint32_t tensor, const char* kind, const std::string& message) const {
+    const CatalogTensor& t = At(tensor);
+    const std::string& file = catalog_.files()[t.extent.file].name;
+    return {Severity::kError, kind, file, t.name, fmt::format("{}: {}", file, message)};
+  }
+
+  void Add(std::uint32_t tensor, const char* kind, const std::string& message) {
+    findings_.emplace_back(tensor, Make(tensor, kind, message));
+  }
+
+  // Whether the tensor is a scale, or is named so that it cannot be anything else; reports it when
+  // it has no FP8 weight.
+  bool VisitScale(std::uint32_t i) {
+    const std::string_view name = At(i).name;
+    if (name.ends_with(kInverseSuffix)) {
+      JudgeScale(i, WithoutSuffix(name, kInverseSuffix));
+      return true;
+    }
+    if (name.ends_with(kSuffix)) {
+      const std::string_view weight = WithoutSuffix(name, kSuffix);
+      // V4's hc_attn_scale, caches' k_scale and activations' input_scale have no such weight.
+      if (catalog_.Find(weight) == Catalog::kNone && !weight.ends_with(kWeight)) return false;
+      if (!weight.ends_with(kWeight) && IsFloat(At(catalog_.Find(weight)).dtype)) return false;
+      JudgeScale(i, weight);
+      return true;
+    }
+    if (name.ends_with(kPlainScale)) {
+      const std::string weight(std::string(WithoutSuffix(name, kPlainScale)).append(kWeight));
+      const std::uint32_t found = catalog_.Find(weight);
+      if (found != Catalog::kNone && !IsFloat(At(found).dtype)) {
+        JudgeScale(i, weight);
+        return true;
+      }
+      // Other modules have a parameter "scale", too; only E8M0 is sure to be of a weight.
+      if (At(i).dtype == Dtype::kF8E8M0) {
+        JudgeScale(i, weight);
+      } else if (At(i).shape.size() >= 2) {
+        doubtful_scales_.push_back(i);
+      }
+      return At(i).dtype == Dtype::kF8E8M0;
+    }
+    return false;
+  }
+
+  void JudgeScale(std::uint32_t i, std::string_view weight_name) {
+    const CatalogTensor& scale = At(i);
+    const std::uint32_t weight = catalog_.Find(weight_name);
+    if (weight == Catalog::kNone) {
+      // Formats that pack several values into a word.
+      if (catalog_.Find(std::string(weight_name) + "_packed") != Catalog::kNone) return;
+      Add(i, "scale-without-weight",
+          fmt::format("scale {} has no weight: there is no tensor {}; the checkpoint is incomplete",
+                      QuoteForMessage(scale.name), QuoteForMessage(weight_name)));
+    } else if (IsFloat(At(weight).dtype)) {
+      Add(i, "scale-of-unquantized-weight",
+          fmt::format("scale {} belongs to {}, which is {} and not FP8; was the checkpoint "
+                      "converted in part?",
+                      QuoteForMessage(scale.name), QuoteForMessage(weight_name),
+                      formats::DtypeName(At(weight).dtype)));
+    } else if (!IsFp8(At(weight).dtype)) {
+      ReportOtherFormat(weight, DescribeOtherFormat(catalog_, config_, weight, &scale));
+    }
+  }
+
+  void VisitWeight(std::uint32_t i) {
+    const CatalogTensor& tensor = At(i);
+    if (!IsFp8(tensor.dtype)) {
+      const std::string other = DescribeOtherFormat(catalog_, config_, i, nullptr);
+      if (!other.empty()) ReportOtherFormat(i, other);
+      return;
+    }
+    has_fp8_ = true;
+    std::uint32_t scale = Catalog::kNone;
+    for (const ScaleName kind : {ScaleName::kScaleInv, ScaleName::kScale, ScaleName::kPlain}) {
+      if (kind == ScaleName::kPlain && !tensor.name.ends_with(kWeight)) continue;
+      const std::uint32_t found = catalog_.Find(NameOfScale(tensor.name, kind));
+      if (found == Catalog::kNone) continue;
+      if (scale != Catalog::kNone) {
+        Add(i, "several-scales",
+            fmt::format("FP8 tensor {} has two scales, {} and {}; expected one. Which of them the "
+                        "weight was quantised with cannot be told: download the checkpoint again",
+                        QuoteForMessage(tensor.name), QuoteForMessage(At(scale).name),
+                        QuoteForMessage(At(found).name)));
+        return;
+      }
+      scale = found;
+      ++names_used_[static_cast<std::size_t>(kind)];
+    }
+    if (scale == Catalog::kNone) {
+      without_scale_.push_back(i);
+    } else {
+      Pair(i, scale);
+    }
+  }
+
+  void Pair(std::uint32_t weight_at, std::uint32_t scale_at) {
+    const CatalogTensor& weight = At(weight_at);
+    const CatalogTensor& scale = At(scale_at);
+    if (weight.dtype != Dtype::kF8E4M3 && weight.dtype != Dtype::kF8E5M2) {
+      ReportOtherFormat(
+          weight_at, fmt::format("tensor {} is {}, expected F8_E4M3 or F8_E5M2; other FP8 formats "
+                                 "are not converted",
+                                 QuoteForMessage(weight.name), formats::DtypeName(weight.dtype)));
+      return;
+    }
+    const std::size_t dims = weight.shape.size();
+    if (dims != 2 && dims != 3) {
+      Add(weight_at, "wrong-weight-shape",
+          fmt::format("FP8 tensor {} has shape {}, expected two dimensions, [rows, columns], or "
+                      "the three of fused experts, [experts, rows, columns]",
+                      QuoteForMessage(weight.name), formats::ShapeToString(weight.shape)));
+      return;
+    }
+    ScaledWeight pair;
+    pair.weight = weight_at;
+    pair.scale = scale_at;
+    pair.format =
+        weight.dtype == Dtype::kF8E4M3 ? quant::Fp8Format::kE4M3 : quant::Fp8Format::kE5M2;
+    const auto scale_format = rules_.u8_is_e8m0 && scale.dtype == Dtype::kU8
+                                  ? quant::ScaleFormat::kE8M0
+                                  : ScaleFormatOf(scale.dtype);
+    if (!scale_format) {
+      Add(scale_at, "wrong-scale-dtype",
+          fmt::format("scale {} is {}, expected F32, BF16 or F8_E8M0{}",
+                      QuoteForMessage(scale.name), formats::DtypeName(scale.dtype),
+                      scale.dtype == Dtype::kU8
+                          ? " (U8 holds E8M0 only where config.json's format is mxfp8-quantized)"
+                          : ""));
+      return;
+    }
+    pair.scale_format = *scale_format;
+    pair.matrices = dims == 3 ? weight.shape[0] : 1;
+    pair.rows = weight.shape[dims - 2];
+    pair.cols = weight.shape[dims - 1];
+    if (rules_.rules.empty()) return;
+    std::string problem = ApplyScaleRules(rules_, weight, scale, pair);
+    if (!problem.empty()) {
+      if (rules_.only_by_absence) {
+        needs_block_size_ = true;
+      } else {
+        Add(scale_at, "wrong-scale-shape", problem);
+      }
+      return;
+    }
+    if (pair.ScaleCols() > kMaxScaleColumns) {
+      Add(scale_at, "too-many-scale-columns",
+          fmt::format("scale {} has {} columns, expected at most {}; the {} cannot be right for a "
+                      "weight of shape {}",
+                      QuoteForMessage(scale.name), pair.ScaleCols(), kMaxScaleColumns,
+                      rules_.rules.front().source, formats::ShapeToString(weight.shape)));
+      return;
+    }
+    result_.pairs.push_back(pair);
+  }
+
+  // What can be judged only when all names were seen.
+  void ReportUnpaired() {
+    const auto most = std::max_element(names_used_.begin(), names_used_.end());
+    const auto usual = static_cast<ScaleName>(most - names_used_.begin());
+    for (const std::uint32_t weight : without_scale_) {
+      const std::string& name = At(weight).name;
+      const ScaleName kind =
+          usual == ScaleName::kPlain && !name.ends_with(kWeight) ? ScaleName::kScaleInv : usual;
+      Add(weight, "missing-scale",
+          fmt::format("FP8 tensor {} has no scale: {} is in no shard; without it the weight means "
+                      "nothing. The checkpoint is incomplete, download it again",
+                      QuoteForMessage(name), QuoteForMessage(NameOfScale(name, kind))));
+    }
+    if (names_used_[static_cast<std::size_t>(ScaleName::kPlain)] == 0) return;
+    for (const std::uint32_t scale : doubtful_scales_) {
+      JudgeScale(scale, std::string(WithoutSuffix(At(scale).name, kPlainScale)).append(kWeight));
+    }
+  }
+
+  void ReportRules() {
+    std::string problem = rules_.problem;
+    if (problem.empty() && needs_block_size_) problem = kNoBlockSize;
+    if (!has_fp8_ || problem.empty()) return;
+    findings_.insert(findings_.begin(), {0, Finding{Severity::kError, "no-quantization-config",
+                                                    "config.json", "", std::move(problem)}});
+  }
+
+  void ReportOtherFormat(std::uint32_t weight, const std::string& message) {
+    result_.unsupported.push_back(Make(weight, "unsupported-weight-format", message));
+  }
+
+  const Catalog& catalog_;
+  const ModelConfig& config_;
+  const ScaleRules rules_;
+  ScaledWeights result_;
+  std::vector<std::pair<std::uint32_t, Finding>> findings_;  // with the tensor's position
+  std::vector<std::uint32_t> without_scale_;
+  std::vector<std::uint32_t> doubtful_scales_;
+  std::array<std::uint64_t, 3> names_used_ = {};  // by ScaleName
+  bool has_fp8_ = false;
+  bool needs_block_size_ = false;
+};
+
+}  // namespace
+
+std::uint64_t ScaledWeight::ScaleRows() const {
+  return rows / block.rows + (rows % block.rows != 0);
+}
+
+std::uint64_t ScaledWeight::ScaleCols() const {
+  return cols / block.cols + (cols % block.cols != 0);
+}
+
+std::optional<quant::ScaleFormat> ScaleFormatOf(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kF32:
+      return quant::ScaleFormat::kF32;
+    case Dtype::kBF16:
+      return quant::ScaleFormat::kBF16;
+    case Dtype::kF8E8M0:
+      return quant::ScaleFormat::kE8M0;
+    default:
+      return std::nullopt;
+  }
+}
+
+ScaledWeights FindScaledWeights(const Catalog& catalog, const ModelConfig& config) {
+  return Finder(catalog, config).Run();
+}
+
+}  // namespace dsv3::convert
