@@ -105,6 +105,41 @@ TEST(ShardIndexTest, RejectsPathsThatLeaveTheDirectory) {
   }
 }
 
+TEST(ShardIndexTest, ReportsTheFaultsOfEntriesWhereAskedTo) {
+  Findings faults;
+  const ShardIndex index = ParseShardIndex(
+      R"({"metadata":{"total_size":"24"},"weight_map":{"a":"f","b":"../f","c":7,"d":"g",
+          "e":"../f","\u0061":"g","g":["f"],"h":"/f"}})",
+      "index", &faults);
+  const std::vector<std::pair<std::string_view, std::uint32_t>> expected = {{"a", 0}, {"d", 1}};
+  EXPECT_EQ(index.weight_map, expected);
+  EXPECT_EQ(index.files, (std::vector<std::string>{"f", "g"}));
+  std::vector<std::string> found;
+  for (const Finding& fault : faults) {
+    EXPECT_EQ(fault.severity, Severity::kError);
+    EXPECT_EQ(fault.file, "index");
+    EXPECT_THAT(fault.message, ::testing::StartsWith("index: "));
+    found.push_back(fault.kind + " " + fault.tensor);
+  }
+  EXPECT_THAT(found, ::testing::ElementsAre("wrong-total-size ", "unsafe-shard-path b",
+                                            "malformed-index-entry c", "malformed-index-entry g",
+                                            "unsafe-shard-path h", "tensor-listed-twice a"));
+  faults.clear();
+  EXPECT_TRUE(ParseShardIndex(R"({"weight_map":{}})", "index", &faults).weight_map.empty());
+  ParseShardIndex(R"({"metadata":{"total_size":null},"weight_map":{}})", "index", &faults);
+  EXPECT_TRUE(faults.empty());
+  ExpectBadInput([&] { ParseShardIndex("{", "index", &faults); }, "index: ");
+}
+
+TEST(ShardIndexTest, FindsTheShardOfATensor) {
+  const ShardIndex index = ParseText(R"({"weight_map":{"a":"f","c":"g"}})");
+  EXPECT_EQ(index.FindShard("a"), 0U);
+  EXPECT_EQ(index.FindShard("c"), 1U);
+  for (const std::string_view absent : {"", "b", "d"}) {
+    EXPECT_EQ(index.FindShard(absent), std::nullopt);
+  }
+}
+
 TEST(ShardIndexTest, EveryPrefixIsAnError) {
   const std::string text = R"({"metadata":{"total_size":24},"weight_map":{"a\n":"f","b":"g"}})";
   ParseText(text);
