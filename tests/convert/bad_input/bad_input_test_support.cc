@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/verify/structure.h"
 #include "formats/io/file_system.h"
 #include "tests/convert/bad_input/bad_input_test.h"
 
@@ -14,7 +15,7 @@ namespace fs = std::filesystem;
 
 // A few files of a few KB need little more than the threads' stacks and the executor's buffers,
 // and what a sanitizer adds.
-constexpr std::uint64_t kMostMemoryBytes = std::uint64_t{256} << 20;
+constexpr std::uint64_t kMostMemoryBytes = std::uint64_t{384} << 20;
 
 // A field of /proc/self/status in bytes; 0 where there is none.
 std::uint64_t StatusBytes(std::string_view field) {
@@ -88,6 +89,7 @@ Error BadInputTest::Refusal() {
   } catch (const Error& error) {
     refusal = error;
   }
+  if (refusal && refusal->code() == ErrorCode::kBadInput) ExpectInStructure(*refusal);
   EXPECT_LE(memory.Growth(), kMostMemoryBytes);
   EXPECT_EQ(Snapshot(dir_.path()), before);
   if (!refusal) {
@@ -96,6 +98,40 @@ Error BadInputTest::Refusal() {
   }
   ExpectPresentable(refusal->message());
   return *refusal;
+}
+
+void BadInputTest::ExpectInStructure(const Error& refusal) const {
+  std::optional<Error> error;
+  formats::Findings findings;
+  try {
+    findings = convert::VerifyStructure({request_.input}).verification.findings;
+  } catch (const Error& thrown) {
+    error = thrown;
+  }
+  if (in_structure_ == InStructure::kRefused) {
+    ASSERT_TRUE(error) << "nothing was refused by VerifyStructure";
+    EXPECT_EQ(error->code(), refusal.code());
+    EXPECT_EQ(error->message(), refusal.message());
+    return;
+  }
+  ASSERT_FALSE(error) << error->message();
+  const std::string file = fs::path(refusal.place().file).filename();
+  const std::string& tensor = refusal.place().tensor;
+  std::size_t listed = 0;
+  for (const formats::Finding& finding : findings) {
+    ExpectPresentable(finding.message);
+    const bool same_file = !file.empty() && fs::path(finding.file).filename() == file;
+    const bool same_tensor = !tensor.empty() && finding.tensor == tensor;
+    const bool is_error = finding.severity == formats::Severity::kError;
+    if (is_error && (same_file || same_tensor)) ++listed;
+    if (in_structure_ == InStructure::kNotTouched) {
+      EXPECT_FALSE(is_error) << finding.message;
+    }
+  }
+  if (in_structure_ == InStructure::kListed) {
+    EXPECT_GT(listed, 0U) << "VerifyStructure does not list what was refused: "
+                          << refusal.message();
+  }
 }
 
 std::vector<std::string> BadInputTest::Warnings(const convert::ConversionReport& report) {
