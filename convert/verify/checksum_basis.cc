@@ -1,0 +1,217 @@
+#include "convert/verify/checksum_basis.h"
+
+#include <algorithm>
+#include <span>
+#include <system_error>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/verify/hub.h"
+#include "formats/checkpoint_files.h"
+#include "formats/error.h"
+#include "formats/hash/sha256.h"
+#include "formats/sums_file.h"
+
+namespace dsv3::convert {
+namespace {
+
+namespace fs = std::filesystem;
+
+using formats::Findings;
+using formats::Severity;
+
+bool Exists(const fs::path& path) {
+  std::error_code error;
+  return fs::symlink_status(path, error).type() != fs::file_type::not_found;
+}
+
+formats::Finding BasisFinding(Severity severity, std::string kind, std::string_view file,
+                              std::string message) {
+  return {.severity = severity,
+          .kind = std::move(kind),
+          .file = std::string(file),
+          .tensor = {},
+          .message = std::move(message),
+          .unreadable = false};
+}
+
+// SHA256SUMS lists the manifest; another digest there means that one of the two is of another time.
+void CompareManifestWithSums(const fs::path& directory, const std::string& text,
+                             Findings& findings) {
+  const fs::path path = directory / formats::kSumsName;
+  if (!Exists(path)) return;
+  formats::SumsFile sums;
+  try {
+    sums = formats::ParseSums(formats::ReadSmallFile(path, formats::kMaxSumsBytes));
+  } catch (const Error&) {
+    return;  // it is not what is used
+  }
+  formats::Sha256 hash;
+  hash.Update(std::as_bytes(std::span(text)));
+  const std::string digest = hash.FinishHex();
+  for (const formats::SumsEntry& entry : sums.entries) {
+    if (entry.name != formats::kManifestName || entry.sha256 == digest) continue;
+    findings.push_back(BasisFinding(
+        Severity::kWarning, "outdated-sums", formats::kSumsName,
+        fmt::format("{}: it lists another digest for {}, so one of them is from another time; if "
+                    "nothing else differs, make both again with `dsv3-verify checksum create`",
+                    formats::kSumsName, formats::kManifestName)));
+    return;
+  }
+}
+
+ChecksumBasis FromManifest(formats::Manifest manifest, std::string name) {
+  ChecksumBasis basis;
+  basis.kind = CheckChecksumsReport::Basis::kManifest;
+  basis.name = std::move(name);
+  basis.manifest = std::move(manifest);
+  for (const formats::ManifestFile& file : basis.manifest.files) {
+    ExpectedFile& expected = basis.files[file.name];
+    expected.bytes = file.bytes;
+    expected.sha256 = file.sha256;
+    expected.header_xxh3 = file.header_xxh3;
+    expected.record = basis.name;
+  }
+  for (const formats::ManifestTensor& tensor : basis.manifest.tensors) {
+    basis.files[tensor.file].tensors.push_back(&tensor);
+  }
+  if (!basis.manifest.content_digest.empty() &&
+      basis.manifest.content_digest != formats::ContentDigest(basis.manifest.tensors)) {
+    basis.findings.push_back(BasisFinding(
+        Severity::kError, "inconsistent-manifest", basis.name,
+        fmt::format("{}: its content digest is not that of the tensors that it lists, so it was "
+                    "changed after it was written; restore it",
+                    basis.name)));
+  }
+  return basis;
+}
+
+ChecksumBasis FromSums(const fs::path& directory) {
+  const std::string name(formats::kSumsName);
+  const formats::SumsFile sums =
+      formats::ParseSums(formats::ReadSmallFile(directory / name, formats::kMaxSumsBytes));
+  if (sums.entries.empty()) {
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: it lists no file in a form that is known; make it again with "
+                            "`dsv3-verify checksum create`",
+                            (directory / name).string()),
+                {name, ""});
+  }
+  ChecksumBasis basis;
+  basis.kind = CheckChecksumsReport::Basis::kSha256Sums;
+  basis.name = name;
+  for (const std::size_t line : sums.bad_lines) {
+    basis.findings.push_back(
+        BasisFinding(Severity::kError, "bad-sums-line", name,
+                     fmt::format("{}: line {} is not of the form \"SHA-256  NAME\"; restore the "
+                                 "file or make it again",
+                                 name, line)));
+  }
+  for (const formats::SumsEntry& entry : sums.entries) {
+    const std::string_view outside = formats::OutsidePath(entry.name);
+    if (!outside.empty()) {
+      basis.findings.push_back(
+          BasisFinding(Severity::kError, "bad-sums-line", name,
+                       fmt::format("{}: it lists {}, {}; only files in the directory are checked",
+                                   name, QuoteForMessage(entry.name), outside)));
+      continue;
+    }
+    ExpectedFile& expected = basis.files[entry.name];
+    if (!expected.sha256.empty() && expected.sha256 != entry.sha256) {
+      basis.findings.push_back(
+          BasisFinding(Severity::kError, "bad-sums-line", name,
+                       fmt::format("{}: it lists {} twice, with two digests; restore the file or "
+                                   "make it again",
+                                   name, QuoteForMessage(entry.name))));
+    }
+    expected.sha256 = entry.sha256;
+    expected.record = name;
+  }
+  return basis;
+}
+
+ChecksumBasis FromHub(HubRecords records) {
+  ChecksumBasis basis;
+  basis.kind = CheckChecksumsReport::Basis::kHubMetadata;
+  basis.name = std::move(records.description);
+  basis.findings = std::move(records.findings);
+  for (auto& [name, file] : records.files) {
+    ExpectedFile& expected = basis.files[name];
+    expected.bytes = file.bytes;
+    expected.sha256 = std::move(file.sha256);
+    expected.git_blob_sha1 = std::move(file.git_blob_sha1);
+    expected.pointer_sha1 = std::move(file.pointer_sha1);
+    expected.outdated = file.outdated;
+    expected.record = std::move(file.record);
+  }
+  return basis;
+}
+
+}  // namespace
+
+std::optional<std::vector<DigestRange>> ExpectedFile::Layout() const {
+  std::uint64_t data_bytes = 0;
+  for (const formats::ManifestTensor* tensor : tensors) {
+    const std::uint64_t size = formats::NumBytes(tensor->dtype, tensor->shape).value_or(0);
+    if (size > bytes.value_or(0) - data_bytes) return std::nullopt;
+    data_bytes += size;
+  }
+  std::vector<DigestRange> ranges;
+  std::uint64_t offset = bytes.value_or(0) - data_bytes;
+  for (const formats::ManifestTensor* tensor : tensors) {
+    const std::uint64_t size = formats::NumBytes(tensor->dtype, tensor->shape).value_or(0);
+    ranges.push_back({offset, offset + size});
+    offset += size;
+  }
+  return ranges;
+}
+
+formats::Manifest ReadManifestFile(const fs::path& path) {
+  return formats::ParseManifest(formats::ReadSmallFile(path, formats::kMaxManifestBytes),
+                                path.string());
+}
+
+std::optional<ChecksumBasis> FindChecksumBasis(const fs::path& directory, const fs::path& manifest,
+                                               bool with_hub) {
+  if (!manifest.empty()) return FromManifest(ReadManifestFile(manifest), manifest.string());
+  Findings findings;
+  std::optional<Error> unreadable;
+  // Whatever cannot be read is a finding as long as something else tells what the files must be.
+  const auto note = [&](std::string_view kind, std::string_view file, const Error& error) {
+    findings.push_back(BasisFinding(Severity::kError, std::string(kind), file, error.message()));
+    if (!unreadable) unreadable = error;
+  };
+  std::optional<ChecksumBasis> basis;
+  if (Exists(directory / formats::kManifestName)) {
+    try {
+      const std::string text =
+          formats::ReadSmallFile(directory / formats::kManifestName, formats::kMaxManifestBytes);
+      const std::string name(formats::kManifestName);
+      basis = FromManifest(formats::ParseManifest(text, name), name);
+      CompareManifestWithSums(directory, text, basis->findings);
+    } catch (const Error& error) {
+      note("unreadable-manifest", formats::kManifestName, error);
+    }
+  }
+  if (!basis && Exists(directory / formats::kSumsName)) {
+    try {
+      basis = FromSums(directory);
+    } catch (const Error& error) {
+      note("unreadable-sums", formats::kSumsName, error);
+    }
+  }
+  if (!basis && with_hub) {
+    if (std::optional<HubRecords> records = ReadHubRecords(directory)) {
+      basis = FromHub(std::move(*records));
+    }
+  }
+  if (!basis) {
+    if (unreadable) throw *unreadable;
+    return std::nullopt;
+  }
+  basis->findings.insert(basis->findings.begin(), findings.begin(), findings.end());
+  return basis;
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,92 @@
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "convert/verify/checksum.h"
+#include "convert/verify/checksum_basis.h"
+#include "convert/verify/checksum_compare.h"
+#include "convert/verify/directory_files.h"
+#include "formats/error.h"
+
+namespace dsv3::convert {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::uint64_t BytesToRead(const std::vector<FileToDigest>& files) {
+  std::uint64_t bytes = 0;
+  for (const FileToDigest& file : files) {
+    std::error_code error;
+    const std::uint64_t size = fs::file_size(file.path, error);
+    if (!error && (file.sha256 || file.git_blob_sha1)) bytes += size;
+    for (const DigestRange& range : file.ranges) bytes += range.end - range.begin;
+  }
+  return bytes;
+}
+
+}  // namespace
+
+std::string_view BasisName(CheckChecksumsReport::Basis basis) {
+  switch (basis) {
+    case CheckChecksumsReport::Basis::kManifest:
+      return "manifest";
+    case CheckChecksumsReport::Basis::kSha256Sums:
+      return "sha256sums";
+    case CheckChecksumsReport::Basis::kHubMetadata:
+      return "hub-metadata";
+  }
+  return "";
+}
+
+CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, ProgressSink& progress,
+                                    const StopToken& stop) {
+  const fs::path directory = LocateDirectory(request.directory);
+  std::optional<ChecksumBasis> basis = FindChecksumBasis(directory, request.manifest, true);
+  if (!basis) {
+    throw Error(
+        ErrorCode::kBadInput,
+        fmt::format("{}: there is nothing to check against: no checkpoint.manifest.json, no "
+                    "SHA256SUMS and no metadata of the hub; give --manifest, or make "
+                    "checksums with `dsv3-verify checksum create` where the files are right",
+                    directory.string()),
+        {directory.string(), ""});
+  }
+  const std::vector<DirectoryFile> listing = ListDirectory(directory);
+
+  CheckChecksumsReport report;
+  report.basis = basis->kind;
+  report.basis_name = basis->name;
+  report.quick = request.quick;
+  report.tensors = basis->manifest.tensors.size();
+  report.verification.check = "checksum";
+  report.verification.findings = std::move(basis->findings);
+  const std::vector<FileToDigest> files = FilesToCompare(*basis, directory);
+  for (const FileToDigest& file : files) report.verification.files.push_back(file.name);
+  report.files = files.size();
+
+  Comparison comparison;
+  if (request.quick) {
+    progress.OnPhase("comparing sizes and headers", 0);
+    comparison = CompareQuickly(*basis, directory, listing);
+  } else {
+    report.bytes = BytesToRead(files);
+    progress.OnPhase("hashing", report.bytes);
+    std::vector<FileDigest> digests = DigestFiles(files, request.threads, progress, stop);
+    DigestsByName by_name;
+    for (std::size_t i = 0; i < files.size(); ++i) {
+      by_name.emplace(files[i].name, std::move(digests[i]));
+    }
+    comparison =
+        CompareDigests(*basis, directory, listing, by_name, request.threads, progress, stop);
+    report.bytes += comparison.bytes_read;
+  }
+  formats::Findings& findings = report.verification.findings;
+  std::move(comparison.findings.begin(), comparison.findings.end(), std::back_inserter(findings));
+  return report;
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,288 @@
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+#include <tbb/parallel_for.h>
+
+#include "convert/verify/checksum.h"
+#include "convert/verify/checksum_basis.h"
+#include "convert/verify/checksum_compare.h"
+#include "convert/verify/directory_files.h"
+#include "formats/checkpoint_files.h"
+#include "formats/error.h"
+#include "formats/hash/sha256.h"
+#include "formats/io/durable_file.h"
+#include "formats/json/utf8.h"
+#include "formats/safetensors.h"
+#include "formats/sums_file.h"
+
+namespace dsv3::convert {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A file of the directory and, for safetensors files, its header or why there is none.
+struct CreatedFile {
+  DirectoryFile file;
+  std::optional<formats::SafetensorsHeader> header;
+  std::optional<Error> header_error;
+  FileDigest digest;
+};
+
+[[noreturn]] void Refuse(ErrorCode code, const std::string& name, std::string_view problem) {
+  throw Error(code, fmt::format("{}: {}", QuoteForMessage(name), problem), {name, ""});
+}
+
+void RequireListable(const fs::path& directory, const std::vector<DirectoryFile>& listing) {
+  if (listing.empty()) {
+    Refuse(ErrorCode::kBadInput, directory.string(),
+           "the directory holds no file; give the directory of a model");
+  }
+  for (const DirectoryFile& file : listing) {
+    if (file.name.starts_with(".dsv3-")) {
+      Refuse(ErrorCode::kUsage, directory.string(),
+             "a conversion is under way or unfinished here; finish it first, by the same command");
+    }
+    if (file.kind != DirectoryFile::Kind::kFile) {
+      Refuse(ErrorCode::kBadInput, file.name,
+             fmt::format("it is {}, which checksums cannot describe; remove it, or put a file in "
+                         "its place",
+                         DescribeKind(file.kind)));
+    }
+    if (formats::FindInvalidUtf8(file.name) != file.name.size()) {
+      Refuse(ErrorCode::kBadInput, file.name,
+             "its name is not UTF-8, which a manifest cannot hold; rename the file");
+    }
+  }
+}
+
+std::vector<CreatedFile> ReadHeaders(std::vector<DirectoryFile> listing) {
+  std::vector<CreatedFile> files(listing.size());
+  tbb::parallel_for(std::size_t{0}, files.size(), [&](std::size_t i) {
+    CreatedFile& created = files[i];
+    created.file = std::move(listing[i]);
+    if (!created.file.name.ends_with(".safetensors")) return;
+    try {
+      created.header = formats::ReadSafetensorsHeader(created.file.path, created.file.name);
+    } catch (const Error& error) {
+      created.header_error = error;
+    }
+  });
+  return files;
+}
+
+void Digest(std::vector<CreatedFile>& files, unsigned threads, ProgressSink& progress,
+            const StopToken& stop) {
+  std::vector<FileToDigest> to_digest;
+  std::uint64_t bytes = 0;
+  for (const CreatedFile& created : files) {
+    FileToDigest file{created.file.name, created.file.path, true, false, {}};
+    if (created.header) {
+      const std::uint64_t offset = created.header->data_offset;
+      for (const formats::SafetensorsTensor& tensor : created.header->tensors) {
+        file.ranges.push_back({offset + tensor.begin, offset + tensor.end});
+      }
+    }
+    bytes += created.file.bytes;
+    to_digest.push_back(std::move(file));
+  }
+  progress.OnPhase("hashing", bytes);
+  std::vector<FileDigest> digests = DigestFiles(to_digest, threads, progress, stop);
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    files[i].digest = std::move(digests[i]);
+    if (files[i].digest.error) throw *files[i].digest.error;
+  }
+}
+
+// The digest of the tensor of each name.
+std::map<std::string_view, const std::string*> TensorDigests(const CreatedFile& created) {
+  std::map<std::string_view, const std::string*> digests;
+  if (!created.header) return digests;
+  for (std::size_t i = 0; i < created.header->tensors.size(); ++i) {
+    digests[created.header->tensors[i].name] = &created.digest.ranges[i];
+  }
+  return digests;
+}
+
+// Digests as a comparison with `basis` expects them.
+DigestsByName ForComparison(const std::vector<CreatedFile>& files, const ChecksumBasis& basis) {
+  DigestsByName by_name;
+  for (const CreatedFile& created : files) {
+    FileDigest digest = created.digest;
+    const auto expected = basis.files.find(created.file.name);
+    if (expected != basis.files.end() && !expected->second.tensors.empty()) {
+      const auto digests = TensorDigests(created);
+      digest.ranges.clear();
+      for (const formats::ManifestTensor* tensor : expected->second.tensors) {
+        const auto found = digests.find(tensor->name);
+        digest.ranges.push_back(found == digests.end() ? std::string() : *found->second);
+      }
+    }
+    by_name.emplace(created.file.name, std::move(digest));
+  }
+  return by_name;
+}
+
+// What the earlier manifest tells of how files and tensors were made.
+class Provenance {
+ public:
+  explicit Provenance(const formats::Manifest& manifest) : manifest_(manifest) {
+    for (const formats::ManifestTensor& tensor : manifest.tensors) tensors_[tensor.name] = &tensor;
+  }
+
+  // Whether the recipe made the file as it is.
+  bool IsOfRecipe(const formats::ManifestFile& file) const {
+    if (manifest_.job.recipe == formats::kNoRecipe) return true;
+    const formats::ManifestFile* before = manifest_.FindFile(file.name);
+    return before != nullptr && before->by_recipe && before->bytes == file.bytes &&
+           (before->sha256.empty() || before->sha256 == file.sha256);
+  }
+
+  // Adds rule and sources where the tensor is the one that the recipe made.
+  void Describe(formats::ManifestTensor& tensor) const {
+    const auto found = tensors_.find(tensor.name);
+    if (found == tensors_.end()) return;
+    const formats::ManifestTensor& before = *found->second;
+    if (before.xxh3 != tensor.xxh3 || before.dtype != tensor.dtype ||
+        before.shape != tensor.shape) {
+      return;
+    }
+    tensor.sha256 = before.sha256;
+    tensor.nan_codes = before.nan_codes;
+    tensor.rule = before.rule;
+    tensor.sources = before.sources;
+  }
+
+ private:
+  const formats::Manifest& manifest_;
+  std::map<std::string_view, const formats::ManifestTensor*> tensors_;
+};
+
+std::string Compose(const std::vector<CreatedFile>& files, const formats::Manifest& before,
+                    CreateChecksumsReport& report) {
+  const Provenance provenance(before);
+  formats::ManifestWriter writer(formats::ManifestJobText(before.job));
+  for (const CreatedFile& created : files) {
+    formats::ManifestFile file;
+    file.name = created.file.name;
+    file.bytes = created.digest.bytes;
+    file.sha256 = created.digest.sha256;
+    if (created.header) file.header_xxh3 = created.header->digest;
+    file.by_recipe = provenance.IsOfRecipe(file);
+    writer.AddFile(file);
+    report.bytes += file.bytes;
+  }
+  report.files = files.size();
+  for (const CreatedFile& created : files) {
+    if (!created.header) continue;
+    for (std::size_t i = 0; i < created.header->tensors.size(); ++i) {
+      const formats::SafetensorsTensor& entry = created.header->tensors[i];
+      formats::ManifestTensor tensor;
+      tensor.name = entry.name;
+      tensor.file = created.file.name;
+      tensor.dtype = entry.dtype;
+      tensor.shape = entry.shape;
+      tensor.xxh3 = created.digest.ranges[i];
+      provenance.Describe(tensor);
+      writer.AddTensor(tensor);
+      ++report.tensors;
+    }
+  }
+  std::string text = writer.Finish();
+  report.content_digest = writer.content_digest();
+  return text;
+}
+
+std::string ComposeSums(const std::vector<CreatedFile>& files, const std::string& manifest) {
+  formats::Sha256 hash;
+  hash.Update(std::as_bytes(std::span(manifest)));
+  std::map<std::string, std::string> digests;
+  digests.emplace(formats::kManifestName, hash.FinishHex());
+  for (const CreatedFile& created : files) {
+    digests.emplace(created.file.name, created.digest.sha256);
+  }
+  std::string text;
+  for (const auto& [name, digest] : digests) text += formats::SumsLine(name, digest);
+  return text;
+}
+
+// Leaves a file alone that has the content already.
+void WriteWhereNew(formats::FileSystem& file_system, const fs::path& path,
+                   const std::string& content) {
+  std::error_code error;
+  if (fs::is_regular_file(fs::symlink_status(path, error)) &&
+      fs::file_size(path, error) == content.size() && !error &&
+      formats::ReadSmallFile(path, content.size()) == content) {
+    return;
+  }
+  formats::WriteFileDurably(file_system, path, content);
+}
+
+}  // namespace
+
+CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
+                                      formats::FileSystem& file_system, ProgressSink& progress,
+                                      const StopToken& stop) {
+  const fs::path directory = LocateDirectory(request.directory);
+  CreateChecksumsReport report;
+  report.verification.check = "checksum";
+  formats::Findings& findings = report.verification.findings;
+  std::optional<ChecksumBasis> basis;
+  try {
+    basis = FindChecksumBasis(directory, {}, false);
+  } catch (const Error& error) {
+    // There were checksums, and nobody can tell what they said.
+    if (error.code() != ErrorCode::kBadInput) throw;
+    formats::Finding finding;
+    finding.kind = "unreadable-manifest";
+    finding.file = error.place().file;
+    finding.message = error.message();
+    findings.push_back(std::move(finding));
+  }
+  std::vector<DirectoryFile> listing = ListDirectory(directory);
+  RequireListable(directory, listing);
+  std::vector<CreatedFile> files = ReadHeaders(listing);
+  const auto broken = std::find_if(files.begin(), files.end(), [](const CreatedFile& created) {
+    return created.header_error.has_value();
+  });
+  if (broken != files.end() && (!basis || request.overwrite)) throw *broken->header_error;
+  Digest(files, request.threads, progress, stop);
+  for (const CreatedFile& created : files) report.verification.files.push_back(created.file.name);
+
+  if (basis) {
+    findings = std::move(basis->findings);
+    DigestsByName digests = ForComparison(files, *basis);
+    // Whatever else the basis lists, the manifest itself in SHA256SUMS, is read for its own sake.
+    std::vector<FileToDigest> others;
+    for (FileToDigest& file : FilesToCompare(*basis, directory)) {
+      if (digests.count(file.name) == 0) others.push_back(std::move(file));
+    }
+    std::vector<FileDigest> read = DigestFiles(others, request.threads, progress, stop);
+    for (std::size_t i = 0; i < others.size(); ++i) {
+      digests.emplace(others[i].name, std::move(read[i]));
+    }
+    Comparison comparison =
+        CompareDigests(*basis, directory, listing, digests, request.threads, progress, stop);
+    std::move(comparison.findings.begin(), comparison.findings.end(), std::back_inserter(findings));
+  }
+  if (!report.verification.Passes(false) && !request.overwrite) return report;
+
+  formats::Manifest before;
+  if (basis) before = std::move(basis->manifest);
+  report.kept_provenance = before.job.recipe != formats::kNoRecipe;
+  const std::string manifest = Compose(files, before, report);
+  WriteWhereNew(file_system, directory / formats::kManifestName, manifest);
+  WriteWhereNew(file_system, directory / formats::kSumsName, ComposeSums(files, manifest));
+  report.written = true;
+  return report;
+}
+
+}  // namespace dsv3::convert
