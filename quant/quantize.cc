@@ -1,15 +1,11 @@
 #include "quant/quantize.h"
 
-#include <algorithm>
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <optional>
 #include <span>
 #include <string_view>
-#include <vector>
 
 #include "quant/default_float_environment.h"
 #include "quant/quantize_rule.h"
@@ -82,31 +78,6 @@ std::optional<NonfiniteValue> Quantize(const QuantizeFormat& format, const Quant
       });
   if (!go_on) return internal::FindNonfinite(part);
   return std::nullopt;
-}
-
-void QuantizeBF16ToE4M3(std::span<const std::uint16_t> weights, std::uint64_t rows,
-                        std::uint64_t cols, BlockShape block, std::span<std::uint8_t> codes,
-                        std::span<float> scales) {
-  const QuantizeFormat format{.block = block};
-  const std::size_t blocks = internal::BlocksAcross(cols, block.cols);
-  std::vector<std::byte> bytes(blocks * sizeof(float));
-  Quality quality;
-  std::uint64_t panel_rows = 0;
-  for (std::uint64_t row = 0; row < rows; row += panel_rows) {
-    panel_rows = std::min(block.rows, rows - row);
-    const auto first = static_cast<std::size_t>(row * cols);
-    const auto size = static_cast<std::size_t>(panel_rows * cols);
-    Quantize(format,
-             {.format = FloatFormat::kBF16,
-              .values = std::as_bytes(weights.subspan(first, size)),
-              .rows = panel_rows,
-              .cols = cols},
-             Nonfinite::kSaturate, codes.subspan(first, size), bytes, quality);
-    const auto panel_scales = scales.subspan(static_cast<std::size_t>(row / block.rows) * blocks);
-    for (std::size_t i = 0; i < blocks; ++i) {
-      panel_scales[i] = internal::ValueAt(FloatFormat::kF32, bytes.data(), i);
-    }
-  }
 }
 
 }  // namespace dsv3::quant

@@ -44,7 +44,7 @@ std::size_t FloatBytes(FloatFormat format);
 struct QuantizeFormat {
   QuantizeRecipe recipe = QuantizeRecipe::kDeepSeek;
   ScaleFmt scale_fmt = ScaleFmt::kF32;
-  BlockShape block;  // {1, cols} for scales per row, {rows, cols} for one scale per tensor
+  BlockShape block = {};  // {1, cols} for scales per row, {rows, cols} for one scale per tensor
 };
 
 // Why a recipe does not have this scale format and form of blocks, to be put behind "recipe NAME":
@@ -151,11 +151,5 @@ std::optional<NonfiniteValue> QuantizePart(const QuantizeFormat& format, const P
                                            std::span<const BlockState> blocks, Nonfinite nonfinite,
                                            const OriginalPart* original,
                                            std::span<std::uint8_t> codes, Quality& quality);
-
-// DeepSeek's formula for finite BF16 values: Quantize with the default recipe, panel by panel.
-// Writes ceil(rows / block.rows) × ceil(cols / block.cols) scales.
-void QuantizeBF16ToE4M3(std::span<const std::uint16_t> weights, std::uint64_t rows,
-                        std::uint64_t cols, BlockShape block, std::span<std::uint8_t> codes,
-                        std::span<float> scales);
 
 }  // namespace dsv3::quant

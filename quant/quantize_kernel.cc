@@ -357,24 +357,24 @@ void EncodeAs(const QuantizeTile& tile, const BlockRule* rules, bool stream, std
 
 void Encode(const QuantizeTile& tile, const BlockRule* rules, bool stream, std::uint8_t* codes,
             Quality& quality) {
-  // Only whole, aligned vectors can be stored past the caches.
+  // Only aligned vectors of 16 bytes or more are stored past the caches. With vectors of 16 bytes
+  // the codes of a unit have 8.
   const std::size_t bytes = hn::Lanes(DC());
-  const bool aligned =
-      (reinterpret_cast<std::uintptr_t>(codes) | tile.stride | tile.block_cols | tile.column) %
-          bytes ==
-      0;
+  const std::uint64_t places =
+      reinterpret_cast<std::uintptr_t>(codes) | tile.stride | tile.block_cols | tile.column;
+  const bool past_caches = stream && bytes >= 16 && places % bytes == 0;
   switch (tile.format) {
     case FloatFormat::kBF16:
-      EncodeAs<Bf16Values>(tile, rules, stream && aligned, codes, quality);
+      EncodeAs<Bf16Values>(tile, rules, past_caches, codes, quality);
       break;
     case FloatFormat::kF16:
-      EncodeAs<F16Values>(tile, rules, stream && aligned, codes, quality);
+      EncodeAs<F16Values>(tile, rules, past_caches, codes, quality);
       break;
     case FloatFormat::kF32:
-      EncodeAs<F32Values>(tile, rules, stream && aligned, codes, quality);
+      EncodeAs<F32Values>(tile, rules, past_caches, codes, quality);
       break;
   }
-  if (stream && aligned) hwy::FlushStream();
+  if (past_caches) hwy::FlushStream();
 }
 
 // ---- Magnitudes -----------------------------------------------------------------------------

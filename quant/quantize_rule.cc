@@ -128,8 +128,8 @@ BlockRule RuleOf(const QuantizeFormat& format, FloatFormat values, float amax) {
 
 BlockRule MakeRule(const QuantizeFormat& format, FloatFormat values, float amax) {
   BlockRule rule = RuleOf(format, values, amax);
-  rule.regular = rule.scale >= kSmallestRegular && rule.scale <= kLargestRegular &&
-                 Quotient(rule, amax) <= kRoundsTo448;
+  rule.regular = (amax == 0 || amax >= kSmallestRegular) && rule.scale >= kSmallestRegular &&
+                 rule.scale <= kLargestRegular && Quotient(rule, amax) <= kRoundsTo448;
   return rule;
 }
 

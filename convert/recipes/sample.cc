@@ -154,11 +154,11 @@ class ShardWriter {
     };
     const std::uint64_t scale_cols = blocks(cols, kSampleBlock.cols);
     std::vector<std::uint8_t> codes(piece.num);
-    std::vector<float> scales(blocks(rows, kSampleBlock.rows) * scale_cols);
-    quant::QuantizeBF16ToE4M3(bf16, rows, cols, kSampleBlock, codes, scales);
+    std::vector<std::byte> scales(blocks(rows, kSampleBlock.rows) * scale_cols * sizeof(float));
+    Quantize(bf16, rows, cols, codes, scales);
     Write(tensor.place, piece.first, std::as_bytes(std::span(codes)));
     const std::uint64_t first_scale = piece.first / cols / kSampleBlock.rows * scale_cols;
-    Write(*tensor.scale, first_scale * sizeof(float), std::as_bytes(std::span(scales)));
+    Write(*tensor.scale, first_scale * sizeof(float), scales);
   }
 
   void Commit() {
@@ -171,6 +171,24 @@ class ShardWriter {
     if (tensor.role == TensorRole::kEmbedding) return "model.embed_tokens.weight";
     if (tensor.role == TensorRole::kHead) return "lm_head.weight";
     return tensor.name;
+  }
+
+  // By DeepSeek's formula. The rows begin where a row of blocks begins.
+  static void Quantize(std::span<const std::uint16_t> bf16, std::uint64_t rows, std::uint64_t cols,
+                       std::span<std::uint8_t> codes, std::span<std::byte> scales) {
+    const quant::QuantizeFormat format{.block = kSampleBlock};
+    const std::uint64_t scale_bytes =
+        (cols + kSampleBlock.cols - 1) / kSampleBlock.cols * sizeof(float);
+    quant::Quality quality;
+    for (std::uint64_t row = 0; row < rows; row += kSampleBlock.rows) {
+      const std::uint64_t panel_rows = std::min(kSampleBlock.rows, rows - row);
+      const quant::QuantizePanel panel{quant::FloatFormat::kBF16,
+                                       std::as_bytes(bf16.subspan(row * cols, panel_rows * cols)),
+                                       panel_rows, cols};
+      quant::Quantize(format, panel, quant::Nonfinite::kReport,
+                      codes.subspan(row * cols, panel_rows * cols),
+                      scales.subspan(row / kSampleBlock.rows * scale_bytes, scale_bytes), quality);
+    }
   }
 
   void Write(const SamplePlace& place, std::uint64_t offset, std::span<const std::byte> data) {

@@ -30,7 +30,7 @@ struct SampleReport {
 // Writes a genuine FP8 checkpoint in Hugging Face form below `out`: V3 names, several shards, some
 // scales in another shard than their weight, the ragged 576-row projection, negative router
 // biases, an MTP layer, config.json, a tokenizer stub, generation_config.json, index. Weights are
-// drawn like real ones and quantised by quant::QuantizeBF16ToE4M3. Equal preset and seed give equal
+// drawn like real ones and quantised by quant::Quantize. Equal preset and seed give equal
 // bytes on every machine. Files appear under their names when complete, the index last.
 // `out` must be missing or an empty directory (kUsage). kIo from the disk.
 SampleReport WriteSample(const SampleOptions& options, const std::filesystem::path& out,

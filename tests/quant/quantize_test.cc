@@ -4,7 +4,10 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <random>
+#include <span>
+#include <string>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -12,84 +15,165 @@
 
 #include "quant/codec.h"
 #include "quant/dequantize.h"
+#include "tests/quant/quantize_oracle.h"
 
 namespace dsv3::quant {
 namespace {
 
-struct Quantized {
-  std::vector<std::uint8_t> codes;
-  std::vector<float> scales;
-};
+using testing::ElementsAre;
 
-Quantized Quantize(const std::vector<std::uint16_t>& weights, std::uint64_t rows,
-                   std::uint64_t cols, BlockShape block) {
-  Quantized result;
-  result.codes.resize(weights.size());
-  const std::uint64_t block_rows = rows == 0 ? 0 : (rows - 1) / block.rows + 1;
-  const std::uint64_t block_cols = cols == 0 ? 0 : (cols - 1) / block.cols + 1;
-  result.scales.resize(block_rows * block_cols);
-  QuantizeBF16ToE4M3(weights, rows, cols, block, result.codes, result.scales);
-  return result;
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+Quantized QuantizeValues(const QuantizeFormat& format, const std::vector<float>& values,
+                         std::uint64_t rows, std::uint64_t cols,
+                         FloatFormat input = FloatFormat::kBF16,
+                         Nonfinite nonfinite = Nonfinite::kReport) {
+  return QuantizeMatrix(format, input, Pack(input, values), rows, cols, nonfinite);
 }
 
-std::vector<std::uint16_t> Encode(const std::vector<float>& values) {
-  std::vector<std::uint16_t> weights;
-  for (const float value : values) weights.push_back(EncodeBF16(value));
-  return weights;
+// One block.
+Quantized QuantizeBlock(QuantizeFormat format, const std::vector<float>& values,
+                        FloatFormat input = FloatFormat::kBF16,
+                        Nonfinite nonfinite = Nonfinite::kReport) {
+  format.block = {1, values.size()};
+  return QuantizeValues(format, values, 1, values.size(), input, nonfinite);
 }
 
 TEST(Quantize, ScalesTheLargestMagnitudeTo448) {
-  const Quantized result = Quantize(Encode({1.0F, -2.0F, 0.5F, 0.0F}), 2, 2, {2, 2});
-  EXPECT_THAT(result.scales, testing::ElementsAre(2.0F / 448.0F));
-  EXPECT_THAT(result.codes, testing::ElementsAre(0x76, 0xFE, 0x6E, 0x00));
+  const Quantized result = QuantizeValues({.block = {2, 2}}, {1.0F, -2.0F, 0.5F, 0.0F}, 2, 2);
+  EXPECT_THAT(result.scales, ElementsAre(2.0F / 448.0F));
+  EXPECT_THAT(result.codes, ElementsAre(0x76, 0xFE, 0x6E, 0x00));
 }
 
-TEST(Quantize, GivesAnAllZeroBlockTheScaleOne) {
-  const Quantized result = Quantize(Encode({0.0F, -0.0F}), 1, 2, {128, 128});
-  EXPECT_THAT(result.scales, testing::ElementsAre(1.0F));
-  EXPECT_THAT(result.codes, testing::ElementsAre(0x00, 0x80));
+TEST(Quantize, GivesAnAllZeroBlockTheScaleOfTheRecipe) {
+  const std::vector<float> zeros = {0.0F, -0.0F, 0.0F};
+  const auto scale_of = [&](QuantizeRecipe recipe, ScaleFmt fmt, FloatFormat input) {
+    const Quantized result = QuantizeBlock({.recipe = recipe, .scale_fmt = fmt}, zeros, input);
+    EXPECT_THAT(result.codes, ElementsAre(0x00, 0x80, 0x00));
+    EXPECT_EQ(result.quality.flushed_to_zero, 0U);
+    return result.scales[0];
+  };
+  for (const FloatFormat input : kAllFloatFormats) {
+    for (const ScaleFmt fmt : kAllScaleFmts) {
+      EXPECT_EQ(scale_of(QuantizeRecipe::kDeepSeek, fmt, input), 1.0F);
+    }
+    EXPECT_EQ(scale_of(QuantizeRecipe::kTransformers, ScaleFmt::kF32, input), 1.0F);
+    EXPECT_EQ(scale_of(QuantizeRecipe::kTransformers, ScaleFmt::kE8M0, input), 1.0F);
+    EXPECT_EQ(scale_of(QuantizeRecipe::kDeepGemm, ScaleFmt::kF32, input), 1e-4F / 448);
+    EXPECT_EQ(scale_of(QuantizeRecipe::kDeepGemm, ScaleFmt::kUe8m0, input), 0x1p-22F);
+  }
+  const auto llm_scale = [&](FloatFormat input) {
+    return scale_of(QuantizeRecipe::kLlmCompressor, ScaleFmt::kF32, input);
+  };
+  EXPECT_EQ(llm_scale(FloatFormat::kBF16), 0x1p-7F);
+  EXPECT_EQ(llm_scale(FloatFormat::kF16), 0x1p-10F);
+  EXPECT_EQ(llm_scale(FloatFormat::kF32), 0x1p-23F);
 }
 
-TEST(Quantize, NeverGivesNanHoweverSmallTheWeights) {
-  // The scale is subnormal and inexact: the quotient can exceed 448 and is clamped.
-  for (std::uint16_t magnitude = 1; magnitude < 0x0100; ++magnitude) {
-    const Quantized result =
-        Quantize({magnitude, static_cast<std::uint16_t>(0x8000U | magnitude)}, 1, 2, {1, 2});
-    ASSERT_GT(result.scales[0], 0.0F);
-    ASSERT_EQ(result.codes[0], 0x7E) << magnitude;
-    ASSERT_EQ(result.codes[1], 0xFE) << magnitude;
+TEST(Quantize, RoundsScalesUpToPowersOfTwoBeforeItQuantises) {
+  const auto quantize = [](float amax, ScaleFmt fmt) {
+    return QuantizeBlock({.scale_fmt = fmt}, {amax, amax / 2}, FloatFormat::kF32);
+  };
+  for (const ScaleFmt fmt : {ScaleFmt::kUe8m0, ScaleFmt::kE8M0}) {
+    EXPECT_EQ(quantize(448.0F, fmt).scales[0], 1.0F);  // a power of two stays
+    EXPECT_THAT(quantize(448.0F, fmt).codes, ElementsAre(0x7E, 0x76));
+    EXPECT_EQ(quantize(std::nextafter(448.0F, 1000.0F), fmt).scales[0], 2.0F);
+    EXPECT_THAT(quantize(std::nextafter(448.0F, 1000.0F), fmt).codes, ElementsAre(0x76, 0x6E));
+    EXPECT_EQ(quantize(std::nextafter(448.0F, 0.0F), fmt).scales[0], 1.0F);
+    EXPECT_EQ(quantize(1.0F, fmt).scales[0], 0x1p-8F);
+    EXPECT_EQ(quantize(std::numeric_limits<float>::max(), fmt).scales[0], 0x1p120F);
   }
 }
 
-TEST(Quantize, TreatsEachBlockByItselfAtRaggedEdges) {
-  constexpr std::uint64_t kRows = 5;
-  constexpr std::uint64_t kCols = 7;
-  const BlockShape block{2, 3};
-  std::mt19937 random(3);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(kRows * kCols);
-  for (float& value : values) value = normal(random);
-  const std::vector<std::uint16_t> weights = Encode(values);
-  const Quantized result = Quantize(weights, kRows, kCols, block);
-  ASSERT_EQ(result.scales.size(), 9U);
-  for (std::uint64_t block_row = 0; block_row < 3; ++block_row) {
-    for (std::uint64_t block_col = 0; block_col < 3; ++block_col) {
-      float amax = 0;
-      const auto each = [&](const auto& visit) {
-        for (std::uint64_t row = block_row * 2; row < std::min(kRows, block_row * 2 + 2); ++row) {
-          for (std::uint64_t col = block_col * 3; col < std::min(kCols, block_col * 3 + 3); ++col) {
-            visit(row * kCols + col);
-          }
-        }
-      };
-      each([&](std::uint64_t at) { amax = std::max(amax, std::abs(DecodeBF16(weights[at]))); });
-      const float scale = result.scales[block_row * 3 + block_col];
-      EXPECT_EQ(scale, amax / 448.0F);
-      each([&](std::uint64_t at) {
-        EXPECT_EQ(result.codes[at], EncodeE4M3(DecodeBF16(weights[at]) / scale)) << at;
-      });
+TEST(Quantize, HasASmallestPowerOfTwo) {
+  for (const float amax : {1e-45F, 1e-40F, 448 * 0x1p-127F}) {
+    const Quantized f32 = QuantizeBlock({.scale_fmt = ScaleFmt::kUe8m0}, {amax}, FloatFormat::kF32);
+    EXPECT_EQ(f32.scales[0], 0x1p-126F);
+    EXPECT_EQ(f32.scale_bytes.size(), 4U);
+    const Quantized e8m0 = QuantizeBlock({.scale_fmt = ScaleFmt::kE8M0}, {amax}, FloatFormat::kF32);
+    EXPECT_THAT(e8m0.scale_bytes, ElementsAre(std::byte{0}));
+    EXPECT_EQ(e8m0.scales[0], 0x1p-127F);
+    const Quantized transformers =
+        QuantizeBlock({.recipe = QuantizeRecipe::kTransformers, .scale_fmt = ScaleFmt::kE8M0},
+                      {amax}, FloatFormat::kF32);
+    EXPECT_THAT(transformers.scale_bytes, ElementsAre(std::byte{1}));  // its own floor
+  }
+  const float above = std::nextafter(448 * 0x1p-127F, 1.0F);
+  EXPECT_EQ(
+      QuantizeBlock({.scale_fmt = ScaleFmt::kE8M0}, {above * 1.01F}, FloatFormat::kF32).scales[0],
+      0x1p-126F);
+}
+
+TEST(Quantize, NeverGivesNanOrAZeroScaleHoweverSmallTheValues) {
+  for (const QuantizeRecipe recipe : kAllRecipes) {
+    for (const ScaleFmt fmt : kAllScaleFmts) {
+      if (!WhyRefused(recipe, fmt, BlockForm::kBlock).empty()) continue;
+      for (int exponent = -149; exponent < -90; ++exponent) {
+        const float amax = std::ldexp(1.0F, exponent);
+        const Quantized result = QuantizeBlock({.recipe = recipe, .scale_fmt = fmt},
+                                               {amax, -amax, 0.0F}, FloatFormat::kF32);
+        ASSERT_GT(result.scales[0], 0.0F) << exponent;
+        ASSERT_TRUE(std::isfinite(result.scales[0])) << exponent;
+        ASSERT_NE(result.codes[0] & 0x7F, 0x7F) << exponent;
+        ASSERT_EQ(result.codes[1], result.codes[0] | 0x80) << exponent;
+        ASSERT_EQ(result.codes[2], 0) << exponent;
+      }
     }
   }
+}
+
+TEST(Quantize, CountsWhatASubnormalScaleClampsAndWhatBecomesZero) {
+  // 1.5 × 448 × 2^-149 over 448 rounds to the scale 2 × 2^-149, 1.4 × to 1 ×.
+  const float unit = 0x1p-149F;
+  const Quantized result = QuantizeBlock({}, {627 * unit, 448 * unit, 0.0F}, FloatFormat::kF32);
+  EXPECT_EQ(result.scales[0], unit);
+  EXPECT_THAT(result.codes, ElementsAre(0x7E, 0x7E, 0x00));
+  EXPECT_EQ(result.quality.saturated, 1U);
+  EXPECT_EQ(result.quality.max_abs_error, static_cast<double>(179 * unit));
+
+  const Quantized flushed = QuantizeBlock({}, {448.0F, 0x1p-10F, -0x1p-11F, 0x1.8p-10F, 0.0F});
+  EXPECT_THAT(flushed.codes, ElementsAre(0x7E, 0x00, 0x80, 0x01, 0x00));
+  EXPECT_EQ(flushed.quality.flushed_to_zero, 2U);
+  EXPECT_EQ(flushed.quality.saturated, 0U);
+  EXPECT_EQ(flushed.quality.elements, 5U);
+  EXPECT_EQ(flushed.quality.blocks, 1U);
+  EXPECT_EQ(flushed.quality.max_abs_error, 0x1p-10);
+}
+
+TEST(Quantize, ReportsTheFirstNanOrInfinity) {
+  std::vector<float> values(5 * 70, 1.0F);
+  values[4 * 70 + 3] = kInfinity;
+  values[3 * 70 + 69] = -kNan;
+  values[4 * 70 + 2] = kNan;
+  for (const FloatFormat input : kAllFloatFormats) {
+    const Quantized result = QuantizeValues({.block = {2, 32}}, values, 5, 70, input);
+    ASSERT_TRUE(result.nonfinite.has_value());
+    EXPECT_EQ(result.nonfinite->row, 3U);
+    EXPECT_EQ(result.nonfinite->col, 69U);
+    EXPECT_TRUE(std::isnan(result.nonfinite->value));
+  }
+}
+
+TEST(Quantize, SaturatesNanAndInfinityWhenAskedTo) {
+  const std::vector<float> values = {2.0F, kNan, -kNan, kInfinity, -kInfinity, -1.0F};
+  for (const FloatFormat input : kAllFloatFormats) {
+    for (const QuantizeRecipe recipe : kAllRecipes) {
+      const Quantized result =
+          QuantizeBlock({.recipe = recipe}, values, input, Nonfinite::kSaturate);
+      const Quantized rest = QuantizeBlock({.recipe = recipe}, {2.0F, -1.0F}, input);
+      EXPECT_FALSE(result.nonfinite.has_value());
+      EXPECT_EQ(result.scales, rest.scales);
+      EXPECT_THAT(result.codes, ElementsAre(rest.codes[0], 0x00, 0x80, 0x7E, 0xFE, rest.codes[1]));
+      EXPECT_EQ(result.quality.nonfinite, 4U);
+      EXPECT_EQ(result.quality.sum_squares, 5.0);
+      EXPECT_EQ(result.quality.saturated, 0U);
+    }
+  }
+  const Quantized nothing_finite =
+      QuantizeBlock({}, {kNan, -kInfinity}, FloatFormat::kBF16, Nonfinite::kSaturate);
+  EXPECT_THAT(nothing_finite.scales, ElementsAre(1.0F));
+  EXPECT_THAT(nothing_finite.codes, ElementsAre(0x00, 0xFE));
 }
 
 TEST(Quantize, TakesBackWhatDequantisationGave) {
@@ -113,14 +197,43 @@ TEST(Quantize, TakesBackWhatDequantisationGave) {
   DequantizeE4M3ToBF16(
       {.codes = codes, .first = 0, .cols = kCols, .block = block, .scales = scales}, weights.data(),
       counts);
-  const Quantized result = Quantize(weights, kRows, kCols, block);
-  EXPECT_EQ(result.codes, codes);
-  EXPECT_EQ(result.scales, scales);
+  for (const ScaleFmt fmt : kAllScaleFmts) {
+    const Quantized result = QuantizeMatrix({.scale_fmt = fmt, .block = block}, FloatFormat::kBF16,
+                                            std::as_bytes(std::span(weights)), kRows, kCols);
+    EXPECT_EQ(result.codes, codes);
+    EXPECT_EQ(result.scales, scales);
+    EXPECT_EQ(result.quality.sum_squared_error, 0);
+  }
 }
 
 TEST(Quantize, AcceptsAnEmptyMatrix) {
-  EXPECT_TRUE(Quantize({}, 0, 7, {128, 128}).scales.empty());
-  EXPECT_TRUE(Quantize({}, 7, 0, {128, 128}).scales.empty());
+  EXPECT_TRUE(QuantizeValues({}, {}, 0, 7).scales.empty());
+  EXPECT_TRUE(QuantizeValues({}, {}, 7, 0).scales.empty());
+}
+
+TEST(WhyRefused, LetsPublishedFormulasOfEveryFormThrough) {
+  for (const ScaleFmt fmt : kAllScaleFmts) {
+    for (const BlockForm form : {BlockForm::kBlock, BlockForm::kRow, BlockForm::kTensor}) {
+      EXPECT_EQ(WhyRefused(QuantizeRecipe::kDeepSeek, fmt, form), "");
+      EXPECT_EQ(WhyRefused(QuantizeRecipe::kDeepGemm, fmt, form), "");
+      EXPECT_EQ(WhyRefused(QuantizeRecipe::kLlmCompressor, fmt, form).empty(),
+                fmt == ScaleFmt::kF32);
+      EXPECT_EQ(WhyRefused(QuantizeRecipe::kTransformers, fmt, form).empty(),
+                fmt != ScaleFmt::kUe8m0 && form == BlockForm::kBlock);
+    }
+  }
+}
+
+TEST(StoredScaleFormat, IsTheValuesOwnWithLlmCompressor) {
+  const QuantizeFormat own{.recipe = QuantizeRecipe::kLlmCompressor};
+  EXPECT_EQ(StoredScaleFormat(own, FloatFormat::kBF16), ScaleFormat::kBF16);
+  EXPECT_EQ(StoredScaleFormat(own, FloatFormat::kF16), ScaleFormat::kF16);
+  EXPECT_EQ(StoredScaleFormat(own, FloatFormat::kF32), ScaleFormat::kF32);
+  EXPECT_EQ(StoredScaleFormat({}, FloatFormat::kBF16), ScaleFormat::kF32);
+  EXPECT_EQ(StoredScaleFormat({.scale_fmt = ScaleFmt::kUe8m0}, FloatFormat::kBF16),
+            ScaleFormat::kF32);
+  EXPECT_EQ(StoredScaleFormat({.scale_fmt = ScaleFmt::kE8M0}, FloatFormat::kF16),
+            ScaleFormat::kE8M0);
 }
 
 }  // namespace
