@@ -6,39 +6,13 @@
 #include <utility>
 #include <vector>
 
-#include <fmt/format.h>
-
-#include "convert/execute/executor.h"
 #include "convert/execute/finished_output.h"
 #include "convert/execute/run_plan.h"
+#include "convert/job_common.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "convert/source.h"
-#include "formats/error.h"
 
 namespace dsv3::convert {
-namespace {
-
-void CheckRunOptions(const RunOptions& run) {
-  if (run.memory_bytes != 0 && run.memory_bytes < kMinMemoryBytes) {
-    throw Error(ErrorCode::kUsage, fmt::format("--memory {} is too little; give at least {} (8Mi)",
-                                               run.memory_bytes, kMinMemoryBytes));
-  }
-}
-
-// The source's side files, `config` in place of its config.json.
-std::vector<PlannedSideFile> PlanSideFiles(const Source& source, const std::string& config) {
-  std::vector<PlannedSideFile> side_files;
-  for (const std::string& name : source.side_files) {
-    if (name == "config.json") {
-      side_files.push_back({name, {}, config});
-    } else {
-      side_files.push_back({name, source.directory / name, {}});
-    }
-  }
-  return side_files;
-}
-
-}  // namespace
 
 ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::FileSystem& fs,
                                   ProgressSink& progress, const StopToken& stop) {
@@ -55,17 +29,7 @@ ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::Fil
   Plan plan = PlanFp8ToBf16(source.catalog, pairs, request.fp8_to_bf16, source.needs_index);
   plan.side_files = PlanSideFiles(source, ConfigForBf16(source.config_text, source.config, plan));
 
-  report.warnings = source.warnings;
-  for (const PlannedFile& file : plan.files) {
-    report.tensors += file.tensors.size();
-    report.output_bytes += file.bytes;
-  }
-  report.converted_tensors = pairs.size();
-  report.copied_tensors = report.tensors - report.converted_tensors;
-  report.side_files = plan.side_files.size();
-  for (const CatalogTensor& tensor : source.catalog.tensors()) {
-    report.source_bytes += tensor.extent.length;
-  }
+  ReportPlanned(source, plan, pairs.size(), report);
 
   std::vector<TensorCount> bad_scales;
   std::optional<formats::Finding> scale_fmt;

@@ -10,7 +10,6 @@
 #include "formats/finding.h"
 #include "formats/io/file_system.h"
 #include "quant/quality.h"
-#include "quant/quality.h"
 #include "quant/quantize.h"
 
 // A conversion from the user's side: a request goes in, a report comes out. Nothing here prints.

@@ -1,0 +1,127 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "convert/job.h"
+#include "convert/model/model_config.h"
+#include "convert/model/module_list.h"
+#include "convert/plan/catalog.h"
+#include "convert/plan/plan.h"
+#include "convert/plan/quantize_expression.h"
+#include "convert/plan/quantized_weight.h"
+#include "convert/source.h"
+#include "formats/finding.h"
+
+// BF16, F16 or F32 checkpoint → FP8 with block scales.
+namespace dsv3::convert {
+
+inline constexpr char kBf16ToFp8[] = "bf16-to-fp8";
+
+// How all quantised weights of a checkpoint are written.
+struct Fp8Form {
+  quant::QuantizeRecipe recipe = quant::QuantizeRecipe::kDeepSeek;
+  quant::ScaleFmt scale_fmt = quant::ScaleFmt::kF32;
+  QuantizeBlock block;
+  ScaleNaming naming = ScaleNaming::kScaleInv;
+
+  // Whether names, shapes and config are those of compressed-tensors.
+  bool IsCompressedTensors() const { return naming == ScaleNaming::kWeightScale; }
+};
+
+// The words of the options: "deepseek", "f32", "128x128" or "row", "weight_scale_inv".
+std::string_view RecipeName(quant::QuantizeRecipe recipe);
+std::string_view ScaleFmtName(quant::ScaleFmt scale_fmt);
+std::string BlockName(const QuantizeBlock& block);
+std::string_view ScaleNamingName(ScaleNaming naming);
+
+// Options without an original. Throws Error (kUsage) for a recipe that does not have the scale
+// format or the block, and for names that contradict the recipe or the block.
+Fp8Form FormOfOptions(const Bf16ToFp8Options& options);
+// Throws the same Error for a form.
+void RequireForm(const Fp8Form& form);
+
+// The name of a weight's scale.
+std::string ScaleNameOf(std::string_view weight, ScaleNaming naming);
+
+// Which tensors are quantised, and what the config tells of the others.
+struct TensorSelection {
+  std::vector<std::uint32_t> quantized;    // positions in the catalog, ascending
+  std::vector<std::uint32_t> already_fp8;  // weights that are copied with their scales
+  // For the config: modules that DeepSeek's releases quantise, or that the model's rules do not
+  // know, and that keep their dtype.
+  std::vector<std::string> modules_to_not_convert;
+  // All linear modules that keep their dtype.
+  std::vector<std::string> linears_left;
+  formats::Findings warnings;
+};
+
+// By the model's rules, `listed` (modules not to convert, from a config), and the options' globs.
+// Throws Error: kUsage for an include that matches nothing, for globs that leave nothing, and for a
+// block that gives a weight more than 2^18 scales side by side; kBadInput for an unknown model_type
+// without includes, a checkpoint that is FP8 already, a selected tensor that is no matrix and no
+// stack of matrices or is not BF16, F16 or F32, an FP8 weight whose scale is not of `form`, and a
+// name that a scale would take twice.
+TensorSelection SelectTensors(const Catalog& catalog, const ModelConfig& config,
+                              const Bf16ToFp8Options& options, const Fp8Form& form,
+                              const ModuleList& listed);
+
+// A selected tensor in this form.
+QuantizedWeight DescribeWeight(const Catalog& catalog, std::uint32_t weight, const Fp8Form& form,
+                               quant::Nonfinite nonfinite);
+
+// A plan, and the weights that its preflight must read first.
+struct Bf16ToFp8Plan {
+  Plan plan;
+  struct Pass {
+    std::vector<std::size_t> files;  // that need it, positions in plan.files
+    std::shared_ptr<FirstPass> first_pass;
+  };
+  std::vector<Pass> passes;
+};
+
+// What the manifest tells of the options.
+std::vector<PlanOption> OptionsForManifest(const Fp8Form& form, const Bf16ToFp8Options& options);
+
+// Each selected tensor quantised, its scale in the same file; everything else copied; each tensor
+// stays in the shard it was in. Fills files, options, index and totals; side files are the
+// caller's.
+Bf16ToFp8Plan PlanBf16ToFp8(const Catalog& catalog, const TensorSelection& selection,
+                            const Fp8Form& form, const Bf16ToFp8Options& options, bool write_index);
+
+// The value of quantization_config for this form as one line of JSON: as DeepSeek writes it, or as
+// compressed-tensors 0.20 does.
+std::string QuantizationConfigJson(const Fp8Form& form, const TensorSelection& selection);
+
+// A quantization_config that stood in a config: the member's path, and its value as it was spelled.
+struct KeptQuantization {
+  std::string member;
+  std::string json;
+};
+
+// The quantization_config of a config's text, wherever it is; nothing when there is none.
+std::optional<KeptQuantization> QuantizationOf(const std::string& config_text,
+                                               const ModelConfig& config);
+
+// The modules_to_not_convert of a quantization_config's value. Throws Error (kBadInput), `file` is
+// the name for errors.
+std::vector<std::string> ModulesToNotConvert(const std::string& quantization_json,
+                                             const std::string& file);
+
+// Text of config.json with a quantization_config for this form: in the place of the one that it has
+// (a stale one), else under the path of `kept`, else at the end. `kept` is written as it is spelled
+// where it says what this form says. Every other byte is as it was.
+std::string ConfigForFp8(const std::string& config_text, const ModelConfig& config,
+                         const Fp8Form& form, const TensorSelection& selection,
+                         const std::optional<KeptQuantization>& kept);
+
+// Puts a member into a config, over the one of the same path if there is one. A missing parent
+// object is an error (kBadInput).
+std::string SetConfigMember(const std::string& config_text, const std::string& member,
+                            const std::string& json);
+
+}  // namespace dsv3::convert

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "convert/execute/progress.h"
+#include "convert/execute/source_files.h"
+#include "convert/job.h"
+#include "convert/plan/catalog.h"
+#include "convert/recipes/bf16_to_fp8.h"
+
+namespace dsv3::convert {
+
+// Reads the weights of those passes that one of `files` (positions in the plan) needs, each byte
+// once, and finishes these passes. Throws Error: kBadInput as FirstPass::Finish does, kIo,
+// kInterrupted.
+void RunFirstPasses(const Catalog& catalog, std::span<const Bf16ToFp8Plan::Pass> passes,
+                    std::span<const std::size_t> files, SourceFiles& sources, const RunOptions& run,
+                    ProgressSink& progress, const StopToken& stop);
+
+}  // namespace dsv3::convert
