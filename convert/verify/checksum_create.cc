@@ -178,9 +178,7 @@ std::string Compose(const std::vector<CreatedFile>& files, const formats::Manife
     if (created.header) file.header_xxh3 = created.header->digest;
     file.by_recipe = provenance.IsOfRecipe(file);
     writer.AddFile(file);
-    report.bytes += file.bytes;
   }
-  report.files = files.size();
   for (const CreatedFile& created : files) {
     if (!created.header) continue;
     for (std::size_t i = 0; i < created.header->tensors.size(); ++i) {
@@ -255,7 +253,11 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
   });
   if (broken != files.end() && (!basis || request.overwrite)) throw *broken->header_error;
   Digest(files, request.threads, progress, stop);
-  for (const CreatedFile& created : files) report.verification.files.push_back(created.file.name);
+  for (const CreatedFile& created : files) {
+    report.verification.files.push_back(created.file.name);
+    report.bytes += created.digest.bytes;
+  }
+  report.files = files.size();
 
   if (basis) {
     findings = std::move(basis->findings);
