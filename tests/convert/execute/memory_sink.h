@@ -11,6 +11,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -59,6 +60,12 @@ class MemorySink final : public OutputSink {
   std::map<std::size_t, std::string> files;
   std::map<std::size_t, FileRecord> records;
   std::map<std::size_t, std::uint64_t> bytes_read_back;
+  struct Write {
+    std::uint64_t offset;
+    std::uint64_t bytes;
+    const void* address;
+  };
+  std::vector<Write> writes;
   std::set<const void*> buffers;  // from which was written
   std::size_t num_open = 0;
   std::size_t most_open = 0;
@@ -71,6 +78,7 @@ class MemorySink final : public OutputSink {
       sink_.on_write(file_, offset);
       const std::lock_guard lock(sink_.mutex);
       sink_.buffers.insert(data.data());
+      sink_.writes.push_back({offset, data.size(), data.data()});
       std::string& content = sink_.files[file_];
       const auto begin = static_cast<std::size_t>(offset);
       content.resize(std::max(content.size(), begin + data.size()));
