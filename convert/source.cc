@@ -82,6 +82,11 @@ void RequireModel(const formats::Findings& findings, formats::Findings& warnings
 
 }  // namespace
 
+bool IsReservedName(std::string_view name) {
+  return name == kManifestName || name == formats::kShardIndexName || name.ends_with(".partial") ||
+         name.starts_with(".dsv3-") || name.find("/.dsv3-") != std::string_view::npos;
+}
+
 fs::path CanonicalPath(const fs::path& path) {
   std::error_code error;
   const fs::path absolute = fs::absolute(path, error);
@@ -112,11 +117,7 @@ void RequireApart(const fs::path& input_directory, const fs::path& output) {
 
 void CheckShardNames(const formats::CheckpointFiles& files) {
   for (const formats::ShardFile& shard : files.shards) {
-    const std::string_view name = shard.name;
-    if (name != kManifestName && name != formats::kShardIndexName && !name.ends_with(".partial") &&
-        !name.starts_with(".dsv3-") && name.find("/.dsv3-") == std::string_view::npos) {
-      continue;
-    }
+    if (!IsReservedName(shard.name)) continue;
     throw Error(ErrorCode::kBadInput,
                 fmt::format("{}: a shard cannot have this name, which the output needs for files "
                             "of dsv3's own; rename the shard and correct the index",

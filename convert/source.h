@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "convert/model/model_config.h"
@@ -42,6 +43,9 @@ std::string ReadConfigText(const formats::CheckpointFiles& files);
 // other.
 void RequireApart(const std::filesystem::path& input_directory,
                   const std::filesystem::path& output);
+
+// Whether a shard must not have this name, because files of this toolkit's own have it.
+bool IsReservedName(std::string_view name);
 
 // The path without links and dots, comparable even where it does not exist yet. Throws Error:
 // kUsage where there can be no such path (a name too long, a loop of links), kIo.

@@ -1,0 +1,247 @@
+#include "convert/verify/structure.h"
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "convert/model/scaled_weights.h"
+#include "convert/plan/catalog.h"
+#include "convert/source.h"
+#include "convert/verify/structure_config.h"
+#include "convert/verify/structure_model.h"
+#include "formats/checkpoint_files.h"
+#include "formats/error.h"
+
+namespace dsv3::convert {
+namespace {
+
+using formats::CheckpointFiles;
+using formats::Finding;
+using formats::Findings;
+using formats::Severity;
+using formats::ShardFile;
+
+bool IsReadable(const ShardFile& shard) { return shard.header.file_bytes != 0; }
+
+// Where the tensors of shards that cannot be read must be thought of. They are in no catalog.
+class UnreadableTensors {
+ public:
+  explicit UnreadableTensors(const CheckpointFiles& files) : index_(files.index) {
+    for (const ShardFile& shard : files.shards) readable_.push_back(IsReadable(shard));
+    any_ = std::find(readable_.begin(), readable_.end(), false) != readable_.end();
+  }
+
+  bool any() const { return any_; }
+
+  // Whether a tensor that no header holds may be in such a shard: the index says so, or there is
+  // none.
+  bool MayHold(std::string_view name) const {
+    if (!any_) return false;
+    if (!index_) return true;
+    const std::optional<std::uint32_t> shard = index_->FindShard(name);
+    return shard && !readable_[*shard];
+  }
+
+ private:
+  const std::optional<formats::ShardIndex>& index_;
+  std::vector<bool> readable_;
+  bool any_ = false;
+};
+
+// The names that a weight's scale, or a scale's weight, can have.
+std::vector<std::string> CounterpartNames(const Finding& finding) {
+  std::string_view name = finding.tensor;
+  const auto without = [&](std::string_view suffix) {
+    return std::string(name.substr(0, name.size() - suffix.size()));
+  };
+  std::vector<std::string> names;
+  if (finding.kind == "missing-scale") {
+    for (const std::string_view suffix : {"_scale_inv", "_scale"}) {
+      names.push_back(std::string(name).append(suffix));
+    }
+    if (name.ends_with(".weight")) names.push_back(without(".weight") + ".scale");
+  } else if (finding.kind == "scale-without-weight") {
+    for (const std::string_view suffix : {"_scale_inv", "_scale"}) {
+      if (name.ends_with(suffix)) names.push_back(without(suffix));
+    }
+    if (name.ends_with(".scale")) names.push_back(without(".scale") + ".weight");
+  }
+  return names;
+}
+
+// Whether the finding only says that a tensor is missing which a file may hold that cannot be read.
+bool IsBlind(const Finding& finding, const UnreadableTensors& unreadable) {
+  if (!unreadable.any()) return false;
+  if (finding.kind == "missing-tensor") return unreadable.MayHold(finding.tensor);
+  const std::vector<std::string> names = CounterpartNames(finding);
+  return std::any_of(names.begin(), names.end(),
+                     [&](const std::string& name) { return unreadable.MayHold(name); });
+}
+
+// Leaves each tensor in one shard, the one that the index lists for it or else the first, so that
+// the tensors can be looked up by name. What is dropped is a finding already.
+void DropDuplicates(CheckpointFiles& files) {
+  std::unordered_map<std::string_view, std::optional<std::size_t>> keepers;
+  for (const Finding& finding : files.findings) {
+    if (finding.kind == "tensor-in-two-shards") keepers.try_emplace(finding.tensor);
+  }
+  if (keepers.empty()) return;
+  for (std::size_t i = 0; i < files.shards.size(); ++i) {
+    for (const formats::SafetensorsTensor& tensor : files.shards[i].header.tensors) {
+      const auto keeper = keepers.find(tensor.name);
+      if (keeper == keepers.end()) continue;
+      const bool is_listed = files.index && files.index->FindShard(tensor.name) == i;
+      if (is_listed || !keeper->second) keeper->second = i;
+    }
+  }
+  for (std::size_t i = 0; i < files.shards.size(); ++i) {
+    std::erase_if(files.shards[i].header.tensors, [&](const formats::SafetensorsTensor& tensor) {
+      const auto keeper = keepers.find(tensor.name);
+      return keeper != keepers.end() && keeper->second != i;
+    });
+  }
+}
+
+// A file beside the shards that the index lists, which holds the same or other tensors: programs
+// that read every *.safetensors file take it for one of them.
+void JudgeUnlisted(const CheckpointFiles& files, const Catalog& catalog, Finding& finding) {
+  const auto file =
+      std::lower_bound(files.unlisted.begin(), files.unlisted.end(), finding.file,
+                       [](const ShardFile& a, const std::string& name) { return a.name < name; });
+  // One in a subdirectory, which nothing reads by mistake.
+  if (file == files.unlisted.end() || file->name != finding.file) return;
+  const auto& tensors = file->header.tensors;
+  const auto in_shards = std::count_if(tensors.begin(), tensors.end(), [&](const auto& tensor) {
+    return catalog.Find(tensor.name) != Catalog::kNone;
+  });
+  finding.severity = Severity::kError;
+  finding.message = fmt::format(
+      "{}: the index does not list this file, which {}; programs that read every *.safetensors "
+      "file would load it too: remove it, or take the index that lists it",
+      finding.file,
+      IsReadable(*file) ? fmt::format("holds {} tensors, {} of them also in listed shards",
+                                      tensors.size(), in_shards)
+                        : std::string("cannot be read"));
+}
+
+// What a conversion may pass over and a check must not.
+void JudgeStrictly(const CheckpointFiles& files, const Catalog& catalog, Findings& findings) {
+  for (Finding& finding : findings) {
+    if (finding.kind == "unlisted-shard") JudgeUnlisted(files, catalog, finding);
+    if (finding.kind == "wrong-total-size") finding.severity = Severity::kError;
+  }
+}
+
+void JudgeNames(const CheckpointFiles& files, Findings& findings) {
+  for (const ShardFile& shard : files.shards) {
+    if (!IsReservedName(shard.name)) continue;
+    findings.push_back(
+        {.severity = Severity::kError,
+         .kind = "reserved-shard-name",
+         .file = shard.name,
+         .tensor = {},
+         .message = fmt::format("{}: a shard cannot have this name, which dsv3 needs for files of "
+                                "its own; rename the shard and correct the index",
+                                shard.name),
+         .unreadable = false});
+  }
+}
+
+void NoteLeftovers(const CheckpointFiles& files, Findings& findings) {
+  for (const std::string& name : files.leftovers) {
+    const auto shard =
+        std::lower_bound(files.shards.begin(), files.shards.end(), name,
+                         [](const ShardFile& a, const std::string& b) { return a.name < b; });
+    if (shard != files.shards.end() && shard->name == name) continue;
+    findings.push_back(
+        {.severity = Severity::kWarning,
+         .kind = "unfinished-conversion",
+         .file = name,
+         .tensor = {},
+         .message = fmt::format("{}: an unfinished conversion left this file; run the same command "
+                                "again to finish it, or remove the file",
+                                name),
+         .unreadable = false});
+  }
+}
+
+// Files by name, and within one its tensors in the order of its data: first what concerns no
+// tensor, last those that are not there.
+void Order(const Catalog& catalog, Findings& findings) {
+  std::vector<std::uint64_t> places(findings.size());
+  for (std::size_t i = 0; i < findings.size(); ++i) {
+    if (findings[i].tensor.empty()) continue;
+    places[i] = std::uint64_t{1} + catalog.Find(findings[i].tensor);
+  }
+  std::vector<std::size_t> order(findings.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    const int files = findings[a].file.compare(findings[b].file);
+    return files != 0 ? files < 0 : places[a] < places[b];
+  });
+  Findings ordered;
+  ordered.reserve(findings.size());
+  for (const std::size_t i : order) ordered.push_back(std::move(findings[i]));
+  findings = std::move(ordered);
+}
+
+std::vector<std::string> FileNames(const CheckpointFiles& files) {
+  std::vector<std::string> names;
+  for (const ShardFile& shard : files.shards) names.push_back(shard.name);
+  for (const ShardFile& shard : files.unlisted) names.push_back(shard.name);
+  std::error_code ignored;
+  for (const std::string_view name : {std::string_view("config.json"), formats::kShardIndexName}) {
+    const auto type = std::filesystem::symlink_status(files.directory / name, ignored).type();
+    if (type != std::filesystem::file_type::not_found) names.emplace_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+}  // namespace
+
+StructureReport VerifyStructure(const StructureRequest& request) {
+  CheckpointFiles files =
+      formats::OpenCheckpointFiles(request.input, {}, formats::FaultyIndex::kReport);
+  StructureReport report;
+  report.verification.check = "structure";
+  report.verification.files = FileNames(files);
+  report.directory = files.directory;
+  for (const ShardFile& shard : files.shards) {
+    report.tensors += shard.header.tensors.size();
+    report.tensor_bytes += shard.header.file_bytes - shard.header.data_offset;
+  }
+
+  Findings& findings = report.verification.findings;
+  const UnreadableTensors unreadable(files);
+  DropDuplicates(files);
+  const Catalog catalog = Catalog::FromCheckpoint(files);
+  findings = std::move(files.findings);
+  JudgeStrictly(files, catalog, findings);
+  JudgeNames(files, findings);
+  NoteLeftovers(files, findings);
+
+  if (const std::optional<StructureConfig> config =
+          ReadStructureConfig(files.directory, findings)) {
+    report.model_type = config->model.model_type;
+    report.known_model = config->model.known;
+    const ScaledWeights scales = FindScaledWeights(catalog, config->model);
+    findings.insert(findings.end(), scales.findings.begin(), scales.findings.end());
+    report.expected_tensors =
+        CompareWithModel(*config, catalog, scales, !unreadable.any(), findings);
+    if (!unreadable.any()) CheckLeftoverQuantization(config->model, catalog, findings);
+  }
+  std::erase_if(findings, [&](const Finding& finding) { return IsBlind(finding, unreadable); });
+  Order(catalog, findings);
+  return report;
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "convert/model/model_config.h"
+#include "convert/plan/catalog.h"
+#include "formats/finding.h"
+
+// config.json as VerifyStructure judges it; an internal part of structure.h.
+namespace dsv3::convert {
+
+struct StructureConfig {
+  ModelConfig model;
+  std::string torch_dtype;  // also from "dtype", its newer name; empty when absent
+};
+
+// Reads config.json of a checkpoint's directory. Nothing, with a finding (missing-config,
+// unreadable-config), where that is not possible.
+std::optional<StructureConfig> ReadStructureConfig(const std::filesystem::path& directory,
+                                                   formats::Findings& findings);
+
+// Whether a tensor holds quantised weights by its dtype or name.
+bool LooksQuantized(const CatalogTensor& tensor);
+
+// A quantization_config beside weights of which none is quantised ("leftover-quantization-config").
+void CheckLeftoverQuantization(const ModelConfig& config, const Catalog& catalog,
+                               formats::Findings& findings);
+
+}  // namespace dsv3::convert

@@ -1,0 +1,186 @@
+#include "convert/verify/structure_model.h"
+
+#include <algorithm>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "convert/model/expected_tensors.h"
+#include "convert/model/module_list.h"
+#include "formats/error.h"
+
+namespace dsv3::convert {
+namespace {
+
+using formats::Dtype;
+using formats::Finding;
+using formats::Severity;
+
+bool IsFp8(Dtype dtype) { return dtype == Dtype::kF8E4M3 || dtype == Dtype::kF8E5M2; }
+
+// Judges the dtypes of expected tensors.
+class DtypeRules {
+ public:
+  DtypeRules(const StructureConfig& config, const Catalog& catalog, bool all_readable)
+      : torch_dtype_(config.torch_dtype), left_out_(LeftOut(config.model)) {
+    if (!config.model.quantization) return;
+    is_quantized_ = true;
+    is_fp8_method_ = config.model.quantization->quant_method == "fp8";
+    fmt_ = config.model.quantization->fmt;
+    // Weights of which none is FP8 are one finding about the config, not one for each.
+    const auto& tensors = catalog.tensors();
+    demands_fp8_ = is_fp8_method_ && (!all_readable || std::any_of(tensors.begin(), tensors.end(),
+                                                                   [](const CatalogTensor& tensor) {
+                                                                     return IsFp8(tensor.dtype);
+                                                                   }));
+  }
+
+  enum class Verdict { kRight, kWrong, kUnexpectedFp8 };
+
+  Verdict Judge(const ExpectedTensorView& expected, Dtype dtype) const {
+    if (expected.role == TensorRole::kRouterBias) return RightIf(dtype == Dtype::kF32);
+    if (!IsQuantized(expected.role)) {
+      const bool is_linear =
+          expected.role != TensorRole::kNorm && expected.role != TensorRole::kBias;
+      if (is_linear && is_quantized_ && IsFp8(dtype)) return Verdict::kUnexpectedFp8;
+      return RightIf(IsPlain(dtype));
+    }
+    if (!is_quantized_) return RightIf(IsPlain(dtype) || IsFp8(dtype));
+    if (!is_fp8_method_) return Verdict::kRight;
+    if (IsFp8Of(dtype)) return RightIf(!IsLeftOut(expected));
+    if (IsPlain(dtype)) return RightIf(!demands_fp8_ || IsLeftOut(expected));
+    return Verdict::kWrong;
+  }
+
+  // What a tensor of this role should be, for messages.
+  std::string Expected(const ExpectedTensorView& expected) const {
+    if (expected.role == TensorRole::kRouterBias) return "F32, as router biases always are";
+    if (!IsQuantized(expected.role) || !demands_fp8_) {
+      return torch_dtype_ == "bfloat16"  ? "BF16 or F32 (torch_dtype is bfloat16)"
+             : torch_dtype_ == "float16" ? "F16 or F32 (torch_dtype is float16)"
+                                         : "BF16, F16 or F32";
+    }
+    if (IsLeftOut(expected)) return "no FP8: modules_to_not_convert names it";
+    return fmt_ == "e5m2" ? "F8_E5M2 (quantization_config)" : "F8_E4M3 (quantization_config)";
+  }
+
+ private:
+  static std::vector<std::string> LeftOut(const ModelConfig& config) {
+    return config.quantization ? config.quantization->modules_to_not_convert
+                               : std::vector<std::string>();
+  }
+
+  bool IsLeftOut(const ExpectedTensorView& expected) const {
+    return left_out_.Names(ModuleOf(expected.name));
+  }
+
+  static Verdict RightIf(bool right) { return right ? Verdict::kRight : Verdict::kWrong; }
+
+  // Whether unquantised tensors may have the dtype. F32 holds more than any torch_dtype; BF16 and
+  // F16 take the same bytes, so that one in place of the other is a label on wrong values.
+  bool IsPlain(Dtype dtype) const {
+    if (dtype == Dtype::kBF16) return torch_dtype_ != "float16";
+    if (dtype == Dtype::kF16) return torch_dtype_ != "bfloat16";
+    return dtype == Dtype::kF32;
+  }
+
+  bool IsFp8Of(Dtype dtype) const {
+    if (dtype == Dtype::kF8E4M3) return fmt_ != "e5m2";
+    return dtype == Dtype::kF8E5M2 && fmt_ != "e4m3";
+  }
+
+  std::string torch_dtype_;
+  ModuleList left_out_;
+  bool is_quantized_ = false;  // the config has a quantization_config
+  bool is_fp8_method_ = false;
+  bool demands_fp8_ = false;
+  std::string fmt_;
+};
+
+const std::string& FileOf(const Catalog& catalog, std::uint32_t position) {
+  return catalog.files()[catalog.tensors()[position].extent.file].name;
+}
+
+void AddDtypeFinding(const ExpectedTensorView& expected, DtypeRules::Verdict verdict,
+                     const DtypeRules& rules, const Catalog& catalog, std::uint32_t position,
+                     formats::Findings& findings) {
+  const std::string& file = FileOf(catalog, position);
+  const std::string_view dtype = formats::DtypeName(catalog.tensors()[position].dtype);
+  const std::string name = QuoteForMessage(expected.name);
+  if (verdict == DtypeRules::Verdict::kUnexpectedFp8) {
+    findings.push_back(
+        {Severity::kWarning, "unexpected-fp8", file, std::string(expected.name),
+         fmt::format("{}: tensor {} is {}, but DeepSeek's releases do not quantise it; make sure "
+                     "that what loads it expects that",
+                     file, name, dtype)});
+    return;
+  }
+  findings.push_back(
+      {Severity::kError, "wrong-dtype", file, std::string(expected.name),
+       fmt::format("{}: tensor {} is {}, expected {}; download the file again, or make it again "
+                   "with a program that keeps dtypes",
+                   file, name, dtype, rules.Expected(expected))});
+}
+
+// The tensors beside a weight, or in its place, in formats that pack several values into a word or
+// whose scales nobody paired.
+void MarkParts(std::string_view weight, const Catalog& catalog, std::vector<bool>& explained) {
+  for (const std::string_view part :
+       {"_scale_inv", "_packed", "_scale", "_shape", "_zero_point", "_g_idx", "_global_scale"}) {
+    const std::uint32_t position = catalog.Find(std::string(weight).append(part));
+    if (position != Catalog::kNone) explained[position] = true;
+  }
+}
+
+void AddUnexpected(const Catalog& catalog, const std::vector<bool>& explained,
+                   const std::string& model_type, formats::Findings& findings) {
+  for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
+    if (explained[i]) continue;
+    const CatalogTensor& tensor = catalog.tensors()[i];
+    const std::string& file = FileOf(catalog, i);
+    findings.push_back(
+        {Severity::kWarning, "unexpected-tensor", file, tensor.name,
+         fmt::format("{}: config.json ({}) does not predict tensor {} ({} {}); if nothing loads "
+                     "it, leave it out, else the config belongs to another model",
+                     file, model_type, QuoteForMessage(tensor.name),
+                     formats::DtypeName(tensor.dtype), formats::ShapeToString(tensor.shape))});
+  }
+}
+
+}  // namespace
+
+std::uint64_t CompareWithModel(const StructureConfig& config, const Catalog& catalog,
+                               const ScaledWeights& scales, bool all_readable,
+                               formats::Findings& findings) {
+  const ModelConfig& model = config.model;
+  formats::Findings found = CheckAgainstModel(model, catalog);
+  std::move(found.begin(), found.end(), std::back_inserter(findings));
+  if (!model.known) return 0;
+
+  std::vector<bool> explained(catalog.tensors().size());
+  for (const ScaledWeight& pair : scales.pairs) explained[pair.scale] = true;
+  for (const Finding& finding : scales.findings) {
+    const std::uint32_t position = catalog.Find(finding.tensor);
+    if (position != Catalog::kNone) explained[position] = true;
+  }
+  const bool has_parts =
+      scales.pairs.empty() || !model.quantization || model.quantization->quant_method != "fp8";
+  const DtypeRules rules(config, catalog, all_readable);
+  std::uint64_t num_expected = 0;
+  ForEachExpected(model, FindNamePrefix(catalog), [&](const ExpectedTensorView& expected) {
+    ++num_expected;
+    if (has_parts && IsQuantized(expected.role)) MarkParts(expected.name, catalog, explained);
+    const std::uint32_t position = catalog.Find(expected.name);
+    if (position == Catalog::kNone) return;
+    explained[position] = true;
+    const auto verdict = rules.Judge(expected, catalog.tensors()[position].dtype);
+    if (verdict == DtypeRules::Verdict::kRight) return;
+    AddDtypeFinding(expected, verdict, rules, catalog, position, findings);
+  });
+  AddUnexpected(catalog, explained, model.model_type, findings);
+  return num_expected;
+}
+
+}  // namespace dsv3::convert
