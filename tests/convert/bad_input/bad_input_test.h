@@ -53,9 +53,16 @@ class BadInputTest : public ::testing::Test {
   void WriteInput() const { checkpoint_.Write(in()); }
   convert::ConversionReport Convert();
 
+  // What convert::VerifyStructure makes of an input that a conversion refuses.
+  enum class InStructure {
+    kListed,      // an error among its findings, about the same file or tensor
+    kRefused,     // the same Error: there is nothing to look at
+    kNotTouched,  // nothing: headers, index and config are right as they are
+  };
+
   // The Error of the conversion. Expects that there is one, that neither input nor output nor
   // anything beside them was touched, that the message can be shown to a person, and that little
-  // memory was used.
+  // memory was used. Of the input (kBadInput) it expects in_structure_ as well.
   Error Refusal();
 
   // Expects a Refusal with this code and a message that holds all of `words`.
@@ -80,6 +87,10 @@ class BadInputTest : public ::testing::Test {
   TempDir dir_;
   TinyCheckpoint checkpoint_ = SmallFp8Checkpoint();
   convert::ConversionRequest request_;
+  InStructure in_structure_ = InStructure::kListed;
+
+ private:
+  void ExpectInStructure(const Error& refusal) const;
 };
 
 }  // namespace dsv3::testing

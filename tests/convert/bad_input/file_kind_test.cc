@@ -123,25 +123,30 @@ TEST_F(FileKindTest, LeavesOutSideFilesThatAreNoFiles) {
 }
 
 TEST_F(FileKindTest, RefusesAnInputThatIsNotThere) {
+  in_structure_ = InStructure::kRefused;
   ExpectBadInput(in().string(), "no such file or directory");
 }
 
 TEST_F(FileKindTest, RefusesAnInputThatIsALoopOfLinks) {
+  in_structure_ = InStructure::kRefused;
   fs::create_symlink("in", in());
   ExpectBadInput(in().string(), "loop");
 }
 
 TEST_F(FileKindTest, RefusesAnInputThatIsALinkToNothing) {
+  in_structure_ = InStructure::kRefused;
   fs::create_symlink("nothing", in());
   ExpectBadInput(in().string(), "target does not exist");
 }
 
 TEST_F(FileKindTest, RefusesAFifoAsInput) {
+  in_structure_ = InStructure::kRefused;
   ASSERT_EQ(::mkfifo(in().c_str(), 0600), 0);
   ExpectBadInput(in().string(), "neither a regular file nor a directory");
 }
 
 TEST_F(FileKindTest, RefusesADirectoryWithoutACheckpoint) {
+  in_structure_ = InStructure::kRefused;
   WriteFile(in() / "config.json", checkpoint_.config);
   ExpectBadInput(in().string(), "holds no checkpoint");
 }

@@ -62,6 +62,7 @@ TEST_F(IndexTest, RefusesATensorInTwoShardsWithoutAnIndex) {
 }
 
 TEST_F(IndexTest, RefusesAnEmptyWeightMapBesideShards) {
+  in_structure_ = InStructure::kRefused;
   checkpoint_.index_text = R"({"metadata": {"total_size": 0}, "weight_map": {}})";
   WriteInput();
   ExpectBadInput(kIndex, "weight_map");

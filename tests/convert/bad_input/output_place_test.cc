@@ -162,6 +162,7 @@ TEST_F(OutputPlaceTest, MakesTheDirectoriesOnTheWay) {
 
 // Bad scales are found after the directory was made.
 TEST_F(OutputPlaceTest, RemovesTheDirectoriesThatItMadeForNothing) {
+  in_structure_ = InStructure::kNotTouched;
   checkpoint_.Find("a.weight_scale_inv").bytes.replace(0, 4, 4, '\0');
   WriteInput();
   request_.output = dir_ / "a/b/c";
