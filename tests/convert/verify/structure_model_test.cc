@@ -1,0 +1,318 @@
+#include <string>
+
+#include "formats/json/json_edit.h"
+#include "tests/convert/verify/structure_test.h"
+
+// Tensors against what config.json says of them.
+namespace dsv3::testing {
+namespace {
+
+using formats::Dtype;
+using formats::Severity;
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr char kNorm[] = "model.layers.0.input_layernorm.weight";
+constexpr char kLinear[] = "model.layers.0.self_attn.o_proj.weight";
+constexpr char kRouterBias[] = "model.layers.1.mlp.gate.e_score_correction_bias";
+
+class StructureModelTest : public StructureTest {
+ protected:
+  void Retype(const std::string& name, Dtype dtype) {
+    const TinyTensor old = checkpoint_.Find(name);
+    std::erase_if(checkpoint_.tensors, [&](const TinyTensor& t) { return t.name == name; });
+    checkpoint_.Add(old.shard, name, dtype, old.shape);
+  }
+  // Every FP8 weight becomes BF16, without scales.
+  void Dequantize() {
+    Drop("_scale_inv");
+    for (TinyTensor& tensor : checkpoint_.tensors) {
+      if (tensor.dtype != Dtype::kF8E4M3) continue;
+      tensor.dtype = Dtype::kBF16;
+      tensor.bytes += tensor.bytes;
+    }
+  }
+  void ExpectWrongDtype(const std::string& name, const std::string& expected) {
+    const formats::Finding finding = OnlyFinding();
+    EXPECT_EQ(finding.kind, "wrong-dtype") << finding.message;
+    EXPECT_EQ(finding.severity, Severity::kError);
+    EXPECT_EQ(finding.tensor, name);
+    EXPECT_EQ(finding.file, checkpoint_.Find(name).shard);
+    EXPECT_THAT(finding.message, AllOf(HasSubstr("'" + name + "'"), HasSubstr(expected),
+                                       HasSubstr("download the file again")));
+  }
+};
+
+TEST_F(StructureModelTest, AWholeCheckpointHasNoFinding) {
+  Write();
+  const convert::StructureReport report = Verify();
+  EXPECT_THAT(Lines(report.verification.findings), IsEmpty());
+  EXPECT_TRUE(report.verification.Passes(/*strict=*/true));
+  EXPECT_EQ(report.verification.check, "structure");
+  EXPECT_THAT(report.verification.files,
+              ElementsAre("config.json", kTinyShard1, kTinyShard2, kTinyShard3, kTinyShard4,
+                          "model.safetensors.index.json"));
+  EXPECT_EQ(report.directory, in());
+  EXPECT_EQ(report.model_type, "deepseek_v32");
+  EXPECT_TRUE(report.known_model);
+  EXPECT_EQ(report.tensors, checkpoint_.tensors.size());
+  EXPECT_EQ(report.tensors - report.expected_tensors, Drop("_scale_inv"));
+}
+
+TEST_F(StructureModelTest, FindsAMissingTensor) {
+  ASSERT_EQ(Drop(kNorm), 1U);
+  const formats::Finding finding = OnlyFinding();
+  EXPECT_EQ(finding.kind, "missing-tensor");
+  EXPECT_EQ(finding.severity, Severity::kError);
+  EXPECT_EQ(finding.tensor, kNorm);
+  EXPECT_THAT(finding.message, AllOf(HasSubstr("predicts it with shape [8]"),
+                                     HasSubstr("download what is missing")));
+}
+
+TEST_F(StructureModelTest, FindsEveryTensorOfAMissingMtpLayer) {
+  const std::size_t all = checkpoint_.tensors.size();
+  Drop("model.layers.2.");
+  const std::size_t scales = 3 + 3 + 2 + 15;  // none of them is predicted without its weight
+  const formats::Findings findings = Findings();
+  EXPECT_GT(findings.size(), 30U);
+  EXPECT_LT(findings.size(), all - checkpoint_.tensors.size() - scales + 5);
+  for (const formats::Finding& finding : findings) {
+    EXPECT_EQ(finding.kind, "missing-tensor");
+    EXPECT_THAT(finding.tensor, ::testing::StartsWith("model.layers.2."));
+    EXPECT_THAT(finding.message, HasSubstr("set num_nextn_predict_layers to 0"));
+  }
+  SetConfig("num_nextn_predict_layers", "0");
+  EXPECT_THAT(Lines(Findings()), IsEmpty());
+}
+
+TEST_F(StructureModelTest, FindsAMissingIndexer) {
+  EXPECT_EQ(Drop("model.layers.1.self_attn.indexer."), 7U);
+  EXPECT_THAT(Lines(Findings()),
+              ElementsAre("missing-tensor  model.layers.1.self_attn.indexer.wq_b.weight",
+                          "missing-tensor  model.layers.1.self_attn.indexer.wk.weight",
+                          "missing-tensor  model.layers.1.self_attn.indexer.k_norm.weight",
+                          "missing-tensor  model.layers.1.self_attn.indexer.k_norm.bias",
+                          "missing-tensor  model.layers.1.self_attn.indexer.weights_proj.weight"));
+}
+
+TEST_F(StructureModelTest, FindsAWrongShape) {
+  checkpoint_.Find(kNorm).shape = {2, 4};
+  const formats::Finding finding = OnlyFinding();
+  EXPECT_EQ(finding.kind, "wrong-shape");
+  EXPECT_EQ(finding.file, kTinyShard1);
+  EXPECT_THAT(finding.message, AllOf(HasSubstr("has shape [2, 4]"), HasSubstr("predicts [8]"),
+                                     HasSubstr("take both from one place")));
+}
+
+TEST_F(StructureModelTest, FindsARouterBiasThatIsNotF32) {
+  for (const Dtype dtype : {Dtype::kBF16, Dtype::kF16, Dtype::kF64}) {
+    SCOPED_TRACE(formats::DtypeName(dtype));
+    Retype(kRouterBias, dtype);
+    ExpectWrongDtype(kRouterBias, "expected F32, as router biases always are");
+  }
+}
+
+TEST_F(StructureModelTest, FindsANormThatIsNoFloat) {
+  for (const Dtype dtype : {Dtype::kI16, Dtype::kF64, Dtype::kU8, Dtype::kF8E8M0}) {
+    SCOPED_TRACE(formats::DtypeName(dtype));
+    Retype(kNorm, dtype);
+    ExpectWrongDtype(kNorm, "expected BF16 or F32 (torch_dtype is bfloat16)");
+  }
+}
+
+// They take the same bytes, so that one is a label on the other's values.
+TEST_F(StructureModelTest, FindsF16WhereTheConfigSaysBfloat16AndTheReverse) {
+  Retype(kNorm, Dtype::kF16);
+  ExpectWrongDtype(kNorm, "expected BF16 or F32 (torch_dtype is bfloat16)");
+  SetConfig("torch_dtype", "\"float32\"");
+  EXPECT_THAT(Lines(Findings()), IsEmpty());
+  for (TinyTensor& tensor : checkpoint_.tensors) {
+    if (tensor.dtype == Dtype::kBF16) tensor.dtype = Dtype::kF16;
+  }
+  Retype(kNorm, Dtype::kBF16);
+  checkpoint_.config = formats::RemoveJsonMember(checkpoint_.config, "torch_dtype", "config.json");
+  SetConfig("dtype", "\"float16\"");
+  ExpectWrongDtype(kNorm, "expected F16 or F32 (torch_dtype is float16)");
+}
+
+TEST_F(StructureModelTest, TakesF32WhereverWeightsArePlain) {
+  Retype(kNorm, Dtype::kF32);
+  Retype("model.layers.0.self_attn.indexer.weights_proj.weight", Dtype::kF32);
+  EXPECT_THAT(Lines(Findings()), IsEmpty());
+}
+
+TEST_F(StructureModelTest, FindsAPlainWeightAmongFp8OnesUnlessTheConfigLeavesItOut) {
+  Drop(std::string(kLinear) + "_scale_inv");
+  Retype(kLinear, Dtype::kBF16);
+  ExpectWrongDtype(kLinear, "is BF16, expected F8_E4M3 (quantization_config)");
+  for (const std::string listed : {"model.layers.0.self_attn.o_proj", "o_proj", "model.layers.0",
+                                   "self_attn", "layers.0.self_attn"}) {
+    SCOPED_TRACE(listed);
+    TinyCheckpoint exempt = checkpoint_;
+    exempt.config =
+        formats::ReplaceJsonMember(exempt.config, "quantization_config",
+                                   R"({"quant_method": "fp8", "weight_block_size": [4, 8],
+                                       "modules_to_not_convert": ["lm_head", ")" +
+                                       listed + "\"]}",
+                                   "config.json");
+    exempt.Write(in());
+    EXPECT_THAT(Lines(Verify().verification.findings),
+                ::testing::Not(Contains(HasSubstr(kLinear))));
+  }
+  SetConfig("quantization_config",
+            R"({"quant_method": "fp8", "weight_block_size": [4, 8],
+                "modules_to_not_convert": ["proj", "layers.9", "model.layers.0.self_attn.o"]})");
+  ExpectWrongDtype(kLinear, "expected F8_E4M3");
+}
+
+TEST_F(StructureModelTest, FindsAnFp8WeightThatTheConfigLeavesOut) {
+  SetConfig("quantization_config",
+            R"({"quant_method": "fp8", "weight_block_size": [4, 8],
+                "modules_to_not_convert": ["model.layers.0.self_attn.o_proj"]})");
+  ExpectWrongDtype(kLinear, "modules_to_not_convert names it");
+}
+
+TEST_F(StructureModelTest, FindsAnFp8FormatThatIsNotTheConfigs) {
+  Retype(kLinear, Dtype::kF8E5M2);
+  ExpectWrongDtype(kLinear, "is F8_E5M2, expected F8_E4M3 (quantization_config)");
+}
+
+TEST_F(StructureModelTest, FindsAnFp8Norm) {
+  Retype(kNorm, Dtype::kF8E4M3);
+  EXPECT_THAT(Lines(Findings()), Contains(std::string("wrong-dtype ") + kTinyShard1 + " " + kNorm));
+}
+
+TEST_F(StructureModelTest, OnlyWarnsOfAnFp8Head) {
+  Retype("lm_head.weight", Dtype::kF8E4M3);
+  checkpoint_.AddScale(kTinyShard1, "lm_head.weight_scale_inv", Dtype::kF32, {8, 1});
+  const formats::Finding finding = OnlyFinding();
+  EXPECT_EQ(finding.kind, "unexpected-fp8");
+  EXPECT_EQ(finding.severity, Severity::kWarning);
+  EXPECT_EQ(finding.tensor, "lm_head.weight");
+}
+
+TEST_F(StructureModelTest, WarnsOfATensorThatTheConfigDoesNotPredict) {
+  checkpoint_.Add(kTinyShard2, "model.layers.1.self_attn.rotary_emb.inv_freq", Dtype::kF32, {2});
+  Write();
+  const convert::Verification verification = Verify().verification;
+  EXPECT_THAT(Lines(verification.findings),
+              ElementsAre("warning unexpected-tensor model-00002-of-00004.safetensors "
+                          "model.layers.1.self_attn.rotary_emb.inv_freq"));
+  EXPECT_THAT(
+      verification.findings[0].message,
+      AllOf(HasSubstr("does not predict tensor"), HasSubstr("F32 [2]"), HasSubstr("leave it out")));
+  EXPECT_TRUE(verification.Passes(/*strict=*/false));
+  EXPECT_FALSE(verification.Passes(/*strict=*/true));
+}
+
+TEST_F(StructureModelTest, WarnsOnceOfAnUnpredictedWeightAndItsScale) {
+  checkpoint_.Add(kTinyShard2, "extra.weight", Dtype::kF8E4M3, {4, 8});
+  checkpoint_.AddScale(kTinyShard2, "extra.weight_scale_inv", Dtype::kF32, {1, 1});
+  EXPECT_EQ(OnlyFinding().tensor, "extra.weight");
+}
+
+TEST_F(StructureModelTest, TakesNamesUnderAPrefix) {
+  for (TinyTensor& tensor : checkpoint_.tensors) tensor.name = "language_model." + tensor.name;
+  EXPECT_THAT(Lines(Findings()), IsEmpty());
+  Drop("model.embed_tokens.weight");
+  EXPECT_EQ(OnlyFinding().tensor, "language_model.model.embed_tokens.weight");
+}
+
+TEST_F(StructureModelTest, OnlyWarnsOfAnUnknownModelType) {
+  checkpoint_ = SmallFp8Checkpoint();
+  const formats::Finding finding = OnlyFinding();
+  EXPECT_EQ(finding.kind, "unknown-model-type");
+  EXPECT_EQ(finding.severity, Severity::kWarning);
+  EXPECT_EQ(finding.file, "config.json");
+}
+
+TEST_F(StructureModelTest, FindsALeftoverQuantizationConfig) {
+  Dequantize();
+  const formats::Finding finding = OnlyFinding();
+  EXPECT_EQ(finding.kind, "leftover-quantization-config");
+  EXPECT_EQ(finding.severity, Severity::kError);
+  EXPECT_EQ(finding.file, "config.json");
+  EXPECT_THAT(finding.message, HasSubstr("remove quantization_config"));
+  checkpoint_.config =
+      formats::RemoveJsonMember(checkpoint_.config, "quantization_config", "config.json");
+  EXPECT_THAT(Lines(Findings()), IsEmpty());
+}
+
+TEST_F(StructureModelTest, FindsAMissingQuantizationConfigOnce) {
+  checkpoint_.config =
+      formats::RemoveJsonMember(checkpoint_.config, "quantization_config", "config.json");
+  const formats::Finding finding = OnlyFinding();
+  EXPECT_EQ(finding.kind, "no-quantization-config");
+  EXPECT_EQ(finding.severity, Severity::kError);
+  EXPECT_EQ(finding.file, "config.json");
+}
+
+TEST_F(StructureModelTest, FindsFaultsOfScales) {
+  Drop(std::string(kLinear) + "_scale_inv");
+  EXPECT_THAT(Lines(Findings()),
+              ElementsAre(std::string("missing-scale ") + kTinyShard1 + " " + kLinear));
+
+  checkpoint_ = SmallModelCheckpoint();
+  checkpoint_.AddScale(kTinyShard2, "gone.weight_scale_inv", Dtype::kF32, {1, 1});
+  EXPECT_THAT(Lines(Findings()), ElementsAre(std::string("scale-without-weight ") + kTinyShard2 +
+                                             " gone.weight_scale_inv"));
+
+  checkpoint_ = SmallModelCheckpoint();
+  checkpoint_.AddScale(kTinyShard1, std::string(kNorm) + "_scale_inv", Dtype::kF32, {1, 1});
+  EXPECT_THAT(Lines(Findings()), ElementsAre(std::string("scale-of-unquantized-weight ") +
+                                             kTinyShard1 + " " + kNorm + "_scale_inv"));
+
+  checkpoint_ = SmallModelCheckpoint();
+  TinyTensor& scale = checkpoint_.Find("model.layers.0.self_attn.kv_b_proj.weight_scale_inv");
+  std::swap(scale.shape.front(), scale.shape.back());
+  EXPECT_THAT(Lines(Findings()),
+              ElementsAre("wrong-scale-shape " + scale.shard + " " + scale.name));
+
+  checkpoint_ = SmallModelCheckpoint();
+  Retype(std::string(kLinear) + "_scale_inv", Dtype::kF64);
+  EXPECT_THAT(Lines(Findings()), ElementsAre(std::string("wrong-scale-dtype ") + kTinyShard1 + " " +
+                                             kLinear + "_scale_inv"));
+}
+
+TEST_F(StructureModelTest, FindsAScaleThatIsInTheIndexAndNotInItsShard) {
+  KeepIndex();
+  const std::string scale = std::string(kLinear) + "_scale_inv";
+  Drop(scale);
+  const std::string shard = kTinyShard1;
+  // total_size counted it too.
+  EXPECT_THAT(Lines(Findings()), ElementsAre("missing-scale " + shard + " " + kLinear,
+                                             "tensor-not-in-shard " + shard + " " + scale,
+                                             "wrong-total-size model.safetensors.index.json "));
+}
+
+TEST_F(StructureModelTest, ListsFaultsOfEveryKindTogetherAndInOrder) {
+  Drop(std::string(kLinear) + "_scale_inv");
+  Drop("model.norm.weight");
+  Retype(kRouterBias, Dtype::kBF16);
+  checkpoint_.Find("model.layers.2.hnorm.weight").shape = {4, 2};
+  checkpoint_.Add(kTinyShard3, "stray", Dtype::kBF16, {1});
+  checkpoint_.index_text =
+      formats::ReplaceJsonMember(checkpoint_.IndexText(), "metadata/total_size", "1", "index");
+  checkpoint_.Add(kTinyShard2, "unlisted", Dtype::kBF16, {1});
+  checkpoint_.Add(kTinyShard4, kNorm, Dtype::kBF16, {8});
+  checkpoint_.side_files["x.safetensors.partial"] = "half";
+  const std::vector<std::string> lines = Lines(Findings());
+  EXPECT_THAT(
+      lines, ElementsAre("missing-tensor  model.norm.weight",
+                         std::string("missing-scale ") + kTinyShard1 + " " + kLinear,
+                         std::string("wrong-dtype ") + kTinyShard2 + " " + kRouterBias,
+                         std::string("tensor-not-in-index ") + kTinyShard2 + " unlisted",
+                         std::string("warning unexpected-tensor ") + kTinyShard2 + " unlisted",
+                         std::string("wrong-shape ") + kTinyShard3 + " model.layers.2.hnorm.weight",
+                         std::string("warning unexpected-tensor ") + kTinyShard3 + " stray",
+                         std::string("tensor-in-two-shards ") + kTinyShard4 + " " + kNorm,
+                         "wrong-total-size model.safetensors.index.json ",
+                         "warning unfinished-conversion x.safetensors.partial "));
+  EXPECT_EQ(Lines(Findings()), lines);
+}
+
+}  // namespace
+}  // namespace dsv3::testing
