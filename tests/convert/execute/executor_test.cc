@@ -14,12 +14,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <openssl/evp.h>
-#include <xxhash.h>
 
 #include "convert/plan/dequantize_expression.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
+#include "tests/convert/execute/digest_oracle.h"
 #include "tests/convert/execute/memory_sink.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/memory_source.h"
@@ -32,27 +31,8 @@ namespace {
 
 using formats::Dtype;
 using ::testing::HasSubstr;
-
-std::string Sha256Of(std::string_view bytes) {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned length = 0;
-  EVP_Digest(bytes.data(), bytes.size(), digest, &length, EVP_sha256(), nullptr);
-  std::string hex;
-  for (unsigned i = 0; i < length; ++i) {
-    char text[3];
-    std::snprintf(text, sizeof(text), "%02x", digest[i]);
-    hex += text;
-  }
-  return hex;
-}
-
-std::string Xxh3Of(std::string_view bytes) {
-  const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
-  char hex[33];
-  std::snprintf(hex, sizeof(hex), "%016llx%016llx", static_cast<unsigned long long>(hash.high64),
-                static_cast<unsigned long long>(hash.low64));
-  return hex;
-}
+using testing::Sha256Of;
+using testing::Xxh3Of;
 
 // Files that are much longer than a chunk, a file of nothing but a header, and thousands of tiny
 // tensors beside large ones.

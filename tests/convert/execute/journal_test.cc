@@ -1,6 +1,8 @@
 #include "convert/execute/journal.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -22,7 +24,9 @@ JournalHead Head() {
   JournalHead head;
   head.recipe = "fp8-to-bf16";
   head.fingerprint = "0123456789abcdef";
-  head.sources = {{"model.safetensors", 1234, -5, "aa"}, {"odd \"name\"\n.txt", 0, 7, ""}};
+  head.sources = {{"model.safetensors", 1234, -5, "aa"},
+                  {"odd \"name\"\n.txt", 0, 7, ""},
+                  {"model.safetensors", 55, 8, "bb", "scales-from"}};
   head.outputs = {"model.safetensors", "code/x.py"};
   head.replaced = {"old.txt"};
   head.sides = {{"w_scale_inv", {"cc", "dd"}}};
@@ -150,6 +154,39 @@ TEST_F(JournalTest, RefusesNamesThatLeadOutOfTheDirectory) {
     EXPECT_EQ(testing::ErrorOf([&] { Journal::Read(dir_.path()); }).code(), ErrorCode::kUsage)
         << "file " << name;
   }
+}
+
+TEST_F(JournalTest, KeepsQualityToTheLastDigit) {
+  FileRecord record = Record("quantised");
+  quant::Quality quality;
+  quality.elements = 1;
+  quality.nonfinite = 2;
+  quality.saturated = 3;
+  quality.flushed_to_zero = 4;
+  quality.blocks = 5;
+  quality.kept_blocks = 6;
+  quality.changed_codes = UINT64_MAX;
+  quality.max_abs_error = 0.1;
+  quality.sum_squared_error = 1.0 / 3.0 * 1e-300;
+  quality.sum_squares = std::numeric_limits<double>::infinity();
+  record.tensors[1].quality = quality;
+  Journal(file_system_, dir_.path(), Head(), {record});
+  const std::optional<JournalState> state = Journal::Read(dir_.path());
+  ASSERT_TRUE(state);
+  const FileRecord& read = state->files.at("quantised");
+  EXPECT_FALSE(read.tensors[0].quality);
+  ASSERT_TRUE(read.tensors[1].quality);
+  const quant::Quality& found = *read.tensors[1].quality;
+  EXPECT_EQ(found.elements, 1U);
+  EXPECT_EQ(found.nonfinite, 2U);
+  EXPECT_EQ(found.saturated, 3U);
+  EXPECT_EQ(found.flushed_to_zero, 4U);
+  EXPECT_EQ(found.blocks, 5U);
+  EXPECT_EQ(found.kept_blocks, 6U);
+  EXPECT_EQ(found.changed_codes, UINT64_MAX);
+  EXPECT_EQ(found.max_abs_error, quality.max_abs_error);
+  EXPECT_EQ(found.sum_squared_error, quality.sum_squared_error);
+  EXPECT_EQ(found.sum_squares, quality.sum_squares);
 }
 
 TEST_F(JournalTest, AnotherVersionIsForTheUserToDecide) {

@@ -88,6 +88,7 @@ class PanelExpression final : public Expression {
         sums_(sums) {}
 
   std::string_view rule() const override { return "panels"; }
+  std::string parameters() const override { return std::to_string(panels_.panel_rows) + " rows"; }
   std::uint32_t streamed_source() const override { return panels_.source; }
   std::uint64_t CutAtOrBefore(std::uint64_t position) const override {
     return position - position % panel_bytes_;
