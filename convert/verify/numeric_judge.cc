@@ -1,0 +1,249 @@
+#include "convert/verify/numeric_judge.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/verify/numeric_outliers.h"
+#include "convert/verify/value_reader.h"
+#include "formats/error.h"
+#include "formats/io/aligned_buffer.h"
+
+namespace dsv3::convert {
+namespace {
+
+using formats::Dtype;
+using formats::Severity;
+
+constexpr std::string_view kDamaged =
+    "the file is damaged, or what wrote it was: fetch or convert it again";
+
+bool IsFloat(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kBool:
+    case Dtype::kU8:
+    case Dtype::kI8:
+    case Dtype::kI16:
+    case Dtype::kU16:
+    case Dtype::kI32:
+    case Dtype::kU32:
+    case Dtype::kI64:
+    case Dtype::kU64:
+      return false;
+    default:
+      return true;
+  }
+}
+
+bool IsFp8(Dtype dtype) { return dtype == Dtype::kF8E4M3 || dtype == Dtype::kF8E5M2; }
+
+// "[3, 17]", the element's place in a shape; its number in tensors of another rank than two.
+std::string Place(const formats::Shape& shape, std::uint64_t element) {
+  if (shape.size() != 2 || shape[1] == 0) return fmt::format("[{}]", element);
+  return fmt::format("[{}, {}]", element / shape[1], element % shape[1]);
+}
+
+std::string Times(std::uint64_t count, std::string_view one, std::string_view many) {
+  return fmt::format("{} {}", count, count == 1 ? one : many);
+}
+
+class Judge {
+ public:
+  Judge(const ValueCheckpoint& checkpoint, const std::vector<Measurement>& measurements,
+        SourceFiles& sources)
+      : checkpoint_(checkpoint),
+        catalog_(checkpoint.catalog),
+        measurements_(measurements),
+        sources_(sources),
+        roles_(catalog_.tensors().size(), Role::kOther) {
+    for (const ScaledWeight& pair : checkpoint.scaled.pairs) {
+      roles_[pair.weight] = Role::kScaledWeight;
+      roles_[pair.scale] = Role::kScale;
+    }
+  }
+
+  formats::Findings Run(const std::vector<MtpCopy>& copies) {
+    for (std::uint32_t i = 0; i < measurements_.size(); ++i) JudgeAlone(i);
+    for (const MtpCopy& copy : copies) JudgeCopy(copy);
+    JudgeMagnitudes();
+    std::stable_sort(found_.begin(), found_.end(),
+                     [](const auto& a, const auto& b) { return a.first < b.first; });
+    formats::Findings findings;
+    for (auto& [tensor, finding] : found_) findings.push_back(std::move(finding));
+    JudgeScaleFmt(findings);
+    return findings;
+  }
+
+ private:
+  enum class Role { kOther, kScaledWeight, kScale };
+
+  void JudgeAlone(std::uint32_t i) {
+    const CatalogTensor& tensor = catalog_.tensors()[i];
+    const Measurement& m = measurements_[i];
+    if (m.values == 0) return;
+    if (m.bad_scales != 0) {
+      Add(i, Severity::kError, "bad-scale",
+          fmt::format("{} {}, the first is {} at {}, expected finite positive numbers; {}",
+                      Times(m.bad_scales, "scale of", "scales of"),
+                      fmt::format("{} {} bad", m.values, m.bad_scales == 1 ? "is" : "are"),
+                      tensor.dtype == Dtype::kF8E8M0 ? "the NaN code 0xFF"
+                                                     : fmt::format("{}", m.first_bad_scale_value),
+                      Place(tensor.shape, m.first_bad_scale), kDamaged));
+    }
+    if (m.nans != 0) {
+      Add(i, Severity::kError, "nan",
+          fmt::format("{}, the first at {}; {}",
+                      Times(m.nans, NanName(tensor.dtype, false), NanName(tensor.dtype, true)),
+                      Place(tensor.shape, m.first_nan), kDamaged));
+    }
+    if (m.infinities != 0) {
+      Add(i, Severity::kError, "infinity",
+          fmt::format("{}, the first at {}; {}",
+                      Times(m.infinities, "value is infinite", "values are infinite"),
+                      Place(tensor.shape, m.first_infinity), kDamaged));
+    }
+    if (roles_[i] == Role::kScale || m.finite != m.values) return;
+    if (m.absmax == 0) {
+      Add(i, Severity::kWarning, "all-zero",
+          fmt::format("all {} values are zero; if the model was trained, the tensor was never "
+                      "written: compare it with where it came from",
+                      m.values));
+    } else if (m.constant && m.values > 1 && IsFloat(tensor.dtype)) {
+      Add(i, Severity::kWarning, "constant",
+          fmt::format("all {} values are {}; if the model was trained, the tensor was never "
+                      "written: compare it with where it came from",
+                      m.values, m.first));
+    }
+  }
+
+  static std::string_view NanName(Dtype dtype, bool many) {
+    if (dtype == Dtype::kF8E4M3) {
+      return many ? "FP8 NaN codes (0x7F or 0xFF)" : "FP8 NaN code (0x7F or 0xFF)";
+    }
+    if (dtype == Dtype::kF8E5M2) return many ? "FP8 NaN codes" : "FP8 NaN code";
+    if (dtype == Dtype::kF8E8M0) return many ? "E8M0 NaN codes (0xFF)" : "E8M0 NaN code (0xFF)";
+    return many ? "values are NaN" : "value is NaN";
+  }
+
+  void JudgeCopy(const MtpCopy& copy) {
+    const CatalogTensor& a = catalog_.tensors()[copy.copy];
+    const CatalogTensor& b = catalog_.tensors()[copy.main];
+    const std::vector<std::string>& digests_a = measurements_[copy.copy].digests;
+    const std::vector<std::string>& digests_b = measurements_[copy.main].digests;
+    std::string how;
+    if (a.dtype != b.dtype || a.shape != b.shape) {
+      how = fmt::format("it is {} {} instead of {} {}", formats::DtypeName(a.dtype),
+                        formats::ShapeToString(a.shape), formats::DtypeName(b.dtype),
+                        formats::ShapeToString(b.shape));
+    } else {
+      const auto [at_a, at_b] =
+          std::mismatch(digests_a.begin(), digests_a.end(), digests_b.begin(), digests_b.end());
+      if (at_a == digests_a.end()) return;
+      how = FirstDifference(copy, static_cast<std::uint64_t>(at_a - digests_a.begin()));
+    }
+    Add(copy.copy, Severity::kError, "mtp-copy-differs",
+        fmt::format("expected a copy of {}, but {}; take both tensors from one release",
+                    QuoteForMessage(b.name), how));
+  }
+
+  // Reads the panel in which the two differ.
+  std::string FirstDifference(const MtpCopy& copy, std::uint64_t panel) {
+    const ValueReader reader(catalog_, copy.copy, nullptr);
+    const std::uint64_t size = PanelElements(reader.elements());
+    const std::uint64_t begin = panel * size;
+    const std::uint64_t end = std::min(reader.elements(), begin + size);
+    const SourceRange ranges[] = {{copy.copy, reader.BytesTo(begin), reader.BytesTo(end)},
+                                  {copy.main, reader.BytesTo(begin), reader.BytesTo(end)}};
+    formats::AlignedBuffer buffer;
+    std::vector<std::span<const std::byte>> inputs;
+    sources_.Read(ranges, buffer, inputs);
+    const auto [at, unused] = std::mismatch(inputs[0].begin(), inputs[0].end(), inputs[1].begin());
+    const auto byte = static_cast<std::uint64_t>(at - inputs[0].begin());
+    return fmt::format("the bytes differ from {} on",
+                       Place(catalog_.tensors()[copy.copy].shape, begin + reader.ElementAt(byte)));
+  }
+
+  void JudgeMagnitudes() {
+    std::vector<TensorMagnitude> magnitudes;
+    for (std::uint32_t i = 0; i < measurements_.size(); ++i) {
+      const CatalogTensor& tensor = catalog_.tensors()[i];
+      const Measurement& m = measurements_[i];
+      // Values without their scale cannot be compared.
+      if (roles_[i] == Role::kScale || (IsFp8(tensor.dtype) && roles_[i] == Role::kOther) ||
+          !IsFloat(tensor.dtype) || !(m.rms > 0) || !std::isfinite(m.rms)) {
+        continue;
+      }
+      magnitudes.push_back({i, NamePattern(tensor.name), m.rms, m.absmax});
+    }
+    for (const Outlier& outlier : FindOutliers(std::move(magnitudes))) {
+      Add(outlier.tensor, Severity::kWarning, "outlier",
+          fmt::format("{} is {:.4g}, but the median of the {} tensors {} is {:.4g}; a wrong scale, "
+                      "or a damaged tensor: compare it with where it came from",
+                      outlier.by_rms ? "RMS" : "absmax", outlier.value, outlier.group_size,
+                      QuoteForMessage(outlier.pattern), outlier.median));
+    }
+  }
+
+  void JudgeScaleFmt(formats::Findings& findings) {
+    const std::vector<ScaledWeight>& pairs = checkpoint_.scaled.pairs;
+    std::vector<ScaleSignificands> significands;
+    significands.reserve(pairs.size());
+    for (const ScaledWeight& pair : pairs) {
+      significands.push_back(measurements_[pair.scale].significands);
+    }
+    auto finding = CheckScaleFmt(catalog_, checkpoint_.config, pairs, significands);
+    if (finding) findings.push_back(std::move(*finding));
+  }
+
+  void Add(std::uint32_t tensor, Severity severity, std::string_view kind, std::string_view what) {
+    const CatalogTensor& t = catalog_.tensors()[tensor];
+    const std::string& file = catalog_.files()[t.extent.file].name;
+    formats::Finding finding;
+    finding.severity = severity;
+    finding.kind = kind;
+    finding.file = file;
+    finding.tensor = t.name;
+    finding.message = fmt::format("{}: tensor {}: {}", file, QuoteForMessage(t.name), what);
+    found_.emplace_back(tensor, std::move(finding));
+  }
+
+  const ValueCheckpoint& checkpoint_;
+  const Catalog& catalog_;
+  const std::vector<Measurement>& measurements_;
+  SourceFiles& sources_;
+  std::vector<Role> roles_;
+  std::vector<std::pair<std::uint32_t, formats::Finding>> found_;  // by the tensor's position
+};
+
+}  // namespace
+
+std::vector<MtpCopy> FindMtpCopies(const Catalog& catalog) {
+  constexpr std::string_view kLayers = "layers.";
+  std::vector<MtpCopy> copies;
+  for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
+    const std::string_view name = catalog.tensors()[i].name;
+    const bool embedding = name.ends_with(".embed_tokens.weight");
+    if (!embedding && !name.ends_with(".shared_head.head.weight")) continue;
+    const std::size_t layers = name.rfind(kLayers);
+    if (layers == std::string_view::npos) continue;
+    // "model." or "language_model.model.", and what stands before that.
+    const std::string model(name.substr(0, layers));
+    const std::string outer = model.ends_with("model.") ? model.substr(0, model.size() - 6) : model;
+    std::uint32_t main = embedding ? Catalog::kNone : catalog.Find(outer + "lm_head.weight");
+    if (main == Catalog::kNone) main = catalog.Find(model + "embed_tokens.weight");
+    if (main != Catalog::kNone) copies.push_back({i, main});
+  }
+  return copies;
+}
+
+formats::Findings JudgeValues(const ValueCheckpoint& checkpoint,
+                              const std::vector<Measurement>& measurements,
+                              const std::vector<MtpCopy>& copies, SourceFiles& sources) {
+  return Judge(checkpoint, measurements, sources).Run(copies);
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "convert/execute/progress.h"
+#include "convert/execute/source_files.h"
+#include "convert/model/scale_fmt.h"
+#include "convert/plan/catalog.h"
+#include "convert/verify/numeric.h"
+#include "convert/verify/value_checkpoint.h"
+
+// The reading of all values; an internal part of numeric.h.
+namespace dsv3::convert {
+
+// What is to be known of a tensor beyond the usual.
+struct MeasureWish {
+  bool histogram = false;
+  bool digests = false;
+};
+
+// What the values of a tensor are like. Positions of elements are row-major.
+struct Measurement {
+  std::uint64_t values = 0;
+  std::uint64_t finite = 0;
+  std::uint64_t nans = 0;
+  std::uint64_t infinities = 0;
+  std::uint64_t bad_scales = 0;  // of a scale; NaN and infinite ones are among these alone
+  std::uint64_t first_nan = UINT64_MAX;
+  std::uint64_t first_infinity = UINT64_MAX;
+  std::uint64_t first_bad_scale = UINT64_MAX;
+  float first_bad_scale_value = 0;
+  double absmax = 0;
+  double rms = 0;
+  bool constant = true;  // all values have the same bits
+  double first = 0;      // that value, if so
+  std::optional<MagnitudeHistogram> histogram;
+  // XXH3-128 of each panel's bytes, in order, where digests are wished for.
+  std::vector<std::string> digests;
+  ScaleSignificands significands;  // of a scale
+};
+
+// Elements between two places where a tensor is cut for sums and digests; only its size decides.
+std::uint64_t PanelElements(std::uint64_t elements);
+
+// Reads every tensor of the checkpoint once (scales twice: with their weights, too). `wishes` and
+// the result are by position in the catalog; 6-bit types stay unmeasured, with values = 0. The
+// result does not depend on threads or memory. Throws Error: kIo, kBadInput, kInterrupted.
+std::vector<Measurement> MeasureAll(const ValueCheckpoint& checkpoint,
+                                    const std::vector<MeasureWish>& wishes, unsigned threads,
+                                    std::uint64_t memory_bytes, SourceFiles& sources,
+                                    ProgressSink& progress, const StopToken& stop);
+
+}  // namespace dsv3::convert

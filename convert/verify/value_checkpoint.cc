@@ -1,0 +1,78 @@
+#include "convert/verify/value_checkpoint.h"
+
+#include <algorithm>
+#include <string_view>
+#include <system_error>
+#include <unordered_set>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "formats/error.h"
+
+namespace dsv3::convert {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kConfigName = "config.json";
+constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{64} << 20;
+
+// A catalog holds each name once. That there are two is a finding already.
+void DropSecondCopies(formats::CheckpointFiles& files) {
+  const bool any = std::any_of(files.findings.begin(), files.findings.end(),
+                               [](const auto& f) { return f.kind == "tensor-in-two-shards"; });
+  if (!any) return;
+  std::unordered_set<std::string> seen;
+  for (formats::ShardFile& shard : files.shards) {
+    std::erase_if(shard.header.tensors, [&](const auto& t) { return !seen.insert(t.name).second; });
+  }
+}
+
+ModelConfig ReadConfig(const fs::path& directory, formats::Findings& findings) {
+  const fs::path path = directory / kConfigName;
+  std::error_code ignored;
+  if (fs::symlink_status(path, ignored).type() == fs::file_type::not_found) return {};
+  try {
+    return ParseModelConfig(formats::ReadSmallFile(path, kMaxConfigBytes),
+                            std::string(kConfigName));
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kIo) throw;
+    formats::Finding finding;
+    finding.kind = "unreadable-config";
+    finding.file = kConfigName;
+    finding.message = error.message();
+    findings.push_back(std::move(finding));
+    return {};
+  }
+}
+
+}  // namespace
+
+ValueCheckpoint OpenForValues(const fs::path& path) {
+  formats::CheckpointFiles files = formats::OpenCheckpointFiles(path);
+  DropSecondCopies(files);
+  formats::Findings findings;
+  for (formats::Finding& finding : files.findings) {
+    if (finding.severity == formats::Severity::kError) findings.push_back(std::move(finding));
+  }
+  ModelConfig config = ReadConfig(files.directory, findings);
+  Catalog catalog = Catalog::FromCheckpoint(files);
+  ScaledWeights scaled = FindScaledWeights(catalog, config);
+  return {files.directory, std::move(catalog), std::move(config), std::move(scaled),
+          std::move(findings)};
+}
+
+void RequireWhole(const ValueCheckpoint& checkpoint) {
+  if (checkpoint.files.empty()) return;
+  const formats::Finding& first = checkpoint.files.front();
+  std::string message = fmt::format("{}: {}", checkpoint.directory.string(), first.message);
+  if (checkpoint.files.size() > 1) {
+    message += fmt::format(" ({} more such faults; dsv3-verify structure lists them)",
+                           checkpoint.files.size() - 1);
+  }
+  const ErrorCode code = first.kind == "shard-io-error" ? ErrorCode::kIo : ErrorCode::kBadInput;
+  throw Error(code, message, {first.file, first.tensor});
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,231 @@
+#include "convert/verify/value_reader.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "quant/codec.h"
+#include "quant/dequantize.h"
+#include "quant/statistics.h"
+
+namespace dsv3::convert {
+namespace {
+
+using formats::Dtype;
+
+constexpr std::uint64_t CeilDiv(std::uint64_t a, std::uint64_t b) { return a / b + (a % b != 0); }
+
+std::optional<quant::FloatFormat> FloatFormatOf(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kF8E4M3:
+      return quant::FloatFormat::kE4M3;
+    case Dtype::kF8E5M2:
+      return quant::FloatFormat::kE5M2;
+    case Dtype::kF8E8M0:
+      return quant::FloatFormat::kE8M0;
+    case Dtype::kBF16:
+      return quant::FloatFormat::kBF16;
+    case Dtype::kF16:
+      return quant::FloatFormat::kF16;
+    case Dtype::kF32:
+    case Dtype::kC64:  // both parts, one by one
+      return quant::FloatFormat::kF32;
+    default:
+      return std::nullopt;
+  }
+}
+
+ValueForm FormOf(Dtype dtype) {
+  if (FloatFormatOf(dtype)) return ValueForm::kFloat;
+  switch (dtype) {
+    case Dtype::kF6E2M3:
+    case Dtype::kF6E3M2:
+      return ValueForm::kNone;
+    case Dtype::kF4:
+    case Dtype::kF8E4M3Fnuz:
+    case Dtype::kF8E5M2Fnuz:
+    case Dtype::kBool:
+    case Dtype::kI8:
+    case Dtype::kU8:
+    case Dtype::kI16:
+    case Dtype::kU16:
+      return ValueForm::kFloat;
+    default:
+      return ValueForm::kDouble;
+  }
+}
+
+// A float format without infinities whose only NaN is the code of −0.
+float DecodeFnuz(std::uint8_t code, unsigned mantissa_bits, int bias) {
+  if (code == 0x80) return std::numeric_limits<float>::quiet_NaN();
+  const unsigned mantissa = code & ((1U << mantissa_bits) - 1);
+  const int exponent = static_cast<int>((code & 0x7FU) >> mantissa_bits);
+  const unsigned significand = exponent == 0 ? mantissa : mantissa + (1U << mantissa_bits);
+  const float magnitude =
+      std::ldexp(static_cast<float>(significand),
+                 std::max(exponent, 1) - bias - static_cast<int>(mantissa_bits));
+  return (code & 0x80U) != 0 ? -magnitude : magnitude;
+}
+
+float DecodeE2M1(unsigned code) {
+  constexpr std::array<float, 8> kMagnitudes = {0, 0.5F, 1, 1.5F, 2, 3, 4, 6};
+  return (code & 8U) != 0 ? -kMagnitudes[code & 7U] : kMagnitudes[code & 7U];
+}
+
+template <typename T, typename Out>
+void Widen(std::span<const std::byte> bytes, Out* out) {
+  for (std::size_t i = 0; i < bytes.size() / sizeof(T); ++i) {
+    T value;
+    std::memcpy(&value, bytes.data() + i * sizeof(T), sizeof value);
+    out[i] = static_cast<Out>(value);
+  }
+}
+
+void DecodeSmall(Dtype dtype, std::span<const std::byte> bytes, float* out) {
+  switch (dtype) {
+    case Dtype::kF4:  // two in a byte; the low half comes first
+      for (std::size_t i = 0; i < bytes.size(); ++i) {
+        out[2 * i] = DecodeE2M1(std::to_integer<unsigned>(bytes[i] & std::byte{0xF}));
+        out[2 * i + 1] = DecodeE2M1(std::to_integer<unsigned>(bytes[i] >> 4));
+      }
+      return;
+    case Dtype::kF8E4M3Fnuz:
+    case Dtype::kF8E5M2Fnuz:
+      for (std::size_t i = 0; i < bytes.size(); ++i) {
+        const auto code = std::to_integer<std::uint8_t>(bytes[i]);
+        out[i] = dtype == Dtype::kF8E4M3Fnuz ? DecodeFnuz(code, 3, 8) : DecodeFnuz(code, 2, 16);
+      }
+      return;
+    case Dtype::kI8:
+      return Widen<std::int8_t>(bytes, out);
+    case Dtype::kI16:
+      return Widen<std::int16_t>(bytes, out);
+    case Dtype::kU16:
+      return Widen<std::uint16_t>(bytes, out);
+    default:  // U8, and booleans as 0 and 1
+      return Widen<std::uint8_t>(bytes, out);
+  }
+}
+
+}  // namespace
+
+ValueReader::ValueReader(const Catalog& catalog, std::uint32_t tensor, const ScaledWeight* pair)
+    : pair_(pair),
+      dtype_(catalog.tensors()[tensor].dtype),
+      form_(FormOf(dtype_)),
+      bits_(dtype_ == Dtype::kC64 ? 32 : formats::DtypeBits(dtype_)),
+      elements_(catalog.tensors()[tensor].extent.length * 8 / bits_) {
+  if (pair == nullptr) return;
+  scale_bytes_ = formats::DtypeBits(catalog.tensors()[pair->scale].dtype) / 8;
+  scale_rows_ = CeilDiv(pair->rows, pair->block.rows);
+  scale_cols_ = CeilDiv(pair->cols, pair->block.cols);
+}
+
+std::uint64_t ValueReader::ScaleRowStart(std::uint64_t element) const {
+  const std::uint64_t row = element / pair_->cols;
+  const std::uint64_t scale_row =
+      row / pair_->rows * scale_rows_ + row % pair_->rows / pair_->block.rows;
+  return scale_row * scale_cols_;
+}
+
+ValueReader::ScaleSpan ValueReader::ScalesOf(std::uint64_t begin, std::uint64_t end) const {
+  const std::uint64_t last = end - 1;
+  if (begin / pair_->cols == last / pair_->cols) {
+    const std::uint64_t row = ScaleRowStart(begin);
+    return {row + begin % pair_->cols / pair_->block.cols,
+            row + last % pair_->cols / pair_->block.cols + 1};
+  }
+  return {ScaleRowStart(begin), ScaleRowStart(last) + scale_cols_};
+}
+
+std::optional<SourceRange> ValueReader::ScaleRange(std::uint64_t begin, std::uint64_t end) const {
+  if (pair_ == nullptr) return std::nullopt;
+  const ScaleSpan span = ScalesOf(begin, end);
+  return SourceRange{pair_->scale, span.first * scale_bytes_, span.end * scale_bytes_};
+}
+
+void ValueReader::DecodeScales(std::uint64_t begin, std::uint64_t end,
+                               std::span<const std::byte> bytes, Scales& scales) const {
+  scales.values.clear();
+  if (pair_ == nullptr) return;
+  scales.first = ScalesOf(begin, end).first;
+  quant::DecodeScales(pair_->scale_format, bytes, scales.values);
+}
+
+float ValueReader::ScaleOf(std::uint64_t element, const Scales& scales) const {
+  const std::uint64_t column = element % pair_->cols / pair_->block.cols;
+  return scales.values[ScaleRowStart(element) + column - scales.first];
+}
+
+void ValueReader::Floats(std::uint64_t first, std::span<const std::byte> bytes,
+                         const Scales& scales, float* out) const {
+  if (pair_ == nullptr) return StoredFloats(bytes, out);
+  const std::span<const std::uint8_t> codes(reinterpret_cast<const std::uint8_t*>(bytes.data()),
+                                            bytes.size());
+  for (std::size_t done = 0; done < codes.size();) {
+    const std::uint64_t element = first + done;
+    const std::uint64_t column = element % pair_->cols;
+    const auto size = static_cast<std::size_t>(
+        std::min<std::uint64_t>(pair_->cols - column, codes.size() - done));
+    const std::uint64_t scale = ScaleRowStart(element) + column / pair_->block.cols;
+    quant::DecodeScaledFloats(pair_->format,
+                              {codes.subspan(done, size), column, pair_->block.cols,
+                               scales.values.data() + (scale - scales.first)},
+                              out + done);
+    done += size;
+  }
+}
+
+void ValueReader::StoredFloats(std::span<const std::byte> bytes, float* out) const {
+  if (const auto format = FloatFormatOf(dtype_)) return quant::DecodeFloats(*format, bytes, out);
+  DecodeSmall(dtype_, bytes, out);
+}
+
+void ValueReader::FloatsRoundedToBF16(std::uint64_t first, std::span<const std::byte> bytes,
+                                      const Scales& scales, float* out) const {
+  const std::span<const std::uint8_t> codes(reinterpret_cast<const std::uint8_t*>(bytes.data()),
+                                            bytes.size());
+  std::array<std::uint16_t, kValueChunk> rounded;
+  quant::DequantizeCounts counts;
+  for (std::size_t done = 0; done < codes.size();) {
+    const std::uint64_t element = first + done;
+    const std::uint64_t column = element % pair_->cols;
+    const std::uint64_t block_column = column % pair_->block.cols;
+    // A part of one row, as a matrix of its own that begins with a block.
+    const std::size_t size = static_cast<std::size_t>(
+        std::min<std::uint64_t>({pair_->cols - column, codes.size() - done, rounded.size()}));
+    const std::uint64_t scale = ScaleRowStart(element) + column / pair_->block.cols;
+    quant::DequantizeSpan span;
+    span.codes = codes.subspan(done, size);
+    span.first = block_column;
+    span.cols = block_column + size;
+    span.block = {1, pair_->block.cols};
+    span.scales = std::span(scales.values).subspan(scale - scales.first);
+    quant::DequantizeToBF16(pair_->format, span, rounded.data(), counts);
+    quant::DecodeFloats(quant::FloatFormat::kBF16, std::as_bytes(std::span(rounded).first(size)),
+                        out + done);
+    done += size;
+  }
+}
+
+void ValueReader::Doubles(std::span<const std::byte> bytes, double* out) const {
+  switch (dtype_) {
+    case Dtype::kF64:
+      return Widen<double>(bytes, out);
+    case Dtype::kI32:
+      return Widen<std::int32_t>(bytes, out);
+    case Dtype::kU32:
+      return Widen<std::uint32_t>(bytes, out);
+    case Dtype::kI64:
+      return Widen<std::int64_t>(bytes, out);
+    case Dtype::kU64:
+      return Widen<std::uint64_t>(bytes, out);
+    default:
+      return;
+  }
+}
+
+}  // namespace dsv3::convert

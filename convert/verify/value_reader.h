@@ -1,0 +1,89 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "convert/model/scaled_weights.h"
+#include "convert/plan/catalog.h"
+#include "convert/plan/expression.h"
+
+// The values of a tensor's elements from its bytes; an internal part of numeric.h and compare.h.
+namespace dsv3::convert {
+
+// Elements that are decoded at a time, so that they stay in the L1 cache. Sums are formed over
+// groups of so many, counted from the tensor's beginning.
+inline constexpr std::size_t kValueChunk = 2048;
+
+// In what form a tensor's values are exact, or nearly.
+enum class ValueForm {
+  kFloat,   // every value is a float
+  kDouble,  // F64 and integers; those beyond 2^53 are rounded
+  kNone,    // 6-bit types, which are not decoded
+};
+
+// What is the same for all elements of a tensor. Immutable, so threads may share it.
+class ValueReader {
+ public:
+  ValueReader() = default;
+  // With `pair` the values are those with the scale.
+  ValueReader(const Catalog& catalog, std::uint32_t tensor, const ScaledWeight* pair);
+
+  ValueForm form() const { return form_; }
+  bool scaled() const { return pair_ != nullptr; }
+  std::uint64_t elements() const { return elements_; }
+  // Bytes before an element; elements of less than a byte count in pairs. Only where there is a
+  // form.
+  std::uint64_t BytesTo(std::uint64_t element) const { return element * bits_ / 8; }
+  std::uint64_t ElementAt(std::uint64_t byte) const { return byte * 8 / bits_; }
+
+  // The part of the scale that elements [begin, end) need; nothing when not scaled.
+  std::optional<SourceRange> ScaleRange(std::uint64_t begin, std::uint64_t end) const;
+
+  // Scales as floats, with the position of the first in the scale tensor.
+  struct Scales {
+    std::uint64_t first = 0;
+    std::vector<float> values;
+  };
+  // Decodes the bytes of ScaleRange(begin, end). One instance of Scales serves many calls.
+  void DecodeScales(std::uint64_t begin, std::uint64_t end, std::span<const std::byte> bytes,
+                    Scales& scales) const;
+
+  // The scale of one element. Scaled only.
+  float ScaleOf(std::uint64_t element, const Scales& scales) const;
+
+  // The values of consecutive elements from `first` on, whose bytes are given; `out` has as many.
+  // `scales` belongs to a range that contains them. Form kFloat.
+  void Floats(std::uint64_t first, std::span<const std::byte> bytes, const Scales& scales,
+              float* out) const;
+  // The same without the scale.
+  void StoredFloats(std::span<const std::byte> bytes, float* out) const;
+  // The same as Floats, rounded to BF16 by the rule of fp8-to-bf16, as floats. Scaled only.
+  void FloatsRoundedToBF16(std::uint64_t first, std::span<const std::byte> bytes,
+                           const Scales& scales, float* out) const;
+  // Form kDouble.
+  void Doubles(std::span<const std::byte> bytes, double* out) const;
+
+ private:
+  struct ScaleSpan {
+    std::uint64_t first = 0;
+    std::uint64_t end = 0;
+  };
+  // The scales that elements [begin, end) need, as positions in the scale tensor.
+  ScaleSpan ScalesOf(std::uint64_t begin, std::uint64_t end) const;
+  // Of the scale of an element's row and column block 0, and of its own block.
+  std::uint64_t ScaleRowStart(std::uint64_t element) const;
+
+  const ScaledWeight* pair_ = nullptr;
+  std::uint64_t scale_bytes_ = 0;  // of one scale
+  std::uint64_t scale_rows_ = 0;   // of one matrix
+  std::uint64_t scale_cols_ = 0;
+  formats::Dtype dtype_ = formats::Dtype::kU8;
+  ValueForm form_ = ValueForm::kNone;
+  std::uint64_t bits_ = 8;
+  std::uint64_t elements_ = 0;
+};
+
+}  // namespace dsv3::convert
