@@ -1,0 +1,218 @@
+#include "convert/verify/compare.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/execute/source_files.h"
+#include "convert/verify/compare_pairs.h"
+#include "convert/verify/compare_values.h"
+#include "convert/verify/value_checkpoint.h"
+#include "formats/error.h"
+
+namespace dsv3::convert {
+namespace {
+
+using formats::Finding;
+
+void RequireTolerance(double value, std::string_view option) {
+  if (std::isfinite(value) && value >= 0) return;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("{}: {} is no tolerance; give a finite number that is not negative",
+                          option, value));
+}
+
+TwoCheckpoints Join(ValueCheckpoint a, ValueCheckpoint b) {
+  TwoCheckpoints both{std::move(a.catalog), std::move(a.scaled.pairs)};
+  both.catalog.Append(std::move(b.catalog), "b");
+  for (ScaledWeight pair : b.scaled.pairs) {
+    pair.weight += both.catalog.tensors_end();
+    pair.scale += both.catalog.tensors_end();
+    both.scaled.push_back(pair);
+  }
+  return both;
+}
+
+ComparedTensor Describe(const Catalog& catalog, const TensorPair& pair, const PairResult& result) {
+  ComparedTensor tensor;
+  tensor.comparison = result.comparison;
+  tensor.statistics = result.statistics;
+  if (pair.a != Catalog::kNone) {
+    const CatalogTensor& a = catalog.tensors()[pair.a];
+    tensor.name = a.name;
+    tensor.file_a = catalog.files()[a.extent.file].name;
+    tensor.dtype_a = a.dtype;
+    tensor.shape_a = a.shape;
+  }
+  if (pair.b != Catalog::kNone) {
+    const CatalogTensor& b = catalog.tensors()[pair.b];
+    tensor.name = b.name;
+    tensor.file_b = catalog.files()[b.extent.file].name;
+    tensor.dtype_b = b.dtype;
+    tensor.shape_b = b.shape;
+  }
+  if (pair.scale_a != nullptr) tensor.scale_a = catalog.tensors()[pair.scale_a->scale].name;
+  if (pair.scale_b != nullptr) tensor.scale_b = catalog.tensors()[pair.scale_b->scale].name;
+  if (pair.b == Catalog::kNone) tensor.comparison = Comparison::kOnlyInA;
+  if (pair.a == Catalog::kNone) tensor.comparison = Comparison::kOnlyInB;
+  return tensor;
+}
+
+void Count(Comparison comparison, CompareCounts& counts) {
+  switch (comparison) {
+    case Comparison::kIdenticalBytes:
+      ++counts.identical_bytes;
+      return;
+    case Comparison::kIdenticalValues:
+      ++counts.identical_values;
+      return;
+    case Comparison::kWithinTolerance:
+      ++counts.within_tolerance;
+      return;
+    case Comparison::kDifferent:
+    case Comparison::kDifferentShape:
+      ++counts.different;
+      return;
+    case Comparison::kOnlyInA:
+      ++counts.only_in_a;
+      return;
+    case Comparison::kOnlyInB:
+      ++counts.only_in_b;
+      return;
+  }
+}
+
+// "[3, 17]", the element's place; its number in tensors of another rank than two.
+std::string Place(const formats::Shape& shape, std::uint64_t element) {
+  if (shape.size() != 2 || shape[1] == 0) return fmt::format("[{}]", element);
+  return fmt::format("[{}, {}]", element / shape[1], element % shape[1]);
+}
+
+std::string DescribeDifference(const ComparedTensor& tensor, const CompareRequest& request) {
+  const DifferenceStatistics& s = tensor.statistics;
+  std::string text = fmt::format("{} of {} values differ", s.differing, s.elements);
+  if (request.atol != 0 || request.rtol != 0) {
+    text += fmt::format(" ({} beyond atol {} + rtol {} × |b|)", s.beyond_tolerance, request.atol,
+                        request.rtol);
+  }
+  if (s.nonfinite_differing != 0) {
+    text += fmt::format(", {} of them NaN or infinite", s.nonfinite_differing);
+  }
+  return text + fmt::format(
+                    "; max |a − b| {:.6g}, RMSE {:.6g}, relative {:.6g}; the first at {}: "
+                    "{:.9g} and {:.9g}",
+                    s.max_abs, s.rmse, s.relative, Place(tensor.shape_a, s.first_element),
+                    s.first_a, s.first_b);
+}
+
+// Nothing for tensors that pass.
+void Judge(const ComparedTensor& tensor, const CompareRequest& request,
+           formats::Findings& findings) {
+  Finding finding;
+  finding.tensor = tensor.name;
+  finding.file = tensor.file_a;
+  std::string what;
+  switch (tensor.comparison) {
+    case Comparison::kDifferent:
+      finding.kind = "different-values";
+      what = DescribeDifference(tensor, request);
+      break;
+    case Comparison::kDifferentShape:
+      finding.kind = "different-shape";
+      what =
+          fmt::format("A has {} {}, B has {} {}, so no values were compared",
+                      formats::DtypeName(tensor.dtype_a), formats::ShapeToString(tensor.shape_a),
+                      formats::DtypeName(tensor.dtype_b), formats::ShapeToString(tensor.shape_b));
+      break;
+    case Comparison::kOnlyInA:
+      finding.kind = "only-in-a";
+      what = "only A has it";
+      break;
+    case Comparison::kOnlyInB:
+      finding.kind = "only-in-b";
+      finding.file = tensor.file_b;
+      what = "only B has it";
+      break;
+    default:
+      return;
+  }
+  finding.message =
+      fmt::format("{}: tensor {}: {}", finding.file, QuoteForMessage(tensor.name), what);
+  findings.push_back(std::move(finding));
+}
+
+// Larger differences first; NaN and infinity are larger than all.
+std::vector<std::uint32_t> Worst(const std::vector<ComparedTensor>& tensors) {
+  std::vector<std::uint32_t> worst;
+  for (std::uint32_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i].statistics.differing != 0) worst.push_back(i);
+  }
+  std::stable_sort(worst.begin(), worst.end(), [&](std::uint32_t x, std::uint32_t y) {
+    const DifferenceStatistics& a = tensors[x].statistics;
+    const DifferenceStatistics& b = tensors[y].statistics;
+    return std::pair(a.nonfinite_differing != 0, a.relative) >
+           std::pair(b.nonfinite_differing != 0, b.relative);
+  });
+  return worst;
+}
+
+}  // namespace
+
+std::string_view ComparisonName(Comparison comparison) {
+  switch (comparison) {
+    case Comparison::kIdenticalBytes:
+      return "identical-bytes";
+    case Comparison::kIdenticalValues:
+      return "identical-values";
+    case Comparison::kWithinTolerance:
+      return "within-tolerance";
+    case Comparison::kDifferent:
+      return "different";
+    case Comparison::kDifferentShape:
+      return "different-shape";
+    case Comparison::kOnlyInA:
+      return "only-in-a";
+    case Comparison::kOnlyInB:
+      return "only-in-b";
+  }
+  return "";
+}
+
+CompareReport CompareCheckpoints(const CompareRequest& request, ProgressSink& progress,
+                                 const StopToken& stop) {
+  RequireTolerance(request.atol, "--atol");
+  RequireTolerance(request.rtol, "--rtol");
+  ValueCheckpoint a = OpenForValues(request.a);
+  RequireWhole(a);
+  ValueCheckpoint b = OpenForValues(request.b);
+  RequireWhole(b);
+  CompareReport report;
+  report.verification.check = "compare";
+  report.directory_a = a.directory;
+  report.directory_b = b.directory;
+  std::set<std::string> files;
+  for (const ValueCheckpoint* checkpoint : {&a, &b}) {
+    for (const SourceFile& file : checkpoint->catalog.files()) files.insert(file.name);
+  }
+  report.verification.files.assign(files.begin(), files.end());
+
+  const TwoCheckpoints both = Join(std::move(a), std::move(b));
+  const std::vector<TensorPair> pairs = PairTensors(both);
+  SourceFiles sources(both.catalog);
+  const std::vector<PairResult> results =
+      ComparePairs(both, pairs, request, sources, progress, stop);
+  report.tensors.reserve(pairs.size());
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    report.tensors.push_back(Describe(both.catalog, pairs[i], results[i]));
+    Count(report.tensors.back().comparison, report.counts);
+    Judge(report.tensors.back(), request, report.verification.findings);
+  }
+  report.worst = Worst(report.tensors);
+  report.bytes_read = sources.bytes_read();
+  return report;
+}
+
+}  // namespace dsv3::convert
