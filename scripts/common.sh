@@ -45,13 +45,16 @@ quietly() {
 # Makes .venv with the Python programs that the tools are compared with, unless it is there.
 python_environment() {
   local torch=(torch==2.13.0)
-  local others=(safetensors==0.8.0 transformers==4.57.6 ml_dtypes numpy)
-  local wanted="${torch[*]} ${others[*]}" stamp=$root/.venv/installed
+  local others=(safetensors==0.8.0 transformers==4.57.6 compressed-tensors==0.20.0 ml_dtypes numpy)
+  local beside=(transformers==5.23.0)  # cannot be installed together with version 4
+  local wanted="${torch[*]} ${others[*]} ${beside[*]}" stamp=$root/.venv/installed
   [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && return 0
   local pip=("$root/.venv/bin/python" -m pip install --disable-pip-version-check)
   # Joined by && because set -e is off in what `quietly` calls.
   rm -rf "$root/.venv" && python3 -m venv "$root/.venv" &&
-    "${pip[@]}" "${torch[@]}" && "${pip[@]}" "${others[@]}" && printf '%s\n' "$wanted" >"$stamp"
+    "${pip[@]}" "${torch[@]}" && "${pip[@]}" "${others[@]}" &&
+    "${pip[@]}" --target "$root/.venv/transformers-5" "${beside[@]}" &&
+    printf '%s\n' "$wanted" >"$stamp"
 }
 
 # build_preset PRESET [TARGET...]: configures and builds PRESET; all targets when none is named.
