@@ -1,10 +1,13 @@
-// The dequantisation kernels against the memory of this machine: the rate at which one byte is read
-// and two are written past the caches, in the same run and on the same buffers.
+// The kernels against the memory of this machine: the rate at which one byte is read and two are
+// written past the caches, for dequantising, and that at which two are read and one is written, for
+// quantising, in the same run and on the same buffers.
 //
 //   dsv3-kernel-bench [--json FILE] [Google Benchmark's options]
 //
-// Prints each rate (bytes read plus bytes written) and its ratio to that roofline; --json writes
-// them to FILE. With --benchmark_format the output is Google Benchmark's alone. Needs 1.5 GiB.
+// Prints each rate (bytes read plus bytes written) and its ratio to its roofline; --json writes
+// them to FILE. With --benchmark_format the output is Google Benchmark's alone. Needs 2.3 GiB.
+
+#include "tests/bench/kernel_bench.h"
 
 #include <algorithm>
 #include <cstddef>
@@ -64,23 +67,13 @@ namespace {
 
 HWY_EXPORT(ReadOneWriteTwo);
 
-constexpr std::uint64_t kCols = 7168;  // the hidden size of DeepSeek-V3
 constexpr std::uint64_t kRows = 73728;
 constexpr std::size_t kElements = kCols * kRows;             // 504 MiB of codes, 1008 of results
 constexpr std::size_t kTileElements = std::size_t{4} << 20;  // what a conversion does at a time
 constexpr std::size_t kSlack = 4096;
+constexpr std::string_view kQuantize = "Quantize";
 
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-
-std::unique_ptr<std::uint8_t, Free> Allocate(std::size_t bytes) {
-  auto* memory = static_cast<std::uint8_t*>(std::aligned_alloc(4096, bytes));
-  if (memory == nullptr) throw std::bad_alloc();
-  return std::unique_ptr<std::uint8_t, Free>(memory);
-}
-
-// All benchmarks work on the same memory, every page of which was written before.
+// All these benchmarks work on the same memory, every page of which was written before.
 struct Buffers {
   Buffers() : in(Allocate(kElements + kSlack)), out(Allocate(2 * kElements + kSlack)) {
     for (std::size_t i = 0; i < kElements + kSlack; ++i) {
@@ -170,13 +163,6 @@ void Dequantize(benchmark::State& state, quant::BlockShape block, std::size_t of
   SetBytes(state, share, 3);
 }
 
-void OnOneAndAllThreads(benchmark::internal::Benchmark* benchmark) {
-  const int all = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-  benchmark->Threads(1);
-  if (all > 1) benchmark->Threads(all);
-  benchmark->UseRealTime()->Iterations(3)->Repetitions(15);
-}
-
 BENCHMARK(Roofline)->Apply(OnOneAndAllThreads);
 BENCHMARK(Memcpy)->Apply(OnOneAndAllThreads);
 BENCHMARK_CAPTURE(Dequantize, 128x128, quant::BlockShape{128, 128}, 0)->Apply(OnOneAndAllThreads);
@@ -184,7 +170,6 @@ BENCHMARK_CAPTURE(Dequantize, 128x128_off_cache_lines, quant::BlockShape{128, 12
     ->Apply(OnOneAndAllThreads);
 BENCHMARK_CAPTURE(Dequantize, 32x32, quant::BlockShape{32, 32}, 4)->Apply(OnOneAndAllThreads);
 BENCHMARK_CAPTURE(Dequantize, 1x128, quant::BlockShape{1, 128}, 4)->Apply(OnOneAndAllThreads);
-
 struct Rate {
   std::string name;
   std::int64_t threads = 0;
@@ -221,9 +206,12 @@ class MedianKeeper : public benchmark::BenchmarkReporter {
   std::vector<Rate> rates_;
 };
 
-double RooflineOf(const std::vector<Rate>& rates, std::int64_t threads) {
+// That of a benchmark's kind.
+double RooflineOf(const std::vector<Rate>& rates, const Rate& of) {
+  const bool quantize = of.name.find(kQuantize) != std::string::npos;
+  const std::string_view name = quantize ? "RooflineQuantize" : "Roofline";
   for (const Rate& rate : rates) {
-    if (rate.name == "Roofline" && rate.threads == threads) return rate.gb_per_s;
+    if (rate.name == name && rate.threads == of.threads) return rate.gb_per_s;
   }
   return 0;
 }
@@ -231,7 +219,7 @@ double RooflineOf(const std::vector<Rate>& rates, std::int64_t threads) {
 std::string ToJson(const std::vector<Rate>& rates) {
   std::string rows;
   for (const Rate& rate : rates) {
-    const double roofline = RooflineOf(rates, rate.threads);
+    const double roofline = RooflineOf(rates, rate);
     if (roofline == 0) continue;
     rows += fmt::format(
         "{}\n    {{\"name\": \"{}, {} thread{}\", \"threads\": {}, \"gb_per_s\": {:.2f}, "
@@ -247,7 +235,7 @@ void PrintRatios(const std::vector<Rate>& rates) {
   fmt::print("Instruction set {}; medians; GB/s of bytes read plus bytes written.\n",
              quant::KernelTargetName());
   for (const Rate& rate : rates) {
-    const double roofline = RooflineOf(rates, rate.threads);
+    const double roofline = RooflineOf(rates, rate);
     fmt::print("{:<36} {:>2} thread(s) {:>7.2f} GB/s", rate.name, rate.threads, rate.gb_per_s);
     if (roofline > 0) fmt::print("  {:.2f} of the roofline", rate.gb_per_s / roofline);
     fmt::print("\n");
