@@ -6,12 +6,15 @@
 namespace dsv3::quant {
 
 // What quantising did to the values: x are the inputs, y the dequantised codes (code × scale in
-// float, not rounded further). Sums are doubles; adding in another order may change their last
-// digits, so whoever needs equal digits adds in one order.
+// float, not rounded further). Blocks that keep an original's codes dequantise to exactly their
+// values, so that their errors are zero. Counts and the largest error are the same on every
+// instruction set. Sums are made of float sums over short runs: their relative error is below 1e-5,
+// and adding in another order may change their last digits, so whoever needs equal digits adds in
+// one order.
 struct Quality {
   std::uint64_t elements = 0;
   std::uint64_t nonfinite = 0;        // NaN and infinite inputs; they take part in no sum
-  std::uint64_t saturated = 0;        // |x / scale| beyond 448, clamped
+  std::uint64_t saturated = 0;        // |x / scale| beyond 464, which would not round to 448
   std::uint64_t flushed_to_zero = 0;  // x != 0 with a code of zero
   std::uint64_t blocks = 0;
   std::uint64_t kept_blocks = 0;    // whose codes and scale were taken from an original
