@@ -22,9 +22,27 @@ formats::ManifestSource SourceOf(const Catalog& catalog, std::uint32_t position,
           digests.sha256};
 }
 
+using DigestsByTensor = std::unordered_map<std::uint32_t, Digests>;
+
+// The digests of streamed tensors, for expressions that read nothing: their constant was found in a
+// tensor that another one streams.
+DigestsByTensor StreamedByAll(const Plan& plan,
+                              const std::unordered_map<std::string, FileRecord>& records) {
+  DigestsByTensor streamed;
+  for (const PlannedFile& file : plan.files) {
+    const FileRecord& record = records.at(file.name);
+    for (std::size_t i = 0; i < file.tensors.size(); ++i) {
+      if (record.tensors[i].streamed.xxh3.empty()) continue;
+      streamed.emplace(file.tensors[i].expression->streamed_source(), record.tensors[i].streamed);
+    }
+  }
+  return streamed;
+}
+
 formats::ManifestTensor TensorOf(const PlannedFile& file, const PlannedTensor& planned,
                                  const TensorRecord& record, const Catalog& catalog,
-                                 const std::unordered_map<std::uint32_t, Digests>& side_digests) {
+                                 const DigestsByTensor& side_digests,
+                                 const DigestsByTensor& streamed_by_all) {
   formats::ManifestTensor tensor;
   tensor.name = planned.entry.name;
   tensor.file = file.name;
@@ -34,8 +52,10 @@ formats::ManifestTensor TensorOf(const PlannedFile& file, const PlannedTensor& p
   tensor.sha256 = record.output.sha256;
   tensor.nan_codes = record.nan_codes;
   tensor.rule = planned.expression->rule();
+  const std::uint32_t streamed = planned.expression->streamed_source();
   tensor.sources.push_back(
-      SourceOf(catalog, planned.expression->streamed_source(), record.streamed));
+      SourceOf(catalog, streamed,
+               record.streamed.xxh3.empty() ? streamed_by_all.at(streamed) : record.streamed));
   for (const std::uint32_t side : planned.expression->side_sources()) {
     tensor.sources.push_back(SourceOf(catalog, side, side_digests.at(side)));
   }
@@ -66,12 +86,14 @@ std::string ManifestText(const std::string& job, const Plan& plan, const Catalog
     by_name[name] = {name, record.bytes, record.file.sha256, ""};
   }
   for (const PlannedFile& file : plan.files) by_name.at(file.name).header_xxh3 = file.header_digest;
+  const DigestsByTensor streamed_by_all = StreamedByAll(plan, records);
   formats::ManifestWriter writer(job);
   for (const auto& [name, file] : by_name) writer.AddFile(file);
   for (const PlannedFile& file : plan.files) {
     const FileRecord& record = records.at(file.name);
     for (std::size_t i = 0; i < file.tensors.size(); ++i) {
-      writer.AddTensor(TensorOf(file, file.tensors[i], record.tensors[i], catalog, side_digests));
+      writer.AddTensor(TensorOf(file, file.tensors[i], record.tensors[i], catalog, side_digests,
+                                streamed_by_all));
     }
   }
   return writer.Finish();

@@ -1,5 +1,6 @@
 // Cuts the power after every change of a conversion, and looks at what is left.
 
+#include <algorithm>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -104,6 +105,7 @@ class CrashTest : public ::testing::Test {
 
   Conversion Command(const fs::path& root) const {
     Conversion conversion(root / "in", root / "out");
+    conversion.convert = convert_;
     configure_(conversion.request);
     return conversion;
   }
@@ -163,6 +165,7 @@ class CrashTest : public ::testing::Test {
   fs::path live_ = temp_ / "live";
   std::map<std::string, fs::file_time_type> in_times_;
   std::function<void(ConversionRequest&)> configure_ = [](ConversionRequest&) {};
+  decltype(Conversion::convert) convert_ = ConvertFp8ToBf16;
   std::set<Tree> seen_;
   std::size_t operations_ = 0;  // of the last run that was recorded
 };
@@ -237,6 +240,38 @@ TEST_F(CrashTest, SourceShardsGoOnlyWhenWhatNeedsThemIsDurable) {
       EXPECT_FALSE(IsShard(name)) << name << " was not freed";
     }
   });
+}
+
+// An edited BF16 checkpoint goes back to its original: some blocks are kept, some are not, and
+// scales stand in other shards than their weights.
+TEST_F(CrashTest, QuantisedLikeAnOriginalRecoversFromEveryPowerCut) {
+  testing::TinyCheckpoint original = testing::SmallFp8Checkpoint();
+  for (const char* name : {"c.weight_scale_inv", "d.weight_scale_inv"}) {
+    const testing::TinyTensor scale = original.Find(name);
+    original.tensors.erase(std::find_if(original.tensors.begin(), original.tensors.end(),
+                                        [&](const auto& t) { return t.name == scale.name; }));
+    original.AddScale(scale.shard, scale.name, formats::Dtype::kF32, scale.shape);
+  }
+  original.Write(temp_ / "original");
+  fs::remove_all(live_ / "in");
+  Conversion(temp_ / "original", live_ / "in").Run();
+  const fs::path edited = live_ / "in" / testing::kTinyShard1;
+  std::string content = testing::ReadFile(edited);
+  content[content.size() - 3] ^= 0x11;
+  testing::WriteFile(edited, content);
+  in_times_ = testing::FileTimes(live_ / "in");
+
+  convert_ = ConvertBf16ToFp8;
+  configure_ = [&](ConversionRequest& request) {
+    request.bf16_to_fp8.scales_from = temp_ / "original";
+    request.bf16_to_fp8.nonfinite = quant::Nonfinite::kSaturate;
+  };
+  const Tree expected = Uninterrupted(Command(live_), temp_ / "expected");
+  const Tree originals = ReadTree(temp_ / "original");
+  EXPECT_FALSE(expected.at(testing::kTinyShard1) == originals.at(testing::kTinyShard1));
+  EXPECT_TRUE(expected.at(testing::kTinyShard3) == originals.at(testing::kTinyShard3));
+  EXPECT_TRUE(expected.at(kIndex) == originals.at(kIndex));
+  ForEachCrash(live_, [&](const fs::path& state) { ExpectRecovers(state, {expected}); });
 }
 
 TEST_F(CrashTest, RecoversFromAPowerCutWhileRecovering) {

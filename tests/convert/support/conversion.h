@@ -29,9 +29,12 @@ class WarningSink : public convert::ProgressSink {
   std::vector<std::string> warnings_;
 };
 
-// One fp8-to-bf16 command; a test changes what it is about and calls Run.
+// One fp8-to-bf16 command, or another; a test changes what it is about and calls Run.
 struct Conversion {
   convert::ConversionRequest request;
+  convert::ConversionReport (*convert)(const convert::ConversionRequest&, formats::FileSystem&,
+                                       convert::ProgressSink&,
+                                       const convert::StopToken&) = convert::ConvertFp8ToBf16;
 
   Conversion(const std::filesystem::path& input, const std::filesystem::path& output) {
     request.input = input;
@@ -42,7 +45,7 @@ struct Conversion {
   convert::ConversionReport Run(formats::FileSystem& file_system,
                                 convert::ProgressSink& progress) const {
     const convert::StopToken stop;
-    return convert::ConvertFp8ToBf16(request, file_system, progress, stop);
+    return convert(request, file_system, progress, stop);
   }
   convert::ConversionReport Run(formats::FileSystem& file_system) const {
     convert::ProgressSink progress;
