@@ -46,6 +46,8 @@ quietly() {
 python_environment() {
   local torch=(torch==2.13.0)
   local others=(safetensors==0.8.0 transformers==4.57.6 compressed-tensors==0.20.0 ml_dtypes numpy)
+  # model_signing does not start without pyopenssl.
+  others+=(model-signing==1.1.1 pyopenssl pyyaml)
   local beside=(transformers==5.23.0)  # cannot be installed together with version 4
   local wanted="${torch[*]} ${others[*]} ${beside[*]}" stamp=$root/.venv/installed
   [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && return 0
