@@ -49,7 +49,7 @@ struct Weight {
 // Panels of odd sizes: several to a chunk, one longer than a chunk with so many sums that they fill
 // pages, one row each, one for all of a tiny tensor.
 constexpr Weight kWeights[] = {
-    {"a", 1000, 777, 64, 128}, {"b", 700, 1500, 256, 1}, {"c", 1201, 33, 1, 16}, {"d", 3, 5, 7, 2}};
+    {"a", 1000, 777, 64, 128}, {"b", 700, 1500, 256, 1}, {"c", 4001, 33, 1, 16}, {"d", 3, 5, 7, 2}};
 
 class ByProductTest : public ::testing::Test {
  protected:
@@ -282,6 +282,17 @@ TEST_P(Layouts, WritesEachByteOnceAndInWholePages) {
     small_writes += write.bytes <= PageWriter::kPageBytes ? 1 : 0;
   }
   EXPECT_EQ(bytes, content_.size());
+  // Sums of many panels go to the disk together.
+  const PlannedFile& file = plan_.files[0];
+  const auto sums =
+      std::find_if(file.tensors.begin(), file.tensors.end(),
+                   [](const PlannedTensor& tensor) { return tensor.entry.name == "c_sums"; });
+  const std::uint64_t begin = file.data_offset + sums->entry.begin;
+  const std::uint64_t end = file.data_offset + sums->entry.end;
+  EXPECT_TRUE(std::any_of(sink.writes.begin(), sink.writes.end(), [&](const auto& write) {
+    return write.offset >= begin && write.offset + write.bytes <= end &&
+           write.bytes > PageWriter::kPageBytes;
+  }));
   // Two for the ends of each chunk, and the pages of short rows of sums.
   EXPECT_LE(small_writes, 200U);
 }
