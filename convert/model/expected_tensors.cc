@@ -181,6 +181,33 @@ bool IsPacked(const ModelConfig& config, const Catalog& catalog, std::string_vie
          catalog.Find(std::string(name) + "_packed") != Catalog::kNone;
 }
 
+// transformers may keep the experts of a layer in two tensors, [experts, rows, columns]: the tensor
+// that holds an expert's, or kNone.
+std::uint32_t FindFused(const Catalog& catalog, std::string_view name) {
+  constexpr std::string_view kExperts = ".experts.";
+  const std::size_t experts = name.rfind(kExperts);
+  if (experts == std::string_view::npos) return Catalog::kNone;
+  const std::string layer(name.substr(0, experts + kExperts.size()));
+  return catalog.Find(layer + (name.ends_with(".down_proj.weight") ? "down_proj" : "gate_up_proj"));
+}
+
+// The shape of the fused tensor that holds a tensor of an expert.
+formats::Shape FusedShape(const ModelConfig& config, const ExpectedTensorView& expected) {
+  const std::uint64_t parts = expected.name.ends_with(".down_proj.weight") ? 1 : 2;
+  return {config.n_routed_experts, parts * expected.shape[0], expected.shape[1]};
+}
+
+formats::Finding WrongShape(const ModelConfig& config, const Catalog& catalog,
+                            std::uint32_t position, const formats::Shape& expected) {
+  const CatalogTensor& tensor = catalog.tensors()[position];
+  const std::string& file = catalog.files()[tensor.extent.file].name;
+  return {formats::Severity::kError, "wrong-shape", file, tensor.name,
+          fmt::format("{}: tensor {} has shape {}, but config.json ({}) predicts {}; the config or "
+                      "the file belongs to another model, take both from one place",
+                      file, QuoteForMessage(tensor.name), formats::ShapeToString(tensor.shape),
+                      config.model_type, formats::ShapeToString(expected))};
+}
+
 }  // namespace
 
 bool IsQuantized(TensorRole role) {
@@ -243,6 +270,18 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
     const std::string name(expected.name);
     if (position == Catalog::kNone) {
       if (IsQuantized(expected.role) && IsPacked(config, catalog, name)) return;
+      const std::uint32_t fused =
+          expected.role == TensorRole::kExpertLinear ? FindFused(catalog, name) : Catalog::kNone;
+      if (fused != Catalog::kNone) {
+        // Told once, at the first expert's.
+        const bool first =
+            name.find(".experts.0.") != std::string::npos && !name.ends_with(".up_proj.weight");
+        const formats::Shape fused_shape = FusedShape(config, expected);
+        if (first && catalog.tensors()[fused].shape != fused_shape) {
+          findings.push_back(WrongShape(config, catalog, fused, fused_shape));
+        }
+        return;
+      }
       findings.push_back(
           {Severity::kError, "missing-tensor", "", name,
            fmt::format("tensor {}: config.json ({}, {} layers) predicts it with shape {}, but no "
@@ -255,14 +294,7 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
                                     : "")});
       return;
     }
-    const CatalogTensor& tensor = catalog.tensors()[position];
-    const std::string& file = catalog.files()[tensor.extent.file].name;
-    findings.push_back(
-        {Severity::kError, "wrong-shape", file, name,
-         fmt::format("{}: tensor {} has shape {}, but config.json ({}) predicts {}; the config or "
-                     "the file belongs to another model, take both from one place",
-                     file, QuoteForMessage(name), formats::ShapeToString(tensor.shape),
-                     config.model_type, formats::ShapeToString(shape))});
+    findings.push_back(WrongShape(config, catalog, position, shape));
   });
   return findings;
 }

@@ -63,7 +63,8 @@ std::string_view FindNamePrefix(const Catalog& catalog);
 // Tensors that the config predicts and the catalog lacks ("missing-tensor"), or has in another
 // shape ("wrong-shape"); errors, in the model's order, all of them. An unknown model_type gives one
 // warning ("unknown-model-type"). Tensors beyond the expected ones are no finding here.
-// Names under a prefix such as "language_model." are accepted when all of them carry it.
+// Names under a prefix such as "language_model." are accepted when all of them carry it, and so are
+// experts that are fused as transformers does it or packed several values to a word.
 formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& catalog);
 
 }  // namespace dsv3::convert

@@ -173,6 +173,47 @@ TEST(CheckAgainstModel, AcceptsACommonPrefix) {
   EXPECT_THAT(CheckAgainstModel(config, MakeCatalog(tensors, "language_model.")), IsEmpty());
 }
 
+// Experts as transformers fuses them, in every layer that has them.
+std::vector<ExpectedTensor> FuseExperts(const ModelConfig& config) {
+  std::vector<ExpectedTensor> result;
+  for (const ExpectedTensor& tensor : ExpectedTensors(config)) {
+    const std::size_t experts = tensor.name.find(".experts.");
+    if (experts == std::string::npos) {
+      result.push_back(tensor);
+    } else if (tensor.name.find(".experts.0.gate_proj") != std::string::npos) {
+      const std::string layer = tensor.name.substr(0, experts + 9);
+      const std::uint64_t rows = tensor.shape[0];
+      const std::uint64_t cols = tensor.shape[1];
+      result.push_back({layer + "gate_up_proj", {config.n_routed_experts, 2 * rows, cols}});
+      result.push_back({layer + "down_proj", {config.n_routed_experts, cols, rows}});
+    }
+  }
+  return result;
+}
+
+TEST(CheckAgainstModel, AcceptsFusedExperts) {
+  const ModelConfig config = Parse(testing::SmallConfig());
+  const auto tensors = FuseExperts(config);
+  ASSERT_LT(tensors.size(), ExpectedTensors(config).size());
+  EXPECT_THAT(CheckAgainstModel(config, MakeCatalog(tensors)), IsEmpty());
+}
+
+TEST(CheckAgainstModel, ReportsAWrongShapeOfFusedExpertsOnce) {
+  const ModelConfig config = Parse(testing::SmallConfig());
+  auto tensors = FuseExperts(config);
+  std::string spoilt;
+  for (ExpectedTensor& tensor : tensors) {
+    if (!tensor.name.ends_with(".gate_up_proj")) continue;
+    ++tensor.shape[1];
+    spoilt = tensor.name;
+    break;
+  }
+  const auto findings = CheckAgainstModel(config, MakeCatalog(tensors));
+  ASSERT_THAT(findings, SizeIs(1));
+  EXPECT_EQ(findings[0].kind, "wrong-shape");
+  EXPECT_EQ(findings[0].tensor, spoilt);
+}
+
 TEST(CheckAgainstModel, ReportsEveryMissingTensorInOrder) {
   const ModelConfig config = Parse(testing::SmallConfig());
   auto tensors = ExpectedTensors(config);
