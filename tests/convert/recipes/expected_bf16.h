@@ -21,10 +21,25 @@ inline float E4M3Value(std::uint8_t code) {
   return (code & 0x80) != 0 ? -magnitude : magnitude;
 }
 
-inline std::uint16_t ExpectedBf16(std::uint8_t code, float scale) {
+inline float E5M2Value(std::uint8_t code) {
+  const int exponent = (code >> 2) & 31;
+  const int mantissa = code & 3;
+  float magnitude = std::ldexp(static_cast<float>(exponent == 0 ? mantissa : 4 + mantissa),
+                               (exponent == 0 ? 1 : exponent) - 17);
+  if (exponent == 31) {
+    magnitude = mantissa == 0 ? std::numeric_limits<float>::infinity()
+                              : std::numeric_limits<float>::quiet_NaN();
+  }
+  return std::copysign(magnitude, (code & 0x80) != 0 ? -1.0F : 1.0F);
+}
+
+inline std::uint16_t ExpectedBf16(std::uint8_t code, float scale,
+                                  formats::Dtype dtype = formats::Dtype::kF8E4M3) {
   const bool negative = (code & 0x80) != 0;
-  if ((code & 0x7F) == 0x7F) return negative ? 0xFFC0 : 0x7FC0;
-  const float product = E4M3Value(code) * scale;
+  const bool e4m3 = dtype == formats::Dtype::kF8E4M3;
+  const int largest = e4m3 ? 0x7E : 0x7C;
+  if ((code & 0x7F) > largest) return negative ? 0xFFC0 : 0x7FC0;
+  const float product = (e4m3 ? E4M3Value(code) : E5M2Value(code)) * scale;
   if (std::isnan(product)) return negative != std::signbit(scale) ? 0xFFC0 : 0x7FC0;
   std::uint32_t bits = 0;
   std::memcpy(&bits, &product, sizeof(bits));

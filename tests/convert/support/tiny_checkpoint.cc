@@ -38,7 +38,7 @@ TinyTensor& TinyCheckpoint::AddScale(const std::string& shard, const std::string
   const std::size_t element_bytes = formats::DtypeBits(dtype) / 8;
   for (std::size_t i = 0; i < scale.bytes.size(); i += element_bytes) {
     const auto random = static_cast<unsigned char>(scale.bytes[i]);
-    if (dtype == Dtype::kF8E8M0) {
+    if (element_bytes == 1) {
       scale.bytes[i] = static_cast<char>(110 + random % 30);
       continue;
     }
