@@ -80,7 +80,7 @@ class ScaleCheck {
 
  private:
   void Check(const SummaryNode& node, const std::string& name) {
-    const bool fp8 = node.dtype == formats::Dtype::kF8E4M3;
+    const bool fp8 = node.dtype == formats::Dtype::kF8E4M3 || node.dtype == formats::Dtype::kF8E5M2;
     if (node.tensors == 0) {
       if (fp8) return;  // scales that are FP8 themselves
       Add(Severity::kWarning, "scale-without-weight", name,
@@ -90,7 +90,7 @@ class ScaleCheck {
     if (!fp8) return;
     if (node.scales.empty()) {
       Add(Severity::kError, "missing-scale", name,
-          fmt::format("tensor '{}' is F8_E4M3, but no scale stands beside it; without its scale "
+          fmt::format("tensor '{}' is FP8, but no scale stands beside it; without its scale "
                       "its values mean nothing",
                       name));
       return;

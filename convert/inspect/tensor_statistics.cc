@@ -9,9 +9,9 @@
 #include <fmt/format.h>
 
 #include "convert/inspect/value_counter.h"
+#include "convert/model/scaled_weights.h"
 #include "convert/plan/dequantize_expression.h"
 #include "formats/io/input_file.h"
-#include "quant/dequantize.h"
 
 namespace dsv3::convert {
 namespace {
@@ -52,79 +52,51 @@ std::uint32_t FindScale(const Catalog& catalog, const std::string& weight) {
   return catalog.Find(weight.substr(0, weight.size() - kWeight.size()) + ".scale");
 }
 
-std::optional<quant::ScaleFormat> ScaleFormatOf(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::kF32:
-      return quant::ScaleFormat::kF32;
-    case Dtype::kBF16:
-      return quant::ScaleFormat::kBF16;
-    case Dtype::kF8E8M0:
-      return quant::ScaleFormat::kE8M0;
-    default:
-      return std::nullopt;
-  }
-}
-
-std::uint64_t NumBlocks(std::uint64_t size, std::uint64_t block) {
-  return size / block + (size % block != 0 ? 1 : 0);
-}
-
-// Why the scale cannot be applied; empty when it can.
+// Why the scale cannot be applied.
 std::string WhyNotDequantized(const CatalogTensor& weight, const CatalogTensor& scale,
-                              const ModelConfig* config) {
-  if (config == nullptr || !config->quantization || !config->quantization->weight_block_size) {
-    return fmt::format("config.json names no weight_block_size, so '{}' was not applied.",
-                       scale.name);
-  }
-  const quant::BlockShape block = *config->quantization->weight_block_size;
-  if (!ScaleFormatOf(scale.dtype)) {
-    return fmt::format("'{}' is {}, which is no format of scales, so it was not applied.",
-                       scale.name, formats::DtypeName(scale.dtype));
-  }
-  if (weight.shape.size() != 2) return "The tensor is no matrix, so its scale was not applied.";
-  const formats::Shape expected = {NumBlocks(weight.shape[0], block.rows),
-                                   NumBlocks(weight.shape[1], block.cols)};
-  if (scale.shape != expected) {
+                              const ModelConfig* config, const ScaledWeights& found) {
+  if (config == nullptr || !config->quantization) {
     return fmt::format(
-        "'{}' has shape {}, but blocks of {}×{} as config.json names them need {}, so it was not "
-        "applied.",
-        scale.name, formats::ShapeToString(scale.shape), block.rows, block.cols,
-        formats::ShapeToString(expected));
+        "There is no quantization_config and no weight_block_size, so '{}' was not applied.",
+        scale.name);
   }
-  if (expected[1] > kMaxPieceScales / 2) return "The scale is too wide to be applied here.";
-  return "";
+  for (const formats::Finding& finding : found.findings) {
+    if (finding.tensor == weight.name || finding.tensor == scale.name || finding.tensor.empty()) {
+      return fmt::format("'{}' was not applied: {}.", scale.name, finding.message);
+    }
+  }
+  return fmt::format("'{}' was not applied.", scale.name);
 }
 
-ValueStatistics MeasureDequantized(const Catalog& catalog, const CatalogTensor& weight,
-                                   const CatalogTensor& scale, quant::BlockShape block) {
+ValueStatistics MeasureDequantized(const Catalog& catalog, const ScaledWeight& pair) {
   ValueCounter counter(Dtype::kBF16);
-  const std::uint64_t num = weight.extent.length;
-  if (num == 0) return counter.Finish();
+  const CatalogTensor& weight = catalog.tensors()[pair.weight];
+  const CatalogTensor& scale = catalog.tensors()[pair.scale];
+  if (weight.extent.length == 0) return counter.Finish();
+  const ExpressionPtr expression = Dequantize(catalog, pair);
   const formats::InputFile weight_file = OpenFileOf(catalog, weight);
   const formats::InputFile scale_file = OpenFileOf(catalog, scale);
-  const std::uint64_t cols = weight.shape[1];
-  const std::uint64_t scale_cols = scale.shape[1];
-  const std::uint64_t scale_row_bytes = scale_cols * (formats::DtypeBits(scale.dtype) / 8);
   // Short enough that the rows of scales that it meets fit, whatever the shape of the blocks.
-  const std::uint64_t rows = std::max<std::uint64_t>(1, kMaxPieceScales / scale_cols - 1);
-  const std::uint64_t step = rows > kPieceBytes / cols ? kPieceBytes : rows * cols;
+  const std::uint64_t rows = std::max<std::uint64_t>(1, kMaxPieceScales / pair.ScaleCols() - 1);
+  const std::uint64_t step = 2 * (rows > kPieceBytes / pair.cols ? kPieceBytes : rows * pair.cols);
 
-  std::vector<std::uint8_t> codes;
-  std::vector<std::byte> scale_bytes;
-  std::vector<float> scales;
+  std::vector<SourceRange> reads;
+  std::vector<std::byte> codes;
+  std::vector<std::byte> scales;
   std::vector<std::uint16_t> values;
-  quant::DequantizeCounts counts;
-  for (std::uint64_t first = 0; first < num; first += step) {
-    const std::uint64_t size = std::min(step, num - first);
-    codes.resize(size);
-    values.resize(size);
-    weight_file.ReadAt(weight.extent.offset + first, std::as_writable_bytes(std::span(codes)));
-    const std::uint64_t first_scale_row = first / cols / block.rows;
-    const std::uint64_t last_scale_row = (first + size - 1) / cols / block.rows;
-    scale_bytes.resize((last_scale_row - first_scale_row + 1) * scale_row_bytes);
-    scale_file.ReadAt(scale.extent.offset + first_scale_row * scale_row_bytes, scale_bytes);
-    quant::DecodeScales(ScaleFormatOf(scale.dtype).value(), scale_bytes, scales);
-    quant::DequantizeE4M3ToBF16({codes, first, cols, block, scales}, values.data(), counts);
+  for (std::uint64_t begin = 0; begin < expression->num_bytes(); begin += step) {
+    const std::uint64_t end = std::min(begin + step, expression->num_bytes());
+    reads.clear();
+    expression->AppendReads(begin, end, reads);
+    codes.resize(reads[0].end - reads[0].begin);
+    scales.resize(reads[1].end - reads[1].begin);
+    weight_file.ReadAt(weight.extent.offset + reads[0].begin, codes);
+    scale_file.ReadAt(scale.extent.offset + reads[1].begin, scales);
+    values.resize(codes.size());
+    const std::span<const std::byte> inputs[] = {codes, scales};
+    EvaluationOutput out;
+    out.value = std::as_writable_bytes(std::span(values));
+    expression->Evaluate(begin, end, inputs, out);
     counter.Add(std::as_bytes(std::span(values)));
   }
   return counter.Finish();
@@ -141,7 +113,7 @@ TensorStatistics MeasureTensor(const Catalog& catalog, std::uint32_t position,
     return statistics;
   }
   statistics.stored = MeasureStored(catalog, tensor);
-  if (tensor.dtype != Dtype::kF8E4M3) return statistics;
+  if (tensor.dtype != Dtype::kF8E4M3 && tensor.dtype != Dtype::kF8E5M2) return statistics;
   const std::uint32_t scale_position = FindScale(catalog, tensor.name);
   if (scale_position == Catalog::kNone) {
     statistics.note = "No scale tensor is beside it, so there is no dequantised view.";
@@ -149,10 +121,14 @@ TensorStatistics MeasureTensor(const Catalog& catalog, std::uint32_t position,
   }
   const CatalogTensor& scale = catalog.tensors()[scale_position];
   statistics.scale = scale.name;
-  statistics.note = WhyNotDequantized(tensor, scale, config);
-  if (statistics.note.empty()) {
-    statistics.dequantized =
-        MeasureDequantized(catalog, tensor, scale, *config->quantization->weight_block_size);
+  const ScaledWeights found =
+      FindScaledWeights(catalog, config == nullptr ? ModelConfig() : *config);
+  const auto pair = std::find_if(found.pairs.begin(), found.pairs.end(),
+                                 [&](const ScaledWeight& p) { return p.weight == position; });
+  if (pair == found.pairs.end()) {
+    statistics.note = WhyNotDequantized(tensor, scale, config, found);
+  } else {
+    statistics.dequantized = MeasureDequantized(catalog, *pair);
   }
   return statistics;
 }

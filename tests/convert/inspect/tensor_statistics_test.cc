@@ -19,6 +19,7 @@ namespace {
 
 using formats::Dtype;
 using formats::Shape;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 // A file of tensors that begin anywhere, and the catalog of it.
@@ -57,6 +58,7 @@ class TensorStatisticsTest : public ::testing::Test {
 ModelConfig BlockConfig(std::uint64_t rows, std::uint64_t cols) {
   ModelConfig config;
   config.quantization.emplace();
+  config.quantization->quant_method = "fp8";
   config.quantization->weight_block_size = quant::BlockShape{rows, cols};
   return config;
 }
@@ -219,7 +221,8 @@ TEST_F(TensorStatisticsTest, SaysWhyThereIsNoDequantisedView) {
   EXPECT_THAT(Measure("w").note, HasSubstr("no weight_block_size"));
   const ModelConfig small = BlockConfig(1, 1);
   const TensorStatistics s = Measure("w", &small);
-  EXPECT_THAT(s.note, HasSubstr("has shape [1, 1], but blocks of 1×1"));
+  EXPECT_THAT(s.note, AllOf(HasSubstr("has shape [1, 1], expected [2, 2]"),
+                            HasSubstr("[1, 1] of config.json")));
   EXPECT_FALSE(s.dequantized);
   EXPECT_TRUE(s.stored);
 }
