@@ -27,6 +27,10 @@ const char* PresetName(convert::SamplePreset preset) {
       return "small";
     case convert::SamplePreset::kV3Shapes:
       return "v3-shapes";
+    case convert::SamplePreset::kTinyV32:
+      return "tiny-v32";
+    case convert::SamplePreset::kTinyKimi:
+      return "tiny-kimi";
     case convert::SamplePreset::kTiny:
       break;
   }
@@ -77,11 +81,15 @@ Command SampleCommand() {
   command.options.push_back(OneOf<SamplePreset>(
       "preset", "NAME",
       {{"tiny", SamplePreset::kTiny, "a few MB"},
+       {"tiny-v32", SamplePreset::kTinyV32, "as tiny, in V3.2's shape"},
+       {"tiny-kimi", SamplePreset::kTinyKimi, "as tiny, in Kimi-K2's shape"},
        {"small", SamplePreset::kSmall, "about 1 GB"},
        {"v3-shapes", SamplePreset::kV3Shapes, "671B shapes as sparse files"}},
       &options->sample.preset,
-      "What to make: tiny (a few MB, the default), small (about 1 GB) or v3-shapes (the shapes of "
-      "the 671B model as sparse files that take hardly any disk, for planning and inspection)."));
+      "What to make: tiny (a few MB, the default), tiny-v32 (V3.2's indexers and power-of-two "
+      "scales), tiny-kimi (Kimi-K2's shape, without an MTP layer), small (about 1 GB) or v3-shapes "
+      "(the shapes of the 671B model as sparse files that take hardly any disk, for planning and "
+      "inspection)."));
   command.options.push_back(Number(
       "seed", "N", std::numeric_limits<std::uint64_t>::max(), "",
       [options](std::uint64_t value) { options->sample.seed = value; },

@@ -174,9 +174,11 @@ class ShardWriter {
   }
 
   // By DeepSeek's formula. The rows begin where a row of blocks begins.
-  static void Quantize(std::span<const std::uint16_t> bf16, std::uint64_t rows, std::uint64_t cols,
-                       std::span<std::uint8_t> codes, std::span<std::byte> scales) {
-    const quant::QuantizeFormat format{.block = kSampleBlock};
+  void Quantize(std::span<const std::uint16_t> bf16, std::uint64_t rows, std::uint64_t cols,
+                std::span<std::uint8_t> codes, std::span<std::byte> scales) const {
+    const quant::QuantizeFormat format{
+        .scale_fmt = model_.ue8m0 ? quant::ScaleFmt::kUe8m0 : quant::ScaleFmt::kF32,
+        .block = kSampleBlock};
     const std::uint64_t scale_bytes =
         (cols + kSampleBlock.cols - 1) / kSampleBlock.cols * sizeof(float);
     quant::Quality quality;

@@ -21,13 +21,16 @@ struct PresetSizes {
   std::uint64_t q_lora_rank, qk_nope_head_dim, v_head_dim, vocab_size;
   std::uint32_t body_shards;  // for all but the MTP layer
   std::uint32_t mtp_shards;   // for the MTP layer
-  int shard_digits;           // of the total in shard names
+  int shard_digits;           // of the total in shard names; 0: numbers without leading zeros
 };
 
 PresetSizes SizesOf(SamplePreset preset) {
   // kv_lora_rank 512 and qk_rope_head_dim 64 are those of V3 in all of them: 576 rows.
   switch (preset) {
+    case SamplePreset::kTinyKimi:
+      return {256, 320, 80, 4, 2, 12, 2, 1, 1, 1, 192, 64, 64, 384, 4, 0, 0};
     case SamplePreset::kTiny:
+    case SamplePreset::kTinyV32:
       return {256, 320, 80, 4, 2, 8, 2, 4, 2, 1, 192, 64, 64, 384, 3, 1, 5};
     case SamplePreset::kSmall:
       return {2048, 5632, 512, 6, 16, 32, 4, 4, 2, 1, 768, 128, 128, 16384, 7, 1, 5};
@@ -36,6 +39,8 @@ PresetSizes SizesOf(SamplePreset preset) {
   }
   return {7168, 18432, 2048, 61, 128, 256, 8, 8, 4, 3, 1536, 128, 128, 129280, 160, 3, 6};
 }
+
+bool HasUe8m0Scales(SamplePreset preset) { return preset == SamplePreset::kTinyV32; }
 
 // Which tensors lie in which shards: two runs of shards, each cut into equal shares of bytes, and a
 // tensor belongs to the share in which its first byte lies. A cut nearly always falls inside a
@@ -135,7 +140,7 @@ void WriteRopeScaling(formats::JsonWriter& json) {
   json.EndObject();
 }
 
-void WriteQuantization(formats::JsonWriter& json) {
+void WriteQuantization(SamplePreset preset, formats::JsonWriter& json) {
   json.Key("quantization_config");
   json.BeginObject();
   json.Key("activation_scheme");
@@ -144,6 +149,10 @@ void WriteQuantization(formats::JsonWriter& json) {
   json.String("e4m3");
   json.Key("quant_method");
   json.String("fp8");
+  if (HasUe8m0Scales(preset)) {
+    json.Key("scale_fmt");
+    json.String("ue8m0");
+  }
   json.Key("weight_block_size");
   json.BeginArray();
   json.Uint(kSampleBlock.rows);
@@ -152,10 +161,16 @@ void WriteQuantization(formats::JsonWriter& json) {
   json.EndObject();
 }
 
+std::string ShardName(std::uint32_t number, std::uint32_t total, int digits) {
+  if (digits == 0) return fmt::format("model-{}-of-{}.safetensors", number, total);
+  return fmt::format("model-{:05}-of-{:0{}}.safetensors", number, total, digits);
+}
+
 }  // namespace
 
 std::string SampleConfig(SamplePreset preset) {
   const PresetSizes s = SizesOf(preset);
+  const bool v32 = preset == SamplePreset::kTinyV32;
   formats::JsonWriter json(2);
   const auto uint = [&](std::string_view key, std::uint64_t value) {
     json.Key(key);
@@ -172,7 +187,7 @@ std::string SampleConfig(SamplePreset preset) {
   json.BeginObject();
   json.Key("architectures");
   json.BeginArray();
-  json.String("DeepseekV3ForCausalLM");
+  json.String(v32 ? "DeepseekV32ForCausalLM" : "DeepseekV3ForCausalLM");
   json.EndArray();
   raw("attention_bias", "false");
   raw("attention_dropout", "0.0");
@@ -182,11 +197,18 @@ std::string SampleConfig(SamplePreset preset) {
   uint("first_k_dense_replace", s.first_k_dense_replace);
   string("hidden_act", "silu");
   uint("hidden_size", s.hidden_size);
+  if (v32) {
+    uint("index_head_dim", 64);
+    uint("index_n_heads", 2);
+    uint("index_topk", 32);
+  }
   raw("initializer_range", "0.02");
   uint("intermediate_size", s.intermediate_size);
   uint("kv_lora_rank", 512);
   uint("max_position_embeddings", 163840);
-  string("model_type", "deepseek_v3");
+  string("model_type", v32                                 ? "deepseek_v32"
+                       : preset == SamplePreset::kTinyKimi ? "kimi_k2"
+                                                           : "deepseek_v3");
   uint("moe_intermediate_size", s.moe_intermediate_size);
   uint("moe_layer_freq", 1);
   uint("n_group", s.n_group);
@@ -197,11 +219,11 @@ std::string SampleConfig(SamplePreset preset) {
   uint("num_experts_per_tok", s.num_experts_per_tok);
   uint("num_hidden_layers", s.num_hidden_layers);
   uint("num_key_value_heads", s.num_attention_heads);
-  uint("num_nextn_predict_layers", 1);
+  uint("num_nextn_predict_layers", s.mtp_shards == 0 ? 0 : 1);
   uint("q_lora_rank", s.q_lora_rank);
   uint("qk_nope_head_dim", s.qk_nope_head_dim);
   uint("qk_rope_head_dim", 64);
-  WriteQuantization(json);
+  WriteQuantization(preset, json);
   raw("rms_norm_eps", "1e-06");
   WriteRopeScaling(json);
   uint("rope_theta", 10000);
@@ -228,11 +250,7 @@ SampleModel MakeSampleModel(SamplePreset preset) {
   SampleModel model;
   const std::uint32_t num_shards = sizes.body_shards + sizes.mtp_shards;
   for (std::uint32_t i = 0; i < num_shards; ++i) {
-    model.shards.push_back(
-        {fmt::format("model-{:05}-of-{:0{}}.safetensors", i + 1, num_shards, sizes.shard_digits),
-         {},
-         {},
-         0});
+    model.shards.push_back({ShardName(i + 1, num_shards, sizes.shard_digits), {}, {}, 0});
   }
   ShardAssignment assignment(bytes[0], bytes[1], sizes);
   const auto assign = [&](const std::string& name, Dtype dtype, const formats::Shape& shape,
@@ -273,6 +291,7 @@ SampleModel MakeSampleModel(SamplePreset preset) {
     model.tensors.push_back(std::move(tensor));
   }
 
+  model.ue8m0 = HasUe8m0Scales(preset);
   model.index = MakeIndex(model.shards);
   model.side_files = {{"config.json", config},
                       {"generation_config.json", GenerationConfig()},

@@ -41,6 +41,7 @@ struct SampleModel {
   std::string index;                  // text of model.safetensors.index.json
   std::vector<std::pair<std::string, std::string>> side_files;  // name, content
   std::uint64_t num_tensors = 0;                                // with scales
+  bool ue8m0 = false;                                           // scales are powers of two
 };
 
 inline constexpr quant::BlockShape kSampleBlock = {128, 128};

@@ -151,6 +151,41 @@ TEST_F(SampleTest, DequantisedWeightsAreTheDrawnOnes) {
   EXPECT_EQ(largest, quant::kE4M3Max);
 }
 
+TEST_F(SampleTest, TinyV32HasIndexersAndPowersOfTwo) {
+  Write(root_ / "out", SamplePreset::kTinyV32);
+  const Catalog catalog = Open(root_ / "out");
+  const ModelConfig config =
+      ParseModelConfig(ReadFile(root_ / "out" / "config.json"), "config.json");
+  EXPECT_THAT(CheckAgainstModel(config, catalog), IsEmpty());
+  EXPECT_EQ(config.model_type, "deepseek_v32");
+  EXPECT_EQ(config.quantization.value().scale_fmt, "ue8m0");
+  EXPECT_NE(catalog.Find("model.layers.4.self_attn.indexer.wq_b.weight_scale_inv"), Catalog::kNone);
+  std::size_t scales = 0;
+  for (const CatalogTensor& tensor : catalog.tensors()) {
+    if (!tensor.name.ends_with("_scale_inv")) continue;
+    EXPECT_EQ(tensor.dtype, Dtype::kF32);
+    for (const float scale : ReadTensor<float>(catalog, tensor.name)) {
+      int exponent = 0;
+      EXPECT_EQ(std::frexp(scale, &exponent), 0.5F) << tensor.name;
+      ++scales;
+    }
+  }
+  EXPECT_GT(scales, 100U);
+}
+
+TEST_F(SampleTest, TinyKimiHasNoMtpLayerAndUnpaddedShardNames) {
+  Write(root_ / "out", SamplePreset::kTinyKimi);
+  const Catalog catalog = Open(root_ / "out");
+  const ModelConfig config =
+      ParseModelConfig(ReadFile(root_ / "out" / "config.json"), "config.json");
+  EXPECT_THAT(CheckAgainstModel(config, catalog), IsEmpty());
+  EXPECT_EQ(config.model_type, "kimi_k2");
+  EXPECT_EQ(config.num_nextn_predict_layers, 0U);
+  EXPECT_EQ(catalog.Find("model.layers.4.input_layernorm.weight"), Catalog::kNone);
+  ASSERT_THAT(catalog.files(), SizeIs(4));
+  EXPECT_EQ(catalog.files()[3].name, "model-4-of-4.safetensors");
+}
+
 TEST_F(SampleTest, BytesDependOnSeedAlone) {
   Write(root_ / "a", SamplePreset::kTiny, 1);
   Write(root_ / "b", SamplePreset::kTiny, 1);
