@@ -29,7 +29,7 @@ constexpr std::size_t kReaders = 4;
 // Pieces of one file in memory: one is read while the other is hashed.
 constexpr std::size_t kPiecesPerFile = 2;
 constexpr std::size_t kMemoryBytes = std::size_t{64} << 20;
-constexpr std::size_t kMaxPieceBytes = std::size_t{1} << 20;
+constexpr std::size_t kMaxPieceBytes = std::size_t{256} << 10;
 constexpr std::size_t kMinPieceBytes = std::size_t{64} << 10;
 
 struct Piece {
@@ -206,7 +206,9 @@ class DigestQueue {
       lanes.push_back(stream.get());
       if (lanes.size() == wanted) break;
     }
-    if (lanes.size() < wanted && CanRead()) return {};
+    // Few streams side by side are slow: rather wait for those that are being read. When no buffer
+    // is left to read into, nothing is being read any more, and what there is goes on.
+    if (lanes.size() < wanted && (CanRead() || IsReading())) return {};
     for (FileStream* stream : lanes) stream->hashing = true;
     return lanes;
   }
@@ -220,6 +222,11 @@ class DigestQueue {
     return (next_file_ < order_.size() && streams_.size() < max_open_) ||
            std::any_of(streams_.begin(), streams_.end(),
                        [](const auto& stream) { return CanReadMore(*stream); });
+  }
+
+  bool IsReading() const {
+    return std::any_of(streams_.begin(), streams_.end(),
+                       [](const auto& stream) { return stream->reading; });
   }
 
   FileStream* TakeToRead() {
