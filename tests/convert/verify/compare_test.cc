@@ -326,6 +326,7 @@ TEST_F(CompareTest, ReportsDoNotDependOnThreadsAndMemory) {
   b_.Add(kShard2, "large", Dtype::kF32, {rows, cols}).bytes = FloatBytes(values);
   const DifferenceStatistics first = Find(Run(), "large").statistics;
   EXPECT_GT(first.differing, 800'000U);
+  EXPECT_LT(first.first_element, 10U);
   for (const unsigned threads : {1U, 3U}) {
     for (const std::uint64_t memory : {std::uint64_t{1}, kMinMemoryBytes, std::uint64_t{0}}) {
       request_.threads = threads;

@@ -300,6 +300,19 @@ TEST_F(NumericTest, FindsMtpCopiesThatDiffer) {
                 "[123, 5] on");
 }
 
+TEST_F(NumericTest, FindsWhereALargeMtpCopyDiffers) {
+  for (const char* name : {"model.embed_tokens.weight", kMtpEmbedding}) {
+    checkpoint_.Find(name).shape = {700, 1000};
+    Bytes(name) = BF16Bytes(Normal(700'000, 1, 6));
+  }
+  request_.threads = 3;
+  request_.memory_bytes = 1;
+  EXPECT_THAT(Run().verification.findings, IsEmpty());
+  Bytes(kMtpEmbedding)[2 * (1000 * 432 + 17)] ^= 1;
+  ExpectFinding(OnlyFinding(), Severity::kError, "mtp-copy-differs", kMtpEmbedding,
+                "the bytes differ from [432, 17] on");
+}
+
 TEST_F(NumericTest, FindsAnMtpHeadOfAnotherDtypeOrShape) {
   checkpoint_.Find(kMtpHead).shape = {150, 16};
   ExpectFinding(OnlyFinding(), Severity::kError, "mtp-copy-differs", kMtpHead,
