@@ -9,4 +9,14 @@ Command Fp8ToBf16Command();
 Command SampleCommand();
 Command InspectCommand();
 
+// dsv3-verify.
+Command ChecksumCreateCommand();
+Command ChecksumCheckCommand();
+Command StructureCommand();
+Command NumericCommand();
+Command CompareCommand();
+Command ProvenanceCommand();
+Command SignCommand();
+Command VerifySignatureCommand();
+
 }  // namespace dsv3::cli

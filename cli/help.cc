@@ -76,8 +76,8 @@ std::string CallName(const Tool& tool, const Command& command) {
 
 std::string NoJobsMessage(const Tool& tool) {
   return tool.name +
-         " has no job in this version yet; the commands that it has are "
-         "'dsv3-convert fp8-to-bf16', 'dsv3-convert sample' and 'dsv3-inspect'";
+         " has no job in this version yet; the tools that have are dsv3-convert, dsv3-inspect and "
+         "dsv3-verify";
 }
 
 std::string HelpText(const Tool& tool, const Command* command) {

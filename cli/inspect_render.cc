@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "cli/inspect_lines.h"
+#include "cli/table.h"
 #include "cli/units.h"
 
 namespace dsv3::cli {
@@ -17,49 +18,6 @@ using convert::Inspection;
 using convert::ModelConfig;
 using convert::Summary;
 using convert::ValueStatistics;
-
-// Columns of a terminal that a text takes, for the characters used here: each code point is one.
-std::size_t Width(std::string_view text) {
-  return static_cast<std::size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
-}
-
-std::string Pad(std::string_view text, std::size_t width, bool right) {
-  const std::size_t used = Width(text);
-  const std::string space(used < width ? width - used : 0, ' ');
-  return right ? space + std::string(text) : std::string(text) + space;
-}
-
-// Rows of cells in columns, two spaces between them; no space at the end of a line.
-class Table {
- public:
-  // 'l' and 'r' for each column: left or right.
-  explicit Table(std::string_view alignment) : alignment_(alignment) {}
-
-  void Add(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
-
-  std::string Text(std::string_view indent) const {
-    std::vector<std::size_t> widths(alignment_.size(), 0);
-    for (const auto& row : rows_) {
-      for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], Width(row[i]));
-    }
-    std::string text;
-    for (const auto& row : rows_) {
-      std::string line(indent);
-      for (std::size_t i = 0; i < row.size(); ++i) {
-        if (i > 0) line += "  ";
-        line += Pad(row[i], widths[i], alignment_[i] == 'r');
-      }
-      line.erase(line.find_last_not_of(' ') + 1);
-      text += line + "\n";
-    }
-    return text;
-  }
-
- private:
-  std::string_view alignment_;
-  std::vector<std::vector<std::string>> rows_;
-};
 
 std::string FormatBinaryBytes(std::uint64_t bytes) {
   constexpr std::array<const char*, 4> kUnits = {"KiB", "MiB", "GiB", "TiB"};

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <string_view>
 
 namespace dsv3::cli {
@@ -27,6 +28,8 @@ constexpr std::array<Unit, 7> kUnits = {{
 constexpr const char* kSizeAccepted =
     "give a whole number of bytes above 0, or one followed by K, M, G (1000) or Ki, Mi, Gi (1024), "
     "such as 200M";
+
+constexpr const char* kTextAccepted = "give a text that is not empty";
 
 }  // namespace
 
@@ -55,6 +58,23 @@ Option Number(std::string name, std::string value_name, std::uint64_t max,
   return option;
 }
 
+Option RealNumber(std::string name, std::string value_name, double* target, std::string help) {
+  Option option;
+  option.name = std::move(name);
+  option.value_name = std::move(value_name);
+  option.help = std::move(help);
+  option.set = [target](const std::string& text) {
+    double value = 0;
+    const char* end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data(), end, value);
+    if (error != std::errc() || stop != end || !std::isfinite(value) || std::signbit(value)) {
+      throw BadValue("give a number that is not negative, such as 0.001 or 1e-3");
+    }
+    *target = value;
+  };
+  return option;
+}
+
 Option Size(std::string name, std::uint64_t* target, std::string help) {
   Option option;
   option.name = std::move(name);
@@ -70,8 +90,22 @@ Option Text(std::string name, std::string value_name, std::string* target, std::
   option.value_name = std::move(value_name);
   option.help = std::move(help);
   option.set = [target](const std::string& text) {
-    if (text.empty()) throw BadValue("give a text that is not empty");
+    if (text.empty()) throw BadValue(kTextAccepted);
     *target = text;
+  };
+  return option;
+}
+
+Option Texts(std::string name, std::string value_name, std::vector<std::string>* target,
+             std::string help) {
+  Option option;
+  option.name = std::move(name);
+  option.value_name = std::move(value_name);
+  option.help = std::move(help);
+  option.repeatable = true;
+  option.set = [target](const std::string& text) {
+    if (text.empty()) throw BadValue(kTextAccepted);
+    target->push_back(text);
   };
   return option;
 }

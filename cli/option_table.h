@@ -32,6 +32,7 @@ struct Option {
   std::string value_name;       // "N"; empty for a flag
   std::string help;             // plain sentences; the first also stands alone
   std::vector<Choice> choices;  // all that is accepted; empty for an open set
+  bool repeatable = false;      // each value counts; of all other options the last one does
   // Stores the value, "" for a flag. Throws BadValue.
   std::function<void(const std::string&)> set;
 
@@ -97,9 +98,14 @@ Option Flag(std::string name, bool* target, std::string help, char letter = 0);
 Option Number(std::string name, std::string value_name, std::uint64_t max,
               const std::string& zero_means, std::function<void(std::uint64_t)> store,
               std::string help);
+// A decimal number that is finite and not negative, such as 0.001 or 1e-3.
+Option RealNumber(std::string name, std::string value_name, double* target, std::string help);
 // A positive amount of bytes, see ParseSize.
 Option Size(std::string name, std::uint64_t* target, std::string help);
 Option Text(std::string name, std::string value_name, std::string* target, std::string help);
+// The same for an option that may be given several times: the values in their order.
+Option Texts(std::string name, std::string value_name, std::vector<std::string>* target,
+             std::string help);
 
 template <typename T>
 struct ChoiceOf {

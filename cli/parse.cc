@@ -240,7 +240,7 @@ void Store(const Tool& tool, const Command* command, const Option& option,
 }
 
 // Lets CLI11 take the words apart, then stores the values in the order of the tables. Of an
-// option that is given twice the last one counts.
+// option that is given twice the last one counts, unless it is repeatable.
 std::vector<std::string> ParseWords(const Tool& tool, const Command* command,
                                     const std::vector<std::string>& words) {
   CLI::App app;
@@ -251,7 +251,8 @@ std::vector<std::string> ParseWords(const Tool& tool, const Command* command,
     std::string names = "--" + option->name;
     if (option->letter != 0) names += std::string(",-") + option->letter;
     parsed.push_back(option->TakesValue() ? app.add_option(names) : app.add_flag(names));
-    parsed.back()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    parsed.back()->multi_option_policy(option->repeatable ? CLI::MultiOptionPolicy::TakeAll
+                                                          : CLI::MultiOptionPolicy::TakeLast);
   }
   std::vector<std::string> values;
   app.allow_extras();
@@ -263,6 +264,12 @@ std::vector<std::string> ParseWords(const Tool& tool, const Command* command,
   }
   for (std::size_t i = 0; i < options.size(); ++i) {
     if (parsed[i]->count() == 0) continue;
+    if (options[i]->repeatable) {
+      for (const std::string& value : parsed[i]->results()) {
+        Store(tool, command, *options[i], value);
+      }
+      continue;
+    }
     Store(tool, command, *options[i],
           options[i]->TakesValue() ? parsed[i]->as<std::string>() : std::string());
   }

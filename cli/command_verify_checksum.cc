@@ -1,0 +1,184 @@
+#include <memory>
+#include <string>
+
+#include <fmt/format.h>
+
+#include "cli/commands.h"
+#include "cli/json_members.h"
+#include "cli/tool_main.h"
+#include "cli/units.h"
+#include "cli/verify_report.h"
+#include "convert/verify/checksum.h"
+#include "formats/io/file_system.h"
+
+namespace dsv3::cli {
+
+namespace {
+
+constexpr const char* kDirectoryHelp =
+    "The model directory, or a model directory of the Hugging Face hub cache.";
+
+struct CreateOptions {
+  VerifyOptions verify;
+  std::string directory;
+  bool overwrite = false;
+};
+
+std::string RunCreate(const CreateOptions& options, CommandContext& context) {
+  CheckFindingFiles(options.verify);
+  convert::CreateChecksumsRequest request;
+  request.directory = options.directory;
+  request.overwrite = options.overwrite;
+  request.threads = options.verify.threads;
+  const convert::CreateChecksumsReport created =
+      convert::CreateChecksums(request, formats::PosixFileSystem(), context.progress, context.stop);
+  VerifyReport report;
+  report.input = options.directory;
+  report.verification = created.verification;
+  report.passes = created.written;
+  if (created.written) {
+    report.title = "Wrote checkpoint.manifest.json and SHA256SUMS: " + options.directory;
+    report.good = "the checksums are in place";
+    // What was replaced on request is no fault any more.
+    for (formats::Finding& finding : report.verification.findings) {
+      finding.severity = formats::Severity::kWarning;
+    }
+    if (!report.verification.findings.empty()) {
+      report.consequence = "the old checksums differed there and were replaced";
+    }
+  } else {
+    report.title = "Compared with the checksums that are there: " + options.directory;
+    report.consequence =
+        "nothing was written; give --overwrite to replace the old checksums by those of the files "
+        "as they are";
+  }
+  report.lines.emplace_back("files", fmt::format("{}, {}", FormatCountOf(created.files, "file"),
+                                                 FormatBytes(created.bytes)));
+  report.lines.emplace_back("tensors", FormatCount(created.tensors));
+  if (created.written) {
+    report.lines.emplace_back("content", created.content_digest);
+    report.lines.emplace_back("provenance", created.kept_provenance
+                                                ? "kept from the manifest that was there"
+                                                : "none: no manifest of a conversion was there");
+  }
+  report.members = [&created](formats::JsonWriter& json) {
+    BoolMember(json, "written", created.written);
+    BoolMember(json, "kept_provenance", created.kept_provenance);
+    UintMember(json, "file_count", created.files);
+    UintMember(json, "bytes", created.bytes);
+    UintMember(json, "tensors", created.tensors);
+    StringOrNullMember(json, "content_digest", created.content_digest);
+  };
+  return FinishReport(report, options.verify, context);
+}
+
+struct CheckOptions {
+  VerifyOptions verify;
+  std::string directory;
+  std::string manifest;
+  bool quick = false;
+};
+
+std::string Basis(const convert::CheckChecksumsReport& checked) {
+  switch (checked.basis) {
+    case convert::CheckChecksumsReport::Basis::kSha256Sums:
+      return checked.basis_name + ", which tells of files alone, not of tensors";
+    case convert::CheckChecksumsReport::Basis::kHubMetadata:
+      return checked.basis_name + ", which the download left there";
+    case convert::CheckChecksumsReport::Basis::kManifest:
+      break;
+  }
+  return checked.basis_name;
+}
+
+std::string RunCheck(const CheckOptions& options, CommandContext& context) {
+  CheckFindingFiles(options.verify);
+  convert::CheckChecksumsRequest request;
+  request.directory = options.directory;
+  request.manifest = options.manifest;
+  request.quick = options.quick;
+  request.threads = options.verify.threads;
+  const convert::CheckChecksumsReport checked =
+      convert::CheckChecksums(request, context.progress, context.stop);
+  VerifyReport report;
+  report.input = options.directory;
+  report.verification = checked.verification;
+  report.passes = checked.verification.Passes(options.verify.strict);
+  report.title = "Checked the checksums of " + options.directory;
+  report.good = checked.quick ? "sizes and headers are as recorded; the data was not read"
+                              : "every file is as recorded";
+  report.lines.emplace_back("against", Printable(Basis(checked)));
+  report.lines.emplace_back(
+      "files", checked.quick
+                   ? fmt::format("{}, sizes and headers only", FormatCountOf(checked.files, "file"))
+                   : fmt::format("{}, {} read", FormatCountOf(checked.files, "file"),
+                                 FormatBytes(checked.bytes)));
+  if (checked.tensors > 0) report.lines.emplace_back("tensors", FormatCount(checked.tensors));
+  report.members = [&checked](formats::JsonWriter& json) {
+    StringMember(json, "basis", convert::BasisName(checked.basis));
+    StringMember(json, "basis_name", checked.basis_name);
+    BoolMember(json, "quick", checked.quick);
+    UintMember(json, "file_count", checked.files);
+    UintMember(json, "bytes", checked.bytes);
+    UintMember(json, "tensors", checked.tensors);
+  };
+  return FinishReport(report, options.verify, context);
+}
+
+}  // namespace
+
+Command ChecksumCreateCommand() {
+  const auto options = std::make_shared<CreateOptions>();
+  Command command;
+  command.name = "checksum create";
+  command.summary = "write checksums of a model directory";
+  command.description = {
+      "Reads every file of DIR once and writes checkpoint.manifest.json, with a SHA-256 for each "
+      "file, a digest for each tensor and a content digest that does not depend on how the "
+      "weights are split into files, and SHA256SUMS, which 'sha256sum -c' accepts.",
+      "Where there are checksums already, the files are compared with them first. When they "
+      "differ, the differences are listed, nothing is written, and the exit code is 1. What the "
+      "old manifest tells of a conversion is kept."};
+  command.arguments = {{"DIR", kDirectoryHelp, &options->directory}};
+  command.options = {
+      Flag("overwrite", &options->overwrite, "Replace checksums that the files differ from."),
+      ThreadsOption(&options->verify)};
+  AppendFindingFileOptions(&options->verify, command.options);
+  command.examples = {{"checksum create DeepSeek-V3", "Write checksums of a download"}};
+  command.after_stop = "nothing was changed";
+  command.stops_by_itself = true;
+  command.run = [options](CommandContext& context) { return RunCreate(*options, context); };
+  return command;
+}
+
+Command ChecksumCheckCommand() {
+  const auto options = std::make_shared<CheckOptions>();
+  Command command;
+  command.name = "checksum check";
+  command.summary = "compare a model directory with its checksums";
+  command.description = {
+      "Compares the files of DIR with the first of these that is there: the manifest that "
+      "--manifest names, checkpoint.manifest.json in DIR, SHA256SUMS in DIR, and what a download "
+      "from the Hugging Face hub left behind. No network is used.",
+      "Every difference is listed: files that changed, with the tensors that changed in them where "
+      "a manifest tells, files that are missing, and files too many. Any of them makes the exit "
+      "code 1; with nothing to compare with it is 3."};
+  command.arguments = {{"DIR", kDirectoryHelp, &options->directory}};
+  command.options = {
+      Text("manifest", "FILE", &options->manifest,
+           "Compare with this manifest, whatever lies in DIR."),
+      Flag("quick", &options->quick,
+           "Compare sizes and headers only. The data is not read, so damage within it is not "
+           "found."),
+      StrictOption(&options->verify), ThreadsOption(&options->verify)};
+  AppendFindingFileOptions(&options->verify, command.options);
+  command.examples = {{"checksum check DeepSeek-V3", "Check a copy or a download"},
+                      {"checksum check --manifest v3.manifest.json DeepSeek-V3",
+                       "Check against a manifest from elsewhere"}};
+  command.after_stop = "nothing was changed";
+  command.stops_by_itself = true;
+  command.run = [options](CommandContext& context) { return RunCheck(*options, context); };
+  return command;
+}
+
+}  // namespace dsv3::cli

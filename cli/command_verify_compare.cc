@@ -1,0 +1,203 @@
+#include <memory>
+#include <string>
+
+#include <fmt/format.h>
+
+#include "cli/commands.h"
+#include "cli/json_members.h"
+#include "cli/table.h"
+#include "cli/tool_main.h"
+#include "cli/units.h"
+#include "cli/verify_report.h"
+#include "convert/verify/compare.h"
+#include "formats/dtype.h"
+#include "formats/shape.h"
+
+namespace dsv3::cli {
+
+namespace {
+
+using convert::ComparedTensor;
+using convert::CompareReport;
+using convert::DifferenceStatistics;
+
+struct Options {
+  VerifyOptions verify;
+  std::string a;
+  std::string b;
+  double atol = 0;
+  double rtol = 0;
+  std::uint64_t memory_bytes = 0;
+};
+
+std::string Number(double value) { return fmt::format("{:.4g}", value); }
+
+// The tensors that differ, the worst first.
+std::string DifferenceTable(const CompareReport& compared) {
+  if (compared.worst.empty()) return "";
+  Table table("llrrrrr");
+  table.Add({"tensor", "dtypes", "differing", "max |a-b|", "max |a-b|/|b|", "RMSE", "relative"});
+  for (const std::uint32_t position : compared.worst) {
+    const ComparedTensor& tensor = compared.tensors[position];
+    const DifferenceStatistics& s = tensor.statistics;
+    table.Add({Printable(tensor.name),
+               fmt::format("{}, {}", formats::DtypeName(tensor.dtype_a),
+                           formats::DtypeName(tensor.dtype_b)),
+               fmt::format("{} of {}", FormatCount(s.differing), FormatCount(s.elements)),
+               Number(s.max_abs), Number(s.max_relative), Number(s.rmse), Number(s.relative)});
+  }
+  return table.Text("");
+}
+
+void ShapeMember(formats::JsonWriter& json, std::string_view key, const formats::Shape& shape) {
+  json.Key(key);
+  json.BeginArray();
+  for (const std::uint64_t extent : shape) json.Uint(extent);
+  json.EndArray();
+}
+
+// One side of a tensor; null where that checkpoint has none.
+void SideMember(formats::JsonWriter& json, std::string_view key, const std::string& file,
+                formats::Dtype dtype, const formats::Shape& shape, const std::string& scale) {
+  json.Key(key);
+  if (file.empty()) return json.Null();
+  json.BeginObject();
+  StringMember(json, "file", file);
+  StringMember(json, "dtype", formats::DtypeName(dtype));
+  ShapeMember(json, "shape", shape);
+  StringOrNullMember(json, "scale", scale);
+  json.EndObject();
+}
+
+void StatisticsMember(formats::JsonWriter& json, const DifferenceStatistics& s) {
+  json.Key("statistics");
+  if (s.elements == 0) return json.Null();
+  json.BeginObject();
+  UintMember(json, "elements", s.elements);
+  UintMember(json, "differing", s.differing);
+  UintMember(json, "beyond_tolerance", s.beyond_tolerance);
+  UintMember(json, "nonfinite_differing", s.nonfinite_differing);
+  DoubleMember(json, "max_abs", s.max_abs);
+  DoubleMember(json, "max_relative", s.max_relative);
+  DoubleMember(json, "rmse", s.rmse);
+  DoubleMember(json, "relative", s.relative);
+  json.Key("first");
+  if (s.differing == 0) {
+    json.Null();
+  } else {
+    json.BeginObject();
+    UintMember(json, "element", s.first_element);
+    DoubleMember(json, "a", s.first_a);
+    DoubleMember(json, "b", s.first_b);
+    json.EndObject();
+  }
+  json.EndObject();
+}
+
+void Members(formats::JsonWriter& json, const Options& options, const CompareReport& compared) {
+  StringMember(json, "other", options.b);
+  DoubleMember(json, "atol", options.atol);
+  DoubleMember(json, "rtol", options.rtol);
+  json.Key("counts");
+  json.BeginObject();
+  UintMember(json, "identical_bytes", compared.counts.identical_bytes);
+  UintMember(json, "identical_values", compared.counts.identical_values);
+  UintMember(json, "within_tolerance", compared.counts.within_tolerance);
+  UintMember(json, "different", compared.counts.different);
+  UintMember(json, "only_in_a", compared.counts.only_in_a);
+  UintMember(json, "only_in_b", compared.counts.only_in_b);
+  json.EndObject();
+  UintMember(json, "bytes_read", compared.bytes_read);
+  json.Key("tensors");
+  json.BeginArray();
+  for (const ComparedTensor& tensor : compared.tensors) {
+    json.BeginObject();
+    StringMember(json, "name", tensor.name);
+    StringMember(json, "comparison", convert::ComparisonName(tensor.comparison));
+    SideMember(json, "a", tensor.file_a, tensor.dtype_a, tensor.shape_a, tensor.scale_a);
+    SideMember(json, "b", tensor.file_b, tensor.dtype_b, tensor.shape_b, tensor.scale_b);
+    StatisticsMember(json, tensor.statistics);
+    json.EndObject();
+  }
+  json.EndArray();
+}
+
+std::string Run(const Options& options, CommandContext& context) {
+  CheckFindingFiles(options.verify);
+  convert::CompareRequest request;
+  request.a = options.a;
+  request.b = options.b;
+  request.atol = options.atol;
+  request.rtol = options.rtol;
+  request.threads = ThreadCount(options.verify);
+  request.memory_bytes = options.memory_bytes;
+  const CompareReport compared =
+      convert::CompareCheckpoints(request, context.progress, context.stop);
+  VerifyReport report;
+  report.input = options.a;
+  report.directory = compared.directory_a;
+  report.verification = compared.verification;
+  report.passes = compared.verification.Passes(false);
+  report.title = fmt::format("Compared {} with {}", options.a, options.b);
+  const bool tolerant = options.atol > 0 || options.rtol > 0;
+  report.good = tolerant ? "all values are equal or within the tolerance" : "all values are equal";
+  const convert::CompareCounts& counts = compared.counts;
+  report.lines.emplace_back("tensors", FormatCount(compared.tensors.size()));
+  report.lines.emplace_back("identical", FormatCount(counts.identical_bytes) + " in every byte");
+  report.lines.emplace_back(
+      "equal", FormatCount(counts.identical_values) + " in every value, stored in another way");
+  if (tolerant) {
+    report.lines.emplace_back("within", fmt::format("{} within |a - b| <= {} + {} * |b|",
+                                                    FormatCount(counts.within_tolerance),
+                                                    Number(options.atol), Number(options.rtol)));
+  }
+  report.lines.emplace_back("different", FormatCount(counts.different));
+  report.lines.emplace_back("only in A", FormatCount(counts.only_in_a));
+  report.lines.emplace_back("only in B", FormatCount(counts.only_in_b));
+  report.lines.emplace_back("read", FormatBytes(compared.bytes_read));
+  report.detail = DifferenceTable(compared);
+  report.members = [&](formats::JsonWriter& json) { Members(json, options, compared); };
+  return FinishReport(report, options.verify, context);
+}
+
+}  // namespace
+
+Command CompareCommand() {
+  const auto options = std::make_shared<Options>();
+  constexpr const char* kCheckpointHelp =
+      "A checkpoint: a directory, a single safetensors file, or a model directory of the Hugging "
+      "Face hub cache.";
+  Command command;
+  command.name = "compare";
+  command.summary = "compare the values of two checkpoints";
+  command.description = {
+      "Compares the checkpoints A and B tensor by tensor, however their tensors are split into "
+      "files and whatever their dtypes: bytes first, then values in float32. FP8 weights are "
+      "multiplied by their scales; where the other side is BF16, the product is rounded to BF16.",
+      "The exit code is 0 where all values are equal or within the tolerance, and 1 otherwise, "
+      "also where a tensor is in one of the two only. The report has the error statistics of "
+      "every tensor that differs, the worst first; --json has those of all."};
+  command.arguments = {
+      {"A", kCheckpointHelp, &options->a},
+      {"B", "The other one. Relative errors are relative to its values.", &options->b}};
+  command.options = {
+      RealNumber("atol", "X", &options->atol,
+                 "Accept values with |a - b| <= X + rtol * |b|; 0 by default."),
+      RealNumber("rtol", "X", &options->rtol,
+                 "Accept values with |a - b| <= atol + X * |b|; 0 by default."),
+      ThreadsOption(&options->verify),
+      Size("memory", &options->memory_bytes,
+           "Bound for the buffers, 160Mi by default: bytes, or a number with K, M, G (1000) or Ki, "
+           "Mi, Gi (1024). The report does not depend on it.")};
+  AppendFindingFileOptions(&options->verify, command.options);
+  command.examples = {
+      {"compare DeepSeek-V3 DeepSeek-V3-BF16", "Compare an FP8 checkpoint with its BF16 cast"},
+      {"compare --rtol 0.07 DeepSeek-V3-BF16 DeepSeek-V3-requantised",
+       "Accept the error of a quantisation"}};
+  command.after_stop = "nothing was changed";
+  command.stops_by_itself = true;
+  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  return command;
+}
+
+}  // namespace dsv3::cli

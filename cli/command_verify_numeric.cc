@@ -1,0 +1,186 @@
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+
+#include <fmt/format.h>
+
+#include "cli/commands.h"
+#include "cli/json_members.h"
+#include "cli/table.h"
+#include "cli/tool_main.h"
+#include "cli/units.h"
+#include "cli/verify_report.h"
+#include "convert/verify/numeric.h"
+#include "formats/dtype.h"
+#include "formats/shape.h"
+
+namespace dsv3::cli {
+
+namespace {
+
+using convert::MagnitudeHistogram;
+using convert::NumericReport;
+using convert::NumericTensor;
+
+struct Options {
+  VerifyOptions verify;
+  std::string input;
+  std::string histogram;
+  std::uint64_t memory_bytes = 0;
+};
+
+// What the values are: "FP8 × scale" for a weight that has one.
+std::string DtypeText(const NumericTensor& tensor) {
+  return std::string(formats::DtypeName(tensor.dtype)) + (tensor.scaled ? " × scale" : "");
+}
+
+std::string TensorTable(const NumericReport& checked) {
+  Table table("lllrrrr");
+  table.Add({"tensor", "dtype", "shape", "absmax", "RMS", "NaN", "Inf"});
+  for (const NumericTensor& tensor : checked.tensors) {
+    const std::string name = Printable(tensor.name);
+    const std::string shape = formats::ShapeToString(tensor.shape);
+    if (!tensor.measured) {
+      table.Add({name, DtypeText(tensor), shape, "not decoded"});
+      continue;
+    }
+    table.Add({name, DtypeText(tensor), shape, fmt::format("{:.6g}", tensor.absmax),
+               fmt::format("{:.6g}", tensor.rms), FormatCount(tensor.nans),
+               FormatCount(tensor.infinities)});
+  }
+  return table.Text("");
+}
+
+std::string HistogramText(const NumericTensor& tensor) {
+  constexpr std::uint64_t kLongestBar = 40;
+  const MagnitudeHistogram& histogram = *tensor.histogram;
+  std::uint64_t most = 1;
+  for (const auto& [exponent, count] : histogram.bins) most = std::max(most, count);
+  Table table("lrl");
+  if (histogram.zeros > 0) table.Add({"0", FormatCount(histogram.zeros), ""});
+  for (const auto& [exponent, count] : histogram.bins) {
+    const double part = static_cast<double>(count) / static_cast<double>(most);
+    const auto length = static_cast<std::size_t>(std::ceil(part * double{kLongestBar}));
+    table.Add({fmt::format("2^{}", exponent), FormatCount(count), std::string(length, '#')});
+  }
+  return Printable(tensor.name) + ", values by magnitude, from each power of two to the next:\n" +
+         table.Text("  ");
+}
+
+void HistogramMember(formats::JsonWriter& json, const NumericTensor& tensor) {
+  json.Key("histogram");
+  if (!tensor.histogram) return json.Null();
+  json.BeginObject();
+  UintMember(json, "zeros", tensor.histogram->zeros);
+  json.Key("bins");
+  json.BeginArray();
+  for (const auto& [exponent, count] : tensor.histogram->bins) {
+    json.BeginObject();
+    json.Key("exponent");
+    json.Int(exponent);
+    UintMember(json, "count", count);
+    json.EndObject();
+  }
+  json.EndArray();
+  json.EndObject();
+}
+
+void Members(formats::JsonWriter& json, const NumericReport& checked) {
+  UintMember(json, "bytes_read", checked.bytes_read);
+  json.Key("tensors");
+  json.BeginArray();
+  for (const NumericTensor& tensor : checked.tensors) {
+    json.BeginObject();
+    StringMember(json, "name", tensor.name);
+    StringMember(json, "file", tensor.file);
+    StringMember(json, "dtype", formats::DtypeName(tensor.dtype));
+    json.Key("shape");
+    json.BeginArray();
+    for (const std::uint64_t extent : tensor.shape) json.Uint(extent);
+    json.EndArray();
+    BoolMember(json, "measured", tensor.measured);
+    BoolMember(json, "scaled", tensor.scaled);
+    BoolMember(json, "is_scale", tensor.is_scale);
+    UintMember(json, "values", tensor.values);
+    UintMember(json, "nans", tensor.nans);
+    UintMember(json, "infinities", tensor.infinities);
+    UintMember(json, "bad_scales", tensor.bad_scales);
+    DoubleMember(json, "absmax", tensor.absmax);
+    DoubleMember(json, "rms", tensor.rms);
+    HistogramMember(json, tensor);
+    json.EndObject();
+  }
+  json.EndArray();
+}
+
+std::string Run(const Options& options, CommandContext& context) {
+  CheckFindingFiles(options.verify);
+  convert::NumericRequest request;
+  request.input = options.input;
+  request.threads = ThreadCount(options.verify);
+  request.memory_bytes = options.memory_bytes;
+  request.histogram = options.histogram;
+  const NumericReport checked = convert::VerifyNumeric(request, context.progress, context.stop);
+  VerifyReport report;
+  report.input = options.input;
+  report.directory = checked.directory;
+  report.verification = checked.verification;
+  report.passes = checked.verification.Passes(options.verify.strict);
+  report.title = "Checked the values of " + options.input;
+  report.good = "no NaN, no infinity, no bad scale, and nothing suspicious";
+  report.lines.emplace_back("tensors", FormatCount(checked.tensors.size()));
+  report.lines.emplace_back("read", FormatBytes(checked.bytes_read));
+  report.detail = TensorTable(checked);
+  std::size_t histograms = 0;
+  for (const NumericTensor& tensor : checked.tensors) {
+    if (!tensor.histogram) continue;
+    ++histograms;
+    report.detail += "\n" + HistogramText(tensor);
+  }
+  if (!options.histogram.empty() && histograms == 0) {
+    context.progress.OnWarning("--histogram: no tensor's name matches " +
+                               QuoteForMessage(options.histogram));
+  }
+  report.members = [&checked](formats::JsonWriter& json) { Members(json, checked); };
+  return FinishReport(report, options.verify, context);
+}
+
+}  // namespace
+
+Command NumericCommand() {
+  const auto options = std::make_shared<Options>();
+  Command command;
+  command.name = "numeric";
+  command.summary = "check the values of all tensors";
+  command.description = {
+      "Reads every weight of DIR once and judges its values. FP8 weights are multiplied by their "
+      "scales. NaN, infinity, bad scales (NaN, infinite, zero or negative), and copies of the "
+      "embedding and the head in an MTP layer that differ from the main ones make the exit code 1.",
+      "Tensors of zeros or of one value only, tensors that stand out from the same tensor of the "
+      "other layers, and scales that contradict the config's claim of powers of two are warnings. "
+      "The report is a table with the largest magnitude and the root mean square of each tensor."};
+  command.arguments = {
+      {"DIR",
+       "The checkpoint: a directory, a single safetensors file, or a model directory of the "
+       "Hugging Face hub cache.",
+       &options->input}};
+  command.options = {
+      Text("histogram", "PATTERN", &options->histogram,
+           "Also show how the magnitudes of these tensors are distributed: a name, in which * "
+           "stands for any characters and ? for one. '*' is all tensors."),
+      StrictOption(&options->verify), ThreadsOption(&options->verify),
+      Size("memory", &options->memory_bytes,
+           "Bound for the buffers, 160Mi by default: bytes, or a number with K, M, G (1000) or Ki, "
+           "Mi, Gi (1024). The report does not depend on it.")};
+  AppendFindingFileOptions(&options->verify, command.options);
+  command.examples = {{"numeric DeepSeek-V3", "Check all values"},
+                      {"numeric DeepSeek-V3 --histogram '*.o_proj.weight'",
+                       "Show the distribution of some tensors, too"}};
+  command.after_stop = "nothing was changed";
+  command.stops_by_itself = true;
+  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  return command;
+}
+
+}  // namespace dsv3::cli

@@ -1,0 +1,190 @@
+#include <memory>
+#include <string>
+
+#include <fmt/format.h>
+
+#include "cli/commands.h"
+#include "cli/json_members.h"
+#include "cli/table.h"
+#include "cli/tool_main.h"
+#include "cli/units.h"
+#include "cli/verify_report.h"
+#include "convert/verify/provenance.h"
+#include "formats/dtype.h"
+
+namespace dsv3::cli {
+
+namespace {
+
+using convert::ProvenanceReport;
+using convert::ProvenanceSource;
+using convert::ProvenanceTensor;
+using convert::SourceMatch;
+
+struct Options {
+  VerifyOptions verify;
+  std::string directory;
+  std::string source;
+};
+
+std::string Digest(const std::string& xxh3) { return xxh3.empty() ? "no digest" : xxh3; }
+
+// One line a source, the tensor on the first of them.
+std::string TensorTable(const ProvenanceReport& traced) {
+  if (traced.tensors.empty()) return "";
+  const bool compared = !traced.source_content_digest.empty() ||
+                        traced.matching + traced.differing + traced.unknown > 0;
+  Table table("llllll");
+  table.Add({"tensor", "digest", "rule", "source", "source digest", compared ? "match" : ""});
+  for (const ProvenanceTensor& tensor : traced.tensors) {
+    const std::string rule = tensor.rule.empty() ? "unknown" : Printable(tensor.rule);
+    if (tensor.sources.empty()) {
+      table.Add({Printable(tensor.name), Digest(tensor.xxh3), rule});
+      continue;
+    }
+    bool first = true;
+    for (const ProvenanceSource& source : tensor.sources) {
+      std::string name = Printable(source.source.name);
+      if (!source.source.checkpoint.empty()) {
+        name = Printable(source.source.checkpoint) + ": " + name;
+      }
+      table.Add({first ? Printable(tensor.name) : "", first ? Digest(tensor.xxh3) : "",
+                 first ? rule : "", name, Digest(source.source.xxh3),
+                 compared ? std::string(convert::SourceMatchName(source.match)) : ""});
+      first = false;
+    }
+  }
+  return table.Text("");
+}
+
+void TensorMembers(formats::JsonWriter& json, const ProvenanceReport& traced) {
+  json.Key("tensors");
+  json.BeginArray();
+  for (const ProvenanceTensor& tensor : traced.tensors) {
+    json.BeginObject();
+    StringMember(json, "name", tensor.name);
+    StringMember(json, "file", tensor.file);
+    StringMember(json, "xxh3_128", tensor.xxh3);
+    StringOrNullMember(json, "rule", tensor.rule);
+    json.Key("sources");
+    json.BeginArray();
+    for (const ProvenanceSource& source : tensor.sources) {
+      json.BeginObject();
+      StringOrNullMember(json, "checkpoint", source.source.checkpoint);
+      StringMember(json, "name", source.source.name);
+      StringMember(json, "dtype", formats::DtypeName(source.source.dtype));
+      StringMember(json, "xxh3_128", source.source.xxh3);
+      StringMember(json, "match", convert::SourceMatchName(source.match));
+      json.EndObject();
+    }
+    json.EndArray();
+    json.EndObject();
+  }
+  json.EndArray();
+}
+
+void SourceFileMembers(formats::JsonWriter& json, const ProvenanceReport& traced) {
+  json.Key("source_files");
+  json.BeginArray();
+  for (const formats::ManifestSourceFile& file : traced.source_files) {
+    json.BeginObject();
+    StringOrNullMember(json, "checkpoint", file.checkpoint);
+    StringMember(json, "name", file.name);
+    UintMember(json, "bytes", file.bytes);
+    StringMember(json, "header_xxh3_128", file.header_xxh3);
+    json.EndObject();
+  }
+  json.EndArray();
+}
+
+void Members(formats::JsonWriter& json, const Options& options, const ProvenanceReport& traced) {
+  StringOrNullMember(json, "source", options.source);
+  StringOrNullMember(json, "recipe", traced.recipe);
+  json.Key("options");
+  if (traced.options.empty()) {
+    json.Null();
+  } else {
+    json.Raw(traced.options);
+  }
+  StringOrNullMember(json, "content_digest", traced.content_digest);
+  StringOrNullMember(json, "source_recipe", traced.source_recipe);
+  StringOrNullMember(json, "source_content_digest", traced.source_content_digest);
+  UintMember(json, "matching", traced.matching);
+  UintMember(json, "differing", traced.differing);
+  UintMember(json, "unknown", traced.unknown);
+  json.Key("rules");
+  json.BeginObject();
+  for (const auto& [rule, tensors] : traced.rules) UintMember(json, rule, tensors);
+  json.EndObject();
+  SourceFileMembers(json, traced);
+  TensorMembers(json, traced);
+}
+
+std::string RulesText(const ProvenanceReport& traced) {
+  std::string text;
+  for (const auto& [rule, tensors] : traced.rules) {
+    if (!text.empty()) text += ", ";
+    text += fmt::format("{} {}", rule.empty() ? "unknown" : Printable(rule), FormatCount(tensors));
+  }
+  return text;
+}
+
+std::string Run(const Options& options, CommandContext& context) {
+  CheckFindingFiles(options.verify);
+  convert::ProvenanceRequest request;
+  request.directory = options.directory;
+  request.source = options.source;
+  const ProvenanceReport traced = convert::TraceProvenance(request);
+  VerifyReport report;
+  report.input = options.directory;
+  report.verification = traced.verification;
+  report.passes = traced.verification.Passes(options.verify.strict);
+  report.title = "Provenance of " + options.directory;
+  report.good = options.source.empty() ? "the manifest tells how the tensors were made"
+                                       : "every recorded source tensor is the one in the source";
+  report.lines.emplace_back("recipe", traced.recipe.empty()
+                                          ? "none: no conversion made this directory"
+                                          : Printable(traced.recipe));
+  if (!traced.options.empty()) report.lines.emplace_back("options", Printable(traced.options));
+  report.lines.emplace_back("content", traced.content_digest);
+  report.lines.emplace_back("rules", RulesText(traced));
+  report.lines.emplace_back("made from", FormatCountOf(traced.source_files.size(), "source file"));
+  if (!options.source.empty()) {
+    report.lines.emplace_back("source", Printable(options.source));
+    report.lines.emplace_back(
+        "sources", fmt::format("{} match, {} differ, {} unknown", FormatCount(traced.matching),
+                               FormatCount(traced.differing), FormatCount(traced.unknown)));
+  }
+  report.detail = TensorTable(traced);
+  report.members = [&](formats::JsonWriter& json) { Members(json, options, traced); };
+  return FinishReport(report, options.verify, context);
+}
+
+}  // namespace
+
+Command ProvenanceCommand() {
+  const auto options = std::make_shared<Options>();
+  Command command;
+  command.name = "provenance";
+  command.summary = "show which source bytes an output came from";
+  command.description = {
+      "Shows, from the manifest of DIR alone, by which rule each tensor was made and of which "
+      "source tensors, with their digests. No weights are read; 'dsv3-verify checksum check' tells "
+      "whether the files are as the manifest says.",
+      "With --source, the recorded source tensors are compared with the manifest of that "
+      "directory. One that differs makes the exit code 1."};
+  command.arguments = {
+      {"DIR", "A directory with a checkpoint.manifest.json.", &options->directory}};
+  command.options = {
+      Text("source", "DIR2", &options->source,
+           "The directory that DIR was made from, with a checkpoint.manifest.json of its own."),
+      StrictOption(&options->verify)};
+  AppendFindingFileOptions(&options->verify, command.options);
+  command.examples = {
+      {"provenance DeepSeek-V3-BF16 --source DeepSeek-V3", "Trace an output back to its source"}};
+  command.after_stop = "nothing was changed";
+  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  return command;
+}
+
+}  // namespace dsv3::cli

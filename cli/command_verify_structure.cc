@@ -1,0 +1,87 @@
+#include <memory>
+#include <string>
+
+#include <fmt/format.h>
+
+#include "cli/commands.h"
+#include "cli/json_members.h"
+#include "cli/tool_main.h"
+#include "cli/units.h"
+#include "cli/verify_report.h"
+#include "convert/verify/structure.h"
+
+namespace dsv3::cli {
+
+namespace {
+
+struct Options {
+  VerifyOptions verify;
+  std::string input;
+};
+
+std::string Run(const Options& options, CommandContext& context) {
+  CheckFindingFiles(options.verify);
+  convert::StructureRequest request;
+  request.input = options.input;
+  const convert::StructureReport checked = convert::VerifyStructure(request);
+  VerifyReport report;
+  report.input = options.input;
+  report.directory = checked.directory;
+  report.verification = checked.verification;
+  report.passes = checked.verification.Passes(options.verify.strict);
+  report.title = "Checked the structure of " + options.input;
+  report.good = "headers, index and config agree";
+  std::string model = checked.model_type.empty() ? std::string("not known: config.json tells none")
+                                                 : Printable(checked.model_type);
+  if (checked.known_model) {
+    model += fmt::format(", which has {} without scales",
+                         FormatCountOf(checked.expected_tensors, "tensor"));
+  } else if (!checked.model_type.empty()) {
+    model += ", whose tensors are not known, so they were not compared";
+  }
+  report.lines.emplace_back("model", model);
+  report.lines.emplace_back("files", FormatCountOf(checked.verification.files.size(), "file") +
+                                         ", of weights the headers only");
+  report.lines.emplace_back("tensors",
+                            fmt::format("{} with scales, {}", FormatCount(checked.tensors),
+                                        FormatBytes(checked.tensor_bytes)));
+  report.members = [&checked](formats::JsonWriter& json) {
+    StringOrNullMember(json, "model_type", checked.model_type);
+    BoolMember(json, "known_model", checked.known_model);
+    UintMember(json, "expected_tensors", checked.expected_tensors);
+    UintMember(json, "tensors", checked.tensors);
+    UintMember(json, "tensor_bytes", checked.tensor_bytes);
+  };
+  return FinishReport(report, options.verify, context);
+}
+
+}  // namespace
+
+Command StructureCommand() {
+  const auto options = std::make_shared<Options>();
+  Command command;
+  command.name = "structure";
+  command.summary = "check headers, index and config against each other";
+  command.description = {
+      "Reads the headers of the weight files, the index and config.json of DIR, and no weights. "
+      "Compares the tensors that are there with those that the config predicts, the index with "
+      "the headers, and quantization_config with the quantised weights and their scales.",
+      "Everything that is wrong is listed, with what to do, and makes the exit code 1. Headers "
+      "that readers accept though they do not conform, and tensors that the config does not "
+      "predict, are warnings."};
+  command.arguments = {
+      {"DIR",
+       "The checkpoint: a directory, a single safetensors file, or a model directory of the "
+       "Hugging Face hub cache.",
+       &options->input}};
+  command.options = {StrictOption(&options->verify)};
+  AppendFindingFileOptions(&options->verify, command.options);
+  command.examples = {{"structure DeepSeek-V3", "Check a checkpoint in a second"},
+                      {"structure --strict DeepSeek-V3 --junit structure.xml",
+                       "Fail on warnings, too, and keep the findings for a CI system"}};
+  command.after_stop = "nothing was changed";
+  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  return command;
+}
+
+}  // namespace dsv3::cli
