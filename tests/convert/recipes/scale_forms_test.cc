@@ -1,6 +1,5 @@
 #include <cstdint>
 #include <filesystem>
-#include <limits>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -10,10 +9,11 @@
 #include <gtest/gtest.h>
 
 #include "convert/job.h"
-#include "tests/convert/bad_input/bad_input_test.h"
 #include "tests/convert/recipes/expected_bf16.h"
 #include "tests/convert/support/conversion.h"
+#include "tests/convert/support/scale_config.h"
 #include "tests/support/files.h"
+#include "tests/support/temp_dir.h"
 
 // fp8-to-bf16 of every form in which the family stores scales.
 namespace dsv3::testing {
@@ -22,9 +22,7 @@ namespace {
 using formats::Dtype;
 using formats::Shape;
 using ::testing::AllOf;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using ::testing::IsEmpty;
 
 // A weight with its scales, and what they mean.
 struct Pair {
@@ -47,33 +45,19 @@ struct Form {
 
 void PrintTo(const Form& form, std::ostream* out) { *out << form.name; }
 
-std::string Fp8(const std::string& members) {
-  return fmt::format(R"({{"quantization_config": {{"quant_method": "fp8"{}}}}})", members);
-}
-
-// The config of compressed-tensors with one group.
-std::string Compressed(const std::string& weights, const char* format = "float-quantized",
-                       const char* member = "quantization_config") {
-  return fmt::format(
-      R"({{"{}": {{"quant_method": "compressed-tensors", "format": "{}", "ignore": ["lm_head"],
-          "config_groups": {{"group_0": {{"targets": ["Linear"],
-              "weights": {{"num_bits": 8, "type": "float", {}}}}}}}}}}})",
-      member, format, weights);
-}
-
 constexpr std::uint64_t kAll = 1'000'000;
 
 const Form kForms[] = {
     {"DeepSeekBlocks",
-     Fp8(R"(, "weight_block_size": [128, 128])"),
+     Fp8Config(R"(, "weight_block_size": [128, 128])"),
      {{"a.weight", "a.weight_scale_inv", {130, 300}, {2, 3}, 128, 128},
       {"b.weight", "b.weight_scale_inv", {576, 16}, {5, 1}, 128, 128, Dtype::kBF16}}},
     {"Ue8m0InF32AndE8m0Tensors",
-     Fp8(R"(, "weight_block_size": [32, 32])"),
+     Fp8Config(R"(, "weight_block_size": [32, 32])"),
      {{"a.weight", "a.weight_scale_inv", {70, 33}, {3, 2}, 32, 32, Dtype::kF8E8M0},
       {"b.weight", "b.weight_scale_inv", {7, 64}, {1, 2}, 32, 32}}},
     {"V4Names",
-     Fp8(R"(, "scale_fmt": "ue8m0", "weight_block_size": [128, 128])"),
+     Fp8Config(R"(, "scale_fmt": "ue8m0", "weight_block_size": [128, 128])"),
      {{"layers.0.attn.wq_a.weight",
        "layers.0.attn.wq_a.scale",
        {200, 130},
@@ -83,40 +67,40 @@ const Form kForms[] = {
        Dtype::kF8E8M0},
       {"mtp.0.ffn.w1.weight", "mtp.0.ffn.w1.scale", {3, 5}, {1, 1}, 128, 128, Dtype::kF8E8M0}}},
     {"RowTiles",
-     Fp8(R"(, "weight_block_size": [1, 128])"),
+     Fp8Config(R"(, "weight_block_size": [1, 128])"),
      {{"a.weight", "a.weight_scale_inv", {9, 300}, {9, 3}, 1, 128}}},
     {"CompressedBlocks",
-     Compressed(R"("strategy": "block", "block_structure": [16, 8])"),
+     CompressedConfig(R"("strategy": "block", "block_structure": [16, 8])"),
      {{"a.weight", "a.weight_scale", {33, 20}, {3, 3}, 16, 8, Dtype::kBF16}}},
     {"CompressedBlocksAsText",
-     Compressed(R"("strategy": "block", "block_structure": "16x8")"),
+     CompressedConfig(R"("strategy": "block", "block_structure": "16x8")"),
      {{"a.weight", "a.weight_scale", {33, 20}, {3, 3}, 16, 8}}},
     {"CompressedChannels",
-     Compressed(R"("strategy": "channel")"),
+     CompressedConfig(R"("strategy": "channel")"),
      {{"a.weight", "a.weight_scale", {33, 20}, {33, 1}, 1, kAll},
       {"b.weight", "b.weight_scale", {5, 700}, {5}, 1, kAll, Dtype::kBF16}}},
     {"CompressedTensors",
-     Compressed(R"("strategy": "tensor")"),
+     CompressedConfig(R"("strategy": "tensor")"),
      {{"a.weight", "a.weight_scale", {33, 20}, {1}, kAll, kAll},
       {"b.weight", "b.weight_scale", {5, 7}, {}, kAll, kAll, Dtype::kBF16}}},
     {"CompressedGroups",
-     Compressed(R"("strategy": "group", "group_size": 16)"),
+     CompressedConfig(R"("strategy": "group", "group_size": 16)"),
      {{"a.weight", "a.weight_scale", {3, 40}, {3, 3}, 1, 16}}},
     {"CompressedWithoutStrategy",
-     Compressed(R"("group_size": null)"),
+     CompressedConfig(R"("group_size": null)"),
      {{"a.weight", "a.weight_scale", {3, 40}, {1}, kAll, kAll}}},
     {"CompressedWholeRowsAsGroups",
-     Compressed(R"("group_size": -1)"),
+     CompressedConfig(R"("group_size": -1)"),
      {{"a.weight", "a.weight_scale", {3, 40}, {3, 1}, 1, kAll}}},
     {"OlderCompressionConfig",
-     Compressed(R"("strategy": "channel")", "float-quantized", "compression_config"),
+     CompressedConfig(R"("strategy": "channel")", "float-quantized", "compression_config"),
      {{"a.weight", "a.weight_scale", {3, 40}, {3, 1}, 1, kAll}}},
     {"MxFp8WithBytesAsScales",
-     Compressed(R"("strategy": "group", "group_size": 32)", "mxfp8-quantized"),
+     CompressedConfig(R"("strategy": "group", "group_size": 32)", "mxfp8-quantized"),
      {{"a.weight", "a.weight_scale", {3, 70}, {3, 3}, 1, 32, Dtype::kU8},
       {"b.weight", "b.weight_scale", {3, 32}, {3, 1}, 1, 32, Dtype::kF8E8M0}}},
     {"FusedExperts",
-     Fp8(R"(, "weight_block_size": [4, 8])"),
+     Fp8Config(R"(, "weight_block_size": [4, 8])"),
      {{"mlp.experts.gate_up_proj",
        "mlp.experts.gate_up_proj_scale_inv",
        {5, 10, 12},
@@ -131,7 +115,7 @@ const Form kForms[] = {
        8,
        Dtype::kBF16}}},
     {"FusedExpertsWithAScaleEach",
-     Fp8(R"(, "weight_block_size": null)"),
+     Fp8Config(R"(, "weight_block_size": null)"),
      {{"mlp.experts.gate_up_proj",
        "mlp.experts.gate_up_proj_scale_inv",
        {5, 10, 12},
@@ -140,11 +124,11 @@ const Form kForms[] = {
        kAll},
       {"mlp.experts.down_proj", "mlp.experts.down_proj_scale_inv", {5, 6, 9}, {5}, kAll, kAll}}},
     {"OneScaleATensorWithoutBlockSize",
-     Fp8(""),
+     Fp8Config(""),
      {{"a.weight", "a.weight_scale_inv", {33, 20}, {}, kAll, kAll},
       {"b.weight", "b.weight_scale", {33, 20}, {1}, kAll, kAll}}},
     {"E5M2",
-     Fp8(R"(, "fmt": "e5m2", "weight_block_size": [16, 16])"),
+     Fp8Config(R"(, "fmt": "e5m2", "weight_block_size": [16, 16])"),
      {{"a.weight", "a.weight_scale_inv", {40, 70}, {3, 5}, 16, 16, Dtype::kF32, Dtype::kF8E5M2},
       {"b.weight",
        "b.weight_scale_inv",
@@ -275,171 +259,6 @@ TEST_P(ScaleFormTest, RefusesAWeightWithoutScaleByTheNameInUse) {
 
 INSTANTIATE_TEST_SUITE_P(Forms, ScaleFormTest, ::testing::ValuesIn(kForms),
                          [](const auto& test) { return std::string(test.param.name); });
-
-class ScaleRefusalTest : public BadInputTest {
- protected:
-  ScaleRefusalTest() {
-    checkpoint_ = {};
-    checkpoint_.config = Fp8(R"(, "weight_block_size": [4, 8])");
-    checkpoint_.Add(kTinyShard1, "a.weight", Dtype::kF8E4M3, {4, 8});
-    checkpoint_.AddScale(kTinyShard1, "a.weight_scale_inv", Dtype::kF32, {1, 1});
-  }
-};
-
-TEST_F(ScaleRefusalTest, RefusesTwoScalesForOneWeight) {
-  checkpoint_.AddScale(kTinyShard1, "a.weight_scale", Dtype::kF32, {1, 1});
-  WriteInput();
-  ExpectBadInput("'a.weight'", "two scales", "'a.weight_scale_inv'", "'a.weight_scale'");
-}
-
-TEST_F(ScaleRefusalTest, RefusesPackedFp4ExpertsOfV4) {
-  checkpoint_.Add(kTinyShard1, "ffn.experts.0.w1.weight", Dtype::kI8, {4, 32});
-  checkpoint_.AddScale(kTinyShard1, "ffn.experts.0.w1.scale", Dtype::kF8E8M0, {4, 2});
-  checkpoint_.Add(kTinyShard2, "ffn.experts.1.w1.weight", Dtype::kI8, {4, 32});
-  checkpoint_.AddScale(kTinyShard2, "ffn.experts.1.w1.scale", Dtype::kF8E8M0, {4, 2});
-  WriteInput();
-  ExpectBadInput(kTinyShard1, "'ffn.experts.0.w1.weight'", "packed FP4", "1 more such tensor");
-}
-
-TEST_F(ScaleRefusalTest, RefusesInt8Weights) {
-  checkpoint_.Add(kTinyShard1, "b.weight", Dtype::kI8, {4, 32});
-  checkpoint_.AddScale(kTinyShard1, "b.weight_scale", Dtype::kF32, {4, 1});
-  WriteInput();
-  ExpectBadInput("'b.weight'", "INT8");
-}
-
-TEST_F(ScaleRefusalTest, RefusesPackedInt4) {
-  checkpoint_.tensors.clear();
-  checkpoint_.config =
-      R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized",
-          "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int"}}}}})";
-  checkpoint_.Add(kTinyShard1, "e.weight_packed", Dtype::kI32, {4, 8});
-  checkpoint_.Add(kTinyShard1, "e.weight_scale", Dtype::kBF16, {4, 2});
-  checkpoint_.Add(kTinyShard1, "e.weight_shape", Dtype::kI64, {2});
-  WriteInput();
-  ExpectBadInput("'e.weight_packed'", "packed INT4", "pack-quantized");
-}
-
-TEST_F(ScaleRefusalTest, RefusesNvFp4) {
-  checkpoint_.tensors.clear();
-  checkpoint_.Add(kTinyShard1, "e.weight", Dtype::kU8, {4, 16});
-  checkpoint_.Add(kTinyShard1, "e.weight_scale", Dtype::kF8E4M3, {4, 2});
-  checkpoint_.Add(kTinyShard1, "e.weight_scale_2", Dtype::kF32, {});
-  WriteInput();
-  ExpectBadInput("'e.weight'", "NVFP4");
-}
-
-TEST_F(ScaleRefusalTest, RefusesAwqAndGptq) {
-  checkpoint_.tensors.clear();
-  checkpoint_.Add(kTinyShard1, "e.qweight", Dtype::kI32, {4, 2});
-  checkpoint_.Add(kTinyShard1, "e.scales", Dtype::kF16, {4, 2});
-  WriteInput();
-  ExpectBadInput("'e.qweight'", "AWQ");
-  checkpoint_.Add(kTinyShard1, "e.g_idx", Dtype::kI32, {4});
-  WriteInput();
-  ExpectBadInput("'e.qweight'", "GPTQ");
-}
-
-TEST_F(ScaleRefusalTest, RefusesBytesAsScalesThatTheConfigDoesNotExplain) {
-  checkpoint_.tensors.pop_back();
-  checkpoint_.AddScale(kTinyShard1, "a.weight_scale_inv", Dtype::kU8, {1, 1});
-  WriteInput();
-  ExpectBadInput("'a.weight_scale_inv' is U8", "mxfp8-quantized");
-}
-
-TEST_F(ScaleRefusalTest, RefusesGroupsOfWhichTwoFit) {
-  checkpoint_.tensors.clear();
-  checkpoint_.config =
-      R"({"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {
-          "a": {"weights": {"type": "float", "strategy": "group", "group_size": 5}},
-          "b": {"weights": {"type": "float", "strategy": "group", "group_size": 6}}}}})";
-  checkpoint_.Add(kTinyShard1, "a.weight", Dtype::kF8E4M3, {4, 9});
-  checkpoint_.AddScale(kTinyShard1, "a.weight_scale", Dtype::kF32, {4, 2});
-  WriteInput();
-  ExpectBadInput("'a.weight_scale'", "group_size 5", "group_size 6", "cannot be told");
-}
-
-TEST_F(ScaleRefusalTest, TakesTheGroupThatFits) {
-  checkpoint_.tensors.clear();
-  checkpoint_.config =
-      R"({"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {
-          "a": {"weights": {"type": "float", "strategy": "channel"}},
-          "b": {"weights": {"type": "float", "strategy": "block", "block_structure": [2, 2]}},
-          "c": {"weights": {"type": "int", "num_bits": 4, "strategy": "group"}}}}})";
-  checkpoint_.Add(kTinyShard1, "a.weight", Dtype::kF8E4M3, {4, 6});
-  checkpoint_.AddScale(kTinyShard1, "a.weight_scale", Dtype::kF32, {4, 1});
-  checkpoint_.Add(kTinyShard1, "b.weight", Dtype::kF8E4M3, {4, 6});
-  checkpoint_.AddScale(kTinyShard1, "b.weight_scale", Dtype::kF32, {2, 3});
-  WriteInput();
-  EXPECT_EQ(Convert().converted_tensors, 2u);
-}
-
-TEST_F(ScaleRefusalTest, RefusesAGroupWithoutItsBlock) {
-  checkpoint_.config = Compressed(R"("strategy": "block")");
-  WriteInput();
-  ExpectBadInput("config.json", "compressed-tensors", "no group of 8-bit float weights");
-}
-
-TEST_F(ScaleRefusalTest, CountsFurtherFaults) {
-  checkpoint_.Add(kTinyShard1, "b.weight", Dtype::kF8E4M3, {4, 8});
-  checkpoint_.Add(kTinyShard1, "c.weight", Dtype::kF8E4M3, {4, 8});
-  checkpoint_.AddScale(kTinyShard2, "d.weight_scale_inv", Dtype::kF32, {1, 1});
-  WriteInput();
-  ExpectBadInput("'b.weight'", "no scale", "(2 more faults of weights and scales)");
-}
-
-class ScaleFmtWarningTest : public ScaleRefusalTest {
- protected:
-  void SetScale(const std::string& name, float value) {
-    checkpoint_.AddScale(kTinyShard1, name, Dtype::kF32, {1, 1}).bytes = BytesOf(value);
-    checkpoint_.Add(kTinyShard1, name.substr(0, name.size() - 10), Dtype::kF8E4M3, {4, 8});
-  }
-  std::string Warning() {
-    WriteInput();
-    const convert::ConversionReport report = Convert();
-    for (const formats::Finding& warning : report.warnings) {
-      if (warning.kind == "scale-fmt-contradiction") return warning.message;
-    }
-    return "";
-  }
-};
-
-TEST_F(ScaleFmtWarningTest, SaysNothingWhereTheClaimHolds) {
-  checkpoint_.config = Fp8(R"(, "scale_fmt": "ue8m0", "weight_block_size": [4, 8])");
-  checkpoint_.Find("a.weight_scale_inv").bytes = BytesOf(0.25F);
-  EXPECT_EQ(Warning(), "");
-}
-
-TEST_F(ScaleFmtWarningTest, NamesV31sExceptionApart) {
-  checkpoint_.config = Fp8(R"(, "scale_fmt": "ue8m0", "weight_block_size": [4, 8])");
-  checkpoint_.Find("a.weight_scale_inv").bytes = BytesOf(0.25F);
-  SetScale("l.0.self_attn.o_proj.weight_scale_inv", 1.3228757F / 1024);
-  EXPECT_THAT(Warning(), AllOf(HasSubstr("scale_fmt is \"ue8m0\""), HasSubstr("1.32288"),
-                               HasSubstr("V3.1"), HasSubstr("1 scale tensor,")));
-}
-
-TEST_F(ScaleFmtWarningTest, CountsTheScalesThatContradict) {
-  checkpoint_.config = Fp8(R"(, "scale_fmt": "ue8m0", "weight_block_size": [4, 8])");
-  checkpoint_.Find("a.weight_scale_inv").bytes = BytesOf(0.3F);
-  SetScale("b.weight_scale_inv", 0.5F);
-  SetScale("c.weight_scale_inv", 0.7F);
-  EXPECT_THAT(Warning(), AllOf(HasSubstr("scale_fmt"), HasSubstr("2 scale tensors"),
-                               HasSubstr("'a.weight_scale_inv' (2 scales)")));
-}
-
-TEST_F(ScaleFmtWarningTest, WarnsOfPowersOfTwoThatTheConfigDoesNotTell) {
-  checkpoint_.Find("a.weight_scale_inv").bytes = BytesOf(0.25F);
-  SetScale("b.weight_scale_inv", 1.0F);
-  EXPECT_THAT(Warning(), AllOf(HasSubstr("there is no scale_fmt"), HasSubstr("powers of two")));
-  request_.run.overwrite = true;
-  checkpoint_.config = Fp8(R"(, "scale_fmt": "float", "weight_block_size": [4, 8])");
-  EXPECT_THAT(Warning(), HasSubstr("scale_fmt is 'float'"));
-}
-
-TEST_F(ScaleFmtWarningTest, SaysNothingOfScalesThatAreAllOne) {
-  checkpoint_.Find("a.weight_scale_inv").bytes = BytesOf(1.0F);
-  EXPECT_EQ(Warning(), "");
-}
 
 }  // namespace
 }  // namespace dsv3::testing
