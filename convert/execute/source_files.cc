@@ -46,7 +46,7 @@ std::shared_ptr<const formats::InputFile> SourceFiles::Get(std::uint32_t file) {
   if (input->bytes() != source.bytes || input->mtime_ns() != source.mtime_ns) {
     throw Error(
         ErrorCode::kBadInput,
-        fmt::format("{}: the file changed while it was being converted ({} bytes before, {} "
+        fmt::format("{}: the file changed while it was being read ({} bytes before, {} "
                     "now); wait until nothing writes to the source, then run the same "
                     "command again",
                     name, source.bytes, input->bytes()),
