@@ -25,8 +25,8 @@ namespace dsv3::convert {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::ChecksumTest;
 using ::testing::Contains;
-using ::testing::Each;
 using ::testing::ElementsAre;
 using testing::ErrorOf;
 using ::testing::HasSubstr;
@@ -37,33 +37,6 @@ using ::testing::Not;
 using testing::ReadFile;
 using ::testing::UnorderedElementsAre;
 using testing::WriteFile;
-
-class ChecksumTest : public ::testing::Test {
- protected:
-  ChecksumTest() { testing::SmallFp8Checkpoint().Write(model_); }
-
-  CreateChecksumsReport Create(bool overwrite = false) {
-    return testing::Create(model_, overwrite);
-  }
-  CheckChecksumsReport Check(bool quick = false, const fs::path& manifest = {}) {
-    return testing::Check(model_, quick, manifest);
-  }
-  std::vector<std::string> Kinds(bool quick = false) {
-    return testing::Kinds(Check(quick).verification);
-  }
-  // Replaces one byte of a file by its complement.
-  void Spoil(const std::string& name, std::size_t offset) {
-    std::string content = ReadFile(model_ / name);
-    content.at(offset) = static_cast<char>(~content.at(offset));
-    WriteFile(model_ / name, content);
-  }
-  formats::Manifest Manifest() {
-    return formats::ParseManifest(ReadFile(model_ / formats::kManifestName), "manifest");
-  }
-
-  testing::TempDir dir_{testing::MemoryDirectory()};
-  fs::path model_ = dir_ / "model";
-};
 
 TEST_F(ChecksumTest, CreatedChecksumsAreRightAndComplete) {
   const CreateChecksumsReport created = Create();
@@ -293,131 +266,6 @@ TEST_F(ChecksumTest, AManifestThatWasChangedContradictsItself) {
   text[at] = text[at] == '0' ? '1' : '0';
   WriteFile(model_ / formats::kManifestName, text);
   EXPECT_THAT(Kinds(), UnorderedElementsAre("outdated-sums", "inconsistent-manifest"));
-}
-
-TEST_F(ChecksumTest, ASecondCreateRefusesADifferenceAndWritesNothing) {
-  Create();
-  const auto before = testing::ReadTree(model_);
-  EXPECT_TRUE(Create().written);
-  EXPECT_EQ(testing::ReadTree(model_), before);
-  Spoil(kTinyShard1, 9);  // not even a header that cannot be read ends in an error
-  const CreateChecksumsReport broken = Create();
-  EXPECT_FALSE(broken.written);
-  EXPECT_THAT(testing::Kinds(broken.verification),
-              ElementsAre("wrong-digest", "unreadable-header"));
-  EXPECT_EQ(ErrorOf([&] { Create(true); }).code(), ErrorCode::kBadInput);
-  Spoil(kTinyShard1, 9);
-  WriteFile(model_ / "NEWS.md", "new");
-  const auto changed = testing::ReadTree(model_);
-  const CreateChecksumsReport refused = Create();
-  EXPECT_FALSE(refused.written);
-  EXPECT_THAT(testing::Kinds(refused.verification), ElementsAre("extra-file"));
-  EXPECT_EQ(testing::ReadTree(model_), changed);
-  const CreateChecksumsReport overwritten = Create(true);
-  EXPECT_TRUE(overwritten.written);
-  EXPECT_THAT(testing::Kinds(overwritten.verification), ElementsAre("extra-file"));
-  EXPECT_THAT(Kinds(), IsEmpty());
-}
-
-TEST_F(ChecksumTest, OverwritingKeepsTheProvenanceOfWhatIsTheSame) {
-  const testing::Conversion conversion(model_, dir_ / "out");
-  conversion.Run();
-  model_ = dir_ / "out";
-  const formats::Manifest before = Manifest();
-  Spoil(kTinyShard2, ReadFile(model_ / kTinyShard2).size() - 1);
-  WriteFile(model_ / "NEWS.md", "new");
-  EXPECT_FALSE(Create().written);
-  EXPECT_TRUE(Create(true).kept_provenance);
-  const formats::Manifest after = Manifest();
-  EXPECT_EQ(formats::ManifestJobText(after.job), formats::ManifestJobText(before.job));
-  ASSERT_EQ(after.tensors.size(), before.tensors.size());
-  int changed = 0;
-  for (std::size_t i = 0; i < after.tensors.size(); ++i) {
-    const bool same = after.tensors[i].xxh3 == before.tensors[i].xxh3;
-    EXPECT_EQ(after.tensors[i].rule, same ? before.tensors[i].rule : "");
-    EXPECT_EQ(after.tensors[i].sources.size(), same ? before.tensors[i].sources.size() : 0U);
-    changed += same ? 0 : 1;
-  }
-  EXPECT_EQ(changed, 1);
-  EXPECT_FALSE(after.FindFile("NEWS.md")->by_recipe);
-  EXPECT_FALSE(after.FindFile(kTinyShard2)->by_recipe);
-  EXPECT_TRUE(after.FindFile(kTinyShard1)->by_recipe);
-  EXPECT_THAT(Kinds(), IsEmpty());
-}
-
-TEST_F(ChecksumTest, ADirectoryWithCreatedChecksumsIsNoOutputToOverwrite) {
-  Create();
-  const auto before = testing::ReadTree(model_);
-  testing::SmallFp8Checkpoint().Write(dir_ / "in");
-  testing::Conversion conversion(dir_ / "in", model_);
-  conversion.request.run.overwrite = true;
-  EXPECT_EQ(ErrorOf([&] { conversion.Run(); }).code(), ErrorCode::kUsage);
-  EXPECT_EQ(testing::ReadTree(model_), before);
-}
-
-TEST_F(ChecksumTest, ChecksAndCompletesTheManifestOfAConversionWithoutChecksums) {
-  testing::Conversion conversion(model_, dir_ / "out");
-  conversion.request.run.checksum = ChecksumMode::kNone;
-  conversion.Run();
-  model_ = dir_ / "out";
-  EXPECT_THAT(Kinds(), Each(std::string("unverified-file")));
-  EXPECT_TRUE(Check().verification.Passes(false));
-  Spoil(kTinyShard1, ReadFile(model_ / kTinyShard1).size() - 1);
-  EXPECT_THAT(Kinds(), Contains("wrong-tensor-digest"));
-  EXPECT_FALSE(Create().written);
-  Spoil(kTinyShard1, ReadFile(model_ / kTinyShard1).size() - 1);
-  EXPECT_TRUE(Create().written);
-  EXPECT_THAT(Kinds(), IsEmpty());
-}
-
-TEST_F(ChecksumTest, RefusesWhatItCannotDescribe) {
-  EXPECT_EQ(ErrorOf([&] { testing::Create(dir_ / "none", false); }).code(), ErrorCode::kBadInput);
-  fs::create_directory(dir_ / "empty");
-  EXPECT_EQ(ErrorOf([&] { testing::Create(dir_ / "empty", false); }).code(), ErrorCode::kBadInput);
-  EXPECT_EQ(ErrorOf([&] { testing::Create(model_ / kTinyShard1, false); }).code(),
-            ErrorCode::kUsage);
-  fs::create_symlink("nowhere", model_ / "link");
-  EXPECT_THAT(ErrorOf([&] { Create(); }).message(), HasSubstr("leads nowhere"));
-  fs::remove(model_ / "link");
-  WriteFile(model_ / "\xff", "x");
-  EXPECT_THAT(ErrorOf([&] { Create(); }).message(), HasSubstr("UTF-8"));
-  fs::remove(model_ / "\xff");
-  WriteFile(model_ / ".dsv3-journal", "x");
-  EXPECT_EQ(ErrorOf([&] { Create(); }).code(), ErrorCode::kUsage);
-  fs::remove(model_ / ".dsv3-journal");
-  Spoil(kTinyShard1, 9);
-  EXPECT_EQ(ErrorOf([&] { Create(); }).code(), ErrorCode::kBadInput);
-  EXPECT_FALSE(fs::exists(model_ / "SHA256SUMS"));
-}
-
-TEST_F(ChecksumTest, NothingIsWrittenAfterAnInterruption) {
-  StopToken stop;
-  stop.RequestStop();
-  ProgressSink progress;
-  testing::QuickFileSystem file_system;
-  CreateChecksumsRequest request;
-  request.directory = model_;
-  const Error error = ErrorOf([&] { CreateChecksums(request, file_system, progress, stop); });
-  EXPECT_EQ(error.code(), ErrorCode::kInterrupted);
-  EXPECT_FALSE(fs::exists(model_ / formats::kManifestName));
-}
-
-TEST_F(ChecksumTest, TheManifestIsDurableBeforeTheSums) {
-  testing::QuickFileSystem inner;
-  testing::RecordingFileSystem file_system(inner, model_);
-  ProgressSink progress;
-  const StopToken stop;
-  CreateChecksumsRequest request;
-  request.directory = model_;
-  CreateChecksums(request, file_system, progress, stop);
-  std::vector<std::string> renamed;
-  for (const testing::Operation& operation : file_system.operations()) {
-    if (operation.kind == testing::Operation::Kind::kRename) {
-      renamed.push_back(operation.to);
-    }
-    if (operation.kind == testing::Operation::Kind::kSyncDirectory) renamed.push_back("sync");
-  }
-  EXPECT_THAT(renamed, ElementsAre("checkpoint.manifest.json", "sync", "SHA256SUMS", "sync"));
 }
 
 }  // namespace
