@@ -79,6 +79,12 @@ class Bf16ToFp8Job {
     const ModuleList listed(kept ? ModulesToNotConvert(kept->json, "config.json")
                                  : std::vector<std::string>());
     selection_ = SelectTensors(source_.catalog, source_.config, options_, form, listed);
+    if (source_.config.quantization && selection_.already_fp8.empty()) {
+      selection_.warnings.push_back(
+          {formats::Severity::kWarning, "stale-quantization-config", "config.json", "",
+           "config.json: there is a quantization_config, but no weight is FP8; it is replaced, and "
+           "only its modules_to_not_convert are honoured"});
+    }
     plan_ = PlanBf16ToFp8(source_.catalog, selection_, form, options_, source_.needs_index);
     plan_.plan.side_files = PlanSideFiles(
         source_, ConfigForFp8(source_.config_text, source_.config, form, selection_, kept));

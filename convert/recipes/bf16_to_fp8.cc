@@ -116,10 +116,10 @@ void RequireForm(const Fp8Form& form) {
   const std::string_view why = quant::WhyRefused(form.recipe, form.scale_fmt, form.block.form);
   if (why.empty()) return;
   throw Error(ErrorCode::kUsage,
-              fmt::format("--recipe {} with --scale-fmt {} and --block {}: {} {}; give others, or "
-                          "--recipe deepseek or deepgemm, which take all",
+              fmt::format("--recipe {} does not go with --scale-fmt {} and --block {}: it {}; "
+                          "--recipe deepseek and deepgemm take all",
                           RecipeName(form.recipe), ScaleFmtName(form.scale_fmt),
-                          BlockName(form.block), RecipeName(form.recipe), why));
+                          BlockName(form.block), why));
 }
 
 QuantizedWeight DescribeWeight(const Catalog& catalog, std::uint32_t weight, const Fp8Form& form,

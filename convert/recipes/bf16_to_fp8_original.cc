@@ -65,6 +65,14 @@ void OpenFiles(const std::filesystem::path& output, Catalog& catalog, Original& 
     original.shards.push_back({shard.name, ReadHeader(shard), shard.header});
   }
   Catalog second = Catalog::FromCheckpoint(files);
+  if (std::none_of(second.tensors().begin(), second.tensors().end(),
+                   [](const CatalogTensor& tensor) {
+                     return tensor.dtype == Dtype::kF8E4M3 || tensor.dtype == Dtype::kF8E5M2;
+                   })) {
+    throw Error(ErrorCode::kBadInput,
+                "this is no FP8 checkpoint: not one of its tensors is FP8; name the checkpoint "
+                "that IN was made from");
+  }
   original.pairs = PairScales(second, original.config);
   for (ScaledWeight& pair : original.pairs) {
     pair.weight += catalog.tensors_end();

@@ -312,6 +312,7 @@ TEST_F(Bf16ToFp8JobTest, HonoursAndWritesModulesNotToConvert) {
   EXPECT_EQ(FindTensor(out(), "model.layers.0.mlp.up_proj.weight").entry.dtype,
             formats::Dtype::kBF16);
   EXPECT_EQ(FindTensor(out(), "lm_head.weight").entry.dtype, formats::Dtype::kF8E4M3);
+  EXPECT_EQ(report_.warnings.at(0).kind, "stale-quantization-config");
   const Json list = Config()["quantization_config"]["modules_to_not_convert"];
   EXPECT_THAT(list.get<std::vector<std::string>>(),
               AllOf(Contains("layers.0.mlp"), Contains("model.layers.0.self_attn.q_a_proj"),
