@@ -1,5 +1,6 @@
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "cli/commands.h"
 #include "cli/confirm_deletion.h"
@@ -65,12 +66,9 @@ Command Fp8ToBf16Command() {
       Flag("allow-bad-scales", &options->recipe.allow_bad_scales,
            "Go on when a scale is NaN, infinite, negative or zero, and count these by tensor. "
            "Without it they are an error."));
-  command.options.push_back(
-      Flag("delete-source-shards", &options->run.delete_source_shards,
-           "Delete each source shard once all that needs it is written and verified, for a disk "
-           "that does not hold both. It is asked twice on a terminal and needs --yes elsewhere."));
-  command.options.push_back(
-      Flag("yes", &options->yes, "Answer the questions of --delete-source-shards with yes."));
+  for (Option& option : DeletionOptionTable(&options->run, &options->yes)) {
+    command.options.push_back(std::move(option));
+  }
   command.examples = {
       {"fp8-to-bf16 DeepSeek-V3 DeepSeek-V3-BF16", "Convert a checkpoint"},
       {"fp8-to-bf16 --dry-run DeepSeek-V3 DeepSeek-V3-BF16", "See first whether it fits"},

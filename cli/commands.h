@@ -5,6 +5,7 @@
 // One function a command: it makes the command's table, which owns the options' storage.
 namespace dsv3::cli {
 
+Command Bf16ToFp8Command();
 Command Fp8ToBf16Command();
 Command SampleCommand();
 Command InspectCommand();

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/quality_report.h"
 #include "cli/units.h"
 
 namespace dsv3::cli {
@@ -25,10 +26,14 @@ std::string ExactBytes(std::uint64_t bytes) {
   return FormatBytes(bytes) + " (" + FormatCount(bytes) + " bytes)";
 }
 
+bool ToFp8(const ConversionReport& report) { return report.recipe == "bf16-to-fp8"; }
+
 // "total, a dequantised, b copied" and so on, for both kinds of report.
 std::string TensorText(const ConversionReport& report) {
-  return fmt::format("{}: {} FP8 to BF16, {} copied untouched", FormatCount(report.tensors),
-                     FormatCount(report.converted_tensors), FormatCount(report.copied_tensors));
+  return fmt::format("{}: {} {}, {} copied untouched", FormatCount(report.tensors),
+                     FormatCount(report.converted_tensors),
+                     ToFp8(report) ? "to FP8, each with a scale" : "FP8 to BF16",
+                     FormatCount(report.copied_tensors));
 }
 
 void CountLine(std::string& out, std::string_view label, std::string_view what,
@@ -62,7 +67,9 @@ void WarningLines(std::string& out, const ConversionReport& report) {
 }
 
 std::string Converted(const ConversionRequest& request, const ConversionReport& report) {
-  std::string out = fmt::format("Converted FP8 to BF16: {}\n", Printable(request.output.string()));
+  std::string out =
+      fmt::format("{}: {}\n", ToFp8(report) ? "Quantised to FP8" : "Converted FP8 to BF16",
+                  Printable(request.output.string()));
   Line(out, "tensors", TensorText(report));
   Line(
       out, "files",
@@ -86,6 +93,7 @@ std::string Converted(const ConversionRequest& request, const ConversionReport& 
   }
   WarningLines(out, report);
   Line(out, "manifest", Printable((request.output / "checkpoint.manifest.json").string()));
+  out += QualityText(report.quality, !request.bf16_to_fp8.scales_from.empty());
   return out;
 }
 
@@ -139,6 +147,7 @@ void WarnOfCounts(const ConversionReport& report, convert::ProgressSink& progres
   WarnByTensor(progress, "FP8 NaN code", ", which became BF16 NaN", report.nan_codes);
   WarnByTensor(progress, "bad scale", " (NaN, infinite, negative or zero), used as it is",
                report.bad_scales);
+  WarnByTensor(progress, "NaN or infinite value", ", saturated", NonfiniteCounts(report.quality));
 }
 
 std::string ConversionReportText(const ConversionRequest& request, const ConversionReport& report) {

@@ -2,6 +2,7 @@
 
 #include "cli/conversion_report.h"
 #include "cli/json_members.h"
+#include "cli/quality_report.h"
 #include "cli/version.h"
 
 namespace dsv3::cli {
@@ -85,6 +86,11 @@ std::string ConversionReportJson(const ConversionRequest& request, const Convers
   FindingsMember(json, "warnings", report.warnings);
   Counts(json, "nan_codes", report.nan_codes);
   Counts(json, "bad_scales", report.bad_scales);
+  QualityMember(json, report.quality, !request.bf16_to_fp8.scales_from.empty());
+  json.Key("already_fp8");
+  json.BeginArray();
+  for (const std::string& tensor : report.already_fp8) json.String(Utf8Of(tensor));
+  json.EndArray();
   BoolMember(json, "resumed", report.resumed);
   UintMember(json, "kept_files", report.kept_files);
   UintMember(json, "freed_source_shards", report.freed_source_shards);

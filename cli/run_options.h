@@ -10,4 +10,7 @@ namespace dsv3::cli {
 // The options of convert::RunOptions, for every command that converts.
 std::vector<Option> RunOptionTable(convert::RunOptions* run);
 
+// --delete-source-shards and --yes, for commands whose source another place has.
+std::vector<Option> DeletionOptionTable(convert::RunOptions* run, bool* yes);
+
 }  // namespace dsv3::cli

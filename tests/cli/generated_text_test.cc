@@ -33,12 +33,23 @@ void ExpectGolden(const std::string& text, const std::string& name) {
 TEST(HelpTest, IsWhatTheGoldenFilesSay) {
   const std::vector<std::vector<std::string>> calls = {{"dsv3-convert"},
                                                        {"dsv3-convert", "fp8-to-bf16"},
+                                                       {"dsv3-convert", "bf16-to-fp8"},
                                                        {"dsv3-convert", "sample"},
                                                        {"dsv3-inspect"},
                                                        {"dsv3-verify"},
+                                                       {"dsv3-verify", "checksum", "create"},
+                                                       {"dsv3-verify", "checksum", "check"},
+                                                       {"dsv3-verify", "structure"},
+                                                       {"dsv3-verify", "numeric"},
+                                                       {"dsv3-verify", "compare"},
+                                                       {"dsv3-verify", "provenance"},
+                                                       {"dsv3-verify", "sign"},
+                                                       {"dsv3-verify", "verify-signature"},
                                                        {"dsv3-reshard"}};
   for (std::vector<std::string> words : calls) {
-    const std::string name = words[0] + (words.size() > 1 ? "-" + words[1] : "") + ".help.txt";
+    std::string name = words[0];
+    for (std::size_t i = 1; i < words.size(); ++i) name += "-" + words[i];
+    name += ".help.txt";
     words.push_back("--help");
     const ToolResult result = RunTool(words);
     EXPECT_EQ(result.exit_code, 0);
@@ -133,7 +144,23 @@ TEST(CompletionTest, BashCompletesCommandsOptionsValuesAndPaths) {
   EXPECT_EQ(complete({"fp8-to-bf16", "checkpoint/"}), "checkpoint/config.json ");
   EXPECT_EQ(BashCompletes("dsv3-inspect", {"check"}, dir.path().string()), "checkpoint ");
   EXPECT_EQ(BashCompletes("dsv3-inspect", {"--ten"}, dir.path().string()), "--tensor ");
-  EXPECT_EQ(BashCompletes("dsv3-verify", {"--ver"}, dir.path().string()), "--version ");
+  EXPECT_EQ(BashCompletes("dsv3-reshard", {"--ver"}, dir.path().string()), "--version ");
+}
+
+TEST(CompletionTest, BashCompletesCommandsOfTwoWords) {
+  const TempDir dir;
+  WriteFile(dir / "checkpoint/config.json", "{}");
+  const auto complete = [&](const std::vector<std::string>& words) {
+    return BashCompletes("dsv3-verify", words, dir.path().string());
+  };
+  EXPECT_EQ(complete({""}), "checksum structure numeric compare provenance sign verify-signature ");
+  EXPECT_EQ(complete({"ch"}), "checksum ");
+  EXPECT_EQ(complete({"checksum", ""}), "create check ");
+  EXPECT_EQ(complete({"--color", "never", "checksum", "--json", "cr"}), "create ");
+  EXPECT_EQ(complete({"checksum", "check", "--qui"}), "--quiet --quick ");
+  EXPECT_EQ(complete({"checksum", "create", "--qui"}), "--quiet ");
+  EXPECT_EQ(complete({"checksum", "check", "check"}), "checkpoint ");
+  EXPECT_EQ(complete({"structure", "--str"}), "--strict ");
 }
 
 TEST(CompletionTest, FishCompletesCommandsOptionsAndValues) {
@@ -153,6 +180,24 @@ TEST(CompletionTest, FishCompletesCommandsOptionsAndValues) {
   EXPECT_EQ(complete("dsv3-convert "), "fp8-to-bf16\nsample\n");
   EXPECT_EQ(complete("dsv3-convert sample --preset "), "small\ntiny\nv3-shapes\n");
   EXPECT_EQ(complete("dsv3-convert fp8-to-bf16 --over"), "--overwrite\n");
+}
+
+TEST(CompletionTest, FishCompletesCommandsOfTwoWords) {
+  if (!HasProgram("fish")) GTEST_SKIP() << "fish is not installed";
+  const TempDir home;
+  const auto complete = [&](const std::string& line) {
+    ToolSetting setting;
+    setting.environment["HOME"] = home.path().string();
+    return RunTool({"/usr/bin/fish", "--no-config", "-c",
+                    DSV3_BIN_DIR "/dsv3-verify --completion fish | source; complete -C '" + line +
+                        "' | string replace -r '\\t.*' ''"},
+                   setting)
+        .out;
+  };
+  EXPECT_EQ(complete("dsv3-verify ch"), "checksum\n");
+  EXPECT_EQ(complete("dsv3-verify checksum c"), "check\ncreate\n");
+  EXPECT_EQ(complete("dsv3-verify checksum check --quic"), "--quick\n");
+  EXPECT_EQ(complete("dsv3-verify checksum create --quic"), "");
 }
 
 TEST(CompletionTest, ShellsAcceptTheScripts) {

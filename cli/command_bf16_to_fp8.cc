@@ -1,0 +1,187 @@
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/confirm_deletion.h"
+#include "cli/conversion_report.h"
+#include "cli/run_options.h"
+#include "cli/tool_main.h"
+#include "convert/job.h"
+#include "formats/io/file_system.h"
+
+namespace dsv3::cli {
+
+namespace {
+
+struct Options {
+  std::string input;
+  std::string output;
+  std::string scales_from;
+  bool yes = false;
+  convert::Bf16ToFp8Options recipe;
+  convert::RunOptions run;
+};
+
+constexpr std::uint64_t kMaxBlockSide = std::uint64_t{1} << 31;
+
+// "128x128", "row", "tensor".
+convert::QuantizeBlock ParseBlock(const std::string& text) {
+  constexpr const char* kAccepted =
+      "give ROWSxCOLUMNS such as 128x128, 32x32 or 1x128, or row or tensor";
+  if (text == "row") return {quant::BlockForm::kRow, {}};
+  if (text == "tensor") return {quant::BlockForm::kTensor, {}};
+  const std::size_t x = text.find('x');
+  if (x == std::string::npos) throw BadValue(kAccepted);
+  convert::QuantizeBlock block;
+  block.shape.rows = ParseNumber(text.substr(0, x), kMaxBlockSide, kAccepted);
+  block.shape.cols = ParseNumber(text.substr(x + 1), kMaxBlockSide, kAccepted);
+  if (block.shape.rows == 0 || block.shape.cols == 0) throw BadValue(kAccepted);
+  return block;
+}
+
+// OneOf for a target that remembers whether the option was given.
+template <typename T>
+Option OptionalOneOf(std::string name, std::string value_name, std::vector<ChoiceOf<T>> choices,
+                     std::optional<T>* target, std::string help) {
+  const auto chosen = std::make_shared<T>();
+  Option option = OneOf<T>(std::move(name), std::move(value_name), std::move(choices), chosen.get(),
+                           std::move(help));
+  option.set = [chosen, target, set = std::move(option.set)](const std::string& text) {
+    set(text);
+    *target = *chosen;
+  };
+  return option;
+}
+
+std::string Run(const Options& options, CommandContext& context) {
+  convert::ConversionRequest request;
+  request.input = options.input;
+  request.output = options.output;
+  request.bf16_to_fp8 = options.recipe;
+  request.bf16_to_fp8.scales_from = options.scales_from;
+  request.run = options.run;
+  if (options.run.delete_source_shards && !options.run.dry_run && !options.yes) {
+    ConfirmDeletion(request.input);
+  }
+  const convert::ConversionReport report = convert::ConvertBf16ToFp8(
+      request, formats::PosixFileSystem(), context.progress, context.stop);
+  WarnOfCounts(report, context.progress);
+  return context.output.json ? ConversionReportJson(request, report, context.tool.name)
+                             : ConversionReportText(request, report);
+}
+
+std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
+  using quant::Nonfinite;
+  using quant::QuantizeRecipe;
+  using quant::ScaleFmt;
+  convert::Bf16ToFp8Options* recipe = &options->recipe;
+  std::vector<Option> table;
+  table.push_back(OptionalOneOf<ScaleFmt>(
+      "scale-fmt", "FORMAT",
+      {{"f32", ScaleFmt::kF32, "F32, largest magnitude / 448"},
+       {"ue8m0", ScaleFmt::kUe8m0, "powers of two in F32, as in V3.1"},
+       {"e8m0", ScaleFmt::kE8M0, "powers of two in F8_E8M0, as in V4"}},
+      &recipe->scale_fmt,
+      "Format of the scales: f32 (default), ue8m0 (powers of two stored as F32, as in DeepSeek "
+      "V3.1) or e8m0 (powers of two stored as F8_E8M0, as in V4). Powers of two are rounded up, "
+      "and the weights are quantised with what is stored."));
+  Option block;
+  block.name = "block";
+  block.value_name = "RxC";
+  block.help =
+      "The block of a weight that shares a scale: 128x128 (default), 32x32, 1x128 or any other "
+      "ROWSxCOLUMNS; row or tensor for one scale a row or a tensor, written as "
+      "compressed-tensors.";
+  block.set = [recipe](const std::string& text) { recipe->block = ParseBlock(text); };
+  table.push_back(std::move(block));
+  table.push_back(OptionalOneOf<QuantizeRecipe>(
+      "recipe", "NAME",
+      {{"deepseek", QuantizeRecipe::kDeepSeek, "DeepSeek's formula"},
+       {"deepgemm", QuantizeRecipe::kDeepGemm, "DeepGEMM's, and vLLM's"},
+       {"transformers", QuantizeRecipe::kTransformers, "transformers' version 5"},
+       {"llm-compressor", QuantizeRecipe::kLlmCompressor, "llm-compressor's, with its config"}},
+      &recipe->recipe,
+      "Whose formula makes scales and codes, to the bit: deepseek (default), deepgemm, "
+      "transformers (version 5) or llm-compressor, which also writes the names and the config of "
+      "compressed-tensors. Formats and blocks that a tool does not have are refused; deepseek and "
+      "deepgemm take all."));
+  table.push_back(OptionalOneOf<convert::ScaleNaming>(
+      "scale-name", "NAME",
+      {{"weight_scale_inv", convert::ScaleNaming::kScaleInv, "X.weight_scale_inv"},
+       {"scale", convert::ScaleNaming::kScale, "X.scale, as in V4"}},
+      &recipe->scale_name,
+      "Name of the scale of X.weight: weight_scale_inv (default) or scale, as in V4."));
+  table.push_back(Texts("include", "GLOB", &recipe->include,
+                        "Quantise tensors with such names as well, whatever the model's rules or "
+                        "modules_to_not_convert say. GLOB is a shell pattern for whole tensor "
+                        "names; the option may be given several times."));
+  table.push_back(Texts("exclude", "GLOB", &recipe->exclude,
+                        "Do not quantise tensors with such names. It wins over --include and may "
+                        "be given several times."));
+  table.push_back(OneOf<Nonfinite>(
+      "nonfinite", "ACTION",
+      {{"error", Nonfinite::kReport, "stop and name the first one"},
+       {"saturate", Nonfinite::kSaturate, "go on and count them"}},
+      &recipe->nonfinite,
+      "What NaN and infinite weights do: error (default) stops and names the first one; saturate "
+      "makes NaN 0 and infinity the largest code, each with its sign, and counts them."));
+  table.push_back(Text("scales-from", "DIR", &options->scales_from,
+                       "The FP8 checkpoint that IN was made from: every block whose BF16 bits are "
+                       "unchanged gets its codes and scale back, so that what was not edited is "
+                       "the same to the byte, files and index included; other blocks are "
+                       "quantised again and counted. Names, blocks, scale format, shards and the "
+                       "set of quantised tensors are as there."));
+  return table;
+}
+
+}  // namespace
+
+Command Bf16ToFp8Command() {
+  const auto options = std::make_shared<Options>();
+  Command command;
+  command.name = "bf16-to-fp8";
+  command.summary = "quantise a BF16 checkpoint to FP8 with block scales";
+  command.description = {
+      "Quantises the weights of the checkpoint IN (BF16, F16 or F32) that DeepSeek's FP8 releases "
+      "quantise: the linear layers of attention and MLP, all experts, and those of the MTP layers. "
+      "Embedding, head, norms, routers, eh_proj and the indexer's weights_proj stay as they are; "
+      "what else stays is listed in modules_to_not_convert, and such a list in the config or in "
+      "the manifest of fp8-to-bf16 is honoured. Scales stand beside their weights, tensors in the "
+      "shards they were in. The source is not changed.",
+      "The report tells for each tensor how far the quantised weights are from the source's.",
+      "Files appear in OUT under their names only when they are complete, the index after all "
+      "shards. After an interruption of any kind the same command continues and gives the same "
+      "bytes."};
+  command.arguments = {
+      {"IN",
+       "The BF16, F16 or F32 checkpoint: a directory, a single safetensors file, or a model "
+       "directory of the Hugging Face hub cache.",
+       &options->input},
+      {"OUT",
+       "The directory to write. It may be missing, empty, or hold what an earlier run of the "
+       "same command left.",
+       &options->output}};
+  command.options = RecipeOptions(options);
+  for (Option& option : RunOptionTable(&options->run)) command.options.push_back(std::move(option));
+  for (Option& option : DeletionOptionTable(&options->run, &options->yes)) {
+    command.options.push_back(std::move(option));
+  }
+  command.examples = {
+      {"bf16-to-fp8 DeepSeek-V3-BF16 DeepSeek-V3-FP8", "Quantise as DeepSeek does"},
+      {"bf16-to-fp8 DeepSeek-V3-tuned DeepSeek-V3-tuned-FP8 --scales-from DeepSeek-V3",
+       "Keep what was not edited to the byte"},
+      {"bf16-to-fp8 --scale-fmt ue8m0 DeepSeek-V3-BF16 DeepSeek-V3-UE8M0",
+       "Scales that are powers of two"},
+      {"bf16-to-fp8 --exclude 'model.layers.0.*' DeepSeek-V3-BF16 OUT",
+       "Leave the first layer as it is"}};
+  command.after_stop = "run the same command again to continue";
+  command.stops_by_itself = true;
+  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  return command;
+}
+
+}  // namespace dsv3::cli
