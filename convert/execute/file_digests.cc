@@ -1,7 +1,7 @@
 #include "convert/execute/file_digests.h"
 
-#include <unordered_map>
 #include <utility>
+#include <vector>
 
 namespace dsv3::convert {
 
@@ -68,11 +68,8 @@ void FileDigests::EndTensor(const ChunkPart& part) {
   TensorRecord& tensor = record_.tensors[part.tensor];
   tensor.output = FinishStream(output_);
   const Digests streamed = FinishStream(streamed_);
-  if (part.num_inputs != 0) {
-    tensor.streamed = streamed;
-  } else {
-    constants_.push_back(part.tensor);
-  }
+  // What a constant was found in is streamed by another tensor.
+  if (part.num_inputs != 0) tensor.streamed = streamed;
   const std::uint32_t by_product = file_.tensors[part.tensor].by_product;
   if (by_product == PlannedTensor::kNone) return;
   record_.tensors[by_product].output = FinishStream(by_product_);
@@ -113,25 +110,7 @@ void FileDigests::AddRest(std::span<const std::byte> data) {
   }
 }
 
-// What a constant was found in is streamed by another tensor of the file.
-void FileDigests::CompleteConstants() {
-  if (constants_.empty()) return;
-  std::unordered_map<std::uint32_t, const Digests*> digests_of;
-  for (std::size_t i = 0; i < file_.tensors.size(); ++i) {
-    const Digests& streamed = record_.tensors[i].streamed;
-    if (streamed.xxh3.empty() || file_.tensors[i].entry.begin == file_.tensors[i].entry.end) {
-      continue;
-    }
-    digests_of.emplace(file_.tensors[i].expression->streamed_source(), &streamed);
-  }
-  for (const std::size_t constant : constants_) {
-    const auto found = digests_of.find(file_.tensors[constant].expression->streamed_source());
-    if (found != digests_of.end()) record_.tensors[constant].streamed = *found->second;
-  }
-}
-
 FileRecord FileDigests::Finish() {
-  CompleteConstants();
   if (options_.sha256) {
     record_.file.sha256 = file_sha256_.FinishHex();
   } else {

@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "convert/execute/chunk.h"
 #include "convert/execute/record.h"
@@ -60,7 +59,6 @@ class FileDigests {
   void EndTensor(const ChunkPart& part);
   void UpdateStream(Stream& stream, std::span<const std::byte> data) const;
   Digests FinishStream(Stream& stream) const;
-  void CompleteConstants();
 
   const PlannedFile& file_;
   Options options_;
@@ -72,7 +70,6 @@ class FileDigests {
   Stream output_;
   Stream streamed_;
   Stream by_product_;
-  std::vector<std::size_t> constants_;  // tensors that were made without reading
 };
 
 }  // namespace dsv3::convert

@@ -18,7 +18,8 @@ struct Digests {
 // What became known of a tensor while it was written.
 struct TensorRecord {
   Digests output;
-  Digests streamed;  // of the streamed source tensor; for a by-product, of its maker's
+  // Of the streamed source tensor; for a by-product, of its maker's. Empty where nothing was read.
+  Digests streamed;
   std::uint64_t nan_codes = 0;
   // Of a quantised tensor, added in the order of its value.
   std::optional<quant::Quality> quality = std::nullopt;
