@@ -151,7 +151,7 @@ class Comparison {
     } else if (digest->error) {
       AddFinding(verification_, "unreadable-file", Shown(name), digest->error->message());
     } else if (digest->sha256 != expected->second->sha256) {
-      Add("changed-file", name,
+      Add("wrong-digest", name,
           fmt::format("its SHA-256 is {}, but {} was signed: the file was changed or damaged; "
                       "download it again",
                       digest->sha256, expected->second->sha256));
