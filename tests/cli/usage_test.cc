@@ -159,20 +159,60 @@ TEST(UsageTest, AfterADoubleDashNothingIsAnOption) {
       << result.err;
 }
 
-TEST(UsageTest, ToolsWithoutAJobSayWhichCommandsThereAre) {
-  for (const std::string tool : {"dsv3-verify", "dsv3-reshard"}) {
-    for (const std::vector<std::string>& rest :
-         {std::vector<std::string>{}, {"checksum", "check", "dir", "--strict"}, {"--json=3"}}) {
-      std::vector<std::string> words = {tool};
-      words.insert(words.end(), rest.begin(), rest.end());
-      ExpectUsageError(words, tool + ": error: " + tool +
-                                  " has no job in this version yet; the commands that it has are "
-                                  "'dsv3-convert fp8-to-bf16', 'dsv3-convert sample' and "
-                                  "'dsv3-inspect'\n");
-    }
-    EXPECT_EQ(RunTool({tool, "--version"}).exit_code, 0);
-    EXPECT_EQ(RunTool({tool, "--help"}).exit_code, 0);
+TEST(UsageTest, ToolWithoutAJobSaysWhichToolsHaveOne) {
+  const std::string tool = "dsv3-reshard";
+  for (const std::vector<std::string>& rest :
+       {std::vector<std::string>{}, {"split", "dir", "--strict"}, {"--json=3"}}) {
+    std::vector<std::string> words = {tool};
+    words.insert(words.end(), rest.begin(), rest.end());
+    ExpectUsageError(words, tool + ": error: " + tool +
+                                " has no job in this version yet; the tools that have are "
+                                "dsv3-convert, dsv3-inspect and dsv3-verify\n");
   }
+  EXPECT_EQ(RunTool({tool, "--version"}).exit_code, 0);
+  EXPECT_EQ(RunTool({tool, "--help"}).exit_code, 0);
+}
+
+constexpr const char* kVerifyHint = "Run 'dsv3-verify --help' to see what it accepts.\n";
+
+TEST(UsageTest, CommandsOfTwoWordsAreFoundAmongOptions) {
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"dsv3-verify", "checksum", "check", "nowhere"},
+        {"dsv3-verify", "--no-progress", "checksum", "--color=never", "check", "nowhere"},
+        {"dsv3-verify", "checksum", "--threads", "1", "check", "--", "nowhere"}}) {
+    const ToolResult result = RunTool(words);
+    EXPECT_EQ(result.exit_code, 3);
+    EXPECT_NE(result.err.find("nowhere"), std::string::npos) << result.err;
+  }
+}
+
+TEST(UsageTest, HalfACommandIsToldWhatMayFollow) {
+  const std::string error = "dsv3-verify: error: ";
+  ExpectUsageError({"dsv3-verify", "checksum"},
+                   error + "'checksum' is the first word of a command only; add create or check\n" +
+                       kVerifyHint);
+  ExpectUsageError(
+      {"dsv3-verify", "checksum", "chekc", "dir"},
+      error + "unknown command 'checksum chekc'; did you mean 'checksum check'?\n" + kVerifyHint);
+  ExpectUsageError({"dsv3-verify", "checksum", "directory"},
+                   error +
+                       "unknown command 'checksum directory'; after 'checksum' stands create or "
+                       "check\n" +
+                       kVerifyHint);
+  ExpectUsageError({"dsv3-verify", "chekcsum", "check", "dir"},
+                   error + "unknown command 'chekcsum'; did you mean 'checksum'?\n" + kVerifyHint);
+  ExpectUsageError({"dsv3-verify", "checksum", "create", "dir", "--quick"},
+                   error +
+                       "option --quick belongs to 'dsv3-verify checksum check', not to "
+                       "'checksum create'\n"
+                       "Run 'dsv3-verify checksum create --help' to see what it accepts.\n");
+  ExpectUsageError({"dsv3-verify", "checksum", "create"},
+                   error +
+                       "checksum create: missing DIR\n"
+                       "Usage: dsv3-verify checksum create [OPTION]... DIR\n"
+                       "Run 'dsv3-verify checksum create --help' to see what it accepts.\n");
+  EXPECT_EQ(RunTool({"dsv3-verify", "checksum", "--help"}).out,
+            RunTool({"dsv3-verify", "--help"}).out);
 }
 
 }  // namespace

@@ -1,0 +1,272 @@
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/cli/json_schema.h"
+#include "tests/cli/run_tool.h"
+#include "tests/formats/signature_vectors.h"
+#include "tests/support/files.h"
+#include "tests/support/temp_dir.h"
+
+// dsv3-verify from the outside: exit codes, what stands where, and the forms of its reports.
+namespace dsv3::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using ::testing::AllOf;
+using ::testing::EndsWith;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+constexpr const char* kConfig = "config.json";
+
+class VerifyCommandTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_EQ(RunTool({"dsv3-convert", "sample", model_, "--quiet"}).exit_code, 0);
+    WriteFile(dir_ / "key.pem", kSignatureVectors[0].private_key);
+    WriteFile(dir_ / "key.pub", kSignatureVectors[0].public_key);
+    WriteFile(dir_ / "other.pub", kSignatureVectors[1].public_key);
+  }
+
+  std::string Path(const std::string& name) const { return (dir_ / name).string(); }
+
+  static ToolResult Verify(std::vector<std::string> words) {
+    words.insert(words.begin(), "dsv3-verify");
+    words.emplace_back("--no-progress");
+    return RunTool(words);
+  }
+
+  // The command in its other forms: JSON that conforms, quiet, a pipe without a reader.
+  void ExpectForms(const std::vector<std::string>& words, int exit_code,
+                   const std::string& schema) const {
+    const auto with = [&](const std::string& option) {
+      std::vector<std::string> more = words;
+      more.push_back(option);
+      return Verify(std::move(more));
+    };
+    const ToolResult report = with("--json");
+    EXPECT_EQ(report.exit_code, exit_code) << report.err;
+    EXPECT_EQ(report.err, "");
+    ASSERT_TRUE(json::accept(report.out)) << report.out;
+    const json rules = json::parse(
+        ReadFile(fs::path(DSV3_SOURCE_DIR) / "docs/schemas" / (schema + ".schema.json")));
+    EXPECT_EQ(SchemaComplaints(rules, json::parse(report.out)), "");
+    const ToolResult quiet = with("--quiet");
+    EXPECT_EQ(quiet.exit_code, exit_code);
+    EXPECT_EQ(quiet.out, "");
+    EXPECT_EQ(quiet.err, "");
+  }
+
+  // Writes one byte of a file anew.
+  void Flip(const std::string& name, std::size_t offset) const {
+    std::string content = ReadFile(fs::path(model_) / name);
+    content.at(offset) = static_cast<char>(content.at(offset) ^ 1);
+    WriteFile(fs::path(model_) / name, content);
+  }
+
+  TempDir dir_;
+  std::string model_ = (dir_ / "model").string();
+};
+
+TEST_F(VerifyCommandTest, ChecksumCreateWritesAndCheckFindsADifference) {
+  const ToolResult created = Verify({"checksum", "create", model_});
+  EXPECT_EQ(created.exit_code, 0) << created.err;
+  EXPECT_EQ(created.err, "");
+  EXPECT_THAT(created.out, StartsWith("Wrote checkpoint.manifest.json and SHA256SUMS: " + model_));
+  EXPECT_THAT(created.out, EndsWith("OK: the checksums are in place\n"));
+  ExpectForms({"checksum", "create", model_}, 0, "verify-checksum-create");
+  const ToolResult good = Verify({"checksum", "check", model_});
+  EXPECT_EQ(good.exit_code, 0);
+  EXPECT_THAT(good.out, AllOf(HasSubstr("against  checkpoint.manifest.json\n"),
+                              EndsWith("OK: every file is as recorded\n")));
+  ExpectForms({"checksum", "check", model_}, 0, "verify-checksum-check");
+
+  Flip(kConfig, 3);
+  const ToolResult bad = Verify({"checksum", "check", model_});
+  EXPECT_EQ(bad.exit_code, 1);
+  EXPECT_EQ(bad.err, "");
+  EXPECT_THAT(bad.out, AllOf(HasSubstr("error: config.json: "), HasSubstr("[wrong-digest]\n"),
+                             EndsWith("FAILED: 1 error\n")));
+  ExpectForms({"checksum", "check", model_}, 1, "verify-checksum-check");
+  EXPECT_EQ(Verify({"checksum", "check", "--quick", model_}).exit_code, 0);
+
+  const ToolResult refused = Verify({"checksum", "create", model_});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.out, HasSubstr("nothing was written; give --overwrite"));
+  ExpectForms({"checksum", "create", model_}, 1, "verify-checksum-create");
+  EXPECT_EQ(Verify({"checksum", "create", "--overwrite", model_}).exit_code, 0);
+  EXPECT_EQ(Verify({"checksum", "check", model_}).exit_code, 0);
+}
+
+TEST_F(VerifyCommandTest, ChecksumCheckWithNothingToCompareWithIsBadInput) {
+  const ToolResult result = Verify({"checksum", "check", model_});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_EQ(result.out, "");
+  EXPECT_THAT(result.err, StartsWith("dsv3-verify: error: "));
+}
+
+TEST_F(VerifyCommandTest, StructureListsEveryFinding) {
+  EXPECT_EQ(Verify({"structure", model_}).exit_code, 0);
+  EXPECT_EQ(Verify({"structure", "--strict", model_}).exit_code, 0);
+  ExpectForms({"structure", model_}, 0, "verify-structure");
+  std::string index = ReadFile(fs::path(model_) / "model.safetensors.index.json");
+  index.replace(index.find("total_size\": ") + 13, 1, "9");
+  WriteFile(fs::path(model_) / "model.safetensors.index.json", index);
+  const ToolResult result = Verify({"structure", model_});
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_EQ(result.err, "");
+  EXPECT_THAT(result.out, AllOf(StartsWith("Checked the structure of " + model_ + "\n"),
+                                HasSubstr("[wrong-total-size]\n"), HasSubstr("\nFAILED: ")));
+  ExpectForms({"structure", model_}, 1, "verify-structure");
+  EXPECT_EQ(Verify({"structure", Path("nowhere")}).exit_code, 3);
+}
+
+TEST_F(VerifyCommandTest, StrictFailsOnWarnings) {
+  fs::create_symlink("nowhere", fs::path(model_) / "notes.txt");
+  const ToolResult lenient = Verify({"structure", model_});
+  EXPECT_EQ(lenient.exit_code, 0);
+  EXPECT_THAT(lenient.out, HasSubstr("\nOK: 1 warning\n"));
+  const ToolResult strict = Verify({"structure", model_, "--strict"});
+  EXPECT_EQ(strict.exit_code, 1);
+  EXPECT_THAT(strict.out, HasSubstr("\nFAILED: 1 warning, which --strict counts as errors\n"));
+}
+
+TEST_F(VerifyCommandTest, NumericShowsATableAndHistograms) {
+  const ToolResult result = Verify({"numeric", model_, "--histogram", "model.norm.weight"});
+  EXPECT_EQ(result.exit_code, 0) << result.out;
+  EXPECT_THAT(result.out, AllOf(HasSubstr("tensor "), HasSubstr(" absmax "), HasSubstr("  2^")));
+  ExpectForms({"numeric", model_, "--histogram", "*norm*"}, 0, "verify-numeric");
+  const ToolResult none = Verify({"numeric", model_, "--histogram", "nothing"});
+  EXPECT_EQ(none.exit_code, 0);
+  EXPECT_THAT(none.err, HasSubstr("no tensor's name matches 'nothing'"));
+  EXPECT_EQ(Verify({"numeric", Path("nowhere")}).exit_code, 3);
+}
+
+TEST_F(VerifyCommandTest, CompareTellsWhetherValuesAreEqual) {
+  EXPECT_EQ(Verify({"compare", model_, model_}).exit_code, 0);
+  ASSERT_EQ(RunTool({"dsv3-convert", "fp8-to-bf16", model_, Path("bf16"), "-q"}).exit_code, 0);
+  const ToolResult equal = Verify({"compare", model_, Path("bf16")});
+  EXPECT_EQ(equal.exit_code, 0);
+  EXPECT_THAT(equal.out, EndsWith("OK: all values are equal\n"));
+  ExpectForms({"compare", model_, Path("bf16")}, 0, "verify-compare");
+  const std::string other = Path("other");
+  ASSERT_EQ(RunTool({"dsv3-convert", "sample", other, "--seed", "9", "-q"}).exit_code, 0);
+  const ToolResult differ = Verify({"compare", model_, other});
+  EXPECT_EQ(differ.exit_code, 1);
+  EXPECT_THAT(differ.out, HasSubstr("\nFAILED: "));
+  ExpectForms({"compare", model_, other}, 1, "verify-compare");
+  EXPECT_EQ(Verify({"compare", model_, other, "--atol", "1e9"}).exit_code, 0);
+  for (const char* value : {"-1", "nan", "inf", "", "1x"}) {
+    const ToolResult usage = Verify({"compare", model_, other, "--atol", value});
+    EXPECT_EQ(usage.exit_code, 2);
+    EXPECT_THAT(usage.err, HasSubstr("give a number that is not negative"));
+  }
+}
+
+TEST_F(VerifyCommandTest, ProvenanceLeadsFromTheOutputToTheSource) {
+  const std::string out = Path("bf16");
+  ASSERT_EQ(Verify({"checksum", "create", model_, "-q"}).exit_code, 0);
+  ASSERT_EQ(RunTool({"dsv3-convert", "fp8-to-bf16", model_, out, "-q"}).exit_code, 0);
+  const ToolResult alone = Verify({"provenance", out});
+  EXPECT_EQ(alone.exit_code, 0);
+  EXPECT_THAT(alone.out, AllOf(HasSubstr("fp8-to-bf16"), HasSubstr("dequantize"),
+                               HasSubstr("model.norm.weight")));
+  ExpectForms({"provenance", out}, 0, "verify-provenance");
+  const ToolResult both = Verify({"provenance", out, "--source", model_});
+  EXPECT_EQ(both.exit_code, 0);
+  EXPECT_THAT(both.out, HasSubstr(" 0 differ, 0 unknown"));
+  ExpectForms({"provenance", out, "--source", model_}, 0, "verify-provenance");
+  const std::string other = Path("other");
+  ASSERT_EQ(RunTool({"dsv3-convert", "sample", other, "--seed", "9", "-q"}).exit_code, 0);
+  EXPECT_EQ(Verify({"provenance", out, "--source", other}).exit_code, 3);
+  ASSERT_EQ(Verify({"checksum", "create", other, "-q"}).exit_code, 0);
+  const ToolResult differs = Verify({"provenance", out, "--source", other});
+  EXPECT_EQ(differs.exit_code, 1);
+  EXPECT_THAT(differs.out, HasSubstr("[source-differs]"));
+}
+
+TEST_F(VerifyCommandTest, SignatureIsMadeCheckedAndNamesEveryFile) {
+  const ToolResult made = Verify({"sign", model_, "--key", Path("key.pem")});
+  EXPECT_EQ(made.exit_code, 0) << made.err;
+  EXPECT_THAT(made.out, AllOf(StartsWith("Signed " + model_ + "\n"), HasSubstr("model.sig\n"),
+                              HasSubstr("P-256, public key ")));
+  const std::vector<std::string> check = {"verify-signature", model_, "--key", Path("key.pub")};
+  const ToolResult good = Verify(check);
+  EXPECT_EQ(good.exit_code, 0);
+  EXPECT_THAT(good.out, HasSubstr("\nOK: the key's owner signed the model"));
+  ExpectForms(check, 0, "verify-signature");
+  Flip(kConfig, 3);
+  fs::remove(fs::path(model_) / "tokenizer_config.json");
+  WriteFile(fs::path(model_) / "new", "");
+  const ToolResult bad = Verify(check);
+  EXPECT_EQ(bad.exit_code, 1);
+  EXPECT_EQ(bad.err, "");
+  EXPECT_THAT(bad.out,
+              AllOf(HasSubstr("error: config.json: "), HasSubstr("error: new: "),
+                    HasSubstr("error: tokenizer_config.json: "), EndsWith("FAILED: 3 errors\n")));
+  ExpectForms(check, 1, "verify-signature");
+}
+
+TEST_F(VerifyCommandTest, SignatureReportsEveryWayToFail) {
+  const ToolResult no_key = Verify({"sign", model_});
+  EXPECT_EQ(no_key.exit_code, 2);
+  EXPECT_THAT(no_key.err, HasSubstr("sign: missing --key PRIVATE.pem\nRun 'dsv3-verify sign"));
+  EXPECT_EQ(Verify({"verify-signature", model_}).exit_code, 2);
+  EXPECT_EQ(Verify({"verify-signature", model_, "--key", Path("key.pub")}).exit_code, 3);
+  EXPECT_EQ(Verify({"sign", model_, "--key", Path("key.pub")}).exit_code, 3);
+  ASSERT_EQ(Verify({"sign", model_, "--key", Path("key.pem"), "-q"}).exit_code, 0);
+  const ToolResult other = Verify({"verify-signature", model_, "--key", Path("other.pub")});
+  EXPECT_EQ(other.exit_code, 1);
+  EXPECT_THAT(other.out, AllOf(HasSubstr("made with another key"), HasSubstr("[wrong-key]"),
+                               HasSubstr("the files were not compared")));
+  WriteFile(fs::path(model_) / "model.sig", "{}");
+  const ToolResult malformed = Verify({"verify-signature", model_, "--key", Path("key.pub")});
+  EXPECT_EQ(malformed.exit_code, 3);
+  EXPECT_EQ(malformed.out, "");
+  EXPECT_THAT(malformed.err, HasSubstr("model.sig: the signature lacks "));
+}
+
+TEST_F(VerifyCommandTest, SignSaysWhatItTrusted) {
+  ASSERT_EQ(Verify({"checksum", "create", model_, "-q"}).exit_code, 0);
+  const std::vector<std::string> sign = {"sign", model_, "--key", Path("key.pem"),
+                                         "--use-manifest"};
+  const ToolResult made = Verify(sign);
+  EXPECT_EQ(made.exit_code, 0);
+  EXPECT_THAT(made.out, HasSubstr("digests taken from checkpoint.manifest.json, bytes not read"));
+  ExpectForms(sign, 0, "sign-report");
+  EXPECT_EQ(Verify({"verify-signature", model_, "--key", Path("key.pub")}).exit_code, 0);
+}
+
+TEST_F(VerifyCommandTest, FindingFilesAreWrittenAlsoWhenQuiet) {
+  ASSERT_EQ(Verify({"checksum", "create", model_, "-q"}).exit_code, 0);
+  Flip(kConfig, 3);
+  const ToolResult result = Verify(
+      {"checksum", "check", model_, "-q", "--junit", Path("j.xml"), "--sarif", Path("s.json")});
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_THAT(ReadFile(Path("j.xml")), HasSubstr("<testcase name=\"config.json\""));
+  EXPECT_THAT(ReadFile(Path("j.xml")), HasSubstr("failures=\"1\""));
+  const json sarif = json::parse(ReadFile(Path("s.json")));
+  EXPECT_EQ(sarif["runs"][0]["results"][0]["ruleId"], "wrong-digest");
+  const ToolResult no_place =
+      Verify({"checksum", "check", model_, "--junit", Path("missing/j.xml")});
+  EXPECT_EQ(no_place.exit_code, 2);
+  EXPECT_THAT(no_place.err, HasSubstr("--junit: there is no directory "));
+}
+
+TEST_F(VerifyCommandTest, ReaderThatWentAwayEndsItQuietly) {
+  ToolSetting setting;
+  setting.stdout_to = "nobody";
+  const ToolResult result = RunTool({"dsv3-verify", "structure", model_}, setting);
+  EXPECT_EQ(result.exit_code, 128 + 13);
+  EXPECT_EQ(result.err, "");
+}
+
+}  // namespace
+}  // namespace dsv3::testing
