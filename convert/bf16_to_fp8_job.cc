@@ -60,6 +60,9 @@ class Bf16ToFp8Job {
     } else {
       PlanByOriginal();
     }
+    if (auto stale = QuantizationOf(source_.config_text, source_.config)) {
+      plan_.plan.removed_config.emplace_back(std::move(stale->member), std::move(stale->json));
+    }
     ConversionReport report;
     report.recipe = kBf16ToFp8;
     ReportPlanned(source_, plan_.plan, selection_.quantized.size(), report);

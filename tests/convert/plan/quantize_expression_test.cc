@@ -245,9 +245,27 @@ TEST_F(QuantizeExpressionTest, NamesThePlaceOfANan) {
                 AllOf(HasSubstr("'w' is NaN"), HasSubstr("matrix 1, row 131, column 7")));
     EXPECT_EQ(error.place().tensor, "w");
   }
-  FirstPass first_pass(catalog, Weight(false));
-  first_pass.Add(0, AsBytes(checkpoint_.Find("w").bytes));
-  EXPECT_THROW(first_pass.Finish(), Error);
+}
+
+TEST_F(QuantizeExpressionTest, FirstPassNamesTheFirstNanWhateverTheOrder) {
+  std::string& bytes = checkpoint_.Find("w").bytes;
+  bytes.replace(2 * (3 * kCols + 5), 2, "\xc0\x7f");
+  bytes.replace(2 * (kRows * kCols), 2, "\x80\xff");
+  const Catalog catalog = MakeCatalog();
+  for (const bool forwards : {true, false}) {
+    FirstPass first_pass(catalog, Weight(false));
+    const std::size_t half = kRows * kCols;
+    const std::span values = AsBytes(bytes);
+    if (forwards) first_pass.Add(0, values.first(2 * half));
+    first_pass.Add(half, values.subspan(2 * half));
+    if (!forwards) first_pass.Add(0, values.first(2 * half));
+    try {
+      first_pass.Finish();
+      FAIL() << "an Error was expected";
+    } catch (const Error& error) {
+      EXPECT_THAT(error.message(), HasSubstr("NaN at matrix 0, row 3, column 5"));
+    }
+  }
 }
 
 TEST_F(QuantizeExpressionTest, NeedsTwoPassesForLongPanels) {
