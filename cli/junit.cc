@@ -141,16 +141,14 @@ std::string JUnitText(const FindingsDocument& document) {
   const std::vector<TestCase> tests = TestCases(document);
   const auto failures = std::count_if(tests.begin(), tests.end(),
                                       [](const TestCase& test) { return !test.failures.empty(); });
-  const std::string counts = fmt::format(
-      "tests=\"{}\" failures=\"{}\" errors=\"0\" skipped=\"0\" "
-      "time=\"0\"",
-      tests.size(), failures);
+  const std::string counts =
+      fmt::format("tests=\"{}\" failures=\"{}\" errors=\"0\" time=\"0\"", tests.size(), failures);
   std::string class_name = document.tool + "." + document.command;
   std::replace(class_name.begin(), class_name.end(), ' ', '-');
   std::string out = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
   out += fmt::format("<testsuites name=\"{}\" {}>\n", XmlText(document.tool), counts);
   out +=
-      fmt::format("  <testsuite name=\"{}\" {}>\n",
+      fmt::format("  <testsuite name=\"{}\" {} skipped=\"0\">\n",
                   XmlText(document.command + " " + document.directory.filename().string()), counts);
   for (const TestCase& test : tests) AppendCase(out, class_name, test);
   return out + "  </testsuite>\n</testsuites>\n";

@@ -53,8 +53,8 @@ class FindingsFileTest : public ::testing::Test {
 TEST_F(FindingsFileTest, JUnitHasACaseForEachFileAndOneForTheRest) {
   EXPECT_EQ(JUnitText(document_),
             R"xml(<?xml version="1.0" encoding="UTF-8"?>
-<testsuites name="dsv3-verify" tests="4" failures="2" errors="0" skipped="0" time="0">
-  <testsuite name="checksum check my model" tests="4" failures="2" errors="0" skipped="0" time="0">
+<testsuites name="dsv3-verify" tests="4" failures="2" errors="0" time="0">
+  <testsuite name="checksum check my model" tests="4" failures="2" errors="0" time="0" skipped="0">
     <testcase name="a b.safetensors" classname="dsv3-verify.checksum-check" time="0">
       <failure message="2 findings, first: w&lt;1&gt; &amp; more" type="several">missing-tensor: w&lt;1&gt;: w&lt;1&gt; &amp; more&#10;wrong-dtype: v: second&#10;</failure>
     </testcase>
