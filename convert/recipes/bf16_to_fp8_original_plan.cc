@@ -94,6 +94,7 @@ class Matcher {
                              formats::DtypeName(tensor.dtype)));
     }
     RequireShape(ours, theirs);
+    if (tensor.extent.length == 0) Fail(ours, "has no elements to quantise");
     selection_.quantized.push_back(ours);
   }
 

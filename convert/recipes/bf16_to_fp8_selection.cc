@@ -198,6 +198,11 @@ class Selector {
                        "rows, columns]; leave it out with --exclude",
                        formats::ShapeToString(tensor.shape)));
     }
+    if (tensor.extent.length == 0) {
+      Fail(catalog_, tensor,
+           fmt::format("has shape {} and so no elements to quantise; leave it out with --exclude",
+                       formats::ShapeToString(tensor.shape)));
+    }
     const std::string scale = ScaleNameOf(tensor.name, form_.naming);
     if (const std::uint32_t taken = catalog_.Find(scale); taken != Catalog::kNone) {
       Fail(catalog_, catalog_.tensors()[taken],

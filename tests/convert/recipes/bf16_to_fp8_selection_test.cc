@@ -130,7 +130,7 @@ TEST_F(SelectionTest, ReplacesEntriesThatNameWhatIsIncluded) {
               ElementsAre("model.layers.0.mlp.gate_proj", "model.layers.0.mlp.down_proj"));
 }
 
-TEST_F(SelectionTest, RefusesIntegersScalesOfOthersAndNarrowBlocks) {
+TEST_F(SelectionTest, RefusesIntegersScalesOfOthersEmptyTensorsAndNarrowBlocks) {
   CatalogTensor& first = *std::find_if(tensors_.begin(), tensors_.end(), [](const auto& tensor) {
     return tensor.name == "model.layers.0.mlp.up_proj.weight";
   });
@@ -139,6 +139,10 @@ TEST_F(SelectionTest, RefusesIntegersScalesOfOthersAndNarrowBlocks) {
   first.dtype = Dtype::kBF16;
   Add("model.layers.0.mlp.up_proj.weight_scale_inv", Dtype::kF32, {1, 1});
   dsv3::testing::ExpectBadInput([&] { Select(); }, "up_proj.weight_scale_inv", "converted in part");
+  tensors_.pop_back();
+  Add("empty.weight", Dtype::kBF16, {0, 4});
+  options_.include = {"empty.weight"};
+  dsv3::testing::ExpectBadInput([&] { Select(); }, "'empty.weight'", "no elements");
   tensors_.pop_back();
   Add("wide.weight", Dtype::kBF16, {1, (1 << 18) + 1});
   options_.include = {"wide.weight"};
