@@ -126,8 +126,7 @@ std::string FinishReport(const VerifyReport& report, const VerifyOptions& option
   FindingsDocument document;
   document.tool = context.tool.name;
   document.command = context.command.name;
-  document.directory =
-      report.directory.empty() ? DirectoryOf(report.input) : report.directory;
+  document.directory = report.directory.empty() ? DirectoryOf(report.input) : report.directory;
   document.verification = &report.verification;
   document.warnings_fail = options.strict;
   document.passes = report.passes;
