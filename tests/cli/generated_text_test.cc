@@ -130,13 +130,13 @@ TEST(CompletionTest, BashCompletesCommandsOptionsValuesAndPaths) {
   const auto complete = [&](const std::vector<std::string>& words) {
     return BashCompletes("dsv3-convert", words, dir.path().string());
   };
-  EXPECT_EQ(complete({""}), "fp8-to-bf16 sample ");
+  EXPECT_EQ(complete({""}), "fp8-to-bf16 bf16-to-fp8 sample ");
   EXPECT_EQ(complete({"sa"}), "sample ");
   EXPECT_EQ(complete({"fp8-to-bf16", "--th"}), "--threads ");
   EXPECT_EQ(complete({"sample", "--th"}), " ") << "an option of another command";
-  EXPECT_EQ(complete({"sample", "--preset", ""}), "tiny small v3-shapes ");
+  EXPECT_EQ(complete({"sample", "--preset", ""}), "tiny tiny-v32 tiny-kimi small v3-shapes ");
   EXPECT_EQ(complete({"sample", "--preset", "=", "v"}), "v3-shapes ");
-  EXPECT_EQ(complete({"sample", "--preset", "="}), "tiny small v3-shapes ");
+  EXPECT_EQ(complete({"sample", "--preset", "="}), "tiny tiny-v32 tiny-kimi small v3-shapes ");
   EXPECT_EQ(complete({"fp8-to-bf16", "--threads", ""}), " ");
   EXPECT_EQ(complete({"--color", "always", "sa"}), "sample ");
   EXPECT_EQ(complete({"--color", "=", "always", "sample", "--se"}), "--seed ");
@@ -177,8 +177,9 @@ TEST(CompletionTest, FishCompletesCommandsOptionsAndValues) {
     EXPECT_EQ(result.err, "");
     return result.out;
   };
-  EXPECT_EQ(complete("dsv3-convert "), "fp8-to-bf16\nsample\n");
-  EXPECT_EQ(complete("dsv3-convert sample --preset "), "small\ntiny\nv3-shapes\n");
+  EXPECT_EQ(complete("dsv3-convert "), "bf16-to-fp8\nfp8-to-bf16\nsample\n");
+  EXPECT_EQ(complete("dsv3-convert sample --preset "),
+            "small\ntiny\ntiny-kimi\ntiny-v32\nv3-shapes\n");
   EXPECT_EQ(complete("dsv3-convert fp8-to-bf16 --over"), "--overwrite\n");
 }
 
