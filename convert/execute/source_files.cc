@@ -44,13 +44,12 @@ std::shared_ptr<const formats::InputFile> SourceFiles::Get(std::uint32_t file) {
   const std::string name = source.DisplayName();
   auto input = std::make_shared<const formats::InputFile>(source.path, name);
   if (input->bytes() != source.bytes || input->mtime_ns() != source.mtime_ns) {
-    throw Error(
-        ErrorCode::kBadInput,
-        fmt::format("{}: the file changed while it was being read ({} bytes before, {} "
-                    "now); wait until nothing writes to the source, then run the same "
-                    "command again",
-                    name, source.bytes, input->bytes()),
-        {name, ""});
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: the file changed while it was being read ({} bytes before, {} "
+                            "now); wait until nothing writes to the source, then run the same "
+                            "command again",
+                            name, source.bytes, input->bytes()),
+                {name, ""});
   }
   if (open_.size() >= kMaxOpen) open_.pop_back();
   open_.push_front({file, input});
