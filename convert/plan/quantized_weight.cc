@@ -143,13 +143,14 @@ void FailNonfinite(const QuantizedWeight& weight, const ErrorPlace& place, std::
   const std::uint64_t row = element / weight.cols;
   const std::string matrix =
       weight.matrices == 1 ? "" : fmt::format("matrix {}, ", row / weight.rows);
-  throw Error(ErrorCode::kBadInput,
-              fmt::format("{}: tensor {} is {} at {}row {}, column {}, expected finite numbers; "
-                          "repair the weights, or go on with --nonfinite saturate, which counts "
-                          "such values",
-                          place.file, QuoteForMessage(place.tensor), ValueName(value), matrix,
-                          row % weight.rows, element % weight.cols),
-              place);
+  throw Error(
+      ErrorCode::kBadInput,
+      fmt::format("{}: tensor {} is {} at {}row {}, column {}, expected finite numbers; "
+                  "repair the weights, or begin anew with --nonfinite saturate --overwrite, "
+                  "which counts such values",
+                  place.file, QuoteForMessage(place.tensor), ValueName(value), matrix,
+                  row % weight.rows, element % weight.cols),
+      place);
 }
 
 ErrorPlace PlaceOf(const Catalog& catalog, std::uint32_t tensor) {
