@@ -200,7 +200,7 @@ class Finder {
                                   : ScaleFormatOf(scale.dtype);
     if (!scale_format) {
       Add(scale_at, "wrong-scale-dtype",
-          fmt::format("scale {} is {}, expected F32, BF16 or F8_E8M0{}",
+          fmt::format("scale {} is {}, expected F32, BF16, F16 or F8_E8M0{}",
                       QuoteForMessage(scale.name), formats::DtypeName(scale.dtype),
                       scale.dtype == Dtype::kU8
                           ? " (U8 holds E8M0 only where config.json's format is mxfp8-quantized)"
@@ -291,6 +291,8 @@ std::optional<quant::ScaleFormat> ScaleFormatOf(Dtype dtype) {
       return quant::ScaleFormat::kF32;
     case Dtype::kBF16:
       return quant::ScaleFormat::kBF16;
+    case Dtype::kF16:
+      return quant::ScaleFormat::kF16;
     case Dtype::kF8E8M0:
       return quant::ScaleFormat::kE8M0;
     default:

@@ -41,7 +41,7 @@ struct ScaledWeights {
   //   several-scales          it has scales under two names
   //   scale-without-weight    a scale's weight is in no shard
   //   scale-of-unquantized-weight  a scale's weight is BF16, F16, F32 …
-  //   wrong-scale-dtype       the scale is no F32, BF16 or F8_E8M0
+  //   wrong-scale-dtype       the scale is no F32, BF16, F16 or F8_E8M0
   //   wrong-scale-shape       the shape contradicts the config's blocks
   //   too-many-scale-columns  more than 2^18 in a row, which a piece of a weight would need whole
   //   wrong-weight-shape      the FP8 weight is neither a matrix nor 3-D experts
@@ -57,7 +57,7 @@ struct ScaledWeights {
 // form that the family uses:
 //   names   X with X + "_scale_inv" (DeepSeek; transformers' fused experts, 3-D), X + "_scale"
 //           (compressed-tensors), and Y.weight with Y.scale (V4)
-//   dtypes  F32, BF16, F8_E8M0; U8 that holds E8M0 where the config says mxfp8-quantized
+//   dtypes  F32, BF16, F16, F8_E8M0; U8 that holds E8M0 where the config says mxfp8-quantized
 //   blocks  quantization_config.weight_block_size; one scale for a tensor where quant_method fp8
 //           has none; compressed-tensors' strategies block, group, channel and tensor. Where
 //           config_groups name several, the shape picks one of those, never anything else.

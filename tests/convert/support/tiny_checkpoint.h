@@ -37,7 +37,8 @@ struct TinyCheckpoint {
   // Adds a tensor of random bytes that depend on its name alone.
   TinyTensor& Add(const std::string& shard, const std::string& name, formats::Dtype dtype,
                   const formats::Shape& shape);
-  // Adds a tensor of positive finite scales, in F32, BF16, F8_E8M0 or E8M0 as U8.
+  // Adds a tensor of positive finite scales, in F32, BF16, F16, F8_E8M0 or E8M0 as
+  // U8.
   TinyTensor& AddScale(const std::string& shard, const std::string& name, formats::Dtype dtype,
                        const formats::Shape& shape);
 
