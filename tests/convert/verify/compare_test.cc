@@ -4,7 +4,6 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -17,6 +16,7 @@
 #include "quant/codec.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/tiny_checkpoint.h"
+#include "tests/convert/support/value_bytes.h"
 #include "tests/support/files.h"
 #include "tests/support/temp_dir.h"
 
@@ -31,26 +31,6 @@ using ::testing::IsEmpty;
 
 constexpr char kShard1[] = "model-00001-of-00002.safetensors";
 constexpr char kShard2[] = "model-00002-of-00002.safetensors";
-
-std::string FloatBytes(const std::vector<float>& values) {
-  std::string bytes(values.size() * sizeof(float), '\0');
-  std::memcpy(bytes.data(), values.data(), bytes.size());
-  return bytes;
-}
-
-std::string HalfBytes(const std::vector<float>& values, std::uint16_t (*encode)(float)) {
-  std::string bytes;
-  for (const float value : values) {
-    const std::uint16_t bits = encode(value);
-    bytes += static_cast<char>(bits & 0xFF);
-    bytes += static_cast<char>(bits >> 8);
-  }
-  return bytes;
-}
-
-std::string BF16Bytes(const std::vector<float>& values) {
-  return HalfBytes(values, quant::EncodeBF16);
-}
 
 // Codes without NaNs, and scales in blocks of 4 × 8.
 constexpr std::uint64_t kRows = 10;
@@ -85,10 +65,11 @@ class CompareTest : public ::testing::Test {
   CompareTest() {
     a_.config = b_.config = testing::TinyConfig();
     for (testing::TinyCheckpoint* checkpoint : {&a_, &b_}) {
-      checkpoint->Add(kShard1, "norm", Dtype::kBF16, {4}).bytes = BF16Bytes({1, -2, 0.5F, 0});
+      checkpoint->Add(kShard1, "norm", Dtype::kBF16, {4}).bytes =
+          testing::BF16Bytes({1, -2, 0.5F, 0});
       checkpoint->Add(kShard1, "w.weight", Dtype::kF8E4M3, {kRows, kCols}).bytes = Codes();
       checkpoint->Add(kShard2, "w.weight_scale_inv", Dtype::kF32, {3, 3}).bytes =
-          FloatBytes(Scales());
+          testing::F32Bytes(Scales());
     }
   }
 
@@ -149,7 +130,7 @@ TEST_F(CompareTest, DoesNotMindOtherShardsOrASingleFile) {
 }
 
 TEST_F(CompareTest, ComparesFp8WithBF16RoundedToBF16) {
-  Unquantize(Dtype::kBF16, BF16Bytes(Values(Codes(), Scales())));
+  Unquantize(Dtype::kBF16, testing::BF16Bytes(Values(Codes(), Scales())));
   const CompareReport report = Run();
   for (const auto& finding : report.verification.findings) ADD_FAILURE() << finding.message;
   EXPECT_EQ(report.counts.identical_values, 1U);
@@ -159,7 +140,7 @@ TEST_F(CompareTest, ComparesFp8WithBF16RoundedToBF16) {
 }
 
 TEST_F(CompareTest, ComparesFp8WithF32ByTheProducts) {
-  Unquantize(Dtype::kF32, FloatBytes(Values(Codes(), Scales())));
+  Unquantize(Dtype::kF32, testing::F32Bytes(Values(Codes(), Scales())));
   EXPECT_EQ(Run().counts.identical_values, 1U);
 }
 
@@ -176,7 +157,7 @@ TEST_F(CompareTest, ComparesFp8WithScalesOfOtherNamesAndValues) {
   b_.Find("w.weight").bytes = codes;
   testing::TinyTensor& scale = b_.Find("w.weight_scale_inv");
   scale.name = "w.weight_scale";
-  scale.bytes = FloatBytes(scales);
+  scale.bytes = testing::F32Bytes(scales);
   const CompareReport report = Run();
   for (const auto& finding : report.verification.findings) ADD_FAILURE() << finding.message;
   EXPECT_EQ(Find(report, "w.weight").comparison, Comparison::kIdenticalValues);
@@ -187,7 +168,7 @@ TEST_F(CompareTest, ComparesFp8WithScalesOfOtherNamesAndValues) {
 TEST_F(CompareTest, FindsAChangedScaleInTheWeightsValues) {
   std::vector<float> scales = Scales();
   scales[4] *= 2;  // rows 4 to 7, columns 8 to 15
-  b_.Find("w.weight_scale_inv").bytes = FloatBytes(scales);
+  b_.Find("w.weight_scale_inv").bytes = testing::F32Bytes(scales);
   const CompareReport report = Run();
   ASSERT_EQ(report.verification.findings.size(), 1U);
   EXPECT_EQ(report.verification.findings[0].tensor, "w.weight");
@@ -196,7 +177,7 @@ TEST_F(CompareTest, FindsAChangedScaleInTheWeightsValues) {
 }
 
 TEST_F(CompareTest, TellsWhatDiffersAndWhereFirst) {
-  b_.Find("norm").bytes = BF16Bytes({1, -2.5F, 0.5F, 0.25F});
+  b_.Find("norm").bytes = testing::BF16Bytes({1, -2.5F, 0.5F, 0.25F});
   const CompareReport report = Run();
   const DifferenceStatistics& s = Find(report, "norm").statistics;
   EXPECT_EQ(s.elements, 4U);
@@ -221,7 +202,7 @@ TEST_F(CompareTest, TellsWhatDiffersAndWhereFirst) {
 }
 
 TEST_F(CompareTest, PassesWithinAbsoluteAndRelativeTolerance) {
-  b_.Find("norm").bytes = BF16Bytes({1, -2.5F, 0.5F, 0.25F});
+  b_.Find("norm").bytes = testing::BF16Bytes({1, -2.5F, 0.5F, 0.25F});
   const auto passes = [&](double atol, double rtol) {
     request_.atol = atol;
     request_.rtol = rtol;
@@ -239,14 +220,14 @@ TEST_F(CompareTest, PassesWithinAbsoluteAndRelativeTolerance) {
 
 TEST_F(CompareTest, TakesNansForEqualAndZerosOfBothSigns) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-  a_.Find("norm").bytes = BF16Bytes({kNan, 0.0F, 1, INFINITY});
-  b_.Find("norm").bytes = BF16Bytes({-kNan, -0.0F, 1, INFINITY});
+  a_.Find("norm").bytes = testing::BF16Bytes({kNan, 0.0F, 1, INFINITY});
+  b_.Find("norm").bytes = testing::BF16Bytes({-kNan, -0.0F, 1, INFINITY});
   EXPECT_EQ(Find(Run(), "norm").comparison, Comparison::kIdenticalValues);
 }
 
 TEST_F(CompareTest, NoToleranceCoversNanAndInfinity) {
-  a_.Find("norm").bytes = BF16Bytes({NAN, 0.0F, 1, INFINITY});
-  b_.Find("norm").bytes = BF16Bytes({1, 0.0F, 1.5F, -INFINITY});
+  a_.Find("norm").bytes = testing::BF16Bytes({NAN, 0.0F, 1, INFINITY});
+  b_.Find("norm").bytes = testing::BF16Bytes({1, 0.0F, 1.5F, -INFINITY});
   request_.atol = 1e300;
   const CompareReport report = Run();
   const ComparedTensor& norm = Find(report, "norm");
@@ -323,7 +304,7 @@ TEST_F(CompareTest, ReportsDoNotDependOnThreadsAndMemory) {
   for (std::size_t i = 0; i < values.size(); ++i) {
     values[i] = 0.001F * static_cast<float>(i % 977);
   }
-  b_.Add(kShard2, "large", Dtype::kF32, {rows, cols}).bytes = FloatBytes(values);
+  b_.Add(kShard2, "large", Dtype::kF32, {rows, cols}).bytes = testing::F32Bytes(values);
   const DifferenceStatistics first = Find(Run(), "large").statistics;
   EXPECT_GT(first.differing, 800'000U);
   EXPECT_LT(first.first_element, 10U);
