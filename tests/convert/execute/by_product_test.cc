@@ -3,10 +3,9 @@
 #include <algorithm>
 #include <atomic>
 #include <map>
-#include <mutex>
-#include <numeric>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -85,7 +84,6 @@ class ByProductTest : public ::testing::Test {
     checkpoint_ = std::move(checkpoint);
     formats::CheckpointFiles files = formats::OpenCheckpointFiles(dir_ / "in");
     catalog_.emplace(Catalog::FromCheckpoint(files));
-    source_bytes_ = 0;
     for (const CatalogTensor& tensor : catalog_->tensors()) source_bytes_ += tensor.extent.length;
     MakePlan(place, expected);
   }
@@ -121,7 +119,6 @@ class ByProductTest : public ::testing::Test {
       tensors.emplace_back(name, Copy(*catalog_, i));
       values[name] = checkpoint_.Find(name).bytes;
     }
-    plan_ = {};
     plan_.files.push_back(PlanFile("out.safetensors", std::move(tensors)));
     if (place == Place::kGivenHeader) GiveHeader();
     const PlannedFile& file = plan_.files[0];
@@ -141,11 +138,11 @@ class ByProductTest : public ::testing::Test {
     }
     std::sort(entries.begin(), entries.end(),
               [](const auto& a, const auto& b) { return a.name < b.name; });
-    for (auto& entry : entries) {
-      if (entry.name == "b")
-        std::swap(entry, *std::find_if(entries.begin(), entries.end(),
-                                       [](const auto& other) { return other.name == "b_sums"; }));
-    }
+    const auto named = [&](std::string_view name) {
+      return std::find_if(entries.begin(), entries.end(),
+                          [&](const auto& entry) { return entry.name == name; });
+    };
+    std::iter_swap(named("b"), named("b_sums"));
     std::uint64_t end = 0;
     for (formats::SafetensorsTensor& entry : entries) {
       const std::uint64_t bytes = entry.end - entry.begin;
@@ -174,9 +171,8 @@ class ByProductTest : public ::testing::Test {
 
   void ExpectRecord(const FileRecord& record) {
     const PlannedFile& file = plan_.files[0];
-    const bool sha256 = options_.sha256;
-    EXPECT_EQ(record.file.sha256, sha256 ? Sha256Of(content_) : "");
-    EXPECT_EQ(record.file.xxh3, sha256 ? "" : Xxh3Of(content_));
+    EXPECT_EQ(record.file.sha256, options_.sha256 ? Sha256Of(content_) : "");
+    EXPECT_EQ(record.file.xxh3, options_.sha256 ? "" : Xxh3Of(content_));
     ASSERT_EQ(record.tensors.size(), file.tensors.size());
     for (std::size_t t = 0; t < file.tensors.size(); ++t) {
       const PlannedTensor& tensor = file.tensors[t];
@@ -356,7 +352,6 @@ TEST_F(ByProductTest, AnErrorWhileReadingBackEndsTheJob) {
 TEST_F(ByProductTest, NoChunkTakesMoreMemoryThanIsPlanned) {
   SetUpCheckpoint(Place::kBefore, Expected::kRight);
   const PlannedFile& file = plan_.files[0];
-  const std::string header = FileHeader(file);
   for (const std::uint64_t chunk_bytes : {std::uint64_t{256} << 10, std::uint64_t{1} << 20}) {
     const ChunkMemory most = MostChunkMemory(plan_, files_, chunk_bytes);
     SourceFiles sources(*catalog_);
