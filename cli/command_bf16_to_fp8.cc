@@ -6,24 +6,19 @@
 #include <vector>
 
 #include "cli/commands.h"
-#include "cli/confirm_deletion.h"
-#include "cli/conversion_report.h"
+#include "cli/conversion_command.h"
 #include "cli/run_options.h"
 #include "cli/tool_main.h"
 #include "convert/job.h"
-#include "formats/io/file_system.h"
 
 namespace dsv3::cli {
 
 namespace {
 
 struct Options {
-  std::string input;
-  std::string output;
+  ConversionOptions conversion;
   std::string scales_from;
-  bool yes = false;
   convert::Bf16ToFp8Options recipe;
-  convert::RunOptions run;
 };
 
 constexpr std::uint64_t kMaxBlockSide = std::uint64_t{1} << 31;
@@ -59,19 +54,9 @@ Option OptionalOneOf(std::string name, std::string value_name, std::vector<Choic
 
 std::string Run(const Options& options, CommandContext& context) {
   convert::ConversionRequest request;
-  request.input = options.input;
-  request.output = options.output;
   request.bf16_to_fp8 = options.recipe;
   request.bf16_to_fp8.scales_from = options.scales_from;
-  request.run = options.run;
-  if (options.run.delete_source_shards && !options.run.dry_run && !options.yes) {
-    ConfirmDeletion(request.input);
-  }
-  const convert::ConversionReport report = convert::ConvertBf16ToFp8(
-      request, formats::PosixFileSystem(), context.progress, context.stop);
-  WarnOfCounts(report, context.progress);
-  return context.output.json ? ConversionReportJson(request, report, context.tool.name)
-                             : ConversionReportText(request, report);
+  return RunConversion(options.conversion, std::move(request), convert::ConvertBf16ToFp8, context);
 }
 
 std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
@@ -160,14 +145,16 @@ Command Bf16ToFp8Command() {
       {"IN",
        "The BF16, F16 or F32 checkpoint: a directory, a single safetensors file, or a model "
        "directory of the Hugging Face hub cache.",
-       &options->input},
+       &options->conversion.input},
       {"OUT",
        "The directory to write. It may be missing, empty, or hold what an earlier run of the "
        "same command left.",
-       &options->output}};
+       &options->conversion.output}};
   command.options = RecipeOptions(options);
-  for (Option& option : RunOptionTable(&options->run)) command.options.push_back(std::move(option));
-  for (Option& option : DeletionOptionTable(&options->run, &options->yes)) {
+  for (Option& option : RunOptionTable(&options->conversion.run)) {
+    command.options.push_back(std::move(option));
+  }
+  for (Option& option : DeletionOptionTable(&options->conversion.run, &options->conversion.yes)) {
     command.options.push_back(std::move(option));
   }
   command.examples = {

@@ -3,39 +3,24 @@
 #include <utility>
 
 #include "cli/commands.h"
-#include "cli/confirm_deletion.h"
-#include "cli/conversion_report.h"
+#include "cli/conversion_command.h"
 #include "cli/run_options.h"
 #include "cli/tool_main.h"
 #include "convert/job.h"
-#include "formats/io/file_system.h"
 
 namespace dsv3::cli {
 
 namespace {
 
 struct Options {
-  std::string input;
-  std::string output;
-  bool yes = false;
+  ConversionOptions conversion;
   convert::Fp8ToBf16Options recipe;
-  convert::RunOptions run;
 };
 
 std::string Run(const Options& options, CommandContext& context) {
   convert::ConversionRequest request;
-  request.input = options.input;
-  request.output = options.output;
   request.fp8_to_bf16 = options.recipe;
-  request.run = options.run;
-  if (options.run.delete_source_shards && !options.run.dry_run && !options.yes) {
-    ConfirmDeletion(request.input);
-  }
-  const convert::ConversionReport report = convert::ConvertFp8ToBf16(
-      request, formats::PosixFileSystem(), context.progress, context.stop);
-  WarnOfCounts(report, context.progress);
-  return context.output.json ? ConversionReportJson(request, report, context.tool.name)
-                             : ConversionReportText(request, report);
+  return RunConversion(options.conversion, std::move(request), convert::ConvertFp8ToBf16, context);
 }
 
 }  // namespace
@@ -56,17 +41,17 @@ Command Fp8ToBf16Command() {
       {"IN",
        "The FP8 checkpoint: a directory, a single safetensors file, or a model directory of the "
        "Hugging Face hub cache.",
-       &options->input},
+       &options->conversion.input},
       {"OUT",
        "The directory to write. It may be missing, empty, or hold what an earlier run of the "
        "same command left.",
-       &options->output}};
-  command.options = RunOptionTable(&options->run);
+       &options->conversion.output}};
+  command.options = RunOptionTable(&options->conversion.run);
   command.options.push_back(
       Flag("allow-bad-scales", &options->recipe.allow_bad_scales,
            "Go on when a scale is NaN, infinite, negative or zero, and count these by tensor. "
            "Without it they are an error."));
-  for (Option& option : DeletionOptionTable(&options->run, &options->yes)) {
+  for (Option& option : DeletionOptionTable(&options->conversion.run, &options->conversion.yes)) {
     command.options.push_back(std::move(option));
   }
   command.examples = {

@@ -49,13 +49,6 @@ std::string DifferenceTable(const CompareReport& compared) {
   return table.Text("");
 }
 
-void ShapeMember(formats::JsonWriter& json, std::string_view key, const formats::Shape& shape) {
-  json.Key(key);
-  json.BeginArray();
-  for (const std::uint64_t extent : shape) json.Uint(extent);
-  json.EndArray();
-}
-
 // One side of a tensor; null where that checkpoint has none.
 void SideMember(formats::JsonWriter& json, std::string_view key, const std::string& file,
                 formats::Dtype dtype, const formats::Shape& shape, const std::string& scale) {

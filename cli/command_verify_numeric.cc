@@ -95,10 +95,7 @@ void Members(formats::JsonWriter& json, const NumericReport& checked) {
     StringMember(json, "name", tensor.name);
     StringMember(json, "file", tensor.file);
     StringMember(json, "dtype", formats::DtypeName(tensor.dtype));
-    json.Key("shape");
-    json.BeginArray();
-    for (const std::uint64_t extent : tensor.shape) json.Uint(extent);
-    json.EndArray();
+    ShapeMember(json, "shape", tensor.shape);
     BoolMember(json, "measured", tensor.measured);
     BoolMember(json, "scaled", tensor.scaled);
     BoolMember(json, "is_scale", tensor.is_scale);

@@ -28,13 +28,6 @@ std::string_view FormName(formats::CheckpointFiles::Form form) {
   return "";
 }
 
-void ShapeMember(JsonWriter& json, const formats::Shape& shape) {
-  json.Key("shape");
-  json.BeginArray();
-  for (const std::uint64_t dim : shape) json.Uint(dim);
-  json.EndArray();
-}
-
 void WriteNode(JsonWriter& json, const SummaryNode& node) {
   json.BeginObject();
   StringMember(json, "name", node.name);
@@ -43,7 +36,7 @@ void WriteNode(JsonWriter& json, const SummaryNode& node) {
   UintMember(json, "bytes", node.bytes);
   if (node.kind == SummaryNode::Kind::kTensor) {
     StringMember(json, "dtype", formats::DtypeName(node.dtype));
-    ShapeMember(json, node.shape);
+    ShapeMember(json, "shape", node.shape);
     if (!node.scales.empty()) {
       json.Key("scales");
       json.BeginArray();
@@ -51,7 +44,7 @@ void WriteNode(JsonWriter& json, const SummaryNode& node) {
         json.BeginObject();
         StringMember(json, "name", scale.name);
         StringMember(json, "dtype", formats::DtypeName(scale.dtype));
-        ShapeMember(json, scale.shape);
+        ShapeMember(json, "shape", scale.shape);
         json.EndObject();
       }
       json.EndArray();
@@ -192,7 +185,7 @@ std::string TensorJson(const Inspection& inspection, std::uint32_t position,
   StringMember(json, "input", inspection.path.string());
   StringMember(json, "name", tensor.name);
   StringMember(json, "dtype", formats::DtypeName(tensor.dtype));
-  ShapeMember(json, tensor.shape);
+  ShapeMember(json, "shape", tensor.shape);
   StringMember(json, "file", inspection.catalog.files()[tensor.extent.file].name);
   UintMember(json, "offset", tensor.extent.offset);
   UintMember(json, "bytes", tensor.extent.length);

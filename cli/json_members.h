@@ -6,6 +6,7 @@
 #include "cli/units.h"
 #include "formats/finding.h"
 #include "formats/json/json_writer.h"
+#include "formats/shape.h"
 
 // Members of a report. Texts may hold anything: what is no UTF-8 is replaced.
 namespace dsv3::cli {
@@ -39,6 +40,14 @@ inline void DoubleMember(formats::JsonWriter& json, std::string_view key, double
 inline void BoolMember(formats::JsonWriter& json, std::string_view key, bool value) {
   json.Key(key);
   json.Bool(value);
+}
+
+inline void ShapeMember(formats::JsonWriter& json, std::string_view key,
+                        const formats::Shape& shape) {
+  json.Key(key);
+  json.BeginArray();
+  for (const std::uint64_t extent : shape) json.Uint(extent);
+  json.EndArray();
 }
 
 inline void FindingsMember(formats::JsonWriter& json, std::string_view key,
