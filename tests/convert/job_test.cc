@@ -11,11 +11,11 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "formats/hash/sha256.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/file_system.h"
 #include "formats/json/json_edit.h"
 #include "tests/convert/recipes/expected_bf16.h"
+#include "tests/convert/support/digest_oracle.h"
 #include "tests/support/files.h"
 #include "tests/support/temp_dir.h"
 
@@ -34,6 +34,7 @@ using testing::kTinyShard3;
 using testing::kTinyShard4;
 using testing::ReadFile;
 using testing::ReadTree;
+using testing::Sha256Of;
 using testing::TinyCheckpoint;
 using testing::TinyTensor;
 using testing::WriteFile;
@@ -42,12 +43,6 @@ using Tree = std::map<std::string, std::string>;
 
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr const char* kManifest = "checkpoint.manifest.json";
-
-std::string Sha256Of(const std::string& text) {
-  formats::Sha256 hash;
-  hash.Update(testing::AsBytes(text));
-  return hash.FinishHex();
-}
 
 class JobTest : public ::testing::Test {
  protected:

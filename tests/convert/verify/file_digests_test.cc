@@ -10,9 +10,9 @@
 
 #include "formats/error.h"
 #include "formats/hash/git_blob.h"
-#include "formats/hash/sha256.h"
 #include "formats/hash/xxh3.h"
 #include "tests/convert/support/conversion.h"
+#include "tests/convert/support/digest_oracle.h"
 #include "tests/support/files.h"
 #include "tests/support/temp_dir.h"
 
@@ -23,6 +23,7 @@ namespace fs = std::filesystem;
 using testing::AsBytes;
 using testing::ErrorOf;
 using testing::RandomBytes;
+using testing::Sha256Of;
 
 class CountingSink : public ProgressSink {
  public:
@@ -36,12 +37,6 @@ class CountingSink : public ProgressSink {
   std::mutex mutex_;
   std::uint64_t bytes_ = 0;
 };
-
-std::string Sha256Of(const std::string& content) {
-  formats::Sha256 hash;
-  hash.Update(AsBytes(content));
-  return hash.FinishHex();
-}
 
 class FileDigestsTest : public ::testing::Test {
  protected:

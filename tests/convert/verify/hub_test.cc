@@ -13,7 +13,7 @@
 #include "convert/verify/checksum.h"
 #include "formats/error.h"
 #include "formats/hash/git_blob.h"
-#include "formats/hash/sha256.h"
+#include "tests/convert/support/digest_oracle.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/convert/verify/checksum_support.h"
 #include "tests/support/files.h"
@@ -30,16 +30,11 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using testing::kTinyShard1;
 using testing::ReadFile;
+using testing::Sha256Of;
 using testing::WriteFile;
 
 const std::string kCommit(40, 'c');
 const std::string kXetHash(64, 'e');
-
-std::string Sha256Of(const std::string& content) {
-  formats::Sha256 hash;
-  hash.Update(AsBytes(content));
-  return hash.FinishHex();
-}
 
 std::string GitBlobOf(const std::string& content) {
   return formats::GitBlobSha1Hex(AsBytes(content));
