@@ -19,7 +19,6 @@ namespace {
 using convert::ProvenanceReport;
 using convert::ProvenanceSource;
 using convert::ProvenanceTensor;
-using convert::SourceMatch;
 
 struct Options {
   VerifyOptions verify;
