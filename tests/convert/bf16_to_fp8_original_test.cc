@@ -19,7 +19,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::FindTensor;
-using ::testing::HasSubstr;
 using testing::Poke;
 using testing::ReadFile;
 using testing::ReadTree;

@@ -20,9 +20,7 @@ using formats::Finding;
 using formats::Shape;
 using ::testing::Contains;
 using ::testing::HasSubstr;
-using ::testing::IsEmpty;
 using ::testing::Not;
-using ::testing::SizeIs;
 
 class InspectTest : public ::testing::Test {
  protected:
