@@ -13,7 +13,9 @@
 // After foreach_target.h.
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
+#include "quant/quantize_block-inl.h"
 #include "quant/quantize_lanes-inl.h"
+#include "quant/quantize_table-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dsv3::quant::internal {
@@ -60,190 +62,192 @@ void Encode(const QuantizeTile& tile, const BlockRule* rules, bool /*stream*/, s
 
 #else
 
-template <typename Values, typename Quotient>
-void EncodeBlock(const QuantizeTile& tile, const BlockRule& rule, std::size_t offset,
-                 std::size_t size, bool stream, std::uint8_t* HWY_RESTRICT codes, LaneSums& sums,
-                 Quality& quality) {
-  const DF df;
-  const D16 d16;
-  const DC dc;
-  const std::size_t lanes = hn::Lanes(df);
-  const std::size_t unit = hn::Lanes(d16);
-  const VF operand = hn::Set(df, rule.operand);
-  const VF reciprocal = hn::Set(df, 1 / rule.operand);
-  const VF scale = hn::Set(df, rule.scale);
-  VF errors0 = hn::Load(df, sums.error_squares);
-  VF errors1 = hn::Load(df, sums.error_squares + lanes);
-  VF squares0 = hn::Load(df, sums.squares);
-  VF squares1 = hn::Load(df, sums.squares + lanes);
-  VF largest0 = hn::Load(df, sums.largest_error);
-  VF largest1 = hn::Load(df, sums.largest_error + lanes);
-  std::size_t units = sums.units;
-  std::uint64_t zero_codes = 0;
-  std::uint64_t zero_values = 0;
-  const bool prefetch = tile.next != nullptr;
-  for (std::uint64_t row = 0; row < tile.rows; ++row) {
-    const std::size_t begin = static_cast<std::size_t>(row * tile.stride) + offset;
-    const std::size_t end = begin + size;
-    std::size_t i = begin;
-    while (i + unit <= end) {
-      const std::size_t stop = std::min(end - unit + 1, i + kFlushUnits * unit);
-      units += (stop - i - 1) / unit + 1;
-      for (; i < stop; i += unit) {
-        VF even;
-        VF odd;
-        V16 signs;
-        if (prefetch) hwy::Prefetch(tile.next + i * Values::kBytes);
-        Values::Load(tile.values + i * Values::kBytes, even, odd, signs);
-        const V16 unit_codes =
-            EncodeUnit<Quotient>(even, odd, signs, operand, reciprocal, scale, errors0, errors1,
-                                 squares0, squares1, largest0, largest1, zero_codes, zero_values);
-        if (stream) {
-          hn::Stream(hn::TruncateTo(dc, unit_codes), dc, codes + i);
-        } else {
-          hn::StoreU(hn::TruncateTo(dc, unit_codes), dc, codes + i);
-        }
-      }
-      if (units >= kFlushUnits) {
-        Flush(errors0, errors1, quality.sum_squared_error);
-        Flush(squares0, squares1, quality.sum_squares);
-        units = 0;
-      }
-    }
-    if (i < end) {
-      // Zeros behind the last value count as zero codes and as zero values.
-      HWY_ALIGN std::byte part[hn::MaxLanes(d16) * Values::kBytes] = {};
-      HWY_ALIGN std::uint8_t results[hn::MaxLanes(d16)];
-      std::memcpy(part, tile.values + i * Values::kBytes, (end - i) * Values::kBytes);
-      VF even;
-      VF odd;
-      V16 signs;
-      Values::Load(part, even, odd, signs);
-      const V16 unit_codes =
-          EncodeUnit<Quotient>(even, odd, signs, operand, reciprocal, scale, errors0, errors1,
-                               squares0, squares1, largest0, largest1, zero_codes, zero_values);
-      hn::StoreU(hn::TruncateTo(dc, unit_codes), dc, results);
-      std::memcpy(codes + i, results, end - i);
-      ++units;
-    }
-  }
-  hn::Store(errors0, df, sums.error_squares);
-  hn::Store(errors1, df, sums.error_squares + lanes);
-  hn::Store(squares0, df, sums.squares);
-  hn::Store(squares1, df, sums.squares + lanes);
-  hn::Store(largest0, df, sums.largest_error);
-  hn::Store(largest1, df, sums.largest_error + lanes);
-  sums.units = units;
-  sums.zero_codes += zero_codes;
-  sums.zero_values += zero_values;
+template <typename Values>
+void EncodeBlocks(const QuantizeTile& tile, const BlockRule* rules, std::uint8_t* codes,
+                  LaneSums& sums, Quality& quality) {
+  ForEachBlock(tile, [&](std::size_t block, std::size_t offset, std::size_t size) {
+    EncodeByRule<Values>(SubTile(tile, 0, tile.rows, offset, size), rules[block], codes + offset,
+                         tile.stride, sums, quality);
+  });
 }
 
-template <typename Values>
-void EncodeAs(const QuantizeTile& tile, const BlockRule* rules, bool stream, std::uint8_t* codes,
-              Quality& quality) {
-  const DF df;
-  const std::size_t lanes = hn::Lanes(df);
-  LaneSums sums;
-  for (float* const part : {sums.error_squares, sums.squares, sums.largest_error}) {
-    hn::Store(hn::Zero(df), df, part);
-    hn::Store(hn::Zero(df), df, part + lanes);
-  }
-  ForEachBlock(tile, [&](std::size_t block, std::size_t offset, std::size_t size) {
-    const BlockRule& rule = rules[block];
-    if (!rule.regular) {
-      for (std::uint64_t row = 0; row < tile.rows; ++row) {
-        const std::size_t at = row * tile.stride + offset;
-        EncodeRunScalar(rule, Values::kFormat, tile.values + at * Values::kBytes, size, codes + at,
-                        quality);
-      }
-      return;
-    }
-    quality.elements += tile.rows * size;
+void MakeCodeTables(const BlockRule* rules, std::size_t blocks, CodeTable* tables) {
+  for (std::size_t i = 0; i < blocks; ++i) {
+    const BlockRule& rule = rules[i];
+    if (!rule.regular) continue;
     if (rule.operation == BlockRule::Operation::kMultiply) {
-      EncodeBlock<Values, Multiply>(tile, rule, offset, size, stream, codes, sums, quality);
+      MakeCodeTable<Multiply>(rule, tables[i]);
     } else if (rule.own == FloatFormat::kF32) {
-      EncodeBlock<Values, Divide<Values>>(tile, rule, offset, size, stream, codes, sums, quality);
+      MakeCodeTable<Divide<Bf16Values>>(rule, tables[i]);
     } else {
-      EncodeBlock<Values, DivideInOwn<Values>>(tile, rule, offset, size, stream, codes, sums,
-                                               quality);
+      MakeCodeTable<DivideInOwn<Bf16Values>>(rule, tables[i]);
     }
+  }
+}
+
+// memcpy of few bytes, in place: a row has two of them.
+HWY_INLINE void CopyFew(const std::uint8_t* HWY_RESTRICT from, std::size_t size,
+                        std::uint8_t* HWY_RESTRICT to) {
+  std::size_t i = 0;
+  for (; i + 16 <= size; i += 16) std::memcpy(to + i, from + i, 16);
+  if ((size & 8) != 0) {
+    std::memcpy(to + i, from + i, 8);
+    i += 8;
+  }
+  if ((size & 4) != 0) {
+    std::memcpy(to + i, from + i, 4);
+    i += 4;
+  }
+  if ((size & 2) != 0) {
+    std::memcpy(to + i, from + i, 2);
+    i += 2;
+  }
+  if ((size & 1) != 0) to[i] = from[i];
+}
+
+// Stores whole cache lines past the caches and what is around them as usual.
+void StreamRow(const std::uint8_t* HWY_RESTRICT from, std::size_t size,
+               std::uint8_t* HWY_RESTRICT to) {
+  const hn::ScalableTag<std::uint8_t> d;
+  const std::size_t lanes = hn::Lanes(d);
+  const std::size_t line = std::max<std::size_t>(lanes, 64);
+  std::size_t i = std::min(size, (line - reinterpret_cast<std::uintptr_t>(to) % line) % line);
+  CopyFew(from, i, to);
+  for (; i + line <= size; i += line) {
+    for (std::size_t j = i; j < i + line; j += lanes) hn::Stream(hn::LoadU(d, from + j), d, to + j);
+  }
+  CopyFew(from + i, size - i, to + i);
+}
+
+// Where the rows of codes go: into memory,
+struct StoredRows {
+  std::uint8_t* codes;
+  std::uint64_t stride;
+  HWY_INLINE std::uint8_t* Begin(std::uint64_t row) const { return codes + row * stride; }
+  HWY_INLINE void End(std::uint64_t /*row*/) const {}
+};
+
+// or past the caches. Codes begin at any place in a cache line and only whole lines can be stored
+// so, thus a row is put together first. It is stored when the next one has been made, because
+// reading what has just been written at other places stalls.
+struct StreamedRows {
+  std::uint8_t* codes;
+  std::uint64_t stride;
+  std::size_t width;
+  std::uint8_t* staged;  // two rows
+  HWY_INLINE std::uint8_t* Staged(std::uint64_t row) const { return staged + row % 2 * kRowPart; }
+  HWY_INLINE std::uint8_t* Begin(std::uint64_t row) const { return Staged(row); }
+  HWY_INLINE void End(std::uint64_t row) const {
+    if (row != 0) Stream(row - 1);
+  }
+  HWY_INLINE void Stream(std::uint64_t row) const {
+    StreamRow(Staged(row), width, codes + row * stride);
+  }
+};
+
+// Codes of large quotients lie 32 apart. A quotient up to 512 that is rounded to BF16 moves by 1.
+constexpr double kLargestQuotientError = 17.01;
+
+// The largest error of all tiles is soon as large as most blocks can have, and they need not look.
+bool MayExceed(const BlockRule* rules, std::size_t blocks, double largest_error) {
+  return std::any_of(rules, rules + blocks, [&](const BlockRule& rule) {
+    return kLargestQuotientError * static_cast<double>(rule.scale) > largest_error;
   });
-  const auto total = [&](const float* part) HWY_ATTR {
-    const VF both = hn::Add(hn::Load(df, part), hn::Load(df, part + lanes));
-    return static_cast<double>(hn::GetLane(hn::SumOfLanes(df, both)));
-  };
-  quality.sum_squared_error += total(sums.error_squares);
-  quality.sum_squares += total(sums.squares);
-  quality.flushed_to_zero += sums.zero_codes - sums.zero_values;
-  const VF largest =
-      hn::Max(hn::Load(df, sums.largest_error), hn::Load(df, sums.largest_error + hn::Lanes(df)));
-  quality.max_abs_error = std::max(quality.max_abs_error,
-                                   static_cast<double>(hn::GetLane(hn::MaxOfLanes(df, largest))));
+}
+
+template <typename Rows>
+HWY_NOINLINE void EncodeBf16(const QuantizeTile& tile, const BlockRule* rules,
+                             const CodeTable* tables, const Rows& rows, LaneSums& sums,
+                             Quality& quality) {
+  if (MayExceed(rules, tile.blocks(), quality.max_abs_error)) {
+    EncodeRows<true>(tile, rules, tables, rows, sums, quality);
+  } else {
+    EncodeRows<false>(tile, rules, tables, rows, sums, quality);
+  }
+}
+
+void EncodeBf16(const QuantizeTile& tile, const BlockRule* rules, bool stream, std::uint8_t* codes,
+                LaneSums& sums, Quality& quality) {
+  CodeTable tables[kMaxTileBlocks];
+  MakeCodeTables(rules, tile.blocks(), tables);
+  HWY_ALIGN std::uint8_t staged[2 * kRowPart];
+  for (std::uint64_t offset = 0; offset < tile.width; offset += kRowPart) {
+    const QuantizeTile part =
+        SubTile(tile, 0, tile.rows, offset, std::min(kRowPart, tile.width - offset));
+    const std::uint64_t first = part.first_block() - tile.first_block();
+    if (!stream) {
+      EncodeBf16(part, rules + first, tables + first, StoredRows{codes + offset, tile.stride}, sums,
+                 quality);
+      continue;
+    }
+    const StreamedRows rows{codes + offset, tile.stride, static_cast<std::size_t>(part.width),
+                            staged};
+    EncodeBf16(part, rules + first, tables + first, rows, sums, quality);
+    rows.Stream(part.rows - 1);
+  }
+  if (stream) hwy::FlushStream();
 }
 
 void Encode(const QuantizeTile& tile, const BlockRule* rules, bool stream, std::uint8_t* codes,
             Quality& quality) {
-  // Only aligned vectors of 16 bytes or more are stored past the caches. With vectors of 16 bytes
-  // the codes of a unit have 8.
-  const std::size_t bytes = hn::Lanes(DC());
-  const std::uint64_t places =
-      reinterpret_cast<std::uintptr_t>(codes) | tile.stride | tile.block_cols | tile.column;
-  const bool past_caches = stream && bytes >= 16 && places % bytes == 0;
+  // The ways in which elements are encoded do not count them alike.
+  const std::uint64_t elements = quality.elements + tile.rows * tile.width;
+  LaneSums sums;
+  Clear(sums);
   switch (tile.format) {
     case FloatFormat::kBF16:
-      EncodeAs<Bf16Values>(tile, rules, past_caches, codes, quality);
+      EncodeBf16(tile, rules, stream, codes, sums, quality);
       break;
     case FloatFormat::kF16:
-      EncodeAs<F16Values>(tile, rules, past_caches, codes, quality);
+      EncodeBlocks<F16Values>(tile, rules, codes, sums, quality);
       break;
     case FloatFormat::kF32:
-      EncodeAs<F32Values>(tile, rules, past_caches, codes, quality);
+      EncodeBlocks<F32Values>(tile, rules, codes, sums, quality);
       break;
   }
-  if (past_caches) hwy::FlushStream();
+  AddTo(quality, sums);
+  quality.elements = elements;
 }
 
 // ---- Magnitudes -----------------------------------------------------------------------------
 
+// The largest magnitude of `rows` rows of a block.
 template <typename Bits>
-void MagnitudesAs(const QuantizeTile& tile, std::uint32_t* magnitudes) {
+HWY_INLINE Bits LargestOf(const Bits* HWY_RESTRICT from, std::uint64_t rows, std::uint64_t stride,
+                          std::size_t size) {
   const hn::ScalableTag<Bits> d;
   using V = hn::Vec<decltype(d)>;
   constexpr auto kMask = static_cast<Bits>(~(Bits{1} << (8 * sizeof(Bits) - 1)));
   const V mask = hn::Set(d, kMask);
   const std::size_t lanes = hn::Lanes(d);
-  HWY_ALIGN Bits largest[kMaxTileBlocks * hn::MaxLanes(d)];
-  const std::size_t blocks = tile.blocks();
-  for (std::size_t block = 0; block < blocks; ++block) {
-    hn::Store(hn::Zero(d), d, largest + block * lanes);
+  V first = hn::Zero(d);
+  V second = first;
+  for (std::uint64_t row = 0; row < rows; ++row, from += stride) {
+    std::size_t i = 0;
+    for (; i + 2 * lanes <= size; i += 2 * lanes) {
+      first = hn::Max(first, hn::And(hn::LoadU(d, from + i), mask));
+      second = hn::Max(second, hn::And(hn::LoadU(d, from + i + lanes), mask));
+    }
+    if (i + lanes <= size) {
+      first = hn::Max(first, hn::And(hn::LoadU(d, from + i), mask));
+      i += lanes;
+    }
+    if (i < size) {
+      HWY_ALIGN Bits part[hn::MaxLanes(d)] = {};
+      std::memcpy(part, from + i, (size - i) * sizeof(Bits));
+      second = hn::Max(second, hn::And(hn::Load(d, part), mask));
+    }
   }
-  for (std::uint64_t row = 0; row < tile.rows; ++row) {
-    const auto* const values =
-        reinterpret_cast<const Bits*>(tile.values + row * tile.stride * sizeof(Bits));
-    ForEachBlock(tile, [&](std::size_t block, std::size_t offset, std::size_t size) {
-      const Bits* const from = values + offset;
-      V first = hn::Load(d, largest + block * lanes);
-      V second = first;
-      std::size_t i = 0;
-      for (; i + 2 * lanes <= size; i += 2 * lanes) {
-        first = hn::Max(first, hn::And(hn::LoadU(d, from + i), mask));
-        second = hn::Max(second, hn::And(hn::LoadU(d, from + i + lanes), mask));
-      }
-      for (; i + lanes <= size; i += lanes) {
-        first = hn::Max(first, hn::And(hn::LoadU(d, from + i), mask));
-      }
-      if (i < size) {
-        HWY_ALIGN Bits part[hn::MaxLanes(d)] = {};
-        std::memcpy(part, from + i, (size - i) * sizeof(Bits));
-        second = hn::Max(second, hn::And(hn::Load(d, part), mask));
-      }
-      hn::Store(hn::Max(first, second), d, largest + block * lanes);
-    });
-  }
-  for (std::size_t block = 0; block < blocks; ++block) {
-    const V lane = hn::MaxOfLanes(d, hn::Load(d, largest + block * lanes));
-    magnitudes[block] = std::max<std::uint32_t>(magnitudes[block], hn::GetLane(lane));
-  }
+  return hn::GetLane(hn::MaxOfLanes(d, hn::Max(first, second)));
+}
+
+template <typename Bits>
+void MagnitudesAs(const QuantizeTile& tile, std::uint32_t* magnitudes) {
+  const auto* const values = reinterpret_cast<const Bits*>(tile.values);
+  ForEachBlock(tile, [&](std::size_t block, std::size_t offset, std::size_t size) {
+    const Bits largest = LargestOf<Bits>(values + offset, tile.rows, tile.stride, size);
+    magnitudes[block] = std::max<std::uint32_t>(magnitudes[block], largest);
+  });
 }
 
 void Magnitudes(const QuantizeTile& tile, std::uint32_t* magnitudes) {

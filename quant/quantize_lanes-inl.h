@@ -12,6 +12,7 @@
 #define DSV3_QUANT_QUANTIZE_LANES_INL_H
 #endif
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -26,13 +27,21 @@ using DF = hn::ScalableTag<float>;
 using DU = hn::ScalableTag<std::uint32_t>;
 using D16 = hn::ScalableTag<std::uint16_t>;
 using DC = hn::Rebind<std::uint8_t, D16>;  // codes: half a vector
+using DD = hn::ScalableTag<double>;
 using VF = hn::Vec<DF>;
+using VD = hn::Vec<DD>;
 using VU = hn::Vec<DU>;
 using V16 = hn::Vec<D16>;
 
 // The work is done in units of a vector of 16-bit numbers: two vectors of floats, one of the even
 // and one of the odd elements.
 HWY_INLINE std::size_t UnitSize() { return hn::Lanes(D16()); }
+
+// Fetches an element of the next tile; its address may lie behind all values.
+HWY_INLINE void FetchAhead(const void* element, std::uint64_t ahead) {
+  const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(element) + ahead;
+  hwy::Prefetch(reinterpret_cast<const std::uint8_t*>(address));
+}
 
 // ---- Loading --------------------------------------------------------------------------------
 
@@ -128,26 +137,6 @@ struct DivideInOwn {
 
 // ---- Codes ----------------------------------------------------------------------------------
 
-// Sums for the quality, in lanes of even and of odd elements.
-struct LaneSums {
-  HWY_ALIGN float error_squares[2 * hn::MaxLanes(DF())];
-  HWY_ALIGN float squares[2 * hn::MaxLanes(DF())];
-  HWY_ALIGN float largest_error[2 * hn::MaxLanes(DF())];
-  std::size_t units = 0;  // added since the last flush
-  std::uint64_t zero_codes = 0;
-  std::uint64_t zero_values = 0;
-};
-
-// Sums of so many units are added up in float before they go into a double.
-constexpr std::size_t kFlushUnits = 64;
-
-HWY_INLINE void Flush(VF& even, VF& odd, double& total) {
-  const DF df;
-  total += static_cast<double>(hn::GetLane(hn::SumOfLanes(df, hn::Add(even, odd))));
-  even = hn::Zero(df);
-  odd = hn::Zero(df);
-}
-
 constexpr std::uint32_t kSmallestField = 121U << 23;  // of 2^-6, the smallest normal code
 constexpr std::uint32_t kCodeBias = 121U << 3;
 
@@ -171,30 +160,6 @@ HWY_INLINE void AddErrors(VF x, VF rounded, VF scale, VF& error_squares, VF& squ
   error_squares = hn::MulAdd(error, error, error_squares);
   squares = hn::MulAdd(x, x, squares);
   largest_error = hn::Max(largest_error, hn::Abs(error));
-}
-
-// Both vectors of a unit: their codes with signs, in the low bytes.
-template <typename Quotient>
-HWY_INLINE V16 EncodeUnit(VF even, VF odd, V16 signs, VF operand, VF reciprocal, VF scale,
-                          VF& errors0, VF& errors1, VF& squares0, VF& squares1, VF& largest0,
-                          VF& largest1, std::uint64_t& zero_codes, std::uint64_t& zero_values) {
-  const DF df;
-  const D16 d16;
-  VF rounded0;
-  VF rounded1;
-  const VU low = EncodeMagnitude(Quotient::Of(even, operand, reciprocal), rounded0);
-  const VU high = EncodeMagnitude(Quotient::Of(odd, operand, reciprocal), rounded1);
-  AddErrors(even, rounded0, scale, errors0, squares0, largest0);
-  AddErrors(odd, rounded1, scale, errors1, squares1, largest1);
-  const V16 both = hn::BitCast(d16, hn::Or(low, hn::ShiftLeft<16>(high)));
-  const V16 bias = hn::Set(d16, static_cast<std::uint16_t>(kCodeBias));
-  const auto is_zero = hn::Eq(both, bias);
-  if (HWY_UNLIKELY(!hn::AllFalse(d16, is_zero))) {
-    zero_codes += hn::CountTrue(d16, is_zero);
-    zero_values += hn::CountTrue(df, hn::Eq(even, hn::Zero(df))) +
-                   hn::CountTrue(df, hn::Eq(odd, hn::Zero(df)));
-  }
-  return hn::Or(hn::Sub(both, bias), signs);
 }
 
 #endif  // HWY_TARGET != HWY_SCALAR

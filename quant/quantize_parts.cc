@@ -41,15 +41,6 @@ void MarkEdited(const PanelPart& part, std::uint64_t block_cols, std::uint64_t b
   }
 }
 
-// Some columns of a tile as a tile.
-QuantizeTile Columns(const QuantizeTile& tile, std::size_t offset, std::size_t size) {
-  QuantizeTile columns = tile;
-  columns.values += offset * FloatBytes(tile.format);
-  columns.width = size;
-  columns.column += offset;
-  return columns;
-}
-
 // Copies the codes of a block that was not edited, and adds its values, which have no errors.
 void KeepBlock(const QuantizeTile& tile, bool nonfinite, const std::uint8_t* original,
                std::uint8_t* codes, Quality& quality) {
@@ -201,7 +192,7 @@ std::optional<NonfiniteValue> QuantizePart(const QuantizeFormat& format, const P
       return;
     }
     ForEachBlock(tile, [&](std::size_t block, std::size_t offset, std::size_t size) {
-      const QuantizeTile columns = Columns(tile, offset, size);
+      const QuantizeTile columns = internal::SubTile(tile, 0, tile.rows, offset, size);
       std::uint8_t* const to = codes.data() + first + offset;
       const std::uint8_t* const from = original->codes.data() + first + offset;
       if (!states[block].edited) {

@@ -20,6 +20,9 @@ inline constexpr std::uint64_t kTileBytes = std::uint64_t{128} << 10;
 // From this many elements on, codes are stored past the caches.
 inline constexpr std::uint64_t kStreamElements = std::uint64_t{1} << 17;
 
+// The most columns whose codes are put together before they are stored past the caches.
+inline constexpr std::uint64_t kRowPart = 512;
+
 // A rectangle of a row-major matrix that lies in one row of blocks.
 struct QuantizeTile {
   FloatFormat format = FloatFormat::kBF16;
@@ -29,13 +32,26 @@ struct QuantizeTile {
   std::uint64_t stride = 0;  // elements from row to row
   std::uint64_t column = 0;  // of the first element in the matrix
   std::uint64_t block_cols = 0;
-  const std::byte* next = nullptr;  // where the next tile begins, to be fetched meanwhile
+  // Bytes from an element to that of the next tile, which is to be fetched meanwhile. Behind the
+  // last tile of the values others often follow; if none do, fetching does no harm.
+  std::uint64_t ahead = 0;
 
   std::uint64_t first_block() const { return column / block_cols; }
   std::size_t blocks() const {
     return static_cast<std::size_t>((column + width - 1) / block_cols - first_block() + 1);
   }
 };
+
+// Some rows and columns of a tile as a tile.
+inline QuantizeTile SubTile(const QuantizeTile& tile, std::uint64_t row, std::uint64_t rows,
+                            std::uint64_t offset, std::uint64_t size) {
+  QuantizeTile part = tile;
+  part.values += (row * tile.stride + offset) * FloatBytes(tile.format);
+  part.rows = rows;
+  part.width = size;
+  part.column += offset;
+  return part;
+}
 
 // Raises magnitudes[i] to the largest magnitude of the tile's i-th block: the bits of the values'
 // own format without the sign, so that infinities and NaN are the largest of all.
@@ -100,7 +116,8 @@ void ForEachTile(const PanelPart& part, std::uint64_t block_cols, const Work& wo
       tile.stride = part.cols;
       tile.column = begin;
       tile.block_cols = block_cols;
-      if (tile_end < end) tile.next = tile.values + tile.width * bytes;
+      const std::uint64_t left_of_band = rows * (end - column) - (begin - column);
+      tile.ahead = (tile_end < end ? tile.width : left_of_band) * bytes;
       work(tile, done + begin - column);
       begin = tile_end;
     }
