@@ -157,6 +157,7 @@ std::string JoinWords(const std::vector<std::string>& words) {
 
 std::string JoinChoices(const std::vector<Choice>& choices) {
   std::vector<std::string> words;
+  words.reserve(choices.size());
   for (const Choice& choice : choices) words.push_back(choice.value);
   return JoinWords(words);
 }
