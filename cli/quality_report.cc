@@ -65,6 +65,7 @@ std::string RelativeText(const Quality& q) {
 std::vector<const TensorQuality*> Sorted(const std::vector<TensorQuality>& tensors,
                                          double (*key)(const Quality&)) {
   std::vector<const TensorQuality*> order;
+  order.reserve(tensors.size());
   for (const TensorQuality& each : tensors) order.push_back(&each);
   std::stable_sort(order.begin(), order.end(), [key](const auto* a, const auto* b) {
     return key(a->quality) < key(b->quality);

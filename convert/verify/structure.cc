@@ -195,6 +195,7 @@ void Order(const Catalog& catalog, Findings& findings) {
 
 std::vector<std::string> FileNames(const CheckpointFiles& files) {
   std::vector<std::string> names;
+  names.reserve(files.shards.size() + files.unlisted.size());
   for (const ShardFile& shard : files.shards) names.push_back(shard.name);
   for (const ShardFile& shard : files.unlisted) names.push_back(shard.name);
   std::error_code ignored;
