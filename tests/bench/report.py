@@ -30,11 +30,13 @@ def verify_rows(verify):
         return
     hashing, disk = verify["hashing"], verify["disk"]
     rates = hashing["gb_per_s"]
-    yield ("`checksum create`, files in the page cache", f"{rates['dsv3']} GB/s hashed",
-           f"one OpenSSL stream: {hashing['single_openssl_gb_per_s']} GB/s",
-           f"{hashing['ratio']:.2f}", "≥ 2.5")
-    for name, words in (("sha256sum", "`sha256sum`"), ("openssl", "`openssl dgst -sha256`"),
-                        ("model_signing", "`model_signing sign key`")):
+    yield ("`checksum create`, files in the page cache", f"{rates['dsv3']} GB/s",
+           f"`openssl dgst -sha256`, the same files: {rates['openssl']} GB/s",
+           f"{rates['dsv3'] / rates['openssl']:.2f}", "≥ 2.5")
+    yield ("… the same", f"{rates['dsv3']} GB/s",
+           f"`openssl speed`, one stream without files: {hashing['single_openssl_gb_per_s']} GB/s",
+           f"{hashing['ratio']:.2f}", "")
+    for name, words in (("sha256sum", "`sha256sum`"), ("model_signing", "`model_signing sign key`")):
         yield (f"… {words}, the same files", f"{rates[name]} GB/s", "", "", "")
     yield ("reading the files from the disk, nothing else", spread(disk["seconds"]),
            f"{disk['gb_per_s']} GB/s", "", "")
