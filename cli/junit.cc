@@ -40,6 +40,7 @@ std::vector<TestCase> TestCases(const FindingsDocument& document) {
     (fails ? test.failures : test.notes).push_back(&finding);
   }
   std::vector<TestCase> tests;
+  tests.reserve(by_file.size() + 1);
   for (auto& [file, test] : by_file) tests.push_back(std::move(test));
   // A suite without a case is no news to some readers, so an empty one says that it passed.
   if (tests.empty() || !whole.failures.empty() || !whole.notes.empty()) {
