@@ -174,6 +174,34 @@ TEST_P(QuantizeKernel, IsTheSameForEverySizeAndAlignment) {
   }
 }
 
+TEST_P(QuantizeKernel, FindsTheLargestErrorHoweverLittleLaterBlocksExceedEarlierOnes) {
+  constexpr std::size_t kBlockCols = 128;
+  constexpr std::size_t kCols = 16384;
+  std::mt19937 random(18);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(kCols);
+  for (std::size_t i = 0; i < kCols; ++i) {
+    values[i] = normal(random) * (1 + 0.002F * static_cast<float>(i / kBlockCols));
+  }
+  const std::vector<std::byte> bytes = Pack(FloatFormat::kBF16, values);
+  for (QuantizeFormat format : AllFormats()) {
+    format.block = {1, kBlockCols};
+    const Quantized result = QuantizeMatrix(format, FloatFormat::kBF16, bytes, 1, kCols);
+    Quality truth;
+    for (std::size_t i = 0; i < kCols; i += kBlockCols) {
+      float amax = 0;
+      for (std::size_t j = i; j < i + kBlockCols; ++j) {
+        amax = std::max(amax, std::abs(internal::ValueAt(FloatFormat::kBF16, bytes.data(), j)));
+      }
+      std::vector<std::uint8_t> codes(kBlockCols);
+      internal::EncodeRunScalar(internal::MakeRule(format, FloatFormat::kBF16, amax),
+                                FloatFormat::kBF16, bytes.data() + 2 * i, kBlockCols, codes.data(),
+                                truth);
+    }
+    EXPECT_EQ(result.quality.max_abs_error, truth.max_abs_error);
+  }
+}
+
 TEST_P(QuantizeKernel, EqualsTheOracleOnWholeMatrices) {
   std::mt19937 random(15);
   std::student_t_distribution<float> heavy(2.0F);
