@@ -10,6 +10,7 @@
 #include "convert/execute/source_release.h"
 #include "convert/model/expected_tensors.h"
 #include "formats/error.h"
+#include "formats/require_no_errors.h"
 
 namespace dsv3::convert {
 namespace {
@@ -58,26 +59,11 @@ void RequireConfig(const formats::CheckpointFiles& files) {
               {std::string(kConfigName), ""});
 }
 
-// Throws the first error, counting the others; adds warnings to `warnings`.
+// Throws the first error; adds warnings to `warnings`.
 void RequireModel(const formats::Findings& findings, formats::Findings& warnings) {
-  const formats::Finding* first = nullptr;
-  std::size_t others = 0;
-  for (const formats::Finding& finding : findings) {
-    if (finding.severity == formats::Severity::kWarning) {
-      warnings.push_back(finding);
-    } else if (first == nullptr) {
-      first = &finding;
-    } else {
-      ++others;
-    }
-  }
-  if (first == nullptr) return;
-  std::string message = first->message;
-  if (others != 0) {
-    message += fmt::format(" ({} more {} missing or of another shape)", others,
-                           others == 1 ? "tensor is" : "tensors are");
-  }
-  throw Error(ErrorCode::kBadInput, message, {first->file, first->tensor});
+  formats::RequireNoErrors(findings, {"tensor is missing or of another shape",
+                                      "tensors are missing or of another shape"});
+  warnings.insert(warnings.end(), findings.begin(), findings.end());
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/io/input_file.h"
+#include "formats/require_no_errors.h"
 
 namespace dsv3::formats {
 namespace {
@@ -333,24 +334,8 @@ CheckpointFiles OpenCheckpointFiles(const fs::path& path, const FreedShards& fre
 }
 
 void RequireConsistent(const CheckpointFiles& files) {
-  const Finding* first = nullptr;
-  std::size_t others = 0;
-  for (const Finding& finding : files.findings) {
-    if (finding.severity != Severity::kError) continue;
-    if (first == nullptr) {
-      first = &finding;
-    } else {
-      ++others;
-    }
-  }
-  if (first == nullptr) return;
-  std::string message = first->message;
-  if (others > 0) {
-    message += fmt::format(" ({} more {} found; dsv3-inspect lists all)", others,
-                           others == 1 ? "problem was" : "problems were");
-  }
-  throw Error(first->kind == kIoFinding ? ErrorCode::kIo : ErrorCode::kBadInput, message,
-              {.file = first->file, .tensor = first->tensor});
+  RequireNoErrors(files.findings, {"problem was found; dsv3-inspect lists all",
+                                   "problems were found; dsv3-inspect lists all"});
 }
 
 std::string ReadSmallFile(const fs::path& path, std::uint64_t max_bytes) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <string_view>
 #include <unordered_set>
 #include <utility>
 
@@ -10,6 +11,7 @@
 
 #include "convert/model/expected_tensors.h"
 #include "formats/error.h"
+#include "formats/require_no_errors.h"
 
 namespace dsv3::convert {
 namespace {
@@ -23,17 +25,11 @@ constexpr std::uint64_t kMaxConfigBytes = 64 << 20;
 
 // The first finding that leaves the listing incomplete, as the error that it is.
 void RequireReadable(const Findings& findings) {
-  const auto first =
-      std::find_if(findings.begin(), findings.end(), [](const auto& f) { return f.unreadable; });
-  if (first == findings.end()) return;
-  const auto others =
-      std::count_if(first + 1, findings.end(), [](const auto& f) { return f.unreadable; });
-  std::string message = first->message;
-  if (others > 0) {
-    message += fmt::format(" ({} more of the files cannot be read either)", others);
-  }
-  const ErrorCode code = first->kind == "shard-io-error" ? ErrorCode::kIo : ErrorCode::kBadInput;
-  throw Error(code, message, {first->file, first->tensor});
+  Findings unreadable;
+  std::copy_if(findings.begin(), findings.end(), std::back_inserter(unreadable),
+               [](const formats::Finding& finding) { return finding.unreadable; });
+  constexpr std::string_view kOthers = "of the files cannot be read either";
+  formats::RequireNoErrors(unreadable, {kOthers, kOthers});
 }
 
 // A catalog holds each name once.

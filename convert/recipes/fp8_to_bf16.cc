@@ -3,31 +3,18 @@
 #include <string_view>
 #include <utility>
 
-#include <fmt/format.h>
-
 #include "convert/plan/dequantize_expression.h"
 #include "formats/error.h"
 #include "formats/json/json_edit.h"
+#include "formats/require_no_errors.h"
 
 namespace dsv3::convert {
-namespace {
-
-// Throws the first one, counting the others.
-void RequireNone(const formats::Findings& findings, std::string_view what) {
-  if (findings.empty()) return;
-  const formats::Finding& first = findings.front();
-  std::string message = first.message;
-  if (findings.size() > 1) message += fmt::format(" ({} more {})", findings.size() - 1, what);
-  throw Error(ErrorCode::kBadInput, std::move(message), {first.file, first.tensor});
-}
-
-}  // namespace
 
 std::vector<ScaledWeight> PairScales(const Catalog& catalog, const ModelConfig& config) {
   ScaledWeights found = FindScaledWeights(catalog, config);
-  RequireNone(found.findings, found.findings.size() == 2 ? "fault of weights and scales"
-                                                         : "faults of weights and scales");
-  RequireNone(found.unsupported, found.unsupported.size() == 2 ? "such tensor" : "such tensors");
+  formats::RequireNoErrors(found.findings,
+                           {"fault of weights and scales", "faults of weights and scales"});
+  formats::RequireNoErrors(found.unsupported, {"such tensor", "such tensors"});
   if (found.pairs.empty()) {
     throw Error(ErrorCode::kBadInput,
                 "this is no FP8 checkpoint: not one of its tensors is FP8, so there is nothing to "

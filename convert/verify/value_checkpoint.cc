@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "formats/error.h"
+#include "formats/require_no_errors.h"
 
 namespace dsv3::convert {
 namespace {
@@ -64,15 +65,9 @@ ValueCheckpoint OpenForValues(const fs::path& path) {
 }
 
 void RequireWhole(const ValueCheckpoint& checkpoint) {
-  if (checkpoint.files.empty()) return;
-  const formats::Finding& first = checkpoint.files.front();
-  std::string message = fmt::format("{}: {}", checkpoint.directory.string(), first.message);
-  if (checkpoint.files.size() > 1) {
-    message += fmt::format(" ({} more such faults; dsv3-verify structure lists them)",
-                           checkpoint.files.size() - 1);
-  }
-  const ErrorCode code = first.kind == "shard-io-error" ? ErrorCode::kIo : ErrorCode::kBadInput;
-  throw Error(code, message, {first.file, first.tensor});
+  constexpr std::string_view kOthers = "such faults; dsv3-verify structure lists them";
+  formats::RequireNoErrors(checkpoint.files, {kOthers, kOthers},
+                           fmt::format("{}: ", checkpoint.directory.string()));
 }
 
 }  // namespace dsv3::convert
