@@ -47,8 +47,9 @@ ScaleFormat StoredScaleFormat(const QuantizeFormat& format, FloatFormat values) 
   if (format.recipe != QuantizeRecipe::kLlmCompressor) {
     return format.scale_fmt == ScaleFmt::kE8M0 ? ScaleFormat::kE8M0 : ScaleFormat::kF32;
   }
-  if (values == FloatFormat::kBF16) return ScaleFormat::kBF16;
-  return values == FloatFormat::kF16 ? ScaleFormat::kF16 : ScaleFormat::kF32;
+  const FloatFormat own = format.own.value_or(values);
+  if (own == FloatFormat::kBF16) return ScaleFormat::kBF16;
+  return own == FloatFormat::kF16 ? ScaleFormat::kF16 : ScaleFormat::kF32;
 }
 
 std::optional<NonfiniteValue> Quantize(const QuantizeFormat& format, const QuantizePanel& panel,

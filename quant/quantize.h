@@ -45,6 +45,9 @@ struct QuantizeFormat {
   QuantizeRecipe recipe = QuantizeRecipe::kDeepSeek;
   ScaleFmt scale_fmt = ScaleFmt::kF32;
   BlockShape block = {};  // {1, cols} for scales per row, {rows, cols} for one scale per tensor
+  // The format that kLlmCompressor takes for the values' own, where that is another: of BF16 values
+  // that were F16 once.
+  std::optional<FloatFormat> own = {};
 };
 
 // Why a recipe does not have this scale format and form of blocks, to be put behind "recipe NAME":

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "quant/codec.h"
 #include "quant/rounding.h"
@@ -18,6 +19,8 @@ constexpr float kSmallestPower = 0x1p-126F;
 constexpr float kSmallestE8M0 = 0x1p-127F;
 constexpr float kSmallestFloat = 0x1p-149F;
 constexpr float kDeepGemmFloor = 1e-4F;
+constexpr float kLargestF16 = 65504.0F;
+constexpr float kFloatMax = std::numeric_limits<float>::max();
 
 // Above it a quotient rounds to NaN, not to 448, unless it is clamped.
 constexpr float kRoundsTo448 = 464.0F;
@@ -103,10 +106,12 @@ BlockRule TransformersRule(ScaleFmt fmt, float amax) {
   return {.operation = Operation::kMultiply, .operand = factor, .scale = 1 / factor};
 }
 
-BlockRule LlmCompressorRule(FloatFormat values, float amax) {
-  const float scale = RoundToOwn(values, amax / kE4M3Max);
-  BlockRule rule = DivideBy(scale == 0 ? Epsilon(values) : scale);
-  rule.own = values;
+BlockRule LlmCompressorRule(FloatFormat own, float amax) {
+  // Values that never were in their own format may be too large for it.
+  const float largest = own == FloatFormat::kF16 ? kLargestF16 : kFloatMax;
+  const float scale = std::min(RoundToOwn(own, amax / kE4M3Max), largest);
+  BlockRule rule = DivideBy(scale == 0 ? Epsilon(own) : scale);
+  rule.own = own;
   return rule;
 }
 
@@ -119,7 +124,7 @@ BlockRule RuleOf(const QuantizeFormat& format, FloatFormat values, float amax) {
     case QuantizeRecipe::kTransformers:
       return TransformersRule(format.scale_fmt, amax);
     case QuantizeRecipe::kLlmCompressor:
-      return LlmCompressorRule(values, amax);
+      return LlmCompressorRule(format.own.value_or(values), amax);
   }
   return DeepSeekRule(format.scale_fmt, amax);
 }
@@ -129,7 +134,8 @@ BlockRule RuleOf(const QuantizeFormat& format, FloatFormat values, float amax) {
 BlockRule MakeRule(const QuantizeFormat& format, FloatFormat values, float amax) {
   BlockRule rule = RuleOf(format, values, amax);
   rule.regular = (amax == 0 || amax >= kSmallestRegular) && rule.scale >= kSmallestRegular &&
-                 rule.scale <= kLargestRegular && Quotient(rule, amax) <= kRoundsTo448;
+                 rule.scale <= kLargestRegular && Quotient(rule, amax) <= kRoundsTo448 &&
+                 (rule.own == FloatFormat::kF32 || rule.own == values);
   return rule;
 }
 

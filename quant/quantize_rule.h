@@ -19,7 +19,7 @@ struct BlockRule {
   // The format that the quotient is rounded to before the code is; kF32 rounds no further.
   FloatFormat own = FloatFormat::kF32;
   // Whether the kernels may do the block: no value is clamped to other than what rounding gives,
-  // and the squares of values and errors are normal floats.
+  // the squares of values and errors are normal floats, and `own` is kF32 or the values' format.
   bool regular = false;
   float operand = 1;
   float scale = 1;  // as stored

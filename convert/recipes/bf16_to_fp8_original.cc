@@ -128,9 +128,10 @@ Fp8Form FormOf(const Catalog& catalog, const Original& original, const Bf16ToFp8
   } else if (original.config.quantization && original.config.quantization->scale_fmt == "ue8m0") {
     form.scale_fmt = quant::ScaleFmt::kUe8m0;
   }
-  form.recipe = options.recipe.value_or(first.scale_format == quant::ScaleFormat::kBF16
-                                            ? quant::QuantizeRecipe::kLlmCompressor
-                                            : quant::QuantizeRecipe::kDeepSeek);
+  const bool has_half_scales = first.scale_format == quant::ScaleFormat::kBF16 ||
+                               first.scale_format == quant::ScaleFormat::kF16;
+  form.recipe = options.recipe.value_or(has_half_scales ? quant::QuantizeRecipe::kLlmCompressor
+                                                        : quant::QuantizeRecipe::kDeepSeek);
   // What edited blocks get must be what stands there.
   for (const ScaledWeight& pair : original.pairs) {
     const CatalogTensor& scale = tensor(pair.scale);
@@ -165,20 +166,25 @@ Fp8Form FormOf(const Catalog& catalog, const Original& original, const Bf16ToFp8
     Contradicts(original, fmt::format("--scale-fmt {}", ScaleFmtName(*options.scale_fmt)),
                 fmt::format("has {} scales", ScaleFmtName(form.scale_fmt)));
   }
-  const quant::QuantizeFormat format{form.recipe, form.scale_fmt, first.block};
+  const quant::QuantizeFormat format{form.recipe, form.scale_fmt, first.block, OwnFormatOf(first)};
   if (quant::StoredScaleFormat(format, quant::FloatFormat::kBF16) != first.scale_format) {
     const std::string has =
         fmt::format("has {} scales", formats::DtypeName(tensor(first.scale).dtype));
     if (options.recipe) {
       Contradicts(original, fmt::format("--recipe {}", RecipeName(form.recipe)), has);
     }
-    Fail(original, has + ", expected F32, BF16 or F8_E8M0", {"", tensor(first.scale).name});
+    Fail(original, has + ", expected F32, BF16, F16 or F8_E8M0", {"", tensor(first.scale).name});
   }
   RequireForm(form);
   return form;
 }
 
 }  // namespace
+
+std::optional<quant::FloatFormat> OwnFormatOf(const ScaledWeight& pair) {
+  if (pair.scale_format != quant::ScaleFormat::kF16) return std::nullopt;
+  return quant::FloatFormat::kF16;
+}
 
 Original OpenOriginal(const Bf16ToFp8Options& options, const std::filesystem::path& output,
                       Catalog& catalog) {

@@ -38,6 +38,10 @@ struct Original {
   Fp8Form form;
 };
 
+// What llm-compressor took for the own format of a weight that is BF16 by now: F16 where its scales
+// are; nothing where it is BF16.
+std::optional<quant::FloatFormat> OwnFormatOf(const ScaledWeight& pair);
+
 // Opens the checkpoint of options.scales_from and appends it to the catalog. Throws Error: as
 // OpenSource does for what is wrong with it (messages begin with "--scales-from DIR: "); kBadInput
 // where it is no FP8 checkpoint, or of a kind that is not written here; kUsage for options that

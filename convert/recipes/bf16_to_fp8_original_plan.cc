@@ -182,7 +182,7 @@ QuantizedWeight DescribeLike(const Catalog& catalog, std::uint32_t weight, const
   described.matrices = pair.matrices;
   described.rows = pair.rows;
   described.cols = pair.cols;
-  described.format = {form.recipe, form.scale_fmt, pair.block};
+  described.format = {form.recipe, form.scale_fmt, pair.block, OwnFormatOf(pair)};
   described.nonfinite = options.nonfinite;
   described.scale_shape = catalog.tensors()[pair.scale].shape;
   described.scale_dtype = catalog.tensors()[pair.scale].dtype;

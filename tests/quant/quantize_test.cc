@@ -71,6 +71,25 @@ TEST(Quantize, GivesAnAllZeroBlockTheScaleOfTheRecipe) {
   EXPECT_EQ(llm_scale(FloatFormat::kF32), 0x1p-23F);
 }
 
+TEST(Quantize, ComputesInTheFormatThatTheValuesOnceHad) {
+  // Values that are exact in both formats.
+  std::vector<float> values;
+  for (int i = -200; i <= 200; i += 3) values.push_back(static_cast<float>(i) / 1024);
+  const QuantizeFormat own{.recipe = QuantizeRecipe::kLlmCompressor};
+  QuantizeFormat was_f16 = own;
+  was_f16.own = FloatFormat::kF16;
+  const Quantized expected = QuantizeBlock(own, values, FloatFormat::kF16);
+  const Quantized result = QuantizeBlock(was_f16, values, FloatFormat::kBF16);
+  EXPECT_EQ(result.scales, expected.scales);
+  EXPECT_EQ(result.codes, expected.codes);
+  EXPECT_NE(result.scales, QuantizeBlock(own, values, FloatFormat::kBF16).scales);
+  // A block that is too large for F16.
+  const Quantized large = QuantizeBlock(was_f16, {0x1p40F, -1.0F}, FloatFormat::kBF16);
+  EXPECT_THAT(large.scales, ElementsAre(65504.0F));
+  EXPECT_THAT(large.codes, ElementsAre(0x7E, 0x80));
+  EXPECT_EQ(large.quality.saturated, 1U);
+}
+
 TEST(Quantize, RoundsScalesUpToPowersOfTwoBeforeItQuantises) {
   const auto quantize = [](float amax, ScaleFmt fmt) {
     return QuantizeBlock({.scale_fmt = fmt}, {amax, amax / 2}, FloatFormat::kF32);
