@@ -181,16 +181,6 @@ bool IsPacked(const ModelConfig& config, const Catalog& catalog, std::string_vie
          catalog.Find(std::string(name) + "_packed") != Catalog::kNone;
 }
 
-// transformers may keep the experts of a layer in two tensors, [experts, rows, columns]: the tensor
-// that holds an expert's, or kNone.
-std::uint32_t FindFused(const Catalog& catalog, std::string_view name) {
-  constexpr std::string_view kExperts = ".experts.";
-  const std::size_t experts = name.rfind(kExperts);
-  if (experts == std::string_view::npos) return Catalog::kNone;
-  const std::string layer(name.substr(0, experts + kExperts.size()));
-  return catalog.Find(layer + (name.ends_with(".down_proj.weight") ? "down_proj" : "gate_up_proj"));
-}
-
 // The shape of the fused tensor that holds a tensor of an expert.
 formats::Shape FusedShape(const ModelConfig& config, const ExpectedTensorView& expected) {
   const std::uint64_t parts = expected.name.ends_with(".down_proj.weight") ? 1 : 2;
@@ -209,6 +199,14 @@ formats::Finding WrongShape(const ModelConfig& config, const Catalog& catalog,
 }
 
 }  // namespace
+
+std::uint32_t FindFusedExperts(const Catalog& catalog, std::string_view name) {
+  constexpr std::string_view kExperts = ".experts.";
+  const std::size_t experts = name.rfind(kExperts);
+  if (experts == std::string_view::npos) return Catalog::kNone;
+  const std::string layer(name.substr(0, experts + kExperts.size()));
+  return catalog.Find(layer + (name.ends_with(".down_proj.weight") ? "down_proj" : "gate_up_proj"));
+}
 
 bool IsQuantized(TensorRole role) {
   switch (role) {
@@ -270,8 +268,9 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
     const std::string name(expected.name);
     if (position == Catalog::kNone) {
       if (IsQuantized(expected.role) && IsPacked(config, catalog, name)) return;
-      const std::uint32_t fused =
-          expected.role == TensorRole::kExpertLinear ? FindFused(catalog, name) : Catalog::kNone;
+      const std::uint32_t fused = expected.role == TensorRole::kExpertLinear
+                                      ? FindFusedExperts(catalog, name)
+                                      : Catalog::kNone;
       if (fused != Catalog::kNone) {
         // Told once, at the first expert's.
         const bool first =

@@ -60,6 +60,10 @@ void ForEachExpected(const ModelConfig& config, std::string_view prefix,
 // nothing does. Valid as long as the catalog.
 std::string_view FindNamePrefix(const Catalog& catalog);
 
+// transformers may keep the experts of a layer in two tensors, [experts, rows, columns]: the tensor
+// that holds the weight of this name, or kNone.
+std::uint32_t FindFusedExperts(const Catalog& catalog, std::string_view name);
+
 // Tensors that the config predicts and the catalog lacks ("missing-tensor"), or has in another
 // shape ("wrong-shape"); errors, in the model's order, all of them. An unknown model_type gives one
 // warning ("unknown-model-type"). Tensors beyond the expected ones are no finding here.

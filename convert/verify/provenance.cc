@@ -140,9 +140,8 @@ class Tracer {
     ProvenanceTensor traced{tensor.name, tensor.file, tensor.xxh3, tensor.rule, {}};
     for (formats::ManifestSource& source : tensor.sources) {
       ProvenanceSource one{std::move(source), SourceMatch::kNotCompared};
-      if (tensors != nullptr) {
-        one.match =
-            one.source.checkpoint == label ? Compare(one.source, *tensors) : SourceMatch::kUnknown;
+      if (tensors != nullptr && one.source.checkpoint == label) {
+        one.match = Compare(one.source, *tensors);
       }
       Count(one.match);
       if (one.match == SourceMatch::kDiffers || one.match == SourceMatch::kUnknown) {

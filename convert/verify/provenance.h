@@ -20,10 +20,10 @@ struct ProvenanceRequest {
 
 // Whether a recorded source tensor is the one in the given source's manifest.
 enum class SourceMatch {
-  kNotCompared,  // no source was given
+  kNotCompared,  // no source was given, or the other of two
   kMatches,      // same name and digest
   kDiffers,      // same name, another digest
-  kUnknown,      // the source's manifest has no such tensor, or is not of that checkpoint
+  kUnknown,      // the source's manifest has no such tensor
 };
 // "not-compared", "matches", "differs", "unknown".
 std::string_view SourceMatchName(SourceMatch match);

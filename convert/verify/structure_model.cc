@@ -20,11 +20,44 @@ using formats::Severity;
 
 bool IsFp8(Dtype dtype) { return dtype == Dtype::kF8E4M3 || dtype == Dtype::kF8E5M2; }
 
+// The tensor that holds an expected one, itself or with the other experts of its layer, or kNone.
+std::uint32_t Locate(const Catalog& catalog, const ExpectedTensorView& expected) {
+  const std::uint32_t position = catalog.Find(expected.name);
+  if (position != Catalog::kNone || expected.role != TensorRole::kExpertLinear) return position;
+  return FindFusedExperts(catalog, expected.name);
+}
+
+// Whether all that FP8 releases do not quantise is F16 or F32, and nothing else F16: casting the
+// FP8 form of an F16 checkpoint to BF16 leaves it so.
+bool KeepsF16(const ModelConfig& model, const Catalog& catalog) {
+  const auto& tensors = catalog.tensors();
+  if (std::none_of(tensors.begin(), tensors.end(),
+                   [](const CatalogTensor& tensor) { return tensor.dtype == Dtype::kF16; })) {
+    return false;
+  }
+  bool any_f16 = false;
+  bool any_other = false;
+  ForEachExpected(model, FindNamePrefix(catalog), [&](const ExpectedTensorView& expected) {
+    const std::uint32_t position = Locate(catalog, expected);
+    if (position == Catalog::kNone) return;
+    const bool is_f16 = tensors[position].dtype == Dtype::kF16;
+    if (IsQuantized(expected.role)) {
+      any_other = any_other || is_f16;
+    } else {
+      any_f16 = any_f16 || is_f16;
+      any_other = any_other || tensors[position].dtype == Dtype::kBF16;
+    }
+  });
+  return any_f16 && !any_other;
+}
+
 // Judges the dtypes of expected tensors.
 class DtypeRules {
  public:
   DtypeRules(const StructureConfig& config, const Catalog& catalog, bool all_readable)
-      : torch_dtype_(config.torch_dtype), left_out_(LeftOut(config.model)) {
+      : torch_dtype_(config.torch_dtype),
+        keeps_f16_(KeepsF16(config.model, catalog)),
+        left_out_(LeftOut(config.model)) {
     if (!config.model.quantization) return;
     is_quantized_ = true;
     is_fp8_method_ = config.model.quantization->quant_method == "fp8";
@@ -45,7 +78,7 @@ class DtypeRules {
       const bool is_linear =
           expected.role != TensorRole::kNorm && expected.role != TensorRole::kBias;
       if (is_linear && is_quantized_ && IsFp8(dtype)) return Verdict::kUnexpectedFp8;
-      return RightIf(IsPlain(dtype));
+      return RightIf(IsPlain(dtype) || (dtype == Dtype::kF16 && keeps_f16_));
     }
     if (!is_quantized_) return RightIf(IsPlain(dtype) || IsFp8(dtype));
     if (!is_fp8_method_) return Verdict::kRight;
@@ -92,6 +125,7 @@ class DtypeRules {
   }
 
   std::string torch_dtype_;
+  bool keeps_f16_ = false;
   ModuleList left_out_;
   bool is_quantized_ = false;  // the config has a quantization_config
   bool is_fp8_method_ = false;
@@ -160,6 +194,7 @@ std::uint64_t CompareWithModel(const StructureConfig& config, const Catalog& cat
   if (!model.known) return 0;
 
   std::vector<bool> explained(catalog.tensors().size());
+  std::vector<bool> judged(catalog.tensors().size());
   for (const ScaledWeight& pair : scales.pairs) explained[pair.scale] = true;
   for (const Finding& finding : scales.findings) {
     const std::uint32_t position = catalog.Find(finding.tensor);
@@ -172,12 +207,14 @@ std::uint64_t CompareWithModel(const StructureConfig& config, const Catalog& cat
   ForEachExpected(model, FindNamePrefix(catalog), [&](const ExpectedTensorView& expected) {
     ++num_expected;
     if (has_parts && IsQuantized(expected.role)) MarkParts(expected.name, catalog, explained);
-    const std::uint32_t position = catalog.Find(expected.name);
-    if (position == Catalog::kNone) return;
-    explained[position] = true;
-    const auto verdict = rules.Judge(expected, catalog.tensors()[position].dtype);
+    const std::uint32_t position = Locate(catalog, expected);
+    if (position == Catalog::kNone || judged[position]) return;
+    explained[position] = judged[position] = true;
+    ExpectedTensorView actual = expected;
+    actual.name = catalog.tensors()[position].name;
+    const auto verdict = rules.Judge(actual, catalog.tensors()[position].dtype);
     if (verdict == DtypeRules::Verdict::kRight) return;
-    AddDtypeFinding(expected, verdict, rules, catalog, position, findings);
+    AddDtypeFinding(actual, verdict, rules, catalog, position, findings);
   });
   AddUnexpected(catalog, explained, model.model_type, findings);
   return num_expected;

@@ -144,6 +144,25 @@ TEST_F(StructureFilesTest, FindsEveryTensorThatIsInTwoShards) {
                           std::string("tensor-in-two-shards ") + kTinyShard4 + " " + kNorm));
 }
 
+TEST_F(StructureFilesTest, JudgesTheCopyThatTheIndexLists) {
+  checkpoint_.Find(kNorm).shard = kTinyShard4;
+  checkpoint_.index_text = formats::RemoveJsonMember(checkpoint_.IndexText(), "metadata", kIndex);
+  checkpoint_.Add(kTinyShard1, kNorm, Dtype::kF32, {3});
+  EXPECT_THAT(Lines(Findings()),
+              ElementsAre(std::string("tensor-in-two-shards ") + kTinyShard1 + " " + kNorm));
+}
+
+TEST_F(StructureFilesTest, FindsAShardWithANameOfTheToolkitsOwn) {
+  for (TinyTensor& tensor : checkpoint_.tensors) {
+    if (tensor.shard == kTinyShard4) tensor.shard = "last.partial";
+  }
+  const formats::Finding finding = OnlyFinding();
+  EXPECT_EQ(finding.kind, "reserved-shard-name");
+  EXPECT_EQ(finding.severity, Severity::kError);
+  EXPECT_EQ(finding.file, "last.partial");
+  EXPECT_THAT(finding.message, HasSubstr("rename the shard"));
+}
+
 TEST_F(StructureFilesTest, FindsAFileThatTheIndexDoesNotList) {
   TinyCheckpoint other;
   other.has_index = false;
@@ -153,10 +172,13 @@ TEST_F(StructureFilesTest, FindsAFileThatTheIndexDoesNotList) {
   Write();
   WriteFile(in() / "junk.safetensors", "junk");
   WriteFile(in() / "original/consolidated.safetensors", "junk");
+  WriteFile(in() / "z.safetensors", "junk");
+  EXPECT_THAT(Verify().verification.files, ::testing::Contains("extra.safetensors"));
   const formats::Findings findings = Verify().verification.findings;
   EXPECT_THAT(Lines(findings),
               ElementsAre("unlisted-shard extra.safetensors ", "unlisted-shard junk.safetensors ",
-                          "warning unlisted-shard original/consolidated.safetensors "));
+                          "warning unlisted-shard original/consolidated.safetensors ",
+                          "unlisted-shard z.safetensors "));
   EXPECT_THAT(findings[0].message,
               AllOf(HasSubstr("holds 2 tensors, 1 of them also in listed shards"),
                     HasSubstr("remove it, or take the index that lists it")));
@@ -200,6 +222,43 @@ TEST_F(StructureFilesTest, SaysNothingAboutTheTensorsOfAFileThatCannotBeRead) {
       Lines(Verify().verification.findings),
       ElementsAre("warning no-index  ", std::string("unreadable-shard ") + kTinyShard1 + " ",
                   std::string("unreadable-shard ") + kTinyShard2 + " "));
+}
+
+TEST_F(StructureFilesTest, SaysNothingAboutV4NamesInAFileThatCannotBeRead) {
+  for (TinyTensor& tensor : checkpoint_.tensors) {
+    const std::size_t suffix = tensor.name.find(".weight_scale_inv");
+    if (suffix == std::string::npos) continue;
+    tensor.name = tensor.name.substr(0, suffix) + ".scale";
+    tensor.dtype = Dtype::kF8E8M0;
+    tensor.bytes = std::string(tensor.bytes.size() / 4, '\x7f');
+  }
+  const std::string linear = "model.layers.0.self_attn.o_proj";
+  // A weight there whose scale can be read, and the reverse.
+  checkpoint_.Find(linear + ".scale").shard = kTinyShard2;
+  checkpoint_.Find("model.layers.1.self_attn.o_proj.weight").shard = kTinyShard1;
+  EXPECT_THAT(Lines(Findings()), IsEmpty());
+  for (const char* const shard : {kTinyShard1, kTinyShard2}) {
+    Write();
+    WriteFile(in() / shard, "");
+    EXPECT_THAT(Lines(Verify().verification.findings),
+                ElementsAre(std::string("unreadable-shard ") + shard + " "));
+  }
+}
+
+TEST_F(StructureFilesTest, LeavesOpenWhetherAFileThatCannotBeReadIsQuantised) {
+  std::erase_if(checkpoint_.tensors, [](const TinyTensor& tensor) {
+    return tensor.name.ends_with("_scale_inv") || tensor.shard != kTinyShard1;
+  });
+  for (TinyTensor& tensor : checkpoint_.tensors) {
+    if (tensor.dtype != Dtype::kF8E4M3) continue;
+    tensor.dtype = Dtype::kBF16;
+    tensor.bytes += tensor.bytes;
+  }
+  checkpoint_.Add(kTinyShard2, "other", Dtype::kBF16, {1});
+  Write();
+  WriteFile(in() / kTinyShard2, "");
+  EXPECT_THAT(Lines(Verify().verification.findings),
+              ::testing::Not(::testing::Contains(HasSubstr("leftover-quantization-config"))));
 }
 
 TEST_F(StructureFilesTest, StillJudgesTheOtherFiles) {

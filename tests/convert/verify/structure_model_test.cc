@@ -1,3 +1,5 @@
+#include <cstdint>
+#include <filesystem>
 #include <string>
 
 #include "formats/json/json_edit.h"
@@ -59,6 +61,9 @@ TEST_F(StructureModelTest, AWholeCheckpointHasNoFinding) {
   EXPECT_EQ(report.model_type, "deepseek_v32");
   EXPECT_TRUE(report.known_model);
   EXPECT_EQ(report.tensors, checkpoint_.tensors.size());
+  std::uint64_t bytes = 0;
+  for (const TinyTensor& tensor : checkpoint_.tensors) bytes += tensor.bytes.size();
+  EXPECT_EQ(report.tensor_bytes, bytes);
   EXPECT_EQ(report.tensors - report.expected_tensors, Drop("_scale_inv"));
 }
 
@@ -138,6 +143,29 @@ TEST_F(StructureModelTest, FindsF16WhereTheConfigSaysBfloat16AndTheReverse) {
   ExpectWrongDtype(kNorm, "expected F16 or F32 (torch_dtype is float16)");
 }
 
+// As casting the FP8 form of an F16 checkpoint to BF16 leaves it.
+TEST_F(StructureModelTest, TakesF16WhereverReleasesAreNotQuantised) {
+  for (TinyTensor& tensor : checkpoint_.tensors) {
+    if (tensor.dtype == Dtype::kBF16) tensor.dtype = Dtype::kF16;
+  }
+  EXPECT_THAT(Lines(Findings()), IsEmpty());
+  Dequantize();
+  checkpoint_.config =
+      formats::RemoveJsonMember(checkpoint_.config, "quantization_config", "config.json");
+  std::filesystem::remove(in() / kTinyShard4);  // which held scales alone
+  EXPECT_THAT(Lines(Findings()), IsEmpty());
+  Retype(kNorm, Dtype::kF32);
+  EXPECT_THAT(Lines(Findings()), IsEmpty());
+  const TinyCheckpoint whole = checkpoint_;
+  Retype(kLinear, Dtype::kF16);
+  EXPECT_THAT(Lines(Findings()),
+              Contains(std::string("wrong-dtype ") + kTinyShard1 + " " + "model.norm.weight"));
+  checkpoint_ = whole;
+  Retype(kNorm, Dtype::kBF16);
+  EXPECT_THAT(Lines(Findings()),
+              Contains(std::string("wrong-dtype ") + kTinyShard1 + " " + "model.norm.weight"));
+}
+
 TEST_F(StructureModelTest, TakesF32WhereverWeightsArePlain) {
   Retype(kNorm, Dtype::kF32);
   Retype("model.layers.0.self_attn.indexer.weights_proj.weight", Dtype::kF32);
@@ -212,6 +240,23 @@ TEST_F(StructureModelTest, WarnsOnceOfAnUnpredictedWeightAndItsScale) {
   checkpoint_.Add(kTinyShard2, "extra.weight", Dtype::kF8E4M3, {4, 8});
   checkpoint_.AddScale(kTinyShard2, "extra.weight_scale_inv", Dtype::kF32, {1, 1});
   EXPECT_EQ(OnlyFinding().tensor, "extra.weight");
+}
+
+TEST_F(StructureModelTest, JudgesFusedExpertsLikeSingleOnes) {
+  ASSERT_GT(Drop("model.layers.1.mlp.experts."), 0U);
+  const std::string fused = "model.layers.1.mlp.experts.gate_up_proj";
+  checkpoint_.Add(kTinyShard2, fused, Dtype::kF8E4M3, {4, 12, 8});
+  checkpoint_.AddScale(kTinyShard2, fused + "_scale_inv", Dtype::kF32, {4, 3, 1});
+  const std::string down = "model.layers.1.mlp.experts.down_proj";
+  checkpoint_.Add(kTinyShard2, down, Dtype::kF8E4M3, {4, 8, 6});
+  checkpoint_.AddScale(kTinyShard2, down + "_scale_inv", Dtype::kF32, {4, 2, 1});
+  EXPECT_THAT(Lines(Findings()), IsEmpty());
+  Drop(down + "_scale_inv");
+  Retype(down, Dtype::kBF16);
+  ExpectWrongDtype(down, "is BF16, expected F8_E4M3 (quantization_config)");
+  SetConfig("quantization_config", R"({"quant_method": "fp8", "weight_block_size": [4, 8],
+                                       "modules_to_not_convert": ["model.layers.1.mlp"]})");
+  EXPECT_THAT(Lines(Findings()), Contains(std::string("wrong-dtype ") + kTinyShard2 + " " + fused));
 }
 
 TEST_F(StructureModelTest, TakesNamesUnderAPrefix) {
