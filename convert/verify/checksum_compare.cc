@@ -45,7 +45,7 @@ std::optional<Finding> PointerFinding(const std::string& name, const fs::path& p
     return std::nullopt;
   }
   if (!pointer) return std::nullopt;
-  std::string_view which = "";
+  std::string_view which;
   if (!expected.sha256.empty()) {
     which = pointer->sha256 == expected.sha256 ? " (of the content that is expected)"
                                                : " (of another content than is expected)";
