@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <unordered_set>
 
 #include <fmt/format.h>
 #include <tbb/blocked_range.h>
 #include <tbb/parallel_for.h>
 
+#include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/name_table.h"
 
@@ -185,6 +187,16 @@ Findings CompareShards(const std::vector<ShardToCheck>& shards) {
                                    shards[names[i].second].name));
   }
   return findings;
+}
+
+void DropSecondCopies(CheckpointFiles& files) {
+  const bool any = std::any_of(files.findings.begin(), files.findings.end(),
+                               [](const auto& f) { return f.kind == "tensor-in-two-shards"; });
+  if (!any) return;
+  std::unordered_set<std::string> seen;
+  for (ShardFile& shard : files.shards) {
+    std::erase_if(shard.header.tensors, [&](const auto& t) { return !seen.insert(t.name).second; });
+  }
 }
 
 }  // namespace dsv3::formats

@@ -10,9 +10,10 @@
 #include "formats/safetensors.h"
 #include "formats/shard_index.h"
 
-// Whether the headers of a checkpoint's shards agree with each other and with the index; an
-// internal part of checkpoint_files.h.
+// Whether the headers of a checkpoint's shards agree with each other and with the index.
 namespace dsv3::formats {
+
+struct CheckpointFiles;
 
 // One shard to compare. `header` is null where the file could not be read: nothing is said about
 // its tensors then.
@@ -27,5 +28,9 @@ Findings CompareWithIndex(const ShardIndex& index, const std::vector<ShardToChec
 
 // For shards without an index. Gives tensor-in-two-shards.
 Findings CompareShards(const std::vector<ShardToCheck>& shards);
+
+// Leaves the first of the tensors of one name, in the order of the shards, for whoever needs each
+// name once. That there were several is a finding already (tensor-in-two-shards).
+void DropSecondCopies(CheckpointFiles& files);
 
 }  // namespace dsv3::formats

@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <iterator>
 #include <string_view>
-#include <unordered_set>
 #include <utility>
 
 #include <fmt/format.h>
 #include <tbb/parallel_invoke.h>
 
 #include "convert/model/expected_tensors.h"
+#include "formats/checkpoint_check.h"
 #include "formats/error.h"
 #include "formats/require_no_errors.h"
 
@@ -30,17 +30,6 @@ void RequireReadable(const Findings& findings) {
                [](const formats::Finding& finding) { return finding.unreadable; });
   constexpr std::string_view kOthers = "of the files cannot be read either";
   formats::RequireNoErrors(unreadable, {kOthers, kOthers});
-}
-
-// A catalog holds each name once.
-void DropSecondCopies(formats::CheckpointFiles& files) {
-  const bool any = std::any_of(files.findings.begin(), files.findings.end(),
-                               [](const auto& f) { return f.kind == "tensor-in-two-shards"; });
-  if (!any) return;
-  std::unordered_set<std::string> seen;
-  for (formats::ShardFile& shard : files.shards) {
-    std::erase_if(shard.header.tensors, [&](const auto& t) { return !seen.insert(t.name).second; });
-  }
 }
 
 std::optional<ModelConfig> ReadConfig(const formats::CheckpointFiles& files, Findings& findings) {
@@ -131,7 +120,7 @@ std::size_t Similarity(std::string_view a, std::string_view b) {
 Inspection Inspect(const std::filesystem::path& path) {
   formats::CheckpointFiles files = formats::OpenCheckpointFiles(path);
   RequireReadable(files.findings);
-  DropSecondCopies(files);
+  formats::DropSecondCopies(files);
   Findings findings = std::move(files.findings);
   std::optional<ModelConfig> config = ReadConfig(files, findings);
   Catalog catalog = Catalog::FromCheckpoint(files);

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <string_view>
 #include <system_error>
-#include <unordered_set>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "formats/checkpoint_check.h"
 #include "formats/error.h"
 #include "formats/require_no_errors.h"
 
@@ -18,17 +18,6 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kConfigName = "config.json";
 constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{64} << 20;
-
-// A catalog holds each name once. That there are two is a finding already.
-void DropSecondCopies(formats::CheckpointFiles& files) {
-  const bool any = std::any_of(files.findings.begin(), files.findings.end(),
-                               [](const auto& f) { return f.kind == "tensor-in-two-shards"; });
-  if (!any) return;
-  std::unordered_set<std::string> seen;
-  for (formats::ShardFile& shard : files.shards) {
-    std::erase_if(shard.header.tensors, [&](const auto& t) { return !seen.insert(t.name).second; });
-  }
-}
 
 ModelConfig ReadConfig(const fs::path& directory, formats::Findings& findings) {
   const fs::path path = directory / kConfigName;
@@ -52,7 +41,7 @@ ModelConfig ReadConfig(const fs::path& directory, formats::Findings& findings) {
 
 ValueCheckpoint OpenForValues(const fs::path& path) {
   formats::CheckpointFiles files = formats::OpenCheckpointFiles(path);
-  DropSecondCopies(files);
+  formats::DropSecondCopies(files);
   formats::Findings findings;
   for (formats::Finding& finding : files.findings) {
     if (finding.severity == formats::Severity::kError) findings.push_back(std::move(finding));
