@@ -24,13 +24,19 @@ class ScaleRefusalTest : public BadInputTest {
   }
 };
 
+// Checkpoints that are whole and sound, but of a format that is not converted.
+class UnsupportedFormatTest : public ScaleRefusalTest {
+ protected:
+  UnsupportedFormatTest() { in_structure_ = InStructure::kNotTouched; }
+};
+
 TEST_F(ScaleRefusalTest, RefusesTwoScalesForOneWeight) {
   checkpoint_.AddScale(kTinyShard1, "a.weight_scale", Dtype::kF32, {1, 1});
   WriteInput();
   ExpectBadInput("'a.weight'", "two scales", "'a.weight_scale_inv'", "'a.weight_scale'");
 }
 
-TEST_F(ScaleRefusalTest, RefusesPackedFp4ExpertsOfV4) {
+TEST_F(UnsupportedFormatTest, RefusesPackedFp4ExpertsOfV4) {
   checkpoint_.Add(kTinyShard1, "ffn.experts.0.w1.weight", Dtype::kI8, {4, 32});
   checkpoint_.AddScale(kTinyShard1, "ffn.experts.0.w1.scale", Dtype::kF8E8M0, {4, 2});
   checkpoint_.Add(kTinyShard2, "ffn.experts.1.w1.weight", Dtype::kI8, {4, 32});
@@ -39,14 +45,14 @@ TEST_F(ScaleRefusalTest, RefusesPackedFp4ExpertsOfV4) {
   ExpectBadInput(kTinyShard1, "'ffn.experts.0.w1.weight'", "packed FP4", "1 more such tensor");
 }
 
-TEST_F(ScaleRefusalTest, RefusesInt8Weights) {
+TEST_F(UnsupportedFormatTest, RefusesInt8Weights) {
   checkpoint_.Add(kTinyShard1, "b.weight", Dtype::kI8, {4, 32});
   checkpoint_.AddScale(kTinyShard1, "b.weight_scale", Dtype::kF32, {4, 1});
   WriteInput();
   ExpectBadInput("'b.weight'", "INT8");
 }
 
-TEST_F(ScaleRefusalTest, RefusesPackedInt4) {
+TEST_F(UnsupportedFormatTest, RefusesPackedInt4) {
   checkpoint_.tensors.clear();
   checkpoint_.config =
       R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized",
@@ -58,7 +64,7 @@ TEST_F(ScaleRefusalTest, RefusesPackedInt4) {
   ExpectBadInput("'e.weight_packed'", "packed INT4", "pack-quantized");
 }
 
-TEST_F(ScaleRefusalTest, RefusesNvFp4) {
+TEST_F(UnsupportedFormatTest, RefusesNvFp4) {
   checkpoint_.tensors.clear();
   checkpoint_.Add(kTinyShard1, "e.weight", Dtype::kU8, {4, 16});
   checkpoint_.Add(kTinyShard1, "e.weight_scale", Dtype::kF8E4M3, {4, 2});
@@ -67,7 +73,7 @@ TEST_F(ScaleRefusalTest, RefusesNvFp4) {
   ExpectBadInput("'e.weight'", "NVFP4");
 }
 
-TEST_F(ScaleRefusalTest, RefusesAwqAndGptq) {
+TEST_F(UnsupportedFormatTest, RefusesAwqAndGptq) {
   checkpoint_.tensors.clear();
   checkpoint_.Add(kTinyShard1, "e.qweight", Dtype::kI32, {4, 2});
   checkpoint_.Add(kTinyShard1, "e.scales", Dtype::kF16, {4, 2});

@@ -259,7 +259,7 @@ TEST_F(SignatureTest, RefusesWhatCannotBeSigned) {
   ExpectBadInput([&] { Sign(); }, "'pipe'", "no regular file");
   fs::remove(model_ / "pipe");
   WriteFile(model_ / "a\xff", "");
-  ExpectBadInput([&] { Sign(); }, "a\\xFF", "UTF-8");
+  ExpectBadInput([&] { Sign(); }, "'a\xff'", "UTF-8");
   EXPECT_FALSE(fs::exists(model_ / "model.sig"));
 }
 
