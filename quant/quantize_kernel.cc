@@ -74,6 +74,7 @@ void EncodeBlocks(const QuantizeTile& tile, const BlockRule* rules, std::uint8_t
 void MakeCodeTables(const BlockRule* rules, std::size_t blocks, CodeTable* tables) {
   for (std::size_t i = 0; i < blocks; ++i) {
     const BlockRule& rule = rules[i];
+    tables[i] = CodeTable{};
     if (!rule.regular) continue;
     if (rule.operation == BlockRule::Operation::kMultiply) {
       MakeCodeTable<Multiply>(rule, tables[i]);

@@ -29,11 +29,11 @@ namespace HWY_NAMESPACE {
 #if HWY_TARGET != HWY_SCALAR
 
 // A magnitude's bits, plus the step of its eight mantissas, plus the bias, are a fixed-point code:
-// kFixedZero + 16 · code + what was rounded away. kFixedZero is such that its upper 12 bits are
-// those of a float, the number that the code stands for times 2^-24.
-constexpr std::uint16_t kFixedZero = 0x3000;
-constexpr std::int16_t kFixedSmallest = 0x3080;  // the code of 2^-6, the smallest normal one
-constexpr float kFixedUnit = 0x1p24F;
+// 16 · code + what was rounded away. Its upper 12 bits are those of a float, the number that the
+// code stands for times 2^-120.
+constexpr std::int16_t kFixedSmallest = 0x80;  // the code of 2^-6, the smallest normal one
+constexpr float kFixedUnit = 0x1p120F;
+constexpr float kFixedScales = 0x1p7F;  // times kFixedUnit, smaller scales stay finite
 
 // What depends on no exponent.
 struct CodeSteps {
@@ -43,11 +43,24 @@ struct CodeSteps {
   std::uint8_t steps[16];  // [i] for the mantissas 8i to 8i + 7
 };
 
+// Vectors of 32 numbers are a table of steps with the bias, each step twice, so that what is above
+// the four bits of the index need not be cleared.
+#undef DSV3_QUANT_WIDE_STEPS
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+#define DSV3_QUANT_WIDE_STEPS 1
+#else
+#define DSV3_QUANT_WIDE_STEPS 0
+#endif
+
 struct CodeTable {
+#if DSV3_QUANT_WIDE_STEPS
+  alignas(64) std::uint16_t steps[32];
+#else
   alignas(16) std::uint8_t steps[16];
-  std::uint16_t bias = 0;
-  float scale = 0;      // times what a fixed-point code stands for is the dequantised value
-  bool usable = false;  // the block's rule is regular
+  std::uint16_t bias;
+#endif
+  float scale;  // times what a fixed-point code stands for is the dequantised value
+  bool usable;
 };
 
 // The exponent field of values whose quotients lie between 4 and 16: both powers of two that they
@@ -103,45 +116,101 @@ HWY_INLINE const CodeSteps& StepsOf(float operand) {
   return steps;
 }
 
-// Precondition: the rule is regular.
+// Makes a table that is usable unless the scale is too large. Precondition: the rule is regular.
 template <typename Quotient>
 HWY_INLINE void MakeCodeTable(const BlockRule& rule, CodeTable& table) {
+  if (rule.scale >= kFixedScales) return;
   const CodeSteps& made = StepsOf<Quotient>(rule.operand);
+  const std::uint32_t past = FieldOfQuotients<Quotient>(rule.operand) * 128;
+#if DSV3_QUANT_WIDE_STEPS
+  const auto bias = static_cast<std::uint16_t>(16U * made.first_code - past);
+  for (std::size_t i = 0; i < 16; ++i) {
+    table.steps[i] = table.steps[i + 16] = static_cast<std::uint16_t>(bias + made.steps[i]);
+  }
+#else
   std::memcpy(table.steps, made.steps, sizeof(table.steps));
   // The upper bytes of magnitudes, which are looked up as zeros, give the first step.
-  const std::uint32_t past = FieldOfQuotients<Quotient>(rule.operand) * 128 + 256U * made.steps[0];
-  table.bias = static_cast<std::uint16_t>(kFixedZero + 16U * made.first_code - past);
+  table.bias = static_cast<std::uint16_t>(16U * made.first_code - past - 256U * made.steps[0]);
+#endif
   table.scale = rule.scale * kFixedUnit;
   table.usable = true;
 }
 
+#if DSV3_QUANT_WIDE_STEPS
+
+struct Steps {
+  V16 steps;
+};
+
+HWY_INLINE Steps LoadSteps(const CodeTable& table) { return {hn::Load(D16(), table.steps)}; }
+
 // The fixed-point codes of a vector of magnitudes.
-HWY_INLINE V16 FixedCodes(V16 magnitudes, V16 steps, V16 bias) {
+HWY_INLINE V16 FixedCodes(V16 magnitudes, Steps table) {
+  const V16 index = hn::ShiftRight<3>(magnitudes);
+  return hn::Add(magnitudes, V16{_mm512_permutexvar_epi16(index.raw, table.steps.raw)});
+}
+
+// The low bytes of codes, which are less than 128, with the signs of values.
+HWY_INLINE hn::Vec<hn::Repartition<std::uint8_t, D16>> NarrowSigned(V16 codes0, V16 codes1,
+                                                                    V16 values0, V16 values1) {
+  const hn::Repartition<std::uint8_t, D16> d8;
+  const hn::Repartition<std::uint64_t, D16> d64;
+  HWY_ALIGN static constexpr std::uint64_t kOrder[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+  // Saturation keeps the sign.
+  const hn::Vec<decltype(d8)> codes{_mm512_packus_epi16(codes0.raw, codes1.raw)};
+  const hn::Vec<decltype(d8)> signs{_mm512_packs_epi16(values0.raw, values1.raw)};
+  const auto both = hn::OrAnd(codes, signs, hn::Set(d8, 0x80));
+  return hn::BitCast(
+      d8, hn::TableLookupLanes(hn::BitCast(d64, both), hn::SetTableIndices(d64, kOrder)));
+}
+
+#else
+
+struct Steps {
+  V16 steps;
+  V16 bias;
+};
+
+HWY_INLINE Steps LoadSteps(const CodeTable& table) {
+  const D16 d16;
+  const hn::Repartition<std::uint8_t, D16> d8;
+  return {hn::BitCast(d16, hn::LoadDup128(d8, table.steps)), hn::Set(d16, table.bias)};
+}
+
+// The fixed-point codes of a vector of magnitudes.
+HWY_INLINE V16 FixedCodes(V16 magnitudes, Steps table) {
   const D16 d16;
   const hn::Repartition<std::uint8_t, D16> d8;
   const V16 index = hn::And(hn::ShiftRight<3>(magnitudes), hn::Set(d16, 0x0F));
-  const auto step = hn::TableLookupBytes(hn::BitCast(d8, steps), hn::BitCast(d8, index));
-  return hn::Add(hn::Add(magnitudes, bias), hn::BitCast(d16, step));
+  const auto step = hn::TableLookupBytes(hn::BitCast(d8, table.steps), hn::BitCast(d8, index));
+  return hn::Add(hn::Add(magnitudes, table.bias), hn::BitCast(d16, step));
 }
 
-// The codes with signs, in the upper bytes.
-HWY_INLINE V16 SignedCodes(V16 fixed, V16 values) {
-  return hn::OrAnd(hn::ShiftLeft<4>(fixed), values, hn::Set(D16(), 0x8000));
+// The low bytes of codes, which are less than 128, with the signs of values.
+HWY_INLINE hn::Vec<hn::Repartition<std::uint8_t, D16>> NarrowSigned(V16 codes0, V16 codes1,
+                                                                    V16 values0, V16 values1) {
+  const hn::Repartition<std::uint8_t, D16> d8;
+  const V16 sign = hn::Set(D16(), 0x8000);
+  const V16 low = hn::OrAnd(hn::ShiftLeft<8>(codes0), values0, sign);
+  const V16 high = hn::OrAnd(hn::ShiftLeft<8>(codes1), values1, sign);
+  return hn::ConcatOdd(d8, hn::BitCast(d8, high), hn::BitCast(d8, low));
 }
+
+#endif  // DSV3_QUANT_WIDE_STEPS
 
 // Adds the errors of a vector; the largest ones only if they are asked for.
 template <bool kLargest>
-HWY_INLINE void AddFixedErrors(V16 magnitudes, V16 fixed, VF scale, VF& errors0, VF& errors1,
-                               VF& squares0, VF& squares1, VF& largest0, VF& largest1) {
+HWY_INLINE void AddFixedErrors(V16 magnitudes, V16 fixed, V16 codes, VF scale, VF& errors0,
+                               VF& errors1, VF& squares0, VF& squares1, VF& largest0,
+                               VF& largest1) {
   const DF df;
   const DU du;
-  const VU code_bits = hn::Set(du, 0xFFF00000U);
   const VU x = hn::BitCast(du, magnitudes);
   const VU y = hn::BitCast(du, fixed);
   const VF x0 = hn::BitCast(df, hn::ShiftLeft<16>(x));
   const VF x1 = hn::BitCast(df, hn::And(x, hn::Set(du, 0xFFFF0000U)));
-  const VF y0 = hn::BitCast(df, hn::And(hn::ShiftLeft<16>(y), code_bits));
-  const VF y1 = hn::BitCast(df, hn::And(y, code_bits));
+  const VF y0 = hn::BitCast(df, hn::ShiftLeft<20>(hn::BitCast(du, codes)));
+  const VF y1 = hn::BitCast(df, hn::And(y, hn::Set(du, 0xFFF00000U)));
   const VF error0 = hn::Sub(x0, hn::Mul(y0, scale));
   const VF error1 = hn::Sub(x1, hn::Mul(y1, scale));
   errors0 = hn::MulAdd(error0, error0, errors0);
@@ -158,7 +227,7 @@ HWY_INLINE void AddFixedErrors(V16 magnitudes, V16 fixed, VF scale, VF& errors0,
 // returns how many values it has done.
 template <bool kLargest>
 HWY_INLINE std::size_t EncodeNormal(const std::uint16_t* HWY_RESTRICT values, std::size_t size,
-                                    std::uint64_t ahead, V16 steps, V16 bias, VF scale,
+                                    std::uint64_t ahead, Steps steps, VF scale,
                                     std::uint8_t* HWY_RESTRICT codes, VF& errors0, VF& errors1,
                                     VF& squares0, VF& squares1, VF& largest0, VF& largest1) {
   const D16 d16;
@@ -176,27 +245,30 @@ HWY_INLINE std::size_t EncodeNormal(const std::uint16_t* HWY_RESTRICT values, st
     const V16 values1 = hn::LoadU(d16, values + i + unit);
     const V16 x0 = hn::And(values0, magnitude);
     const V16 x1 = hn::And(values1, magnitude);
-    const V16 fixed0 = FixedCodes(x0, steps, bias);
-    const V16 fixed1 = FixedCodes(x1, steps, bias);
+    const V16 fixed0 = FixedCodes(x0, steps);
+    const V16 fixed1 = FixedCodes(x1, steps);
     const auto least = hn::Min(hn::BitCast(ds, fixed0), hn::BitCast(ds, fixed1));
     if (HWY_UNLIKELY(!hn::AllFalse(ds, hn::Lt(least, smallest)))) return i;
-    AddFixedErrors<kLargest>(x0, fixed0, scale, errors0, errors1, squares0, squares1, largest0,
-                             largest1);
-    AddFixedErrors<kLargest>(x1, fixed1, scale, errors0, errors1, squares0, squares1, largest0,
-                             largest1);
-    hn::StoreU(hn::ConcatOdd(d8, hn::BitCast(d8, SignedCodes(fixed1, values1)),
-                             hn::BitCast(d8, SignedCodes(fixed0, values0))),
-               d8, codes + i);
+    const V16 codes0 = hn::ShiftRight<4>(fixed0);
+    const V16 codes1 = hn::ShiftRight<4>(fixed1);
+    AddFixedErrors<kLargest>(x0, fixed0, codes0, scale, errors0, errors1, squares0, squares1,
+                             largest0, largest1);
+    AddFixedErrors<kLargest>(x1, fixed1, codes1, scale, errors0, errors1, squares0, squares1,
+                             largest0, largest1);
+    hn::StoreU(NarrowSigned(codes0, codes1, values0, values1), d8, codes + i);
   }
   if (i + unit <= size) {
     FetchAhead(values + i, ahead);
     const V16 values0 = hn::LoadU(d16, values + i);
     const V16 x0 = hn::And(values0, magnitude);
-    const V16 fixed0 = FixedCodes(x0, steps, bias);
+    const V16 fixed0 = FixedCodes(x0, steps);
     if (HWY_UNLIKELY(!hn::AllFalse(ds, hn::Lt(hn::BitCast(ds, fixed0), smallest)))) return i;
-    AddFixedErrors<kLargest>(x0, fixed0, scale, errors0, errors1, squares0, squares1, largest0,
-                             largest1);
-    hn::StoreU(hn::TruncateTo(dc, hn::ShiftRight<8>(SignedCodes(fixed0, values0))), dc, codes + i);
+    const V16 codes0 = hn::ShiftRight<4>(fixed0);
+    AddFixedErrors<kLargest>(x0, fixed0, codes0, scale, errors0, errors1, squares0, squares1,
+                             largest0, largest1);
+    hn::StoreU(
+        hn::TruncateTo(dc, hn::OrAnd(codes0, hn::ShiftRight<8>(values0), hn::Set(d16, 0x80))), dc,
+        codes + i);
     i += unit;
   }
   return i;
@@ -229,8 +301,6 @@ HWY_INLINE void EncodeRows(const QuantizeTile& tile, const BlockRule* rules,
                            Quality& quality) {
   const DF df;
   const DD dd;
-  const D16 d16;
-  const hn::Repartition<std::uint8_t, D16> d8;
   const std::size_t unit = UnitSize();
   const auto width = static_cast<std::size_t>(tile.width);
   const auto block_cols = static_cast<std::size_t>(std::min(tile.block_cols, tile.width));
@@ -256,15 +326,13 @@ HWY_INLINE void EncodeRows(const QuantizeTile& tile, const BlockRule* rules,
     std::size_t end = first_end;
     std::size_t i = 0;
     for (std::size_t block = 0; i < width; ++block, end = std::min(end + block_cols, width)) {
-      const V16 steps = hn::BitCast(d16, hn::LoadDup128(d8, tables[block].steps));
-      const V16 bias = hn::Set(d16, tables[block].bias);
+      const Steps steps = LoadSteps(tables[block]);
       const VF scale = hn::Set(df, tables[block].scale);
       std::size_t few = tables[block].usable ? 2 * unit : end - i;
       while (i < end) {
         if (tables[block].usable) {
-          i +=
-              EncodeNormal<kLargest>(values + i, end - i, tile.ahead, steps, bias, scale, codes + i,
-                                     errors0, errors1, squares0, squares1, largest0, largest1);
+          i += EncodeNormal<kLargest>(values + i, end - i, tile.ahead, steps, scale, codes + i,
+                                      errors0, errors1, squares0, squares1, largest0, largest1);
           if (i == end) break;
         }
         few = std::min(few, end - i);
