@@ -26,7 +26,7 @@ using ExpressionsByName = std::map<std::string, ExpressionPtr, std::less<>>;
   throw Error(ErrorCode::kInternal, file + ": " + std::string(what), {file, tensor});
 }
 
-ExpressionsByName ByName(const std::string& file, NamedExpressions tensors) {
+ExpressionsByName ByName(const std::string& file, NamedExpressions&& tensors) {
   ExpressionsByName expressions;
   for (auto& [name, expression] : tensors) {
     if (!expressions.emplace(name, std::move(expression)).second) {
