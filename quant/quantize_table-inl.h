@@ -166,24 +166,18 @@ HWY_INLINE hn::Vec<hn::Repartition<std::uint8_t, D16>> NarrowSigned(V16 codes0, 
 
 #else
 
-struct Steps {
-  V16 steps;
-  V16 bias;
-};
+// Vectors whose length the compiler does not know (SVE) cannot be members of a struct.
+using Steps = const CodeTable&;
 
-HWY_INLINE Steps LoadSteps(const CodeTable& table) {
-  const D16 d16;
-  const hn::Repartition<std::uint8_t, D16> d8;
-  return {hn::BitCast(d16, hn::LoadDup128(d8, table.steps)), hn::Set(d16, table.bias)};
-}
+HWY_INLINE Steps LoadSteps(const CodeTable& table) { return table; }
 
 // The fixed-point codes of a vector of magnitudes.
 HWY_INLINE V16 FixedCodes(V16 magnitudes, Steps table) {
   const D16 d16;
   const hn::Repartition<std::uint8_t, D16> d8;
   const V16 index = hn::And(hn::ShiftRight<3>(magnitudes), hn::Set(d16, 0x0F));
-  const auto step = hn::TableLookupBytes(hn::BitCast(d8, table.steps), hn::BitCast(d8, index));
-  return hn::Add(hn::Add(magnitudes, table.bias), hn::BitCast(d16, step));
+  const auto step = hn::TableLookupBytes(hn::LoadDup128(d8, table.steps), hn::BitCast(d8, index));
+  return hn::Add(hn::Add(magnitudes, hn::Set(d16, table.bias)), hn::BitCast(d16, step));
 }
 
 // The low bytes of codes, which are less than 128, with the signs of values.
@@ -326,7 +320,7 @@ HWY_INLINE void EncodeRows(const QuantizeTile& tile, const BlockRule* rules,
     std::size_t end = first_end;
     std::size_t i = 0;
     for (std::size_t block = 0; i < width; ++block, end = std::min(end + block_cols, width)) {
-      const Steps steps = LoadSteps(tables[block]);
+      Steps steps = LoadSteps(tables[block]);
       const VF scale = hn::Set(df, tables[block].scale);
       std::size_t few = tables[block].usable ? 2 * unit : end - i;
       while (i < end) {
