@@ -19,21 +19,12 @@ using formats::Dtype;
 using formats::Finding;
 using formats::Severity;
 
-// A piece of a weight is converted with whole rows of scales, so these must be short. The family's
-// longest have 144.
-constexpr std::uint64_t kMaxScaleColumns = std::uint64_t{1} << 18;
-
 constexpr std::string_view kInverseSuffix = "_scale_inv";
 constexpr std::string_view kSuffix = "_scale";
 constexpr std::string_view kPlainScale = ".scale";
 constexpr std::string_view kWeight = ".weight";
 
 enum class ScaleName { kScaleInv, kScale, kPlain };
-
-bool IsFp8(Dtype dtype) {
-  return dtype == Dtype::kF8E4M3 || dtype == Dtype::kF8E5M2 || dtype == Dtype::kF8E4M3Fnuz ||
-         dtype == Dtype::kF8E5M2Fnuz;
-}
 
 // The dtypes of weights that were never quantised.
 bool IsFloat(Dtype dtype) {
@@ -276,6 +267,11 @@ class Finder {
 };
 
 }  // namespace
+
+bool IsFp8(Dtype dtype) {
+  return dtype == Dtype::kF8E4M3 || dtype == Dtype::kF8E5M2 || dtype == Dtype::kF8E4M3Fnuz ||
+         dtype == Dtype::kF8E5M2Fnuz;
+}
 
 std::uint64_t ScaledWeight::ScaleRows() const {
   return rows / block.rows + (rows % block.rows != 0);

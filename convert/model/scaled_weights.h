@@ -13,6 +13,13 @@
 // The one place that knows how quantised weights and scales belong together.
 namespace dsv3::convert {
 
+// A piece of a weight is converted with whole rows of scales, so these must be short. The family's
+// longest have 144.
+inline constexpr std::uint64_t kMaxScaleColumns = std::uint64_t{1} << 18;
+
+// Whether a dtype is one of the 8-bit floating-point formats of weights, read here or not.
+bool IsFp8(formats::Dtype dtype);
+
 // An FP8 weight and the tensor that holds its scales; positions in the catalog. The weight is
 // `matrices` row-major matrices of `rows` × `cols`, one after the other (1 but for fused experts),
 // and so are the scales: each matrix has ceil(rows / block.rows) × ceil(cols / block.cols) of them,

@@ -9,6 +9,7 @@
 #include <fnmatch.h>
 
 #include "convert/model/expected_tensors.h"
+#include "convert/model/scaled_weights.h"
 #include "convert/recipes/bf16_to_fp8.h"
 #include "formats/error.h"
 
@@ -17,14 +18,7 @@ namespace {
 
 using formats::Dtype;
 
-// What readers of scales hold whole for a row of blocks.
-constexpr std::uint64_t kMaxScaleColumns = std::uint64_t{1} << 18;
 constexpr std::string_view kWeightSuffix = ".weight";
-
-bool IsFp8(Dtype dtype) {
-  return dtype == Dtype::kF8E4M3 || dtype == Dtype::kF8E5M2 || dtype == Dtype::kF8E4M3Fnuz ||
-         dtype == Dtype::kF8E5M2Fnuz;
-}
 
 [[noreturn]] void Fail(const Catalog& catalog, const CatalogTensor& tensor, std::string problem) {
   const std::string& file = catalog.files()[tensor.extent.file].name;

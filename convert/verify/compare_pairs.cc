@@ -6,7 +6,8 @@
 namespace dsv3::convert {
 namespace {
 
-bool IsFp8(formats::Dtype dtype) {
+// The formats of weights whose scales are found.
+bool IsScaledFp8(formats::Dtype dtype) {
   return dtype == formats::Dtype::kF8E4M3 || dtype == formats::Dtype::kF8E5M2;
 }
 
@@ -26,7 +27,7 @@ std::vector<TensorPair> PairTensors(const TwoCheckpoints& both) {
   for (const ScaledWeight& pair : both.scaled) {
     const std::uint32_t other = other_of(pair.weight);
     if (other == Catalog::kNone) continue;
-    within[pair.scale] = scale_of[other] != nullptr || !IsFp8(catalog.tensors()[other].dtype);
+    within[pair.scale] = scale_of[other] != nullptr || !IsScaledFp8(catalog.tensors()[other].dtype);
   }
 
   std::vector<TensorPair> pairs;

@@ -16,8 +16,6 @@ namespace {
 
 using formats::Dtype;
 
-constexpr std::uint64_t CeilDiv(std::uint64_t a, std::uint64_t b) { return a / b + (a % b != 0); }
-
 std::optional<quant::FloatFormat> FloatFormatOf(Dtype dtype) {
   switch (dtype) {
     case Dtype::kF8E4M3:
@@ -120,8 +118,8 @@ ValueReader::ValueReader(const Catalog& catalog, std::uint32_t tensor, const Sca
       elements_(catalog.tensors()[tensor].extent.length * 8 / bits_) {
   if (pair == nullptr) return;
   scale_bytes_ = formats::DtypeBits(catalog.tensors()[pair->scale].dtype) / 8;
-  scale_rows_ = CeilDiv(pair->rows, pair->block.rows);
-  scale_cols_ = CeilDiv(pair->cols, pair->block.cols);
+  scale_rows_ = pair->ScaleRows();
+  scale_cols_ = pair->ScaleCols();
 }
 
 std::uint64_t ValueReader::ScaleRowStart(std::uint64_t element) const {
