@@ -156,6 +156,7 @@ std::string ConversionReportText(const ConversionRequest& request, const Convers
       return NothingToDo(request, report);
     case ConversionReport::Outcome::kPlanned:
       return Planned(request, report);
+    case ConversionReport::Outcome::kPartDone:
     case ConversionReport::Outcome::kConverted:
       break;
   }

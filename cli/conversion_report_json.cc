@@ -20,6 +20,8 @@ const char* OutcomeName(ConversionReport::Outcome outcome) {
       return "nothing-to-do";
     case ConversionReport::Outcome::kPlanned:
       return "planned";
+    case ConversionReport::Outcome::kPartDone:
+      return "part-done";
     case ConversionReport::Outcome::kConverted:
       break;
   }

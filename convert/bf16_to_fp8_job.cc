@@ -70,8 +70,9 @@ class Bf16ToFp8Job {
     for (const std::uint32_t i : selection_.already_fp8) {
       report.already_fp8.push_back(source_.catalog.tensors()[i].name);
     }
-    const Preflight preflight = [this](const PreflightRun& run) { return LookAhead(run); };
-    return RunPlan(source_, plan_.plan, request_.output, request_.run, preflight, std::move(report),
+    PlanHooks hooks;
+    hooks.preflight = [this](const PreflightRun& run) { return LookAhead(run); };
+    return RunPlan(source_, plan_.plan, request_.output, request_.run, hooks, std::move(report),
                    fs_, progress_, stop_);
   }
 

@@ -48,7 +48,9 @@ ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::Fil
     }
     return digests;
   };
-  report = RunPlan(source, plan, request.output, request.run, check_scales, std::move(report), fs,
+  PlanHooks hooks;
+  hooks.preflight = check_scales;
+  report = RunPlan(source, plan, request.output, request.run, hooks, std::move(report), fs,
                    progress, stop);
   report.bad_scales = std::move(bad_scales);
   if (scale_fmt) report.warnings.push_back(std::move(*scale_fmt));

@@ -27,6 +27,14 @@ struct RunOptions {
   bool overwrite = false;
   bool dry_run = false;
   bool delete_source_shards = false;
+  // --part i/n: this run makes the i-th of n shares of the weight files and leaves the rest to
+  // others; without checks of the whole, which --finish makes.
+  struct Part {
+    std::uint64_t index = 0;
+    std::uint64_t count = 1;
+  };
+  std::optional<Part> part;
+  bool finish = false;  // --finish: all parts are there; completes the job
 };
 
 struct Fp8ToBf16Options {
@@ -92,7 +100,12 @@ struct OutputFileReport {
 };
 
 struct ConversionReport {
-  enum class Outcome { kConverted, kNothingToDo, kPlanned /* dry run */ };
+  enum class Outcome {
+    kConverted,
+    kNothingToDo,
+    kPlanned,   // dry run
+    kPartDone,  // what this run was to make is there; other runs make the rest
+  };
   Outcome outcome = Outcome::kConverted;
   std::string recipe;         // "fp8-to-bf16", "bf16-to-fp8"
   std::uint64_t tensors = 0;  // in the output

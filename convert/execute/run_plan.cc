@@ -36,13 +36,13 @@ namespace fs = std::filesystem;
 class PlanRun {
  public:
   PlanRun(const Source& source, const Plan& plan, const fs::path& output, const RunOptions& run,
-          const Preflight& preflight, ConversionReport report, formats::FileSystem& file_system,
+          const PlanHooks& hooks, ConversionReport report, formats::FileSystem& file_system,
           ProgressSink& progress, const StopToken& stop)
       : source_(source),
         plan_(plan),
         output_(output),
         run_(run),
-        preflight_(preflight),
+        hooks_(hooks),
         report_(std::move(report)),
         fs_(file_system),
         progress_(progress),
@@ -71,7 +71,7 @@ class PlanRun {
   const Plan& plan_;
   const fs::path& output_;
   const RunOptions& run_;
-  const Preflight& preflight_;
+  const PlanHooks& hooks_;
   ConversionReport report_;
   formats::FileSystem& fs_;
   ProgressSink& progress_;
@@ -312,7 +312,7 @@ void PlanRun::Write() {
     const std::vector<std::size_t> to_make = FilesToMake();
     RequireSources(to_make);
     const SideDigests freed_sides = FreedSides();
-    side_digests_ = preflight_({sources_, freed_sides, to_make});
+    side_digests_ = hooks_.preflight({sources_, freed_sides, to_make});
     const JournalHead head = HeadToWrite();
     // What interrupted runs left gives its space back before the disk is checked; what an
     // overwrite removes goes only once the journal tells of it.
@@ -379,11 +379,10 @@ void PlanRun::Finish(Committer& committer) {
 }  // namespace
 
 ConversionReport RunPlan(const Source& source, const Plan& plan, const fs::path& output,
-                         const RunOptions& run, const Preflight& preflight, ConversionReport report,
+                         const RunOptions& run, const PlanHooks& hooks, ConversionReport report,
                          formats::FileSystem& file_system, ProgressSink& progress,
                          const StopToken& stop) {
-  return PlanRun(source, plan, output, run, preflight, std::move(report), file_system, progress,
-                 stop)
+  return PlanRun(source, plan, output, run, hooks, std::move(report), file_system, progress, stop)
       .Run();
 }
 

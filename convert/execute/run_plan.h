@@ -3,9 +3,11 @@
 #include <cstddef>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "convert/execute/record.h"
 #include "convert/execute/source_files.h"
@@ -34,13 +36,31 @@ struct PreflightRun {
 // whether or not their files are still to be made, those of `known` included.
 using Preflight = std::function<SideDigests(const PreflightRun& run)>;
 
+// Records of the complete files of a job, by name.
+using FileRecords = std::unordered_map<std::string, FileRecord>;
+
+// What a recipe adds to the run of its plan.
+struct PlanHooks {
+  Preflight preflight = {};
+  // A file that tells of all others, such as layout.json: written once all of them are complete,
+  // after the index and before the manifest. Its text comes from their records and the job's
+  // fingerprint. Empty name: none.
+  std::string closing_name = {};
+  std::function<std::string(const FileRecords& records, const std::string& fingerprint)>
+      closing_text = {};
+  // The weight files that this run is asked for, positions in Plan::files; nothing: all. The job
+  // ends with the run that finds all files complete.
+  std::optional<std::vector<std::size_t>> selected = std::nullopt;
+};
+
 // Everything between a plan and a finished output directory, the same for every recipe: decides
 // what the directory is to this job (fresh, to be continued, finished), runs the preflight, checks
-// the disk, writes side files, weights, index and manifest in that order, and cleans up.
-// `report` comes with what the recipe knows and returns complete. Throws as ConvertFp8ToBf16 does.
+// the disk, writes side files, weights, index, closing file and manifest in that order, and cleans
+// up. `report` comes with what the recipe knows and returns complete. Throws as ConvertFp8ToBf16
+// does.
 ConversionReport RunPlan(const Source& source, const Plan& plan,
                          const std::filesystem::path& output, const RunOptions& run,
-                         const Preflight& preflight, ConversionReport report,
+                         const PlanHooks& hooks, ConversionReport report,
                          formats::FileSystem& file_system, ProgressSink& progress,
                          const StopToken& stop);
 

@@ -47,6 +47,8 @@ struct ByteRange {
   friend bool operator==(const ByteRange&, const ByteRange&) = default;
 };
 
+class SliceExpression;
+
 // How a target tensor is made of source tensors. Immutable; knows dtype and shape before any byte
 // moves, and can make byte ranges of its value alone, so that an executor may cut the work. All
 // member functions are thread-safe.
@@ -103,6 +105,9 @@ class Expression {
   // otherwise, so that they can be digested before it was made; nothing when there is none.
   virtual std::optional<std::uint32_t> expected_source() const { return std::nullopt; }
 
+  // The expression itself where it cuts boxes out of values that several tensors share.
+  virtual const SliceExpression* slice() const { return nullptr; }
+
   // Appends the source ranges that the value's bytes [begin, end) need, the streamed one first.
   // Nothing is appended for any range, or something for every range.
   // `begin` and `end` are places where the value may be cut, begin < end.
@@ -126,7 +131,8 @@ class Expression {
   std::uint64_t num_bytes_;
 };
 
-using ExpressionPtr = std::unique_ptr<const Expression>;
+// Shared: tensors of several files may be made in the same way.
+using ExpressionPtr = std::shared_ptr<const Expression>;
 
 // The source tensor as it is, whatever its dtype. May be cut at any byte.
 ExpressionPtr Copy(const Catalog& catalog, std::uint32_t tensor);

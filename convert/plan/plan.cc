@@ -14,12 +14,6 @@
 namespace dsv3::convert {
 namespace {
 
-// transformers refuses a PyTorch checkpoint whose files do not say so.
-const formats::SafetensorsMetadata& PtMetadata() {
-  static const formats::SafetensorsMetadata metadata = {{"format", "pt"}};
-  return metadata;
-}
-
 using ExpressionsByName = std::map<std::string, ExpressionPtr, std::less<>>;
 
 [[noreturn]] void Fail(const std::string& file, const std::string& tensor, std::string_view what) {
@@ -113,18 +107,25 @@ void Complete(std::string_view header, PlannedFile& file) {
 
 }  // namespace
 
+const formats::SafetensorsMetadata& PtMetadata() {
+  static const formats::SafetensorsMetadata metadata = {{"format", "pt"}};
+  return metadata;
+}
+
 std::string FileHeader(const PlannedFile& file) {
   if (!file.given_header.empty()) return file.given_header;
   std::vector<formats::SafetensorsTensor> entries;
   entries.reserve(file.tensors.size());
   for (const PlannedTensor& tensor : file.tensors) entries.push_back(tensor.entry);
-  return formats::SerializeSafetensorsHeader(entries, PtMetadata());
+  return formats::SerializeSafetensorsHeader(entries, file.metadata);
 }
 
-PlannedFile PlanFile(std::string name, NamedExpressions tensors) {
+PlannedFile PlanFile(std::string name, NamedExpressions tensors,
+                     const formats::SafetensorsMetadata& metadata) {
   ExpressionsByName expressions = ByName(name, std::move(tensors));
   PlannedFile file;
   file.name = std::move(name);
+  file.metadata = metadata;
   TakeTensors(LayOut(expressions), expressions, file);
   Complete(FileHeader(file), file);
   return file;

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -35,6 +36,9 @@ struct PlannedFile {
   // The first data_offset bytes where they are those of another file; empty where they follow from
   // the tensors.
   std::string given_header;
+  formats::SafetensorsMetadata metadata;
+  // Of plans with shared_reads: files of one group advance together, groups in ascending order.
+  std::uint32_t group = 0;
 };
 
 // The first PlannedFile::data_offset bytes.
@@ -63,15 +67,24 @@ struct Plan {
   std::vector<PlannedSideFile> side_files;  // config.json among them; the index is not
   std::string index;                        // the shard index's text; empty when none is written
   std::uint64_t total_size = 0;             // tensor bytes
+  // Every tensor is a slice, and one read of an origin serves all files (ExecuteSharedReads).
+  bool shared_reads = false;
+  // XXH3-128, hex, that the bytes of source tensors must have, by catalog position: checked while
+  // they are streamed. Then no file becomes visible before all were checked.
+  std::unordered_map<std::uint32_t, std::string> source_digests;
 };
 
 using NamedExpressions = std::vector<std::pair<std::string, ExpressionPtr>>;
+
+// transformers refuses a PyTorch checkpoint whose files do not say so: {"format": "pt"}.
+const formats::SafetensorsMetadata& PtMetadata();
 
 // Lays a file out: header and offsets are fixed. Tensors take the reference writer's order, but
 // by-products whose bytes are not expected go behind all others where that leaves them aligned to
 // their elements: then the file can be digested while it is written. An expression and its
 // by-product must both be among `tensors` (Error kInternal otherwise).
-PlannedFile PlanFile(std::string name, NamedExpressions tensors);
+PlannedFile PlanFile(std::string name, NamedExpressions tensors,
+                     const formats::SafetensorsMetadata& metadata = PtMetadata());
 
 // The same with the layout of a file that exists: `header_bytes` are its bytes before the data, as
 // they are, and `header` what they say. Each of its tensors is made by the expression of its name.

@@ -76,13 +76,12 @@ class PanelRun {
   ConversionReport Run(formats::FileSystem& file_system) {
     ProgressSink progress;
     const StopToken stop;
-    return RunPlan(
-        *source_, plan_, output_, run_,
-        [this](const PreflightRun& run) {
-          to_make_.assign(run.to_make.begin(), run.to_make.end());
-          return SideDigests();
-        },
-        {}, file_system, progress, stop);
+    PlanHooks hooks;
+    hooks.preflight = [this](const PreflightRun& run) {
+      to_make_.assign(run.to_make.begin(), run.to_make.end());
+      return SideDigests();
+    };
+    return RunPlan(*source_, plan_, output_, run_, hooks, {}, file_system, progress, stop);
   }
 
   const std::vector<std::size_t>& to_make() const { return to_make_; }

@@ -74,13 +74,12 @@ class TwoSourcesTest : public ::testing::Test {
     ProgressSink progress;
     const StopToken stop;
     const Digests side_digests = {"5a", ""};
-    return RunPlan(
-        *source_, plan_, dir_ / "out", run_,
-        [&](const PreflightRun& run) {
-          EXPECT_TRUE(run.known.empty());
-          return SideDigests{{source_->catalog.FindAppended("w"), side_digests}};
-        },
-        {}, file_system, progress, stop);
+    PlanHooks hooks;
+    hooks.preflight = [&](const PreflightRun& run) {
+      EXPECT_TRUE(run.known.empty());
+      return SideDigests{{source_->catalog.FindAppended("w"), side_digests}};
+    };
+    return RunPlan(*source_, plan_, dir_ / "out", run_, hooks, {}, file_system, progress, stop);
   }
 
   testing::TempDir dir_{testing::MemoryDirectory()};
