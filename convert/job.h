@@ -107,8 +107,9 @@ struct ConversionReport {
     kPartDone,  // what this run was to make is there; other runs make the rest
   };
   Outcome outcome = Outcome::kConverted;
-  std::string recipe;         // "fp8-to-bf16", "bf16-to-fp8"
-  std::uint64_t tensors = 0;  // in the output
+  std::uint64_t missing_files = 0;  // kPartDone: weight files that other runs are to make
+  std::string recipe;               // "fp8-to-bf16", "bf16-to-fp8"
+  std::uint64_t tensors = 0;        // in the output
   std::uint64_t converted_tensors = 0;
   std::uint64_t copied_tensors = 0;
   std::uint64_t side_files = 0;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -51,7 +52,9 @@ struct ReshardRequest {
 // A rank in the balance report.
 struct RankReport {
   Rank rank;
-  std::uint64_t bytes = 0;       // of the tensors that it loads
+  std::uint64_t bytes = 0;  // of the tensors that it loads
+  // The same by kind of module, in the order of ModuleKind.
+  std::array<std::uint64_t, kModuleKinds> bytes_by_kind = {};
   std::uint64_t parameters = 0;  // elements of all but scales
   std::uint64_t experts = 0;     // routed experts that it holds, over all layers
   std::vector<std::string> files;
@@ -63,8 +66,6 @@ struct ReshardReport {
   std::vector<RankReport> ranks;
   std::vector<std::vector<std::uint32_t>> expert_map;  // [layers][physical]; empty without experts
   std::uint64_t first_moe_layer = 0;
-  // Bytes of each kind of module over all ranks, in the order of ModuleKind.
-  std::vector<std::uint64_t> bytes_by_kind;
   std::vector<std::string> replicated_modules;
   std::vector<std::string> bf16_modules;
   std::optional<quant::BlockShape> recut_block;
