@@ -57,7 +57,8 @@ Json ParseObject(std::string_view text, const std::string& file) {
 struct FieldDefaults {
   std::uint64_t vocab_size, hidden_size, intermediate_size, moe_intermediate_size;
   std::uint64_t num_hidden_layers, num_attention_heads;
-  std::uint64_t n_routed_experts, n_shared_experts, num_experts_per_tok, first_k_dense_replace;
+  std::uint64_t n_routed_experts, n_shared_experts, num_experts_per_tok, n_group;
+  std::uint64_t first_k_dense_replace;
   std::uint64_t q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
   std::uint64_t index_n_heads, index_head_dim;
 };
@@ -70,12 +71,12 @@ struct Architecture {
   bool mtp_embedding_copies;
 };
 
-constexpr FieldDefaults kV3Defaults = {129280, 7168, 18432, 2048, 61, 128, 256, 1, 8,
-                                       3,      1536, 512,   128,  64, 128, 0,   0};
-constexpr FieldDefaults kV32Defaults = {129280, 7168, 18432, 2048, 61, 128, 256, 1,  8,
-                                        3,      1536, 512,   128,  64, 128, 64,  128};
-constexpr FieldDefaults kGlmDefaults = {154880, 6144, 12288, 2048, 78, 64,  256, 1,  8,
-                                        3,      2048, 512,   192,  64, 256, 32,  128};
+constexpr FieldDefaults kV3Defaults = {129280, 7168, 18432, 2048, 61,  128, 256, 1, 8,
+                                       8,      3,    1536,  512,  128, 64,  128, 0, 0};
+constexpr FieldDefaults kV32Defaults = {129280, 7168, 18432, 2048, 61,  128, 256, 1,  8,
+                                        8,      3,    1536,  512,  128, 64,  128, 64, 128};
+constexpr FieldDefaults kGlmDefaults = {154880, 6144, 12288, 2048, 78,  64, 256, 1,  8,
+                                        1,      3,    2048,  512,  192, 64, 256, 32, 128};
 
 constexpr std::array kArchitectures = {
     Architecture{"deepseek_v3", &kV3Defaults, true, false, true},
@@ -123,6 +124,7 @@ void ReadDimensions(const Fields& fields, const FieldDefaults* d, ModelConfig& m
   m.n_routed_experts = count("n_routed_experts", &FieldDefaults::n_routed_experts);
   m.n_shared_experts = count("n_shared_experts", &FieldDefaults::n_shared_experts);
   m.num_experts_per_tok = count("num_experts_per_tok", &FieldDefaults::num_experts_per_tok);
+  m.n_group = std::max<std::uint64_t>(1, count("n_group", &FieldDefaults::n_group));
   m.first_k_dense_replace = count("first_k_dense_replace", &FieldDefaults::first_k_dense_replace);
   m.moe_intermediate_size =
       m.n_routed_experts == 0

@@ -61,6 +61,7 @@ struct ModelConfig {
   std::uint64_t n_routed_experts = 0;  // 0: no mixture of experts
   std::uint64_t n_shared_experts = 0;
   std::uint64_t num_experts_per_tok = 0;
+  std::uint64_t n_group = 1;  // of the router's experts
   std::uint64_t first_k_dense_replace = 0;
   std::uint64_t moe_layer_freq = 1;
   std::uint64_t q_lora_rank = 0;  // 0: plain q_proj

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+#include "convert/model/model_config.h"
+#include "convert/parallel/topology.h"
+
+// The files that tell where experts are, or how much they are used: JSON objects with one matrix
+// that has a row for each main layer, dense ones included, whose rows mean nothing. Other members
+// are passed over.
+namespace dsv3::convert {
+
+// Far more than the largest deployment's.
+inline constexpr std::uint64_t kMaxPlacementBytes = std::uint64_t{64} << 20;
+
+// Whether a layer, main or MTP, has routed experts.
+bool IsMoeLayer(const ModelConfig& config, std::uint64_t layer);
+
+// "physical_to_logical_map" [layers][physical experts]: the rows of layers with routed experts, and
+// empty ones for the others. Each row names every expert. Throws Error (kBadInput) with file, layer
+// and expert otherwise; kIo when the file cannot be read.
+std::vector<std::vector<std::uint32_t>> ReadExpertLocation(const std::filesystem::path& path,
+                                                           const Topology& topology,
+                                                           const ModelConfig& config);
+
+// "logical_count" [layers][experts]: how often each expert was chosen, a number from 0 to 1e30. The
+// rest as ReadExpertLocation.
+std::vector<std::vector<double>> ReadExpertLoad(const std::filesystem::path& path,
+                                                const Topology& topology,
+                                                const ModelConfig& config);
+
+}  // namespace dsv3::convert
