@@ -37,6 +37,10 @@ std::unique_ptr<formats::OutputFile> Committer::Open(std::size_t file) {
   return fs_.Create(directory_ / PartialName(planned.name), planned.bytes);
 }
 
+std::unique_ptr<formats::OutputFile> Committer::Reopen(std::size_t file) {
+  return fs_.OpenExisting(directory_ / PartialName(plan_.files[file].name));
+}
+
 void Committer::Commit(std::size_t file, std::unique_ptr<formats::OutputFile> output,
                        FileRecord record) {
   output->Sync();

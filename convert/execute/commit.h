@@ -33,6 +33,7 @@ class Committer final : public OutputSink {
   void SetOnCommitted(OnCommitted callback) { on_committed_ = std::move(callback); }
 
   std::unique_ptr<formats::OutputFile> Open(std::size_t file) override;
+  std::unique_ptr<formats::OutputFile> Reopen(std::size_t file) override;
   void Commit(std::size_t file, std::unique_ptr<formats::OutputFile> output,
               FileRecord record) override;
   std::span<const std::byte> ReadBack(std::size_t file, std::uint64_t offset, std::size_t length,

@@ -20,6 +20,7 @@
 #include <tbb/task_group.h>
 
 #include "convert/execute/chunk.h"
+#include "convert/execute/compute_slot.h"
 #include "convert/execute/file_digests.h"
 #include "convert/execute/page_writer.h"
 #include "formats/error.h"
@@ -65,18 +66,6 @@ struct Lane {
     return !digesting && !written.empty() && written.begin()->first == next_to_digest;
   }
   std::uint64_t outstanding() const { return next_to_issue - next_to_digest; }
-};
-
-// Keeps computing to as many threads as are allowed.
-class ComputeSlot {
- public:
-  explicit ComputeSlot(std::counting_semaphore<>& slots) : slots_(slots) { slots_.acquire(); }
-  ~ComputeSlot() { slots_.release(); }
-  ComputeSlot(const ComputeSlot&) = delete;
-  ComputeSlot& operator=(const ComputeSlot&) = delete;
-
- private:
-  std::counting_semaphore<>& slots_;
 };
 
 // The streaming pipeline. Each worker takes the next chunk, reads, evaluates and writes it, then

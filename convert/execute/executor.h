@@ -19,6 +19,8 @@ class OutputSink {
   virtual ~OutputSink() = default;
   // The file to write plan.files[file] into.
   virtual std::unique_ptr<formats::OutputFile> Open(std::size_t file) = 0;
+  // The same file again, after it was closed before all its bytes were written.
+  virtual std::unique_ptr<formats::OutputFile> Reopen(std::size_t file) = 0;
   // All bytes are written and digested; makes the file durable and visible.
   virtual void Commit(std::size_t file, std::unique_ptr<formats::OutputFile> output,
                       FileRecord record) = 0;

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "formats/error.h"
+#include "formats/io/open_files.h"
 
 namespace dsv3::convert {
 namespace {
@@ -32,6 +33,11 @@ struct Request {
 
 }  // namespace
 
+SourceFiles::SourceFiles(const Catalog& catalog)
+    : catalog_(catalog),
+      // Each by up to two descriptors, and as many for output files.
+      max_open_(std::min(kMaxOpen, formats::OpenFileBudget() / 4)) {}
+
 std::shared_ptr<const formats::InputFile> SourceFiles::Get(std::uint32_t file) {
   const std::lock_guard lock(mutex_);
   const auto found =
@@ -51,7 +57,7 @@ std::shared_ptr<const formats::InputFile> SourceFiles::Get(std::uint32_t file) {
                             name, source.bytes, input->bytes()),
                 {name, ""});
   }
-  if (open_.size() >= kMaxOpen) open_.pop_back();
+  if (open_.size() >= max_open_) open_.pop_back();
   open_.push_front({file, input});
   return input;
 }

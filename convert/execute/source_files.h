@@ -16,12 +16,12 @@
 namespace dsv3::convert {
 
 // The source files of a catalog, opened when needed; a bounded number stays open, whatever the
-// number of files. Thread-safe.
+// number of files, and fewer where the process may have few descriptors. Thread-safe.
 class SourceFiles {
  public:
   static constexpr std::size_t kMaxOpen = 48;
 
-  explicit SourceFiles(const Catalog& catalog) : catalog_(catalog) {}
+  explicit SourceFiles(const Catalog& catalog);
 
   // Throws Error (kBadInput) when the file is not as the catalog saw it.
   std::shared_ptr<const formats::InputFile> Get(std::uint32_t file);
@@ -45,6 +45,7 @@ class SourceFiles {
   };
 
   const Catalog& catalog_;
+  const std::size_t max_open_;
   std::mutex mutex_;
   std::list<Open> open_;  // most recently used first
   std::atomic<std::uint64_t> bytes_read_{0};

@@ -86,8 +86,10 @@ class Posix final : public FileSystem {
   }
 
   std::unique_ptr<OutputFile> OpenExisting(const std::filesystem::path& path) override {
-    return std::make_unique<PosixOutputFile>(path.string(), OpenOutput(path, 0, "write"),
-                                             UniqueFd(), false);
+    UniqueFd fd = OpenOutput(path, 0, "write");
+    UniqueFd direct_fd = OpenDirect(path, fd.get());
+    return std::make_unique<PosixOutputFile>(path.string(), std::move(fd), std::move(direct_fd),
+                                             true);
   }
 
   void Rename(const std::filesystem::path& from, const std::filesystem::path& to) override {

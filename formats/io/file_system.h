@@ -38,7 +38,8 @@ class FileSystem {
   // the space is not there no file of that name is left.
   virtual std::unique_ptr<OutputFile> Create(const std::filesystem::path& path,
                                              std::uint64_t expected_bytes) = 0;
-  // Opens an existing regular file (no symbolic link) to continue it; WriteAt offsets are absolute.
+  // Opens an existing regular file (no symbolic link) to continue its streaming writes; WriteAt
+  // offsets are absolute.
   virtual std::unique_ptr<OutputFile> OpenExisting(const std::filesystem::path& path) = 0;
   // Atomically replaces `to` if it exists.
   virtual void Rename(const std::filesystem::path& from, const std::filesystem::path& to) = 0;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -32,8 +33,11 @@ class MemorySink final : public OutputSink {
 
   std::unique_ptr<formats::OutputFile> Open(std::size_t file) override {
     on_open(file);
+    return std::make_unique<File>(*this, file);
+  }
+  std::unique_ptr<formats::OutputFile> Reopen(std::size_t file) override {
     const std::lock_guard lock(mutex);
-    most_open = std::max(most_open, ++num_open);
+    ++times_reopened[file];
     return std::make_unique<File>(*this, file);
   }
   void Commit(std::size_t file, std::unique_ptr<formats::OutputFile> output,
@@ -41,7 +45,6 @@ class MemorySink final : public OutputSink {
     on_commit(file);
     output.reset();
     const std::lock_guard lock(mutex);
-    --num_open;
     records[file] = std::move(record);
   }
 
@@ -67,13 +70,22 @@ class MemorySink final : public OutputSink {
   };
   std::vector<Write> writes;
   std::set<const void*> buffers;  // from which was written
-  std::size_t num_open = 0;
-  std::size_t most_open = 0;
+  std::map<std::size_t, std::size_t> times_reopened;
+  std::atomic<std::size_t> num_open = 0;
+  std::atomic<std::size_t> most_open = 0;
 
  private:
   class File final : public formats::OutputFile {
    public:
-    File(MemorySink& sink, std::size_t file) : sink_(sink), file_(file) {}
+    File(MemorySink& sink, std::size_t file) : sink_(sink), file_(file) {
+      const std::size_t open = ++sink_.num_open;
+      std::size_t most = sink_.most_open;
+      while (most < open && !sink_.most_open.compare_exchange_weak(most, open)) {
+      }
+    }
+    ~File() override { --sink_.num_open; }
+    File(const File&) = delete;
+    File& operator=(const File&) = delete;
     void WriteAt(std::uint64_t offset, std::span<const std::byte> data) override {
       sink_.on_write(file_, offset);
       const std::lock_guard lock(sink_.mutex);

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <semaphore>
+
+namespace dsv3::convert {
+
+// Keeps computing to as many threads as are allowed: held while a worker computes.
+class ComputeSlot {
+ public:
+  explicit ComputeSlot(std::counting_semaphore<>& slots) : slots_(slots) { slots_.acquire(); }
+  ~ComputeSlot() { slots_.release(); }
+  ComputeSlot(const ComputeSlot&) = delete;
+  ComputeSlot& operator=(const ComputeSlot&) = delete;
+
+ private:
+  std::counting_semaphore<>& slots_;
+};
+
+}  // namespace dsv3::convert
