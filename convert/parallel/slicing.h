@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -14,10 +13,10 @@
 #include "convert/plan/box.h"
 #include "convert/plan/catalog.h"
 
-// Which part of which tensor a rank holds, by tables of rules.
+// Which part of which tensor a rank holds, by tables of rules; docs/reshard.md shows them.
 namespace dsv3::convert {
 
-// The unit of the model that a tensor belongs to. Modules that must be cut alike share a unit.
+// What a module is in the model: decides which group of ranks divides it.
 enum class ModuleKind {
   kEmbedding,     // embed_tokens, of the MTP layers, too
   kHead,          // lm_head, shared_head.head
@@ -27,77 +26,99 @@ enum class ModuleKind {
   kRoutedExpert,  // gate, up, down of experts.E
   kOther,         // latents, norms, router, indexer, eh_proj: every rank of the stage holds it
 };
-inline constexpr std::size_t kModuleKinds = 7;
 
 // Which dimension of the weight the ranks divide.
 enum class SliceAxis { kNone, kRows, kCols };
 
-// What a name says.
+// Which pipeline stages hold a tensor.
+enum class StageRule {
+  kFirst,         // the embedding
+  kLast,          // final norm and head
+  kFirstAndLast,  // an embedding that is the head, too (tie_word_embeddings)
+  kLayer,         // that of its layer; MTP layers are the last stage's
+  kAll,           // what no rule knows and no layer holds
+};
+
+// What a name says. The views are parts of the name.
 struct TensorPlace {
   ModuleKind kind = ModuleKind::kOther;
-  SliceAxis axis = SliceAxis::kNone;
-  std::optional<std::uint64_t> layer;   // nothing outside the layers
-  std::optional<std::uint64_t> expert;  // of a routed expert
+  SliceAxis axis = SliceAxis::kNone;  // of the module's weight
+  StageRule stage = StageRule::kAll;
   bool mtp = false;                     // in a layer behind the main ones
-  // "self_attn", "mlp", "mlp.shared_experts", "mlp.experts.7" with the layer before it: names the
-  // unit; empty for kOther.
-  std::string unit;
-  std::string_view module;  // "q_b_proj"; a view into the name, empty where there is none
+  std::optional<std::uint64_t> layer;   // nothing outside the layers
+  std::optional<std::uint64_t> expert;  // of a routed expert; nothing where all are one tensor
+  // The unit whose modules must be cut alike, for their products belong together:
+  // "model.layers.3.self_attn", "….mlp", "….mlp.shared_experts", "….mlp.experts" (all experts of a
+  // layer), "lm_head"; empty for kOther.
+  std::string_view unit;
+  std::string_view module;     // "q_b_proj"; empty where there is none
+  std::string_view parameter;  // "weight", "weight_scale_inv"
 };
 
 // By Hugging Face name (weight, bias or any scale of a module); `prefix` is FindNamePrefix's.
+// Names that no rule knows are kOther.
 TensorPlace PlaceOf(std::string_view name, std::string_view prefix, const ModelConfig& config);
 
-// How many ways a module of a unit is cut.
-std::uint64_t WaysOf(const TensorPlace& place, const Topology& topology);
-// Which of them a rank holds.
-std::uint64_t PartOf(const TensorPlace& place, const Topology& topology, const Rank& rank);
+// How many ways the weight of a module of this kind is cut; 1 for kOther.
+std::uint64_t WaysOf(ModuleKind kind, const Topology& topology);
 
 // --on-misaligned: what to do where the boundary between two ranks falls inside a block of scales.
 enum class OnMisaligned { kError, kReplicateModule, kSubblock, kBF16 };
 
-// How a tensor of the model is shared out. Positions are those in the catalog of the whole model.
+// How a tensor of the model is shared out. Positions are those in the catalog of the whole model,
+// whose names the place views.
 struct SlicedTensor {
   std::uint32_t tensor = 0;
   TensorPlace place;
-  std::uint64_t ways = 1;  // 1: not cut
-  MatrixShape padded;      // with the vocabulary's padding
-  // Of an FP8 weight and of its scales, else PlannedTensor::kNone.
-  std::uint32_t weight = UINT32_MAX;
-  std::uint32_t scale = UINT32_MAX;
+  SliceAxis axis = SliceAxis::kNone;  // that the tensor itself is cut along
+  std::uint64_t ways = 1;             // 1: all ranks that hold the module hold the whole tensor
+  // Rows and columns of all parts together: the tensor's (scales: as they are after
+  // Slicing::recut_block), and the padding of the vocabulary. `ways` divides that of the axis.
+  MatrixShape padded;
+  // Of an FP8 weight and of its scales, both positions; else kNone.
+  static constexpr std::uint32_t kNone = Catalog::kNone;
+  std::uint32_t weight = kNone;
+  std::uint32_t scale = kNone;
   quant::BlockShape block;  // of the weight's scales in the source
-  bool to_bf16 = false;     // a weight that is dequantised; its scale is dropped
+  bool to_bf16 = false;     // a weight that is dequantised; its scales are no SlicedTensor
 };
 
 struct Slicing {
-  std::vector<SlicedTensor>
-      tensors;  // in the model catalog's order; those that are dropped are not
-  // What the scales of every FP8 weight are cut to; nothing: they stay.
+  // In the catalog's order; without what is dropped.
+  std::vector<SlicedTensor> tensors;
+  // What the scales of every FP8 weight are cut to, a divisor of their block; nothing: they stay.
   std::optional<quant::BlockShape> recut_block;
-  std::vector<std::string> bf16_modules;        // for modules_to_not_convert
+  std::vector<std::string> bf16_modules;        // for modules_to_not_convert, in order
   std::vector<std::string> replicated_modules;  // units that stay whole though the options cut them
-  std::vector<std::string> dropped;             // tensors: MTP layers
+  std::vector<std::string> dropped;             // tensors: those of MTP layers
 };
 
 struct SlicingOptions {
   OnMisaligned on_misaligned = OnMisaligned::kError;
   bool keep_mtp = true;
-  bool pad_vocabulary = true;
+  // The rules of DeepSeek's own script: the vocabulary is not padded, and a scale is always cut
+  // with its weight. Otherwise a scale that spans the whole dimension goes to every rank.
+  bool deepseek = false;
 };
 
 // Applies the rules to every tensor. `catalog` is that of the whole model; `scaled` its FP8
-// weights. Throws Error: kUsage where a boundary falls inside a block (kError), naming tensor,
-// rows, block and the ways out; kBadInput for what cannot be cut: fused or packed experts whose
-// routed experts are cut, a dimension that a group does not divide.
+// weights. Throws Error: kUsage where a boundary falls inside a block (kError), naming tensor, row
+// or column, block and the ways out, and where kSubblock cannot serve the scales; kBadInput for
+// what cannot be cut: fused or packed experts whose group divides them, a dimension that a group
+// does not divide, an expert that the config has not.
 Slicing PlanSlicing(const Catalog& catalog, const ModelConfig& config,
                     const std::vector<ScaledWeight>& scaled, const Topology& topology,
                     const SlicingOptions& options);
 
-// The part `part` of `ways` of a tensor, in elements of the tensor itself: of a scale, the scales
-// of the weight's part. Beyond the tensor's own rows where the part holds padding.
-Box BoxOf(const SlicedTensor& tensor, const formats::Shape& shape, std::uint64_t part);
+// The part `part` of `ways` of a tensor, in elements of the tensor itself; all parts have one
+// shape. Reaches beyond the tensor's own rows where the part holds padding, which is zeros.
+Box BoxOf(const SlicedTensor& tensor, std::uint64_t part);
 
-// The ranks that hold part `part`, ascending.
+// The part that a rank holds if it holds any: `ways` consecutive ranks of a stage hold the parts.
+std::uint64_t PartOf(const SlicedTensor& tensor, const Rank& rank);
+
+// The ranks that hold part `part`, ascending. `placement` is that of the topology (Error kInternal
+// without one where routed experts have several ep ranks).
 std::vector<std::uint32_t> RanksOf(const SlicedTensor& tensor, std::uint64_t part,
                                    const Topology& topology,
                                    const std::optional<ExpertPlacement>& placement);

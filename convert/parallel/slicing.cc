@@ -1,0 +1,300 @@
+#include "convert/parallel/slicing.h"
+
+#include <numeric>
+#include <string>
+#include <unordered_set>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/model/expected_tensors.h"
+#include "convert/model/module_list.h"
+#include "convert/parallel/slicing_misaligned.h"
+#include "formats/error.h"
+
+namespace dsv3::convert {
+namespace {
+
+constexpr std::uint64_t CeilDiv(std::uint64_t a, std::uint64_t b) { return a / b + (a % b != 0); }
+
+std::uint64_t& SideOf(MatrixShape& matrix, SliceAxis axis) {
+  return axis == SliceAxis::kRows ? matrix.rows : matrix.cols;
+}
+
+class Planner {
+ public:
+  Planner(const Catalog& catalog, const ModelConfig& config,
+          const std::vector<ScaledWeight>& scaled, const Topology& topology,
+          const SlicingOptions& options)
+      : catalog_(catalog),
+        config_(config),
+        scaled_(scaled),
+        topology_(topology),
+        options_(options),
+        pair_of_(catalog.tensors().size(), kNoPair) {}
+
+  Slicing Run() {
+    for (std::uint32_t i = 0; i < scaled_.size(); ++i) {
+      pair_of_[scaled_[i].weight] = i;
+      pair_of_[scaled_[i].scale] = i;
+    }
+    const std::string_view prefix = FindNamePrefix(catalog_);
+    slicing_.tensors.reserve(catalog_.tensors_end());
+    for (std::uint32_t i = 0; i < catalog_.tensors_end(); ++i) Take(i, prefix);
+    SolveMisaligned();
+    CutScales();
+    return std::move(slicing_);
+  }
+
+ private:
+  static constexpr std::uint32_t kNoPair = UINT32_MAX;
+
+  const CatalogTensor& At(std::uint32_t position) const { return catalog_.tensors()[position]; }
+
+  [[noreturn]] void Refuse(std::uint32_t position, const std::string& problem) const {
+    const std::string& name = At(position).name;
+    throw Error(ErrorCode::kBadInput, fmt::format("tensor {}: {}", QuoteForMessage(name), problem),
+                {"", name});
+  }
+
+  void Take(std::uint32_t position, std::string_view prefix) {
+    const CatalogTensor& tensor = At(position);
+    SlicedTensor sliced;
+    sliced.tensor = position;
+    sliced.place = PlaceOf(tensor.name, prefix, config_);
+    if (sliced.place.mtp && !options_.keep_mtp) {
+      slicing_.dropped.push_back(tensor.name);
+      return;
+    }
+    CheckExpert(sliced);
+    sliced.padded = MatrixOf(tensor.shape);
+    const std::uint32_t pair = pair_of_[position];
+    if (pair != kNoPair) {
+      sliced.weight = scaled_[pair].weight;
+      sliced.scale = scaled_[pair].scale;
+      sliced.block = scaled_[pair].block;
+    }
+    if (sliced.scale != position) {
+      CutOther(sliced);
+      if (sliced.weight == position && sliced.ways > 1) AddCut(sliced);
+    }
+    slicing_.tensors.push_back(std::move(sliced));
+  }
+
+  void CheckExpert(const SlicedTensor& sliced) const {
+    if (sliced.place.kind != ModuleKind::kRoutedExpert) return;
+    if (!sliced.place.expert) {
+      if (topology_.ep == 1 && topology_.moe_tp == 1) return;
+      Refuse(sliced.tensor,
+             "holds all experts of a layer, which --tp and --ep cannot share out; save the "
+             "checkpoint with one tensor for each expert, as transformers does by default");
+    }
+    if (*sliced.place.expert >= topology_.experts) {
+      Refuse(sliced.tensor, fmt::format("config.json has {} routed experts (n_routed_experts), so "
+                                        "there is none with this number; take config and "
+                                        "weights from one checkpoint",
+                                        topology_.experts));
+    }
+  }
+
+  // Anything but the scales of an FP8 weight.
+  void CutOther(SlicedTensor& sliced) const {
+    const TensorPlace& place = sliced.place;
+    const formats::Shape& shape = At(sliced.tensor).shape;
+    const std::uint64_t ways = WaysOf(place.kind, topology_);
+    if (place.parameter == "weight" && place.axis != SliceAxis::kNone) {
+      if (shape.size() == 2) return CutDimension(sliced, place.axis, ways);
+      if (ways == 1) return;
+      Refuse(sliced.tensor,
+             fmt::format("has shape {}, expected [rows, columns], which {} ranks divide",
+                         formats::ShapeToString(shape), ways));
+    }
+    // The rows' biases are cut with them; those of a product whose columns are cut belong to the
+    // sum over the ranks.
+    if (place.parameter == "bias" && shape.size() == 1) {
+      if (place.axis == SliceAxis::kRows) CutDimension(sliced, SliceAxis::kRows, ways);
+      return;
+    }
+    if (ways > 1 && sliced.padded != MatrixShape{1, 1}) {
+      Refuse(sliced.tensor,
+             fmt::format(
+                 "{} ranks divide its module, but how this format is cut is not known "
+                 "here; only BF16, F16, F32 and FP8 weights with their scales are cut{}",
+                 ways,
+                 place.kind == ModuleKind::kRoutedExpert
+                     ? fmt::format(". With --ep {} experts stay whole", topology_.ranks_per_stage())
+                     : ""));
+    }
+  }
+
+  void CutDimension(SlicedTensor& sliced, SliceAxis axis, std::uint64_t ways) const {
+    std::uint64_t& size = SideOf(sliced.padded, axis);
+    const bool vocabulary =
+        sliced.place.kind == ModuleKind::kEmbedding || sliced.place.kind == ModuleKind::kHead;
+    if (vocabulary && !options_.deepseek) size = PaddedVocabulary(size);
+    if (ways == 1) return;
+    const char* const lines = axis == SliceAxis::kRows ? "rows" : "columns";
+    const std::uint64_t heads = config_.num_attention_heads;
+    if (sliced.place.kind == ModuleKind::kAttention && heads > 0 && size % heads != 0) {
+      Refuse(sliced.tensor,
+             fmt::format("its {} {} are not those of {} attention heads (num_attention_heads); "
+                         "take config and weights from one checkpoint",
+                         size, lines, heads));
+    }
+    if (size % ways != 0 || size == 0) {
+      Refuse(sliced.tensor, fmt::format("{} ranks cannot divide its {} {} evenly; take config and "
+                                        "weights from one checkpoint, or choose other sizes",
+                                        ways, size, lines));
+    }
+    sliced.axis = axis;
+    sliced.ways = ways;
+  }
+
+  void AddCut(const SlicedTensor& weight) {
+    const bool rows = weight.axis == SliceAxis::kRows;
+    cuts_.push_back({weight.tensor, weight.place, rows ? weight.padded.rows : weight.padded.cols,
+                     weight.ways, rows ? weight.block.rows : weight.block.cols});
+  }
+
+  void SolveMisaligned() {
+    const MisalignedResult result =
+        JudgeMisaligned(catalog_, config_, scaled_, topology_, options_, cuts_);
+    slicing_.recut_block = result.recut_block;
+    if (result.units.empty() || result.recut_block) return;
+    const auto misaligned = [&](const SlicedTensor& sliced) {
+      return !sliced.place.unit.empty() && result.units.contains(sliced.place.unit);
+    };
+    if (options_.on_misaligned == OnMisaligned::kReplicateModule) {
+      std::unordered_set<std::string_view> listed;
+      for (SlicedTensor& sliced : slicing_.tensors) {
+        if (!misaligned(sliced)) continue;
+        sliced.axis = SliceAxis::kNone;
+        sliced.ways = 1;
+        if (listed.insert(sliced.place.unit).second) {
+          slicing_.replicated_modules.emplace_back(sliced.place.unit);
+        }
+      }
+      return;
+    }
+    std::erase_if(slicing_.tensors, [&](const SlicedTensor& sliced) {
+      return sliced.scale == sliced.tensor && misaligned(sliced);
+    });
+    for (SlicedTensor& sliced : slicing_.tensors) {
+      if (sliced.weight != sliced.tensor || !misaligned(sliced)) continue;
+      sliced.to_bf16 = true;
+      slicing_.bf16_modules.emplace_back(ModuleOf(At(sliced.tensor).name));
+    }
+  }
+
+  // Gives the scales the parts of their weights.
+  void CutScales() {
+    std::vector<std::uint32_t> sliced_of(catalog_.tensors().size(), kNoPair);
+    for (std::uint32_t i = 0; i < slicing_.tensors.size(); ++i) {
+      sliced_of[slicing_.tensors[i].tensor] = i;
+    }
+    for (SlicedTensor& scale : slicing_.tensors) {
+      if (scale.scale != scale.tensor) continue;
+      const ScaledWeight& pair = scaled_[pair_of_[scale.tensor]];
+      const SlicedTensor& weight = slicing_.tensors[sliced_of[scale.weight]];
+      // Fused experts are never cut nor padded.
+      if (At(scale.weight).shape.size() != 2) continue;
+      const quant::BlockShape block = slicing_.recut_block.value_or(scale.block);
+      scale.padded = {ScalesAlong(pair.rows, weight.padded.rows, block.rows),
+                      ScalesAlong(pair.cols, weight.padded.cols, block.cols)};
+      if (weight.ways == 1 || SideOf(scale.padded, weight.axis) == 1) continue;
+      scale.axis = weight.axis;
+      scale.ways = weight.ways;
+    }
+  }
+
+  // One scale that spans a dimension spans its padding, too, and goes to every part.
+  static std::uint64_t ScalesAlong(std::uint64_t size, std::uint64_t padded, std::uint64_t block) {
+    return size > 0 && block >= size ? 1 : CeilDiv(padded, block);
+  }
+
+  const Catalog& catalog_;
+  const ModelConfig& config_;
+  const std::vector<ScaledWeight>& scaled_;
+  const Topology& topology_;
+  const SlicingOptions& options_;
+  std::vector<std::uint32_t> pair_of_;  // position in scaled_ by that of weight or scale
+  std::vector<ScaledCut> cuts_;         // in the catalog's order
+  Slicing slicing_;
+};
+
+// The stages that hold a tensor.
+std::vector<std::uint64_t> StagesOf(const TensorPlace& place, const Topology& topology) {
+  const std::uint64_t last = topology.pp - 1;
+  switch (place.stage) {
+    case StageRule::kFirst:
+      return {0};
+    case StageRule::kLast:
+      return {last};
+    case StageRule::kFirstAndLast:
+      if (last == 0) return {0};
+      return {0, last};
+    case StageRule::kLayer:
+      return {topology.StageOfLayer(*place.layer)};
+    case StageRule::kAll:
+      break;
+  }
+  std::vector<std::uint64_t> all(topology.pp);
+  std::iota(all.begin(), all.end(), 0);
+  return all;
+}
+
+}  // namespace
+
+Slicing PlanSlicing(const Catalog& catalog, const ModelConfig& config,
+                    const std::vector<ScaledWeight>& scaled, const Topology& topology,
+                    const SlicingOptions& options) {
+  return Planner(catalog, config, scaled, topology, options).Run();
+}
+
+Box BoxOf(const SlicedTensor& tensor, std::uint64_t part) {
+  Box box = Whole(tensor.padded);
+  if (tensor.axis == SliceAxis::kRows) {
+    const std::uint64_t rows = tensor.padded.rows / tensor.ways;
+    box.row_begin = part * rows;
+    box.row_end = box.row_begin + rows;
+  } else if (tensor.axis == SliceAxis::kCols) {
+    const std::uint64_t cols = tensor.padded.cols / tensor.ways;
+    box.col_begin = part * cols;
+    box.col_end = box.col_begin + cols;
+  }
+  return box;
+}
+
+std::uint64_t PartOf(const SlicedTensor& tensor, const Rank& rank) {
+  // All groups of ranks are aligned runs of a stage's ranks, attention's and the experts' too.
+  return rank.stage_rank % tensor.ways;
+}
+
+std::vector<std::uint32_t> RanksOf(const SlicedTensor& tensor, std::uint64_t part,
+                                   const Topology& topology,
+                                   const std::optional<ExpertPlacement>& placement) {
+  const TensorPlace& place = tensor.place;
+  const std::uint64_t stage_size = topology.ranks_per_stage();
+  std::vector<std::uint32_t> ranks;
+  const auto append = [&](std::uint64_t begin, std::uint64_t end) {
+    for (std::uint64_t rank = begin + part; rank < end; rank += tensor.ways) {
+      ranks.push_back(static_cast<std::uint32_t>(rank));
+    }
+  };
+  for (const std::uint64_t stage : StagesOf(place, topology)) {
+    const std::uint64_t first = stage * stage_size;
+    if (place.kind != ModuleKind::kRoutedExpert || topology.ep == 1) {
+      append(first, first + stage_size);
+      continue;
+    }
+    if (!placement || !place.expert || !place.layer) {
+      throw Error(ErrorCode::kInternal, "an expert without a placement");
+    }
+    for (const std::uint64_t ep_rank : placement->RanksOf(*place.layer, *place.expert)) {
+      const std::uint64_t begin = first + ep_rank * topology.moe_tp;
+      append(begin, begin + topology.moe_tp);
+    }
+  }
+  return ranks;
+}
+}  // namespace dsv3::convert
