@@ -18,6 +18,11 @@ namespace dsv3::formats {
 inline constexpr std::string_view kRankLayoutName = "layout.json";
 inline constexpr std::uint64_t kMaxRankLayoutBytes = std::uint64_t{1} << 30;
 
+// LayoutTensor::rule.
+inline constexpr std::string_view kSliceRule = "slice";
+inline constexpr std::string_view kDequantizeRule = "dequantize";
+inline constexpr std::string_view kRecutScalesRule = "recut-scales";
+
 // A rank and the files that it loads.
 struct LayoutRank {
   std::uint64_t rank = 0;

@@ -1,0 +1,13 @@
+#pragma once
+
+#include "formats/document_reader.h"
+#include "formats/rank_layout.h"
+
+// Whether a layout agrees with itself; an internal part of ParseRankLayout.
+namespace dsv3::formats {
+
+// `reader` has read the layout and throws the errors (kBadInput). Ranks must be sorted, and
+// LayoutRank::files and LayoutTensor::files ascend.
+void RequireSound(const RankLayout& layout, const DocumentReader& reader);
+
+}  // namespace dsv3::formats
