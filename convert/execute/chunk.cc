@@ -179,7 +179,7 @@ ChunkMemory MostChunkMemory(const Plan& plan, std::span<const std::size_t> files
       if (tensor.entry.begin == tensor.entry.end || tensor.maker != PlannedTensor::kNone) continue;
       const Cost cost = CostOf(tensor);
       const std::uint64_t bytes =
-          std::max(2 * chunk_bytes * kUnit / cost.total(), tensor.expression->CutAfter(0));
+          std::max(2 * chunk_bytes * kUnit / cost.total(), tensor.expression->LongestPiece());
       output = std::max(output, bytes * cost.output / kUnit);
       input = std::max(input, bytes * cost.input / kUnit);
     }

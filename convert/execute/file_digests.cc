@@ -22,7 +22,9 @@ FileDigests::FileDigests(const PlannedFile& file, Options options)
     // No chunk has a part of an empty tensor.
     Stream nothing;
     record_.tensors[i].output = FinishStream(nothing);
-    record_.tensors[i].streamed = record_.tensors[i].output;
+    if (file.tensors[i].expression->streams_whole_source()) {
+      record_.tensors[i].streamed = record_.tensors[i].output;
+    }
   }
 }
 
@@ -69,7 +71,8 @@ void FileDigests::EndTensor(const ChunkPart& part) {
   tensor.output = FinishStream(output_);
   const Digests streamed = FinishStream(streamed_);
   // What a constant was found in is streamed by another tensor.
-  if (part.num_inputs != 0) tensor.streamed = streamed;
+  const bool whole = file_.tensors[part.tensor].expression->streams_whole_source();
+  if (part.num_inputs != 0 && whole) tensor.streamed = streamed;
   const std::uint32_t by_product = file_.tensors[part.tensor].by_product;
   if (by_product == PlannedTensor::kNone) return;
   record_.tensors[by_product].output = FinishStream(by_product_);

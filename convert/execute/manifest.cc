@@ -4,6 +4,7 @@
 #include <string_view>
 #include <utility>
 
+#include "convert/plan/slice_expression.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/json/json_writer.h"
@@ -33,16 +34,45 @@ DigestsByTensor StreamedByAll(const Plan& plan,
     const FileRecord& record = records.at(file.name);
     for (std::size_t i = 0; i < file.tensors.size(); ++i) {
       if (record.tensors[i].streamed.xxh3.empty()) continue;
-      streamed.emplace(file.tensors[i].expression->streamed_source(), record.tensors[i].streamed);
+      const std::vector<std::uint32_t> sources = file.tensors[i].expression->streamed_sources();
+      streamed.emplace(sources.at(0), record.tensors[i].streamed);
     }
   }
   return streamed;
 }
 
+// What is known of the sources' digests.
+struct KnownDigests {
+  const Plan& plan;
+  const DigestsByTensor& sides;
+  const DigestsByTensor streamed_by_all;
+
+  // Of a tensor that the job was told of; empty otherwise.
+  Digests Told(std::uint32_t tensor) const {
+    const auto told = plan.source_digests.find(tensor);
+    return told == plan.source_digests.end() ? Digests() : Digests{told->second, ""};
+  }
+
+  Digests OfStreamed(const Expression& expression, const TensorRecord& record,
+                     std::uint32_t tensor) const {
+    if (expression.streams_whole_source()) {
+      return record.streamed.xxh3.empty() ? streamed_by_all.at(tensor) : record.streamed;
+    }
+    // Of a source that is cut up nothing may be told that depends on which slices were made.
+    const SliceExpression* const slice = expression.slice();
+    return slice != nullptr && slice->IsWholeCopy() ? record.output : Told(tensor);
+  }
+
+  Digests OfSide(const Expression& expression, std::uint32_t tensor) const {
+    if (expression.streams_whole_source()) return sides.at(tensor);
+    const auto side = sides.find(tensor);
+    return side == sides.end() ? Told(tensor) : side->second;
+  }
+};
+
 formats::ManifestTensor TensorOf(const PlannedFile& file, const PlannedTensor& planned,
                                  const TensorRecord& record, const Catalog& catalog,
-                                 const DigestsByTensor& side_digests,
-                                 const DigestsByTensor& streamed_by_all) {
+                                 const KnownDigests& known) {
   formats::ManifestTensor tensor;
   tensor.name = planned.entry.name;
   tensor.file = file.name;
@@ -52,12 +82,13 @@ formats::ManifestTensor TensorOf(const PlannedFile& file, const PlannedTensor& p
   tensor.sha256 = record.output.sha256;
   tensor.nan_codes = record.nan_codes;
   tensor.rule = planned.expression->rule();
-  const std::uint32_t streamed = planned.expression->streamed_source();
-  tensor.sources.push_back(
-      SourceOf(catalog, streamed,
-               record.streamed.xxh3.empty() ? streamed_by_all.at(streamed) : record.streamed));
-  for (const std::uint32_t side : planned.expression->side_sources()) {
-    tensor.sources.push_back(SourceOf(catalog, side, side_digests.at(side)));
+  const Expression& expression = *planned.expression;
+  for (const std::uint32_t source : expression.streamed_sources()) {
+    tensor.sources.push_back(
+        SourceOf(catalog, source, known.OfStreamed(expression, record, source)));
+  }
+  for (const std::uint32_t side : expression.side_sources()) {
+    tensor.sources.push_back(SourceOf(catalog, side, known.OfSide(expression, side)));
   }
   return tensor;
 }
@@ -86,14 +117,13 @@ std::string ManifestText(const std::string& job, const Plan& plan, const Catalog
     by_name[name] = {name, record.bytes, record.file.sha256, ""};
   }
   for (const PlannedFile& file : plan.files) by_name.at(file.name).header_xxh3 = file.header_digest;
-  const DigestsByTensor streamed_by_all = StreamedByAll(plan, records);
+  const KnownDigests known = {plan, side_digests, StreamedByAll(plan, records)};
   formats::ManifestWriter writer(job);
   for (const auto& [name, file] : by_name) writer.AddFile(file);
   for (const PlannedFile& file : plan.files) {
     const FileRecord& record = records.at(file.name);
     for (std::size_t i = 0; i < file.tensors.size(); ++i) {
-      writer.AddTensor(TensorOf(file, file.tensors[i], record.tensors[i], catalog, side_digests,
-                                streamed_by_all));
+      writer.AddTensor(TensorOf(file, file.tensors[i], record.tensors[i], catalog, known));
     }
   }
   return writer.Finish();

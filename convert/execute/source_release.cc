@@ -51,7 +51,7 @@ std::vector<std::uint32_t> SourcesOf(const PlannedFile& file, const Catalog& cat
     if (source < catalog.files_end()) sources.push_back(source);
   };
   for (const PlannedTensor& tensor : file.tensors) {
-    add(tensor.expression->streamed_source());
+    for (const std::uint32_t one : tensor.expression->streamed_sources()) add(one);
     for (const std::uint32_t side : tensor.expression->side_sources()) add(side);
   }
   std::sort(sources.begin(), sources.end());

@@ -23,7 +23,7 @@ class DequantizeExpression final : public Expression {
         scale_cols_(pair.ScaleCols()) {}
 
   std::string_view rule() const override { return "dequantize"; }
-  std::uint32_t streamed_source() const override { return pair_.weight; }
+  std::vector<std::uint32_t> streamed_sources() const override { return {pair_.weight}; }
   std::vector<std::uint32_t> side_sources() const override { return {pair_.scale}; }
 
   // A code for two bytes, and its share of a scale, which is more than a code in tiny blocks.

@@ -16,7 +16,7 @@ class CopyExpression final : public Expression {
       : Expression(source.dtype, source.shape), tensor_(tensor) {}
 
   std::string_view rule() const override { return "copy"; }
-  std::uint32_t streamed_source() const override { return tensor_; }
+  std::vector<std::uint32_t> streamed_sources() const override { return {tensor_}; }
 
   std::uint64_t CutAtOrBefore(std::uint64_t position) const override { return position; }
   std::uint64_t CutAfter(std::uint64_t position) const override { return position + 1; }

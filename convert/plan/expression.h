@@ -66,29 +66,35 @@ class Expression {
   const formats::Shape& shape() const { return shape_; }
   std::uint64_t num_bytes() const { return num_bytes_; }
 
-  // The rule's name in the manifest: "copy", "dequantize", "quantize", "quantize-scale".
+  // The rule's name in the manifest: "copy", "dequantize", "quantize", "quantize-scale", "slice",
+  // "assemble", "recut-scales".
   virtual std::string_view rule() const = 0;
 
   // What decides the bytes beside rule, sources and the plan's options, as text: a job may go on
   // only with what has the same.
   virtual std::string parameters() const { return {}; }
 
-  // The source tensor whose bytes are streamed: evaluating consecutive ranges reads consecutive
-  // ranges of it, each byte once. An expression may read nothing (a constant that was found in that
-  // tensor before).
-  virtual std::uint32_t streamed_source() const = 0;
+  // The source tensors whose bytes are streamed: evaluating consecutive ranges reads consecutive
+  // ranges of each. Each once, in a fixed order; most expressions have one. An expression may read
+  // nothing (a constant that was found in that tensor before), or have none (zeros).
+  virtual std::vector<std::uint32_t> streamed_sources() const = 0;
+  // Whether there is one streamed source, of which each byte is read once: then streaming finds its
+  // digest.
+  virtual bool streams_whole_source() const { return true; }
   // Small source tensors that are looked up beside the stream (scales), in a fixed order.
   virtual std::vector<std::uint32_t> side_sources() const { return {}; }
 
   // Where the value may be cut: the last such place that is not behind `position`, and the first
   // one behind it (the value's end at the latest). 0 and the end are such places; elements are by
-  // default. No two neighbouring ones are farther apart than 0 and CutAfter(0), which decides how
-  // much memory is needed. Precondition: position < num_bytes(). Not asked of by-products.
+  // default. Precondition: position < num_bytes(). Not asked of by-products.
   virtual std::uint64_t CutAtOrBefore(std::uint64_t position) const;
   virtual std::uint64_t CutAfter(std::uint64_t position) const;
+  // Bytes between two neighbouring places at most, which decides how much memory is needed: those
+  // before the first place behind 0 by default. Precondition: num_bytes() > 0.
+  virtual std::uint64_t LongestPiece() const { return CutAfter(0); }
 
-  // Source bytes that AppendReads names for each byte of the value, rounded up: for planning
-  // memory. 1 for a copy.
+  // Source bytes that AppendReads names for each byte of the value, and what Evaluate takes beside
+  // them, rounded up: for planning memory. 1 for a copy.
   virtual std::uint64_t input_bytes_per_output_byte() const { return 1; }
 
   // The expression of the tensor that evaluating this one makes as well, or nullptr. The two are
@@ -108,8 +114,9 @@ class Expression {
   // The expression itself where it cuts boxes out of values that several tensors share.
   virtual const SliceExpression* slice() const { return nullptr; }
 
-  // Appends the source ranges that the value's bytes [begin, end) need, the streamed one first.
-  // Nothing is appended for any range, or something for every range.
+  // Appends the source ranges that the value's bytes [begin, end) need; the streamed source of
+  // streams_whole_source() first. Of that one nothing is appended for any range, or something for
+  // every range.
   // `begin` and `end` are places where the value may be cut, begin < end.
   virtual void AppendReads(std::uint64_t begin, std::uint64_t end,
                            std::vector<SourceRange>& reads) const = 0;

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "convert/plan/slice_expression.h"
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
 #include "formats/shard_index.h"
@@ -105,6 +106,45 @@ void Complete(std::string_view header, PlannedFile& file) {
   file.header_digest = formats::Xxh3Hex(std::as_bytes(std::span(header)));
 }
 
+void AddLine(std::string_view text, formats::Xxh3& hash) {
+  hash.Update(std::as_bytes(std::span(text)));
+  hash.Update(std::as_bytes(std::span("\n", 1)));
+}
+
+void AddExpression(const Expression& expression, const Catalog& catalog, formats::Xxh3& hash) {
+  const auto add_source = [&](std::uint32_t position) {
+    const CatalogTensor& tensor = catalog.tensors()[position];
+    AddLine(catalog.files()[tensor.extent.file].checkpoint, hash);
+    AddLine(tensor.name, hash);
+  };
+  AddLine(expression.rule(), hash);
+  AddLine(expression.parameters(), hash);
+  for (const std::uint32_t source : expression.streamed_sources()) add_source(source);
+  for (const std::uint32_t side : expression.side_sources()) add_source(side);
+  if (expression.expected_source()) add_source(*expression.expected_source());
+}
+
+// The digests of expressions that many slices share.
+class OriginDigests {
+ public:
+  explicit OriginDigests(const Catalog& catalog) : catalog_(catalog) {}
+
+  const std::string& Of(const Expression& origin) {
+    const auto [found, added] = digests_.try_emplace(&origin);
+    if (added) {
+      hash_.Reset();
+      AddExpression(origin, catalog_, hash_);
+      found->second = hash_.Hex();
+    }
+    return found->second;
+  }
+
+ private:
+  const Catalog& catalog_;
+  formats::Xxh3 hash_;
+  std::unordered_map<const Expression*, std::string> digests_;
+};
+
 }  // namespace
 
 const formats::SafetensorsMetadata& PtMetadata() {
@@ -167,15 +207,8 @@ std::string PlanIndex(const Plan& plan) {
 
 std::string PlanFingerprint(const Plan& plan, const Catalog& catalog) {
   formats::Xxh3 hash;
-  const auto add = [&hash](std::string_view text) {
-    hash.Update(std::as_bytes(std::span(text)));
-    hash.Update(std::as_bytes(std::span("\n", 1)));
-  };
-  const auto add_source = [&](std::uint32_t position) {
-    const CatalogTensor& tensor = catalog.tensors()[position];
-    add(catalog.files()[tensor.extent.file].checkpoint);
-    add(tensor.name);
-  };
+  const auto add = [&hash](std::string_view text) { AddLine(text, hash); };
+  OriginDigests origins(catalog);
   add(plan.recipe);
   for (const PlanOption& option : plan.options) {
     add(option.name);
@@ -185,12 +218,14 @@ std::string PlanFingerprint(const Plan& plan, const Catalog& catalog) {
     add(file.name);
     add(file.header_digest);
     for (const PlannedTensor& tensor : file.tensors) {
-      const Expression& expression = *tensor.expression;
-      add(expression.rule());
-      add(expression.parameters());
-      add_source(expression.streamed_source());
-      for (const std::uint32_t side : expression.side_sources()) add_source(side);
-      if (expression.expected_source()) add_source(*expression.expected_source());
+      const SliceExpression* const slice = tensor.expression->slice();
+      if (slice == nullptr) {
+        AddExpression(*tensor.expression, catalog, hash);
+        continue;
+      }
+      add(slice->rule());
+      add(slice->parameters());
+      for (const SlicePart& part : slice->parts()) add(origins.Of(*part.origin));
     }
   }
   for (const PlannedSideFile& side : plan.side_files) {

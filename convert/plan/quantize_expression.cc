@@ -43,7 +43,7 @@ class ScaleExpression final : public Expression {
   void SetMaker(const Expression* maker) { maker_ = maker; }
 
   std::string_view rule() const override { return "quantize-scale"; }
-  std::uint32_t streamed_source() const override { return weight_.weight; }
+  std::vector<std::uint32_t> streamed_sources() const override { return {weight_.weight}; }
   const Expression* maker() const override { return maker_; }
   std::optional<std::uint32_t> expected_source() const override {
     if (maker_ == nullptr || !weight_.original) return std::nullopt;
@@ -88,7 +88,7 @@ class CodeExpression : public Expression {
                        weight_.format.block.cols, static_cast<int>(weight_.nonfinite),
                        weight_.original ? " like" : "");
   }
-  std::uint32_t streamed_source() const override { return weight_.weight; }
+  std::vector<std::uint32_t> streamed_sources() const override { return {weight_.weight}; }
   std::vector<std::uint32_t> side_sources() const override {
     if (!weight_.original) return {};
     return {weight_.original->scale};

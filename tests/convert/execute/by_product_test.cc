@@ -179,7 +179,7 @@ class ByProductTest : public ::testing::Test {
       SCOPED_TRACE(tensor.entry.name);
       const std::string value = content_.substr(file.data_offset + tensor.entry.begin,
                                                 tensor.entry.end - tensor.entry.begin);
-      const std::string& source = catalog_->tensors()[tensor.expression->streamed_source()].name;
+      const std::string& source = catalog_->tensors()[tensor.expression->streamed_sources()[0]].name;
       const std::string& streamed = checkpoint_.Find(source).bytes;
       ASSERT_EQ(record.tensors[t].output.xxh3, Xxh3Of(value));
       ASSERT_EQ(record.tensors[t].streamed.xxh3, Xxh3Of(streamed));

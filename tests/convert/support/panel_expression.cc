@@ -60,7 +60,7 @@ class SumsExpression final : public Expression {
   void SetMaker(const Expression* maker) { maker_ = maker; }
 
   std::string_view rule() const override { return "sums"; }
-  std::uint32_t streamed_source() const override { return source_; }
+  std::vector<std::uint32_t> streamed_sources() const override { return {source_}; }
   const Expression* maker() const override { return maker_; }
   std::optional<std::uint32_t> expected_source() const override { return expected_; }
   void AppendReads(std::uint64_t, std::uint64_t, std::vector<SourceRange>&) const override {
@@ -89,7 +89,7 @@ class PanelExpression final : public Expression {
 
   std::string_view rule() const override { return "panels"; }
   std::string parameters() const override { return std::to_string(panels_.panel_rows) + " rows"; }
-  std::uint32_t streamed_source() const override { return panels_.source; }
+  std::vector<std::uint32_t> streamed_sources() const override { return {panels_.source}; }
   std::uint64_t CutAtOrBefore(std::uint64_t position) const override {
     return position - position % panel_bytes_;
   }
