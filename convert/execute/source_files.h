@@ -36,6 +36,7 @@ class SourceFiles {
   // Closes the file, so that removing it frees its space.
   void Close(std::uint32_t file);
 
+  const Catalog& catalog() const { return catalog_; }
   std::uint64_t bytes_read() const { return bytes_read_.load(std::memory_order_relaxed); }
 
  private:
