@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "convert/model/expected_tensors.h"
+#include "convert/model/scaled_weights.h"
+#include "convert/parallel/slicing.h"
+#include "tests/convert/model/configs.h"
+
+// A model without bytes: the tensors that a config predicts.
+namespace dsv3::convert::testing {
+
+struct ModelTensors {
+  ModelConfig config;
+  Catalog catalog{{}, {}};
+  std::vector<ScaledWeight> scaled;
+
+  std::uint32_t Find(const std::string& name) const { return catalog.Find(name); }
+  const formats::Shape& ShapeOf(std::uint32_t tensor) const {
+    return catalog.tensors()[tensor].shape;
+  }
+};
+
+// What a test changes before the catalog is made.
+using EditTensors = std::function<void(std::vector<CatalogTensor>&)>;
+
+// In BF16, or in FP8 with F32 scales in the config's blocks where the family quantises.
+inline ModelTensors MakeModel(const nlohmann::json& json, const EditTensors& edit = {},
+                              const std::string& prefix = "") {
+  ModelTensors model;
+  model.config = ParseModelConfig(json.dump(), "config.json");
+  std::vector<CatalogTensor> tensors;
+  ForEachExpected(model.config, prefix, [&](const ExpectedTensorView& expected) {
+    CatalogTensor tensor;
+    tensor.name = expected.name;
+    tensor.shape.assign(expected.shape.begin(), expected.shape.end());
+    tensor.dtype = expected.role == TensorRole::kRouterBias ? formats::Dtype::kF32
+                                                            : formats::Dtype::kBF16;
+    const bool fp8 = model.config.quantization && IsQuantized(expected.role);
+    if (fp8) tensor.dtype = formats::Dtype::kF8E4M3;
+    tensors.push_back(tensor);
+    if (!fp8) return;
+    const quant::BlockShape block = *model.config.quantization->weight_block_size;
+    tensor.name += "_scale_inv";
+    tensor.dtype = formats::Dtype::kF32;
+    tensor.shape = {(tensor.shape[0] + block.rows - 1) / block.rows,
+                    (tensor.shape[1] + block.cols - 1) / block.cols};
+    tensors.push_back(tensor);
+  });
+  if (edit) edit(tensors);
+  SourceFile file;
+  file.name = "model.safetensors";
+  model.catalog = Catalog({file}, std::move(tensors));
+  model.scaled = FindScaledWeights(model.catalog, model.config).pairs;
+  return model;
+}
+
+inline nlohmann::json WithoutFp8(nlohmann::json json) {
+  json.erase("quantization_config");
+  return json;
+}
+
+inline Slicing SliceModel(const ModelTensors& model, const Topology& topology,
+                          const SlicingOptions& options = {}) {
+  return PlanSlicing(model.catalog, model.config, model.scaled, topology, options);
+}
+
+inline Topology MakeTopology(const ModelTensors& model, std::uint64_t tp, std::uint64_t ep = 1) {
+  ParallelOptions options;
+  options.tp = tp;
+  options.ep = ep;
+  return PlanTopology(options, model.config);
+}
+
+// The tensor of this name among the sliced ones, or nullptr.
+inline const SlicedTensor* FindSliced(const Slicing& slicing, const ModelTensors& model,
+                                      const std::string& name) {
+  const std::uint32_t position = model.Find(name);
+  for (const SlicedTensor& tensor : slicing.tensors) {
+    if (tensor.tensor == position) return &tensor;
+  }
+  return nullptr;
+}
+
+}  // namespace dsv3::convert::testing
