@@ -34,7 +34,9 @@ class OutputSink {
 struct ExecutorOptions {
   unsigned threads = 1;  // compute threads, at least 1; threads that wait for the disk come on top
   std::uint64_t memory_bytes = 0;  // bound for chunk memory
-  std::size_t max_open_files = 0;  // output files that advance together; 0: chosen
+  // Output files that advance together, or of ExecuteSharedReads, whose descriptors stay open; 0:
+  // chosen.
+  std::size_t max_open_files = 0;
   bool sha256 = true;
   bool tensor_sha256 = false;
 };

@@ -569,7 +569,8 @@ SharedReadResources PlanSharedReads(const ExecutorOptions& options, const Plan& 
   resources.panels = Size(std::clamp<std::uint64_t>(left / resources.panel_bytes, kEnoughPanels,
                                                     std::uint64_t{4} * resources.workers));
   // Each by up to two descriptors.
-  resources.close_after_write = open > formats::OpenFileBudget() / 4;
+  resources.close_after_write =
+      open > (options.max_open_files != 0 ? options.max_open_files : formats::OpenFileBudget() / 4);
   resources.memory_bytes = buffers + resources.panels * resources.panel_bytes;
   return resources;
 }
