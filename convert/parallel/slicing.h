@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -26,6 +27,7 @@ enum class ModuleKind {
   kRoutedExpert,  // gate, up, down of experts.E
   kOther,         // latents, norms, router, indexer, eh_proj: every rank of the stage holds it
 };
+inline constexpr std::size_t kModuleKinds = 7;
 
 // Which dimension of the weight the ranks divide.
 enum class SliceAxis { kNone, kRows, kCols };
