@@ -1,10 +1,12 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "convert/execute/record.h"
@@ -12,31 +14,52 @@
 #include "convert/parallel/slicing.h"
 #include "convert/parallel/topology.h"
 #include "convert/plan/plan.h"
+#include "convert/recipes/reshard_tensors.h"
 #include "convert/recipes/whole_model.h"
 #include "convert/reshard_job.h"
-#include "formats/rank_layout.h"
+#include "formats/finding.h"
 
 // A whole model → rank shards.
 namespace dsv3::convert {
 
+inline constexpr char kReshard[] = "reshard";
+inline constexpr char kExpertLocationName[] = "expert_location.json";
+
 struct ReshardPlan {
   Plan plan;
+  RankFormat format = RankFormat::kHfRank;
+  RankGrouping grouping = RankGrouping::kRank;
+  OnMisaligned on_misaligned = OnMisaligned::kError;
   Topology topology;
   std::optional<ExpertPlacement> placement;
   Slicing slicing;
-  // All that layout.json tells but digests, file hashes and the job's fingerprint.
-  formats::RankLayout layout;
+  std::vector<ScaledWeight> dequantized;  // FP8 weights that become BF16
+  std::vector<RankTensor> tensors;
+  std::vector<std::string_view> rules;  // by position in slicing.tensors: LayoutTensor::rule
   // For each rank the positions in plan.files that it loads, ascending.
   std::vector<std::vector<std::uint32_t>> files_of_rank;
-  std::string config_text;  // of OUT/config.json
+  std::vector<RankReport> ranks;
+  std::vector<std::string> bf16_modules;  // of earlier conversions, too
+  std::vector<std::string> dropped;       // tensors of the original that no rank holds
+  formats::Findings warnings;
 };
 
-// Plans every rank's files. Fills plan.files, options, source_digests, shared_reads and totals;
-// side files are the caller's. Throws Error as its parts do.
+// Throws Error (kUsage) for options that contradict each other, whatever the model.
+void CheckReshardOptions(const ReshardOptions& options);
+
+// Plans every rank's files, and config.json and expert_location.json beside them. Fills all of the
+// plan. `model` must outlive the result. Throws Error as its parts do; kUsage for what `format`
+// does not have, kBadInput for a tensor that it has no name for.
 ReshardPlan PlanReshard(const WholeModel& model, const ReshardOptions& options);
 
-// Completes layout.json once all weight files are made.
-std::string LayoutText(const ReshardPlan& reshard, const std::string& fingerprint,
+// The weight files that the ranks of --ranks load, positions in plan.files, ascending. Throws Error
+// (kUsage) for a rank that there is not.
+std::vector<std::size_t> FilesOfRanks(
+    const ReshardPlan& reshard, const std::vector<std::pair<std::uint64_t, std::uint64_t>>& ranks);
+
+// layout.json once all weight files are made. `records` are those of all files.
+std::string LayoutText(const ReshardPlan& reshard, const WholeModel& model,
+                       const std::string& fingerprint,
                        const std::unordered_map<std::string, FileRecord>& records);
 
 }  // namespace dsv3::convert

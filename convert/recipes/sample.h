@@ -14,6 +14,8 @@ enum class SamplePreset {
   kTiny,      // a few MB: for tests and a first look
   kTinyV32,   // as tiny, in V3.2's shape: indexers, UE8M0 scales in F32
   kTinyKimi,  // as tiny, in Kimi-K2's shape: no MTP layer, unpadded shard names
+  kTinyTp,    // some 30 MB: 16 heads and 32 experts, for resharding
+  kTiny61,    // some 45 MB: V3's 61 layers and MTP layer 61, for 8 tensor parallel ranks
   kSmall,     // about 1 GB: for benchmarks
   kV3Shapes,  // DeepSeek-V3's 91,991 tensors in 163 sparse files: for planning and inspection
 };

@@ -16,28 +16,50 @@ using formats::Dtype;
 
 struct PresetSizes {
   std::uint64_t hidden_size, intermediate_size, moe_intermediate_size;
-  std::uint64_t num_hidden_layers, num_attention_heads, n_routed_experts, num_experts_per_tok;
+  std::uint64_t num_hidden_layers, num_attention_heads;
+  std::uint64_t n_routed_experts, n_shared_experts, num_experts_per_tok;
   std::uint64_t n_group, topk_group, first_k_dense_replace;
-  std::uint64_t q_lora_rank, qk_nope_head_dim, v_head_dim, vocab_size;
+  std::uint64_t q_lora_rank, kv_lora_rank, qk_nope_head_dim, v_head_dim, vocab_size;
   std::uint32_t body_shards;  // for all but the MTP layer
   std::uint32_t mtp_shards;   // for the MTP layer
   int shard_digits;           // of the total in shard names; 0: numbers without leading zeros
 };
 
-PresetSizes SizesOf(SamplePreset preset) {
-  // kv_lora_rank 512 and qk_rope_head_dim 64 are those of V3 in all of them: 576 rows.
+// qk_rope_head_dim is V3's 64 in all of them; with a kv_lora_rank of 512 that makes 576 rows.
+// clang-format off
+constexpr PresetSizes kV3Sizes = {
+    7168, 18432, 2048, 61, 128, 256, 1, 8, 8, 4, 3, 1536, 512, 128, 128, 129280, 160, 3, 6};
+constexpr PresetSizes kTinySizes = {
+     256,   320,   80,  4,   2,   8, 1, 2, 4, 2, 1,  192, 512,  64,  64,    384,   3, 1, 5};
+constexpr PresetSizes kTinyKimiSizes = {
+     256,   320,   80,  4,   2,  12, 1, 2, 1, 1, 1,  192, 512,  64,  64,    384,   4, 0, 0};
+// Blocks of 128 allow 8 tensor parallel ranks, those of an expert 2. The vocabulary needs padding.
+constexpr PresetSizes kTinyTpSizes = {
+     192,  1024,  256,  4,  16,  32, 4, 4, 4, 2, 1,  192, 512,  64,  64,   1000,   4, 1, 5};
+// The layers of V3, as small as blocks of 128 allow with 8 tensor parallel ranks.
+constexpr PresetSizes kTiny61Sizes = {
+      64,  1024,  128, 61,  16,   8, 8, 2, 4, 2, 3,   64,  64,  64,  64,    512,   5, 1, 6};
+constexpr PresetSizes kSmallSizes = {
+    2048,  5632,  512,  6,  16,  32, 1, 4, 4, 2, 1,  768, 512, 128, 128,  16384,   7, 1, 5};
+// clang-format on
+
+const PresetSizes& SizesOf(SamplePreset preset) {
   switch (preset) {
     case SamplePreset::kTinyKimi:
-      return {256, 320, 80, 4, 2, 12, 2, 1, 1, 1, 192, 64, 64, 384, 4, 0, 0};
+      return kTinyKimiSizes;
     case SamplePreset::kTiny:
     case SamplePreset::kTinyV32:
-      return {256, 320, 80, 4, 2, 8, 2, 4, 2, 1, 192, 64, 64, 384, 3, 1, 5};
+      return kTinySizes;
+    case SamplePreset::kTinyTp:
+      return kTinyTpSizes;
+    case SamplePreset::kTiny61:
+      return kTiny61Sizes;
     case SamplePreset::kSmall:
-      return {2048, 5632, 512, 6, 16, 32, 4, 4, 2, 1, 768, 128, 128, 16384, 7, 1, 5};
+      return kSmallSizes;
     case SamplePreset::kV3Shapes:
       break;
   }
-  return {7168, 18432, 2048, 61, 128, 256, 8, 8, 4, 3, 1536, 128, 128, 129280, 160, 3, 6};
+  return kV3Sizes;
 }
 
 bool HasUe8m0Scales(SamplePreset preset) { return preset == SamplePreset::kTinyV32; }
@@ -169,7 +191,7 @@ std::string ShardName(std::uint32_t number, std::uint32_t total, int digits) {
 }  // namespace
 
 std::string SampleConfig(SamplePreset preset) {
-  const PresetSizes s = SizesOf(preset);
+  const PresetSizes& s = SizesOf(preset);
   const bool v32 = preset == SamplePreset::kTinyV32;
   formats::JsonWriter json(2);
   const auto uint = [&](std::string_view key, std::uint64_t value) {
@@ -204,7 +226,7 @@ std::string SampleConfig(SamplePreset preset) {
   }
   raw("initializer_range", "0.02");
   uint("intermediate_size", s.intermediate_size);
-  uint("kv_lora_rank", 512);
+  uint("kv_lora_rank", s.kv_lora_rank);
   uint("max_position_embeddings", 163840);
   string("model_type", v32                                 ? "deepseek_v32"
                        : preset == SamplePreset::kTinyKimi ? "kimi_k2"
@@ -213,7 +235,7 @@ std::string SampleConfig(SamplePreset preset) {
   uint("moe_layer_freq", 1);
   uint("n_group", s.n_group);
   uint("n_routed_experts", s.n_routed_experts);
-  uint("n_shared_experts", 1);
+  uint("n_shared_experts", s.n_shared_experts);
   raw("norm_topk_prob", "true");
   uint("num_attention_heads", s.num_attention_heads);
   uint("num_experts_per_tok", s.num_experts_per_tok);
@@ -241,7 +263,7 @@ std::string SampleConfig(SamplePreset preset) {
 }
 
 SampleModel MakeSampleModel(SamplePreset preset) {
-  const PresetSizes sizes = SizesOf(preset);
+  const PresetSizes& sizes = SizesOf(preset);
   const std::string config = SampleConfig(preset);
   std::vector<ExpectedTensor> expected = ExpectedTensors(ParseModelConfig(config, "config.json"));
   std::uint64_t bytes[2] = {0, 0};

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+// The names that DeepSeek's own inference demo gives to tensors.
+namespace dsv3::convert {
+
+// The demo's name of a Hugging Face tensor, as inference/convert.py of deepseek-ai/DeepSeek-V3 (and
+// of DeepSeek-V3.2-Exp, for the indexer) makes it: a leading "model." goes; self_attn, mlp,
+// weight_scale_inv and e_score_correction_bias become attn, ffn, scale and bias; then the segment
+// before the last is looked up in the table, and every occurrence of it in the name is replaced.
+//
+// What only MTP layers have (`mtp`) the official script skips; where it is kept, enorm, hnorm,
+// eh_proj and shared_head.head keep their names below "layers.N.", and everything else follows the
+// table: model.layers.61.embed_tokens.weight is layers.61.embed.weight.
+//
+// Throws Error (kBadInput) for a tensor that the table does not know.
+std::string DeepseekName(std::string_view name, bool mtp);
+
+// "model3-mp8.safetensors"
+std::string DeepseekFileName(std::uint64_t rank, std::uint64_t model_parallel);
+
+}  // namespace dsv3::convert

@@ -1,0 +1,303 @@
+#include "convert/recipes/reshard.h"
+
+#include <algorithm>
+#include <span>
+#include <unordered_set>
+
+#include <fmt/format.h>
+
+#include "convert/job_common.h"
+#include "convert/model/scaled_weights.h"
+#include "convert/recipes/reshard_config.h"
+#include "convert/recipes/reshard_files.h"
+#include "convert/recipes/reshard_names.h"
+#include "convert/recipes/reshard_ranks.h"
+#include "formats/checkpoint_files.h"
+#include "formats/error.h"
+#include "formats/hash/xxh3.h"
+#include "formats/rank_layout.h"
+#include "formats/require_no_errors.h"
+
+namespace dsv3::convert {
+namespace {
+
+[[noreturn]] void FailUsage(std::string message) {
+  throw Error(ErrorCode::kUsage, std::move(message));
+}
+
+// The official script knows one number of ranks, over which it cuts everything.
+void CheckDeepseek(const ReshardOptions& options) {
+  const auto refuse = [](std::string_view option, std::string_view problem) {
+    FailUsage(
+        fmt::format("{}: {}; leave the option out, or choose --format hf-rank", option, problem));
+  };
+  const ParallelOptions& parallel = options.parallel;
+  const std::uint64_t tp = parallel.tp.value_or(1);
+  const auto require = [&](std::string_view option, const std::optional<std::uint64_t>& value,
+                           std::uint64_t wanted) {
+    if (!value || *value == wanted) return;
+    refuse(fmt::format("{} {}", option, *value),
+           fmt::format("the deepseek format has only {} there, for --tp {}", wanted, tp));
+  };
+  require("--ep", parallel.ep, tp);
+  require("--dp", parallel.dp, 1);
+  require("--pp", parallel.pp, 1);
+  require("--dense-tp", parallel.dense_tp, tp);
+  require("--shared-expert-tp", parallel.shared_expert_tp, tp);
+  require("--embed-tp", parallel.embed_tp, tp);
+  require("--redundant-experts", parallel.redundant_experts, 0);
+  if (options.placement.kind != PlacementKind::kContiguous) {
+    refuse("--ep-placement", "the deepseek format has contiguous experts");
+  }
+  if (!options.placement.expert_load.empty()) {
+    refuse("--expert-load", "the deepseek format has contiguous experts");
+  }
+  if (options.on_misaligned != OnMisaligned::kError) {
+    refuse("--on-misaligned", "the deepseek format has the official script's cuts alone");
+  }
+}
+
+ParallelOptions ParallelOf(const ReshardOptions& options, const ModelConfig& config) {
+  ParallelOptions parallel = options.parallel;
+  if (options.format == RankFormat::kDeepseek && parallel.tp && config.n_routed_experts != 0) {
+    parallel.ep = parallel.tp;
+  }
+  return parallel;
+}
+
+bool KeepsMtp(const ReshardOptions& options) {
+  return options.keep_mtp.value_or(options.format != RankFormat::kDeepseek);
+}
+
+Slicing SlicingOf(const WholeModel& model, const std::vector<ScaledWeight>& scaled,
+                  const Topology& topology, const ReshardOptions& options) {
+  SlicingOptions slicing;
+  slicing.on_misaligned = options.on_misaligned;
+  slicing.keep_mtp = KeepsMtp(options);
+  slicing.deepseek = options.format == RankFormat::kDeepseek;
+  return PlanSlicing(model.catalog, model.source.config, scaled, topology, slicing);
+}
+
+std::string DigestOf(const std::string& text) {
+  return formats::Xxh3Hex(std::as_bytes(std::span(text)));
+}
+
+// Whether an engine needs to be told where the experts are.
+bool NeedsExpertLocation(const ReshardOptions& options, const ReshardPlan& reshard) {
+  return reshard.placement &&
+         (options.placement.kind != PlacementKind::kContiguous ||
+          !options.placement.expert_load.empty() || reshard.topology.redundant_experts != 0);
+}
+
+std::vector<ScaledWeight> DequantizedOf(const std::vector<ScaledWeight>& scaled,
+                                        const Slicing& slicing) {
+  std::unordered_set<std::uint32_t> weights;
+  for (const SlicedTensor& sliced : slicing.tensors) {
+    if (sliced.to_bf16) weights.insert(sliced.tensor);
+  }
+  std::vector<ScaledWeight> dequantized;
+  for (const ScaledWeight& pair : scaled) {
+    if (weights.count(pair.weight) != 0) dequantized.push_back(pair);
+  }
+  return dequantized;
+}
+
+// Plans one command.
+class Planner {
+ public:
+  Planner(const WholeModel& model, const ReshardOptions& options)
+      : model_(model), options_(options) {}
+
+  ReshardPlan Run() {
+    CheckReshardOptions(options_);
+    const ModelConfig& config = model_.source.config;
+    reshard_.format = options_.format;
+    reshard_.grouping = options_.grouping;
+    reshard_.on_misaligned = options_.on_misaligned;
+    reshard_.topology = PlanTopology(ParallelOf(options_, config), config);
+    reshard_.placement = PlacementOf(options_.placement, reshard_.topology, config);
+    ScaledWeights scaled = FindScaledWeights(model_.catalog, config);
+    formats::RequireNoErrors(scaled.findings,
+                             {"fault of weights and scales", "faults of weights and scales"});
+    reshard_.slicing = SlicingOf(model_, scaled.pairs, reshard_.topology, options_);
+    const Origins origins(model_, scaled.pairs, reshard_.slicing);
+    reshard_.rules = origins.rules();
+    reshard_.dequantized = DequantizedOf(scaled.pairs, reshard_.slicing);
+    const SharedModel shared{model_, reshard_.topology, reshard_.placement, reshard_.slicing,
+                             origins};
+    MakeTensors(shared);
+    reshard_.ranks = RankReports(shared, reshard_.tensors);
+    RankFiles files = PlanRankFiles(shared, reshard_.tensors, options_.format, options_.grouping,
+                                    options_.max_shard_bytes);
+    reshard_.files_of_rank = std::move(files.files_of_rank);
+    reshard_.plan.files = std::move(files.files);
+    CompletePlan();
+    return std::move(reshard_);
+  }
+
+ private:
+  void MakeTensors(const SharedModel& shared) {
+    if (model_.layout) reshard_.dropped = model_.layout->dropped;
+    const auto drop = [&](const std::vector<std::string>& names) {
+      reshard_.dropped.insert(reshard_.dropped.end(), names.begin(), names.end());
+    };
+    drop(reshard_.slicing.dropped);
+    switch (options_.format) {
+      case RankFormat::kHfRank:
+        reshard_.tensors = TensorsByName(shared, TensorNaming::kHuggingFace);
+        break;
+      case RankFormat::kDeepseek:
+        reshard_.tensors = TensorsByName(shared, TensorNaming::kDeepseek);
+        break;
+      case RankFormat::kKeys: {
+        std::vector<std::string> untaken;
+        const std::string file = options_.keys.string();
+        keys_text_ = formats::ReadSmallFile(options_.keys, kMaxKeysFileBytes);
+        reshard_.tensors = TensorsByKey(shared, ParseKeysFile(keys_text_, file), file, untaken);
+        if (!untaken.empty()) {
+          reshard_.warnings.push_back(
+              {formats::Severity::kWarning, "unused-tensor", file, untaken.front(),
+               fmt::format(
+                   "{}: no key takes tensor {}{}; what no key takes is not written", file,
+                   QuoteForMessage(untaken.front()),
+                   untaken.size() == 1 ? "" : fmt::format(", and {} others", untaken.size() - 1))});
+        }
+        drop(untaken);
+        break;
+      }
+    }
+  }
+
+  void CompletePlan() {
+    Plan& plan = reshard_.plan;
+    plan.recipe = kReshard;
+    plan.shared_reads = true;
+    plan.source_digests = model_.digests;
+    for (const PlannedFile& file : plan.files) plan.total_size += file.bytes - file.data_offset;
+    reshard_.bf16_modules = Bf16ModulesOf(model_, reshard_.slicing);
+    AddOptions();
+    AddSideFiles();
+  }
+
+  // Everything that decides bytes, whatever the model's defaults are.
+  void AddOptions() {
+    std::vector<PlanOption>& list = reshard_.plan.options;
+    const auto add_text = [&](const char* name, std::string_view value) {
+      list.push_back({name, fmt::format("\"{}\"", value)});
+    };
+    const auto add_number = [&](const char* name, std::uint64_t value) {
+      list.push_back({name, std::to_string(value)});
+    };
+    const Topology& topology = reshard_.topology;
+    add_text("format", FormatName(options_.format));
+    add_text("grouping", GroupingName(options_.grouping));
+    add_number("tp", topology.tp);
+    add_number("ep", topology.ep);
+    add_number("dp", topology.dp);
+    add_number("pp", topology.pp);
+    add_number("dense_tp", topology.dense_tp);
+    add_number("shared_expert_tp", topology.shared_expert_tp);
+    add_number("embed_tp", topology.embed_tp);
+    add_number("redundant_experts", topology.redundant_experts);
+    add_text("ep_placement", PlacementName(options_.placement.kind));
+    // Of what a placement, a load or the counting of experts came to.
+    if (reshard_.placement) {
+      add_text("expert_location_xxh3_128", DigestOf(ExpertLocationText(*reshard_.placement)));
+    }
+    if (options_.format == RankFormat::kKeys) add_text("keys_xxh3_128", DigestOf(keys_text_));
+    add_text("on_misaligned", OnMisalignedName(options_.on_misaligned));
+    add_text("mtp", KeepsMtp(options_) ? "keep" : "drop");
+    add_number("max_shard_size", options_.max_shard_bytes);
+  }
+
+  void AddSideFiles() {
+    std::vector<PlannedSideFile>& side_files = reshard_.plan.side_files;
+    const bool has_mtp = std::any_of(
+        reshard_.tensors.begin(), reshard_.tensors.end(), [&](const RankTensor& tensor) {
+          return reshard_.slicing.tensors[tensor.parts.front().sliced].place.mtp;
+        });
+    const std::string config = ConfigForRanks(model_, reshard_.slicing, has_mtp);
+    const std::unordered_set<std::string> own = OwnNames();
+    for (PlannedSideFile& side : PlanSideFiles(model_.source, config)) {
+      if (own.count(side.name) == 0) {
+        side_files.push_back(std::move(side));
+      } else if (!model_.layout) {
+        throw Error(ErrorCode::kBadInput,
+                    fmt::format("{}: the result needs this name for a file of its own; rename the "
+                                "source's",
+                                side.name),
+                    {side.name, ""});
+      }
+    }
+    if (own.count(kExpertLocationName) != 0) {
+      side_files.push_back({kExpertLocationName, {}, ExpertLocationText(*reshard_.placement)});
+    }
+    std::sort(side_files.begin(), side_files.end(),
+              [](const PlannedSideFile& a, const PlannedSideFile& b) { return a.name < b.name; });
+  }
+
+  // Files that are made here whatever the source has.
+  std::unordered_set<std::string> OwnNames() const {
+    std::unordered_set<std::string> names = {std::string(formats::kRankLayoutName)};
+    const bool from_ranks = model_.layout.has_value();
+    if (from_ranks || NeedsExpertLocation(options_, reshard_)) names.insert(kExpertLocationName);
+    return names;
+  }
+
+  const WholeModel& model_;
+  const ReshardOptions& options_;
+  ReshardPlan reshard_;
+  std::string keys_text_;
+};
+
+}  // namespace
+
+void CheckReshardOptions(const ReshardOptions& options) {
+  if (options.max_shard_bytes == 0) {
+    FailUsage("--max-shard-size 0: no tensor fits; give the bytes of a file, such as 5Gi");
+  }
+  const bool has_keys = options.format == RankFormat::kKeys;
+  if (options.grouping == RankGrouping::kComponent && options.format != RankFormat::kHfRank) {
+    FailUsage(
+        fmt::format("--grouping component: engines that read --format {} expect one set of "
+                    "files for each rank; leave out --grouping, or choose --format hf-rank",
+                    FormatName(options.format)));
+  }
+  if (has_keys && options.keys.empty()) {
+    FailUsage("--format keys: the file is missing; give --format keys:FILE");
+  }
+  if (options.format == RankFormat::kDeepseek) CheckDeepseek(options);
+  for (const auto& [first, last] : options.ranks) {
+    if (first <= last) continue;
+    FailUsage(fmt::format("--ranks {}-{}: the first rank is behind the last; give them in order",
+                          first, last));
+  }
+}
+
+ReshardPlan PlanReshard(const WholeModel& model, const ReshardOptions& options) {
+  return Planner(model, options).Run();
+}
+
+std::vector<std::size_t> FilesOfRanks(
+    const ReshardPlan& reshard, const std::vector<std::pair<std::uint64_t, std::uint64_t>>& ranks) {
+  const std::uint64_t world_size = reshard.topology.world_size();
+  std::vector<bool> wanted(reshard.plan.files.size(), false);
+  for (const auto& [first, last] : ranks) {
+    if (last >= world_size) {
+      FailUsage(
+          fmt::format("--ranks {}-{}: there is no rank {}, for these sizes give {} rank{}; "
+                      "name ranks from 0 to {}",
+                      first, last, last, world_size, world_size == 1 ? "" : "s", world_size - 1));
+    }
+    for (std::uint64_t rank = first; rank <= last; ++rank) {
+      for (const std::uint32_t file : reshard.files_of_rank[rank]) wanted[file] = true;
+    }
+  }
+  std::vector<std::size_t> files;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    if (wanted[i]) files.push_back(i);
+  }
+  return files;
+}
+
+}  // namespace dsv3::convert

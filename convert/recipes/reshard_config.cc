@@ -1,0 +1,73 @@
+#include "convert/recipes/reshard_config.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "convert/recipes/bf16_to_fp8.h"
+#include "formats/error.h"
+#include "formats/json/json_edit.h"
+#include "formats/json/json_writer.h"
+
+namespace dsv3::convert {
+namespace {
+
+constexpr const char* kConfigName = "config.json";
+
+void AddMissing(const std::vector<std::string>& more, std::vector<std::string>& list) {
+  for (const std::string& entry : more) {
+    if (std::find(list.begin(), list.end(), entry) == list.end()) list.push_back(entry);
+  }
+}
+
+const QuantizationConfig& QuantizationOrThrow(const WholeModel& model, std::string_view option,
+                                              std::string_view what) {
+  const std::optional<QuantizationConfig>& quantization = model.source.config.quantization;
+  if (quantization && quantization->weight_block_size) return *quantization;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("--on-misaligned {}: this checkpoint's config.json has no "
+                          "weight_block_size, beside which {}; choose another --on-misaligned",
+                          option, what));
+}
+
+}  // namespace
+
+std::vector<std::string> Bf16ModulesOf(const WholeModel& model, const Slicing& slicing) {
+  std::vector<std::string> modules;
+  if (model.layout) modules = model.layout->bf16_modules;
+  AddMissing(slicing.bf16_modules, modules);
+  return modules;
+}
+
+std::string ConfigForRanks(const WholeModel& model, const Slicing& slicing, bool has_mtp) {
+  const ModelConfig& config = model.source.config;
+  std::string text = model.source.config_text;
+  if (slicing.recut_block) {
+    const QuantizationConfig& quantization =
+        QuantizationOrThrow(model, "subblock", "finer blocks could be told");
+    text = formats::ReplaceJsonMember(
+        text, quantization.member + "/weight_block_size",
+        fmt::format("[{}, {}]", slicing.recut_block->rows, slicing.recut_block->cols), kConfigName);
+  }
+  const std::vector<std::string> bf16_modules = Bf16ModulesOf(model, slicing);
+  if (!bf16_modules.empty()) {
+    const QuantizationConfig& quantization =
+        QuantizationOrThrow(model, "bf16", "the modules that are not FP8 could be listed");
+    std::vector<std::string> listed = quantization.modules_to_not_convert;
+    AddMissing(bf16_modules, listed);
+    formats::JsonWriter json(0);
+    json.BeginArray();
+    for (const std::string& module : listed) json.String(module);
+    json.EndArray();
+    text = SetConfigMember(text, quantization.member + "/modules_to_not_convert", json.Take());
+  }
+  if (!has_mtp && config.num_nextn_predict_layers != 0) {
+    text = formats::ReplaceJsonMember(text, config.prefix + "num_nextn_predict_layers", "0",
+                                      kConfigName);
+  }
+  return text;
+}
+
+}  // namespace dsv3::convert
