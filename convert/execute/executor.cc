@@ -195,7 +195,8 @@ class Executor {
     lane.file = pending_.front();
     const PlannedFile& file = plan_.files[lane.file];
     lane.header = FileHeader(file);
-    lane.digests.emplace(file, FileDigests::Options{options_.sha256, options_.tensor_sha256});
+    lane.digests.emplace(
+        file, FileDigests::Options{options_.sha256, options_.tensor_sha256, options_.checks});
     lane.next_offset = 0;
     lane.next_to_issue = 0;
     lane.next_to_digest = 0;
@@ -366,6 +367,9 @@ void Execute(const Plan& plan, std::span<const std::size_t> files, SourceFiles& 
              const ExecutorOptions& options, OutputSink& sink, ProgressSink& progress,
              const StopToken& stop) {
   if (files.empty()) return;
+  if (!plan.source_digests.empty() && options.checks == nullptr) {
+    throw Error(ErrorCode::kInternal, "a plan's digests of its sources are not checked");
+  }
   Executor(plan, files, sources, options, sink, progress, stop).Run();
 }
 

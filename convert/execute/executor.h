@@ -7,6 +7,7 @@
 
 #include "convert/execute/progress.h"
 #include "convert/execute/record.h"
+#include "convert/execute/source_checks.h"
 #include "convert/execute/source_files.h"
 #include "convert/plan/plan.h"
 #include "formats/io/file_system.h"
@@ -39,6 +40,7 @@ struct ExecutorOptions {
   std::size_t max_open_files = 0;
   bool sha256 = true;
   bool tensor_sha256 = false;
+  SourceChecks* checks = nullptr;  // of plans with source_digests; CheckApart is the caller's
 };
 
 inline constexpr std::uint64_t kDefaultMemoryBytes = std::uint64_t{160} << 20;

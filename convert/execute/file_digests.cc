@@ -59,10 +59,22 @@ void FileDigests::AddParts(const Chunk& chunk) {
       tensor.quality->Add(quality);
     }
     UpdateStream(output_, part.output);
-    UpdateStream(streamed_, part.streamed);
+    if (file_.tensors[part.tensor].expression->streams_whole_source()) {
+      UpdateStream(streamed_, part.streamed);
+    }
+    if (options_.checks != nullptr) CheckSources(chunk, part);
     if (!part.by_product.empty()) UpdateStream(by_product_, part.by_product);
     if (!part.as_expected) unexpected_ = true;
     if (part.ends_tensor) EndTensor(part);
+  }
+}
+
+void FileDigests::CheckSources(const Chunk& chunk, const ChunkPart& part) const {
+  for (std::size_t i = part.first_input; i < part.first_input + part.num_inputs; ++i) {
+    options_.checks->Add(chunk.reads[i].tensor, chunk.reads[i].begin, chunk.inputs[i]);
+  }
+  if (part.ends_tensor) {
+    options_.checks->FinishSources(*file_.tensors[part.tensor].expression);
   }
 }
 
@@ -71,8 +83,8 @@ void FileDigests::EndTensor(const ChunkPart& part) {
   tensor.output = FinishStream(output_);
   const Digests streamed = FinishStream(streamed_);
   // What a constant was found in is streamed by another tensor.
-  const bool whole = file_.tensors[part.tensor].expression->streams_whole_source();
-  if (part.num_inputs != 0 && whole) tensor.streamed = streamed;
+  const Expression& expression = *file_.tensors[part.tensor].expression;
+  if (part.num_inputs != 0 && expression.streams_whole_source()) tensor.streamed = streamed;
   const std::uint32_t by_product = file_.tensors[part.tensor].by_product;
   if (by_product == PlannedTensor::kNone) return;
   record_.tensors[by_product].output = FinishStream(by_product_);

@@ -6,6 +6,7 @@
 
 #include "convert/execute/chunk.h"
 #include "convert/execute/record.h"
+#include "convert/execute/source_checks.h"
 #include "convert/plan/plan.h"
 #include "formats/hash/sha256.h"
 #include "formats/hash/xxh3.h"
@@ -25,8 +26,9 @@ std::uint64_t PlannedRest(const PlannedFile& file);
 class FileDigests {
  public:
   struct Options {
-    bool sha256 = true;          // of the file; else its xxh3
-    bool tensor_sha256 = false;  // of tensors and of what they were streamed from
+    bool sha256 = true;              // of the file; else its xxh3
+    bool tensor_sha256 = false;      // of tensors and of what they were streamed from
+    SourceChecks* checks = nullptr;  // gets what the file's tensors are made of; may be nullptr
   };
 
   FileDigests(const PlannedFile& file, Options options);
@@ -56,6 +58,7 @@ class FileDigests {
   // The chunk's bytes that the file's digest takes.
   std::span<const std::byte> FileBytes(const Chunk& chunk) const;
   void AddParts(const Chunk& chunk);
+  void CheckSources(const Chunk& chunk, const ChunkPart& part) const;
   void EndTensor(const ChunkPart& part);
   void UpdateStream(Stream& stream, std::span<const std::byte> data) const;
   Digests FinishStream(Stream& stream) const;

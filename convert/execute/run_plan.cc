@@ -335,6 +335,8 @@ void PlanRun::Write() {
 }
 
 void PlanRun::WriteWeights(Committer& committer, const std::vector<std::size_t>& to_make) {
+  SourceChecks checks(plan_, to_make, sources_);
+  checks.CheckApart(ResolveThreads(run_.threads), progress_, stop_);
   std::uint64_t total_bytes = 0;
   for (const std::size_t file : to_make) {
     total_bytes += plan_.files[file].bytes + PlannedRest(plan_.files[file]);
@@ -355,7 +357,9 @@ void PlanRun::WriteWeights(Committer& committer, const std::vector<std::size_t>&
         [&](std::size_t file, const FileRecord& record) { release->Committed(file, record); });
   }
   try {
-    Execute(plan_, to_make, sources_, ExecutorSettings(), committer, progress_, stop_);
+    ExecutorOptions options = ExecutorSettings();
+    options.checks = &checks;
+    Execute(plan_, to_make, sources_, options, committer, progress_, stop_);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kInterrupted) throw;
     throw Error(ErrorCode::kInterrupted,

@@ -38,9 +38,10 @@ SliceExpression::SliceExpression(formats::Dtype dtype, formats::Shape shape,
     const Expression& origin = *part.origin;
     if (origin.dtype() != dtype) Fail("of another dtype");
     if (origin.by_product() != nullptr || origin.maker() != nullptr) Fail("of a by-product");
-    if (part.box.empty() || Intersect(part.box, Whole(MatrixOf(origin.shape()))) != part.box) {
+    if (Intersect(part.box, Whole(MatrixOf(origin.shape()))) != part.box) {
       Fail("outside its origin");
     }
+    if (part.box.empty()) continue;
     bytes += PartBytes(part);
     if (bytes > num_bytes()) Fail("that is smaller than its parts");
     longest_piece_ =
@@ -93,6 +94,7 @@ std::vector<std::uint32_t> SliceExpression::side_sources() const {
 std::uint64_t SliceExpression::input_bytes_per_output_byte() const {
   std::uint64_t most = 1;
   for (const SlicePart& part : parts_) {
+    if (part.box.empty()) continue;
     const std::uint64_t input = part.origin->input_bytes_per_output_byte();
     // Rows of which a part is taken are made beside the value.
     most = std::max(most, WholeRows(part) ? input

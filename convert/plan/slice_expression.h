@@ -12,7 +12,8 @@ namespace dsv3::convert {
 // A box of a value. `origin` makes the whole value; its bytes are row-major.
 struct SlicePart {
   ExpressionPtr origin;
-  Box box;  // of MatrixOf(origin->shape()); not empty
+  // Of MatrixOf(origin->shape()); empty where nothing but zeros follows, or the value is empty.
+  Box box;
 };
 
 // What a rank holds of one or several tensors: boxes of their values one behind the other, then
@@ -26,7 +27,7 @@ class SliceExpression final : public Expression {
  public:
   // Origins have `dtype`, whose elements are whole bytes, and no by-products; the parts' bytes fill
   // the shape but for its end, which is zero (Error kInternal otherwise). A tensor that is all zero
-  // has no parts.
+  // may have no parts, or one whose box is empty.
   SliceExpression(formats::Dtype dtype, formats::Shape shape, std::vector<SlicePart> parts);
 
   const std::vector<SlicePart>& parts() const { return parts_; }
