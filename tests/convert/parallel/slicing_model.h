@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "convert/model/expected_tensors.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/parallel/slicing.h"
+#include "formats/error.h"
 #include "tests/convert/model/configs.h"
 
 // A model without bytes: the tensors that a config predicts.
@@ -40,8 +42,8 @@ inline ModelTensors MakeModel(const nlohmann::json& json, const EditTensors& edi
     CatalogTensor tensor;
     tensor.name = expected.name;
     tensor.shape.assign(expected.shape.begin(), expected.shape.end());
-    tensor.dtype = expected.role == TensorRole::kRouterBias ? formats::Dtype::kF32
-                                                            : formats::Dtype::kBF16;
+    tensor.dtype =
+        expected.role == TensorRole::kRouterBias ? formats::Dtype::kF32 : formats::Dtype::kBF16;
     const bool fp8 = model.config.quantization && IsQuantized(expected.role);
     if (fp8) tensor.dtype = formats::Dtype::kF8E4M3;
     tensors.push_back(tensor);
@@ -66,6 +68,32 @@ inline nlohmann::json WithoutFp8(nlohmann::json json) {
   return json;
 }
 
+// As V3, with few and small modules that all divide by 8.
+inline nlohmann::json DivisibleConfig() {
+  nlohmann::json config = SmallConfig();
+  config.update({{"vocab_size", 130},
+                 {"hidden_size", 24},
+                 {"intermediate_size", 96},
+                 {"moe_intermediate_size", 128},
+                 {"num_hidden_layers", 5},
+                 {"num_attention_heads", 8},
+                 {"n_routed_experts", 8},
+                 {"q_lora_rank", 12},
+                 {"kv_lora_rank", 20},
+                 {"qk_nope_head_dim", 8},
+                 {"qk_rope_head_dim", 4},
+                 {"v_head_dim", 8}});
+  config["quantization_config"]["weight_block_size"] = {4, 4};
+  return config;
+}
+
+// V3's modules in fewer layers with fewer experts.
+inline nlohmann::json ShortV3Config() {
+  nlohmann::json config = V3Config();
+  config.update({{"num_hidden_layers", 5}, {"n_routed_experts", 16}});
+  return config;
+}
+
 inline Slicing SliceModel(const ModelTensors& model, const Topology& topology,
                           const SlicingOptions& options = {}) {
   return PlanSlicing(model.catalog, model.config, model.scaled, topology, options);
@@ -76,6 +104,22 @@ inline Topology MakeTopology(const ModelTensors& model, std::uint64_t tp, std::u
   options.tp = tp;
   options.ep = ep;
   return PlanTopology(options, model.config);
+}
+
+// The error that slicing ends with.
+inline Error SlicingError(const ModelTensors& model, const Topology& topology,
+                          const SlicingOptions& options = {}) {
+  try {
+    SliceModel(model, topology, options);
+  } catch (const Error& error) {
+    return error;
+  }
+  return {ErrorCode::kInternal, "no error"};
+}
+
+inline std::optional<ExpertPlacement> PlacementFor(const ModelTensors& model,
+                                                   const Topology& topology) {
+  return PlacementOf({}, topology, model.config);
 }
 
 // The tensor of this name among the sliced ones, or nullptr.
