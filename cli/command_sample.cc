@@ -31,6 +31,10 @@ const char* PresetName(convert::SamplePreset preset) {
       return "tiny-v32";
     case convert::SamplePreset::kTinyKimi:
       return "tiny-kimi";
+    case convert::SamplePreset::kTinyTp:
+      return "tiny-tp";
+    case convert::SamplePreset::kTiny61:
+      return "tiny-61";
     case convert::SamplePreset::kTiny:
       break;
   }
@@ -83,13 +87,16 @@ Command SampleCommand() {
       {{"tiny", SamplePreset::kTiny, "a few MB"},
        {"tiny-v32", SamplePreset::kTinyV32, "as tiny, in V3.2's shape"},
        {"tiny-kimi", SamplePreset::kTinyKimi, "as tiny, in Kimi-K2's shape"},
+       {"tiny-tp", SamplePreset::kTinyTp, "some 30 MB, for resharding"},
+       {"tiny-61", SamplePreset::kTiny61, "some 45 MB with V3's 61 layers"},
        {"small", SamplePreset::kSmall, "about 1 GB"},
        {"v3-shapes", SamplePreset::kV3Shapes, "671B shapes as sparse files"}},
       &options->sample.preset,
       "What to make: tiny (a few MB, the default), tiny-v32 (V3.2's indexers and power-of-two "
-      "scales), tiny-kimi (Kimi-K2's shape, without an MTP layer), small (about 1 GB) or v3-shapes "
-      "(the shapes of the 671B model as sparse files that take hardly any disk, for planning and "
-      "inspection)."));
+      "scales), tiny-kimi (Kimi-K2's shape, without an MTP layer), tiny-tp (some 30 MB: 16 heads "
+      "and 32 experts, for resharding), tiny-61 (some 45 MB: V3's 61 layers, for the deepseek "
+      "format of rank shards), small (about 1 GB) or v3-shapes (the shapes of the 671B model as "
+      "sparse files that take hardly any disk, for planning and inspection)."));
   command.options.push_back(Number(
       "seed", "N", std::numeric_limits<std::uint64_t>::max(), "",
       [options](std::uint64_t value) { options->sample.seed = value; },

@@ -134,9 +134,11 @@ TEST(CompletionTest, BashCompletesCommandsOptionsValuesAndPaths) {
   EXPECT_EQ(complete({"sa"}), "sample ");
   EXPECT_EQ(complete({"fp8-to-bf16", "--th"}), "--threads ");
   EXPECT_EQ(complete({"sample", "--th"}), " ") << "an option of another command";
-  EXPECT_EQ(complete({"sample", "--preset", ""}), "tiny tiny-v32 tiny-kimi small v3-shapes ");
+  EXPECT_EQ(complete({"sample", "--preset", ""}),
+            "tiny tiny-v32 tiny-kimi tiny-tp tiny-61 small v3-shapes ");
   EXPECT_EQ(complete({"sample", "--preset", "=", "v"}), "v3-shapes ");
-  EXPECT_EQ(complete({"sample", "--preset", "="}), "tiny tiny-v32 tiny-kimi small v3-shapes ");
+  EXPECT_EQ(complete({"sample", "--preset", "="}),
+            "tiny tiny-v32 tiny-kimi tiny-tp tiny-61 small v3-shapes ");
   EXPECT_EQ(complete({"fp8-to-bf16", "--threads", ""}), " ");
   EXPECT_EQ(complete({"--color", "always", "sa"}), "sample ");
   EXPECT_EQ(complete({"--color", "=", "always", "sample", "--se"}), "--seed ");
@@ -179,7 +181,7 @@ TEST(CompletionTest, FishCompletesCommandsOptionsAndValues) {
   };
   EXPECT_EQ(complete("dsv3-convert "), "bf16-to-fp8\nfp8-to-bf16\nsample\n");
   EXPECT_EQ(complete("dsv3-convert sample --preset "),
-            "small\ntiny\ntiny-kimi\ntiny-v32\nv3-shapes\n");
+            "small\ntiny\ntiny-61\ntiny-kimi\ntiny-tp\ntiny-v32\nv3-shapes\n");
   EXPECT_EQ(complete("dsv3-convert fp8-to-bf16 --over"), "--overwrite\n");
 }
 

@@ -186,6 +186,66 @@ TEST_F(SampleTest, TinyKimiHasNoMtpLayerAndUnpaddedShardNames) {
   EXPECT_EQ(catalog.files()[3].name, "model-4-of-4.safetensors");
 }
 
+// Checks that what `ways` ranks divide ends between blocks.
+void ExpectWholeBlocks(std::uint64_t size, std::uint64_t ways, std::string_view what) {
+  EXPECT_EQ(size % (ways * kSampleBlock.rows), 0U) << what << " in " << ways << " parts";
+}
+
+void ExpectCutInBlocks(const ModelConfig& config, std::uint64_t tp) {
+  const std::uint64_t heads = config.num_attention_heads;
+  ExpectWholeBlocks(heads * (config.qk_nope_head_dim + config.qk_rope_head_dim), tp, "q_b_proj");
+  ExpectWholeBlocks(heads * (config.qk_nope_head_dim + config.v_head_dim), tp, "kv_b_proj");
+  ExpectWholeBlocks(heads * config.v_head_dim, tp, "o_proj");
+  ExpectWholeBlocks(config.intermediate_size, tp, "mlp");
+  ExpectWholeBlocks(config.n_shared_experts * config.moe_intermediate_size, tp, "shared experts");
+}
+
+std::size_t NumScalesElsewhere(const Catalog& catalog) {
+  std::size_t elsewhere = 0;
+  for (const CatalogTensor& tensor : catalog.tensors()) {
+    const auto scale = catalog.Find(tensor.name + "_scale_inv");
+    if (scale == Catalog::kNone) continue;
+    if (catalog.tensors()[scale].extent.file != tensor.extent.file) ++elsewhere;
+  }
+  return elsewhere;
+}
+
+TEST_F(SampleTest, TinyTpCanBeDividedByEightWithPadding) {
+  const SampleReport report = Write(root_ / "out", SamplePreset::kTinyTp);
+  const Catalog catalog = Open(root_ / "out");
+  const ModelConfig config =
+      ParseModelConfig(ReadFile(root_ / "out" / "config.json"), "config.json");
+  EXPECT_THAT(CheckAgainstModel(config, catalog), IsEmpty());
+  ExpectCutInBlocks(config, 8);
+  ExpectWholeBlocks(config.moe_intermediate_size, 2, "routed experts");
+  EXPECT_NE(config.vocab_size % 64, 0U);
+  EXPECT_EQ(config.n_routed_experts, 32U);
+  EXPECT_EQ(config.num_nextn_predict_layers, 1U);
+  EXPECT_THAT(catalog.files(), SizeIs(5));
+  EXPECT_GE(NumScalesElsewhere(catalog), 2U);
+  EXPECT_LT(report.bytes, 40'000'000U);
+}
+
+TEST(SampleModel, Tiny61HasTheLayersOfV3AndCanBeDividedByEight) {
+  const ModelConfig config = ParseModelConfig(SampleConfig(SamplePreset::kTiny61), "config.json");
+  EXPECT_EQ(config.num_hidden_layers, 61U);
+  EXPECT_EQ(config.num_nextn_predict_layers, 1U);
+  ExpectCutInBlocks(config, 8);
+  EXPECT_EQ(config.n_routed_experts % 8, 0U);
+  EXPECT_EQ(config.vocab_size % 64, 0U);
+  const SampleModel model = MakeSampleModel(SamplePreset::kTiny61);
+  EXPECT_THAT(model.shards, SizeIs(6));
+  EXPECT_TRUE(std::any_of(model.tensors.begin(), model.tensors.end(), [](const auto& tensor) {
+    return tensor.name == "model.layers.61.shared_head.head.weight";
+  }));
+  EXPECT_TRUE(std::any_of(model.tensors.begin(), model.tensors.end(), [](const auto& tensor) {
+    return tensor.scale && tensor.scale->shard != tensor.place.shard;
+  }));
+  std::uint64_t bytes = 0;
+  for (const auto& shard : model.shards) bytes += shard.bytes;
+  EXPECT_LT(bytes, 50'000'000U);
+}
+
 TEST_F(SampleTest, BytesDependOnSeedAlone) {
   Write(root_ / "a", SamplePreset::kTiny, 1);
   Write(root_ / "b", SamplePreset::kTiny, 1);
