@@ -64,7 +64,7 @@ class ReshardJob {
       report.first_moe_layer = model_.source.config.first_k_dense_replace;
     }
     report.replicated_modules = reshard_.slicing.replicated_modules;
-    report.bf16_modules = reshard_.bf16_modules;
+    report.bf16_modules = reshard_.slicing.bf16_modules;
     report.recut_block = reshard_.slicing.recut_block;
     report.dropped = reshard_.dropped;
     return report;

@@ -137,11 +137,7 @@ class Planner {
 
  private:
   void MakeTensors(const SharedModel& shared) {
-    if (model_.layout) reshard_.dropped = model_.layout->dropped;
-    const auto drop = [&](const std::vector<std::string>& names) {
-      reshard_.dropped.insert(reshard_.dropped.end(), names.begin(), names.end());
-    };
-    drop(reshard_.slicing.dropped);
+    reshard_.dropped = reshard_.slicing.dropped;
     switch (options_.format) {
       case RankFormat::kHfRank:
         reshard_.tensors = TensorsByName(shared, TensorNaming::kHuggingFace);
@@ -162,7 +158,7 @@ class Planner {
                    QuoteForMessage(untaken.front()),
                    untaken.size() == 1 ? "" : fmt::format(", and {} others", untaken.size() - 1))});
         }
-        drop(untaken);
+        reshard_.dropped.insert(reshard_.dropped.end(), untaken.begin(), untaken.end());
         break;
       }
     }
@@ -174,7 +170,6 @@ class Planner {
     plan.shared_reads = true;
     plan.source_digests = model_.digests;
     for (const PlannedFile& file : plan.files) plan.total_size += file.bytes - file.data_offset;
-    reshard_.bf16_modules = Bf16ModulesOf(model_, reshard_.slicing);
     AddOptions();
     AddSideFiles();
   }

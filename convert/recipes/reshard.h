@@ -39,8 +39,7 @@ struct ReshardPlan {
   // For each rank the positions in plan.files that it loads, ascending.
   std::vector<std::vector<std::uint32_t>> files_of_rank;
   std::vector<RankReport> ranks;
-  std::vector<std::string> bf16_modules;  // of earlier conversions, too
-  std::vector<std::string> dropped;       // tensors of the original that no rank holds
+  std::vector<std::string> dropped;  // tensors of the model that no rank holds
   formats::Findings warnings;
 };
 

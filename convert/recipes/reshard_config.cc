@@ -34,13 +34,6 @@ const QuantizationConfig& QuantizationOrThrow(const WholeModel& model, std::stri
 
 }  // namespace
 
-std::vector<std::string> Bf16ModulesOf(const WholeModel& model, const Slicing& slicing) {
-  std::vector<std::string> modules;
-  if (model.layout) modules = model.layout->bf16_modules;
-  AddMissing(slicing.bf16_modules, modules);
-  return modules;
-}
-
 std::string ConfigForRanks(const WholeModel& model, const Slicing& slicing, bool has_mtp) {
   const ModelConfig& config = model.source.config;
   std::string text = model.source.config_text;
@@ -51,12 +44,11 @@ std::string ConfigForRanks(const WholeModel& model, const Slicing& slicing, bool
         text, quantization.member + "/weight_block_size",
         fmt::format("[{}, {}]", slicing.recut_block->rows, slicing.recut_block->cols), kConfigName);
   }
-  const std::vector<std::string> bf16_modules = Bf16ModulesOf(model, slicing);
-  if (!bf16_modules.empty()) {
+  if (!slicing.bf16_modules.empty()) {
     const QuantizationConfig& quantization =
         QuantizationOrThrow(model, "bf16", "the modules that are not FP8 could be listed");
     std::vector<std::string> listed = quantization.modules_to_not_convert;
-    AddMissing(bf16_modules, listed);
+    AddMissing(slicing.bf16_modules, listed);
     formats::JsonWriter json(0);
     json.BeginArray();
     for (const std::string& module : listed) json.String(module);

@@ -1,17 +1,12 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include "convert/parallel/slicing.h"
 #include "convert/recipes/whole_model.h"
 
 // config.json beside rank shards. Internal to the reshard recipe.
 namespace dsv3::convert {
-
-// The modules that config.json must name as not FP8: those that became BF16, in an earlier
-// conversion to rank shards, too.
-std::vector<std::string> Bf16ModulesOf(const WholeModel& model, const Slicing& slicing);
 
 // The model's config.json for what the ranks hold: weight_block_size after --on-misaligned
 // subblock, modules_to_not_convert after bf16, num_nextn_predict_layers 0 where the MTP layers that

@@ -140,7 +140,7 @@ class KeyTensors {
                          Name(part)));
       }
       rows += box.rows();
-      if (!held.empty()) boxes.push_back({origin, held});
+      boxes.push_back({origin, held});
     }
     RequireShape(key, tensor, first.dtype(), rows, cols);
     return std::make_shared<SliceExpression>(key.dtype, key.shape, std::move(boxes));

@@ -65,6 +65,7 @@ std::vector<formats::LayoutPart> PartsOf(const ReshardPlan& reshard, const Whole
   parts.reserve(boxes.size());
   for (std::size_t i = 0; i < boxes.size(); ++i) {
     const Box& box = boxes[i].box;
+    if (box.empty()) continue;
     const SlicedTensor& sliced = reshard.slicing.tensors[tensor.parts[i].sliced];
     parts.push_back({model.catalog.tensors()[sliced.tensor].name, box.row_begin, box.row_end,
                      box.col_begin, box.col_end});
@@ -141,7 +142,7 @@ std::string LayoutText(const ReshardPlan& reshard, const WholeModel& model,
   if (const auto& block = reshard.slicing.recut_block) {
     layout.recut_block = {block->rows, block->cols};
   }
-  layout.bf16_modules = reshard.bf16_modules;
+  layout.bf16_modules = reshard.slicing.bf16_modules;
   layout.replicated_modules = reshard.slicing.replicated_modules;
   layout.dropped = reshard.dropped;
   if (reshard.placement) layout.expert_map = reshard.placement->maps();

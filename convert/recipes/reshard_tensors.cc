@@ -78,9 +78,9 @@ Origins::Origins(const WholeModel& model, const std::vector<ScaledWeight>& scale
 }
 
 Box HeldBox(const SharedModel& shared, const RankPart& part) {
-  const SlicedTensor& sliced = shared.slicing.tensors[part.sliced];
-  return Intersect(BoxOf(sliced, part.part),
-                   Whole(MatrixOf(shared.origins.Of(part.sliced)->shape())));
+  const MatrixShape matrix = MatrixOf(shared.origins.Of(part.sliced)->shape());
+  const Box box = Intersect(BoxOf(shared.slicing.tensors[part.sliced], part.part), Whole(matrix));
+  return box.empty() ? Box{matrix.rows, matrix.rows, 0, matrix.cols} : box;
 }
 
 std::vector<std::uint32_t> FillingOrder(const SharedModel& shared) {
@@ -120,9 +120,7 @@ std::vector<RankTensor> TensorsByName(const SharedModel& shared, TensorNaming na
       tensor.name = name;
       tensor.unit = unit;
       tensor.parts.push_back({i, part});
-      std::vector<SlicePart> boxes;
-      const Box held = HeldBox(shared, tensor.parts.front());
-      if (!held.empty()) boxes.push_back({origin, held});
+      std::vector<SlicePart> boxes = {{origin, HeldBox(shared, tensor.parts.front())}};
       tensor.expression = std::make_shared<SliceExpression>(
           origin->dtype(), ShapeOfPart(*origin, BoxOf(sliced, part), name), std::move(boxes));
       tensors.push_back(std::move(tensor));

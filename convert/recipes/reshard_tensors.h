@@ -77,7 +77,7 @@ std::vector<RankTensor> TensorsByName(const SharedModel& shared, TensorNaming na
 std::vector<RankTensor> TensorsByKey(const SharedModel& shared, const std::vector<EngineKey>& keys,
                                      const std::string& file, std::vector<std::string>& untaken);
 
-// The rows and columns of a part that its tensor has; empty where all of it is padding.
+// The rows and columns of a part that its tensor has; no rows where all of it is padding.
 Box HeldBox(const SharedModel& shared, const RankPart& part);
 
 }  // namespace dsv3::convert
