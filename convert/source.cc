@@ -33,19 +33,6 @@ bool IsInside(const fs::path& path, const fs::path& directory) {
       {output.string(), ""});
 }
 
-// `directory` is that of the files: for a hub cache another one than `input`.
-void CheckPlaces(const fs::path& input, const fs::path& directory, const fs::path& output) {
-  std::error_code ignored;
-  RequireApart(directory, output);
-  if (fs::is_directory(input, ignored)) RequireApart(input, output);
-  for (fs::path parent = CanonicalPath(output).parent_path(); parent.has_relative_path();
-       parent = parent.parent_path()) {
-    if (!fs::exists(parent, ignored)) continue;
-    if (fs::is_directory(parent, ignored)) break;
-    RefuseOutput(output, fmt::format("{} is not a directory", parent.string()));
-  }
-}
-
 void RequireConfig(const formats::CheckpointFiles& files) {
   if (files.HasConfig()) return;
   const fs::path path = files.directory / kConfigName;
@@ -57,13 +44,6 @@ void RequireConfig(const formats::CheckpointFiles& files) {
                           "scales; copy it from where these weights came from",
                           files.directory.string()),
               {std::string(kConfigName), ""});
-}
-
-// Throws the first error; adds warnings to `warnings`.
-void RequireModel(const formats::Findings& findings, formats::Findings& warnings) {
-  formats::RequireNoErrors(findings, {"tensor is missing or of another shape",
-                                      "tensors are missing or of another shape"});
-  warnings.insert(warnings.end(), findings.begin(), findings.end());
 }
 
 }  // namespace
@@ -101,6 +81,25 @@ void RequireApart(const fs::path& input_directory, const fs::path& output) {
   }
 }
 
+void RequirePlaces(const fs::path& input, const fs::path& directory, const fs::path& output) {
+  std::error_code ignored;
+  RequireApart(directory, output);
+  if (fs::is_directory(input, ignored)) RequireApart(input, output);
+  for (fs::path parent = CanonicalPath(output).parent_path(); parent.has_relative_path();
+       parent = parent.parent_path()) {
+    if (!fs::exists(parent, ignored)) continue;
+    if (fs::is_directory(parent, ignored)) break;
+    RefuseOutput(output, fmt::format("{} is not a directory", parent.string()));
+  }
+}
+
+void RequireModel(const ModelConfig& config, const Catalog& catalog, formats::Findings& warnings) {
+  const formats::Findings findings = CheckAgainstModel(config, catalog);
+  formats::RequireNoErrors(findings, {"tensor is missing or of another shape",
+                                      "tensors are missing or of another shape"});
+  warnings.insert(warnings.end(), findings.begin(), findings.end());
+}
+
 void CheckShardNames(const formats::CheckpointFiles& files) {
   for (const formats::ShardFile& shard : files.shards) {
     if (!IsReservedName(shard.name)) continue;
@@ -119,7 +118,7 @@ std::string ReadConfigText(const formats::CheckpointFiles& files) {
 
 Source OpenSource(const fs::path& input, const fs::path& output) {
   formats::CheckpointFiles files = formats::OpenCheckpointFiles(input, ReadFreedShards(output));
-  CheckPlaces(input, files.directory, output);
+  RequirePlaces(input, files.directory, output);
   formats::RequireConsistent(files);
   CheckShardNames(files);
   std::string config_text = ReadConfigText(files);
@@ -131,7 +130,7 @@ Source OpenSource(const fs::path& input, const fs::path& output) {
       files.directory,          std::move(files.side_files), needs_index,
       std::move(config_text),   std::move(config),           Catalog::FromCheckpoint(files),
       std::move(files.findings)};
-  RequireModel(CheckAgainstModel(source.config, source.catalog), source.warnings);
+  RequireModel(source.config, source.catalog, source.warnings);
   return source;
 }
 

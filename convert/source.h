@@ -32,6 +32,15 @@ struct Source {
 // another shape; kIo.
 Source OpenSource(const std::filesystem::path& input, const std::filesystem::path& output);
 
+// Throws Error (kUsage) unless `output` and the input lie apart and a directory can be made there.
+// `directory` is that of the input's files: for a hub cache another one than `input`.
+void RequirePlaces(const std::filesystem::path& input, const std::filesystem::path& directory,
+                   const std::filesystem::path& output);
+
+// Throws Error (kBadInput) for tensors that the config predicts and that are missing or of another
+// shape. Adds warnings to `warnings`.
+void RequireModel(const ModelConfig& config, const Catalog& catalog, formats::Findings& warnings);
+
 // An index may name any file. A shard keeps its name in the output, where some names are taken:
 // throws Error (kBadInput) for these.
 void CheckShardNames(const formats::CheckpointFiles& files);

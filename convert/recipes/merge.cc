@@ -1,0 +1,70 @@
+#include "convert/recipes/merge.h"
+
+#include <cstdint>
+#include <span>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/job_common.h"
+#include "formats/error.h"
+#include "formats/safetensors.h"
+
+namespace dsv3::convert {
+namespace {
+
+// "3 tensors (first 'a')".
+std::string Counted(const std::vector<std::string>& names, std::string_view what) {
+  return fmt::format("{} {}{} (first {})", names.size(), what, names.size() == 1 ? "" : "s",
+                     QuoteForMessage(names.front()));
+}
+
+}  // namespace
+
+Plan PlanMerge(const WholeModel& model) {
+  Plan plan;
+  plan.recipe = kMerge;
+  const std::vector<CatalogTensor>& tensors = model.catalog.tensors();
+  std::uint32_t next = 0;
+  for (std::uint32_t file = 0; file < model.headers.size(); ++file) {
+    const SourceFile& shard = model.catalog.files()[file];
+    std::string bytes = WithLength(model.headers[file]);
+    const formats::SafetensorsHeader header =
+        formats::ParseSafetensorsHeader(std::as_bytes(std::span(bytes)), shard.bytes, shard.name);
+    NamedExpressions held;
+    held.reserve(header.tensors.size());
+    for (; next < tensors.size() && tensors[next].extent.file == file; ++next) {
+      held.emplace_back(tensors[next].name, model.origins[next]);
+    }
+    plan.files.push_back(PlanFileLike(shard.name, std::move(bytes), header, std::move(held)));
+    plan.total_size += shard.bytes - header.data_offset;
+  }
+  plan.index = model.index.value_or("");
+  plan.source_digests = model.digests;
+  plan.side_files = PlanSideFiles(model.source, model.source.config_text);
+  return plan;
+}
+
+std::vector<std::string> DifferencesFromOriginal(const WholeModel& model) {
+  std::vector<std::string> differences;
+  if (model.is_original) return differences;
+  const formats::RankLayout& layout = *model.layout;
+  if (!layout.dropped.empty()) {
+    differences.push_back(
+        fmt::format("{} of the original {} not there, for the rank shards do not "
+                    "hold {}.",
+                    Counted(layout.dropped, "tensor"), layout.dropped.size() == 1 ? "is" : "are",
+                    layout.dropped.size() == 1 ? "it" : "them"));
+  }
+  if (!layout.bf16_modules.empty()) {
+    differences.push_back(fmt::format(
+        "{} {} BF16, as in the rank shards; the FP8 codes of the original cannot come back.",
+        Counted(layout.bf16_modules, "module"), layout.bf16_modules.size() == 1 ? "is" : "are"));
+  }
+  differences.emplace_back(
+      "The shards keep their names, but headers, index and config.json are written anew for the "
+      "tensors that are held.");
+  return differences;
+}
+
+}  // namespace dsv3::convert

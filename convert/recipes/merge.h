@@ -1,0 +1,22 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "convert/plan/plan.h"
+#include "convert/recipes/whole_model.h"
+
+// Rank shards → the checkpoint that they were made from.
+namespace dsv3::convert {
+
+inline constexpr char kMerge[] = "merge";
+
+// Each shard of the model under its own header, byte for byte, with index and config. Fills all of
+// the plan; the side files are those of the rank directory. The model must be one of rank shards.
+Plan PlanMerge(const WholeModel& model);
+
+// What the merged checkpoint is not as in the original, in sentences; empty where it is the
+// original.
+std::vector<std::string> DifferencesFromOriginal(const WholeModel& model);
+
+}  // namespace dsv3::convert
