@@ -70,8 +70,10 @@ class RecutScalesExpression final : public Expression {
 
   // The rows are read and then made whole beside the value.
   std::uint64_t input_bytes_per_output_byte() const override {
-    const std::uint64_t unit_bytes = std::max<std::uint64_t>(1, to_row_bytes_ * rows_.to_unit);
-    return CeilDiv(from_row_bytes_ * rows_.from_unit, unit_bytes) *
+    if (num_bytes() == 0) return 1;
+    const std::uint64_t last_unit = rows_.to % rows_.to_unit;
+    const std::uint64_t unit = last_unit != 0 ? last_unit : rows_.to_unit;
+    return CeilDiv(from_row_bytes_ * rows_.from_unit, to_row_bytes_ * unit) *
            (scales_->input_bytes_per_output_byte() + 1);
   }
 
