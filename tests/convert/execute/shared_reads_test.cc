@@ -345,6 +345,38 @@ TEST_F(SharedReadsTest, RefusesWhatIsNoSlice) {
   }
 }
 
+TEST_F(SharedReadsTest, ChecksTheDigestsOfItsSources) {
+  for (std::uint32_t i = 0; i < catalog_->tensors().size(); ++i) {
+    plan_.source_digests[i] = Xxh3Of(checkpoint_.Find(catalog_->tensors()[i].name).bytes);
+  }
+  MemorySink sink;
+  Run(sink);
+  ExpectFiles(sink);
+  // One file alone needs a quarter of this tensor, and all of it is checked.
+  files_ = {1};
+  MemorySink one;
+  Run(one);
+  ExpectFiles(one);
+  for (const char* const name : {"rows.long", "cols.long", "all.weight", "one.large3",
+                                 "all.weight_scale_inv", "padded.odd", "all.scalar"}) {
+    SCOPED_TRACE(name);
+    files_ = {0, 1, 2, 3, 4, 5, 6, 7};
+    std::string& digest = plan_.source_digests[catalog_->Find(name)];
+    const std::string right = digest;
+    digest[5] = digest[5] == 'a' ? 'b' : 'a';
+    MemorySink refused;
+    try {
+      Run(refused);
+      ADD_FAILURE() << "expected an error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+      EXPECT_THAT(error.what(), HasSubstr(name));
+      EXPECT_THAT(error.what(), HasSubstr(right));
+    }
+    digest = right;
+  }
+}
+
 TEST_F(SharedReadsTest, EndsWithTheFirstErrorOfTheDisk) {
   MemorySink sink;
   sink.on_write = [](std::size_t file, std::uint64_t offset) {
