@@ -25,7 +25,10 @@ Committer::Committer(formats::FileSystem& fs, std::filesystem::path directory, c
       plan_(plan),
       journal_(journal),
       sha256_(sha256),
+      waits_(WaitsToBeVisible(plan)),
       records_(kept.begin(), kept.end()) {}
+
+bool WaitsToBeVisible(const Plan& plan) { return !plan.source_digests.empty(); }
 
 void Committer::CreateParents(const std::string& name) {
   formats::CreateDirectories(fs_, (directory_ / name).parent_path());
@@ -51,7 +54,7 @@ void Committer::Commit(std::size_t file, std::unique_ptr<formats::OutputFile> ou
     read_back_.erase(file);
     ++committed_files_;
   }
-  if (on_committed_) on_committed_(file, record);
+  if (on_committed_ && !waits_) on_committed_(file, record);
 }
 
 std::span<const std::byte> Committer::ReadBack(std::size_t file, std::uint64_t offset,
@@ -69,15 +72,41 @@ std::span<const std::byte> Committer::ReadBack(std::size_t file, std::uint64_t o
   return input->ReadStreaming(offset, length, scratch);
 }
 
-void Committer::Publish(std::vector<FileRecord> records) {
-  journal_.Append(records);
+void Committer::SyncParents(std::span<const std::string> names) {
   std::set<std::filesystem::path> parents;
-  for (const FileRecord& record : records) {
-    const std::filesystem::path path = directory_ / record.name;
-    fs_.Rename(directory_ / PartialName(record.name), path);
-    parents.insert(path.parent_path());
-  }
+  for (const std::string& name : names) parents.insert((directory_ / name).parent_path());
   for (const std::filesystem::path& parent : parents) fs_.SyncDirectory(parent);
+}
+
+void Committer::Rename(std::span<const std::string> names) {
+  for (const std::string& name : names) {
+    fs_.Rename(directory_ / PartialName(name), directory_ / name);
+  }
+  SyncParents(names);
+}
+
+void Committer::MakeVisible() {
+  if (!waits_) return;
+  std::vector<std::string> side_files;
+  std::vector<std::string> weights;
+  const auto add = [&](const std::string& name, std::vector<std::string>& names) {
+    // A run that ended while it was here may have come to some of them.
+    if (!std::filesystem::exists(directory_ / name)) names.push_back(name);
+  };
+  for (const PlannedSideFile& side : plan_.side_files) add(side.name, side_files);
+  for (const PlannedFile& file : plan_.files) add(file.name, weights);
+  Rename(side_files);
+  Rename(weights);
+  waits_ = false;
+}
+
+void Committer::Publish(std::vector<FileRecord> records) {
+  std::vector<std::string> names;
+  for (const FileRecord& record : records) names.push_back(record.name);
+  // Where files wait for their names, a line is of use only if its file is still there.
+  if (waits_) SyncParents(names);
+  journal_.Append(records);
+  if (!waits_) Rename(names);
   const std::lock_guard lock(mutex_);
   for (FileRecord& record : records) {
     bytes_written_ += record.bytes;
@@ -128,10 +157,13 @@ void Committer::WriteSideFiles(ProgressSink& progress, const StopToken& stop) {
 }
 
 void Committer::WriteIndex() {
-  const std::string name(formats::kShardIndexName);
-  if (plan_.index.empty() || records_.count(name) != 0) return;
+  if (!plan_.index.empty()) WriteText(std::string(formats::kShardIndexName), plan_.index);
+}
+
+void Committer::WriteText(const std::string& name, std::string_view text) {
+  if (records_.count(name) != 0) return;
   std::vector<FileRecord> records;
-  records.push_back(WritePartial(name, plan_.index));
+  records.push_back(WritePartial(name, text));
   Publish(std::move(records));
 }
 

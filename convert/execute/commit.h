@@ -7,6 +7,7 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -22,9 +23,13 @@ namespace dsv3::convert {
 // Makes files of an output directory durable and visible, in the order that keeps every moment
 // recoverable: NAME.partial → fsync → its line in the journal, fsync → rename → fsync of the
 // directory.
+//
+// Of a plan whose sources have digests that are checked, nothing becomes visible before all was:
+// files stand under NAME.partial with their lines until MakeVisible renames them all.
 class Committer final : public OutputSink {
  public:
-  // Called after each weight file that became visible, by its position in the plan.
+  // Called after each weight file that became visible as it was committed, by its position in the
+  // plan.
   using OnCommitted = std::function<void(std::size_t file, const FileRecord& record)>;
 
   Committer(formats::FileSystem& fs, std::filesystem::path directory, const Plan& plan,
@@ -41,8 +46,13 @@ class Committer final : public OutputSink {
 
   // Copies or writes the side files that are not kept, all durable before the first is visible.
   void WriteSideFiles(ProgressSink& progress, const StopToken& stop);
-  // Writes the index.
+  // All weight files of the plan are made, and all that was to be checked is: gives those files
+  // their names that still wait for them, kept ones included, side files first.
+  void MakeVisible();
+  // Writes the index, after MakeVisible. So do those that follow.
   void WriteIndex();
+  // Writes a file that is not kept.
+  void WriteText(const std::string& name, std::string_view text);
   // Writes the manifest, which no journal line precedes: it ends the job.
   void WriteManifest(const std::string& text);
 
@@ -61,12 +71,16 @@ class Committer final : public OutputSink {
                          const StopToken& stop);
   // Journal line, renames, directory fsyncs.
   void Publish(std::vector<FileRecord> records);
+  // The renames of complete files, and what they need to last.
+  void Rename(std::span<const std::string> names);
+  void SyncParents(std::span<const std::string> names);
 
   formats::FileSystem& fs_;
   std::filesystem::path directory_;
   const Plan& plan_;
   Journal& journal_;
   bool sha256_;
+  bool waits_;  // files become visible only by MakeVisible
   OnCommitted on_committed_;
   std::mutex mutex_;  // guards what follows
   std::unordered_map<std::string, FileRecord> records_;
@@ -76,13 +90,18 @@ class Committer final : public OutputSink {
   std::size_t committed_files_ = 0;
 };
 
+// Whether a plan's files become visible together, when all of them are made and checked.
+bool WaitsToBeVisible(const Plan& plan);
+
 // Which of the recorded files are in the directory as they were made: sizes and, read again,
 // digests. A file that is gone or differs is left out, and a warning names it. Reads run on
-// `threads` threads. `sizes_only` serves a dry run.
+// `threads` threads. `sizes_only` serves a dry run. With `waits` (WaitsToBeVisible) files count
+// that are not visible yet.
 std::map<std::string, FileRecord> CheckKeptFiles(const std::filesystem::path& directory,
                                                  const std::map<std::string, FileRecord>& records,
                                                  unsigned threads, bool sizes_only,
-                                                 ProgressSink& progress, const StopToken& stop);
+                                                 ProgressSink& progress, const StopToken& stop,
+                                                 bool waits = false);
 
 // Reads a file and tells whether size and digest are those of the record.
 bool MatchesRecord(const std::filesystem::path& path, const FileRecord& record,

@@ -2,6 +2,8 @@
 #include <atomic>
 #include <mutex>
 #include <system_error>
+#include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 #include <tbb/parallel_for.h>
@@ -9,6 +11,7 @@
 
 #include "convert/execute/commit.h"
 #include "convert/execute/file_hash.h"
+#include "convert/execute/output_state.h"
 #include "formats/error.h"
 #include "formats/io/aligned_buffer.h"
 #include "formats/io/input_file.h"
@@ -41,14 +44,21 @@ bool MatchesRecord(const std::filesystem::path& path, const FileRecord& record,
 std::map<std::string, FileRecord> CheckKeptFiles(const std::filesystem::path& directory,
                                                  const std::map<std::string, FileRecord>& records,
                                                  unsigned threads, bool sizes_only,
-                                                 ProgressSink& progress, const StopToken& stop) {
-  std::vector<const FileRecord*> present;
+                                                 ProgressSink& progress, const StopToken& stop,
+                                                 bool waits) {
+  struct Present {
+    const FileRecord* record;
+    std::filesystem::path path;
+  };
+  std::vector<Present> present;
   std::uint64_t total_bytes = 0;
   for (const auto& [name, record] : records) {
     std::error_code error;
+    std::filesystem::path path = directory / name;
+    if (waits && !std::filesystem::exists(path, error)) path = directory / PartialName(name);
     // Gone: the run ended between the journal's line and the rename.
-    if (!std::filesystem::is_regular_file(directory / name, error)) continue;
-    present.push_back(&record);
+    if (!std::filesystem::is_regular_file(path, error)) continue;
+    present.push_back({&record, std::move(path)});
     total_bytes += record.bytes;
   }
   if (!sizes_only) progress.OnPhase("checking finished files", total_bytes);
@@ -58,8 +68,8 @@ std::map<std::string, FileRecord> CheckKeptFiles(const std::filesystem::path& di
   tbb::task_arena arena(static_cast<int>(threads));
   arena.execute([&] {
     tbb::parallel_for(std::size_t{0}, present.size(), [&](std::size_t i) {
-      const FileRecord& record = *present[i];
-      const std::filesystem::path path = directory / record.name;
+      const FileRecord& record = *present[i].record;
+      const std::filesystem::path& path = present[i].path;
       const bool matches = sizes_only ? std::filesystem::file_size(path) == record.bytes
                                       : MatchesRecord(path, record, progress, stop);
       const std::lock_guard lock(mutex);
