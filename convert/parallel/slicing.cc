@@ -52,9 +52,11 @@ class Planner {
   const CatalogTensor& At(std::uint32_t position) const { return catalog_.tensors()[position]; }
 
   [[noreturn]] void Refuse(std::uint32_t position, const std::string& problem) const {
-    const std::string& name = At(position).name;
-    throw Error(ErrorCode::kBadInput, fmt::format("tensor {}: {}", QuoteForMessage(name), problem),
-                {"", name});
+    const CatalogTensor& tensor = At(position);
+    const std::string file = catalog_.files()[tensor.extent.file].DisplayName();
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: tensor {}: {}", file, QuoteForMessage(tensor.name), problem),
+                {file, tensor.name});
   }
 
   void Take(std::uint32_t position, std::string_view prefix) {

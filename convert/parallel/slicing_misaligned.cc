@@ -81,19 +81,22 @@ class Judge {
 
   [[noreturn]] void Refuse(const ScaledCut& cut, std::size_t units) const {
     const CatalogTensor& tensor = catalog_.tensors()[cut.tensor];
+    const std::string file = catalog_.files()[tensor.extent.file].DisplayName();
     const char* const line = cut.place.axis == SliceAxis::kRows ? "row" : "column";
     std::string message = fmt::format(
-        "tensor {}: {} ranks divide its {} {}s, and the first boundary, {} {}, falls inside a "
+        "{}: tensor {}: {} ranks divide its {} {}s, and the first boundary, {} {}, falls inside a "
         "block of {} {}s that share a scale",
-        QuoteForMessage(tensor.name), cut.ways, cut.size, line, line, cut.part(), cut.block, line);
-    if (units > 1) message += fmt::format(" (as in {} modules more)", units - 1);
+        file, QuoteForMessage(tensor.name), cut.ways, cut.size, line, line, cut.part(), cut.block,
+        line);
+    if (units > 1)
+      message += fmt::format(" (as in {} more module{})", units - 1, units == 2 ? "" : "s");
     message += "; ";
     if (options_.deepseek) {
       message += fmt::format("use --tp {}, or --format hf-rank", LargestThatFits(cut, true));
     } else {
       message += AdviceOnSizes(cut) + AdviceOnModes();
     }
-    throw Error(ErrorCode::kUsage, message, {"", tensor.name});
+    throw Error(ErrorCode::kUsage, message, {file, tensor.name});
   }
 
   // The largest number below the cut's ways, and dividing it, at which all weights of its kind (or
@@ -135,11 +138,12 @@ class Judge {
     std::string subblock;
     if (WhyNoSubblock().empty()) {
       const quant::BlockShape block = Subblock();
-      subblock = fmt::format("subblock (weight_block_size [{}, {}]), ", block.rows, block.cols);
+      subblock = fmt::format(", subblock (weight_block_size [{}, {}] for all weights)", block.rows,
+                             block.cols);
     }
     return fmt::format(
-        "--on-misaligned with one of replicate-module (each of these ranks holds the module "
-        "whole), {}bf16 (the module becomes BF16)",
+        "--on-misaligned replicate-module (each of these ranks holds the module whole){} or bf16 "
+        "(the module becomes BF16)",
         subblock);
   }
 

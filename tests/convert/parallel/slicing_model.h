@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
 #include "convert/model/expected_tensors.h"
@@ -130,6 +132,37 @@ inline const SlicedTensor* FindSliced(const Slicing& slicing, const ModelTensors
     if (tensor.tensor == position) return &tensor;
   }
   return nullptr;
+}
+
+// Every element of every rank's FP8 weight must find, in the blocks that the ranks' config will
+// tell, a scale that comes from the element's own block in the source.
+inline void CheckScales(const ModelTensors& model, const Slicing& slicing) {
+  std::map<std::uint32_t, const SlicedTensor*> by_tensor;
+  for (const SlicedTensor& sliced : slicing.tensors) by_tensor[sliced.tensor] = &sliced;
+  for (const ScaledWeight& pair : model.scaled) {
+    SCOPED_TRACE(model.catalog.tensors()[pair.weight].name);
+    ASSERT_TRUE(by_tensor.contains(pair.weight));
+    const SlicedTensor& weight = *by_tensor.at(pair.weight);
+    ASSERT_EQ(by_tensor.contains(pair.scale), !weight.to_bf16);
+    if (weight.to_bf16) continue;
+    const SlicedTensor& scale = *by_tensor.at(pair.scale);
+    const quant::BlockShape from = pair.block;
+    const quant::BlockShape to = slicing.recut_block.value_or(from);
+    for (std::uint64_t part = 0; part < weight.ways; ++part) {
+      const Box box = BoxOf(weight, part);
+      const Box scales = BoxOf(scale, scale.ways == 1 ? 0 : part);
+      ASSERT_EQ(scales.rows(), (box.rows() + to.rows - 1) / to.rows);
+      ASSERT_EQ(scales.cols(), (box.cols() + to.cols - 1) / to.cols);
+      for (std::uint64_t row = 0; row < box.rows(); ++row) {
+        const std::uint64_t first_row = (scales.row_begin + row / to.rows) * to.rows;
+        ASSERT_EQ(first_row / from.rows, (box.row_begin + row) / from.rows);
+      }
+      for (std::uint64_t col = 0; col < box.cols(); ++col) {
+        const std::uint64_t first_col = (scales.col_begin + col / to.cols) * to.cols;
+        ASSERT_EQ(first_col / from.cols, (box.col_begin + col) / from.cols);
+      }
+    }
+  }
 }
 
 }  // namespace dsv3::convert::testing
