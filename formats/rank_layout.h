@@ -53,8 +53,9 @@ struct LayoutPart {
   std::uint64_t col_end = 0;
 };
 
-// A tensor of rank files: the parts one behind the other, then zeros. The same bytes lie under the
-// same name in each of `files`.
+// A tensor of rank files: the parts one behind the other, each row by row, then zeros. Parts are
+// not empty and lie inside their tensors: padding has none. The same bytes lie under the same name
+// in each of `files`.
 struct LayoutTensor {
   std::string name;
   Dtype dtype = Dtype::kU8;
@@ -112,8 +113,8 @@ struct RankLayout {
   std::vector<LayoutTensor> tensors;                   // by name, then first file
   std::string source_config;                           // text of the original config.json
   std::optional<std::string> source_index;             // text of the original index
-  std::vector<LayoutSourceFile> source_files;          // in the original's order
-  std::vector<LayoutSideFile> side_files;              // copied beside the ranks as they were
+  std::vector<LayoutSourceFile> source_files;          // by name
+  std::vector<LayoutSideFile> side_files;              // by name; copied beside the ranks
 };
 
 std::string SerializeRankLayout(const RankLayout& layout);

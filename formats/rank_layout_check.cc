@@ -62,27 +62,15 @@ void CheckExpertMap(const RankLayout& layout, const DocumentReader& reader) {
   }
 }
 
+// Names that ascend stand once each.
 template <typename File>
-void CheckDistinct(const std::vector<File>& files, std::string_view what,
-                   const DocumentReader& reader) {
-  std::vector<std::string_view> names;
-  names.reserve(files.size());
-  for (const File& file : files) names.push_back(file.name);
-  std::sort(names.begin(), names.end());
-  const auto twice = std::adjacent_find(names.begin(), names.end());
-  if (twice != names.end()) {
-    reader.Fail(fmt::format("{} {} is listed twice", what, QuoteForMessage(*twice)));
+void CheckNames(const std::vector<File>& files, std::string_view what,
+                const DocumentReader& reader) {
+  for (std::size_t i = 1; i < files.size(); ++i) {
+    if (files[i - 1].name < files[i].name) continue;
+    reader.Fail(fmt::format("{} {} is listed twice or not in the order of the names", what,
+                            QuoteForMessage(files[i].name)));
   }
-}
-
-void CheckFiles(const RankLayout& layout, const DocumentReader& reader) {
-  const auto disorder =
-      std::adjacent_find(layout.files.begin(), layout.files.end(),
-                         [](const LayoutFile& a, const LayoutFile& b) { return a.name > b.name; });
-  if (disorder != layout.files.end()) reader.Fail("its files are not in the order of their names");
-  CheckDistinct(layout.source_files, "file of \"source\"", reader);
-  CheckDistinct(layout.side_files, "side file", reader);
-  if (layout.source_files.empty()) reader.Fail("\"source\" lists no files");
 }
 
 void CheckTensor(const LayoutTensor& tensor, const DocumentReader& reader) {
@@ -134,9 +122,15 @@ void CheckTensors(const RankLayout& layout, const DocumentReader& reader) {
 
 }  // namespace
 
+void RequireFileNames(const RankLayout& layout, const DocumentReader& reader) {
+  CheckNames(layout.files, "file", reader);
+  CheckNames(layout.source_files, "file of \"source\"", reader);
+  CheckNames(layout.side_files, "side file", reader);
+  if (layout.source_files.empty()) reader.Fail("\"source\" lists no files");
+}
+
 void RequireSound(const RankLayout& layout, const DocumentReader& reader) {
   CheckSizes(layout.sizes, reader);
-  CheckFiles(layout, reader);
   CheckRanks(layout, reader);
   CheckExpertMap(layout, reader);
   CheckTensors(layout, reader);

@@ -238,8 +238,7 @@ void Parser::ReadSize(std::size_t member, RankLayout::Sizes& sizes) {
 void Parser::ResolveRanks(RankLayout& layout) {
   std::unordered_map<std::string_view, std::uint32_t> position_of;
   for (std::uint32_t i = 0; i < layout.files.size(); ++i) {
-    if (position_of.emplace(layout.files[i].name, i).second) continue;
-    Fail(fmt::format("file {} is listed twice", QuoteForMessage(layout.files[i].name)));
+    position_of.emplace(layout.files[i].name, i);
   }
   for (std::size_t i = 0; i < layout.ranks.size(); ++i) {
     LayoutRank& rank = layout.ranks[i];
@@ -312,6 +311,7 @@ RankLayout Parser::Parse() {
   if (seen >> 24 != 0 && (layout.recut_block.first == 0 || layout.recut_block.second == 0)) {
     Fail("\"recut_block\" is no block");
   }
+  RequireFileNames(layout, *this);
   ResolveRanks(layout);
   std::sort(layout.ranks.begin(), layout.ranks.end(),
             [](const LayoutRank& a, const LayoutRank& b) { return a.rank < b.rank; });

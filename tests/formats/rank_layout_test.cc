@@ -54,9 +54,9 @@ RankLayout WholeLayout() {
   };
   layout.source_config = "{\n \"model_type\": \"deepseek_v3\"\t}\n";
   layout.source_index = "{\"weight_map\": {}}";
-  layout.source_files = {{"model-2.safetensors", 1000, "{\"down\": 1}  "},
-                         {"model-1.safetensors", 2000, "{}"}};
-  layout.side_files = {{"config.json", 3, std::string(64, '2'), ""}, {"code/a.py", 0, "", kB}};
+  layout.source_files = {{"model-1.safetensors", 1000, "{\"down\": 1}  "},
+                         {"model-2.safetensors", 2000, "{}"}};
+  layout.side_files = {{"LICENSE", 3, std::string(64, '2'), ""}, {"code/a.py", 0, "", kB}};
   return layout;
 }
 
@@ -120,7 +120,7 @@ TEST(RankLayoutTest, ReadsEveryMember) {
   EXPECT_EQ(layout.tensors[3].parts[0].col_end, 4U);
   EXPECT_EQ(layout.source_config, whole.source_config);
   EXPECT_EQ(layout.source_index, whole.source_index);
-  EXPECT_EQ(layout.source_files[0].name, "model-2.safetensors");
+  EXPECT_EQ(layout.source_files[0].name, "model-1.safetensors");
   EXPECT_EQ(layout.source_files[0].header, "{\"down\": 1}  ");
   EXPECT_EQ(layout.side_files[0].sha256, std::string(64, '2'));
   EXPECT_EQ(layout.side_files[1].xxh3, kB);
@@ -237,11 +237,14 @@ TEST(RankLayoutTest, RejectsFilesOutsideTheDirectory) {
 
 TEST(RankLayoutTest, RejectsFilesThatAreListedTwice) {
   ExpectRefused([](RankLayout& l) { l.files[1].name = "a.safetensors"; }, "is listed twice");
-  ExpectRefused([](RankLayout& l) { l.source_files[1].name = "model-2.safetensors"; },
-                "'model-2.safetensors' is listed twice");
-  ExpectRefused([](RankLayout& l) { l.side_files[1].name = "config.json"; },
-                "'config.json' is listed twice");
-  ExpectRefused([](RankLayout& l) { std::swap(l.files[0], l.files[1]); }, "order of their names");
+  ExpectRefused([](RankLayout& l) { l.source_files[1].name = "model-1.safetensors"; },
+                "'model-1.safetensors' is listed twice");
+  ExpectRefused([](RankLayout& l) { std::swap(l.source_files[0], l.source_files[1]); },
+                "not in the order of the names");
+  ExpectRefused([](RankLayout& l) { l.side_files[1].name = "LICENSE"; },
+                "'LICENSE' is listed twice");
+  ExpectRefused([](RankLayout& l) { std::swap(l.files[0], l.files[1]); },
+                "not in the order of the names");
   ExpectRefused([](RankLayout& l) { l.source_files.clear(); }, "\"source\" lists no files");
 }
 
