@@ -336,6 +336,11 @@ class Executor {
 
 }  // namespace
 
+void RequireChecks(const Plan& plan, const ExecutorOptions& options) {
+  if (plan.source_digests.empty() || options.checks != nullptr) return;
+  throw Error(ErrorCode::kInternal, "a plan's digests of its sources are not checked");
+}
+
 unsigned ResolveThreads(unsigned threads) {
   return threads != 0 ? threads
                       : static_cast<unsigned>(std::max(1, tbb::info::default_concurrency()));
@@ -367,9 +372,7 @@ void Execute(const Plan& plan, std::span<const std::size_t> files, SourceFiles& 
              const ExecutorOptions& options, OutputSink& sink, ProgressSink& progress,
              const StopToken& stop) {
   if (files.empty()) return;
-  if (!plan.source_digests.empty() && options.checks == nullptr) {
-    throw Error(ErrorCode::kInternal, "a plan's digests of its sources are not checked");
-  }
+  RequireChecks(plan, options);
   Executor(plan, files, sources, options, sink, progress, stop).Run();
 }
 

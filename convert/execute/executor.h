@@ -43,6 +43,9 @@ struct ExecutorOptions {
   SourceChecks* checks = nullptr;  // of plans with source_digests; CheckApart is the caller's
 };
 
+// Throws Error (kInternal) where a plan has digests that nothing checks.
+void RequireChecks(const Plan& plan, const ExecutorOptions& options);
+
 inline constexpr std::uint64_t kDefaultMemoryBytes = std::uint64_t{160} << 20;
 inline constexpr std::uint64_t kMinMemoryBytes = std::uint64_t{8} << 20;
 

@@ -60,7 +60,6 @@ class SharedReader {
         sink_(sink),
         progress_(progress),
         stop_(stop),
-        checks_(plan, files, sources),
         resources_(PlanSharedReads(options, plan, files)),
         panels_(resources_.panels),
         compute_(static_cast<std::ptrdiff_t>(options.threads)) {
@@ -68,7 +67,6 @@ class SharedReader {
   }
 
   void Run() {
-    checks_.CheckApart(options_.threads, progress_, stop_);
     const tbb::global_control parallelism(tbb::global_control::max_allowed_parallelism,
                                           resources_.workers + 1);
     tbb::task_arena arena(static_cast<int>(resources_.workers));
@@ -266,9 +264,9 @@ class SharedReader {
       const ComputeSlot slot(compute_);
       for (const PanelPiece& piece : panel.pieces) {
         for (std::size_t i = piece.first_input; i < piece.first_input + piece.num_inputs; ++i) {
-          checks_.Add(panel.reads[i].tensor, panel.reads[i].begin, panel.inputs[i]);
+          options_.checks->Add(panel.reads[i].tensor, panel.reads[i].begin, panel.inputs[i]);
         }
-        if (piece.ends_origin) checks_.FinishSources(*piece.read->origin);
+        if (piece.ends_origin) options_.checks->FinishSources(*piece.read->origin);
       }
     }
     lock.lock();
@@ -288,7 +286,6 @@ class SharedReader {
   OutputSink& sink_;
   ProgressSink& progress_;
   const StopToken& stop_;
-  SourceChecks checks_;
   const SharedReadResources resources_;
 
   std::mutex mutex_;  // guards what follows, except what the thread holds that made a lane busy
@@ -346,6 +343,7 @@ void ExecuteSharedReads(const Plan& plan, std::span<const std::size_t> files, So
                         const ExecutorOptions& options, OutputSink& sink, ProgressSink& progress,
                         const StopToken& stop) {
   if (files.empty()) return;
+  RequireChecks(plan, options);
   SharedReader(plan, files, sources, options, sink, progress, stop).Run();
 }
 

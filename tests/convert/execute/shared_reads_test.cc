@@ -164,7 +164,11 @@ class SharedReadsTest : public ::testing::Test {
 
   void Run(OutputSink& sink, ProgressSink& progress) {
     SourceFiles sources(*catalog_);
+    SourceChecks checks(plan_, files_, sources);
+    checks.CheckApart(options_.threads, progress, stop_);
+    options_.checks = &checks;
     ExecuteSharedReads(plan_, files_, sources, options_, sink, progress, stop_);
+    options_.checks = nullptr;
     bytes_read_ = sources.bytes_read();
   }
   void Run(OutputSink& sink) {
