@@ -1,6 +1,7 @@
 #include "convert/plan/plan.h"
 
 #include <functional>
+#include <memory>
 #include <set>
 #include <string>
 #include <utility>
@@ -8,7 +9,9 @@
 
 #include <gtest/gtest.h>
 
+#include "convert/plan/assemble_expression.h"
 #include "convert/plan/dequantize_expression.h"
+#include "convert/plan/slice_expression.h"
 #include "formats/hash/xxh3.h"
 #include "formats/safetensors.h"
 #include "tests/convert/support/memory_source.h"
@@ -141,6 +144,45 @@ TEST(PlanFingerprintTest, DiffersWithEverythingThatDecidesBytes) {
     fingerprints.insert(PlanFingerprint(plan, catalog));
   }
   EXPECT_EQ(fingerprints.size(), changes.size() + 1);
+}
+
+// Tensors that are cut out of others, and put together: every source of theirs takes part.
+TEST(PlanFingerprintTest, DiffersWithBoxesOriginsAndTheirSources) {
+  const MemorySource source(Tensors());
+  const Catalog& catalog = source.catalog();
+  const std::uint32_t a = catalog.Find("a");
+  const std::uint32_t z = catalog.Find("z");
+  const auto put_together = [&](std::uint32_t first, std::uint32_t second) {
+    return Assemble(catalog, "both", Dtype::kBF16, {8},
+                    {{{0, 4, 0, 1}, first, 0, 0}, {{4, 8, 0, 1}, second, 0, 0}});
+  };
+  const auto slice = [](ExpressionPtr origin, std::uint64_t row) {
+    return std::make_shared<SliceExpression>(
+        Dtype::kBF16, formats::Shape{2},
+        std::vector<SlicePart>{{std::move(origin), {row, row + 1, 0, 1}}});
+  };
+  const std::vector<ExpressionPtr> expressions = {
+      slice(Copy(catalog, a), 0),          slice(Copy(catalog, z), 0),
+      slice(Copy(catalog, a), 1),          slice(put_together(a, z), 0),
+      slice(put_together(z, a), 0),        slice(put_together(a, a), 0),
+      slice(slice(Copy(catalog, a), 0), 0)};
+  std::set<std::string> fingerprints;
+  const auto fingerprint = [&](const ExpressionPtr& expression) {
+    Plan plan;
+    plan.files.push_back(PlanFile("f", {{"t", expression}}));
+    return PlanFingerprint(plan, catalog);
+  };
+  for (const ExpressionPtr& expression : expressions) fingerprints.insert(fingerprint(expression));
+  EXPECT_EQ(fingerprints.size(), expressions.size());
+  EXPECT_NE(fingerprint(put_together(a, z)), fingerprint(put_together(a, a)));
+  // Whether slices share an origin is no part of the job.
+  const ExpressionPtr shared = put_together(a, z);
+  const auto two = [&](const ExpressionPtr& first, const ExpressionPtr& second) {
+    Plan plan;
+    plan.files.push_back(PlanFile("f", {{"t", slice(first, 0)}, {"u", slice(second, 1)}}));
+    return PlanFingerprint(plan, catalog);
+  };
+  EXPECT_EQ(two(shared, shared), two(put_together(a, z), put_together(a, z)));
 }
 
 TEST(PlanFingerprintTest, DoesNotDependOnPlacesOrOrderOfTensors) {
