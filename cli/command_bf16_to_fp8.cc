@@ -1,6 +1,5 @@
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,20 +37,6 @@ convert::QuantizeBlock ParseBlock(const std::string& text) {
   return block;
 }
 
-// OneOf for a target that remembers whether the option was given.
-template <typename T>
-Option OptionalOneOf(std::string name, std::string value_name, std::vector<ChoiceOf<T>> choices,
-                     std::optional<T>* target, std::string help) {
-  const auto chosen = std::make_shared<T>();
-  Option option = OneOf<T>(std::move(name), std::move(value_name), std::move(choices), chosen.get(),
-                           std::move(help));
-  option.set = [chosen, target, set = std::move(option.set)](const std::string& text) {
-    set(text);
-    *target = *chosen;
-  };
-  return option;
-}
-
 std::string Run(const Options& options, CommandContext& context) {
   convert::ConversionRequest request;
   request.bf16_to_fp8 = options.recipe;
@@ -65,7 +50,7 @@ std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
   using quant::ScaleFmt;
   convert::Bf16ToFp8Options* recipe = &options->recipe;
   std::vector<Option> table;
-  table.push_back(OptionalOneOf<ScaleFmt>(
+  table.push_back(OneOf<ScaleFmt>(
       "scale-fmt", "FORMAT",
       {{"f32", ScaleFmt::kF32, "F32, largest magnitude / 448"},
        {"ue8m0", ScaleFmt::kUe8m0, "powers of two in F32, as in V3.1"},
@@ -83,7 +68,7 @@ std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
       "compressed-tensors.";
   block.set = [recipe](const std::string& text) { recipe->block = ParseBlock(text); };
   table.push_back(std::move(block));
-  table.push_back(OptionalOneOf<QuantizeRecipe>(
+  table.push_back(OneOf<QuantizeRecipe>(
       "recipe", "NAME",
       {{"deepseek", QuantizeRecipe::kDeepSeek, "DeepSeek's formula"},
        {"deepgemm", QuantizeRecipe::kDeepGemm, "DeepGEMM's, and vLLM's"},
@@ -94,7 +79,7 @@ std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
       "transformers (version 5) or llm-compressor, which also writes the names and the config of "
       "compressed-tensors. Formats and blocks that a tool does not have are refused; deepseek and "
       "deepgemm take all."));
-  table.push_back(OptionalOneOf<convert::ScaleNaming>(
+  table.push_back(OneOf<convert::ScaleNaming>(
       "scale-name", "NAME",
       {{"weight_scale_inv", convert::ScaleNaming::kScaleInv, "X.weight_scale_inv"},
        {"scale", convert::ScaleNaming::kScale, "X.scale, as in V4"}},
@@ -152,6 +137,9 @@ Command Bf16ToFp8Command() {
        &options->conversion.output}};
   command.options = RecipeOptions(options);
   for (Option& option : RunOptionTable(&options->conversion.run)) {
+    command.options.push_back(std::move(option));
+  }
+  for (Option& option : PartOptionTable(&options->conversion.run)) {
     command.options.push_back(std::move(option));
   }
   for (Option& option : DeletionOptionTable(&options->conversion.run, &options->conversion.yes)) {

@@ -51,6 +51,9 @@ Command Fp8ToBf16Command() {
       Flag("allow-bad-scales", &options->recipe.allow_bad_scales,
            "Go on when a scale is NaN, infinite, negative or zero, and count these by tensor. "
            "Without it they are an error."));
+  for (Option& option : PartOptionTable(&options->conversion.run)) {
+    command.options.push_back(std::move(option));
+  }
   for (Option& option : DeletionOptionTable(&options->conversion.run, &options->conversion.yes)) {
     command.options.push_back(std::move(option));
   }

@@ -10,6 +10,10 @@ Command Fp8ToBf16Command();
 Command SampleCommand();
 Command InspectCommand();
 
+// dsv3-reshard.
+Command ReshardCommand();
+Command MergeCommand();
+
 // dsv3-verify.
 Command ChecksumCreateCommand();
 Command ChecksumCheckCommand();

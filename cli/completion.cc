@@ -30,10 +30,6 @@ std::string Quoted(std::string_view text) {
   return out + "'";
 }
 
-bool HasNamedCommands(const Tool& tool) {
-  return !tool.commands.empty() && !tool.commands[0].name.empty();
-}
-
 std::string OptionWords(const std::vector<Option>& options) {
   std::string words;
   for (const Option& option : options) words += (words.empty() ? "--" : " --") + option.name;
@@ -44,6 +40,14 @@ std::string ChoiceWords(const Option& option) {
   std::string words;
   for (const Choice& choice : option.choices) words += (words.empty() ? "" : " ") + choice.value;
   return words;
+}
+
+bool CompletesPaths(const Option& option) { return option.TakesPath() || option.open; }
+
+// Adds the paths that begin as the word does.
+std::string BashPaths(const std::string& indent) {
+  return indent + "compopt -o filenames 2> /dev/null\n" + indent +
+         "mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -f -- \"$cur\")\n";
 }
 
 std::string Spaced(const std::vector<std::string>& words) {
@@ -107,22 +111,33 @@ void AppendBashCommandSearch(std::string& out, const Tool& tool) {
   out += "    case ${command:+$command }${COMP_WORDS[i]} in\n";
   std::string names;
   for (const Command& command : tool.commands) {
-    names += (names.empty() ? "" : "|") + CasePattern(command.name);
+    if (!command.name.empty()) names += (names.empty() ? "" : "|") + CasePattern(command.name);
   }
   out += "      " + names + ")\n";
   out += "        command+=${command:+ }${COMP_WORDS[i]}\n        break\n        ;;\n";
   for (const std::string& group : Groups(tool)) {
     out += "      " + group + ") command=" + group + " ;;\n";
   }
+  if (UnnamedCommand(tool) != nullptr) {
+    // Behind the first argument a command's name is a path like others.
+    out += "      -*) ;;\n      *)\n        argument=yes\n        break\n        ;;\n";
+  }
   out += "    esac\n  done\n";
 }
 
-// Offers the words where no command, or only half of one, is there.
+// Offers the words where no command, or only half of one, is there; the names of commands beside
+// paths where the first argument may be either.
 void AppendBashCommandWords(std::string& out, const Tool& tool, const std::string& first) {
-  out += first.empty() ? "  if [[ -z $command ]]; then\n"
-                       : "  if [[ $command == " + first + " ]]; then\n";
+  const bool optional = first.empty() && UnnamedCommand(tool) != nullptr;
+  if (optional) {
+    out += "  if [[ -z $command && -z $argument ]]; then\n";
+  } else {
+    out += first.empty() ? "  if [[ -z $command ]]; then\n"
+                         : "  if [[ $command == " + first + " ]]; then\n";
+  }
   out += "    mapfile -t COMPREPLY < <(compgen -W " + Quoted(Spaced(NextWords(tool, first))) +
-         " -- \"$cur\")\n    return\n  fi\n";
+         " -- \"$cur\")\n";
+  out += optional ? "  fi\n" : "    return\n  fi\n";
 }
 
 // _arguments specification of an option.
@@ -135,7 +150,13 @@ std::string ZshOption(const Option& option) {
   std::string value;
   if (option.TakesValue()) {
     value = ":" + option.value_name + ":";
-    value += option.choices.empty() ? " " : "(" + ChoiceWords(option) + ")";
+    if (option.choices.empty()) {
+      value += option.TakesPath() ? "_files" : " ";
+    } else if (option.open) {
+      value += "{compadd " + ChoiceWords(option) + "; _files}";
+    } else {
+      value += "(" + ChoiceWords(option) + ")";
+    }
   }
   const std::string equals = option.TakesValue() ? "=" : "";
   std::string text = Quoted("--" + option.name + equals + "[" + help + "]" + value);
@@ -150,23 +171,28 @@ void AppendZshArguments(std::string& out, const std::vector<Option>& options) {
   for (const Option& option : options) out += " \\\n      " + ZshOption(option);
 }
 
-void AppendZshPaths(std::string& out, const Command& command) {
-  for (std::size_t i = 0; i < command.arguments.size(); ++i) {
-    out +=
-        " \\\n      " + Quoted(std::to_string(i + 1) + ":" + command.arguments[i].name + ":_files");
+// Paths for the arguments but the first `taken` ones.
+void AppendZshPaths(std::string& out, const Command& command, std::size_t taken = 0) {
+  for (std::size_t i = taken; i < command.arguments.size(); ++i) {
+    out += " \\\n      " +
+           Quoted(std::to_string(i + 1 - taken) + ":" + command.arguments[i].name + ":_files");
   }
 }
 
 // What completes a command's first word, or with `first` its second one, and then all that follows.
 void AppendZshCommands(std::string& out, const Tool& tool, const std::string& first) {
+  const Command* unnamed = first.empty() ? UnnamedCommand(tool) : nullptr;
   out += "  _arguments -C";
+  if (unnamed != nullptr) AppendZshArguments(out, unnamed->options);
   AppendZshArguments(out, tool.shared_options);
   out += " \\\n      '1:command:->command' \\\n      '*::argument:->argument'\n";
   out += "  case $state in\n    command)\n      commands=(\n";
   for (const std::string& word : NextWords(tool, first)) {
     out += "        " + Quoted(word + ":" + WordHelp(tool, first, word)) + "\n";
   }
-  out += "      )\n      _describe command commands\n      ;;\n";
+  out += "      )\n      _describe command commands\n";
+  if (unnamed != nullptr) out += "      _files\n";
+  out += "      ;;\n";
   out += "    argument)\n      case $words[1] in\n";
   for (const std::string& word : NextWords(tool, first)) {
     out += "        " + word + ")\n";
@@ -181,6 +207,13 @@ void AppendZshCommands(std::string& out, const Tool& tool, const std::string& fi
       out += "\n";
     }
     out += "          ;;\n";
+  }
+  if (unnamed != nullptr) {
+    out += "        *)\n    _arguments";
+    AppendZshArguments(out, unnamed->options);
+    AppendZshArguments(out, tool.shared_options);
+    AppendZshPaths(out, *unnamed, 1);
+    out += "\n          ;;\n";
   }
   out += "      esac\n      ;;\n  esac\n";
 }
@@ -197,7 +230,9 @@ std::string FishChoices(const Option& option) {
 void AppendFishOption(std::string& out, const Tool& tool, const Command* command,
                       const Option& option) {
   out += "complete -c " + tool.name;
-  if (command != nullptr && !command->name.empty()) {
+  if (command != nullptr && command->name.empty() && HasNamedCommands(tool)) {
+    out += " -n " + Quoted("not __fish_seen_subcommand_from " + Spaced(NextWords(tool)));
+  } else if (command != nullptr && !command->name.empty()) {
     std::string condition = "__fish_seen_subcommand_from " + FirstWord(command->name);
     const std::string second = SecondWord(command->name);
     if (!second.empty()) condition += "; and __fish_seen_subcommand_from " + second;
@@ -205,7 +240,7 @@ void AppendFishOption(std::string& out, const Tool& tool, const Command* command
   }
   if (option.letter != 0) out += std::string(" -s ") + option.letter;
   out += " -l " + option.name;
-  if (option.TakesValue()) out += " -x";
+  if (option.TakesValue()) out += CompletesPaths(option) ? " -r -F" : " -x";
   if (!option.choices.empty()) out += " -a " + Quoted(FishChoices(option));
   out += " -d " + Quoted(FirstSentence(option.help)) + "\n";
 }
@@ -224,11 +259,14 @@ void AppendFishSecondWords(std::string& out, const Tool& tool, const std::string
 
 std::string BashCompletion(const Tool& tool) {
   const bool named = HasNamedCommands(tool);
+  const Command* unnamed = UnnamedCommand(tool);
   const std::string function = FunctionName(tool);
   std::string out = "# bash completion for " + tool.name + "\n";
   out += function + "() {\n";
   out += "  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}\n";
-  if (named) out += "  local command='' i\n";
+  if (named) {
+    out += std::string("  local command=''") + (unnamed != nullptr ? " argument=''" : "") + " i\n";
+  }
   out += "  COMPREPLY=()\n";
   out += "  # bash splits --name=value into three words.\n";
   out += "  if [[ $cur == = ]]; then\n    cur=''\n";
@@ -240,6 +278,7 @@ std::string BashCompletion(const Tool& tool) {
       out += "      mapfile -t COMPREPLY < <(compgen -W " + Quoted(ChoiceWords(*option)) +
              " -- \"$cur\")\n";
     }
+    if (CompletesPaths(*option)) out += BashPaths("      ");
     out += "      return\n      ;;\n";
   }
   out += "  esac\n";
@@ -249,12 +288,12 @@ std::string BashCompletion(const Tool& tool) {
   if (named) {
     out += "  case $command in\n";
     for (const Command& command : tool.commands) {
-      out += "    " + CasePattern(command.name) +
+      out += "    " + (command.name.empty() ? "''" : CasePattern(command.name)) +
              ") options+=" + Quoted(" " + OptionWords(command.options)) + " ;;\n";
     }
     out += "  esac\n";
-  } else if (!tool.commands.empty()) {
-    out += "  options+=" + Quoted(" " + OptionWords(tool.commands[0].options)) + "\n";
+  } else if (unnamed != nullptr) {
+    out += "  options+=" + Quoted(" " + OptionWords(unnamed->options)) + "\n";
   }
   out += "  if [[ $cur == -* ]]; then\n";
   out += "    mapfile -t COMPREPLY < <(compgen -W \"$options\" -- \"$cur\")\n    return\n  fi\n";
@@ -262,10 +301,7 @@ std::string BashCompletion(const Tool& tool) {
     AppendBashCommandWords(out, tool, "");
     for (const std::string& group : Groups(tool)) AppendBashCommandWords(out, tool, group);
   }
-  if (!tool.commands.empty()) {
-    out += "  compopt -o filenames 2> /dev/null\n";
-    out += "  mapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n";
-  }
+  out += BashPaths("  ");
   out += "}\ncomplete -F " + function + " " + tool.name + "\n";
   return out;
 }
@@ -294,13 +330,12 @@ std::string ZshCompletion(const Tool& tool) {
 std::string FishCompletion(const Tool& tool) {
   std::string out = "# fish completion for " + tool.name + "\n";
   if (HasNamedCommands(tool)) {
+    const std::string only = UnnamedCommand(tool) == nullptr ? " -f" : "";  // no paths beside them
     for (const std::string& word : NextWords(tool)) {
-      out += "complete -c " + tool.name + " -n __fish_use_subcommand -f -a " + word + " -d " +
-             Quoted(WordHelp(tool, "", word)) + "\n";
+      out += "complete -c " + tool.name + " -n __fish_use_subcommand" + only + " -a " + word +
+             " -d " + Quoted(WordHelp(tool, "", word)) + "\n";
       AppendFishSecondWords(out, tool, word);
     }
-  } else if (tool.commands.empty()) {
-    out += "complete -c " + tool.name + " -f\n";
   }
   for (const Command& command : tool.commands) {
     for (const Option& option : command.options) AppendFishOption(out, tool, &command, option);

@@ -16,11 +16,6 @@ using convert::ConversionReport;
 using convert::ConversionRequest;
 using convert::TensorCount;
 
-// One line of a report: the label in its own column.
-void Line(std::string& out, std::string_view label, const std::string& text) {
-  out += fmt::format("  {:<11} {}\n", label, text);
-}
-
 std::string ExactBytes(std::uint64_t bytes) {
   if (bytes < 1000) return FormatBytes(bytes);
   return FormatBytes(bytes) + " (" + FormatCount(bytes) + " bytes)";
@@ -41,8 +36,9 @@ void CountLine(std::string& out, std::string_view label, std::string_view what,
   if (counts.empty()) return;
   std::uint64_t total = 0;
   for (const TensorCount& each : counts) total += each.count;
-  Line(out, label,
-       fmt::format("{} in {}", FormatCountOf(total, what), FormatCountOf(counts.size(), "tensor")));
+  ReportLine(
+      out, label,
+      fmt::format("{} in {}", FormatCountOf(total, what), FormatCountOf(counts.size(), "tensor")));
 }
 
 // One warning for each of the first few tensors, and one for the others together.
@@ -58,9 +54,18 @@ void WarnByTensor(convert::ProgressSink& progress, std::string_view what, std::s
                                  FormatCountOf(counts.size() - kNamed, "more tensor"), what));
 }
 
+// What completes a job of which this run was to make a part.
+std::string ToComeText(const convert::RunOptions& run, std::uint64_t missing_files) {
+  const std::string files = FormatCountOf(missing_files, "weight file");
+  if (!run.part) return files + " of other ranks; layout.json comes with the last of them";
+  if (missing_files > 0) return files + " of other parts, then the same command with --finish";
+  return "once all parts are made, the same command with --finish instead of --part";
+}
+
 void WarningLines(std::string& out, const ConversionReport& report) {
   if (!report.warnings.empty()) {
-    Line(out, "warnings", FormatCountOf(report.warnings.size(), "warning") + ", printed above");
+    ReportLine(out, "warnings",
+               FormatCountOf(report.warnings.size(), "warning") + ", printed above");
   }
   CountLine(out, "NaN codes", "FP8 NaN code", report.nan_codes);
   CountLine(out, "bad scales", "bad scale", report.bad_scales);
@@ -70,8 +75,36 @@ std::string Converted(const ConversionRequest& request, const ConversionReport& 
   std::string out =
       fmt::format("{}: {}\n", ToFp8(report) ? "Quantised to FP8" : "Converted FP8 to BF16",
                   Printable(request.output.string()));
-  Line(out, "tensors", TensorText(report));
-  Line(
+  ReportLine(out, "tensors", TensorText(report));
+  AppendRunLines(out, request.run, report);
+  if (report.outcome != ConversionReport::Outcome::kPartDone) {
+    ReportLine(out, "manifest", ManifestText(request.output));
+  }
+  out += QualityText(report.quality, !request.bf16_to_fp8.scales_from.empty());
+  return out;
+}
+
+std::string Planned(const ConversionRequest& request, const ConversionReport& report) {
+  std::string out = PlannedFilesText(request.output, report, report.files.size());
+  out += "\n";
+  ReportLine(out, "tensors", TensorText(report));
+  AppendPlanLines(out, report);
+  return out;
+}
+
+}  // namespace
+
+void ReportLine(std::string& out, std::string_view label, const std::string& text) {
+  out += fmt::format("  {:<11} {}\n", label, text);
+}
+
+std::string ManifestText(const std::filesystem::path& output) {
+  return Printable((output / "checkpoint.manifest.json").string());
+}
+
+void AppendRunLines(std::string& out, const convert::RunOptions& run,
+                    const ConversionReport& report) {
+  ReportLine(
       out, "files",
       fmt::format("{}, {}; {} copied", FormatCountOf(report.files.size(), "weight file"),
                   FormatBytes(report.output_bytes), FormatCountOf(report.side_files, "side file")));
@@ -82,66 +115,62 @@ std::string Converted(const ConversionRequest& request, const ConversionReport& 
                         FormatBytes(report.bytes_read), FormatBytes(report.bytes_written),
                         static_cast<double>(moved) / report.seconds / 1e9);
   }
-  Line(out, "time", time);
+  ReportLine(out, "time", time);
   if (report.resumed) {
-    Line(out, "continued",
-         "an earlier run, of which " + FormatCountOf(report.kept_files, "finished shard") +
-             (report.kept_files == 1 ? " was" : " were") + " checked and kept");
+    ReportLine(out, "continued",
+               "an earlier run, of which " + FormatCountOf(report.kept_files, "finished shard") +
+                   (report.kept_files == 1 ? " was" : " were") + " checked and kept");
   }
-  if (request.run.delete_source_shards) {
-    Line(out, "deleted", FormatCountOf(report.freed_source_shards, "source shard"));
+  if (run.delete_source_shards) {
+    ReportLine(out, "deleted", FormatCountOf(report.freed_source_shards, "source shard"));
   }
   WarningLines(out, report);
-  Line(out, "manifest", Printable((request.output / "checkpoint.manifest.json").string()));
-  out += QualityText(report.quality, !request.bf16_to_fp8.scales_from.empty());
-  return out;
+  if (report.outcome != ConversionReport::Outcome::kPartDone) return;
+  ReportLine(out, "to come", ToComeText(run, report.missing_files));
 }
 
-std::string NothingToDo(const ConversionRequest& request, const ConversionReport& report) {
+std::string NothingToDoText(const std::filesystem::path& output, const ConversionReport& report) {
   return fmt::format(
       "Nothing to do: {} holds the finished result of this command\n({}, {}; sizes and headers "
       "checked, nothing touched).\n",
-      Printable(request.output.string()), FormatCountOf(report.files.size(), "weight file"),
+      Printable(output.string()), FormatCountOf(report.files.size(), "weight file"),
       FormatBytes(report.output_bytes));
 }
 
-std::string Planned(const ConversionRequest& request, const ConversionReport& report) {
+std::string PlannedFilesText(const std::filesystem::path& output, const ConversionReport& report,
+                             std::size_t most) {
+  std::string out = fmt::format("Plan for {} (nothing was written)\n", Printable(output.string()));
+  if (report.files.size() > most) return out;
   std::size_t width = std::string_view("file").size();
   for (const auto& file : report.files) width = std::max(width, Printable(file.name).size());
-  std::string out =
-      fmt::format("Plan for {} (nothing was written)\n\n", Printable(request.output.string()));
-  out += fmt::format("  {:<{}}  {:>9}  {:>19}\n", "file", width, "tensors", "bytes");
+  out += fmt::format("\n  {:<{}}  {:>9}  {:>19}\n", "file", width, "tensors", "bytes");
   for (const auto& file : report.files) {
     out += fmt::format("  {:<{}}  {:>9}  {:>19}{}\n", Printable(file.name), width,
                        FormatCount(file.tensors), FormatCount(file.bytes),
                        file.kept ? "  finished" : "");
   }
-  out += "\n";
-  Line(out, "tensors", TensorText(report));
-  Line(out, "to read", ExactBytes(report.source_bytes));
-  Line(out, "to write",
-       fmt::format("{} in {}; {}", ExactBytes(report.output_bytes),
-                   FormatCountOf(report.files.size(), "weight file"),
-                   FormatCountOf(report.side_files, "side file")));
-  Line(out, "disk needed", ExactBytes(report.disk_needed_bytes));
-  Line(out, "disk free", ExactBytes(report.disk_free_bytes));
-  Line(out, "peak memory", "about " + FormatBytes(report.peak_memory_bytes));
+  return out;
+}
+
+void AppendPlanLines(std::string& out, const ConversionReport& report) {
+  ReportLine(out, "to read", ExactBytes(report.source_bytes));
+  ReportLine(out, "to write",
+             fmt::format("{} in {}; {}", ExactBytes(report.output_bytes),
+                         FormatCountOf(report.files.size(), "weight file"),
+                         FormatCountOf(report.side_files, "side file")));
+  ReportLine(out, "disk needed", ExactBytes(report.disk_needed_bytes));
+  ReportLine(out, "disk free", ExactBytes(report.disk_free_bytes));
+  ReportLine(out, "peak memory", "about " + FormatBytes(report.peak_memory_bytes));
   WarningLines(out, report);
-  if (report.fits) {
-    Line(out, "fits", "yes");
-    return out;
-  }
+  if (report.fits) return ReportLine(out, "fits", "yes");
   std::string advice = "free it or choose another OUT";
   if (report.fits_with_deletion) {
     advice += ",\n              or free the source on the way with --delete-source-shards";
   }
-  Line(out, "fits",
-       fmt::format("no, {} more disk space is needed: {}",
-                   FormatBytes(report.disk_needed_bytes - report.disk_free_bytes), advice));
-  return out;
+  ReportLine(out, "fits",
+             fmt::format("no, {} more disk space is needed: {}",
+                         FormatBytes(report.disk_needed_bytes - report.disk_free_bytes), advice));
 }
-
-}  // namespace
 
 void WarnOfCounts(const ConversionReport& report, convert::ProgressSink& progress) {
   WarnByTensor(progress, "FP8 NaN code", ", which became BF16 NaN", report.nan_codes);
@@ -153,7 +182,7 @@ void WarnOfCounts(const ConversionReport& report, convert::ProgressSink& progres
 std::string ConversionReportText(const ConversionRequest& request, const ConversionReport& report) {
   switch (report.outcome) {
     case ConversionReport::Outcome::kNothingToDo:
-      return NothingToDo(request, report);
+      return NothingToDoText(request.output, report);
     case ConversionReport::Outcome::kPlanned:
       return Planned(request, report);
     case ConversionReport::Outcome::kPartDone:

@@ -1,9 +1,12 @@
 #pragma once
 
+#include <cstddef>
+#include <filesystem>
 #include <string>
 #include <string_view>
 
 #include "convert/job.h"
+#include "formats/json/json_writer.h"
 
 namespace dsv3::cli {
 
@@ -13,6 +16,27 @@ std::string ConversionReportText(const convert::ConversionRequest& request,
 
 // Warns of tensors in which something was counted, a handful by name.
 void WarnOfCounts(const convert::ConversionReport& report, convert::ProgressSink& progress);
+
+// Parts that reports of other commands share.
+
+// One line: the label in its own column.
+void ReportLine(std::string& out, std::string_view label, const std::string& text);
+// Where the manifest is.
+std::string ManifestText(const std::filesystem::path& output);
+// What was written and how long it took, what was kept, warnings, and what is still to come.
+void AppendRunLines(std::string& out, const convert::RunOptions& run,
+                    const convert::ConversionReport& report);
+std::string NothingToDoText(const std::filesystem::path& output,
+                            const convert::ConversionReport& report);
+// Of a dry run: the title, and the files where they are `most` or fewer.
+std::string PlannedFilesText(const std::filesystem::path& output,
+                             const convert::ConversionReport& report, std::size_t most);
+// Of a dry run: bytes, disk and memory.
+void AppendPlanLines(std::string& out, const convert::ConversionReport& report);
+// Members of JSON that every conversion has; `like_original` as QualityMember's.
+void ConversionMembers(formats::JsonWriter& json, const std::filesystem::path& input,
+                       const std::filesystem::path& output, const convert::ConversionReport& report,
+                       std::string_view tool, bool like_original);
 
 // The report as one JSON object with a line end; docs/json.md describes it.
 std::string ConversionReportJson(const convert::ConversionRequest& request,

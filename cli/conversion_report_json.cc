@@ -68,16 +68,15 @@ void Plan(JsonWriter& json, const ConversionReport& report) {
 
 }  // namespace
 
-std::string ConversionReportJson(const ConversionRequest& request, const ConversionReport& report,
-                                 std::string_view tool) {
-  JsonWriter json(2);
-  json.BeginObject();
+void ConversionMembers(JsonWriter& json, const std::filesystem::path& input,
+                       const std::filesystem::path& output, const ConversionReport& report,
+                       std::string_view tool, bool like_original) {
   StringMember(json, "tool", tool);
   StringMember(json, "version", kVersion);
   StringMember(json, "command", report.recipe);
   StringMember(json, "outcome", OutcomeName(report.outcome));
-  StringMember(json, "input", request.input.string());
-  StringMember(json, "output", request.output.string());
+  StringMember(json, "input", input.string());
+  StringMember(json, "output", output.string());
   UintMember(json, "tensors", report.tensors);
   UintMember(json, "converted_tensors", report.converted_tensors);
   UintMember(json, "copied_tensors", report.copied_tensors);
@@ -88,18 +87,24 @@ std::string ConversionReportJson(const ConversionRequest& request, const Convers
   FindingsMember(json, "warnings", report.warnings);
   Counts(json, "nan_codes", report.nan_codes);
   Counts(json, "bad_scales", report.bad_scales);
-  QualityMember(json, report.quality, !request.bf16_to_fp8.scales_from.empty());
-  json.Key("already_fp8");
-  json.BeginArray();
-  for (const std::string& tensor : report.already_fp8) json.String(Utf8Of(tensor));
-  json.EndArray();
+  QualityMember(json, report.quality, like_original);
+  StringsMember(json, "already_fp8", report.already_fp8);
   BoolMember(json, "resumed", report.resumed);
   UintMember(json, "kept_files", report.kept_files);
+  UintMember(json, "missing_files", report.missing_files);
   UintMember(json, "freed_source_shards", report.freed_source_shards);
   DoubleMember(json, "seconds", report.seconds);
   UintMember(json, "bytes_read", report.bytes_read);
   UintMember(json, "bytes_written", report.bytes_written);
   Plan(json, report);
+}
+
+std::string ConversionReportJson(const ConversionRequest& request, const ConversionReport& report,
+                                 std::string_view tool) {
+  JsonWriter json(2);
+  json.BeginObject();
+  ConversionMembers(json, request.input, request.output, report, tool,
+                    !request.bf16_to_fp8.scales_from.empty());
   json.EndObject();
   return json.Take() + "\n";
 }

@@ -1,13 +1,15 @@
-#include "cli/help.h"
+#include "cli/commands.h"
 #include "cli/tool_main.h"
 
 int main(int argc, char** argv) {
   const auto make_tool = [] {
     dsv3::cli::Tool tool;
     tool.name = "dsv3-reshard";
-    tool.summary = "split checkpoints into rank shards and merge them";
-    tool.description = {dsv3::cli::NoJobsMessage(tool) + "."};
-    tool.see_also = {"dsv3-convert", "dsv3-inspect"};
+    tool.commands.push_back(dsv3::cli::ReshardCommand());
+    tool.commands.push_back(dsv3::cli::MergeCommand());
+    tool.summary = tool.commands[0].summary;
+    tool.description = tool.commands[0].description;
+    tool.see_also = {"dsv3-convert", "dsv3-inspect", "dsv3-verify"};
     return tool;
   };
   return dsv3::cli::ToolMain(make_tool, argc, argv);

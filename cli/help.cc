@@ -50,10 +50,25 @@ void AppendExamples(std::string& out, const Tool& tool, const Command& command) 
   }
 }
 
+void AppendCommands(std::string& out, const Tool& tool) {
+  out += "\nCommands:\n";
+  for (const Command& each : tool.commands) {
+    if (!each.name.empty()) AppendEntry(out, each.name, each.summary);
+  }
+}
+
+std::string CommandHint(const Tool& tool) {
+  return "\nRun '" + tool.name + " COMMAND --help' for the options of a command.\n";
+}
+
 std::string CommandHelp(const Tool& tool, const Command& command) {
-  std::string out = "Usage: " + CallName(tool, command) + " [OPTION]...";
-  for (const Argument& argument : command.arguments) out += " " + argument.name;
-  out += "\n";
+  const bool beside_named = command.name.empty() && HasNamedCommands(tool);
+  std::string out = "Usage: " + Synopsis(tool, command) + "\n";
+  if (beside_named) {
+    for (const Command& each : tool.commands) {
+      if (!each.name.empty()) out += "       " + Synopsis(tool, each) + "\n";
+    }
+  }
   for (const std::string& paragraph : command.description) {
     out += "\n";
     AppendParagraph(out, paragraph);
@@ -62,9 +77,11 @@ std::string CommandHelp(const Tool& tool, const Command& command) {
   for (const Argument& argument : command.arguments) {
     AppendEntry(out, argument.name, argument.help);
   }
+  if (beside_named) AppendCommands(out, tool);
   AppendOptions(out, "Options", command.options);
   AppendOptions(out, "Output and information", tool.shared_options);
   AppendExamples(out, tool, command);
+  if (beside_named) out += CommandHint(tool);
   return out;
 }
 
@@ -74,33 +91,23 @@ std::string CallName(const Tool& tool, const Command& command) {
   return command.name.empty() ? tool.name : tool.name + " " + command.name;
 }
 
-std::string NoJobsMessage(const Tool& tool) {
-  return tool.name +
-         " has no job in this version yet; the tools that have are dsv3-convert, dsv3-inspect and "
-         "dsv3-verify";
+std::string Synopsis(const Tool& tool, const Command& command) {
+  std::string text = CallName(tool, command) + " [OPTION]...";
+  for (const Argument& argument : command.arguments) text += " " + argument.name;
+  return text;
 }
 
 std::string HelpText(const Tool& tool, const Command* command) {
-  if (command == nullptr && tool.commands.size() == 1 && tool.commands[0].name.empty()) {
-    command = &tool.commands[0];
-  }
+  if (command == nullptr) command = UnnamedCommand(tool);
   if (command != nullptr) return CommandHelp(tool, *command);
-  std::string out = "Usage: " + tool.name;
-  out += tool.commands.empty() ? " --help|--version|--completion SHELL|--man\n"
-                               : " COMMAND [OPTION]... [ARGUMENT]...\n";
+  std::string out = "Usage: " + tool.name + " COMMAND [OPTION]... [ARGUMENT]...\n";
   for (const std::string& paragraph : tool.description) {
     out += "\n";
     AppendParagraph(out, paragraph);
   }
-  if (!tool.commands.empty()) {
-    out += "\nCommands:\n";
-    for (const Command& each : tool.commands) AppendEntry(out, each.name, each.summary);
-  }
+  AppendCommands(out, tool);
   AppendOptions(out, "Options", tool.shared_options);
-  if (!tool.commands.empty()) {
-    out += "\nRun '" + tool.name + " COMMAND --help' for the options of a command.\n";
-  }
-  return out;
+  return out + CommandHint(tool);
 }
 
 std::vector<std::string> WrapText(std::string_view text, std::size_t width) {

@@ -8,14 +8,15 @@
 
 namespace dsv3::cli {
 
-// What --help prints: of the whole tool when `command` is null. At most 80 columns.
+// What --help prints: of the whole tool when `command` is null; of an unnamed command also the
+// named ones. At most 80 columns.
 std::string HelpText(const Tool& tool, const Command* command);
 
-// "dsv3-convert fp8-to-bf16", or the tool's name for its only command.
+// "dsv3-convert fp8-to-bf16", or the tool's name for a command without one.
 std::string CallName(const Tool& tool, const Command& command);
 
-// What one version of the tools can do, for the tools that cannot do anything yet.
-std::string NoJobsMessage(const Tool& tool);
+// "dsv3-convert fp8-to-bf16 [OPTION]... IN OUT".
+std::string Synopsis(const Tool& tool, const Command& command);
 
 // `text` broken into lines of at most `width` characters, without the line ends.
 std::vector<std::string> WrapText(std::string_view text, std::size_t width);

@@ -118,17 +118,6 @@ void AddStatistics(Table& table, const char* title, const ValueStatistics& s) {
 
 }  // namespace
 
-std::string FormatParameters(std::uint64_t count) {
-  constexpr std::array<std::pair<double, const char*>, 4> kUnits = {
-      {{1e12, "T"}, {1e9, "B"}, {1e6, "M"}, {1e3, "k"}}};
-  for (const auto& [unit, name] : kUnits) {
-    const double value = static_cast<double>(count) / unit;
-    // What rounds to 1000 of a smaller unit is one of this.
-    if (value >= 0.9995) return fmt::format("{:.{}f}{}", value, value < 9.95 ? 1 : 0, name);
-  }
-  return std::to_string(count);
-}
-
 std::string InspectionText(const Inspection& inspection) {
   using Form = formats::CheckpointFiles::Form;
   std::string text = Printable(inspection.path.string());

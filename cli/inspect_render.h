@@ -22,8 +22,4 @@ std::string TensorText(const convert::Inspection& inspection, std::uint32_t posi
 std::string TensorJson(const convert::Inspection& inspection, std::uint32_t position,
                        const convert::TensorStatistics& statistics, std::string_view tool);
 
-// "671B", "37B", "1.4B", "23.5M", "512": what people call a model's size. Billions and millions are
-// rounded to whole ones from 10 on.
-std::string FormatParameters(std::uint64_t count);
-
 }  // namespace dsv3::cli

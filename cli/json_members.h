@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "cli/units.h"
 #include "formats/finding.h"
@@ -47,6 +49,14 @@ inline void ShapeMember(formats::JsonWriter& json, std::string_view key,
   json.Key(key);
   json.BeginArray();
   for (const std::uint64_t extent : shape) json.Uint(extent);
+  json.EndArray();
+}
+
+inline void StringsMember(formats::JsonWriter& json, std::string_view key,
+                          const std::vector<std::string>& texts) {
+  json.Key(key);
+  json.BeginArray();
+  for (const std::string& text : texts) json.String(Utf8Of(text));
   json.EndArray();
 }
 

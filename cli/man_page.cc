@@ -90,13 +90,12 @@ void AppendSynopsis(std::string& out, const Tool& tool) {
 }
 
 void AppendCommand(std::string& out, const Command& command) {
+  // The tool's own description is that of a command without a name.
   if (!command.name.empty()) {
     out += ".Ss " + Escape(command.name) + "\n";
     AppendParagraphs(out, command.description);
-    out += ".Pp\nArguments:\n";
-  } else {
-    out += ".Pp\nArguments:\n";
   }
+  out += ".Pp\nArguments:\n";
   out += ".Bl -tag -width Ds\n";
   for (const Argument& argument : command.arguments) {
     out += ".It Ar " + Word(argument.name) + "\n";
@@ -136,10 +135,9 @@ std::string ManPage(const Tool& tool) {
   AppendParagraphs(out, tool.description);
   for (const Command& command : tool.commands) AppendCommand(out, command);
   out += ".Ss Output and information\n";
-  if (!tool.commands.empty()) {
-    out += "These options may stand before or after the command.\n";
-    out += "Of an option that is given twice the last one counts.\n";
-  }
+  out += HasNamedCommands(tool) ? "These options may stand before or after the command.\n"
+                                : "These options may stand anywhere.\n";
+  out += "Of an option that is given twice the last one counts.\n";
   AppendOptions(out, tool.shared_options);
   out += ".Sh ENVIRONMENT\n.Bl -tag -width Ds\n";
   out += ".It Ev NO_COLOR\n";

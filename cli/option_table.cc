@@ -58,6 +58,21 @@ Option Number(std::string name, std::string value_name, std::uint64_t max,
   return option;
 }
 
+Option Count(std::string name, std::string value_name, std::uint64_t max,
+             std::function<void(std::uint64_t)> store, std::string help) {
+  const std::string accepted = "give a whole number from 1 to " + std::to_string(max);
+  Option option;
+  option.name = std::move(name);
+  option.value_name = std::move(value_name);
+  option.help = std::move(help);
+  option.set = [max, accepted, store = std::move(store)](const std::string& text) {
+    const std::uint64_t value = ParseNumber(text, max, accepted);
+    if (value == 0) throw BadValue(accepted);
+    store(value);
+  };
+  return option;
+}
+
 Option RealNumber(std::string name, std::string value_name, double* target, std::string help) {
   Option option;
   option.name = std::move(name);
@@ -132,6 +147,17 @@ std::uint64_t ParseSize(const std::string& text) {
     return bytes;
   }
   throw BadValue(kSizeAccepted);
+}
+
+const Command* UnnamedCommand(const Tool& tool) {
+  for (const Command& command : tool.commands) {
+    if (command.name.empty()) return &command;
+  }
+  return nullptr;
+}
+
+bool HasNamedCommands(const Tool& tool) {
+  return tool.commands.size() > (UnnamedCommand(tool) == nullptr ? 0 : 1);
 }
 
 std::vector<std::string> NextWords(const Tool& tool, const std::string& first) {

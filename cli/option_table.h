@@ -31,12 +31,14 @@ struct Option {
   char letter = 0;              // short form, 0 for none
   std::string value_name;       // "N"; empty for a flag
   std::string help;             // plain sentences; the first also stands alone
-  std::vector<Choice> choices;  // all that is accepted; empty for an open set
+  std::vector<Choice> choices;  // words that are accepted; empty where any value may be
+  bool open = false;            // other values than `choices` are accepted, too
   bool repeatable = false;      // each value counts; of all other options the last one does
   // Stores the value, "" for a flag. Throws BadValue.
   std::function<void(const std::string&)> set;
 
   bool TakesValue() const { return !value_name.empty(); }
+  bool TakesPath() const { return value_name == "FILE" || value_name == "DIR"; }
 };
 
 // A positional argument; all of them are paths and are required.
@@ -53,8 +55,8 @@ struct Example {
 
 // A job of a tool. To add one: write a function that returns its table, and a run function.
 struct Command {
-  // "fp8-to-bf16", or two words with one space, "checksum create"; empty for the only command of a
-  // tool.
+  // "fp8-to-bf16", or two words with one space, "checksum create"; empty for what a tool does when
+  // no command is named, which may stand beside named ones.
   std::string name;
   std::string summary;                   // one line without a full stop
   std::vector<std::string> description;  // paragraphs for --help and the man page
@@ -83,10 +85,15 @@ struct Tool {
   std::string name;     // "dsv3-convert"
   std::string summary;  // one line without a full stop
   std::vector<std::string> description;
-  std::vector<Command> commands;       // empty: a tool whose jobs this version lacks
+  std::vector<Command> commands;
   std::vector<Option> shared_options;  // understood by every command
   std::vector<std::string> see_also;   // other tools
 };
+
+// The command without a name; null where the tool has none.
+const Command* UnnamedCommand(const Tool& tool);
+// Whether there are commands with names.
+bool HasNamedCommands(const Tool& tool);
 
 // The words that begin the names of the commands, or with `first` those that may follow it
 // ("create", "check" after "checksum"); each once, in the order of the table.
@@ -98,6 +105,9 @@ Option Flag(std::string name, bool* target, std::string help, char letter = 0);
 Option Number(std::string name, std::string value_name, std::uint64_t max,
               const std::string& zero_means, std::function<void(std::uint64_t)> store,
               std::string help);
+// Whole decimal numbers in [1, max].
+Option Count(std::string name, std::string value_name, std::uint64_t max,
+             std::function<void(std::uint64_t)> store, std::string help);
 // A decimal number that is finite and not negative, such as 0.001 or 1e-3.
 Option RealNumber(std::string name, std::string value_name, double* target, std::string help);
 // A positive amount of bytes, see ParseSize.
@@ -114,10 +124,10 @@ struct ChoiceOf {
   std::string help;
 };
 
-// One of a few words. `store` gets the chosen meaning.
-template <typename T>
-Option OneOf(std::string name, std::string value_name, std::vector<ChoiceOf<T>> choices, T* target,
-             std::string help);
+// One of a few words. The target, a T or a std::optional of it, gets the chosen meaning.
+template <typename T, typename Target>
+Option OneOf(std::string name, std::string value_name, std::vector<ChoiceOf<T>> choices,
+             Target* target, std::string help);
 
 // Whole decimal number at most `max`: digits only, no sign, no space. Throws BadValue with
 // `accepted`.
@@ -132,9 +142,9 @@ std::uint64_t ParseSize(const std::string& text);
 std::string JoinWords(const std::vector<std::string>& words);
 std::string JoinChoices(const std::vector<Choice>& choices);
 
-template <typename T>
-Option OneOf(std::string name, std::string value_name, std::vector<ChoiceOf<T>> choices, T* target,
-             std::string help) {
+template <typename T, typename Target>
+Option OneOf(std::string name, std::string value_name, std::vector<ChoiceOf<T>> choices,
+             Target* target, std::string help) {
   Option option;
   option.name = std::move(name);
   option.value_name = std::move(value_name);

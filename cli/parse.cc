@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "cli/help.h"
 #include "cli/suggest.h"
 
 namespace dsv3::cli {
@@ -37,17 +38,8 @@ const Option* FindByLetter(const Options& options, char letter) {
 }
 
 std::string HelpHint(const Tool& tool, const Command* command) {
-  std::string call = tool.name;
-  if (command != nullptr && !command->name.empty()) call += " " + command->name;
+  const std::string call = command == nullptr ? tool.name : CallName(tool, *command);
   return "Run '" + call + " --help' to see what it accepts.";
-}
-
-std::string Synopsis(const Tool& tool, const Command& command) {
-  std::string text = "Usage: " + tool.name;
-  if (!command.name.empty()) text += " " + command.name;
-  text += " [OPTION]...";
-  for (const Argument& argument : command.arguments) text += " " + argument.name;
-  return text;
 }
 
 // "--threads" of "--threads=4".
@@ -67,12 +59,14 @@ class WordWalker {
   }
 
   // Positions of the first words, at most `count`, that are neither an option nor an option's
-  // value. Throws for a word before them that looks like an option and is none of any command.
-  std::vector<std::size_t> PlainWords(std::size_t count) const {
+  // value, up to a "--" unless `beyond_dashes`. Throws for a word before them that looks like an
+  // option and is none of any command.
+  std::vector<std::size_t> PlainWords(std::size_t count, bool beyond_dashes) const {
     std::vector<std::size_t> found;
     bool options_end = false;
     for (std::size_t i = 0; i < words_.size() && found.size() < count; ++i) {
       if (!options_end && words_[i] == "--") {
+        if (!beyond_dashes) break;
         options_end = true;
       } else if (options_end || !LooksLikeOption(words_[i])) {
         found.push_back(i);
@@ -126,7 +120,7 @@ class WordWalker {
   }
 
   static std::string Accepted(const Option& option) {
-    if (!option.choices.empty()) return "give " + JoinChoices(option.choices);
+    if (!option.choices.empty() && !option.open) return "give " + JoinChoices(option.choices);
     return "write --" + option.name + " " + option.value_name;
   }
 
@@ -138,8 +132,10 @@ class WordWalker {
       const std::string name = shown.substr(2);
       for (const Command& other : tool_.commands) {
         if (&other == command || FindByName(OptionsOf(tool_, &other), name) == nullptr) continue;
-        message = "option " + shown + " belongs to '" + tool_.name + " " + other.name + "'";
-        if (command != nullptr) message += ", not to '" + command->name + "'";
+        message = "option " + shown + " belongs to '" + CallName(tool_, other) + "'";
+        if (command != nullptr && !command->name.empty()) {
+          message += ", not to '" + command->name + "'";
+        }
         throw UsageError(message, HelpHint(tool_, command));
       }
       std::vector<std::string> names;
@@ -175,6 +171,23 @@ struct NamedCommand {
   std::string half;  // "checksum" where its second word is missing
 };
 
+// The command that a call of a tool with an unnamed one means: another one where the first word
+// that is neither an option nor an option's value is its name, which is removed from `words` then.
+// Behind "--" stand arguments only, so that IN may have any name.
+const Command* TakeOptionalCommand(const Tool& tool, const WordWalker& walker,
+                                   std::vector<std::string>& words) {
+  const Command* unnamed = UnnamedCommand(tool);
+  if (!HasNamedCommands(tool)) return unnamed;
+  const std::vector<std::size_t> first_at = walker.PlainWords(1, false);
+  if (first_at.empty()) return unnamed;
+  for (const Command& command : tool.commands) {
+    if (command.name != words[first_at[0]]) continue;
+    words.erase(words.begin() + static_cast<std::ptrdiff_t>(first_at[0]));
+    return &command;
+  }
+  return unnamed;
+}
+
 // Finds the command and removes its name from `words`.
 NamedCommand TakeCommand(const Tool& tool, const WordWalker& walker,
                          std::vector<std::string>& words) {
@@ -188,12 +201,12 @@ NamedCommand TakeCommand(const Tool& tool, const WordWalker& walker,
     words.erase(words.begin() + static_cast<std::ptrdiff_t>(position));
     return word;
   };
-  const std::vector<std::size_t> first_at = walker.PlainWords(1);
+  const std::vector<std::size_t> first_at = walker.PlainWords(1, true);
   if (first_at.empty()) return {};
   const std::string first = take(first_at[0]);
   if (const Command* command = find(first)) return {command, ""};
   if (NextWords(tool, first).empty()) UnknownCommand(tool, "", first);
-  const std::vector<std::size_t> both_at = walker.PlainWords(2);
+  const std::vector<std::size_t> both_at = walker.PlainWords(2, true);
   if (both_at.size() < 2) return {nullptr, first};
   const std::string second = take(both_at[1] - 1);  // the first one is gone
   const Command* command = find(first + " " + second);
@@ -204,11 +217,14 @@ NamedCommand TakeCommand(const Tool& tool, const WordWalker& walker,
 void CheckArguments(const Tool& tool, const Command& command,
                     const std::vector<std::string>& values) {
   const std::string& who = command.name.empty() ? tool.name : command.name;
-  const std::string hint = Synopsis(tool, command) + "\n" + HelpHint(tool, &command);
+  const std::string hint = "Usage: " + Synopsis(tool, command) + "\n" + HelpHint(tool, &command);
   if (values.size() > command.arguments.size()) {
-    throw UsageError("unexpected argument '" + values[command.arguments.size()] + "': " + who +
-                         " takes " + std::to_string(command.arguments.size()),
-                     hint);
+    std::string message = "unexpected argument '" + values[command.arguments.size()] + "': " + who +
+                          " takes " + std::to_string(command.arguments.size());
+    const std::string near =
+        command.name.empty() ? Nearest(values[0], NextWords(tool)) : std::string();
+    if (!near.empty()) message += "; did you mean '" + tool.name + " " + near + "'?";
+    throw UsageError(std::move(message), hint);
   }
   for (std::size_t i = 0; i < command.arguments.size(); ++i) {
     const Argument& argument = command.arguments[i];
@@ -299,9 +315,9 @@ const Command* ParseCall(const Tool& tool, const std::vector<std::string>& words
   const WordWalker walker(tool, words);
   std::vector<std::string> rest = words;
   NamedCommand named;
-  if (tool.commands.size() == 1 && tool.commands[0].name.empty()) {
-    named.command = &tool.commands[0];
-  } else if (!tool.commands.empty()) {
+  if (UnnamedCommand(tool) != nullptr) {
+    named.command = TakeOptionalCommand(tool, walker, rest);
+  } else {
     named = TakeCommand(tool, walker, rest);
   }
   const Command* command = named.command;

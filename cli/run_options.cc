@@ -4,6 +4,25 @@
 
 namespace dsv3::cli {
 
+namespace {
+
+constexpr std::uint64_t kMostParts = 1'000'000;
+
+// "3/16".
+convert::RunOptions::Part ParsePart(const std::string& text) {
+  constexpr const char* kAccepted =
+      "give I/N, the I-th of N parts counted from 0, such as 0/4, 1/4, 2/4 and 3/4";
+  const std::size_t slash = text.find('/');
+  if (slash == std::string::npos) throw BadValue(kAccepted);
+  convert::RunOptions::Part part;
+  part.index = ParseNumber(text.substr(0, slash), kMostParts, kAccepted);
+  part.count = ParseNumber(text.substr(slash + 1), kMostParts, kAccepted);
+  if (part.index >= part.count) throw BadValue(kAccepted);
+  return part;
+}
+
+}  // namespace
+
 std::vector<Option> RunOptionTable(convert::RunOptions* run) {
   using convert::ChecksumMode;
   constexpr std::uint64_t kMostThreads = 4096;
@@ -34,6 +53,23 @@ std::vector<Option> RunOptionTable(convert::RunOptions* run) {
   options.push_back(Flag("overwrite", &run->overwrite,
                          "Replace the result of another command in OUT. Files that this tool did "
                          "not make are never deleted."));
+  return options;
+}
+
+std::vector<Option> PartOptionTable(convert::RunOptions* run) {
+  std::vector<Option> options;
+  Option part;
+  part.name = "part";
+  part.value_name = "I/N";
+  part.help =
+      "Do only the I-th of N shares of the work, I from 0, for job arrays. Runs of different parts "
+      "may go on at the same time on machines that share OUT; once all have ended, the same "
+      "command with --finish completes OUT. The output does not depend on it.";
+  part.set = [run](const std::string& text) { run->part = ParsePart(text); };
+  options.push_back(std::move(part));
+  options.push_back(Flag("finish", &run->finish,
+                         "Complete what runs with --part have made: check that every part is "
+                         "there, and write the files that tell of the whole."));
   return options;
 }
 

@@ -10,6 +10,9 @@ namespace dsv3::cli {
 // The options of convert::RunOptions, for every command that converts.
 std::vector<Option> RunOptionTable(convert::RunOptions* run);
 
+// --part and --finish, for commands whose work several processes may share.
+std::vector<Option> PartOptionTable(convert::RunOptions* run);
+
 // --delete-source-shards and --yes, for commands whose source another place has.
 std::vector<Option> DeletionOptionTable(convert::RunOptions* run, bool* yes);
 

@@ -101,7 +101,7 @@ class Call {
  private:
   // Returns the exit code.
   int Work() {
-    const Command* command = Parse();
+    const Command* command = ParseCall(tool_, words_, info_);
     const std::string text = Information(command);
     if (text.empty()) return RunCommand(*command);
     WriteStdout(text);
@@ -119,18 +119,6 @@ class Call {
       throw UsageError("no command given", help.substr(0, help.size() - 1));
     }
     return "";
-  }
-
-  const Command* Parse() {
-    if (!tool_.commands.empty()) return ParseCall(tool_, words_, info_);
-    const UsageError no_jobs(NoJobsMessage(tool_), "");
-    try {
-      ParseCall(tool_, words_, info_);
-    } catch (const UsageError&) {
-      throw no_jobs;
-    }
-    if (!info_.help && !info_.version && !info_.man && info_.completion.empty()) throw no_jobs;
-    return nullptr;
   }
 
   int RunCommand(const Command& command) {

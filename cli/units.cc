@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cmath>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -52,6 +53,17 @@ std::string FormatCount(std::uint64_t count) {
 
 std::string FormatCountOf(std::uint64_t count, std::string_view noun) {
   return FormatCount(count) + " " + std::string(noun) + (count == 1 ? "" : "s");
+}
+
+std::string FormatParameters(std::uint64_t count) {
+  constexpr std::array<std::pair<double, const char*>, 4> kUnits = {
+      {{1e12, "T"}, {1e9, "B"}, {1e6, "M"}, {1e3, "k"}}};
+  for (const auto& [unit, name] : kUnits) {
+    const double value = static_cast<double>(count) / unit;
+    // What rounds to 1000 of a smaller unit is one of this.
+    if (value >= 0.9995) return fmt::format("{:.{}f}{}", value, value < 9.95 ? 1 : 0, name);
+  }
+  return std::to_string(count);
 }
 
 std::string FormatSeconds(double seconds) {

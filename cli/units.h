@@ -16,6 +16,10 @@ std::string FormatCount(std::uint64_t count);
 // FormatCount with the noun in its number: "1 file", "163 files".
 std::string FormatCountOf(std::uint64_t count, std::string_view noun);
 
+// "671B", "37B", "1.4B", "23.5M", "512": what people call a model's size. Billions and millions are
+// rounded to whole ones from 10 on.
+std::string FormatParameters(std::uint64_t count);
+
 // "0.4 s", "12 s", "3 min 20 s", "2 h 05 min".
 std::string FormatSeconds(double seconds);
 

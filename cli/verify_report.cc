@@ -8,6 +8,7 @@
 
 #include "cli/json_members.h"
 #include "cli/junit.h"
+#include "cli/output_file.h"
 #include "cli/sarif.h"
 #include "cli/table.h"
 #include "cli/tool_main.h"
@@ -59,10 +60,7 @@ std::string VerifyJson(const VerifyReport& report, const CommandContext& context
   BoolMember(json, "passes", report.passes);
   UintMember(json, "errors", report.verification.Count(Severity::kError));
   UintMember(json, "warnings", report.verification.Count(Severity::kWarning));
-  json.Key("files");
-  json.BeginArray();
-  for (const std::string& file : report.verification.files) json.String(Utf8Of(file));
-  json.EndArray();
+  StringsMember(json, "files", report.verification.files);
   FindingsMember(json, "findings", report.verification.findings);
   if (report.members) report.members(json);
   json.EndObject();
@@ -74,17 +72,6 @@ std::filesystem::path DirectoryOf(const std::string& input) {
   std::error_code error;
   const std::filesystem::path absolute = std::filesystem::absolute(input, error);
   return std::filesystem::is_directory(absolute, error) ? absolute : absolute.parent_path();
-}
-
-void CheckDirectory(const char* option, const std::string& file) {
-  if (file.empty()) return;
-  const std::filesystem::path parent = std::filesystem::path(file).parent_path();
-  std::error_code error;
-  if (parent.empty() || std::filesystem::is_directory(parent, error)) return;
-  throw Error(ErrorCode::kUsage,
-              fmt::format("--{}: there is no directory {}; make it, or give another FILE", option,
-                          parent.string()),
-              {.file = file, .tensor = {}});
 }
 
 }  // namespace
@@ -116,8 +103,8 @@ unsigned ThreadCount(const VerifyOptions& options) {
 }
 
 void CheckFindingFiles(const VerifyOptions& options) {
-  CheckDirectory("junit", options.junit);
-  CheckDirectory("sarif", options.sarif);
+  CheckOutputFile("junit", options.junit);
+  CheckOutputFile("sarif", options.sarif);
 }
 
 std::string FinishReport(const VerifyReport& report, const VerifyOptions& options,

@@ -45,7 +45,8 @@ TEST(HelpTest, IsWhatTheGoldenFilesSay) {
                                                        {"dsv3-verify", "provenance"},
                                                        {"dsv3-verify", "sign"},
                                                        {"dsv3-verify", "verify-signature"},
-                                                       {"dsv3-reshard"}};
+                                                       {"dsv3-reshard"},
+                                                       {"dsv3-reshard", "merge"}};
   for (std::vector<std::string> words : calls) {
     std::string name = words[0];
     for (std::size_t i = 1; i < words.size(); ++i) name += "-" + words[i];
@@ -163,6 +164,45 @@ TEST(CompletionTest, BashCompletesCommandsOfTwoWords) {
   EXPECT_EQ(complete({"checksum", "create", "--qui"}), "--quiet ");
   EXPECT_EQ(complete({"checksum", "check", "check"}), "checkpoint ");
   EXPECT_EQ(complete({"structure", "--str"}), "--strict ");
+}
+
+TEST(CompletionTest, BashCompletesACommandBesidePaths) {
+  const TempDir dir;
+  WriteFile(dir / "checkpoint/config.json", "{}");
+  WriteFile(dir / "merged/config.json", "{}");
+  const auto complete = [&](const std::vector<std::string>& words) {
+    return BashCompletes("dsv3-reshard", words, dir.path().string());
+  };
+  EXPECT_EQ(complete({"me"}), "merge merged ");
+  EXPECT_EQ(complete({"che"}), "checkpoint ");
+  EXPECT_EQ(complete({"--tp", "2", "me"}), "merge merged ");
+  EXPECT_EQ(complete({"checkpoint", "me"}), "merged ") << "the second argument is no command";
+  EXPECT_EQ(complete({"merge", "me"}), "merged ");
+  EXPECT_EQ(complete({"checkpoint", "--max"}), "--max-shard-size ");
+  EXPECT_EQ(complete({"merge", "--max"}), " ");
+  EXPECT_EQ(complete({"--format", ""}), "hf-rank deepseek checkpoint merged ");
+  EXPECT_EQ(complete({"--expert-load", "che"}), "checkpoint ");
+}
+
+TEST(CompletionTest, FishCompletesACommandBesidePaths) {
+  if (!HasProgram("fish")) GTEST_SKIP() << "fish is not installed";
+  const TempDir home;
+  WriteFile(home / "merged/config.json", "{}");
+  const auto complete = [&](const std::string& line) {
+    ToolSetting setting;
+    setting.environment["HOME"] = home.path().string();
+    setting.directory = home.path().string();
+    return RunTool({"/usr/bin/fish", "--no-config", "-c",
+                    DSV3_BIN_DIR "/dsv3-reshard --completion fish | source; complete -C '" + line +
+                        "' | string replace -r '\\t.*' ''"},
+                   setting)
+        .out;
+  };
+  EXPECT_EQ(complete("dsv3-reshard me"), "merge\nmerged/\n");
+  EXPECT_EQ(complete("dsv3-reshard merge me"), "merged/\n");
+  EXPECT_EQ(complete("dsv3-reshard in --max"), "--max-shard-size\n");
+  EXPECT_EQ(complete("dsv3-reshard merge --max"), "");
+  EXPECT_EQ(complete("dsv3-reshard --mtp "), "drop\nkeep\n");
 }
 
 TEST(CompletionTest, FishCompletesCommandsOptionsAndValues) {

@@ -63,18 +63,6 @@ Inspection V3() {
   return {"v3", {}, std::move(catalog), std::move(config), std::move(summary), {}};
 }
 
-TEST(FormatParameters, SpeaksLikeModelCards) {
-  EXPECT_EQ(FormatParameters(0), "0");
-  EXPECT_EQ(FormatParameters(999), "999");
-  EXPECT_EQ(FormatParameters(1'000), "1.0k");
-  EXPECT_EQ(FormatParameters(9'940'000), "9.9M");
-  EXPECT_EQ(FormatParameters(9'960'000), "10M");
-  EXPECT_EQ(FormatParameters(999'960'000), "1.0B");
-  EXPECT_EQ(FormatParameters(36'625'625'600), "37B");
-  EXPECT_EQ(FormatParameters(671'026'419'200), "671B");
-  EXPECT_EQ(FormatParameters(1'026'000'000'000), "1.0T");
-}
-
 TEST(InspectLines, HeadsRangesThatHoldSeveralTensors) {
   EXPECT_THAT(LinesOf({Tensor("m.l.0.a.w"), Tensor("m.l.0.b.v", Dtype::kF32), Tensor("m.l.1.a.w"),
                        Tensor("m.l.1.b.v", Dtype::kF32), Tensor("z.0.w"), Tensor("z.1.w")}),

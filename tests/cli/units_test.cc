@@ -64,5 +64,17 @@ TEST(Utf8OfTest, ReplacesOnlyWhatIsNoUtf8) {
             "b");
 }
 
+TEST(FormatParameters, SpeaksLikeModelCards) {
+  EXPECT_EQ(FormatParameters(0), "0");
+  EXPECT_EQ(FormatParameters(999), "999");
+  EXPECT_EQ(FormatParameters(1'000), "1.0k");
+  EXPECT_EQ(FormatParameters(9'940'000), "9.9M");
+  EXPECT_EQ(FormatParameters(9'960'000), "10M");
+  EXPECT_EQ(FormatParameters(999'960'000), "1.0B");
+  EXPECT_EQ(FormatParameters(36'625'625'600), "37B");
+  EXPECT_EQ(FormatParameters(671'026'419'200), "671B");
+  EXPECT_EQ(FormatParameters(1'026'000'000'000), "1.0T");
+}
+
 }  // namespace
 }  // namespace dsv3::cli

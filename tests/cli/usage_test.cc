@@ -159,18 +159,112 @@ TEST(UsageTest, AfterADoubleDashNothingIsAnOption) {
       << result.err;
 }
 
-TEST(UsageTest, ToolWithoutAJobSaysWhichToolsHaveOne) {
-  const std::string tool = "dsv3-reshard";
-  for (const std::vector<std::string>& rest :
-       {std::vector<std::string>{}, {"split", "dir", "--strict"}, {"--json=3"}}) {
-    std::vector<std::string> words = {tool};
-    words.insert(words.end(), rest.begin(), rest.end());
-    ExpectUsageError(words, tool + ": error: " + tool +
-                                " has no job in this version yet; the tools that have are "
-                                "dsv3-convert, dsv3-inspect and dsv3-verify\n");
+std::string ReshardError(const std::string& message) {
+  return "dsv3-reshard: error: " + message + "\n";
+}
+constexpr const char* kReshardHint = "Run 'dsv3-reshard --help' to see what it accepts.\n";
+constexpr const char* kReshardSynopsis = "Usage: dsv3-reshard [OPTION]... IN OUT\n";
+constexpr const char* kMergeHint = "Run 'dsv3-reshard merge --help' to see what it accepts.\n";
+
+TEST(UsageTest, CommandWithoutANameStandsBesideNamedOnes) {
+  ExpectUsageError({"dsv3-reshard"}, ReshardError("dsv3-reshard: missing IN and OUT") +
+                                         kReshardSynopsis + kReshardHint);
+  ExpectUsageError({"dsv3-reshard", "merge"},
+                   ReshardError("merge: missing RANKS and OUT") +
+                       "Usage: dsv3-reshard merge [OPTION]... RANKS OUT\n" + kMergeHint);
+  ExpectUsageError({"dsv3-reshard", "in", "out", "more"},
+                   ReshardError("unexpected argument 'more': dsv3-reshard takes 2") +
+                       kReshardSynopsis + kReshardHint);
+  ExpectUsageError({"dsv3-reshard", "mrege", "in", "out"},
+                   ReshardError("unexpected argument 'out': dsv3-reshard takes 2; did you mean "
+                                "'dsv3-reshard merge'?") +
+                       kReshardSynopsis + kReshardHint);
+  ExpectUsageError(
+      {"dsv3-reshard", "merge", "in", "out", "--tp", "4"},
+      ReshardError("option --tp belongs to 'dsv3-reshard', not to 'merge'") + kMergeHint);
+  ExpectUsageError({"dsv3-reshard", "in", "out", "--tq", "4"},
+                   ReshardError("unknown option --tq; did you mean --tp?") + kReshardHint);
+}
+
+TEST(UsageTest, OptionsMayStandBeforeANamedCommandBesideAnUnnamedOne) {
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"dsv3-reshard", "merge", "nowhere", "out"},
+        {"dsv3-reshard", "--no-progress", "--color", "never", "merge", "nowhere", "out"},
+        {"dsv3-reshard", "merge", "--", "nowhere", "out"}}) {
+    const ToolResult result = RunTool(words);
+    EXPECT_EQ(result.exit_code, 3);
+    EXPECT_NE(result.err.find("nowhere"), std::string::npos) << result.err;
+    EXPECT_EQ(result.err.find("merge:"), std::string::npos) << result.err;
   }
-  EXPECT_EQ(RunTool({tool, "--version"}).exit_code, 0);
-  EXPECT_EQ(RunTool({tool, "--help"}).exit_code, 0);
+}
+
+TEST(UsageTest, DirectoryMayBeCalledLikeACommand) {
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"dsv3-reshard", "--tp", "2", "./merge", "out"},
+        {"dsv3-reshard", "--tp", "2", "--", "merge", "out"}}) {
+    const ToolResult result = RunTool(words);
+    EXPECT_EQ(result.exit_code, 3);
+    EXPECT_NE(result.err.find("merge: there is no such file or directory"), std::string::npos)
+        << result.err;
+  }
+}
+
+TEST(UsageTest, RanksMustBeAskedFor) {
+  ExpectUsageError({"dsv3-reshard", "in", "out", "--dp", "2"},
+                   ReshardError("none of --tp, --ep and --preset is given; --tp 8 cuts everything "
+                                "8 ways, --tp 4 --ep 32 spreads the experts over 32 ranks of which "
+                                "4 share an attention layer, and --preset deepseek-prefill adds 32 "
+                                "redundant experts to that"));
+}
+
+TEST(UsageTest, OptionsOfReshardThatContradict) {
+  const std::vector<std::string> call = {"dsv3-reshard", "in", "out", "--tp", "2"};
+  const auto with = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words = call;
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  };
+  ExpectUsageError(with({"--nodes", "2"}),
+                   ReshardError("--nodes tells how --expert-load is balanced and means nothing "
+                                "without it; add --expert-load FILE, or leave --nodes out"));
+  ExpectUsageError(with({"--part", "0/2", "--finish"}),
+                   ReshardError("--finish completes what all parts have made and does not go with "
+                                "--part; run it once after the last part"));
+  ExpectUsageError(with({"--balance-svg", "no/such/file.svg"}),
+                   ReshardError("--balance-svg: there is no directory no/such; make it, or give "
+                                "another FILE"));
+}
+
+TEST(UsageTest, ValuesOfReshardAreChecked) {
+  const auto expect = [](const std::string& option, const std::string& value,
+                         const std::string& accepted) {
+    ExpectUsageError(
+        {"dsv3-reshard", "in", "out", "--" + option, value},
+        ReshardError("--" + option + ": '" + value + "' is not accepted; " + accepted) +
+            kReshardHint);
+  };
+  for (const std::string size :
+       {"tp", "ep", "dp", "pp", "dense-tp", "shared-expert-tp", "embed-tp", "nodes"}) {
+    expect(size, "0", "give a whole number from 1 to 65536");
+    expect(size, "65537", "give a whole number from 1 to 65536");
+  }
+  expect("redundant-experts", "-1", "give a whole number from 0 to 1000000");
+  expect("ep-placement", "", "give contiguous, round-robin or a FILE");
+  expect("mtp", "maybe", "give keep or drop");
+  expect("on-misaligned", "subblocks",
+         "give error, replicate-module, subblock or bf16; did you mean subblock?");
+  expect("preset", "deepseek-prefil",
+         "give deepseek-prefill or deepseek-decode; did you mean deepseek-prefill?");
+  for (const char* value : {"hf", "keys:", "keys", ""}) {
+    expect("format", value, "give hf-rank, deepseek or keys:FILE");
+  }
+  for (const char* value : {"", "1-", "-1", "3-2", "1,,2", "1,", "a", "1-2-3", "65536"}) {
+    expect("ranks", value, "give ranks and ranges of ranks, such as 0-7 or 0,3,8-11");
+  }
+  for (const char* value : {"", "1", "2/2", "0/0", "-1/2", "1/2/3", "1/", "/2", "0/1000001"}) {
+    expect("part", value,
+           "give I/N, the I-th of N parts counted from 0, such as 0/4, 1/4, 2/4 and 3/4");
+  }
 }
 
 constexpr const char* kVerifyHint = "Run 'dsv3-verify --help' to see what it accepts.\n";

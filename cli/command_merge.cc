@@ -1,0 +1,55 @@
+#include <memory>
+#include <string>
+
+#include "cli/commands.h"
+#include "cli/conversion_command.h"
+#include "cli/reshard_report.h"
+#include "cli/run_options.h"
+#include "cli/tool_main.h"
+#include "convert/reshard_job.h"
+
+namespace dsv3::cli {
+
+namespace {
+
+std::string Run(const ConversionOptions& options, CommandContext& context) {
+  convert::ConversionRequest request;
+  request.input = options.input;
+  request.output = options.output;
+  request.run = options.run;
+  const convert::MergeReport report =
+      convert::Merge(request, formats::PosixFileSystem(), context.progress, context.stop);
+  return context.output.json ? MergeReportJson(request, report, context.tool.name)
+                             : MergeReportText(request, report);
+}
+
+}  // namespace
+
+Command MergeCommand() {
+  const auto options = std::make_shared<ConversionOptions>();
+  Command command;
+  command.name = "merge";
+  command.summary = "put rank shards together to the checkpoint that they were cut from";
+  command.description = {
+      "Puts the rank shards in RANKS together again and writes the checkpoint that they were cut "
+      "from to OUT: the original files, byte for byte. What the shards do not hold, such as "
+      "MTP layers that were dropped or FP8 weights that became BF16, cannot come back; the report "
+      "tells of it.",
+      "The digests that layout.json gives are checked while the shards are read, and files "
+      "appear in OUT under their names only when all of them are right. After an interruption the "
+      "same command continues."};
+  command.arguments = {
+      {"RANKS", "The directory of rank shards, with its layout.json.", &options->input},
+      {"OUT",
+       "The directory to write. It may be missing, empty, or hold what an earlier run of the "
+       "same command left.",
+       &options->output}};
+  command.options = RunOptionTable(&options->run);
+  command.examples = {{"merge ranks DeepSeek-V3", "Get the original files back"}};
+  command.after_stop = "run the same command again to continue";
+  command.stops_by_itself = true;
+  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  return command;
+}
+
+}  // namespace dsv3::cli

@@ -1,0 +1,23 @@
+#include "cli/output_file.h"
+
+#include <filesystem>
+#include <system_error>
+
+#include <fmt/format.h>
+
+#include "formats/error.h"
+
+namespace dsv3::cli {
+
+void CheckOutputFile(const char* option, const std::string& file) {
+  if (file.empty()) return;
+  const std::filesystem::path parent = std::filesystem::path(file).parent_path();
+  std::error_code error;
+  if (parent.empty() || std::filesystem::is_directory(parent, error)) return;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("--{}: there is no directory {}; make it, or give another FILE", option,
+                          parent.string()),
+              {.file = file, .tensor = {}});
+}
+
+}  // namespace dsv3::cli
