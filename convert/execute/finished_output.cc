@@ -14,19 +14,14 @@ namespace dsv3::convert {
 namespace fs = std::filesystem;
 
 bool HasLeftovers(const fs::path& output) {
-  const std::string journal(kJournalName);
-  return fs::exists(output / journal) || fs::exists(output / PartialName(journal)) ||
-         fs::exists(output / kLockName) || !ReadFreedShards(output).empty();
+  return !FindRuns(output, kJournalName).empty() ||
+         fs::exists(output / PartialName(std::string(kJournalName))) ||
+         !FindRuns(output, kLockName).empty() || !ReadFreedShards(output).empty();
 }
 
 void RemoveLeftovers(const fs::path& output, formats::FileSystem& file_system) {
   RemoveFreedShards(output, file_system);
-  const std::string journal(kJournalName);
-  for (const std::string& name : {PartialName(journal), journal}) {
-    if (!fs::exists(output / name)) continue;
-    file_system.Remove(output / name);
-    file_system.SyncDirectory(output);
-  }
+  RemoveJournals(output, /*but_the_jobs=*/false, file_system);
 }
 
 std::optional<ConversionReport> FinishedWithoutSource(const fs::path& input, const fs::path& output,
@@ -52,7 +47,7 @@ std::optional<ConversionReport> FinishedWithoutSource(const fs::path& input, con
     ++report.kept_files;
   }
   if (HasLeftovers(output)) {
-    const OutputLock lock(output);
+    const RunLocks locks(output, RunName());
     RemoveLeftovers(output, file_system);
   }
   return report;

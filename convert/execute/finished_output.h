@@ -9,11 +9,11 @@
 
 namespace dsv3::convert {
 
-// Whether a job left something in its output directory that it kept for its own use: its journal,
-// headers of freed shards, or a lock without its run, which OutputLock takes over and removes.
+// Whether a job left something in its output directory that it kept for its own use: journals,
+// headers of freed shards, or locks without their runs, which RunLocks takes over and removes.
 bool HasLeftovers(const std::filesystem::path& output);
 
-// Removes them, the lock excepted. The caller holds the lock.
+// Removes them, the locks excepted. The caller holds the locks.
 void RemoveLeftovers(const std::filesystem::path& output, formats::FileSystem& file_system);
 
 // After --delete-source-shards a finished command finds no source any more: the report that there

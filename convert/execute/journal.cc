@@ -1,6 +1,7 @@
 #include "convert/execute/journal.h"
 
 #include <charconv>
+#include <set>
 #include <span>
 #include <stdexcept>
 #include <system_error>
@@ -185,24 +186,31 @@ FileRecord ParseRecord(const json& value) {
   return record;
 }
 
+// Takes the next line off the front of `text`: its text without the digest, or nothing when it is
+// not whole.
+std::optional<std::string_view> TakeLine(std::string_view& text) {
+  const std::size_t end = text.find('\n');
+  if (end == std::string_view::npos || end <= kDigestLength) return std::nullopt;
+  const std::string_view digest = text.substr(0, kDigestLength);
+  const std::string_view body = text.substr(kDigestLength + 1, end - kDigestLength - 1);
+  if (digest != formats::Xxh3Hex(std::as_bytes(std::span(body)))) return std::nullopt;
+  text.remove_prefix(end + 1);
+  return body;
+}
+
 }  // namespace
 
-std::optional<JournalState> Journal::Read(const std::filesystem::path& directory) {
-  const std::filesystem::path path = directory / kJournalName;
+std::optional<JournalState> Journal::Read(const std::filesystem::path& directory,
+                                          const RunName& run) {
+  const std::filesystem::path path = directory / FileNameOf(kJournalName, run);
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return std::nullopt;
   const std::string text = formats::ReadSmallFile(path, kMaxJournalBytes);
   std::optional<JournalState> state;
   std::string_view rest = text;
-  while (!rest.empty()) {
-    const std::size_t end = rest.find('\n');
-    if (end == std::string_view::npos || end <= kDigestLength) break;
-    const std::string_view digest = rest.substr(0, kDigestLength);
-    const std::string_view body = rest.substr(kDigestLength + 1, end - kDigestLength - 1);
-    if (digest != formats::Xxh3Hex(std::as_bytes(std::span(body)))) break;
-    rest.remove_prefix(end + 1);
+  while (const std::optional<std::string_view> body = TakeLine(rest)) {
     try {
-      const json value = json::parse(body);
+      const json value = json::parse(*body);
       if (!state) {
         state.emplace();
         state->head = ParseHead(value);
@@ -224,9 +232,10 @@ std::optional<JournalState> Journal::Read(const std::filesystem::path& directory
 }
 
 Journal::Journal(formats::FileSystem& fs, const std::filesystem::path& directory,
-                 const JournalHead& head, const std::vector<FileRecord>& records) {
+                 const JournalHead& head, const std::vector<FileRecord>& records,
+                 const RunName& run) {
   // Beside the old one, then in its place: at no time is there a journal without its head.
-  const std::filesystem::path path = directory / kJournalName;
+  const std::filesystem::path path = directory / FileNameOf(kJournalName, run);
   std::filesystem::path partial = path;
   partial += ".partial";
   file_ = fs.Create(partial, 0);
@@ -239,12 +248,60 @@ Journal::Journal(formats::FileSystem& fs, const std::filesystem::path& directory
 }
 
 void Journal::Append(const std::vector<FileRecord>& records) {
-  std::string lines;
-  for (const FileRecord& record : records) lines += RecordLine(record);
+  const std::string lines = JournalLines(records);
   const std::lock_guard lock(mutex_);
   if (!lines.empty()) file_->WriteAt(bytes_, std::as_bytes(std::span(lines)));
   bytes_ += lines.size();
   file_->Sync();
+}
+
+std::string JournalLines(const std::vector<FileRecord>& records) {
+  std::string lines;
+  for (const FileRecord& record : records) lines += RecordLine(record);
+  return lines;
+}
+
+std::vector<FileRecord> ParseJournalLines(std::string_view lines) {
+  std::vector<FileRecord> records;
+  while (!lines.empty()) {
+    const std::optional<std::string_view> body = TakeLine(lines);
+    if (!body) throw Error(ErrorCode::kInternal, "records of another process came in pieces");
+    records.push_back(ParseRecord(json::parse(*body)));
+  }
+  return records;
+}
+
+JobJournals ReadJournals(const std::filesystem::path& directory) {
+  JobJournals journals;
+  for (const RunName& name : FindRuns(directory, kJournalName)) {
+    std::optional<JournalState> state = Journal::Read(directory, name);
+    if (!state) continue;
+    BegunRun& run = journals.runs.emplace_back();
+    run.name = name;
+    run.head = std::move(state->head);
+    for (auto& [file, record] : state->files) {
+      run.files.push_back(file);
+      journals.files.insert_or_assign(file, std::move(record));
+    }
+  }
+  return journals;
+}
+
+void RemoveJournals(const std::filesystem::path& directory, bool but_the_jobs,
+                    formats::FileSystem& file_system) {
+  constexpr std::string_view kPartial = ".partial";
+  std::set<std::filesystem::path> removed;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string file = entry->path().filename().string();
+    std::string_view name = file;
+    if (name.ends_with(kPartial)) name.remove_suffix(kPartial.size());
+    const std::optional<RunName> run = RunOfFile(kJournalName, name);
+    if (run && !(but_the_jobs && *run == RunName())) removed.insert(entry->path());
+  }
+  for (const std::filesystem::path& path : removed) file_system.Remove(path);
+  if (!removed.empty()) file_system.SyncDirectory(directory);
 }
 
 }  // namespace dsv3::convert

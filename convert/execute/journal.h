@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "convert/execute/record.h"
+#include "convert/execute/run_name.h"
 #include "formats/io/file_system.h"
 
 namespace dsv3::convert {
@@ -49,18 +50,20 @@ struct JournalState {
   std::map<std::string, FileRecord> files;  // complete files by name
 };
 
-// The journal of an unfinished job, .dsv3-journal in the output directory: one line for the job and
+// The journal of an unfinished job, .dsv3-journal in the output directory (of parts and helping
+// processes .dsv3-journal-part-3-of-16, .dsv3-journal-process-2): one line for the job and
 // one for each complete file, each with its own digest, so that a line that a crash cut off is
 // seen as such. A file's line is durable before the file takes its name; hence a file without a
 // line was not made by this job. Appending is thread-safe.
 class Journal {
  public:
-  // Reads what a journal holds; nothing when there is none or not even its head is whole.
-  static std::optional<JournalState> Read(const std::filesystem::path& directory);
+  // Reads what a run's journal holds; nothing when there is none or not even its head is whole.
+  static std::optional<JournalState> Read(const std::filesystem::path& directory,
+                                          const RunName& run = {});
 
-  // Replaces any journal in the directory by one with this head and these records, durably.
+  // Replaces any journal of this run by one with this head and these records, durably.
   Journal(formats::FileSystem& fs, const std::filesystem::path& directory, const JournalHead& head,
-          const std::vector<FileRecord>& records);
+          const std::vector<FileRecord>& records, const RunName& run = {});
 
   // Durable when it returns.
   void Append(const std::vector<FileRecord>& records);
@@ -70,5 +73,29 @@ class Journal {
   std::unique_ptr<formats::OutputFile> file_;
   std::uint64_t bytes_ = 0;
 };
+
+// The lines of records as a journal has them, for a process that sends them to another.
+std::string JournalLines(const std::vector<FileRecord>& records);
+// Reads them. Throws Error (kInternal) where a line is not whole.
+std::vector<FileRecord> ParseJournalLines(std::string_view lines);
+
+// A run whose journal is in an output directory.
+struct BegunRun {
+  RunName name;
+  JournalHead head;
+  std::vector<std::string> files;  // names of the complete files in its journal
+};
+
+// What all journals of an output directory hold together.
+struct JobJournals {
+  std::vector<BegunRun> runs;               // the job's own first
+  std::map<std::string, FileRecord> files;  // complete files by name
+};
+JobJournals ReadJournals(const std::filesystem::path& directory);
+
+// Removes the journals of all runs, whole or not; with `but_the_jobs` those of parts and processes
+// alone.
+void RemoveJournals(const std::filesystem::path& directory, bool but_the_jobs,
+                    formats::FileSystem& fs);
 
 }  // namespace dsv3::convert

@@ -49,13 +49,15 @@ void WriteHolder(int fd) {
   if (ftruncate(fd, 0) != 0 || pwrite(fd, text.data(), text.size(), 0) < 0) return;
 }
 
-[[noreturn]] void FailHeld(const std::filesystem::path& path, const Holder& holder,
-                           std::string_view advice) {
+[[noreturn]] void FailHeld(const std::filesystem::path& path, const RunName& run,
+                           const Holder& holder, std::string_view advice) {
   const std::string who =
       holder.pid != 0 ? fmt::format(" (process {} on {})", holder.pid, holder.host) : std::string();
   throw Error(ErrorCode::kUsage,
-              fmt::format("{}: another run is writing to this directory{}; {}",
-                          path.parent_path().string(), who, advice),
+              fmt::format("{}: another run is {}{}; {}", path.parent_path().string(),
+                          run.kind == RunName::Kind::kPart ? "making " + ShownName(run)
+                                                           : "writing to this directory",
+                          who, advice),
               {path.parent_path().string(), ""});
 }
 
@@ -64,10 +66,50 @@ bool LocksUnsupported(int error) {
          error == EINVAL;
 }
 
+// Where the file's existence is the lock nobody but the user knows whether a run elsewhere lives.
+[[noreturn]] void FailHeldByExistence(const std::filesystem::path& path, const RunName& run,
+                                      const Holder& holder) {
+  // An empty file may be that of a run which is starting.
+  const bool may_be_dead = holder.pid == 0 || holder.host != HostName();
+  FailHeld(path, run, holder,
+           may_be_dead ? fmt::format("if that run has died, remove {} and run the same command "
+                                     "again",
+                                     path.string())
+                       : "wait until it has ended");
+}
+
+bool IsDead(const Holder& holder) {
+  return holder.pid != 0 && holder.host == HostName() && kill(holder.pid, 0) != 0 && errno == ESRCH;
+}
+
+// Throws when the run that this lock belongs to is under way. Leaves the file as it is: only who
+// holds the lock may remove it.
+void RequireFree(const std::filesystem::path& directory, const RunName& run,
+                 OutputLock::Flock flock) {
+  const std::filesystem::path path = directory / FileNameOf(kLockName, run);
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  if (fd < 0) {
+    if (errno == ENOENT) return;
+    throw IoError("open", path.string(), errno);
+  }
+  // Shared: parts that begin at once do not take each other's look for a run.
+  const bool locked = flock(fd, LOCK_SH | LOCK_NB) == 0;
+  const int error = errno;
+  const Holder holder = ReadHolder(fd);
+  close(fd);
+  if (locked) return;
+  if (LocksUnsupported(error)) {
+    if (!IsDead(holder)) FailHeldByExistence(path, run, holder);
+    return;
+  }
+  if (error != EWOULDBLOCK) throw IoError("lock", path.string(), error);
+  FailHeld(path, run, holder, "wait until it has ended");
+}
+
 }  // namespace
 
-OutputLock::OutputLock(const std::filesystem::path& directory, Flock flock)
-    : path_(directory / kLockName), flock_(flock) {
+OutputLock::OutputLock(const std::filesystem::path& directory, Flock flock, const RunName& run)
+    : path_(directory / FileNameOf(kLockName, run)), run_(run), flock_(flock) {
   // A run that ends removes the file, perhaps between our open and our lock: then the lock is on a
   // file that nobody else will ever see, and the next round makes a new one.
   while (!TryLockFile()) {
@@ -88,7 +130,7 @@ bool OutputLock::TryLockFile() {
     const Holder holder = ReadHolder(fd_);
     close(fd_);
     fd_ = -1;
-    if (error == EWOULDBLOCK) FailHeld(path_, holder, "wait until it has ended");
+    if (error == EWOULDBLOCK) FailHeld(path_, run_, holder, "wait until it has ended");
     throw IoError("lock", path_.string(), error);
   }
   struct stat ours {};
@@ -111,18 +153,10 @@ void OutputLock::TakeByExistence(bool created) {
   const Holder holder = ReadHolder(fd_);
   close(fd_);
   fd_ = -1;
-  // An empty file may be that of a run which is starting.
-  if (holder.pid == 0 || holder.host != HostName()) {
-    FailHeld(path_, holder,
-             fmt::format("if that run has died, remove {} and run the same command again",
-                         path_.string()));
-  }
-  if (kill(holder.pid, 0) == 0 || errno != ESRCH) {
-    FailHeld(path_, holder, "wait until it has ended");
-  }
+  if (!IsDead(holder)) FailHeldByExistence(path_, run_, holder);
   unlink(path_.c_str());
   fd_ = open(path_.c_str(), kFlags | O_EXCL, 0666);
-  if (fd_ < 0 && errno == EEXIST) FailHeld(path_, {}, "wait until it has ended");
+  if (fd_ < 0 && errno == EEXIST) FailHeld(path_, run_, {}, "wait until it has ended");
   if (fd_ < 0) throw IoError("create", path_.string(), errno);
   WriteHolder(fd_);
 }
@@ -131,6 +165,21 @@ OutputLock::~OutputLock() {
   // While the lock is still held, so that nobody locks the file in between and keeps it.
   unlink(path_.c_str());
   if (fd_ >= 0) close(fd_);
+}
+
+RunLocks::RunLocks(const std::filesystem::path& directory, const RunName& run,
+                   OutputLock::Flock flock) {
+  locks_.push_back(std::make_unique<OutputLock>(directory, flock, run));
+  const bool is_part = run.kind == RunName::Kind::kPart;
+  if (is_part) RequireFree(directory, RunName(), flock);
+  for (const RunName& other : FindRuns(directory, kLockName)) {
+    if (other.kind != RunName::Kind::kPart) continue;
+    if (!is_part) {
+      locks_.push_back(std::make_unique<OutputLock>(directory, flock, other));
+    } else if (other.count != run.count) {
+      RequireFree(directory, other, flock);
+    }
+  }
 }
 
 }  // namespace dsv3::convert

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 #include <set>
+#include <span>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -14,6 +15,7 @@
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/input_file.h"
+#include "formats/rank_layout.h"
 #include "formats/shard_index.h"
 
 namespace dsv3::convert {
@@ -47,10 +49,8 @@ bool IsEmpty(const fs::path& directory) {
   if (error) throw IoError("list", directory.string(), error.value());
   for (const fs::directory_entry& entry : entries) {
     const std::string name = entry.path().filename().string();
-    if (name != "lost+found" && name != kLockName &&
-        name != fmt::format("{}.partial", kJournalName)) {
-      return false;
-    }
+    const bool is_torn_journal = name.starts_with(kJournalName) && name.ends_with(".partial");
+    if (name != "lost+found" && !is_torn_journal && !RunOfFile(kLockName, name)) return false;
   }
   return true;
 }
@@ -119,16 +119,103 @@ void RequireUnchanged(const fs::path& directory, const std::string& name, std::u
                                 name, *found, bytes));
 }
 
-// Names of the job's outputs that are there, but not from it or a job that it replaces.
-void RefuseForeign(const fs::path& directory, const JournalHead& head,
+// Names in `writes` that are there, but not from this job or one that it replaces.
+void RefuseForeign(const fs::path& directory, const std::vector<std::string>& writes,
                    const std::set<std::string>& ours) {
-  for (const std::string& name : head.outputs) {
+  for (const std::string& name : writes) {
     if (Exists(directory / name) && ours.count(name) == 0) {
       Refuse(directory, fmt::format("{} is in the way, and dsv3 did not make it; move it away or "
                                     "choose another directory",
                                     name));
     }
   }
+}
+
+bool IsSameJob(const JournalHead& head, const OutputJob& job) {
+  return head.recipe == job.head.recipe && head.fingerprint == job.head.fingerprint;
+}
+
+// How the source of a begun run differs from this one's; empty where it does not.
+std::string ChangeSince(const BegunRun& run, const OutputJob& job) {
+  return SourceChange(run.head, job.head);
+}
+
+// Refuses to go on with what a run of another job, or of another source, began.
+void RequireSameJob(const fs::path& directory, const BegunRun& run, const OutputJob& job) {
+  const bool is_part = run.name.kind == RunName::Kind::kPart;
+  const std::string_view anew = job.run.kind == RunName::Kind::kPart
+                                    ? "to begin anew run the command without --part and with "
+                                      "--overwrite"
+                                    : "give --overwrite to begin anew";
+  const std::string change = ChangeSince(run, job);
+  if (!change.empty() && run.head.recipe == job.head.recipe) {
+    throw Error(ErrorCode::kBadInput,
+                is_part ? fmt::format("{}: {} was made from another source: {}; all parts need "
+                                      "the same files with the same modification times (copies "
+                                      "made by rsync -a or cp -p have them); {}",
+                                      directory.string(), ShownName(run.name), change, anew)
+                        : fmt::format("the source changed since {} was begun: {}; {}",
+                                      directory.string(), change, anew),
+                {directory.string(), ""});
+  }
+  if (IsSameJob(run.head, job) && change.empty()) return;
+  if (is_part) {
+    Refuse(directory, fmt::format("{} was begun by another command or with other options; give "
+                                  "all parts the same, or choose another directory",
+                                  ShownName(run.name)));
+  }
+  Refuse(directory, fmt::format("another conversion was begun here and not finished; run that "
+                                "command again to finish it, or {}",
+                                anew));
+}
+
+// What a part must not run beside.
+void RequireRoomForPart(const fs::path& directory, const JobJournals& journals,
+                        const OutputJob& job) {
+  for (const BegunRun& run : journals.runs) {
+    if (run.name.kind == RunName::Kind::kPart && run.name.count != job.run.count) {
+      Refuse(directory,
+             fmt::format("{} was begun here, and this is {}; give all parts the same number, or "
+                         "run the same command without --part to do all that is left",
+                         ShownName(run.name), ShownName(job.run)));
+    }
+    // A part cannot remove what other parts' files may take the place of by now.
+    if (run.name.kind != RunName::Kind::kJob) continue;
+    for (const std::string& name : run.head.replaced) {
+      const bool is_ours = std::count(job.writes.begin(), job.writes.end(), name) != 0;
+      if (is_ours || name.ends_with(PartialName("")) || journals.files.count(name) != 0 ||
+          !Exists(directory / name)) {
+        continue;
+      }
+      Refuse(directory, fmt::format("{} gives way to this job and is still there; run the same "
+                                    "command without --part",
+                                    name));
+    }
+  }
+}
+
+// All that --overwrite takes away: what finished and unfinished jobs of this toolkit made.
+std::set<std::string> MadeByOthers(const fs::path& directory,
+                                   const std::optional<ManifestSummary>& manifest,
+                                   const JobJournals& journals) {
+  std::set<std::string> made;
+  if (manifest) {
+    for (const formats::ManifestFile& file : manifest->files) {
+      if (!FileBytes(directory / file.name)) continue;
+      RequireUnchanged(directory, file.name, file.bytes);
+      made.insert(file.name);
+    }
+    made.insert(std::string(kManifestName));
+  }
+  for (const auto& [name, record] : journals.files) {
+    RequireUnchanged(directory, name, record.bytes);
+    made.insert(name);
+  }
+  for (const BegunRun& run : journals.runs) {
+    made.insert(run.head.replaced.begin(), run.head.replaced.end());
+    for (const std::string& name : run.head.outputs) made.insert(PartialName(name));
+  }
+  return made;
 }
 
 }  // namespace
@@ -150,48 +237,44 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
   if (IsEmpty(directory)) return state;
 
   const std::optional<ManifestSummary> manifest = ReadManifest(directory);
-  std::optional<JournalState> journal = Journal::Read(directory);
+  JobJournals journals = ReadJournals(directory);
+  const bool begun = !journals.runs.empty();
   const bool same_manifest = manifest && manifest->job == job.manifest_job;
-  const bool same_job = journal && journal->head.recipe == job.head.recipe &&
-                        journal->head.fingerprint == job.head.fingerprint;
-  const std::string change = journal ? SourceChange(journal->head, job.head) : std::string();
 
   // With overwrite a finished output is made again, but a job of its own that is under way goes on.
-  if (same_manifest && (!job.overwrite || journal)) {
+  if (same_manifest && (!job.overwrite || begun)) {
     const std::string damage = Damage(directory, *job.plan, *manifest);
     if (damage.empty()) {
       state.kind = OutputState::Kind::kFinished;
       return state;
     }
-    if (!journal && !job.overwrite) {
+    if (!begun && !job.overwrite) {
       Refuse(directory, fmt::format("this conversion was finished here, but {}; give --overwrite "
                                     "to convert again",
                                     damage));
     }
   }
-  if (same_job && change.empty()) {
-    std::set<std::string> ours(journal->head.replaced.begin(), journal->head.replaced.end());
-    for (const auto& [name, record] : journal->files) ours.insert(name);
+  const bool same_job =
+      begun && std::all_of(journals.runs.begin(), journals.runs.end(), [&](const BegunRun& run) {
+        return IsSameJob(run.head, job) && ChangeSince(run, job).empty();
+      });
+  if (same_job) {
+    if (job.run.kind == RunName::Kind::kPart) RequireRoomForPart(directory, journals, job);
+    std::set<std::string> ours;
+    for (const BegunRun& run : journals.runs) {
+      state.replaced.insert(state.replaced.end(), run.head.replaced.begin(),
+                            run.head.replaced.end());
+    }
+    ours.insert(state.replaced.begin(), state.replaced.end());
+    for (const auto& [name, record] : journals.files) ours.insert(name);
     ours.insert(std::string(kManifestName));
-    RefuseForeign(directory, job.head, ours);
+    RefuseForeign(directory, job.writes, ours);
     state.kind = OutputState::Kind::kUnfinished;
-    state.replaced = journal->head.replaced;
-    state.journal = std::move(journal);
+    state.journals = std::move(journals);
     return state;
   }
   if (!job.overwrite) {
-    if (journal && !change.empty() && journal->head.recipe == job.head.recipe) {
-      throw Error(ErrorCode::kBadInput,
-                  fmt::format("the source changed since {} was begun: {}; give --overwrite to "
-                              "begin anew",
-                              directory.string(), change),
-                  {directory.string(), ""});
-    }
-    if (journal) {
-      Refuse(directory,
-             "another conversion was begun here and not finished; run that command "
-             "again to finish it, or give --overwrite to begin anew");
-    }
+    for (const BegunRun& run : journals.runs) RequireSameJob(directory, run, job);
     if (manifest) {
       Refuse(directory,
              "holds the finished output of another command; choose another directory, "
@@ -202,29 +285,15 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
            "dsv3 made)");
   }
 
-  std::set<std::string> replaced;
-  if (manifest) {
-    for (const formats::ManifestFile& file : manifest->files) {
-      if (!FileBytes(directory / file.name)) continue;
-      RequireUnchanged(directory, file.name, file.bytes);
-      replaced.insert(file.name);
-    }
-    replaced.insert(std::string(kManifestName));
-  }
-  if (journal) {
-    for (const auto& [name, record] : journal->files) {
-      RequireUnchanged(directory, name, record.bytes);
-      replaced.insert(name);
-    }
-    replaced.insert(journal->head.replaced.begin(), journal->head.replaced.end());
-    for (const std::string& name : journal->head.outputs) replaced.insert(PartialName(name));
-  }
-  RefuseForeign(directory, job.head, replaced);
+  const std::set<std::string> replaced = MadeByOthers(directory, manifest, journals);
+  RefuseForeign(directory, job.writes, replaced);
   state.replaced.assign(replaced.begin(), replaced.end());
+  state.journals = std::move(journals);
   return state;
 }
 
-void ClearOutput(const fs::path& directory, const JournalHead& head,
+void ClearOutput(const fs::path& directory, const std::vector<std::string>& unfinished,
+                 const std::vector<std::string>& replaced,
                  const std::map<std::string, FileRecord>& keep, formats::FileSystem& file_system) {
   std::set<fs::path> touched;
   const auto remove = [&](const std::string& name) {
@@ -234,22 +303,46 @@ void ClearOutput(const fs::path& directory, const JournalHead& head,
     touched.insert(path.parent_path());
   };
   const auto gives_way = [&](const std::string& name) { return keep.count(name) == 0; };
-  // In the reverse order of their making: the manifest says that all files are there, the index
-  // that all shards are. Without them nobody takes what is left for a whole checkpoint.
-  for (const std::string_view last : {kManifestName, formats::kShardIndexName}) {
+  // In the reverse order of their making: the manifest says that all files are there, layout.json
+  // that all ranks are, the index that all shards are. Without them nobody takes what is left for
+  // a whole checkpoint.
+  for (const std::string_view last :
+       {kManifestName, formats::kRankLayoutName, formats::kShardIndexName}) {
     const std::string name(last);
-    if (std::count(head.replaced.begin(), head.replaced.end(), name) == 0 || !gives_way(name) ||
+    if (std::count(replaced.begin(), replaced.end(), name) == 0 || !gives_way(name) ||
         !Exists(directory / name)) {
       continue;
     }
     file_system.Remove(directory / name);
     file_system.SyncDirectory(directory);
   }
-  for (const std::string& name : head.replaced) {
+  for (const std::string& name : replaced) {
     if (gives_way(name)) remove(name);
   }
-  for (const std::string& name : head.outputs) remove(PartialName(name));
+  for (const std::string& name : unfinished) remove(PartialName(name));
   for (const fs::path& path : touched) file_system.SyncDirectory(path);
+}
+
+void JoinJournals(const fs::path& directory, const JobJournals& journals,
+                  formats::FileSystem& file_system) {
+  const bool alone =
+      journals.runs.empty() || (journals.runs.size() == 1 && journals.runs[0].name == RunName());
+  if (alone) return;
+  JournalHead head = journals.runs[0].head;
+  for (const BegunRun& run : std::span(journals.runs).subspan(1)) {
+    head.outputs.insert(head.outputs.end(), run.head.outputs.begin(), run.head.outputs.end());
+    head.replaced.insert(head.replaced.end(), run.head.replaced.begin(), run.head.replaced.end());
+    if (head.sides.empty()) head.sides = run.head.sides;
+  }
+  for (std::vector<std::string>* names : {&head.outputs, &head.replaced}) {
+    std::sort(names->begin(), names->end());
+    names->erase(std::unique(names->begin(), names->end()), names->end());
+  }
+  std::vector<FileRecord> records;
+  for (const auto& [name, record] : journals.files) records.push_back(record);
+  { const Journal joined(file_system, directory, head, records); }
+  // A crash before they are gone leaves two journals with the same lines.
+  RemoveJournals(directory, /*but_the_jobs=*/true, file_system);
 }
 
 }  // namespace dsv3::convert

@@ -1,11 +1,9 @@
 #include "convert/execute/run_plan.h"
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <numeric>
 #include <optional>
-#include <span>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -14,7 +12,7 @@
 #include <fmt/format.h>
 
 #include "convert/execute/commit.h"
-#include "convert/execute/disk_space.h"
+#include "convert/execute/describe_job.h"
 #include "convert/execute/executor.h"
 #include "convert/execute/file_digests.h"
 #include "convert/execute/finished_output.h"
@@ -22,10 +20,13 @@
 #include "convert/execute/manifest.h"
 #include "convert/execute/output_lock.h"
 #include "convert/execute/output_state.h"
+#include "convert/execute/part_check.h"
+#include "convert/execute/plan_report.h"
+#include "convert/execute/shared_reads.h"
+#include "convert/execute/shares.h"
+#include "convert/execute/source_checks.h"
 #include "convert/execute/source_release.h"
 #include "formats/error.h"
-#include "formats/hash/xxh3.h"
-#include "formats/shard_index.h"
 
 namespace dsv3::convert {
 namespace {
@@ -43,6 +44,7 @@ class PlanRun {
         output_(output),
         run_(run),
         hooks_(hooks),
+        scope_(ScopeOf(plan, hooks, run)),
         report_(std::move(report)),
         fs_(file_system),
         progress_(progress),
@@ -52,19 +54,29 @@ class PlanRun {
   ConversionReport Run();
 
  private:
-  void DescribeJob();
+  bool IsFinished() const { return state_.kind == OutputState::Kind::kFinished; }
+  bool IsUnfinished() const { return state_.kind == OutputState::Kind::kUnfinished; }
+  void LookAgain();
+  void ReportNothingToDo();
   void ReportPlan();
+  void RequireParts() const {
+    RequireAllParts(output_, plan_, BundlesOf(plan_, hooks_.bundles), state_.journals);
+  }
+  void Keep(bool sizes_only);
+  std::vector<std::size_t> FilesToMake() const;
+  std::uint64_t MissingFiles() const;
   void CheckDisk(const std::vector<std::size_t>& to_make);
-  void RequireDisk() const;
   void RemoveEmptyOutput();
   SideDigests FreedSides() const;
   void RequireSources(const std::vector<std::size_t>& to_make) const;
+  void RequireSameSides() const;
   JournalHead HeadToWrite() const;
+  std::vector<std::string> UnfinishedNames() const;
   void Write();
   void WriteWeights(Committer& committer, const std::vector<std::size_t>& to_make);
+  void Make(Committer& committer, const std::vector<std::size_t>& to_make, SourceChecks& checks);
   void Finish(Committer& committer);
-  void ReportFiles(const std::unordered_map<std::string, FileRecord>& records);
-  std::vector<std::size_t> FilesToMake() const;
+  void ReportRecords(const FileRecords& records);
   ExecutorOptions ExecutorSettings() const;
 
   const Source& source_;
@@ -72,6 +84,7 @@ class PlanRun {
   const fs::path& output_;
   const RunOptions& run_;
   const PlanHooks& hooks_;
+  const RunScope scope_;
   ConversionReport report_;
   formats::FileSystem& fs_;
   ProgressSink& progress_;
@@ -79,68 +92,42 @@ class PlanRun {
 
   OutputJob job_;
   OutputState state_;
+  // Complete files that this run knows to be right; where it does not end the job, only those that
+  // it would make.
   std::map<std::string, FileRecord> kept_;
+  std::map<std::string, FileRecord> unchecked_;  // other runs', of the right size
+  bool ends_ = true;                             // after this run no weight file is missing
   SideDigests side_digests_;
   SourceFiles sources_;
   std::size_t open_files_ = 0;
   std::vector<fs::path> created_directories_;
 };
 
-std::int64_t MtimeNs(const fs::path& path) {
-  std::error_code error;
-  const fs::file_time_type time = fs::last_write_time(path, error);
-  if (error) return 0;
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
-}
-
-std::uint64_t SideFileBytes(const PlannedSideFile& side) {
-  if (side.source.empty()) return side.content.size();
-  std::error_code error;
-  const std::uint64_t bytes = fs::file_size(side.source, error);
-  return error ? 0 : bytes;
-}
-
-void PlanRun::DescribeJob() {
-  job_.plan = &plan_;
-  job_.manifest_job = ManifestJob(plan_, source_.catalog, run_);
-  job_.overwrite = run_.overwrite;
-  JournalHead& head = job_.head;
-  head.recipe = plan_.recipe;
-  const std::string identity = PlanFingerprint(plan_, source_.catalog) + job_.manifest_job;
-  head.fingerprint = formats::Xxh3Hex(std::as_bytes(std::span(identity)));
-  for (const SourceFile& file : source_.catalog.files()) {
-    head.sources.push_back(
-        {file.name, file.bytes, file.mtime_ns, file.header_digest, file.checkpoint});
-  }
-  for (const PlannedSideFile& side : plan_.side_files) {
-    if (side.source.empty()) continue;
-    head.sources.push_back({side.name, SideFileBytes(side), MtimeNs(side.source), ""});
-  }
-  for (const PlannedFile& file : plan_.files) head.outputs.push_back(file.name);
-  for (const PlannedSideFile& side : plan_.side_files) head.outputs.push_back(side.name);
-  if (!plan_.index.empty()) head.outputs.emplace_back(formats::kShardIndexName);
-  head.outputs.emplace_back(kManifestName);
-}
-
 ConversionReport PlanRun::Run() {
-  DescribeJob();
+  job_ = DescribeJob(source_, plan_, hooks_, run_, scope_);
   state_ = LookAtOutput(output_, job_);
   for (const formats::Finding& warning : report_.warnings) progress_.OnWarning(warning.message);
+  if (scope_.must_end && !IsFinished()) RequireParts();
   if (run_.dry_run) {
     ReportPlan();
-  } else if (state_.kind == OutputState::Kind::kFinished) {
-    report_.outcome = ConversionReport::Outcome::kNothingToDo;
-    // The last run ended between the manifest and the removal of its journal.
-    if (HasLeftovers(output_)) {
-      const OutputLock lock(output_);
-      RemoveLeftovers(output_, fs_);
-    }
-    ReportFiles({});
+  } else if (IsFinished()) {
+    ReportNothingToDo();
   } else {
     Write();
   }
   report_.bytes_read = sources_.bytes_read();
   return std::move(report_);
+}
+
+void PlanRun::ReportNothingToDo() {
+  report_.outcome = ConversionReport::Outcome::kNothingToDo;
+  // The last run ended between the manifest and the removal of its journal. Parts leave that to a
+  // run of the whole job.
+  if (scope_.run == RunName() && HasLeftovers(output_)) {
+    const RunLocks locks(output_, scope_.run);
+    RemoveLeftovers(output_, fs_);
+  }
+  ReportRecords({});
 }
 
 ExecutorOptions PlanRun::ExecutorSettings() const {
@@ -153,84 +140,73 @@ ExecutorOptions PlanRun::ExecutorSettings() const {
   return options;
 }
 
-std::vector<std::size_t> PlanRun::FilesToMake() const {
-  std::vector<std::size_t> to_make;
+// Takes what earlier runs completed. Whoever ends the job has read back every file that it did not
+// make; another run only those that it would make itself.
+void PlanRun::Keep(bool sizes_only) {
+  kept_.clear();
+  unchecked_.clear();
+  const FileRecords none;
+  std::map<std::string, FileRecord> records;
+  if (IsUnfinished()) records = state_.journals.files;
+  std::vector<char> ours(plan_.files.size(), 0);
+  for (const std::size_t file : scope_.files) ours[file] = 1;
+  std::map<std::string, FileRecord> others;
   for (std::size_t i = 0; i < plan_.files.size(); ++i) {
-    if (kept_.count(plan_.files[i].name) == 0) to_make.push_back(i);
+    if (ours[i] == 0) {
+      if (auto record = records.extract(plan_.files[i].name)) others.insert(std::move(record));
+    }
+  }
+  if (!scope_.side_files) {
+    for (const PlannedSideFile& side : plan_.side_files) records.erase(side.name);
+  }
+  const unsigned threads = sizes_only ? 1 : ResolveThreads(run_.threads);
+  const bool waits = WaitsToBeVisible(plan_);
+  unchecked_ = CheckKeptFiles(output_, others, 1, true, progress_, stop_, waits);
+  ends_ = scope_.may_end && scope_.files.size() + unchecked_.size() == plan_.files.size();
+  if (ends_) records.merge(std::exchange(unchecked_, {}));
+  kept_ = CheckKeptFiles(output_, records, threads, sizes_only, progress_, stop_, waits);
+}
+
+// The weight files that this run is to make. The one that ends the job also makes what others made
+// and is no longer right.
+std::vector<std::size_t> PlanRun::FilesToMake() const {
+  std::vector<std::size_t> all(plan_.files.size());
+  std::iota(all.begin(), all.end(), std::size_t{0});
+  std::vector<std::size_t> to_make;
+  for (const std::size_t file : ends_ ? all : scope_.files) {
+    if (kept_.count(plan_.files[file].name) == 0) to_make.push_back(file);
   }
   return to_make;
 }
 
-void PlanRun::CheckDisk(const std::vector<std::size_t>& to_make) {
-  std::uint64_t other_bytes = plan_.index.size();
-  for (const PlannedSideFile& side : plan_.side_files) other_bytes += SideFileBytes(side);
-  // The manifest's and the journal's lines.
-  other_bytes += std::uint64_t{1024} * report_.tensors;
-  report_.disk_free_bytes = formats::FreeDiskBytes(output_);
-  const std::size_t open_files = PlanResources(ExecutorSettings(), plan_, to_make).open_files;
-  const bool can_free = SameFileSystem(output_, source_.directory);
-  const auto estimate = [&](bool frees) {
-    return EstimateDisk(plan_, source_.catalog, to_make, other_bytes, frees, open_files,
-                        report_.disk_free_bytes);
-  };
-  const DiskNeed need = estimate(can_free && run_.delete_source_shards);
-  open_files_ = need.open_files;
-  report_.disk_needed_bytes = need.peak_bytes;
-  report_.fits = need.peak_bytes <= report_.disk_free_bytes;
-  report_.fits_with_deletion =
-      report_.fits || (can_free && estimate(true).peak_bytes <= report_.disk_free_bytes);
+std::uint64_t PlanRun::MissingFiles() const {
+  return ends_ ? 0 : plan_.files.size() - scope_.files.size() - unchecked_.size();
 }
 
-void PlanRun::RequireDisk() const {
-  if (report_.fits) return;
-  throw Error(ErrorCode::kIo,
-              fmt::format("{}: {} bytes are needed on this disk and {} are free; free {} bytes, or "
-                          "name another disk{}",
-                          output_.string(), report_.disk_needed_bytes, report_.disk_free_bytes,
-                          report_.disk_needed_bytes - report_.disk_free_bytes,
-                          report_.fits_with_deletion ? " (--delete-source-shards would do)" : ""),
-              {output_.string(), ""});
+void PlanRun::CheckDisk(const std::vector<std::size_t>& to_make) {
+  open_files_ = ReportDisk(source_, plan_, output_, run_, ExecutorSettings(), to_make, report_);
 }
 
 void PlanRun::ReportPlan() {
   report_.outcome = ConversionReport::Outcome::kPlanned;
-  if (state_.journal) {
-    kept_ = CheckKeptFiles(output_, state_.journal->files, 1, true, progress_, stop_);
-    report_.resumed = true;
-  }
-  if (state_.kind == OutputState::Kind::kFinished) {
+  report_.resumed = IsUnfinished();
+  Keep(/*sizes_only=*/true);
+  if (IsFinished()) {
     for (const PlannedFile& file : plan_.files) kept_[file.name].name = file.name;
   }
   CheckDisk(FilesToMake());
-  std::vector<std::size_t> all(plan_.files.size());
-  std::iota(all.begin(), all.end(), std::size_t{0});
-  // Measured: the program itself; catalog, plan, digests and manifest; and the chunks.
-  report_.peak_memory_bytes = (std::uint64_t{32} << 20) +
-                              std::uint64_t{900} * source_.catalog.tensors().size() +
-                              PlanResources(ExecutorSettings(), plan_, all).memory_bytes;
-  ReportFiles({});
+  report_.peak_memory_bytes =
+      EstimateMemory(source_, ResourcesOf(ExecutorSettings(), plan_, scope_.files));
+  ReportRecords({});
 }
 
-void PlanRun::ReportFiles(const std::unordered_map<std::string, FileRecord>& records) {
-  for (const PlannedFile& file : plan_.files) {
-    OutputFileReport entry;
-    entry.name = file.name;
-    entry.bytes = file.bytes;
-    entry.tensors = file.tensors.size();
-    entry.kept = kept_.count(file.name) != 0;
-    if (entry.kept) ++report_.kept_files;
-    const auto record = records.find(file.name);
-    if (record != records.end()) {
-      entry.sha256 = record->second.file.sha256;
-      for (std::size_t i = 0; i < file.tensors.size(); ++i) {
-        const TensorRecord& tensor = record->second.tensors[i];
-        const std::string& name = file.tensors[i].entry.name;
-        if (tensor.nan_codes != 0) report_.nan_codes.push_back({name, tensor.nan_codes});
-        if (tensor.quality) report_.quality.push_back({name, *tensor.quality});
-      }
-    }
-    report_.files.push_back(std::move(entry));
+void PlanRun::ReportRecords(const FileRecords& records) {
+  std::vector<std::size_t> files = scope_.files;
+  if (ends_) {
+    files.resize(plan_.files.size());
+    std::iota(files.begin(), files.end(), std::size_t{0});
   }
+  ReportFiles(plan_, files, kept_, records, report_);
 }
 
 // After an error before anything was written: leaves no directory that was not there.
@@ -248,8 +224,8 @@ void PlanRun::RemoveEmptyOutput() {
 
 SideDigests PlanRun::FreedSides() const {
   SideDigests freed;
-  if (!state_.journal) return freed;
-  for (const JournalSide& side : state_.journal->head.sides) {
+  if (!IsUnfinished()) return freed;
+  for (const JournalSide& side : state_.journals.runs[0].head.sides) {
     const std::uint32_t tensor = source_.catalog.Find(side.tensor);
     if (tensor == Catalog::kNone) continue;
     const std::uint32_t file = source_.catalog.tensors()[tensor].extent.file;
@@ -263,7 +239,7 @@ SideDigests PlanRun::FreedSides() const {
 
 // A file that was damaged after its source was freed cannot be made again.
 void PlanRun::RequireSources(const std::vector<std::size_t>& to_make) const {
-  if (!state_.journal) return;
+  if (!IsUnfinished()) return;
   for (const std::size_t file : to_make) {
     for (const std::uint32_t source : SourcesOf(plan_.files[file], source_.catalog)) {
       std::error_code error;
@@ -279,15 +255,40 @@ void PlanRun::RequireSources(const std::vector<std::size_t>& to_make) const {
   }
 }
 
+// The scales say whether runs had the same source, where names, sizes and times do not.
+void PlanRun::RequireSameSides() const {
+  if (!IsUnfinished()) return;
+  for (const BegunRun& run : state_.journals.runs) {
+    for (const JournalSide& side : run.head.sides) {
+      const std::uint32_t tensor = source_.catalog.Find(side.tensor);
+      const auto found = side_digests_.find(tensor);
+      if (found == side_digests_.end() || found->second.xxh3 == side.digests.xxh3) continue;
+      throw Error(ErrorCode::kBadInput,
+                  fmt::format("{}: {} was begun with another source: {} had other values; give all "
+                              "runs of a job the same source, or begin anew in another directory",
+                              output_.string(), ShownName(run.name), side.tensor),
+                  {output_.string(), side.tensor});
+    }
+  }
+}
+
 JournalHead PlanRun::HeadToWrite() const {
   JournalHead head = job_.head;
   head.replaced = state_.replaced;
   // What the interrupted run wrote and is no longer right gives way like an earlier job's files:
   // it would have no line in the journal, and so look like a file of the user.
-  if (state_.journal) {
-    for (const auto& [name, record] : state_.journal->files) {
-      if (kept_.count(name) == 0) head.replaced.push_back(name);
+  if (IsUnfinished()) {
+    for (const auto& [name, record] : state_.journals.files) {
+      if (kept_.count(name) == 0 && unchecked_.count(name) == 0) head.replaced.push_back(name);
     }
+  }
+  // A part leaves alone what other parts make, and makes perhaps now.
+  if (scope_.run != RunName()) {
+    const auto is_others = [&](const std::string& name) {
+      return std::count(job_.writes.begin(), job_.writes.end(), name) == 0;
+    };
+    head.replaced.erase(std::remove_if(head.replaced.begin(), head.replaced.end(), is_others),
+                        head.replaced.end());
   }
   for (const auto& [tensor, digests] : side_digests_) {
     // Only shards of the checkpoint that is converted are freed.
@@ -297,37 +298,69 @@ JournalHead PlanRun::HeadToWrite() const {
   return head;
 }
 
+// Files of which this run removes what is unfinished: all that it may write but those that are
+// complete and wait for their names.
+std::vector<std::string> PlanRun::UnfinishedNames() const {
+  std::vector<std::string> names = job_.writes;
+  if (!WaitsToBeVisible(plan_)) return names;
+  names.erase(std::remove_if(names.begin(), names.end(),
+                             [&](const std::string& name) {
+                               return kept_.count(name) != 0 || unchecked_.count(name) != 0;
+                             }),
+              names.end());
+  return names;
+}
+
+// The state of the directory, and that nobody else changes it from here on.
+void PlanRun::LookAgain() {
+  state_ = LookAtOutput(output_, job_);
+  if (IsFinished()) return;
+  if (scope_.must_end) RequireParts();
+  if (scope_.run == RunName()) JoinJournals(output_, state_.journals, fs_);
+}
+
 void PlanRun::Write() {
   std::optional<Journal> journal;
   try {
     created_directories_ = formats::CreateDirectories(fs_, CanonicalPath(output_));
-    const OutputLock lock(output_);
-    // Again, now that nobody else changes it.
-    state_ = LookAtOutput(output_, job_);
-    if (state_.journal) {
-      report_.resumed = true;
-      kept_ = CheckKeptFiles(output_, state_.journal->files, ResolveThreads(run_.threads), false,
-                             progress_, stop_);
+    const RunLocks locks(output_, scope_.run);
+    LookAgain();
+    // By another run, before this one got the lock.
+    if (IsFinished()) {
+      report_.outcome = ConversionReport::Outcome::kNothingToDo;
+      return ReportRecords({});
     }
+    report_.resumed = IsUnfinished();
+    Keep(/*sizes_only=*/false);
     const std::vector<std::size_t> to_make = FilesToMake();
     RequireSources(to_make);
     const SideDigests freed_sides = FreedSides();
     side_digests_ = hooks_.preflight({sources_, freed_sides, to_make});
+    RequireSameSides();
     const JournalHead head = HeadToWrite();
+    const auto clear = [&] { ClearOutput(output_, UnfinishedNames(), head.replaced, kept_, fs_); };
     // What interrupted runs left gives its space back before the disk is checked; what an
     // overwrite removes goes only once the journal tells of it.
-    if (state_.kind == OutputState::Kind::kUnfinished) ClearOutput(output_, head, kept_, fs_);
+    if (IsUnfinished()) clear();
     CheckDisk(to_make);
-    RequireDisk();
-    std::vector<FileRecord> kept_records;
-    for (const auto& [name, record] : kept_) kept_records.push_back(record);
-    journal.emplace(fs_, output_, head, kept_records);
-    if (state_.kind == OutputState::Kind::kFresh) ClearOutput(output_, head, kept_, fs_);
+    RequireDisk(output_, report_);
+    std::vector<FileRecord> complete;
+    for (const auto& [name, record] : kept_) complete.push_back(record);
+    for (const auto& [name, record] : unchecked_) complete.push_back(record);
+    journal.emplace(fs_, output_, head, complete, scope_.run);
+    if (!IsUnfinished()) clear();
 
     Committer committer(fs_, output_, plan_, *journal, run_.checksum == ChecksumMode::kSha256,
                         kept_);
     WriteWeights(committer, to_make);
-    Finish(committer);
+    if (ends_) {
+      Finish(committer);
+    } else {
+      report_.outcome = ConversionReport::Outcome::kPartDone;
+      report_.missing_files = MissingFiles();
+    }
+    report_.bytes_written = committer.bytes_written();
+    ReportRecords(committer.records());
   } catch (...) {
     if (!journal) RemoveEmptyOutput();
     throw;
@@ -341,11 +374,13 @@ void PlanRun::WriteWeights(Committer& committer, const std::vector<std::size_t>&
   for (const std::size_t file : to_make) {
     total_bytes += plan_.files[file].bytes + PlannedRest(plan_.files[file]);
   }
-  for (const PlannedSideFile& side : plan_.side_files) {
-    if (!side.source.empty() && kept_.count(side.name) == 0) total_bytes += SideFileBytes(side);
+  if (scope_.side_files) {
+    for (const PlannedSideFile& side : plan_.side_files) {
+      if (!side.source.empty() && kept_.count(side.name) == 0) total_bytes += SideFileBytes(side);
+    }
   }
   progress_.OnPhase("converting", total_bytes);
-  committer.WriteSideFiles(progress_, stop_);
+  if (scope_.side_files) committer.WriteSideFiles(progress_, stop_);
 
   std::optional<SourceRelease> release;
   if (run_.delete_source_shards) {
@@ -356,28 +391,37 @@ void PlanRun::WriteWeights(Committer& committer, const std::vector<std::size_t>&
     committer.SetOnCommitted(
         [&](std::size_t file, const FileRecord& record) { release->Committed(file, record); });
   }
+  const std::size_t in_scope = ends_ ? plan_.files.size() : scope_.files.size();
   try {
-    ExecutorOptions options = ExecutorSettings();
-    options.checks = &checks;
-    Execute(plan_, to_make, sources_, options, committer, progress_, stop_);
+    Make(committer, to_make, checks);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kInterrupted) throw;
     throw Error(ErrorCode::kInterrupted,
                 fmt::format("interrupted; {} of {} weight files are finished, run the same command "
                             "again to continue from there",
-                            plan_.files.size() - to_make.size() + committer.committed_files(),
-                            plan_.files.size()));
+                            in_scope - to_make.size() + committer.committed_files(), in_scope));
   }
   if (release) report_.freed_source_shards = release->freed();
 }
 
+void PlanRun::Make(Committer& committer, const std::vector<std::size_t>& to_make,
+                   SourceChecks& checks) {
+  ExecutorOptions options = ExecutorSettings();
+  options.checks = &checks;
+  const auto execute = plan_.shared_reads ? ExecuteSharedReads : Execute;
+  execute(plan_, to_make, sources_, options, committer, progress_, stop_);
+}
+
 void PlanRun::Finish(Committer& committer) {
+  committer.MakeVisible();
   committer.WriteIndex();
+  if (!hooks_.closing_name.empty()) {
+    committer.WriteText(hooks_.closing_name,
+                        hooks_.closing_text(committer.records(), job_.head.fingerprint));
+  }
   committer.WriteManifest(
       ManifestText(job_.manifest_job, plan_, source_.catalog, committer.records(), side_digests_));
   RemoveLeftovers(output_, fs_);
-  report_.bytes_written = committer.bytes_written();
-  ReportFiles(committer.records());
 }
 
 }  // namespace
@@ -386,8 +430,20 @@ ConversionReport RunPlan(const Source& source, const Plan& plan, const fs::path&
                          const RunOptions& run, const PlanHooks& hooks, ConversionReport report,
                          formats::FileSystem& file_system, ProgressSink& progress,
                          const StopToken& stop) {
-  return PlanRun(source, plan, output, run, hooks, std::move(report), file_system, progress, stop)
-      .Run();
+  const auto once = [&](const RunOptions& options) {
+    return PlanRun(source, plan, output, options, hooks, report, file_system, progress, stop).Run();
+  };
+  if (!run.part || !run.finish || run.dry_run) return once(run);
+  // --part and --finish: the part first, as if it had been asked for alone.
+  RunOptions step = run;
+  step.finish = false;
+  const ConversionReport part = once(step);
+  step = run;
+  step.part.reset();
+  ConversionReport finished = once(step);
+  finished.bytes_read += part.bytes_read;
+  finished.bytes_written += part.bytes_written;
+  return finished;
 }
 
 }  // namespace dsv3::convert

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "convert/execute/record.h"
+#include "convert/execute/shares.h"
 #include "convert/execute/source_files.h"
 #include "convert/job.h"
 #include "convert/plan/plan.h"
@@ -51,13 +52,15 @@ struct PlanHooks {
   // The weight files that this run is asked for, positions in Plan::files; nothing: all. The job
   // ends with the run that finds all files complete.
   std::optional<std::vector<std::size_t>> selected = std::nullopt;
+  // How runs that share the files (--part, MPI) best divide them; empty: each file alone.
+  FileBundles bundles = {};
 };
 
 // Everything between a plan and a finished output directory, the same for every recipe: decides
 // what the directory is to this job (fresh, to be continued, finished), runs the preflight, checks
 // the disk, writes side files, weights, index, closing file and manifest in that order, and cleans
-// up. `report` comes with what the recipe knows and returns complete. Throws as ConvertFp8ToBf16
-// does.
+// up. A run of selected files or of a part ends after the weights while others are missing.
+// `report` comes with what the recipe knows and returns complete. Throws as ConvertFp8ToBf16 does.
 ConversionReport RunPlan(const Source& source, const Plan& plan,
                          const std::filesystem::path& output, const RunOptions& run,
                          const PlanHooks& hooks, ConversionReport report,

@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/convert/support/conversion.h"
+#include "tests/convert/support/crash_checks.h"
 #include "tests/convert/support/quick_file_system.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/support/files.h"
@@ -23,75 +24,16 @@ namespace {
 namespace fs = std::filesystem;
 using testing::Conversion;
 using testing::Crash;
+using testing::ExpectNothingHalfDone;
+using testing::ExpectSameTree;
+using testing::IsShard;
 using testing::QuickFileSystem;
 using testing::ReadTree;
 using testing::RecordingFileSystem;
-using Tree = std::map<std::string, std::string>;
+using testing::Tree;
+using testing::TreeOrNothing;
 
 constexpr char kIndex[] = "model.safetensors.index.json";
-constexpr char kManifest[] = "checkpoint.manifest.json";
-
-bool IsShard(const std::string& name) { return name.ends_with(".safetensors"); }
-bool IsDirectory(const std::string& name) { return name.ends_with('/'); }
-// What a job keeps for its own use while it runs.
-bool IsInternal(const std::string& name) {
-  return name.ends_with(".partial") || name.starts_with(".dsv3-");
-}
-
-Tree TreeOrNothing(const fs::path& directory) {
-  return fs::exists(directory) ? ReadTree(directory) : Tree();
-}
-
-bool HasAll(const Tree& tree, const Tree& expected, const std::function<bool(std::string)>& which) {
-  for (const auto& [name, content] : expected) {
-    if (!which(name)) continue;
-    const auto found = tree.find(name);
-    if (found == tree.end() || found->second != content) return false;
-  }
-  return true;
-}
-
-// What a reader may count on at any moment: `generations` are the complete outputs that may stand
-// there, the one that is replaced and the one that is made.
-void ExpectNothingHalfDone(const Tree& tree, const std::vector<Tree>& generations) {
-  const auto complete_when_visible = [&](const std::string& name,
-                                         const std::function<bool(std::string)>& others) {
-    const auto found = tree.find(name);
-    if (found == tree.end()) return;
-    bool complete = false;
-    for (const Tree& generation : generations) {
-      const auto expected = generation.find(name);
-      complete |= expected != generation.end() && expected->second == found->second &&
-                  HasAll(tree, generation, others);
-    }
-    EXPECT_TRUE(complete) << name << " is visible before what it stands for";
-  };
-  for (const auto& [name, content] : tree) {
-    if (IsDirectory(name) || IsInternal(name)) continue;
-    bool known = false;
-    for (const Tree& generation : generations) {
-      const auto expected = generation.find(name);
-      known |= expected != generation.end() && expected->second == content;
-    }
-    EXPECT_TRUE(known) << name << " is visible and not complete (" << content.size() << " bytes)";
-  }
-  complete_when_visible(kIndex, IsShard);
-  complete_when_visible(kManifest, [](const std::string&) { return true; });
-}
-
-void ExpectSameTree(const Tree& tree, const Tree& expected) {
-  for (const auto& [name, content] : expected) {
-    const auto found = tree.find(name);
-    if (found == tree.end()) {
-      ADD_FAILURE() << name << " is missing";
-    } else {
-      EXPECT_TRUE(found->second == content) << name << " differs";
-    }
-  }
-  for (const auto& [name, content] : tree) {
-    EXPECT_EQ(expected.count(name), 1U) << name << " is left over";
-  }
-}
 
 // A conversion in a directory that holds input ("in") and output ("out"), to be interrupted.
 class CrashTest : public ::testing::Test {
