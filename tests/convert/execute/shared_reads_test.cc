@@ -285,6 +285,144 @@ TEST_F(SharedReadsTest, ReadsOnlyTheRowsThatItsFilesNeed) {
   EXPECT_LE(bytes_read_, needed * 102 / 100);
 }
 
+TEST_F(SharedReadsTest, ReadsNothingBetweenTheRowsThatItsFilesNeed) {
+  const std::uint32_t tensor = catalog_->Find("rows.long");
+  const ExpressionPtr origin = Copy(*catalog_, tensor);
+  Plan plan;
+  plan.shared_reads = true;
+  const std::string& value = checkpoint_.Find("rows.long").bytes;
+  expected_.clear();
+  for (const std::uint64_t first : {30000U, 1000U, 1500U}) {
+    NamedExpressions tensors;
+    tensors.emplace_back("a", std::make_shared<SliceExpression>(
+                                  Dtype::kBF16, formats::Shape{1000, 64},
+                                  std::vector<SlicePart>{{origin, {first, first + 1000, 0, 64}}}));
+    plan.files.push_back(PlanFile("f" + std::to_string(first), std::move(tensors)));
+    expected_.push_back(FileHeader(plan.files.back()) + value.substr(first * 128, 128000));
+  }
+  plan_ = std::move(plan);
+  files_ = {0, 1, 2};
+  MemorySink sink;
+  Run(sink);
+  ExpectFiles(sink);
+  EXPECT_LE(bytes_read_, 2500U * 128 + 4 * formats::kDirectAlignment);
+}
+
+// A copy of a U8-wide tensor that can only be cut every `step` bytes.
+class CoarseCopy final : public Expression {
+ public:
+  CoarseCopy(const Catalog& catalog, std::uint32_t tensor, std::uint64_t step)
+      : Expression(catalog.tensors()[tensor].dtype, catalog.tensors()[tensor].shape),
+        tensor_(tensor),
+        step_(step) {}
+  std::string_view rule() const override { return "coarse-copy"; }
+  std::vector<std::uint32_t> streamed_sources() const override { return {tensor_}; }
+  std::uint64_t CutAtOrBefore(std::uint64_t position) const override {
+    return position - position % step_;
+  }
+  std::uint64_t CutAfter(std::uint64_t position) const override {
+    return std::min(num_bytes(), position - position % step_ + step_);
+  }
+  void AppendReads(std::uint64_t begin, std::uint64_t end,
+                   std::vector<SourceRange>& reads) const override {
+    EXPECT_EQ(begin % step_, 0U);
+    EXPECT_TRUE(end % step_ == 0 || end == num_bytes());
+    reads.push_back({tensor_, begin, end});
+  }
+  void Evaluate(std::uint64_t, std::uint64_t, std::span<const std::span<const std::byte>> inputs,
+                EvaluationOutput& out) const override {
+    std::copy(inputs[0].begin(), inputs[0].end(), out.value.begin());
+  }
+
+ private:
+  std::uint32_t tensor_;
+  std::uint64_t step_;
+};
+
+TEST_F(SharedReadsTest, CutsOriginsWhereTheyMayBeCut) {
+  // Steps that are no rows, and rows that are no steps; columns ask for both.
+  for (const std::uint64_t step :
+       {std::uint64_t{600}, std::uint64_t{1000}, std::uint64_t{7000}, std::uint64_t{1799999}}) {
+    const ExpressionPtr origin =
+        std::make_shared<CoarseCopy>(*catalog_, catalog_->Find("one.large0"), step);
+    const std::string& value = checkpoint_.Find("one.large0").bytes;
+    for (const Box& box : {Box{0, 3000, 0, 600}, Box{1001, 1011, 0, 600}, Box{2999, 3000, 0, 600},
+                           Box{0, 3000, 10, 20}, Box{1234, 2345, 599, 600}}) {
+      SCOPED_TRACE(::testing::Message() << step << " " << box.row_begin << " " << box.col_begin);
+      std::string expected;
+      for (std::uint64_t row = box.row_begin; row < box.row_end; ++row) {
+        expected += value.substr(row * 600 + box.col_begin, box.cols());
+      }
+      Plan plan;
+      plan.shared_reads = true;
+      NamedExpressions tensors;
+      tensors.emplace_back("a", std::make_shared<SliceExpression>(
+                                    Dtype::kF8E4M3, formats::Shape{box.rows(), box.cols()},
+                                    std::vector<SlicePart>{{origin, box}}));
+      plan.files.push_back(PlanFile("f", std::move(tensors)));
+      plan_ = std::move(plan);
+      files_ = {0};
+      MemorySink sink;
+      Run(sink);
+      EXPECT_TRUE(sink.files.at(0) == FileHeader(plan_.files[0]) + expected);
+    }
+  }
+}
+
+TEST_F(SharedReadsTest, DigestsTensorsWithoutBytes) {
+  Plan plan;
+  plan.shared_reads = true;
+  NamedExpressions tensors;
+  const auto whole = [&](const char* name) {
+    const ExpressionPtr origin = Copy(*catalog_, catalog_->Find(name));
+    return std::make_shared<SliceExpression>(
+        origin->dtype(), origin->shape(),
+        std::vector<SlicePart>{{origin, Whole(MatrixOf(origin->shape()))}});
+  };
+  tensors.emplace_back("a", whole("all.empty"));
+  tensors.emplace_back("b", whole("all.tiny3"));
+  tensors.emplace_back("c", whole("all.aempty"));
+  plan.files.push_back(PlanFile("some", std::move(tensors)));
+  tensors.clear();
+  tensors.emplace_back("a", whole("all.empty"));
+  plan.files.push_back(PlanFile("none", std::move(tensors)));
+  plan_ = std::move(plan);
+  files_ = {0, 1};
+  options_.tensor_sha256 = true;
+  MemorySink sink;
+  Run(sink);
+  const std::string& three = checkpoint_.Find("all.tiny3").bytes;
+  const FileRecord& some = sink.records.at(0);
+  EXPECT_EQ(some.tensors[0].output.xxh3, Xxh3Of(""));
+  EXPECT_EQ(some.tensors[1].output.xxh3, Xxh3Of(three));
+  EXPECT_EQ(some.tensors[2].output.xxh3, Xxh3Of(""));
+  EXPECT_EQ(some.tensors[2].output.sha256, Sha256Of(""));
+  EXPECT_EQ(sink.records.at(1).tensors[0].output.xxh3, Xxh3Of(""));
+}
+
+TEST_F(SharedReadsTest, FilesAdvanceTogether) {
+  // Each rank's own tensors alternate, although each rank could have all of its own at once.
+  Plan plan;
+  plan.shared_reads = true;
+  for (std::uint64_t rank = 0; rank < 4; ++rank) {
+    NamedExpressions tensors;
+    for (std::uint64_t i = rank; i < 8; i += 4) {
+      const ExpressionPtr origin = Copy(*catalog_, catalog_->Find("one.large" + std::to_string(i)));
+      tensors.emplace_back(
+          "t" + std::to_string(i),
+          std::make_shared<SliceExpression>(origin->dtype(), origin->shape(),
+                                            std::vector<SlicePart>{{origin, {0, 3000, 0, 600}}}));
+    }
+    plan.files.push_back(PlanFile("f" + std::to_string(rank), std::move(tensors)));
+  }
+  const std::vector<std::size_t> files = {0, 1, 2, 3};
+  const std::vector<ReadGroup> groups = OrderReads(plan, files);
+  ASSERT_EQ(groups.size(), 1U);
+  std::vector<std::uint32_t> lanes;
+  for (const SharedRead& read : groups[0].reads) lanes.push_back(read.cuts.at(0).lanes.at(0));
+  EXPECT_THAT(lanes, ::testing::ElementsAre(0, 1, 2, 3, 0, 1, 2, 3));
+}
+
 TEST_F(SharedReadsTest, WritesAlignedBuffersOfSeveralTensors) {
   MemorySink sink;
   Run(sink);
