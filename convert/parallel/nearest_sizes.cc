@@ -90,7 +90,7 @@ class Search {
   // What was asked, or follows from tp and ep, and the nearest on both sides that make ep divide
   // the ranks of a stage.
   std::vector<std::uint64_t> DpSizes(std::uint64_t tp, std::uint64_t ep) const {
-    const std::uint64_t wanted = std::min(WantedDp(tp, ep), kMaxWorldSize);
+    const std::uint64_t wanted = std::min(WantedDp(tp, ep), kMaxWorldSize / tp);
     const std::uint64_t step = ep / std::gcd(ep, tp);
     const std::uint64_t below = wanted / step * step;
     if (below == wanted) return {wanted};

@@ -20,7 +20,7 @@ bool IsMoeLayer(const ModelConfig& config, std::uint64_t layer);
 
 // "physical_to_logical_map" [layers][physical experts]: the rows of layers with routed experts, and
 // empty ones for the others. Each row names every expert. Throws Error (kBadInput) with file, layer
-// and expert otherwise; kIo when the file cannot be read.
+// and expert otherwise, or when there is no such file; kIo when it cannot be read.
 std::vector<std::vector<std::uint32_t>> ReadExpertLocation(const std::filesystem::path& path,
                                                            const Topology& topology,
                                                            const ModelConfig& config);

@@ -13,15 +13,15 @@ namespace dsv3::convert {
 
 // What a user asks for; what is not given follows from the rest.
 struct ParallelOptions {
-  std::optional<std::uint64_t> tp;  // attention: tensor parallel ranks
-  std::optional<std::uint64_t> ep;  // routed experts: expert parallel ranks
-  std::optional<std::uint64_t> dp;  // attention: data parallel ranks
-  std::optional<std::uint64_t> pp;  // pipeline stages
+  std::optional<std::uint64_t> tp = std::nullopt;  // attention: tensor parallel ranks
+  std::optional<std::uint64_t> ep = std::nullopt;  // routed experts: expert parallel ranks
+  std::optional<std::uint64_t> dp = std::nullopt;  // attention: data parallel ranks
+  std::optional<std::uint64_t> pp = std::nullopt;  // pipeline stages
   // Tensor parallel sizes that may differ from tp.
-  std::optional<std::uint64_t> dense_tp;          // MLPs of the dense layers
-  std::optional<std::uint64_t> shared_expert_tp;  // shared experts
-  std::optional<std::uint64_t> embed_tp;          // embedding and head
-  std::uint64_t redundant_experts = 0;            // physical experts beyond the logical ones
+  std::optional<std::uint64_t> dense_tp = std::nullopt;          // MLPs of the dense layers
+  std::optional<std::uint64_t> shared_expert_tp = std::nullopt;  // shared experts
+  std::optional<std::uint64_t> embed_tp = std::nullopt;          // embedding and head
+  std::uint64_t redundant_experts = 0;  // physical experts beyond the logical ones
 };
 
 // A deployment of the DeepSeek-V3 technical report.
