@@ -153,9 +153,16 @@ class Planner {
   }
 
   void AddCut(const SlicedTensor& weight) {
+    const ScaledWeight& pair = scaled_[pair_of_[weight.tensor]];
+    ScaledCut cut;
+    cut.tensor = weight.tensor;
+    cut.place = weight.place;
+    cut.ways = weight.ways;
     const bool rows = weight.axis == SliceAxis::kRows;
-    cuts_.push_back({weight.tensor, weight.place, rows ? weight.padded.rows : weight.padded.cols,
-                     weight.ways, rows ? weight.block.rows : weight.block.cols});
+    cut.size = rows ? weight.padded.rows : weight.padded.cols;
+    cut.block = rows ? pair.block.rows : pair.block.cols;
+    cut.spanned = cut.block >= (rows ? pair.rows : pair.cols);
+    cuts_.push_back(cut);
   }
 
   void SolveMisaligned() {
@@ -164,7 +171,7 @@ class Planner {
     slicing_.recut_block = result.recut_block;
     if (result.units.empty() || result.recut_block) return;
     const auto misaligned = [&](const SlicedTensor& sliced) {
-      return !sliced.place.unit.empty() && result.units.contains(sliced.place.unit);
+      return result.units.contains(sliced.place.unit);
     };
     if (options_.on_misaligned == OnMisaligned::kReplicateModule) {
       std::unordered_set<std::string_view> listed;

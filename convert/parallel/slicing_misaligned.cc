@@ -48,8 +48,8 @@ class Judge {
  private:
   bool IsMisaligned(const ScaledCut& cut, std::uint64_t ways) const {
     if (ways == 1) return false;
-    if (cut.spanned() && !options_.deepseek) return false;
-    return cut.size % ways != 0 || cut.size / ways % cut.block != 0;
+    if (cut.spanned && !options_.deepseek) return false;
+    return cut.size / ways % cut.block != 0;
   }
 
   // gcd of the block and of all offsets at which FP8 weights are cut, in each dimension.
@@ -70,11 +70,8 @@ class Judge {
     }
     for (const ScaledWeight& weight : scaled_) {
       const CatalogTensor& tensor = catalog_.tensors()[weight.weight];
-      if (weight.block != *quantization->weight_block_size || tensor.shape.size() != 2) {
-        return fmt::format("the scales of {} are not those of a matrix in blocks of {} × {}",
-                           QuoteForMessage(tensor.name), quantization->weight_block_size->rows,
-                           quantization->weight_block_size->cols);
-      }
+      if (tensor.shape.size() == 2) continue;
+      return fmt::format("{} holds all experts of a layer", QuoteForMessage(tensor.name));
     }
     return "";
   }

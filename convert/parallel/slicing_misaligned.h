@@ -19,10 +19,9 @@ struct ScaledCut {
   std::uint64_t size = 0;   // of the divided dimension, padding included
   std::uint64_t ways = 1;   // divides size
   std::uint64_t block = 1;  // of the scales, along that dimension
+  bool spanned = false;     // one scale serves all of the dimension
 
   std::uint64_t part() const { return size / ways; }
-  // Whether one scale serves all of the dimension.
-  bool spanned() const { return block >= size; }
 };
 
 // What --on-misaligned comes to.

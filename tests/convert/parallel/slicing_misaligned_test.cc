@@ -87,7 +87,37 @@ TEST(Misaligned, NamesTheColumn) {
   EXPECT_THAT(SlicingError(model, MakeTopology(model, 2)).message(),
               AllOf(HasSubstr("down_proj.weight': 2 ranks divide its 18496 columns"),
                     HasSubstr("column 9248"), HasSubstr("block of 128 columns"),
-                    HasSubstr("use --dense-tp 1, or")));
+                    HasSubstr("use --dense-tp 1, or"), Not(HasSubstr("as in"))));
+}
+
+TEST(Misaligned, NamesTheLargestSizeThatFitsTheModule) {
+  json config = ShortV3Config();
+  config["moe_intermediate_size"] = 1024;  // shared experts fit 8 ranks, dense MLPs 16
+  const ModelTensors model = MakeModel(config);
+  Topology topology = MakeTopology(model, 1);
+  topology.dense_tp = topology.shared_expert_tp = 32;
+  EXPECT_THAT(SlicingError(model, topology).message(), HasSubstr("use --dense-tp 16, or"));
+  SlicingOptions deepseek;
+  deepseek.deepseek = true;
+  EXPECT_THAT(SlicingError(model, topology, deepseek).message(), HasSubstr("use --tp 8, or"));
+
+  config["intermediate_size"] = 15 * 128;
+  const ModelTensors fifteen = MakeModel(config);
+  topology.dense_tp = 12;  // 5 would fit, but 12 ranks are no multiple
+  EXPECT_THAT(SlicingError(fifteen, topology).message(), HasSubstr("use --dense-tp 3, or"));
+}
+
+TEST(Misaligned, NamesNoEpThatTheExpertsDoNotDivide) {
+  json config = ShortV3Config();
+  config["n_routed_experts"] = 6;
+  const ModelTensors model = MakeModel(config);
+  ParallelOptions parallel;
+  parallel.tp = 1;
+  parallel.dp = 64;
+  parallel.ep = 2;
+  EXPECT_THAT(SlicingError(model, PlanTopology(parallel, model.config)).message(),
+              AllOf(HasSubstr("experts.0.gate_proj.weight': 32 ranks"),
+                    HasSubstr("; use --on-misaligned")));
 }
 
 TEST(Misaligned, LeavesModulesWholeOneByOne) {
@@ -161,7 +191,9 @@ TEST(Misaligned, ListsModulesOfBf16InOrder) {
   json config = ShortV3Config();
   config.update({{"num_hidden_layers", 2}, {"first_k_dense_replace", 1}, {"n_routed_experts", 2}});
   config["num_nextn_predict_layers"] = 0;
-  const ModelTensors model = MakeModel(config);
+  const ModelTensors model = MakeModel(config, [](auto& tensors) {
+    tensors.push_back({"model.layers.0.mlp.gate_proj.bias", Dtype::kBF16, {18432}, {}});
+  });
   Topology topology = MakeTopology(model, 1);
   topology.dense_tp = topology.shared_expert_tp = topology.moe_tp = 32;
   const Slicing slicing = SliceModel(model, topology, With(OnMisaligned::kBF16));
@@ -176,6 +208,7 @@ TEST(Misaligned, ListsModulesOfBf16InOrder) {
                   "model.layers.1.mlp.experts.1.gate_proj", "model.layers.1.mlp.experts.1.up_proj",
                   "model.layers.1.mlp.experts.1.down_proj"));
   EXPECT_THAT(slicing.replicated_modules, IsEmpty());
+  EXPECT_FALSE(FindSliced(slicing, model, "model.layers.0.mlp.gate_proj.bias")->to_bf16);
 }
 
 TEST(Misaligned, CutsAllScalesToSubblocks) {

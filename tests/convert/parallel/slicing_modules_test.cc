@@ -75,6 +75,7 @@ TEST(SlicedModules, KeepsATiedEmbeddingInTheFirstAndLastStage) {
   const Slicing slicing = SliceModel(model, topology);
   const SlicedTensor* embedding = FindSliced(slicing, model, "model.embed_tokens.weight");
   EXPECT_THAT(RanksOf(*embedding, 1, topology, std::nullopt), ElementsAre(1, 5));
+  EXPECT_THAT(RanksOf(*embedding, 1, MakeTopology(model, 2), std::nullopt), ElementsAre(1));
 }
 
 TEST(SlicedModules, GivesWhatNoRuleKnowsToEveryRank) {
@@ -188,6 +189,16 @@ TEST(SlicedModules, RefusesWhatRanksDoNotDivide) {
   EXPECT_EQ(error.code(), ErrorCode::kBadInput);
   EXPECT_THAT(error.message(), AllOf(HasSubstr("layers.0.mlp.down_proj.weight"),
                                      HasSubstr("4 ranks"), HasSubstr("98 columns")));
+}
+
+TEST(SlicedModules, RefusesToCutNothing) {
+  const ModelTensors model = MakeModel(WithoutFp8(DivisibleConfig()), [](auto& tensors) {
+    for (CatalogTensor& tensor : tensors) {
+      if (Has(tensor.name, "layers.0.mlp.up_proj")) tensor.shape = {0, 24};
+    }
+  });
+  EXPECT_EQ(SlicingError(model, MakeTopology(model, 1)).message(), "no error");
+  EXPECT_THAT(SlicingError(model, MakeTopology(model, 2)).message(), HasSubstr("its 0 rows"));
 }
 
 TEST(SlicedModules, RefusesHeadsThatTheConfigHasNot) {

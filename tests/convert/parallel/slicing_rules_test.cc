@@ -1,5 +1,7 @@
 #include <cstdint>
+#include <map>
 #include <optional>
+#include <set>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -98,6 +100,9 @@ constexpr NameCase kNames[] = {
     {"model.layers.3.attn.wq_b.weight", ModuleKind::kOther, kNone, kLayer, ""},
     {"layers.3.ffn.experts.5.w1.weight", ModuleKind::kOther, kNone, kLayer, ""},
     {"model.layers.3.mlp.gate_proj.lora.weight", ModuleKind::kOther, kNone, kLayer, ""},
+    {"model.layers.3.mlp.experts.5.lora.up_proj.weight", ModuleKind::kRoutedExpert, kNone, kLayer,
+     "model.layers.3.mlp.experts"},
+    {"vision.norm.weight", ModuleKind::kOther, kNone, StageRule::kAll, ""},
     {"weight", ModuleKind::kOther, kNone, StageRule::kAll, ""},
     {"", ModuleKind::kOther, kNone, StageRule::kAll, ""},
     {"...", ModuleKind::kOther, kNone, StageRule::kAll, ""},
@@ -116,6 +121,44 @@ TEST(PlaceOf, KnowsEveryModule) {
       EXPECT_EQ(place.unit, *expected.unit == '\0' ? "" : prefix + expected.unit);
     }
   }
+}
+
+// The table of DeepSeek's inference/convert.py: the module and the dimension that it cuts.
+TEST(PlaceOf, AgreesWithTheOfficialTable) {
+  constexpr int kWhole = -1;
+  const std::map<std::string, int> dimensions = {{"embed_tokens", 0},
+                                                 {"input_layernorm", kWhole},
+                                                 {"post_attention_layernorm", kWhole},
+                                                 {"q_proj", 0},
+                                                 {"q_a_proj", kWhole},
+                                                 {"q_a_layernorm", kWhole},
+                                                 {"q_b_proj", 0},
+                                                 {"kv_a_proj_with_mqa", kWhole},
+                                                 {"kv_a_layernorm", kWhole},
+                                                 {"kv_b_proj", 0},
+                                                 {"o_proj", 1},
+                                                 {"gate", kWhole},
+                                                 {"gate_proj", 0},
+                                                 {"down_proj", 1},
+                                                 {"up_proj", 0},
+                                                 {"norm", kWhole},
+                                                 {"lm_head", 0}};
+  nlohmann::json plain = testing::ShortV3Config();
+  plain["q_lora_rank"] = nullptr;
+  std::set<std::string> met;
+  for (const nlohmann::json& json : {testing::ShortV3Config(), plain}) {
+    const testing::ModelTensors model = testing::MakeModel(json);
+    for (const CatalogTensor& tensor : model.catalog.tensors()) {
+      const TensorPlace place = PlaceOf(tensor.name, "", model.config);
+      if (place.mtp) continue;
+      const auto found = dimensions.find(std::string(place.module));
+      ASSERT_NE(found, dimensions.end()) << tensor.name;
+      const SliceAxis axis = found->second == 0 ? kRows : found->second == 1 ? kCols : kNone;
+      ASSERT_EQ(place.axis, axis) << tensor.name;
+      met.insert(found->first);
+    }
+  }
+  EXPECT_EQ(met.size(), dimensions.size());
 }
 
 TEST(PlaceOf, TellsTheParts) {
@@ -152,8 +195,12 @@ TEST(PlaceOf, LeavesWhatIsOutsideTheTextModelWhole) {
       PlaceOf("vision_tower.layers.3.mlp.up_proj.weight", "language_model.", config);
   EXPECT_EQ(place.kind, ModuleKind::kOther);
   EXPECT_EQ(place.stage, StageRule::kAll);
-  EXPECT_EQ(PlaceOf("model.layers.3.mlp.up_proj.weight", "language_model.", config).kind,
-            ModuleKind::kOther);
+  for (const char* name : {"model.layers.3.mlp.up_proj.weight", "lm_head.weight"}) {
+    const TensorPlace other = PlaceOf(name, "language_model.", config);
+    EXPECT_EQ(other.kind, ModuleKind::kOther) << name;
+    EXPECT_EQ(other.stage, StageRule::kAll) << name;
+    EXPECT_EQ(other.layer, std::nullopt) << name;
+  }
 }
 
 TEST(PlaceOf, KeepsATiedEmbeddingWhereTheHeadIs) {

@@ -43,6 +43,7 @@ ModelTensors WithScales(const std::string& strategy, std::size_t scale_dims) {
   config["quantization_config"] = {
       {"quant_method", "compressed-tensors"},
       {"format", "float-quantized"},
+      {"weight_block_size", {4, 4}},  // not read here
       {"config_groups", {{"group_0", {{"targets", {"Linear"}}, {"weights", weights}}}}}};
   json plain = DivisibleConfig();
   ModelTensors model = MakeModel(plain, [&](auto& tensors) {
@@ -97,6 +98,29 @@ TEST(ScaleForms, GivesAScaleThatSpansTheCutToAllItsRanks) {
   EXPECT_THAT(RanksOf(*scale, 0, topology, PlacementFor(model, topology)), ElementsAre(2, 3));
 }
 
+TEST(ScaleForms, PadsTheScalesOfAnFp8HeadWithItsRows) {
+  json config = DivisibleConfig();
+  for (const bool blocks : {true, false}) {
+    if (!blocks) config["quantization_config"].erase("weight_block_size");
+    ModelTensors model = MakeModel(DivisibleConfig(), [&](auto& tensors) {
+      std::erase_if(tensors, [](const auto& t) { return t.name.ends_with("_scale_inv"); });
+      for (CatalogTensor& tensor : tensors) {
+        if (tensor.dtype == Dtype::kF8E4M3) tensor.dtype = Dtype::kBF16;
+        if (tensor.name == "lm_head.weight") tensor.dtype = Dtype::kF8E4M3;
+      }
+      const formats::Shape shape = blocks ? formats::Shape{33, 6} : formats::Shape{};
+      tensors.push_back({"lm_head.weight_scale_inv", Dtype::kF32, shape, {}});
+    });
+    model.config = ParseModelConfig(config.dump(), "config.json");
+    model.scaled = FindScaledWeights(model.catalog, model.config).pairs;
+    ASSERT_THAT(model.scaled, SizeIs(1));
+    const Slicing slicing = SliceModel(model, MakeTopology(model, 4));  // 48 rows each
+    const SlicedTensor* scale = FindSliced(slicing, model, "lm_head.weight_scale_inv");
+    EXPECT_EQ(scale->ways, blocks ? 4U : 1U);
+    EXPECT_EQ(BoxOf(*scale, scale->ways - 1), blocks ? (Box{36, 48, 0, 6}) : (Box{0, 1, 0, 1}));
+  }
+}
+
 TEST(ScaleForms, CutsNoScaleInSubblocksThatIsNoPlainBlock) {
   const ModelTensors model = WithScales("group", 2);
   Topology narrow = MakeTopology(model, 4);
@@ -120,7 +144,7 @@ TEST(ScaleForms, CutsNoFusedExpertsInSubblocks) {
     std::erase_if(tensors, [](const auto& t) {
       return t.name.find("layers.1.mlp.experts.") != std::string::npos;
     });
-    tensors.push_back({fused, Dtype::kF8E4M3, {8, 256, 24}, {}});
+    tensors.push_back({fused, Dtype::kF8E4M3, {8, 254, 24}, {}});
     tensors.push_back({fused + "_scale_inv", Dtype::kF32, {8, 64, 6}, {}});
   });
   Topology topology = MakeTopology(model, 1);
