@@ -120,8 +120,7 @@ std::vector<Map> MapsOf(const PlacementOptions& options, const Topology& topolog
 
 ExpertPlacement::ExpertPlacement(std::uint64_t experts, std::uint64_t ep,
                                  std::vector<std::vector<std::uint32_t>> maps)
-    : experts_(experts),
-      ep_(ep),
+    : ep_(ep),
       physical_(maps.empty() ? experts : maps.front().size()),
       maps_(std::move(maps)),
       mtp_map_(CountingMap(experts, physical_)) {}

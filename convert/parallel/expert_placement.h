@@ -40,7 +40,6 @@ class ExpertPlacement {
   const std::vector<std::vector<std::uint32_t>>& maps() const { return maps_; }
 
  private:
-  std::uint64_t experts_;
   std::uint64_t ep_;
   std::uint64_t physical_;
   std::vector<std::vector<std::uint32_t>> maps_;

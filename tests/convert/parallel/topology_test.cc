@@ -140,7 +140,7 @@ TEST(TopologyTest, RanksFillEveryPlaceOnce) {
 }
 
 TEST(TopologyTest, StagesDivideTheLayersByTheFormula) {
-  for (const std::uint64_t pp : {1, 2, 4, 7, 60, 61}) {
+  for (const std::uint64_t pp : {1U, 2U, 4U, 7U, 60U, 61U}) {
     const Topology topology = PlanTopology({.tp = 1, .pp = pp}, V3());
     std::uint64_t layer = 0;
     for (std::uint64_t stage = 0; stage < pp; ++stage) {
