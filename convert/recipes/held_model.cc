@@ -363,7 +363,9 @@ class Builder {
                                      [&](const CatalogTensor& tensor) {
                                        return PlaceOf(tensor.name, prefix, original_.config).mtp;
                                      });
-    model.source.config_text = ConfigForRanks(model, Slicing(), has_mtp);
+    Slicing slicing;
+    slicing.bf16_modules = model.layout->bf16_modules;
+    model.source.config_text = ConfigForRanks(model, slicing, has_mtp);
     model.source.config = ParseModelConfig(model.source.config_text, std::string(kConfigName));
   }
 
