@@ -154,6 +154,11 @@ TEST(AssembleTest, NamesEachSourceOnceAndWhereItsTilesLie) {
   const ExpressionPtr value =
       assemble({{{2, 4, 0, 6}, 0, 0, 0}, {{4, 6, 0, 6}, 1, 2, 0}, {{0, 2, 0, 6}, 1, 0, 0}});
   EXPECT_THAT(value->streamed_sources(), ElementsAre(1, 0));
+  const auto beside = [&](const std::vector<Tile>& tiles) {
+    return Assemble(source.catalog(), "value", Dtype::kU8, {2, 12}, tiles);
+  };
+  EXPECT_EQ(beside({{{0, 2, 0, 6}, 1, 0, 0}, {{0, 2, 6, 12}, 0, 0, 0}})->parameters(),
+            beside({{{0, 2, 6, 12}, 0, 0, 0}, {{0, 2, 0, 6}, 1, 0, 0}})->parameters());
   const std::string parameters = value->parameters();
   // Another order of the same tiles, other rows of a source, the sources changed over.
   EXPECT_EQ(assemble({{{0, 2, 0, 6}, 1, 0, 0}, {{2, 4, 0, 6}, 0, 0, 0}, {{4, 6, 0, 6}, 1, 2, 0}})
@@ -277,10 +282,49 @@ TEST_F(AssembleFaultTest, RefusesTilesThatAreNotInTheirSourceOrTheValue) {
 
 TEST_F(AssembleFaultTest, RefusesAValueWithoutASizeInBytes) {
   const auto code = [&](Dtype dtype, const Shape& shape) {
-    return testing::ErrorOf([&] { Assemble(source_.catalog(), "value", dtype, shape, {}); }).code();
+    return testing::ErrorOf([&] {
+             Assemble(source_.catalog(), "value", dtype, shape, {});
+             throw Error(ErrorCode::kUsage, "it was taken");
+           })
+        .code();
   };
   EXPECT_EQ(code(Dtype::kF4, {0, 2}), ErrorCode::kInternal);
   EXPECT_EQ(code(Dtype::kF32, {UINT64_MAX, 2}), ErrorCode::kInternal);
+}
+
+TEST_F(AssembleFaultTest, RefusesAPartOfATensorOfTheSameShape) {
+  const Error error = testing::ErrorOf([&] {
+    Assemble(source_.catalog(), "value", Dtype::kU8, {3, 4}, {{{0, 2, 0, 4}, 0, 0, 0}});
+  });
+  EXPECT_THAT(error.message(), HasSubstr("no file holds rows 2 to 3"));
+}
+
+TEST_F(AssembleFaultTest, TakesNoNoticeOfEmptyTiles) {
+  EXPECT_EQ(ErrorOf([](auto& tiles) {
+              tiles.push_back({{1, 1, 0, 4}, 1, 0, 0});
+            }).code(),
+            ErrorCode::kUsage);
+  EXPECT_EQ(ErrorOf([](auto& tiles) {
+              tiles.push_back({{0, 3, 2, 2}, 4, 0, 0});
+            }).code(),
+            ErrorCode::kUsage);
+}
+
+// Of bands that read more and less for a row the one that reads most counts.
+TEST(AssembleTest, TellsWhatTheWidestSourcesTake) {
+  TinyCheckpoint checkpoint;
+  checkpoint.Add("s", "wide", Dtype::kU8, {4, 20});
+  checkpoint.Add("s", "narrow", Dtype::kU8, {4, 10});
+  const MemorySource source(checkpoint);
+  const auto ratio = [&](std::uint32_t first, std::uint32_t second) {
+    return Assemble(source.catalog(), "value", Dtype::kU8, {8, 10},
+                    {{{0, 4, 0, 10}, first, 0, 0}, {{4, 8, 0, 10}, second, 0, 0}})
+        ->input_bytes_per_output_byte();
+  };
+  EXPECT_EQ(ratio(0, 1), 2U);
+  EXPECT_EQ(ratio(1, 0), 2U);
+  EXPECT_EQ(ratio(0, 0), 2U);
+  EXPECT_EQ(ratio(1, 1), 1U);
 }
 
 // Thousands of tiles are looked up, not gone through.

@@ -11,6 +11,7 @@
 #include "formats/error.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/memory_source.h"
+#include "tests/convert/support/panel_expression.h"
 #include "tests/convert/support/random_cuts.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 
@@ -165,6 +166,21 @@ TEST(RecutScalesTest, RefusesBlocksThatAreNoMultiplesAndScalesOfAnotherShape) {
   EXPECT_EQ(code(300, 256, {128, 0}, {128, 64}), ErrorCode::kInternal);
   EXPECT_EQ(code(385, 256, {128, 128}, {64, 64}), ErrorCode::kInternal);
   EXPECT_EQ(code(300, 257, {128, 128}, {64, 64}), ErrorCode::kInternal);
+}
+
+TEST(RecutScalesTest, RefusesWhatIsMadeTogetherWithAnotherTensor) {
+  TinyCheckpoint checkpoint;
+  checkpoint.Add("s", "w", Dtype::kBF16, {2, 2});
+  const MemorySource source(checkpoint);
+  const testing::PanelExpressions panels =
+      testing::MakePanels(source.catalog(), {0, 1, 1, std::nullopt});
+  for (const ExpressionPtr& scales : {panels.value, panels.sums}) {
+    const Error error = testing::ErrorOf([&] {
+      RecutScales(scales, 256, 256, {128, 128}, {64, 64});
+      throw Error(ErrorCode::kUsage, "it was taken");
+    });
+    EXPECT_EQ(error.code(), ErrorCode::kInternal);
+  }
 }
 
 }  // namespace

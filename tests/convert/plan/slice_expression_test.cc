@@ -1,7 +1,10 @@
 #include "convert/plan/slice_expression.h"
 
+#include <memory>
 #include <random>
 #include <string>
+#include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -121,12 +124,49 @@ TEST_P(SliceTest, IsTheBoxesOneBehindTheOtherAndThenZerosInAnyPieces) {
   }
 }
 
+// Another expression that is asked for nothing but what it may be asked for.
+class Strict final : public Expression {
+ public:
+  explicit Strict(ExpressionPtr inner)
+      : Expression(inner->dtype(), inner->shape()), inner_(std::move(inner)) {}
+
+  std::string_view rule() const override { return inner_->rule(); }
+  std::vector<std::uint32_t> streamed_sources() const override {
+    return inner_->streamed_sources();
+  }
+  std::uint64_t CutAtOrBefore(std::uint64_t position) const override {
+    EXPECT_LT(position, num_bytes());
+    return inner_->CutAtOrBefore(position);
+  }
+  std::uint64_t CutAfter(std::uint64_t position) const override {
+    EXPECT_LT(position, num_bytes());
+    return inner_->CutAfter(position);
+  }
+  void AppendReads(std::uint64_t begin, std::uint64_t end,
+                   std::vector<SourceRange>& reads) const override {
+    EXPECT_LT(begin, end);
+    EXPECT_EQ(CutAtOrBefore(begin), begin);
+    EXPECT_TRUE(end == num_bytes() || CutAtOrBefore(end) == end) << end;
+    inner_->AppendReads(begin, end, reads);
+  }
+  void Evaluate(std::uint64_t begin, std::uint64_t end,
+                std::span<const std::span<const std::byte>> inputs,
+                EvaluationOutput& out) const override {
+    EXPECT_EQ(out.value.size(), end - begin);
+    inner_->Evaluate(begin, end, inputs, out);
+  }
+
+ private:
+  ExpressionPtr inner_;
+};
+
 // An origin that can be cut at every third row only, and boxes that begin and end between.
 TEST(SliceExpressionTest, CutsWhereItsOriginCannotBeCut) {
   TinyCheckpoint checkpoint;
   checkpoint.Add("s", "scale", Dtype::kBF16, {4, 5});
   const MemorySource source(checkpoint);
-  const ExpressionPtr origin = RecutScales(Copy(source.catalog(), 0), 12, 5, {3, 1}, {1, 1});
+  const ExpressionPtr origin =
+      std::make_shared<Strict>(RecutScales(Copy(source.catalog(), 0), 12, 5, {3, 1}, {1, 1}));
   EvaluationCounts counts;
   const std::string whole = source.Evaluate(*origin, counts);
   std::mt19937 random(9);
@@ -139,6 +179,7 @@ TEST(SliceExpressionTest, CutsWhereItsOriginCannotBeCut) {
     while (value.size() < expected.size()) {
       const std::uint64_t end = slice.CutAfter(value.size());
       EXPECT_LE(end - value.size(), slice.LongestPiece());
+      EXPECT_EQ(slice.CutAtOrBefore(end - 1), value.size());
       value += source.Evaluate(slice, value.size(), end, counts);
     }
     EXPECT_TRUE(value == expected);
@@ -161,6 +202,41 @@ TEST(SliceExpressionTest, ReadsOnlyTheBytesOfWholeRows) {
   EXPECT_EQ(reads[0].begin, 41U);
   EXPECT_EQ(reads[0].end, 43U);
   EXPECT_EQ(slice.input_bytes_per_output_byte(), 1U);
+}
+
+TEST(SliceExpressionTest, TellsWhatTakingAPartOfRowsTakes) {
+  TinyCheckpoint checkpoint;
+  checkpoint.Add("s", "t", Dtype::kBF16, {10, 6});
+  const MemorySource source(checkpoint);
+  const ExpressionPtr origin = Copy(source.catalog(), 0);
+  // Two bytes are read and two are made for each byte of a half.
+  EXPECT_EQ(SliceExpression(Dtype::kBF16, {10, 3}, {{origin, {0, 10, 3, 6}}})
+                .input_bytes_per_output_byte(),
+            4U);
+  EXPECT_EQ(SliceExpression(Dtype::kBF16, {10, 4}, {{origin, {0, 10, 2, 6}}})
+                .input_bytes_per_output_byte(),
+            3U);
+}
+
+TEST(SliceExpressionTest, CountsWhatItsOriginsCount) {
+  TinyCheckpoint checkpoint;
+  std::string& codes = checkpoint.Add("s", "w", Dtype::kF8E4M3, {4, 8}).bytes;
+  codes.assign(codes.size(), '\x30');
+  codes[1] = codes[9] = codes[31] = '\x7f';
+  checkpoint.AddScale("s", "scale", Dtype::kF32, {1, 1});
+  const MemorySource source(checkpoint);
+  const ExpressionPtr weight =
+      Dequantize(source.catalog(), testing::MatrixPair(source.catalog(), 0, 1, {4, 8}));
+  const auto counted = [&](const Box& box) {
+    EvaluationCounts counts;
+    source.Evaluate(SliceExpression(Dtype::kBF16, {box.rows(), box.cols()}, {{weight, box}}),
+                    counts);
+    return counts.nan_codes;
+  };
+  EXPECT_EQ(counted({0, 4, 0, 8}), 3U);
+  EXPECT_EQ(counted({1, 3, 0, 8}), 1U);
+  // Whole rows are made.
+  EXPECT_EQ(counted({0, 1, 4, 8}), 1U);
 }
 
 TEST(SliceExpressionTest, TellsItsBoxesAndTheSourcesOfAllParts) {

@@ -38,7 +38,8 @@ MemorySource::MemorySource(const TinyCheckpoint& checkpoint, const convert::Cata
 
 std::string MemorySource::Evaluate(const convert::Expression& expression, std::uint64_t begin,
                                    std::uint64_t end, convert::EvaluationCounts& counts) const {
-  std::string value(static_cast<std::size_t>(end - begin), '\0');
+  // Filled, so that bytes that are left out are seen.
+  std::string value(static_cast<std::size_t>(end - begin), '\xa5');
   if (value.empty()) return value;
   std::vector<convert::SourceRange> reads;
   expression.AppendReads(begin, end, reads);
