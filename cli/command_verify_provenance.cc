@@ -72,7 +72,7 @@ void TensorMembers(formats::JsonWriter& json, const ProvenanceReport& traced) {
       StringOrNullMember(json, "checkpoint", source.source.checkpoint);
       StringMember(json, "name", source.source.name);
       StringMember(json, "dtype", formats::DtypeName(source.source.dtype));
-      StringMember(json, "xxh3_128", source.source.xxh3);
+      StringOrNullMember(json, "xxh3_128", source.source.xxh3);
       StringMember(json, "match", convert::SourceMatchName(source.match));
       json.EndObject();
     }
@@ -111,6 +111,7 @@ void Members(formats::JsonWriter& json, const Options& options, const Provenance
   UintMember(json, "matching", traced.matching);
   UintMember(json, "differing", traced.differing);
   UintMember(json, "unknown", traced.unknown);
+  UintMember(json, "without_digest", traced.without_digest);
   json.Key("rules");
   json.BeginObject();
   for (const auto& [rule, tensors] : traced.rules) UintMember(json, rule, tensors);
@@ -140,7 +141,7 @@ std::string Run(const Options& options, CommandContext& context) {
   report.passes = traced.verification.Passes(options.verify.strict);
   report.title = "Provenance of " + options.directory;
   report.good = options.source.empty() ? "the manifest tells how the tensors were made"
-                                       : "every recorded source tensor is the one in the source";
+                                       : "every recorded digest is that of the source's tensor";
   report.lines.emplace_back("recipe", traced.recipe.empty()
                                           ? "none: no conversion made this directory"
                                           : Printable(traced.recipe));
@@ -150,9 +151,13 @@ std::string Run(const Options& options, CommandContext& context) {
   report.lines.emplace_back("made from", FormatCountOf(traced.source_files.size(), "source file"));
   if (!options.source.empty()) {
     report.lines.emplace_back("source", Printable(options.source));
-    report.lines.emplace_back(
-        "sources", fmt::format("{} match, {} differ, {} unknown", FormatCount(traced.matching),
-                               FormatCount(traced.differing), FormatCount(traced.unknown)));
+    std::string counts =
+        fmt::format("{} match, {} differ, {} unknown", FormatCount(traced.matching),
+                    FormatCount(traced.differing), FormatCount(traced.unknown));
+    if (traced.without_digest != 0) {
+      counts += fmt::format(", {} without a digest", FormatCount(traced.without_digest));
+    }
+    report.lines.emplace_back("sources", counts);
   }
   report.detail = TensorTable(traced);
   report.members = [&](formats::JsonWriter& json) { Members(json, options, traced); };

@@ -1,4 +1,5 @@
 #include <memory>
+#include <optional>
 #include <string>
 
 #include <fmt/format.h>
@@ -19,6 +20,31 @@ struct Options {
   std::string input;
 };
 
+// "32 (tp 4, ep 32, dp 8, pp 1) in the format hf-rank"
+std::string RanksText(const convert::RankStructure& ranks) {
+  return fmt::format("{} (tp {}, ep {}, dp {}, pp {}) in the format {}{}",
+                     FormatCount(ranks.sizes.world_size), ranks.sizes.tp, ranks.sizes.ep,
+                     ranks.sizes.dp, ranks.sizes.pp, Printable(ranks.format),
+                     ranks.grouping == "component" ? ", every slice once" : "");
+}
+
+void RanksMember(formats::JsonWriter& json, const std::optional<convert::RankStructure>& ranks) {
+  json.Key("ranks");
+  if (!ranks || ranks->format.empty()) {
+    json.Null();
+    return;
+  }
+  json.BeginObject();
+  StringMember(json, "format", ranks->format);
+  StringMember(json, "grouping", ranks->grouping);
+  UintMember(json, "world_size", ranks->sizes.world_size);
+  UintMember(json, "tp", ranks->sizes.tp);
+  UintMember(json, "ep", ranks->sizes.ep);
+  UintMember(json, "dp", ranks->sizes.dp);
+  UintMember(json, "pp", ranks->sizes.pp);
+  json.EndObject();
+}
+
 std::string Run(const Options& options, CommandContext& context) {
   CheckFindingFiles(options.verify);
   convert::StructureRequest request;
@@ -30,7 +56,8 @@ std::string Run(const Options& options, CommandContext& context) {
   report.verification = checked.verification;
   report.passes = checked.verification.Passes(options.verify.strict);
   report.title = "Checked the structure of " + options.input;
-  report.good = "headers, index and config agree";
+  report.good = checked.ranks ? "rank files, layout.json and the model's config agree"
+                              : "headers, index and config agree";
   std::string model = checked.model_type.empty() ? std::string("not known: config.json tells none")
                                                  : Printable(checked.model_type);
   if (checked.known_model) {
@@ -40,6 +67,11 @@ std::string Run(const Options& options, CommandContext& context) {
     model += ", whose tensors are not known, so they were not compared";
   }
   report.lines.emplace_back("model", model);
+  if (checked.ranks) {
+    report.lines.emplace_back("ranks", checked.ranks->format.empty()
+                                           ? std::string("not known: layout.json cannot be used")
+                                           : RanksText(*checked.ranks));
+  }
   report.lines.emplace_back("files", FormatCountOf(checked.verification.files.size(), "file") +
                                          ", of weights the headers only");
   report.lines.emplace_back("tensors",
@@ -51,6 +83,7 @@ std::string Run(const Options& options, CommandContext& context) {
     UintMember(json, "expected_tensors", checked.expected_tensors);
     UintMember(json, "tensors", checked.tensors);
     UintMember(json, "tensor_bytes", checked.tensor_bytes);
+    RanksMember(json, checked.ranks);
   };
   return FinishReport(report, options.verify, context);
 }
@@ -68,7 +101,9 @@ Command StructureCommand() {
       "the headers, and quantization_config with the quantised weights and their scales.",
       "Everything that is wrong is listed, with what to do, and makes the exit code 1. Headers "
       "that readers accept though they do not conform, and tensors that the config does not "
-      "predict, are warnings."};
+      "predict, are warnings.",
+      "Rank shards are judged by their layout.json: every file is of one job and holds the tensors "
+      "that it tells, and the slices give each tensor of the model once."};
   command.arguments = {
       {"DIR",
        "The checkpoint: a directory, a single safetensors file, or a model directory of the "

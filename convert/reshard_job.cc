@@ -59,9 +59,11 @@ class ReshardJob {
         report.ranks[rank].files.push_back(reshard_.plan.files[file].name);
       }
     }
-    if (reshard_.placement) {
+    // A model may have experts in its MTP layer alone.
+    const std::uint64_t first_moe_layer = model_.source.config.first_k_dense_replace;
+    if (reshard_.placement && first_moe_layer < reshard_.placement->maps().size()) {
       report.expert_map = reshard_.placement->maps();
-      report.first_moe_layer = model_.source.config.first_k_dense_replace;
+      report.first_moe_layer = first_moe_layer;
     }
     report.replicated_modules = reshard_.slicing.replicated_modules;
     report.bf16_modules = reshard_.slicing.bf16_modules;

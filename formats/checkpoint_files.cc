@@ -42,22 +42,22 @@ Finding FileFinding(Severity severity, std::string_view kind, const std::string&
           .unreadable = false};
 }
 
-Finding MissingShard(const ShardFile& shard, std::string_view listed_by) {
+Finding MissingShard(const ShardFile& shard) {
   std::error_code error;
   const bool is_link = fs::is_symlink(fs::symlink_status(shard.path, error));
   const std::string problem =
       is_link ? fmt::format("this shard is a symlink to {}, which does not exist",
                             fs::read_symlink(shard.path, error).string())
-              : fmt::format("{} lists this shard, but there is no such file", listed_by);
+              : "the index lists this shard, but there is no such file";
   return FileFinding(Severity::kError, "missing-shard", shard.name,
                      fmt::format("{}: {}; download the file again", shard.name, problem));
 }
 
-Finding ReadingFinding(const ShardFile& shard, const Error& error, std::string_view listed_by) {
+Finding ReadingFinding(const ShardFile& shard, const Error& error) {
   std::error_code ignored;
   Finding finding;
   if (fs::status(shard.path, ignored).type() == fs::file_type::not_found) {
-    finding = MissingShard(shard, listed_by);
+    finding = MissingShard(shard);
   } else {
     finding = FileFinding(
         Severity::kError,
@@ -79,8 +79,8 @@ const FreedShard* FindFreed(const FreedShards& freed, const ShardFile& shard) {
   return found == freed.end() || fs::exists(shard.path, ignored) ? nullptr : &*found;
 }
 
-OpenedShard OpenShard(const fs::path& directory, const std::string& name, const FreedShards& freed,
-                      std::string_view listed_by = "the index") {
+OpenedShard OpenShard(const fs::path& directory, const std::string& name,
+                      const FreedShards& freed) {
   OpenedShard opened;
   opened.shard.name = name;
   opened.shard.path = directory / name;
@@ -100,18 +100,17 @@ OpenedShard OpenShard(const fs::path& directory, const std::string& name, const 
     opened.readable = true;
     opened.findings = opened.shard.header.nonconformities;
   } catch (const Error& error) {
-    opened.findings.push_back(ReadingFinding(opened.shard, error, listed_by));
+    opened.findings.push_back(ReadingFinding(opened.shard, error));
   }
   return opened;
 }
 
 std::vector<OpenedShard> OpenShards(const fs::path& directory,
-                                    const std::vector<std::string>& names, const FreedShards& freed,
-                                    std::string_view listed_by = "the index") {
+                                    const std::vector<std::string>& names,
+                                    const FreedShards& freed) {
   std::vector<OpenedShard> opened(names.size());
-  tbb::parallel_for(std::size_t{0}, names.size(), [&](std::size_t i) {
-    opened[i] = OpenShard(directory, names[i], freed, listed_by);
-  });
+  tbb::parallel_for(std::size_t{0}, names.size(),
+                    [&](std::size_t i) { opened[i] = OpenShard(directory, names[i], freed); });
   return opened;
 }
 
@@ -332,17 +331,6 @@ CheckpointFiles OpenCheckpointFiles(const fs::path& path, const FreedShards& fre
                     : LocateCheckpoint(path);
   return location.file_name ? OpenFile(location, freed, faulty_index)
                             : OpenDirectory(location.directory, freed, faulty_index);
-}
-
-OpenedShards OpenRankShards(const fs::path& directory, const std::vector<std::string>& names,
-                            std::string_view listed_by) {
-  OpenedShards result;
-  result.shards.reserve(names.size());
-  for (OpenedShard& one : OpenShards(directory, names, {}, listed_by)) {
-    result.shards.push_back(std::move(one.shard));
-    std::move(one.findings.begin(), one.findings.end(), std::back_inserter(result.findings));
-  }
-  return result;
 }
 
 void RequireConsistent(const CheckpointFiles& files) {

@@ -4,7 +4,6 @@
 #include <filesystem>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "formats/finding.h"
@@ -78,17 +77,6 @@ enum class FaultyIndex { kThrow, kReport };
 CheckpointFiles OpenCheckpointFiles(const std::filesystem::path& path,
                                     const std::vector<FreedShard>& freed = {},
                                     FaultyIndex faulty_index = FaultyIndex::kThrow);
-
-// Rank shards: files that hold tensors of the same names, so that none is compared with another.
-struct OpenedShards {
-  std::vector<ShardFile> shards;  // in the order of the names; headers as in ShardFile
-  Findings findings;  // missing-shard, unreadable-shard, shard-io-error, nonconformities
-};
-
-// Opens files of a directory by name and reads their headers, in parallel. `listed_by` is what
-// lists them, for messages.
-OpenedShards OpenRankShards(const std::filesystem::path& directory,
-                            const std::vector<std::string>& names, std::string_view listed_by);
 
 // Throws the first finding of severity kError as Error (kBadInput), with the number of others
 // added to the message. A finding from a failing disk or a missing permission is thrown as kIo.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <numeric>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -38,13 +37,13 @@ struct OpenedFile {
   SourceFile file;
   formats::SafetensorsHeader header;
   std::vector<std::uint32_t> layout_tensors;  // by position in header.tensors
-  std::optional<formats::Finding> fault;
+  formats::Findings faults;
 };
 
-formats::Finding FileFault(const std::string& file, const std::string& tensor,
-                           std::string message) {
+formats::Finding FileFault(std::string_view kind, const std::string& file,
+                           const std::string& tensor, std::string message) {
   return {.severity = formats::Severity::kError,
-          .kind = "rank-file",
+          .kind = std::string(kind),
           .file = file,
           .tensor = tensor,
           .message = std::move(message),
@@ -53,9 +52,8 @@ formats::Finding FileFault(const std::string& file, const std::string& tensor,
 
 // What the disk refuses keeps its own code.
 formats::Finding FaultOf(const std::string& file, const Error& error) {
-  formats::Finding fault = FileFault(file, error.place().tensor, error.message());
-  if (error.code() == ErrorCode::kIo) fault.kind = "shard-io-error";
-  return fault;
+  return FileFault(error.code() == ErrorCode::kIo ? "shard-io-error" : "unreadable-shard", file,
+                   error.place().tensor, error.message());
 }
 
 std::string TypeText(formats::Dtype dtype, const formats::Shape& shape) {
@@ -70,17 +68,14 @@ class Opener {
                                        path.string());
   }
 
-  RankDirectory Open() {
+  RankDirectory Open(formats::Findings& faults) {
     TableByFile();
     std::vector<OpenedFile> files(layout_.files.size());
     tbb::parallel_for(std::size_t{0}, files.size(), [&](std::size_t i) { files[i] = OpenFile(i); });
-    formats::Findings faults;
-    for (OpenedFile& file : files) {
-      if (file.fault) faults.push_back(std::move(*file.fault));
+    for (const OpenedFile& file : files) {
+      faults.insert(faults.end(), file.faults.begin(), file.faults.end());
     }
     CheckSideFiles(faults);
-    formats::RequireNoErrors(faults, {"file of this directory is not as layout.json tells",
-                                      "files of this directory are not as layout.json tells"});
     return Take(std::move(files));
   }
 
@@ -107,78 +102,80 @@ class Opener {
     try {
       std::error_code ignored;
       if (fs::status(opened.file.path, ignored).type() == fs::file_type::not_found) {
-        opened.fault = FileFault(
-            listed.name, "",
+        opened.faults.push_back(FileFault(
+            "missing-shard", listed.name, "",
             fmt::format("{}: layout.json lists this rank file, but there is no such file; {}",
-                        listed.name, kCopyAgain));
+                        listed.name, kCopyAgain)));
         return opened;
       }
       const formats::InputFile input(opened.file.path, listed.name);
       opened.file.bytes = input.bytes();
       opened.file.mtime_ns = input.mtime_ns();
       if (input.bytes() != listed.bytes) {
-        opened.fault = FileFault(
-            listed.name, "",
+        opened.faults.push_back(FileFault(
+            "wrong-size", listed.name, "",
             fmt::format(
                 "{}: the file has {} bytes, layout.json tells of {}: it is {}; {}", listed.name,
                 input.bytes(), listed.bytes,
                 input.bytes() < listed.bytes ? "cut off, or of another job" : "of another job",
-                kCopyAgain));
+                kCopyAgain)));
         return opened;
       }
       opened.header = formats::ReadSafetensorsHeader(input);
       opened.file.header_digest = opened.header.digest;
       if (opened.header.digest != listed.header_xxh3) {
-        opened.fault = FileFault(
-            listed.name, "",
+        opened.faults.push_back(FileFault(
+            "foreign-shard", listed.name, "",
             fmt::format("{}: its header has the XXH3-128 digest {}, layout.json tells of {}: the "
                         "file is of another job; {}",
-                        listed.name, opened.header.digest, listed.header_xxh3, kCopyAgain));
+                        listed.name, opened.header.digest, listed.header_xxh3, kCopyAgain)));
         return opened;
       }
-      opened.fault = MatchTable(position, opened);
+      MatchTable(position, opened);
     } catch (const Error& error) {
-      opened.fault = FaultOf(listed.name, error);
+      opened.faults.push_back(FaultOf(listed.name, error));
     }
     return opened;
   }
 
   // Finds each tensor of the header in the table and each of the table in the header.
-  std::optional<formats::Finding> MatchTable(std::size_t position, OpenedFile& opened) const {
+  void MatchTable(std::size_t position, OpenedFile& opened) const {
     const std::vector<SafetensorsTensor>& tensors = opened.header.tensors;
     std::vector<std::uint32_t> by_name(tensors.size());
     std::iota(by_name.begin(), by_name.end(), 0U);
     std::sort(by_name.begin(), by_name.end(),
               [&](std::uint32_t a, std::uint32_t b) { return tensors[a].name < tensors[b].name; });
     opened.layout_tensors.resize(tensors.size());
-    const auto fault = [&](const std::string& tensor, const std::string& problem) {
-      return FileFault(opened.file.name, tensor,
-                       fmt::format("layout.json: tensor {} {} {}; {}", QuoteForMessage(tensor),
-                                   problem, opened.file.name, kRestoreLayout));
+    const auto add = [&](std::string_view kind, const std::string& tensor,
+                         const std::string& problem) {
+      opened.faults.push_back(
+          FileFault(kind, opened.file.name, tensor,
+                    fmt::format("layout.json: tensor {} {} {}; {}", QuoteForMessage(tensor),
+                                problem, opened.file.name, kRestoreLayout)));
+    };
+    const auto add_missing = [&](const LayoutTensor& listed) {
+      add("tensor-not-in-shard", listed.name, "is said to be in a file that does not hold it,");
     };
     std::size_t next = table_begins_[position];
     const std::size_t end = table_begins_[position + 1];
     for (const std::uint32_t i : by_name) {
       const SafetensorsTensor& held = tensors[i];
-      const LayoutTensor* const listed = next < end ? &layout_.tensors[table_[next]] : nullptr;
-      if (listed != nullptr && listed->name < held.name) {
-        return fault(listed->name, "is said to be in a file that does not hold it,");
+      while (next < end && layout_.tensors[table_[next]].name < held.name) {
+        add_missing(layout_.tensors[table_[next++]]);
       }
-      if (listed == nullptr || listed->name != held.name) {
-        return fault(held.name, "is not told of, but is in");
+      if (next == end || layout_.tensors[table_[next]].name != held.name) {
+        add("tensor-not-in-layout", held.name, "is not told of, but is in");
+        continue;
       }
-      if (listed->dtype != held.dtype || listed->shape != held.shape) {
-        return fault(held.name, fmt::format("is said to be {}, but is {} in",
-                                            TypeText(listed->dtype, listed->shape),
-                                            TypeText(held.dtype, held.shape)));
+      const LayoutTensor& listed = layout_.tensors[table_[next]];
+      if (listed.dtype != held.dtype || listed.shape != held.shape) {
+        add(listed.dtype != held.dtype ? "wrong-dtype" : "wrong-shape", held.name,
+            fmt::format("is said to be {}, but is {} in", TypeText(listed.dtype, listed.shape),
+                        TypeText(held.dtype, held.shape)));
       }
       opened.layout_tensors[i] = table_[next++];
     }
-    if (next < end) {
-      return fault(layout_.tensors[table_[next]].name,
-                   "is said to be in a file that does not hold it,");
-    }
-    return std::nullopt;
+    for (; next < end; ++next) add_missing(layout_.tensors[table_[next]]);
   }
 
   void CheckSideFiles(formats::Findings& faults) const {
@@ -192,11 +189,12 @@ class Opener {
       try {
         if (MatchesRecord(directory_ / side.name, record, progress, stop)) continue;
         faults.push_back(FileFault(
-            side.name, "",
+            "wrong-digest", side.name, "",
             fmt::format("{}: the file is not the one that layout.json tells of, of {} bytes; {}",
                         side.name, side.bytes, kCopyAgain)));
       } catch (const Error& error) {
         faults.push_back(FaultOf(side.name, error));
+        if (faults.back().kind == "unreadable-shard") faults.back().kind = "missing-file";
       }
     }
   }
@@ -230,6 +228,7 @@ class Opener {
     layout_tensors.reserve(table_.size());
     for (OpenedFile& opened : files) {
       const auto file = static_cast<std::uint32_t>(source_files.size());
+      if (!opened.faults.empty()) opened.header.tensors.clear();
       for (std::size_t i = 0; i < opened.header.tensors.size(); ++i) {
         const SafetensorsTensor& held = opened.header.tensors[i];
         const std::uint32_t listed = opened.layout_tensors[i];
@@ -242,8 +241,9 @@ class Opener {
       opened.header.tensors = {};
       source_files.push_back(std::move(opened.file));
     }
+    formats::Findings unlisted = Unlisted();
     return {directory_, std::move(layout_), Catalog(std::move(source_files), std::move(tensors)),
-            std::move(layout_tensors), Unlisted()};
+            std::move(layout_tensors), std::move(unlisted)};
   }
 
   formats::Findings Unlisted() const {
@@ -275,6 +275,16 @@ class Opener {
 
 }  // namespace
 
-RankDirectory OpenRankDirectory(const fs::path& directory) { return Opener(directory).Open(); }
+RankDirectory OpenRankDirectory(const fs::path& directory, formats::Findings& faults) {
+  return Opener(directory).Open(faults);
+}
+
+RankDirectory OpenRankDirectory(const fs::path& directory) {
+  formats::Findings faults;
+  RankDirectory ranks = OpenRankDirectory(directory, faults);
+  formats::RequireNoErrors(faults, {"file of this directory is not as layout.json tells",
+                                    "files of this directory are not as layout.json tells"});
+  return ranks;
+}
 
 }  // namespace dsv3::convert

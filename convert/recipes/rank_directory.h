@@ -30,5 +30,8 @@ struct RankDirectory {
 // for side files with another digest; kIo. *.safetensors files that layout.json does not list give
 // warnings.
 RankDirectory OpenRankDirectory(const std::filesystem::path& directory);
+// The same for a check: all that is wrong with files goes to `faults` (docs/verify.md lists the
+// kinds), and the catalog lacks the tensors of files that have any.
+RankDirectory OpenRankDirectory(const std::filesystem::path& directory, formats::Findings& faults);
 
 }  // namespace dsv3::convert

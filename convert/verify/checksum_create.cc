@@ -135,7 +135,9 @@ DigestsByName ForComparison(const std::vector<CreatedFile>& files, const Checksu
 class Provenance {
  public:
   explicit Provenance(const formats::Manifest& manifest) : manifest_(manifest) {
-    for (const formats::ManifestTensor& tensor : manifest.tensors) tensors_[tensor.name] = &tensor;
+    for (const formats::ManifestTensor& tensor : manifest.tensors) {
+      tensors_[tensor.name].push_back(&tensor);
+    }
   }
 
   // Whether the recipe made the file as it is.
@@ -148,22 +150,34 @@ class Provenance {
 
   // Adds rule and sources where the tensor is the one that the recipe made.
   void Describe(formats::ManifestTensor& tensor) const {
-    const auto found = tensors_.find(tensor.name);
-    if (found == tensors_.end()) return;
-    const formats::ManifestTensor& before = *found->second;
-    if (before.xxh3 != tensor.xxh3 || before.dtype != tensor.dtype ||
-        before.shape != tensor.shape) {
-      return;
-    }
-    tensor.sha256 = before.sha256;
-    tensor.nan_codes = before.nan_codes;
-    tensor.rule = before.rule;
-    tensor.sources = before.sources;
+    const formats::ManifestTensor* before = Find(tensor);
+    if (before == nullptr) return;
+    tensor.sha256 = before->sha256;
+    tensor.nan_codes = before->nan_codes;
+    tensor.rule = before->rule;
+    tensor.sources = before->sources;
   }
 
  private:
+  // Rank files hold tensors of one name, and slices of equal bytes may be cut from different
+  // places: the one that lay in the same file is meant, otherwise the first that is equal.
+  const formats::ManifestTensor* Find(const formats::ManifestTensor& tensor) const {
+    const auto found = tensors_.find(tensor.name);
+    if (found == tensors_.end()) return nullptr;
+    const formats::ManifestTensor* equal = nullptr;
+    for (const formats::ManifestTensor* before : found->second) {
+      if (before->xxh3 != tensor.xxh3 || before->dtype != tensor.dtype ||
+          before->shape != tensor.shape) {
+        continue;
+      }
+      if (before->file == tensor.file) return before;
+      if (equal == nullptr) equal = before;
+    }
+    return equal;
+  }
+
   const formats::Manifest& manifest_;
-  std::map<std::string_view, const formats::ManifestTensor*> tensors_;
+  std::map<std::string_view, std::vector<const formats::ManifestTensor*>> tensors_;
 };
 
 std::string Compose(const std::vector<CreatedFile>& files, const formats::Manifest& before,

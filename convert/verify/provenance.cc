@@ -17,7 +17,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-using TensorsByName = std::map<std::string_view, const formats::ManifestTensor*>;
+// Rank files hold several tensors of one name.
+using TensorsByName = std::map<std::string_view, std::vector<const formats::ManifestTensor*>>;
 
 formats::Manifest ReadFrom(const fs::path& directory) {
   const fs::path path = LocateDirectory(directory) / formats::kManifestName;
@@ -33,9 +34,13 @@ formats::Manifest ReadFrom(const fs::path& directory) {
 }
 
 SourceMatch Compare(const formats::ManifestSource& source, const TensorsByName& tensors) {
+  if (source.xxh3.empty()) return SourceMatch::kNotCompared;
   const auto found = tensors.find(source.name);
   if (found == tensors.end()) return SourceMatch::kUnknown;
-  return found->second->xxh3 == source.xxh3 ? SourceMatch::kMatches : SourceMatch::kDiffers;
+  const bool matches = std::any_of(
+      found->second.begin(), found->second.end(),
+      [&](const formats::ManifestTensor* tensor) { return tensor->xxh3 == source.xxh3; });
+  return matches ? SourceMatch::kMatches : SourceMatch::kDiffers;
 }
 
 // A conversion may have had two sources with tensors of the same names. The given one is that of
@@ -69,9 +74,12 @@ formats::Finding MatchFinding(const ProvenanceTensor& tensor, const ProvenanceSo
                   QuoteForMessage(source.source.name), source.source.xxh3);
   if (source.match == SourceMatch::kDiffers) {
     finding.kind = "source-differs";
+    const std::vector<const formats::ManifestTensor*>& found = tensors.at(source.source.name);
     finding.message = fmt::format(
-        "{}, and the source has {}; it is not what the tensor was made of, convert it again", what,
-        tensors.at(source.source.name)->xxh3);
+        "{}, and the source has {}{}; it is not what the tensor was made of, convert it again",
+        what, found.front()->xxh3,
+        found.size() == 1 ? std::string()
+                          : fmt::format(" and {} more of that name", found.size() - 1));
   } else {
     finding.severity = formats::Severity::kWarning;
     finding.kind = "source-unknown";
@@ -93,7 +101,9 @@ class Tracer {
     TensorsByName tensors;
     std::string label;
     if (source != nullptr) {
-      for (const formats::ManifestTensor& tensor : source->tensors) tensors[tensor.name] = &tensor;
+      for (const formats::ManifestTensor& tensor : source->tensors) {
+        tensors[tensor.name].push_back(&tensor);
+      }
       label = LabelOf(manifest_, tensors);
       report_.source_recipe = RecipeOf(*source);
       report_.source_content_digest = source->content_digest;
@@ -143,6 +153,7 @@ class Tracer {
       if (tensors != nullptr && one.source.checkpoint == label) {
         one.match = Compare(one.source, *tensors);
       }
+      if (one.source.xxh3.empty()) ++report_.without_digest;
       Count(one.match);
       if (one.match == SourceMatch::kDiffers || one.match == SourceMatch::kUnknown) {
         report_.verification.findings.push_back(MatchFinding(traced, one, *tensors));

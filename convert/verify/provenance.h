@@ -55,6 +55,8 @@ struct ProvenanceReport {
   std::uint64_t matching = 0;  // recorded sources by SourceMatch
   std::uint64_t differing = 0;
   std::uint64_t unknown = 0;
+  // Recorded without a digest, because only a slice of them was taken; not compared.
+  std::uint64_t without_digest = 0;
 };
 
 // Reads manifests only. A recorded source that differs is an error finding ("source-differs"), one

@@ -14,15 +14,18 @@
 
 #include "convert/model/scaled_weights.h"
 #include "convert/plan/catalog.h"
+#include "convert/recipes/whole_model.h"
 #include "convert/source.h"
 #include "convert/verify/structure_config.h"
 #include "convert/verify/structure_model.h"
+#include "convert/verify/structure_ranks.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
 namespace {
 
+namespace fs = std::filesystem;
 using formats::CheckpointFiles;
 using formats::Finding;
 using formats::Findings;
@@ -210,6 +213,9 @@ std::vector<std::string> FileNames(const CheckpointFiles& files) {
 }  // namespace
 
 StructureReport VerifyStructure(const StructureRequest& request) {
+  if (IsRankDirectory(request.input)) {
+    return VerifyRankStructure(fs::absolute(request.input).lexically_normal());
+  }
   CheckpointFiles files =
       formats::OpenCheckpointFiles(request.input, {}, formats::FaultyIndex::kReport);
   StructureReport report;

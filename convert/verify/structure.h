@@ -2,14 +2,23 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "convert/verify/verification.h"
+#include "formats/rank_layout.h"
 
 namespace dsv3::convert {
 
 struct StructureRequest {
   std::filesystem::path input;  // see formats::OpenCheckpointFiles
+};
+
+// What layout.json of rank shards tells; all defaults where it cannot be read.
+struct RankStructure {
+  std::string format;  // as formats::RankLayout
+  std::string grouping;
+  formats::RankLayout::Sizes sizes;
 };
 
 struct StructureReport {
@@ -23,6 +32,8 @@ struct StructureReport {
   std::uint64_t expected_tensors = 0;  // that the config predicts, without scales
   std::uint64_t tensors = 0;           // that the headers hold, scales included
   std::uint64_t tensor_bytes = 0;      // of those, without headers
+  // Of a directory of rank shards; then `tensors` are those of all rank files.
+  std::optional<RankStructure> ranks;
 };
 
 // Judges a checkpoint by headers, index and config.json alone: that the files can be read, index
@@ -32,6 +43,8 @@ struct StructureReport {
 // files (what concerns no file first) and, within one, of its data; equal for equal files. A fault
 // of one file, config.json included, does not keep the others from being judged: nothing is said
 // about the tensors of a file that cannot be read, and nothing that needs the config without it.
+// Rank shards are judged by their layout.json instead: files, headers and slices against each
+// other.
 // Throws Error where there is nothing to judge: kUsage for a shard that an index beside it lists;
 // kBadInput for a path that does not exist, a directory without a checkpoint, or an empty
 // weight_map; kIo for a directory that cannot be listed.
