@@ -155,6 +155,7 @@ Command Bf16ToFp8Command() {
        "Leave the first layer as it is"}};
   command.after_stop = "run the same command again to continue";
   command.stops_by_itself = true;
+  command.shares_work = true;
   command.run = [options](CommandContext& context) { return Run(*options, context); };
   return command;
 }

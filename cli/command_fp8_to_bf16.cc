@@ -64,6 +64,7 @@ Command Fp8ToBf16Command() {
        "Keep a report that programs can read"}};
   command.after_stop = "run the same command again to continue";
   command.stops_by_itself = true;
+  command.shares_work = true;
   command.run = [options](CommandContext& context) { return Run(*options, context); };
   return command;
 }

@@ -17,6 +17,7 @@ std::string Run(const ConversionOptions& options, CommandContext& context) {
   request.input = options.input;
   request.output = options.output;
   request.run = options.run;
+  request.run.sharing = context.sharing;
   const convert::MergeReport report =
       convert::Merge(request, formats::PosixFileSystem(), context.progress, context.stop);
   return context.output.json ? MergeReportJson(request, report, context.tool.name)
@@ -48,6 +49,7 @@ Command MergeCommand() {
   command.examples = {{"merge ranks DeepSeek-V3", "Get the original files back"}};
   command.after_stop = "run the same command again to continue";
   command.stops_by_itself = true;
+  command.shares_work = true;
   command.run = [options](CommandContext& context) { return Run(*options, context); };
   return command;
 }

@@ -13,6 +13,7 @@
 #include "cli/reshard_report.h"
 #include "cli/run_options.h"
 #include "cli/tool_main.h"
+#include "convert/execute/shared_run.h"
 #include "convert/reshard_job.h"
 #include "formats/error.h"
 #include "formats/io/durable_file.h"
@@ -83,10 +84,11 @@ convert::ReshardRequest RequestOf(const Options& options) {
 }
 
 std::string Run(const Options& options, CommandContext& context) {
-  const convert::ReshardRequest request = RequestOf(options);
+  convert::ReshardRequest request = RequestOf(options);
+  request.run.sharing = context.sharing;
   const convert::ReshardReport report =
       convert::Reshard(request, formats::PosixFileSystem(), context.progress, context.stop);
-  if (!options.balance_svg.empty()) {
+  if (!options.balance_svg.empty() && !convert::IsHelper(context.sharing)) {
     formats::WriteFileDurably(formats::PosixFileSystem(), options.balance_svg, BalanceSvg(report));
   }
   return context.output.json ? ReshardReportJson(request, report, context.tool.name)
@@ -292,6 +294,7 @@ Command ReshardCommand() {
       {"--tp 8 --format deepseek DeepSeek-V3 demo", "Make the files of DeepSeek's convert.py"}};
   command.after_stop = "run the same command again to continue";
   command.stops_by_itself = true;
+  command.shares_work = true;
   command.run = [options](CommandContext& context) { return Run(*options, context); };
   return command;
 }

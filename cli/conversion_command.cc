@@ -2,6 +2,7 @@
 
 #include "cli/confirm_deletion.h"
 #include "cli/conversion_report.h"
+#include "convert/execute/shared_run.h"
 
 namespace dsv3::cli {
 
@@ -10,7 +11,10 @@ std::string RunConversion(const ConversionOptions& options, convert::ConversionR
   request.input = options.input;
   request.output = options.output;
   request.run = options.run;
-  if (options.run.delete_source_shards && !options.run.dry_run && !options.yes) {
+  request.run.sharing = context.sharing;
+  // Processes that share a run are refused the deletion, and cannot ask.
+  if (options.run.delete_source_shards && !options.run.dry_run && !options.yes &&
+      !convert::IsShared(context.sharing)) {
     ConfirmDeletion(request.input);
   }
   const convert::ConversionReport report =

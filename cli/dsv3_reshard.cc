@@ -1,5 +1,6 @@
 #include "cli/commands.h"
 #include "cli/tool_main.h"
+#include "convert/scaleout/process_group.h"
 
 int main(int argc, char** argv) {
   const auto make_tool = [] {
@@ -12,5 +13,5 @@ int main(int argc, char** argv) {
     tool.see_also = {"dsv3-convert", "dsv3-inspect", "dsv3-verify"};
     return tool;
   };
-  return dsv3::cli::ToolMain(make_tool, argc, argv);
+  return dsv3::cli::ToolMain(make_tool, argc, argv, dsv3::convert::JoinProcessGroup);
 }

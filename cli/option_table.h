@@ -67,6 +67,8 @@ struct Command {
   std::string after_stop;
   // Whether `run` heeds CommandContext::stop, and so gets a moment to end by itself.
   bool stops_by_itself = false;
+  // Whether processes that mpirun started share the work; otherwise process 0 does all of it.
+  bool shares_work = false;
   // Whether `run` returns what was asked for, not an account of the work: --quiet keeps it then.
   bool returns_data = false;
   // Does the work and returns what belongs on stdout, in JSON when the context asks for it.

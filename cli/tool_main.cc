@@ -71,14 +71,21 @@ OutputOptions PeekOutputOptions(const std::vector<std::string>& words) {
 // Runs one call of one tool; lives as long as the process has something to say.
 class Call {
  public:
-  Call(const std::function<Tool()>& make_tool, std::vector<std::string> words)
-      : words_(std::move(words)), tool_(make_tool()) {
+  Call(const std::function<Tool()>& make_tool, std::vector<std::string> words, JoinProcesses join)
+      : words_(std::move(words)), tool_(make_tool()), join_(join) {
     for (Option& option : OutputTable(&output_)) tool_.shared_options.push_back(std::move(option));
     for (Option& option : InfoOptions(&info_)) tool_.shared_options.push_back(std::move(option));
   }
 
   int Run() {
+    const int code = RunHere();
+    return group_ ? group_->End() : code;
+  }
+
+ private:
+  int RunHere() {
     try {
+      if (join_ != nullptr) group_ = join_();
       return Work();
     } catch (const UsageError& error) {
       return Fail(error, error.hint());
@@ -98,13 +105,12 @@ class Call {
     }
   }
 
- private:
   // Returns the exit code.
   int Work() {
     const Command* command = ParseCall(tool_, words_, info_);
     const std::string text = Information(command);
     if (text.empty()) return RunCommand(*command);
-    WriteStdout(text);
+    if (Leads()) WriteStdout(text);
     return 0;
   }
 
@@ -121,23 +127,28 @@ class Call {
     return "";
   }
 
+  // Whether this process speaks for all that run together.
+  bool Leads() const { return !group_ || group_->process() == 0; }
+
   int RunCommand(const Command& command) {
+    if (!Leads() && !command.shares_work) return 0;
     const std::chrono::milliseconds grace = command.stops_by_itself ? kGrace : kGrace * 0;
     // Before any other thread begins, so that all of them have these signals blocked.
     const SignalWatcher watcher(
         grace, [&] { OnSignal(command); }, [&] { OnExpiry(command); });
     ProgressDisplay::Style style = ProgressDisplay::Style::kNone;
-    if (!output_.quiet && !output_.no_progress) {
+    if (Leads() && !output_.quiet && !output_.no_progress) {
       style = StderrCanRedraw() ? ProgressDisplay::Style::kBar : ProgressDisplay::Style::kLines;
     }
     ProgressDisplay progress(tool_.name, style, UseColor(output_.color, STDERR_FILENO));
-    CommandContext context{tool_, command, output_, progress, stop_};
+    CommandContext context{tool_, command, output_, progress, stop_, group_.get()};
+    if (group_) group_->SetOnStop([this] { stop_.RequestStop(); });
     std::string report = command.run(context);
     progress.Close();
     if (output_.quiet && !output_.json && !command.returns_data) report.clear();
     // Still under the watcher's eyes: a reader that does not read must not make Ctrl-C useless.
     said_last_words_ = true;
-    WriteStdout(report);
+    if (Leads()) WriteStdout(report);
     return context.found_differences ? static_cast<int>(ErrorCode::kVerification) : 0;
   }
 
@@ -147,6 +158,7 @@ class Call {
 
   void OnSignal(const Command& command) {
     stop_.RequestStop();
+    if (!Leads()) return;
     // A terminal that takes nothing (Ctrl-S, a dead connection) must not hold this thread.
     pollfd stderr_ready{STDERR_FILENO, POLLOUT, 0};
     if (::poll(&stderr_ready, 1, 0) != 1) return;
@@ -155,7 +167,7 @@ class Call {
   }
 
   [[noreturn]] void OnExpiry(const Command& command) {
-    if (output_.json && !said_last_words_.exchange(true)) {
+    if (Leads() && output_.json && !said_last_words_.exchange(true)) {
       pollfd stdout_ready{STDOUT_FILENO, POLLOUT, 0};
       const std::string text = ErrorJson(Error(ErrorCode::kInterrupted, StopMessage(command)));
       try {
@@ -169,6 +181,9 @@ class Call {
   }
 
   int Fail(const Error& error, const std::string& hint) {
+    if (group_ && !group_->Fail(static_cast<int>(error.code()))) {
+      return static_cast<int>(error.code());
+    }
     // The call itself may be what is wrong, and then the tables were not filled.
     const OutputOptions output = PeekOutputOptions(words_);
     const bool color = UseColor(output.color, STDERR_FILENO);
@@ -189,19 +204,21 @@ class Call {
   OutputOptions output_;
   InfoRequest info_;
   Tool tool_;
+  JoinProcesses join_;
   convert::StopToken stop_;
+  std::unique_ptr<convert::ProcessGroup> group_;
   std::atomic<bool> said_last_words_{false};
 };
 
 }  // namespace
 
-int ToolMain(const std::function<Tool()>& make_tool, int argc, char** argv) {
+int ToolMain(const std::function<Tool()>& make_tool, int argc, char** argv, JoinProcesses join) {
   ReserveStandardDescriptors();
   // A reader of stderr that goes away must not end a job of hours; see WriteStdout for stdout.
   std::signal(SIGPIPE, SIG_IGN);
   std::vector<std::string> words;
   if (argc > 1) words.assign(argv + 1, argv + argc);
-  return Call(make_tool, std::move(words)).Run();
+  return Call(make_tool, std::move(words), join).Run();
 }
 
 }  // namespace dsv3::cli

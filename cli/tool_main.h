@@ -1,12 +1,14 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 
 #include "cli/console.h"
 #include "cli/option_table.h"
 #include "cli/parse.h"
 #include "cli/progress_display.h"
 #include "convert/execute/progress.h"
+#include "convert/scaleout/process_group.h"
 
 namespace dsv3::cli {
 
@@ -17,13 +19,20 @@ struct CommandContext {
   const OutputOptions& output;
   ProgressDisplay& progress;
   const convert::StopToken& stop;
+  // The processes that share the command's work; nullptr: there is this one alone.
+  convert::WorkSharing* sharing = nullptr;
   // Set by a command whose report tells of differences: the exit code is 1, and the report goes to
   // stdout all the same, because it is what was asked for.
   bool found_differences = false;
 };
 
+// As convert::JoinProcessGroup, which tools give whose commands share their work.
+using JoinProcesses = std::unique_ptr<convert::ProcessGroup> (*)();
+
 // The main function of every tool: parses, runs, prints, and is the one place that decides the exit
-// code. `make_tool` returns the tables; shared_options are added here.
-int ToolMain(const std::function<Tool()>& make_tool, int argc, char** argv);
+// code. `make_tool` returns the tables; shared_options are added here. Of processes that run
+// together one prints: process 0, or the first that failed.
+int ToolMain(const std::function<Tool()>& make_tool, int argc, char** argv,
+             JoinProcesses join = nullptr);
 
 }  // namespace dsv3::cli

@@ -51,7 +51,8 @@ install(TARGETS dsv3_formats dsv3_quant dsv3_convert EXPORT dsv3Targets
 foreach(folder formats quant convert)
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/${folder}
           DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/dsv3 COMPONENT libdsv3-dev
-          FILES_MATCHING PATTERN "*.h" PATTERN "*-inl.h" EXCLUDE)
+          FILES_MATCHING PATTERN "*.h" PATTERN "*-inl.h" EXCLUDE
+          PATTERN scaleout EXCLUDE)
 endforeach()
 install(EXPORT dsv3Targets NAMESPACE dsv3:: DESTINATION ${dsv3_package_dir}
         COMPONENT libdsv3-dev)

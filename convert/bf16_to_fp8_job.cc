@@ -1,6 +1,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -72,6 +73,10 @@ class Bf16ToFp8Job {
     }
     PlanHooks hooks;
     hooks.preflight = [this](const PreflightRun& run) { return LookAhead(run); };
+    hooks.prepare = [this](std::span<const std::size_t> files, SourceFiles& sources,
+                           ProgressSink& progress) {
+      RunFirstPasses(source_.catalog, plan_.passes, files, sources, request_.run, progress, stop_);
+    };
     return RunPlan(source_, plan_.plan, request_.output, request_.run, hooks, std::move(report),
                    fs_, progress_, stop_);
   }
@@ -103,7 +108,7 @@ class Bf16ToFp8Job {
         PlanSideFiles(source_, ConfigLikeOriginal(source_.config_text, *original_));
   }
 
-  // Before anything is written: whether the original is the right one, and the first of two passes.
+  // Before anything is written: whether the original is the right one.
   SideDigests LookAhead(const PreflightRun& run) {
     SideDigests digests = run.known;
     if (original_) {
@@ -115,8 +120,6 @@ class Bf16ToFp8Job {
       }
       if (manifest_) RequireOriginalOf(*manifest_, source_.catalog, *original_, digests);
     }
-    RunFirstPasses(source_.catalog, plan_.passes, run.to_make, run.sources, request_.run, progress_,
-                   stop_);
     return digests;
   }
 

@@ -15,6 +15,8 @@
 // A conversion from the user's side: a request goes in, a report comes out. Nothing here prints.
 namespace dsv3::convert {
 
+class WorkSharing;  // execute/work_sharing.h
+
 enum class ChecksumMode { kSha256, kNone };
 
 // How to run; nothing here changes an output byte except what the manifest holds
@@ -35,6 +37,8 @@ struct RunOptions {
   };
   std::optional<Part> part;
   bool finish = false;  // --finish: all parts are there; completes the job
+  // The processes that share the run; nullptr: there is this one alone. Not owned.
+  WorkSharing* sharing = nullptr;
 };
 
 struct Fp8ToBf16Options {

@@ -161,10 +161,23 @@ void Committer::WriteIndex() {
 }
 
 void Committer::WriteText(const std::string& name, std::string_view text) {
-  if (records_.count(name) != 0) return;
+  if (records_.count(name) != 0) {
+    // Complete, but a run ended before it gave the file its name.
+    const std::vector<std::string> names = {name};
+    if (!std::filesystem::exists(directory_ / name)) Rename(names);
+    return;
+  }
   std::vector<FileRecord> records;
   records.push_back(WritePartial(name, text));
   Publish(std::move(records));
+}
+
+void Committer::Adopt(std::vector<FileRecord> records) {
+  const std::lock_guard lock(mutex_);
+  for (FileRecord& record : records) {
+    std::string name = record.name;
+    records_.insert_or_assign(std::move(name), std::move(record));
+  }
 }
 
 void Committer::WriteManifest(const std::string& text) {

@@ -56,6 +56,9 @@ class Committer final : public OutputSink {
   // Writes the manifest, which no journal line precedes: it ends the job.
   void WriteManifest(const std::string& text);
 
+  // Takes the records of files that another process committed.
+  void Adopt(std::vector<FileRecord> records);
+
   // Records of all complete files, kept ones included. Not to be called during Execute.
   const std::unordered_map<std::string, FileRecord>& records() const { return records_; }
 

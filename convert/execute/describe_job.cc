@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "convert/execute/manifest.h"
+#include "convert/execute/shared_run.h"
 #include "convert/execute/shares.h"
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
@@ -25,9 +26,17 @@ std::int64_t MtimeNs(const fs::path& path) {
 }
 
 void CheckShared(const PlanHooks& hooks, const RunOptions& run) {
-  const bool shared = run.part || run.finish || hooks.selected;
-  if (!shared) return;
-  const std::string name = hooks.selected ? "--ranks" : run.part ? "--part" : "--finish";
+  const bool processes = IsShared(run.sharing);
+  if (!run.part && !run.finish && !hooks.selected && !processes) return;
+  const std::string name = hooks.selected ? "--ranks"
+                           : run.part     ? "--part"
+                           : run.finish   ? "--finish"
+                                          : "mpirun";
+  if (processes && run.part) {
+    throw Error(ErrorCode::kUsage,
+                "--part does not go with mpirun: its processes share the whole job already; leave "
+                "--part out, or start each part by itself");
+  }
   if (hooks.selected && (run.part || run.finish)) {
     throw Error(ErrorCode::kUsage,
                 "--ranks does not go with --part or --finish: each says which files to make; give "
@@ -39,7 +48,7 @@ void CheckShared(const PlanHooks& hooks, const RunOptions& run) {
                     " does not go with --delete-source-shards: other runs may still need what "
                     "one run has read; delete the source when the output is complete");
   }
-  if (run.overwrite && !hooks.selected) {
+  if (run.overwrite && (run.part || run.finish)) {
     throw Error(ErrorCode::kUsage,
                 name +
                     " does not go with --overwrite: runs beside each other cannot agree on what "

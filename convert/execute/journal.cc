@@ -198,6 +198,13 @@ std::optional<std::string_view> TakeLine(std::string_view& text) {
   return body;
 }
 
+// The same for lines that another process sent.
+std::string_view TakeWholeLine(std::string_view& text) {
+  const std::optional<std::string_view> body = TakeLine(text);
+  if (!body) throw Error(ErrorCode::kInternal, "a message of another process came in pieces");
+  return *body;
+}
+
 }  // namespace
 
 std::optional<JournalState> Journal::Read(const std::filesystem::path& directory,
@@ -255,6 +262,12 @@ void Journal::Append(const std::vector<FileRecord>& records) {
   file_->Sync();
 }
 
+std::string JournalHeadLine(const JournalHead& head) { return HeadLine(head); }
+
+JournalHead ParseJournalHead(std::string_view line) {
+  return ParseHead(json::parse(TakeWholeLine(line)));
+}
+
 std::string JournalLines(const std::vector<FileRecord>& records) {
   std::string lines;
   for (const FileRecord& record : records) lines += RecordLine(record);
@@ -263,11 +276,7 @@ std::string JournalLines(const std::vector<FileRecord>& records) {
 
 std::vector<FileRecord> ParseJournalLines(std::string_view lines) {
   std::vector<FileRecord> records;
-  while (!lines.empty()) {
-    const std::optional<std::string_view> body = TakeLine(lines);
-    if (!body) throw Error(ErrorCode::kInternal, "records of another process came in pieces");
-    records.push_back(ParseRecord(json::parse(*body)));
-  }
+  while (!lines.empty()) records.push_back(ParseRecord(json::parse(TakeWholeLine(lines))));
   return records;
 }
 

@@ -74,9 +74,12 @@ class Journal {
   std::uint64_t bytes_ = 0;
 };
 
-// The lines of records as a journal has them, for a process that sends them to another.
+// The first line of a journal, for a process that sends it to another.
+std::string JournalHeadLine(const JournalHead& head);
+// Reads it. Throws Error (kInternal) where it is not whole.
+JournalHead ParseJournalHead(std::string_view line);
+// The lines of records, in the same way.
 std::string JournalLines(const std::vector<FileRecord>& records);
-// Reads them. Throws Error (kInternal) where a line is not whole.
 std::vector<FileRecord> ParseJournalLines(std::string_view lines);
 
 // A run whose journal is in an output directory.

@@ -220,6 +220,12 @@ std::set<std::string> MadeByOthers(const fs::path& directory,
 
 }  // namespace
 
+std::string DifferenceOf(const JournalHead& other, const JournalHead& job) {
+  std::string change = SourceChange(other, job);
+  if (change.empty() && other.fingerprint != job.fingerprint) change = "the options differ";
+  return change;
+}
+
 std::string PartialName(const std::string& name) { return name + ".partial"; }
 
 OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {

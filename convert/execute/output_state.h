@@ -46,6 +46,10 @@ struct OutputState {
 // another source.
 OutputState LookAtOutput(const std::filesystem::path& directory, const OutputJob& job);
 
+// How the job that another run describes differs from this one: its source, or else its options.
+// Empty where it does not.
+std::string DifferenceOf(const JournalHead& other, const JournalHead& job);
+
 // "NAME.partial", under which a file is written.
 std::string PartialName(const std::string& name);
 

@@ -11,97 +11,18 @@
 
 #include <fmt/format.h>
 
-#include "convert/execute/commit.h"
-#include "convert/execute/describe_job.h"
-#include "convert/execute/executor.h"
-#include "convert/execute/file_digests.h"
+#include "convert/execute/abandoned_output.h"
 #include "convert/execute/finished_output.h"
 #include "convert/execute/journal.h"
-#include "convert/execute/manifest.h"
 #include "convert/execute/output_lock.h"
-#include "convert/execute/output_state.h"
-#include "convert/execute/part_check.h"
 #include "convert/execute/plan_report.h"
-#include "convert/execute/shared_reads.h"
-#include "convert/execute/shares.h"
-#include "convert/execute/source_checks.h"
+#include "convert/execute/plan_run.h"
 #include "convert/execute/source_release.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
-namespace {
 
 namespace fs = std::filesystem;
-
-// One run of a plan on an output directory.
-class PlanRun {
- public:
-  PlanRun(const Source& source, const Plan& plan, const fs::path& output, const RunOptions& run,
-          const PlanHooks& hooks, ConversionReport report, formats::FileSystem& file_system,
-          ProgressSink& progress, const StopToken& stop)
-      : source_(source),
-        plan_(plan),
-        output_(output),
-        run_(run),
-        hooks_(hooks),
-        scope_(ScopeOf(plan, hooks, run)),
-        report_(std::move(report)),
-        fs_(file_system),
-        progress_(progress),
-        stop_(stop),
-        sources_(source.catalog) {}
-
-  ConversionReport Run();
-
- private:
-  bool IsFinished() const { return state_.kind == OutputState::Kind::kFinished; }
-  bool IsUnfinished() const { return state_.kind == OutputState::Kind::kUnfinished; }
-  void LookAgain();
-  void ReportNothingToDo();
-  void ReportPlan();
-  void RequireParts() const {
-    RequireAllParts(output_, plan_, BundlesOf(plan_, hooks_.bundles), state_.journals);
-  }
-  void Keep(bool sizes_only);
-  std::vector<std::size_t> FilesToMake() const;
-  std::uint64_t MissingFiles() const;
-  void CheckDisk(const std::vector<std::size_t>& to_make);
-  void RemoveEmptyOutput();
-  SideDigests FreedSides() const;
-  void RequireSources(const std::vector<std::size_t>& to_make) const;
-  void RequireSameSides() const;
-  JournalHead HeadToWrite() const;
-  std::vector<std::string> UnfinishedNames() const;
-  void Write();
-  void WriteWeights(Committer& committer, const std::vector<std::size_t>& to_make);
-  void Make(Committer& committer, const std::vector<std::size_t>& to_make, SourceChecks& checks);
-  void Finish(Committer& committer);
-  void ReportRecords(const FileRecords& records);
-  ExecutorOptions ExecutorSettings() const;
-
-  const Source& source_;
-  const Plan& plan_;
-  const fs::path& output_;
-  const RunOptions& run_;
-  const PlanHooks& hooks_;
-  const RunScope scope_;
-  ConversionReport report_;
-  formats::FileSystem& fs_;
-  ProgressSink& progress_;
-  const StopToken& stop_;
-
-  OutputJob job_;
-  OutputState state_;
-  // Complete files that this run knows to be right; where it does not end the job, only those that
-  // it would make.
-  std::map<std::string, FileRecord> kept_;
-  std::map<std::string, FileRecord> unchecked_;  // other runs', of the right size
-  bool ends_ = true;                             // after this run no weight file is missing
-  SideDigests side_digests_;
-  SourceFiles sources_;
-  std::size_t open_files_ = 0;
-  std::vector<fs::path> created_directories_;
-};
 
 ConversionReport PlanRun::Run() {
   job_ = DescribeJob(source_, plan_, hooks_, run_, scope_);
@@ -115,7 +36,8 @@ ConversionReport PlanRun::Run() {
   } else {
     Write();
   }
-  report_.bytes_read = sources_.bytes_read();
+  if (IsShared(run_.sharing) && !ordered_) run_.sharing->Broadcast("");
+  report_.bytes_read = sources_.bytes_read() + bytes_read_by_helpers_;
   return std::move(report_);
 }
 
@@ -319,6 +241,22 @@ void PlanRun::LookAgain() {
   if (scope_.run == RunName()) JoinJournals(output_, state_.journals, fs_);
 }
 
+// Whether nothing can become of what is written once the source turned out to be wrong. Other runs
+// of the job may be writing beside this one: what they and it have written stays, and waits for its
+// names in vain.
+bool PlanRun::MayAbandon() const {
+  return WaitsToBeVisible(plan_) && scope_.run == RunName() && !IsShared(run_.sharing);
+}
+
+void PlanRun::Abandon(std::optional<Journal>& journal) {
+  journal.reset();
+  try {
+    AbandonOutput(output_, head_, fs_);
+  } catch (const Error&) {
+    // What is wrong with the source is to be told. Nothing that is left is visible.
+  }
+}
+
 void PlanRun::Write() {
   std::optional<Journal> journal;
   try {
@@ -337,8 +275,9 @@ void PlanRun::Write() {
     const SideDigests freed_sides = FreedSides();
     side_digests_ = hooks_.preflight({sources_, freed_sides, to_make});
     RequireSameSides();
-    const JournalHead head = HeadToWrite();
-    const auto clear = [&] { ClearOutput(output_, UnfinishedNames(), head.replaced, kept_, fs_); };
+    if (hooks_.prepare && !IsShared(run_.sharing)) hooks_.prepare(to_make, sources_, progress_);
+    head_ = HeadToWrite();
+    const auto clear = [&] { ClearOutput(output_, UnfinishedNames(), head_.replaced, kept_, fs_); };
     // What interrupted runs left gives its space back before the disk is checked; what an
     // overwrite removes goes only once the journal tells of it.
     if (IsUnfinished()) clear();
@@ -347,19 +286,24 @@ void PlanRun::Write() {
     std::vector<FileRecord> complete;
     for (const auto& [name, record] : kept_) complete.push_back(record);
     for (const auto& [name, record] : unchecked_) complete.push_back(record);
-    journal.emplace(fs_, output_, head, complete, scope_.run);
+    journal.emplace(fs_, output_, head_, complete, scope_.run);
     if (!IsUnfinished()) clear();
 
     Committer committer(fs_, output_, plan_, *journal, run_.checksum == ChecksumMode::kSha256,
                         kept_);
-    WriteWeights(committer, to_make);
+    try {
+      WriteWeights(committer, to_make);
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kBadInput && MayAbandon()) Abandon(journal);
+      throw;
+    }
     if (ends_) {
       Finish(committer);
     } else {
       report_.outcome = ConversionReport::Outcome::kPartDone;
       report_.missing_files = MissingFiles();
     }
-    report_.bytes_written = committer.bytes_written();
+    report_.bytes_written = committer.bytes_written() + bytes_written_by_helpers_;
     ReportRecords(committer.records());
   } catch (...) {
     if (!journal) RemoveEmptyOutput();
@@ -367,71 +311,13 @@ void PlanRun::Write() {
   }
 }
 
-void PlanRun::WriteWeights(Committer& committer, const std::vector<std::size_t>& to_make) {
-  SourceChecks checks(plan_, to_make, sources_);
-  checks.CheckApart(ResolveThreads(run_.threads), progress_, stop_);
-  std::uint64_t total_bytes = 0;
-  for (const std::size_t file : to_make) {
-    total_bytes += plan_.files[file].bytes + PlannedRest(plan_.files[file]);
-  }
-  if (scope_.side_files) {
-    for (const PlannedSideFile& side : plan_.side_files) {
-      if (!side.source.empty() && kept_.count(side.name) == 0) total_bytes += SideFileBytes(side);
-    }
-  }
-  progress_.OnPhase("converting", total_bytes);
-  if (scope_.side_files) committer.WriteSideFiles(progress_, stop_);
-
-  std::optional<SourceRelease> release;
-  if (run_.delete_source_shards) {
-    release.emplace(fs_, output_, plan_, source_.catalog, sources_, stop_);
-    for (std::size_t i = 0; i < plan_.files.size(); ++i) {
-      if (kept_.count(plan_.files[i].name) != 0) release->Checked(i);
-    }
-    committer.SetOnCommitted(
-        [&](std::size_t file, const FileRecord& record) { release->Committed(file, record); });
-  }
-  const std::size_t in_scope = ends_ ? plan_.files.size() : scope_.files.size();
-  try {
-    Make(committer, to_make, checks);
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::kInterrupted) throw;
-    throw Error(ErrorCode::kInterrupted,
-                fmt::format("interrupted; {} of {} weight files are finished, run the same command "
-                            "again to continue from there",
-                            in_scope - to_make.size() + committer.committed_files(), in_scope));
-  }
-  if (release) report_.freed_source_shards = release->freed();
-}
-
-void PlanRun::Make(Committer& committer, const std::vector<std::size_t>& to_make,
-                   SourceChecks& checks) {
-  ExecutorOptions options = ExecutorSettings();
-  options.checks = &checks;
-  const auto execute = plan_.shared_reads ? ExecuteSharedReads : Execute;
-  execute(plan_, to_make, sources_, options, committer, progress_, stop_);
-}
-
-void PlanRun::Finish(Committer& committer) {
-  committer.MakeVisible();
-  committer.WriteIndex();
-  if (!hooks_.closing_name.empty()) {
-    committer.WriteText(hooks_.closing_name,
-                        hooks_.closing_text(committer.records(), job_.head.fingerprint));
-  }
-  committer.WriteManifest(
-      ManifestText(job_.manifest_job, plan_, source_.catalog, committer.records(), side_digests_));
-  RemoveLeftovers(output_, fs_);
-}
-
-}  // namespace
-
 ConversionReport RunPlan(const Source& source, const Plan& plan, const fs::path& output,
                          const RunOptions& run, const PlanHooks& hooks, ConversionReport report,
                          formats::FileSystem& file_system, ProgressSink& progress,
                          const StopToken& stop) {
   const auto once = [&](const RunOptions& options) {
-    return PlanRun(source, plan, output, options, hooks, report, file_system, progress, stop).Run();
+    PlanRun plan_run(source, plan, output, options, hooks, report, file_system, progress, stop);
+    return IsHelper(options.sharing) ? plan_run.Help() : plan_run.Run();
   };
   if (!run.part || !run.finish || run.dry_run) return once(run);
   // --part and --finish: the part first, as if it had been asked for alone.

@@ -43,6 +43,12 @@ using FileRecords = std::unordered_map<std::string, FileRecord>;
 // What a recipe adds to the run of its plan.
 struct PlanHooks {
   Preflight preflight = {};
+  // What expressions of these files need to know and no look tells, such as scales that a first
+  // pass over the weights finds: called before they are made, after the preflight, for all of them
+  // at once or, where processes share a run, for one portion after the other.
+  std::function<void(std::span<const std::size_t> files, SourceFiles& sources,
+                     ProgressSink& progress)>
+      prepare = {};
   // A file that tells of all others, such as layout.json: written once all of them are complete,
   // after the index and before the manifest. Its text comes from their records and the job's
   // fingerprint. Empty name: none.

@@ -132,6 +132,7 @@ void FirstPass::Finish(std::span<const std::byte> original_scales) {
   } else {
     quant::StoreScales(weight_.format, weight_.values, blocks_, scale_bytes_);
   }
+  finished_ = true;
 }
 
 std::span<const quant::BlockState> FirstPass::PanelBlocks(std::uint64_t panel) const {

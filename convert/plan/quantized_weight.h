@@ -72,6 +72,7 @@ class FirstPass {
   // or infinity where such are reported.
   void Finish(std::span<const std::byte> original_scales = {});
 
+  bool finished() const { return finished_; }
   // After Finish:
   std::span<const quant::BlockState> PanelBlocks(std::uint64_t panel) const;
   std::span<const std::byte> scale_bytes() const { return scale_bytes_; }
@@ -84,6 +85,7 @@ class FirstPass {
   std::optional<std::uint64_t> nonfinite_element_;
   float nonfinite_value_ = 0;
   std::vector<std::byte> scale_bytes_;
+  bool finished_ = false;
 };
 
 // Throws the Error (kBadInput) for a NaN or infinity: `element` counts in the whole weight, `place`

@@ -44,7 +44,7 @@ void RunFirstPasses(const Catalog& catalog, std::span<const Bf16ToFp8Plan::Pass>
   std::vector<std::uint32_t> weights;
   std::unordered_map<std::uint32_t, RunningPass> running;
   for (const Bf16ToFp8Plan::Pass& pass : passes) {
-    if (!Needs(pass, files)) continue;
+    if (pass.first_pass->finished() || !Needs(pass, files)) continue;
     const QuantizedWeight& weight = pass.first_pass->weight();
     weights.push_back(weight.weight);
     RunningPass& entry = running[weight.weight];

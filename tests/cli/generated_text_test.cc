@@ -74,7 +74,7 @@ TEST(VersionTest, FirstLineIsStable) {
     EXPECT_TRUE(std::regex_match(
         result.out,
         std::regex(tool +
-                   R"( 0\.1\.0\nkernels [A-Z0-9_]+; oneTBB [0-9.]+; OpenSSL [^;]+; MPI no\n)")))
+                   R"( 0\.1\.0\nkernels [A-Z0-9_]+; oneTBB [0-9.]+; OpenSSL [^;]+; MPI (no|yes \(Open MPI [0-9.]+\))\n)")))
         << result.out;
   }
 }
