@@ -224,7 +224,7 @@ class Planner {
                     {side.name, ""});
       }
     }
-    if (own.count(kExpertLocationName) != 0) {
+    if (NeedsExpertLocation(options_, reshard_)) {
       side_files.push_back({kExpertLocationName, {}, ExpertLocationText(*reshard_.placement)});
     }
     std::sort(side_files.begin(), side_files.end(),
