@@ -22,6 +22,7 @@ using convert::ReshardReport;
 constexpr std::size_t kColors = 10;
 // Cells of a picture that a browser still shows at once.
 constexpr std::size_t kMostCells = 40'000;
+constexpr std::size_t kMostRows = 128;
 constexpr double kHeading = 46;
 constexpr double kFooter = 30;
 constexpr double kOnlyRowHeight = 40;
@@ -34,7 +35,7 @@ std::vector<std::size_t> Rows(const ReshardReport& report) {
   if (SameMapInAllLayers(report)) return {first};
   const std::size_t layers = report.expert_map.size() - first;
   const std::size_t slots = std::max<std::size_t>(report.expert_map[first].size(), 1);
-  const std::size_t most = std::max<std::size_t>(kMostCells / slots, 1);
+  const std::size_t most = std::clamp<std::size_t>(kMostCells / slots, 1, kMostRows);
   const std::size_t every = (layers + most - 1) / most;
   std::vector<std::size_t> rows;
   for (std::size_t layer = first; layer < report.expert_map.size(); layer += every) {
@@ -55,7 +56,7 @@ class Cells {
         held_(slots / report.topology.ep),
         left_(place.left),
         slot_width_((place.right - place.left) / static_cast<double>(slots)),
-        gap_(slot_width_ * static_cast<double>(held_) > 8 ? 2 : 0.4) {}
+        gap_(rank_width() > 8 ? 2 : std::min(0.4, rank_width() / 8)) {}
 
   void AddRow(std::size_t layer, double top, double height) {
     const std::vector<std::uint32_t>& map = report_.expert_map[layer];

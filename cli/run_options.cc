@@ -69,7 +69,8 @@ std::vector<Option> PartOptionTable(convert::RunOptions* run) {
   options.push_back(std::move(part));
   options.push_back(Flag("finish", &run->finish,
                          "Complete what runs with --part have made: check that every part is "
-                         "there, and write the files that tell of the whole."));
+                         "there, and write the files that tell of the whole. Beside --part, that "
+                         "part is made first."));
   return options;
 }
 

@@ -16,12 +16,14 @@ double NiceTick(double most, int ticks) {
 }
 
 std::size_t LabelStep(double step, double width) {
-  // Powers of two first: ranks come in such groups.
+  // Ranks come in groups of powers of two; 20 and 40 keep labels dense where these do not.
   constexpr std::array<std::size_t, 8> kSteps = {1, 2, 4, 8, 16, 20, 32, 40};
   for (const std::size_t every : kSteps) {
     if (static_cast<double>(every) * step >= width) return every;
   }
-  return 80;
+  std::size_t every = 80;
+  while (static_cast<double>(every) * step < width) every *= 2;
+  return every;
 }
 
 }  // namespace dsv3::cli

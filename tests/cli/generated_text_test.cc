@@ -73,8 +73,9 @@ TEST(VersionTest, FirstLineIsStable) {
     EXPECT_EQ(result.err, "");
     EXPECT_TRUE(std::regex_match(
         result.out,
-        std::regex(tool +
-                   R"( 0\.1\.0\nkernels [A-Z0-9_]+; oneTBB [0-9.]+; OpenSSL [^;]+; MPI (no|yes \(Open MPI [0-9.]+\))\n)")))
+        std::regex(
+            tool +
+            R"( 0\.1\.0\nkernels [A-Z0-9_]+; oneTBB [0-9.]+; OpenSSL [^;]+; MPI (no|yes \(Open MPI [0-9.]+\))\n)")))
         << result.out;
   }
 }
@@ -180,7 +181,9 @@ TEST(CompletionTest, BashCompletesACommandBesidePaths) {
   EXPECT_EQ(complete({"merge", "me"}), "merged ");
   EXPECT_EQ(complete({"checkpoint", "--max"}), "--max-shard-size ");
   EXPECT_EQ(complete({"merge", "--max"}), " ");
-  EXPECT_EQ(complete({"--format", ""}), "hf-rank deepseek checkpoint merged ");
+  EXPECT_EQ(complete({"--format", "d"}), "deepseek ");
+  EXPECT_EQ(complete({"--ep-placement", "co"}), "contiguous ");
+  EXPECT_EQ(complete({"--ep-placement", "che"}), "checkpoint ");
   EXPECT_EQ(complete({"--expert-load", "che"}), "checkpoint ");
 }
 

@@ -227,9 +227,6 @@ TEST(UsageTest, OptionsOfReshardThatContradict) {
   ExpectUsageError(with({"--nodes", "2"}),
                    ReshardError("--nodes tells how --expert-load is balanced and means nothing "
                                 "without it; add --expert-load FILE, or leave --nodes out"));
-  ExpectUsageError(with({"--part", "0/2", "--finish"}),
-                   ReshardError("--finish completes what all parts have made and does not go with "
-                                "--part; run it once after the last part"));
   ExpectUsageError(with({"--balance-svg", "no/such/file.svg"}),
                    ReshardError("--balance-svg: there is no directory no/such; make it, or give "
                                 "another FILE"));
