@@ -61,7 +61,9 @@ std::map<std::string, FileRecord> CheckKeptFiles(const std::filesystem::path& di
     present.push_back({&record, std::move(path)});
     total_bytes += record.bytes;
   }
-  if (!sizes_only) progress.OnPhase("checking finished files", total_bytes);
+  if (!sizes_only && !present.empty()) {
+    progress.OnPhase("checking finished files", total_bytes);
+  }
 
   std::mutex mutex;
   std::map<std::string, FileRecord> kept;
