@@ -33,6 +33,7 @@ class ReshardJob {
     hooks.closing_text = [this](const FileRecords& records, const std::string& fingerprint) {
       return LayoutText(reshard_, model_, fingerprint, records);
     };
+    hooks.bundles = FilesByRank();
     if (!request_.options.ranks.empty()) {
       hooks.selected = FilesOfRanks(reshard_, request_.options.ranks);
     }
@@ -70,6 +71,20 @@ class ReshardJob {
     report.recut_block = reshard_.slicing.recut_block;
     report.dropped = reshard_.dropped;
     return report;
+  }
+
+  // Each rank's files but those of an earlier rank.
+  FileBundles FilesByRank() const {
+    std::vector<char> taken(reshard_.plan.files.size(), 0);
+    FileBundles bundles;
+    for (const std::vector<std::uint32_t>& files : reshard_.files_of_rank) {
+      std::vector<std::size_t> bundle;
+      for (const std::uint32_t file : files) {
+        if (std::exchange(taken[file], char{1}) == 0) bundle.push_back(file);
+      }
+      if (!bundle.empty()) bundles.push_back(std::move(bundle));
+    }
+    return bundles;
   }
 
   // As fp8-to-bf16 does before it multiplies with them.
