@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <fmt/format.h>
+#include <tbb/global_control.h>
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
@@ -67,6 +68,7 @@ std::map<std::string, FileRecord> CheckKeptFiles(const std::filesystem::path& di
 
   std::mutex mutex;
   std::map<std::string, FileRecord> kept;
+  const tbb::global_control parallelism(tbb::global_control::max_allowed_parallelism, threads);
   tbb::task_arena arena(static_cast<int>(threads));
   arena.execute([&] {
     tbb::parallel_for(std::size_t{0}, present.size(), [&](std::size_t i) {
