@@ -15,7 +15,6 @@
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
-#include "formats/rank_layout.h"
 #include "formats/require_no_errors.h"
 
 namespace dsv3::convert {
@@ -212,31 +211,22 @@ class Planner {
           return reshard_.slicing.tensors[tensor.parts.front().sliced].place.mtp;
         });
     const std::string config = ConfigForRanks(model_, reshard_.slicing, has_mtp);
-    const std::unordered_set<std::string> own = OwnNames();
+    const bool tells_location = NeedsExpertLocation(options_, reshard_);
     for (PlannedSideFile& side : PlanSideFiles(model_.source, config)) {
-      if (own.count(side.name) == 0) {
-        side_files.push_back(std::move(side));
-      } else if (!model_.layout) {
+      if (tells_location && side.name == kExpertLocationName) {
         throw Error(ErrorCode::kBadInput,
                     fmt::format("{}: the result needs this name for a file of its own; rename the "
                                 "source's",
                                 side.name),
                     {side.name, ""});
       }
+      side_files.push_back(std::move(side));
     }
-    if (NeedsExpertLocation(options_, reshard_)) {
+    if (tells_location) {
       side_files.push_back({kExpertLocationName, {}, ExpertLocationText(*reshard_.placement)});
     }
     std::sort(side_files.begin(), side_files.end(),
               [](const PlannedSideFile& a, const PlannedSideFile& b) { return a.name < b.name; });
-  }
-
-  // Files that are made here whatever the source has.
-  std::unordered_set<std::string> OwnNames() const {
-    std::unordered_set<std::string> names = {std::string(formats::kRankLayoutName)};
-    const bool from_ranks = model_.layout.has_value();
-    if (from_ranks || NeedsExpertLocation(options_, reshard_)) names.insert(kExpertLocationName);
-    return names;
   }
 
   const WholeModel& model_;
