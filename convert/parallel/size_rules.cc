@@ -71,7 +71,6 @@ std::string WorldProblem(const Topology& sizes) {
 // Of a size that is tp's unless an option tells another.
 std::string WaysProblem(std::string_view option, std::uint64_t ways, std::string_view what,
                         std::uint64_t width, const Topology& sizes) {
-  if (width == 0) return "";  // the model has nothing to cut
   const std::string name =
       fmt::format("--{} {}{}", option, ways, ways == sizes.tp ? " (--tp unless given)" : "");
   if (sizes.ranks_per_stage() % ways != 0) {

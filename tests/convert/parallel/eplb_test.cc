@@ -73,6 +73,15 @@ TEST(RebalanceTest, TakesTheLowerIndexOfEqualLoads) {
       << "equal groups stay in order";
 }
 
+TEST(RebalanceTest, KeepsTheOrderOfManyEqualLoads) {
+  const Map map = Rebalance(Load(64, 3.0), {.replicas = 64, .groups = 1, .nodes = 1, .gpus = 2})
+                      .physical_to_logical;
+  for (std::uint32_t i = 0; i < 32; ++i) {
+    EXPECT_EQ(map[i], 2 * i);
+    EXPECT_EQ(map[32 + i], 2 * i + 1);
+  }
+}
+
 TEST(RebalanceTest, OneReplicaForEachGpuStaysInOrder) {
   EXPECT_THAT(Rebalance(Load{1, 9, 5}, {.replicas = 4, .groups = 1, .nodes = 1, .gpus = 4})
                   .physical_to_logical,

@@ -192,6 +192,8 @@ TEST(PlanTopologyTest, NamesWhatDoesNotDivideAndTheNearestThatDo) {
               AllOf(StartsWith("--ep 32 does not divide the 286 physical experts (256 and 30 "
                                "redundant ones); "),
                     HasSubstr("--tp 4 --ep 32 --redundant-experts 32")));
+  EXPECT_THAT(Refusal({.tp = 4, .ep = 32, .redundant_experts = 34}),
+              HasSubstr("--tp 4 --ep 32 --redundant-experts 32"));
   EXPECT_EQ(Refusal({.tp = 4, .ep = 32, .dp = 3}),
             "--ep 32 does not divide the 12 ranks of a stage (tp 4 × dp 3); the nearest sizes that "
             "fit: --tp 4 --ep 32 --dp 8, --tp 4 --ep 16 --dp 4 or --tp 8 --ep 32 --dp 4");
@@ -241,6 +243,10 @@ TEST(PlanTopologyTest, AsksNothingOfModulesThatTheModelLacks) {
 }
 
 TEST(PlanTopologyTest, AModelWithoutExpertsHasNoneToShare) {
+  EXPECT_THAT(Refusal({.tp = 8}, V3With({{"n_routed_experts", 0},
+                                         {"first_k_dense_replace", 0},
+                                         {"intermediate_size", 7}})),
+              HasSubstr("of the dense layers 7"));
   EXPECT_EQ(PlanTopology({.tp = 8, .ep = 1}, Dense()).physical_experts, 0U);
   EXPECT_EQ(Refusal({.tp = 4, .ep = 2}, Dense()),
             "--ep 2 divides routed experts, but the model has none; the nearest sizes that fit: "
@@ -266,9 +272,10 @@ TEST(PlanTopologyTest, RefusesHugeNumbersWithoutOverflow) {
   for (const auto& [option, options] :
        {std::pair<const char*, ParallelOptions>{"--tp 18446744073709551615", {.tp = kHuge}},
         {"--ep 18446744073709551615", {.tp = 4, .ep = kHuge}},
-        {"× dp 18446744073709551615", {.tp = 4, .dp = kHuge}},
-        {"× dp 4611686018427387905", {.tp = 4, .ep = 4, .dp = 4611686018427387905U}},
-        {"× pp 18446744073709551615", {.tp = 4, .pp = kHuge}},
+        {"tp 4 × dp 18446744073709551615 × pp 1 are more than 65536 ranks", {.tp = 4, .dp = kHuge}},
+        {"tp 4 × dp 4611686018427387905 × pp 1 are more than",
+         {.tp = 4, .ep = 4, .dp = 4611686018427387905U}},
+        {"tp 4 × dp 1 × pp 18446744073709551615 are more than", {.tp = 4, .pp = kHuge}},
         {"--dense-tp 18446744073709551615", {.tp = 4, .dense_tp = kHuge}},
         {"--shared-expert-tp 18446744073709551615", {.tp = 4, .shared_expert_tp = kHuge}},
         {"--embed-tp 18446744073709551615", {.tp = 4, .embed_tp = kHuge}},
@@ -301,15 +308,21 @@ TEST(PlanTopologyTest, LimitsTheReplicasOfAnExpert) {
 }
 
 TEST(PlanTopologyTest, RefusesAConfigOfImpossibleSize) {
-  ModelConfig config;
-  config.num_hidden_layers = std::uint64_t{1} << 31;
-  config.n_routed_experts = std::uint64_t{1} << 31;
-  try {
-    PlanTopology({.tp = 1}, config);
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kBadInput);
-    EXPECT_THAT(error.message(), HasSubstr("2147483648 layers with 2147483648 routed experts"));
+  for (const auto& [layers, experts] : std::vector<std::pair<std::uint64_t, std::uint64_t>>{
+           {600, 600},
+           {std::uint64_t{1} << 32, 1},
+           {1, std::uint64_t{1} << 32},
+           {std::uint64_t{1} << 32, std::uint64_t{1} << 32}}) {
+    ModelConfig config;
+    config.num_hidden_layers = layers;
+    config.n_routed_experts = experts;
+    try {
+      PlanTopology({.tp = 1}, config);
+      ADD_FAILURE() << layers << " layers, " << experts << " experts";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+      EXPECT_THAT(error.message(), HasSubstr("no model of this family is that large"));
+    }
   }
 }
 
