@@ -44,6 +44,7 @@ std::string TensorTable(const ProvenanceReport& traced) {
     bool first = true;
     for (const ProvenanceSource& source : tensor.sources) {
       std::string name = Printable(source.source.name);
+      if (!source.source.file.empty()) name += " in " + Printable(source.source.file);
       if (!source.source.checkpoint.empty()) {
         name = Printable(source.source.checkpoint) + ": " + name;
       }
@@ -70,6 +71,7 @@ void TensorMembers(formats::JsonWriter& json, const ProvenanceReport& traced) {
     for (const ProvenanceSource& source : tensor.sources) {
       json.BeginObject();
       StringOrNullMember(json, "checkpoint", source.source.checkpoint);
+      StringOrNullMember(json, "file", source.source.file);
       StringMember(json, "name", source.source.name);
       StringMember(json, "dtype", formats::DtypeName(source.source.dtype));
       StringOrNullMember(json, "xxh3_128", source.source.xxh3);

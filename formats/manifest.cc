@@ -29,6 +29,7 @@ void WriteDtypeAndShape(JsonWriter& writer, Dtype dtype, const Shape& shape) {
 void WriteSource(JsonWriter& writer, const ManifestSource& source) {
   writer.BeginObject();
   WriteMember(writer, "checkpoint", source.checkpoint);
+  WriteMember(writer, "file", source.file);
   writer.Key("name");
   writer.String(source.name);
   WriteDtypeAndShape(writer, source.dtype, source.shape);

@@ -31,6 +31,8 @@ struct ManifestSource {
   Shape shape;
   std::string xxh3;
   std::string sha256;
+  // Its file, where the source is a directory of rank shards, whose files share names of tensors.
+  std::string file = {};
 };
 
 struct ManifestTensor {

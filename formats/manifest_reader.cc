@@ -75,8 +75,8 @@ ManifestFile Parser::ReadFile() {
 }
 
 ManifestSource Parser::ReadSource() {
-  constexpr std::string_view kNames[] = {"checkpoint", "name",     "dtype",
-                                         "shape",      "xxh3_128", "sha256"};
+  constexpr std::string_view kNames[] = {"checkpoint", "name",   "dtype", "shape",
+                                         "xxh3_128",   "sha256", "file"};
   ManifestSource source;
   const unsigned seen = Object(kNames, "a source", [&](std::size_t member) {
     if (member == 0) source.checkpoint = json().String();
@@ -85,6 +85,7 @@ ManifestSource Parser::ReadSource() {
     if (member == 3) source.shape = ReadShape();
     if (member == 4) source.xxh3 = Hex(32);
     if (member == 5) source.sha256 = Hex(64);
+    if (member == 6) source.file = json().String();
   });
   Require(seen, 0b001110, kNames, "a source");
   return source;

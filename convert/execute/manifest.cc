@@ -15,12 +15,14 @@ namespace {
 formats::ManifestSource SourceOf(const Catalog& catalog, std::uint32_t position,
                                  const Digests& digests) {
   const CatalogTensor& tensor = catalog.tensors()[position];
-  return {catalog.files()[tensor.extent.file].checkpoint,
-          tensor.name,
+  const SourceFile& file = catalog.files()[tensor.extent.file];
+  return {file.checkpoint,
+          std::string(catalog.NameInFile(position)),
           tensor.dtype,
           tensor.shape,
           digests.xxh3,
-          digests.sha256};
+          digests.sha256,
+          file.shares_names ? file.name : ""};
 }
 
 using DigestsByTensor = std::unordered_map<std::uint32_t, Digests>;

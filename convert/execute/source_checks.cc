@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <tbb/global_control.h>
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
@@ -115,6 +116,7 @@ std::uint64_t SourceChecks::apart_bytes() const {
 void SourceChecks::CheckApart(unsigned threads, ProgressSink& progress, const StopToken& stop) {
   if (apart_.empty()) return;
   progress.OnPhase("checking source tensors", apart_bytes());
+  const tbb::global_control parallelism(tbb::global_control::max_allowed_parallelism, threads);
   tbb::task_arena arena(static_cast<int>(threads));
   arena.execute([&] {
     tbb::parallel_for(std::size_t{0}, apart_.size(), [&](std::size_t i) {
@@ -186,12 +188,13 @@ void SourceChecks::Compare(std::uint32_t tensor, const Stream& stream) const {
   if (found == expected) return;
   const CatalogTensor& source = sources_.catalog().tensors()[tensor];
   const std::string file = sources_.catalog().files()[source.extent.file].DisplayName();
+  const std::string name(sources_.catalog().NameInFile(tensor));
   throw Error(ErrorCode::kBadInput,
               fmt::format("{}: the bytes of {} have the XXH3-128 digest {}, expected {}; the file "
                           "is damaged or of another job: copy it again from where it was made, "
                           "and run the command again with --overwrite",
-                          file, QuoteForMessage(source.name), found, expected),
-              {file, source.name});
+                          file, QuoteForMessage(name), found, expected),
+              {file, name});
 }
 
 }  // namespace dsv3::convert

@@ -240,7 +240,7 @@ class Coverage {
   }
 
   std::string TensorName(const Tile& tile) const {
-    return QuoteForMessage(catalog_.tensors()[tile.tensor].name);
+    return QuoteForMessage(catalog_.NameInFile(tile.tensor));
   }
   std::string FileName(const Tile& tile) const {
     return catalog_.files()[catalog_.tensors()[tile.tensor].extent.file].DisplayName();
@@ -259,12 +259,13 @@ void CheckTile(const Catalog& catalog, const std::string& name, formats::Dtype d
                const MatrixShape& matrix, const Tile& tile) {
   const CatalogTensor& source = catalog.tensors().at(tile.tensor);
   const std::string file = catalog.files()[source.extent.file].DisplayName();
+  const std::string held_name(catalog.NameInFile(tile.tensor));
   const MatrixShape held = MatrixOf(source.shape);
   const auto fail = [&](const std::string& what) {
     throw Error(ErrorCode::kBadInput,
                 fmt::format("{}: {} of {} {}; make the rank shards again", file,
-                            QuoteForMessage(source.name), QuoteForMessage(name), what),
-                {file, source.name});
+                            QuoteForMessage(held_name), QuoteForMessage(name), what),
+                {file, held_name});
   };
   if (source.dtype != dtype) {
     fail(fmt::format("is {}, expected {}", formats::DtypeName(source.dtype),

@@ -81,6 +81,13 @@ std::uint32_t Catalog::Find(std::string_view name) const {
                        [this](std::uint32_t i) -> std::string_view { return tensors_[i].name; });
 }
 
+std::string_view Catalog::NameInFile(std::uint32_t tensor) const {
+  const SourceFile& file = files_[tensors_[tensor].extent.file];
+  std::string_view name = tensors_[tensor].name;
+  if (file.shares_names) name.remove_prefix(file.name.size() + 1);
+  return name;
+}
+
 std::uint32_t Catalog::FindAppended(std::string_view name) const {
   const std::uint32_t found = appended_by_name_.Find(
       name,

@@ -24,6 +24,8 @@ struct SourceFile {
   // Which of the sources it is from: empty for the checkpoint that is converted, otherwise the
   // option that named another one ("scales-from"). Only the former's shards may ever be freed.
   std::string checkpoint = {};
+  // Whether other files hold tensors of the same names, as rank shards do.
+  bool shares_names = false;
 
   // For messages: shards of two checkpoints may have one name.
   std::string DisplayName() const { return checkpoint.empty() ? name : path.string(); }
@@ -37,7 +39,7 @@ struct Extent {
 };
 
 struct CatalogTensor {
-  std::string name;
+  std::string name;  // unique; of files with shared names FILE/NAME
   formats::Dtype dtype = formats::Dtype::kU8;
   formats::Shape shape;
   Extent extent;
@@ -70,6 +72,9 @@ class Catalog {
   std::uint32_t Find(std::string_view name) const;
   // The same for the appended checkpoint.
   std::uint32_t FindAppended(std::string_view name) const;
+
+  // The tensor's name in its file's header.
+  std::string_view NameInFile(std::uint32_t tensor) const;
 
   // Where the checkpoint that is converted ends in tensors() and files(), and the appended one
   // begins. Whoever goes through the first alone ends there.

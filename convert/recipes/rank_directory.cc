@@ -239,6 +239,7 @@ class Opener {
         layout_tensors.push_back(listed);
       }
       opened.header.tensors = {};
+      opened.file.shares_names = true;
       source_files.push_back(std::move(opened.file));
     }
     formats::Findings unlisted = Unlisted();

@@ -33,12 +33,24 @@ formats::Manifest ReadFrom(const fs::path& directory) {
   return ReadManifestFile(path);
 }
 
+// The tensors that a source may be: those of its name, in its file where that is told.
+std::vector<const formats::ManifestTensor*> CandidatesFor(const formats::ManifestSource& source,
+                                                          const TensorsByName& tensors) {
+  const auto found = tensors.find(source.name);
+  if (found == tensors.end()) return {};
+  std::vector<const formats::ManifestTensor*> candidates;
+  for (const formats::ManifestTensor* const tensor : found->second) {
+    if (source.file.empty() || tensor->file == source.file) candidates.push_back(tensor);
+  }
+  return candidates;
+}
+
 SourceMatch Compare(const formats::ManifestSource& source, const TensorsByName& tensors) {
   if (source.xxh3.empty()) return SourceMatch::kNotCompared;
-  const auto found = tensors.find(source.name);
-  if (found == tensors.end()) return SourceMatch::kUnknown;
+  const auto candidates = CandidatesFor(source, tensors);
+  if (candidates.empty()) return SourceMatch::kUnknown;
   const bool matches = std::any_of(
-      found->second.begin(), found->second.end(),
+      candidates.begin(), candidates.end(),
       [&](const formats::ManifestTensor* tensor) { return tensor->xxh3 == source.xxh3; });
   return matches ? SourceMatch::kMatches : SourceMatch::kDiffers;
 }
@@ -74,7 +86,7 @@ formats::Finding MatchFinding(const ProvenanceTensor& tensor, const ProvenanceSo
                   QuoteForMessage(source.source.name), source.source.xxh3);
   if (source.match == SourceMatch::kDiffers) {
     finding.kind = "source-differs";
-    const std::vector<const formats::ManifestTensor*>& found = tensors.at(source.source.name);
+    const auto found = CandidatesFor(source.source, tensors);
     finding.message = fmt::format(
         "{}, and the source has {}{}; it is not what the tensor was made of, convert it again",
         what, found.front()->xxh3,

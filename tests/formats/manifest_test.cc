@@ -44,7 +44,8 @@ Manifest WholeManifest() {
   tensor.nan_codes = 4;
   tensor.rule = "dequantize";
   tensor.sources = {{"", "a.weight", Dtype::kF8E4M3, {2, 3}, kB, Sha('4')},
-                    {"original", "a.weight_scale_inv", Dtype::kF32, {1, 1}, kA, ""}};
+                    {"original", "a.weight_scale_inv", Dtype::kF32, {1, 1}, kA, ""},
+                    {"", "a.weight", Dtype::kBF16, {2, 1}, kA, "", "rank.safetensors"}};
   manifest.tensors.push_back(tensor);
   tensor = {};
   tensor.name = "scalar";
@@ -86,6 +87,8 @@ TEST(ManifestTest, ReadsEveryMember) {
   EXPECT_EQ(manifest.tensors[0].nan_codes, 4U);
   EXPECT_EQ(manifest.tensors[0].sources[0].sha256, Sha('4'));
   EXPECT_EQ(manifest.tensors[0].sources[1].checkpoint, "original");
+  EXPECT_EQ(manifest.tensors[0].sources[1].file, "");
+  EXPECT_EQ(manifest.tensors[0].sources[2].file, "rank.safetensors");
   EXPECT_EQ(manifest.content_digest, WholeManifest().content_digest);
 }
 

@@ -114,6 +114,24 @@ TEST_F(ManifestTextTest, TellsTheDigestsThatTheJobWasToldOf) {
   EXPECT_EQ(slice.sources[1].xxh3, Xxh3Of("scale"));
 }
 
+TEST_F(ManifestTextTest, NamesTheFileWhereFilesShareNames) {
+  SourceFile rank;
+  rank.name = "rank-0";
+  rank.shares_names = true;
+  const Catalog catalog({rank}, {{"rank-0/a", Dtype::kU8, {4}, {0, 0, 4}}});
+  EXPECT_EQ(catalog.NameInFile(0), "a");
+  EXPECT_EQ(source_.catalog().NameInFile(0), "a");
+  Plan plan;
+  plan.files.push_back(PlanFile("f", {{"t", Copy(catalog, 0)}}));
+  const std::unordered_map<std::string, FileRecord> records = {
+      {"f", {"f", plan.files[0].bytes, {}, {{{kOutput, ""}, {kOutput, ""}, 0, {}}}}}};
+  const std::string text = ManifestText(ManifestJob(plan, catalog, {}), plan, catalog, records, {});
+  const formats::ManifestSource source =
+      formats::ParseManifest(text, "manifest").tensors.at(0).sources.at(0);
+  EXPECT_EQ(source.name, "a");
+  EXPECT_EQ(source.file, "rank-0");
+}
+
 TEST_F(ManifestTextTest, TellsOfRecutScalesWhatWasStreamed) {
   const ExpressionPtr scale = Copy(source_.catalog(), 3);
   const formats::ManifestTensor recut =

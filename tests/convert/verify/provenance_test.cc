@@ -115,6 +115,36 @@ TEST_F(ProvenanceTest, TellsTwoSourcesApart) {
   EXPECT_EQ(report.matching, output.tensors.size());
 }
 
+TEST_F(ProvenanceTest, LooksInTheFileThatIsTold) {
+  // Two files of the source hold a tensor of this name, as rank shards do.
+  formats::Manifest source = Read(in_);
+  const auto tensor = std::find_if(source.tensors.begin(), source.tensors.end(),
+                                   [](const auto& one) { return one.name == "norm.weight"; });
+  const std::string file = tensor->file;
+  const std::string other = source.files.at(file == source.files[0].name ? 1 : 0).name;
+  formats::ManifestTensor twin = *tensor;
+  twin.file = other;
+  twin.xxh3 = std::string(32, 'f');
+  source.tensors.push_back(twin);
+  Write(in_, source);
+  const auto trace = [&](const std::string& told) {
+    formats::Manifest output = Read(out_);
+    for (formats::ManifestTensor& one : output.tensors) {
+      if (one.name == "norm.weight") one.sources[0].file = told;
+    }
+    Write(out_, output);
+    return TraceProvenance({out_, in_});
+  };
+  EXPECT_EQ(trace("").differing, 0U);
+  EXPECT_EQ(trace(file).differing, 0U);
+  const ProvenanceReport differs = trace(other);
+  EXPECT_EQ(differs.differing, 1U);
+  ASSERT_EQ(differs.verification.findings.size(), 1U);
+  EXPECT_THAT(differs.verification.findings[0].message,
+              ::testing::HasSubstr("has " + std::string(32, 'f') + ";"));
+  EXPECT_EQ(trace("elsewhere").unknown, 1U);
+}
+
 TEST_F(ProvenanceTest, SaysWhereNoConversionTells) {
   const ProvenanceReport report = TraceProvenance({in_, {}});
   EXPECT_EQ(report.recipe, "");
