@@ -1,11 +1,10 @@
 #include "convert/recipes/reshard_config.h"
 
-#include <algorithm>
-#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 
+#include "convert/model/module_list.h"
 #include "convert/recipes/bf16_to_fp8.h"
 #include "formats/error.h"
 #include "formats/json/json_edit.h"
@@ -15,12 +14,6 @@ namespace dsv3::convert {
 namespace {
 
 constexpr const char* kConfigName = "config.json";
-
-void AddMissing(const std::vector<std::string>& more, std::vector<std::string>& list) {
-  for (const std::string& entry : more) {
-    if (std::find(list.begin(), list.end(), entry) == list.end()) list.push_back(entry);
-  }
-}
 
 const QuantizationConfig& QuantizationOrThrow(const WholeModel& model, std::string_view option,
                                               std::string_view what) {
@@ -48,10 +41,11 @@ std::string ConfigForRanks(const WholeModel& model, const Slicing& slicing, bool
     const QuantizationConfig& quantization =
         QuantizationOrThrow(model, "bf16", "the modules that are not FP8 could be listed");
     std::vector<std::string> listed = quantization.modules_to_not_convert;
-    AddMissing(slicing.bf16_modules, listed);
+    listed.insert(listed.end(), slicing.bf16_modules.begin(), slicing.bf16_modules.end());
+    const ModuleList modules(listed);  // each once
     formats::JsonWriter json(0);
     json.BeginArray();
-    for (const std::string& module : listed) json.String(module);
+    for (const std::string& module : modules.entries()) json.String(module);
     json.EndArray();
     text = SetConfigMember(text, quantization.member + "/modules_to_not_convert", json.Take());
   }
