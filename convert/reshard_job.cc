@@ -5,6 +5,7 @@
 
 #include "convert/execute/run_plan.h"
 #include "convert/job_common.h"
+#include "convert/plan/slice_expression.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "convert/recipes/reshard.h"
 #include "convert/recipes/whole_model.h"
@@ -39,8 +40,9 @@ class ReshardJob {
     }
     ConversionReport conversion;
     conversion.recipe = kReshard;
-    ReportPlanned(model_.source, reshard_.plan, reshard_.dequantized.size(), conversion);
-    conversion.copied_tensors = conversion.tensors;
+    const std::uint64_t converted = ConvertedTensors();
+    ReportPlanned(model_.source, reshard_.plan, converted, conversion);
+    conversion.copied_tensors = conversion.tensors - converted;
     for (const formats::Finding& warning : reshard_.warnings) {
       conversion.warnings.push_back(warning);
     }
@@ -85,6 +87,18 @@ class ReshardJob {
       if (!bundle.empty()) bundles.push_back(std::move(bundle));
     }
     return bundles;
+  }
+
+  // Tensors of the output that are not bytes of the source.
+  std::uint64_t ConvertedTensors() const {
+    std::uint64_t converted = 0;
+    for (const PlannedFile& file : reshard_.plan.files) {
+      for (const PlannedTensor& tensor : file.tensors) {
+        const Expression& origin = *tensor.expression->slice()->parts().front().origin;
+        if (origin.rule() == formats::kDequantizeRule) ++converted;
+      }
+    }
+    return converted;
   }
 
   // As fp8-to-bf16 does before it multiplies with them.

@@ -102,6 +102,7 @@ class KeyTensors {
     // By their first rank, so that the order does not depend on positions.
     std::vector<RankTensor> made;
     for (auto& [parts, ranks] : ranks_of_parts) {
+      count_.Add(ranks.size());
       RankTensor& tensor = made.emplace_back();
       tensor.name = key.key;
       tensor.parts = parts;
@@ -175,6 +176,7 @@ class KeyTensors {
   std::unordered_map<std::uint32_t, std::uint32_t> position_of_;  // catalog → Slicing::tensors
   std::vector<std::uint32_t> filling_place_;                      // by position in Slicing::tensors
   std::vector<bool> taken_;
+  RankTensorCount count_;
   std::uint32_t unit_ = 0;
   std::vector<RankTensor> tensors_;
 };

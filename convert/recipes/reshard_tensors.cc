@@ -102,8 +102,18 @@ std::vector<std::uint32_t> FillingOrder(const SharedModel& shared) {
   return order;
 }
 
+void RankTensorCount::Add(std::size_t tensors) {
+  count_ += tensors;
+  if (count_ <= kMaxRankTensors) return;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("these sizes give the ranks more than {} tensors together, more than can "
+                          "be planned; ask for fewer ranks, or share the experts out with --ep",
+                          kMaxRankTensors));
+}
+
 std::vector<RankTensor> TensorsByName(const SharedModel& shared, TensorNaming naming) {
   std::vector<RankTensor> tensors;
+  RankTensorCount count;
   std::uint32_t unit = 0;
   for (const std::uint32_t i : FillingOrder(shared)) {
     const SlicedTensor& sliced = shared.slicing.tensors[i];
@@ -117,6 +127,7 @@ std::vector<RankTensor> TensorsByName(const SharedModel& shared, TensorNaming na
       RankTensor tensor;
       tensor.ranks = RanksOf(sliced, part, shared.topology, shared.placement);
       if (tensor.ranks.empty()) continue;
+      count.Add(tensor.ranks.size());
       tensor.name = name;
       tensor.unit = unit;
       tensor.parts.push_back({i, part});

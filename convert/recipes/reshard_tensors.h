@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -50,6 +51,10 @@ class Origins {
   std::vector<std::string_view> rules_;
 };
 
+// The most tensors that all ranks may hold together, so that plans fit the memory: DeepSeek-V3 has
+// 1.5 million in 16 tensor parallel ranks and 0.6 million in 320 expert parallel ones.
+inline constexpr std::uint64_t kMaxRankTensors = std::uint64_t{1} << 23;
+
 // What the ranks hold of a sliced model, as all formats need it.
 struct SharedModel {
   const WholeModel& model;
@@ -66,6 +71,15 @@ struct SharedModel {
 // Positions in Slicing::tensors in the order in which files are filled: the catalog's, but that
 // scales follow their weight.
 std::vector<std::uint32_t> FillingOrder(const SharedModel& shared);
+
+// Counts what ranks hold; throws Error (kUsage) where it is more than kMaxRankTensors.
+class RankTensorCount {
+ public:
+  void Add(std::size_t tensors);
+
+ private:
+  std::uint64_t count_ = 0;
+};
 
 // Every tensor's every part, under the name that `naming` gives.
 enum class TensorNaming { kHuggingFace, kDeepseek };
