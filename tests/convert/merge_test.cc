@@ -104,8 +104,9 @@ TEST_F(MergeTest, TellsInTheManifestWhatEachTensorWasMadeOf) {
   EXPECT_EQ(manifest.tensors[1].name, "norm");
   EXPECT_EQ(manifest.tensors[1].rule, "assemble");
   ASSERT_EQ(manifest.tensors[1].sources.size(), 2U);
-  EXPECT_EQ(manifest.tensors[1].sources[0].name, std::string(testing::kRankFile0) + "/norm");
-  EXPECT_EQ(manifest.tensors[1].sources[1].name, std::string(testing::kRankFile1) + "/norm");
+  EXPECT_EQ(manifest.tensors[1].sources[0].name, "norm");
+  EXPECT_EQ(manifest.tensors[1].sources[0].file, testing::kRankFile0);
+  EXPECT_EQ(manifest.tensors[1].sources[1].file, testing::kRankFile1);
   EXPECT_EQ(manifest.tensors[1].sources[1].shape, formats::Shape{1});
   EXPECT_EQ(manifest.tensors[1].sources[1].xxh3, ranks.layout.tensors[3].xxh3);
 }
