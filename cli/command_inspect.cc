@@ -27,7 +27,7 @@ std::string Run(const Options& options, CommandContext& context) {
     return context.output.json ? InspectionJson(inspection, context.tool.name)
                                : InspectionText(inspection);
   }
-  const std::uint32_t position = convert::RequireTensor(inspection.catalog, options.tensor);
+  const std::uint32_t position = convert::RequireTensor(inspection, options.tensor);
   const convert::TensorStatistics statistics = convert::MeasureTensor(
       inspection.catalog, position, inspection.config ? &*inspection.config : nullptr);
   return context.output.json ? TensorJson(inspection, position, statistics, context.tool.name)
@@ -45,7 +45,8 @@ Command InspectCommand() {
       "line, with dtypes, parameters (in total and activated for each token), bytes, and the MTP "
       "layers apart. Only headers, index and config are read, no weights.",
       "Contradictions between files, index and config are shown and are no failure: only headers "
-      "or an index that cannot be read are."};
+      "or an index that cannot be read are.",
+      "Of rank shards it shows the deployment and the model that they hold."};
   command.arguments = {
       {"IN",
        "The checkpoint: a directory, a single safetensors file, or a model directory of the "

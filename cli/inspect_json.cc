@@ -90,6 +90,26 @@ void ModelMember(JsonWriter& json, const std::optional<ModelConfig>& config) {
   json.EndObject();
 }
 
+void RanksMember(JsonWriter& json, const std::optional<formats::RankLayout>& layout) {
+  json.Key("ranks");
+  if (!layout) return json.Null();
+  const formats::RankLayout::Sizes& sizes = layout->sizes;
+  json.BeginObject();
+  StringMember(json, "format", layout->format);
+  StringMember(json, "grouping", layout->grouping);
+  UintMember(json, "world_size", sizes.world_size);
+  UintMember(json, "tp", sizes.tp);
+  UintMember(json, "ep", sizes.ep);
+  UintMember(json, "dp", sizes.dp);
+  UintMember(json, "pp", sizes.pp);
+  UintMember(json, "redundant_experts", sizes.redundant_experts);
+  json.Key("bytes");
+  json.BeginArray();
+  for (const formats::LayoutRank& rank : layout->ranks) json.Uint(rank.bytes);
+  json.EndArray();
+  json.EndObject();
+}
+
 void TotalsMembers(JsonWriter& json, const Summary& s) {
   UintMember(json, "files", s.files);
   UintMember(json, "file_bytes", s.file_bytes);
@@ -163,7 +183,8 @@ std::string InspectionJson(const Inspection& inspection, std::string_view tool) 
   StringMember(json, "tool", tool);
   StringMember(json, "version", kVersion);
   StringMember(json, "input", inspection.path.string());
-  StringMember(json, "form", FormName(inspection.form));
+  StringMember(json, "form", inspection.ranks ? "ranks" : FormName(inspection.form));
+  RanksMember(json, inspection.ranks);
   ModelMember(json, inspection.config);
   TotalsMembers(json, inspection.summary);
   FindingsMember(json, "findings", inspection.findings);

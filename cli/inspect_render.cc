@@ -50,6 +50,31 @@ std::string ModelLine(const ModelConfig& c) {
   return text;
 }
 
+// The deployment, and what each of its ranks loads.
+void AddRanks(const formats::RankLayout& layout, const Summary& s, Table& table) {
+  const formats::RankLayout::Sizes& sizes = layout.sizes;
+  std::string ranks =
+      fmt::format("{} = TP {} × DP {}", FormatCount(sizes.world_size), sizes.tp, sizes.dp);
+  if (sizes.pp > 1) ranks += fmt::format(" × PP {}", sizes.pp);
+  if (sizes.ep > 1) ranks += fmt::format(", experts over EP {}", sizes.ep);
+  if (sizes.redundant_experts > 0) {
+    ranks += fmt::format(", {} of them redundant", FormatCount(sizes.redundant_experts));
+  }
+  table.Add({"ranks", ranks});
+  const auto by_bytes = [](const formats::LayoutRank& a, const formats::LayoutRank& b) {
+    return a.bytes < b.bytes;
+  };
+  const auto [least, most] =
+      std::minmax_element(layout.ranks.begin(), layout.ranks.end(), by_bytes);
+  table.Add(
+      {"each loads", least->bytes == most->bytes
+                         ? FormatBytes(most->bytes)
+                         : fmt::format("{} (rank {}) to {} (rank {})", FormatBytes(least->bytes),
+                                       least->rank, FormatBytes(most->bytes), most->rank)});
+  table.Add({"files", fmt::format("{} in the format {}, {}", FormatCount(s.files),
+                                  Printable(layout.format), FormatBytes(s.file_bytes))});
+}
+
 std::string Totals(const Inspection& inspection) {
   const Summary& s = inspection.summary;
   Table table("ll");
@@ -69,8 +94,14 @@ std::string Totals(const Inspection& inspection) {
   }
   std::string bytes = FormatBytes(s.tensor_bytes);
   if (s.tensor_bytes >= 1024) bytes += fmt::format(" ({})", FormatBinaryBytes(s.tensor_bytes));
-  table.Add({"tensors", fmt::format("{} in {}, {}", FormatCount(s.tensors),
-                                    FormatCountOf(s.files, "file"), bytes)});
+  if (inspection.ranks) {
+    AddRanks(*inspection.ranks, s, table);
+    table.Add({"tensors", fmt::format("{}, {} without the copies of other ranks",
+                                      FormatCountOf(s.tensors, "tensor"), bytes)});
+  } else {
+    table.Add({"tensors", fmt::format("{} in {}, {}", FormatCount(s.tensors),
+                                      FormatCountOf(s.files, "file"), bytes)});
+  }
   if (s.scales > 0) {
     table.Add({"of these", fmt::format("{} ({} values, {}), not counted as parameters",
                                        FormatCountOf(s.scales, "scale"),
@@ -121,7 +152,11 @@ void AddStatistics(Table& table, const char* title, const ValueStatistics& s) {
 std::string InspectionText(const Inspection& inspection) {
   using Form = formats::CheckpointFiles::Form;
   std::string text = Printable(inspection.path.string());
-  if (inspection.form == Form::kUnindexed) text += " (shards without an index)";
+  if (inspection.ranks) {
+    text += " (rank shards)";
+  } else if (inspection.form == Form::kUnindexed) {
+    text += " (shards without an index)";
+  }
   text += "\n" + Totals(inspection);
   if (!inspection.findings.empty()) text += "\n" + FindingsText(inspection.findings);
   Table table("lllrrr");

@@ -9,6 +9,7 @@
 #include "convert/execute/manifest.h"
 #include "convert/execute/source_release.h"
 #include "convert/model/expected_tensors.h"
+#include "convert/recipes/whole_model.h"
 #include "formats/error.h"
 #include "formats/require_no_errors.h"
 
@@ -117,6 +118,7 @@ std::string ReadConfigText(const formats::CheckpointFiles& files) {
 }
 
 Source OpenSource(const fs::path& input, const fs::path& output) {
+  RefuseRankDirectory(input);
   formats::CheckpointFiles files = formats::OpenCheckpointFiles(input, ReadFreedShards(output));
   RequirePlaces(input, files.directory, output);
   formats::RequireConsistent(files);

@@ -9,6 +9,9 @@
 #include <tbb/parallel_invoke.h>
 
 #include "convert/model/expected_tensors.h"
+#include "convert/recipes/held_model.h"
+#include "convert/recipes/rank_directory.h"
+#include "convert/recipes/whole_model.h"
 #include "formats/checkpoint_check.h"
 #include "formats/error.h"
 #include "formats/require_no_errors.h"
@@ -115,9 +118,28 @@ std::size_t Similarity(std::string_view a, std::string_view b) {
   return front + back;
 }
 
+// The model that rank shards hold.
+Inspection InspectRanks(const std::filesystem::path& path) {
+  WholeModel model = PutTogether(OpenRankDirectory(path));
+  Inspection inspection{.path = path,
+                        .catalog = std::move(model.catalog),
+                        .config = std::move(model.source.config),
+                        .summary = {},
+                        .findings = std::move(model.source.warnings)};
+  inspection.summary = Summarize(inspection.catalog, &*inspection.config);
+  inspection.summary.files = model.layout->files.size();
+  inspection.summary.file_bytes = 0;
+  for (const formats::LayoutFile& file : model.layout->files) {
+    inspection.summary.file_bytes += file.bytes;
+  }
+  inspection.ranks = std::move(model.layout);
+  return inspection;
+}
+
 }  // namespace
 
 Inspection Inspect(const std::filesystem::path& path) {
+  if (IsRankDirectory(path)) return InspectRanks(path);
   formats::CheckpointFiles files = formats::OpenCheckpointFiles(path);
   RequireReadable(files.findings);
   formats::DropSecondCopies(files);
@@ -143,7 +165,9 @@ Inspection Inspect(const std::filesystem::path& path) {
           std::move(findings)};
 }
 
-std::uint32_t RequireTensor(const Catalog& catalog, const std::string& name) {
+std::uint32_t RequireTensor(const Inspection& inspection, const std::string& name) {
+  if (inspection.ranks) RefuseRankDirectory(inspection.path);
+  const Catalog& catalog = inspection.catalog;
   const std::uint32_t position = catalog.Find(name);
   if (position != Catalog::kNone) return position;
   std::string message = fmt::format("the checkpoint holds no tensor '{}'", name);

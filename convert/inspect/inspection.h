@@ -11,6 +11,7 @@
 #include "convert/plan/catalog.h"
 #include "formats/checkpoint_files.h"
 #include "formats/finding.h"
+#include "formats/rank_layout.h"
 
 namespace dsv3::convert {
 
@@ -25,15 +26,19 @@ struct Inspection {
   // and the files lack; then "missing-scale", "wrong-scale-shape" and "scale-without-weight", one
   // for each line of the summary, whose name with ranges is the finding's tensor.
   formats::Findings findings;
+  // Of rank shards, without its tensors: then the summary is of the model that they hold, in as
+  // many files and bytes as they are, and no tensor of the catalog can be read.
+  std::optional<formats::RankLayout> ranks = std::nullopt;
 };
 
 // Reads headers, index and config, no weights. Of a tensor that stands in two shards the first is
 // shown. Throws Error like formats::OpenCheckpointFiles and, so that what is shown is always whole,
-// kBadInput (or kIo) for a shard whose header cannot be read.
+// kBadInput (or kIo) for a shard whose header cannot be read, and for rank shards that are not all
+// as their layout.json tells.
 Inspection Inspect(const std::filesystem::path& path);
 
-// Position of a tensor in the catalog. Throws Error (kUsage) with the most similar name when there
-// is none.
-std::uint32_t RequireTensor(const Catalog& catalog, const std::string& name);
+// Position in the catalog of a tensor that can be read. Throws Error: kUsage with the most similar
+// name when there is none; kBadInput for rank shards.
+std::uint32_t RequireTensor(const Inspection& inspection, const std::string& name);
 
 }  // namespace dsv3::convert

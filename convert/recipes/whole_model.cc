@@ -110,7 +110,18 @@ std::string WithLength(const std::string& header) {
 
 bool IsRankDirectory(const fs::path& input) {
   std::error_code ignored;
-  return fs::exists(fs::symlink_status(input / formats::kRankLayoutName, ignored));
+  return fs::exists(fs::symlink_status(input / formats::kRankLayoutName, ignored)) &&
+         !fs::exists(fs::symlink_status(input / formats::kShardIndexName, ignored));
+}
+
+void RefuseRankDirectory(const fs::path& input) {
+  if (!IsRankDirectory(input)) return;
+  throw Error(ErrorCode::kBadInput,
+              fmt::format("{}: this directory holds rank shards (it has a layout.json), which only "
+                          "dsv3-reshard puts together; make a checkpoint of them with "
+                          "`dsv3-reshard merge` and give that",
+                          input.string()),
+              {std::string(formats::kRankLayoutName), ""});
 }
 
 WholeModel OpenWholeModel(const fs::path& input, const fs::path& output) {

@@ -41,8 +41,13 @@ struct WholeModel {
 // The bytes before a file's data: the header's length and the header, one of WholeModel::headers.
 std::string WithLength(const std::string& header);
 
-// Whether a directory holds rank shards: it has a layout.json.
+// Whether a directory holds rank shards: it has a layout.json and, unlike a checkpoint with a file
+// of that name, no index.
 bool IsRankDirectory(const std::filesystem::path& input);
+
+// Throws Error (kBadInput) for rank shards where only a checkpoint will do; it names
+// `dsv3-reshard merge`.
+void RefuseRankDirectory(const std::filesystem::path& input);
 
 // Opens a checkpoint (as OpenSource does) or a directory of rank shards.
 //

@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -73,7 +74,9 @@ void JudgeModel(RankDirectory ranks, StructureReport& report) {
   const ModelConfig& config = model.source.config;
   report.model_type = config.model_type;
   report.known_model = config.known;
+  const std::vector<std::string>& dropped = model.layout->dropped;
   for (Finding& finding : CheckAgainstModel(config, model.catalog)) {
+    if (std::find(dropped.begin(), dropped.end(), finding.tensor) != dropped.end()) continue;
     // The files that would hold it were cut into ranks.
     finding.file = formats::kRankLayoutName;
     report.verification.findings.push_back(std::move(finding));

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/recipes/whole_model.h"
 #include "formats/checkpoint_check.h"
 #include "formats/error.h"
 #include "formats/require_no_errors.h"
@@ -40,6 +41,7 @@ ModelConfig ReadConfig(const fs::path& directory, formats::Findings& findings) {
 }  // namespace
 
 ValueCheckpoint OpenForValues(const fs::path& path) {
+  RefuseRankDirectory(path);
   formats::CheckpointFiles files = formats::OpenCheckpointFiles(path);
   formats::DropSecondCopies(files);
   formats::Findings findings;

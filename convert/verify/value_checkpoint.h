@@ -24,7 +24,7 @@ struct ValueCheckpoint {
 
 // Reads headers, index and config. Faults of single files become findings, and their tensors are
 // left out; of a tensor in two shards the first is kept. Throws Error like
-// formats::OpenCheckpointFiles.
+// formats::OpenCheckpointFiles, and kBadInput for rank shards.
 ValueCheckpoint OpenForValues(const std::filesystem::path& path);
 
 // Throws the first of the errors in `files` as an Error (kBadInput), with the number of others.

@@ -121,10 +121,10 @@ TEST_F(InspectTest, SuggestsTheMostSimilarTensor) {
                                    Tensor("model.norm.weight", Dtype::kU8, {1})});
   const Inspection inspection = Inspect(root_);
   EXPECT_EQ(
-      inspection.catalog.tensors()[RequireTensor(inspection.catalog, "model.norm.weight")].name,
+      inspection.catalog.tensors()[RequireTensor(inspection, "model.norm.weight")].name,
       "model.norm.weight");
   try {
-    RequireTensor(inspection.catalog, "model.layers.0.mlp.up.weight");
+    RequireTensor(inspection, "model.layers.0.mlp.up.weight");
     FAIL() << "no error";
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), ErrorCode::kUsage);
