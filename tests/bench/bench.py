@@ -15,12 +15,13 @@ import measure
 from measure import BIN, Series, fresh, run, settle
 from multiply import multiply
 from race import Race
+from reshard import measure_reshard
 from verify import measure_verify
 
 HERE = pathlib.Path(__file__).resolve().parent
 CONVERT = BIN / "dsv3-convert"
 INSPECT = BIN / "dsv3-inspect"
-PARTS = ("hash", "kernels", "convert", "quantize", "verify", "inspect", "official")
+PARTS = ("hash", "kernels", "convert", "quantize", "reshard", "verify", "inspect", "official")
 
 
 def say(text):
@@ -105,6 +106,14 @@ class Bench:
         fresh(self.output)
         run([CONVERT, "fp8-to-bf16", self.small, self.output, "--quiet", "--overwrite"])
         self.results["quantize"]["torch"] = self.with_torch("quantize_torch_cpu.py", self.output)
+
+    # Rank shards.
+
+    def reshard(self):
+        self.prepare()
+        self.prepare_shapes()
+        self.results["reshard"] = measure_reshard(self.small, self.shapes, self.work, self.pairs,
+                                                  self.hash_limit(), say)
 
     # Checking instead of converting.
 

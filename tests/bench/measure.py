@@ -19,6 +19,7 @@ MIB = 1 << 20
 class Run:
     seconds: float
     peak_rss_mib: float
+    bytes_read: int  # from disks, by the kernel's count
     stdout: str
 
 
@@ -50,7 +51,7 @@ def run(command, environment=None):
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise SystemExit(f"{' '.join(map(str, command))}\nended with {process.returncode}\n{error}")
-    return Run(seconds, usage.ru_maxrss / 1024, out)
+    return Run(seconds, usage.ru_maxrss / 1024, usage.ru_inblock * 512, out)
 
 
 def settle(*sources):

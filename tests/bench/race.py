@@ -18,6 +18,10 @@ class Race:
         self.command = command
         self.say = say
 
+    def written_by_source(self):
+        """Source name → bytes that the copy writes for it, after the command has run once."""
+        return {p.name: p.stat().st_size for p in self.output.glob("*.safetensors")}
+
     def run_command(self, checksum):
         fresh(self.output)
         self.output.rmdir()
@@ -45,7 +49,7 @@ class Race:
     def run(self, pairs, hash_limit):
         """`hash_limit`: GB/s that all cores can hash, or None."""
         self.run_command("none")
-        sizes = {p.name: p.stat().st_size for p in self.output.glob("*.safetensors")}
+        sizes = self.written_by_source()
         read = sum(p.stat().st_size for p in self.shards)
         written = sum(sizes.values())
         threads, request = self.best_floor(sizes)

@@ -9,7 +9,7 @@ def spread(series, unit="s"):
     return f"{series['median']:.3g} {unit} ({series['min']:.3g}–{series['max']:.3g})"
 
 
-def race_rows(race):
+def race_rows(race, rss_limit=300):
     if not race:
         return
     floor = race["floor"]
@@ -22,7 +22,34 @@ def race_rows(race):
            f"{race['bytes_written'] / 1e9:.2f} GB out", spread(floor["seconds"]),
            f"{floor['threads']} requests of {floor['request_bytes'] >> 20} MiB", "", "")
     peak = max(race[c]["peak_rss_mib"] for c in ("none", "sha256"))
-    yield ("… peak RSS", f"{peak:.0f} MiB", "", "", "≤ 300 MiB")
+    yield ("… peak RSS", f"{peak:.0f} MiB", "", "", f"≤ {rss_limit} MiB")
+
+
+def reshard_rows(reshard):
+    if not reshard:
+        return
+    yield from race_rows(reshard["race"], 512)
+    yield ("… bytes read, of the source's", f"{reshard['read_ratio']:.3f}",
+           f"by the kernel's count {reshard['disk_read_ratio']:.3f}", "", "≤ 1.02")
+    merge = reshard["merge"]
+    yield ("`dsv3-reshard merge` of these 32 ranks",
+           f"{spread(merge['seconds'])}, {merge['gb_per_s_out']} GB/s out",
+           f"{merge['peak_rss_mib']:.0f} MiB RSS", "", "")
+    own, torch = reshard["deepseek"], reshard["torch"]
+    slower = torch["seconds"]["median"] / own["seconds"]["median"]
+    more = torch["peak_rss_mib"] / own["peak_rss_mib"]
+    yield ("`dsv3-reshard --tp 4 --format deepseek`, hashing", spread(own["seconds"]),
+           f"{own['peak_rss_mib']:.0f} MiB RSS", "", "")
+    yield ("… all ranks in RAM with torch and save_file, no digests", spread(torch["seconds"]),
+           f"{torch['peak_rss_mib']:.0f} MiB RSS",
+           f"{slower:.1f}× the time, {more:.1f}× the memory", "")
+    for preset in ("deepseek-prefill", "deepseek-decode"):
+        run = reshard[preset]
+        yield (f"`--preset {preset} --dry-run`, 671B shapes", spread(run["seconds"]),
+               f"{run['peak_rss_mib']:.0f} MiB RSS", "", "< 2 s")
+    peak = max(reshard[name]["peak_rss_mib"] for name in ("ranks_320", "ranks_320_64_files"))
+    yield ("320 ranks of a small sample, with `ulimit -n 64` and without: peak RSS",
+           f"{peak:.0f} MiB", "", "", "≤ 1024 MiB")
 
 
 def verify_rows(verify):
@@ -88,6 +115,7 @@ def rows(results):
         yield ("amax / 448 and a cast with torch on the CPU",
                f"{spread(run['seconds'])}, {run['gb_per_s_in']} GB/s in",
                f"{run['peak_rss_mib']:.0f} MiB RSS", f"{faster:.1f}× slower", "")
+    yield from reshard_rows(results.get("reshard"))
     yield from verify_rows(results.get("verify"))
     inspect = results.get("inspect")
     if inspect:
