@@ -80,7 +80,7 @@ class Planner {
       CutOther(sliced);
       if (sliced.weight == position && sliced.ways > 1) AddCut(sliced);
     }
-    slicing_.tensors.push_back(std::move(sliced));
+    slicing_.tensors.push_back(sliced);
   }
 
   void CheckExpert(const SlicedTensor& sliced) const {
