@@ -122,6 +122,11 @@ ManifestWriter::ManifestWriter(std::string_view job_text) : text_(kHead) {
   text_ += ",\n\"files\": [\n";
 }
 
+void ManifestWriter::Reserve(std::size_t tensors, std::size_t bytes) {
+  text_.reserve(bytes);
+  content_lines_.reserve(tensors);
+}
+
 // One element a line, so that line tools can work on a manifest of 46,183 tensors.
 void ManifestWriter::AddLine(std::string_view line) {
   if (!first_) text_ += ",\n";

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -19,7 +20,7 @@ namespace dsv3::formats {
 inline constexpr std::string_view kManifestName = "checkpoint.manifest.json";
 // The recipe of a manifest that no conversion wrote.
 inline constexpr std::string_view kNoRecipe = "none";
-inline constexpr std::uint64_t kMaxManifestBytes = std::uint64_t{256} << 20;
+inline constexpr std::uint64_t kMaxManifestBytes = std::uint64_t{1} << 30;
 
 // A source tensor that a rule took.
 struct ManifestSource {
@@ -92,6 +93,9 @@ std::string ManifestJobText(const ManifestJob& job);
 class ManifestWriter {
  public:
   explicit ManifestWriter(std::string_view job_text);
+  // Makes room for so many tensors and bytes of text, so that a manifest of hundreds of MB is not
+  // held twice while it grows.
+  void Reserve(std::size_t tensors, std::size_t bytes);
   void AddFile(const ManifestFile& file);
   void AddTensor(const ManifestTensor& tensor);
   std::string Finish();

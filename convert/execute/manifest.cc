@@ -95,6 +95,26 @@ formats::ManifestTensor TensorOf(const PlannedFile& file, const PlannedTensor& p
   return tensor;
 }
 
+// About as much as the text of most plans takes: a tensor with one source of its name.
+void ReserveFor(const Plan& plan, const std::unordered_map<std::string, FileRecord>& records,
+                formats::ManifestWriter& writer) {
+  constexpr std::size_t kMemberBytes = 240;  // names of members, dtypes, shapes, two digests
+  constexpr std::size_t kSha256Bytes = 2 * 76;
+  std::size_t tensors = 0;
+  std::size_t bytes = std::size_t{1} << 20;
+  for (const PlannedFile& file : plan.files) {
+    tensors += file.tensors.size();
+    for (const PlannedTensor& tensor : file.tensors) {
+      bytes += kMemberBytes + 2 * tensor.entry.name.size() + file.name.size();
+    }
+    const std::vector<TensorRecord>& tensor_records = records.at(file.name).tensors;
+    if (!tensor_records.empty() && !tensor_records[0].output.sha256.empty()) {
+      bytes += file.tensors.size() * kSha256Bytes;
+    }
+  }
+  writer.Reserve(tensors, bytes);
+}
+
 }  // namespace
 
 std::string ManifestJob(const Plan& plan, const Catalog& catalog, const RunOptions& run) {
@@ -121,6 +141,7 @@ std::string ManifestText(const std::string& job, const Plan& plan, const Catalog
   for (const PlannedFile& file : plan.files) by_name.at(file.name).header_xxh3 = file.header_digest;
   const KnownDigests known = {plan, side_digests, StreamedByAll(plan, records)};
   formats::ManifestWriter writer(job);
+  ReserveFor(plan, records, writer);
   for (const auto& [name, file] : by_name) writer.AddFile(file);
   for (const PlannedFile& file : plan.files) {
     const FileRecord& record = records.at(file.name);
