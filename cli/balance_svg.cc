@@ -231,7 +231,7 @@ void DrawBars(Svg& svg, const ReshardReport& report, const RankBalance& balance,
   }
   DrawRankAxis(svg, row, bottom);
   svg.Line(kPlotLeft, y(balance.mean_bytes), kPlotRight, y(balance.mean_bytes), "mean");
-  svg.Text(kPlotRight, y(balance.mean_bytes) - 6, "mean", "small right strong");
+  svg.Text(kPlotRight + 5, y(balance.mean_bytes) + 4, "mean", "small strong");
 }
 
 void DrawDeviation(Svg& svg, const RankBalance& balance, const BarRow& row, double top) {

@@ -104,10 +104,11 @@ std::string ManifestText(const std::filesystem::path& output) {
 
 void AppendRunLines(std::string& out, const convert::RunOptions& run,
                     const ConversionReport& report) {
-  ReportLine(
-      out, "files",
-      fmt::format("{}, {}; {} copied", FormatCountOf(report.files.size(), "weight file"),
-                  FormatBytes(report.output_bytes), FormatCountOf(report.side_files, "side file")));
+  std::uint64_t bytes = 0;  // a part is less than report.output_bytes
+  for (const convert::OutputFileReport& file : report.files) bytes += file.bytes;
+  ReportLine(out, "files",
+             fmt::format("{}, {}; {} copied", FormatCountOf(report.files.size(), "weight file"),
+                         FormatBytes(bytes), FormatCountOf(report.side_files, "side file")));
   const std::uint64_t moved = report.bytes_read + report.bytes_written;
   std::string time = FormatSeconds(report.seconds);
   if (report.seconds > 0) {

@@ -84,6 +84,25 @@ std::string NamesText(const std::vector<std::string>& names) {
   return text;
 }
 
+// How many tensors there are, and what all their names begin with: "220 tensors of
+// model.layers.61".
+std::string TensorsText(const std::vector<std::string>& names) {
+  if (names.empty()) return "";
+  std::string_view common = names[0];
+  for (const std::string& name : names) {
+    while (!std::string_view(name).starts_with(common) ||
+           (name.size() > common.size() && name[common.size()] != '.')) {
+      const std::size_t dot = common.rfind('.');
+      common = common.substr(0, dot == std::string_view::npos ? 0 : dot);
+      if (common.empty()) break;
+    }
+    if (common.empty()) break;
+  }
+  std::string text = FormatCountOf(names.size(), "tensor");
+  if (!common.empty()) text += " of " + Printable(common);
+  return text;
+}
+
 // Which experts the first ranks and the last one hold in the first layer that has any.
 std::string ExpertMapText(const ReshardReport& report) {
   constexpr std::uint64_t kFirst = 2;
@@ -128,7 +147,7 @@ void TopologyLines(std::string& out, const ReshardReport& report) {
     line("blocks", fmt::format("{}×{} in every FP8 weight", report.recut_block->rows,
                                report.recut_block->cols));
   }
-  line("left out", NamesText(report.dropped));
+  line("left out", TensorsText(report.dropped));
 }
 
 std::string PercentText(std::uint64_t bytes, double mean) {
@@ -193,7 +212,7 @@ void PercentileTable(std::string& out, const ReshardReport& report, double mean)
     table.Add({what, FormatBytes(value), PercentText(value, mean)});
   };
   add("smallest", 0);
-  for (const std::size_t percent : {10, 25, 50, 75, 90}) {
+  for (const std::size_t percent : std::array<std::size_t, 5>{10, 25, 50, 75, 90}) {
     add(fmt::format("{} % hold at most", percent), percent);
   }
   add("largest", 100);

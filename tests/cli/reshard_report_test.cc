@@ -126,7 +126,7 @@ TEST(ReshardReportTest, SaysWhatDiffersFromThePlainCase) {
   report.replicated_modules = {"model.layers.0.mlp"};
   report.bf16_modules = {"a", "b", "c\n", "d"};
   report.recut_block = quant::BlockShape{64, 32};
-  report.dropped = {"model.layers.6.norm.weight"};
+  report.dropped = {"model.layers.6.norm.weight", "model.layers.6.norma", "model.layers.6.x.y"};
   const std::string text = Text(report);
   EXPECT_THAT(text, HasSubstr("  ranks       4 = TP 2 × DP 1 × PP 2\n"));
   EXPECT_THAT(text, HasSubstr("  layers      0-2, 3-5\n"));
@@ -138,7 +138,9 @@ TEST(ReshardReportTest, SaysWhatDiffersFromThePlainCase) {
   EXPECT_THAT(text, HasSubstr("  not cut     model.layers.0.mlp\n"));
   EXPECT_THAT(text, HasSubstr("  to BF16     a, b, c\\x0a, … (4 in all)\n"));
   EXPECT_THAT(text, HasSubstr("  blocks      64×32 in every FP8 weight\n"));
-  EXPECT_THAT(text, HasSubstr("  left out    model.layers.6.norm.weight\n"));
+  EXPECT_THAT(text, HasSubstr("  left out    3 tensors of model.layers.6\n"));
+  report.dropped.push_back("other");
+  EXPECT_THAT(Text(report), HasSubstr("  left out    4 tensors\n"));
   EXPECT_THAT(text, HasSubstr("  balance     even: every rank loads 27.0 MB\n"));
   EXPECT_THAT(text, HasSubstr("rank  stage  TP  DP  EP  expert TP  experts"));
 }
@@ -156,7 +158,9 @@ TEST(ReshardReportTest, PartsSayWhatIsToCome) {
   ReshardReport report = MadeUpReport(Sizes(2, 2, 1));
   report.conversion.outcome = ConversionReport::Outcome::kPartDone;
   report.conversion.missing_files = 1;
+  report.conversion.files.pop_back();
   const std::string ranks = Text(report);
+  EXPECT_THAT(ranks, HasSubstr("  files       1 weight file, 27.0 MB; "));
   EXPECT_THAT(ranks, HasSubstr("Made a part of 2 ranks: ranks\n"));
   EXPECT_THAT(ranks, HasSubstr("  to come     1 weight file of other ranks; layout.json comes with "
                                "the last of them\n"));

@@ -252,7 +252,7 @@ TEST(UsageTest, ValuesOfReshardAreChecked) {
          "give error, replicate-module, subblock or bf16; did you mean subblock?");
   expect("preset", "deepseek-prefil",
          "give deepseek-prefill or deepseek-decode; did you mean deepseek-prefill?");
-  for (const char* value : {"hf", "keys:", "keys", ""}) {
+  for (const char* value : {"megatron", "keys:", "keys", ""}) {
     expect("format", value, "give hf-rank, deepseek or keys:FILE");
   }
   for (const char* value : {"", "1-", "-1", "3-2", "1,,2", "1,", "a", "1-2-3", "65536"}) {

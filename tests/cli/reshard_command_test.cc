@@ -1,0 +1,164 @@
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/cli/json_schema.h"
+#include "tests/cli/run_tool.h"
+#include "tests/support/files.h"
+#include "tests/support/temp_dir.h"
+
+// dsv3-reshard from the outside, on a sample checkpoint.
+namespace dsv3::testing {
+namespace {
+
+using nlohmann::json;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+class ReshardCommandTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    shared_ = new TempDir;
+    const ToolResult made =
+        RunTool({"dsv3-convert", "sample", In(), "--preset", "tiny-tp", "--seed", "7", "--quiet"});
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+  }
+  static void TearDownTestSuite() { delete shared_; }
+
+  static std::string In() { return (*shared_ / "in").string(); }
+  std::string At(const std::string& name) const { return (dir_ / name).string(); }
+
+  static ToolResult Reshard(std::vector<std::string> words) {
+    words.insert(words.begin(), "dsv3-reshard");
+    return RunTool(words);
+  }
+
+  static json Report(std::vector<std::string> words, const std::string& schema) {
+    words.push_back("--json");
+    const ToolResult result = Reshard(words);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    const json rules = json::parse(ReadFile(std::filesystem::path(DSV3_SOURCE_DIR) /
+                                            "docs/schemas" / (schema + ".schema.json")));
+    json report = json::parse(result.out);
+    EXPECT_EQ(SchemaComplaints(rules, report), "");
+    return report;
+  }
+
+  static TempDir* shared_;
+  TempDir dir_;
+};
+TempDir* ReshardCommandTest::shared_ = nullptr;
+
+TEST_F(ReshardCommandTest, CutsMergesAndSaysSo) {
+  const ToolResult cut = Reshard({"--tp", "2", "--ep", "4", In(), At("ranks")});
+  EXPECT_EQ(cut.exit_code, 0);
+  EXPECT_EQ(cut.err, "dsv3-reshard: converting\n");
+  EXPECT_THAT(cut.out, StartsWith("Cut into 4 ranks: " + At("ranks") +
+                                  "\n"
+                                  "  ranks       4 = TP 2 × DP 2\n"
+                                  "  experts     32 over EP 4: 8 a rank and layer\n"));
+  EXPECT_THAT(cut.out, HasSubstr("  layout      " + At("ranks") + "/layout.json\n"));
+  EXPECT_THAT(cut.out, HasSubstr("\n     3   1   1   3 "));
+  EXPECT_THAT(Reshard({"--tp", "2", "--ep", "4", In(), At("ranks")}).out,
+              StartsWith("Nothing to do: " + At("ranks")));
+
+  const ToolResult merged = Reshard({"merge", At("ranks"), At("merged")});
+  EXPECT_EQ(merged.exit_code, 0);
+  EXPECT_THAT(merged.out, StartsWith("Merged the ranks: " + At("merged") + "\n"));
+  EXPECT_THAT(merged.out,
+              HasSubstr("  original    every file is the original one, byte for byte\n"));
+  auto tree = ReadTree(At("merged"));
+  tree.erase("checkpoint.manifest.json");
+  EXPECT_EQ(tree, ReadTree(In()));
+}
+
+TEST_F(ReshardCommandTest, ReportsConformToTheirSchemas) {
+  const json planned = Report(
+      {"--preset", "deepseek-prefill", "--redundant-experts", "0", "--dry-run", In(), At("ranks")},
+      "reshard-report");
+  EXPECT_EQ(planned["outcome"], "planned");
+  EXPECT_EQ(planned["topology"]["world_size"], 32);
+  EXPECT_EQ(planned["topology"]["dense_tp"], 1);
+  EXPECT_EQ(planned["topology"]["redundant_experts"], 0) << "what is given wins over the preset";
+  EXPECT_FALSE(std::filesystem::exists(At("ranks")));
+
+  const json cut =
+      Report({"--tp", "2", "--redundant-experts", "2", "--mtp", "drop", In(), At("ranks")},
+             "reshard-report");
+  EXPECT_EQ(cut["outcome"], "converted");
+  EXPECT_EQ(cut["ranks"].size(), 2u);
+  std::uint64_t bytes = 0;
+  for (const auto& [kind, of_kind] : cut["ranks"][0]["bytes_by_kind"].items()) {
+    bytes += of_kind.get<std::uint64_t>();
+  }
+  EXPECT_EQ(cut["ranks"][0]["bytes"], bytes);
+  EXPECT_FALSE(cut["dropped"].empty());
+
+  const json merged = Report({"merge", At("ranks"), At("merged")}, "merge-report");
+  EXPECT_EQ(merged["original"], false);
+  EXPECT_FALSE(merged["differences"].empty());
+}
+
+TEST_F(ReshardCommandTest, SizesBesideAPresetWin) {
+  const json report = Report({"--preset", "deepseek-prefill", "--tp", "2", "--ep", "4",
+                              "--dense-tp", "2", "--dry-run", In(), At("ranks")},
+                             "reshard-report");
+  EXPECT_EQ(report["topology"]["world_size"], 4) << "the preset's data parallel size gives way";
+  EXPECT_EQ(report["topology"]["dense_tp"], 2);
+  EXPECT_EQ(report["topology"]["shared_expert_tp"], 1);
+  EXPECT_EQ(report["topology"]["redundant_experts"], 32);
+}
+
+TEST_F(ReshardCommandTest, DrawsTheBalanceInADryRun) {
+  const ToolResult plan = Reshard({"--tp", "4", "--ep", "8", "--dry-run", "--balance-svg",
+                                   At("balance.svg"), In(), At("ranks")});
+  EXPECT_EQ(plan.exit_code, 0) << plan.err;
+  EXPECT_THAT(plan.out, StartsWith("Plan for " + At("ranks") + " (nothing was written)\n\n  file"));
+  EXPECT_FALSE(std::filesystem::exists(At("ranks")));
+  EXPECT_THAT(ReadFile(dir_ / "balance.svg"), HasSubstr("Balance of 8 ranks"));
+}
+
+TEST_F(ReshardCommandTest, RanksAreMadeOneByOne) {
+  const json first = Report({"--tp", "2", "--ranks", "1", In(), At("ranks")}, "reshard-report");
+  EXPECT_EQ(first["outcome"], "part-done");
+  EXPECT_EQ(first["missing_files"], 1);
+  EXPECT_FALSE(std::filesystem::exists(At("ranks") + "/layout.json"));
+  EXPECT_THAT(Reshard({"--tp", "2", "--ranks", "0", In(), At("ranks")}).out,
+              HasSubstr("Cut into 2 ranks: "));
+  EXPECT_TRUE(std::filesystem::exists(At("ranks") + "/layout.json"));
+}
+
+TEST_F(ReshardCommandTest, PartsAreFinishedByTheSameCommand) {
+  const ToolResult first = Reshard({"--tp", "2", "--part", "0/2", In(), At("ranks")});
+  EXPECT_EQ(first.exit_code, 0) << first.err;
+  EXPECT_THAT(first.out, HasSubstr("then the same command with --finish"));
+  EXPECT_EQ(Reshard({"--tp", "2", "--finish", In(), At("ranks")}).exit_code, 2);
+  EXPECT_FALSE(std::filesystem::exists(At("ranks") + "/layout.json"));
+  EXPECT_EQ(Reshard({"--tp", "2", "--part", "1/2", In(), At("ranks")}).exit_code, 0);
+  EXPECT_EQ(Reshard({"--tp", "2", "--finish", In(), At("ranks")}).exit_code, 0);
+  EXPECT_TRUE(std::filesystem::exists(At("ranks") + "/layout.json"));
+}
+
+TEST_F(ReshardCommandTest, DamagedRankLeavesNothingVisible) {
+  ASSERT_EQ(Reshard({"--tp", "2", In(), At("ranks"), "--quiet"}).exit_code, 0);
+  const std::filesystem::path rank = dir_ / "ranks/model-rank-1-part-0.safetensors";
+  std::string bytes = ReadFile(rank);
+  bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
+  WriteFile(rank, bytes);
+  const ToolResult merged = Reshard({"merge", At("ranks"), At("merged")});
+  EXPECT_EQ(merged.exit_code, 3);
+  EXPECT_THAT(merged.err, HasSubstr("model-rank-1-part-0.safetensors"));
+  if (!std::filesystem::exists(At("merged"))) return;
+  for (const auto& entry : std::filesystem::directory_iterator(At("merged"))) {
+    const std::string name = entry.path().filename().string();
+    EXPECT_TRUE(name.starts_with(".dsv3-") || name.ends_with(".partial")) << name;
+  }
+}
+
+}  // namespace
+}  // namespace dsv3::testing
