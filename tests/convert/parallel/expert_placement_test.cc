@@ -117,10 +117,11 @@ TEST_F(ExpertPlacementTest, RoundRobinDealsTheExpertsOut) {
 TEST_F(ExpertPlacementTest, TwoReplicasInOneRankCountOnce) {
   const ExpertPlacement placement =
       Place({.ep = 2, .redundant_experts = 4}, File(R"({"physical_to_logical_map": [null,
-          [0,0,0,1,2,3,4,5,6,7,0,1], [0,0,0,1,2,3,4,5,6,7,0,1], [0,0,0,1,2,3,4,5,6,7,0,1],
+          [0,0,0,1,2,3,4,5,6,7,0,1], [0,1,2,3,4,5,0,6,7,1,2,3], [0,0,0,1,2,3,4,5,6,7,0,1],
           [7,6,7,5,4,7,3,2,1,0,7,0]]})"));
   EXPECT_THAT(placement.RanksOf(1, 0), ElementsAre(0, 1));
   EXPECT_THAT(placement.RanksOf(1, 2), ElementsAre(0));
+  EXPECT_THAT(placement.RanksOf(2, 0), ElementsAre(0, 1));
   EXPECT_THAT(placement.ExpertsOf(1, 0), ElementsAre(0, 1, 2, 3));
   EXPECT_THAT(placement.ExpertsOf(1, 1), ElementsAre(0, 1, 4, 5, 6, 7));
   EXPECT_THAT(placement.ExpertsOf(4, 0), ElementsAre(4, 5, 6, 7));
@@ -133,6 +134,7 @@ TEST_F(ExpertPlacementTest, AFileDecidesForTheMainLayersWithExperts) {
   EXPECT_THAT(placement.MapOf(1), ElementsAre(7, 6, 5, 4, 3, 2, 1, 0));
   EXPECT_THAT(placement.MapOf(4), ElementsAre(7, 6, 5, 4, 3, 2, 1, 0));
   EXPECT_THAT(placement.MapOf(5), ElementsAre(0, 1, 2, 3, 4, 5, 6, 7)) << "the MTP layer";
+  EXPECT_THAT(placement.MapOf(6), ElementsAre(0, 1, 2, 3, 4, 5, 6, 7)) << "another MTP layer";
   EXPECT_THAT(placement.RanksOf(1, 0), ElementsAre(1));
   EXPECT_THAT(placement.RanksOf(5, 0), ElementsAre(0));
 }
