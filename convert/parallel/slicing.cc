@@ -143,6 +143,7 @@ class Planner {
                          "take config and weights from one checkpoint",
                          size, lines, heads));
     }
+    if (vocabulary && options_.deepseek && size % ways != 0) RefuseVocabulary(sliced, size, ways);
     if (size % ways != 0 || size == 0) {
       Refuse(sliced.tensor, fmt::format("{} ranks cannot divide its {} {} evenly; take config and "
                                         "weights from one checkpoint, or choose other sizes",
@@ -150,6 +151,17 @@ class Planner {
     }
     sliced.axis = axis;
     sliced.ways = ways;
+  }
+
+  [[noreturn]] void RefuseVocabulary(const SlicedTensor& sliced, std::uint64_t rows,
+                                     std::uint64_t ways) const {
+    const CatalogTensor& tensor = At(sliced.tensor);
+    throw Error(ErrorCode::kUsage,
+                fmt::format("tensor {}: the deepseek format does not pad the vocabulary, and {} "
+                            "ranks cannot divide its {} rows evenly; use --tp {}, or --format "
+                            "hf-rank",
+                            QuoteForMessage(tensor.name), ways, rows, std::gcd(rows, ways)),
+                {"", tensor.name});
   }
 
   void AddCut(const SlicedTensor& weight) {

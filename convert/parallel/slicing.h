@@ -105,7 +105,8 @@ struct SlicingOptions {
 
 // Applies the rules to every tensor. `catalog` is that of the whole model; `scaled` its FP8
 // weights. Throws Error: kUsage where a boundary falls inside a block (kError), naming tensor, row
-// or column, block and the ways out, and where kSubblock cannot serve the scales; kBadInput for
+// or column, block and the ways out, where kSubblock cannot serve the scales, and where the
+// vocabulary would need padding that the deepseek format has not; kBadInput for
 // what cannot be cut: fused or packed experts whose group divides them, a dimension that a group
 // does not divide, an expert that the config has not.
 Slicing PlanSlicing(const Catalog& catalog, const ModelConfig& config,

@@ -62,6 +62,10 @@ TEST(SlicedModules, DoesNotPadTheVocabularyForDeepseeksFormat) {
   options.deepseek = true;
   const Slicing slicing = SliceModel(model, MakeTopology(model, 2), options);
   EXPECT_EQ(BoxOf(*FindSliced(slicing, model, "lm_head.weight"), 1), (Box{65, 130, 0, 24}));
+  const Error error = SlicingError(model, MakeTopology(model, 8), options);
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.message(), AllOf(HasSubstr("embed_tokens.weight"), HasSubstr("130 rows"),
+                                     HasSubstr("use --tp 2, or --format hf-rank")));
 }
 
 TEST(SlicedModules, KeepsATiedEmbeddingInTheFirstAndLastStage) {
