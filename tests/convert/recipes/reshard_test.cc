@@ -24,7 +24,6 @@ namespace dsv3::testing {
 namespace {
 
 namespace fs = std::filesystem;
-using convert::OnMisaligned;
 using convert::PlacementKind;
 using convert::RankFormat;
 using convert::RankGrouping;
@@ -34,7 +33,6 @@ using convert::SamplePreset;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using ::testing::Not;
 using Json = nlohmann::json;
 using Tensors = std::map<std::string, HeldTensor>;
 
@@ -73,8 +71,6 @@ class ReshardTest : public ::testing::Test {
     run.dry_run = true;
     return RunReshard(model(), out(), options, run);
   }
-  Json Layout() const { return Json::parse(ReadFile(out() / "layout.json")); }
-  Json Config() const { return Json::parse(ReadFile(out() / "config.json")); }
 
   TempDir dir_{MemoryDirectory()};
   static TempDir* shared_;
@@ -306,69 +302,6 @@ TEST_F(ReshardTest, CountsBytesAndParametersOfEveryRank) {
   }
   EXPECT_EQ(report.expert_map.size(), 4U);
   EXPECT_EQ(report.first_moe_layer, 1U);
-}
-
-TEST_F(ReshardTest, DroppedMtpLayersAreNowhereAndTheConfigSaysSo) {
-  ReshardOptions options = Options(2, 4);
-  options.keep_mtp = false;
-  const ReshardReport report = Run(options);
-  for (const auto& [name, tensor] : ReadTensors(out(), report.ranks.at(0).files)) {
-    EXPECT_THAT(name, Not(HasSubstr("layers.4.")));
-  }
-  EXPECT_EQ(Config()["num_nextn_predict_layers"], 0);
-  EXPECT_EQ(Layout()["dropped"].size(), report.dropped.size());
-  EXPECT_THAT(report.dropped, ::testing::Contains("model.layers.4.eh_proj.weight"));
-}
-
-TEST_F(ReshardTest, TheConfigIsTheOriginalWhereNothingInItChanges) {
-  Run(Options(2, 4));
-  EXPECT_EQ(ReadFile(out() / "config.json"), ReadFile(model() / "config.json"));
-}
-
-TEST_F(ReshardTest, SubblocksAreCutAndTheConfigSaysSo) {
-  ReshardOptions options = Options(4, 1);  // 64 of an expert's 256 rows
-  options.on_misaligned = OnMisaligned::kSubblock;
-  const ReshardReport report = Run(options);
-  EXPECT_EQ(Config()["quantization_config"]["weight_block_size"], Json({64, 64}));
-  const Tensors source = ReadCheckpoint(model());
-  const Tensors held = ReadTensors(out(), report.ranks.at(3).files);
-  const std::string name = "model.layers.1.mlp.experts.5.up_proj.weight_scale_inv";
-  // Rows 192 to 255 are in the second block of 128 rows; its columns are 192: blocks 0, 0, 1.
-  const HeldTensor& whole = source.at(name);
-  const HeldTensor& cut = held.at(name);
-  EXPECT_EQ(cut.shape, (formats::Shape{1, 3}));
-  EXPECT_EQ(cut.bytes,
-            whole.bytes.substr(8, 4) + whole.bytes.substr(8, 4) + whole.bytes.substr(12));
-}
-
-TEST_F(ReshardTest, Bf16ConvertsTheseModulesOnlyAndListsThem) {
-  ReshardOptions options = Options(4, 1);
-  options.on_misaligned = OnMisaligned::kBF16;
-  const ReshardReport report = Run(options);
-  Conversion(model(), dir_ / "bf16").Run();
-  const Tensors dequantized = ReadCheckpoint(dir_ / "bf16");
-  const Tensors source = ReadCheckpoint(model());
-  const Tensors held = ReadTensors(out(), report.ranks.at(1).files);
-  const std::string expert = "model.layers.1.mlp.experts.5.up_proj";
-  EXPECT_EQ(held.at(expert + ".weight"),
-            CutOut(dequantized.at(expert + ".weight"), 64, 64, 0, 192));
-  EXPECT_EQ(held.count(expert + ".weight_scale_inv"), 0U);
-  const std::string o_proj = "model.layers.1.self_attn.o_proj.weight";
-  EXPECT_EQ(held.at(o_proj), CutOut(source.at(o_proj), 0, 192, 256, 256));
-  const Json listed = Config()["quantization_config"]["modules_to_not_convert"];
-  EXPECT_THAT(listed, ::testing::Contains(Json(expert)));
-  EXPECT_THAT(listed, Not(::testing::Contains(Json("model.layers.1.self_attn.o_proj"))));
-}
-
-TEST_F(ReshardTest, ReplicatedModulesAreWhole) {
-  ReshardOptions options = Options(4, 1);
-  options.on_misaligned = OnMisaligned::kReplicateModule;
-  const ReshardReport report = Run(options);
-  const Tensors source = ReadCheckpoint(model());
-  const Tensors held = ReadTensors(out(), report.ranks.at(2).files);
-  const std::string expert = "model.layers.1.mlp.experts.5.up_proj.weight";
-  EXPECT_EQ(held.at(expert), source.at(expert));
-  EXPECT_THAT(report.replicated_modules, ::testing::Contains("model.layers.1.mlp.experts"));
 }
 
 TEST_F(ReshardTest, RefusesOptionsThatContradict) {
