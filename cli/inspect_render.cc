@@ -56,9 +56,11 @@ void AddRanks(const formats::RankLayout& layout, const Summary& s, Table& table)
   std::string ranks =
       fmt::format("{} = TP {} × DP {}", FormatCount(sizes.world_size), sizes.tp, sizes.dp);
   if (sizes.pp > 1) ranks += fmt::format(" × PP {}", sizes.pp);
-  if (sizes.ep > 1) ranks += fmt::format(", experts over EP {}", sizes.ep);
   if (sizes.redundant_experts > 0) {
-    ranks += fmt::format(", {} of them redundant", FormatCount(sizes.redundant_experts));
+    ranks += fmt::format(", experts and {} redundant ones over EP {}",
+                         FormatCount(sizes.redundant_experts), sizes.ep);
+  } else if (sizes.ep > 1) {
+    ranks += fmt::format(", experts over EP {}", sizes.ep);
   }
   table.Add({"ranks", ranks});
   const auto by_bytes = [](const formats::LayoutRank& a, const formats::LayoutRank& b) {
@@ -96,8 +98,7 @@ std::string Totals(const Inspection& inspection) {
   if (s.tensor_bytes >= 1024) bytes += fmt::format(" ({})", FormatBinaryBytes(s.tensor_bytes));
   if (inspection.ranks) {
     AddRanks(*inspection.ranks, s, table);
-    table.Add({"tensors", fmt::format("{}, {} without the copies of other ranks",
-                                      FormatCountOf(s.tensors, "tensor"), bytes)});
+    table.Add({"tensors", fmt::format("{}, each counted once, {}", FormatCount(s.tensors), bytes)});
   } else {
     table.Add({"tensors", fmt::format("{} in {}, {}", FormatCount(s.tensors),
                                       FormatCountOf(s.files, "file"), bytes)});

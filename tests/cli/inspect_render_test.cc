@@ -155,6 +155,50 @@ TEST(InspectionJson, HasNullsForWhatIsNotKnown) {
   EXPECT_TRUE(report["activated_parameters"].is_null());
 }
 
+// A model in the rank shards of a prefill unit, of which rank 3 loads less.
+Inspection Ranks() {
+  Inspection inspection = MakeInspection({Tensor("w")});
+  formats::RankLayout& layout = inspection.ranks.emplace();
+  layout.format = "hf-rank";
+  layout.grouping = "rank";
+  layout.sizes.world_size = 32;
+  layout.sizes.tp = 4;
+  layout.sizes.dp = 8;
+  layout.sizes.ep = 32;
+  for (std::uint64_t rank = 0; rank < 32; ++rank) {
+    layout.ranks.emplace_back();
+    layout.ranks.back().rank = rank;
+    layout.ranks.back().bytes = rank == 3 ? 10 : 20;
+  }
+  inspection.summary.files = 64;
+  inspection.summary.file_bytes = 2'000;
+  return inspection;
+}
+
+TEST(InspectionText, TellsOfRankShards) {
+  Inspection inspection = Ranks();
+  std::string text = InspectionText(inspection);
+  EXPECT_THAT(text, HasSubstr("models/x (rank shards)\n"));
+  EXPECT_THAT(text, HasSubstr("32 = TP 4 × DP 8, experts over EP 32\n"));
+  EXPECT_THAT(text, HasSubstr("10 bytes (rank 3) to 20 bytes (rank 0)\n"));
+  EXPECT_THAT(text, HasSubstr("64 in the format hf-rank, 2.0 kB\n"));
+  EXPECT_THAT(text, HasSubstr("1, each counted once, 12 bytes\n"));
+  inspection.ranks->sizes.redundant_experts = 64;
+  inspection.ranks->sizes.pp = 2;
+  EXPECT_THAT(InspectionText(inspection),
+              HasSubstr("32 = TP 4 × DP 8 × PP 2, experts and 64 redundant ones over EP 32\n"));
+}
+
+TEST(InspectionJson, TellsOfRankShards) {
+  const json report = json::parse(InspectionJson(Ranks(), "dsv3-inspect"));
+  EXPECT_EQ(report["form"], "ranks");
+  EXPECT_EQ(report["ranks"]["world_size"], 32);
+  EXPECT_EQ(report["ranks"]["ep"], 32);
+  EXPECT_EQ(report["ranks"]["bytes"].size(), 32U);
+  EXPECT_EQ(report["ranks"]["bytes"][3], 10);
+  EXPECT_TRUE(json::parse(InspectionJson(V3(), "dsv3-inspect"))["ranks"].is_null());
+}
+
 TEST(TensorReport, TellsHeaderPlaceAndStatistics) {
   Inspection inspection = MakeInspection({{"w", Dtype::kF8E4M3, {2, 3}, {0, 100, 6}}});
   convert::TensorStatistics statistics;
