@@ -100,8 +100,6 @@ void PlanRun::MakePortions(Committer& committer, const std::vector<std::size_t>&
 
 // Process 0: tells the helpers what is to be made, does its share, and takes what they made.
 void PlanRun::Lead(Committer& committer, const std::vector<std::size_t>& to_make) {
-  ordered_ = true;
-  run_.sharing->Broadcast(WorkOrderText({head_, {to_make.begin(), to_make.end()}}));
   struct Showing {
     Showing(WorkSharing& to, ProgressSink& progress) : sharing(to) { sharing.ShowBytes(&progress); }
     ~Showing() { sharing.ShowBytes(nullptr); }
@@ -109,7 +107,10 @@ void PlanRun::Lead(Committer& committer, const std::vector<std::size_t>& to_make
     Showing& operator=(const Showing&) = delete;
     WorkSharing& sharing;
   };
+  // Before the helpers begin: their first bytes count, too.
   const Showing showing(*run_.sharing, progress_);
+  ordered_ = true;
+  run_.sharing->Broadcast(WorkOrderText({head_, {to_make.begin(), to_make.end()}}));
   MakePortions(committer, to_make, progress_);
   const std::vector<std::string> results = run_.sharing->Gather("");
   for (std::size_t process = 1; process < results.size(); ++process) {

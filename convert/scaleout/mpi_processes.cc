@@ -117,6 +117,7 @@ class MpiProcesses final : public ProcessGroup {
   std::vector<std::string> Gather(const std::string& text) override {
     std::unique_lock lock(mutex_);
     if (process_ != 0) {
+      SendBytes();
       Send({0, Tag::kText, text});
       return {};
     }
@@ -218,6 +219,13 @@ class MpiProcesses final : public ProcessGroup {
     changed_.notify_all();
   }
 
+  // What a helper has done since it last told.
+  void SendBytes() {
+    if (const std::uint64_t bytes = bytes_.exchange(0); bytes != 0) {
+      Send({0, Tag::kBytes, BytesOf(bytes)});
+    }
+  }
+
   // Process 0: the first that is said of the group's end holds.
   void Judge(Verdict verdict) {
     if (verdict_) return;
@@ -265,9 +273,7 @@ class MpiProcesses final : public ProcessGroup {
       bool idle = true;
       {
         std::unique_lock lock(mutex_);
-        if (const std::uint64_t bytes = process_ == 0 ? 0 : bytes_.exchange(0); bytes != 0) {
-          outbox_.push_back({0, Tag::kBytes, BytesOf(bytes)});
-        }
+        SendBytes();
         if (outbox_.empty() && sendings.empty() && leaving_) return;
         for (; !outbox_.empty(); outbox_.pop_front()) StartSending(outbox_.front(), sendings);
       }
