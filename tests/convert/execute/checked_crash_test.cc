@@ -249,6 +249,24 @@ TEST_F(CheckedCrashTest, DamageLeavesNoFileAndNoDirectoryThatWasNotThere) {
   }
 }
 
+// A run ended while it gave files their names; one of them is lost since then, and its source is
+// damaged: what is visible already goes again.
+TEST_F(CheckedCrashTest, DamageThatIsFoundLateTakesBackWhatIsVisible) {
+  testing::RecordingFileSystem recorder(quick_, temp_ / "live");
+  CheckedRun(temp_ / "live").Run(recorder);
+  std::size_t count = 0;
+  const fs::path state = temp_ / "state";
+  do {
+    fs::remove_all(state);
+    recorder.Replay(++count, testing::Crash::kKeepAll, state);
+  } while (!fs::exists(state / "out" / ShardName('b')));
+  testing::RestoreFileTimes(state / "in", in_times_);
+  fs::remove(state / "out" / ShardName('b'));
+  Damage(state, Ranks().Find("b.r1").bytes);
+  EXPECT_EQ(testing::ErrorOf([&] { CheckedRun(state).Run(quick_); }).code(), ErrorCode::kBadInput);
+  EXPECT_EQ(testing::TreeOrNothing(state / "out"), Tree());
+}
+
 TEST_F(CheckedCrashTest, AfterDamageARunWithOverwriteWorks) {
   CopySource(temp_ / "state");
   CheckedRun(temp_ / "state").Run(quick_);

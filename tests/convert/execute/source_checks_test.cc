@@ -148,6 +148,19 @@ TEST_F(SourceChecksTest, ReadsApartWhatNoStreamGivesWholeAndInOrder) {
   EXPECT_THAT(Apart({}), IsEmpty());
 }
 
+TEST_F(SourceChecksTest, ReadsApartWhatIsTakenFromItsMiddleOn) {
+  NamedExpressions tensors;
+  tensors.emplace_back("end", Assemble(*catalog_, "end", Dtype::kBF16, {200, 60},
+                                       {{{0, 200, 0, 60}, At("vocab.r1"), 300, 0}}));
+  plan_.files = {};
+  plan_.files.push_back(PlanFile("a", std::move(tensors)));
+  plan_.source_digests = {{At("vocab.r1"), plan_.source_digests.at(At("vocab.r1"))}};
+  EXPECT_THAT(Apart({0}), ElementsAre("vocab.r1"));
+  MemorySink sink;
+  Run({0}, sink);
+  EXPECT_EQ(sink.records.size(), 1U);
+}
+
 TEST_F(SourceChecksTest, KnowsThatSlicesShareTheBytesOfTheirOrigins) {
   const ExpressionPtr norm = Copy(*catalog_, At("norm"));
   plan_.source_digests = {{At("norm"), Xxh3Of(checkpoint_.Find("norm").bytes)}};
