@@ -1,7 +1,10 @@
 #include "convert/execute/output_lock.h"
 
 #include <cerrno>
+#include <cstdint>
+#include <filesystem>
 #include <optional>
+#include <string>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -88,6 +91,61 @@ TEST_P(OutputLockTest, MissingDirectoryIsAnIoError) {
   EXPECT_EQ(error.code(), ErrorCode::kIo);
 }
 
+constexpr RunName PartOf(std::uint64_t index, std::uint64_t count) {
+  return {RunName::Kind::kPart, index, count};
+}
+
+TEST_P(OutputLockTest, PartsHoldTheirLocksSideBySide) {
+  const RunLocks first(dir_.path(), PartOf(0, 2), GetParam());
+  const RunLocks second(dir_.path(), PartOf(1, 2), GetParam());
+  EXPECT_TRUE(std::filesystem::exists(dir_ / ".dsv3-lock-part-0-of-2"));
+  EXPECT_TRUE(std::filesystem::exists(dir_ / ".dsv3-lock-part-1-of-2"));
+  const Error error = testing::ErrorOf([&] { RunLocks(dir_.path(), PartOf(1, 2), GetParam()); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.message(), HasSubstr("another run is making part 1/2 (process " +
+                                         std::to_string(getpid()) + " on " + HostName()));
+}
+
+TEST_P(OutputLockTest, ARunOfTheWholeJobIsRefusedWhileAPartRuns) {
+  const RunLocks part(dir_.path(), PartOf(1, 2), GetParam());
+  const Error error = testing::ErrorOf([&] { RunLocks(dir_.path(), RunName(), GetParam()); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.message(), HasSubstr("making part 1/2"));
+  EXPECT_FALSE(FileIsThere()) << "the refused run left its lock";
+}
+
+TEST_P(OutputLockTest, PartsAreRefusedWhileTheWholeJobRuns) {
+  const RunLocks whole(dir_.path(), RunName(), GetParam());
+  const Error error = testing::ErrorOf([&] { RunLocks(dir_.path(), PartOf(0, 2), GetParam()); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.message(), HasSubstr("another run is writing to this directory"));
+  EXPECT_TRUE(FileIsThere()) << "the refused part took the file of the run away";
+  EXPECT_FALSE(std::filesystem::exists(dir_ / ".dsv3-lock-part-0-of-2"));
+}
+
+TEST_P(OutputLockTest, PartsOfAnotherNumberAreRefused) {
+  const RunLocks part(dir_.path(), PartOf(0, 2), GetParam());
+  const Error error = testing::ErrorOf([&] { RunLocks(dir_.path(), PartOf(1, 3), GetParam()); });
+  EXPECT_THAT(error.message(), HasSubstr("making part 0/2"));
+}
+
+TEST_P(OutputLockTest, LocksOfDeadRunsAreNoObstacle) {
+  const std::string dead = std::to_string(DeadProcess()) + " " + HostName() + "\n";
+  const auto leave = [&] {
+    for (const char* name : {".dsv3-lock", ".dsv3-lock-part-0-of-2", ".dsv3-lock-part-0-of-3"}) {
+      testing::WriteFile(dir_.path() / name, dead);
+    }
+  };
+  leave();
+  {
+    const RunLocks first(dir_.path(), PartOf(0, 2), GetParam());
+    const RunLocks second(dir_.path(), PartOf(1, 2), GetParam());
+  }
+  leave();
+  { const RunLocks whole(dir_.path(), RunName(), GetParam()); }
+  EXPECT_TRUE(std::filesystem::is_empty(dir_.path()));
+}
+
 INSTANTIATE_TEST_SUITE_P(Flock, OutputLockTest, ::testing::Values(&::flock, &NoLocks),
                          [](const auto& param) {
                            return param.param == &NoLocks ? "ByExistence" : "ByFlock";
@@ -109,6 +167,16 @@ TEST(OutputLockByExistenceTest, TakesAnEmptyFileForARunThatIsStarting) {
   const Error error = testing::ErrorOf([&] { OutputLock(dir.path(), NoLocks); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);
   EXPECT_TRUE(std::filesystem::exists(dir.path() / kLockName));
+}
+
+TEST(OutputLockByExistenceTest, NamesTheFileOfARunElsewhereThatAPartMustNotPass) {
+  const testing::TempDir dir;
+  testing::WriteFile(dir.path() / kLockName, "1 another-host\n");
+  const Error error = testing::ErrorOf([&] {
+    RunLocks(dir.path(), {RunName::Kind::kPart, 0, 2}, NoLocks);
+  });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.message(), HasSubstr("remove " + (dir.path() / kLockName).string()));
 }
 
 TEST(OutputLockByFlockTest, AStaleFileOfAnotherHostIsNoObstacle) {
