@@ -125,6 +125,7 @@ TEST_F(ChecksumRanksTest, ATensorOfASourceOfRanksMatchesAnyOfItsName) {
   formats::Manifest merged = Manifest();
   merged.job.recipe = "merge";
   formats::ManifestTensor whole = merged.tensors[0];
+  whole.rule = "assemble";
   whole.sources.clear();
   for (const formats::ManifestTensor& slice : merged.tensors) {
     formats::ManifestSource source;
