@@ -191,7 +191,8 @@ TEST(RankLayoutTest, RejectsUnknownKindsByName) {
 }
 
 TEST(RankLayoutTest, RejectsSizesThatDoNotMultiply) {
-  ExpectRefused([](RankLayout& l) { l.sizes.world_size = 9; }, "\"world_size\" is 9");
+  ExpectRefused([](RankLayout& l) { l.sizes.world_size = 9; },
+                "\"world_size\" is 9, but tp 2 times dp 2 times pp 2 are 8");
   ExpectRefused([](RankLayout& l) { l.sizes.ep = 4; }, "a stage has 4 ranks");
   ExpectRefused([](RankLayout& l) { l.sizes.embed_tp = 0; }, "0 is no number of ranks");
   ExpectRefused([](RankLayout& l) { l.sizes.tp = std::uint64_t{1} << 63; },
@@ -280,6 +281,9 @@ TEST(RankLayoutTest, RejectsTensorsThatContradictThemselves) {
   ExpectRefused([](RankLayout& l) { l.tensors[0].parts[0].row_end = 4; },
                 "the parts of tensor 'down' are more than its shape [3, 4]");
   ExpectRefused([](RankLayout& l) { l.tensors[0].parts[0].row_end = ~std::uint64_t{0}; },
+                "are more than its shape");
+  // As many elements as no 64-bit number counts.
+  ExpectRefused([](RankLayout& l) { l.tensors[0].parts[0].row_end = std::uint64_t{1} << 62; },
                 "are more than its shape");
   ExpectRefused([](RankLayout& l) { l.tensors[1].parts[1].row_end = 11; },
                 "are more than its shape");
