@@ -32,6 +32,30 @@ using convert::RankGrouping;
 using convert::ReshardOptions;
 using convert::SamplePreset;
 
+// What a directory of ranks holds, whatever it was made from.
+std::map<std::string, std::string> RankTree(const fs::path& directory) {
+  std::map<std::string, std::string> tree = ReadTree(directory);
+  tree.erase("checkpoint.manifest.json");
+  nlohmann::ordered_json layout = nlohmann::ordered_json::parse(tree.at("layout.json"));
+  layout.erase("job");
+  tree["layout.json"] = layout.dump();
+  return tree;
+}
+
+void ExpectSameRanks(const fs::path& a, const fs::path& b) {
+  const std::map<std::string, std::string> tree_a = RankTree(a);
+  const std::map<std::string, std::string> tree_b = RankTree(b);
+  EXPECT_EQ(tree_a.size(), tree_b.size());
+  for (const auto& [name, content] : tree_a) {
+    const auto found = tree_b.find(name);
+    if (found == tree_b.end()) {
+      ADD_FAILURE() << name << " is in one alone";
+    } else {
+      EXPECT_TRUE(content == found->second) << name << " differs";
+    }
+  }
+}
+
 // Picks values from a seed; the same on every machine.
 class Picker {
  public:
@@ -106,28 +130,20 @@ TEST_F(ReshardRoundTripTest, EveryDeploymentComesBackToTheByte) {
   }
 }
 
-// What a directory of ranks holds, whatever it was made from.
-std::map<std::string, std::string> RankTree(const fs::path& directory) {
-  std::map<std::string, std::string> tree = ReadTree(directory);
-  tree.erase("checkpoint.manifest.json");
-  nlohmann::ordered_json layout = nlohmann::ordered_json::parse(tree.at("layout.json"));
-  layout.erase("job");
-  tree["layout.json"] = layout.dump();
-  return tree;
-}
-
-void ExpectSameRanks(const fs::path& a, const fs::path& b) {
-  const std::map<std::string, std::string> tree_a = RankTree(a);
-  const std::map<std::string, std::string> tree_b = RankTree(b);
-  EXPECT_EQ(tree_a.size(), tree_b.size());
-  for (const auto& [name, content] : tree_a) {
-    const auto found = tree_b.find(name);
-    if (found == tree_b.end()) {
-      ADD_FAILURE() << name << " is in one alone";
-    } else {
-      EXPECT_TRUE(content == found->second) << name << " differs";
-    }
-  }
+// 64 ranks share 1000 rows padded to 1024: the last one's 16 are padding.
+TEST_F(ReshardRoundTripTest, RanksOfPaddingAloneComeBack) {
+  MakeSample(SamplePreset::kTinyTp, 8, model());
+  ReshardOptions options;
+  options.parallel.tp = 1;
+  options.parallel.ep = 64;
+  options.parallel.redundant_experts = 32;
+  options.parallel.embed_tp = 64;
+  options.grouping = RankGrouping::kComponent;
+  ExpectTheWayBack(options);
+  const auto last = ReadTensors(ranks() / "model-embed-tp-63-part-0.safetensors");
+  EXPECT_EQ(last.at("lm_head.weight").bytes, std::string(16 * 192 * 2, '\0'));
+  RunReshard(ranks(), dir_ / "on", options);
+  ExpectSameRanks(ranks(), dir_ / "on");
 }
 
 TEST_F(ReshardRoundTripTest, RanksOfRanksAreThoseOfTheModel) {
@@ -144,6 +160,25 @@ TEST_F(ReshardRoundTripTest, RanksOfRanksAreThoseOfTheModel) {
     ExpectSameFiles(model(), dir_ / "merged");
     Clear();
     for (const char* const name : {"direct", "merged"}) fs::remove_all(dir_ / name);
+  }
+}
+
+TEST_F(ReshardRoundTripTest, DamagedRanksMakeNoRanks) {
+  MakeSample(SamplePreset::kTiny, 2, model());
+  ReshardOptions options;
+  options.parallel.ep = 2;
+  RunReshard(model(), ranks(), options);
+  const std::string name = "model-rank-1-part-0.safetensors";
+  std::string content = ReadFile(ranks() / name);
+  content[content.size() - 5] ^= 1;
+  WriteFile(ranks() / name, content);
+  options.parallel.ep = 4;
+  const Error error = ErrorOf([&] { RunReshard(ranks(), again(), options); });
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_THAT(error.message(), ::testing::HasSubstr(name));
+  if (!fs::exists(again())) return;
+  for (const auto& [file, unused] : ReadTree(again())) {
+    EXPECT_TRUE(file.ends_with(".partial") || file.starts_with(".dsv3-")) << file;
   }
 }
 
