@@ -66,8 +66,8 @@ void AddRanks(const formats::RankLayout& layout, const Summary& s, Table& table)
   const auto by_bytes = [](const formats::LayoutRank& a, const formats::LayoutRank& b) {
     return a.bytes < b.bytes;
   };
-  const auto [least, most] =
-      std::minmax_element(layout.ranks.begin(), layout.ranks.end(), by_bytes);
+  const auto least = std::min_element(layout.ranks.begin(), layout.ranks.end(), by_bytes);
+  const auto most = std::max_element(layout.ranks.begin(), layout.ranks.end(), by_bytes);
   table.Add(
       {"each loads", least->bytes == most->bytes
                          ? FormatBytes(most->bytes)
