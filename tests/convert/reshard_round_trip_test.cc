@@ -81,17 +81,18 @@ class ReshardRoundTripTest : public ::testing::Test {
     Picker pick(seed);
     ReshardOptions options;
     convert::ParallelOptions& parallel = options.parallel;
-    parallel.tp = pick.Of({1, 2, 4, 8});
-    parallel.ep = pick.Of({1, 2, 4, 8, 16});
+    parallel.tp = pick.Of<std::uint64_t>({1, 2, 4, 8});
+    parallel.ep = pick.Of<std::uint64_t>({1, 2, 4, 8, 16});
     const std::uint64_t stage = std::max(*parallel.tp, *parallel.ep);
     // Two ranks at most share an expert without cutting through a block.
     if (*parallel.tp > 2 * *parallel.ep) parallel.ep = *parallel.tp / 2;
-    parallel.dp = stage / *parallel.tp * (stage == *parallel.ep ? pick.Of({1, 2}) : 1);
-    parallel.pp = pick.Of({1, 1, 2, 3});
+    parallel.dp =
+        stage / *parallel.tp * (stage == *parallel.ep ? pick.Of<std::uint64_t>({1, 2}) : 1);
+    parallel.pp = pick.Of<std::uint64_t>({1, 1, 2, 3});
     parallel.dense_tp = pick.Of<std::uint64_t>({1, *parallel.tp});
     parallel.shared_expert_tp = 1;
     parallel.embed_tp = pick.Of<std::uint64_t>({1, *parallel.tp, stage});
-    parallel.redundant_experts = pick.Of({0, 0, 16, 32});
+    parallel.redundant_experts = pick.Of<std::uint64_t>({0, 0, 16, 32});
     options.placement.kind = pick.Of({PlacementKind::kContiguous, PlacementKind::kRoundRobin});
     options.grouping = pick.Of({RankGrouping::kRank, RankGrouping::kComponent});
     options.max_shard_bytes = pick.Of<std::uint64_t>({64 << 10, 1 << 20, 5ULL << 30});

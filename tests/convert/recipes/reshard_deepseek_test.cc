@@ -166,7 +166,7 @@ class ReshardDeepseekTest : public ::testing::Test {
 
 TEST_F(ReshardDeepseekTest, FilesHoldWhatTheOfficialScriptWrites) {
   MakeSample(SamplePreset::kTinyTp, 5, model());
-  for (const std::uint64_t mp : {1, 2, 4}) {
+  for (const std::uint64_t mp : {1U, 2U, 4U}) {
     SCOPED_TRACE(mp);
     ExpectOfficial(mp, 32, 4);
   }
