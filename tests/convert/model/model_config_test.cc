@@ -104,6 +104,19 @@ TEST(ParseModelConfig, TellsRouterBiasFromTopkMethod) {
   EXPECT_FALSE(Parse(config).router_bias);
 }
 
+TEST(ParseModelConfig, ReadsTheGroupsOfTheRouter) {
+  const auto groups = [](const json& changes) {
+    json config = testing::V3Config();
+    config.update(changes);
+    return Parse(config).n_group;
+  };
+  EXPECT_EQ(groups(json::object()), 8U) << "what deepseek_v3 means where it tells none";
+  EXPECT_EQ(groups({{"n_group", 4}}), 4U);
+  EXPECT_EQ(groups({{"n_group", nullptr}}), 1U);
+  EXPECT_EQ(groups({{"n_group", 0}}), 1U);
+  EXPECT_EQ(groups({{"model_type", "kimi_k2"}}), 1U);
+}
+
 TEST(ParseModelConfig, ReadsNestedTextConfig) {
   json text = testing::V3Config();
   text["model_type"] = "kimi_k2";
