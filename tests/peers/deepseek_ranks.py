@@ -2,8 +2,8 @@
 
     deepseek_ranks.py IN OUT RANKS
 
-docs/layout.md and the demo's README tell the form: names of the demo, model{i}-mp{RANKS}.safetensors, projections
-divided by rows or columns, each routed expert whole on one rank, no MTP layers, tokenizer files beside them.
+The form is that of docs/reshard.md: names of the demo, model{i}-mp{RANKS}.safetensors, projections divided by
+rows or columns, each routed expert whole on one rank, no MTP layers, tokenizer files beside them.
 """
 
 import json
