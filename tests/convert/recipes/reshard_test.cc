@@ -13,6 +13,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "convert/recipes/reshard_tensors.h"
 #include "convert/reshard_job.h"
 #include "formats/safetensors.h"
 #include "tests/convert/support/conversion.h"
@@ -324,6 +325,15 @@ TEST_F(ReshardTest, RefusesOptionsThatContradict) {
   options.format = RankFormat::kKeys;
   options.keys = "keys.json";
   EXPECT_THAT(Refusal(options).message(), HasSubstr("--grouping component"));
+}
+
+TEST_F(ReshardTest, RefusesMoreTensorsThanAPlanCanHold) {
+  convert::RankTensorCount count;
+  count.Add(convert::kMaxRankTensors - 1);
+  count.Add(1);
+  const Error error = ErrorOf([&] { count.Add(1); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.message(), HasSubstr("--ep"));
 }
 
 TEST_F(ReshardTest, RefusesToDeleteTheSource) {
