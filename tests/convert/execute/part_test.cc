@@ -340,6 +340,23 @@ TEST_F(PartTest, ARunOfTheWholeJobDoesWhatPartsLeft) {
   ExpectFinished();
 }
 
+TEST_F(PartTest, AfterARunOfTheWholeJobThereMayBeAnotherNumberOfParts) {
+  Part(1, 2).Run();
+  InterruptWhen(Whole(), [&] { return !fs::exists(out_ / ".dsv3-journal-part-1-of-2"); });
+  for (std::uint64_t index = 0; index < 3; ++index) Part(index, 3).Run();
+  Finish().Run();
+  ExpectFinished();
+}
+
+TEST_F(PartTest, SideFilesAreTheFirstPartsAlone) {
+  Part(0, 2).Run();
+  Part(1, 2).Run();
+  const std::string config = R"("file":"config.json")";
+  EXPECT_THAT(testing::ReadFile(out_ / ".dsv3-journal-part-0-of-2"), HasSubstr(config));
+  EXPECT_THAT(testing::ReadFile(out_ / ".dsv3-journal-part-1-of-2"),
+              ::testing::Not(HasSubstr(config)));
+}
+
 TEST_F(PartTest, PartsGoOnWithWhatARunOfTheWholeJobLeft) {
   InterruptAfter(Whole(), testing::kTinyShard1);
   const ConversionReport first = Part(0, 2).Run();

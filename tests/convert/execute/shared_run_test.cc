@@ -2,6 +2,7 @@
 
 #include "convert/execute/shared_run.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
@@ -139,18 +140,34 @@ TEST_F(SharedRunTest, AnyNumberOfProcessesGivesWhatOneGives) {
 }
 
 TEST_F(SharedRunTest, ProcessesFindTheScalesOfTheirFiles) {
-  // One scale a tensor: weights are read once before they are quantised.
+  // The way back to an original: scales that stand in other files than their weights are found in
+  // a first pass over these.
+  testing::TinyCheckpoint original = testing::SmallFp8Checkpoint();
+  for (const char* name : {"c.weight_scale_inv", "d.weight_scale_inv"}) {
+    const testing::TinyTensor scale = original.Find(name);
+    original.tensors.erase(std::find_if(original.tensors.begin(), original.tensors.end(),
+                                        [&](const auto& tensor) { return tensor.name == name; }));
+    original.AddScale(scale.shard, scale.name, formats::Dtype::kF32, scale.shape);
+  }
+  original.Write(dir_ / "original");
+  Conversion(dir_ / "original", dir_ / "bf16").Run();
+  in_ = dir_ / "bf16";
+  // One weight is edited, so that its scales are new.
+  std::string content = testing::ReadFile(in_ / testing::kTinyShard1);
+  content[content.size() - 3] = static_cast<char>(content[content.size() - 3] ^ 0x11);
+  testing::WriteFile(in_ / testing::kTinyShard1, content);
   convert_ = ConvertBf16ToFp8;
-  configure_ = [](ConversionRequest& request) {
-    request.bf16_to_fp8.block = QuantizeBlock{quant::BlockForm::kTensor, {}};
+  configure_ = [&](ConversionRequest& request) {
+    request.bf16_to_fp8.scales_from = dir_ / "original";
     request.bf16_to_fp8.nonfinite = quant::Nonfinite::kSaturate;
-    request.bf16_to_fp8.include = {"a.weight", "b.weight", "c.weight", "d.weight"};
   };
-  in_ = dir_ / "expected";
   Whole(dir_ / "fp8").Run();
   expected_ = ReadTree(dir_ / "fp8");
-  ExpectAllEndWell(Run(3));
-  ExpectFinished();
+  for (const std::size_t processes : {2, 3}) {
+    fs::remove_all(out_);
+    ExpectAllEndWell(Run(processes));
+    ExpectFinished();
+  }
 }
 
 TEST_F(SharedRunTest, AFinishedOutputLeavesNothingToDo) {
