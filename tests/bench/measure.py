@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -19,7 +20,8 @@ MIB = 1 << 20
 class Run:
     seconds: float
     peak_rss_mib: float
-    bytes_read: int  # from disks, by the kernel's count
+    bytes_read: int  # that its read calls got
+    disk_bytes_read: int  # that the kernel fetched from disks for it, read-ahead included
     stdout: str
 
 
@@ -46,12 +48,14 @@ def run(command, environment=None):
         [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
     out, error = process.stdout.read(), process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     seconds = time.perf_counter() - start
+    read = int(re.search(r"rchar: (\d+)", pathlib.Path(f"/proc/{process.pid}/io").read_text())[1])
+    _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise SystemExit(f"{' '.join(map(str, command))}\nended with {process.returncode}\n{error}")
-    return Run(seconds, usage.ru_maxrss / 1024, usage.ru_inblock * 512, out)
+    return Run(seconds, usage.ru_maxrss / 1024, read, usage.ru_inblock * 512, out)
 
 
 def settle(*sources):

@@ -29,8 +29,8 @@ def reshard_rows(reshard):
     if not reshard:
         return
     yield from race_rows(reshard["race"], 512)
-    yield ("… bytes read, of the source's", f"{reshard['read_ratio']:.3f}",
-           f"by the kernel's count {reshard['disk_read_ratio']:.3f}", "", "≤ 1.02")
+    yield ("… bytes that it reads, of the source's", f"{reshard['read_ratio']:.3f}",
+           f"with the kernel's read-ahead {reshard['disk_read_ratio']:.3f}", "", "≤ 1.02")
     merge = reshard["merge"]
     yield ("`dsv3-reshard merge` of these 32 ranks",
            f"{spread(merge['seconds'])}, {merge['gb_per_s_out']} GB/s out",
