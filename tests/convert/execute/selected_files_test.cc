@@ -231,7 +231,7 @@ TEST_F(SelectedFilesTest, ProcessesShareASelection) {
 }
 
 TEST_F(SelectedFilesTest, PartsCloseWithFinish) {
-  for (const std::uint64_t index : {0, 1}) {
+  for (const std::uint64_t index : {0U, 1U}) {
     RunOptions run = OneThread();
     run.part = RunOptions::Part{index, 2};
     Run(std::nullopt, run);

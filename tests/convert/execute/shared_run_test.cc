@@ -118,7 +118,7 @@ class SharedRunTest : public ::testing::Test {
 };
 
 TEST_F(SharedRunTest, AnyNumberOfProcessesGivesWhatOneGives) {
-  for (const std::size_t processes : {1, 2, 3, 7}) {
+  for (const std::size_t processes : {1U, 2U, 3U, 7U}) {
     SCOPED_TRACE(std::to_string(processes) + " processes");
     fs::remove_all(out_);
     progress_.bytes = 0;
@@ -163,7 +163,7 @@ TEST_F(SharedRunTest, ProcessesFindTheScalesOfTheirFiles) {
   };
   Whole(dir_ / "fp8").Run();
   expected_ = ReadTree(dir_ / "fp8");
-  for (const std::size_t processes : {2, 3}) {
+  for (const std::size_t processes : {2U, 3U}) {
     fs::remove_all(out_);
     ExpectAllEndWell(Run(processes));
     ExpectFinished();
