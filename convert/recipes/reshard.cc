@@ -77,6 +77,28 @@ Slicing SlicingOf(const WholeModel& model, const std::vector<ScaledWeight>& scal
   return PlanSlicing(model.catalog, model.source.config, scaled, topology, slicing);
 }
 
+// A model under other names would be given to every rank whole.
+void RequireKnownNames(const Slicing& slicing, const Topology& topology) {
+  if (topology.ranks_per_stage() == 1) return;
+  const auto has = [&](ModuleKind kind) {
+    return std::any_of(slicing.tensors.begin(), slicing.tensors.end(),
+                       [kind](const SlicedTensor& tensor) { return tensor.place.kind == kind; });
+  };
+  const auto refuse = [](std::string_view what, std::string_view example) {
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("no tensor has a name by which {} would be cut, such as {}; models "
+                            "under the names of DeepSeek-V3 (R1, V3.1, V3.2, Kimi-K2, GLM-5) can "
+                            "be resharded",
+                            what, example));
+  };
+  if (!has(ModuleKind::kAttention)) {
+    refuse("the attention", "model.layers.0.self_attn.o_proj.weight");
+  }
+  if (topology.experts != 0 && !has(ModuleKind::kRoutedExpert)) {
+    refuse("the routed experts", "model.layers.3.mlp.experts.0.gate_proj.weight");
+  }
+}
+
 std::string DigestOf(const std::string& text) {
   return formats::Xxh3Hex(std::as_bytes(std::span(text)));
 }
@@ -119,6 +141,7 @@ class Planner {
     formats::RequireNoErrors(scaled.findings,
                              {"fault of weights and scales", "faults of weights and scales"});
     reshard_.slicing = SlicingOf(model_, scaled.pairs, reshard_.topology, options_);
+    RequireKnownNames(reshard_.slicing, reshard_.topology);
     const Origins origins(model_, scaled.pairs, reshard_.slicing);
     reshard_.rules = origins.rules();
     reshard_.dequantized = DequantizedOf(scaled.pairs, reshard_.slicing);

@@ -18,6 +18,7 @@
 #include "formats/safetensors.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/reshard.h"
+#include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/support/files.h"
 #include "tests/support/temp_dir.h"
 
@@ -325,6 +326,30 @@ TEST_F(ReshardTest, RefusesOptionsThatContradict) {
   options.format = RankFormat::kKeys;
   options.keys = "keys.json";
   EXPECT_THAT(Refusal(options).message(), HasSubstr("--grouping component"));
+}
+
+TEST_F(ReshardTest, RefusesModelsUnderOtherNames) {
+  TinyCheckpoint checkpoint;
+  checkpoint.Add("model.safetensors", "layers.0.attn.wq_b.weight", formats::Dtype::kBF16, {64, 8});
+  checkpoint.Write(dir_ / "v4");
+  Json config = {
+      {"model_type", "deepseek_v4"}, {"hidden_size", 8},         {"vocab_size", 64},
+      {"num_hidden_layers", 1},      {"num_attention_heads", 4}, {"n_routed_experts", 0}};
+  WriteFile(dir_ / "v4" / "config.json", config.dump());
+  const Error error = ErrorOf([&] { RunReshard(dir_ / "v4", out(), Options(2, 1)); });
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_THAT(error.message(), HasSubstr("self_attn.o_proj"));
+  // One rank holds the whole model, whatever it is called.
+  RunReshard(dir_ / "v4", out(), Options(1, 1));
+
+  checkpoint.Add("model.safetensors", "model.layers.0.self_attn.o_proj.weight",
+                 formats::Dtype::kBF16, {8, 64});
+  checkpoint.Write(dir_ / "fused");
+  config["n_routed_experts"] = 4;
+  config["moe_intermediate_size"] = 8;
+  WriteFile(dir_ / "fused" / "config.json", config.dump());
+  EXPECT_THAT(ErrorOf([&] { RunReshard(dir_ / "fused", dir_ / "none", Options(2, 2)); }).message(),
+              HasSubstr("mlp.experts.0"));
 }
 
 TEST_F(ReshardTest, RefusesMoreTensorsThanAPlanCanHold) {
