@@ -55,7 +55,7 @@ void FileDigests::AddParts(const Chunk& chunk) {
     TensorRecord& tensor = record_.tensors[part.tensor];
     tensor.nan_codes += part.counts.nan_codes;
     for (const quant::Quality& quality : part.counts.quality) {
-      if (!tensor.quality) tensor.quality.emplace();
+      if (!tensor.quality) tensor.quality = std::make_shared<quant::Quality>();
       tensor.quality->Add(quality);
     }
     UpdateStream(output_, part.output);

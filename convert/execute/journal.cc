@@ -181,7 +181,8 @@ FileRecord ParseRecord(const json& value) {
     read.output = {tensor.at(0), tensor.at(1)};
     read.streamed = {tensor.at(2), tensor.at(3)};
     read.nan_codes = tensor.at(4);
-    if (tensor.size() > 5) read.quality = ParseQuality(tensor.at(5));
+    if (tensor.size() > 5)
+      read.quality = std::make_shared<quant::Quality>(ParseQuality(tensor.at(5)));
   }
   return record;
 }

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -22,7 +22,8 @@ struct TensorRecord {
   Digests streamed;
   std::uint64_t nan_codes = 0;
   // Of a quantised tensor, added in the order of its value.
-  std::optional<quant::Quality> quality = std::nullopt;
+  // nullptr for others, of which there may be half a million.
+  std::shared_ptr<quant::Quality> quality = nullptr;
 };
 
 // What became known of a weight file while it was written: enough for the manifest, and for a

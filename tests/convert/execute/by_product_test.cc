@@ -179,7 +179,8 @@ class ByProductTest : public ::testing::Test {
       SCOPED_TRACE(tensor.entry.name);
       const std::string value = content_.substr(file.data_offset + tensor.entry.begin,
                                                 tensor.entry.end - tensor.entry.begin);
-      const std::string& source = catalog_->tensors()[tensor.expression->streamed_sources()[0]].name;
+      const std::string& source =
+          catalog_->tensors()[tensor.expression->streamed_sources()[0]].name;
       const std::string& streamed = checkpoint_.Find(source).bytes;
       ASSERT_EQ(record.tensors[t].output.xxh3, Xxh3Of(value));
       ASSERT_EQ(record.tensors[t].streamed.xxh3, Xxh3Of(streamed));
@@ -187,7 +188,7 @@ class ByProductTest : public ::testing::Test {
       ASSERT_EQ(record.tensors[t].streamed.sha256,
                 options_.tensor_sha256 ? Sha256Of(streamed) : "");
       const auto quality = quality_.find(tensor.entry.name);
-      ASSERT_EQ(record.tensors[t].quality.has_value(), quality != quality_.end());
+      ASSERT_EQ(record.tensors[t].quality != nullptr, quality != quality_.end());
       if (quality == quality_.end()) continue;
       EXPECT_EQ(record.tensors[t].quality->elements, quality->second.elements);
       EXPECT_EQ(record.tensors[t].quality->blocks, quality->second.blocks);

@@ -169,7 +169,7 @@ TEST_F(JournalTest, KeepsQualityToTheLastDigit) {
   quality.max_abs_error = 0.1;
   quality.sum_squared_error = 1.0 / 3.0 * 1e-300;
   quality.sum_squares = std::numeric_limits<double>::infinity();
-  record.tensors[1].quality = quality;
+  record.tensors[1].quality = std::make_shared<quant::Quality>(quality);
   Journal(file_system_, dir_.path(), Head(), {record});
   const std::optional<JournalState> state = Journal::Read(dir_.path());
   ASSERT_TRUE(state);
