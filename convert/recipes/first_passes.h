@@ -12,8 +12,8 @@
 namespace dsv3::convert {
 
 // Reads the weights of those passes that one of `files` (positions in the plan) needs, each byte
-// once, and finishes these passes; those that are finished already are passed over. Throws Error: kBadInput as FirstPass::Finish does, kIo,
-// kInterrupted.
+// once, and finishes these passes; those that are finished already are passed over. Throws Error:
+// kBadInput as FirstPass::Finish does, kIo, kInterrupted.
 void RunFirstPasses(const Catalog& catalog, std::span<const Bf16ToFp8Plan::Pass> passes,
                     std::span<const std::size_t> files, SourceFiles& sources, const RunOptions& run,
                     ProgressSink& progress, const StopToken& stop);

@@ -120,9 +120,8 @@ TEST_F(InspectTest, SuggestsTheMostSimilarTensor) {
   WriteShard("model.safetensors", {Tensor("model.layers.0.mlp.up_proj.weight", Dtype::kU8, {1}),
                                    Tensor("model.norm.weight", Dtype::kU8, {1})});
   const Inspection inspection = Inspect(root_);
-  EXPECT_EQ(
-      inspection.catalog.tensors()[RequireTensor(inspection, "model.norm.weight")].name,
-      "model.norm.weight");
+  EXPECT_EQ(inspection.catalog.tensors()[RequireTensor(inspection, "model.norm.weight")].name,
+            "model.norm.weight");
   try {
     RequireTensor(inspection, "model.layers.0.mlp.up.weight");
     FAIL() << "no error";
