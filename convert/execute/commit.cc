@@ -102,6 +102,7 @@ void Committer::MakeVisible() {
 
 void Committer::Publish(std::vector<FileRecord> records) {
   std::vector<std::string> names;
+  names.reserve(records.size());
   for (const FileRecord& record : records) names.push_back(record.name);
   // Where files wait for their names, a line is of use only if its file is still there.
   if (waits_) SyncParents(names);

@@ -99,7 +99,7 @@ formats::ManifestTensor TensorOf(const PlannedFile& file, const PlannedTensor& p
 void ReserveFor(const Plan& plan, const std::unordered_map<std::string, FileRecord>& records,
                 formats::ManifestWriter& writer) {
   constexpr std::size_t kMemberBytes = 240;  // names of members, dtypes, shapes, two digests
-  constexpr std::size_t kSha256Bytes = 2 * 76;
+  constexpr std::size_t kSha256Bytes = 152;
   std::size_t tensors = 0;
   std::size_t bytes = std::size_t{1} << 20;
   for (const PlannedFile& file : plan.files) {

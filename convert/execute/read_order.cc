@@ -167,6 +167,7 @@ std::vector<ReadGroup> OrderReads(const Plan& plan, std::span<const std::size_t>
     groups.try_emplace(plan.files[file].group, plan).first->second.AddFile(file);
   }
   std::vector<ReadGroup> ordered;
+  ordered.reserve(groups.size());
   for (auto& [number, group] : groups) ordered.push_back(group.Finish());
   return ordered;
 }

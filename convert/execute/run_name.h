@@ -18,6 +18,8 @@ struct RunName {
   Kind kind = Kind::kJob;
   std::uint64_t index = 0;  // of a part or process, from 0
   std::uint64_t count = 1;  // of parts
+  // clang-tidy 14 takes the 0 of a default <=> for a pointer.
+  // NOLINTNEXTLINE(modernize-use-nullptr)
   friend auto operator<=>(const RunName&, const RunName&) = default;
 };
 

@@ -91,7 +91,7 @@ class Search {
   // the ranks of a stage.
   std::vector<std::uint64_t> DpSizes(std::uint64_t tp, std::uint64_t ep) const {
     const std::uint64_t wanted = std::min(WantedDp(tp, ep), kMaxWorldSize / tp);
-    const std::uint64_t step = ep / std::gcd(ep, tp);
+    const std::uint64_t step = std::max<std::uint64_t>(1, ep / std::gcd(ep, tp));
     const std::uint64_t below = wanted / step * step;
     if (below == wanted) return {wanted};
     if (below == 0) return {step};
@@ -146,7 +146,7 @@ class Search {
     const auto at =
         std::lower_bound(best_.begin(), best_.end(), candidate,
                          [](const Candidate& a, const Candidate& b) { return a.Key() < b.Key(); });
-    best_.insert(at, std::move(candidate));
+    best_.insert(at, candidate);
     if (best_.size() > kMostShown) best_.pop_back();
   }
 

@@ -31,7 +31,7 @@ class AssembleExpression final : public Expression {
  public:
   // `tiles` are in order and cover the value; `row_elements` of sources are read for a row at most.
   AssembleExpression(const Catalog& catalog, formats::Dtype dtype, formats::Shape shape,
-                     std::vector<Tile> tiles, std::uint64_t row_elements)
+                     const std::vector<Tile>& tiles, std::uint64_t row_elements)
       : Expression(dtype, std::move(shape)),
         matrix_(MatrixOf(this->shape())),
         element_bytes_(formats::DtypeBits(dtype) / 8),

@@ -15,7 +15,7 @@ namespace {
 std::uint64_t CeilDiv(std::uint64_t a, std::uint64_t b) { return a / b + (a % b != 0); }
 
 // Each value once, where it comes first.
-void AddNew(std::vector<std::uint32_t> values, std::vector<std::uint32_t>& to) {
+void AddNew(const std::vector<std::uint32_t>& values, std::vector<std::uint32_t>& to) {
   for (const std::uint32_t value : values) {
     if (std::find(to.begin(), to.end(), value) == to.end()) to.push_back(value);
   }
