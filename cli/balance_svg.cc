@@ -197,8 +197,9 @@ void DrawGroups(Svg& svg, const BarRow& row, const Topology& topology, double to
   const double step = row.step * static_cast<double>(group) / static_cast<double>(row.ranks_a_bar);
   if (group <= 1 || step < 24) return;
   const double end = row.left + static_cast<double>(row.bars.size()) * row.step;
-  std::size_t number = 0;
-  for (double x = row.left; x < end - 0.5; x += step, ++number) {
+  for (std::size_t number = 0;; ++number) {
+    const double x = row.left + static_cast<double>(number) * step;
+    if (x >= end - 0.5) break;
     if (number > 0) svg.Line(x, top, x, bottom + 4, "group");
     if (stages && step >= 60) svg.Text(x + 6, top + 14, fmt::format("stage {}", number), "small");
   }
@@ -211,7 +212,9 @@ void DrawBars(Svg& svg, const ReshardReport& report, const RankBalance& balance,
   const double tick = NiceTick(most, 5);
   const double top_value = std::max(tick, std::ceil(most / tick) * tick);
   const auto y = [&](double bytes) { return bottom - bytes / top_value * kBarsHeight; };
-  for (double value = 0; value <= top_value + tick / 2; value += tick) {
+  for (std::size_t i = 0;; ++i) {
+    const double value = static_cast<double>(i) * tick;
+    if (value > top_value + tick / 2) break;
     if (value > 0) svg.Line(kPlotLeft, y(value), kPlotRight, y(value), "grid");
     svg.Text(kPlotLeft - 10, y(value) + 4,
              value > 0 ? FormatBytes(static_cast<std::uint64_t>(value)) : "0", "right");
