@@ -77,9 +77,11 @@ Slicing SlicingOf(const WholeModel& model, const std::vector<ScaledWeight>& scal
   return PlanSlicing(model.catalog, model.source.config, scaled, topology, slicing);
 }
 
-// A model under other names would be given to every rank whole.
-void RequireKnownNames(const Slicing& slicing, const Topology& topology) {
-  if (topology.ranks_per_stage() == 1) return;
+// A model under other names would be given to every rank whole. The tensors of known models were
+// looked for when they were opened.
+void RequireKnownNames(const ModelConfig& config, const Slicing& slicing,
+                       const Topology& topology) {
+  if (config.known || topology.ranks_per_stage() == 1) return;
   const auto has = [&](ModuleKind kind) {
     return std::any_of(slicing.tensors.begin(), slicing.tensors.end(),
                        [kind](const SlicedTensor& tensor) { return tensor.place.kind == kind; });
@@ -141,7 +143,7 @@ class Planner {
     formats::RequireNoErrors(scaled.findings,
                              {"fault of weights and scales", "faults of weights and scales"});
     reshard_.slicing = SlicingOf(model_, scaled.pairs, reshard_.topology, options_);
-    RequireKnownNames(reshard_.slicing, reshard_.topology);
+    RequireKnownNames(config, reshard_.slicing, reshard_.topology);
     const Origins origins(model_, scaled.pairs, reshard_.slicing);
     reshard_.rules = origins.rules();
     reshard_.dequantized = DequantizedOf(scaled.pairs, reshard_.slicing);
