@@ -14,15 +14,13 @@
 #include <vector>
 
 #include <fmt/format.h>
-#include <tbb/global_control.h>
 #include <tbb/info.h>
-#include <tbb/task_arena.h>
-#include <tbb/task_group.h>
 
 #include "convert/execute/chunk.h"
 #include "convert/execute/compute_slot.h"
 #include "convert/execute/file_digests.h"
 #include "convert/execute/page_writer.h"
+#include "convert/execute/workers.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
@@ -95,14 +93,7 @@ class Executor {
   }
 
   void Run() {
-    const tbb::global_control parallelism(tbb::global_control::max_allowed_parallelism,
-                                          resources_.workers + 1);
-    tbb::task_arena arena(static_cast<int>(resources_.workers));
-    arena.execute([this] {
-      tbb::task_group workers;
-      for (unsigned i = 0; i < resources_.workers; ++i) workers.run([this] { Work(); });
-      workers.wait();
-    });
+    RunWorkers(resources_.workers, [this](unsigned) { Work(); });
     if (error_) std::rethrow_exception(error_);
     if (!Done()) ThrowInterrupted();
   }

@@ -6,10 +6,8 @@
 #include <mutex>
 #include <semaphore>
 
-#include <tbb/global_control.h>
-#include <tbb/task_arena.h>
-#include <tbb/task_group.h>
-
+#include "convert/execute/compute_slot.h"
+#include "convert/execute/workers.h"
 #include "formats/error.h"
 #include "formats/io/input_file.h"
 
@@ -20,19 +18,6 @@ namespace {
 constexpr unsigned kIoThreads = 4;
 constexpr std::size_t kMaxUnitBytes = std::size_t{4} << 20;
 constexpr std::size_t kMinUnitBytes = std::size_t{256} << 10;
-
-class Holding {
- public:
-  explicit Holding(std::counting_semaphore<>& semaphore) : semaphore_(semaphore) {
-    semaphore_.acquire();
-  }
-  ~Holding() { semaphore_.release(); }
-  Holding(const Holding&) = delete;
-  Holding& operator=(const Holding&) = delete;
-
- private:
-  std::counting_semaphore<>& semaphore_;
-};
 
 }  // namespace
 
@@ -67,7 +52,7 @@ void StreamUnits(std::size_t num_units, unsigned workers, unsigned threads, cons
         const std::size_t unit = next.fetch_add(1, std::memory_order_relaxed);
         if (unit >= num_units) return;
         read(unit, worker);
-        const Holding holding(computing);
+        const ComputeSlot slot(computing);
         compute(unit, worker);
       }
     } catch (...) {
@@ -77,15 +62,7 @@ void StreamUnits(std::size_t num_units, unsigned workers, unsigned threads, cons
     }
   };
 
-  const tbb::global_control parallelism(tbb::global_control::max_allowed_parallelism, workers + 1);
-  tbb::task_arena arena(static_cast<int>(workers));
-  arena.execute([&] {
-    tbb::task_group group;
-    for (unsigned worker = 0; worker < workers; ++worker) {
-      group.run([&work, worker] { work(worker); });
-    }
-    group.wait();
-  });
+  RunWorkers(workers, work);
   if (error) std::rethrow_exception(error);
   if (next.load(std::memory_order_relaxed) < num_units) {
     throw Error(ErrorCode::kInterrupted,

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/ceil_div.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
@@ -16,8 +17,6 @@ using formats::Dtype;
 using formats::Shape;
 
 constexpr std::string_view kMxFp8 = "mxfp8-quantized";
-
-constexpr std::uint64_t CeilDiv(std::uint64_t a, std::uint64_t b) { return a / b + (a % b != 0); }
 
 void AddRule(ScaleRules& rules, ScaleRule rule) {
   const auto same = [&](const ScaleRule& other) {

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/ceil_div.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/module_list.h"
 #include "convert/parallel/slicing_misaligned.h"
@@ -14,8 +15,6 @@
 
 namespace dsv3::convert {
 namespace {
-
-constexpr std::uint64_t CeilDiv(std::uint64_t a, std::uint64_t b) { return a / b + (a % b != 0); }
 
 std::uint64_t& SideOf(MatrixShape& matrix, SliceAxis axis) {
   return axis == SliceAxis::kRows ? matrix.rows : matrix.cols;

@@ -9,12 +9,11 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/ceil_div.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
 namespace {
-
-constexpr std::uint64_t CeilDiv(std::uint64_t a, std::uint64_t b) { return a / b + (a % b != 0); }
 
 // Tiles in the order of their first elements.
 bool Before(const Tile& a, const Tile& b) {

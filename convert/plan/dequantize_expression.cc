@@ -4,13 +4,12 @@
 #include <memory>
 #include <vector>
 
+#include "convert/model/ceil_div.h"
 #include "formats/error.h"
 #include "quant/dequantize.h"
 
 namespace dsv3::convert {
 namespace {
-
-constexpr std::uint64_t CeilDiv(std::uint64_t a, std::uint64_t b) { return a / b + (a % b != 0); }
 
 class DequantizeExpression final : public Expression {
  public:

@@ -8,13 +8,12 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/ceil_div.h"
 #include "convert/plan/box.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
 namespace {
-
-constexpr std::uint64_t CeilDiv(std::uint64_t a, std::uint64_t b) { return a / b + (a % b != 0); }
 
 // One dimension of the two grids of scales. Both meet after each unit: one scale of the coarser
 // grid, several of the finer one (the last unit may have fewer).

@@ -7,12 +7,11 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/ceil_div.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
 namespace {
-
-std::uint64_t CeilDiv(std::uint64_t a, std::uint64_t b) { return a / b + (a % b != 0); }
 
 // Each value once, where it comes first.
 void AddNew(const std::vector<std::uint32_t>& values, std::vector<std::uint32_t>& to) {

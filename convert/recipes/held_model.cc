@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 #include <tbb/parallel_for.h>
 
+#include "convert/model/ceil_div.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/parallel/slicing.h"
@@ -38,8 +39,6 @@ using formats::Shape;
 constexpr std::string_view kConfigName = "config.json";
 constexpr std::string_view kRestoreLayout =
     "restore layout.json, or make the rank shards again with dsv3-reshard";
-
-constexpr std::uint64_t CeilDiv(std::uint64_t a, std::uint64_t b) { return a / b + (a % b != 0); }
 
 [[noreturn]] void Fail(const std::string& tensor, std::string_view problem) {
   throw Error(
