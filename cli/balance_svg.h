@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "convert/reshard_job.h"
+#include "convert/recipes/reshard_job.h"
 
 namespace dsv3::cli {
 

@@ -8,7 +8,7 @@
 #include "cli/conversion_command.h"
 #include "cli/run_options.h"
 #include "cli/tool_main.h"
-#include "convert/job.h"
+#include "convert/recipes/conversion.h"
 
 namespace dsv3::cli {
 

@@ -6,7 +6,7 @@
 #include "cli/reshard_report.h"
 #include "cli/run_options.h"
 #include "cli/tool_main.h"
-#include "convert/reshard_job.h"
+#include "convert/recipes/reshard_job.h"
 
 namespace dsv3::cli {
 

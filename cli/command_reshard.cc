@@ -13,8 +13,8 @@
 #include "cli/reshard_report.h"
 #include "cli/run_options.h"
 #include "cli/tool_main.h"
-#include "convert/execute/shared_run.h"
-#include "convert/reshard_job.h"
+#include "convert/job/process_messages.h"
+#include "convert/recipes/reshard_job.h"
 #include "formats/error.h"
 #include "formats/io/durable_file.h"
 

@@ -2,7 +2,7 @@
 
 #include "cli/confirm_deletion.h"
 #include "cli/conversion_report.h"
-#include "convert/execute/shared_run.h"
+#include "convert/job/process_messages.h"
 
 namespace dsv3::cli {
 

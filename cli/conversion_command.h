@@ -3,7 +3,7 @@
 #include <string>
 
 #include "cli/tool_main.h"
-#include "convert/job.h"
+#include "convert/recipes/conversion.h"
 #include "formats/io/file_system.h"
 
 // What the commands that convert a checkpoint share.

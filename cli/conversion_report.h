@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "convert/job.h"
+#include "convert/recipes/conversion.h"
 #include "formats/json/json_writer.h"
 
 namespace dsv3::cli {

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "cli/svg.h"
-#include "convert/reshard_job.h"
+#include "convert/recipes/reshard_job.h"
 
 namespace dsv3::cli {
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "cli/progress_text.h"
-#include "convert/execute/progress.h"
+#include "convert/catalog/progress.h"
 
 namespace dsv3::cli {
 

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "convert/job.h"
+#include "convert/recipes/conversion.h"
 #include "formats/json/json_writer.h"
 
 // What quantising did to the weights, for a person and for programs.

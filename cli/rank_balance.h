@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "convert/reshard_job.h"
+#include "convert/recipes/reshard_job.h"
 
 namespace dsv3::cli {
 

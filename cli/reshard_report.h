@@ -3,7 +3,7 @@
 #include <string>
 #include <string_view>
 
-#include "convert/reshard_job.h"
+#include "convert/recipes/reshard_job.h"
 
 namespace dsv3::cli {
 

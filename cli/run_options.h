@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "cli/option_table.h"
-#include "convert/job.h"
+#include "convert/recipes/conversion.h"
 
 namespace dsv3::cli {
 

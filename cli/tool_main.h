@@ -7,7 +7,7 @@
 #include "cli/option_table.h"
 #include "cli/parse.h"
 #include "cli/progress_display.h"
-#include "convert/execute/progress.h"
+#include "convert/catalog/progress.h"
 #include "convert/scaleout/process_group.h"
 
 namespace dsv3::cli {

@@ -317,7 +317,7 @@ CheckpointFiles OpenDirectory(const fs::path& directory, const FreedShards& free
 }  // namespace
 
 bool CheckpointFiles::HasConfig() const {
-  return std::binary_search(side_files.begin(), side_files.end(), "config.json");
+  return std::binary_search(side_files.begin(), side_files.end(), kConfigName);
 }
 
 CheckpointFiles OpenCheckpointFiles(const fs::path& path, const FreedShards& freed,

@@ -13,6 +13,10 @@
 // A Hugging Face checkpoint as a set of files: which shards, which index, which side files.
 namespace dsv3::formats {
 
+inline constexpr const char* kConfigName = "config.json";
+// Quantisation configs that list every module are the longest, with some megabytes.
+inline constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{64} << 20;
+
 struct ShardFile {
   std::string name;            // relative to the directory, with '/' between components
   std::filesystem::path path;  // to open; a symlink is followed

@@ -9,10 +9,11 @@
 #include <tbb/parallel_invoke.h>
 
 #include "convert/model/expected_tensors.h"
-#include "convert/recipes/held_model.h"
-#include "convert/recipes/rank_directory.h"
-#include "convert/recipes/whole_model.h"
+#include "convert/open/rank_directory.h"
+#include "convert/open/rank_model.h"
+#include "convert/open/whole_model.h"
 #include "formats/checkpoint_check.h"
+#include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/require_no_errors.h"
 
@@ -20,11 +21,9 @@ namespace dsv3::convert {
 namespace {
 
 using formats::Findings;
+using formats::kConfigName;
+using formats::kMaxConfigBytes;
 using formats::Severity;
-
-constexpr const char* kConfigName = "config.json";
-// Quantisation configs that list every module are the longest, with some megabytes.
-constexpr std::uint64_t kMaxConfigBytes = 64 << 20;
 
 // The first finding that leaves the listing incomplete, as the error that it is.
 void RequireReadable(const Findings& findings) {

@@ -6,9 +6,9 @@
 #include <string>
 #include <string_view>
 
+#include "convert/catalog/catalog.h"
 #include "convert/inspect/summary.h"
 #include "convert/model/model_config.h"
-#include "convert/plan/catalog.h"
 #include "formats/checkpoint_files.h"
 #include "formats/finding.h"
 #include "formats/rank_layout.h"

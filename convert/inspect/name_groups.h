@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "convert/plan/catalog.h"
+#include "convert/catalog/catalog.h"
 
 namespace dsv3::convert {
 

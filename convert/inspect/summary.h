@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "convert/catalog/catalog.h"
 #include "convert/model/model_config.h"
-#include "convert/plan/catalog.h"
 #include "formats/dtype.h"
 #include "formats/finding.h"
 #include "formats/shape.h"

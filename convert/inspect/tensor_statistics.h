@@ -4,8 +4,8 @@
 #include <optional>
 #include <string>
 
+#include "convert/catalog/catalog.h"
 #include "convert/model/model_config.h"
-#include "convert/plan/catalog.h"
 
 namespace dsv3::convert {
 

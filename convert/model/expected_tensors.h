@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "convert/catalog/catalog.h"
 #include "convert/model/model_config.h"
-#include "convert/plan/catalog.h"
 #include "formats/finding.h"
 #include "formats/shape.h"
 

@@ -3,9 +3,9 @@
 #include <string>
 #include <vector>
 
+#include "convert/catalog/catalog.h"
 #include "convert/model/model_config.h"
 #include "convert/model/scaled_weights.h"
-#include "convert/plan/catalog.h"
 
 // What a config says about the scales of FP8 weights, and what other formats look like. Internal to
 // convert/model; FindScaledWeights is its user.

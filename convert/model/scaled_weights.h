@@ -4,8 +4,8 @@
 #include <optional>
 #include <vector>
 
+#include "convert/catalog/catalog.h"
 #include "convert/model/model_config.h"
-#include "convert/plan/catalog.h"
 #include "formats/dtype.h"
 #include "formats/finding.h"
 #include "quant/dequantize.h"

@@ -7,7 +7,7 @@
 
 #include <fmt/format.h>
 
-#include "convert/model/ceil_div.h"
+#include "convert/catalog/ceil_div.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/module_list.h"
 #include "convert/parallel/slicing_misaligned.h"

@@ -7,12 +7,12 @@
 #include <string_view>
 #include <vector>
 
+#include "convert/catalog/box.h"
+#include "convert/catalog/catalog.h"
 #include "convert/model/model_config.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/parallel/expert_placement.h"
 #include "convert/parallel/topology.h"
-#include "convert/plan/box.h"
-#include "convert/plan/catalog.h"
 
 // Which part of which tensor a rank holds, by tables of rules; docs/reshard.md shows them.
 namespace dsv3::convert {

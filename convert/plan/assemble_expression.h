@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "convert/plan/box.h"
-#include "convert/plan/catalog.h"
+#include "convert/catalog/box.h"
+#include "convert/catalog/catalog.h"
 #include "convert/plan/expression.h"
 
 namespace dsv3::convert {

@@ -4,7 +4,7 @@
 #include <memory>
 #include <vector>
 
-#include "convert/model/ceil_div.h"
+#include "convert/catalog/ceil_div.h"
 #include "formats/error.h"
 #include "quant/dequantize.h"
 

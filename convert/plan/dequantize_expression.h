@@ -1,7 +1,7 @@
 #pragma once
 
+#include "convert/catalog/catalog.h"
 #include "convert/model/scaled_weights.h"
-#include "convert/plan/catalog.h"
 #include "convert/plan/expression.h"
 
 namespace dsv3::convert {

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "convert/plan/catalog.h"
+#include "convert/catalog/catalog.h"
 #include "formats/dtype.h"
 #include "formats/shape.h"
 #include "quant/quality.h"

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "convert/plan/catalog.h"
+#include "convert/catalog/catalog.h"
 #include "convert/plan/expression.h"
 #include "formats/safetensors.h"
 

@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "convert/plan/catalog.h"
+#include "convert/catalog/catalog.h"
 #include "convert/plan/expression.h"
 #include "convert/plan/quantized_weight.h"
 

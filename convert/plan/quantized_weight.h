@@ -7,7 +7,7 @@
 #include <span>
 #include <vector>
 
-#include "convert/plan/catalog.h"
+#include "convert/catalog/catalog.h"
 #include "formats/dtype.h"
 #include "formats/error.h"
 #include "formats/shape.h"

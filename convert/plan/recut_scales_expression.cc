@@ -8,8 +8,8 @@
 
 #include <fmt/format.h>
 
-#include "convert/model/ceil_div.h"
-#include "convert/plan/box.h"
+#include "convert/catalog/box.h"
+#include "convert/catalog/ceil_div.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {

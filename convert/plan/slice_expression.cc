@@ -7,7 +7,7 @@
 
 #include <fmt/format.h>
 
-#include "convert/model/ceil_div.h"
+#include "convert/catalog/ceil_div.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {

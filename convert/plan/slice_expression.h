@@ -4,7 +4,7 @@
 #include <utility>
 #include <vector>
 
-#include "convert/plan/box.h"
+#include "convert/catalog/box.h"
 #include "convert/plan/expression.h"
 
 namespace dsv3::convert {

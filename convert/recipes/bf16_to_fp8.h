@@ -7,14 +7,14 @@
 #include <string_view>
 #include <vector>
 
-#include "convert/job.h"
+#include "convert/catalog/catalog.h"
 #include "convert/model/model_config.h"
 #include "convert/model/module_list.h"
-#include "convert/plan/catalog.h"
+#include "convert/open/source.h"
 #include "convert/plan/plan.h"
 #include "convert/plan/quantize_expression.h"
 #include "convert/plan/quantized_weight.h"
-#include "convert/source.h"
+#include "convert/recipes/conversion.h"
 #include "formats/finding.h"
 
 // BF16, F16 or F32 checkpoint → FP8 with block scales.
@@ -118,10 +118,5 @@ std::vector<std::string> ModulesToNotConvert(const std::string& quantization_jso
 std::string ConfigForFp8(const std::string& config_text, const ModelConfig& config,
                          const Fp8Form& form, const TensorSelection& selection,
                          const std::optional<KeptQuantization>& kept);
-
-// Puts a member into a config, over the one of the same path if there is one. A missing parent
-// object is an error (kBadInput).
-std::string SetConfigMember(const std::string& config_text, const std::string& member,
-                            const std::string& json);
 
 }  // namespace dsv3::convert

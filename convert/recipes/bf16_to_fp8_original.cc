@@ -9,8 +9,10 @@
 
 #include <fmt/format.h>
 
+#include "convert/job/output_place.h"
+#include "convert/model/config_edit.h"
+#include "convert/open/source.h"
 #include "convert/recipes/fp8_to_bf16.h"
-#include "convert/source.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"

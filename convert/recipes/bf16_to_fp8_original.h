@@ -5,12 +5,12 @@
 #include <string>
 #include <vector>
 
-#include "convert/execute/run_plan.h"
-#include "convert/job.h"
+#include "convert/catalog/catalog.h"
+#include "convert/job/run_plan.h"
 #include "convert/model/model_config.h"
 #include "convert/model/scaled_weights.h"
-#include "convert/plan/catalog.h"
 #include "convert/recipes/bf16_to_fp8.h"
+#include "convert/recipes/conversion.h"
 #include "formats/manifest.h"
 #include "formats/safetensors.h"
 

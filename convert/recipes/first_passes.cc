@@ -6,8 +6,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "convert/execute/executor.h"
-#include "convert/execute/scan.h"
+#include "convert/stream/executor.h"
+#include "convert/stream/scan.h"
 #include "formats/io/aligned_buffer.h"
 
 namespace dsv3::convert {

@@ -3,11 +3,11 @@
 #include <cstddef>
 #include <span>
 
-#include "convert/execute/progress.h"
-#include "convert/execute/source_files.h"
-#include "convert/job.h"
-#include "convert/plan/catalog.h"
+#include "convert/catalog/catalog.h"
+#include "convert/catalog/progress.h"
 #include "convert/recipes/bf16_to_fp8.h"
+#include "convert/recipes/conversion.h"
+#include "convert/stream/source_files.h"
 
 namespace dsv3::convert {
 

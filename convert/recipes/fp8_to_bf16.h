@@ -5,15 +5,15 @@
 #include <string>
 #include <vector>
 
-#include "convert/execute/progress.h"
-#include "convert/execute/record.h"
-#include "convert/execute/source_files.h"
-#include "convert/job.h"
+#include "convert/catalog/catalog.h"
+#include "convert/catalog/progress.h"
 #include "convert/model/model_config.h"
 #include "convert/model/scale_fmt.h"
 #include "convert/model/scaled_weights.h"
-#include "convert/plan/catalog.h"
 #include "convert/plan/plan.h"
+#include "convert/recipes/conversion.h"
+#include "convert/stream/record.h"
+#include "convert/stream/source_files.h"
 
 // FP8 checkpoint with scales of any form → BF16.
 namespace dsv3::convert {

@@ -6,7 +6,7 @@
 
 #include <fmt/format.h>
 
-#include "convert/job_common.h"
+#include "convert/recipes/job_common.h"
 #include "formats/error.h"
 #include "formats/safetensors.h"
 

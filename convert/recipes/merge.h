@@ -3,8 +3,8 @@
 #include <string>
 #include <vector>
 
+#include "convert/open/whole_model.h"
 #include "convert/plan/plan.h"
-#include "convert/recipes/whole_model.h"
 
 // Rank shards → the checkpoint that they were made from.
 namespace dsv3::convert {

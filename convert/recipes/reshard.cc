@@ -6,9 +6,9 @@
 
 #include <fmt/format.h>
 
-#include "convert/job_common.h"
 #include "convert/model/scaled_weights.h"
-#include "convert/recipes/reshard_config.h"
+#include "convert/open/rank_config.h"
+#include "convert/recipes/job_common.h"
 #include "convert/recipes/reshard_files.h"
 #include "convert/recipes/reshard_names.h"
 #include "convert/recipes/reshard_ranks.h"

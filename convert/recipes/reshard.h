@@ -9,14 +9,14 @@
 #include <utility>
 #include <vector>
 
-#include "convert/execute/record.h"
+#include "convert/open/whole_model.h"
 #include "convert/parallel/expert_placement.h"
 #include "convert/parallel/slicing.h"
 #include "convert/parallel/topology.h"
 #include "convert/plan/plan.h"
+#include "convert/recipes/reshard_job.h"
 #include "convert/recipes/reshard_tensors.h"
-#include "convert/recipes/whole_model.h"
-#include "convert/reshard_job.h"
+#include "convert/stream/record.h"
 #include "formats/finding.h"
 
 // A whole model → rank shards.

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "convert/plan/plan.h"
+#include "convert/recipes/reshard_job.h"
 #include "convert/recipes/reshard_tensors.h"
-#include "convert/reshard_job.h"
 
 // Which files the ranks' tensors go to. Internal to the reshard recipe.
 namespace dsv3::convert {

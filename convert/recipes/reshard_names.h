@@ -4,7 +4,7 @@
 
 #include "convert/parallel/expert_placement.h"
 #include "convert/parallel/slicing.h"
-#include "convert/reshard_job.h"
+#include "convert/recipes/reshard_job.h"
 
 // The words of dsv3-reshard's options, as they stand on the command line, in the manifest and in
 // layout.json.

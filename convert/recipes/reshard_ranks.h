@@ -2,8 +2,8 @@
 
 #include <vector>
 
+#include "convert/recipes/reshard_job.h"
 #include "convert/recipes/reshard_tensors.h"
-#include "convert/reshard_job.h"
 
 // What each rank loads. Internal to the reshard recipe.
 namespace dsv3::convert {

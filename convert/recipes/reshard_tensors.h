@@ -8,11 +8,11 @@
 #include <vector>
 
 #include "convert/layouts/keys_file.h"
+#include "convert/open/whole_model.h"
 #include "convert/parallel/expert_placement.h"
 #include "convert/parallel/slicing.h"
 #include "convert/parallel/topology.h"
 #include "convert/plan/expression.h"
-#include "convert/recipes/whole_model.h"
 
 // What the ranks hold, before it has a place in any file. Internal to the reshard recipe.
 namespace dsv3::convert {

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "convert/execute/progress.h"
+#include "convert/catalog/progress.h"
 #include "formats/io/file_system.h"
 
 namespace dsv3::convert {

@@ -4,7 +4,7 @@
 #include <memory>
 #include <string>
 
-#include "convert/execute/work_sharing.h"
+#include "convert/job/work_sharing.h"
 
 namespace dsv3::convert {
 

@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <string>
 
-#include "convert/execute/progress.h"
+#include "convert/catalog/progress.h"
 #include "convert/verify/verification.h"
 #include "formats/io/file_system.h"
 

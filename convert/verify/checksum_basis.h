@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "convert/stream/file_digests.h"
 #include "convert/verify/checksum.h"
-#include "convert/verify/file_digests.h"
 #include "formats/finding.h"
 #include "formats/manifest.h"
 

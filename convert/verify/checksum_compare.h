@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "convert/execute/progress.h"
+#include "convert/catalog/progress.h"
+#include "convert/stream/file_digests.h"
 #include "convert/verify/checksum_basis.h"
 #include "convert/verify/directory_files.h"
-#include "convert/verify/file_digests.h"
 #include "formats/finding.h"
 
 // Compares a directory's files with what they are expected to be; an internal part of checksum.h.

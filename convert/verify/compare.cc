@@ -7,10 +7,10 @@
 
 #include <fmt/format.h>
 
-#include "convert/execute/source_files.h"
+#include "convert/open/value_checkpoint.h"
+#include "convert/stream/source_files.h"
 #include "convert/verify/compare_pairs.h"
 #include "convert/verify/compare_values.h"
-#include "convert/verify/value_checkpoint.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {

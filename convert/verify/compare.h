@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "convert/execute/progress.h"
+#include "convert/catalog/progress.h"
 #include "convert/verify/verification.h"
 #include "formats/dtype.h"
 #include "formats/shape.h"

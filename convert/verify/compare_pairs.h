@@ -4,8 +4,8 @@
 #include <optional>
 #include <vector>
 
+#include "convert/catalog/catalog.h"
 #include "convert/model/scaled_weights.h"
-#include "convert/plan/catalog.h"
 
 // Which tensors of two checkpoints are compared with which; an internal part of compare.h.
 namespace dsv3::convert {

@@ -10,8 +10,8 @@
 #include <span>
 #include <utility>
 
-#include "convert/execute/executor.h"
-#include "convert/execute/unit_stream.h"
+#include "convert/stream/executor.h"
+#include "convert/stream/unit_pipeline.h"
 #include "convert/verify/numeric_measure.h"
 #include "convert/verify/value_reader.h"
 #include "formats/io/aligned_buffer.h"

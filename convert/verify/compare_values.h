@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "convert/execute/progress.h"
-#include "convert/execute/source_files.h"
+#include "convert/catalog/progress.h"
+#include "convert/stream/source_files.h"
 #include "convert/verify/compare.h"
 #include "convert/verify/compare_pairs.h"
 

@@ -4,10 +4,10 @@
 #include <string_view>
 #include <utility>
 
-#include "convert/execute/source_files.h"
+#include "convert/open/value_checkpoint.h"
+#include "convert/stream/source_files.h"
 #include "convert/verify/numeric_judge.h"
 #include "convert/verify/numeric_measure.h"
-#include "convert/verify/value_checkpoint.h"
 
 namespace dsv3::convert {
 namespace {

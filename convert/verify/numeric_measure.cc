@@ -9,7 +9,7 @@
 #include <span>
 #include <utility>
 
-#include "convert/execute/scan.h"
+#include "convert/stream/scan.h"
 #include "convert/verify/value_reader.h"
 #include "formats/hash/xxh3.h"
 #include "quant/statistics.h"

@@ -5,7 +5,7 @@
 
 #include <fmt/format.h>
 
-#include "convert/verify/file_digests.h"
+#include "convert/stream/file_digests.h"
 #include "convert/verify/signature.h"
 #include "convert/verify/signature_common.h"
 #include "formats/checkpoint_files.h"

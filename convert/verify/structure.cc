@@ -12,10 +12,10 @@
 
 #include <fmt/format.h>
 
+#include "convert/catalog/catalog.h"
 #include "convert/model/scaled_weights.h"
-#include "convert/plan/catalog.h"
-#include "convert/recipes/whole_model.h"
-#include "convert/source.h"
+#include "convert/open/source.h"
+#include "convert/open/whole_model.h"
 #include "convert/verify/structure_config.h"
 #include "convert/verify/structure_model.h"
 #include "convert/verify/structure_ranks.h"

@@ -14,14 +14,13 @@ namespace dsv3::convert {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::string_view kConfigName = "config.json";
-constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{64} << 20;
+using formats::kConfigName;
+using formats::kMaxConfigBytes;
 
 formats::Finding ConfigFinding(std::string_view kind, std::string message) {
   return {.severity = formats::Severity::kError,
           .kind = std::string(kind),
-          .file = std::string(kConfigName),
+          .file = kConfigName,
           .tensor = {},
           .message = std::move(message),
           .unreadable = false};
@@ -60,7 +59,7 @@ std::optional<StructureConfig> ReadStructureConfig(const fs::path& directory,
   try {
     StructureConfig config;
     const std::string text = formats::ReadSmallFile(path, kMaxConfigBytes);
-    config.model = ParseModelConfig(text, std::string(kConfigName));
+    config.model = ParseModelConfig(text, kConfigName);
     config.torch_dtype = TorchDtype(text, config.model.prefix);
     return config;
   } catch (const Error& error) {

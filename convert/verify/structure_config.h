@@ -4,8 +4,8 @@
 #include <optional>
 #include <string>
 
+#include "convert/catalog/catalog.h"
 #include "convert/model/model_config.h"
-#include "convert/plan/catalog.h"
 #include "formats/finding.h"
 
 // config.json as VerifyStructure judges it; an internal part of structure.h.

@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
+#include "convert/catalog/catalog.h"
 #include "convert/model/scaled_weights.h"
-#include "convert/plan/catalog.h"
 #include "convert/verify/structure_config.h"
 #include "formats/finding.h"
 

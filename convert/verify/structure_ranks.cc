@@ -11,9 +11,9 @@
 #include <fmt/format.h>
 
 #include "convert/model/expected_tensors.h"
-#include "convert/recipes/held_model.h"
-#include "convert/recipes/rank_directory.h"
-#include "convert/recipes/whole_model.h"
+#include "convert/open/rank_directory.h"
+#include "convert/open/rank_model.h"
+#include "convert/open/whole_model.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/rank_layout.h"

@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "convert/catalog/catalog.h"
 #include "convert/model/scaled_weights.h"
-#include "convert/plan/catalog.h"
 #include "convert/plan/expression.h"
 
 // The values of a tensor's elements from its bytes; an internal part of numeric.h and compare.h.

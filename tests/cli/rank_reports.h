@@ -1,6 +1,6 @@
 #pragma once
 
-#include "convert/reshard_job.h"
+#include "convert/recipes/reshard_job.h"
 
 namespace dsv3::testing {
 

@@ -5,7 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "convert/job.h"
+#include "convert/recipes/conversion.h"
 #include "tests/convert/support/checkpoint_checks.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/matrix_model.h"

@@ -1,8 +1,8 @@
 #include <cstdio>
 #include <exception>
 
-#include "convert/execute/progress.h"
-#include "convert/job.h"
+#include "convert/catalog/progress.h"
+#include "convert/recipes/conversion.h"
 #include "formats/io/file_system.h"
 
 // Plans a conversion through the libraries and says what it would do.

@@ -10,7 +10,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "convert/job.h"
+#include "convert/recipes/conversion.h"
 #include "formats/error.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/support/temp_dir.h"

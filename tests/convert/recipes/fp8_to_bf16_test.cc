@@ -10,7 +10,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "convert/job.h"
+#include "convert/recipes/conversion.h"
 #include "tests/convert/recipes/expected_bf16.h"
 #include "tests/convert/support/quick_file_system.h"
 #include "tests/support/files.h"

@@ -11,7 +11,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "convert/reshard_job.h"
+#include "convert/recipes/reshard_job.h"
 #include "formats/safetensors.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/reshard.h"

@@ -9,7 +9,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "convert/reshard_job.h"
+#include "convert/recipes/reshard_job.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/reshard.h"
 #include "tests/support/files.h"

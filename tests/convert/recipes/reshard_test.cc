@@ -13,8 +13,8 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "convert/recipes/reshard_job.h"
 #include "convert/recipes/reshard_tensors.h"
-#include "convert/reshard_job.h"
 #include "formats/safetensors.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/reshard.h"

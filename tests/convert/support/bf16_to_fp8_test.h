@@ -9,7 +9,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "convert/job.h"
+#include "convert/recipes/conversion.h"
 #include "convert/recipes/sample.h"
 #include "formats/json/json_edit.h"
 #include "formats/safetensors.h"

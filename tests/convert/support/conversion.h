@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "convert/job.h"
+#include "convert/recipes/conversion.h"
 #include "formats/error.h"
 #include "formats/io/file_system.h"
 #include "tests/convert/support/quick_file_system.h"

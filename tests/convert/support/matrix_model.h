@@ -9,8 +9,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include "convert/job.h"
 #include "convert/model/expected_tensors.h"
+#include "convert/recipes/conversion.h"
 #include "quant/codec.h"
 #include "tests/convert/model/configs.h"
 #include "tests/convert/support/tiny_checkpoint.h"

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "convert/catalog/catalog.h"
 #include "convert/model/scaled_weights.h"
-#include "convert/plan/catalog.h"
 #include "convert/plan/expression.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "convert/plan/catalog.h"
+#include "convert/catalog/catalog.h"
 #include "convert/plan/expression.h"
 
 namespace dsv3::testing {

@@ -9,7 +9,7 @@
 
 #include "convert/model/model_config.h"
 #include "convert/model/module_list.h"
-#include "convert/reshard_job.h"
+#include "convert/recipes/reshard_job.h"
 #include "tests/convert/support/reshard.h"
 
 // A small forward pass of a DeepSeek-V3 model over one token, in double, made by ranks from nothing

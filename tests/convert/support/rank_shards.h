@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "convert/plan/box.h"
+#include "convert/catalog/box.h"
 #include "formats/rank_layout.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "convert/recipes/reshard_job.h"
 #include "convert/recipes/sample.h"
-#include "convert/reshard_job.h"
 #include "formats/dtype.h"
 #include "formats/shape.h"
 #include "tests/convert/support/quick_file_system.h"

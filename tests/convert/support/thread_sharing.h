@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "convert/execute/work_sharing.h"
+#include "convert/job/work_sharing.h"
 #include "formats/error.h"
 
 namespace dsv3::testing {

@@ -12,7 +12,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "convert/execute/executor.h"
+#include "convert/stream/executor.h"
 #include "quant/codec.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/tiny_checkpoint.h"

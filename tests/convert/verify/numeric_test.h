@@ -14,7 +14,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "convert/execute/executor.h"
+#include "convert/stream/executor.h"
 #include "convert/verify/numeric.h"
 #include "quant/codec.h"
 #include "tests/convert/support/tiny_checkpoint.h"

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "convert/inspect/inspection.h"
-#include "convert/source.h"
+#include "convert/open/source.h"
 #include "convert/verify/compare.h"
 #include "convert/verify/numeric.h"
 #include "formats/error.h"
@@ -163,7 +163,7 @@ TEST_F(StructureRanksTest, WhatNeedsACheckpointNamesMerge) {
   compare.a = dir_ / "original";
   compare.b = in();
   expect(ErrorOf([&] { convert::CompareCheckpoints(compare, progress, stop); }));
-  expect(ErrorOf([&] { convert::OpenSource(in(), dir_ / "out"); }));
+  expect(ErrorOf([&] { convert::OpenSource(in()); }));
   expect(ErrorOf([&] { convert::RequireTensor(convert::Inspect(in()), kNorm); }));
 }
 

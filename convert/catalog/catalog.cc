@@ -1,0 +1,98 @@
+#include "convert/catalog/catalog.h"
+
+#include <utility>
+
+#include <tbb/blocked_range.h>
+#include <tbb/parallel_for.h>
+
+#include "formats/error.h"
+
+namespace dsv3::convert {
+namespace {
+
+constexpr std::uint32_t kHashGrain = 4096;
+
+}  // namespace
+
+Catalog Catalog::FromCheckpoint(formats::CheckpointFiles& files) {
+  std::vector<SourceFile> source_files;
+  std::vector<CatalogTensor> tensors;
+  std::size_t num_tensors = 0;
+  for (const formats::ShardFile& shard : files.shards) num_tensors += shard.header.tensors.size();
+  source_files.reserve(files.shards.size());
+  tensors.reserve(num_tensors);
+  for (formats::ShardFile& shard : files.shards) {
+    const auto file = static_cast<std::uint32_t>(source_files.size());
+    source_files.push_back(
+        {shard.name, shard.path, shard.bytes, shard.mtime_ns, shard.header.digest});
+    for (formats::SafetensorsTensor& tensor : shard.header.tensors) {
+      tensors.push_back(
+          {std::move(tensor.name),
+           tensor.dtype,
+           std::move(tensor.shape),
+           {file, shard.header.data_offset + tensor.begin, tensor.end - tensor.begin}});
+    }
+    shard.header.tensors.clear();
+  }
+  return Catalog(std::move(source_files), std::move(tensors));
+}
+
+Catalog::Catalog(std::vector<SourceFile> files, std::vector<CatalogTensor> tensors)
+    : files_(std::move(files)),
+      tensors_(std::move(tensors)),
+      tensors_end_(static_cast<std::uint32_t>(tensors_.size())),
+      files_end_(static_cast<std::uint32_t>(files_.size())),
+      by_name_(tensors_.size()) {
+  const auto name_at = [this](std::uint32_t i) -> std::string_view { return tensors_[i].name; };
+  // Hashing waits for memory; adding hardly does.
+  std::vector<std::uint32_t> hashes(tensors_.size());
+  tbb::parallel_for(
+      tbb::blocked_range<std::uint32_t>(0, static_cast<std::uint32_t>(tensors_.size()), kHashGrain),
+      [&](const tbb::blocked_range<std::uint32_t>& range) {
+        for (std::uint32_t i = range.begin(); i < range.end(); ++i) {
+          hashes[i] = formats::HashName(name_at(i));
+        }
+      });
+  for (std::uint32_t i = 0; i < tensors_.size(); ++i) {
+    if (by_name_.Add(i, hashes[i], name_at) == kNone) continue;
+    throw Error(ErrorCode::kInternal, "tensor '" + tensors_[i].name + "' stands twice in a catalog",
+                {files_[tensors_[i].extent.file].name, tensors_[i].name});
+  }
+}
+
+void Catalog::Append(Catalog second, const std::string& checkpoint) {
+  if (files_end_ != files_.size() || tensors_end_ != tensors_.size() || checkpoint.empty()) {
+    throw Error(ErrorCode::kInternal, "a catalog takes one more checkpoint, which has a label");
+  }
+  appended_by_name_ = std::move(second.by_name_);
+  for (SourceFile& file : second.files_) {
+    file.checkpoint = checkpoint;
+    files_.push_back(std::move(file));
+  }
+  tensors_.reserve(tensors_.size() + second.tensors_.size());
+  for (CatalogTensor& tensor : second.tensors_) {
+    tensor.extent.file += files_end_;
+    tensors_.push_back(std::move(tensor));
+  }
+}
+
+std::uint32_t Catalog::Find(std::string_view name) const {
+  return by_name_.Find(name,
+                       [this](std::uint32_t i) -> std::string_view { return tensors_[i].name; });
+}
+
+std::string_view Catalog::NameInFile(std::uint32_t tensor) const {
+  const SourceFile& file = files_[tensors_[tensor].extent.file];
+  std::string_view name = tensors_[tensor].name;
+  if (file.shares_names) name.remove_prefix(file.name.size() + 1);
+  return name;
+}
+
+std::uint32_t Catalog::FindAppended(std::string_view name) const {
+  const std::uint32_t found = appended_by_name_.Find(
+      name,
+      [this](std::uint32_t i) -> std::string_view { return tensors_[tensors_end_ + i].name; });
+  return found == kNone ? kNone : tensors_end_ + found;
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,191 @@
+#include "convert/job/commit.h"
+
+#include <set>
+#include <span>
+#include <string_view>
+#include <utility>
+
+#include "convert/job/manifest.h"
+#include "convert/job/output_state.h"
+#include "convert/stream/file_hash.h"
+#include "formats/error.h"
+#include "formats/shard_index.h"
+
+namespace dsv3::convert {
+namespace {
+
+constexpr std::size_t kCopyBytes = std::size_t{1} << 20;
+
+}  // namespace
+
+Committer::Committer(formats::FileSystem& fs, std::filesystem::path directory, const Plan& plan,
+                     Journal& journal, bool sha256, const std::map<std::string, FileRecord>& kept)
+    : fs_(fs),
+      directory_(std::move(directory)),
+      plan_(plan),
+      journal_(journal),
+      sha256_(sha256),
+      waits_(WaitsToBeVisible(plan)),
+      records_(kept.begin(), kept.end()) {}
+
+bool WaitsToBeVisible(const Plan& plan) { return !plan.source_digests.empty(); }
+
+void Committer::CreateParents(const std::string& name) {
+  formats::CreateDirectories(fs_, (directory_ / name).parent_path());
+}
+
+std::unique_ptr<formats::OutputFile> Committer::Open(std::size_t file) {
+  const PlannedFile& planned = plan_.files[file];
+  CreateParents(planned.name);
+  return fs_.Create(directory_ / PartialName(planned.name), planned.bytes);
+}
+
+std::unique_ptr<formats::OutputFile> Committer::Reopen(std::size_t file) {
+  return fs_.OpenExisting(directory_ / PartialName(plan_.files[file].name));
+}
+
+void Committer::Commit(std::size_t file, std::unique_ptr<formats::OutputFile> output,
+                       FileRecord record) {
+  output->Sync();
+  output.reset();
+  Publish({record});
+  {
+    const std::lock_guard lock(mutex_);
+    read_back_.erase(file);
+    ++committed_files_;
+  }
+  if (on_committed_ && !waits_) on_committed_(file, record);
+}
+
+std::span<const std::byte> Committer::ReadBack(std::size_t file, std::uint64_t offset,
+                                               std::size_t length, std::span<std::byte> scratch) {
+  std::shared_ptr<const formats::InputFile> input;
+  {
+    const std::lock_guard lock(mutex_);
+    std::shared_ptr<const formats::InputFile>& open = read_back_[file];
+    if (!open) {
+      const std::string partial = PartialName(plan_.files[file].name);
+      open = std::make_shared<const formats::InputFile>(directory_ / partial, partial);
+    }
+    input = open;
+  }
+  return input->ReadStreaming(offset, length, scratch);
+}
+
+void Committer::SyncParents(std::span<const std::string> names) {
+  std::set<std::filesystem::path> parents;
+  for (const std::string& name : names) parents.insert((directory_ / name).parent_path());
+  for (const std::filesystem::path& parent : parents) fs_.SyncDirectory(parent);
+}
+
+void Committer::Rename(std::span<const std::string> names) {
+  for (const std::string& name : names) {
+    fs_.Rename(directory_ / PartialName(name), directory_ / name);
+  }
+  SyncParents(names);
+}
+
+void Committer::MakeVisible() {
+  if (!waits_) return;
+  std::vector<std::string> side_files;
+  std::vector<std::string> weights;
+  const auto add = [&](const std::string& name, std::vector<std::string>& names) {
+    // A run that ended while it was here may have come to some of them.
+    if (!std::filesystem::exists(directory_ / name)) names.push_back(name);
+  };
+  for (const PlannedSideFile& side : plan_.side_files) add(side.name, side_files);
+  for (const PlannedFile& file : plan_.files) add(file.name, weights);
+  Rename(side_files);
+  Rename(weights);
+  waits_ = false;
+}
+
+void Committer::Publish(std::vector<FileRecord> records) {
+  std::vector<std::string> names;
+  names.reserve(records.size());
+  for (const FileRecord& record : records) names.push_back(record.name);
+  // Where files wait for their names, a line is of use only if its file is still there.
+  if (waits_) SyncParents(names);
+  journal_.Append(records);
+  if (!waits_) Rename(names);
+  const std::lock_guard lock(mutex_);
+  for (FileRecord& record : records) {
+    bytes_written_ += record.bytes;
+    std::string name = record.name;
+    records_.insert_or_assign(std::move(name), std::move(record));
+  }
+}
+
+FileRecord Committer::WritePartial(const std::string& name, std::string_view content) {
+  CreateParents(name);
+  const std::span<const std::byte> bytes = std::as_bytes(std::span(content));
+  const auto output = fs_.Create(directory_ / PartialName(name), 0);
+  if (!bytes.empty()) output->WriteAt(0, bytes);
+  output->Sync();
+  FileHash hash(sha256_);
+  hash.Update(bytes);
+  return {name, bytes.size(), hash.Finish(), {}};
+}
+
+FileRecord Committer::CopyPartial(const PlannedSideFile& side, ProgressSink& progress,
+                                  const StopToken& stop) {
+  CreateParents(side.name);
+  const formats::InputFile input(side.source, side.name);
+  const auto output = fs_.Create(directory_ / PartialName(side.name), 0);
+  FileHash hash(sha256_);
+  std::vector<std::byte> buffer(kCopyBytes);
+  for (std::uint64_t offset = 0; offset < input.bytes(); offset += kCopyBytes) {
+    if (stop.stopped()) ThrowInterrupted();
+    const std::span<std::byte> piece = std::span(buffer).first(
+        static_cast<std::size_t>(std::min<std::uint64_t>(kCopyBytes, input.bytes() - offset)));
+    input.ReadAt(offset, piece);
+    output->WriteAt(offset, piece);
+    hash.Update(piece);
+    progress.OnBytes(piece.size(), side.name);
+  }
+  output->Sync();
+  return {side.name, input.bytes(), hash.Finish(), {}};
+}
+
+void Committer::WriteSideFiles(ProgressSink& progress, const StopToken& stop) {
+  std::vector<FileRecord> records;
+  for (const PlannedSideFile& side : plan_.side_files) {
+    if (records_.count(side.name) != 0) continue;
+    records.push_back(side.source.empty() ? WritePartial(side.name, side.content)
+                                          : CopyPartial(side, progress, stop));
+  }
+  if (!records.empty()) Publish(std::move(records));
+}
+
+void Committer::WriteIndex() {
+  if (!plan_.index.empty()) WriteText(std::string(formats::kShardIndexName), plan_.index);
+}
+
+void Committer::WriteText(const std::string& name, std::string_view text) {
+  if (records_.count(name) != 0) {
+    // Complete, but a run ended before it gave the file its name.
+    const std::vector<std::string> names = {name};
+    if (!std::filesystem::exists(directory_ / name)) Rename(names);
+    return;
+  }
+  std::vector<FileRecord> records;
+  records.push_back(WritePartial(name, text));
+  Publish(std::move(records));
+}
+
+void Committer::Adopt(std::vector<FileRecord> records) {
+  const std::lock_guard lock(mutex_);
+  for (FileRecord& record : records) {
+    std::string name = record.name;
+    records_.insert_or_assign(std::move(name), std::move(record));
+  }
+}
+
+void Committer::WriteManifest(const std::string& text) {
+  const std::string name(kManifestName);
+  WritePartial(name, text);
+  fs_.Rename(directory_ / PartialName(name), directory_ / name);
+  fs_.SyncDirectory(directory_);
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,113 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "convert/job/journal.h"
+#include "convert/plan/plan.h"
+#include "convert/stream/executor.h"
+#include "convert/stream/record.h"
+#include "formats/io/file_system.h"
+#include "formats/io/input_file.h"
+
+namespace dsv3::convert {
+
+// Makes files of an output directory durable and visible, in the order that keeps every moment
+// recoverable: NAME.partial → fsync → its line in the journal, fsync → rename → fsync of the
+// directory.
+//
+// Of a plan whose sources have digests that are checked, nothing becomes visible before all was:
+// files stand under NAME.partial with their lines until MakeVisible renames them all.
+class Committer final : public OutputSink {
+ public:
+  // Called after each weight file that became visible as it was committed, by its position in the
+  // plan.
+  using OnCommitted = std::function<void(std::size_t file, const FileRecord& record)>;
+
+  Committer(formats::FileSystem& fs, std::filesystem::path directory, const Plan& plan,
+            Journal& journal, bool sha256, const std::map<std::string, FileRecord>& kept);
+
+  void SetOnCommitted(OnCommitted callback) { on_committed_ = std::move(callback); }
+
+  std::unique_ptr<formats::OutputFile> Open(std::size_t file) override;
+  std::unique_ptr<formats::OutputFile> Reopen(std::size_t file) override;
+  void Commit(std::size_t file, std::unique_ptr<formats::OutputFile> output,
+              FileRecord record) override;
+  std::span<const std::byte> ReadBack(std::size_t file, std::uint64_t offset, std::size_t length,
+                                      std::span<std::byte> scratch) override;
+
+  // Copies or writes the side files that are not kept, all durable before the first is visible.
+  void WriteSideFiles(ProgressSink& progress, const StopToken& stop);
+  // All weight files of the plan are made, and all that was to be checked is: gives those files
+  // their names that still wait for them, kept ones included, side files first.
+  void MakeVisible();
+  // Writes the index, after MakeVisible. So do those that follow.
+  void WriteIndex();
+  // Writes a file that is not kept.
+  void WriteText(const std::string& name, std::string_view text);
+  // Writes the manifest, which no journal line precedes: it ends the job.
+  void WriteManifest(const std::string& text);
+
+  // Takes the records of files that another process committed.
+  void Adopt(std::vector<FileRecord> records);
+
+  // Records of all complete files, kept ones included. Not to be called during Execute.
+  const std::unordered_map<std::string, FileRecord>& records() const { return records_; }
+
+  // Weight files that this run finished. Not to be called during Execute.
+  std::size_t committed_files() const { return committed_files_; }
+
+  std::uint64_t bytes_written() const { return bytes_written_; }
+
+ private:
+  void CreateParents(const std::string& name);
+  FileRecord WritePartial(const std::string& name, std::string_view content);
+  FileRecord CopyPartial(const PlannedSideFile& side, ProgressSink& progress,
+                         const StopToken& stop);
+  // Journal line, renames, directory fsyncs.
+  void Publish(std::vector<FileRecord> records);
+  // The renames of complete files, and what they need to last.
+  void Rename(std::span<const std::string> names);
+  void SyncParents(std::span<const std::string> names);
+
+  formats::FileSystem& fs_;
+  std::filesystem::path directory_;
+  const Plan& plan_;
+  Journal& journal_;
+  bool sha256_;
+  bool waits_;  // files become visible only by MakeVisible
+  OnCommitted on_committed_;
+  std::mutex mutex_;  // guards what follows
+  std::unordered_map<std::string, FileRecord> records_;
+  // Files that are read back, by their position in the plan.
+  std::unordered_map<std::size_t, std::shared_ptr<const formats::InputFile>> read_back_;
+  std::uint64_t bytes_written_ = 0;
+  std::size_t committed_files_ = 0;
+};
+
+// Whether a plan's files become visible together, when all of them are made and checked.
+bool WaitsToBeVisible(const Plan& plan);
+
+// Which of the recorded files are in the directory as they were made: sizes and, read again,
+// digests. A file that is gone or differs is left out, and a warning names it. Reads run on
+// `threads` threads. `sizes_only` serves a dry run. With `waits` (WaitsToBeVisible) files count
+// that are not visible yet.
+std::map<std::string, FileRecord> CheckKeptFiles(const std::filesystem::path& directory,
+                                                 const std::map<std::string, FileRecord>& records,
+                                                 unsigned threads, bool sizes_only,
+                                                 ProgressSink& progress, const StopToken& stop,
+                                                 bool waits = false);
+
+// Reads a file and tells whether size and digest are those of the record.
+bool MatchesRecord(const std::filesystem::path& path, const FileRecord& record,
+                   ProgressSink& progress, const StopToken& stop);
+
+}  // namespace dsv3::convert

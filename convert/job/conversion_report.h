@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "formats/finding.h"
+#include "quant/quality.h"
+
+namespace dsv3::convert {
+
+// A tensor in which something was counted.
+struct TensorCount {
+  std::string tensor;
+  std::uint64_t count = 0;
+};
+
+// What quantising a tensor did to its values.
+struct TensorQuality {
+  std::string tensor;
+  quant::Quality quality;
+};
+
+struct OutputFileReport {
+  std::string name;
+  std::uint64_t bytes = 0;
+  std::uint64_t tensors = 0;
+  std::string sha256;  // empty with ChecksumMode::kNone, or in a dry run
+  bool kept = false;   // complete from an earlier run
+};
+
+struct ConversionReport {
+  enum class Outcome {
+    kConverted,
+    kNothingToDo,
+    kPlanned,   // dry run
+    kPartDone,  // what this run was to make is there; other runs make the rest
+  };
+  Outcome outcome = Outcome::kConverted;
+  std::uint64_t missing_files = 0;  // kPartDone: weight files that other runs are to make
+  std::string recipe;               // "fp8-to-bf16", "bf16-to-fp8"
+  std::uint64_t tensors = 0;        // in the output
+  std::uint64_t converted_tensors = 0;
+  std::uint64_t copied_tensors = 0;
+  std::uint64_t side_files = 0;
+  std::uint64_t source_bytes = 0;       // weights to read
+  std::uint64_t output_bytes = 0;       // weight files, headers included
+  std::vector<OutputFileReport> files;  // weight files, by name
+  formats::Findings warnings;
+  std::vector<TensorCount> nan_codes;   // FP8 NaN codes by tensor
+  std::vector<TensorCount> bad_scales;  // with allow_bad_scales
+  // Of all quantised tensors, by file and in file order; files kept from an earlier run included.
+  // Empty in a dry run and where there was nothing to do.
+  std::vector<TensorQuality> quality;
+  std::vector<std::string> already_fp8;  // weights that were FP8 and were copied with their scales
+  bool resumed = false;
+  std::uint64_t kept_files = 0;
+  std::uint64_t freed_source_shards = 0;
+  double seconds = 0;               // of this run
+  std::uint64_t bytes_read = 0;     // by this run
+  std::uint64_t bytes_written = 0;  // by this run
+  // Dry run:
+  std::uint64_t disk_needed_bytes = 0;
+  std::uint64_t disk_free_bytes = 0;
+  std::uint64_t peak_memory_bytes = 0;  // estimated
+  bool fits = true;                     // the disk has what is needed
+  bool fits_with_deletion = true;       // it has with delete_source_shards
+};
+
+}  // namespace dsv3::convert

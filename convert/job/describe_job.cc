@@ -1,0 +1,127 @@
+#include "convert/job/describe_job.h"
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+#include <span>
+#include <system_error>
+
+#include "convert/job/manifest.h"
+#include "convert/job/process_messages.h"
+#include "convert/job/work_division.h"
+#include "formats/error.h"
+#include "formats/hash/xxh3.h"
+#include "formats/shard_index.h"
+
+namespace dsv3::convert {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::int64_t MtimeNs(const fs::path& path) {
+  std::error_code error;
+  const fs::file_time_type time = fs::last_write_time(path, error);
+  if (error) return 0;
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
+}
+
+void CheckShared(const PlanHooks& hooks, const RunOptions& run) {
+  const bool processes = IsShared(run.sharing);
+  if (!run.part && !run.finish && !hooks.selected && !processes) return;
+  const std::string name = hooks.selected ? "--ranks"
+                           : run.part     ? "--part"
+                           : run.finish   ? "--finish"
+                                          : "mpirun";
+  if (processes && run.part) {
+    throw Error(ErrorCode::kUsage,
+                "--part does not go with mpirun: its processes share the whole job already; leave "
+                "--part out, or start each part by itself");
+  }
+  if (hooks.selected && (run.part || run.finish)) {
+    throw Error(ErrorCode::kUsage,
+                "--ranks does not go with --part or --finish: each says which files to make; give "
+                "--ranks alone, the run that makes the last rank completes the output");
+  }
+  if (run.delete_source_shards) {
+    throw Error(ErrorCode::kUsage,
+                name +
+                    " does not go with --delete-source-shards: other runs may still need what "
+                    "one run has read; delete the source when the output is complete");
+  }
+  if (run.overwrite && (run.part || run.finish)) {
+    throw Error(ErrorCode::kUsage,
+                name +
+                    " does not go with --overwrite: runs beside each other cannot agree on what "
+                    "gives way; remove what is in the output directory first, or choose another");
+  }
+}
+
+}  // namespace
+
+RunScope ScopeOf(const Plan& plan, const PlanHooks& hooks, const RunOptions& run) {
+  CheckShared(hooks, run);
+  RunScope scope;
+  if (run.part) {
+    if (run.part->index >= run.part->count) {
+      throw Error(ErrorCode::kUsage, "--part: there is no such part; give I/N with I below N");
+    }
+    scope.run = {RunName::Kind::kPart, run.part->index, run.part->count};
+    scope.files = FilesOfPart(plan, BundlesOf(plan, hooks.bundles), *run.part);
+    scope.side_files = run.part->index == 0;
+    scope.may_end = false;
+  } else if (hooks.selected) {
+    scope.files = *hooks.selected;
+    std::sort(scope.files.begin(), scope.files.end());
+  } else if (run.finish) {
+    scope.must_end = true;
+  } else {
+    scope.files.resize(plan.files.size());
+    std::iota(scope.files.begin(), scope.files.end(), std::size_t{0});
+  }
+  return scope;
+}
+
+std::uint64_t SideFileBytes(const PlannedSideFile& side) {
+  if (side.source.empty()) return side.content.size();
+  std::error_code error;
+  const std::uint64_t bytes = fs::file_size(side.source, error);
+  return error ? 0 : bytes;
+}
+
+OutputJob DescribeJob(const Source& source, const Plan& plan, const PlanHooks& hooks,
+                      const RunOptions& run, const RunScope& scope) {
+  OutputJob job;
+  job.plan = &plan;
+  job.manifest_job = ManifestJob(plan, source.catalog, run);
+  job.overwrite = run.overwrite;
+  job.run = scope.run;
+  JournalHead& head = job.head;
+  head.recipe = plan.recipe;
+  const std::string identity = PlanFingerprint(plan, source.catalog) + job.manifest_job;
+  head.fingerprint = formats::Xxh3Hex(std::as_bytes(std::span(identity)));
+  for (const SourceFile& file : source.catalog.files()) {
+    head.sources.push_back(
+        {file.name, file.bytes, file.mtime_ns, file.header_digest, file.checkpoint});
+  }
+  for (const PlannedSideFile& side : plan.side_files) {
+    if (side.source.empty()) continue;
+    head.sources.push_back({side.name, SideFileBytes(side), MtimeNs(side.source), ""});
+  }
+  for (const PlannedFile& file : plan.files) head.outputs.push_back(file.name);
+  for (const PlannedSideFile& side : plan.side_files) head.outputs.push_back(side.name);
+  if (!plan.index.empty()) head.outputs.emplace_back(formats::kShardIndexName);
+  if (!hooks.closing_name.empty()) head.outputs.push_back(hooks.closing_name);
+  head.outputs.emplace_back(kManifestName);
+
+  job.writes = head.outputs;
+  if (scope.run.kind == RunName::Kind::kPart) {
+    job.writes.clear();
+    for (const std::size_t file : scope.files) job.writes.push_back(plan.files[file].name);
+    if (scope.side_files) {
+      for (const PlannedSideFile& side : plan.side_files) job.writes.push_back(side.name);
+    }
+  }
+  return job;
+}
+
+}  // namespace dsv3::convert

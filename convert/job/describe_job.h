@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "convert/job/output_state.h"
+#include "convert/job/run_plan.h"
+#include "convert/open/source.h"
+#include "convert/plan/plan.h"
+
+// What a run tells an output directory about its job.
+namespace dsv3::convert {
+
+// What of a job a run is to do.
+struct RunScope {
+  RunName run;
+  // Weight files that it makes where they are not complete, positions in Plan::files, ascending.
+  std::vector<std::size_t> files;
+  bool side_files = true;  // whether it writes these too
+  bool may_end = true;     // whether it completes the job when no weight file is missing
+  bool must_end = false;   // --finish
+};
+
+// Throws Error (kUsage) for options that contradict each other.
+RunScope ScopeOf(const Plan& plan, const PlanHooks& hooks, const RunOptions& run);
+
+// 0 where the file is gone.
+std::uint64_t SideFileBytes(const PlannedSideFile& side);
+
+OutputJob DescribeJob(const Source& source, const Plan& plan, const PlanHooks& hooks,
+                      const RunOptions& run, const RunScope& scope);
+
+}  // namespace dsv3::convert

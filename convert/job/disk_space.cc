@@ -1,0 +1,65 @@
+#include "convert/job/disk_space.h"
+
+#include <algorithm>
+
+#include <sys/stat.h>
+
+#include "convert/job/source_release.h"
+
+namespace dsv3::convert {
+namespace {
+
+dev_t DeviceOf(std::filesystem::path path) {
+  path = std::filesystem::absolute(path);
+  struct stat status {};
+  while (stat(path.c_str(), &status) != 0 && path.has_relative_path()) path = path.parent_path();
+  return status.st_dev;
+}
+
+// The highest point when files are made one after the other: when one begins, what the ones before
+// it freed is free.
+std::uint64_t Peak(const Plan& plan, const Catalog& catalog,
+                   const std::vector<std::size_t>& files) {
+  std::vector<std::uint32_t> needs(catalog.files().size(), 0);
+  for (const std::size_t file : files) {
+    for (const std::uint32_t source : SourcesOf(plan.files[file], catalog)) ++needs[source];
+  }
+  std::uint64_t taken = 0;
+  std::uint64_t freed = 0;
+  std::uint64_t peak = 0;
+  for (const std::size_t file : files) {
+    taken += plan.files[file].bytes;
+    peak = std::max(peak, taken - std::min(taken, freed));
+    for (const std::uint32_t source : SourcesOf(plan.files[file], catalog)) {
+      if (--needs[source] == 0) freed += catalog.files()[source].bytes;
+    }
+  }
+  return peak;
+}
+
+}  // namespace
+
+DiskNeed EstimateDisk(const Plan& plan, const Catalog& catalog,
+                      const std::vector<std::size_t>& files, std::uint64_t other_bytes,
+                      bool frees_sources, std::size_t open_files, std::uint64_t free_bytes) {
+  DiskNeed need;
+  need.open_files = std::max<std::size_t>(1, open_files);
+  if (!frees_sources) {
+    for (const std::size_t file : files) need.peak_bytes += plan.files[file].bytes;
+    need.peak_bytes += other_bytes;
+    return need;
+  }
+  // Whatever order the files end in, all of them together is the most that is ever needed.
+  for (const std::size_t file : files) need.peak_bytes += plan.files[file].bytes;
+  need.peak_bytes += other_bytes;
+  if (need.peak_bytes <= free_bytes) return need;
+  need.open_files = 1;
+  need.peak_bytes = Peak(plan, catalog, files) + other_bytes;
+  return need;
+}
+
+bool SameFileSystem(const std::filesystem::path& a, const std::filesystem::path& b) {
+  return DeviceOf(a) == DeviceOf(b);
+}
+
+}  // namespace dsv3::convert

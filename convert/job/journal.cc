@@ -1,0 +1,317 @@
+#include "convert/job/journal.h"
+
+#include <charconv>
+#include <set>
+#include <span>
+#include <stdexcept>
+#include <system_error>
+#include <utility>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "formats/checkpoint_files.h"
+#include "formats/error.h"
+#include "formats/hash/xxh3.h"
+#include "formats/json/json_writer.h"
+#include "formats/shard_index.h"
+
+namespace dsv3::convert {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::uint64_t kVersion = 2;
+constexpr std::size_t kDigestLength = 32;
+constexpr std::uint64_t kMaxJournalBytes = std::uint64_t{1} << 30;
+
+std::string Line(std::string text) {
+  return formats::Xxh3Hex(std::as_bytes(std::span(text))) + ' ' + std::move(text) + '\n';
+}
+
+void WriteNames(formats::JsonWriter& writer, std::string_view key,
+                const std::vector<std::string>& names) {
+  writer.Key(key);
+  writer.BeginArray();
+  for (const std::string& name : names) writer.String(name);
+  writer.EndArray();
+}
+
+void WriteDigests(formats::JsonWriter& writer, const Digests& digests) {
+  writer.String(digests.xxh3);
+  writer.String(digests.sha256);
+}
+
+std::string HeadLine(const JournalHead& head) {
+  formats::JsonWriter writer(0);
+  writer.BeginObject();
+  writer.Key("dsv3_journal");
+  writer.Uint(kVersion);
+  writer.Key("recipe");
+  writer.String(head.recipe);
+  writer.Key("fingerprint");
+  writer.String(head.fingerprint);
+  writer.Key("sources");
+  writer.BeginArray();
+  for (const JournalSource& source : head.sources) {
+    writer.BeginArray();
+    writer.String(source.name);
+    writer.Uint(source.bytes);
+    writer.Int(source.mtime_ns);
+    writer.String(source.header_digest);
+    writer.String(source.checkpoint);
+    writer.EndArray();
+  }
+  writer.EndArray();
+  WriteNames(writer, "outputs", head.outputs);
+  WriteNames(writer, "replaced", head.replaced);
+  writer.Key("sides");
+  writer.BeginArray();
+  for (const JournalSide& side : head.sides) {
+    writer.BeginArray();
+    writer.String(side.tensor);
+    WriteDigests(writer, side.digests);
+    writer.EndArray();
+  }
+  writer.EndArray();
+  writer.EndObject();
+  return Line(writer.Take());
+}
+
+// The shortest text that reads back as the same number, NaN and infinity included: a report of a
+// run that continued has the digits of one that was not interrupted.
+void WriteExactly(formats::JsonWriter& writer, double value) {
+  writer.String(fmt::format("{}", value));
+}
+
+double ReadExactly(const json& value) {
+  const std::string& text = value.get_ref<const std::string&>();
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size()) throw std::invalid_argument(text);
+  return number;
+}
+
+void WriteQuality(formats::JsonWriter& writer, const quant::Quality& quality) {
+  writer.BeginArray();
+  for (const std::uint64_t count :
+       {quality.elements, quality.nonfinite, quality.saturated, quality.flushed_to_zero,
+        quality.blocks, quality.kept_blocks, quality.changed_codes}) {
+    writer.Uint(count);
+  }
+  for (const double value :
+       {quality.max_abs_error, quality.sum_squared_error, quality.sum_squares}) {
+    WriteExactly(writer, value);
+  }
+  writer.EndArray();
+}
+
+quant::Quality ParseQuality(const json& value) {
+  quant::Quality quality;
+  std::size_t i = 0;
+  for (std::uint64_t* const count :
+       {&quality.elements, &quality.nonfinite, &quality.saturated, &quality.flushed_to_zero,
+        &quality.blocks, &quality.kept_blocks, &quality.changed_codes}) {
+    *count = value.at(i++);
+  }
+  for (double* const number :
+       {&quality.max_abs_error, &quality.sum_squared_error, &quality.sum_squares}) {
+    *number = ReadExactly(value.at(i++));
+  }
+  return quality;
+}
+
+std::string RecordLine(const FileRecord& record) {
+  formats::JsonWriter writer(0);
+  writer.BeginObject();
+  writer.Key("file");
+  writer.String(record.name);
+  writer.Key("bytes");
+  writer.Uint(record.bytes);
+  writer.Key("digests");
+  writer.BeginArray();
+  WriteDigests(writer, record.file);
+  writer.EndArray();
+  writer.Key("tensors");
+  writer.BeginArray();
+  for (const TensorRecord& tensor : record.tensors) {
+    writer.BeginArray();
+    WriteDigests(writer, tensor.output);
+    WriteDigests(writer, tensor.streamed);
+    writer.Uint(tensor.nan_codes);
+    if (tensor.quality) WriteQuality(writer, *tensor.quality);
+    writer.EndArray();
+  }
+  writer.EndArray();
+  writer.EndObject();
+  return Line(writer.Take());
+}
+
+// Names from a journal decide what is removed: none may lead elsewhere.
+std::string SafeName(const json& value) {
+  std::string name = value;
+  if (!formats::UnsafePath(name).empty()) throw std::invalid_argument("path");
+  return name;
+}
+
+JournalHead ParseHead(const json& value) {
+  JournalHead head;
+  if (value.at("dsv3_journal").get<std::uint64_t>() != kVersion)
+    throw std::invalid_argument("version");
+  head.recipe = value.at("recipe");
+  head.fingerprint = value.at("fingerprint");
+  for (const json& source : value.at("sources")) {
+    head.sources.push_back({source.at(0), source.at(1), source.at(2), source.at(3), source.at(4)});
+  }
+  for (const json& name : value.at("outputs")) head.outputs.push_back(SafeName(name));
+  for (const json& name : value.at("replaced")) head.replaced.push_back(SafeName(name));
+  for (const json& side : value.at("sides")) {
+    head.sides.push_back({side.at(0), {side.at(1), side.at(2)}});
+  }
+  return head;
+}
+
+FileRecord ParseRecord(const json& value) {
+  FileRecord record;
+  record.name = SafeName(value.at("file"));
+  record.bytes = value.at("bytes");
+  record.file = {value.at("digests").at(0), value.at("digests").at(1)};
+  for (const json& tensor : value.at("tensors")) {
+    TensorRecord& read = record.tensors.emplace_back();
+    read.output = {tensor.at(0), tensor.at(1)};
+    read.streamed = {tensor.at(2), tensor.at(3)};
+    read.nan_codes = tensor.at(4);
+    if (tensor.size() > 5)
+      read.quality = std::make_shared<quant::Quality>(ParseQuality(tensor.at(5)));
+  }
+  return record;
+}
+
+// Takes the next line off the front of `text`: its text without the digest, or nothing when it is
+// not whole.
+std::optional<std::string_view> TakeLine(std::string_view& text) {
+  const std::size_t end = text.find('\n');
+  if (end == std::string_view::npos || end <= kDigestLength) return std::nullopt;
+  const std::string_view digest = text.substr(0, kDigestLength);
+  const std::string_view body = text.substr(kDigestLength + 1, end - kDigestLength - 1);
+  if (digest != formats::Xxh3Hex(std::as_bytes(std::span(body)))) return std::nullopt;
+  text.remove_prefix(end + 1);
+  return body;
+}
+
+// The same for lines that another process sent.
+std::string_view TakeWholeLine(std::string_view& text) {
+  const std::optional<std::string_view> body = TakeLine(text);
+  if (!body) throw Error(ErrorCode::kInternal, "a message of another process came in pieces");
+  return *body;
+}
+
+}  // namespace
+
+std::optional<JournalState> Journal::Read(const std::filesystem::path& directory,
+                                          const RunName& run) {
+  const std::filesystem::path path = directory / FileNameOf(kJournalName, run);
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return std::nullopt;
+  const std::string text = formats::ReadSmallFile(path, kMaxJournalBytes);
+  std::optional<JournalState> state;
+  std::string_view rest = text;
+  while (const std::optional<std::string_view> body = TakeLine(rest)) {
+    try {
+      const json value = json::parse(*body);
+      if (!state) {
+        state.emplace();
+        state->head = ParseHead(value);
+      } else {
+        FileRecord record = ParseRecord(value);
+        std::string name = record.name;
+        state->files.insert_or_assign(std::move(name), std::move(record));
+      }
+    } catch (const std::exception&) {
+      // The line is whole, so another version wrote it.
+      throw Error(ErrorCode::kUsage,
+                  path.string() +
+                      ": this journal is not of this version of dsv3; finish the run with the "
+                      "version that began it, or begin anew with --overwrite",
+                  {path.string(), ""});
+    }
+  }
+  return state;
+}
+
+Journal::Journal(formats::FileSystem& fs, const std::filesystem::path& directory,
+                 const JournalHead& head, const std::vector<FileRecord>& records,
+                 const RunName& run) {
+  // Beside the old one, then in its place: at no time is there a journal without its head.
+  const std::filesystem::path path = directory / FileNameOf(kJournalName, run);
+  std::filesystem::path partial = path;
+  partial += ".partial";
+  file_ = fs.Create(partial, 0);
+  const std::string head_line = HeadLine(head);
+  file_->WriteAt(0, std::as_bytes(std::span(head_line)));
+  bytes_ = head_line.size();
+  Append(records);
+  fs.Rename(partial, path);
+  fs.SyncDirectory(directory);
+}
+
+void Journal::Append(const std::vector<FileRecord>& records) {
+  const std::string lines = JournalLines(records);
+  const std::lock_guard lock(mutex_);
+  if (!lines.empty()) file_->WriteAt(bytes_, std::as_bytes(std::span(lines)));
+  bytes_ += lines.size();
+  file_->Sync();
+}
+
+std::string JournalHeadLine(const JournalHead& head) { return HeadLine(head); }
+
+JournalHead ParseJournalHead(std::string_view line) {
+  return ParseHead(json::parse(TakeWholeLine(line)));
+}
+
+std::string JournalLines(const std::vector<FileRecord>& records) {
+  std::string lines;
+  for (const FileRecord& record : records) lines += RecordLine(record);
+  return lines;
+}
+
+std::vector<FileRecord> ParseJournalLines(std::string_view lines) {
+  std::vector<FileRecord> records;
+  while (!lines.empty()) records.push_back(ParseRecord(json::parse(TakeWholeLine(lines))));
+  return records;
+}
+
+JobJournals ReadJournals(const std::filesystem::path& directory) {
+  JobJournals journals;
+  for (const RunName& name : FindRuns(directory, kJournalName)) {
+    std::optional<JournalState> state = Journal::Read(directory, name);
+    if (!state) continue;
+    BegunRun& run = journals.runs.emplace_back();
+    run.name = name;
+    run.head = std::move(state->head);
+    for (auto& [file, record] : state->files) {
+      run.files.push_back(file);
+      journals.files.insert_or_assign(file, std::move(record));
+    }
+  }
+  return journals;
+}
+
+void RemoveJournals(const std::filesystem::path& directory, bool but_the_jobs,
+                    formats::FileSystem& file_system) {
+  constexpr std::string_view kPartial = ".partial";
+  std::set<std::filesystem::path> removed;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string file = entry->path().filename().string();
+    std::string_view name = file;
+    if (name.ends_with(kPartial)) name.remove_suffix(kPartial.size());
+    const std::optional<RunName> run = RunOfFile(kJournalName, name);
+    if (run && !(but_the_jobs && *run == RunName())) removed.insert(entry->path());
+  }
+  for (const std::filesystem::path& path : removed) file_system.Remove(path);
+  if (!removed.empty()) file_system.SyncDirectory(directory);
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,179 @@
+#include "convert/job/manifest.h"
+
+#include <map>
+#include <string_view>
+#include <utility>
+
+#include "convert/plan/slice_expression.h"
+#include "formats/checkpoint_files.h"
+#include "formats/error.h"
+#include "formats/json/json_writer.h"
+
+namespace dsv3::convert {
+namespace {
+
+formats::ManifestSource SourceOf(const Catalog& catalog, std::uint32_t position,
+                                 const Digests& digests) {
+  const CatalogTensor& tensor = catalog.tensors()[position];
+  const SourceFile& file = catalog.files()[tensor.extent.file];
+  return {file.checkpoint,
+          std::string(catalog.NameInFile(position)),
+          tensor.dtype,
+          tensor.shape,
+          digests.xxh3,
+          digests.sha256,
+          file.shares_names ? file.name : ""};
+}
+
+using DigestsByTensor = std::unordered_map<std::uint32_t, Digests>;
+
+// The digests of streamed tensors, for expressions that read nothing: their constant was found in a
+// tensor that another one streams.
+DigestsByTensor StreamedByAll(const Plan& plan,
+                              const std::unordered_map<std::string, FileRecord>& records) {
+  DigestsByTensor streamed;
+  for (const PlannedFile& file : plan.files) {
+    const FileRecord& record = records.at(file.name);
+    for (std::size_t i = 0; i < file.tensors.size(); ++i) {
+      if (record.tensors[i].streamed.xxh3.empty()) continue;
+      const std::vector<std::uint32_t> sources = file.tensors[i].expression->streamed_sources();
+      streamed.emplace(sources.at(0), record.tensors[i].streamed);
+    }
+  }
+  return streamed;
+}
+
+// What is known of the sources' digests.
+struct KnownDigests {
+  const Plan& plan;
+  const DigestsByTensor& sides;
+  const DigestsByTensor streamed_by_all;
+
+  // Of a tensor that the job was told of; empty otherwise.
+  Digests Told(std::uint32_t tensor) const {
+    const auto told = plan.source_digests.find(tensor);
+    return told == plan.source_digests.end() ? Digests() : Digests{told->second, ""};
+  }
+
+  Digests OfStreamed(const Expression& expression, const TensorRecord& record,
+                     std::uint32_t tensor) const {
+    if (expression.streams_whole_source()) {
+      return record.streamed.xxh3.empty() ? streamed_by_all.at(tensor) : record.streamed;
+    }
+    // Of a source that is cut up nothing may be told that depends on which slices were made.
+    const SliceExpression* const slice = expression.slice();
+    return slice != nullptr && slice->IsWholeCopy() ? record.output : Told(tensor);
+  }
+
+  Digests OfSide(const Expression& expression, std::uint32_t tensor) const {
+    if (expression.streams_whole_source()) return sides.at(tensor);
+    const auto side = sides.find(tensor);
+    return side == sides.end() ? Told(tensor) : side->second;
+  }
+};
+
+formats::ManifestTensor TensorOf(const PlannedFile& file, const PlannedTensor& planned,
+                                 const TensorRecord& record, const Catalog& catalog,
+                                 const KnownDigests& known) {
+  formats::ManifestTensor tensor;
+  tensor.name = planned.entry.name;
+  tensor.file = file.name;
+  tensor.dtype = planned.entry.dtype;
+  tensor.shape = planned.entry.shape;
+  tensor.xxh3 = record.output.xxh3;
+  tensor.sha256 = record.output.sha256;
+  tensor.nan_codes = record.nan_codes;
+  tensor.rule = planned.expression->rule();
+  const Expression& expression = *planned.expression;
+  for (const std::uint32_t source : expression.streamed_sources()) {
+    tensor.sources.push_back(
+        SourceOf(catalog, source, known.OfStreamed(expression, record, source)));
+  }
+  for (const std::uint32_t side : expression.side_sources()) {
+    tensor.sources.push_back(SourceOf(catalog, side, known.OfSide(expression, side)));
+  }
+  return tensor;
+}
+
+// About as much as the text of most plans takes: a tensor with one source of its name.
+void ReserveFor(const Plan& plan, const std::unordered_map<std::string, FileRecord>& records,
+                formats::ManifestWriter& writer) {
+  constexpr std::size_t kMemberBytes = 240;  // names of members, dtypes, shapes, two digests
+  constexpr std::size_t kSha256Bytes = 152;
+  std::size_t tensors = 0;
+  std::size_t bytes = std::size_t{1} << 20;
+  for (const PlannedFile& file : plan.files) {
+    tensors += file.tensors.size();
+    for (const PlannedTensor& tensor : file.tensors) {
+      bytes += kMemberBytes + 2 * tensor.entry.name.size() + file.name.size();
+    }
+    const std::vector<TensorRecord>& tensor_records = records.at(file.name).tensors;
+    if (!tensor_records.empty() && !tensor_records[0].output.sha256.empty()) {
+      bytes += file.tensors.size() * kSha256Bytes;
+    }
+  }
+  writer.Reserve(tensors, bytes);
+}
+
+}  // namespace
+
+std::string ManifestJob(const Plan& plan, const Catalog& catalog, const RunOptions& run) {
+  formats::ManifestJob job;
+  job.recipe = plan.recipe;
+  for (const PlanOption& option : plan.options) job.options.emplace_back(option.name, option.json);
+  job.options.emplace_back("checksum",
+                           run.checksum == ChecksumMode::kSha256 ? "\"sha256\"" : "\"none\"");
+  job.options.emplace_back("tensor_sha256", run.tensor_sha256 ? "true" : "false");
+  job.removed_config = plan.removed_config;
+  for (const SourceFile& file : catalog.files()) {
+    job.source_files.push_back({file.checkpoint, file.name, file.bytes, file.header_digest});
+  }
+  return formats::ManifestJobText(job);
+}
+
+std::string ManifestText(const std::string& job, const Plan& plan, const Catalog& catalog,
+                         const std::unordered_map<std::string, FileRecord>& records,
+                         const std::unordered_map<std::uint32_t, Digests>& side_digests) {
+  std::map<std::string_view, formats::ManifestFile> by_name;
+  for (const auto& [name, record] : records) {
+    by_name[name] = {name, record.bytes, record.file.sha256, ""};
+  }
+  for (const PlannedFile& file : plan.files) by_name.at(file.name).header_xxh3 = file.header_digest;
+  const KnownDigests known = {plan, side_digests, StreamedByAll(plan, records)};
+  formats::ManifestWriter writer(job);
+  ReserveFor(plan, records, writer);
+  for (const auto& [name, file] : by_name) writer.AddFile(file);
+  for (const PlannedFile& file : plan.files) {
+    const FileRecord& record = records.at(file.name);
+    for (std::size_t i = 0; i < file.tensors.size(); ++i) {
+      writer.AddTensor(TensorOf(file, file.tensors[i], record.tensors[i], catalog, known));
+    }
+  }
+  return writer.Finish();
+}
+
+std::optional<ManifestSummary> ReadManifest(const std::filesystem::path& directory) {
+  const std::filesystem::path path = directory / kManifestName;
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(path, ignored)) return std::nullopt;
+  const std::string text = formats::ReadSmallFile(path, formats::kMaxManifestBytes);
+  try {
+    formats::Manifest manifest = formats::ParseManifest(text, path.string());
+    if (manifest.job.recipe == formats::kNoRecipe) return std::nullopt;
+    ManifestSummary summary;
+    summary.job = formats::ManifestJobText(manifest.job);
+    summary.recipe = std::move(manifest.job.recipe);
+    for (formats::ManifestSourceFile& file : manifest.job.source_files) {
+      if (file.checkpoint.empty()) summary.source_files.push_back(std::move(file.name));
+    }
+    // These names decide what --overwrite removes: what others put beside the output stays.
+    for (formats::ManifestFile& file : manifest.files) {
+      if (file.by_recipe) summary.files.push_back(std::move(file));
+    }
+    return summary;
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
+}  // namespace dsv3::convert

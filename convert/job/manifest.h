@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "convert/catalog/catalog.h"
+#include "convert/job/run_options.h"
+#include "convert/plan/plan.h"
+#include "convert/stream/record.h"
+#include "formats/manifest.h"
+
+// The manifest that a conversion writes; formats/manifest.h has the model, docs/manifest.md the
+// schema.
+namespace dsv3::convert {
+
+using formats::kManifestName;
+
+// What names the job: the manifest's members up to "source", as JSON members without braces.
+std::string ManifestJob(const Plan& plan, const Catalog& catalog, const RunOptions& run);
+
+// The whole manifest. `records` are those of all written files (weight files, side files, index)
+// by name; `side_digests` those of side sources by catalog position.
+std::string ManifestText(const std::string& job, const Plan& plan, const Catalog& catalog,
+                         const std::unordered_map<std::string, FileRecord>& records,
+                         const std::unordered_map<std::uint32_t, Digests>& side_digests);
+
+// The parts of a manifest that tell whether a directory is a finished output, and of which job.
+struct ManifestSummary {
+  std::string job;  // equal to ManifestJob of the job that made it
+  std::string recipe;
+  std::vector<std::string> source_files;     // of the checkpoint that was converted
+  std::vector<formats::ManifestFile> files;  // that the conversion made
+};
+
+// Reads the manifest in `directory`; nothing when there is none, or it is not one that a conversion
+// wrote (one that names files outside the directory is not).
+std::optional<ManifestSummary> ReadManifest(const std::filesystem::path& directory);
+
+}  // namespace dsv3::convert

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <filesystem>
+
+// Where an output directory may be.
+namespace dsv3::convert {
+
+// Throws Error (kUsage) unless `output` and the input lie apart and a directory can be made there.
+// An output may lie beside an input that is one file. An input that does not exist is left to the
+// one who opens it.
+void RequirePlaces(const std::filesystem::path& input, const std::filesystem::path& output);
+
+// Throws Error (kUsage) when `output` and the directory of an input are one or lie inside each
+// other.
+void RequireApart(const std::filesystem::path& input_directory,
+                  const std::filesystem::path& output);
+
+// The path without links and dots, comparable even where it does not exist yet. Throws Error:
+// kUsage where there can be no such path (a name too long, a loop of links), kIo.
+std::filesystem::path CanonicalPath(const std::filesystem::path& path);
+
+}  // namespace dsv3::convert

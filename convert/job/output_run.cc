@@ -1,0 +1,176 @@
+#include "convert/job/output_run.h"
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "convert/job/finished_output.h"
+#include "convert/job/journal.h"
+#include "convert/job/manifest.h"
+#include "convert/job/source_release.h"
+#include "convert/job/work_division.h"
+#include "convert/stream/output_digests.h"
+#include "convert/stream/shared_reads.h"
+#include "formats/error.h"
+
+// The writing half of a run.
+namespace dsv3::convert {
+namespace {
+
+// Portions of the work for each process. More even out what is slow; each drains the pipeline once,
+// and where files share reads each portion reads again what all ranks have.
+constexpr std::size_t kPortions = 4;
+constexpr std::size_t kPortionsOfSharedReads = 2;
+
+}  // namespace
+
+void PlanRun::WriteWeights(Committer& committer, const std::vector<std::size_t>& to_make) {
+  SourceChecks checks(plan_, to_make, sources_);
+  if (!IsShared(run_.sharing)) {
+    checks.CheckApart(ResolveThreads(run_.threads), progress_, stop_);
+  }
+  std::uint64_t total_bytes = 0;
+  for (const std::size_t file : to_make) {
+    total_bytes += plan_.files[file].bytes + PlannedRest(plan_.files[file]);
+  }
+  if (scope_.side_files) {
+    for (const PlannedSideFile& side : plan_.side_files) {
+      if (!side.source.empty() && kept_.count(side.name) == 0) total_bytes += SideFileBytes(side);
+    }
+  }
+  progress_.OnPhase("converting", total_bytes);
+  if (scope_.side_files) committer.WriteSideFiles(progress_, stop_);
+
+  std::optional<SourceRelease> release;
+  if (run_.delete_source_shards) {
+    release.emplace(fs_, output_, plan_, source_.catalog, sources_, stop_);
+    for (std::size_t i = 0; i < plan_.files.size(); ++i) {
+      if (kept_.count(plan_.files[i].name) != 0) release->Checked(i);
+    }
+    committer.SetOnCommitted(
+        [&](std::size_t file, const FileRecord& record) { release->Committed(file, record); });
+  }
+  const std::size_t in_scope = ends_ ? plan_.files.size() : scope_.files.size();
+  try {
+    if (IsShared(run_.sharing)) {
+      Lead(committer, to_make);
+    } else {
+      Make(committer, to_make, checks, progress_);
+    }
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kInterrupted) throw;
+    throw Error(ErrorCode::kInterrupted,
+                fmt::format("interrupted; {} of {} weight files are finished, run the same command "
+                            "again to continue from there",
+                            in_scope - to_make.size() + committer.committed_files(), in_scope));
+  }
+  if (release) report_.freed_source_shards = release->freed();
+}
+
+void PlanRun::Make(Committer& committer, std::span<const std::size_t> files, SourceChecks& checks,
+                   ProgressSink& progress) {
+  ExecutorOptions options = ExecutorSettings();
+  options.checks = &checks;
+  const auto execute = plan_.shared_reads ? ExecuteSharedReads : Execute;
+  execute(plan_, files, sources_, options, committer, progress, stop_);
+}
+
+// Makes one portion after the other, as long as no other process has taken it.
+void PlanRun::MakePortions(Committer& committer, const std::vector<std::size_t>& to_make,
+                           ProgressSink& progress) {
+  const std::size_t each = plan_.shared_reads ? kPortionsOfSharedReads : kPortions;
+  const std::vector<std::vector<std::size_t>> portions =
+      WorkUnits(plan_, BundlesOf(plan_, hooks_.bundles), to_make, each * run_.sharing->processes());
+  ProgressSink silent;  // of reads that the bytes to be done do not count
+  while (true) {
+    const std::uint64_t next = run_.sharing->Next();
+    if (next >= portions.size()) return;
+    const std::vector<std::size_t>& files = portions[next];
+    if (hooks_.prepare) hooks_.prepare(files, sources_, silent);
+    SourceChecks checks(plan_, files, sources_);
+    checks.CheckApart(ResolveThreads(run_.threads), silent, stop_);
+    Make(committer, files, checks, progress);
+  }
+}
+
+// Process 0: tells the helpers what is to be made, does its share, and takes what they made.
+void PlanRun::Lead(Committer& committer, const std::vector<std::size_t>& to_make) {
+  struct Showing {
+    Showing(WorkSharing& to, ProgressSink& progress) : sharing(to) { sharing.ShowBytes(&progress); }
+    ~Showing() { sharing.ShowBytes(nullptr); }
+    Showing(const Showing&) = delete;
+    Showing& operator=(const Showing&) = delete;
+    WorkSharing& sharing;
+  };
+  // Before the helpers begin: their first bytes count, too.
+  const Showing showing(*run_.sharing, progress_);
+  ordered_ = true;
+  run_.sharing->Broadcast(WorkOrderText({head_, {to_make.begin(), to_make.end()}}));
+  MakePortions(committer, to_make, progress_);
+  const std::vector<std::string> results = run_.sharing->Gather("");
+  for (std::size_t process = 1; process < results.size(); ++process) {
+    WorkResult result = ParseWorkResult(results[process]);
+    bytes_read_by_helpers_ += result.bytes_read;
+    bytes_written_by_helpers_ += result.bytes_written;
+    committer.Adopt(std::move(result.records));
+  }
+}
+
+// A helper's look: it must see the source and the output directory that process 0 sees.
+void PlanRun::RequireSameOutput(const JournalHead& head) const {
+  const std::string difference = DifferenceOf(head, job_.head);
+  if (!difference.empty()) {
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("process {} does not see the source that process 0 sees: {}; all "
+                            "processes need the same files with the same modification times",
+                            run_.sharing->process(), difference));
+  }
+  const std::optional<JournalState> journal = Journal::Read(output_);
+  if (journal && DifferenceOf(journal->head, head).empty()) return;
+  throw Error(ErrorCode::kIo,
+              fmt::format("{}: process {} does not see the directory that process 0 writes to; all "
+                          "processes need it on a file system that they share",
+                          output_.string(), run_.sharing->process()),
+              {output_.string(), ""});
+}
+
+ConversionReport PlanRun::Help() {
+  report_.outcome = ConversionReport::Outcome::kNothingToDo;
+  const std::string text = run_.sharing->Broadcast("");
+  if (text.empty()) return std::move(report_);
+  const WorkOrder order = ParseWorkOrder(text);
+  job_ = DescribeJob(source_, plan_, hooks_, run_, scope_);
+  RequireSameOutput(order.head);
+  std::optional<Journal> journal;
+  journal.emplace(fs_, output_, order.head, std::vector<FileRecord>(),
+                  RunName{RunName::Kind::kProcess, run_.sharing->process(), 1});
+  Committer committer(fs_, output_, plan_, *journal, run_.checksum == ChecksumMode::kSha256, {});
+  HelperProgress progress(*run_.sharing, progress_);
+  MakePortions(committer, {order.files.begin(), order.files.end()}, progress);
+  // Closed before process 0 removes it.
+  journal.reset();
+  WorkResult result{sources_.bytes_read(), committer.bytes_written(), {}};
+  for (const auto& [name, record] : committer.records()) result.records.push_back(record);
+  run_.sharing->Gather(WorkResultText(result));
+  report_.outcome = ConversionReport::Outcome::kPartDone;
+  return std::move(report_);
+}
+
+void PlanRun::Finish(Committer& committer) {
+  committer.MakeVisible();
+  committer.WriteIndex();
+  if (!hooks_.closing_name.empty()) {
+    committer.WriteText(hooks_.closing_name,
+                        hooks_.closing_text(committer.records(), job_.head.fingerprint));
+  }
+  committer.WriteManifest(
+      ManifestText(job_.manifest_job, plan_, source_.catalog, committer.records(), side_digests_));
+  RemoveLeftovers(output_, fs_);
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "convert/job/journal.h"
+#include "convert/plan/plan.h"
+#include "formats/io/file_system.h"
+
+namespace dsv3::convert {
+
+// A job, as far as an output directory needs to know it.
+struct OutputJob {
+  const Plan* plan = nullptr;
+  JournalHead head;          // `replaced` is still empty
+  std::string manifest_job;  // ManifestJob
+  bool overwrite = false;
+  // The run that looks: of the whole job, or a part of it beside others.
+  RunName run;
+  // Of head.outputs, what this run may write; all of them for a run of the whole job.
+  std::vector<std::string> writes;
+};
+
+// What an output directory is to a job.
+struct OutputState {
+  enum class Kind {
+    kFresh,       // nothing of this job is there
+    kUnfinished,  // this job began and did not end
+    kFinished,    // this job's complete output: sizes and headers are right
+  };
+  Kind kind = Kind::kFresh;
+  // kUnfinished: all runs that began this job, and what they completed. kFresh: those of the job
+  // that gives way.
+  JobJournals journals;
+  // With overwrite: files of an earlier job of this toolkit that give way.
+  std::vector<std::string> replaced;
+  bool exists = false;  // the directory is there
+};
+
+// Looks at the directory; changes nothing. Throws Error (kUsage) when the job must not write
+// there: not a directory, not empty, another job's output or unfinished job without overwrite, a
+// part of another number of parts, or, even with overwrite, files in the way that this toolkit did
+// not make; kBadInput when the source changed since this job began, or another run of it had
+// another source.
+OutputState LookAtOutput(const std::filesystem::path& directory, const OutputJob& job);
+
+// How the job that another run describes differs from this one: its source, or else its options.
+// Empty where it does not.
+std::string DifferenceOf(const JournalHead& other, const JournalHead& job);
+
+// "NAME.partial", under which a file is written.
+std::string PartialName(const std::string& name);
+
+// Removes what interrupted runs left of the files `unfinished` (NAME.partial) and the files in
+// `replaced`, which give way: manifest, layout.json and index first. Files in `keep` stay.
+void ClearOutput(const std::filesystem::path& directory, const std::vector<std::string>& unfinished,
+                 const std::vector<std::string>& replaced,
+                 const std::map<std::string, FileRecord>& keep, formats::FileSystem& fs);
+
+// Brings the journals of several runs together in the job's own, so that a run of the whole job
+// goes on with what parts or processes made. The caller holds the locks of all.
+void JoinJournals(const std::filesystem::path& directory, const JobJournals& journals,
+                  formats::FileSystem& fs);
+
+}  // namespace dsv3::convert

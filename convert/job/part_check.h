@@ -1,0 +1,16 @@
+#pragma once
+
+#include <filesystem>
+
+#include "convert/job/journal.h"
+#include "convert/job/work_division.h"
+#include "convert/plan/plan.h"
+
+namespace dsv3::convert {
+
+// --finish: throws Error (kUsage) unless journals of all parts are there and every file in them has
+// its size; names the parts that are not complete, and what they lack.
+void RequireAllParts(const std::filesystem::path& output, const Plan& plan,
+                     const FileBundles& bundles, const JobJournals& journals);
+
+}  // namespace dsv3::convert

@@ -1,0 +1,93 @@
+#include "convert/job/plan_report.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/job/describe_job.h"
+#include "convert/job/disk_space.h"
+#include "convert/stream/shared_reads.h"
+#include "formats/error.h"
+#include "formats/io/file_system.h"
+
+namespace dsv3::convert {
+namespace {
+
+// Lines of a tensor in the manifest and the journal, and in what tells of all files.
+constexpr std::uint64_t kRecordBytes = 1024;
+
+}  // namespace
+
+RunResources ResourcesOf(const ExecutorOptions& options, const Plan& plan,
+                         std::span<const std::size_t> files) {
+  if (plan.shared_reads) return {0, PlanSharedReads(options, plan, files).memory_bytes};
+  const ExecutorResources resources = PlanResources(options, plan, files);
+  return {resources.open_files, resources.memory_bytes};
+}
+
+std::size_t ReportDisk(const Source& source, const Plan& plan, const std::filesystem::path& output,
+                       const RunOptions& run, const ExecutorOptions& options,
+                       const std::vector<std::size_t>& to_make, ConversionReport& report) {
+  std::uint64_t other_bytes = plan.index.size();
+  for (const PlannedSideFile& side : plan.side_files) other_bytes += SideFileBytes(side);
+  other_bytes += kRecordBytes * report.tensors;
+  report.disk_free_bytes = formats::FreeDiskBytes(output);
+  const std::size_t open_files = ResourcesOf(options, plan, to_make).open_files;
+  const bool may_free = !run.part && !run.finish && !plan.shared_reads;
+  const bool can_free = may_free && SameFileSystem(output, source.directory);
+  const auto estimate = [&](bool frees) {
+    return EstimateDisk(plan, source.catalog, to_make, other_bytes, frees, open_files,
+                        report.disk_free_bytes);
+  };
+  const DiskNeed need = estimate(can_free && run.delete_source_shards);
+  report.disk_needed_bytes = need.peak_bytes;
+  report.fits = need.peak_bytes <= report.disk_free_bytes;
+  report.fits_with_deletion =
+      report.fits || (can_free && estimate(true).peak_bytes <= report.disk_free_bytes);
+  return open_files == 0 ? 0 : need.open_files;
+}
+
+void RequireDisk(const std::filesystem::path& output, const ConversionReport& report) {
+  if (report.fits) return;
+  throw Error(ErrorCode::kIo,
+              fmt::format("{}: {} bytes are needed on this disk and {} are free; free {} bytes, or "
+                          "name another disk{}",
+                          output.string(), report.disk_needed_bytes, report.disk_free_bytes,
+                          report.disk_needed_bytes - report.disk_free_bytes,
+                          report.fits_with_deletion ? " (--delete-source-shards would do)" : ""),
+              {output.string(), ""});
+}
+
+std::uint64_t EstimateMemory(const Source& source, const RunResources& resources) {
+  return (std::uint64_t{32} << 20) + std::uint64_t{900} * source.catalog.tensors().size() +
+         resources.memory_bytes;
+}
+
+void ReportFiles(const Plan& plan, std::span<const std::size_t> files,
+                 const std::map<std::string, FileRecord>& kept,
+                 const std::unordered_map<std::string, FileRecord>& records,
+                 ConversionReport& report) {
+  for (const std::size_t position : files) {
+    const PlannedFile& file = plan.files[position];
+    OutputFileReport entry;
+    entry.name = file.name;
+    entry.bytes = file.bytes;
+    entry.tensors = file.tensors.size();
+    entry.kept = kept.count(file.name) != 0;
+    if (entry.kept) ++report.kept_files;
+    const auto record = records.find(file.name);
+    if (record != records.end()) {
+      entry.sha256 = record->second.file.sha256;
+      for (std::size_t i = 0; i < file.tensors.size(); ++i) {
+        const TensorRecord& tensor = record->second.tensors[i];
+        const std::string& name = file.tensors[i].entry.name;
+        if (tensor.nan_codes != 0) report.nan_codes.push_back({name, tensor.nan_codes});
+        if (tensor.quality) report.quality.push_back({name, *tensor.quality});
+      }
+    }
+    report.files.push_back(std::move(entry));
+  }
+}
+
+}  // namespace dsv3::convert

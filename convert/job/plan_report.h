@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <unordered_map>
+
+#include "convert/job/conversion_report.h"
+#include "convert/job/run_options.h"
+#include "convert/open/source.h"
+#include "convert/plan/plan.h"
+#include "convert/stream/executor.h"
+#include "convert/stream/record.h"
+
+// What a run of a plan tells in its report, and what it asks of the machine.
+namespace dsv3::convert {
+
+// What the executor that `plan` needs makes of the options.
+struct RunResources {
+  std::size_t open_files = 0;      // output files that advance together; 0: all of them
+  std::uint64_t memory_bytes = 0;  // of all buffers at most
+};
+RunResources ResourcesOf(const ExecutorOptions& options, const Plan& plan,
+                         std::span<const std::size_t> files);
+
+// Whether the disk below `output` takes what making the files `to_make` needs: fills in the
+// report's disk and fits. Returns how many output files may advance together (0: as many as the
+// executor likes).
+std::size_t ReportDisk(const Source& source, const Plan& plan, const std::filesystem::path& output,
+                       const RunOptions& run, const ExecutorOptions& options,
+                       const std::vector<std::size_t>& to_make, ConversionReport& report);
+// Throws Error (kIo) when it does not.
+void RequireDisk(const std::filesystem::path& output, const ConversionReport& report);
+
+// Memory of a whole run, measured: the program itself; catalog, plan, digests and manifest; and the
+// executor's buffers.
+std::uint64_t EstimateMemory(const Source& source, const RunResources& resources);
+
+// Lists weight files, those in `kept` as complete from an earlier run, and what `records` tell.
+void ReportFiles(const Plan& plan, std::span<const std::size_t> files,
+                 const std::map<std::string, FileRecord>& kept,
+                 const std::unordered_map<std::string, FileRecord>& records,
+                 ConversionReport& report);
+
+}  // namespace dsv3::convert

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+namespace dsv3::convert {
+
+class WorkSharing;  // job/work_sharing.h
+
+enum class ChecksumMode { kSha256, kNone };
+
+// How to run; nothing here changes an output byte except what the manifest holds
+// (checksum, tensor_sha256).
+struct RunOptions {
+  unsigned threads = 0;            // compute threads; 0: all processors
+  std::uint64_t memory_bytes = 0;  // bound for tile buffers; 0: the default, 160 MiB
+  ChecksumMode checksum = ChecksumMode::kSha256;
+  bool tensor_sha256 = false;
+  bool overwrite = false;
+  bool dry_run = false;
+  bool delete_source_shards = false;
+  // --part i/n: this run makes the i-th of n shares of the weight files and leaves the rest to
+  // others; without checks of the whole, which --finish makes.
+  struct Part {
+    std::uint64_t index = 0;
+    std::uint64_t count = 1;
+  };
+  std::optional<Part> part;
+  bool finish = false;  // --finish: all parts are there; completes the job
+  // The processes that share the run; nullptr: there is this one alone. Not owned.
+  WorkSharing* sharing = nullptr;
+};
+
+}  // namespace dsv3::convert

@@ -1,0 +1,336 @@
+#include "convert/job/run_plan.h"
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "convert/job/abandoned_output.h"
+#include "convert/job/finished_output.h"
+#include "convert/job/journal.h"
+#include "convert/job/output_lock.h"
+#include "convert/job/output_place.h"
+#include "convert/job/output_run.h"
+#include "convert/job/plan_report.h"
+#include "convert/job/source_release.h"
+#include "formats/error.h"
+
+namespace dsv3::convert {
+
+namespace fs = std::filesystem;
+
+ConversionReport PlanRun::Run() {
+  job_ = DescribeJob(source_, plan_, hooks_, run_, scope_);
+  state_ = LookAtOutput(output_, job_);
+  for (const formats::Finding& warning : report_.warnings) progress_.OnWarning(warning.message);
+  if (scope_.must_end && !IsFinished()) RequireParts();
+  if (run_.dry_run) {
+    ReportPlan();
+  } else if (IsFinished()) {
+    ReportNothingToDo();
+  } else {
+    Write();
+  }
+  if (IsShared(run_.sharing) && !ordered_) run_.sharing->Broadcast("");
+  report_.bytes_read = sources_.bytes_read() + bytes_read_by_helpers_;
+  return std::move(report_);
+}
+
+void PlanRun::ReportNothingToDo() {
+  report_.outcome = ConversionReport::Outcome::kNothingToDo;
+  // The last run ended between the manifest and the removal of its journal. Parts leave that to a
+  // run of the whole job.
+  if (scope_.run == RunName() && HasLeftovers(output_)) {
+    const RunLocks locks(output_, scope_.run);
+    RemoveLeftovers(output_, fs_);
+  }
+  ReportRecords({});
+}
+
+ExecutorOptions PlanRun::ExecutorSettings() const {
+  ExecutorOptions options;
+  options.threads = ResolveThreads(run_.threads);
+  options.memory_bytes = run_.memory_bytes != 0 ? run_.memory_bytes : kDefaultMemoryBytes;
+  options.max_open_files = open_files_;
+  options.sha256 = run_.checksum == ChecksumMode::kSha256;
+  options.tensor_sha256 = run_.tensor_sha256;
+  return options;
+}
+
+// Takes what earlier runs completed. Whoever ends the job has read back every file that it did not
+// make; another run only those that it would make itself.
+void PlanRun::Keep(bool sizes_only) {
+  kept_.clear();
+  unchecked_.clear();
+  const FileRecords none;
+  std::map<std::string, FileRecord> records;
+  if (IsUnfinished()) records = state_.journals.files;
+  std::vector<char> ours(plan_.files.size(), 0);
+  for (const std::size_t file : scope_.files) ours[file] = 1;
+  std::map<std::string, FileRecord> others;
+  for (std::size_t i = 0; i < plan_.files.size(); ++i) {
+    if (ours[i] == 0) {
+      if (auto record = records.extract(plan_.files[i].name)) others.insert(std::move(record));
+    }
+  }
+  if (!scope_.side_files) {
+    for (const PlannedSideFile& side : plan_.side_files) records.erase(side.name);
+  }
+  const unsigned threads = sizes_only ? 1 : ResolveThreads(run_.threads);
+  const bool waits = WaitsToBeVisible(plan_);
+  unchecked_ = CheckKeptFiles(output_, others, 1, true, progress_, stop_, waits);
+  ends_ = scope_.may_end && scope_.files.size() + unchecked_.size() == plan_.files.size();
+  if (ends_) records.merge(std::exchange(unchecked_, {}));
+  kept_ = CheckKeptFiles(output_, records, threads, sizes_only, progress_, stop_, waits);
+}
+
+// The weight files that this run is to make. The one that ends the job also makes what others made
+// and is no longer right.
+std::vector<std::size_t> PlanRun::FilesToMake() const {
+  std::vector<std::size_t> all(plan_.files.size());
+  std::iota(all.begin(), all.end(), std::size_t{0});
+  std::vector<std::size_t> to_make;
+  for (const std::size_t file : ends_ ? all : scope_.files) {
+    if (kept_.count(plan_.files[file].name) == 0) to_make.push_back(file);
+  }
+  return to_make;
+}
+
+std::uint64_t PlanRun::MissingFiles() const {
+  return ends_ ? 0 : plan_.files.size() - scope_.files.size() - unchecked_.size();
+}
+
+void PlanRun::CheckDisk(const std::vector<std::size_t>& to_make) {
+  open_files_ = ReportDisk(source_, plan_, output_, run_, ExecutorSettings(), to_make, report_);
+}
+
+void PlanRun::ReportPlan() {
+  report_.outcome = ConversionReport::Outcome::kPlanned;
+  report_.resumed = IsUnfinished();
+  Keep(/*sizes_only=*/true);
+  if (IsFinished()) {
+    for (const PlannedFile& file : plan_.files) kept_[file.name].name = file.name;
+  }
+  CheckDisk(FilesToMake());
+  report_.peak_memory_bytes =
+      EstimateMemory(source_, ResourcesOf(ExecutorSettings(), plan_, scope_.files));
+  ReportRecords({});
+}
+
+void PlanRun::ReportRecords(const FileRecords& records) {
+  std::vector<std::size_t> files = scope_.files;
+  if (ends_) {
+    files.resize(plan_.files.size());
+    std::iota(files.begin(), files.end(), std::size_t{0});
+  }
+  ReportFiles(plan_, files, kept_, records, report_);
+}
+
+// After an error before anything was written: leaves no directory that was not there.
+void PlanRun::RemoveEmptyOutput() {
+  for (const fs::path& path : created_directories_) {
+    std::error_code error;
+    if (!fs::is_empty(path, error) || error) return;
+    try {
+      fs_.RemoveDirectory(path);
+    } catch (const Error&) {
+      return;
+    }
+  }
+}
+
+SideDigests PlanRun::FreedSides() const {
+  SideDigests freed;
+  if (!IsUnfinished()) return freed;
+  for (const JournalSide& side : state_.journals.runs[0].head.sides) {
+    const std::uint32_t tensor = source_.catalog.Find(side.tensor);
+    if (tensor == Catalog::kNone) continue;
+    const std::uint32_t file = source_.catalog.tensors()[tensor].extent.file;
+    std::error_code error;
+    if (!fs::exists(source_.catalog.files()[file].path, error)) {
+      freed.emplace(tensor, side.digests);
+    }
+  }
+  return freed;
+}
+
+// A file that was damaged after its source was freed cannot be made again.
+void PlanRun::RequireSources(const std::vector<std::size_t>& to_make) const {
+  if (!IsUnfinished()) return;
+  for (const std::size_t file : to_make) {
+    for (const std::uint32_t source : SourcesOf(plan_.files[file], source_.catalog)) {
+      std::error_code error;
+      const SourceFile& shard = source_.catalog.files()[source];
+      if (fs::exists(shard.path, error)) continue;
+      throw Error(ErrorCode::kBadInput,
+                  fmt::format("{}: this file is not as the interrupted run wrote it, and {}, of "
+                              "which it is made, was deleted by --delete-source-shards; download "
+                              "the source again and convert it with --overwrite",
+                              plan_.files[file].name, shard.name),
+                  {plan_.files[file].name, ""});
+    }
+  }
+}
+
+// The scales say whether runs had the same source, where names, sizes and times do not.
+void PlanRun::RequireSameSides() const {
+  if (!IsUnfinished()) return;
+  for (const BegunRun& run : state_.journals.runs) {
+    for (const JournalSide& side : run.head.sides) {
+      const std::uint32_t tensor = source_.catalog.Find(side.tensor);
+      const auto found = side_digests_.find(tensor);
+      if (found == side_digests_.end() || found->second.xxh3 == side.digests.xxh3) continue;
+      throw Error(ErrorCode::kBadInput,
+                  fmt::format("{}: {} was begun with another source: {} had other values; give all "
+                              "runs of a job the same source, or begin anew in another directory",
+                              output_.string(), ShownName(run.name), side.tensor),
+                  {output_.string(), side.tensor});
+    }
+  }
+}
+
+JournalHead PlanRun::HeadToWrite() const {
+  JournalHead head = job_.head;
+  head.replaced = state_.replaced;
+  // What the interrupted run wrote and is no longer right gives way like an earlier job's files:
+  // it would have no line in the journal, and so look like a file of the user.
+  if (IsUnfinished()) {
+    for (const auto& [name, record] : state_.journals.files) {
+      if (kept_.count(name) == 0 && unchecked_.count(name) == 0) head.replaced.push_back(name);
+    }
+  }
+  // A part leaves alone what other parts make, and makes perhaps now.
+  if (scope_.run != RunName()) {
+    const auto is_others = [&](const std::string& name) {
+      return std::count(job_.writes.begin(), job_.writes.end(), name) == 0;
+    };
+    head.replaced.erase(std::remove_if(head.replaced.begin(), head.replaced.end(), is_others),
+                        head.replaced.end());
+  }
+  for (const auto& [tensor, digests] : side_digests_) {
+    // Only shards of the checkpoint that is converted are freed.
+    if (tensor >= source_.catalog.tensors_end()) continue;
+    head.sides.push_back({source_.catalog.tensors()[tensor].name, digests});
+  }
+  return head;
+}
+
+// Files of which this run removes what is unfinished: all that it may write but those that are
+// complete and wait for their names.
+std::vector<std::string> PlanRun::UnfinishedNames() const {
+  std::vector<std::string> names = job_.writes;
+  if (!WaitsToBeVisible(plan_)) return names;
+  names.erase(std::remove_if(names.begin(), names.end(),
+                             [&](const std::string& name) {
+                               return kept_.count(name) != 0 || unchecked_.count(name) != 0;
+                             }),
+              names.end());
+  return names;
+}
+
+// The state of the directory, and that nobody else changes it from here on.
+void PlanRun::LookAgain() {
+  state_ = LookAtOutput(output_, job_);
+  if (IsFinished()) return;
+  if (scope_.must_end) RequireParts();
+  if (scope_.run == RunName()) JoinJournals(output_, state_.journals, fs_);
+}
+
+// Whether nothing can become of what is written once the source turned out to be wrong. Other runs
+// of the job may be writing beside this one: what they and it have written stays, and waits for its
+// names in vain.
+bool PlanRun::MayAbandon() const {
+  return WaitsToBeVisible(plan_) && scope_.run == RunName() && !IsShared(run_.sharing);
+}
+
+void PlanRun::Abandon(std::optional<Journal>& journal) {
+  journal.reset();
+  try {
+    AbandonOutput(output_, head_, fs_);
+  } catch (const Error&) {
+    // What is wrong with the source is to be told. Nothing that is left is visible.
+  }
+}
+
+void PlanRun::Write() {
+  std::optional<Journal> journal;
+  try {
+    created_directories_ = formats::CreateDirectories(fs_, CanonicalPath(output_));
+    const RunLocks locks(output_, scope_.run);
+    LookAgain();
+    // By another run, before this one got the lock.
+    if (IsFinished()) {
+      report_.outcome = ConversionReport::Outcome::kNothingToDo;
+      return ReportRecords({});
+    }
+    report_.resumed = IsUnfinished();
+    Keep(/*sizes_only=*/false);
+    const std::vector<std::size_t> to_make = FilesToMake();
+    RequireSources(to_make);
+    const SideDigests freed_sides = FreedSides();
+    side_digests_ = hooks_.preflight({sources_, freed_sides, to_make});
+    RequireSameSides();
+    if (hooks_.prepare && !IsShared(run_.sharing)) hooks_.prepare(to_make, sources_, progress_);
+    head_ = HeadToWrite();
+    const auto clear = [&] { ClearOutput(output_, UnfinishedNames(), head_.replaced, kept_, fs_); };
+    // What interrupted runs left gives its space back before the disk is checked; what an
+    // overwrite removes goes only once the journal tells of it.
+    if (IsUnfinished()) clear();
+    CheckDisk(to_make);
+    RequireDisk(output_, report_);
+    std::vector<FileRecord> complete;
+    for (const auto& [name, record] : kept_) complete.push_back(record);
+    for (const auto& [name, record] : unchecked_) complete.push_back(record);
+    journal.emplace(fs_, output_, head_, complete, scope_.run);
+    if (!IsUnfinished()) clear();
+
+    Committer committer(fs_, output_, plan_, *journal, run_.checksum == ChecksumMode::kSha256,
+                        kept_);
+    try {
+      WriteWeights(committer, to_make);
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kBadInput && MayAbandon()) Abandon(journal);
+      throw;
+    }
+    if (ends_) {
+      Finish(committer);
+    } else {
+      report_.outcome = ConversionReport::Outcome::kPartDone;
+      report_.missing_files = MissingFiles();
+    }
+    report_.bytes_written = committer.bytes_written() + bytes_written_by_helpers_;
+    ReportRecords(committer.records());
+  } catch (...) {
+    if (!journal) RemoveEmptyOutput();
+    throw;
+  }
+}
+
+ConversionReport RunPlan(const Source& source, const Plan& plan, const fs::path& output,
+                         const RunOptions& run, const PlanHooks& hooks, ConversionReport report,
+                         formats::FileSystem& file_system, ProgressSink& progress,
+                         const StopToken& stop) {
+  const auto once = [&](const RunOptions& options) {
+    PlanRun plan_run(source, plan, output, options, hooks, report, file_system, progress, stop);
+    return IsHelper(options.sharing) ? plan_run.Help() : plan_run.Run();
+  };
+  if (!run.part || !run.finish || run.dry_run) return once(run);
+  // --part and --finish: the part first, as if it had been asked for alone.
+  RunOptions step = run;
+  step.finish = false;
+  const ConversionReport part = once(step);
+  step = run;
+  step.part.reset();
+  ConversionReport finished = once(step);
+  finished.bytes_read += part.bytes_read;
+  finished.bytes_written += part.bytes_written;
+  return finished;
+}
+
+}  // namespace dsv3::convert

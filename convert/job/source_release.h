@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <mutex>
+#include <vector>
+
+#include "convert/job/commit.h"
+#include "convert/plan/plan.h"
+#include "convert/stream/source_files.h"
+#include "formats/checkpoint_files.h"
+#include "formats/io/file_system.h"
+
+namespace dsv3::convert {
+
+// For each source file, how many output files need it. Only files of the checkpoint that is
+// converted count here and below.
+std::vector<std::uint32_t> CountNeeds(const Plan& plan, const Catalog& catalog);
+// The source files that an output file needs, each once.
+std::vector<std::uint32_t> SourcesOf(const PlannedFile& file, const Catalog& catalog);
+
+// Frees source shards while a conversion runs, those of the checkpoint that is converted alone:
+// once every output file that needs a shard is committed, and has been read back with the right
+// digest, the shard is deleted (with a symlink, its target too). Its header is saved before in the
+// output directory (.dsv3-freed-N), so that a run which continues can still make the same plan.
+// Thread-safe.
+class SourceRelease {
+ public:
+  SourceRelease(formats::FileSystem& fs, std::filesystem::path directory, const Plan& plan,
+                const Catalog& catalog, SourceFiles& sources, const StopToken& stop);
+
+  // The output file is in place and `record` tells its digest; reads it back. Throws Error
+  // (kVerification) when it differs: nothing that it needs is deleted then.
+  void Committed(std::size_t file, const FileRecord& record);
+  // The output file is in place and has been checked already.
+  void Checked(std::size_t file);
+
+  std::uint64_t freed() const { return freed_; }
+
+ private:
+  void Free(std::uint32_t source);
+  void SaveHeader(std::uint32_t source);
+
+  formats::FileSystem& fs_;
+  std::filesystem::path directory_;
+  const Plan& plan_;
+  const Catalog& catalog_;
+  SourceFiles& sources_;
+  const StopToken& stop_;
+  std::mutex mutex_;  // guards what follows
+  std::vector<std::uint32_t> needs_;
+  std::uint64_t freed_ = 0;
+};
+
+// The shards whose headers an unfinished run saved in `directory`.
+std::vector<formats::FreedShard> ReadFreedShards(const std::filesystem::path& directory);
+// Removes the saved headers, once nobody needs them any more.
+void RemoveFreedShards(const std::filesystem::path& directory, formats::FileSystem& fs);
+
+}  // namespace dsv3::convert

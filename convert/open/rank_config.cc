@@ -1,0 +1,60 @@
+#include "convert/open/rank_config.h"
+
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "convert/model/config_edit.h"
+#include "convert/model/module_list.h"
+#include "formats/checkpoint_files.h"
+#include "formats/error.h"
+#include "formats/json/json_edit.h"
+#include "formats/json/json_writer.h"
+
+namespace dsv3::convert {
+namespace {
+
+using formats::kConfigName;
+
+const QuantizationConfig& QuantizationOrThrow(const WholeModel& model, std::string_view option,
+                                              std::string_view what) {
+  const std::optional<QuantizationConfig>& quantization = model.source.config.quantization;
+  if (quantization && quantization->weight_block_size) return *quantization;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("--on-misaligned {}: this checkpoint's config.json has no "
+                          "weight_block_size, beside which {}; choose another --on-misaligned",
+                          option, what));
+}
+
+}  // namespace
+
+std::string ConfigForRanks(const WholeModel& model, const Slicing& slicing, bool has_mtp) {
+  const ModelConfig& config = model.source.config;
+  std::string text = model.source.config_text;
+  if (slicing.recut_block) {
+    const QuantizationConfig& quantization =
+        QuantizationOrThrow(model, "subblock", "finer blocks could be told");
+    text = formats::ReplaceJsonMember(
+        text, quantization.member + "/weight_block_size",
+        fmt::format("[{}, {}]", slicing.recut_block->rows, slicing.recut_block->cols), kConfigName);
+  }
+  if (!slicing.bf16_modules.empty()) {
+    const QuantizationConfig& quantization =
+        QuantizationOrThrow(model, "bf16", "the modules that are not FP8 could be listed");
+    std::vector<std::string> listed = quantization.modules_to_not_convert;
+    listed.insert(listed.end(), slicing.bf16_modules.begin(), slicing.bf16_modules.end());
+    const ModuleList modules(listed);  // each once
+    formats::JsonWriter json(0);
+    json.BeginArray();
+    for (const std::string& module : modules.entries()) json.String(module);
+    json.EndArray();
+    text = SetConfigMember(text, quantization.member + "/modules_to_not_convert", json.Take());
+  }
+  if (!has_mtp && config.num_nextn_predict_layers != 0) {
+    text = formats::ReplaceJsonMember(text, config.prefix + "num_nextn_predict_layers", "0",
+                                      kConfigName);
+  }
+  return text;
+}
+
+}  // namespace dsv3::convert

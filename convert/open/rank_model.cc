@@ -1,0 +1,386 @@
+#include "convert/open/rank_model.h"
+
+#include <algorithm>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <tuple>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+#include <tbb/parallel_for.h>
+
+#include "convert/catalog/ceil_div.h"
+#include "convert/model/expected_tensors.h"
+#include "convert/model/scaled_weights.h"
+#include "convert/open/rank_config.h"
+#include "convert/parallel/slicing.h"
+#include "convert/plan/assemble_expression.h"
+#include "convert/plan/plan.h"
+#include "convert/plan/recut_scales_expression.h"
+#include "formats/checkpoint_check.h"
+#include "formats/checkpoint_files.h"
+#include "formats/error.h"
+#include "formats/hash/xxh3.h"
+#include "formats/require_no_errors.h"
+#include "formats/safetensors.h"
+
+namespace dsv3::convert {
+namespace {
+
+using formats::Dtype;
+using formats::kConfigName;
+using formats::LayoutTensor;
+using formats::RankLayout;
+using formats::SafetensorsHeader;
+using formats::Shape;
+
+constexpr std::string_view kRestoreLayout =
+    "restore layout.json, or make the rank shards again with dsv3-reshard";
+
+[[noreturn]] void Fail(const std::string& tensor, std::string_view problem) {
+  throw Error(
+      ErrorCode::kBadInput,
+      fmt::format("layout.json: {} {}; {}", QuoteForMessage(tensor), problem, kRestoreLayout),
+      {std::string(formats::kRankLayoutName), tensor});
+}
+
+// The files that the ranks were made from, as layout.json tells of them.
+struct Original {
+  std::vector<SafetensorsHeader> headers;
+  Catalog catalog;
+  ModelConfig config;
+};
+
+std::vector<SafetensorsHeader> ParseHeaders(const RankLayout& layout) {
+  std::vector<SafetensorsHeader> headers(layout.source_files.size());
+  tbb::parallel_for(std::size_t{0}, headers.size(), [&](std::size_t i) {
+    const formats::LayoutSourceFile& file = layout.source_files[i];
+    const std::string bytes = WithLength(file.header);
+    headers[i] = formats::ParseSafetensorsHeader(std::as_bytes(std::span(bytes)), file.bytes,
+                                                 "layout.json: the header of " + file.name);
+  });
+  return headers;
+}
+
+// Headers, index and names of files must agree with each other as those of a checkpoint do.
+void RequireConsistent(const RankLayout& layout, const std::vector<SafetensorsHeader>& headers) {
+  std::vector<formats::ShardToCheck> shards;
+  for (std::size_t i = 0; i < headers.size(); ++i) {
+    const std::string& name = layout.source_files[i].name;
+    const bool is_side_file =
+        std::any_of(layout.side_files.begin(), layout.side_files.end(),
+                    [&](const formats::LayoutSideFile& side) { return side.name == name; });
+    if (IsReservedName(name) || name == kConfigName || is_side_file) {
+      Fail(name, "cannot be the name of a file of weights");
+    }
+    shards.push_back({name, &headers[i]});
+  }
+  for (const formats::LayoutSideFile& side : layout.side_files) {
+    if (IsReservedName(side.name)) Fail(side.name, "cannot be the name of a side file");
+  }
+  formats::Findings findings;
+  if (layout.source_index) {
+    const formats::ShardIndex index =
+        formats::ParseShardIndex(*layout.source_index, "layout.json: the index");
+    const bool same_files = std::equal(
+        index.files.begin(), index.files.end(), layout.source_files.begin(),
+        layout.source_files.end(),
+        [](const std::string& name, const formats::LayoutSourceFile& f) { return name == f.name; });
+    if (!same_files)
+      Fail(std::string(formats::kShardIndexName), "lists other files than \"source\"");
+    findings = formats::CompareWithIndex(index, shards);
+  } else {
+    findings = formats::CompareShards(shards);
+  }
+  formats::RequireNoErrors(findings,
+                           {"fault of the original's headers", "faults of the original's headers"},
+                           "layout.json: ");
+}
+
+Catalog CatalogOf(const RankLayout& layout, const std::vector<SafetensorsHeader>& headers) {
+  std::vector<SourceFile> files;
+  std::vector<CatalogTensor> tensors;
+  for (std::size_t i = 0; i < headers.size(); ++i) {
+    const auto file = static_cast<std::uint32_t>(i);
+    files.push_back(
+        {layout.source_files[i].name, {}, layout.source_files[i].bytes, 0, headers[i].digest});
+    for (const formats::SafetensorsTensor& tensor : headers[i].tensors) {
+      tensors.push_back({tensor.name,
+                         tensor.dtype,
+                         tensor.shape,
+                         {file, headers[i].data_offset + tensor.begin, tensor.end - tensor.begin}});
+    }
+  }
+  return Catalog(std::move(files), std::move(tensors));
+}
+
+Original ReadOriginal(const RankLayout& layout) {
+  std::vector<SafetensorsHeader> headers = ParseHeaders(layout);
+  RequireConsistent(layout, headers);
+  Catalog catalog = CatalogOf(layout, headers);
+  return {std::move(headers), std::move(catalog),
+          ParseModelConfig(layout.source_config, "layout.json: the config")};
+}
+
+// A box of a tensor of the original that a tensor of the ranks holds.
+struct Piece {
+  Tile tile;
+  const LayoutTensor* from = nullptr;
+};
+
+// The pieces of every tensor of the original, by position in its catalog. Of pieces with the same
+// box only that of the first file stands here.
+class Pieces {
+ public:
+  Pieces(const RankDirectory& ranks, const Catalog& original) : of_(original.tensors().size()) {
+    std::vector<bool> seen(ranks.layout.tensors.size(), false);
+    for (std::uint32_t i = 0; i < ranks.catalog.tensors().size(); ++i) {
+      const std::uint32_t position = ranks.layout_tensors[i];
+      if (seen[position]) continue;
+      seen[position] = true;
+      Add(ranks, original, i, ranks.layout.tensors[position]);
+    }
+    for (std::vector<Piece>& pieces : of_) DropCopies(pieces);
+  }
+
+  const std::vector<Piece>& Of(std::uint32_t tensor) const { return of_[tensor]; }
+
+ private:
+  void Add(const RankDirectory& ranks, const Catalog& original, std::uint32_t tensor,
+           const LayoutTensor& listed) {
+    const MatrixShape held = MatrixOf(ranks.catalog.tensors()[tensor].shape);
+    std::uint64_t row = 0;
+    for (const formats::LayoutPart& part : listed.parts) {
+      const std::uint32_t source = original.Find(part.name);
+      if (source == Catalog::kNone) {
+        Fail(listed.name, fmt::format("is said to be cut from {}, which no header of the original "
+                                      "tells of",
+                                      QuoteForMessage(part.name)));
+      }
+      const Box box = {part.row_begin, part.row_end, part.col_begin, part.col_end};
+      // All parts have the columns of `held` (OpenRankDirectory).
+      of_[source].push_back({{box, tensor, row, 0}, &listed});
+      row += box.elements() / held.cols;
+    }
+  }
+
+  static bool IsCopy(const Piece& a, const Piece& b) {
+    if (!(a.tile.target == b.tile.target) || a.from->rule != b.from->rule) return false;
+    const bool are_equal = a.from->xxh3 == b.from->xxh3;
+    if (!are_equal && a.from->parts.size() == 1 && b.from->parts.size() == 1 &&
+        a.from->shape == b.from->shape) {
+      Fail(b.from->name, fmt::format("has two copies of one slice with the XXH3-128 digests {} and "
+                                     "{}",
+                                     a.from->xxh3, b.from->xxh3));
+    }
+    return true;
+  }
+
+  static void DropCopies(std::vector<Piece>& pieces) {
+    const auto box_of = [](const Piece& piece) {
+      const Box& box = piece.tile.target;
+      return std::tuple(box.row_begin, box.row_end, box.col_begin, box.col_end);
+    };
+    std::stable_sort(pieces.begin(), pieces.end(),
+                     [&](const Piece& a, const Piece& b) { return box_of(a) < box_of(b); });
+    const auto end = std::unique(pieces.begin(), pieces.end(), IsCopy);
+    pieces.erase(end, pieces.end());
+    pieces.shrink_to_fit();
+  }
+
+  std::vector<std::vector<Piece>> of_;
+};
+
+class Builder {
+ public:
+  explicit Builder(RankDirectory ranks)
+      : ranks_(std::move(ranks)),
+        original_(ReadOriginal(ranks_.layout)),
+        pieces_(ranks_, original_.catalog) {}
+
+  WholeModel Build() {
+    FindScales();
+    MakeOrigins();
+    std::vector<std::string> headers;
+    std::optional<std::string> index = ranks_.layout.source_index;
+    Catalog catalog = changed_ ? Rewrite(headers, index) : std::move(original_.catalog);
+    if (!changed_) {
+      for (formats::LayoutSourceFile& file : ranks_.layout.source_files) {
+        headers.push_back(std::move(file.header));
+      }
+    }
+    std::unordered_map<std::uint32_t, std::string> digests;
+    digests.reserve(ranks_.layout_tensors.size());
+    for (std::uint32_t i = 0; i < ranks_.layout_tensors.size(); ++i) {
+      digests.emplace(i, ranks_.layout.tensors[ranks_.layout_tensors[i]].xxh3);
+    }
+    ranks_.layout.tensors = {};
+    ranks_.layout.source_files = {};
+    Source source{.directory = ranks_.directory,
+                  .side_files = {},
+                  .needs_index = index.has_value(),
+                  .config_text = ranks_.layout.source_config,
+                  .config = original_.config,
+                  .catalog = std::move(ranks_.catalog),
+                  .warnings = std::move(ranks_.warnings)};
+    const bool is_original =
+        !changed_ && ranks_.layout.dropped.empty() && ranks_.layout.bf16_modules.empty();
+    WholeModel model{.source = std::move(source),
+                     .catalog = std::move(catalog),
+                     .origins = std::move(origins_),
+                     .index = std::move(index),
+                     .headers = std::move(headers),
+                     .is_original = is_original,
+                     .layout = std::move(ranks_.layout),
+                     .digests = std::move(digests)};
+    if (changed_) ChangeConfig(model);
+    return model;
+  }
+
+ private:
+  // The scales of weights that became BF16 are in no rank; those that were cut finer need to know
+  // their weight.
+  void FindScales() {
+    const bool any =
+        std::any_of(ranks_.layout.tensors.begin(), ranks_.layout.tensors.end(),
+                    [](const LayoutTensor& tensor) { return tensor.rule != formats::kSliceRule; });
+    if (!any) return;
+    scaled_ = FindScaledWeights(original_.catalog, original_.config).pairs;
+    for (const ScaledWeight& pair : scaled_) {
+      pair_of_scale_.emplace(pair.scale, &pair);
+      const std::vector<Piece>& pieces = pieces_.Of(pair.weight);
+      if (!pieces.empty() && pieces[0].from->rule == formats::kDequantizeRule) {
+        absent_.insert(pair.scale);
+      }
+    }
+  }
+
+  void MakeOrigins() {
+    for (const std::string& name : ranks_.layout.dropped) {
+      const std::uint32_t tensor = original_.catalog.Find(name);
+      if (tensor != Catalog::kNone && pieces_.Of(tensor).empty()) absent_.insert(tensor);
+    }
+    origins_.resize(original_.catalog.tensors().size());
+    for (std::uint32_t i = 0; i < origins_.size(); ++i) {
+      if (absent_.count(i) != 0) {
+        changed_ = true;
+        continue;
+      }
+      origins_[i] = OriginOf(i);
+      if (origins_[i]->dtype() != original_.catalog.tensors()[i].dtype) changed_ = true;
+    }
+  }
+
+  ExpressionPtr OriginOf(std::uint32_t position) const {
+    const CatalogTensor& tensor = original_.catalog.tensors()[position];
+    const std::vector<Piece>& pieces = pieces_.Of(position);
+    if (pieces.empty() && formats::NumElements(tensor.shape) != 0U) {
+      Fail(tensor.name, "is in no rank file, and is not said to be dropped");
+    }
+    std::vector<Tile> tiles;
+    tiles.reserve(pieces.size());
+    for (const Piece& piece : pieces) {
+      if (piece.from->rule != pieces[0].from->rule) Fail(tensor.name, "was made by two rules");
+      tiles.push_back(piece.tile);
+    }
+    const std::string_view rule =
+        pieces.empty() ? formats::kSliceRule : std::string_view(pieces[0].from->rule);
+    if (rule == formats::kRecutScalesRule) return Recut(position, std::move(tiles));
+    const Dtype dtype = rule == formats::kDequantizeRule ? Dtype::kBF16 : tensor.dtype;
+    return Whole(tensor.name, dtype, tensor.shape, std::move(tiles));
+  }
+
+  ExpressionPtr Whole(const std::string& name, Dtype dtype, const Shape& shape,
+                      std::vector<Tile> tiles) const {
+    if (formats::DtypeBits(dtype) < 8) {
+      Fail(name, "has elements of less than a byte, which ranks cannot share");
+    }
+    return Assemble(ranks_.catalog, name, dtype, shape, std::move(tiles));
+  }
+
+  // The scales for the original's blocks, of those for finer ones.
+  ExpressionPtr Recut(std::uint32_t position, std::vector<Tile> tiles) const {
+    const CatalogTensor& tensor = original_.catalog.tensors()[position];
+    const auto found = pair_of_scale_.find(position);
+    if (found == pair_of_scale_.end()) Fail(tensor.name, "was recut and is no scale of a weight");
+    const ScaledWeight& pair = *found->second;
+    const quant::BlockShape fine = {ranks_.layout.recut_block.first,
+                                    ranks_.layout.recut_block.second};
+    if (fine.rows == 0 || pair.matrices != 1 || pair.block.rows % fine.rows != 0 ||
+        pair.block.cols % fine.cols != 0) {
+      Fail(tensor.name, fmt::format("was recut for blocks of {} x {}, which do not divide its own "
+                                    "of {} x {}",
+                                    fine.rows, fine.cols, pair.block.rows, pair.block.cols));
+    }
+    const Shape shape = {CeilDiv(pair.rows, fine.rows), CeilDiv(pair.cols, fine.cols)};
+    if (!formats::NumBytes(tensor.dtype, shape)) Fail(tensor.name, "has too many recut scales");
+    ExpressionPtr scales = Whole(tensor.name, tensor.dtype, shape, std::move(tiles));
+    return RecutScales(std::move(scales), pair.rows, pair.cols, fine, pair.block);
+  }
+
+  // The original's files with the tensors that are held, and an index over them if it had one.
+  Catalog Rewrite(std::vector<std::string>& headers, std::optional<std::string>& index) {
+    const std::vector<CatalogTensor>& tensors = original_.catalog.tensors();
+    Plan plan;
+    std::uint32_t next = 0;
+    for (std::uint32_t file = 0; file < original_.headers.size(); ++file) {
+      NamedExpressions held;
+      for (; next < tensors.size() && tensors[next].extent.file == file; ++next) {
+        if (origins_[next]) held.emplace_back(tensors[next].name, std::move(origins_[next]));
+      }
+      if (held.empty()) continue;
+      plan.files.push_back(PlanFile(ranks_.layout.source_files[file].name, std::move(held),
+                                    original_.headers[file].metadata));
+      plan.total_size += plan.files.back().bytes - plan.files.back().data_offset;
+    }
+    if (index) index = PlanIndex(plan);
+    origins_.clear();
+    std::vector<SourceFile> files;
+    std::vector<CatalogTensor> held;
+    for (const PlannedFile& planned : plan.files) {
+      const auto file = static_cast<std::uint32_t>(files.size());
+      files.push_back({planned.name, {}, planned.bytes, 0, planned.header_digest});
+      headers.push_back(FileHeader(planned).substr(sizeof(std::uint64_t)));
+      for (const PlannedTensor& tensor : planned.tensors) {
+        const formats::SafetensorsTensor& entry = tensor.entry;
+        held.push_back({entry.name,
+                        entry.dtype,
+                        entry.shape,
+                        {file, planned.data_offset + entry.begin, entry.end - entry.begin}});
+        origins_.push_back(tensor.expression);
+      }
+    }
+    return Catalog(std::move(files), std::move(held));
+  }
+
+  void ChangeConfig(WholeModel& model) const {
+    const std::string_view prefix = FindNamePrefix(model.catalog);
+    const bool has_mtp = std::any_of(model.catalog.tensors().begin(), model.catalog.tensors().end(),
+                                     [&](const CatalogTensor& tensor) {
+                                       return PlaceOf(tensor.name, prefix, original_.config).mtp;
+                                     });
+    Slicing slicing;
+    slicing.bf16_modules = model.layout->bf16_modules;
+    model.source.config_text = ConfigForRanks(model, slicing, has_mtp);
+    model.source.config = ParseModelConfig(model.source.config_text, kConfigName);
+  }
+
+  RankDirectory ranks_;
+  Original original_;
+  Pieces pieces_;
+  std::vector<ScaledWeight> scaled_;
+  std::unordered_map<std::uint32_t, const ScaledWeight*> pair_of_scale_;
+  std::unordered_set<std::uint32_t> absent_;  // from the ranks, positions in original_.catalog
+  std::vector<ExpressionPtr> origins_;        // by position in original_.catalog; null: absent
+  bool changed_ = false;                      // something is not as in the original
+};
+
+}  // namespace
+
+WholeModel PutTogether(RankDirectory ranks) { return Builder(std::move(ranks)).Build(); }
+
+}  // namespace dsv3::convert

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "convert/catalog/progress.h"
+#include "convert/job/conversion_report.h"
+#include "convert/job/run_options.h"
+#include "formats/io/file_system.h"
+#include "quant/quantize.h"
+
+// A conversion from the user's side: a request goes in, a report comes out. Nothing here prints.
+namespace dsv3::convert {
+
+struct Fp8ToBf16Options {
+  bool allow_bad_scales = false;
+};
+
+// How the scale of a weight X is called.
+enum class ScaleNaming {
+  kScaleInv,     // X_scale_inv: DeepSeek up to V3.2, transformers
+  kScale,        // Y.scale for X = Y.weight: DeepSeek V4
+  kWeightScale,  // X_scale: compressed-tensors
+};
+
+// --block: blocks of a shape, or one scale a row or a tensor.
+struct QuantizeBlock {
+  quant::BlockForm form = quant::BlockForm::kBlock;
+  quant::BlockShape shape;  // of kBlock
+  friend bool operator==(const QuantizeBlock&, const QuantizeBlock&) = default;
+};
+
+struct Bf16ToFp8Options {
+  // What is not given is DeepSeek's: recipe deepseek, F32 scales for 128 × 128 blocks, named
+  // weight_scale_inv. With `scales_from` it is as there.
+  std::optional<quant::QuantizeRecipe> recipe;
+  std::optional<quant::ScaleFmt> scale_fmt;
+  std::optional<QuantizeBlock> block;
+  std::optional<ScaleNaming> scale_name;  // kScaleInv or kScale
+  // Shell globs over whole tensor names: what is quantised beyond what the model's rules tell, and
+  // what is not; the latter win.
+  std::vector<std::string> include;
+  std::vector<std::string> exclude;
+  quant::Nonfinite nonfinite = quant::Nonfinite::kReport;
+  std::filesystem::path scales_from;  // the original FP8 checkpoint; empty: none
+};
+
+struct ConversionRequest {
+  std::filesystem::path input;
+  std::filesystem::path output;
+  // Of the command that is run.
+  Fp8ToBf16Options fp8_to_bf16;
+  Bf16ToFp8Options bf16_to_fp8;
+  RunOptions run;
+};
+
+// Runs `dsv3-convert fp8-to-bf16`. Throws Error with the code of design.md's table. When `stop` is
+// requested it ends with kInterrupted, leaving what the same request continues from.
+ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::FileSystem& fs,
+                                  ProgressSink& progress, const StopToken& stop);
+
+// Runs `dsv3-convert bf16-to-fp8`, in the same way.
+ConversionReport ConvertBf16ToFp8(const ConversionRequest& request, formats::FileSystem& fs,
+                                  ProgressSink& progress, const StopToken& stop);
+
+}  // namespace dsv3::convert

@@ -1,0 +1,62 @@
+#include <chrono>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/job/output_place.h"
+#include "convert/job/run_plan.h"
+#include "convert/open/whole_model.h"
+#include "convert/recipes/job_common.h"
+#include "convert/recipes/merge.h"
+#include "convert/recipes/reshard_job.h"
+#include "formats/error.h"
+#include "formats/rank_layout.h"
+
+namespace dsv3::convert {
+namespace {
+
+void RequireRankDirectory(const std::filesystem::path& input) {
+  if (IsRankDirectory(input)) return;
+  std::error_code ignored;
+  const bool is_there = std::filesystem::is_directory(input, ignored);
+  throw Error(
+      ErrorCode::kBadInput,
+      fmt::format("{}: {}; give the directory that dsv3-reshard wrote the rank shards to",
+                  input.string(),
+                  is_there ? "there is no layout.json, which tells what each rank file holds"
+                           : "there is no such directory"),
+      {std::string(formats::kRankLayoutName), ""});
+}
+
+}  // namespace
+
+MergeReport Merge(const ConversionRequest& request, formats::FileSystem& fs, ProgressSink& progress,
+                  const StopToken& stop) {
+  const auto begin = std::chrono::steady_clock::now();
+  CheckRunOptions(request.run);
+  if (request.run.delete_source_shards) {
+    throw Error(ErrorCode::kUsage,
+                "--delete-source-shards: no file of a merge appears before all rank shards were "
+                "checked, so that none can be deleted before; leave the option out");
+  }
+  RequireRankDirectory(request.input);
+  RequirePlaces(request.input, request.output);
+  const WholeModel model = OpenWholeModel(request.input);
+  const Plan plan = PlanMerge(model);
+  MergeReport report;
+  report.original = model.is_original;
+  report.differences = DifferencesFromOriginal(model);
+  ConversionReport conversion;
+  conversion.recipe = kMerge;
+  ReportPlanned(model.source, plan, 0, conversion);
+  conversion.converted_tensors = conversion.tensors - conversion.copied_tensors;
+  PlanHooks hooks;
+  hooks.preflight = [](const PreflightRun& run) { return run.known; };
+  report.conversion = RunPlan(model.source, plan, request.output, request.run, hooks,
+                              std::move(conversion), fs, progress, stop);
+  report.conversion.seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return report;
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,132 @@
+#include "convert/stream/appended_file.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "formats/error.h"
+
+namespace dsv3::convert {
+
+AppendedFile::AppendedFile(const Plan& plan, std::size_t plan_file, std::size_t buffer_bytes,
+                           bool sha256, bool tensor_sha256)
+    : file_(plan.files[plan_file]),
+      plan_file_(plan_file),
+      buffer_bytes_(buffer_bytes),
+      use_sha256_(sha256),
+      tensor_sha256_(tensor_sha256) {
+  record_.name = file_.name;
+  record_.bytes = file_.bytes;
+  record_.tensors.resize(file_.tensors.size());
+}
+
+void AppendedFile::RequireRoom(std::size_t bytes) const {
+  if (bytes <= room() && bytes <= file_.bytes - position()) return;
+  throw Error(ErrorCode::kInternal,
+              fmt::format("{}: more bytes were made than the file has, which is {}", file_.name,
+                          file_.bytes),
+              {file_.name, ""});
+}
+
+void AppendedFile::Stage(std::span<const std::byte> data) {
+  RequireRoom(data.size());
+  if (data.empty()) return;
+  if (buffer_.size() == 0) buffer_ = formats::AlignedBuffer(buffer_bytes_);
+  std::memcpy(buffer_.data() + filled_, data.data(), data.size());
+  filled_ += data.size();
+}
+
+void AppendedFile::StageZeros(std::size_t bytes) {
+  RequireRoom(bytes);
+  if (bytes == 0) return;
+  if (buffer_.size() == 0) buffer_ = formats::AlignedBuffer(buffer_bytes_);
+  std::memset(buffer_.data() + filled_, 0, bytes);
+  filled_ += bytes;
+}
+
+void AppendedFile::DigestSeveral(std::span<AppendedFile* const> files) {
+  std::vector<formats::Sha256::Part> parts;
+  for (AppendedFile* const file : files) {
+    const std::span<const std::byte> staged =
+        std::span<const std::byte>(file->buffer_.span())
+            .subspan(file->digested_, file->filled_ - file->digested_);
+    if (file->use_sha256_) {
+      parts.push_back({&file->sha256_, staged});
+    } else {
+      file->xxh3_.Update(staged);
+    }
+  }
+  formats::Sha256::UpdateMany(parts);
+  for (AppendedFile* const file : files) {
+    file->DigestTensors(std::span<const std::byte>(file->buffer_.span())
+                            .subspan(file->digested_, file->filled_ - file->digested_));
+    file->digested_ = file->filled_;
+  }
+}
+
+void AppendedFile::DigestTensors(std::span<const std::byte> staged) {
+  std::uint64_t position = buffer_offset_ + digested_;
+  if (position < file_.data_offset) {
+    const auto header = static_cast<std::size_t>(
+        std::min<std::uint64_t>(staged.size(), file_.data_offset - position));
+    position += header;
+    staged = staged.subspan(header);
+  }
+  while (!staged.empty()) {
+    SkipEmptyTensors();
+    const std::uint64_t end = file_.data_offset + file_.tensors[tensor_].entry.end;
+    const auto length =
+        static_cast<std::size_t>(std::min<std::uint64_t>(staged.size(), end - position));
+    tensor_xxh3_.Update(staged.first(length));
+    if (tensor_sha256_) tensor_hash_.Update(staged.first(length));
+    position += length;
+    staged = staged.subspan(length);
+    if (position == end) FinishTensor();
+  }
+}
+
+void AppendedFile::FinishTensor() {
+  Digests& output = record_.tensors[tensor_++].output;
+  output.xxh3 = tensor_xxh3_.Hex();
+  tensor_xxh3_.Reset();
+  if (!tensor_sha256_) return;
+  output.sha256 = tensor_hash_.FinishHex();
+  tensor_hash_ = formats::Sha256();
+}
+
+// No byte tells of an empty tensor.
+void AppendedFile::SkipEmptyTensors() {
+  while (tensor_ < file_.tensors.size() &&
+         file_.tensors[tensor_].entry.begin == file_.tensors[tensor_].entry.end) {
+    FinishTensor();
+  }
+}
+
+std::size_t AppendedFile::Flush(OutputSink& sink) {
+  if (!complete() && room() > 0) return 0;
+  if (!output_) output_ = created_ ? sink.Reopen(plan_file_) : sink.Open(plan_file_);
+  created_ = true;
+  output_->WriteAt(buffer_offset_, buffer_.span().first(filled_));
+  const std::size_t written = filled_;
+  buffer_offset_ += filled_;
+  filled_ = 0;
+  digested_ = 0;
+  return written;
+}
+
+void AppendedFile::Commit(OutputSink& sink) {
+  if (!output_) output_ = sink.Reopen(plan_file_);
+  SkipEmptyTensors();
+  if (use_sha256_) {
+    record_.file.sha256 = sha256_.FinishHex();
+  } else {
+    record_.file.xxh3 = xxh3_.Hex();
+  }
+  buffer_ = formats::AlignedBuffer();
+  sink.Commit(plan_file_, std::move(output_), std::move(record_));
+}
+
+}  // namespace dsv3::convert

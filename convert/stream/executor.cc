@@ -1,0 +1,370 @@
+#include "convert/stream/executor.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <semaphore>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+#include <tbb/info.h>
+
+#include "convert/stream/chunk.h"
+#include "convert/stream/compute_slot.h"
+#include "convert/stream/output_digests.h"
+#include "convert/stream/page_writer.h"
+#include "convert/stream/workers.h"
+#include "formats/error.h"
+
+namespace dsv3::convert {
+namespace {
+
+// Threads beyond the compute threads: they wait for the disk, so that it always has requests.
+constexpr unsigned kIoThreads = 4;
+// Files whose chunks one thread digests side by side; more do not fit the registers.
+constexpr std::size_t kDigestTogether = 4;
+constexpr std::size_t kMaxChunkBytes = std::size_t{4} << 20;
+constexpr std::size_t kMinChunkBytes = std::size_t{256} << 10;
+// So many chunks should find room: fewer would leave threads without work.
+constexpr std::uint64_t kEnoughChunks = 12;
+
+std::size_t ChunkBytes(std::uint64_t memory_bytes) {
+  std::size_t bytes = kMaxChunkBytes;
+  // Of a copy: its bytes and as many source bytes.
+  while (bytes > kMinChunkBytes &&
+         MostChunkMemory({}, {}, bytes).bytes() * kEnoughChunks > memory_bytes) {
+    bytes /= 2;
+  }
+  return bytes;
+}
+
+// An output file that is being written.
+struct Lane {
+  enum class State { kFree, kOpen, kCommitting };
+  State state = State::kFree;
+  std::size_t file = 0;  // position in Plan::files
+  std::string header;
+  std::unique_ptr<formats::OutputFile> output;
+  std::optional<PageWriter> writer;
+  std::optional<FileDigests> digests;
+  std::uint64_t next_offset = 0;  // where the next chunk begins
+  std::uint64_t next_to_issue = 0;
+  std::uint64_t next_to_digest = 0;
+  bool digesting = false;                   // a thread holds the lane's digests
+  std::map<std::uint64_t, Chunk*> written;  // waiting for their turn in the digests
+
+  bool CanDigest() const {
+    return !digesting && !written.empty() && written.begin()->first == next_to_digest;
+  }
+  std::uint64_t outstanding() const { return next_to_issue - next_to_digest; }
+};
+
+// The streaming pipeline. Each worker takes the next chunk, reads, evaluates and writes it, then
+// digests whatever chunks are next in their files, several files side by side. A chunk waits only
+// for earlier chunks of its file, which are in the hands of running workers, so the workers never
+// wait in a circle.
+//
+// By-products are written by the chunk that makes them. The file's digest waits for none of them:
+// where it cannot go on, the rest is read back when the file is wholly written.
+class Executor {
+ public:
+  Executor(const Plan& plan, std::span<const std::size_t> files, SourceFiles& sources,
+           const ExecutorOptions& options, OutputSink& sink, ProgressSink& progress,
+           const StopToken& stop)
+      : plan_(plan),
+        pending_(files.begin(), files.end()),
+        sources_(sources),
+        options_(options),
+        sink_(sink),
+        progress_(progress),
+        stop_(stop),
+        resources_(PlanResources(options, plan, files)),
+        lanes_(resources_.open_files),
+        chunks_(resources_.chunks),
+        compute_(static_cast<std::ptrdiff_t>(options.threads)) {
+    for (Chunk& chunk : chunks_) free_.push_back(&chunk);
+  }
+
+  void Run() {
+    RunWorkers(resources_.workers, [this](unsigned) { Work(); });
+    if (error_) std::rethrow_exception(error_);
+    if (!Done()) ThrowInterrupted();
+  }
+
+ private:
+  void Work() noexcept {
+    try {
+      while (Chunk* chunk = Next()) {
+        Lane& lane = lanes_[chunk->lane];
+        const PlannedFile& file = plan_.files[lane.file];
+        ReadChunk(file, resources_.output_bytes, sources_, *chunk);
+        {
+          const ComputeSlot slot(compute_);
+          EvaluateChunk(file, lane.header, *chunk);
+        }
+        if (stop_.stopped()) break;
+        progress_.OnBytes(WriteChunk(*chunk, *lane.writer), file.name);
+        {
+          const std::lock_guard lock(mutex_);
+          lane.written.emplace(chunk->index, chunk);
+        }
+        DigestWhatIsReady(Partners::kWaitFor);
+      }
+    } catch (...) {
+      Fail(std::current_exception());
+    }
+    // Those that wait for a chunk see that there is none to come.
+    const std::lock_guard lock(mutex_);
+    changed_.notify_all();
+  }
+
+  void Fail(std::exception_ptr error) {
+    const std::lock_guard lock(mutex_);
+    if (!error_) error_ = std::move(error);
+  }
+
+  bool Ended() const { return error_ != nullptr || stop_.stopped(); }
+
+  bool Done() const {
+    return pending_.empty() && std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) {
+             return lane.state == Lane::State::kFree;
+           });
+  }
+
+  // The next chunk to make, or nullptr when there is none left (or the job has ended). Digests what
+  // waits for partners when there is nothing else to do.
+  Chunk* Next() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      if (Ended()) return nullptr;
+      Lane* lane = free_.empty() ? nullptr : LaneToAdvance();
+      if (lane != nullptr) {
+        Chunk* chunk = free_.back();
+        free_.pop_back();
+        chunk->lane = static_cast<std::size_t>(lane - lanes_.data());
+        chunk->index = lane->next_to_issue++;
+        chunk->offset = lane->next_offset;
+        chunk->end = ChunkEnd(plan_.files[lane->file], chunk->offset, resources_.chunk_bytes);
+        lane->next_offset = chunk->end;
+        return chunk;
+      }
+      if (Done()) return nullptr;
+      if (std::any_of(lanes_.begin(), lanes_.end(),
+                      [](const Lane& one) { return one.CanDigest(); })) {
+        lock.unlock();
+        DigestWhatIsReady(Partners::kDoWithout);
+        lock.lock();
+        continue;
+      }
+      // A chunk or lane becomes free, or there is nothing left to issue but others still digest.
+      changed_.wait(lock);
+    }
+  }
+
+  // The open file with the fewest chunks on their way, so that files advance together and their
+  // digests find partners. Opens pending files while lanes are free.
+  Lane* LaneToAdvance() {
+    Lane* best = nullptr;
+    for (Lane& lane : lanes_) {
+      if (lane.state == Lane::State::kFree && !pending_.empty()) OpenLane(lane);
+      if (lane.state != Lane::State::kOpen || lane.next_offset == plan_.files[lane.file].bytes) {
+        continue;
+      }
+      if (best == nullptr || lane.outstanding() < best->outstanding()) best = &lane;
+    }
+    return best;
+  }
+
+  void OpenLane(Lane& lane) {
+    lane.file = pending_.front();
+    const PlannedFile& file = plan_.files[lane.file];
+    lane.header = FileHeader(file);
+    lane.digests.emplace(
+        file, FileDigests::Options{options_.sha256, options_.tensor_sha256, options_.checks});
+    lane.next_offset = 0;
+    lane.next_to_issue = 0;
+    lane.next_to_digest = 0;
+    lane.output = sink_.Open(lane.file);
+    lane.writer.emplace(*lane.output, file.bytes);
+    lane.state = Lane::State::kOpen;
+    pending_.pop_front();
+  }
+
+  // Whether a digest may wait until as many files as go side by side have a chunk ready: that
+  // saves processor time, and takes chunks.
+  enum class Partners { kWaitFor, kDoWithout };
+
+  // Digests chunks until none is next in its file, or other threads are at them, or they wait.
+  void DigestWhatIsReady(Partners partners) {
+    std::vector<Chunk*> chunks;
+    std::vector<FileDigests::Part> parts;
+    for (;;) {
+      chunks.clear();
+      parts.clear();
+      {
+        const std::lock_guard lock(mutex_);
+        if (error_) return;
+        const auto ready = static_cast<std::size_t>(std::count_if(
+            lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.CanDigest(); }));
+        if (partners == Partners::kWaitFor && !free_.empty() &&
+            ready < std::min(kDigestTogether, lanes_.size())) {
+          return;
+        }
+        for (Lane& lane : lanes_) {
+          if (chunks.size() == kDigestTogether || !lane.CanDigest()) continue;
+          lane.digesting = true;
+          chunks.push_back(lane.written.begin()->second);
+          parts.push_back({&*lane.digests, chunks.back()});
+          lane.written.erase(lane.written.begin());
+        }
+      }
+      if (chunks.empty()) return;
+      {
+        const ComputeSlot slot(compute_);
+        FileDigests::AddSeveral(parts);
+      }
+      Digested(chunks);
+    }
+  }
+
+  // Frees the chunks, and ends the files whose last ones they are.
+  void Digested(std::span<Chunk* const> chunks) {
+    std::vector<Chunk*> last;
+    {
+      const std::lock_guard lock(mutex_);
+      for (Chunk* chunk : chunks) {
+        Lane& lane = lanes_[chunk->lane];
+        ++lane.next_to_digest;
+        lane.digesting = false;
+        if (chunk->end == plan_.files[lane.file].bytes) {
+          lane.state = Lane::State::kCommitting;  // this thread's alone from here
+          last.push_back(chunk);
+        } else {
+          free_.push_back(chunk);
+        }
+      }
+    }
+    changed_.notify_all();
+    for (Chunk* chunk : last) EndFile(*chunk);
+  }
+
+  // `chunk` is the file's last one; its memory serves once more.
+  void EndFile(Chunk& chunk) {
+    Lane& lane = lanes_[chunk.lane];
+    const PlannedFile& file = plan_.files[lane.file];
+    if (lane.writer->bytes() != file.bytes) {
+      throw Error(ErrorCode::kInternal,
+                  fmt::format("{}: {} bytes were made, expected {}", file.name,
+                              lane.writer->bytes(), file.bytes),
+                  {file.name, ""});
+    }
+    const bool digested = DigestRest(lane, chunk);
+    {
+      const std::lock_guard lock(mutex_);
+      free_.push_back(&chunk);
+    }
+    changed_.notify_one();
+    if (!digested) return;
+    lane.writer.reset();
+    sink_.Commit(lane.file, std::move(lane.output), lane.digests->Finish());
+    lane.digests.reset();
+    const std::lock_guard lock(mutex_);
+    lane.state = Lane::State::kFree;
+    changed_.notify_all();
+  }
+
+  // Reads back what could not be digested on its way to the disk; whether all of it was.
+  bool DigestRest(Lane& lane, Chunk& chunk) {
+    const PlannedFile& file = plan_.files[lane.file];
+    const std::uint64_t planned = file.bytes - PlannedRest(file);
+    std::uint64_t offset = lane.digests->BeginRest();
+    while (offset < file.bytes) {
+      {
+        const std::lock_guard lock(mutex_);
+        if (Ended()) return false;
+      }
+      const auto length = static_cast<std::size_t>(
+          std::min<std::uint64_t>(resources_.chunk_bytes, file.bytes - offset));
+      const std::span<const std::byte> data =
+          sink_.ReadBack(lane.file, offset, length, chunk.output_buffer.span());
+      {
+        const ComputeSlot slot(compute_);
+        lane.digests->AddRest(data);
+      }
+      offset += length;
+      // The watcher hears of the file, but counts only what it was told to expect.
+      progress_.OnBytes(std::min<std::uint64_t>(length, offset - std::min(offset, planned)),
+                        file.name);
+    }
+    return true;
+  }
+
+  const Plan& plan_;
+  std::deque<std::size_t> pending_;  // files not yet opened
+  SourceFiles& sources_;
+  const ExecutorOptions& options_;
+  OutputSink& sink_;
+  ProgressSink& progress_;
+  const StopToken& stop_;
+  const ExecutorResources resources_;
+
+  std::mutex mutex_;  // guards what follows, except a lane's digests while `digesting`
+  std::condition_variable changed_;
+  std::vector<Lane> lanes_;
+  std::vector<Chunk> chunks_;
+  std::vector<Chunk*> free_;
+  std::exception_ptr error_;
+
+  std::counting_semaphore<> compute_;
+};
+
+}  // namespace
+
+void RequireChecks(const Plan& plan, const ExecutorOptions& options) {
+  if (plan.source_digests.empty() || options.checks != nullptr) return;
+  throw Error(ErrorCode::kInternal, "a plan's digests of its sources are not checked");
+}
+
+unsigned ResolveThreads(unsigned threads) {
+  return threads != 0 ? threads
+                      : static_cast<unsigned>(std::max(1, tbb::info::default_concurrency()));
+}
+
+ExecutorResources PlanResources(const ExecutorOptions& options, const Plan& plan,
+                                std::span<const std::size_t> files) {
+  ExecutorResources resources;
+  std::size_t open_files = options.max_open_files;
+  if (open_files == 0) {
+    // So that each thread finds partners for its digests.
+    open_files = std::clamp<std::size_t>(std::size_t{2} * options.threads, 4, 16);
+  }
+  resources.open_files = std::max<std::size_t>(1, std::min(open_files, files.size()));
+  resources.chunk_bytes = ChunkBytes(options.memory_bytes);
+  const ChunkMemory chunk = MostChunkMemory(plan, files, resources.chunk_bytes);
+  resources.output_bytes = static_cast<std::size_t>(chunk.output_bytes);
+  const std::uint64_t affordable = std::max<std::uint64_t>(2, options.memory_bytes / chunk.bytes());
+  resources.workers =
+      static_cast<unsigned>(std::min<std::uint64_t>(options.threads + kIoThreads, affordable));
+  // Beyond the workers' own, chunks only wait for their digests.
+  resources.chunks = static_cast<std::size_t>(
+      std::min<std::uint64_t>(affordable, resources.workers + 2 * resources.open_files));
+  resources.memory_bytes = resources.chunks * chunk.bytes();
+  return resources;
+}
+
+void Execute(const Plan& plan, std::span<const std::size_t> files, SourceFiles& sources,
+             const ExecutorOptions& options, OutputSink& sink, ProgressSink& progress,
+             const StopToken& stop) {
+  if (files.empty()) return;
+  RequireChecks(plan, options);
+  Executor(plan, files, sources, options, sink, progress, stop).Run();
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,137 @@
+#include "convert/stream/output_digests.h"
+
+#include <utility>
+#include <vector>
+
+namespace dsv3::convert {
+
+std::uint64_t PlannedRest(const PlannedFile& file) {
+  for (const PlannedTensor& tensor : file.tensors) {
+    if (IsLate(tensor)) return file.bytes - (file.data_offset + tensor.entry.begin);
+  }
+  return 0;
+}
+
+FileDigests::FileDigests(const PlannedFile& file, Options options)
+    : file_(file), options_(options) {
+  record_.name = file.name;
+  record_.bytes = file.bytes;
+  record_.tensors.resize(file.tensors.size());
+  for (std::size_t i = 0; i < file.tensors.size(); ++i) {
+    if (file.tensors[i].entry.begin != file.tensors[i].entry.end) continue;
+    // No chunk has a part of an empty tensor.
+    Stream nothing;
+    record_.tensors[i].output = FinishStream(nothing);
+    if (file.tensors[i].expression->streams_whole_source()) {
+      record_.tensors[i].streamed = record_.tensors[i].output;
+    }
+  }
+}
+
+std::span<const std::byte> FileDigests::FileBytes(const Chunk& chunk) const {
+  if (unexpected_ || next_ != chunk.offset) return {};
+  return chunk.data.first(chunk.known_bytes);
+}
+
+void FileDigests::AddSeveral(std::span<const Part> parts) {
+  std::vector<formats::Sha256::Part> files;
+  for (const Part& part : parts) {
+    const std::span<const std::byte> data = part.digests->FileBytes(*part.chunk);
+    part.digests->next_ += data.size();
+    if (part.digests->options_.sha256) {
+      files.push_back({&part.digests->file_sha256_, data});
+    } else {
+      part.digests->file_xxh3_.Update(data);
+    }
+  }
+  formats::Sha256::UpdateMany(files);
+  for (const Part& part : parts) part.digests->AddParts(*part.chunk);
+}
+
+void FileDigests::AddParts(const Chunk& chunk) {
+  for (const ChunkPart& part : chunk.parts) {
+    // A by-product is digested with its maker.
+    if (part.kind != ChunkPart::Kind::kValue) continue;
+    TensorRecord& tensor = record_.tensors[part.tensor];
+    tensor.nan_codes += part.counts.nan_codes;
+    for (const quant::Quality& quality : part.counts.quality) {
+      if (!tensor.quality) tensor.quality = std::make_shared<quant::Quality>();
+      tensor.quality->Add(quality);
+    }
+    UpdateStream(output_, part.output);
+    if (file_.tensors[part.tensor].expression->streams_whole_source()) {
+      UpdateStream(streamed_, part.streamed);
+    }
+    if (options_.checks != nullptr) CheckSources(chunk, part);
+    if (!part.by_product.empty()) UpdateStream(by_product_, part.by_product);
+    if (!part.as_expected) unexpected_ = true;
+    if (part.ends_tensor) EndTensor(part);
+  }
+}
+
+void FileDigests::CheckSources(const Chunk& chunk, const ChunkPart& part) const {
+  for (std::size_t i = part.first_input; i < part.first_input + part.num_inputs; ++i) {
+    options_.checks->Add(chunk.reads[i].tensor, chunk.reads[i].begin, chunk.inputs[i]);
+  }
+  if (part.ends_tensor) {
+    options_.checks->FinishSources(*file_.tensors[part.tensor].expression);
+  }
+}
+
+void FileDigests::EndTensor(const ChunkPart& part) {
+  TensorRecord& tensor = record_.tensors[part.tensor];
+  tensor.output = FinishStream(output_);
+  const Digests streamed = FinishStream(streamed_);
+  // What a constant was found in is streamed by another tensor.
+  const Expression& expression = *file_.tensors[part.tensor].expression;
+  if (part.num_inputs != 0 && expression.streams_whole_source()) tensor.streamed = streamed;
+  const std::uint32_t by_product = file_.tensors[part.tensor].by_product;
+  if (by_product == PlannedTensor::kNone) return;
+  record_.tensors[by_product].output = FinishStream(by_product_);
+  record_.tensors[by_product].streamed = streamed;
+}
+
+void FileDigests::UpdateStream(Stream& stream, std::span<const std::byte> data) const {
+  stream.xxh3.Update(data);
+  if (options_.tensor_sha256) stream.sha256.Update(data);
+}
+
+Digests FileDigests::FinishStream(Stream& stream) const {
+  Digests digests;
+  digests.xxh3 = stream.xxh3.Hex();
+  stream.xxh3.Reset();
+  if (options_.tensor_sha256) {
+    digests.sha256 = stream.sha256.FinishHex();
+    stream.sha256 = formats::Sha256();
+  }
+  return digests;
+}
+
+std::uint64_t FileDigests::BeginRest() {
+  if (unexpected_) {
+    file_sha256_ = formats::Sha256();
+    file_xxh3_.Reset();
+    next_ = 0;
+  }
+  return next_;
+}
+
+void FileDigests::AddRest(std::span<const std::byte> data) {
+  next_ += data.size();
+  if (options_.sha256) {
+    file_sha256_.Update(data);
+  } else {
+    file_xxh3_.Update(data);
+  }
+}
+
+FileRecord FileDigests::Finish() {
+  if (options_.sha256) {
+    record_.file.sha256 = file_sha256_.FinishHex();
+  } else {
+    record_.file.xxh3 = file_xxh3_.Hex();
+  }
+  return std::move(record_);
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "convert/plan/plan.h"
+#include "convert/stream/chunk.h"
+#include "convert/stream/record.h"
+#include "convert/stream/source_checks.h"
+#include "formats/hash/sha256.h"
+#include "formats/hash/xxh3.h"
+
+namespace dsv3::convert {
+
+// How much of a file the plan knows to be read back for its digest: what comes behind the first
+// by-product that is not expected.
+std::uint64_t PlannedRest(const PlannedFile& file);
+
+// The digests of a file that is written chunk by chunk. Chunks must come in order; one thread at a
+// time.
+//
+// The digest of the file takes its bytes in order. Bytes of a by-product that is made only later
+// stop it: what comes behind them, the rest, is read back when all is written. Where a by-product
+// is not what it was expected to be, the rest is the whole file.
+class FileDigests {
+ public:
+  struct Options {
+    bool sha256 = true;              // of the file; else its xxh3
+    bool tensor_sha256 = false;      // of tensors and of what they were streamed from
+    SourceChecks* checks = nullptr;  // gets what the file's tensors are made of; may be nullptr
+  };
+
+  FileDigests(const PlannedFile& file, Options options);
+
+  // A chunk and the digests of its file.
+  struct Part {
+    FileDigests* digests = nullptr;
+    const Chunk* chunk = nullptr;
+  };
+  // Adds a chunk each of several files, side by side where that is faster.
+  static void AddSeveral(std::span<const Part> parts);
+
+  // After the last chunk: where the rest begins, the file's end when there is none. AddRest takes
+  // its bytes, in order.
+  std::uint64_t BeginRest();
+  void AddRest(std::span<const std::byte> data);
+
+  // After the rest.
+  FileRecord Finish();
+
+ private:
+  struct Stream {
+    formats::Xxh3 xxh3;
+    formats::Sha256 sha256;
+  };
+
+  // The chunk's bytes that the file's digest takes.
+  std::span<const std::byte> FileBytes(const Chunk& chunk) const;
+  void AddParts(const Chunk& chunk);
+  void CheckSources(const Chunk& chunk, const ChunkPart& part) const;
+  void EndTensor(const ChunkPart& part);
+  void UpdateStream(Stream& stream, std::span<const std::byte> data) const;
+  Digests FinishStream(Stream& stream) const;
+
+  const PlannedFile& file_;
+  Options options_;
+  FileRecord record_;
+  std::uint64_t next_ = 0;   // as far as the file's digest has come
+  bool unexpected_ = false;  // some by-product is not what was digested in its place
+  formats::Sha256 file_sha256_;
+  formats::Xxh3 file_xxh3_;
+  Stream output_;
+  Stream streamed_;
+  Stream by_product_;
+};
+
+}  // namespace dsv3::convert

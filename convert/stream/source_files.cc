@@ -1,0 +1,134 @@
+#include "convert/stream/source_files.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include <fmt/format.h>
+
+#include "formats/error.h"
+#include "formats/io/open_files.h"
+
+namespace dsv3::convert {
+namespace {
+
+// Ranges that lie close together are cheaper to read as one. What lies between them takes memory
+// too: no more than this for all ranges of one call, however many tiny tensors are scattered.
+constexpr std::uint64_t kMaxGapBytes = 16 << 10;
+// Smaller reads go through the page cache, whose read-ahead serves the neighbours.
+constexpr std::uint64_t kMinStreamingBytes = 128 << 10;
+
+struct Request {
+  std::uint32_t file = 0;
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+  std::size_t buffer_offset = 0;
+
+  std::size_t length() const { return static_cast<std::size_t>(end - begin); }
+  bool streaming() const { return end - begin >= kMinStreamingBytes; }
+  std::size_t buffer_bytes() const {
+    return streaming() ? formats::InputFile::ScratchBytes(length())
+                       : static_cast<std::size_t>(formats::AlignUp(length(), 64));
+  }
+};
+
+}  // namespace
+
+SourceFiles::SourceFiles(const Catalog& catalog)
+    : catalog_(catalog),
+      // Each by up to two descriptors, and as many for output files.
+      max_open_(std::min(kMaxOpen, formats::OpenFileBudget() / 4)) {}
+
+std::shared_ptr<const formats::InputFile> SourceFiles::Get(std::uint32_t file) {
+  const std::lock_guard lock(mutex_);
+  const auto found =
+      std::find_if(open_.begin(), open_.end(), [&](const Open& open) { return open.file == file; });
+  if (found != open_.end()) {
+    open_.splice(open_.begin(), open_, found);
+    return found->input;
+  }
+  const SourceFile& source = catalog_.files()[file];
+  const std::string name = source.DisplayName();
+  auto input = std::make_shared<const formats::InputFile>(source.path, name);
+  if (input->bytes() != source.bytes || input->mtime_ns() != source.mtime_ns) {
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: the file changed while it was being read ({} bytes before, {} "
+                            "now); wait until nothing writes to the source, then run the same "
+                            "command again",
+                            name, source.bytes, input->bytes()),
+                {name, ""});
+  }
+  if (open_.size() >= max_open_) open_.pop_back();
+  open_.push_front({file, input});
+  return input;
+}
+
+void SourceFiles::Close(std::uint32_t file) {
+  const std::lock_guard lock(mutex_);
+  open_.remove_if([&](const Open& open) { return open.file == file; });
+}
+
+void SourceFiles::Read(std::span<const SourceRange> ranges, formats::AlignedBuffer& buffer,
+                       std::vector<std::span<const std::byte>>& inputs) {
+  std::vector<Request> wanted(ranges.size());
+  for (std::size_t i = 0; i < ranges.size(); ++i) {
+    const Extent& extent = catalog_.tensors()[ranges[i].tensor].extent;
+    wanted[i] = {extent.file, extent.offset + ranges[i].begin, extent.offset + ranges[i].end, 0};
+  }
+  std::vector<std::size_t> order(ranges.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return std::pair(wanted[a].file, wanted[a].begin) < std::pair(wanted[b].file, wanted[b].begin);
+  });
+
+  std::vector<Request> requests;
+  std::vector<std::size_t> request_of(ranges.size());
+  std::uint64_t gap_bytes_left = kMaxGapBytes;
+  for (const std::size_t i : order) {
+    if (!requests.empty() && requests.back().file == wanted[i].file &&
+        wanted[i].begin <= requests.back().end + gap_bytes_left) {
+      Request& last = requests.back();
+      gap_bytes_left -= wanted[i].begin - std::min(wanted[i].begin, last.end);
+      last.end = std::max(last.end, wanted[i].end);
+    } else {
+      requests.push_back(wanted[i]);
+    }
+    request_of[i] = requests.size() - 1;
+  }
+
+  std::size_t buffer_bytes = 0;
+  for (Request& request : requests) {
+    if (request.streaming()) {
+      buffer_bytes =
+          static_cast<std::size_t>(formats::AlignUp(buffer_bytes, formats::kDirectAlignment));
+    }
+    request.buffer_offset = buffer_bytes;
+    buffer_bytes += request.buffer_bytes();
+  }
+  if (buffer.size() < buffer_bytes) {
+    buffer = formats::AlignedBuffer();  // the old one goes before the new one comes
+    buffer = formats::AlignedBuffer(buffer_bytes);
+  }
+
+  std::vector<std::span<const std::byte>> read(requests.size());
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    const Request& request = requests[i];
+    const auto input = Get(request.file);
+    const std::span<std::byte> room =
+        buffer.span().subspan(request.buffer_offset, request.buffer_bytes());
+    if (request.streaming()) {
+      read[i] = input->ReadStreaming(request.begin, request.length(), room);
+    } else {
+      input->ReadAt(request.begin, room.first(request.length()));
+      read[i] = room.first(request.length());
+    }
+    bytes_read_.fetch_add(request.length(), std::memory_order_relaxed);
+  }
+  inputs.resize(ranges.size());
+  for (std::size_t i = 0; i < ranges.size(); ++i) {
+    const Request& request = requests[request_of[i]];
+    inputs[i] = read[request_of[i]].subspan(
+        static_cast<std::size_t>(wanted[i].begin - request.begin), wanted[i].length());
+  }
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "convert/catalog/catalog.h"
+#include "convert/plan/expression.h"
+#include "formats/io/aligned_buffer.h"
+#include "formats/io/input_file.h"
+
+namespace dsv3::convert {
+
+// The source files of a catalog, opened when needed; a bounded number stays open, whatever the
+// number of files, and fewer where the process may have few descriptors. Thread-safe.
+class SourceFiles {
+ public:
+  static constexpr std::size_t kMaxOpen = 48;
+
+  explicit SourceFiles(const Catalog& catalog);
+
+  // Throws Error (kBadInput) when the file is not as the catalog saw it.
+  std::shared_ptr<const formats::InputFile> Get(std::uint32_t file);
+
+  // Reads the ranges into `buffer`, which grows as needed, and sets `inputs[i]` to the bytes of
+  // `ranges[i]`. Neighbouring ranges are read in one request; beyond the ranges' own bytes and
+  // their alignment the buffer takes 16 KiB at most. The spans are valid until the buffer
+  // is used again.
+  void Read(std::span<const SourceRange> ranges, formats::AlignedBuffer& buffer,
+            std::vector<std::span<const std::byte>>& inputs);
+
+  // Closes the file, so that removing it frees its space.
+  void Close(std::uint32_t file);
+
+  const Catalog& catalog() const { return catalog_; }
+  std::uint64_t bytes_read() const { return bytes_read_.load(std::memory_order_relaxed); }
+
+ private:
+  struct Open {
+    std::uint32_t file;
+    std::shared_ptr<const formats::InputFile> input;
+  };
+
+  const Catalog& catalog_;
+  const std::size_t max_open_;
+  std::mutex mutex_;
+  std::list<Open> open_;  // most recently used first
+  std::atomic<std::uint64_t> bytes_read_{0};
+};
+
+}  // namespace dsv3::convert

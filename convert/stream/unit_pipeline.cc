@@ -1,0 +1,73 @@
+#include "convert/stream/unit_pipeline.h"
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <semaphore>
+
+#include "convert/stream/compute_slot.h"
+#include "convert/stream/workers.h"
+#include "formats/error.h"
+#include "formats/io/input_file.h"
+
+namespace dsv3::convert {
+namespace {
+
+// Threads beyond the compute threads, so that the disk always has requests.
+constexpr unsigned kIoThreads = 4;
+constexpr std::size_t kMaxUnitBytes = std::size_t{4} << 20;
+constexpr std::size_t kMinUnitBytes = std::size_t{256} << 10;
+
+}  // namespace
+
+UnitResources PlanUnits(unsigned threads, std::uint64_t memory_bytes, unsigned buffers) {
+  const auto unit_memory = [&](std::size_t unit_bytes) {
+    return std::uint64_t{buffers} * formats::InputFile::ScratchBytes(unit_bytes);
+  };
+  const unsigned wanted = threads + kIoThreads;
+  UnitResources resources;
+  resources.unit_bytes = kMaxUnitBytes;
+  while (resources.unit_bytes > kMinUnitBytes &&
+         unit_memory(resources.unit_bytes) * wanted > memory_bytes) {
+    resources.unit_bytes /= 2;
+  }
+  const std::uint64_t affordable = memory_bytes / unit_memory(resources.unit_bytes);
+  resources.workers =
+      static_cast<unsigned>(std::clamp<std::uint64_t>(affordable, 2, std::uint64_t{wanted}));
+  return resources;
+}
+
+void StreamUnits(std::size_t num_units, unsigned workers, unsigned threads, const UnitStep& read,
+                 const UnitStep& compute, const StopToken& stop) {
+  std::atomic<std::size_t> next{0};
+  std::atomic<bool> failed{false};
+  std::counting_semaphore<> computing(static_cast<std::ptrdiff_t>(threads));
+  std::mutex mutex;
+  std::exception_ptr error;
+
+  const auto work = [&](unsigned worker) noexcept {
+    try {
+      while (!stop.stopped() && !failed.load(std::memory_order_relaxed)) {
+        const std::size_t unit = next.fetch_add(1, std::memory_order_relaxed);
+        if (unit >= num_units) return;
+        read(unit, worker);
+        const ComputeSlot slot(computing);
+        compute(unit, worker);
+      }
+    } catch (...) {
+      failed.store(true, std::memory_order_relaxed);
+      const std::lock_guard lock(mutex);
+      if (!error) error = std::current_exception();
+    }
+  };
+
+  RunWorkers(workers, work);
+  if (error) std::rethrow_exception(error);
+  if (next.load(std::memory_order_relaxed) < num_units) {
+    throw Error(ErrorCode::kInterrupted,
+                "interrupted before everything was read; run the same command again");
+  }
+}
+
+}  // namespace dsv3::convert
