@@ -75,6 +75,13 @@ void CheckOptions(const PlacementOptions& options, const Topology& topology,
   }
 }
 
+// Of every MTP layer. Files and loads are of the main layers alone.
+Map MtpMap(const PlacementOptions& options, const Topology& topology) {
+  return options.expert_load.empty() && options.kind == PlacementKind::kRoundRobin
+             ? RoundRobinMap(topology.experts, topology.physical_experts, topology.ep)
+             : CountingMap(topology.experts, topology.physical_experts);
+}
+
 std::vector<Map> BalancedMaps(const PlacementOptions& options, const Topology& topology,
                               const ModelConfig& config) {
   const EplbSizes sizes{.replicas = topology.physical_experts,
@@ -118,12 +125,9 @@ std::vector<Map> MapsOf(const PlacementOptions& options, const Topology& topolog
 
 }  // namespace
 
-ExpertPlacement::ExpertPlacement(std::uint64_t experts, std::uint64_t ep,
-                                 std::vector<std::vector<std::uint32_t>> maps)
-    : ep_(ep),
-      physical_(maps.empty() ? experts : maps.front().size()),
-      maps_(std::move(maps)),
-      mtp_map_(CountingMap(experts, physical_)) {}
+ExpertPlacement::ExpertPlacement(std::uint64_t ep, std::vector<std::vector<std::uint32_t>> maps,
+                                 std::vector<std::uint32_t> mtp_map)
+    : ep_(ep), physical_(mtp_map.size()), maps_(std::move(maps)), mtp_map_(std::move(mtp_map)) {}
 
 std::span<const std::uint32_t> ExpertPlacement::MapOf(std::uint64_t layer) const {
   return layer < maps_.size() ? maps_[layer] : mtp_map_;
@@ -156,7 +160,7 @@ std::optional<ExpertPlacement> PlacementOf(const PlacementOptions& options,
                                            const Topology& topology, const ModelConfig& config) {
   CheckOptions(options, topology, config);
   if (topology.experts == 0) return std::nullopt;
-  return ExpertPlacement(topology.experts, topology.ep, MapsOf(options, topology, config));
+  return ExpertPlacement(topology.ep, MapsOf(options, topology, config), MtpMap(options, topology));
 }
 
 std::string ExpertLocationText(const ExpertPlacement& placement) {

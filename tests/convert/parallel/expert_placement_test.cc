@@ -110,8 +110,10 @@ TEST_F(ExpertPlacementTest, RoundRobinDealsTheExpertsOut) {
   EXPECT_THAT(redundant.MapOf(1), ElementsAre(0, 4, 0, 1, 5, 1, 2, 6, 2, 3, 7, 3));
   EXPECT_THAT(redundant.MapOf(0), ElementsAre(0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3))
       << "a dense layer";
-  EXPECT_THAT(redundant.MapOf(5), ElementsAre(0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3))
+  EXPECT_THAT(redundant.MapOf(5), ElementsAre(0, 4, 0, 1, 5, 1, 2, 6, 2, 3, 7, 3))
       << "the MTP layer";
+  EXPECT_THAT(plain.RanksOf(5, 6), ElementsAre(2));
+  EXPECT_THAT(plain.ExpertsOf(5, 3), ElementsAre(3, 7));
 }
 
 TEST_F(ExpertPlacementTest, TwoReplicasInOneRankCountOnce) {
