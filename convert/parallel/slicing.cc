@@ -1,5 +1,6 @@
 #include "convert/parallel/slicing.h"
 
+#include <algorithm>
 #include <numeric>
 #include <string>
 #include <unordered_set>
@@ -68,6 +69,7 @@ class Planner {
       return;
     }
     CheckExpert(sliced);
+    CheckKnown(sliced);
     sliced.padded = MatrixOf(tensor.shape);
     const std::uint32_t pair = pair_of_[position];
     if (pair != kNoPair) {
@@ -96,6 +98,27 @@ class Planner {
                                         "weights from one checkpoint",
                                         topology_.experts));
     }
+  }
+
+  // A whole matrix beside parts of others, such as whole keys beside some of the queries, would
+  // pair each rank's heads with the first rank's. Vectors and buffers belong to no head.
+  void CheckKnown(const SlicedTensor& sliced) const {
+    const TensorPlace& place = sliced.place;
+    if (place.kind != ModuleKind::kOther || place.known || !place.layer) return;
+    const formats::Shape& shape = At(sliced.tensor).shape;
+    const auto long_sides = std::count_if(shape.begin(), shape.end(), [](auto d) { return d > 1; });
+    const bool weight =
+        place.parameter.starts_with("weight") || place.parameter.starts_with("qweight");
+    if (!weight || long_sides < 2) return;
+    const std::uint64_t ways =
+        std::max({topology_.tp, topology_.dense_tp, topology_.shared_expert_tp, topology_.moe_tp});
+    if (ways == 1) return;
+    Refuse(sliced.tensor,
+           fmt::format("{} ranks divide the weights of its layer, but no rule says which part of "
+                       "this matrix belongs to which rank; check that config.json and the weights "
+                       "are those of one model. Sizes that leave the layers whole, such as --tp 1 "
+                       "with --ep, do not cut it",
+                       ways));
   }
 
   // Anything but the scales of an FP8 weight.

@@ -46,8 +46,9 @@ struct TensorPlace {
   ModuleKind kind = ModuleKind::kOther;
   SliceAxis axis = SliceAxis::kNone;  // of the module's weight
   StageRule stage = StageRule::kAll;
-  bool mtp = false;                     // in a layer behind the main ones
-  std::optional<std::uint64_t> layer;   // nothing outside the layers
+  bool known = false;                  // whether a rule outside the routed experts names the module
+  bool mtp = false;                    // in a layer behind the main ones
+  std::optional<std::uint64_t> layer;  // nothing outside the layers
   std::optional<std::uint64_t> expert;  // of a routed expert; nothing where all are one tensor
   // The unit whose modules must be cut alike, for their products belong together:
   // "model.layers.3.self_attn", "….mlp", "….mlp.shared_experts", "….mlp.experts" (all experts of a
@@ -108,7 +109,8 @@ struct SlicingOptions {
 // or column, block and the ways out, where kSubblock cannot serve the scales, and where the
 // vocabulary would need padding that the deepseek format has not; kBadInput for
 // what cannot be cut: fused or packed experts whose group divides them, a dimension that a group
-// does not divide, an expert that the config has not.
+// does not divide, an expert that the config has not, and a matrix that no rule knows in a layer
+// whose weights are cut.
 Slicing PlanSlicing(const Catalog& catalog, const ModelConfig& config,
                     const std::vector<ScaledWeight>& scaled, const Topology& topology,
                     const SlicingOptions& options);

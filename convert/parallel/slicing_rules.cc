@@ -33,6 +33,14 @@ constexpr Rule kLayerRules[] = {
     {"self_attn", "o_proj", ModuleKind::kAttention, SliceAxis::kCols},
     {"", "embed_tokens", ModuleKind::kEmbedding, SliceAxis::kRows},
     {"shared_head", "head", ModuleKind::kHead, SliceAxis::kRows},
+    // Matrices that every rank of the stage holds.
+    {"self_attn", "q_a_proj", ModuleKind::kOther, SliceAxis::kNone},
+    {"self_attn", "kv_a_proj_with_mqa", ModuleKind::kOther, SliceAxis::kNone},
+    {"self_attn.indexer", "wq_b", ModuleKind::kOther, SliceAxis::kNone},
+    {"self_attn.indexer", "wk", ModuleKind::kOther, SliceAxis::kNone},
+    {"self_attn.indexer", "weights_proj", ModuleKind::kOther, SliceAxis::kNone},
+    {"mlp", "gate", ModuleKind::kOther, SliceAxis::kNone},
+    {"", "eh_proj", ModuleKind::kOther, SliceAxis::kNone},
 };
 
 constexpr Rule kTopRules[] = {
@@ -118,7 +126,8 @@ TensorPlace PlaceOf(std::string_view name, std::string_view prefix, const ModelC
   if (!in_model) return place;
   const Rule* const rule = place.layer ? FindRule(kLayerRules, rest, place.module)
                                        : FindRule(kTopRules, rest, place.module);
-  if (rule != nullptr) {
+  place.known = rule != nullptr;
+  if (rule != nullptr && rule->kind != ModuleKind::kOther) {
     place.kind = rule->kind;
     place.axis = rule->axis;
     place.unit = UpTo(name, rule->kind == ModuleKind::kEmbedding || rule->kind == ModuleKind::kHead

@@ -8,6 +8,7 @@
 
 #include "convert/model/scaled_weights.h"
 #include "convert/open/rank_config.h"
+#include "convert/parallel/size_rules.h"
 #include "convert/recipes/job_common.h"
 #include "convert/recipes/reshard_files.h"
 #include "convert/recipes/reshard_names.h"
@@ -77,28 +78,21 @@ Slicing SlicingOf(const WholeModel& model, const std::vector<ScaledWeight>& scal
   return PlanSlicing(model.catalog, model.source.config, scaled, topology, slicing);
 }
 
-// A model under other names would be given to every rank whole. The tensors of known models were
-// looked for when they were opened.
-void RequireKnownNames(const ModelConfig& config, const Slicing& slicing,
-                       const Topology& topology) {
-  if (config.known || topology.ranks_per_stage() == 1) return;
-  const auto has = [&](ModuleKind kind) {
-    return std::any_of(slicing.tensors.begin(), slicing.tensors.end(),
-                       [kind](const SlicedTensor& tensor) { return tensor.place.kind == kind; });
-  };
-  const auto refuse = [](std::string_view what, std::string_view example) {
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("no tensor has a name by which {} would be cut, such as {}; models "
-                            "under the names of DeepSeek-V3 (R1, V3.1, V3.2, Kimi-K2, GLM-5) can "
-                            "be resharded",
-                            what, example));
-  };
-  if (!has(ModuleKind::kAttention)) {
-    refuse("the attention", "model.layers.0.self_attn.o_proj.weight");
-  }
-  if (topology.experts != 0 && !has(ModuleKind::kRoutedExpert)) {
-    refuse("the routed experts", "model.layers.3.mlp.experts.0.gate_proj.weight");
-  }
+// Ranks would share the tensors of another architecture by names that mean something else there.
+// One rank holds the whole model, whatever it is.
+void RequireKnownModel(const ModelConfig& config, const ParallelOptions& options) {
+  if (config.known || CompleteSizes(options, config).world_size() == 1) return;
+  throw Error(ErrorCode::kBadInput,
+              fmt::format("config.json: {}, so which rank holds which part of which tensor is not "
+                          "known; models under the names of DeepSeek-V3 (R1, V3.1, V3.2, Kimi-K2, "
+                          "GLM-5) can be resharded: model.layers.0.self_attn.o_proj.weight, "
+                          "model.layers.3.mlp.experts.0.gate_proj.weight",
+                          config.model_type.empty()
+                              ? std::string("model_type is missing")
+                              : fmt::format("the model_type {} is not one whose tensors are known "
+                                            "here",
+                                            QuoteForMessage(config.model_type))),
+              {.file = "config.json", .tensor = {}});
 }
 
 std::string DigestOf(const std::string& text) {
@@ -137,13 +131,14 @@ class Planner {
     reshard_.format = options_.format;
     reshard_.grouping = options_.grouping;
     reshard_.on_misaligned = options_.on_misaligned;
-    reshard_.topology = PlanTopology(ParallelOf(options_, config), config);
+    const ParallelOptions parallel = ParallelOf(options_, config);
+    RequireKnownModel(config, parallel);
+    reshard_.topology = PlanTopology(parallel, config);
     reshard_.placement = PlacementOf(options_.placement, reshard_.topology, config);
     ScaledWeights scaled = FindScaledWeights(model_.catalog, config);
     formats::RequireNoErrors(scaled.findings,
                              {"fault of weights and scales", "faults of weights and scales"});
     reshard_.slicing = SlicingOf(model_, scaled.pairs, reshard_.topology, options_);
-    RequireKnownNames(config, reshard_.slicing, reshard_.topology);
     const Origins origins(model_, scaled.pairs, reshard_.slicing);
     reshard_.rules = origins.rules();
     reshard_.dequantized = DequantizedOf(scaled.pairs, reshard_.slicing);

@@ -86,6 +86,8 @@ TEST(SlicedModules, GivesWhatNoRuleKnowsToEveryRank) {
   const ModelTensors model = MakeModel(DivisibleConfig(), [](auto& tensors) {
     tensors.push_back({"model.layers.2.self_attn.rotary_emb.inv_freq", Dtype::kF32, {7}, {}});
     tensors.push_back({"model.layers.2.self_attn.q_b_proj.input_scale", Dtype::kF32, {}, {}});
+    tensors.push_back({"model.layers.2.self_attn.rotary_emb.cos_cached", Dtype::kF32, {9, 7}, {}});
+    tensors.push_back({"model.layers.2.mlp.shared_expert_gate.weight", Dtype::kBF16, {1, 24}, {}});
     tensors.push_back({"adapter.weight", Dtype::kBF16, {3, 5}, {}});
   });
   ParallelOptions parallel;
@@ -100,7 +102,41 @@ TEST(SlicedModules, GivesWhatNoRuleKnowsToEveryRank) {
   };
   EXPECT_THAT(ranks_of("model.layers.2.self_attn.rotary_emb.inv_freq"), ElementsAre(2, 3));
   EXPECT_THAT(ranks_of("model.layers.2.self_attn.q_b_proj.input_scale"), ElementsAre(2, 3));
+  EXPECT_THAT(ranks_of("model.layers.2.self_attn.rotary_emb.cos_cached"), ElementsAre(2, 3));
+  EXPECT_THAT(ranks_of("model.layers.2.mlp.shared_expert_gate.weight"), ElementsAre(2, 3));
   EXPECT_THAT(ranks_of("adapter.weight"), ElementsAre(0, 1, 2, 3));
+}
+
+TEST(SlicedModules, RefusesAnUnknownMatrixBesideOnesThatAreCut) {
+  const struct {
+    const char* name;
+    Dtype dtype;
+    formats::Shape shape;
+  } matrices[] = {
+      {"model.layers.2.self_attn.k_proj.weight", Dtype::kBF16, {32, 24}},
+      {"model.layers.2.self_attn.v_proj.weight", Dtype::kF8E4M3, {32, 24}},
+      {"model.layers.2.self_attn.k_proj.weight_packed", Dtype::kI32, {32, 3}},
+      {"model.layers.2.self_attn.k_proj.qweight", Dtype::kI32, {3, 32}},
+      {"model.layers.2.cross_attn.k_proj.weight", Dtype::kBF16, {32, 24}},
+      {"model.layers.2.mlp.gate_up_proj.weight", Dtype::kBF16, {32, 24}},
+      {"model.layers.2.mlp.gate_proj.lora_A.weight", Dtype::kBF16, {4, 24}},
+      {"model.layers.2.linear_attn.conv1d.weight", Dtype::kBF16, {32, 1, 4}},
+  };
+  for (const auto& matrix : matrices) {
+    const ModelTensors model = MakeModel(DivisibleConfig(), [&](auto& tensors) {
+      tensors.push_back({matrix.name, matrix.dtype, matrix.shape, {}});
+    });
+    const Error error = SlicingError(model, MakeTopology(model, 2));
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput) << matrix.name;
+    EXPECT_THAT(error.message(), AllOf(HasSubstr(matrix.name), HasSubstr("config.json")));
+    EXPECT_EQ(error.place().tensor, matrix.name);
+    // Experts alone are given out; all ranks hold the rest whole.
+    ParallelOptions experts;
+    experts.tp = 1;
+    experts.ep = 2;
+    const Topology topology = PlanTopology(experts, model.config);
+    EXPECT_EQ(FindSliced(SliceModel(model, topology), model, matrix.name)->ways, 1U);
+  }
 }
 
 TEST(SlicedModules, CutsBiasesWithTheRowsButNotWithTheColumns) {

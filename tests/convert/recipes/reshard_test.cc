@@ -338,7 +338,8 @@ TEST_F(ReshardTest, RefusesModelsUnderOtherNames) {
   WriteFile(dir_ / "v4" / "config.json", config.dump());
   const Error error = ErrorOf([&] { RunReshard(dir_ / "v4", out(), Options(2, 1)); });
   EXPECT_EQ(error.code(), ErrorCode::kBadInput);
-  EXPECT_THAT(error.message(), HasSubstr("self_attn.o_proj"));
+  EXPECT_THAT(error.message(), AllOf(HasSubstr("'deepseek_v4'"), HasSubstr("self_attn.o_proj")));
+  EXPECT_FALSE(fs::exists(out()));
   // One rank holds the whole model, whatever it is called.
   RunReshard(dir_ / "v4", out(), Options(1, 1));
 
@@ -350,6 +351,41 @@ TEST_F(ReshardTest, RefusesModelsUnderOtherNames) {
   WriteFile(dir_ / "fused" / "config.json", config.dump());
   EXPECT_THAT(ErrorOf([&] { RunReshard(dir_ / "fused", dir_ / "none", Options(2, 2)); }).message(),
               HasSubstr("mlp.experts.0"));
+}
+
+// Grouped heads under V3's names: the rules would cut q_proj and o_proj, and hold k_proj and v_proj
+// whole.
+TEST_F(ReshardTest, RefusesAnotherArchitecture) {
+  TinyCheckpoint checkpoint;
+  const auto add = [&](const std::string& name, const formats::Shape& shape) {
+    checkpoint.Add("model.safetensors", name, formats::Dtype::kBF16, shape);
+  };
+  add("model.embed_tokens.weight", {64, 8});
+  add("model.norm.weight", {8});
+  add("lm_head.weight", {64, 8});
+  const std::string layer = "model.layers.0.";
+  add(layer + "self_attn.q_proj.weight", {16, 8});
+  add(layer + "self_attn.k_proj.weight", {4, 8});
+  add(layer + "self_attn.v_proj.weight", {4, 8});
+  add(layer + "self_attn.o_proj.weight", {8, 16});
+  add(layer + "mlp.gate_proj.weight", {16, 8});
+  add(layer + "mlp.up_proj.weight", {16, 8});
+  add(layer + "mlp.down_proj.weight", {8, 16});
+  checkpoint.Write(dir_ / "grouped");
+  Json config = {{"hidden_size", 8},       {"vocab_size", 64},         {"intermediate_size", 16},
+                 {"num_hidden_layers", 1}, {"num_attention_heads", 4}, {"num_key_value_heads", 1}};
+  WriteFile(dir_ / "grouped" / "config.json", config.dump());
+  EXPECT_THAT(ErrorOf([&] { RunReshard(dir_ / "grouped", out(), Options(2, 1)); }).message(),
+              HasSubstr("model_type is missing"));
+  for (const char* type : {"llama", "qwen3_moe", "glm4_moe"}) {
+    config["model_type"] = type;
+    WriteFile(dir_ / "grouped" / "config.json", config.dump());
+    const Error error = ErrorOf([&] { RunReshard(dir_ / "grouped", out(), Options(2, 1)); });
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+    EXPECT_THAT(error.message(), HasSubstr(type));
+    EXPECT_EQ(error.place().file, "config.json");
+  }
+  EXPECT_FALSE(fs::exists(out()));
 }
 
 TEST_F(ReshardTest, RefusesMoreTensorsThanAPlanCanHold) {
