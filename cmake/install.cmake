@@ -6,43 +6,20 @@ include(CMakePackageConfigHelpers)
 set(dsv3_tools dsv3-convert dsv3-inspect dsv3-reshard dsv3-verify)
 set(dsv3_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/dsv3)
 
-find_program(GZIP gzip REQUIRED)
-
+# The tools print the pages and completions when they are linked (dsv3_generated_files), so that an
+# installation needs no other target.
 foreach(tool IN LISTS dsv3_tools)
-  if(NOT TARGET ${tool})
-    continue()
-  endif()
   install(TARGETS ${tool} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT dsv3)
-
-  # The tools print both from their own option definitions, so these cannot go stale.
-  set(man ${PROJECT_BINARY_DIR}/man/${tool}.1)
-  set(bash_file ${PROJECT_BINARY_DIR}/completions/bash/${tool})
-  set(zsh_file ${PROJECT_BINARY_DIR}/completions/zsh/_${tool})
-  set(fish_file ${PROJECT_BINARY_DIR}/completions/fish/${tool}.fish)
   if(CMAKE_CROSSCOMPILING)
     continue()  # the tools do not run here
   endif()
-  add_custom_command(
-    OUTPUT ${man} ${man}.gz ${bash_file} ${zsh_file} ${fish_file}
-    COMMAND ${CMAKE_COMMAND} -E make_directory
-            ${PROJECT_BINARY_DIR}/man ${PROJECT_BINARY_DIR}/completions/bash
-            ${PROJECT_BINARY_DIR}/completions/zsh ${PROJECT_BINARY_DIR}/completions/fish
-    COMMAND ${tool} --man > ${man}
-    COMMAND ${GZIP} --best --no-name --keep --force ${man}
-    COMMAND ${tool} --completion bash > ${bash_file}
-    COMMAND ${tool} --completion zsh > ${zsh_file}
-    COMMAND ${tool} --completion fish > ${fish_file}
-    DEPENDS ${tool}
-    COMMENT "Generating the man page and completions of ${tool}"
-    VERBATIM)
-  add_custom_target(${tool}-docs ALL DEPENDS ${man}.gz ${bash_file} ${zsh_file} ${fish_file})
-
-  install(FILES ${man}.gz DESTINATION ${CMAKE_INSTALL_MANDIR}/man1 COMPONENT dsv3)
-  install(FILES ${bash_file}
+  install(FILES ${PROJECT_BINARY_DIR}/man/${tool}.1.gz
+          DESTINATION ${CMAKE_INSTALL_MANDIR}/man1 COMPONENT dsv3)
+  install(FILES ${PROJECT_BINARY_DIR}/completions/bash/${tool}
           DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions COMPONENT dsv3)
-  install(FILES ${zsh_file}
+  install(FILES ${PROJECT_BINARY_DIR}/completions/zsh/_${tool}
           DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/vendor-completions COMPONENT dsv3)
-  install(FILES ${fish_file}
+  install(FILES ${PROJECT_BINARY_DIR}/completions/fish/${tool}.fish
           DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d COMPONENT dsv3)
 endforeach()
 

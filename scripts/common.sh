@@ -42,6 +42,20 @@ quietly() {
   return "$status"
 }
 
+# in_sight WHAT COMMAND...: as quietly, but on a terminal the output of COMMAND is shown, so that
+# ninja counts on one line what it builds.
+in_sight() {
+  local what=$1 start=$SECONDS
+  if [[ ! -t 1 ]]; then
+    quietly "$@"
+    return
+  fi
+  shift
+  printf '%s:\n' "$what"
+  NINJA_STATUS='  %f of %t, %es: ' "$@" || die "building failed, see above"
+  printf 'Built in %d s\n' "$((SECONDS - start))"
+}
+
 # Makes .venv with the Python programs that the tools are compared with, unless it is there.
 python_environment() {
   local torch=(torch==2.13.0)
