@@ -81,6 +81,8 @@ build_preset() {
     export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
     # What one checkout compiled serves another.
     export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
+    # Sources that include a precompiled header are served, too.
+    export CCACHE_SLOPPINESS=pch_defines,time_macros
   fi
   (
     # Joined by && because set -e is off in what `quietly` calls.
