@@ -1,8 +1,11 @@
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <string>
+#include <vector>
 
 #include "cli/commands.h"
+#include "cli/inspect_list.h"
 #include "cli/inspect_render.h"
 #include "cli/tool_main.h"
 #include "convert/inspect/inspection.h"
@@ -15,7 +18,20 @@ namespace {
 struct Options {
   std::string input;
   std::string tensor;
+  bool list = false;
 };
+
+std::vector<MeasuredTensor> Measure(const convert::Inspection& inspection,
+                                    const std::vector<std::uint32_t>& positions) {
+  convert::RequireReadableTensors(inspection);
+  std::vector<MeasuredTensor> measured;
+  for (const std::uint32_t position : positions) {
+    measured.push_back(
+        {position, convert::MeasureTensor(inspection.catalog, position,
+                                          inspection.config ? &*inspection.config : nullptr)});
+  }
+  return measured;
+}
 
 std::string Run(const Options& options, CommandContext& context) {
   // Never freed: freeing the names of 92 k tensors one by one, at the end of the process, would
@@ -23,15 +39,32 @@ std::string Run(const Options& options, CommandContext& context) {
   static const convert::Inspection* kept = nullptr;
   kept = new convert::Inspection(convert::Inspect(options.input));
   const convert::Inspection& inspection = *kept;
-  if (options.tensor.empty()) {
-    return context.output.json ? InspectionJson(inspection, context.tool.name)
-                               : InspectionText(inspection);
+  const bool json = context.output.json;
+  const std::string& tool = context.tool.name;
+  std::vector<std::uint32_t> positions;
+  if (!options.tensor.empty()) {
+    positions = convert::RequireTensors(inspection, options.tensor);
+  } else if (options.list) {
+    positions.resize(inspection.catalog.tensors().size());
+    std::iota(positions.begin(), positions.end(), 0U);
+  } else {
+    return json ? InspectionJson(inspection, tool) : InspectionText(inspection);
   }
-  const std::uint32_t position = convert::RequireTensor(inspection, options.tensor);
-  const convert::TensorStatistics statistics = convert::MeasureTensor(
-      inspection.catalog, position, inspection.config ? &*inspection.config : nullptr);
-  return context.output.json ? TensorJson(inspection, position, statistics, context.tool.name)
-                             : TensorText(inspection, position, statistics);
+  if (options.list) {
+    return json ? ListJson(inspection, positions, tool) : ListText(inspection, positions);
+  }
+  const std::vector<MeasuredTensor> measured = Measure(inspection, positions);
+  const bool one =
+      measured.size() == 1 && inspection.catalog.tensors()[positions[0]].name == options.tensor;
+  if (json) {
+    return one ? TensorJson(inspection, measured[0], tool)
+               : TensorsJson(inspection, measured, tool);
+  }
+  std::string text;
+  for (const MeasuredTensor& each : measured) {
+    text += (text.empty() ? "" : "\n") + TensorText(inspection, each);
+  }
+  return text;
 }
 
 }  // namespace
@@ -55,10 +88,16 @@ Command InspectCommand() {
   command.options.push_back(
       Text("tensor", "NAME", &options->tensor,
            "Show the header, the place and the statistics of this one tensor. Its values are "
-           "read."));
+           "read. A shell pattern, such as '*.o_proj.weight', shows all tensors that it matches."));
+  command.options.push_back(
+      Flag("list", &options->list,
+           "List all tensors, or those that --tensor names, one on each line: name, dtype, shape, "
+           "bytes and file. No values are read.",
+           'l'));
   command.examples = {
       {"DeepSeek-V3", "Show a checkpoint"},
-      {"DeepSeek-V3 --tensor model.norm.weight", "Show one tensor and its values' statistics"}};
+      {"DeepSeek-V3 --tensor model.norm.weight", "Show one tensor and its values' statistics"},
+      {"DeepSeek-V3 --list --tensor 'model.layers.3.*'", "List the tensors of a layer"}};
   command.after_stop = "nothing was changed";
   command.returns_data = true;
   command.run = [options](CommandContext& context) { return Run(*options, context); };

@@ -141,7 +141,7 @@ Command ChecksumCreateCommand() {
       "old manifest tells of a conversion is kept."};
   command.arguments = {{"DIR", kDirectoryHelp, &options->directory}};
   command.options = {
-      Flag("overwrite", &options->overwrite, "Replace checksums that the files differ from."),
+      Flag("overwrite", &options->overwrite, "Replace checksums that the files differ from.", 'f'),
       ThreadsOption(&options->verify)};
   AppendFindingFileOptions(&options->verify, command.options);
   command.examples = {{"checksum create DeepSeek-V3", "Write checksums of a download"}};

@@ -101,6 +101,7 @@ void AppendBashCommandSearch(std::string& out, const Tool& tool) {
   std::string patterns;
   for (const Option* option : ValueOptions(tool)) {
     patterns += (patterns.empty() ? "--" : "|--") + option->name;
+    if (option->letter != 0) patterns += std::string("|-") + option->letter;
   }
   out += "  for ((i = 1; i < COMP_CWORD; i++)); do\n";
   out += "    case ${COMP_WORDS[i]} in\n";
@@ -161,8 +162,10 @@ std::string ZshOption(const Option& option) {
   const std::string equals = option.TakesValue() ? "=" : "";
   std::string text = Quoted("--" + option.name + equals + "[" + help + "]" + value);
   if (option.letter != 0) {
+    // "+": the value may be in the same word.
+    const std::string plus = option.TakesValue() ? "+" : "";
     text +=
-        std::string(" \\\n      ") + Quoted(std::string("-") + option.letter + "[" + help + "]");
+        " \\\n      " + Quoted(std::string("-") + option.letter + plus + "[" + help + "]" + value);
   }
   return text;
 }

@@ -175,14 +175,32 @@ void StatisticsMember(JsonWriter& json, std::string_view key,
   json.EndObject();
 }
 
+void HeadMembers(JsonWriter& json, const Inspection& inspection, std::string_view tool) {
+  StringMember(json, "tool", tool);
+  StringMember(json, "version", kVersion);
+  StringMember(json, "input", inspection.path.string());
+}
+
+void TensorMembers(JsonWriter& json, const Inspection& inspection, const MeasuredTensor& measured) {
+  const convert::CatalogTensor& tensor = inspection.catalog.tensors().at(measured.position);
+  StringMember(json, "name", tensor.name);
+  StringMember(json, "dtype", formats::DtypeName(tensor.dtype));
+  ShapeMember(json, "shape", tensor.shape);
+  StringMember(json, "file", inspection.catalog.files()[tensor.extent.file].name);
+  UintMember(json, "offset", tensor.extent.offset);
+  UintMember(json, "bytes", tensor.extent.length);
+  StringOrNullMember(json, "scale", measured.statistics.scale);
+  StatisticsMember(json, "stored", measured.statistics.stored);
+  StatisticsMember(json, "dequantized", measured.statistics.dequantized);
+  StringOrNullMember(json, "note", measured.statistics.note);
+}
+
 }  // namespace
 
 std::string InspectionJson(const Inspection& inspection, std::string_view tool) {
   JsonWriter json(2);
   json.BeginObject();
-  StringMember(json, "tool", tool);
-  StringMember(json, "version", kVersion);
-  StringMember(json, "input", inspection.path.string());
+  HeadMembers(json, inspection, tool);
   StringMember(json, "form", inspection.ranks ? "ranks" : FormName(inspection.form));
   RanksMember(json, inspection.ranks);
   ModelMember(json, inspection.config);
@@ -196,24 +214,30 @@ std::string InspectionJson(const Inspection& inspection, std::string_view tool) 
   return json.Take() + "\n";
 }
 
-std::string TensorJson(const Inspection& inspection, std::uint32_t position,
-                       const convert::TensorStatistics& statistics, std::string_view tool) {
-  const convert::CatalogTensor& tensor = inspection.catalog.tensors().at(position);
+std::string TensorJson(const Inspection& inspection, const MeasuredTensor& measured,
+                       std::string_view tool) {
   JsonWriter json(2);
   json.BeginObject();
-  StringMember(json, "tool", tool);
-  StringMember(json, "version", kVersion);
-  StringMember(json, "input", inspection.path.string());
-  StringMember(json, "name", tensor.name);
-  StringMember(json, "dtype", formats::DtypeName(tensor.dtype));
-  ShapeMember(json, "shape", tensor.shape);
-  StringMember(json, "file", inspection.catalog.files()[tensor.extent.file].name);
-  UintMember(json, "offset", tensor.extent.offset);
-  UintMember(json, "bytes", tensor.extent.length);
-  StringOrNullMember(json, "scale", statistics.scale);
-  StatisticsMember(json, "stored", statistics.stored);
-  StatisticsMember(json, "dequantized", statistics.dequantized);
-  StringOrNullMember(json, "note", statistics.note);
+  HeadMembers(json, inspection, tool);
+  TensorMembers(json, inspection, measured);
+  FindingsMember(json, "findings", inspection.findings);
+  json.EndObject();
+  return json.Take() + "\n";
+}
+
+std::string TensorsJson(const Inspection& inspection, const std::vector<MeasuredTensor>& measured,
+                        std::string_view tool) {
+  JsonWriter json(2);
+  json.BeginObject();
+  HeadMembers(json, inspection, tool);
+  json.Key("tensors");
+  json.BeginArray();
+  for (const MeasuredTensor& each : measured) {
+    json.BeginObject();
+    TensorMembers(json, inspection, each);
+    json.EndObject();
+  }
+  json.EndArray();
   FindingsMember(json, "findings", inspection.findings);
   json.EndObject();
   return json.Take() + "\n";

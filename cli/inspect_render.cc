@@ -170,9 +170,9 @@ std::string InspectionText(const Inspection& inspection) {
   return text + "\n" + table.Text("");
 }
 
-std::string TensorText(const Inspection& inspection, std::uint32_t position,
-                       const convert::TensorStatistics& statistics) {
-  const convert::CatalogTensor& tensor = inspection.catalog.tensors().at(position);
+std::string TensorText(const Inspection& inspection, const MeasuredTensor& measured) {
+  const convert::TensorStatistics& statistics = measured.statistics;
+  const convert::CatalogTensor& tensor = inspection.catalog.tensors().at(measured.position);
   const convert::SourceFile& file = inspection.catalog.files()[tensor.extent.file];
   Table table("ll");
   table.Add({"dtype", std::string(formats::DtypeName(tensor.dtype))});

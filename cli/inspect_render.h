@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "convert/inspect/inspection.h"
 #include "convert/inspect/tensor_statistics.h"
@@ -16,10 +17,17 @@ std::string InspectionText(const convert::Inspection& inspection);
 // The same as one JSON object.
 std::string InspectionJson(const convert::Inspection& inspection, std::string_view tool);
 
+struct MeasuredTensor {
+  std::uint32_t position = 0;  // in the catalog
+  convert::TensorStatistics statistics;
+};
+
 // One tensor: header, place, statistics.
-std::string TensorText(const convert::Inspection& inspection, std::uint32_t position,
-                       const convert::TensorStatistics& statistics);
-std::string TensorJson(const convert::Inspection& inspection, std::uint32_t position,
-                       const convert::TensorStatistics& statistics, std::string_view tool);
+std::string TensorText(const convert::Inspection& inspection, const MeasuredTensor& measured);
+std::string TensorJson(const convert::Inspection& inspection, const MeasuredTensor& measured,
+                       std::string_view tool);
+// Those that a glob matches, as one object with an array.
+std::string TensorsJson(const convert::Inspection& inspection,
+                        const std::vector<MeasuredTensor>& measured, std::string_view tool);
 
 }  // namespace dsv3::cli

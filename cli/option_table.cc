@@ -44,12 +44,13 @@ Option Flag(std::string name, bool* target, std::string help, char letter) {
 
 Option Number(std::string name, std::string value_name, std::uint64_t max,
               const std::string& zero_means, std::function<void(std::uint64_t)> store,
-              std::string help) {
+              std::string help, char letter) {
   std::string accepted = "give a whole number from 0";
   if (!zero_means.empty()) accepted += " (" + zero_means + ")";
   accepted += " to " + std::to_string(max);
   Option option;
   option.name = std::move(name);
+  option.letter = letter;
   option.value_name = std::move(value_name);
   option.help = std::move(help);
   option.set = [max, accepted, store = std::move(store)](const std::string& text) {

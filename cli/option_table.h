@@ -106,7 +106,7 @@ Option Flag(std::string name, bool* target, std::string help, char letter = 0);
 // Whole decimal numbers in [0, max]; `zero_means`, when not empty, explains 0 in messages.
 Option Number(std::string name, std::string value_name, std::uint64_t max,
               const std::string& zero_means, std::function<void(std::uint64_t)> store,
-              std::string help);
+              std::string help, char letter = 0);
 // Whole decimal numbers in [1, max].
 Option Count(std::string name, std::string value_name, std::uint64_t max,
              std::function<void(std::uint64_t)> store, std::string help);

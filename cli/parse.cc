@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "cli/foreign_words.h"
 #include "cli/help.h"
 #include "cli/suggest.h"
 
@@ -71,10 +72,10 @@ class WordWalker {
       } else if (options_end || !LooksLikeOption(words_[i])) {
         found.push_back(i);
       } else {
-        const Option* option = Find(all_, words_[i]);
+        const Match match = Find(all_, words_[i]);
         // Whether the next word is its value cannot be known, so nothing after it is judged.
-        if (option == nullptr) Unknown(words_[i], nullptr, all_);
-        if (option->TakesValue() && NextWordIsValue(words_[i])) ++i;
+        if (match.option == nullptr) Unknown(words_[i], nullptr, all_);
+        if (match.value_is_next) ++i;
       }
     }
     return found;
@@ -87,7 +88,7 @@ class WordWalker {
     for (std::size_t i = 0; i < words_.size() && words_[i] != "--"; ++i) {
       const std::string& word = words_[i];
       if (!LooksLikeOption(word)) continue;
-      const Option* option = Find(options, word);
+      const auto [option, value_is_next] = Find(options, word);
       if (option == nullptr) Unknown(word, command, options);
       if (!option->TakesValue()) {
         if (word.find('=') == std::string::npos) continue;
@@ -95,7 +96,7 @@ class WordWalker {
                              word.substr(word.find('=') + 1) + "'",
                          HelpHint(tool_, command));
       }
-      if (!NextWordIsValue(word)) continue;
+      if (!value_is_next) continue;
       ++i;
       if (i < words_.size()) continue;
       throw UsageError("option --" + option->name + " needs a value; " + Accepted(*option),
@@ -104,19 +105,25 @@ class WordWalker {
   }
 
  private:
-  // Short options stand alone here: none of the tables gives a letter to an option with a value.
-  static const Option* Find(const Options& options, std::string_view word) {
-    if (word.starts_with("--")) return FindByName(options, NamePart(word).substr(2));
-    const Option* last = nullptr;
-    for (const char letter : word.substr(1)) {
-      last = FindByLetter(options, letter);
-      if (last == nullptr) return nullptr;
-    }
-    return last;
-  }
+  struct Match {
+    const Option* option = nullptr;  // the last one of a word of several letters
+    bool value_is_next = false;      // whether the next word is its value
+  };
 
-  static bool NextWordIsValue(std::string_view word) {
-    return word.find('=') == std::string_view::npos;
+  static Match Find(const Options& options, std::string_view word) {
+    if (word.starts_with("--")) {
+      const Option* option = FindByName(options, NamePart(word).substr(2));
+      const bool has_value = word.find('=') != std::string_view::npos;
+      return {option, option != nullptr && option->TakesValue() && !has_value};
+    }
+    Match match;
+    for (std::size_t i = 1; i < word.size(); ++i) {
+      match.option = FindByLetter(options, word[i]);
+      if (match.option == nullptr) return {};
+      // The rest of the word is its value: -j4.
+      if (match.option->TakesValue()) return {match.option, i + 1 == word.size()};
+    }
+    return match;
   }
 
   static std::string Accepted(const Option& option) {
@@ -141,7 +148,13 @@ class WordWalker {
       std::vector<std::string> names;
       for (const Option* option : options) names.push_back(option->name);
       const std::string near = Nearest(name, names);
-      if (!near.empty()) message += "; did you mean --" + near + "?";
+      if (const std::string advice = AdviceForOption(name, names); !advice.empty()) {
+        message += "; " + advice;
+      } else if (!near.empty()) {
+        message += "; did you mean --" + near + "?";
+      }
+    } else if (shown == "-v") {
+      message += "; progress and warnings are shown without it, and -V prints the version";
     }
     throw UsageError(message, HelpHint(tool_, command));
   }
@@ -157,7 +170,10 @@ class WordWalker {
   std::string message = "unknown command '" + before + word + "'";
   const std::vector<std::string> words = NextWords(tool, first);
   const std::string near = Nearest(word, words);
-  if (!near.empty()) {
+  if (const std::string advice = first.empty() ? AdviceForCommand(tool.name, word) : "";
+      !advice.empty()) {
+    message += "; " + advice;
+  } else if (!near.empty()) {
     message += "; did you mean '" + before + near + "'?";
   } else if (!first.empty()) {
     message += "; after '" + first + "' stands " + JoinWords(words);
@@ -186,6 +202,16 @@ const Command* TakeOptionalCommand(const Tool& tool, const WordWalker& walker,
     return &command;
   }
   return unnamed;
+}
+
+// "help COMMAND" is "COMMAND --help", and -v alone asks for the version, as it does in many tools.
+std::vector<std::string> WithoutOtherForms(const Tool& tool, std::vector<std::string> words) {
+  if (words.size() == 1 && words[0] == "-v") return {"--version"};
+  const std::vector<std::size_t> first_at = WordWalker(tool, words).PlainWords(1, false);
+  if (first_at.empty() || words[first_at[0]] != "help") return words;
+  words.erase(words.begin() + static_cast<std::ptrdiff_t>(first_at[0]));
+  words.insert(words.begin(), "--help");
+  return words;
 }
 
 // Finds the command and removes its name from `words`.
@@ -300,8 +326,8 @@ std::vector<std::string> ParseWords(const Tool& tool, const Command* command,
 std::vector<Option> InfoOptions(InfoRequest* request) {
   std::vector<Option> options;
   options.push_back(Flag("help", &request->help, "Print this help and end.", 'h'));
-  options.push_back(
-      Flag("version", &request->version, "Print the version and what it was built with, and end."));
+  options.push_back(Flag("version", &request->version,
+                         "Print the version and what it was built with, and end.", 'V'));
   options.push_back(OneOf<std::string>(
       "completion", "SHELL",
       {{"bash", "bash", "Bourne again shell"}, {"zsh", "zsh", "Z shell"}, {"fish", "fish", "fish"}},
@@ -310,8 +336,9 @@ std::vector<Option> InfoOptions(InfoRequest* request) {
   return options;
 }
 
-const Command* ParseCall(const Tool& tool, const std::vector<std::string>& words,
+const Command* ParseCall(const Tool& tool, const std::vector<std::string>& call,
                          const InfoRequest& info) {
+  const std::vector<std::string> words = WithoutOtherForms(tool, call);
   const WordWalker walker(tool, words);
   std::vector<std::string> rest = words;
   NamedCommand named;

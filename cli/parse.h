@@ -32,9 +32,10 @@ std::vector<Option> InfoOptions(InfoRequest* request);
 
 // The command that a call names, with all values stored through the tables' setters; null when
 // the call names none and the tool has none without a name, which only an InfoRequest allows.
-// `words` are the arguments after the program's name; options may stand before and after the
-// command's name. Throws UsageError. `info` must be the target of the tool's InfoOptions.
-const Command* ParseCall(const Tool& tool, const std::vector<std::string>& words,
+// `call` is the arguments after the program's name; options may be before and after the command's
+// name. "help COMMAND" means COMMAND --help. Throws UsageError. `info` must be the target of the
+// tool's InfoOptions.
+const Command* ParseCall(const Tool& tool, const std::vector<std::string>& call,
                          const InfoRequest& info);
 
 }  // namespace dsv3::cli

@@ -36,7 +36,8 @@ std::vector<Option> RunOptionTable(convert::RunOptions* run) {
       "threads", "N", kMostThreads, "all processors",
       [run](std::uint64_t value) { run->threads = static_cast<unsigned>(value); },
       "Compute threads; 0, the default, is one for each processor. The output does not depend on "
-      "it."));
+      "it.",
+      'j'));
   options.push_back(Size("memory", &run->memory_bytes,
                          "Bound for the buffers, 160Mi by default: bytes, or a number with K, M, "
                          "G (1000) or Ki, Mi, Gi (1024). The output does not depend on it."));
@@ -52,7 +53,8 @@ std::vector<Option> RunOptionTable(convert::RunOptions* run) {
                          "digest that is always there."));
   options.push_back(Flag("overwrite", &run->overwrite,
                          "Replace the result of another command in OUT. Files that this tool did "
-                         "not make are never deleted."));
+                         "not make are never deleted.",
+                         'f'));
   return options;
 }
 

@@ -82,7 +82,8 @@ Option ThreadsOption(VerifyOptions* options) {
       "threads", "N", kMostThreads, "all processors",
       [options](std::uint64_t value) { options->threads = static_cast<unsigned>(value); },
       "Compute threads; 0, the default, is one for each processor. The report does not depend on "
-      "it.");
+      "it.",
+      'j');
 }
 
 Option StrictOption(VerifyOptions* options) {

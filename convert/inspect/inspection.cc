@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 #include <tbb/parallel_invoke.h>
 
+#include "convert/catalog/glob.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/open/rank_directory.h"
 #include "convert/open/rank_model.h"
@@ -164,20 +165,39 @@ Inspection Inspect(const std::filesystem::path& path) {
           std::move(findings)};
 }
 
-std::uint32_t RequireTensor(const Inspection& inspection, const std::string& name) {
-  if (inspection.ranks) RefuseRankDirectory(inspection.path);
+std::vector<std::uint32_t> RequireTensors(const Inspection& inspection,
+                                          const std::string& name_or_glob) {
   const Catalog& catalog = inspection.catalog;
-  const std::uint32_t position = catalog.Find(name);
-  if (position != Catalog::kNone) return position;
-  std::string message = fmt::format("the checkpoint holds no tensor '{}'", name);
+  // A name may hold brackets of its own.
+  if (const std::uint32_t position = catalog.Find(name_or_glob); position != Catalog::kNone) {
+    return {position};
+  }
+  if (HasGlobCharacters(name_or_glob)) {
+    std::vector<std::uint32_t> positions;
+    for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
+      if (MatchesGlob(name_or_glob, catalog.tensors()[i].name)) positions.push_back(i);
+    }
+    if (!positions.empty()) return positions;
+    throw Error(ErrorCode::kUsage,
+                fmt::format("no tensor has a name like {}; a glob is held against whole names, "
+                            "which --list shows",
+                            QuoteForMessage(name_or_glob)),
+                {"", name_or_glob});
+  }
+  std::string message =
+      fmt::format("the checkpoint holds no tensor {}", QuoteForMessage(name_or_glob));
   const auto nearest = std::max_element(
       catalog.tensors().begin(), catalog.tensors().end(), [&](const auto& a, const auto& b) {
-        return Similarity(a.name, name) < Similarity(b.name, name);
+        return Similarity(a.name, name_or_glob) < Similarity(b.name, name_or_glob);
       });
   if (nearest != catalog.tensors().end()) {
-    message += fmt::format("; the most similar name is '{}'", nearest->name);
+    message += fmt::format("; the most similar name is {}", QuoteForMessage(nearest->name));
   }
-  throw Error(ErrorCode::kUsage, message, {"", name});
+  throw Error(ErrorCode::kUsage, message, {"", name_or_glob});
+}
+
+void RequireReadableTensors(const Inspection& inspection) {
+  if (inspection.ranks) RefuseRankDirectory(inspection.path);
 }
 
 }  // namespace dsv3::convert

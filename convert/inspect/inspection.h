@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "convert/catalog/catalog.h"
 #include "convert/inspect/summary.h"
@@ -37,8 +38,12 @@ struct Inspection {
 // as their layout.json tells.
 Inspection Inspect(const std::filesystem::path& path);
 
-// Position in the catalog of a tensor that can be read. Throws Error: kUsage with the most similar
-// name when there is none; kBadInput for rank shards.
-std::uint32_t RequireTensor(const Inspection& inspection, const std::string& name);
+// Positions in the catalog of the tensor of this name, or of all whose names match a glob. Throws
+// Error (kUsage) when there is none, with the most similar name.
+std::vector<std::uint32_t> RequireTensors(const Inspection& inspection,
+                                          const std::string& name_or_glob);
+
+// Throws Error (kBadInput) for rank shards, whose tensors cannot be read one by one.
+void RequireReadableTensors(const Inspection& inspection);
 
 }  // namespace dsv3::convert

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include <fmt/format.h>
-#include <fnmatch.h>
 
+#include "convert/catalog/glob.h"
 #include "convert/plan/expression.h"
 #include "convert/recipes/bf16_to_fp8_original.h"
 #include "formats/error.h"
@@ -151,7 +151,7 @@ class Matcher {
       bool matched = false;
       for (std::uint32_t i = 0; i < catalog_.tensors_end(); ++i) {
         const std::string& name = catalog_.tensors()[i].name;
-        if (fnmatch(glob.c_str(), name.c_str(), 0) != 0) continue;
+        if (!MatchesGlob(glob, name)) continue;
         matched = true;
         if (quantized[i] == wanted) continue;
         throw Error(ErrorCode::kUsage,

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include <fmt/format.h>
-#include <fnmatch.h>
 
+#include "convert/catalog/glob.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/recipes/bf16_to_fp8.h"
@@ -66,7 +66,7 @@ class Globs {
   bool Match(const std::string& name) {
     bool any = false;
     for (std::size_t i = 0; i < globs_.size(); ++i) {
-      if (fnmatch(globs_[i].c_str(), name.c_str(), 0) != 0) continue;
+      if (!MatchesGlob(globs_[i], name)) continue;
       matched_[i] = true;
       any = true;
     }

@@ -1,9 +1,9 @@
 #include "convert/verify/numeric.h"
 
 #include <algorithm>
-#include <string_view>
 #include <utility>
 
+#include "convert/catalog/glob.h"
 #include "convert/open/value_checkpoint.h"
 #include "convert/stream/source_files.h"
 #include "convert/verify/numeric_judge.h"
@@ -11,29 +11,6 @@
 
 namespace dsv3::convert {
 namespace {
-
-// '*' stands for any characters, '?' for one. Takes time of the product of both lengths at most.
-bool MatchesGlob(std::string_view text, std::string_view glob) {
-  std::size_t t = 0;
-  std::size_t g = 0;
-  std::size_t star = std::string_view::npos;  // the last '*' met, and what it stands for so far
-  std::size_t star_end = 0;
-  while (t < text.size()) {
-    if (g < glob.size() && glob[g] == '*') {
-      star = g++;
-      star_end = t;
-    } else if (g < glob.size() && (glob[g] == '?' || glob[g] == text[t])) {
-      ++g;
-      ++t;
-    } else if (star != std::string_view::npos) {
-      g = star + 1;
-      t = ++star_end;
-    } else {
-      return false;
-    }
-  }
-  return glob.find_first_not_of('*', g) == std::string_view::npos;
-}
 
 std::vector<NumericTensor> Describe(const ValueCheckpoint& checkpoint,
                                     std::vector<Measurement> measurements) {
@@ -73,7 +50,7 @@ NumericReport VerifyNumeric(const NumericRequest& request, ProgressSink& progres
   std::vector<MeasureWish> wishes(catalog.tensors().size());
   for (std::size_t i = 0; i < wishes.size(); ++i) {
     wishes[i].histogram =
-        !request.histogram.empty() && MatchesGlob(catalog.tensors()[i].name, request.histogram);
+        !request.histogram.empty() && MatchesGlob(request.histogram, catalog.tensors()[i].name);
   }
   for (const MtpCopy& copy : copies) {
     wishes[copy.copy].digests = true;

@@ -66,6 +66,32 @@ TEST(HelpTest, ComesBeforeMissingArgumentsAndIsTheSameFromBothSides) {
   EXPECT_EQ(before.out, after.out);
 }
 
+TEST(HelpTest, IsACommandWordToo) {
+  const auto same = [](std::vector<std::string> words, std::vector<std::string> option) {
+    const ToolResult result = RunTool(words);
+    EXPECT_EQ(result.exit_code, 0);
+    EXPECT_EQ(result.err, "");
+    EXPECT_EQ(result.out, RunTool(option).out);
+  };
+  for (const std::string& tool : kTools) same({tool, "help"}, {tool, "--help"});
+  same({"dsv3-convert", "help", "sample"}, {"dsv3-convert", "sample", "--help"});
+  same({"dsv3-verify", "help", "checksum", "check"},
+       {"dsv3-verify", "checksum", "check", "--help"});
+  same({"dsv3-verify", "help", "checksum"}, {"dsv3-verify", "--help"});
+  same({"dsv3-reshard", "help", "merge"}, {"dsv3-reshard", "merge", "--help"});
+  EXPECT_EQ(RunTool({"dsv3-convert", "help", "nothing"}).exit_code, 2);
+  // A file of that name is written as a path.
+  EXPECT_EQ(RunTool({"dsv3-inspect", "./help"}).exit_code, 3);
+}
+
+TEST(VersionTest, HasTheLettersOfOtherPrograms) {
+  for (const std::string& tool : kTools) {
+    const std::string version = RunTool({tool, "--version"}).out;
+    EXPECT_EQ(RunTool({tool, "-V"}).out, version);
+    EXPECT_EQ(RunTool({tool, "-v"}).out, version);
+  }
+}
+
 TEST(VersionTest, FirstLineIsStable) {
   for (const std::string& tool : kTools) {
     const ToolResult result = RunTool({tool, "--version"});

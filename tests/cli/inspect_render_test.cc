@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/inspect_lines.h"
+#include "cli/inspect_list.h"
 #include "convert/model/expected_tensors.h"
 #include "tests/convert/model/configs.h"
 
@@ -207,14 +208,14 @@ TEST(TensorReport, TellsHeaderPlaceAndStatistics) {
   statistics.stored->min = -1.5;
   statistics.stored->nans = 2;
   statistics.note = "No scale.";
-  const std::string text = TensorText(inspection, 0, statistics);
+  const std::string text = TensorText(inspection, {0, statistics});
   EXPECT_THAT(text, HasSubstr("[2, 3], 6 elements"));
   EXPECT_THAT(text, HasSubstr("bytes [100, 106) of the file"));
   EXPECT_THAT(text, HasSubstr("codes, unscaled"));
   EXPECT_THAT(text, HasSubstr("-1.5 to 0"));
   EXPECT_THAT(text, HasSubstr("2 NaN"));
   EXPECT_THAT(text, HasSubstr("No scale."));
-  const json report = json::parse(TensorJson(inspection, 0, statistics, "dsv3-inspect"));
+  const json report = json::parse(TensorJson(inspection, {0, statistics}, "dsv3-inspect"));
   EXPECT_EQ(report["offset"], 100U);
   EXPECT_EQ(report["bytes"], 6U);
   EXPECT_EQ(report["stored"]["min"], -1.5);
@@ -226,9 +227,31 @@ TEST(TensorReport, HasNullsWhereNothingIsFinite) {
   convert::TensorStatistics statistics;
   statistics.stored.emplace();
   const json report =
-      json::parse(TensorJson(MakeInspection({Tensor("w")}), 0, statistics, "dsv3-inspect"));
+      json::parse(TensorJson(MakeInspection({Tensor("w")}), {0, statistics}, "dsv3-inspect"));
   EXPECT_TRUE(report["stored"]["min"].is_null());
   EXPECT_EQ(report["stored"]["values"], 0U);
+}
+
+TEST(InspectList, HasALineForEachTensor) {
+  const Inspection inspection =
+      MakeInspection({Tensor("a.weight"), Tensor("b\x1b", Dtype::kF32, {}), Tensor("long.name")});
+  EXPECT_EQ(ListText(inspection, {0, 1, 2}),
+            "a.weight   BF16  [2, 3]  12  model.safetensors\n"
+            "b\\x1b      F32   []       4  model.safetensors\n"
+            "long.name  BF16  [2, 3]  12  model.safetensors\n");
+  const json report = json::parse(ListJson(inspection, {2}, "dsv3-inspect"));
+  ASSERT_EQ(report["tensors"].size(), 1U);
+  EXPECT_EQ(report["tensors"][0]["name"], "long.name");
+  EXPECT_EQ(report["tensors"][0]["bytes"], 12);
+  EXPECT_EQ(report["input"], "models/x");
+}
+
+TEST(TensorsJson, HasEveryTensorThatAGlobMatched) {
+  const Inspection inspection = MakeInspection({Tensor("a"), Tensor("b")});
+  const json report = json::parse(TensorsJson(inspection, {{0, {}}, {1, {}}}, "dsv3-inspect"));
+  ASSERT_EQ(report["tensors"].size(), 2U);
+  EXPECT_EQ(report["tensors"][1]["name"], "b");
+  EXPECT_TRUE(report["tensors"][1]["stored"].is_null());
 }
 
 }  // namespace

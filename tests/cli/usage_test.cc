@@ -54,6 +54,48 @@ TEST(UsageTest, MisspeltCommandGetsTheNearestOne) {
       Error("unknown command 'quantise'") + "Run 'dsv3-convert --help' to see what it accepts.\n");
 }
 
+TEST(UsageTest, WordsOfOtherProgramsGetTheirNameHere) {
+  ExpectUsageError(Convert({"--force", "in", "out"}),
+                   Error("unknown option --force; did you mean --overwrite?") + kConvertHint);
+  ExpectUsageError({"dsv3-convert", "--input-fp8-hf-path", "a", "--output-bf16-hf-path", "b"},
+                   Error("unknown option --input-fp8-hf-path; the directories are arguments here: "
+                         "dsv3-convert fp8-to-bf16 IN OUT") +
+                       "Run 'dsv3-convert --help' to see what it accepts.\n");
+  ExpectUsageError(Convert({"in", "--output-bf16-hf-path=b"}),
+                   Error("unknown option --output-bf16-hf-path; the directories are arguments "
+                         "here: dsv3-convert fp8-to-bf16 IN OUT") +
+                       kConvertHint);
+  ExpectUsageError({"dsv3-convert", "cast", "in", "out"},
+                   Error("unknown command 'cast'; the casts are 'fp8-to-bf16' and 'bf16-to-fp8'") +
+                       "Run 'dsv3-convert --help' to see what it accepts.\n");
+  ExpectUsageError({"dsv3-verify", "diff", "a", "b"},
+                   "dsv3-verify: error: unknown command 'diff'; did you mean 'compare'?\n"
+                   "Run 'dsv3-verify --help' to see what it accepts.\n");
+  ExpectUsageError({"dsv3-convert", "diff", "a", "b"},
+                   Error("unknown command 'diff'; two checkpoints are compared by 'dsv3-verify "
+                         "compare A B'") +
+                       "Run 'dsv3-convert --help' to see what it accepts.\n");
+  ExpectUsageError(Convert({"-v", "in", "out"}),
+                   Error("unknown option -v; progress and warnings are shown without it, and -V "
+                         "prints the version") +
+                       kConvertHint);
+}
+
+TEST(UsageTest, LettersTakeValuesAsOtherProgramsDo) {
+  for (const std::vector<std::string>& words : std::vector<std::vector<std::string>>{
+           {"-j", "four", "in", "out"}, {"-jfour", "in", "out"}, {"in", "out", "-nqjfour"}}) {
+    ExpectUsageError(Convert(words),
+                     Error("--threads: 'four' is not accepted; give a whole number from 0 (all "
+                           "processors) to 4096") +
+                         kConvertHint);
+  }
+  ExpectUsageError(Convert({"in", "out", "-j"}),
+                   Error("option --threads needs a value; write --threads N") + kConvertHint);
+  // "4" is the value of -j, "in" the command's only argument.
+  ExpectUsageError({"dsv3-convert", "-j", "4", "fp8-to-bf16", "-f", "in"},
+                   Error("fp8-to-bf16: missing OUT") + kSynopsis + kConvertHint);
+}
+
 TEST(UsageTest, OptionOfAnotherCommandIsSaidToBeThat) {
   ExpectUsageError(
       Convert({"--seed", "3", "in", "out"}),

@@ -19,6 +19,7 @@ using formats::Dtype;
 using formats::Finding;
 using formats::Shape;
 using ::testing::Contains;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -120,15 +121,39 @@ TEST_F(InspectTest, SuggestsTheMostSimilarTensor) {
   WriteShard("model.safetensors", {Tensor("model.layers.0.mlp.up_proj.weight", Dtype::kU8, {1}),
                                    Tensor("model.norm.weight", Dtype::kU8, {1})});
   const Inspection inspection = Inspect(root_);
-  EXPECT_EQ(inspection.catalog.tensors()[RequireTensor(inspection, "model.norm.weight")].name,
-            "model.norm.weight");
-  try {
-    RequireTensor(inspection, "model.layers.0.mlp.up.weight");
-    FAIL() << "no error";
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), ErrorCode::kUsage);
-    EXPECT_THAT(e.message(), HasSubstr("'model.layers.0.mlp.up_proj.weight'"));
-  }
+  const auto names = [&](const std::string& name_or_glob) {
+    std::vector<std::string> found;
+    for (const std::uint32_t position : RequireTensors(inspection, name_or_glob)) {
+      found.push_back(inspection.catalog.tensors()[position].name);
+    }
+    return found;
+  };
+  EXPECT_THAT(names("model.norm.weight"), ElementsAre("model.norm.weight"));
+  EXPECT_THAT(names("*norm*"), ElementsAre("model.norm.weight"));
+  EXPECT_THAT(names("model.*"),
+              ElementsAre("model.layers.0.mlp.up_proj.weight", "model.norm.weight"));
+  EXPECT_THAT(names("model.layers.[0-9].*.we?ght"),
+              ElementsAre("model.layers.0.mlp.up_proj.weight"));
+  const auto refusal = [&](const std::string& name_or_glob) {
+    try {
+      RequireTensors(inspection, name_or_glob);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kUsage);
+      return e.message();
+    }
+    return std::string("no error");
+  };
+  EXPECT_THAT(refusal("model.layers.0.mlp.up.weight"),
+              HasSubstr("'model.layers.0.mlp.up_proj.weight'"));
+  EXPECT_THAT(refusal("norm*"), HasSubstr("no tensor has a name like 'norm*'"));
+}
+
+TEST_F(InspectTest, ANameWithBracketsIsTakenAsItIs) {
+  WriteShard("model.safetensors", {Tensor("a[0]", Dtype::kU8, {1}), Tensor("a0", Dtype::kU8, {1})});
+  const Inspection inspection = Inspect(root_);
+  const std::vector<std::uint32_t> found = RequireTensors(inspection, "a[0]");
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(inspection.catalog.tensors()[found[0]].name, "a[0]");
 }
 
 }  // namespace

@@ -1,0 +1,84 @@
+#include "cli/foreign_words.h"
+
+#include <algorithm>
+
+namespace dsv3::cli {
+namespace {
+
+struct OtherOption {
+  std::string_view name;
+  std::string_view here;  // an option; empty: `advice` says what to write
+  std::string_view advice;
+};
+
+constexpr std::string_view kCast =
+    "the directories are arguments here: dsv3-convert fp8-to-bf16 IN OUT";
+constexpr std::string_view kReshard = "that is 'dsv3-reshard --format deepseek --tp N IN OUT' here";
+
+constexpr OtherOption kOptions[] = {
+    {"force", "overwrite", ""},
+    {"clobber", "overwrite", ""},
+    {"jobs", "threads", ""},
+    {"num-threads", "threads", ""},
+    {"workers", "threads", ""},
+    {"num-workers", "threads", ""},
+    // DeepSeek's fp8_cast_bf16.py.
+    {"input-fp8-hf-path", "", kCast},
+    {"output-bf16-hf-path", "", kCast},
+    {"input-bf16-hf-path", "",
+     "the directories are arguments here: dsv3-convert bf16-to-fp8 IN OUT"},
+    {"output-fp8-hf-path", "",
+     "the directories are arguments here: dsv3-convert bf16-to-fp8 IN OUT"},
+    // DeepSeek's convert.py.
+    {"hf-ckpt-path", "", kReshard},
+    {"save-path", "", kReshard},
+    {"n-experts", "", kReshard},
+    {"model-parallel", "", kReshard},
+};
+
+struct OtherCommand {
+  std::string_view tool;
+  std::string_view word;
+  std::string_view advice;
+};
+
+constexpr std::string_view kCasts = "the casts are 'fp8-to-bf16' and 'bf16-to-fp8'";
+constexpr std::string_view kCompare = "two checkpoints are compared by 'dsv3-verify compare A B'";
+
+constexpr OtherCommand kCommands[] = {
+    {"dsv3-convert", "cast", kCasts},
+    {"dsv3-convert", "convert", kCasts},
+    {"dsv3-convert", "diff", kCompare},
+    {"dsv3-convert", "compare", kCompare},
+    {"dsv3-convert", "verify", "checkpoints are checked by 'dsv3-verify all DIR'"},
+    {"dsv3-convert", "check", "checkpoints are checked by 'dsv3-verify all DIR'"},
+    {"dsv3-convert", "inspect", "the tensors are shown by 'dsv3-inspect IN'"},
+    {"dsv3-convert", "reshard", "rank shards are made by 'dsv3-reshard --tp N IN OUT'"},
+    {"dsv3-convert", "merge", "rank shards are merged by 'dsv3-reshard merge RANKS OUT'"},
+    {"dsv3-verify", "diff", "did you mean 'compare'?"},
+    {"dsv3-verify", "check", "did you mean 'checksum check'? 'all' runs every check"},
+    {"dsv3-verify", "verify", "'all' runs every check"},
+    {"dsv3-verify", "hash", "did you mean 'checksum create'?"},
+    {"dsv3-verify", "sha256sum", "did you mean 'checksum check'?"},
+};
+
+}  // namespace
+
+std::string AdviceForOption(std::string_view option, const std::vector<std::string>& known) {
+  for (const OtherOption& other : kOptions) {
+    if (other.name != option) continue;
+    if (other.here.empty()) return std::string(other.advice);
+    if (std::find(known.begin(), known.end(), other.here) == known.end()) return "";
+    return "did you mean --" + std::string(other.here) + "?";
+  }
+  return "";
+}
+
+std::string AdviceForCommand(std::string_view tool, std::string_view word) {
+  for (const OtherCommand& other : kCommands) {
+    if (other.tool == tool && other.word == word) return std::string(other.advice);
+  }
+  return "";
+}
+
+}  // namespace dsv3::cli

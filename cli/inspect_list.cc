@@ -1,0 +1,48 @@
+#include "cli/inspect_list.h"
+
+#include "cli/json_members.h"
+#include "cli/table.h"
+#include "cli/version.h"
+#include "formats/dtype.h"
+#include "formats/shape.h"
+
+namespace dsv3::cli {
+
+std::string ListText(const convert::Inspection& inspection,
+                     const std::vector<std::uint32_t>& positions) {
+  Table table("lllrl");
+  for (const std::uint32_t position : positions) {
+    const convert::CatalogTensor& tensor = inspection.catalog.tensors().at(position);
+    table.Add({Printable(tensor.name), std::string(formats::DtypeName(tensor.dtype)),
+               formats::ShapeToString(tensor.shape), std::to_string(tensor.extent.length),
+               Printable(inspection.catalog.files()[tensor.extent.file].name)});
+  }
+  return table.Text("");
+}
+
+std::string ListJson(const convert::Inspection& inspection,
+                     const std::vector<std::uint32_t>& positions, std::string_view tool) {
+  formats::JsonWriter json(2);
+  json.BeginObject();
+  StringMember(json, "tool", tool);
+  StringMember(json, "version", kVersion);
+  StringMember(json, "input", inspection.path.string());
+  json.Key("tensors");
+  json.BeginArray();
+  for (const std::uint32_t position : positions) {
+    const convert::CatalogTensor& tensor = inspection.catalog.tensors().at(position);
+    json.BeginObject();
+    StringMember(json, "name", tensor.name);
+    StringMember(json, "dtype", formats::DtypeName(tensor.dtype));
+    ShapeMember(json, "shape", tensor.shape);
+    StringMember(json, "file", inspection.catalog.files()[tensor.extent.file].name);
+    UintMember(json, "offset", tensor.extent.offset);
+    UintMember(json, "bytes", tensor.extent.length);
+    json.EndObject();
+  }
+  json.EndArray();
+  json.EndObject();
+  return json.Take() + "\n";
+}
+
+}  // namespace dsv3::cli
