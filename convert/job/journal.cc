@@ -12,7 +12,7 @@
 
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
-#include "formats/hash/xxh3.h"
+#include "formats/job_journal.h"
 #include "formats/json/json_writer.h"
 #include "formats/shard_index.h"
 
@@ -22,12 +22,6 @@ namespace {
 using nlohmann::json;
 
 constexpr std::uint64_t kVersion = 2;
-constexpr std::size_t kDigestLength = 32;
-constexpr std::uint64_t kMaxJournalBytes = std::uint64_t{1} << 30;
-
-std::string Line(std::string text) {
-  return formats::Xxh3Hex(std::as_bytes(std::span(text))) + ' ' + std::move(text) + '\n';
-}
 
 void WriteNames(formats::JsonWriter& writer, std::string_view key,
                 const std::vector<std::string>& names) {
@@ -75,7 +69,7 @@ std::string HeadLine(const JournalHead& head) {
   }
   writer.EndArray();
   writer.EndObject();
-  return Line(writer.Take());
+  return formats::DigestedLine(writer.Take());
 }
 
 // The shortest text that reads back as the same number, NaN and infinity included: a report of a
@@ -144,7 +138,7 @@ std::string RecordLine(const FileRecord& record) {
   }
   writer.EndArray();
   writer.EndObject();
-  return Line(writer.Take());
+  return formats::DigestedLine(writer.Take());
 }
 
 // Names from a journal decide what is removed: none may lead elsewhere.
@@ -187,21 +181,9 @@ FileRecord ParseRecord(const json& value) {
   return record;
 }
 
-// Takes the next line off the front of `text`: its text without the digest, or nothing when it is
-// not whole.
-std::optional<std::string_view> TakeLine(std::string_view& text) {
-  const std::size_t end = text.find('\n');
-  if (end == std::string_view::npos || end <= kDigestLength) return std::nullopt;
-  const std::string_view digest = text.substr(0, kDigestLength);
-  const std::string_view body = text.substr(kDigestLength + 1, end - kDigestLength - 1);
-  if (digest != formats::Xxh3Hex(std::as_bytes(std::span(body)))) return std::nullopt;
-  text.remove_prefix(end + 1);
-  return body;
-}
-
-// The same for lines that another process sent.
+// The next line of those that another process sent.
 std::string_view TakeWholeLine(std::string_view& text) {
-  const std::optional<std::string_view> body = TakeLine(text);
+  const std::optional<std::string_view> body = formats::TakeDigestedLine(text);
   if (!body) throw Error(ErrorCode::kInternal, "a message of another process came in pieces");
   return *body;
 }
@@ -213,10 +195,10 @@ std::optional<JournalState> Journal::Read(const std::filesystem::path& directory
   const std::filesystem::path path = directory / FileNameOf(kJournalName, run);
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return std::nullopt;
-  const std::string text = formats::ReadSmallFile(path, kMaxJournalBytes);
+  const std::string text = formats::ReadSmallFile(path, formats::kMaxJournalBytes);
   std::optional<JournalState> state;
   std::string_view rest = text;
-  while (const std::optional<std::string_view> body = TakeLine(rest)) {
+  while (const std::optional<std::string_view> body = formats::TakeDigestedLine(rest)) {
     try {
       const json value = json::parse(*body);
       if (!state) {

@@ -13,10 +13,11 @@
 #include "convert/job/run_id.h"
 #include "convert/stream/record.h"
 #include "formats/io/file_system.h"
+#include "formats/job_journal.h"
 
 namespace dsv3::convert {
 
-inline constexpr std::string_view kJournalName = ".dsv3-journal";
+using formats::kJournalName;
 
 // A source file as a job saw it.
 struct JournalSource {
