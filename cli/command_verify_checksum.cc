@@ -43,7 +43,7 @@ std::string RunCreate(const CreateOptions& options, CommandContext& context) {
     for (formats::Finding& finding : report.verification.findings) {
       finding.severity = formats::Severity::kWarning;
     }
-    if (!report.verification.findings.empty()) {
+    if (created.replaced) {
       report.consequence = "the old checksums differed there and were replaced";
     }
   } else {
@@ -138,7 +138,9 @@ Command ChecksumCreateCommand() {
       "weights are split into files, and SHA256SUMS, which 'sha256sum -c' accepts.",
       "Where there are checksums already, the files are compared with them first. When they "
       "differ, the differences are listed, nothing is written, and the exit code is 1. What the "
-      "old manifest tells of a conversion is kept."};
+      "old manifest tells of a conversion is kept.",
+      "A directory that is not whole is refused: shards that the index lists are missing, or a "
+      "conversion or a download is not finished."};
   command.arguments = {{"DIR", kDirectoryHelp, &options->directory}};
   command.options = {
       Flag("overwrite", &options->overwrite, "Replace checksums that the files differ from.", 'f'),
@@ -162,7 +164,8 @@ Command ChecksumCheckCommand() {
       "from the Hugging Face hub left behind. No network is used.",
       "Every difference is listed: files that changed, with the tensors that changed in them where "
       "a manifest tells, files that are missing, and files too many. Any of them makes the exit "
-      "code 1; with nothing to compare with it is 3."};
+      "code 1, and so do files that the index or the hub's listing says must be there; with "
+      "nothing to compare with, or a conversion that is not finished, it is 3."};
   command.arguments = {{"DIR", kDirectoryHelp, &options->directory}};
   command.options = {
       Text("manifest", "FILE", &options->manifest,

@@ -152,7 +152,8 @@ Command SignCommand() {
       "'model_signing verify key' verify.",
       "Not signed are model.sig, the signature itself, .git, .gitattributes, .github, .gitignore "
       "and .cache/huggingface at the top of DIR. Sign last: a file that is added later counts as "
-      "a difference."};
+      "a difference. A directory that is not whole, because a conversion or a download is not "
+      "finished, is refused."};
   command.arguments = {{"DIR",
                         "The model directory, a model directory of the Hugging Face hub cache, or "
                         "a single file.",

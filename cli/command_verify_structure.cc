@@ -66,17 +66,21 @@ std::string Run(const Options& options, CommandContext& context) {
   } else if (!checked.model_type.empty()) {
     model += ", whose tensors are not known, so they were not compared";
   }
-  report.lines.emplace_back("model", model);
+  // Of a conversion that is not finished nothing is looked at.
+  const bool looked = !checked.verification.files.empty();
+  if (looked) report.lines.emplace_back("model", model);
   if (checked.ranks) {
     report.lines.emplace_back("ranks", checked.ranks->format.empty()
                                            ? std::string("not known: layout.json cannot be used")
                                            : RanksText(*checked.ranks));
   }
-  report.lines.emplace_back("files", FormatCountOf(checked.verification.files.size(), "file") +
-                                         ", of weights the headers only");
-  report.lines.emplace_back("tensors",
-                            fmt::format("{} with scales, {}", FormatCount(checked.tensors),
-                                        FormatBytes(checked.tensor_bytes)));
+  if (looked) {
+    report.lines.emplace_back("files", FormatCountOf(checked.verification.files.size(), "file") +
+                                           ", of weights the headers only");
+    report.lines.emplace_back("tensors",
+                              fmt::format("{} with scales, {}", FormatCount(checked.tensors),
+                                          FormatBytes(checked.tensor_bytes)));
+  }
   report.members = [&checked](formats::JsonWriter& json) {
     StringOrNullMember(json, "model_type", checked.model_type);
     BoolMember(json, "known_model", checked.known_model);

@@ -308,7 +308,6 @@ CheckpointFiles OpenDirectory(const fs::path& directory, const FreedShards& free
   CheckpointListing listing = ListCheckpoint(directory, true);
   NoteUnlisted(listing, files);
   NoteDeadLinks(listing, files);
-  files.leftovers = std::move(listing.leftovers);
   TakeSideFiles(listing.side_files, files);
   OrderFindings(files.findings);
   return files;

@@ -46,8 +46,6 @@ struct CheckpointFiles {
   // *.safetensors in the directory itself that the index does not list, sorted by name. Headers are
   // empty where they could not be read, which is no finding.
   std::vector<ShardFile> unlisted;
-  // What this toolkit keeps during a run, as above, and an unfinished one leaves; sorted.
-  std::vector<std::string> leftovers;
   // Everything wrong or noteworthy with files, headers and index, ordered by file: missing-shard,
   // tensor-not-in-shard, tensor-not-in-index, tensor-in-two-shards, wrong-total-size (warning),
   // unlisted-shard (warning), no-index (warning), dead-link (warning), unreadable-shard,

@@ -10,11 +10,14 @@
 
 #include "convert/catalog/glob.h"
 #include "convert/model/expected_tensors.h"
+#include "convert/open/completeness.h"
 #include "convert/open/rank_directory.h"
 #include "convert/open/rank_model.h"
+#include "convert/open/unfinished.h"
 #include "convert/open/whole_model.h"
 #include "formats/checkpoint_check.h"
 #include "formats/checkpoint_files.h"
+#include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/require_no_errors.h"
 
@@ -119,7 +122,7 @@ std::size_t Similarity(std::string_view a, std::string_view b) {
 }
 
 // The model that rank shards hold.
-Inspection InspectRanks(const std::filesystem::path& path) {
+Inspection InspectRanks(const std::filesystem::path& path, Findings unfinished) {
   WholeModel model = PutTogether(OpenRankDirectory(path));
   Inspection inspection{.path = path,
                         .catalog = std::move(model.catalog),
@@ -133,17 +136,31 @@ Inspection InspectRanks(const std::filesystem::path& path) {
     inspection.summary.file_bytes += file.bytes;
   }
   inspection.ranks = std::move(model.layout);
+  std::move(unfinished.begin(), unfinished.end(), std::back_inserter(inspection.findings));
   return inspection;
 }
 
 }  // namespace
 
 Inspection Inspect(const std::filesystem::path& path) {
-  if (IsRankDirectory(path)) return InspectRanks(path);
-  formats::CheckpointFiles files = formats::OpenCheckpointFiles(path);
+  const formats::CheckpointLocation location = formats::LocateCheckpoint(path);
+  Findings unfinished;
+  if (!location.file_name) unfinished = FindUnfinished(location.directory);
+  if (IsRankDirectory(path)) return InspectRanks(path, std::move(unfinished));
+  // Of a conversion that is not finished only what is there can be shown.
+  const bool half_made = HasUnfinishedConversion(unfinished);
+  formats::CheckpointFiles files;
+  try {
+    files = formats::OpenCheckpointFiles(path);
+  } catch (const Error& error) {
+    if (half_made && error.code() == ErrorCode::kBadInput) RefuseUnfinishedConversion(path);
+    throw;
+  }
   RequireReadable(files.findings);
   formats::DropSecondCopies(files);
   Findings findings = std::move(files.findings);
+  Findings missing_files;
+  if (!location.file_name) missing_files = FindMissingFiles(files);
   std::optional<ModelConfig> config = ReadConfig(files, findings);
   Catalog catalog = Catalog::FromCheckpoint(files);
   const ModelConfig* known = config ? &*config : nullptr;
@@ -151,12 +168,14 @@ Inspection Inspect(const std::filesystem::path& path) {
   Summary summary;
   tbb::parallel_invoke(
       [&] {
-        if (known != nullptr) missing = CheckAgainstModel(*known, catalog);
+        if (known != nullptr && !half_made) missing = CheckAgainstModel(*known, catalog);
       },
       [&] { summary = Summarize(catalog, known); });
   findings.insert(findings.end(), std::make_move_iterator(missing.begin()),
                   std::make_move_iterator(missing.end()));
   ScaleCheck(known, findings).Visit(summary.root, "");
+  std::move(unfinished.begin(), unfinished.end(), std::back_inserter(findings));
+  if (!location.file_name && !half_made) AddUnlessKnown(std::move(missing_files), findings);
   return {path,
           files.form,
           std::move(catalog),

@@ -1,4 +1,4 @@
-#include "convert/verify/hub.h"
+#include "convert/open/hub.h"
 
 #include <algorithm>
 #include <charconv>
@@ -10,7 +10,7 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
-#include "convert/verify/hub_tree.h"
+#include "convert/open/hub_tree.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 

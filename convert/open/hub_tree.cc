@@ -1,4 +1,4 @@
-#include "convert/verify/hub_tree.h"
+#include "convert/open/hub_tree.h"
 
 #include <optional>
 #include <string_view>

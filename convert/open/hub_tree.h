@@ -4,7 +4,7 @@
 #include <map>
 #include <string>
 
-#include "convert/verify/hub.h"
+#include "convert/open/hub.h"
 
 // The hub's listing of a repository at one commit, as downloads leave it behind; an internal part
 // of hub.h.

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "convert/model/expected_tensors.h"
+#include "convert/open/unfinished.h"
 #include "convert/open/whole_model.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
@@ -65,6 +66,7 @@ std::string ReadConfigText(const formats::CheckpointFiles& files) {
 }
 
 Source OpenSource(const fs::path& input, const std::vector<formats::FreedShard>& freed) {
+  RefuseUnfinishedConversion(input);
   RefuseRankDirectory(input);
   formats::CheckpointFiles files = formats::OpenCheckpointFiles(input, freed);
   formats::RequireConsistent(files);

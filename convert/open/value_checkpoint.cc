@@ -7,6 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "convert/open/completeness.h"
+#include "convert/open/unfinished.h"
 #include "convert/open/whole_model.h"
 #include "formats/checkpoint_check.h"
 #include "formats/checkpoint_files.h"
@@ -37,9 +39,20 @@ ModelConfig ReadConfig(const fs::path& directory, formats::Findings& findings) {
   }
 }
 
+// Adds what is not finished or missing in a directory that was named as a whole.
+void JudgeDirectory(const formats::CheckpointFiles& files, const ModelConfig& config,
+                    const Catalog& catalog, formats::Findings& findings) {
+  const bool all_there = findings.empty();
+  AddUnlessKnown(FindUnfinished(files.directory), findings);
+  AddUnlessKnown(FindMissingFiles(files), findings);
+  if (!all_there) return;
+  if (auto missing = FindMissingTensors(config, catalog, files.form)) findings.push_back(*missing);
+}
+
 }  // namespace
 
 ValueCheckpoint OpenForValues(const fs::path& path) {
+  RefuseUnfinishedConversion(path);
   RefuseRankDirectory(path);
   formats::CheckpointFiles files = formats::OpenCheckpointFiles(path);
   formats::DropSecondCopies(files);
@@ -49,6 +62,8 @@ ValueCheckpoint OpenForValues(const fs::path& path) {
   }
   ModelConfig config = ReadConfig(files.directory, findings);
   Catalog catalog = Catalog::FromCheckpoint(files);
+  std::error_code ignored;
+  if (fs::is_directory(path, ignored)) JudgeDirectory(files, config, catalog, findings);
   ScaledWeights scaled = FindScaledWeights(catalog, config);
   return {files.directory, std::move(catalog), std::move(config), std::move(scaled),
           std::move(findings)};

@@ -17,14 +17,16 @@ namespace dsv3::convert {
 struct ValueCheckpoint {
   std::filesystem::path directory;  // absolute
   Catalog catalog;
-  ModelConfig config;       // all defaults where there is no config.json
-  ScaledWeights scaled;     // its findings and what it does not support left alone
-  formats::Findings files;  // errors of files, index and config
+  ModelConfig config;    // all defaults where there is no config.json
+  ScaledWeights scaled;  // its findings and what it does not support left alone
+  // Errors of files, index and config, and what FindUnfinished, FindMissingFiles and
+  // FindMissingTensors say of the directory.
+  formats::Findings files;
 };
 
 // Reads headers, index and config. Faults of single files become findings, and their tensors are
 // left out; of a tensor in two shards the first is kept. Throws Error like
-// formats::OpenCheckpointFiles, and kBadInput for rank shards.
+// formats::OpenCheckpointFiles, and kBadInput for rank shards and unfinished conversions.
 ValueCheckpoint OpenForValues(const std::filesystem::path& path);
 
 // Throws the first of the errors in `files` as an Error (kBadInput), with the number of others.

@@ -11,6 +11,7 @@
 
 #include "convert/open/rank_directory.h"
 #include "convert/open/rank_model.h"
+#include "convert/open/unfinished.h"
 #include "formats/checkpoint_files.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
@@ -123,6 +124,7 @@ void RefuseRankDirectory(const fs::path& input) {
 }
 
 WholeModel OpenWholeModel(const fs::path& input) {
+  RefuseUnfinishedConversion(input);
   return IsRankDirectory(input) ? OpenRanks(input) : OpenCheckpoint(input);
 }
 

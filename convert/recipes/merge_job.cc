@@ -5,6 +5,7 @@
 
 #include "convert/job/output_place.h"
 #include "convert/job/run_plan.h"
+#include "convert/open/unfinished.h"
 #include "convert/open/whole_model.h"
 #include "convert/recipes/job_common.h"
 #include "convert/recipes/merge.h"
@@ -16,6 +17,7 @@ namespace dsv3::convert {
 namespace {
 
 void RequireRankDirectory(const std::filesystem::path& input) {
+  RefuseUnfinishedConversion(input);
   if (IsRankDirectory(input)) return;
   std::error_code ignored;
   const bool is_there = std::filesystem::is_directory(input, ignored);

@@ -23,6 +23,7 @@ struct CreateChecksumsReport {
   // Its errors are why nothing was written, unless `overwrite` asked to go on.
   Verification verification;
   bool written = false;
+  bool replaced = false;         // written, and the earlier checksums differed
   bool kept_provenance = false;  // of an earlier manifest
   std::uint64_t files = 0;       // digested
   std::uint64_t bytes = 0;       // of those files
@@ -36,7 +37,8 @@ struct CreateChecksumsReport {
 // earlier manifest's provenance is kept: recipe, options and source as they are, rules and sources
 // for tensors whose digest is the same. Throws Error: kBadInput for what is no directory, holds no
 // file, has a file that cannot be listed (a dead link, a FIFO, a name that is not UTF-8) or a shard
-// whose header cannot be read; kUsage where an unfinished conversion lies; kIo; kInterrupted.
+// whose header cannot be read, or is not whole (see JudgeCompleteness); kUsage where a conversion
+// is not finished; kIo; kInterrupted.
 CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
                                       formats::FileSystem& file_system, ProgressSink& progress,
                                       const StopToken& stop);
@@ -67,9 +69,10 @@ struct CheckChecksumsReport {
 std::string_view BasisName(CheckChecksumsReport::Basis basis);
 
 // Compares the directory with the first of: `manifest`, its own manifest, SHA256SUMS, hub metadata.
-// Every difference is a finding. Whole files are hashed, and the tensors of a file only where its
-// digest differs. Throws Error: kBadInput where there is nothing to compare with, or `manifest` is
-// no manifest; kIo where the directory cannot be listed; kInterrupted.
+// Every difference is a finding, and so is what makes the directory incomplete
+// (JudgeCompleteness), whatever it is compared with. Whole files are hashed, and the tensors of a
+// file only where its digest differs. Throws Error: kBadInput where there is nothing to compare
+// with, or `manifest` is no manifest; kIo where the directory cannot be listed; kInterrupted.
 CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, ProgressSink& progress,
                                     const StopToken& stop);
 

@@ -7,7 +7,7 @@
 
 #include <fmt/format.h>
 
-#include "convert/verify/hub.h"
+#include "convert/open/hub.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/hash/sha256.h"

@@ -6,11 +6,13 @@
 
 #include <fmt/format.h>
 
+#include "convert/open/completeness.h"
 #include "convert/verify/checksum.h"
 #include "convert/verify/checksum_basis.h"
 #include "convert/verify/checksum_compare.h"
 #include "convert/verify/directory_files.h"
 #include "formats/error.h"
+#include "formats/require_no_errors.h"
 
 namespace dsv3::convert {
 namespace {
@@ -46,7 +48,10 @@ CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, Progre
                                     const StopToken& stop) {
   const fs::path directory = LocateDirectory(request.directory);
   std::optional<ChecksumBasis> basis = FindChecksumBasis(directory, request.manifest, true);
+  formats::Findings completeness = JudgeCompleteness(directory);
   if (!basis) {
+    // Of what is not whole, that is what is to be said.
+    formats::RequireNoErrors(completeness, {"fault like it", "faults like it"});
     throw Error(
         ErrorCode::kBadInput,
         fmt::format("{}: there is nothing to check against: no checkpoint.manifest.json, no "
@@ -86,6 +91,7 @@ CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, Progre
   }
   formats::Findings& findings = report.verification.findings;
   std::move(comparison.findings.begin(), comparison.findings.end(), std::back_inserter(findings));
+  AddUnlessKnown(std::move(completeness), findings);
   return report;
 }
 

@@ -11,7 +11,7 @@
 #include <fmt/format.h>
 
 #include "convert/verify/checksum_header.h"
-#include "convert/verify/hub.h"
+#include "convert/open/hub.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/hash/git_blob.h"

@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 #include <tbb/parallel_for.h>
 
+#include "convert/open/completeness.h"
 #include "convert/verify/checksum.h"
 #include "convert/verify/checksum_basis.h"
 #include "convert/verify/checksum_compare.h"
@@ -47,10 +48,6 @@ void RequireListable(const fs::path& directory, const std::vector<DirectoryFile>
            "the directory holds no file; give the directory of a model");
   }
   for (const DirectoryFile& file : listing) {
-    if (file.name.starts_with(".dsv3-")) {
-      Refuse(ErrorCode::kUsage, directory.string(),
-             "a conversion is under way or unfinished here; finish it first, by the same command");
-    }
     if (file.kind != DirectoryFile::Kind::kFile) {
       Refuse(ErrorCode::kBadInput, file.name,
              fmt::format("it is {}, which checksums cannot describe; remove it, or put a file in "
@@ -261,6 +258,8 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
   }
   std::vector<DirectoryFile> listing = ListDirectory(directory);
   RequireListable(directory, listing);
+  const formats::Findings completeness = JudgeCompleteness(directory);
+  RequireComplete(completeness, "making checksums");
   std::vector<CreatedFile> files = ReadHeaders(listing);
   const auto broken = std::find_if(files.begin(), files.end(), [](const CreatedFile& created) {
     return created.header_error.has_value();
@@ -289,6 +288,8 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
         CompareDigests(*basis, directory, listing, digests, request.threads, progress, stop);
     std::move(comparison.findings.begin(), comparison.findings.end(), std::back_inserter(findings));
   }
+  report.replaced = !findings.empty();
+  AddUnlessKnown(completeness, findings);
   if (!report.verification.Passes(false) && !request.overwrite) return report;
 
   formats::Manifest before;

@@ -193,6 +193,11 @@ CompareReport CompareCheckpoints(const CompareRequest& request, ProgressSink& pr
   report.verification.check = "compare";
   report.directory_a = a.directory;
   report.directory_b = b.directory;
+  // Warnings alone are left.
+  for (const ValueCheckpoint* checkpoint : {&a, &b}) {
+    report.verification.findings.insert(report.verification.findings.end(),
+                                        checkpoint->files.begin(), checkpoint->files.end());
+  }
   std::set<std::string> files;
   for (const ValueCheckpoint* checkpoint : {&a, &b}) {
     for (const SourceFile& file : checkpoint->catalog.files()) files.insert(file.name);

@@ -7,10 +7,14 @@
 
 #include <fmt/format.h>
 
+#include "convert/open/completeness.h"
+#include "convert/open/unfinished.h"
 #include "convert/verify/checksum_basis.h"
 #include "convert/verify/directory_files.h"
+#include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/json/json_writer.h"
+#include "formats/require_no_errors.h"
 
 namespace dsv3::convert {
 namespace {
@@ -202,10 +206,20 @@ std::string_view SourceMatchName(SourceMatch match) {
 }
 
 ProvenanceReport TraceProvenance(const ProvenanceRequest& request) {
+  const fs::path located = LocateDirectory(request.directory);
+  // A manifest may lie alone, to be read without the weights that it is about.
+  const bool has_weights = !formats::ListSafetensors(located).empty();
+  formats::Findings completeness =
+      has_weights ? JudgeCompleteness(located) : FindUnfinished(located);
+  if (HasUnfinishedConversion(completeness)) {
+    formats::RequireNoErrors(completeness, {"fault like it", "faults like it"});
+  }
   formats::Manifest manifest = ReadFrom(request.directory);
   std::optional<formats::Manifest> source;
   if (!request.source.empty()) source = ReadFrom(request.source);
-  return Tracer(std::move(manifest)).Trace(source ? &*source : nullptr);
+  ProvenanceReport report = Tracer(std::move(manifest)).Trace(source ? &*source : nullptr);
+  AddUnlessKnown(std::move(completeness), report.verification.findings);
+  return report;
 }
 
 }  // namespace dsv3::convert

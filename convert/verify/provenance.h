@@ -61,8 +61,10 @@ struct ProvenanceReport {
 
 // Reads manifests only. A recorded source that differs is an error finding ("source-differs"), one
 // that is unknown a warning ("source-unknown"), as is a directory whose manifest tells no
-// provenance ("no-provenance"). Throws Error: kBadInput where a directory has no manifest or one
-// that cannot be read; kIo.
+// provenance ("no-provenance"); what JudgeCompleteness says of the directory is added, where
+// there are weights in it. Throws
+// Error: kBadInput where a directory has no manifest or one that cannot be read, or a conversion
+// into it is not finished; kIo.
 ProvenanceReport TraceProvenance(const ProvenanceRequest& request);
 
 }  // namespace dsv3::convert

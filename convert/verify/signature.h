@@ -43,7 +43,8 @@ struct SignReport {
 // lists are taken from there, after their sizes were compared; others are computed. Throws Error:
 // kBadInput for a key that is none or of another kind, a model without files, with something that
 // cannot be signed (a link to a directory, a FIFO, a name that is not UTF-8), or without a manifest
-// that lists SHA-256 digests where one is to be used; kVerification where sizes differ from the
+// that lists SHA-256 digests where one is to be used, and for one that is not whole (see
+// JudgeCompleteness); kVerification where sizes differ from the
 // manifest's; kUsage where an unfinished conversion lies, or `signature` is a file that is no
 // signature; kIo; kInterrupted.
 SignReport SignModel(const SignRequest& request, formats::FileSystem& file_system,

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/open/completeness.h"
 #include "convert/stream/file_digests.h"
 #include "convert/verify/signature.h"
 #include "convert/verify/signature_common.h"
@@ -44,14 +45,6 @@ void RequireReplaceable(const fs::path& signature) {
 // Throws for whatever keeps a listing from being signed.
 void RequireSignable(const ModelListing& listing) {
   for (const ModelFile& file : listing.files) {
-    const std::string base = fs::path(file.name).filename().string();
-    if (base.starts_with(".dsv3-") || base.ends_with(".partial")) {
-      Fail(
-          ErrorCode::kUsage, file.name,
-          fmt::format("{}: {} belongs to an unfinished conversion; finish it with the same command "
-                      "again, then sign",
-                      listing.directory.string(), QuoteForMessage(file.name)));
-    }
     if (formats::FindInvalidUtf8(file.name) != file.name.size()) {
       Fail(
           ErrorCode::kBadInput, file.name,
@@ -75,6 +68,18 @@ void RequireSignable(const ModelListing& listing) {
          fmt::format("{}: there is no file to sign; give a model's directory",
                      listing.directory.string()));
   }
+}
+
+// Refuses a directory that is not whole. What only may be missing is a warning. `unlisted` are the
+// signature and what a killed run left of it.
+void RequireWholeModel(const ModelListing& listing, const IgnoredPaths& unlisted,
+                       ProgressSink& progress) {
+  formats::Findings findings = JudgeCompleteness(listing.directory);
+  std::erase_if(findings, [&](const formats::Finding& finding) {
+    return finding.kind == "unfinished-conversion" && IsIgnored(finding.file, unlisted);
+  });
+  RequireComplete(findings, "signing");
+  for (const formats::Finding& finding : findings) progress.OnWarning(finding.message);
 }
 
 formats::Manifest ReadManifestOf(const ModelListing& listing) {
@@ -173,6 +178,7 @@ SignReport SignModel(const SignRequest& request, formats::FileSystem& file_syste
   IgnoredPaths unlisted = ignored;
   for (const std::string& path : ignored) unlisted.insert(path + ".partial");  // of a killed run
   const ModelListing listing = ListModel(request.model, unlisted);
+  if (!listing.single_file) RequireWholeModel(listing, unlisted, progress);
   RequireSignable(listing);
 
   std::vector<std::string> digests(listing.files.size());

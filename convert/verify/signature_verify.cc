@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/open/completeness.h"
 #include "convert/stream/file_digests.h"
 #include "convert/verify/signature.h"
 #include "convert/verify/signature_common.h"
@@ -204,6 +205,9 @@ VerifySignatureReport VerifySignature(const VerifySignatureRequest& request, Pro
   const std::vector<FileDigest> digests = DigestFiles(files, request.threads, progress, stop);
   for (const FileDigest& digest : digests) report.bytes += digest.bytes;
   comparison.Judge(files, digests);
+  if (!listing.single_file) {
+    AddUnlessKnown(JudgeCompleteness(listing.directory), report.verification.findings);
+  }
   return report;
 }
 

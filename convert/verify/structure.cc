@@ -14,18 +14,20 @@
 
 #include "convert/catalog/catalog.h"
 #include "convert/model/scaled_weights.h"
+#include "convert/open/completeness.h"
 #include "convert/open/source.h"
+#include "convert/open/unfinished.h"
 #include "convert/open/whole_model.h"
 #include "convert/verify/structure_config.h"
 #include "convert/verify/structure_model.h"
 #include "convert/verify/structure_ranks.h"
 #include "formats/checkpoint_files.h"
+#include "formats/checkpoint_location.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
 namespace {
 
-namespace fs = std::filesystem;
 using formats::CheckpointFiles;
 using formats::Finding;
 using formats::Findings;
@@ -158,21 +160,13 @@ void JudgeNames(const CheckpointFiles& files, Findings& findings) {
   }
 }
 
-void NoteLeftovers(const CheckpointFiles& files, Findings& findings) {
-  for (const std::string& name : files.leftovers) {
+// What is not finished, but for shards that have such a name.
+void NoteUnfinished(const CheckpointFiles& files, const Findings& unfinished, Findings& findings) {
+  for (const Finding& finding : unfinished) {
     const auto shard =
-        std::lower_bound(files.shards.begin(), files.shards.end(), name,
+        std::lower_bound(files.shards.begin(), files.shards.end(), finding.file,
                          [](const ShardFile& a, const std::string& b) { return a.name < b; });
-    if (shard != files.shards.end() && shard->name == name) continue;
-    findings.push_back(
-        {.severity = Severity::kWarning,
-         .kind = "unfinished-conversion",
-         .file = name,
-         .tensor = {},
-         .message = fmt::format("{}: an unfinished conversion left this file; run the same command "
-                                "again to finish it, or remove the file",
-                                name),
-         .unreadable = false});
+    if (shard == files.shards.end() || shard->name != finding.file) findings.push_back(finding);
   }
 }
 
@@ -213,8 +207,18 @@ std::vector<std::string> FileNames(const CheckpointFiles& files) {
 }  // namespace
 
 StructureReport VerifyStructure(const StructureRequest& request) {
+  const formats::CheckpointLocation location = formats::LocateCheckpoint(request.input);
+  Findings unfinished;
+  if (!location.file_name) unfinished = FindUnfinished(location.directory);
+  if (HasUnfinishedConversion(unfinished)) {
+    // Whatever else is missing or contradicts the rest comes with the files that are to come.
+    StructureReport report;
+    report.verification = {"structure", {}, std::move(unfinished)};
+    report.directory = location.directory;
+    return report;
+  }
   if (IsRankDirectory(request.input)) {
-    return VerifyRankStructure(fs::absolute(request.input).lexically_normal());
+    return VerifyRankStructure(location.directory, std::move(unfinished));
   }
   CheckpointFiles files =
       formats::OpenCheckpointFiles(request.input, {}, formats::FaultyIndex::kReport);
@@ -234,7 +238,7 @@ StructureReport VerifyStructure(const StructureRequest& request) {
   findings = std::move(files.findings);
   JudgeStrictly(files, catalog, findings);
   JudgeNames(files, findings);
-  NoteLeftovers(files, findings);
+  NoteUnfinished(files, unfinished, findings);
 
   if (const std::optional<StructureConfig> config =
           ReadStructureConfig(files.directory, findings)) {
@@ -246,6 +250,7 @@ StructureReport VerifyStructure(const StructureRequest& request) {
         CompareWithModel(*config, catalog, scales, !unreadable.any(), findings);
     if (!unreadable.any()) CheckLeftoverQuantization(config->model, catalog, findings);
   }
+  if (!location.file_name) AddUnlessKnown(FindMissingFiles(files), findings);
   std::erase_if(findings, [&](const Finding& finding) { return IsBlind(finding, unreadable); });
   Order(catalog, findings);
   return report;

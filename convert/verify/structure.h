@@ -44,7 +44,7 @@ struct StructureReport {
 // of one file, config.json included, does not keep the others from being judged: nothing is said
 // about the tensors of a file that cannot be read, and nothing that needs the config without it.
 // Rank shards are judged by their layout.json instead: files, headers and slices against each
-// other.
+// other. Of a conversion that is not finished nothing but that is said.
 // Throws Error where there is nothing to judge: kUsage for a shard that an index beside it lists;
 // kBadInput for a path that does not exist, a directory without a checkpoint, or an empty
 // weight_map; kIo for a directory that cannot be listed.

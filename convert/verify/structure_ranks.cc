@@ -1,6 +1,7 @@
 #include "convert/verify/structure_ranks.h"
 
 #include <algorithm>
+#include <iterator>
 #include <optional>
 #include <set>
 #include <string>
@@ -14,7 +15,6 @@
 #include "convert/open/rank_directory.h"
 #include "convert/open/rank_model.h"
 #include "convert/open/whole_model.h"
-#include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/rank_layout.h"
 
@@ -44,7 +44,7 @@ std::vector<std::string> FilesOf(const RankLayout& layout) {
 }
 
 // What a merge may pass over and a check must not.
-void JudgeOthers(const fs::path& directory, Findings others, Findings& findings) {
+void JudgeOthers(Findings others, Findings& findings) {
   for (Finding& finding : others) {
     if (finding.kind == "unlisted-shard") {
       finding.severity = Severity::kError;
@@ -53,17 +53,6 @@ void JudgeOthers(const fs::path& directory, Findings others, Findings& findings)
           "would load it too: remove it",
           finding.file);
     }
-    findings.push_back(std::move(finding));
-  }
-  for (const std::string& name : formats::ListCheckpoint(directory, true).leftovers) {
-    Finding finding;
-    finding.severity = Severity::kWarning;
-    finding.kind = "unfinished-conversion";
-    finding.file = name;
-    finding.message = fmt::format(
-        "{}: an unfinished run left this file; run the same command again to finish "
-        "it, or remove the file",
-        name);
     findings.push_back(std::move(finding));
   }
 }
@@ -88,7 +77,7 @@ void JudgeModel(RankDirectory ranks, StructureReport& report) {
 
 }  // namespace
 
-StructureReport VerifyRankStructure(const fs::path& directory) {
+StructureReport VerifyRankStructure(const fs::path& directory, Findings unfinished) {
   StructureReport report;
   report.verification.check = "structure";
   report.verification.files = {std::string(formats::kRankLayoutName)};
@@ -104,7 +93,8 @@ StructureReport VerifyRankStructure(const fs::path& directory) {
       report.tensor_bytes += tensor.extent.length;
     }
     const bool sound = report.verification.Passes(/*strict=*/false);
-    JudgeOthers(directory, ranks.warnings, findings);
+    JudgeOthers(ranks.warnings, findings);
+    std::move(unfinished.begin(), unfinished.end(), std::back_inserter(findings));
     // Slices of files that are not those of the layout say nothing about it.
     if (sound) JudgeModel(std::move(ranks), report);
   } catch (const Error& error) {

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "formats/checkpoint_location.h"
 #include "tests/formats/checkpoint_test.h"
 
 namespace dsv3::formats {
@@ -131,7 +132,7 @@ TEST_F(CheckpointFilesTest, ListsWhatAnUnfinishedRunLeft) {
   for (const std::string name : {"z.safetensors.partial", ".dsv3-journal", "sub/config.partial"}) {
     Write(name, "x");
   }
-  EXPECT_THAT(Open().leftovers,
+  EXPECT_THAT(ListCheckpoint(directory_.path(), true).leftovers,
               ElementsAre(".dsv3-journal", "sub/config.partial", "z.safetensors.partial"));
 }
 

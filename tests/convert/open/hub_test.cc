@@ -1,4 +1,4 @@
-#include "convert/verify/hub.h"
+#include "convert/open/hub.h"
 
 #include <chrono>
 #include <filesystem>

@@ -221,7 +221,8 @@ TEST_F(StructureFilesTest, SaysNothingAboutTheTensorsOfAFileThatCannotBeRead) {
   EXPECT_THAT(
       Lines(Verify().verification.findings),
       ElementsAre("warning no-index  ", std::string("unreadable-shard ") + kTinyShard1 + " ",
-                  std::string("unreadable-shard ") + kTinyShard2 + " "));
+                  std::string("unreadable-shard ") + kTinyShard2 + " ",
+                  std::string("missing-shard ") + kTinyShard4 + " "));
 }
 
 TEST_F(StructureFilesTest, SaysNothingAboutV4NamesInAFileThatCannotBeRead) {

@@ -1,0 +1,266 @@
+#include "convert/open/completeness.h"
+
+#include <algorithm>
+#include <charconv>
+#include <iterator>
+#include <map>
+#include <set>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/model/expected_tensors.h"
+#include "convert/open/hub.h"
+#include "convert/open/rank_directory.h"
+#include "convert/open/unfinished.h"
+#include "convert/open/whole_model.h"
+#include "formats/checkpoint_check.h"
+#include "formats/checkpoint_location.h"
+#include "formats/error.h"
+#include "formats/shard_index.h"
+
+namespace dsv3::convert {
+namespace {
+
+namespace fs = std::filesystem;
+using formats::CheckpointFiles;
+using formats::Finding;
+using formats::Findings;
+using formats::kConfigName;
+using formats::Severity;
+
+constexpr std::string_view kSuffix = ".safetensors";
+
+Finding Missing(std::string_view kind, const std::string& file, std::string message) {
+  Finding finding;
+  finding.kind = kind;
+  finding.file = file;
+  finding.message = std::move(message);
+  return finding;
+}
+
+bool Exists(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(path, error);
+}
+
+// "model-00003-of-00163.safetensors": the third of 163 files of one set.
+struct NumberedName {
+  std::string before;  // "model-"
+  std::string digits;  // "00003"
+  std::string after;   // "-of-00163.safetensors"
+  std::uint64_t number = 0;
+  std::uint64_t count = 0;
+};
+
+std::optional<std::uint64_t> NumberOf(std::string_view digits) {
+  std::uint64_t number = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+  if (error != std::errc() || end != digits.data() + digits.size()) return std::nullopt;
+  return number;
+}
+
+std::optional<NumberedName> ParseNumbered(const std::string& name) {
+  constexpr std::string_view kOf = "-of-";
+  constexpr std::size_t kFewestDigits = 5;
+  constexpr std::string_view kDigits = "0123456789";
+  const std::size_t of = name.rfind(kOf);
+  if (of == std::string::npos || !name.ends_with(kSuffix)) return std::nullopt;
+  const std::size_t before = name.find_last_not_of(kDigits, of - 1);
+  const std::size_t begin = of == 0 ? 0 : before == std::string::npos ? 0 : before + 1;
+  const std::size_t count_begin = of + kOf.size();
+  const std::size_t count_end = name.find_first_not_of(kDigits, count_begin);
+  if (of - begin < kFewestDigits || count_end - count_begin < kFewestDigits) return std::nullopt;
+  const auto number = NumberOf(std::string_view(name).substr(begin, of - begin));
+  const auto count = NumberOf(std::string_view(name).substr(count_begin, count_end - count_begin));
+  if (!number || !count) return std::nullopt;
+  return NumberedName{name.substr(0, begin), name.substr(begin, of - begin), name.substr(of),
+                      *number, *count};
+}
+
+// Sets of numbered files of which some are not there.
+void AddNumbered(const CheckpointFiles& files, Findings& findings) {
+  std::map<std::pair<std::string, std::string>, std::vector<NumberedName>> sets;
+  for (const formats::ShardFile& shard : files.shards) {
+    if (auto name = ParseNumbered(shard.name)) {
+      sets[{name->before, name->after}].push_back(std::move(*name));
+    }
+  }
+  for (const auto& [key, members] : sets) {
+    const NumberedName& one = members.front();
+    std::set<std::uint64_t> there;
+    for (const NumberedName& member : members) there.insert(member.number);
+    if (there.size() >= one.count) continue;
+    // Some count from 0.
+    std::uint64_t first = there.count(0) != 0 ? 0 : 1;
+    while (there.count(first) != 0) ++first;
+    const std::string file =
+        fmt::format("{}{:0{}}{}", one.before, first, one.digits.size(), one.after);
+    const std::uint64_t others = one.count - there.size() - 1;
+    std::string which = "this shard is not there";
+    if (others > 0) which = fmt::format("this shard and {} more of the set are not there", others);
+    findings.push_back(Missing(
+        "missing-shard", file,
+        fmt::format("{}: {}: the names of those that are say that there are {} of them, and "
+                    "{} is not there either; continue the download, or copy what is "
+                    "missing",
+                    file, which, one.count, formats::kShardIndexName)));
+  }
+}
+
+// What the hub's listing and records name and the directory lacks, of all that a model cannot do
+// without.
+void AddListed(const fs::path& directory, Findings& findings) {
+  std::optional<HubRecords> records = ReadHubRecords(directory);
+  if (!records) return;
+  const bool has_index = records->files.count(std::string(formats::kShardIndexName)) != 0 ||
+                         Exists(directory / formats::kShardIndexName);
+  for (const auto& [name, file] : records->files) {
+    // With an index that says which weights there are, others may have been left out on purpose.
+    const bool needed =
+        name == kConfigName || name == formats::kShardIndexName ||
+        (!has_index && name.ends_with(kSuffix) && name.find('/') == std::string::npos);
+    if (!needed || Exists(directory / name)) continue;
+    findings.push_back(Missing("missing-file", name,
+                               fmt::format("{}: there is no such file ({} lists it); continue the "
+                                           "download, or copy the file",
+                                           name, file.record)));
+  }
+}
+
+// Rank files that layout.json lists.
+Findings OfRanks(const fs::path& directory) {
+  Findings faults;
+  try {
+    OpenRankDirectory(directory, faults);
+  } catch (const Error& error) {
+    // What is wrong with layout.json itself is for `structure` to say.
+    if (error.code() == ErrorCode::kIo) throw;
+  }
+  std::erase_if(faults, [](const Finding& fault) { return fault.kind != "missing-shard"; });
+  return faults;
+}
+
+// The config; nothing where there is none that can be read.
+std::optional<ModelConfig> ReadConfig(const CheckpointFiles& files) {
+  if (!files.HasConfig()) return std::nullopt;
+  try {
+    return ParseModelConfig(
+        formats::ReadSmallFile(files.directory / kConfigName, formats::kMaxConfigBytes),
+        kConfigName);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kIo) throw;
+    return std::nullopt;
+  }
+}
+
+Findings OfCheckpoint(const fs::path& directory) {
+  CheckpointFiles files =
+      formats::OpenCheckpointFiles(directory, {}, formats::FaultyIndex::kReport);
+  Findings findings;
+  bool all_readable = true;
+  for (const Finding& finding : files.findings) {
+    all_readable = all_readable && !finding.unreadable;
+    if (finding.kind == "missing-shard" || finding.kind == "unreadable-index") {
+      findings.push_back(finding);
+    }
+  }
+  AddUnlessKnown(FindMissingFiles(files), findings);
+  const bool files_missing = !findings.empty();
+  if (files_missing || !all_readable) return findings;
+  if (const std::optional<ModelConfig> config = ReadConfig(files)) {
+    formats::DropSecondCopies(files);
+    const auto missing = FindMissingTensors(*config, Catalog::FromCheckpoint(files), files.form);
+    if (missing) findings.push_back(*missing);
+  }
+  return findings;
+}
+
+bool HoldsCheckpoint(const fs::path& directory) {
+  return Exists(directory / formats::kShardIndexName) ||
+         !formats::ListSafetensors(directory).empty();
+}
+
+Findings OfFiles(const fs::path& directory) {
+  if (IsRankDirectory(directory)) return OfRanks(directory);
+  Findings findings;
+  if (!HoldsCheckpoint(directory)) {
+    AddListed(directory, findings);
+    return findings;
+  }
+  try {
+    return OfCheckpoint(directory);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kIo) throw;
+    // An index that cannot be read, and nothing beside it.
+    return {Missing("unreadable-index", std::string(formats::kShardIndexName), error.message())};
+  }
+}
+
+}  // namespace
+
+Findings FindMissingFiles(const CheckpointFiles& files) {
+  Findings findings;
+  if (!files.index) AddNumbered(files, findings);
+  AddListed(files.directory, findings);
+  return findings;
+}
+
+std::optional<Finding> FindMissingTensors(const ModelConfig& config, const Catalog& catalog,
+                                          CheckpointFiles::Form form) {
+  std::uint64_t count = 0;
+  Finding summary;
+  for (Finding& finding : CheckAgainstModel(config, catalog)) {
+    if (finding.kind != "missing-tensor") continue;
+    if (count++ == 0) summary = std::move(finding);
+  }
+  if (count == 0) return std::nullopt;
+  const bool known_whole = form != CheckpointFiles::Form::kUnindexed;
+  summary.severity = known_whole ? Severity::kWarning : Severity::kError;
+  summary.file = kConfigName;
+  summary.message = fmt::format(
+      "{}: it predicts {} that no file holds, such as {}; `dsv3-verify structure` lists what is "
+      "missing",
+      kConfigName, count == 1 ? std::string("1 tensor") : fmt::format("{} tensors", count),
+      QuoteForMessage(summary.tensor));
+  return summary;
+}
+
+Findings JudgeCompleteness(const fs::path& directory) {
+  Findings findings = FindUnfinished(directory);
+  if (HasUnfinishedConversion(findings)) return findings;
+  AddUnlessKnown(OfFiles(directory), findings);
+  return findings;
+}
+
+void AddUnlessKnown(Findings more, Findings& findings) {
+  std::set<std::string> known;
+  for (const Finding& finding : findings) {
+    if (finding.kind.starts_with("missing-")) known.insert(finding.file);
+  }
+  std::copy_if(std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()),
+               std::back_inserter(findings), [&](const Finding& finding) {
+                 return !finding.kind.starts_with("missing-") || known.count(finding.file) == 0;
+               });
+}
+
+void RequireComplete(const Findings& findings, std::string_view action) {
+  const auto stops = [](const Finding& finding) {
+    return finding.severity == Severity::kError || finding.kind.starts_with("unfinished-");
+  };
+  const auto first = std::find_if(findings.begin(), findings.end(), stops);
+  if (first == findings.end()) return;
+  const auto more = std::count_if(first + 1, findings.end(), stops);
+  std::string message = first->message;
+  if (more > 0) message += fmt::format(" ({} more like it)", more);
+  const bool conversion = first->kind == "unfinished-conversion";
+  throw Error(conversion ? ErrorCode::kUsage : ErrorCode::kBadInput,
+              fmt::format("{}; {} is refused until then, because it would call what is there whole",
+                          message, action),
+              {first->file, first->tensor});
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+
+#include "convert/catalog/catalog.h"
+#include "convert/model/model_config.h"
+#include "formats/checkpoint_files.h"
+#include "formats/finding.h"
+
+// Whether everything is there that must be: what index, file names, the hub's listing and
+// config.json say. Everything that judges a checkpoint asks here, so that all say the same.
+namespace dsv3::convert {
+
+// Judges a directory by names and headers alone: the findings of FindUnfinished and, unless these
+// say that a conversion is not finished, those of the two functions below, "missing-shard" for what
+// the index or layout.json lists and "unreadable-index". A directory without a checkpoint is judged
+// by the hub's listing alone. `directory` is one that exists, of a hub cache the snapshot. Throws
+// Error (kIo).
+formats::Findings JudgeCompleteness(const std::filesystem::path& directory);
+
+// Files that the directory of a checkpoint lacks, beside those that its index lists; errors:
+// - "missing-shard", where there is no index: shards are numbered (-00001-of-00163), and some
+//   numbers are not there; one finding for all of them.
+// - "missing-file": the hub's listing of the download, or its records, name an index, a config.json
+//   or, where there is no index in either, weights that are not there.
+formats::Findings FindMissingFiles(const formats::CheckpointFiles& files);
+
+// One "missing-tensor" for all tensors that the config predicts and that no file holds: a warning
+// where an index or a single file says that all files are there, an error where nothing does. The
+// first of them is its tensor.
+std::optional<formats::Finding> FindMissingTensors(const ModelConfig& config,
+                                                   const Catalog& catalog,
+                                                   formats::CheckpointFiles::Form form);
+
+// Adds those findings of `more` of whose file `findings` does not say yet that it is missing.
+void AddUnlessKnown(formats::Findings more, formats::Findings& findings);
+
+// Throws Error where the findings keep a directory from being vouched for, by checksums or a
+// signature (`action`: "making checksums"): errors, and whatever is not finished. kUsage for an
+// unfinished conversion, else kBadInput.
+void RequireComplete(const formats::Findings& findings, std::string_view action);
+
+}  // namespace dsv3::convert

@@ -1,0 +1,224 @@
+#include "convert/open/unfinished.h"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "formats/checkpoint_location.h"
+#include "formats/error.h"
+#include "formats/job_journal.h"
+#include "formats/manifest.h"
+#include "formats/rank_layout.h"
+#include "formats/require_no_errors.h"
+#include "formats/shard_index.h"
+#include "formats/sums_file.h"
+
+namespace dsv3::convert {
+namespace {
+
+namespace fs = std::filesystem;
+using formats::Finding;
+using formats::Findings;
+using formats::Severity;
+
+constexpr const char* kConversionKind = "unfinished-conversion";
+constexpr const char* kDownloadKind = "unfinished-download";
+constexpr std::string_view kHubDownloads = ".cache/huggingface/download";
+constexpr std::string_view kIncomplete = ".incomplete";
+constexpr std::string_view kModelScopeFolder = "._____temp";
+
+Finding Note(Severity severity, const char* kind, const std::string& file,
+             const std::string& message) {
+  Finding finding;
+  finding.severity = severity;
+  finding.kind = kind;
+  finding.file = file;
+  finding.message = message;
+  return finding;
+}
+
+bool Exists(const fs::path& path) {
+  std::error_code error;
+  return fs::symlink_status(path, error).type() != fs::file_type::not_found;
+}
+
+// How the command of a recipe is called, for messages.
+std::string CommandOf(const std::string& recipe, const fs::path& directory) {
+  std::string command = recipe == "reshard" ? "dsv3-reshard"
+                        : recipe == "merge" ? "dsv3-reshard merge"
+                                            : "dsv3-convert " + recipe;
+  return fmt::format("{} IN {}", command, directory.string());
+}
+
+std::string Amount(std::uint64_t bytes) {
+  return bytes == 1 ? std::string("1 byte") : fmt::format("{} bytes", bytes);
+}
+
+// What the journals of a directory say.
+Finding OfJournals(const fs::path& directory, const formats::JobProgress& job) {
+  // The manifest is the last file: what is left to do is to remove the journals.
+  const bool whole = job.completed == job.files && Exists(directory / formats::kManifestName);
+  std::string next = fmt::format("wait for it, or run the same command again, which continues: {}",
+                                 CommandOf(job.recipe, directory));
+  if (job.parts != 0) {
+    next +=
+        fmt::format(" with the --part I/{} that are missing, then once with --finish", job.parts);
+  }
+  return Note(
+      whole ? Severity::kWarning : Severity::kError, kConversionKind, job.journal,
+      fmt::format("{}: a conversion ({}) into {} is under way or was interrupted; {} of {} "
+                  "files are complete: {}",
+                  job.journal, job.recipe, directory.string(), job.completed, job.files, next));
+}
+
+// What checksum create and sign leave when they are killed; they replace it when they run again.
+bool IsOfChecksums(std::string_view name) {
+  constexpr std::array<std::string_view, 3> kNames = {formats::kSumsName, formats::kManifestName,
+                                                      "model.sig"};
+  constexpr std::string_view kPartial = ".partial";
+  if (!name.ends_with(kPartial)) return false;
+  name.remove_suffix(kPartial.size());
+  return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
+}
+
+// What to do about a file that a downloader keeps until it is complete; empty for other names.
+std::string_view AdviceForDownload(std::string_view name) {
+  struct Mark {
+    std::string_view suffix;
+    std::string_view advice;
+  };
+  constexpr std::string_view kAgain = "continue it with the program that began it";
+  constexpr std::array<Mark, 4> kMarks = {{
+      {kIncomplete, "continue it with the same `hf download` command"},
+      {".aria2", "continue it with the same `aria2c` command"},
+      {".crdownload", "continue it in the browser"},
+      {".part", kAgain},
+  }};
+  const bool of_modelscope =
+      name.find(fmt::format("{}/", kModelScopeFolder)) != std::string_view::npos;
+  if (of_modelscope) return "continue it with the same `modelscope download` command";
+  for (const Mark& mark : kMarks) {
+    if (name.ends_with(mark.suffix)) return mark.advice;
+  }
+  return "";
+}
+
+Finding OfDownload(const std::string& name, const fs::path& path, std::string_view advice) {
+  std::error_code error;
+  const std::uint64_t bytes = fs::file_size(path, error);
+  return Note(Severity::kWarning, kDownloadKind, name,
+              fmt::format("{}: a download is under way or was interrupted: it keeps this file "
+                          "({}) until a file is complete; wait for it, or {}; if it was given up "
+                          "and nothing is missing, remove this file",
+                          name, Amount(error ? 0 : bytes), advice));
+}
+
+// Names that matter within a directory, in any order.
+class Lister {
+ public:
+  explicit Lister(const fs::path& directory) : directory_(directory) {}
+
+  Findings List() {
+    job_ = formats::ReadJobProgress(directory_);
+    if (job_) findings_.push_back(OfJournals(directory_, *job_));
+    for (const std::string& name : formats::ListCheckpoint(directory_, true).leftovers) {
+      AddLeftover(name);
+    }
+    AddDownloads(directory_);
+    if (const fs::path of_hub = directory_ / kHubDownloads; IsDirectory(of_hub)) {
+      AddDownloads(of_hub);
+    }
+    AddBlobs();
+    std::stable_sort(findings_.begin(), findings_.end(),
+                     [](const Finding& a, const Finding& b) { return a.file < b.file; });
+    return std::move(findings_);
+  }
+
+ private:
+  static bool IsDirectory(const fs::path& path) {
+    std::error_code error;
+    return fs::is_directory(path, error);
+  }
+
+  // Of what lies below `root`; git's and the caches' own folders are not entered.
+  void AddDownloads(const fs::path& root) {
+    std::error_code error;
+    fs::recursive_directory_iterator entry(root, error);
+    for (const fs::recursive_directory_iterator end; !error && entry != end;
+         entry.increment(error)) {
+      const std::string base = entry->path().filename().string();
+      std::error_code ignored;
+      if (entry->symlink_status(ignored).type() == fs::file_type::directory) {
+        if (base == ".git" || base == ".cache") entry.disable_recursion_pending();
+        continue;
+      }
+      const std::string name = entry->path().lexically_relative(directory_).generic_string();
+      if (const std::string_view advice = AdviceForDownload(name); !advice.empty()) {
+        findings_.push_back(OfDownload(name, entry->path(), advice));
+      }
+    }
+    if (error) throw IoError("list", root.string(), error.value());
+  }
+
+  void AddLeftover(const std::string& name) {
+    // The journal's finding says all that is to be said of the job's files.
+    if (job_ || IsOfChecksums(name)) return;
+    const bool maybe_whole = Exists(directory_ / formats::kShardIndexName) ||
+                             Exists(directory_ / formats::kRankLayoutName) ||
+                             Exists(directory_ / formats::kManifestName);
+    const bool is_own = fs::path(name).filename().string().starts_with(".dsv3-");
+    findings_.push_back(
+        Note(is_own && !maybe_whole ? Severity::kError : Severity::kWarning, kConversionKind, name,
+             fmt::format("{}: an unfinished conversion left this file; run the same command again "
+                         "to finish it, or remove the file",
+                         name)));
+  }
+
+  // REPOSITORY/snapshots/COMMIT: downloads go to REPOSITORY/blobs.
+  void AddBlobs() {
+    std::error_code error;
+    const fs::path snapshots = fs::canonical(directory_, error).parent_path();
+    if (snapshots.filename() != "snapshots") return;
+    const fs::path blobs = snapshots.parent_path() / "blobs";
+    if (!IsDirectory(blobs)) return;
+    for (fs::directory_iterator entry(blobs, error), end; !error && entry != end;
+         entry.increment(error)) {
+      const std::string base = entry->path().filename().string();
+      if (!base.ends_with(kIncomplete)) continue;
+      findings_.push_back(
+          OfDownload("../../blobs/" + base, entry->path(), AdviceForDownload(base)));
+    }
+    if (error) throw IoError("list", blobs.string(), error.value());
+  }
+
+  const fs::path directory_;
+  std::optional<formats::JobProgress> job_;
+  Findings findings_;
+};
+
+}  // namespace
+
+Findings FindUnfinished(const fs::path& directory) { return Lister(directory).List(); }
+
+bool HasUnfinishedConversion(const Findings& findings) {
+  return std::any_of(findings.begin(), findings.end(), [](const Finding& finding) {
+    return finding.kind == kConversionKind && finding.severity == Severity::kError;
+  });
+}
+
+void RefuseUnfinishedConversion(const fs::path& input) {
+  std::error_code error;
+  if (!fs::is_directory(input, error)) return;
+  Findings findings = FindUnfinished(fs::absolute(input).lexically_normal());
+  std::erase_if(findings, [](const Finding& finding) { return finding.kind != kConversionKind; });
+  formats::RequireNoErrors(findings, {"file of it", "files of it"});
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,209 @@
+#include "convert/open/completeness.h"
+
+#include <filesystem>
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "convert/inspect/inspection.h"
+#include "convert/verify/compare.h"
+#include "convert/verify/numeric.h"
+#include "convert/verify/provenance.h"
+#include "convert/verify/structure.h"
+#include "formats/error.h"
+#include "tests/convert/support/part_test.h"
+#include "tests/convert/verify/checksum_support.h"
+#include "tests/convert/verify/structure_test.h"
+#include "tests/support/files.h"
+
+namespace dsv3::convert {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using testing::ErrorOf;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using testing::kTinyShard1;
+using testing::kTinyShard2;
+using testing::kTinyShard3;
+using testing::Lines;
+using ::testing::Not;
+using testing::WriteFile;
+
+constexpr const char* kIndex = "model.safetensors.index.json";
+
+std::string Missing(const std::string& shard) { return "missing-shard " + shard + " "; }
+
+class CompletenessTest : public testing::PartTest {
+ protected:
+  formats::Findings Judge() const { return JudgeCompleteness(in_); }
+  static std::string Codes(const Error& error) {
+    return std::string(ErrorCodeName(error.code())) + ": " + error.message();
+  }
+  NumericReport Numeric(const fs::path& input) const {
+    NumericRequest request;
+    request.input = input;
+    ProgressSink progress;
+    const StopToken stop;
+    return VerifyNumeric(request, progress, stop);
+  }
+  CompareReport Compare(const fs::path& a, const fs::path& b) const {
+    CompareRequest request;
+    request.a = a;
+    request.b = b;
+    ProgressSink progress;
+    const StopToken stop;
+    return CompareCheckpoints(request, progress, stop);
+  }
+};
+
+TEST_F(CompletenessTest, AWholeCheckpointHasNoFinding) {
+  EXPECT_THAT(Lines(Judge()), IsEmpty());
+  EXPECT_THAT(Lines(JudgeCompleteness(dir_ / "expected")), IsEmpty());
+}
+
+TEST_F(CompletenessTest, TheIndexSaysWhichShardsThereMustBe) {
+  fs::remove(in_ / kTinyShard2);
+  EXPECT_THAT(Lines(Judge()), ElementsAre(Missing(kTinyShard2)));
+  WriteFile(in_ / kIndex, "{");
+  EXPECT_THAT(Lines(Judge()), Contains(std::string("unreadable-index ") + kIndex + " "));
+}
+
+TEST_F(CompletenessTest, NumbersSayWhichShardsThereMustBeWithoutAnIndex) {
+  fs::remove(in_ / kIndex);
+  EXPECT_THAT(Lines(Judge()), IsEmpty());
+  fs::remove(in_ / kTinyShard2);
+  fs::remove(in_ / kTinyShard3);
+  const formats::Findings findings = JudgeCompleteness(in_);
+  EXPECT_THAT(Lines(findings), ElementsAre(Missing(kTinyShard2)));
+  EXPECT_THAT(findings[0].message, AllOf(HasSubstr("1 more"), HasSubstr("4 of them")));
+}
+
+TEST_F(CompletenessTest, TheHubsRecordsSayWhichFilesThereMustBe) {
+  const auto record = [&](const std::string& name) {
+    WriteFile(in_ / ".cache/huggingface/download" / (name + ".metadata"),
+              std::string(40, 'c') + "\n" + std::string(40, 'e') + "\n1\n");
+  };
+  for (const char* name : {"config.json", kIndex, "README.md", kTinyShard1}) record(name);
+  EXPECT_THAT(Lines(Judge()), IsEmpty());
+  // Left out on purpose, perhaps; the index says that it is none of the shards.
+  record("consolidated.safetensors");
+  fs::remove(in_ / "README.md");
+  EXPECT_THAT(Lines(Judge()), IsEmpty());
+  fs::remove(in_ / "config.json");
+  EXPECT_THAT(Lines(Judge()), ElementsAre("missing-file config.json "));
+  fs::remove(in_ / kIndex);
+  EXPECT_THAT(Lines(Judge()), ElementsAre("missing-file config.json ",
+                                          std::string("missing-file ") + kIndex + " "));
+}
+
+TEST_F(CompletenessTest, TheListingNamesWeightsWhereThereIsNoIndex) {
+  fs::remove_all(in_);
+  WriteFile(in_ / ".cache/huggingface/trees" / (std::string(40, 'c') + ".json"),
+            R"({"format_version": 1, "files": {"model.safetensors": {"size": 1, "blob_id": ")" +
+                std::string(40, 'b') + R"("}, "a/b.safetensors": {"size": 1, "blob_id": ")" +
+                std::string(40, 'b') + R"("}}})");
+  EXPECT_THAT(Lines(Judge()), ElementsAre("missing-file model.safetensors "));
+}
+
+TEST_F(CompletenessTest, TheConfigSaysWhichTensorsThereMustBe) {
+  testing::TinyCheckpoint model = testing::SmallModelCheckpoint();
+  std::erase_if(model.tensors, [](const testing::TinyTensor& tensor) {
+    return tensor.name == "model.norm.weight";
+  });
+  fs::remove_all(in_);
+  model.Write(in_);
+  const formats::Findings findings = Judge();
+  EXPECT_THAT(Lines(findings), ElementsAre("warning missing-tensor config.json model.norm.weight"));
+  EXPECT_THAT(findings[0].message, HasSubstr("predicts 1 tensor that"));
+  EXPECT_THAT(Lines(Numeric(in_).verification.findings),
+              Contains("warning missing-tensor config.json model.norm.weight"));
+  // Nothing says that the files are all.
+  fs::remove(in_ / kIndex);
+  EXPECT_THAT(Lines(Judge()), ElementsAre("missing-tensor config.json model.norm.weight"));
+}
+
+TEST_F(CompletenessTest, AddsNoFileTwice) {
+  formats::Findings findings(2);
+  findings[0].kind = "missing-file";
+  findings[0].file = "a";
+  findings[1].kind = "wrong-size";
+  findings[1].file = "b";
+  formats::Findings more(3);
+  more[0].kind = more[1].kind = "missing-shard";
+  more[0].file = "a";
+  more[1].file = "b";
+  more[2].kind = "unfinished-download";
+  more[2].file = "a";
+  AddUnlessKnown(more, findings);
+  EXPECT_THAT(Lines(findings), ElementsAre("missing-file a ", "wrong-size b ", "missing-shard b ",
+                                           "unfinished-download a "));
+}
+
+TEST_F(CompletenessTest, EveryCheckNamesAnUnfinishedConversion) {
+  InterruptAfter(Whole(), kTinyShard1);
+  const auto names_it = AllOf(HasSubstr("fp8-to-bf16"), HasSubstr("files are complete"));
+  const auto bad_input = AllOf(HasSubstr("bad-input: "), names_it);
+  EXPECT_THAT(Codes(ErrorOf([&] { testing::Check(out_); })), bad_input);
+  EXPECT_THAT(Codes(ErrorOf([&] { Numeric(out_); })), bad_input);
+  EXPECT_THAT(Codes(ErrorOf([&] { Compare(out_, in_); })), bad_input);
+  EXPECT_THAT(Codes(ErrorOf([&] { Compare(in_, out_); })), bad_input);
+  EXPECT_THAT(Codes(ErrorOf([&] { TraceProvenance({out_, {}}); })), bad_input);
+  EXPECT_THAT(Codes(ErrorOf([&] { testing::Conversion(out_, dir_ / "next").Run(); })), bad_input);
+  EXPECT_THAT(Codes(ErrorOf([&] { testing::Create(out_, true); })),
+              AllOf(HasSubstr("usage: "), names_it));
+  EXPECT_THAT(Lines(VerifyStructure({out_}).verification.findings),
+              ElementsAre("unfinished-conversion .dsv3-journal "));
+  EXPECT_THAT(Lines(Inspect(out_).findings), Contains("unfinished-conversion .dsv3-journal "));
+}
+
+TEST_F(CompletenessTest, EveryCheckNamesADownloadThatIsUnderWay) {
+  ASSERT_TRUE(testing::Create(in_, false).written);
+  WriteFile(in_ / ".cache/huggingface/download/x.incomplete", "x");
+  const auto marked =
+      Contains("warning unfinished-download .cache/huggingface/download/x.incomplete ");
+  EXPECT_THAT(Lines(testing::Check(in_).verification.findings), marked);
+  EXPECT_TRUE(testing::Check(in_).verification.Passes(false));
+  EXPECT_THAT(Lines(Numeric(in_).verification.findings), marked);
+  EXPECT_THAT(Lines(Compare(in_, in_).verification.findings), marked);
+  EXPECT_THAT(Lines(TraceProvenance({in_, {}}).verification.findings), marked);
+  EXPECT_THAT(Lines(VerifyStructure({in_}).verification.findings), marked);
+  EXPECT_THAT(Lines(Inspect(in_).findings), marked);
+  EXPECT_THAT(Codes(ErrorOf([&] { testing::Create(in_, true); })),
+              AllOf(HasSubstr("bad-input: "), HasSubstr("hf download")));
+}
+
+TEST_F(CompletenessTest, SumsAreNotMadeOfWhatIsNotWholeAndCheckedSumsDoNotHideIt) {
+  ASSERT_TRUE(testing::Create(in_, false).written);
+  fs::remove(in_ / "checkpoint.manifest.json");
+  fs::remove(in_ / kTinyShard2);
+  std::string sums = testing::ReadFile(in_ / "SHA256SUMS");
+  for (const std::string& name :
+       {std::string(kTinyShard2), std::string("checkpoint.manifest.json")}) {
+    const std::size_t end = sums.find(name) + name.size() + 1;
+    sums.erase(end - 1 - name.size() - 66, name.size() + 67);
+  }
+  WriteFile(in_ / "SHA256SUMS", sums);
+  EXPECT_THAT(Lines(testing::Check(in_).verification.findings), ElementsAre(Missing(kTinyShard2)));
+  EXPECT_THAT(Codes(ErrorOf([&] { testing::Create(in_, true); })),
+              AllOf(HasSubstr("bad-input: "), HasSubstr(kTinyShard2)));
+  EXPECT_FALSE(fs::exists(in_ / "checkpoint.manifest.json"));
+}
+
+TEST_F(CompletenessTest, ValuesOfPartOfTheShardsDoNotPass) {
+  fs::remove(in_ / kIndex);
+  fs::remove(in_ / kTinyShard2);
+  EXPECT_THAT(Lines(Numeric(in_).verification.findings), Contains(Missing(kTinyShard2)));
+  EXPECT_THAT(Codes(ErrorOf([&] { Compare(in_, in_); })), HasSubstr(kTinyShard2));
+  EXPECT_THAT(Lines(VerifyStructure({in_}).verification.findings), Contains(Missing(kTinyShard2)));
+  // A file that was named by itself is all that is asked for.
+  EXPECT_THAT(Lines(VerifyStructure({in_ / kTinyShard1}).verification.findings),
+              Not(Contains(HasSubstr("missing-shard"))));
+}
+
+}  // namespace
+}  // namespace dsv3::convert
