@@ -12,7 +12,8 @@ namespace dsv3::cli {
 namespace {
 
 constexpr double kRateSeconds = 4;  // what lies further back than this hardly counts
-constexpr std::size_t kBarCells = 20;
+constexpr std::size_t kMostBarCells = 20;
+constexpr std::size_t kFewestBarCells = 8;  // fewer say nothing that the percentage does not
 
 std::string Rate(double bytes_per_second) {
   return FormatBytes(static_cast<std::uint64_t>(bytes_per_second)) + "/s";
@@ -45,26 +46,40 @@ std::optional<double> SecondsLeft(const ProgressState& state) {
 
 std::string ProgressBar(const ProgressState& state, unsigned columns) {
   const std::size_t room = columns > 1 ? columns - 1 : 1;
-  std::string line = state.phase;
-  const auto append = [&](const std::string& part) {
-    if (line.size() + 2 + part.size() <= room) line += "  " + part;
+  std::size_t used = state.phase.size();
+  // Parts are chosen by what a person wants to know first, and shown in another order.
+  const auto choose = [&](const std::string& part) -> std::string {
+    if (part.empty() || used + 2 + part.size() > room) return "";
+    used += 2 + part.size();
+    return "  " + part;
   };
-  if (state.total_bytes > 0) {
-    const double fraction = Fraction(state);
-    // Rounded down: 100% means done.
-    append(fmt::format("{:3}%", static_cast<int>(fraction * 100)));
-    const auto filled = static_cast<std::size_t>(fraction * kBarCells);
-    const std::string bar =
-        "[" + std::string(filled, '#') + std::string(kBarCells - filled, '.') + "]";
-    // The bar is worth its room only where the figures fit beside it.
-    if (room >= 72) append(bar);
-    append(FormatBytes(state.done_bytes) + " / " + FormatBytes(state.total_bytes));
+  const bool total = state.total_bytes > 0;
+  const double fraction = total ? Fraction(state) : 0;
+  // Rounded down: 100% means done.
+  const std::string percent =
+      choose(total ? fmt::format("{:3}%", static_cast<int>(fraction * 100)) : "");
+  const auto left = SecondsLeft(state);
+  const std::string eta = choose(left ? "ETA " + FormatClock(*left) : "");
+  std::string amount;
+  if (total) {
+    amount = FormatBytes(state.done_bytes) + " / " + FormatBytes(state.total_bytes);
   } else if (state.done_bytes > 0) {
-    append(FormatBytes(state.done_bytes));
+    amount = FormatBytes(state.done_bytes);
   }
-  if (state.bytes_per_second > 0) append(Rate(state.bytes_per_second));
-  if (const auto left = SecondsLeft(state)) append("ETA " + FormatClock(*left));
-  if (!state.file.empty()) append(Printable(state.file));
+  const std::string bytes = choose(amount);
+  const std::string rate = choose(state.bytes_per_second > 0 ? Rate(state.bytes_per_second) : "");
+  std::string bar;
+  // Two brackets, and the two spaces before them.
+  constexpr std::size_t kAround = 4;
+  const bool all_figures = bytes.empty() == amount.empty() && eta.empty() == !left.has_value() &&
+                           rate.empty() == (state.bytes_per_second <= 0);
+  if (total && all_figures && used + kAround + kFewestBarCells <= room) {
+    const std::size_t cells = std::min(kMostBarCells, room - used - kAround);
+    const auto filled = static_cast<std::size_t>(fraction * static_cast<double>(cells));
+    bar = choose("[" + std::string(filled, '#') + std::string(cells - filled, '.') + "]");
+  }
+  const std::string file = choose(Printable(state.file));
+  std::string line = state.phase + percent + bar + bytes + rate + eta + file;
   if (line.size() > room) line.resize(room);
   return line;
 }

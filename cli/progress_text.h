@@ -32,7 +32,8 @@ struct ProgressState {
 std::optional<double> SecondsLeft(const ProgressState& state);
 
 // One line without end, at most `columns` - 1 characters long (a full last column makes some
-// terminals wrap): what does not fit is left out, the file's name first.
+// terminals wrap). What does not fit is left out: the file's name first, then the bar, which
+// shrinks before, then rate, bytes, time left and percentage.
 std::string ProgressBar(const ProgressState& state, unsigned columns);
 
 // One plain line without end, for logs.
