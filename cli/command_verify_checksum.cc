@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/checks.h"
 #include "cli/commands.h"
 #include "cli/json_members.h"
 #include "cli/tool_main.h"
@@ -24,14 +25,14 @@ struct CreateOptions {
   bool overwrite = false;
 };
 
-std::string RunCreate(const CreateOptions& options, CommandContext& context) {
-  CheckFindingFiles(options.verify);
+VerifyReport Create(const CreateOptions& options, CommandContext& context) {
   convert::CreateChecksumsRequest request;
   request.directory = options.directory;
   request.overwrite = options.overwrite;
   request.threads = options.verify.threads;
-  const convert::CreateChecksumsReport created =
-      convert::CreateChecksums(request, formats::PosixFileSystem(), context.progress, context.stop);
+  const auto held = std::make_shared<const convert::CreateChecksumsReport>(convert::CreateChecksums(
+      request, formats::PosixFileSystem(), context.progress, context.stop));
+  const convert::CreateChecksumsReport& created = *held;
   VerifyReport report;
   report.input = options.directory;
   report.verification = created.verification;
@@ -61,7 +62,7 @@ std::string RunCreate(const CreateOptions& options, CommandContext& context) {
                                                 ? "kept from the manifest that was there"
                                                 : "none: no manifest of a conversion was there");
   }
-  report.members = [&created](formats::JsonWriter& json) {
+  report.members = [held, &created](formats::JsonWriter& json) {
     BoolMember(json, "written", created.written);
     BoolMember(json, "kept_provenance", created.kept_provenance);
     UintMember(json, "file_count", created.files);
@@ -69,7 +70,7 @@ std::string RunCreate(const CreateOptions& options, CommandContext& context) {
     UintMember(json, "tensors", created.tensors);
     StringOrNullMember(json, "content_digest", created.content_digest);
   };
-  return FinishReport(report, options.verify, context);
+  return report;
 }
 
 struct CheckOptions {
@@ -91,20 +92,23 @@ std::string Basis(const convert::CheckChecksumsReport& checked) {
   return checked.basis_name;
 }
 
-std::string RunCheck(const CheckOptions& options, CommandContext& context) {
-  CheckFindingFiles(options.verify);
+}  // namespace
+
+VerifyReport CheckChecksums(const std::string& directory, const std::string& manifest, bool quick,
+                            const VerifyOptions& options, CommandContext& context) {
   convert::CheckChecksumsRequest request;
-  request.directory = options.directory;
-  request.manifest = options.manifest;
-  request.quick = options.quick;
-  request.threads = options.verify.threads;
-  const convert::CheckChecksumsReport checked =
-      convert::CheckChecksums(request, context.progress, context.stop);
+  request.directory = directory;
+  request.manifest = manifest;
+  request.quick = quick;
+  request.threads = options.threads;
+  const auto held = std::make_shared<const convert::CheckChecksumsReport>(
+      convert::CheckChecksums(request, context.progress, context.stop));
+  const convert::CheckChecksumsReport& checked = *held;
   VerifyReport report;
-  report.input = options.directory;
+  report.input = directory;
   report.verification = checked.verification;
-  report.passes = checked.verification.Passes(options.verify.strict);
-  report.title = "Checked the checksums of " + options.directory;
+  report.passes = checked.verification.Passes(options.strict);
+  report.title = "Checked the checksums of " + directory;
   report.good = checked.quick ? "sizes and headers are as recorded; the data was not read"
                               : "every file is as recorded";
   report.lines.emplace_back("against", Printable(Basis(checked)));
@@ -114,7 +118,7 @@ std::string RunCheck(const CheckOptions& options, CommandContext& context) {
                    : fmt::format("{}, {} read", FormatCountOf(checked.files, "file"),
                                  FormatBytes(checked.bytes)));
   if (checked.tensors > 0) report.lines.emplace_back("tensors", FormatCount(checked.tensors));
-  report.members = [&checked](formats::JsonWriter& json) {
+  report.members = [held, &checked](formats::JsonWriter& json) {
     StringMember(json, "basis", convert::BasisName(checked.basis));
     StringMember(json, "basis_name", checked.basis_name);
     BoolMember(json, "quick", checked.quick);
@@ -122,10 +126,8 @@ std::string RunCheck(const CheckOptions& options, CommandContext& context) {
     UintMember(json, "bytes", checked.bytes);
     UintMember(json, "tensors", checked.tensors);
   };
-  return FinishReport(report, options.verify, context);
+  return report;
 }
-
-}  // namespace
 
 Command ChecksumCreateCommand() {
   const auto options = std::make_shared<CreateOptions>();
@@ -145,11 +147,15 @@ Command ChecksumCreateCommand() {
   command.options = {
       Flag("overwrite", &options->overwrite, "Replace checksums that the files differ from.", 'f'),
       ThreadsOption(&options->verify)};
-  AppendFindingFileOptions(&options->verify, command.options);
+  AppendReportOptions(&options->verify, command.options);
   command.examples = {{"checksum create DeepSeek-V3", "Write checksums of a download"}};
   command.after_stop = "nothing was changed";
   command.stops_by_itself = true;
-  command.run = [options](CommandContext& context) { return RunCreate(*options, context); };
+  command.returns_data = true;
+  command.run = [options](CommandContext& context) {
+    return RunCheck(options->directory, options->verify, context,
+                    [&] { return Create(*options, context); });
+  };
   return command;
 }
 
@@ -174,13 +180,19 @@ Command ChecksumCheckCommand() {
            "Compare sizes and headers only. The data is not read, so damage within it is not "
            "found."),
       StrictOption(&options->verify), ThreadsOption(&options->verify)};
-  AppendFindingFileOptions(&options->verify, command.options);
+  AppendReportOptions(&options->verify, command.options);
   command.examples = {{"checksum check DeepSeek-V3", "Check a copy or a download"},
                       {"checksum check --manifest v3.manifest.json DeepSeek-V3",
                        "Check against a manifest from elsewhere"}};
   command.after_stop = "nothing was changed";
   command.stops_by_itself = true;
-  command.run = [options](CommandContext& context) { return RunCheck(*options, context); };
+  command.returns_data = true;
+  command.run = [options](CommandContext& context) {
+    return RunCheck(options->directory, options->verify, context, [&] {
+      return CheckChecksums(options->directory, options->manifest, options->quick, options->verify,
+                            context);
+    });
+  };
   return command;
 }
 

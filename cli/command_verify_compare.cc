@@ -1,9 +1,11 @@
+#include <algorithm>
 #include <memory>
 #include <string>
 
 #include <fmt/format.h>
 
 #include "cli/commands.h"
+#include "cli/console.h"
 #include "cli/json_members.h"
 #include "cli/table.h"
 #include "cli/tool_main.h"
@@ -33,12 +35,14 @@ struct Options {
 std::string Number(double value) { return fmt::format("{:.4g}", value); }
 
 // The tensors that differ, the worst first.
-std::string DifferenceTable(const CompareReport& compared) {
+std::string DifferenceTable(const CompareReport& compared, bool all) {
   if (compared.worst.empty()) return "";
   Table table("llrrrrr");
   table.Add({"tensor", "dtypes", "differing", "max |a-b|", "max |a-b|/|b|", "RMSE", "relative"});
-  for (const std::uint32_t position : compared.worst) {
-    const ComparedTensor& tensor = compared.tensors[position];
+  const std::size_t shown =
+      all ? compared.worst.size() : std::min(kFirstRows, compared.worst.size());
+  for (std::size_t i = 0; i < shown; ++i) {
+    const ComparedTensor& tensor = compared.tensors[compared.worst[i]];
     const DifferenceStatistics& s = tensor.statistics;
     table.Add({Printable(tensor.name),
                fmt::format("{}, {}", formats::DtypeName(tensor.dtype_a),
@@ -46,7 +50,7 @@ std::string DifferenceTable(const CompareReport& compared) {
                fmt::format("{} of {}", FormatCount(s.differing), FormatCount(s.elements)),
                Number(s.max_abs), Number(s.max_relative), Number(s.rmse), Number(s.relative)});
   }
-  return table.Text("");
+  return table.Text("", StdoutColumns()) + MoreLine(compared.worst.size() - shown);
 }
 
 // One side of a tensor; null where that checkpoint has none.
@@ -115,8 +119,7 @@ void Members(formats::JsonWriter& json, const Options& options, const CompareRep
   json.EndArray();
 }
 
-std::string Run(const Options& options, CommandContext& context) {
-  CheckFindingFiles(options.verify);
+VerifyReport Check(const Options& options, CommandContext& context) {
   convert::CompareRequest request;
   request.a = options.a;
   request.b = options.b;
@@ -124,8 +127,9 @@ std::string Run(const Options& options, CommandContext& context) {
   request.rtol = options.rtol;
   request.threads = ThreadCount(options.verify);
   request.memory_bytes = options.memory_bytes;
-  const CompareReport compared =
-      convert::CompareCheckpoints(request, context.progress, context.stop);
+  const auto held = std::make_shared<const CompareReport>(
+      convert::CompareCheckpoints(request, context.progress, context.stop));
+  const CompareReport& compared = *held;
   VerifyReport report;
   report.input = options.a;
   report.directory = compared.directory_a;
@@ -148,9 +152,9 @@ std::string Run(const Options& options, CommandContext& context) {
   report.lines.emplace_back("only in A", FormatCount(counts.only_in_a));
   report.lines.emplace_back("only in B", FormatCount(counts.only_in_b));
   report.lines.emplace_back("read", FormatBytes(compared.bytes_read));
-  report.detail = DifferenceTable(compared);
-  report.members = [&](formats::JsonWriter& json) { Members(json, options, compared); };
-  return FinishReport(report, options.verify, context);
+  report.detail = DifferenceTable(compared, options.verify.all);
+  report.members = [held, &options](formats::JsonWriter& json) { Members(json, options, *held); };
+  return report;
 }
 
 }  // namespace
@@ -169,7 +173,8 @@ Command CompareCommand() {
       "multiplied by their scales; where the other side is BF16, the product is rounded to BF16.",
       "The exit code is 0 where all values are equal or within the tolerance, and 1 otherwise, "
       "also where a tensor is in one of the two only. The report has the error statistics of "
-      "every tensor that differs, the worst first; --json has those of all."};
+      "the tensors that differ most, the worst first; --all shows every one, and --json has those "
+      "of all."};
   command.arguments = {
       {"A", kCheckpointHelp, &options->a},
       {"B", "The other one. Relative errors are relative to its values.", &options->b}};
@@ -182,14 +187,17 @@ Command CompareCommand() {
       Size("memory", &options->memory_bytes,
            "Bound for the buffers, 160Mi by default: bytes, or a number with K, M, G (1000) or Ki, "
            "Mi, Gi (1024). The report does not depend on it.")};
-  AppendFindingFileOptions(&options->verify, command.options);
+  AppendReportOptions(&options->verify, command.options);
   command.examples = {
       {"compare DeepSeek-V3 DeepSeek-V3-BF16", "Compare an FP8 checkpoint with its BF16 cast"},
       {"compare --rtol 0.07 DeepSeek-V3-BF16 DeepSeek-V3-requantised",
        "Accept the error of a quantisation"}};
   command.after_stop = "nothing was changed";
   command.stops_by_itself = true;
-  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  command.returns_data = true;
+  command.run = [options](CommandContext& context) {
+    return RunCheck(options->a, options->verify, context, [&] { return Check(*options, context); });
+  };
   return command;
 }
 

@@ -2,10 +2,16 @@
 #include <cmath>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <tuple>
+#include <unordered_set>
+#include <vector>
 
 #include <fmt/format.h>
 
+#include "cli/checks.h"
 #include "cli/commands.h"
+#include "cli/console.h"
 #include "cli/json_members.h"
 #include "cli/table.h"
 #include "cli/tool_main.h"
@@ -26,8 +32,7 @@ using convert::NumericTensor;
 struct Options {
   VerifyOptions verify;
   std::string input;
-  std::string histogram;
-  std::uint64_t memory_bytes = 0;
+  ValueOptions values;
 };
 
 // What the values are: "FP8 × scale" for a weight that has one.
@@ -35,21 +40,42 @@ std::string DtypeText(const NumericTensor& tensor) {
   return std::string(formats::DtypeName(tensor.dtype)) + (tensor.scaled ? " × scale" : "");
 }
 
-std::string TensorTable(const NumericReport& checked) {
+// The tensors of the table: with `all` every one, otherwise the worst: those with values that are
+// not finite, then those that findings name, then the largest magnitudes.
+std::vector<const NumericTensor*> Shown(const NumericReport& checked, bool all) {
+  std::vector<const NumericTensor*> tensors;
+  for (const NumericTensor& tensor : checked.tensors) tensors.push_back(&tensor);
+  if (all || tensors.size() <= kFirstRows) return tensors;
+  std::unordered_set<std::string_view> named;
+  for (const formats::Finding& finding : checked.verification.findings)
+    named.insert(finding.tensor);
+  const auto rank = [&](const NumericTensor& tensor) {
+    const std::uint64_t bad = tensor.nans + tensor.infinities + tensor.bad_scales;
+    return std::tuple(bad, named.contains(tensor.name), tensor.measured ? tensor.absmax : 0);
+  };
+  std::stable_sort(
+      tensors.begin(), tensors.end(),
+      [&](const NumericTensor* a, const NumericTensor* b) { return rank(*a) > rank(*b); });
+  tensors.resize(kFirstRows);
+  return tensors;
+}
+
+std::string TensorTable(const NumericReport& checked, bool all) {
   Table table("lllrrrr");
   table.Add({"tensor", "dtype", "shape", "absmax", "RMS", "NaN", "Inf"});
-  for (const NumericTensor& tensor : checked.tensors) {
-    const std::string name = Printable(tensor.name);
-    const std::string shape = formats::ShapeToString(tensor.shape);
-    if (!tensor.measured) {
-      table.Add({name, DtypeText(tensor), shape, "not decoded"});
+  const std::vector<const NumericTensor*> shown = Shown(checked, all);
+  for (const NumericTensor* tensor : shown) {
+    const std::string name = Printable(tensor->name);
+    const std::string shape = formats::ShapeToString(tensor->shape);
+    if (!tensor->measured) {
+      table.Add({name, DtypeText(*tensor), shape, "not decoded"});
       continue;
     }
-    table.Add({name, DtypeText(tensor), shape, fmt::format("{:.6g}", tensor.absmax),
-               fmt::format("{:.6g}", tensor.rms), FormatCount(tensor.nans),
-               FormatCount(tensor.infinities)});
+    table.Add({name, DtypeText(*tensor), shape, fmt::format("{:.6g}", tensor->absmax),
+               fmt::format("{:.6g}", tensor->rms), FormatCount(tensor->nans),
+               FormatCount(tensor->infinities)});
   }
-  return table.Text("");
+  return table.Text("", StdoutColumns()) + MoreLine(checked.tensors.size() - shown.size());
 }
 
 std::string HistogramText(const NumericTensor& tensor) {
@@ -111,39 +137,41 @@ void Members(formats::JsonWriter& json, const NumericReport& checked) {
   json.EndArray();
 }
 
-std::string Run(const Options& options, CommandContext& context) {
-  CheckFindingFiles(options.verify);
+}  // namespace
+
+VerifyReport CheckValues(const std::string& input, const ValueOptions& values,
+                         const VerifyOptions& options, CommandContext& context) {
   convert::NumericRequest request;
-  request.input = options.input;
-  request.threads = ThreadCount(options.verify);
-  request.memory_bytes = options.memory_bytes;
-  request.histogram = options.histogram;
-  const NumericReport checked = convert::VerifyNumeric(request, context.progress, context.stop);
+  request.input = input;
+  request.threads = ThreadCount(options);
+  request.memory_bytes = values.memory_bytes;
+  request.histogram = values.histogram;
+  const auto held = std::make_shared<const NumericReport>(
+      convert::VerifyNumeric(request, context.progress, context.stop));
+  const NumericReport& checked = *held;
   VerifyReport report;
-  report.input = options.input;
+  report.input = input;
   report.directory = checked.directory;
   report.verification = checked.verification;
-  report.passes = checked.verification.Passes(options.verify.strict);
-  report.title = "Checked the values of " + options.input;
+  report.passes = checked.verification.Passes(options.strict);
+  report.title = "Checked the values of " + input;
   report.good = "no NaN, no infinity, no bad scale, and nothing suspicious";
   report.lines.emplace_back("tensors", FormatCount(checked.tensors.size()));
   report.lines.emplace_back("read", FormatBytes(checked.bytes_read));
-  report.detail = TensorTable(checked);
+  report.detail = TensorTable(checked, options.all);
   std::size_t histograms = 0;
   for (const NumericTensor& tensor : checked.tensors) {
     if (!tensor.histogram) continue;
     ++histograms;
     report.detail += "\n" + HistogramText(tensor);
   }
-  if (!options.histogram.empty() && histograms == 0) {
+  if (!values.histogram.empty() && histograms == 0) {
     context.progress.OnWarning("--histogram: no tensor's name matches " +
-                               QuoteForMessage(options.histogram));
+                               QuoteForMessage(values.histogram));
   }
-  report.members = [&checked](formats::JsonWriter& json) { Members(json, checked); };
-  return FinishReport(report, options.verify, context);
+  report.members = [held](formats::JsonWriter& json) { Members(json, *held); };
+  return report;
 }
-
-}  // namespace
 
 Command NumericCommand() {
   const auto options = std::make_shared<Options>();
@@ -156,27 +184,33 @@ Command NumericCommand() {
       "embedding and the head in an MTP layer that differ from the main ones make the exit code 1.",
       "Tensors of zeros or of one value only, tensors that stand out from the same tensor of the "
       "other layers, and scales that contradict the config's claim of powers of two are warnings. "
-      "The report is a table with the largest magnitude and the root mean square of each tensor."};
+      "The report is a table with the largest magnitude and the root mean square of the tensors "
+      "that stand out most, with --all of every one."};
   command.arguments = {
       {"DIR",
        "The checkpoint: a directory, a single safetensors file, or a model directory of the "
        "Hugging Face hub cache.",
        &options->input}};
   command.options = {
-      Text("histogram", "PATTERN", &options->histogram,
-           "Also show how the magnitudes of these tensors are distributed: a name, in which * "
-           "stands for any characters and ? for one. '*' is all tensors."),
+      Text("histogram", "GLOB", &options->values.histogram,
+           "Also show how the magnitudes of these tensors are distributed: a shell pattern for "
+           "whole tensor names, such as '*.o_proj.weight'."),
       StrictOption(&options->verify), ThreadsOption(&options->verify),
-      Size("memory", &options->memory_bytes,
+      Size("memory", &options->values.memory_bytes,
            "Bound for the buffers, 160Mi by default: bytes, or a number with K, M, G (1000) or Ki, "
            "Mi, Gi (1024). The report does not depend on it.")};
-  AppendFindingFileOptions(&options->verify, command.options);
+  AppendReportOptions(&options->verify, command.options);
   command.examples = {{"numeric DeepSeek-V3", "Check all values"},
                       {"numeric DeepSeek-V3 --histogram '*.o_proj.weight'",
                        "Show the distribution of some tensors, too"}};
   command.after_stop = "nothing was changed";
   command.stops_by_itself = true;
-  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  command.returns_data = true;
+  command.run = [options](CommandContext& context) {
+    return RunCheck(options->input, options->verify, context, [&] {
+      return CheckValues(options->input, options->values, options->verify, context);
+    });
+  };
   return command;
 }
 

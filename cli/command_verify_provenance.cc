@@ -1,9 +1,15 @@
+#include <algorithm>
+#include <map>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include <fmt/format.h>
 
+#include "cli/checks.h"
 #include "cli/commands.h"
+#include "cli/console.h"
 #include "cli/json_members.h"
 #include "cli/table.h"
 #include "cli/tool_main.h"
@@ -28,33 +34,59 @@ struct Options {
 
 std::string Digest(const std::string& xxh3) { return xxh3.empty() ? "no digest" : xxh3; }
 
-// One line a source, the tensor on the first of them.
-std::string TensorTable(const ProvenanceReport& traced) {
+bool Differs(const ProvenanceTensor& tensor) {
+  return std::any_of(tensor.sources.begin(), tensor.sources.end(), [](const auto& source) {
+    return source.match == convert::SourceMatch::kDiffers ||
+           source.match == convert::SourceMatch::kUnknown;
+  });
+}
+
+std::vector<const ProvenanceTensor*> Shown(const ProvenanceReport& traced, bool all) {
+  std::vector<const ProvenanceTensor*> tensors;
+  for (const ProvenanceTensor& tensor : traced.tensors) tensors.push_back(&tensor);
+  if (all || tensors.size() <= kFirstRows) return tensors;
+  std::stable_partition(tensors.begin(), tensors.end(),
+                        [](const ProvenanceTensor* tensor) { return Differs(*tensor); });
+  constexpr std::size_t kFirstOfARule = 3;
+  std::map<std::string_view, std::size_t> of_rule;
+  std::vector<const ProvenanceTensor*> shown;
+  for (const ProvenanceTensor* tensor : tensors) {
+    if (shown.size() < kFirstRows && ++of_rule[tensor->rule] <= kFirstOfARule) {
+      shown.push_back(tensor);
+    }
+  }
+  return shown;
+}
+
+// One line for each source, the tensor on the first of them. Without `all` the first few tensors of
+// each rule, and those with a source that differs or is unknown before them.
+std::string TensorTable(const ProvenanceReport& traced, bool all) {
   if (traced.tensors.empty()) return "";
   const bool compared = !traced.source_content_digest.empty() ||
                         traced.matching + traced.differing + traced.unknown > 0;
   Table table("llllll");
   table.Add({"tensor", "digest", "rule", "source", "source digest", compared ? "match" : ""});
-  for (const ProvenanceTensor& tensor : traced.tensors) {
-    const std::string rule = tensor.rule.empty() ? "unknown" : Printable(tensor.rule);
-    if (tensor.sources.empty()) {
-      table.Add({Printable(tensor.name), Digest(tensor.xxh3), rule});
+  const std::vector<const ProvenanceTensor*> shown = Shown(traced, all);
+  for (const ProvenanceTensor* tensor : shown) {
+    const std::string rule = tensor->rule.empty() ? "unknown" : Printable(tensor->rule);
+    if (tensor->sources.empty()) {
+      table.Add({Printable(tensor->name), Digest(tensor->xxh3), rule});
       continue;
     }
     bool first = true;
-    for (const ProvenanceSource& source : tensor.sources) {
+    for (const ProvenanceSource& source : tensor->sources) {
       std::string name = Printable(source.source.name);
       if (!source.source.file.empty()) name += " in " + Printable(source.source.file);
       if (!source.source.checkpoint.empty()) {
         name = Printable(source.source.checkpoint) + ": " + name;
       }
-      table.Add({first ? Printable(tensor.name) : "", first ? Digest(tensor.xxh3) : "",
+      table.Add({first ? Printable(tensor->name) : "", first ? Digest(tensor->xxh3) : "",
                  first ? rule : "", name, Digest(source.source.xxh3),
                  compared ? std::string(convert::SourceMatchName(source.match)) : ""});
       first = false;
     }
   }
-  return table.Text("");
+  return table.Text("", StdoutColumns()) + MoreLine(traced.tensors.size() - shown.size());
 }
 
 void TensorMembers(formats::JsonWriter& json, const ProvenanceReport& traced) {
@@ -98,8 +130,8 @@ void SourceFileMembers(formats::JsonWriter& json, const ProvenanceReport& traced
   json.EndArray();
 }
 
-void Members(formats::JsonWriter& json, const Options& options, const ProvenanceReport& traced) {
-  StringOrNullMember(json, "source", options.source);
+void Members(formats::JsonWriter& json, const std::string& source, const ProvenanceReport& traced) {
+  StringOrNullMember(json, "source", source);
   StringOrNullMember(json, "recipe", traced.recipe);
   json.Key("options");
   if (traced.options.empty()) {
@@ -131,19 +163,22 @@ std::string RulesText(const ProvenanceReport& traced) {
   return text;
 }
 
-std::string Run(const Options& options, CommandContext& context) {
-  CheckFindingFiles(options.verify);
+}  // namespace
+
+VerifyReport CheckProvenance(const std::string& directory, const std::string& source,
+                             const VerifyOptions& options, CommandContext& /*context*/) {
   convert::ProvenanceRequest request;
-  request.directory = options.directory;
-  request.source = options.source;
-  const ProvenanceReport traced = convert::TraceProvenance(request);
+  request.directory = directory;
+  request.source = source;
+  const auto held = std::make_shared<const ProvenanceReport>(convert::TraceProvenance(request));
+  const ProvenanceReport& traced = *held;
   VerifyReport report;
-  report.input = options.directory;
+  report.input = directory;
   report.verification = traced.verification;
-  report.passes = traced.verification.Passes(options.verify.strict);
-  report.title = "Provenance of " + options.directory;
-  report.good = options.source.empty() ? "the manifest tells how the tensors were made"
-                                       : "every recorded digest is that of the source's tensor";
+  report.passes = traced.verification.Passes(options.strict);
+  report.title = "Provenance of " + directory;
+  report.good = source.empty() ? "the manifest tells how the tensors were made"
+                               : "every recorded digest is that of the source's tensor";
   report.lines.emplace_back("recipe", traced.recipe.empty()
                                           ? "none: no conversion made this directory"
                                           : Printable(traced.recipe));
@@ -151,8 +186,8 @@ std::string Run(const Options& options, CommandContext& context) {
   report.lines.emplace_back("content", traced.content_digest);
   report.lines.emplace_back("rules", RulesText(traced));
   report.lines.emplace_back("made from", FormatCountOf(traced.source_files.size(), "source file"));
-  if (!options.source.empty()) {
-    report.lines.emplace_back("source", Printable(options.source));
+  if (!source.empty()) {
+    report.lines.emplace_back("source", Printable(source));
     std::string counts =
         fmt::format("{} match, {} differ, {} unknown", FormatCount(traced.matching),
                     FormatCount(traced.differing), FormatCount(traced.unknown));
@@ -161,12 +196,10 @@ std::string Run(const Options& options, CommandContext& context) {
     }
     report.lines.emplace_back("sources", counts);
   }
-  report.detail = TensorTable(traced);
-  report.members = [&](formats::JsonWriter& json) { Members(json, options, traced); };
-  return FinishReport(report, options.verify, context);
+  report.detail = TensorTable(traced, options.all);
+  report.members = [held, source](formats::JsonWriter& json) { Members(json, source, *held); };
+  return report;
 }
-
-}  // namespace
 
 Command ProvenanceCommand() {
   const auto options = std::make_shared<Options>();
@@ -175,7 +208,8 @@ Command ProvenanceCommand() {
   command.summary = "show which source bytes an output came from";
   command.description = {
       "Shows, from the manifest of DIR alone, by which rule each tensor was made and of which "
-      "source tensors, with their digests. No weights are read; 'dsv3-verify checksum check' tells "
+      "source tensors, with their digests: the first few of each rule, with --all every one. No "
+      "weights are read; 'dsv3-verify checksum check' tells "
       "whether the files are as the manifest says.",
       "With --source, the recorded source tensors are compared with the manifest of that "
       "directory. One that differs makes the exit code 1."};
@@ -185,11 +219,16 @@ Command ProvenanceCommand() {
       Text("source", "DIR2", &options->source,
            "The directory that DIR was made from, with a checkpoint.manifest.json of its own."),
       StrictOption(&options->verify)};
-  AppendFindingFileOptions(&options->verify, command.options);
+  AppendReportOptions(&options->verify, command.options);
   command.examples = {
       {"provenance DeepSeek-V3-BF16 --source DeepSeek-V3", "Trace an output back to its source"}};
   command.after_stop = "nothing was changed";
-  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  command.returns_data = true;
+  command.run = [options](CommandContext& context) {
+    return RunCheck(options->directory, options->verify, context, [&] {
+      return CheckProvenance(options->directory, options->source, options->verify, context);
+    });
+  };
   return command;
 }
 

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/checks.h"
 #include "cli/commands.h"
 #include "cli/json_members.h"
 #include "cli/table.h"
@@ -95,26 +96,27 @@ std::string RunSign(const SignOptions& options, CommandContext& context) {
 struct VerifySignatureOptions {
   VerifyOptions verify;
   std::string model;
-  std::string key;
-  std::string signature;
+  SignatureOptions signature;
 };
 
-std::string RunVerify(const VerifySignatureOptions& options, CommandContext& context) {
-  if (options.key.empty()) FailMissingKey(context, "PUBLIC.pem");
-  CheckFindingFiles(options.verify);
+}  // namespace
+
+VerifyReport CheckSignature(const std::string& model, const SignatureOptions& signature,
+                            const VerifyOptions& options, CommandContext& context) {
   convert::VerifySignatureRequest request;
-  request.model = options.model;
-  request.key = options.key;
-  request.signature = options.signature;
-  request.threads = options.verify.threads;
-  const convert::VerifySignatureReport checked =
-      convert::VerifySignature(request, context.progress, context.stop);
+  request.model = model;
+  request.key = signature.key;
+  request.signature = signature.signature;
+  request.threads = options.threads;
+  const auto held = std::make_shared<const convert::VerifySignatureReport>(
+      convert::VerifySignature(request, context.progress, context.stop));
+  const convert::VerifySignatureReport& checked = *held;
   VerifyReport report;
-  report.input = options.model;
+  report.input = model;
   report.directory = checked.directory;
   report.verification = checked.verification;
   report.passes = checked.verification.Passes(false);
-  report.title = "Checked the signature of " + options.model;
+  report.title = "Checked the signature of " + model;
   report.good = "the key's owner signed the model, and every file is as it was then";
   report.lines.emplace_back("signature", Printable(checked.signature.string()));
   report.lines.emplace_back("key",
@@ -127,7 +129,7 @@ std::string RunVerify(const VerifySignatureOptions& options, CommandContext& con
   } else {
     report.consequence = "the files were not compared, because nothing is known of them";
   }
-  report.members = [&checked](formats::JsonWriter& json) {
+  report.members = [held, &checked](formats::JsonWriter& json) {
     StringMember(json, "signature", checked.signature.string());
     StringMember(json, "curve", checked.curve);
     StringMember(json, "key_hint", checked.key_hint);
@@ -136,10 +138,8 @@ std::string RunVerify(const VerifySignatureOptions& options, CommandContext& con
     UintMember(json, "signed_files", checked.files);
     UintMember(json, "bytes", checked.bytes);
   };
-  return FinishReport(report, options.verify, context);
+  return report;
 }
-
-}  // namespace
 
 Command SignCommand() {
   const auto options = std::make_shared<SignOptions>();
@@ -193,16 +193,23 @@ Command VerifySignatureCommand() {
                         "The model directory, a model directory of the Hugging Face hub cache, or "
                         "a single file.",
                         &options->model}};
-  command.options = {
-      Text("key", "PUBLIC.pem", &options->key, "The signer's public key, in PEM form. Required."),
-      Text("signature", "FILE", &options->signature, "The signature, DIR/model.sig by default."),
-      ThreadsOption(&options->verify)};
-  AppendFindingFileOptions(&options->verify, command.options);
+  command.options = {Text("key", "PUBLIC.pem", &options->signature.key,
+                          "The signer's public key, in PEM form. Required."),
+                     Text("signature", "FILE", &options->signature.signature,
+                          "The signature, DIR/model.sig by default."),
+                     ThreadsOption(&options->verify)};
+  AppendReportOptions(&options->verify, command.options);
   command.examples = {
       {"verify-signature DeepSeek-V3-BF16 --key signer.pub.pem", "Check a signed model"}};
   command.after_stop = "nothing was changed";
   command.stops_by_itself = true;
-  command.run = [options](CommandContext& context) { return RunVerify(*options, context); };
+  command.returns_data = true;
+  command.run = [options](CommandContext& context) {
+    if (options->signature.key.empty()) FailMissingKey(context, "PUBLIC.pem");
+    return RunCheck(options->model, options->verify, context, [&] {
+      return CheckSignature(options->model, options->signature, options->verify, context);
+    });
+  };
   return command;
 }
 

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/checks.h"
 #include "cli/commands.h"
 #include "cli/json_members.h"
 #include "cli/tool_main.h"
@@ -45,17 +46,21 @@ void RanksMember(formats::JsonWriter& json, const std::optional<convert::RankStr
   json.EndObject();
 }
 
-std::string Run(const Options& options, CommandContext& context) {
-  CheckFindingFiles(options.verify);
+}  // namespace
+
+VerifyReport CheckStructure(const std::string& input, const VerifyOptions& options,
+                            CommandContext& /*context*/) {
   convert::StructureRequest request;
-  request.input = options.input;
-  const convert::StructureReport checked = convert::VerifyStructure(request);
+  request.input = input;
+  const auto held =
+      std::make_shared<const convert::StructureReport>(convert::VerifyStructure(request));
+  const convert::StructureReport& checked = *held;
   VerifyReport report;
-  report.input = options.input;
+  report.input = input;
   report.directory = checked.directory;
   report.verification = checked.verification;
-  report.passes = checked.verification.Passes(options.verify.strict);
-  report.title = "Checked the structure of " + options.input;
+  report.passes = checked.verification.Passes(options.strict);
+  report.title = "Checked the structure of " + input;
   report.good = checked.ranks ? "rank files, layout.json and the model's config agree"
                               : "headers, index and config agree";
   std::string model = checked.model_type.empty() ? std::string("not known: config.json tells none")
@@ -81,7 +86,7 @@ std::string Run(const Options& options, CommandContext& context) {
                               fmt::format("{} with scales, {}", FormatCount(checked.tensors),
                                           FormatBytes(checked.tensor_bytes)));
   }
-  report.members = [&checked](formats::JsonWriter& json) {
+  report.members = [held, &checked](formats::JsonWriter& json) {
     StringOrNullMember(json, "model_type", checked.model_type);
     BoolMember(json, "known_model", checked.known_model);
     UintMember(json, "expected_tensors", checked.expected_tensors);
@@ -89,10 +94,8 @@ std::string Run(const Options& options, CommandContext& context) {
     UintMember(json, "tensor_bytes", checked.tensor_bytes);
     RanksMember(json, checked.ranks);
   };
-  return FinishReport(report, options.verify, context);
+  return report;
 }
-
-}  // namespace
 
 Command StructureCommand() {
   const auto options = std::make_shared<Options>();
@@ -114,12 +117,16 @@ Command StructureCommand() {
        "Hugging Face hub cache.",
        &options->input}};
   command.options = {StrictOption(&options->verify)};
-  AppendFindingFileOptions(&options->verify, command.options);
+  AppendReportOptions(&options->verify, command.options);
   command.examples = {{"structure DeepSeek-V3", "Check a checkpoint in a second"},
                       {"structure --strict DeepSeek-V3 --junit structure.xml",
                        "Fail on warnings, too, and keep the findings for a CI system"}};
   command.after_stop = "nothing was changed";
-  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  command.returns_data = true;
+  command.run = [options](CommandContext& context) {
+    return RunCheck(options->input, options->verify, context,
+                    [&] { return CheckStructure(options->input, options->verify, context); });
+  };
   return command;
 }
 

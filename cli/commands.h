@@ -21,6 +21,7 @@ Command StructureCommand();
 Command NumericCommand();
 Command CompareCommand();
 Command ProvenanceCommand();
+Command AllChecksCommand();
 Command SignCommand();
 Command VerifySignatureCommand();
 

@@ -18,6 +18,7 @@ namespace {
 
 constexpr const char* kRed = "\x1b[1;31m";
 constexpr const char* kYellow = "\x1b[1;33m";
+constexpr const char* kGreen = "\x1b[1;32m";
 constexpr const char* kReset = "\x1b[0m";
 
 std::string_view Environment(const char* name) {
@@ -48,16 +49,9 @@ int WriteAll(int fd, std::string_view text) noexcept {
   return 0;
 }
 
-std::string Line(std::string_view tool, const char* kind, const char* color,
-                 std::string_view message) {
-  std::string line(tool);
-  line += ": ";
-  if (color != nullptr) line += color;
-  line += kind;
-  line += ":";
-  if (color != nullptr) line += kReset;
-  line += " " + Printable(message) + "\n";
-  return line;
+unsigned ColumnsOf(int fd, unsigned otherwise) {
+  winsize size{};
+  return ::ioctl(fd, TIOCGWINSZ, &size) != 0 || size.ws_col == 0 ? otherwise : size.ws_col;
 }
 
 }  // namespace
@@ -71,10 +65,14 @@ bool UseColor(ColorMode mode, int fd) {
 
 bool StderrCanRedraw() { return ::isatty(STDERR_FILENO) == 1 && !DumbTerminal(); }
 
-unsigned StderrColumns() {
-  winsize size{};
-  if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return 80;
-  return size.ws_col;
+unsigned StderrColumns() { return ColumnsOf(STDERR_FILENO, 80); }
+
+unsigned StdoutColumns() { return ColumnsOf(STDOUT_FILENO, 0); }
+
+std::string Colored(std::string_view word, Tone tone, bool color) {
+  if (!color) return std::string(word);
+  const char* const code = tone == Tone::kBad ? kRed : tone == Tone::kGood ? kGreen : kYellow;
+  return code + std::string(word) + kReset;
 }
 
 void WriteStderr(std::string_view text) noexcept { (void)WriteAll(STDERR_FILENO, text); }
@@ -92,11 +90,13 @@ void WriteStdout(std::string_view text) {
 }
 
 std::string ErrorLine(std::string_view tool, std::string_view message, bool color) {
-  return Line(tool, "error", color ? kRed : nullptr, message);
+  return std::string(tool) + ": " + Colored("error:", Tone::kBad, color) + " " +
+         Printable(message) + "\n";
 }
 
 std::string WarningLine(std::string_view tool, std::string_view message, bool color) {
-  return Line(tool, "warning", color ? kYellow : nullptr, message);
+  return std::string(tool) + ": " + Colored("warning:", Tone::kDoubtful, color) + " " +
+         Printable(message) + "\n";
 }
 
 void ReserveStandardDescriptors() {

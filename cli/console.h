@@ -26,6 +26,10 @@ bool StderrCanRedraw();
 // Columns of the terminal at stderr, 80 where it does not tell.
 unsigned StderrColumns();
 
+// Columns of the terminal at stdout; 0 where stdout is none, so that a text may be as wide as it
+// is.
+unsigned StdoutColumns();
+
 // Writes everything to stderr; errors are ignored, there is nobody left to tell. Thread-safe; one
 // call is one write where the system allows it.
 void WriteStderr(std::string_view text) noexcept;
@@ -37,6 +41,10 @@ void WriteStdout(std::string_view text);
 // "TOOL: error: MESSAGE\n", likewise with "warning": `message` is made printable.
 std::string ErrorLine(std::string_view tool, std::string_view message, bool color);
 std::string WarningLine(std::string_view tool, std::string_view message, bool color);
+
+// The word in colour: what failed, what deserves a look, what is as it should be.
+enum class Tone { kBad, kDoubtful, kGood };
+std::string Colored(std::string_view word, Tone tone, bool color);
 
 // Makes sure that descriptors 0, 1 and 2 are taken: otherwise a file of the job could become
 // "stdout". Writing to a stdout that was closed still fails.

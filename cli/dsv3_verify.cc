@@ -12,6 +12,7 @@ int main(int argc, char** argv) {
         "values, provenance and signatures. Findings are the report, on the standard output; the "
         "exit code is 0 where a check passes, 1 where it found something, and others are errors "
         "of the run itself."};
+    tool.commands.push_back(dsv3::cli::AllChecksCommand());
     tool.commands.push_back(dsv3::cli::ChecksumCreateCommand());
     tool.commands.push_back(dsv3::cli::ChecksumCheckCommand());
     tool.commands.push_back(dsv3::cli::StructureCommand());

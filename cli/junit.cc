@@ -27,25 +27,22 @@ struct TestCase {
   std::vector<const Finding*> notes;  // warnings that do not fail it
 };
 
-// In the order of the names, those without a file last.
-std::vector<TestCase> TestCases(const FindingsDocument& document) {
+// In the order of the names, and the one without a file last.
+std::vector<TestCase> TestCases(const CheckRecord& check) {
   std::map<std::string, TestCase> by_file;
-  for (const std::string& file : document.verification->files) by_file[file].name = file;
+  for (const std::string& file : check.verification.files) by_file[file].name = file;
   TestCase whole;
   whole.name = kWholeCase;
-  for (const Finding& finding : document.verification->findings) {
+  for (const Finding& finding : check.verification.findings) {
     TestCase& test = finding.file.empty() ? whole : by_file[finding.file];
     if (!finding.file.empty()) test.name = finding.file;
-    const bool fails = finding.severity == Severity::kError || document.warnings_fail;
+    const bool fails = finding.severity == Severity::kError || check.warnings_fail;
     (fails ? test.failures : test.notes).push_back(&finding);
   }
   std::vector<TestCase> tests;
   tests.reserve(by_file.size() + 1);
   for (auto& [file, test] : by_file) tests.push_back(std::move(test));
-  // A suite without a case is no news to some readers, so an empty one says that it passed.
-  if (tests.empty() || !whole.failures.empty() || !whole.notes.empty()) {
-    tests.push_back(std::move(whole));
-  }
+  tests.push_back(std::move(whole));
   return tests;
 }
 
@@ -75,14 +72,30 @@ std::string ShortMessage(const std::vector<const Finding*>& findings) {
                      findings[0]->message);
 }
 
-void AppendCase(std::string& out, const std::string& class_name, const TestCase& test) {
-  out += fmt::format("    <testcase name=\"{}\" classname=\"{}\" time=\"0\"", XmlText(test.name),
-                     XmlText(class_name));
-  if (test.failures.empty() && test.notes.empty()) {
+std::string TimeText(double seconds) { return fmt::format("{:.3f}", seconds); }
+
+// What the case of the whole check holds beside findings.
+std::string OutcomeOf(const CheckRecord& check) {
+  if (check.error) {
+    return fmt::format("      <error message=\"{}\" type=\"{}\"/>\n",
+                       XmlText(check.error->message()), ErrorCodeName(check.error->code()));
+  }
+  if (check.skipped.empty()) return "";
+  return fmt::format("      <skipped message=\"{}\"/>\n", XmlText(check.skipped));
+}
+
+void AppendCase(std::string& out, const std::string& class_name, const TestCase& test,
+                const CheckRecord& check) {
+  const bool whole = test.name == kWholeCase;
+  // Only the time of the whole check was taken.
+  out += fmt::format("    <testcase name=\"{}\" classname=\"{}\" time=\"{}\"", XmlText(test.name),
+                     XmlText(class_name), whole ? TimeText(check.seconds) : "0");
+  const std::string outcome = whole ? OutcomeOf(check) : "";
+  if (test.failures.empty() && test.notes.empty() && outcome.empty()) {
     out += "/>\n";
     return;
   }
-  out += ">\n";
+  out += ">\n" + outcome;
   if (!test.failures.empty()) {
     out += fmt::format("      <failure message=\"{}\" type=\"{}\">{}</failure>\n",
                        XmlText(ShortMessage(test.failures)), XmlText(KindOf(test.failures)),
@@ -92,6 +105,44 @@ void AppendCase(std::string& out, const std::string& class_name, const TestCase&
     out += fmt::format("      <system-out>{}</system-out>\n", XmlText(Lines(test.notes)));
   }
   out += "    </testcase>\n";
+}
+
+struct Counts {
+  std::size_t tests = 0;
+  std::size_t failures = 0;
+  std::size_t errors = 0;
+  std::size_t skipped = 0;
+  double seconds = 0;
+
+  void Add(const Counts& other) {
+    tests += other.tests;
+    failures += other.failures;
+    errors += other.errors;
+    skipped += other.skipped;
+    seconds += other.seconds;
+  }
+  std::string Attributes() const {
+    return fmt::format("tests=\"{}\" failures=\"{}\" errors=\"{}\" skipped=\"{}\" time=\"{}\"",
+                       tests, failures, errors, skipped, TimeText(seconds));
+  }
+};
+
+std::string SuiteText(const FindingsDocument& document, const CheckRecord& check, Counts& counts) {
+  const std::vector<TestCase> tests = TestCases(check);
+  counts.tests = tests.size();
+  counts.failures = static_cast<std::size_t>(std::count_if(
+      tests.begin(), tests.end(), [](const TestCase& test) { return !test.failures.empty(); }));
+  counts.errors = check.error ? 1 : 0;
+  counts.skipped = check.skipped.empty() ? 0 : 1;
+  counts.seconds = check.seconds;
+  std::string class_name = document.tool + "." + check.command;
+  std::replace(class_name.begin(), class_name.end(), ' ', '-');
+  std::string out =
+      fmt::format("  <testsuite name=\"{}\" {} timestamp=\"{}\">\n",
+                  XmlText(check.command + " " + document.directory.filename().string()),
+                  counts.Attributes(), UtcText(check.begin));
+  for (const TestCase& test : tests) AppendCase(out, class_name, test, check);
+  return out + "  </testsuite>\n";
 }
 
 // XML 1.0, production Char: controls but tab and line ends have no form, nor have U+FFFE and
@@ -139,20 +190,16 @@ std::string XmlText(std::string_view text) {
 }
 
 std::string JUnitText(const FindingsDocument& document) {
-  const std::vector<TestCase> tests = TestCases(document);
-  const auto failures = std::count_if(tests.begin(), tests.end(),
-                                      [](const TestCase& test) { return !test.failures.empty(); });
-  const std::string counts =
-      fmt::format("tests=\"{}\" failures=\"{}\" errors=\"0\" time=\"0\"", tests.size(), failures);
-  std::string class_name = document.tool + "." + document.command;
-  std::replace(class_name.begin(), class_name.end(), ' ', '-');
-  std::string out = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
-  out += fmt::format("<testsuites name=\"{}\" {}>\n", XmlText(document.tool), counts);
-  out +=
-      fmt::format("  <testsuite name=\"{}\" {} skipped=\"0\">\n",
-                  XmlText(document.command + " " + document.directory.filename().string()), counts);
-  for (const TestCase& test : tests) AppendCase(out, class_name, test);
-  return out + "  </testsuite>\n</testsuites>\n";
+  Counts all;
+  std::string suites;
+  for (const CheckRecord& check : document.checks) {
+    Counts counts;
+    suites += SuiteText(document, check, counts);
+    all.Add(counts);
+  }
+  return fmt::format(
+      "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"{}\" {}>\n{}</testsuites>\n",
+      XmlText(document.tool), all.Attributes(), suites);
 }
 
 }  // namespace dsv3::cli

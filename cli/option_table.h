@@ -69,7 +69,7 @@ struct Command {
   bool stops_by_itself = false;
   // Whether processes that mpirun started share the work; otherwise process 0 does all of it.
   bool shares_work = false;
-  // Whether `run` returns what was asked for, not an account of the work: --quiet keeps it then.
+  // Whether `run` returns what was asked for or minds --quiet itself, so that --quiet keeps it.
   bool returns_data = false;
   // Does the work and returns what belongs on stdout, in JSON when the context asks for it.
   // Throws Error; prints nothing but progress and warnings.

@@ -1,6 +1,8 @@
 #include "cli/sarif.h"
 
 #include <algorithm>
+#include <chrono>
+#include <filesystem>
 #include <set>
 #include <span>
 #include <vector>
@@ -20,11 +22,13 @@ using formats::JsonWriter;
 
 constexpr std::string_view kSchema =
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json";
-constexpr std::string_view kBase = "CHECKPOINT";
+constexpr std::string_view kRoot = "SRCROOT";
 
 std::vector<std::string> Kinds(const FindingsDocument& document) {
   std::set<std::string> kinds;
-  for (const Finding& finding : document.verification->findings) kinds.insert(finding.kind);
+  for (const CheckRecord& check : document.checks) {
+    for (const Finding& finding : check.verification.findings) kinds.insert(finding.kind);
+  }
   return {kinds.begin(), kinds.end()};
 }
 
@@ -66,7 +70,16 @@ void Driver(JsonWriter& json, const FindingsDocument& document,
   json.EndObject();
 }
 
-void Location(JsonWriter& json, const Finding& finding) {
+// A file of the checkpoint as the root names it, `from` being the checkpoint's own place.
+std::string UriOf(const std::filesystem::path& from, const std::string& file) {
+  const std::string path = (from / file).lexically_normal().string();
+  // Without a file the place ends with a slash, or is the root itself.
+  const std::string plain =
+      path.size() > 1 && path.back() == '/' ? path.substr(0, path.size() - 1) : path;
+  return plain.empty() ? "." : UriPath(plain);
+}
+
+void Location(JsonWriter& json, const Finding& finding, const std::filesystem::path& from) {
   json.Key("locations");
   json.BeginArray();
   json.BeginObject();
@@ -74,8 +87,8 @@ void Location(JsonWriter& json, const Finding& finding) {
   json.BeginObject();
   json.Key("artifactLocation");
   json.BeginObject();
-  StringMember(json, "uri", finding.file.empty() ? std::string(".") : UriPath(finding.file));
-  StringMember(json, "uriBaseId", kBase);
+  StringMember(json, "uri", UriOf(from, finding.file));
+  StringMember(json, "uriBaseId", kRoot);
   json.EndObject();
   // Weights have no lines, but viewers that show findings beside a file want one.
   json.Key("region");
@@ -96,14 +109,15 @@ void Location(JsonWriter& json, const Finding& finding) {
   json.EndArray();
 }
 
-void Result(JsonWriter& json, const Finding& finding, const std::vector<std::string>& kinds) {
+void Result(JsonWriter& json, const Finding& finding, const std::vector<std::string>& kinds,
+            const std::filesystem::path& from) {
   const auto rule = std::lower_bound(kinds.begin(), kinds.end(), finding.kind);
   json.BeginObject();
   StringMember(json, "ruleId", finding.kind);
   UintMember(json, "ruleIndex", static_cast<std::uint64_t>(rule - kinds.begin()));
   StringMember(json, "level", finding.severity == formats::Severity::kError ? "error" : "warning");
   TextMember(json, "message", finding.message.empty() ? finding.kind : finding.message);
-  Location(json, finding);
+  Location(json, finding, from);
   // Tells one finding from another where all of them are in line 1.
   const std::string identity = finding.kind + '\0' + finding.file + '\0' + finding.tensor;
   json.Key("partialFingerprints");
@@ -111,6 +125,40 @@ void Result(JsonWriter& json, const Finding& finding, const std::vector<std::str
   StringMember(json, "primaryLocationLineHash",
                formats::Xxh3Hex(std::as_bytes(std::span(identity))) + ":1");
   json.EndObject();
+  json.EndObject();
+}
+
+void UriMember(JsonWriter& json, std::string_view key, const std::filesystem::path& directory) {
+  json.Key(key);
+  json.BeginObject();
+  const std::string path = directory.string();
+  StringMember(json, "uri", "file://" + UriPath(path.ends_with('/') ? path : path + "/"));
+  json.EndObject();
+}
+
+void Invocation(JsonWriter& json, const std::string& tool, const CheckRecord& check,
+                const std::filesystem::path& root) {
+  json.BeginObject();
+  StringMember(json, "commandLine", tool + " " + check.command);
+  StringMember(json, "startTimeUtc", UtcText(check.begin) + "Z");
+  const auto length = std::chrono::duration_cast<std::chrono::system_clock::duration>(
+      std::chrono::duration<double>(check.seconds));
+  StringMember(json, "endTimeUtc", UtcText(check.begin + length) + "Z");
+  BoolMember(json, "executionSuccessful", !check.error);
+  UintMember(json, "exitCode",
+             check.error    ? static_cast<std::uint64_t>(check.error->code())
+             : check.passes ? 0
+                            : 1);
+  UriMember(json, "workingDirectory", root);
+  if (check.error) {
+    json.Key("toolExecutionNotifications");
+    json.BeginArray();
+    json.BeginObject();
+    StringMember(json, "level", "error");
+    TextMember(json, "message", check.error->message());
+    json.EndObject();
+    json.EndArray();
+  }
   json.EndObject();
 }
 
@@ -140,24 +188,24 @@ std::string SarifText(const FindingsDocument& document) {
   json.BeginArray();
   json.BeginObject();
   Driver(json, document, kinds);
+  const std::filesystem::path root = SourceRoot(document.directory);
+  const std::filesystem::path from = document.directory.lexically_relative(root);
   json.Key("invocations");
   json.BeginArray();
-  json.BeginObject();
-  StringMember(json, "commandLine", document.tool + " " + document.command);
-  BoolMember(json, "executionSuccessful", true);
-  UintMember(json, "exitCode", document.passes ? 0 : 1);
-  json.EndObject();
+  for (const CheckRecord& check : document.checks) {
+    if (check.skipped.empty()) Invocation(json, document.tool, check, root);
+  }
   json.EndArray();
   json.Key("originalUriBaseIds");
   json.BeginObject();
-  json.Key(kBase);
-  json.BeginObject();
-  StringMember(json, "uri", "file://" + UriPath(document.directory.string() + "/"));
-  json.EndObject();
+  UriMember(json, kRoot, root);
+  UriMember(json, "CHECKPOINT", document.directory);
   json.EndObject();
   json.Key("results");
   json.BeginArray();
-  for (const Finding& finding : document.verification->findings) Result(json, finding, kinds);
+  for (const CheckRecord& check : document.checks) {
+    for (const Finding& finding : check.verification.findings) Result(json, finding, kinds, from);
+  }
   json.EndArray();
   json.EndObject();
   json.EndArray();

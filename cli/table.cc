@@ -19,19 +19,49 @@ std::string Pad(std::string_view text, std::size_t width, bool right) {
   return right ? space + std::string(text) : std::string(text) + space;
 }
 
+// The first and the last characters of the text, with "…" for what is between them.
+std::string CutMiddle(const std::string& text, std::size_t width) {
+  if (Width(text) <= width) return text;
+  const std::size_t front = (width - 1) / 3;
+  const std::size_t back = width - 1 - front;
+  // Where the count of characters from either end is reached.
+  std::size_t begin = 0;
+  for (std::size_t seen = 0; begin < text.size(); ++begin) {
+    if ((text[begin] & 0xC0) != 0x80 && seen++ == front) break;
+  }
+  std::size_t end = text.size();
+  for (std::size_t seen = 0; seen < back; --end) {
+    if ((text[end - 1] & 0xC0) != 0x80) ++seen;
+  }
+  return text.substr(0, begin) + "…" + text.substr(end);
+}
+
 }  // namespace
 
-std::string Table::Text(std::string_view indent) const {
+std::string Table::Text(std::string_view indent, std::size_t columns) const {
   std::vector<std::size_t> widths(alignment_.size(), 0);
   for (const auto& row : rows_) {
     for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], Width(row[i]));
+  }
+  std::size_t total = Width(indent) + 2 * (widths.empty() ? 0 : widths.size() - 1);
+  for (const std::size_t width : widths) total += width;
+  std::size_t cut = widths.size();
+  if (columns > 0 && total > columns) {
+    for (std::size_t i = 0; i < widths.size(); ++i) {
+      if (alignment_[i] == 'l' && (cut == widths.size() || widths[i] > widths[cut])) cut = i;
+    }
+    if (cut < widths.size() && widths[cut] > kFewestColumns) {
+      const std::size_t over = total - columns;
+      widths[cut] = widths[cut] > kFewestColumns + over ? widths[cut] - over : kFewestColumns;
+    }
   }
   std::string text;
   for (const auto& row : rows_) {
     std::string line(indent);
     for (std::size_t i = 0; i < row.size(); ++i) {
       if (i > 0) line += "  ";
-      line += Pad(row[i], widths[i], alignment_[i] == 'r');
+      line +=
+          Pad(i == cut ? CutMiddle(row[i], widths[i]) : row[i], widths[i], alignment_[i] == 'r');
     }
     line.erase(line.find_last_not_of(' ') + 1);
     text += line + "\n";

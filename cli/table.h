@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -16,7 +17,11 @@ class Table {
   // At most one cell for each column.
   void Add(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
 
-  std::string Text(std::string_view indent) const;
+  // Where the lines would be longer than `columns` (0: any length), the widest left column is cut
+  // in the middle of its cells, down to kFewestColumns.
+  std::string Text(std::string_view indent, std::size_t columns = 0) const;
+
+  static constexpr std::size_t kFewestColumns = 24;
 
  private:
   std::string_view alignment_;

@@ -35,8 +35,8 @@ std::vector<Option> OutputTable(OutputOptions* output) {
                          "Print the report, or the error, as one JSON object on the standard "
                          "output. Progress and warnings stay on the standard error."));
   options.push_back(Flag("quiet", &output->quiet,
-                         "Print neither progress nor a report for people, only warnings and "
-                         "errors.",
+                         "Print neither progress nor a report for people, only warnings, errors "
+                         "and, of a check, the verdict.",
                          'q'));
   options.push_back(Flag("no-progress", &output->no_progress, "Print no progress."));
   options.push_back(OneOf<ColorMode>("color", "WHEN",
@@ -149,6 +149,7 @@ class Call {
     // Still under the watcher's eyes: a reader that does not read must not make Ctrl-C useless.
     said_last_words_ = true;
     if (Leads()) WriteStdout(report);
+    if (context.failed_part) return static_cast<int>(*context.failed_part);
     return context.found_differences ? static_cast<int>(ErrorCode::kVerification) : 0;
   }
 

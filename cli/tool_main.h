@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "cli/console.h"
 #include "cli/option_table.h"
@@ -9,6 +10,7 @@
 #include "cli/progress_display.h"
 #include "convert/catalog/progress.h"
 #include "convert/scaleout/process_group.h"
+#include "formats/error.h"
 
 namespace dsv3::cli {
 
@@ -24,6 +26,8 @@ struct CommandContext {
   // Set by a command whose report tells of differences: the exit code is 1, and the report goes to
   // stdout all the same, because it is what was asked for.
   bool found_differences = false;
+  // Set by a command of several checks where one of them could not run: the exit code is this one.
+  std::optional<ErrorCode> failed_part = std::nullopt;
 };
 
 // As convert::JoinProcessGroup, which tools give whose commands share their work.

@@ -1,11 +1,15 @@
 #include "cli/verify_report.h"
 
 #include <algorithm>
+#include <chrono>
+#include <map>
 #include <system_error>
 
 #include <fmt/format.h>
 #include <tbb/info.h>
+#include <unistd.h>
 
+#include "cli/console.h"
 #include "cli/json_members.h"
 #include "cli/junit.h"
 #include "cli/output_file.h"
@@ -22,23 +26,11 @@ namespace {
 
 using formats::Severity;
 
-std::string Verdict(const VerifyReport& report) {
-  const std::size_t errors = report.verification.Count(Severity::kError);
-  const std::size_t warnings = report.verification.Count(Severity::kWarning);
-  std::string counts;
-  if (errors > 0) counts = FormatCountOf(errors, "error");
-  if (warnings > 0) {
-    counts += (counts.empty() ? "" : ", ") + FormatCountOf(warnings, "warning");
-  }
-  std::string text = report.passes ? "OK: " : "FAILED: ";
-  text += report.passes && counts.empty() ? report.good : counts;
-  if (!report.passes && errors == 0) text += ", which --strict counts as errors";
-  if (!report.consequence.empty()) text += "; " + report.consequence;
-  return text + "\n";
-}
+// Findings of a kind that are shown without --all.
+constexpr std::size_t kFirstOfAKind = 3;
 
-// Whoever reads a single line must know what it is about.
-std::string FindingLine(const formats::Finding& finding) {
+// A line that is read alone must say what it is about.
+std::string FindingLine(const formats::Finding& finding, bool color) {
   std::string message = finding.message;
   if (!finding.tensor.empty() && message.find(finding.tensor) == std::string::npos) {
     message = "tensor " + QuoteForMessage(finding.tensor) + ": " + message;
@@ -46,25 +38,11 @@ std::string FindingLine(const formats::Finding& finding) {
   if (!finding.file.empty() && message.find(finding.file) == std::string::npos) {
     message = finding.file + ": " + message;
   }
-  return fmt::format("{}: {} [{}]\n", finding.severity == Severity::kError ? "error" : "warning",
-                     Printable(message), Printable(finding.kind));
-}
-
-std::string VerifyJson(const VerifyReport& report, const CommandContext& context) {
-  formats::JsonWriter json(2);
-  json.BeginObject();
-  StringMember(json, "tool", context.tool.name);
-  StringMember(json, "version", kVersion);
-  StringMember(json, "command", context.command.name);
-  StringMember(json, "input", report.input);
-  BoolMember(json, "passes", report.passes);
-  UintMember(json, "errors", report.verification.Count(Severity::kError));
-  UintMember(json, "warnings", report.verification.Count(Severity::kWarning));
-  StringsMember(json, "files", report.verification.files);
-  FindingsMember(json, "findings", report.verification.findings);
-  if (report.members) report.members(json);
-  json.EndObject();
-  return json.Take() + "\n";
+  const bool error = finding.severity == Severity::kError;
+  return fmt::format(
+      "{}: {} [{}]\n",
+      Colored(error ? "error" : "warning", error ? Tone::kBad : Tone::kDoubtful, color),
+      Printable(message), Printable(finding.kind));
 }
 
 // The directory that relative names are below.
@@ -90,7 +68,10 @@ Option StrictOption(VerifyOptions* options) {
   return Flag("strict", &options->strict, "Fail on warnings, too.");
 }
 
-void AppendFindingFileOptions(VerifyOptions* options, std::vector<Option>& table) {
+void AppendReportOptions(VerifyOptions* options, std::vector<Option>& table) {
+  table.push_back(Flag("all", &options->all,
+                       "Show every finding and every row of tables, not the worst and the first "
+                       "few. --json, --junit and --sarif always have all findings."));
   table.push_back(Text("junit", "FILE", &options->junit,
                        "Also write the findings to FILE in JUnit's XML, one test case for each "
                        "file that was checked."));
@@ -108,35 +89,127 @@ void CheckFindingFiles(const VerifyOptions& options) {
   CheckOutputFile("sarif", options.sarif);
 }
 
-std::string FinishReport(const VerifyReport& report, const VerifyOptions& options,
-                         CommandContext& context) {
+CheckRun RunTimed(const std::string& command, const VerifyOptions& options,
+                  const std::function<VerifyReport()>& check) {
+  CheckRun run;
+  CheckRecord& record = run.record;
+  record.command = command;
+  record.warnings_fail = options.strict;
+  record.begin = std::chrono::system_clock::now();
+  const auto begin = std::chrono::steady_clock::now();
+  try {
+    run.report = check();
+    record.verification = run.report->verification;
+    record.passes = run.report->passes;
+  } catch (const Error& error) {
+    run.thrown = std::current_exception();
+    record.error = error;
+    record.passes = false;
+  }
+  record.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return run;
+}
+
+void WriteFindingFiles(const std::string& input, const std::filesystem::path& directory,
+                       std::vector<CheckRecord> checks, const VerifyOptions& options,
+                       const CommandContext& context) {
+  if (options.junit.empty() && options.sarif.empty()) return;
   formats::FileSystem& fs = formats::PosixFileSystem();
   FindingsDocument document;
   document.tool = context.tool.name;
   document.command = context.command.name;
-  document.directory = report.directory.empty() ? DirectoryOf(report.input) : report.directory;
-  document.verification = &report.verification;
-  document.warnings_fail = options.strict;
-  document.passes = report.passes;
+  document.directory = directory.empty() ? DirectoryOf(input) : directory;
+  document.checks = std::move(checks);
   if (!options.junit.empty()) formats::WriteFileDurably(fs, options.junit, JUnitText(document));
   if (!options.sarif.empty()) formats::WriteFileDurably(fs, options.sarif, SarifText(document));
-  context.found_differences = !report.passes;
-  return context.output.json ? VerifyJson(report, context) : VerifyText(report);
 }
 
-std::string VerifyText(const VerifyReport& report) {
+std::string RunCheck(const std::string& input, const VerifyOptions& options,
+                     CommandContext& context, const std::function<VerifyReport()>& check) {
+  CheckFindingFiles(options);
+  CheckRun run = RunTimed(context.command.name, options, check);
+  if (!run.report) {
+    try {
+      WriteFindingFiles(input, "", {std::move(run.record)}, options, context);
+    } catch (const Error&) {
+      // What the check said comes first.
+    }
+    std::rethrow_exception(run.thrown);
+  }
+  const VerifyReport& report = *run.report;
+  WriteFindingFiles(input, report.directory, {std::move(run.record)}, options, context);
+  context.found_differences = !report.passes;
+  if (context.output.json) {
+    formats::JsonWriter json(2);
+    WriteReport(json, report, context.tool.name, context.command.name);
+    return json.Take() + "\n";
+  }
+  const bool color = UseColor(context.output.color, STDOUT_FILENO);
+  return context.output.quiet ? VerdictLine(report, color) : VerifyText(report, options.all, color);
+}
+
+std::string VerdictLine(const VerifyReport& report, bool color) {
+  const std::size_t errors = report.verification.Count(Severity::kError);
+  const std::size_t warnings = report.verification.Count(Severity::kWarning);
+  std::string counts;
+  if (errors > 0) counts = FormatCountOf(errors, "error");
+  if (warnings > 0) {
+    counts += (counts.empty() ? "" : ", ") + FormatCountOf(warnings, "warning");
+  }
+  std::string text =
+      report.passes ? Colored("OK:", Tone::kGood, color) : Colored("FAILED:", Tone::kBad, color);
+  text += " " + (report.passes && counts.empty() ? report.good : counts);
+  if (!report.passes && errors == 0) text += ", which --strict counts as errors";
+  if (!report.consequence.empty()) text += "; " + report.consequence;
+  return text + "\n";
+}
+
+std::string MoreLine(std::size_t more) {
+  return more == 0 ? "" : fmt::format("and {} more (--all shows them)\n", FormatCount(more));
+}
+
+std::string FindingsText(const formats::Findings& findings, bool all, bool color) {
+  std::string text;
+  std::map<std::string, std::size_t> counts;
+  std::vector<std::string> kinds;  // as they come
+  for (const formats::Finding& finding : findings) {
+    const std::size_t count = ++counts[finding.kind];
+    if (count == 1) kinds.push_back(finding.kind);
+    if (all || count <= kFirstOfAKind) text += FindingLine(finding, color);
+  }
+  for (const std::string& kind : kinds) {
+    if (all || counts[kind] <= kFirstOfAKind) continue;
+    text += fmt::format("and {} more of {} (--all shows them)\n",
+                        FormatCount(counts[kind] - kFirstOfAKind), Printable(kind));
+  }
+  return text;
+}
+
+std::string VerifyText(const VerifyReport& report, bool all, bool color) {
   std::string text = Printable(report.title) + "\n";
   Table table("ll");
   for (const auto& [label, line] : report.lines) table.Add({label, line});
   text += table.Text("  ");
   if (!report.detail.empty()) text += "\n" + report.detail;
-  if (!report.verification.findings.empty()) {
-    text += "\n";
-    for (const formats::Finding& finding : report.verification.findings) {
-      text += FindingLine(finding);
-    }
-  }
-  return text + "\n" + Verdict(report);
+  const std::string findings = FindingsText(report.verification.findings, all, color);
+  if (!findings.empty()) text += "\n" + findings;
+  return text + "\n" + VerdictLine(report, color);
+}
+
+void WriteReport(formats::JsonWriter& json, const VerifyReport& report, const std::string& tool,
+                 const std::string& command) {
+  json.BeginObject();
+  StringMember(json, "tool", tool);
+  StringMember(json, "version", kVersion);
+  StringMember(json, "command", command);
+  StringMember(json, "input", report.input);
+  BoolMember(json, "passes", report.passes);
+  UintMember(json, "errors", report.verification.Count(Severity::kError));
+  UintMember(json, "warnings", report.verification.Count(Severity::kWarning));
+  StringsMember(json, "files", report.verification.files);
+  FindingsMember(json, "findings", report.verification.findings);
+  if (report.members) report.members(json);
+  json.EndObject();
 }
 
 }  // namespace dsv3::cli

@@ -1,13 +1,16 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "cli/findings_document.h"
 #include "cli/option_table.h"
 #include "convert/verify/verification.h"
 #include "formats/json/json_writer.h"
@@ -19,6 +22,7 @@ namespace dsv3::cli {
 // Options of every check.
 struct VerifyOptions {
   bool strict = false;  // warnings fail the check, too
+  bool all = false;     // the text has every finding and every row
   std::string junit;    // where to write; empty: nowhere
   std::string sarif;
   unsigned threads = 0;  // 0: all processors
@@ -26,8 +30,8 @@ struct VerifyOptions {
 
 Option ThreadsOption(VerifyOptions* options);
 Option StrictOption(VerifyOptions* options);
-// --junit and --sarif.
-void AppendFindingFileOptions(VerifyOptions* options, std::vector<Option>& table);
+// --all, --junit and --sarif.
+void AppendReportOptions(VerifyOptions* options, std::vector<Option>& table);
 
 // The number of compute threads that the options ask for, at least 1.
 unsigned ThreadCount(const VerifyOptions& options);
@@ -40,7 +44,7 @@ struct VerifyReport {
   std::string title;  // "Checked the structure of DIR"
   // Label → text, for a person.
   std::vector<std::pair<std::string, std::string>> lines;
-  std::string detail;  // tables and so on, for a person; may be empty
+  std::string detail;  // tables and so on, for a person; may be empty. Fits a screen without --all.
   std::string good;    // the last line when there is nothing to tell: "every file is as …"
   // What the command did not do for its findings: "nothing was written"; may be empty.
   std::string consequence;
@@ -50,15 +54,46 @@ struct VerifyReport {
   std::function<void(formats::JsonWriter&)> members;
 };
 
+// A check and what came of it.
+struct CheckRun {
+  CheckRecord record;
+  std::optional<VerifyReport> report;  // nothing where it threw or was skipped
+  std::exception_ptr thrown;           // what it threw; record.error says it
+};
+
+// Runs a check and takes its time. Errors are kept, not thrown.
+CheckRun RunTimed(const std::string& command, const VerifyOptions& options,
+                  const std::function<VerifyReport()>& check);
+
 // Throws Error (kUsage) where a file of findings could not be written because its directory is not
 // there, so that this shows before hours of work.
 void CheckFindingFiles(const VerifyOptions& options);
 
-// Writes the files of findings, sets the exit code, and returns what belongs on stdout.
-std::string FinishReport(const VerifyReport& report, const VerifyOptions& options,
-                         CommandContext& context);
+// Writes the files of findings that the options name. `input` is what the user gave, `directory`
+// what findings are relative to, or empty: the input's own.
+void WriteFindingFiles(const std::string& input, const std::filesystem::path& directory,
+                       std::vector<CheckRecord> checks, const VerifyOptions& options,
+                       const CommandContext& context);
 
-// For a person: title, lines, detail, all findings, verdict.
-std::string VerifyText(const VerifyReport& report);
+// Does all of the above for a command of one check, sets the exit code, and returns what belongs on
+// stdout. Throws what the check throws, when the files of findings say so.
+std::string RunCheck(const std::string& input, const VerifyOptions& options,
+                     CommandContext& context, const std::function<VerifyReport()>& check);
+
+// For a person: title, lines, detail, findings, verdict. Without `all` the first few findings of
+// each kind, and how many more there are.
+std::string VerifyText(const VerifyReport& report, bool all, bool color);
+std::string FindingsText(const formats::Findings& findings, bool all, bool color);
+// "OK: every file is as recorded\n", "FAILED: 3 errors\n".
+std::string VerdictLine(const VerifyReport& report, bool color);
+
+// The JSON object of one check.
+void WriteReport(formats::JsonWriter& json, const VerifyReport& report, const std::string& tool,
+                 const std::string& command);
+
+// Rows of a table that is shown without --all.
+inline constexpr std::size_t kFirstRows = 10;
+// "and 163 more (--all shows them)\n"; empty where nothing is left out.
+std::string MoreLine(std::size_t more);
 
 }  // namespace dsv3::cli

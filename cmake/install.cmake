@@ -23,6 +23,10 @@ foreach(tool IN LISTS dsv3_tools)
           DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d COMPONENT dsv3)
 endforeach()
 
+# What the reports and files of the tools look like, for programs that read them.
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/docs/schemas
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/dsv3 COMPONENT dsv3)
+
 install(TARGETS dsv3_formats dsv3_quant dsv3_convert EXPORT dsv3Targets
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT libdsv3-dev)
 foreach(folder formats quant convert)

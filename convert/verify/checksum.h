@@ -68,6 +68,11 @@ struct CheckChecksumsReport {
 // The name of a basis in JSON and text: "manifest", "sha256sums", "hub-metadata".
 std::string_view BasisName(CheckChecksumsReport::Basis basis);
 
+// Whether CheckChecksums finds something to compare the directory with, without looking at its
+// files. A record that cannot be read counts: the check names it. Throws Error where there is no
+// directory.
+bool HasChecksums(const std::filesystem::path& directory);
+
 // Compares the directory with the first of: `manifest`, its own manifest, SHA256SUMS, hub metadata.
 // Every difference is a finding, and so is what makes the directory incomplete
 // (JudgeCompleteness), whatever it is compared with. Whole files are hashed, and the tensors of a

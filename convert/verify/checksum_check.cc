@@ -44,6 +44,15 @@ std::string_view BasisName(CheckChecksumsReport::Basis basis) {
   return "";
 }
 
+bool HasChecksums(const std::filesystem::path& directory) {
+  const fs::path located = LocateDirectory(directory);
+  try {
+    return FindChecksumBasis(located, {}, true).has_value();
+  } catch (const Error&) {
+    return true;
+  }
+}
+
 CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, ProgressSink& progress,
                                     const StopToken& stop) {
   const fs::path directory = LocateDirectory(request.directory);

@@ -1,3 +1,5 @@
+#include <chrono>
+#include <filesystem>
 #include <string>
 
 #include <gmock/gmock.h>
@@ -6,6 +8,8 @@
 
 #include "cli/junit.h"
 #include "cli/sarif.h"
+#include "formats/error.h"
+#include "tests/support/temp_dir.h"
 
 // The forms of findings for other programs.
 namespace dsv3::cli {
@@ -42,19 +46,22 @@ class FindingsFileTest : public ::testing::Test {
     document_.tool = "dsv3-verify";
     document_.command = "checksum check";
     document_.directory = "/data/my model";
-    document_.verification = &verification_;
-    document_.passes = false;
+    check_.command = "checksum check";
+    check_.passes = false;
+    check_.begin = std::chrono::system_clock::time_point(std::chrono::seconds(1'795'928'388));
+    check_.seconds = 2.5;
   }
 
-  convert::Verification verification_;
   FindingsDocument document_;
+  CheckRecord& check_ = document_.checks.emplace_back();
+  convert::Verification& verification_ = check_.verification;
 };
 
 TEST_F(FindingsFileTest, JUnitHasACaseForEachFileAndOneForTheRest) {
   EXPECT_EQ(JUnitText(document_),
             R"xml(<?xml version="1.0" encoding="UTF-8"?>
-<testsuites name="dsv3-verify" tests="4" failures="2" errors="0" time="0">
-  <testsuite name="checksum check my model" tests="4" failures="2" errors="0" time="0" skipped="0">
+<testsuites name="dsv3-verify" tests="4" failures="2" errors="0" skipped="0" time="2.500">
+  <testsuite name="checksum check my model" tests="4" failures="2" errors="0" skipped="0" time="2.500" timestamp="2026-11-29T04:59:48">
     <testcase name="a b.safetensors" classname="dsv3-verify.checksum-check" time="0">
       <failure message="2 findings, first: w&lt;1&gt; &amp; more" type="several">missing-tensor: w&lt;1&gt;: w&lt;1&gt; &amp; more&#10;wrong-dtype: v: second&#10;</failure>
     </testcase>
@@ -62,7 +69,7 @@ TEST_F(FindingsFileTest, JUnitHasACaseForEachFileAndOneForTheRest) {
       <system-out>unexpected-tensor: note&#10;</system-out>
     </testcase>
     <testcase name="fine" classname="dsv3-verify.checksum-check" time="0"/>
-    <testcase name="(checkpoint)" classname="dsv3-verify.checksum-check" time="0">
+    <testcase name="(checkpoint)" classname="dsv3-verify.checksum-check" time="2.500">
       <failure message="nothing" type="no-index">no-index: nothing&#10;</failure>
     </testcase>
   </testsuite>
@@ -71,7 +78,7 @@ TEST_F(FindingsFileTest, JUnitHasACaseForEachFileAndOneForTheRest) {
 }
 
 TEST_F(FindingsFileTest, JUnitCountsWarningsWhereTheyFail) {
-  document_.warnings_fail = true;
+  check_.warnings_fail = true;
   const std::string text = JUnitText(document_);
   EXPECT_THAT(text, HasSubstr("tests=\"4\" failures=\"3\""));
   EXPECT_THAT(text, Not(HasSubstr("system-out")));
@@ -80,6 +87,47 @@ TEST_F(FindingsFileTest, JUnitCountsWarningsWhereTheyFail) {
 TEST_F(FindingsFileTest, JUnitOfACheckWithoutFilesHasOneCase) {
   verification_ = {};
   EXPECT_THAT(JUnitText(document_), HasSubstr("tests=\"1\" failures=\"0\""));
+}
+
+TEST_F(FindingsFileTest, JUnitHasAnErrorWhereACheckCouldNotRun) {
+  verification_ = {};
+  check_.error = Error(ErrorCode::kBadInput, "no <config>");
+  CheckRecord skipped;
+  skipped.command = "provenance";
+  skipped.skipped = "no manifest";
+  document_.checks.push_back(skipped);
+  const std::string text = JUnitText(document_);
+  EXPECT_THAT(text, HasSubstr("<testsuites name=\"dsv3-verify\" tests=\"2\" failures=\"0\" "
+                              "errors=\"1\" skipped=\"1\" time=\"2.500\">"));
+  EXPECT_THAT(text, HasSubstr("<error message=\"no &lt;config&gt;\" type=\"bad-input\"/>"));
+  EXPECT_THAT(text, HasSubstr("<skipped message=\"no manifest\"/>"));
+  const json sarif = json::parse(SarifText(document_));
+  const json& invocations = sarif["runs"][0]["invocations"];
+  ASSERT_EQ(invocations.size(), 1U) << "what does not apply was not invoked";
+  EXPECT_EQ(invocations[0]["executionSuccessful"], false);
+  EXPECT_EQ(invocations[0]["exitCode"], 3);
+  EXPECT_EQ(invocations[0]["startTimeUtc"], "2026-11-29T04:59:48Z");
+  EXPECT_EQ(invocations[0]["endTimeUtc"], "2026-11-29T04:59:50Z");
+  EXPECT_EQ(invocations[0]["toolExecutionNotifications"][0]["message"]["text"], "no <config>");
+}
+
+// Code scanning maps files by their paths from the top of the repository.
+TEST_F(FindingsFileTest, SarifNamesFilesFromTheTopOfTheRepository) {
+  const dsv3::testing::TempDir dir;
+  std::filesystem::create_directories(dir / "repo/models/v 3");
+  std::filesystem::create_directories(dir / "repo/.git");
+  document_.directory = dir / "repo/models/v 3";
+  const json sarif = json::parse(SarifText(document_));
+  const json& run = sarif["runs"][0];
+  const auto uri = [&](int result) {
+    return run["results"][result]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"];
+  };
+  EXPECT_EQ(uri(0), "models/v%203/a%20b.safetensors");
+  EXPECT_EQ(uri(3), "models/v%203");
+  const std::string root = "file://" + UriPath((dir / "repo").string()) + "/";
+  EXPECT_EQ(run["originalUriBaseIds"]["SRCROOT"]["uri"], root);
+  EXPECT_EQ(run["originalUriBaseIds"]["CHECKPOINT"]["uri"], root + "models/v%203/");
+  EXPECT_EQ(run["invocations"][0]["workingDirectory"]["uri"], root);
 }
 
 TEST(XmlTextTest, EscapesWhatXmlHasNoFormFor) {

@@ -37,6 +37,7 @@ TEST(HelpTest, IsWhatTheGoldenFilesSay) {
                                                        {"dsv3-convert", "sample"},
                                                        {"dsv3-inspect"},
                                                        {"dsv3-verify"},
+                                                       {"dsv3-verify", "all"},
                                                        {"dsv3-verify", "checksum", "create"},
                                                        {"dsv3-verify", "checksum", "check"},
                                                        {"dsv3-verify", "structure"},
@@ -183,7 +184,8 @@ TEST(CompletionTest, BashCompletesCommandsOfTwoWords) {
   const auto complete = [&](const std::vector<std::string>& words) {
     return BashCompletes("dsv3-verify", words, dir.path().string());
   };
-  EXPECT_EQ(complete({""}), "checksum structure numeric compare provenance sign verify-signature ");
+  EXPECT_EQ(complete({""}),
+            "all checksum structure numeric compare provenance sign verify-signature ");
   EXPECT_EQ(complete({"ch"}), "checksum ");
   EXPECT_EQ(complete({"checksum", ""}), "create check ");
   EXPECT_EQ(complete({"--color", "never", "checksum", "--json", "cr"}), "create ");

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <utility>
@@ -22,6 +23,7 @@ using nlohmann::json;
 using ::testing::AllOf;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 constexpr const char* kConfig = "config.json";
@@ -60,8 +62,13 @@ class VerifyCommandTest : public ::testing::Test {
     EXPECT_EQ(SchemaComplaints(rules, json::parse(report.out)), "");
     const ToolResult quiet = with("--quiet");
     EXPECT_EQ(quiet.exit_code, exit_code);
-    EXPECT_EQ(quiet.out, "");
     EXPECT_EQ(quiet.err, "");
+    if (words[0] == "sign") {
+      EXPECT_EQ(quiet.out, "");
+    } else {
+      EXPECT_THAT(quiet.out, StartsWith(exit_code == 0 ? "OK: " : "FAILED: "));
+      EXPECT_EQ(std::count(quiet.out.begin(), quiet.out.end(), '\n'), 1) << "the verdict alone";
+    }
   }
 
   // Writes one byte of a file anew.
@@ -149,6 +156,99 @@ TEST_F(VerifyCommandTest, NumericShowsATableAndHistograms) {
   EXPECT_EQ(Verify({"numeric", Path("nowhere")}).exit_code, 3);
 }
 
+TEST_F(VerifyCommandTest, ReportsFitAScreenUnlessAllIsAskedFor) {
+  const auto lines = [](const std::string& text) {
+    return std::count(text.begin(), text.end(), '\n');
+  };
+  const ToolResult few = Verify({"numeric", model_});
+  EXPECT_LE(lines(few.out), 24) << few.out;
+  EXPECT_THAT(few.out, HasSubstr("more (--all shows them)\n"));
+  const ToolResult every = Verify({"numeric", model_, "--all"});
+  EXPECT_GT(lines(every.out), 150);
+  EXPECT_THAT(every.out, HasSubstr("model.norm.weight"));
+
+  // A config of more layers than the files have: hundreds of findings of one kind.
+  std::string config = ReadFile(fs::path(model_) / kConfig);
+  const std::string field = "\"num_hidden_layers\": ";
+  config.replace(config.find(field) + field.size(), 1, "9");
+  WriteFile(fs::path(model_) / kConfig, config);
+  const ToolResult wrong = Verify({"structure", model_});
+  EXPECT_EQ(wrong.exit_code, 1);
+  EXPECT_LE(lines(wrong.out), 24) << wrong.out;
+  EXPECT_THAT(wrong.out, HasSubstr("more of missing-tensor (--all shows them)\n"));
+  EXPECT_GT(lines(Verify({"structure", model_, "--all"}).out), 100);
+  EXPECT_GT(json::parse(Verify({"structure", model_, "--json"}).out)["findings"].size(), 100U);
+}
+
+TEST_F(VerifyCommandTest, VerdictsHaveColourWhereItIsWanted) {
+  EXPECT_THAT(Verify({"structure", model_, "--color", "always"}).out,
+              HasSubstr("\n\x1b[1;32mOK:\x1b[0m headers"));
+  fs::create_symlink("nowhere", fs::path(model_) / "notes.txt");
+  EXPECT_THAT(Verify({"structure", model_, "--color=always", "--strict"}).out,
+              AllOf(HasSubstr("\x1b[1;33mwarning\x1b[0m: "),
+                    HasSubstr("\n\x1b[1;31mFAILED:\x1b[0m 1 warning")));
+  EXPECT_THAT(Verify({"structure", model_}).out, Not(HasSubstr("\x1b")));
+}
+
+TEST_F(VerifyCommandTest, AllRunsWhatAppliesAndSaysWhyNot) {
+  const ToolResult plain = Verify({"all", model_});
+  EXPECT_EQ(plain.exit_code, 0) << plain.out << plain.err;
+  EXPECT_THAT(
+      plain.out,
+      AllOf(HasSubstr("  structure         passed"), HasSubstr("  provenance        skipped"),
+            HasSubstr("there is no checkpoint.manifest.json\n"),
+            HasSubstr("  checksum check    skipped"), HasSubstr("  numeric           passed"),
+            EndsWith("\nOK: 2 checks passed\n")));
+  ExpectForms({"all", model_}, 0, "verify-all");
+  ASSERT_EQ(Verify({"checksum", "create", model_, "-q"}).exit_code, 0);
+  ASSERT_EQ(Verify({"sign", model_, "--key", Path("key.pem"), "-q"}).exit_code, 0);
+  EXPECT_THAT(Verify({"all", model_}).out,
+              AllOf(HasSubstr("model.sig is there; give --key PUBLIC.pem to check it"),
+                    EndsWith("\nOK: 4 checks passed\n")));
+  const std::vector<std::string> call = {"all",     model_,        "--key",   Path("key.pub"),
+                                         "--junit", Path("j.xml"), "--sarif", Path("s.json")};
+  EXPECT_THAT(Verify(call).out, EndsWith("\nOK: 5 checks passed\n"));
+  EXPECT_THAT(ReadFile(Path("j.xml")),
+              AllOf(HasSubstr("<testsuite name=\"structure model\""),
+                    HasSubstr("<testsuite name=\"checksum check model\""),
+                    HasSubstr("<testsuite name=\"numeric model\""), HasSubstr("failures=\"0\"")));
+  Flip(kConfig, 3);
+  const ToolResult bad = Verify(call);
+  EXPECT_EQ(bad.exit_code, 1);
+  EXPECT_THAT(bad.out,
+              AllOf(HasSubstr("\nchecksum check:\nerror: config.json: "), HasSubstr("\nFAILED: ")));
+  ExpectForms(call, 1, "verify-all");
+  const json sarif = json::parse(ReadFile(Path("s.json")));
+  ASSERT_EQ(sarif["runs"].size(), 1U);
+  EXPECT_EQ(sarif["runs"][0]["invocations"].size(), 5U);
+}
+
+TEST_F(VerifyCommandTest, AllGoesOnWhereOneCheckCannotRun) {
+  WriteFile(fs::path(model_) / "model.sig", "{}");
+  const ToolResult result =
+      Verify({"all", model_, "--key", Path("key.pub"), "--junit", Path("j.xml")});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.out,
+              AllOf(HasSubstr("  verify-signature  error"), HasSubstr("  numeric           passed"),
+                    EndsWith("\nFAILED: 1 of 3 checks\n")));
+  EXPECT_THAT(ReadFile(Path("j.xml")), HasSubstr("<error message=\""));
+}
+
+TEST_F(VerifyCommandTest, FindingFilesSayWhatCouldNotRun) {
+  for (const char* command : {"structure", "numeric", "all"}) {
+    const ToolResult result =
+        Verify({command, Path("nowhere"), "--junit", Path("j.xml"), "--sarif", Path("s.json")});
+    EXPECT_EQ(result.exit_code, 3);
+    EXPECT_THAT(ReadFile(Path("j.xml")),
+                AllOf(HasSubstr("errors=\"1\""), HasSubstr("<error message=\""),
+                      HasSubstr("type=\"bad-input\""), HasSubstr("timestamp=\"20")));
+    const json sarif = json::parse(ReadFile(Path("s.json")));
+    EXPECT_EQ(sarif["runs"][0]["invocations"][0]["executionSuccessful"], false);
+    fs::remove(Path("j.xml"));
+    fs::remove(Path("s.json"));
+  }
+}
+
 TEST_F(VerifyCommandTest, CompareTellsWhetherValuesAreEqual) {
   EXPECT_EQ(Verify({"compare", model_, model_}).exit_code, 0);
   ASSERT_EQ(RunTool({"dsv3-convert", "fp8-to-bf16", model_, Path("bf16"), "-q"}).exit_code, 0);
@@ -174,7 +274,10 @@ TEST_F(VerifyCommandTest, ProvenanceLeadsFromTheOutputToTheSource) {
   const std::string out = Path("bf16");
   ASSERT_EQ(Verify({"checksum", "create", model_, "-q"}).exit_code, 0);
   ASSERT_EQ(RunTool({"dsv3-convert", "fp8-to-bf16", model_, out, "-q"}).exit_code, 0);
-  const ToolResult alone = Verify({"provenance", out});
+  const ToolResult few = Verify({"provenance", out});
+  EXPECT_THAT(few.out, HasSubstr("more (--all shows them)\n"));
+  EXPECT_LT(std::count(few.out.begin(), few.out.end(), '\n'), 24) << "a screen";
+  const ToolResult alone = Verify({"provenance", out, "--all"});
   EXPECT_EQ(alone.exit_code, 0);
   EXPECT_THAT(alone.out, AllOf(HasSubstr("fp8-to-bf16"), HasSubstr("dequantize"),
                                HasSubstr("model.norm.weight")));

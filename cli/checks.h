@@ -1,0 +1,37 @@
+#pragma once
+
+#include <string>
+
+#include "cli/verify_report.h"
+
+// The checks of dsv3-verify that one directory is enough for, each with its report: a command runs
+// one of them, "all" every one that applies. They throw Error as the functions of convert/verify
+// do.
+namespace dsv3::cli {
+
+struct CommandContext;
+
+VerifyReport CheckStructure(const std::string& input, const VerifyOptions& options,
+                            CommandContext& context);
+
+struct ValueOptions {
+  std::string histogram;
+  std::uint64_t memory_bytes = 0;
+};
+VerifyReport CheckValues(const std::string& input, const ValueOptions& values,
+                         const VerifyOptions& options, CommandContext& context);
+
+VerifyReport CheckChecksums(const std::string& directory, const std::string& manifest, bool quick,
+                            const VerifyOptions& options, CommandContext& context);
+
+VerifyReport CheckProvenance(const std::string& directory, const std::string& source,
+                             const VerifyOptions& options, CommandContext& context);
+
+struct SignatureOptions {
+  std::string key;        // PUBLIC.pem
+  std::string signature;  // empty: model.sig in the directory
+};
+VerifyReport CheckSignature(const std::string& model, const SignatureOptions& signature,
+                            const VerifyOptions& options, CommandContext& context);
+
+}  // namespace dsv3::cli

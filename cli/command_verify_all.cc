@@ -1,0 +1,297 @@
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "cli/checks.h"
+#include "cli/commands.h"
+#include "cli/console.h"
+#include "cli/json_members.h"
+#include "cli/table.h"
+#include "cli/tool_main.h"
+#include "cli/units.h"
+#include "cli/verify_report.h"
+#include "cli/version.h"
+#include "convert/open/whole_model.h"
+#include "convert/verify/checksum.h"
+#include "convert/verify/signature.h"
+#include "formats/manifest.h"
+
+namespace dsv3::cli {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  VerifyOptions verify;
+  std::string input;
+  std::string source;
+  SignatureOptions signature;
+  std::uint64_t memory_bytes = 0;
+};
+
+bool Exists(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(path, error);
+}
+
+// Runs the checks one after the other, the quick ones first.
+class AllChecks {
+ public:
+  AllChecks(const Options& options, CommandContext& context)
+      : options_(options), verify_(options.verify), context_(context) {}
+
+  std::string Run() {
+    CheckFindingFiles(verify_);
+    Check("structure", [&] { return CheckStructure(options_.input, verify_, context_); });
+    // Where not even the headers can be listed the others would say the same.
+    if (const CheckRun& structure = runs_.front(); structure.thrown) {
+      Abandon(structure.thrown);
+    } else {
+      directory_ = structure.report->directory;
+    }
+    CheckOrSkip("provenance", WhyNoProvenance(), [&] {
+      return CheckProvenance(options_.input, options_.source, verify_, context_);
+    });
+    CheckOrSkip("verify-signature", WhyNoSignature(), [&] {
+      return CheckSignature(options_.input, options_.signature, verify_, context_);
+    });
+    CheckOrSkip("checksum check", WhyNoChecksums(),
+                [&] { return CheckChecksums(options_.input, "", false, verify_, context_); });
+    CheckOrSkip("numeric", WhyNoValues(), [&] {
+      return CheckValues(options_.input, {.histogram = "", .memory_bytes = options_.memory_bytes},
+                         verify_, context_);
+    });
+    WriteFindingFiles(options_.input, directory_, Records(), verify_, context_);
+    SetExitCode();
+    if (context_.output.json) return Json();
+    const bool color = UseColor(context_.output.color, STDOUT_FILENO);
+    return context_.output.quiet ? Verdict(color) : Text(color);
+  }
+
+ private:
+  using CheckFunction = std::function<VerifyReport()>;
+
+  void Check(const std::string& command, const CheckFunction& check) {
+    CheckRun run = RunTimed(command, verify_, check);
+    const bool stopped = run.record.error && run.record.error->code() == ErrorCode::kInterrupted;
+    const std::exception_ptr thrown = run.thrown;
+    runs_.push_back(std::move(run));
+    if (stopped) Abandon(thrown);
+  }
+
+  void CheckOrSkip(const std::string& command, const std::string& why_not,
+                   const CheckFunction& check) {
+    if (why_not.empty()) return Check(command, check);
+    CheckRun run;
+    run.record.command = command;
+    run.record.begin = std::chrono::system_clock::now();
+    run.record.skipped = why_not;
+    runs_.push_back(std::move(run));
+  }
+
+  [[noreturn]] void Abandon(const std::exception_ptr& thrown) {
+    try {
+      WriteFindingFiles(options_.input, directory_, Records(), verify_, context_);
+    } catch (const Error&) {
+      // What the check said comes first.
+    }
+    std::rethrow_exception(thrown);
+  }
+
+  bool IsOneFile() const {
+    std::error_code error;
+    return fs::is_regular_file(options_.input, error);
+  }
+
+  std::string WhyNoProvenance() const {
+    if (IsOneFile()) return "DIR is a single file";
+    if (!options_.source.empty() || Exists(directory_ / formats::kManifestName)) return "";
+    return fmt::format("there is no {}", formats::kManifestName);
+  }
+
+  std::string WhyNoSignature() const {
+    if (!options_.signature.key.empty()) return "";
+    if (IsOneFile() || !Exists(directory_ / convert::kSignatureName)) {
+      return fmt::format("there is no {}", convert::kSignatureName);
+    }
+    return fmt::format("{} is there; give --key PUBLIC.pem to check it", convert::kSignatureName);
+  }
+
+  std::string WhyNoChecksums() const {
+    if (IsOneFile()) return "DIR is a single file";
+    if (convert::HasChecksums(options_.input)) return "";
+    return "there is nothing to check against: no manifest, SHA256SUMS or records of the hub";
+  }
+
+  std::string WhyNoValues() const {
+    if (!convert::IsRankDirectory(options_.input)) return "";
+    return "rank shards hold slices; run it on what 'dsv3-reshard merge' gives";
+  }
+
+  std::vector<CheckRecord> Records() const {
+    std::vector<CheckRecord> records;
+    for (const CheckRun& run : runs_) records.push_back(run.record);
+    return records;
+  }
+
+  static bool Ran(const CheckRun& run) { return run.record.skipped.empty(); }
+
+  std::size_t CountRun() const {
+    return static_cast<std::size_t>(std::count_if(runs_.begin(), runs_.end(), Ran));
+  }
+  std::size_t CountFailed() const {
+    return static_cast<std::size_t>(
+        std::count_if(runs_.begin(), runs_.end(),
+                      [](const CheckRun& run) { return Ran(run) && !run.record.passes; }));
+  }
+
+  void SetExitCode() {
+    context_.found_differences = CountFailed() > 0;
+    for (const CheckRun& run : runs_) {
+      if (run.record.error && !context_.failed_part)
+        context_.failed_part = run.record.error->code();
+    }
+  }
+
+  static const char* Outcome(const CheckRun& run) {
+    if (!Ran(run)) return "skipped";
+    if (run.record.error) return "error";
+    return run.record.passes ? "passed" : "failed";
+  }
+
+  std::string Verdict(bool color) const {
+    const std::size_t failed = CountFailed();
+    if (failed == 0) {
+      return fmt::format("{} {} passed\n", Colored("OK:", Tone::kGood, color),
+                         FormatCountOf(CountRun(), "check"));
+    }
+    return fmt::format("{} {} of {}\n", Colored("FAILED:", Tone::kBad, color), failed,
+                       FormatCountOf(CountRun(), "check"));
+  }
+
+  // What the check says in its last line, or why it says nothing.
+  static std::string Summary(const CheckRun& run) {
+    if (!Ran(run)) return run.record.skipped;
+    if (run.record.error) return Printable(run.record.error->message());
+    std::string line = VerdictLine(*run.report, false);
+    line.pop_back();
+    return line.substr(line.find(' ') + 1);
+  }
+
+  std::string Text(bool color) const {
+    std::string text = Printable("Checked " + options_.input) + "\n";
+    Table table("llrl");
+    for (const CheckRun& run : runs_) {
+      table.Add({run.record.command, Outcome(run),
+                 Ran(run) ? FormatSeconds(run.record.seconds) : "", Summary(run)});
+    }
+    text += table.Text("  ");
+    for (const CheckRun& run : runs_) {
+      if (!run.report) continue;
+      if (verify_.all) {
+        text += "\n" + VerifyText(*run.report, true, color);
+        continue;
+      }
+      const std::string findings =
+          FindingsText(run.report->verification.findings, verify_.all, color);
+      if (!findings.empty()) text += "\n" + run.record.command + ":\n" + findings;
+    }
+    return text + "\n" + Verdict(color);
+  }
+
+  std::string Json() const {
+    std::size_t errors = 0;
+    std::size_t warnings = 0;
+    for (const CheckRun& run : runs_) {
+      errors += run.record.verification.Count(formats::Severity::kError);
+      warnings += run.record.verification.Count(formats::Severity::kWarning);
+    }
+    formats::JsonWriter json(2);
+    json.BeginObject();
+    StringMember(json, "tool", context_.tool.name);
+    StringMember(json, "version", kVersion);
+    StringMember(json, "command", context_.command.name);
+    StringMember(json, "input", options_.input);
+    BoolMember(json, "passes", CountFailed() == 0);
+    UintMember(json, "errors", errors);
+    UintMember(json, "warnings", warnings);
+    json.Key("checks");
+    json.BeginArray();
+    for (const CheckRun& run : runs_) {
+      json.BeginObject();
+      StringMember(json, "check", run.record.command);
+      StringMember(json, "outcome", Outcome(run));
+      DoubleMember(json, "seconds", run.record.seconds);
+      StringOrNullMember(json, "reason",
+                         run.record.error ? run.record.error->message() : run.record.skipped);
+      json.Key("report");
+      if (run.report) {
+        WriteReport(json, *run.report, context_.tool.name, run.record.command);
+      } else {
+        json.Null();
+      }
+      json.EndObject();
+    }
+    json.EndArray();
+    json.EndObject();
+    return json.Take() + "\n";
+  }
+
+  const Options& options_;
+  const VerifyOptions& verify_;
+  CommandContext& context_;
+  fs::path directory_;
+  std::vector<CheckRun> runs_;
+};
+
+}  // namespace
+
+Command AllChecksCommand() {
+  const auto options = std::make_shared<Options>();
+  Command command;
+  command.name = "all";
+  command.summary = "run every check that applies to a model directory";
+  command.description = {
+      "Runs, one after the other: structure; provenance where there is a manifest; "
+      "verify-signature where --key is given; checksum check where there is something to compare "
+      "with; and numeric. A check that does not apply is skipped, and the report says why.",
+      "The exit code is 0 where all checks that ran passed, 1 where one found an error, and that "
+      "of the error where one could not run; the others run all the same. --junit and --sarif "
+      "write one file each, with the findings of all checks."};
+  command.arguments = {
+      {"DIR",
+       "The checkpoint: a directory, a single safetensors file, or a model directory of the "
+       "Hugging Face hub cache.",
+       &options->input}};
+  command.options = {
+      Text("key", "PUBLIC.pem", &options->signature.key,
+           "The signer's public key, in PEM form; without it no signature is checked."),
+      Text("signature", "FILE", &options->signature.signature,
+           "The signature, DIR/model.sig by default."),
+      Text("source", "DIR2", &options->source,
+           "The directory that DIR was made from, for provenance."),
+      StrictOption(&options->verify),
+      ThreadsOption(&options->verify),
+      Size("memory", &options->memory_bytes,
+           "Bound for the buffers, 160Mi by default: bytes, or a number with K, M, G (1000) or Ki, "
+           "Mi, Gi (1024). The report does not depend on it.")};
+  AppendReportOptions(&options->verify, command.options);
+  command.examples = {{"all DeepSeek-V3", "Check all that can be checked"},
+                      {"all --strict DeepSeek-V3 --junit reports/verify.xml --sarif "
+                       "reports/verify.sarif",
+                       "The same in a CI system"}};
+  command.after_stop = "nothing was changed";
+  command.stops_by_itself = true;
+  command.returns_data = true;
+  command.run = [options](CommandContext& context) { return AllChecks(*options, context).Run(); };
+  return command;
+}
+
+}  // namespace dsv3::cli
