@@ -50,8 +50,11 @@ VerifyReport Create(const CreateOptions& options, CommandContext& context) {
   } else {
     report.title = "Compared with the checksums that are there: " + options.directory;
     report.consequence =
-        "nothing was written; give --overwrite to replace the old checksums by those of the files "
-        "as they are";
+        created.list_unreadable
+            ? "nothing was written, because nothing says that the files are right while the "
+              "checksums that are there cannot be read"
+            : "nothing was written; give --overwrite to replace the old checksums by those of the "
+              "files as they are";
   }
   report.lines.emplace_back("files", fmt::format("{}, {}", FormatCountOf(created.files, "file"),
                                                  FormatBytes(created.bytes)));
@@ -166,12 +169,16 @@ Command ChecksumCheckCommand() {
   command.summary = "compare a model directory with its checksums";
   command.description = {
       "Compares the files of DIR with the first of these that is there: the manifest that "
-      "--manifest names, checkpoint.manifest.json in DIR, SHA256SUMS in DIR, and what a download "
+      "--manifest names, checkpoint.manifest.json in DIR, lists of SHA-256 digests in DIR "
+      "(SHA256SUMS, NAME.sha256 and like names, in the forms of sha256sum, openssl and BSD), and "
+      "what a download "
       "from the Hugging Face hub left behind. No network is used.",
       "Every difference is listed: files that changed, with the tensors that changed in them where "
       "a manifest tells, files that are missing, and files too many. Any of them makes the exit "
       "code 1, and so do files that the index or the hub's listing says must be there; with "
-      "nothing to compare with, or a conversion that is not finished, it is 3."};
+      "nothing to compare with, or a conversion that is not finished, it is 3. Files that a list "
+      "of "
+      "digests does not name are warnings."};
   command.arguments = {{"DIR", kDirectoryHelp, &options->directory}};
   command.options = {
       Text("manifest", "FILE", &options->manifest,

@@ -5,29 +5,44 @@
 #include <string_view>
 #include <vector>
 
-// SHA256SUMS in the form of coreutils' sha256sum: "HEX  NAME" lines, names with a backslash,
-// newline or carriage return escaped and the line then begun with a backslash. `sha256sum -c` reads
-// it.
+// Lists of SHA-256 digests. Written in the form of coreutils' sha256sum: "HEX  NAME" lines, names
+// with a backslash, newline or carriage return escaped and the line then begun with a backslash.
+// `sha256sum -c` reads it. Read in every form that publishers use.
 namespace dsv3::formats {
 
 inline constexpr std::string_view kSumsName = "SHA256SUMS";
 inline constexpr std::uint64_t kMaxSumsBytes = std::uint64_t{64} << 20;
 
 struct SumsEntry {
-  std::string name;  // as it is on the disk; any bytes but NUL
+  std::string name;  // as it is on the disk; any bytes but NUL; empty for a digest alone
   std::string sha256;
+  std::size_t line = 0;  // its number in the file, from 1
+};
+
+// A line of no known form.
+enum class BadSumsLine {
+  kUnknown,
+  kSwapped,      // the name first, the digest second
+  kOtherDigest,  // a digest of another kind, such as MD5
 };
 
 struct SumsFile {
   std::vector<SumsEntry> entries;      // in the order of the file
   std::vector<std::size_t> bad_lines;  // numbers of lines that are of no known form, from 1
+  std::vector<BadSumsLine> bad_forms;  // what each of them seems to be
 };
 
 // One line, its newline included.
 std::string SumsLine(std::string_view name, std::string_view sha256);
 
-// Reads the default form, the binary one ("HEX *NAME"), and that of --tag ("SHA256 (NAME) = HEX");
-// skips empty lines and those that begin with '#'. A "./" before a name is dropped. Digests come
+// Reads, in any mixture:
+// - sha256sum's forms: "HEX  NAME", "HEX *NAME" (binary), with escapes; also with one blank or a
+// tab
+//   (BSD's `sha256 -r`), and the digest alone,
+// - "SHA256 (NAME) = HEX" (--tag, BSD) and openssl's "SHA256(NAME)= HEX", "SHA2-256(NAME)= HEX".
+// The text may be UTF-8 or UTF-16, with a byte order mark or without, and its lines may end with
+// LF, CR LF or CR. Skipped are empty lines, those that begin with '#' or ';', and what frames a
+// text that PGP signed; its signature is not checked. A "./" before a name is dropped. Digests come
 // back in lowercase. Names are not judged: see OutsidePath.
 SumsFile ParseSums(std::string_view text);
 

@@ -23,6 +23,7 @@ struct CreateChecksumsReport {
   // Its errors are why nothing was written, unless `overwrite` asked to go on.
   Verification verification;
   bool written = false;
+  bool list_unreadable = false;  // there are checksums that cannot be read
   bool replaced = false;         // written, and the earlier checksums differed
   bool kept_provenance = false;  // of an earlier manifest
   std::uint64_t files = 0;       // digested
@@ -56,8 +57,9 @@ struct CheckChecksumsReport {
 
   Verification verification;
   Basis basis = Basis::kManifest;
-  // The file that was used ("checkpoint.manifest.json", "SHA256SUMS", the path given as
-  // `manifest`), or for hub metadata the kinds of it (".cache/huggingface/download/*.metadata").
+  // The file that was used ("checkpoint.manifest.json", "SHA256SUMS and 2 more lists", the path
+  // given as `manifest`), or for hub metadata the kinds of it
+  // (".cache/huggingface/download/*.metadata").
   std::string basis_name;
   bool quick = false;
   std::uint64_t files = 0;    // compared
@@ -73,7 +75,8 @@ std::string_view BasisName(CheckChecksumsReport::Basis basis);
 // directory.
 bool HasChecksums(const std::filesystem::path& directory);
 
-// Compares the directory with the first of: `manifest`, its own manifest, SHA256SUMS, hub metadata.
+// Compares the directory with the first of: `manifest`, its own manifest, lists of digests such as
+// SHA256SUMS and NAME.sha256, hub metadata.
 // Every difference is a finding, and so is what makes the directory incomplete
 // (JudgeCompleteness), whatever it is compared with. Whole files are hashed, and the tensors of a
 // file only where its digest differs. Throws Error: kBadInput where there is nothing to compare

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "convert/open/hub.h"
+#include "convert/verify/checksum_lists.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/hash/sha256.h"
@@ -87,50 +88,6 @@ ChecksumBasis FromManifest(formats::Manifest manifest, std::string name) {
   return basis;
 }
 
-ChecksumBasis FromSums(const fs::path& directory) {
-  const std::string name(formats::kSumsName);
-  const formats::SumsFile sums =
-      formats::ParseSums(formats::ReadSmallFile(directory / name, formats::kMaxSumsBytes));
-  if (sums.entries.empty()) {
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: it lists no file in a form that is known; make it again with "
-                            "`dsv3-verify checksum create`",
-                            (directory / name).string()),
-                {name, ""});
-  }
-  ChecksumBasis basis;
-  basis.kind = CheckChecksumsReport::Basis::kSha256Sums;
-  basis.name = name;
-  for (const std::size_t line : sums.bad_lines) {
-    basis.findings.push_back(
-        BasisFinding(Severity::kError, "bad-sums-line", name,
-                     fmt::format("{}: line {} is not of the form \"SHA-256  NAME\"; restore the "
-                                 "file or make it again",
-                                 name, line)));
-  }
-  for (const formats::SumsEntry& entry : sums.entries) {
-    const std::string_view outside = formats::OutsidePath(entry.name);
-    if (!outside.empty()) {
-      basis.findings.push_back(
-          BasisFinding(Severity::kError, "bad-sums-line", name,
-                       fmt::format("{}: it lists {}, {}; only files in the directory are checked",
-                                   name, QuoteForMessage(entry.name), outside)));
-      continue;
-    }
-    ExpectedFile& expected = basis.files[entry.name];
-    if (!expected.sha256.empty() && expected.sha256 != entry.sha256) {
-      basis.findings.push_back(
-          BasisFinding(Severity::kError, "bad-sums-line", name,
-                       fmt::format("{}: it lists {} twice, with two digests; restore the file or "
-                                   "make it again",
-                                   name, QuoteForMessage(entry.name))));
-    }
-    expected.sha256 = entry.sha256;
-    expected.record = name;
-  }
-  return basis;
-}
-
 ChecksumBasis FromHub(HubRecords records) {
   ChecksumBasis basis;
   basis.kind = CheckChecksumsReport::Basis::kHubMetadata;
@@ -194,12 +151,10 @@ std::optional<ChecksumBasis> FindChecksumBasis(const fs::path& directory, const 
       note("unreadable-manifest", formats::kManifestName, error);
     }
   }
-  if (!basis && Exists(directory / formats::kSumsName)) {
-    try {
-      basis = FromSums(directory);
-    } catch (const Error& error) {
-      note("unreadable-sums", formats::kSumsName, error);
-    }
+  if (!basis) {
+    SumsLists lists = ReadSumsLists(directory);
+    for (const Error& error : lists.unreadable) note("unreadable-sums", error.place().file, error);
+    basis = std::move(lists.basis);
   }
   if (!basis && with_hub) {
     if (std::optional<HubRecords> records = ReadHubRecords(directory)) {

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,8 @@ struct ChecksumBasis {
   std::string name;
   formats::Manifest manifest;  // kManifest; `files` points into it
   std::map<std::string, ExpectedFile> files;
+  // kSha256Sums: the lists that were read. They need not name all files, nor themselves.
+  std::set<std::string> lists;
   formats::Findings findings;  // of the basis itself
 };
 

@@ -63,10 +63,11 @@ CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, Progre
     formats::RequireNoErrors(completeness, {"fault like it", "faults like it"});
     throw Error(
         ErrorCode::kBadInput,
-        fmt::format("{}: there is nothing to check against: no checkpoint.manifest.json, no "
-                    "SHA256SUMS and no metadata of the hub; give --manifest, or make "
-                    "checksums with `dsv3-verify checksum create` where the files are right",
-                    directory.string()),
+        fmt::format(
+            "{}: there is nothing to check against: no checkpoint.manifest.json, no "
+            "SHA256SUMS, no NAME.sha256 and no metadata of the hub; give --manifest, or make "
+            "checksums with `dsv3-verify checksum create` where the files are right",
+            directory.string()),
         {directory.string(), ""});
   }
   const std::vector<DirectoryFile> listing = ListDirectory(directory);

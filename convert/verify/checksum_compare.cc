@@ -10,8 +10,8 @@
 
 #include <fmt/format.h>
 
-#include "convert/verify/checksum_header.h"
 #include "convert/open/hub.h"
+#include "convert/verify/checksum_header.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/hash/git_blob.h"
@@ -118,16 +118,21 @@ Finding MissingFile(const std::string& name, const ExpectedFile& expected, const
 Findings ExtraFiles(const ChecksumBasis& basis, const std::vector<DirectoryFile>& listing) {
   Findings findings;
   for (const DirectoryFile& file : listing) {
-    if (basis.files.count(file.name) != 0) continue;
+    if (basis.files.count(file.name) != 0 || basis.lists.count(file.name) != 0) continue;
     std::string what;
     if (file.kind != DirectoryFile::Kind::kFile) {
       what = fmt::format("it is {}, and ", DescribeKind(file.kind));
     }
+    // A publisher's lists may be about some files only.
+    const bool complete = basis.kind != CheckChecksumsReport::Basis::kSha256Sums;
+    const std::string who =
+        complete ? basis.name + " does not list it" : std::string("no list of digests names it");
     findings.push_back(Difference(
         "extra-file", file.name, "",
-        fmt::format("{}: {}{} does not list it, so nothing tells what it must be; remove it, or "
-                    "make the checksums again",
-                    file.name, what, basis.name)));
+        fmt::format("{}: {}{}, so nothing says what it must be; {}", file.name, what, who,
+                    complete ? "remove it, or make the checksums again"
+                             : "compare it with where it came from")));
+    if (!complete) findings.back().severity = formats::Severity::kWarning;
   }
   return findings;
 }
@@ -214,8 +219,8 @@ void CompareTensors(const std::string& name,
 Finding Unverified(const std::string& name, const ExpectedFile& expected) {
   Finding finding = Difference(
       "unverified-file", name, "",
-      fmt::format("{}: {} tells no digest of this file, so only {} was checked; `dsv3-verify "
-                  "checksum create` adds digests",
+      fmt::format("{}: {} tells no digest of this file, so only {} was checked; compare it "
+                  "with where it came from",
                   name, expected.record, expected.bytes ? "its size" : "that it is there"));
   finding.severity = formats::Severity::kWarning;
   return finding;

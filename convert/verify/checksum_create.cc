@@ -16,6 +16,7 @@
 #include "convert/verify/checksum.h"
 #include "convert/verify/checksum_basis.h"
 #include "convert/verify/checksum_compare.h"
+#include "convert/verify/checksum_lists.h"
 #include "convert/verify/directory_files.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
@@ -251,7 +252,8 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
     // There were checksums, and nobody can tell what they said.
     if (error.code() != ErrorCode::kBadInput) throw;
     formats::Finding finding;
-    finding.kind = "unreadable-manifest";
+    const bool is_list = IsSumsListName(fs::path(error.place().file).filename().string());
+    finding.kind = is_list ? "unreadable-sums" : "unreadable-manifest";
     finding.file = error.place().file;
     finding.message = error.message();
     findings.push_back(std::move(finding));
@@ -260,6 +262,12 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
   RequireListable(directory, listing);
   const formats::Findings completeness = JudgeCompleteness(directory);
   RequireComplete(completeness, "making checksums");
+  const formats::Findings& of_basis = basis ? basis->findings : findings;
+  report.list_unreadable = std::any_of(
+      of_basis.begin(), of_basis.end(),
+      [](const formats::Finding& finding) { return finding.kind.starts_with("unreadable-"); });
+  // Nothing could come of reading all files.
+  if (!basis && report.list_unreadable && !request.overwrite) return report;
   std::vector<CreatedFile> files = ReadHeaders(listing);
   const auto broken = std::find_if(files.begin(), files.end(), [](const CreatedFile& created) {
     return created.header_error.has_value();
@@ -288,7 +296,7 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
         CompareDigests(*basis, directory, listing, digests, request.threads, progress, stop);
     std::move(comparison.findings.begin(), comparison.findings.end(), std::back_inserter(findings));
   }
-  report.replaced = !findings.empty();
+  report.replaced = !report.verification.Passes(false);
   AddUnlessKnown(completeness, findings);
   if (!report.verification.Passes(false) && !request.overwrite) return report;
 

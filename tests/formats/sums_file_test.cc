@@ -52,5 +52,63 @@ TEST(SumsFileTest, CountsLinesOfNoKnownForm) {
   EXPECT_THAT(sums.bad_lines, ElementsAre(1, 3, 4, 5, 6, 7, 8));
 }
 
+// The one entry that a text has; fails where there are others or bad lines.
+SumsEntry OnlyEntry(const std::string& text) {
+  const SumsFile sums = ParseSums(text);
+  EXPECT_EQ(sums.entries.size(), 1U) << text;
+  EXPECT_THAT(sums.bad_lines, IsEmpty()) << text;
+  return sums.entries.empty() ? SumsEntry() : sums.entries[0];
+}
+
+TEST(SumsFileTest, ReadsTheFormsOfOpensslAndBsd) {
+  for (const std::string form : {"SHA256(a b)= ", "SHA2-256(a b)= ", "SHA256 (a b) = ",
+                                 "SHA-256 (a b) = ", "sha256(a b)="}) {
+    EXPECT_EQ(OnlyEntry(form + kDigest + "\n").name, "a b") << form;
+  }
+  for (const std::string form : {" a b", "\ta b", "  a b", " *a b"}) {
+    EXPECT_EQ(OnlyEntry(kDigest + form + "\n").name, "a b") << form;
+  }
+  EXPECT_EQ(OnlyEntry("SHA256(x(1)=y)= " + kDigest).name, "x(1)=y");
+  EXPECT_EQ(OnlyEntry(kDigest + "  MD5 (x) = y").name, "MD5 (x) = y");
+  EXPECT_EQ(OnlyEntry(kDigest + "\n").name, "");
+}
+
+TEST(SumsFileTest, ReadsWhatEditorsMakeOfIt) {
+  const std::string lines = kDigest + "  a\r\n\r\n" + kDigest + " *b\r\n";
+  for (const std::string& text :
+       {lines, "\xEF\xBB\xBF" + lines, kDigest + "  a\r" + kDigest + "  b\r",
+        "  " + kDigest + "  a\n" + kDigest + "  b"}) {
+    const SumsFile sums = ParseSums(text);
+    ASSERT_EQ(sums.entries.size(), 2U);
+    EXPECT_EQ(sums.entries[0].name, "a");
+    EXPECT_EQ(sums.entries[1].name, "b");
+    EXPECT_THAT(sums.bad_lines, IsEmpty());
+  }
+  std::string utf16 = "\xFF\xFE";
+  for (const char c : lines) utf16 += {c, '\0'};
+  EXPECT_EQ(ParseSums(utf16).entries.size(), 2U);
+  EXPECT_EQ(ParseSums(utf16).entries[1].name, "b");
+  EXPECT_EQ(ParseSums(lines).entries[1].line, 3U);
+}
+
+TEST(SumsFileTest, PassesOverTheFrameOfASignedText) {
+  const SumsFile sums = ParseSums("-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n" + kDigest +
+                                  "  a\n-----BEGIN PGP SIGNATURE-----\n\niQEzBAE\n=aaaa\n"
+                                  "-----END PGP SIGNATURE-----\n");
+  ASSERT_EQ(sums.entries.size(), 1U);
+  EXPECT_EQ(sums.entries[0].name, "a");
+  EXPECT_THAT(sums.bad_lines, IsEmpty());
+}
+
+TEST(SumsFileTest, SaysWhatBadLinesSeemToBe) {
+  const SumsFile sums = ParseSums("a.safetensors  " + kDigest + "\n" + std::string(32, 'a') +
+                                  "  md5\nSHA512 (x) = " + std::string(128, 'a') +
+                                  "\n<html>\nSHA256 (x = " + kDigest + "\n");
+  EXPECT_THAT(sums.entries, IsEmpty());
+  EXPECT_THAT(sums.bad_forms,
+              ElementsAre(BadSumsLine::kSwapped, BadSumsLine::kOtherDigest,
+                          BadSumsLine::kOtherDigest, BadSumsLine::kUnknown, BadSumsLine::kUnknown));
+}
+
 }  // namespace
 }  // namespace dsv3::formats

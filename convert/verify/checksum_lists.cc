@@ -1,0 +1,250 @@
+#include "convert/verify/checksum_lists.h"
+
+#include <algorithm>
+#include <array>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/open/hub.h"
+#include "formats/checkpoint_files.h"
+#include "formats/manifest.h"
+#include "formats/sums_file.h"
+#include "formats/text_encoding.h"
+
+namespace dsv3::convert {
+namespace {
+
+namespace fs = std::filesystem;
+using formats::BadSumsLine;
+using formats::SumsEntry;
+
+constexpr std::array<std::string_view, 3> kSuffixes = {".sha256", ".sha256sum", ".sha256.txt"};
+
+// What to do about a list that cannot be used. Anything else would vouch for what is there.
+constexpr std::string_view kAdvice =
+    "put the publisher's list in its place, or correct it; until then nothing says that the files "
+    "are right";
+
+std::string InLowerCase(std::string_view text) {
+  std::string lower(text);
+  for (char& c : lower) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return lower;
+}
+
+// Of NAME.sha256 NAME; empty for names of lists of several files.
+std::string SubjectOf(const std::string& list) {
+  const std::string lower = InLowerCase(list);
+  for (const std::string_view suffix : kSuffixes) {
+    if (lower.ends_with(suffix)) return list.substr(0, list.size() - suffix.size());
+  }
+  return "";
+}
+
+// Relative names of all lists below the directory, SHA256SUMS first, then sorted.
+std::vector<std::string> FindLists(const fs::path& directory) {
+  std::vector<std::string> lists;
+  std::error_code error;
+  fs::recursive_directory_iterator entry(directory, error);
+  for (const fs::recursive_directory_iterator end; !error && entry != end; entry.increment(error)) {
+    const std::string base = entry->path().filename().string();
+    std::error_code ignored;
+    if (entry->symlink_status(ignored).type() == fs::file_type::directory) {
+      if (base == ".git" || base == ".cache") entry.disable_recursion_pending();
+    } else if (IsSumsListName(base)) {
+      lists.push_back(entry->path().lexically_relative(directory).generic_string());
+    }
+  }
+  if (error) throw IoError("list", directory.string(), error.value());
+  std::sort(lists.begin(), lists.end(), [](const std::string& a, const std::string& b) {
+    return std::pair(a != formats::kSumsName, std::string_view(a)) <
+           std::pair(b != formats::kSumsName, std::string_view(b));
+  });
+  return lists;
+}
+
+// What a list is in which no line is of a known form.
+std::string DescribeUseless(const std::string& text, const formats::SumsFile& sums) {
+  const auto all = [&](BadSumsLine form) {
+    return std::count(sums.bad_forms.begin(), sums.bad_forms.end(), form) * 2 >
+           static_cast<std::ptrdiff_t>(sums.bad_forms.size());
+  };
+  const std::string utf8 = formats::ToUtf8(text);
+  const std::size_t begin = utf8.find_first_not_of(" \t\r\n");
+  if (begin == std::string::npos) return "it is empty";
+  if (utf8[begin] == '<') {
+    return "it is an HTML or XML page, perhaps a login or error page that was saved instead of the "
+           "list";
+  }
+  if (ParseLfsPointer(utf8)) return "it is a git-lfs pointer instead of the list itself";
+  if (all(BadSumsLine::kSwapped)) {
+    return "its columns are swapped: each line has the file's name first and the digest second, "
+           "and the digest must come first, as `sha256sum` writes it";
+  }
+  if (all(BadSumsLine::kOtherDigest)) {
+    return "its digests are of another kind, such as MD5 or SHA-512, and SHA-256 is needed";
+  }
+  return "no line of it is of a form that is known (\"SHA-256  NAME\", \"SHA256 (NAME) = "
+         "SHA-256\")";
+}
+
+std::string_view DescribeBadLine(BadSumsLine form) {
+  switch (form) {
+    case BadSumsLine::kSwapped:
+      return "it has the file's name first and the digest second";
+    case BadSumsLine::kOtherDigest:
+      return "its digest is of another kind than SHA-256";
+    case BadSumsLine::kUnknown:
+      break;
+  }
+  return "it is not of the form \"SHA-256  NAME\"";
+}
+
+// Puts what the lists of a directory say into one basis.
+class Collector {
+ public:
+  explicit Collector(const fs::path& directory) : directory_(directory) {
+    basis_.kind = CheckChecksumsReport::Basis::kSha256Sums;
+  }
+
+  // Throws Error (kBadInput) for a list that cannot be used.
+  void Add(const std::string& list) {
+    const std::string text = formats::ReadSmallFile(directory_ / list, formats::kMaxSumsBytes);
+    const formats::SumsFile sums = formats::ParseSums(text);
+    if (sums.entries.empty()) {
+      throw Error(ErrorCode::kBadInput,
+                  fmt::format("{}: {}; {}", list, DescribeUseless(text, sums), kAdvice),
+                  {list, ""});
+    }
+    for (std::size_t i = 0; i < sums.bad_lines.size(); ++i) {
+      Fault(list, fmt::format("{}: line {} cannot be used: {}; correct the line, or put the "
+                              "publisher's list in its place",
+                              list, sums.bad_lines[i], DescribeBadLine(sums.bad_forms[i])));
+    }
+    if (sums.entries.size() == 1 && TakeSubject(list, sums.entries[0])) return;
+    for (const SumsEntry& entry : sums.entries) AddEntry(list, entry);
+  }
+
+  // Nothing where no list names a file.
+  std::optional<ChecksumBasis> Take() {
+    if (lists_.empty()) return std::nullopt;
+    basis_.name = lists_[0];
+    const std::size_t more = lists_.size() - 1;
+    if (more == 1) basis_.name += " and 1 more list";
+    if (more > 1) basis_.name += fmt::format(" and {} more lists", more);
+    return std::move(basis_);
+  }
+
+  void NoteList(const std::string& list) {
+    lists_.push_back(list);
+    basis_.lists.insert(list);
+  }
+
+ private:
+  bool Exists(const std::string& name) const {
+    std::error_code error;
+    return fs::exists(directory_ / name, error);
+  }
+
+  // NAME.sha256 that is about NAME.
+  bool TakeSubject(const std::string& list, const SumsEntry& entry) {
+    const std::string subject = SubjectOf(list);
+    if (subject.empty() || subject.ends_with('/')) return false;
+    const std::string_view name = entry.name;
+    const std::string_view last = name.substr(name.find_last_of("/\\") + 1);
+    const bool about_it = name.empty() || name == "-" || last == fs::path(subject).filename();
+    if (!about_it && (!Exists(subject) || Exists(InFolderOf(list, entry.name)))) return false;
+    Expect(list, subject, entry.sha256);
+    return true;
+  }
+
+  static std::string InFolderOf(const std::string& list, const std::string& name) {
+    const fs::path folder = fs::path(list).parent_path();
+    return folder.empty() ? name : (folder / name).lexically_normal().generic_string();
+  }
+
+  void AddEntry(const std::string& list, const SumsEntry& entry) {
+    if (entry.name.empty()) {
+      Fault(list,
+            fmt::format("{}: line {} cannot be used: it has a digest and no name; correct the "
+                        "line, or put the publisher's list in its place",
+                        list, entry.line));
+      return;
+    }
+    const std::string_view outside = formats::OutsidePath(entry.name);
+    if (!outside.empty()) {
+      Fault(list, fmt::format("{}: it lists {}, {}; only files in the directory are checked", list,
+                              QuoteForMessage(entry.name), outside));
+      return;
+    }
+    std::string name = InFolderOf(list, entry.name);
+    if (!Exists(name)) {
+      // Lists that were made on Windows.
+      std::string slashes = name;
+      std::replace(slashes.begin(), slashes.end(), '\\', '/');
+      if (formats::OutsidePath(slashes).empty() && Exists(slashes)) name = std::move(slashes);
+    }
+    Expect(list, name, entry.sha256);
+  }
+
+  void Expect(const std::string& list, const std::string& name, const std::string& sha256) {
+    ExpectedFile& expected = basis_.files[name];
+    if (!expected.sha256.empty() && expected.sha256 != sha256) {
+      Fault(list, fmt::format("{}: it gives {} another digest than {} does; find out which of them "
+                              "is the publisher's",
+                              list, QuoteForMessage(name),
+                              expected.record == list ? "an earlier line" : expected.record));
+      return;
+    }
+    expected.sha256 = sha256;
+    expected.record = list;
+  }
+
+  void Fault(const std::string& list, std::string message) {
+    basis_.findings.push_back({.severity = formats::Severity::kError,
+                               .kind = "bad-sums-line",
+                               .file = list,
+                               .tensor = {},
+                               .message = std::move(message),
+                               .unreadable = false});
+  }
+
+  const fs::path& directory_;
+  ChecksumBasis basis_;
+  std::vector<std::string> lists_;
+};
+
+}  // namespace
+
+bool IsSumsListName(std::string_view file_name) {
+  constexpr std::array<std::string_view, 5> kNames = {"sha256sums", "sha256sums.txt", "sha256sum",
+                                                      "sha256sum.txt", "sha256.txt"};
+  const std::string lower = InLowerCase(file_name);
+  return std::find(kNames.begin(), kNames.end(), lower) != kNames.end() ||
+         std::any_of(kSuffixes.begin(), kSuffixes.end(), [&](std::string_view suffix) {
+           return lower.size() > suffix.size() && lower.ends_with(suffix);
+         });
+}
+
+SumsLists ReadSumsLists(const fs::path& directory) {
+  SumsLists lists;
+  Collector collector(directory);
+  for (const std::string& list : FindLists(directory)) {
+    try {
+      collector.Add(list);
+      collector.NoteList(list);
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kIo) throw;
+      lists.unreadable.push_back(error);
+    }
+  }
+  lists.basis = collector.Take();
+  return lists;
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+
+#include "convert/verify/checksum_basis.h"
+#include "formats/error.h"
+
+// The lists of SHA-256 digests in a directory, whoever made them; an internal part of checksum.h.
+namespace dsv3::convert {
+
+struct SumsLists {
+  // What the lists say together, kind kSha256Sums; nothing where none of them lists a file.
+  std::optional<ChecksumBasis> basis;
+  // Lists that cannot be used; each error says what the file is instead.
+  std::vector<Error> unreadable;
+};
+
+// Whether a file of this name is a list of digests: SHA256SUMS and like names, NAME.sha256,
+// NAME.sha256sum.
+bool IsSumsListName(std::string_view file_name);
+
+// Reads all lists below the directory, SHA256SUMS first. Names in a list are relative to its
+// folder. A list NAME.sha256 that holds one digest, alone, or with NAME's last part or "-" as its
+// name, is about NAME beside it. Lists need not name all files. Throws Error (kIo).
+SumsLists ReadSumsLists(const std::filesystem::path& directory);
+
+}  // namespace dsv3::convert

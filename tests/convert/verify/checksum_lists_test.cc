@@ -1,0 +1,166 @@
+#include "convert/verify/checksum_lists.h"
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "formats/error.h"
+#include "tests/convert/support/conversion.h"
+#include "tests/convert/support/digest_oracle.h"
+#include "tests/convert/verify/checksum_support.h"
+#include "tests/convert/verify/structure_test.h"
+
+namespace dsv3::convert {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::Each;
+using ::testing::ElementsAre;
+using testing::ErrorOf;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using testing::kTinyShard1;
+using testing::kTinyShard2;
+using testing::Lines;
+using ::testing::Not;
+using testing::ReadFile;
+using testing::Sha256Of;
+using testing::WriteFile;
+
+// A model directory with lists that somebody else made.
+class ChecksumListsTest : public testing::ChecksumTest {
+ protected:
+  std::string DigestOf(const std::string& name) const { return Sha256Of(ReadFile(model_ / name)); }
+  // A line of each file that is there, and `end` behind it.
+  std::string Sums(const std::string& end = "\n") const {
+    std::string text;
+    for (const auto& [name, content] : testing::ReadTree(model_)) {
+      if (name.ends_with('/') || IsSumsListName(fs::path(name).filename().string())) continue;
+      text += Sha256Of(content) + "  " + name + end;
+    }
+    return text;
+  }
+  std::vector<std::string> Found() { return Lines(Check().verification.findings); }
+  // No advice may bless, remove or fetch again what a publisher's list was to vouch for.
+  static void ExpectHarmless(const std::string& message) {
+    for (const char* advice : {"checksum create", "remove", "download", "--overwrite"}) {
+      EXPECT_THAT(message, Not(HasSubstr(advice)));
+    }
+  }
+};
+
+TEST_F(ChecksumListsTest, ReadsListsThatEditorsSaved) {
+  const std::string text = Sums("\r\n");
+  std::string utf16 = "\xFF\xFE";
+  for (const char c : text) utf16 += {c, '\0'};
+  for (const std::string& saved : {text, "\xEF\xBB\xBF" + text, utf16}) {
+    WriteFile(model_ / "SHA256SUMS", saved);
+    EXPECT_THAT(Found(), IsEmpty());
+    EXPECT_EQ(Check().basis, CheckChecksumsReport::Basis::kSha256Sums);
+  }
+  Spoil(kTinyShard1, ReadFile(model_ / kTinyShard1).size() - 1);
+  EXPECT_THAT(Found(), ElementsAre(std::string("wrong-digest ") + kTinyShard1 + " "));
+}
+
+TEST_F(ChecksumListsTest, FilesThatAListDoesNotNameAreWarnings) {
+  WriteFile(model_ / "SHA256SUMS", DigestOf(kTinyShard1) + "  " + kTinyShard1 + "\n");
+  const Verification found = Check().verification;
+  EXPECT_THAT(Lines(found.findings), AllOf(Each(HasSubstr("warning extra-file ")),
+                                           Contains("warning extra-file README.md ")));
+  for (const formats::Finding& finding : found.findings) ExpectHarmless(finding.message);
+  EXPECT_TRUE(found.Passes(/*strict=*/false));
+  EXPECT_FALSE(found.Passes(/*strict=*/true));
+}
+
+TEST_F(ChecksumListsTest, AFileOfADigestIsAboutTheFileBesideIt) {
+  const std::string name = kTinyShard1;
+  for (const std::string& text :
+       {DigestOf(name), DigestOf(name) + "\n", DigestOf(name) + "  " + name + "\r\n",
+        DigestOf(name) + "  -\n", DigestOf(name) + " */build/out/" + name + "\n",
+        "SHA2-256(" + name + ")= " + DigestOf(name) + "\n"}) {
+    WriteFile(model_ / (name + ".sha256"), text);
+    const CheckChecksumsReport checked = Check();
+    EXPECT_EQ(checked.basis_name, name + ".sha256");
+    EXPECT_EQ(checked.files, 1U) << text;
+    EXPECT_TRUE(checked.verification.Passes(false)) << text;
+    EXPECT_THAT(Lines(checked.verification.findings), Not(Contains(HasSubstr("sha256"))));
+  }
+  WriteFile(model_ / "code/modeling_tiny.py.sha256sum", DigestOf("code/modeling_tiny.py"));
+  EXPECT_EQ(Check().files, 2U);
+  EXPECT_EQ(Check().basis_name, "code/modeling_tiny.py.sha256sum and 1 more list");
+  Spoil(kTinyShard1, 100);
+  Spoil("code/modeling_tiny.py", 0);
+  EXPECT_THAT(Found(), AllOf(Contains(std::string("wrong-digest ") + kTinyShard1 + " "),
+                             Contains("wrong-digest code/modeling_tiny.py ")));
+}
+
+TEST_F(ChecksumListsTest, ListsOfOtherNamesAndFoldersAreUsedTogether) {
+  WriteFile(model_ / "sha256sums.txt", DigestOf(kTinyShard1) + "  " + kTinyShard1 + "\n");
+  WriteFile(model_ / "code/all.sha256", DigestOf("code/modeling_tiny.py") + "  modeling_tiny.py\n" +
+                                            std::string(64, 'a') + "  other.py\n");
+  const std::vector<std::string> found = Found();
+  EXPECT_EQ(Check().files, 2U);
+  EXPECT_THAT(found, Contains("missing-file code/other.py "));
+  WriteFile(model_ / "SHA256SUMS", std::string(64, 'b') + "  " + kTinyShard1 + "\n");
+  EXPECT_THAT(Found(), Contains("bad-sums-line sha256sums.txt "));
+}
+
+TEST_F(ChecksumListsTest, AListThatIsNoneIsCalledWhatItIs) {
+  std::string swapped;
+  for (const char* name : {kTinyShard1, kTinyShard2}) {
+    swapped += std::string(name) + "  " + DigestOf(name) + "\n";
+  }
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {swapped, "columns are swapped"},
+      {"<!DOCTYPE html>\n<html>", "HTML"},
+      {"\n", "empty"},
+      {std::string(32, 'a') + "  x\n", "MD5"},
+      {"rubbish\n", "no line of it is of a form that is known"}};
+  for (const auto& [text, what] : cases) {
+    WriteFile(model_ / "SHA256SUMS", text);
+    const Error error = ErrorOf([&] { Check(); });
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+    EXPECT_THAT(error.message(), AllOf(HasSubstr("SHA256SUMS: "), HasSubstr(what)));
+    ExpectHarmless(error.message());
+    // Nor are checksums made in its place.
+    const CreateChecksumsReport created = Create();
+    EXPECT_FALSE(created.written);
+    EXPECT_TRUE(created.list_unreadable);
+    EXPECT_THAT(Lines(created.verification.findings), ElementsAre("unreadable-sums SHA256SUMS "));
+    EXPECT_EQ(ReadFile(model_ / "SHA256SUMS"), text);
+  }
+  // Where others tell what the files must be, it is a finding.
+  WriteFile(model_ / (std::string(kTinyShard1) + ".sha256"), DigestOf(kTinyShard1));
+  EXPECT_THAT(Found(), Contains("unreadable-sums SHA256SUMS "));
+}
+
+TEST_F(ChecksumListsTest, SingleBadLinesSayWhatIsWrongWithThem) {
+  WriteFile(model_ / "SHA256SUMS", Sums() + "a  " + std::string(64, 'a') + "\n" +
+                                       std::string(40, 'a') + "  b\n" + std::string(64, 'a') +
+                                       "\n");
+  const formats::Findings findings = Check().verification.findings;
+  ASSERT_THAT(Lines(findings), Each(std::string("bad-sums-line SHA256SUMS ")));
+  ASSERT_EQ(findings.size(), 3U);
+  EXPECT_THAT(findings[0].message, HasSubstr("name first"));
+  EXPECT_THAT(findings[1].message, HasSubstr("another kind"));
+  EXPECT_THAT(findings[2].message, HasSubstr("no name"));
+  for (const formats::Finding& finding : findings) ExpectHarmless(finding.message);
+}
+
+TEST_F(ChecksumListsTest, CreateChecksAgainstListsFirst) {
+  WriteFile(model_ / (std::string(kTinyShard1) + ".sha256"), std::string(64, 'a'));
+  EXPECT_FALSE(Create().written);
+  WriteFile(model_ / (std::string(kTinyShard1) + ".sha256"), DigestOf(kTinyShard1));
+  const CreateChecksumsReport created = Create();
+  EXPECT_TRUE(created.written);
+  EXPECT_FALSE(created.replaced);
+  EXPECT_THAT(Found(), IsEmpty());
+}
+
+}  // namespace
+}  // namespace dsv3::convert
