@@ -41,6 +41,7 @@ ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::Fil
                                    request.run.tensor_sha256, run.sources, progress, stop);
     bad_scales = std::move(check.bad_scales);
     scale_fmt = CheckScaleFmt(source.catalog, source.config, unchecked, check.significands);
+    if (scale_fmt) progress.OnWarning(scale_fmt->message);
     SideDigests digests = run.known;
     for (std::size_t i = 0; i < unchecked.size(); ++i) {
       digests.emplace(unchecked[i].scale, std::move(check.digests[i]));

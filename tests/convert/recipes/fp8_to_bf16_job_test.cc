@@ -14,6 +14,7 @@
 #include "formats/io/file_system.h"
 #include "formats/json/json_edit.h"
 #include "tests/convert/recipes/expected_bf16.h"
+#include "tests/convert/support/conversion.h"
 #include "tests/convert/support/digest_oracle.h"
 #include "tests/support/files.h"
 #include "tests/support/temp_dir.h"
@@ -346,6 +347,21 @@ TEST_F(JobTest, HasNothingToDoForAFinishedOutput) {
   const Tree tree = Output();
   EXPECT_EQ(Convert().outcome, ConversionReport::Outcome::kNothingToDo);
   EXPECT_EQ(ReadTree(out()), tree);
+}
+
+TEST_F(JobTest, WarningsThatTheScalesGiveArePrintedAndReported) {
+  TinyCheckpoint checkpoint = testing::SmallFp8Checkpoint();
+  checkpoint.config.replace(checkpoint.config.find("\"quant_method\""), 0,
+                            "\"scale_fmt\": \"ue8m0\", ");
+  checkpoint.Write(in());
+  testing::WarningSink warnings;
+  const StopToken stop;
+  const ConversionReport report =
+      ConvertFp8ToBf16(request_, formats::PosixFileSystem(), warnings, stop);
+  ASSERT_EQ(report.warnings.size(), 2U);
+  EXPECT_EQ(report.warnings[1].kind, "scale-fmt-contradiction");
+  EXPECT_THAT(warnings.warnings(),
+              ElementsAre(report.warnings[0].message, report.warnings[1].message));
 }
 
 }  // namespace
