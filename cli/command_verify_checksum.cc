@@ -22,6 +22,7 @@ constexpr const char* kDirectoryHelp =
 struct CreateOptions {
   VerifyOptions verify;
   std::string directory;
+  std::string output;
   bool overwrite = false;
 };
 
@@ -29,6 +30,7 @@ VerifyReport Create(const CreateOptions& options, CommandContext& context) {
   convert::CreateChecksumsRequest request;
   request.directory = options.directory;
   request.overwrite = options.overwrite;
+  request.output = options.output;
   request.threads = options.verify.threads;
   const auto held = std::make_shared<const convert::CreateChecksumsReport>(convert::CreateChecksums(
       request, formats::PosixFileSystem(), context.progress, context.stop));
@@ -38,7 +40,8 @@ VerifyReport Create(const CreateOptions& options, CommandContext& context) {
   report.verification = created.verification;
   report.passes = created.written;
   if (created.written) {
-    report.title = "Wrote checkpoint.manifest.json and SHA256SUMS: " + options.directory;
+    report.title = "Wrote checkpoint.manifest.json and SHA256SUMS: " +
+                   (options.output.empty() ? options.directory : options.output);
     report.good = "the checksums are in place";
     // What was replaced on request is no fault any more.
     for (formats::Finding& finding : report.verification.findings) {
@@ -65,8 +68,15 @@ VerifyReport Create(const CreateOptions& options, CommandContext& context) {
                                                 ? "kept from the manifest that was there"
                                                 : "none: no manifest of a conversion was there");
   }
+  if (created.written && !options.output.empty()) {
+    report.lines.emplace_back(
+        "check with", Printable(fmt::format("dsv3-verify checksum check --manifest {} {}",
+                                            (created.output / "checkpoint.manifest.json").string(),
+                                            options.directory)));
+  }
   report.members = [held, &created](formats::JsonWriter& json) {
     BoolMember(json, "written", created.written);
+    StringOrNullMember(json, "output", created.output.string());
     BoolMember(json, "kept_provenance", created.kept_provenance);
     UintMember(json, "file_count", created.files);
     UintMember(json, "bytes", created.bytes);
@@ -148,10 +158,16 @@ Command ChecksumCreateCommand() {
       "conversion or a download is not finished."};
   command.arguments = {{"DIR", kDirectoryHelp, &options->directory}};
   command.options = {
+      Text("output", "OUT", &options->output,
+           "Write the two files to this directory and not to DIR, which may be read-only then. "
+           "'checksum check --manifest OUT/checkpoint.manifest.json DIR' checks with them, and so "
+           "does 'sha256sum -c OUT/SHA256SUMS' within DIR."),
       Flag("overwrite", &options->overwrite, "Replace checksums that the files differ from.", 'f'),
       ThreadsOption(&options->verify)};
   AppendReportOptions(&options->verify, command.options);
-  command.examples = {{"checksum create DeepSeek-V3", "Write checksums of a download"}};
+  command.examples = {{"checksum create DeepSeek-V3", "Write checksums of a download"},
+                      {"checksum create /models/DeepSeek-V3 --output sums",
+                       "Write checksums of a read-only copy"}};
   command.after_stop = "nothing was changed";
   command.stops_by_itself = true;
   command.returns_data = true;

@@ -65,8 +65,8 @@ struct CheckRun {
 CheckRun RunTimed(const std::string& command, const VerifyOptions& options,
                   const std::function<VerifyReport()>& check);
 
-// Throws Error (kUsage) where a file of findings could not be written because its directory is not
-// there, so that this shows before hours of work.
+// Throws Error where a file of findings could not be written, so that this shows before hours of
+// work (see CheckOutputFile).
 void CheckFindingFiles(const VerifyOptions& options);
 
 // Writes the files of findings that the options name. `input` is what the user gave, `directory`

@@ -15,6 +15,7 @@ namespace dsv3::convert {
 struct CreateChecksumsRequest {
   std::filesystem::path directory;  // or a hub cache "models--org--name"
   bool overwrite = false;           // replace checksums that the files differ from
+  std::filesystem::path output;     // where to write, made if need be; empty: in `directory`
   unsigned threads = 0;             // compute threads; 0: all processors
 };
 
@@ -25,6 +26,7 @@ struct CreateChecksumsReport {
   bool written = false;
   bool list_unreadable = false;  // there are checksums that cannot be read
   bool replaced = false;         // written, and the earlier checksums differed
+  std::filesystem::path output;  // where the files were written; empty where none was
   bool kept_provenance = false;  // of an earlier manifest
   std::uint64_t files = 0;       // digested
   std::uint64_t bytes = 0;       // of those files
@@ -36,10 +38,14 @@ struct CreateChecksumsReport {
 // durably. Where there are checksums already, it checks them first, from the same pass; on a
 // difference it writes nothing (written is false: exit code 1) unless `overwrite` is set. An
 // earlier manifest's provenance is kept: recipe, options and source as they are, rules and sources
-// for tensors whose digest is the same. Throws Error: kBadInput for what is no directory, holds no
+// for tensors whose digest is the same. With `output` the directory itself is not written to; the
+// manifest in `output` is checked first, too, and SHA256SUMS lists the model's files alone, to be
+// used from within the model. Whether the files can be written is tried before anything is read.
+// Throws Error: kBadInput for what is no directory, holds no
 // file, has a file that cannot be listed (a dead link, a FIFO, a name that is not UTF-8) or a shard
 // whose header cannot be read, or is not whole (see JudgeCompleteness); kUsage where a conversion
-// is not finished; kIo; kInterrupted.
+// is not finished, or `output` is within `directory` or holds another's SHA256SUMS; kIo;
+// kInterrupted.
 CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
                                       formats::FileSystem& file_system, ProgressSink& progress,
                                       const StopToken& stop);

@@ -211,11 +211,15 @@ std::string Compose(const std::vector<CreatedFile>& files, const formats::Manife
   return text;
 }
 
-std::string ComposeSums(const std::vector<CreatedFile>& files, const std::string& manifest) {
-  formats::Sha256 hash;
-  hash.Update(std::as_bytes(std::span(manifest)));
+// `beside` says whether the manifest lies in the model, so that it is one of the files.
+std::string ComposeSums(const std::vector<CreatedFile>& files, const std::string& manifest,
+                        bool beside) {
   std::map<std::string, std::string> digests;
-  digests.emplace(formats::kManifestName, hash.FinishHex());
+  if (beside) {
+    formats::Sha256 hash;
+    hash.Update(std::as_bytes(std::span(manifest)));
+    digests.emplace(formats::kManifestName, hash.FinishHex());
+  }
   for (const CreatedFile& created : files) {
     digests.emplace(created.file.name, created.digest.sha256);
   }
@@ -234,6 +238,67 @@ void WriteWhereNew(formats::FileSystem& file_system, const fs::path& path,
     return;
   }
   formats::WriteFileDurably(file_system, path, content);
+}
+
+bool Exists(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(fs::symlink_status(path, error));
+}
+
+// The directory to write to, which is there then, and in which both files can be made.
+fs::path PrepareOutput(const CreateChecksumsRequest& request, const fs::path& directory,
+                       formats::FileSystem& file_system) {
+  fs::path output = directory;
+  if (!request.output.empty()) {
+    const fs::path wanted = fs::weakly_canonical(fs::absolute(request.output));
+    const fs::path model = fs::weakly_canonical(directory);
+    const fs::path within = wanted.lexically_relative(model);
+    if (within != "." && !within.empty() && *within.begin() != "..") {
+      Refuse(ErrorCode::kUsage, request.output.string(),
+             "this directory lies within the model, of which the checksums would become a part; "
+             "give --output a directory elsewhere");
+    }
+    if (within != ".") output = request.output;
+    formats::CreateDirectories(file_system, wanted);
+  }
+  if (output != directory && !request.overwrite && !Exists(output / formats::kManifestName) &&
+      Exists(output / formats::kSumsName)) {
+    Refuse(ErrorCode::kUsage, (output / formats::kSumsName).string(),
+           "there is such a file without a manifest beside it, so what it is about is not known; "
+           "give --output an empty directory, or --overwrite to replace the file");
+  }
+  try {
+    formats::RequireWritable(file_system, output / formats::kManifestName);
+    formats::RequireWritable(file_system, output / formats::kSumsName);
+  } catch (const Error& error) {
+    if (output != directory) throw;
+    throw Error(error.code(),
+                error.message() + "; --output DIR writes the checksums to another directory",
+                error.place());
+  }
+  return output;
+}
+
+// Compares the files with a basis, from the digests that there are.
+formats::Findings CompareWith(const ChecksumBasis& basis, const fs::path& directory,
+                              const std::vector<DirectoryFile>& listing,
+                              const std::vector<CreatedFile>& files, unsigned threads,
+                              ProgressSink& progress, const StopToken& stop) {
+  formats::Findings findings = basis.findings;
+  DigestsByName digests = ForComparison(files, basis);
+  // Whatever else the basis lists, the manifest itself in SHA256SUMS, is read for its own sake.
+  std::vector<FileToDigest> others;
+  for (FileToDigest& file : FilesToCompare(basis, directory)) {
+    if (digests.count(file.name) == 0) others.push_back(std::move(file));
+  }
+  std::vector<FileDigest> read = DigestFiles(others, threads, progress, stop);
+  for (std::size_t i = 0; i < others.size(); ++i) {
+    digests.emplace(others[i].name, std::move(read[i]));
+  }
+  Comparison comparison =
+      CompareDigests(basis, directory, listing, digests, threads, progress, stop);
+  std::move(comparison.findings.begin(), comparison.findings.end(), std::back_inserter(findings));
+  return findings;
 }
 
 }  // namespace
@@ -262,6 +327,12 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
   RequireListable(directory, listing);
   const formats::Findings completeness = JudgeCompleteness(directory);
   RequireComplete(completeness, "making checksums");
+  const fs::path output = PrepareOutput(request, directory, file_system);
+  // Of an earlier run that wrote to the same place.
+  std::optional<ChecksumBasis> earlier;
+  if (output != directory && Exists(output / formats::kManifestName)) {
+    earlier = FindChecksumBasis(directory, output / formats::kManifestName, false);
+  }
   const formats::Findings& of_basis = basis ? basis->findings : findings;
   report.list_unreadable = std::any_of(
       of_basis.begin(), of_basis.end(),
@@ -272,7 +343,8 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
   const auto broken = std::find_if(files.begin(), files.end(), [](const CreatedFile& created) {
     return created.header_error.has_value();
   });
-  if (broken != files.end() && (!basis || request.overwrite)) throw *broken->header_error;
+  if (broken != files.end() && ((!basis && !earlier) || request.overwrite))
+    throw *broken->header_error;
   Digest(files, request.threads, progress, stop);
   for (const CreatedFile& created : files) {
     report.verification.files.push_back(created.file.name);
@@ -281,31 +353,29 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
   report.files = files.size();
 
   if (basis) {
-    findings = std::move(basis->findings);
-    DigestsByName digests = ForComparison(files, *basis);
-    // Whatever else the basis lists, the manifest itself in SHA256SUMS, is read for its own sake.
-    std::vector<FileToDigest> others;
-    for (FileToDigest& file : FilesToCompare(*basis, directory)) {
-      if (digests.count(file.name) == 0) others.push_back(std::move(file));
-    }
-    std::vector<FileDigest> read = DigestFiles(others, request.threads, progress, stop);
-    for (std::size_t i = 0; i < others.size(); ++i) {
-      digests.emplace(others[i].name, std::move(read[i]));
-    }
-    Comparison comparison =
-        CompareDigests(*basis, directory, listing, digests, request.threads, progress, stop);
-    std::move(comparison.findings.begin(), comparison.findings.end(), std::back_inserter(findings));
+    findings = CompareWith(*basis, directory, listing, files, request.threads, progress, stop);
+  }
+  if (earlier) {
+    formats::Findings more =
+        CompareWith(*earlier, directory, listing, files, request.threads, progress, stop);
+    std::move(more.begin(), more.end(), std::back_inserter(findings));
   }
   report.replaced = !report.verification.Passes(false);
   AddUnlessKnown(completeness, findings);
   if (!report.verification.Passes(false) && !request.overwrite) return report;
 
   formats::Manifest before;
-  if (basis) before = std::move(basis->manifest);
+  for (std::optional<ChecksumBasis>* known : {&earlier, &basis}) {
+    if (*known && (*known)->kind == CheckChecksumsReport::Basis::kManifest) {
+      before = std::move((*known)->manifest);
+    }
+  }
   report.kept_provenance = before.job.recipe != formats::kNoRecipe;
   const std::string manifest = Compose(files, before, report);
-  WriteWhereNew(file_system, directory / formats::kManifestName, manifest);
-  WriteWhereNew(file_system, directory / formats::kSumsName, ComposeSums(files, manifest));
+  WriteWhereNew(file_system, output / formats::kManifestName, manifest);
+  WriteWhereNew(file_system, output / formats::kSumsName,
+                ComposeSums(files, manifest, output == directory));
+  report.output = output;
   report.written = true;
   return report;
 }

@@ -39,14 +39,14 @@ struct SignReport {
 };
 
 // Signs every file of the model but what git and the hub keep beside it and signatures, and writes
-// the signature durably. With `use_manifest` the SHA-256 digests of the files that the manifest
-// lists are taken from there, after their sizes were compared; others are computed. Throws Error:
-// kBadInput for a key that is none or of another kind, a model without files, with something that
-// cannot be signed (a link to a directory, a FIFO, a name that is not UTF-8), or without a manifest
-// that lists SHA-256 digests where one is to be used, and for one that is not whole (see
-// JudgeCompleteness); kVerification where sizes differ from the
-// manifest's; kUsage where an unfinished conversion lies, or `signature` is a file that is no
-// signature; kIo; kInterrupted.
+// the signature durably; whether it can be written is tried first. With `use_manifest` the SHA-256
+// digests of the files that the manifest lists are taken from there, after their sizes were
+// compared; others are computed. Throws Error: kBadInput for a key that is none or of another kind,
+// a model without files, with something that cannot be signed (a link to a directory, a FIFO, a
+// name that is not UTF-8), or without a manifest that lists SHA-256 digests where one is to be
+// used, and for one that is not whole (see JudgeCompleteness); kVerification where sizes differ
+// from the manifest's; kUsage where an unfinished conversion lies, or `signature` is a file that is
+// no signature; kIo; kInterrupted.
 SignReport SignModel(const SignRequest& request, formats::FileSystem& file_system,
                      ProgressSink& progress, const StopToken& stop);
 

@@ -181,6 +181,13 @@ SignReport SignModel(const SignRequest& request, formats::FileSystem& file_syste
   if (!listing.single_file) RequireWholeModel(listing, unlisted, progress);
   RequireSignable(listing);
 
+  try {
+    formats::RequireWritable(file_system, report.signature);
+  } catch (const Error& error) {
+    if (!request.signature.empty()) throw;
+    throw Error(error.code(), error.message() + "; --signature FILE writes it to another place",
+                error.place());
+  }
   std::vector<std::string> digests(listing.files.size());
   if (request.use_manifest) digests = DigestsFromManifest(listing, unlisted);
   for (std::size_t i = 0; i < listing.files.size(); ++i) {

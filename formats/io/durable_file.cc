@@ -2,6 +2,9 @@
 
 #include <memory>
 #include <span>
+#include <system_error>
+
+#include <fmt/format.h>
 
 #include "formats/error.h"
 
@@ -25,6 +28,20 @@ void WriteFileDurably(FileSystem& fs, const std::filesystem::path& path, std::st
     throw;
   }
   fs.SyncDirectory(parent);
+}
+
+void RequireWritable(FileSystem& fs, const std::filesystem::path& path) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{}: it is a directory, and a file is to be written there; name a file",
+                            path.string()),
+                {path.string(), ""});
+  }
+  std::filesystem::path partial = path;
+  partial += ".partial";
+  fs.Create(partial, 0);
+  fs.Remove(partial);
 }
 
 }  // namespace dsv3::formats

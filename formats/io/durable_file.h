@@ -12,4 +12,9 @@ namespace dsv3::formats {
 // (kIo) and then leaves no PATH.partial where it can be removed.
 void WriteFileDurably(FileSystem& fs, const std::filesystem::path& path, std::string_view content);
 
+// Tries, before hours of work, whether WriteFileDurably could write `path`: makes PATH.partial and
+// removes it. Throws Error: kUsage where there is a directory of that name, kIo where no file can
+// be made there.
+void RequireWritable(FileSystem& fs, const std::filesystem::path& path);
+
 }  // namespace dsv3::formats

@@ -363,6 +363,43 @@ TEST_F(VerifyCommandTest, FindingFilesAreWrittenAlsoWhenQuiet) {
   EXPECT_THAT(no_place.err, HasSubstr("--junit: there is no directory "));
 }
 
+TEST_F(VerifyCommandTest, FilesThatCannotBeWrittenAreRefusedBeforeAnythingIsRead) {
+  // Nobody can make files there, root included.
+  for (const char* option : {"--junit", "--sarif"}) {
+    const ToolResult refused = Verify({"checksum", "check", model_, option, "/proc/findings"});
+    EXPECT_EQ(refused.exit_code, 4);
+    EXPECT_THAT(refused.err, HasSubstr(std::string(option) + ": cannot create /proc/findings"));
+    EXPECT_THAT(refused.err, Not(HasSubstr("hashing")));
+    EXPECT_EQ(refused.out, "");
+    EXPECT_EQ(Verify({"structure", model_, option, Path("")}).exit_code, 2);
+  }
+  EXPECT_EQ(Verify({"sign", model_, "--key", Path("key.pem"), "--signature", "/proc/s"}).exit_code,
+            4);
+}
+
+TEST_F(VerifyCommandTest, ChecksumsOfAReadOnlyCopyAreWrittenElsewhere) {
+  const ToolResult created = Verify({"checksum", "create", model_, "--output", Path("sums")});
+  EXPECT_EQ(created.exit_code, 0) << created.err;
+  EXPECT_THAT(created.out, HasSubstr("checksum check --manifest " + Path("sums")));
+  EXPECT_EQ(
+      Verify({"checksum", "check", model_, "--manifest", Path("sums/checkpoint.manifest.json")})
+          .exit_code,
+      0);
+  ExpectForms({"checksum", "create", model_, "--output", Path("sums")}, 0,
+              "verify-checksum-create");
+}
+
+TEST_F(VerifyCommandTest, AListThatCannotBeReadIsNotReplacedAndNothingOfTheKindIsAdvised) {
+  fs::remove(fs::path(model_) / "checkpoint.manifest.json");
+  WriteFile(fs::path(model_) / "SHA256SUMS", "<html></html>\n");
+  const ToolResult created = Verify({"checksum", "create", model_});
+  EXPECT_EQ(created.exit_code, 1) << created.err;
+  EXPECT_THAT(created.out, AllOf(HasSubstr("HTML"), HasSubstr("nothing was written, because"),
+                                 Not(HasSubstr("--overwrite"))));
+  ExpectForms({"checksum", "create", model_}, 1, "verify-checksum-create");
+  EXPECT_EQ(Verify({"checksum", "check", model_}).exit_code, 3);
+}
+
 TEST_F(VerifyCommandTest, ReaderThatWentAwayEndsItQuietly) {
   ToolSetting setting;
   setting.stdout_to = "nobody";

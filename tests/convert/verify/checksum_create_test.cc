@@ -1,8 +1,11 @@
 #include <algorithm>
+#include <cerrno>
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -15,6 +18,7 @@
 #include "tests/convert/support/quick_file_system.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/convert/verify/checksum_support.h"
+#include "tests/support/faulty_file_system.h"
 #include "tests/support/files.h"
 #include "tests/support/recording_file_system.h"
 #include "tests/support/temp_dir.h"
@@ -23,6 +27,7 @@ namespace dsv3::convert {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AllOf;
 using testing::ChecksumTest;
 using ::testing::Contains;
 using ::testing::Each;
@@ -160,6 +165,87 @@ TEST_F(CreateChecksumsTest, TheManifestIsDurableBeforeTheSums) {
     if (operation.kind == testing::Operation::Kind::kSyncDirectory) renamed.push_back("sync");
   }
   EXPECT_THAT(renamed, ElementsAre("checkpoint.manifest.json", "sync", "SHA256SUMS", "sync"));
+}
+
+// Says whether anything was read.
+class ReadSink : public ProgressSink {
+ public:
+  void OnPhase(std::string_view phase, std::uint64_t total_bytes) override {
+    (void)total_bytes;
+    if (phase == "hashing") hashed = true;
+  }
+  bool hashed = false;
+};
+
+TEST_F(CreateChecksumsTest, WhetherTheFilesCanBeWrittenIsTriedBeforeAnythingIsRead) {
+  testing::QuickFileSystem quick;
+  testing::FaultyFileSystem read_only(quick, 0, EROFS,
+                                      testing::FaultyFileSystem::Failing::kFromThenOn);
+  ReadSink progress;
+  const StopToken stop;
+  CreateChecksumsRequest request;
+  request.directory = model_;
+  const Error error = ErrorOf([&] { CreateChecksums(request, read_only, progress, stop); });
+  EXPECT_EQ(error.code(), ErrorCode::kIo);
+  EXPECT_THAT(error.message(), AllOf(HasSubstr("read-only"), HasSubstr("--output DIR")));
+  EXPECT_FALSE(progress.hashed);
+  fs::create_directory(model_ / "SHA256SUMS");
+  EXPECT_EQ(ErrorOf([&] { Create(); }).code(), ErrorCode::kUsage);
+}
+
+class ChecksumsElsewhereTest : public ChecksumTest {
+ protected:
+  CreateChecksumsReport CreateIn(const fs::path& output, bool overwrite = false) {
+    CreateChecksumsRequest request;
+    request.directory = model_;
+    request.output = output;
+    request.overwrite = overwrite;
+    testing::QuickFileSystem file_system;
+    ProgressSink progress;
+    const StopToken stop;
+    return CreateChecksums(request, file_system, progress, stop);
+  }
+  const fs::path sums_ = dir_ / "new/sums";
+};
+
+TEST_F(ChecksumsElsewhereTest, TheModelIsLeftAsItIs) {
+  const std::string before = testing::DetailedListing(model_);
+  const CreateChecksumsReport created = CreateIn(sums_);
+  EXPECT_TRUE(created.written);
+  EXPECT_EQ(created.output, sums_);
+  EXPECT_EQ(testing::DetailedListing(model_), before);
+  const CheckChecksumsReport checked = Check(false, sums_ / formats::kManifestName);
+  EXPECT_THAT(checked.verification.findings, IsEmpty());
+  EXPECT_EQ(checked.files, created.files);
+  const std::string command = "cd '" + model_.string() + "' && sha256sum --strict --quiet -c '" +
+                              (sums_ / "SHA256SUMS").string() + "' >/dev/null 2>&1";
+  EXPECT_EQ(std::system(command.c_str()), 0);
+}
+
+TEST_F(ChecksumsElsewhereTest, WhatIsThereIsCheckedFirst) {
+  CreateIn(sums_);
+  const auto before = testing::ReadTree(sums_);
+  EXPECT_TRUE(CreateIn(sums_).written);
+  EXPECT_EQ(testing::ReadTree(sums_), before);
+  WriteFile(model_ / "config.json", "{}");
+  const CreateChecksumsReport refused = CreateIn(sums_);
+  EXPECT_FALSE(refused.written);
+  EXPECT_THAT(testing::Kinds(refused.verification), ElementsAre("wrong-size"));
+  EXPECT_EQ(testing::ReadTree(sums_), before);
+  EXPECT_TRUE(CreateIn(sums_, true).written);
+  // The model's own are checked, too.
+  WriteFile(model_ / "config.json.sha256", std::string(64, 'a'));
+  EXPECT_THAT(testing::Kinds(CreateIn(sums_ / "other").verification), Contains("wrong-digest"));
+}
+
+TEST_F(ChecksumsElsewhereTest, RefusesADirectoryWithinTheModelAndTheListOfSomethingElse) {
+  EXPECT_EQ(ErrorOf([&] { CreateIn(model_ / "code"); }).code(), ErrorCode::kUsage);
+  EXPECT_TRUE(CreateIn(model_).written);
+  EXPECT_TRUE(fs::exists(model_ / "SHA256SUMS"));
+  WriteFile(sums_ / "SHA256SUMS", "x");
+  EXPECT_EQ(ErrorOf([&] { CreateIn(sums_); }).code(), ErrorCode::kUsage);
+  EXPECT_EQ(ReadFile(sums_ / "SHA256SUMS"), "x");
+  EXPECT_TRUE(CreateIn(sums_, true).written);
 }
 
 }  // namespace

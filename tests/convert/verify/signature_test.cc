@@ -1,5 +1,6 @@
 #include "convert/verify/signature.h"
 
+#include <cerrno>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -16,6 +17,7 @@
 #include "formats/signature_statement.h"
 #include "tests/formats/expect_error.h"
 #include "tests/formats/signature_vectors.h"
+#include "tests/support/faulty_file_system.h"
 #include "tests/support/files.h"
 #include "tests/support/temp_dir.h"
 
@@ -345,6 +347,25 @@ TEST_F(SignWithManifestTest, RefusesToGoOnWithoutOne) {
   ExpectBadInput([&] { SignByManifest(); }, "there is no manifest", "checksum create");
   WriteManifest("");
   ExpectBadInput([&] { SignByManifest(); }, "no SHA-256", "config.json");
+}
+
+TEST_F(SignatureTest, WhetherTheSignatureCanBeWrittenIsTriedFirst) {
+  testing::FaultyFileSystem read_only(formats::PosixFileSystem(), 0, EACCES,
+                                      testing::FaultyFileSystem::Failing::kFromThenOn);
+  SignRequest request;
+  request.model = model_;
+  request.key = dir_ / "P-256.pem";
+  StopToken stop;
+  stop.RequestStop();  // whoever reads a file is interrupted
+  const Error error = ErrorOf([&] { SignModel(request, read_only, progress_, stop); });
+  EXPECT_EQ(error.code(), ErrorCode::kIo);
+  EXPECT_THAT(error.message(), HasSubstr("--signature FILE"));
+}
+
+TEST_F(SignatureTest, RefusesWhatIsNotWhole) {
+  WriteFile(model_ / "model-00001-of-00002.safetensors.part", "x");
+  ExpectBadInput([&] { Sign(); }, "model-00001-of-00002.safetensors.part", "signing is refused");
+  EXPECT_FALSE(fs::exists(model_ / "model.sig"));
 }
 
 }  // namespace

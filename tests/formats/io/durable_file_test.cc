@@ -43,5 +43,29 @@ TEST(WriteFileDurablyTest, LeavesTheOldFileWhereItFails) {
   EXPECT_EQ(fs.changes(), 5U);
 }
 
+TEST(RequireWritableTest, SaysBeforehandWhetherAFileCanBeMadeAndLeavesNothing) {
+  const TempDir dir;
+  WriteFile(dir / "file", "old");
+  RequireWritable(PosixFileSystem(), dir / "file");
+  RequireWritable(PosixFileSystem(), dir / "new");
+  EXPECT_EQ(ReadFile(dir / "file"), "old");
+  for (const char* name : {"new", "new.partial", "file.partial"}) {
+    EXPECT_FALSE(std::filesystem::exists(dir / name)) << name;
+  }
+  std::filesystem::create_directory(dir / "directory");
+  const auto code_of = [&](FileSystem& fs, const std::filesystem::path& path) {
+    try {
+      RequireWritable(fs, path);
+    } catch (const Error& error) {
+      return error.code();
+    }
+    return ErrorCode::kInternal;
+  };
+  EXPECT_EQ(code_of(PosixFileSystem(), dir / "directory"), ErrorCode::kUsage);
+  EXPECT_EQ(code_of(PosixFileSystem(), dir / "none/file"), ErrorCode::kIo);
+  FaultyFileSystem fs(PosixFileSystem(), 0, EROFS);
+  EXPECT_EQ(code_of(fs, dir / "file"), ErrorCode::kIo);
+}
+
 }  // namespace
 }  // namespace dsv3::formats
