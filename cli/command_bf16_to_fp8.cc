@@ -129,7 +129,7 @@ Command Bf16ToFp8Command() {
   command.arguments = {
       {"IN",
        "The BF16, F16 or F32 checkpoint: a directory, a single safetensors file, or a model "
-       "directory of the Hugging Face hub cache.",
+       "directory of the Hugging Face hub cache, or rank shards of dsv3-reshard.",
        &options->conversion.input},
       {"OUT",
        "The directory to write. It may be missing, empty, or hold what an earlier run of the "

@@ -40,7 +40,7 @@ Command Fp8ToBf16Command() {
   command.arguments = {
       {"IN",
        "The FP8 checkpoint: a directory, a single safetensors file, or a model directory of the "
-       "Hugging Face hub cache.",
+       "Hugging Face hub cache, or rank shards of dsv3-reshard.",
        &options->conversion.input},
       {"OUT",
        "The directory to write. It may be missing, empty, or hold what an earlier run of the "

@@ -23,11 +23,10 @@ struct Options {
 
 std::vector<MeasuredTensor> Measure(const convert::Inspection& inspection,
                                     const std::vector<std::uint32_t>& positions) {
-  convert::RequireReadableTensors(inspection);
   std::vector<MeasuredTensor> measured;
   for (const std::uint32_t position : positions) {
     measured.push_back(
-        {position, convert::MeasureTensor(inspection.catalog, position,
+        {position, convert::MeasureTensor(inspection.model, position,
                                           inspection.config ? &*inspection.config : nullptr)});
   }
   return measured;
@@ -45,7 +44,7 @@ std::string Run(const Options& options, CommandContext& context) {
   if (!options.tensor.empty()) {
     positions = convert::RequireTensors(inspection, options.tensor);
   } else if (options.list) {
-    positions.resize(inspection.catalog.tensors().size());
+    positions.resize(inspection.model.catalog.tensors().size());
     std::iota(positions.begin(), positions.end(), 0U);
   } else {
     return json ? InspectionJson(inspection, tool) : InspectionText(inspection);
@@ -55,7 +54,7 @@ std::string Run(const Options& options, CommandContext& context) {
   }
   const std::vector<MeasuredTensor> measured = Measure(inspection, positions);
   const bool one =
-      measured.size() == 1 && inspection.catalog.tensors()[positions[0]].name == options.tensor;
+      measured.size() == 1 && inspection.model.catalog.tensors()[positions[0]].name == options.tensor;
   if (json) {
     return one ? TensorJson(inspection, measured[0], tool)
                : TensorsJson(inspection, measured, tool);
@@ -83,7 +82,7 @@ Command InspectCommand() {
   command.arguments = {
       {"IN",
        "The checkpoint: a directory, a single safetensors file, or a model directory of the "
-       "Hugging Face hub cache.",
+       "Hugging Face hub cache, or rank shards of dsv3-reshard.",
        &options->input}};
   command.options.push_back(
       Text("tensor", "NAME", &options->tensor,

@@ -17,7 +17,7 @@
 #include "cli/units.h"
 #include "cli/verify_report.h"
 #include "cli/version.h"
-#include "convert/open/whole_model.h"
+#include "convert/open/rank_shards.h"
 #include "convert/verify/checksum.h"
 #include "convert/verify/signature.h"
 #include "formats/manifest.h"

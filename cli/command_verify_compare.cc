@@ -163,7 +163,7 @@ Command CompareCommand() {
   const auto options = std::make_shared<Options>();
   constexpr const char* kCheckpointHelp =
       "A checkpoint: a directory, a single safetensors file, or a model directory of the Hugging "
-      "Face hub cache.";
+      "Face hub cache, or rank shards of dsv3-reshard.";
   Command command;
   command.name = "compare";
   command.summary = "compare the values of two checkpoints";

@@ -189,7 +189,7 @@ Command NumericCommand() {
   command.arguments = {
       {"DIR",
        "The checkpoint: a directory, a single safetensors file, or a model directory of the "
-       "Hugging Face hub cache.",
+       "Hugging Face hub cache, or rank shards of dsv3-reshard.",
        &options->input}};
   command.options = {
       Text("histogram", "GLOB", &options->values.histogram,

@@ -182,11 +182,11 @@ void HeadMembers(JsonWriter& json, const Inspection& inspection, std::string_vie
 }
 
 void TensorMembers(JsonWriter& json, const Inspection& inspection, const MeasuredTensor& measured) {
-  const convert::CatalogTensor& tensor = inspection.catalog.tensors().at(measured.position);
+  const convert::CatalogTensor& tensor = inspection.model.catalog.tensors().at(measured.position);
   StringMember(json, "name", tensor.name);
   StringMember(json, "dtype", formats::DtypeName(tensor.dtype));
   ShapeMember(json, "shape", tensor.shape);
-  StringMember(json, "file", inspection.catalog.files()[tensor.extent.file].name);
+  StringMember(json, "file", inspection.model.catalog.files()[tensor.extent.file].name);
   UintMember(json, "offset", tensor.extent.offset);
   UintMember(json, "bytes", tensor.extent.length);
   StringOrNullMember(json, "scale", measured.statistics.scale);

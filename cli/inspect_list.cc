@@ -12,10 +12,10 @@ std::string ListText(const convert::Inspection& inspection,
                      const std::vector<std::uint32_t>& positions) {
   Table table("lllrl");
   for (const std::uint32_t position : positions) {
-    const convert::CatalogTensor& tensor = inspection.catalog.tensors().at(position);
+    const convert::CatalogTensor& tensor = inspection.model.catalog.tensors().at(position);
     table.Add({Printable(tensor.name), std::string(formats::DtypeName(tensor.dtype)),
                formats::ShapeToString(tensor.shape), std::to_string(tensor.extent.length),
-               Printable(inspection.catalog.files()[tensor.extent.file].name)});
+               Printable(inspection.model.catalog.files()[tensor.extent.file].name)});
   }
   return table.Text("");
 }
@@ -30,12 +30,12 @@ std::string ListJson(const convert::Inspection& inspection,
   json.Key("tensors");
   json.BeginArray();
   for (const std::uint32_t position : positions) {
-    const convert::CatalogTensor& tensor = inspection.catalog.tensors().at(position);
+    const convert::CatalogTensor& tensor = inspection.model.catalog.tensors().at(position);
     json.BeginObject();
     StringMember(json, "name", tensor.name);
     StringMember(json, "dtype", formats::DtypeName(tensor.dtype));
     ShapeMember(json, "shape", tensor.shape);
-    StringMember(json, "file", inspection.catalog.files()[tensor.extent.file].name);
+    StringMember(json, "file", inspection.model.catalog.files()[tensor.extent.file].name);
     UintMember(json, "offset", tensor.extent.offset);
     UintMember(json, "bytes", tensor.extent.length);
     json.EndObject();

@@ -172,8 +172,8 @@ std::string InspectionText(const Inspection& inspection) {
 
 std::string TensorText(const Inspection& inspection, const MeasuredTensor& measured) {
   const convert::TensorStatistics& statistics = measured.statistics;
-  const convert::CatalogTensor& tensor = inspection.catalog.tensors().at(measured.position);
-  const convert::SourceFile& file = inspection.catalog.files()[tensor.extent.file];
+  const convert::CatalogTensor& tensor = inspection.model.catalog.tensors().at(measured.position);
+  const convert::SourceFile& file = inspection.model.catalog.files()[tensor.extent.file];
   Table table("ll");
   table.Add({"dtype", std::string(formats::DtypeName(tensor.dtype))});
   table.Add({"shape", fmt::format("{}, {}", formats::ShapeToString(tensor.shape),

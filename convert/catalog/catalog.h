@@ -57,6 +57,7 @@ class Catalog {
   // consistent (formats::RequireConsistent).
   static Catalog FromCheckpoint(formats::CheckpointFiles& files);
 
+  Catalog() : Catalog({}, {}) {}
   Catalog(std::vector<SourceFile> files, std::vector<CatalogTensor> tensors);
 
   // Puts another checkpoint's files and tensors behind these, with SourceFile::checkpoint set to

@@ -11,13 +11,8 @@
 #include "convert/catalog/glob.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/open/completeness.h"
-#include "convert/open/rank_directory.h"
-#include "convert/open/rank_model.h"
-#include "convert/open/unfinished.h"
-#include "convert/open/whole_model.h"
-#include "formats/checkpoint_check.h"
+#include "convert/open/open_model.h"
 #include "formats/checkpoint_files.h"
-#include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/require_no_errors.h"
 
@@ -26,7 +21,6 @@ namespace {
 
 using formats::Findings;
 using formats::kConfigName;
-using formats::kMaxConfigBytes;
 using formats::Severity;
 
 // The first finding that leaves the listing incomplete, as the error that it is.
@@ -38,20 +32,19 @@ void RequireReadable(const Findings& findings) {
   formats::RequireNoErrors(unreadable, {kOthers, kOthers});
 }
 
-std::optional<ModelConfig> ReadConfig(const formats::CheckpointFiles& files, Findings& findings) {
-  if (!files.HasConfig()) {
+std::optional<ModelConfig> ConfigOf(const OpenedModel& model, Findings& findings) {
+  if (!model.has_config) {
     findings.push_back({Severity::kWarning, "no-config", kConfigName, "",
                         "config.json: there is none, so what the model should hold and which "
                         "parameters a token meets is not known"});
     return std::nullopt;
   }
-  try {
-    return ParseModelConfig(formats::ReadSmallFile(files.directory / kConfigName, kMaxConfigBytes),
-                            kConfigName);
-  } catch (const Error& e) {
-    findings.push_back({Severity::kError, "bad-config", kConfigName, "", e.message()});
+  if (model.config_fault) {
+    findings.push_back(
+        {Severity::kError, "bad-config", kConfigName, "", model.config_fault->message()});
     return std::nullopt;
   }
+  return model.config;
 }
 
 // Compares FP8 weights with their scales, once for all tensors that share a line.
@@ -121,72 +114,53 @@ std::size_t Similarity(std::string_view a, std::string_view b) {
   return front + back;
 }
 
-// The model that rank shards hold.
-Inspection InspectRanks(const std::filesystem::path& path, Findings unfinished) {
-  WholeModel model = PutTogether(OpenRankDirectory(path));
-  Inspection inspection{.path = path,
-                        .catalog = std::move(model.catalog),
-                        .config = std::move(model.source.config),
-                        .summary = {},
-                        .findings = std::move(model.source.warnings)};
-  inspection.summary = Summarize(inspection.catalog, &*inspection.config);
-  inspection.summary.files = model.layout->files.size();
-  inspection.summary.file_bytes = 0;
-  for (const formats::LayoutFile& file : model.layout->files) {
-    inspection.summary.file_bytes += file.bytes;
-  }
-  inspection.ranks = std::move(model.layout);
-  std::move(unfinished.begin(), unfinished.end(), std::back_inserter(inspection.findings));
-  return inspection;
+// As many files and bytes as the rank shards are.
+void CountRankFiles(const formats::RankLayout& layout, Summary& summary) {
+  summary.files = layout.files.size();
+  summary.file_bytes = 0;
+  for (const formats::LayoutFile& file : layout.files) summary.file_bytes += file.bytes;
 }
 
 }  // namespace
 
 Inspection Inspect(const std::filesystem::path& path) {
-  const formats::CheckpointLocation location = formats::LocateCheckpoint(path);
-  Findings unfinished;
-  if (!location.file_name) unfinished = FindUnfinished(location.directory);
-  if (IsRankDirectory(path)) return InspectRanks(path, std::move(unfinished));
-  // Of a conversion that is not finished only what is there can be shown.
-  const bool half_made = HasUnfinishedConversion(unfinished);
-  formats::CheckpointFiles files;
-  try {
-    files = formats::OpenCheckpointFiles(path);
-  } catch (const Error& error) {
-    if (half_made && error.code() == ErrorCode::kBadInput) RefuseUnfinishedConversion(path);
-    throw;
+  Inspection inspection;
+  inspection.path = path;
+  inspection.model = OpenModel(path, {.faults = OpenOptions::Faults::kReport});
+  OpenedModel& model = inspection.model;
+  RequireReadable(model.findings);
+  inspection.form = model.form;
+  Findings& findings = inspection.findings;
+  findings = std::move(model.findings);
+  inspection.config = ConfigOf(model, findings);
+  const ModelConfig* known = inspection.config ? &*inspection.config : nullptr;
+  if (model.ranks) {
+    // Compared with its config when it was opened.
+    inspection.ranks = model.ranks->layout;
+    inspection.summary = Summarize(model.catalog, known);
+    CountRankFiles(model.ranks->layout, inspection.summary);
+    std::move(model.unfinished.begin(), model.unfinished.end(), std::back_inserter(findings));
+    return inspection;
   }
-  RequireReadable(files.findings);
-  formats::DropSecondCopies(files);
-  Findings findings = std::move(files.findings);
-  Findings missing_files;
-  if (!location.file_name) missing_files = FindMissingFiles(files);
-  std::optional<ModelConfig> config = ReadConfig(files, findings);
-  Catalog catalog = Catalog::FromCheckpoint(files);
-  const ModelConfig* known = config ? &*config : nullptr;
   Findings missing;
-  Summary summary;
   tbb::parallel_invoke(
       [&] {
-        if (known != nullptr && !half_made) missing = CheckAgainstModel(*known, catalog);
+        // Of a conversion that is not finished only what is there can be shown.
+        if (known != nullptr && !model.half_made)
+          missing = CheckAgainstModel(*known, model.catalog);
       },
-      [&] { summary = Summarize(catalog, known); });
+      [&] { inspection.summary = Summarize(model.catalog, known); });
   findings.insert(findings.end(), std::make_move_iterator(missing.begin()),
                   std::make_move_iterator(missing.end()));
-  ScaleCheck(known, findings).Visit(summary.root, "");
-  std::move(unfinished.begin(), unfinished.end(), std::back_inserter(findings));
-  if (!location.file_name && !half_made) AddUnlessKnown(std::move(missing_files), findings);
-  return {path,
-          files.form,
-          std::move(catalog),
-          std::move(config),
-          std::move(summary),
-          std::move(findings)};
+  ScaleCheck(known, findings).Visit(inspection.summary.root, "");
+  std::move(model.unfinished.begin(), model.unfinished.end(), std::back_inserter(findings));
+  if (!model.half_made) AddUnlessKnown(std::move(model.missing_files), findings);
+  return inspection;
 }
 
 std::vector<std::uint32_t> RequireTensors(const Inspection& inspection,
                                           const std::string& name_or_glob) {
-  const Catalog& catalog = inspection.catalog;
+  const Catalog& catalog = inspection.model.catalog;
   // A name may hold brackets of its own.
   if (const std::uint32_t position = catalog.Find(name_or_glob); position != Catalog::kNone) {
     return {position};
@@ -213,10 +187,6 @@ std::vector<std::uint32_t> RequireTensors(const Inspection& inspection,
     message += fmt::format("; the most similar name is {}", QuoteForMessage(nearest->name));
   }
   throw Error(ErrorCode::kUsage, message, {"", name_or_glob});
-}
-
-void RequireReadableTensors(const Inspection& inspection) {
-  if (inspection.ranks) RefuseRankDirectory(inspection.path);
 }
 
 }  // namespace dsv3::convert

@@ -7,9 +7,9 @@
 #include <string_view>
 #include <vector>
 
-#include "convert/catalog/catalog.h"
 #include "convert/inspect/summary.h"
 #include "convert/model/model_config.h"
+#include "convert/open/open_model.h"
 #include "formats/checkpoint_files.h"
 #include "formats/finding.h"
 #include "formats/rank_layout.h"
@@ -20,7 +20,7 @@ namespace dsv3::convert {
 struct Inspection {
   std::filesystem::path path;  // as the user gave it
   formats::CheckpointFiles::Form form = formats::CheckpointFiles::Form::kSingle;
-  Catalog catalog;
+  OpenedModel model;                  // its findings are in `findings`
   std::optional<ModelConfig> config;  // nothing when missing or malformed; findings say so
   Summary summary;
   // What is wrong with files and index; then "no-config" or "bad-config"; what the config predicts
@@ -28,7 +28,7 @@ struct Inspection {
   // for each line of the summary, whose name with ranges is the finding's tensor.
   formats::Findings findings;
   // Of rank shards, without its tensors: then the summary is of the model that they hold, in as
-  // many files and bytes as they are, and no tensor of the catalog can be read.
+  // many files and bytes as they are.
   std::optional<formats::RankLayout> ranks = std::nullopt;
 };
 
@@ -42,8 +42,5 @@ Inspection Inspect(const std::filesystem::path& path);
 // Error (kUsage) when there is none, with the most similar name.
 std::vector<std::uint32_t> RequireTensors(const Inspection& inspection,
                                           const std::string& name_or_glob);
-
-// Throws Error (kBadInput) for rank shards, whose tensors cannot be read one by one.
-void RequireReadableTensors(const Inspection& inspection);
 
 }  // namespace dsv3::convert

@@ -11,7 +11,8 @@
 #include "convert/inspect/value_counter.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/plan/dequantize_expression.h"
-#include "formats/io/input_file.h"
+#include "convert/stream/source_files.h"
+#include "formats/io/aligned_buffer.h"
 
 namespace dsv3::convert {
 namespace {
@@ -23,20 +24,29 @@ constexpr std::uint64_t kPieceBytes = 3 << 20;
 // Scales that are held for one piece; more than any model needs.
 constexpr std::uint64_t kMaxPieceScales = 1 << 24;
 
-formats::InputFile OpenFileOf(const Catalog& catalog, const CatalogTensor& tensor) {
-  const SourceFile& file = catalog.files()[tensor.extent.file];
-  return formats::InputFile(file.path, file.name);
-}
+// Reads ranges of tensors one after the other.
+class Reader {
+ public:
+  explicit Reader(const OpenedModel& model) : sources_(model.catalog, TensorsOf(model).derived) {}
 
-ValueStatistics MeasureStored(const Catalog& catalog, const CatalogTensor& tensor) {
+  // Valid until the next call.
+  const std::vector<std::span<const std::byte>>& Read(std::span<const SourceRange> ranges) {
+    sources_.Read(ranges, buffer_, inputs_);
+    return inputs_;
+  }
+
+ private:
+  SourceFiles sources_;
+  formats::AlignedBuffer buffer_;
+  std::vector<std::span<const std::byte>> inputs_;
+};
+
+ValueStatistics MeasureStored(Reader& reader, const CatalogTensor& tensor, std::uint32_t position) {
   ValueCounter counter(tensor.dtype);
-  const formats::InputFile file = OpenFileOf(catalog, tensor);
-  std::vector<std::byte> buffer(std::min(kPieceBytes, tensor.extent.length));
-  for (std::uint64_t done = 0; done < tensor.extent.length; done += buffer.size()) {
-    const std::span<std::byte> piece = std::span(buffer).first(
-        std::min<std::uint64_t>(buffer.size(), tensor.extent.length - done));
-    file.ReadAt(tensor.extent.offset + done, piece);
-    counter.Add(piece);
+  for (std::uint64_t begin = 0; begin < tensor.extent.length; begin += kPieceBytes) {
+    const SourceRange range = {position, begin,
+                               std::min(begin + kPieceBytes, tensor.extent.length)};
+    counter.Add(reader.Read(std::span(&range, 1))[0]);
   }
   return counter.Finish();
 }
@@ -68,32 +78,24 @@ std::string WhyNotDequantized(const CatalogTensor& weight, const CatalogTensor& 
   return fmt::format("'{}' was not applied.", scale.name);
 }
 
-ValueStatistics MeasureDequantized(const Catalog& catalog, const ScaledWeight& pair) {
+ValueStatistics MeasureDequantized(Reader& reader, const Catalog& catalog,
+                                   const ScaledWeight& pair) {
   ValueCounter counter(Dtype::kBF16);
   const CatalogTensor& weight = catalog.tensors()[pair.weight];
-  const CatalogTensor& scale = catalog.tensors()[pair.scale];
   if (weight.extent.length == 0) return counter.Finish();
   const ExpressionPtr expression = Dequantize(catalog, pair);
-  const formats::InputFile weight_file = OpenFileOf(catalog, weight);
-  const formats::InputFile scale_file = OpenFileOf(catalog, scale);
   // Short enough that the rows of scales that it meets fit, whatever the shape of the blocks.
   const std::uint64_t rows = std::max<std::uint64_t>(1, kMaxPieceScales / pair.ScaleCols() - 1);
   const std::uint64_t step = 2 * (rows > kPieceBytes / pair.cols ? kPieceBytes : rows * pair.cols);
 
   std::vector<SourceRange> reads;
-  std::vector<std::byte> codes;
-  std::vector<std::byte> scales;
   std::vector<std::uint16_t> values;
   for (std::uint64_t begin = 0; begin < expression->num_bytes(); begin += step) {
     const std::uint64_t end = std::min(begin + step, expression->num_bytes());
     reads.clear();
     expression->AppendReads(begin, end, reads);
-    codes.resize(reads[0].end - reads[0].begin);
-    scales.resize(reads[1].end - reads[1].begin);
-    weight_file.ReadAt(weight.extent.offset + reads[0].begin, codes);
-    scale_file.ReadAt(scale.extent.offset + reads[1].begin, scales);
-    values.resize(codes.size());
-    const std::span<const std::byte> inputs[] = {codes, scales};
+    const std::vector<std::span<const std::byte>>& inputs = reader.Read(reads);
+    values.resize(inputs[0].size());
     EvaluationOutput out;
     out.value = std::as_writable_bytes(std::span(values));
     expression->Evaluate(begin, end, inputs, out);
@@ -104,15 +106,17 @@ ValueStatistics MeasureDequantized(const Catalog& catalog, const ScaledWeight& p
 
 }  // namespace
 
-TensorStatistics MeasureTensor(const Catalog& catalog, std::uint32_t position,
+TensorStatistics MeasureTensor(const OpenedModel& model, std::uint32_t position,
                                const ModelConfig* config) {
+  const Catalog& catalog = model.catalog;
   const CatalogTensor& tensor = catalog.tensors().at(position);
   TensorStatistics statistics;
   if (!ValueCounter::Supports(tensor.dtype)) {
     statistics.note = "Values of 6-bit types are not decoded.";
     return statistics;
   }
-  statistics.stored = MeasureStored(catalog, tensor);
+  Reader reader(model);
+  statistics.stored = MeasureStored(reader, tensor, position);
   if (tensor.dtype != Dtype::kF8E4M3 && tensor.dtype != Dtype::kF8E5M2) return statistics;
   const std::uint32_t scale_position = FindScale(catalog, tensor.name);
   if (scale_position == Catalog::kNone) {
@@ -128,7 +132,7 @@ TensorStatistics MeasureTensor(const Catalog& catalog, std::uint32_t position,
   if (pair == found.pairs.end()) {
     statistics.note = WhyNotDequantized(tensor, scale, config, found);
   } else {
-    statistics.dequantized = MeasureDequantized(catalog, *pair);
+    statistics.dequantized = MeasureDequantized(reader, catalog, *pair);
   }
   return statistics;
 }

@@ -4,8 +4,8 @@
 #include <optional>
 #include <string>
 
-#include "convert/catalog/catalog.h"
 #include "convert/model/model_config.h"
+#include "convert/open/open_model.h"
 
 namespace dsv3::convert {
 
@@ -38,7 +38,7 @@ struct TensorStatistics {
 // in a fixed order in extended precision, so equal tensors give equal statistics on one kind of
 // machine. `config` may be nullptr; it tells the block size. Throws Error (kBadInput, kIo) from
 // reading.
-TensorStatistics MeasureTensor(const Catalog& catalog, std::uint32_t position,
+TensorStatistics MeasureTensor(const OpenedModel& model, std::uint32_t position,
                                const ModelConfig* config);
 
 }  // namespace dsv3::convert

@@ -88,7 +88,7 @@ std::uint64_t SideFileBytes(const PlannedSideFile& side) {
   return error ? 0 : bytes;
 }
 
-OutputJob DescribeJob(const Source& source, const Plan& plan, const PlanHooks& hooks,
+OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const PlanHooks& hooks,
                       const RunOptions& run, const RunScope& scope) {
   OutputJob job;
   job.plan = &plan;
@@ -102,6 +102,11 @@ OutputJob DescribeJob(const Source& source, const Plan& plan, const PlanHooks& h
   for (const SourceFile& file : source.catalog.files()) {
     head.sources.push_back(
         {file.name, file.bytes, file.mtime_ns, file.header_digest, file.checkpoint});
+  }
+  for (const DerivedTensors& derived : source.derived) {
+    for (const SourceFile& file : derived.stored->files()) {
+      head.sources.push_back({file.name, file.bytes, file.mtime_ns, file.header_digest, ""});
+    }
   }
   for (const PlannedSideFile& side : plan.side_files) {
     if (side.source.empty()) continue;

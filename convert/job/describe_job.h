@@ -8,7 +8,7 @@
 
 #include "convert/job/output_state.h"
 #include "convert/job/run_plan.h"
-#include "convert/open/source.h"
+#include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
 
 // What a run tells an output directory about its job.
@@ -30,7 +30,7 @@ RunScope ScopeOf(const Plan& plan, const PlanHooks& hooks, const RunOptions& run
 // 0 where the file is gone.
 std::uint64_t SideFileBytes(const PlannedSideFile& side);
 
-OutputJob DescribeJob(const Source& source, const Plan& plan, const PlanHooks& hooks,
+OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const PlanHooks& hooks,
                       const RunOptions& run, const RunScope& scope);
 
 }  // namespace dsv3::convert

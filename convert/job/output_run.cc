@@ -29,7 +29,7 @@ constexpr std::size_t kPortionsOfSharedReads = 2;
 
 }  // namespace
 
-void PlanRun::WriteWeights(Committer& committer, const std::vector<std::size_t>& to_make) {
+void OutputRun::WriteWeights(Committer& committer, const std::vector<std::size_t>& to_make) {
   SourceChecks checks(plan_, to_make, sources_);
   if (!IsShared(run_.sharing)) {
     checks.CheckApart(ResolveThreads(run_.threads), progress_, stop_);
@@ -72,8 +72,8 @@ void PlanRun::WriteWeights(Committer& committer, const std::vector<std::size_t>&
   if (release) report_.freed_source_shards = release->freed();
 }
 
-void PlanRun::Make(Committer& committer, std::span<const std::size_t> files, SourceChecks& checks,
-                   ProgressSink& progress) {
+void OutputRun::Make(Committer& committer, std::span<const std::size_t> files, SourceChecks& checks,
+                     ProgressSink& progress) {
   ExecutorOptions options = ExecutorSettings();
   options.checks = &checks;
   const auto execute = plan_.shared_reads ? ExecuteSharedReads : Execute;
@@ -81,8 +81,8 @@ void PlanRun::Make(Committer& committer, std::span<const std::size_t> files, Sou
 }
 
 // Makes one portion after the other, as long as no other process has taken it.
-void PlanRun::MakePortions(Committer& committer, const std::vector<std::size_t>& to_make,
-                           ProgressSink& progress) {
+void OutputRun::MakePortions(Committer& committer, const std::vector<std::size_t>& to_make,
+                             ProgressSink& progress) {
   const std::size_t each = plan_.shared_reads ? kPortionsOfSharedReads : kPortions;
   const std::vector<std::vector<std::size_t>> portions =
       WorkUnits(plan_, BundlesOf(plan_, hooks_.bundles), to_make, each * run_.sharing->processes());
@@ -99,7 +99,7 @@ void PlanRun::MakePortions(Committer& committer, const std::vector<std::size_t>&
 }
 
 // Process 0: tells the helpers what is to be made, does its share, and takes what they made.
-void PlanRun::Lead(Committer& committer, const std::vector<std::size_t>& to_make) {
+void OutputRun::Lead(Committer& committer, const std::vector<std::size_t>& to_make) {
   struct Showing {
     Showing(WorkSharing& to, ProgressSink& progress) : sharing(to) { sharing.ShowBytes(&progress); }
     ~Showing() { sharing.ShowBytes(nullptr); }
@@ -122,7 +122,7 @@ void PlanRun::Lead(Committer& committer, const std::vector<std::size_t>& to_make
 }
 
 // A helper's look: it must see the source and the output directory that process 0 sees.
-void PlanRun::RequireSameOutput(const JournalHead& head) const {
+void OutputRun::RequireSameOutput(const JournalHead& head) const {
   const std::string difference = DifferenceOf(head, job_.head);
   if (!difference.empty()) {
     throw Error(ErrorCode::kBadInput,
@@ -139,7 +139,7 @@ void PlanRun::RequireSameOutput(const JournalHead& head) const {
               {output_.string(), ""});
 }
 
-ConversionReport PlanRun::Help() {
+ConversionReport OutputRun::Help() {
   report_.outcome = ConversionReport::Outcome::kNothingToDo;
   const std::string text = run_.sharing->Broadcast("");
   if (text.empty()) return std::move(report_);
@@ -161,7 +161,7 @@ ConversionReport PlanRun::Help() {
   return std::move(report_);
 }
 
-void PlanRun::Finish(Committer& committer) {
+void OutputRun::Finish(Committer& committer) {
   committer.MakeVisible();
   committer.WriteIndex();
   if (!hooks_.closing_name.empty()) {

@@ -20,11 +20,11 @@
 namespace dsv3::convert {
 
 // One run of a plan on an output directory.
-class PlanRun {
+class OutputRun {
  public:
-  PlanRun(const Source& source, const Plan& plan, const std::filesystem::path& output,
-          const RunOptions& run, const PlanHooks& hooks, ConversionReport report,
-          formats::FileSystem& file_system, ProgressSink& progress, const StopToken& stop)
+  OutputRun(const ModelTensors& source, const Plan& plan, const std::filesystem::path& output,
+            const RunOptions& run, const PlanHooks& hooks, ConversionReport report,
+            formats::FileSystem& file_system, ProgressSink& progress, const StopToken& stop)
       : source_(source),
         plan_(plan),
         output_(output),
@@ -35,7 +35,7 @@ class PlanRun {
         fs_(file_system),
         progress_(progress),
         stop_(stop),
-        sources_(source.catalog) {}
+        sources_(source.catalog, source.derived) {}
 
   // Of a process by itself, or of process 0.
   ConversionReport Run();
@@ -56,6 +56,7 @@ class PlanRun {
   std::uint64_t MissingFiles() const;
   void CheckDisk(const std::vector<std::size_t>& to_make);
   void RemoveEmptyOutput();
+  void CheckDerived(const std::vector<std::size_t>& to_make);
   SideDigests FreedSides() const;
   void RequireSources(const std::vector<std::size_t>& to_make) const;
   void RequireSameSides() const;
@@ -75,7 +76,7 @@ class PlanRun {
   void ReportRecords(const FileRecords& records);
   ExecutorOptions ExecutorSettings() const;
 
-  const Source& source_;
+  const ModelTensors& source_;
   const Plan& plan_;
   const std::filesystem::path& output_;
   const RunOptions& run_;

@@ -26,9 +26,10 @@ RunResources ResourcesOf(const ExecutorOptions& options, const Plan& plan,
   return {resources.open_files, resources.memory_bytes};
 }
 
-std::size_t ReportDisk(const Source& source, const Plan& plan, const std::filesystem::path& output,
-                       const RunOptions& run, const ExecutorOptions& options,
-                       const std::vector<std::size_t>& to_make, ConversionReport& report) {
+std::size_t ReportDisk(const ModelTensors& source, const Plan& plan,
+                       const std::filesystem::path& output, const RunOptions& run,
+                       const ExecutorOptions& options, const std::vector<std::size_t>& to_make,
+                       ConversionReport& report) {
   std::uint64_t other_bytes = plan.index.size();
   for (const PlannedSideFile& side : plan.side_files) other_bytes += SideFileBytes(side);
   other_bytes += kRecordBytes * report.tensors;
@@ -59,7 +60,7 @@ void RequireDisk(const std::filesystem::path& output, const ConversionReport& re
               {output.string(), ""});
 }
 
-std::uint64_t EstimateMemory(const Source& source, const RunResources& resources) {
+std::uint64_t EstimateMemory(const ModelTensors& source, const RunResources& resources) {
   return (std::uint64_t{32} << 20) + std::uint64_t{900} * source.catalog.tensors().size() +
          resources.memory_bytes;
 }

@@ -10,7 +10,7 @@
 
 #include "convert/job/conversion_report.h"
 #include "convert/job/run_options.h"
-#include "convert/open/source.h"
+#include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
 #include "convert/stream/executor.h"
 #include "convert/stream/record.h"
@@ -29,15 +29,16 @@ RunResources ResourcesOf(const ExecutorOptions& options, const Plan& plan,
 // Whether the disk below `output` takes what making the files `to_make` needs: fills in the
 // report's disk and fits. Returns how many output files may advance together (0: as many as the
 // executor likes).
-std::size_t ReportDisk(const Source& source, const Plan& plan, const std::filesystem::path& output,
-                       const RunOptions& run, const ExecutorOptions& options,
-                       const std::vector<std::size_t>& to_make, ConversionReport& report);
+std::size_t ReportDisk(const ModelTensors& source, const Plan& plan,
+                       const std::filesystem::path& output, const RunOptions& run,
+                       const ExecutorOptions& options, const std::vector<std::size_t>& to_make,
+                       ConversionReport& report);
 // Throws Error (kIo) when it does not.
 void RequireDisk(const std::filesystem::path& output, const ConversionReport& report);
 
 // Memory of a whole run, measured: the program itself; catalog, plan, digests and manifest; and the
 // executor's buffers.
-std::uint64_t EstimateMemory(const Source& source, const RunResources& resources);
+std::uint64_t EstimateMemory(const ModelTensors& source, const RunResources& resources);
 
 // Lists weight files, those in `kept` as complete from an earlier run, and what `records` tell.
 void ReportFiles(const Plan& plan, std::span<const std::size_t> files,

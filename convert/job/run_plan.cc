@@ -19,13 +19,14 @@
 #include "convert/job/output_run.h"
 #include "convert/job/plan_report.h"
 #include "convert/job/source_release.h"
+#include "convert/stream/derived_checks.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
 
 namespace fs = std::filesystem;
 
-ConversionReport PlanRun::Run() {
+ConversionReport OutputRun::Run() {
   job_ = DescribeJob(source_, plan_, hooks_, run_, scope_);
   state_ = LookAtOutput(output_, job_);
   for (const formats::Finding& warning : report_.warnings) progress_.OnWarning(warning.message);
@@ -42,7 +43,7 @@ ConversionReport PlanRun::Run() {
   return std::move(report_);
 }
 
-void PlanRun::ReportNothingToDo() {
+void OutputRun::ReportNothingToDo() {
   report_.outcome = ConversionReport::Outcome::kNothingToDo;
   // The last run ended between the manifest and the removal of its journal. Parts leave that to a
   // run of the whole job.
@@ -53,7 +54,7 @@ void PlanRun::ReportNothingToDo() {
   ReportRecords({});
 }
 
-ExecutorOptions PlanRun::ExecutorSettings() const {
+ExecutorOptions OutputRun::ExecutorSettings() const {
   ExecutorOptions options;
   options.threads = ResolveThreads(run_.threads);
   options.memory_bytes = run_.memory_bytes != 0 ? run_.memory_bytes : kDefaultMemoryBytes;
@@ -65,7 +66,7 @@ ExecutorOptions PlanRun::ExecutorSettings() const {
 
 // Takes what earlier runs completed. Whoever ends the job has read back every file that it did not
 // make; another run only those that it would make itself.
-void PlanRun::Keep(bool sizes_only) {
+void OutputRun::Keep(bool sizes_only) {
   kept_.clear();
   unchecked_.clear();
   const FileRecords none;
@@ -92,7 +93,7 @@ void PlanRun::Keep(bool sizes_only) {
 
 // The weight files that this run is to make. The one that ends the job also makes what others made
 // and is no longer right.
-std::vector<std::size_t> PlanRun::FilesToMake() const {
+std::vector<std::size_t> OutputRun::FilesToMake() const {
   std::vector<std::size_t> all(plan_.files.size());
   std::iota(all.begin(), all.end(), std::size_t{0});
   std::vector<std::size_t> to_make;
@@ -102,15 +103,15 @@ std::vector<std::size_t> PlanRun::FilesToMake() const {
   return to_make;
 }
 
-std::uint64_t PlanRun::MissingFiles() const {
+std::uint64_t OutputRun::MissingFiles() const {
   return ends_ ? 0 : plan_.files.size() - scope_.files.size() - unchecked_.size();
 }
 
-void PlanRun::CheckDisk(const std::vector<std::size_t>& to_make) {
+void OutputRun::CheckDisk(const std::vector<std::size_t>& to_make) {
   open_files_ = ReportDisk(source_, plan_, output_, run_, ExecutorSettings(), to_make, report_);
 }
 
-void PlanRun::ReportPlan() {
+void OutputRun::ReportPlan() {
   report_.outcome = ConversionReport::Outcome::kPlanned;
   report_.resumed = IsUnfinished();
   Keep(/*sizes_only=*/true);
@@ -123,7 +124,7 @@ void PlanRun::ReportPlan() {
   ReportRecords({});
 }
 
-void PlanRun::ReportRecords(const FileRecords& records) {
+void OutputRun::ReportRecords(const FileRecords& records) {
   std::vector<std::size_t> files = scope_.files;
   if (ends_) {
     files.resize(plan_.files.size());
@@ -133,7 +134,7 @@ void PlanRun::ReportRecords(const FileRecords& records) {
 }
 
 // After an error before anything was written: leaves no directory that was not there.
-void PlanRun::RemoveEmptyOutput() {
+void OutputRun::RemoveEmptyOutput() {
   for (const fs::path& path : created_directories_) {
     std::error_code error;
     if (!fs::is_empty(path, error) || error) return;
@@ -145,29 +146,45 @@ void PlanRun::RemoveEmptyOutput() {
   }
 }
 
-SideDigests PlanRun::FreedSides() const {
+SideDigests OutputRun::FreedSides() const {
   SideDigests freed;
   if (!IsUnfinished()) return freed;
   for (const JournalSide& side : state_.journals.runs[0].head.sides) {
     const std::uint32_t tensor = source_.catalog.Find(side.tensor);
     if (tensor == Catalog::kNone) continue;
-    const std::uint32_t file = source_.catalog.tensors()[tensor].extent.file;
+    const SourceFile& file = source_.catalog.files()[source_.catalog.tensors()[tensor].extent.file];
     std::error_code error;
-    if (!fs::exists(source_.catalog.files()[file].path, error)) {
+    if (!file.path.empty() && !fs::exists(file.path, error)) {
       freed.emplace(tensor, side.digests);
     }
   }
   return freed;
 }
 
+// Of sources that are made of stored tensors with known digests, these tensors are read and
+// compared before a byte is written.
+void OutputRun::CheckDerived(const std::vector<std::size_t>& to_make) {
+  if (source_.derived.empty()) return;
+  std::vector<std::uint32_t> tensors;
+  for (const std::size_t file : to_make) {
+    for (const PlannedTensor& tensor : plan_.files[file].tensors) {
+      for (const auto& sources :
+           {tensor.expression->streamed_sources(), tensor.expression->side_sources()}) {
+        tensors.insert(tensors.end(), sources.begin(), sources.end());
+      }
+    }
+  }
+  CheckDerivedTensors(source_.derived, tensors, ResolveThreads(run_.threads), progress_, stop_);
+}
+
 // A file that was damaged after its source was freed cannot be made again.
-void PlanRun::RequireSources(const std::vector<std::size_t>& to_make) const {
+void OutputRun::RequireSources(const std::vector<std::size_t>& to_make) const {
   if (!IsUnfinished()) return;
   for (const std::size_t file : to_make) {
     for (const std::uint32_t source : SourcesOf(plan_.files[file], source_.catalog)) {
       std::error_code error;
       const SourceFile& shard = source_.catalog.files()[source];
-      if (fs::exists(shard.path, error)) continue;
+      if (shard.path.empty() || fs::exists(shard.path, error)) continue;
       throw Error(ErrorCode::kBadInput,
                   fmt::format("{}: this file is not as the interrupted run wrote it, and {}, of "
                               "which it is made, was deleted by --delete-source-shards; download "
@@ -179,7 +196,7 @@ void PlanRun::RequireSources(const std::vector<std::size_t>& to_make) const {
 }
 
 // The scales say whether runs had the same source, where names, sizes and times do not.
-void PlanRun::RequireSameSides() const {
+void OutputRun::RequireSameSides() const {
   if (!IsUnfinished()) return;
   for (const BegunRun& run : state_.journals.runs) {
     for (const JournalSide& side : run.head.sides) {
@@ -195,7 +212,7 @@ void PlanRun::RequireSameSides() const {
   }
 }
 
-JournalHead PlanRun::HeadToWrite() const {
+JournalHead OutputRun::HeadToWrite() const {
   JournalHead head = job_.head;
   head.replaced = state_.replaced;
   // What the interrupted run wrote and is no longer right gives way like an earlier job's files:
@@ -223,7 +240,7 @@ JournalHead PlanRun::HeadToWrite() const {
 
 // Files of which this run removes what is unfinished: all that it may write but those that are
 // complete and wait for their names.
-std::vector<std::string> PlanRun::UnfinishedNames() const {
+std::vector<std::string> OutputRun::UnfinishedNames() const {
   std::vector<std::string> names = job_.writes;
   if (!WaitsToBeVisible(plan_)) return names;
   names.erase(std::remove_if(names.begin(), names.end(),
@@ -235,7 +252,7 @@ std::vector<std::string> PlanRun::UnfinishedNames() const {
 }
 
 // The state of the directory, and that nobody else changes it from here on.
-void PlanRun::LookAgain() {
+void OutputRun::LookAgain() {
   state_ = LookAtOutput(output_, job_);
   if (IsFinished()) return;
   if (scope_.must_end) RequireParts();
@@ -245,11 +262,11 @@ void PlanRun::LookAgain() {
 // Whether nothing can become of what is written once the source turned out to be wrong. Other runs
 // of the job may be writing beside this one: what they and it have written stays, and waits for its
 // names in vain.
-bool PlanRun::MayAbandon() const {
+bool OutputRun::MayAbandon() const {
   return WaitsToBeVisible(plan_) && scope_.run == RunName() && !IsShared(run_.sharing);
 }
 
-void PlanRun::Abandon(std::optional<Journal>& journal) {
+void OutputRun::Abandon(std::optional<Journal>& journal) {
   journal.reset();
   try {
     AbandonOutput(output_, head_, fs_);
@@ -258,7 +275,7 @@ void PlanRun::Abandon(std::optional<Journal>& journal) {
   }
 }
 
-void PlanRun::Write() {
+void OutputRun::Write() {
   std::optional<Journal> journal;
   try {
     created_directories_ = formats::CreateDirectories(fs_, CanonicalPath(output_));
@@ -273,6 +290,7 @@ void PlanRun::Write() {
     Keep(/*sizes_only=*/false);
     const std::vector<std::size_t> to_make = FilesToMake();
     RequireSources(to_make);
+    CheckDerived(to_make);
     const SideDigests freed_sides = FreedSides();
     side_digests_ = hooks_.preflight({sources_, freed_sides, to_make});
     RequireSameSides();
@@ -312,12 +330,12 @@ void PlanRun::Write() {
   }
 }
 
-ConversionReport RunPlan(const Source& source, const Plan& plan, const fs::path& output,
+ConversionReport RunPlan(const ModelTensors& source, const Plan& plan, const fs::path& output,
                          const RunOptions& run, const PlanHooks& hooks, ConversionReport report,
                          formats::FileSystem& file_system, ProgressSink& progress,
                          const StopToken& stop) {
   const auto once = [&](const RunOptions& options) {
-    PlanRun plan_run(source, plan, output, options, hooks, report, file_system, progress, stop);
+    OutputRun plan_run(source, plan, output, options, hooks, report, file_system, progress, stop);
     return IsHelper(options.sharing) ? plan_run.Help() : plan_run.Run();
   };
   if (!run.part || !run.finish || run.dry_run) return once(run);

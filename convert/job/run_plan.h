@@ -13,7 +13,7 @@
 #include "convert/job/conversion_report.h"
 #include "convert/job/run_options.h"
 #include "convert/job/work_division.h"
-#include "convert/open/source.h"
+#include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
 #include "convert/stream/record.h"
 #include "convert/stream/source_files.h"
@@ -70,7 +70,7 @@ struct PlanHooks {
 // the disk, writes side files, weights, index, closing file and manifest in that order, and cleans
 // up. A run of selected files or of a part ends after the weights while others are missing.
 // `report` comes with what the recipe knows and returns complete. Throws as ConvertFp8ToBf16 does.
-ConversionReport RunPlan(const Source& source, const Plan& plan,
+ConversionReport RunPlan(const ModelTensors& source, const Plan& plan,
                          const std::filesystem::path& output, const RunOptions& run,
                          const PlanHooks& hooks, ConversionReport report,
                          formats::FileSystem& file_system, ProgressSink& progress,

@@ -16,7 +16,7 @@
 #include "convert/open/hub.h"
 #include "convert/open/rank_directory.h"
 #include "convert/open/unfinished.h"
-#include "convert/open/whole_model.h"
+#include "convert/open/rank_shards.h"
 #include "formats/checkpoint_check.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"

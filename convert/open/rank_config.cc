@@ -16,9 +16,9 @@ namespace {
 
 using formats::kConfigName;
 
-const QuantizationConfig& QuantizationOrThrow(const WholeModel& model, std::string_view option,
+const QuantizationConfig& QuantizationOrThrow(const ModelConfig& config, std::string_view option,
                                               std::string_view what) {
-  const std::optional<QuantizationConfig>& quantization = model.source.config.quantization;
+  const std::optional<QuantizationConfig>& quantization = config.quantization;
   if (quantization && quantization->weight_block_size) return *quantization;
   throw Error(ErrorCode::kUsage,
               fmt::format("--on-misaligned {}: this checkpoint's config.json has no "
@@ -28,19 +28,19 @@ const QuantizationConfig& QuantizationOrThrow(const WholeModel& model, std::stri
 
 }  // namespace
 
-std::string ConfigForRanks(const WholeModel& model, const Slicing& slicing, bool has_mtp) {
-  const ModelConfig& config = model.source.config;
-  std::string text = model.source.config_text;
+std::string ConfigForRanks(const std::string& config_text, const ModelConfig& config,
+                           const Slicing& slicing, bool has_mtp) {
+  std::string text = config_text;
   if (slicing.recut_block) {
     const QuantizationConfig& quantization =
-        QuantizationOrThrow(model, "subblock", "finer blocks could be told");
+        QuantizationOrThrow(config, "subblock", "finer blocks could be told");
     text = formats::ReplaceJsonMember(
         text, quantization.member + "/weight_block_size",
         fmt::format("[{}, {}]", slicing.recut_block->rows, slicing.recut_block->cols), kConfigName);
   }
   if (!slicing.bf16_modules.empty()) {
     const QuantizationConfig& quantization =
-        QuantizationOrThrow(model, "bf16", "the modules that are not FP8 could be listed");
+        QuantizationOrThrow(config, "bf16", "the modules that are not FP8 could be listed");
     std::vector<std::string> listed = quantization.modules_to_not_convert;
     listed.insert(listed.end(), slicing.bf16_modules.begin(), slicing.bf16_modules.end());
     const ModuleList modules(listed);  // each once

@@ -8,7 +8,7 @@
 #include "formats/finding.h"
 #include "formats/rank_layout.h"
 
-// The files of a directory of rank shards. Internal to OpenWholeModel.
+// The files of a directory of rank shards. Internal to OpenModel and to the check of rank shards.
 namespace dsv3::convert {
 
 // Rank files that are what layout.json tells of.

@@ -16,6 +16,7 @@
 #include "convert/catalog/ceil_div.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/scaled_weights.h"
+#include "convert/open/model_files.h"
 #include "convert/open/rank_config.h"
 #include "convert/parallel/slicing.h"
 #include "convert/plan/assemble_expression.h"
@@ -202,7 +203,7 @@ class Builder {
         original_(ReadOriginal(ranks_.layout)),
         pieces_(ranks_, original_.catalog) {}
 
-  WholeModel Build() {
+  RankModel Build() {
     FindScales();
     MakeOrigins();
     std::vector<std::string> headers;
@@ -220,23 +221,21 @@ class Builder {
     }
     ranks_.layout.tensors = {};
     ranks_.layout.source_files = {};
-    Source source{.directory = ranks_.directory,
-                  .side_files = {},
-                  .needs_index = index.has_value(),
-                  .config_text = ranks_.layout.source_config,
-                  .config = original_.config,
-                  .catalog = std::move(ranks_.catalog),
-                  .warnings = std::move(ranks_.warnings)};
     const bool is_original =
         !changed_ && ranks_.layout.dropped.empty() && ranks_.layout.bf16_modules.empty();
-    WholeModel model{.source = std::move(source),
-                     .catalog = std::move(catalog),
-                     .origins = std::move(origins_),
-                     .index = std::move(index),
-                     .headers = std::move(headers),
-                     .is_original = is_original,
-                     .layout = std::move(ranks_.layout),
-                     .digests = std::move(digests)};
+    RankModel model;
+    model.directory = std::move(ranks_.directory);
+    model.config_text = ranks_.layout.source_config;
+    model.config = original_.config;
+    model.warnings = std::move(ranks_.warnings);
+    model.catalog = std::move(catalog);
+    model.shards = {.stored = std::move(ranks_.catalog),
+                    .origins = std::move(origins_),
+                    .layout = std::move(ranks_.layout),
+                    .digests = std::move(digests),
+                    .is_original = is_original,
+                    .index = std::move(index),
+                    .headers = std::move(headers)};
     if (changed_) ChangeConfig(model);
     return model;
   }
@@ -357,16 +356,16 @@ class Builder {
     return Catalog(std::move(files), std::move(held));
   }
 
-  void ChangeConfig(WholeModel& model) const {
+  void ChangeConfig(RankModel& model) const {
     const std::string_view prefix = FindNamePrefix(model.catalog);
     const bool has_mtp = std::any_of(model.catalog.tensors().begin(), model.catalog.tensors().end(),
                                      [&](const CatalogTensor& tensor) {
                                        return PlaceOf(tensor.name, prefix, original_.config).mtp;
                                      });
     Slicing slicing;
-    slicing.bf16_modules = model.layout->bf16_modules;
-    model.source.config_text = ConfigForRanks(model, slicing, has_mtp);
-    model.source.config = ParseModelConfig(model.source.config_text, kConfigName);
+    slicing.bf16_modules = model.shards.layout.bf16_modules;
+    model.config_text = ConfigForRanks(model.config_text, model.config, slicing, has_mtp);
+    model.config = ParseModelConfig(model.config_text, kConfigName);
   }
 
   RankDirectory ranks_;
@@ -381,6 +380,6 @@ class Builder {
 
 }  // namespace
 
-WholeModel PutTogether(RankDirectory ranks) { return Builder(std::move(ranks)).Build(); }
+RankModel PutTogether(RankDirectory ranks) { return Builder(std::move(ranks)).Build(); }
 
 }  // namespace dsv3::convert

@@ -1,15 +1,31 @@
 #pragma once
 
+#include <filesystem>
 #include <string>
 
+#include "convert/catalog/catalog.h"
+#include "convert/model/model_config.h"
 #include "convert/open/rank_directory.h"
-#include "convert/open/whole_model.h"
+#include "convert/open/rank_shards.h"
+#include "formats/finding.h"
 
-// The model that rank shards hold. Internal to OpenWholeModel.
+// The model that rank shards hold. Internal to OpenModel and to the check of rank shards.
 namespace dsv3::convert {
 
-// Puts the tensors of the original headers together from the ranks' slices and fills the model: all
-// but source.directory and source.side_files. Throws Error as OpenWholeModel does.
-WholeModel PutTogether(RankDirectory ranks);
+struct RankModel {
+  std::filesystem::path directory;
+  RankShards shards;
+  Catalog catalog;  // of the model
+  std::string config_text;
+  ModelConfig config;
+  formats::Findings warnings;
+};
+
+// Puts the tensors of the original headers together from the ranks' slices: the slices give every
+// tensor exactly once, but for what was dropped. The model is then the original, its headers, index
+// and config included. Where tensors were dropped or became BF16, the model is what is held: in the
+// original's shards, under new headers and a new index, with a config that says so; weights that
+// became BF16 have no scales. Throws Error (kBadInput) that names the tensor and what to do.
+RankModel PutTogether(RankDirectory ranks);
 
 }  // namespace dsv3::convert

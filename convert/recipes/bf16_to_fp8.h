@@ -10,7 +10,7 @@
 #include "convert/catalog/catalog.h"
 #include "convert/model/model_config.h"
 #include "convert/model/module_list.h"
-#include "convert/open/source.h"
+#include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
 #include "convert/plan/quantize_expression.h"
 #include "convert/plan/quantized_weight.h"

@@ -8,7 +8,7 @@
 
 #include "convert/job/finished_output.h"
 #include "convert/job/run_plan.h"
-#include "convert/open/source.h"
+#include "convert/open/open_model.h"
 #include "convert/recipes/bf16_to_fp8.h"
 #include "convert/recipes/bf16_to_fp8_original.h"
 #include "convert/recipes/conversion.h"
@@ -22,7 +22,7 @@ namespace dsv3::convert {
 namespace {
 
 // What the conversion that made the source left beside it.
-std::optional<formats::Manifest> ReadSourceManifest(const Source& source) {
+std::optional<formats::Manifest> ReadSourceManifest(const OpenedModel& source) {
   const std::filesystem::path path = source.directory / formats::kManifestName;
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return std::nullopt;
@@ -31,7 +31,7 @@ std::optional<formats::Manifest> ReadSourceManifest(const Source& source) {
 }
 
 // The quantization_config that the config has, or had before the source was cast to BF16.
-std::optional<KeptQuantization> KeptOf(const Source& source,
+std::optional<KeptQuantization> KeptOf(const OpenedModel& source,
                                        const std::optional<formats::Manifest>& manifest) {
   if (auto kept = QuantizationOf(source.config_text, source.config)) return kept;
   if (!manifest) return std::nullopt;
@@ -46,7 +46,7 @@ std::optional<KeptQuantization> KeptOf(const Source& source,
 // One bf16-to-fp8 command.
 class Bf16ToFp8Job {
  public:
-  Bf16ToFp8Job(const ConversionRequest& request, Source source, formats::FileSystem& fs,
+  Bf16ToFp8Job(const ConversionRequest& request, OpenedModel source, formats::FileSystem& fs,
                ProgressSink& progress, const StopToken& stop)
       : request_(request),
         options_(request.bf16_to_fp8),
@@ -66,7 +66,7 @@ class Bf16ToFp8Job {
     }
     ConversionReport report;
     report.recipe = kBf16ToFp8;
-    ReportPlanned(source_, plan_.plan, selection_.quantized.size(), report);
+    ReportPlanned(source_, source_.catalog, plan_.plan, selection_.quantized.size(), report);
     for (const formats::Finding& warning : selection_.warnings) report.warnings.push_back(warning);
     for (const std::uint32_t i : selection_.already_fp8) {
       report.already_fp8.push_back(source_.catalog.tensors()[i].name);
@@ -77,8 +77,8 @@ class Bf16ToFp8Job {
                            ProgressSink& progress) {
       RunFirstPasses(source_.catalog, plan_.passes, files, sources, request_.run, progress, stop_);
     };
-    return RunPlan(source_, plan_.plan, request_.output, request_.run, hooks, std::move(report),
-                   fs_, progress_, stop_);
+    return RunPlan(TensorsOf(source_), plan_.plan, request_.output, request_.run, hooks,
+                   std::move(report), fs_, progress_, stop_);
   }
 
  private:
@@ -125,7 +125,7 @@ class Bf16ToFp8Job {
 
   const ConversionRequest& request_;
   const Bf16ToFp8Options& options_;
-  Source source_;
+  OpenedModel source_;
   formats::FileSystem& fs_;
   ProgressSink& progress_;
   const StopToken& stop_;
@@ -147,7 +147,7 @@ ConversionReport ConvertBf16ToFp8(const ConversionRequest& request, formats::Fil
     auto finished = FinishedWithoutSource(request.input, request.output, kBf16ToFp8, fs);
     if (finished) return std::move(*finished);
   }
-  Source source = OpenForJob(request.input, request.output);
+  OpenedModel source = OpenForJob(request.input, request.output, request.run);
   ConversionReport report = Bf16ToFp8Job(request, std::move(source), fs, progress, stop).Run();
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return report;

@@ -11,7 +11,7 @@
 
 #include "convert/job/output_place.h"
 #include "convert/model/config_edit.h"
-#include "convert/open/source.h"
+#include "convert/open/open_model.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"

@@ -43,7 +43,7 @@ struct Original {
 std::optional<quant::FloatFormat> OwnFormatOf(const ScaledWeight& pair);
 
 // Opens the checkpoint of options.scales_from and appends it to the catalog. Throws Error: as
-// OpenSource does for what is wrong with it (messages begin with "--scales-from DIR: "); kBadInput
+// OpenModel does for what is wrong with it (messages begin with "--scales-from DIR: "); kBadInput
 // where it is no FP8 checkpoint, or of a kind that is not written here; kUsage for options that
 // contradict it.
 Original OpenOriginal(const Bf16ToFp8Options& options, const std::filesystem::path& output,

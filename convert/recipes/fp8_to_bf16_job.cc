@@ -6,7 +6,7 @@
 
 #include "convert/job/finished_output.h"
 #include "convert/job/run_plan.h"
-#include "convert/open/source.h"
+#include "convert/open/open_model.h"
 #include "convert/recipes/conversion.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "convert/recipes/job_common.h"
@@ -23,12 +23,12 @@ ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::Fil
     auto finished = FinishedWithoutSource(request.input, request.output, report.recipe, fs);
     if (finished) return std::move(*finished);
   }
-  const Source source = OpenForJob(request.input, request.output);
+  const OpenedModel source = OpenForJob(request.input, request.output, request.run);
   const std::vector<ScaledWeight> pairs = PairScales(source.catalog, source.config);
   Plan plan = PlanFp8ToBf16(source.catalog, pairs, request.fp8_to_bf16, source.needs_index);
   plan.side_files = PlanSideFiles(source, ConfigForBf16(source.config_text, source.config, plan));
 
-  ReportPlanned(source, plan, pairs.size(), report);
+  ReportPlanned(source, source.catalog, plan, pairs.size(), report);
 
   std::vector<TensorCount> bad_scales;
   std::optional<formats::Finding> scale_fmt;
@@ -50,8 +50,8 @@ ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::Fil
   };
   PlanHooks hooks;
   hooks.preflight = check_scales;
-  report = RunPlan(source, plan, request.output, request.run, hooks, std::move(report), fs,
-                   progress, stop);
+  report = RunPlan(TensorsOf(source), plan, request.output, request.run, hooks, std::move(report),
+                   fs, progress, stop);
   report.bad_scales = std::move(bad_scales);
   if (scale_fmt) report.warnings.push_back(std::move(*scale_fmt));
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

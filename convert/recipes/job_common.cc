@@ -18,12 +18,19 @@ void CheckRunOptions(const RunOptions& run) {
   }
 }
 
-Source OpenForJob(const std::filesystem::path& input, const std::filesystem::path& output) {
+OpenedModel OpenForJob(const std::filesystem::path& input, const std::filesystem::path& output,
+                       const RunOptions& run) {
   RequirePlaces(input, output);
-  return OpenSource(input, ReadFreedShards(output));
+  OpenedModel model = OpenModel(input, {.freed = ReadFreedShards(output)});
+  if (run.delete_source_shards && model.ranks) {
+    throw Error(ErrorCode::kUsage,
+                "--delete-source-shards: rank shards are needed whole until the last file is "
+                "written; leave the option out, and delete them when the output is complete");
+  }
+  return model;
 }
 
-std::vector<PlannedSideFile> PlanSideFiles(const Source& source, const std::string& config) {
+std::vector<PlannedSideFile> PlanSideFiles(const OpenedModel& source, const std::string& config) {
   std::vector<PlannedSideFile> side_files;
   for (const std::string& name : source.side_files) {
     if (name == formats::kConfigName) {
@@ -35,9 +42,9 @@ std::vector<PlannedSideFile> PlanSideFiles(const Source& source, const std::stri
   return side_files;
 }
 
-void ReportPlanned(const Source& source, const Plan& plan, std::uint64_t converted,
-                   ConversionReport& report) {
-  report.warnings = source.warnings;
+void ReportPlanned(const OpenedModel& source, const Catalog& catalog, const Plan& plan,
+                   std::uint64_t converted, ConversionReport& report) {
+  report.warnings = source.findings;
   for (const PlannedFile& file : plan.files) {
     report.tensors += file.tensors.size();
     report.output_bytes += file.bytes;
@@ -47,7 +54,7 @@ void ReportPlanned(const Source& source, const Plan& plan, std::uint64_t convert
   }
   report.converted_tensors = converted;
   report.side_files = plan.side_files.size();
-  for (const CatalogTensor& tensor : source.catalog.tensors()) {
+  for (const CatalogTensor& tensor : catalog.tensors()) {
     report.source_bytes += tensor.extent.length;
   }
 }

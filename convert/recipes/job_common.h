@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "convert/open/source.h"
+#include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
 #include "convert/recipes/conversion.h"
 
@@ -15,16 +15,19 @@ namespace dsv3::convert {
 void CheckRunOptions(const RunOptions& run);
 
 // Opens the checkpoint `input` for a conversion that writes `output`: what an unfinished run of it
-// freed is known from there. Throws Error as RequirePlaces and OpenSource do.
-Source OpenForJob(const std::filesystem::path& input, const std::filesystem::path& output);
+// freed is known from there. Throws Error as RequirePlaces and OpenModel do, and kUsage where
+// rank shards were to be deleted.
+OpenedModel OpenForJob(const std::filesystem::path& input, const std::filesystem::path& output,
+                       const RunOptions& run);
 
 // The source's side files, `config` in place of its config.json.
-std::vector<PlannedSideFile> PlanSideFiles(const Source& source, const std::string& config);
+std::vector<PlannedSideFile> PlanSideFiles(const OpenedModel& source, const std::string& config);
 
-// Counts the plan's tensors and bytes, and the source's, and takes its warnings. `converted` of the
+// Counts the plan's tensors and bytes, and those of `catalog`, which the plan reads, and takes the
+// source's warnings. `converted` of the
 // source's tensors are converted, and all tensors of the output that are not made of these are
 // copied.
-void ReportPlanned(const Source& source, const Plan& plan, std::uint64_t converted,
-                   ConversionReport& report);
+void ReportPlanned(const OpenedModel& source, const Catalog& catalog, const Plan& plan,
+                   std::uint64_t converted, ConversionReport& report);
 
 }  // namespace dsv3::convert

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/open/model_files.h"
 #include "convert/recipes/job_common.h"
 #include "formats/error.h"
 #include "formats/safetensors.h"
@@ -21,34 +22,35 @@ std::string Counted(const std::vector<std::string>& names, std::string_view what
 
 }  // namespace
 
-Plan PlanMerge(const WholeModel& model) {
+Plan PlanMerge(const OpenedModel& model) {
   Plan plan;
   plan.recipe = kMerge;
+  const ModelFiles files = ReadModelFiles(model);
   const std::vector<CatalogTensor>& tensors = model.catalog.tensors();
   std::uint32_t next = 0;
-  for (std::uint32_t file = 0; file < model.headers.size(); ++file) {
+  for (std::uint32_t file = 0; file < files.headers.size(); ++file) {
     const SourceFile& shard = model.catalog.files()[file];
-    std::string bytes = WithLength(model.headers[file]);
+    std::string bytes = WithLength(files.headers[file]);
     const formats::SafetensorsHeader header =
         formats::ParseSafetensorsHeader(std::as_bytes(std::span(bytes)), shard.bytes, shard.name);
     NamedExpressions held;
     held.reserve(header.tensors.size());
     for (; next < tensors.size() && tensors[next].extent.file == file; ++next) {
-      held.emplace_back(tensors[next].name, model.origins[next]);
+      held.emplace_back(tensors[next].name, OriginOf(model, next));
     }
     plan.files.push_back(PlanFileLike(shard.name, std::move(bytes), header, std::move(held)));
     plan.total_size += shard.bytes - header.data_offset;
   }
-  plan.index = model.index.value_or("");
-  plan.source_digests = model.digests;
-  plan.side_files = PlanSideFiles(model.source, model.source.config_text);
+  plan.index = files.index.value_or("");
+  plan.source_digests = model.ranks->digests;
+  plan.side_files = PlanSideFiles(model, model.config_text);
   return plan;
 }
 
-std::vector<std::string> DifferencesFromOriginal(const WholeModel& model) {
+std::vector<std::string> DifferencesFromOriginal(const OpenedModel& model) {
   std::vector<std::string> differences;
-  if (model.is_original) return differences;
-  const formats::RankLayout& layout = *model.layout;
+  if (model.ranks->is_original) return differences;
+  const formats::RankLayout& layout = model.ranks->layout;
   if (!layout.dropped.empty()) {
     differences.push_back(
         fmt::format("{} of the original {} not there, for the rank shards do not "

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "convert/open/whole_model.h"
+#include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
 
 // Rank shards → the checkpoint that they were made from.
@@ -13,10 +13,10 @@ inline constexpr char kMerge[] = "merge";
 
 // Each shard of the model under its own header, byte for byte, with index and config. Fills all of
 // the plan; the side files are those of the rank directory. The model must be one of rank shards.
-Plan PlanMerge(const WholeModel& model);
+Plan PlanMerge(const OpenedModel& model);
 
 // What the merged checkpoint is not as in the original, in sentences; empty where it is the
 // original.
-std::vector<std::string> DifferencesFromOriginal(const WholeModel& model);
+std::vector<std::string> DifferencesFromOriginal(const OpenedModel& model);
 
 }  // namespace dsv3::convert

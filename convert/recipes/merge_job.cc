@@ -5,8 +5,8 @@
 
 #include "convert/job/output_place.h"
 #include "convert/job/run_plan.h"
+#include "convert/open/open_model.h"
 #include "convert/open/unfinished.h"
-#include "convert/open/whole_model.h"
 #include "convert/recipes/job_common.h"
 #include "convert/recipes/merge.h"
 #include "convert/recipes/reshard_job.h"
@@ -43,18 +43,18 @@ MergeReport Merge(const ConversionRequest& request, formats::FileSystem& fs, Pro
   }
   RequireRankDirectory(request.input);
   RequirePlaces(request.input, request.output);
-  const WholeModel model = OpenWholeModel(request.input);
+  const OpenedModel model = OpenModel(request.input);
   const Plan plan = PlanMerge(model);
   MergeReport report;
-  report.original = model.is_original;
+  report.original = model.ranks->is_original;
   report.differences = DifferencesFromOriginal(model);
   ConversionReport conversion;
   conversion.recipe = kMerge;
-  ReportPlanned(model.source, plan, 0, conversion);
+  ReportPlanned(model, model.ranks->stored, plan, 0, conversion);
   conversion.converted_tensors = conversion.tensors - conversion.copied_tensors;
   PlanHooks hooks;
   hooks.preflight = [](const PreflightRun& run) { return run.known; };
-  report.conversion = RunPlan(model.source, plan, request.output, request.run, hooks,
+  report.conversion = RunPlan(StoredTensorsOf(model), plan, request.output, request.run, hooks,
                               std::move(conversion), fs, progress, stop);
   report.conversion.seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

@@ -69,13 +69,13 @@ bool KeepsMtp(const ReshardOptions& options) {
   return options.keep_mtp.value_or(options.format != RankFormat::kDeepseek);
 }
 
-Slicing SlicingOf(const WholeModel& model, const std::vector<ScaledWeight>& scaled,
+Slicing SlicingOf(const OpenedModel& model, const std::vector<ScaledWeight>& scaled,
                   const Topology& topology, const ReshardOptions& options) {
   SlicingOptions slicing;
   slicing.on_misaligned = options.on_misaligned;
   slicing.keep_mtp = KeepsMtp(options);
   slicing.deepseek = options.format == RankFormat::kDeepseek;
-  return PlanSlicing(model.catalog, model.source.config, scaled, topology, slicing);
+  return PlanSlicing(model.catalog, model.config, scaled, topology, slicing);
 }
 
 // Ranks would share the tensors of another architecture by names that mean something else there.
@@ -122,12 +122,12 @@ std::vector<ScaledWeight> DequantizedOf(const std::vector<ScaledWeight>& scaled,
 // Plans one command.
 class Planner {
  public:
-  Planner(const WholeModel& model, const ReshardOptions& options)
+  Planner(const OpenedModel& model, const ReshardOptions& options)
       : model_(model), options_(options) {}
 
   ReshardPlan Run() {
     CheckReshardOptions(options_);
-    const ModelConfig& config = model_.source.config;
+    const ModelConfig& config = model_.config;
     reshard_.format = options_.format;
     reshard_.grouping = options_.grouping;
     reshard_.on_misaligned = options_.on_misaligned;
@@ -187,7 +187,7 @@ class Planner {
     Plan& plan = reshard_.plan;
     plan.recipe = kReshard;
     plan.shared_reads = true;
-    plan.source_digests = model_.digests;
+    if (model_.ranks) plan.source_digests = model_.ranks->digests;
     for (const PlannedFile& file : plan.files) plan.total_size += file.bytes - file.data_offset;
     AddOptions();
     AddSideFiles();
@@ -230,9 +230,10 @@ class Planner {
         reshard_.tensors.begin(), reshard_.tensors.end(), [&](const RankTensor& tensor) {
           return reshard_.slicing.tensors[tensor.parts.front().sliced].place.mtp;
         });
-    const std::string config = ConfigForRanks(model_, reshard_.slicing, has_mtp);
+    const std::string config =
+        ConfigForRanks(model_.config_text, model_.config, reshard_.slicing, has_mtp);
     const bool tells_location = NeedsExpertLocation(options_, reshard_);
-    for (PlannedSideFile& side : PlanSideFiles(model_.source, config)) {
+    for (PlannedSideFile& side : PlanSideFiles(model_, config)) {
       if (tells_location && side.name == kExpertLocationName) {
         throw Error(ErrorCode::kBadInput,
                     fmt::format("{}: the result needs this name for a file of its own; rename the "
@@ -249,7 +250,7 @@ class Planner {
               [](const PlannedSideFile& a, const PlannedSideFile& b) { return a.name < b.name; });
   }
 
-  const WholeModel& model_;
+  const OpenedModel& model_;
   const ReshardOptions& options_;
   ReshardPlan reshard_;
   std::string keys_text_;
@@ -279,7 +280,7 @@ void CheckReshardOptions(const ReshardOptions& options) {
   }
 }
 
-ReshardPlan PlanReshard(const WholeModel& model, const ReshardOptions& options) {
+ReshardPlan PlanReshard(const OpenedModel& model, const ReshardOptions& options) {
   return Planner(model, options).Run();
 }
 

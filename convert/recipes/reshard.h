@@ -9,7 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "convert/open/whole_model.h"
+#include "convert/open/model_files.h"
+#include "convert/open/open_model.h"
 #include "convert/parallel/expert_placement.h"
 #include "convert/parallel/slicing.h"
 #include "convert/parallel/topology.h"
@@ -49,7 +50,7 @@ void CheckReshardOptions(const ReshardOptions& options);
 // Plans every rank's files, and config.json and expert_location.json beside them. Fills all of the
 // plan. `model` must outlive the result. Throws Error as its parts do; kUsage for what `format`
 // does not have, kBadInput for a tensor that it has no name for.
-ReshardPlan PlanReshard(const WholeModel& model, const ReshardOptions& options);
+ReshardPlan PlanReshard(const OpenedModel& model, const ReshardOptions& options);
 
 // The weight files that the ranks of --ranks load, positions in plan.files, ascending. Throws Error
 // (kUsage) for a rank that there is not.
@@ -57,8 +58,8 @@ std::vector<std::size_t> FilesOfRanks(
     const ReshardPlan& reshard, const std::vector<std::pair<std::uint64_t, std::uint64_t>>& ranks);
 
 // layout.json once all weight files are made. `records` are those of all files.
-std::string LayoutText(const ReshardPlan& reshard, const WholeModel& model,
-                       const std::string& fingerprint,
+std::string LayoutText(const ReshardPlan& reshard, const OpenedModel& model,
+                       const ModelFiles& files, const std::string& fingerprint,
                        const std::unordered_map<std::string, FileRecord>& records);
 
 }  // namespace dsv3::convert

@@ -5,7 +5,7 @@
 
 #include "convert/job/output_place.h"
 #include "convert/job/run_plan.h"
-#include "convert/open/whole_model.h"
+#include "convert/open/open_model.h"
 #include "convert/plan/slice_expression.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "convert/recipes/job_common.h"
@@ -22,7 +22,7 @@ class ReshardJob {
   ReshardJob(const ReshardRequest& request, formats::FileSystem& fs, ProgressSink& progress,
              const StopToken& stop)
       : request_(request),
-        model_(OpenWholeModel(request.input)),
+        model_(OpenModel(request.input)),
         reshard_(PlanReshard(model_, request.options)),
         fs_(fs),
         progress_(progress),
@@ -33,7 +33,7 @@ class ReshardJob {
     hooks.preflight = [this](const PreflightRun& run) { return CheckDequantized(run); };
     hooks.closing_name = formats::kRankLayoutName;
     hooks.closing_text = [this](const FileRecords& records, const std::string& fingerprint) {
-      return LayoutText(reshard_, model_, fingerprint, records);
+      return LayoutText(reshard_, model_, files_, fingerprint, records);
     };
     hooks.bundles = FilesByRank();
     if (!request_.options.ranks.empty()) {
@@ -42,13 +42,13 @@ class ReshardJob {
     ConversionReport conversion;
     conversion.recipe = kReshard;
     const std::uint64_t converted = ConvertedTensors();
-    ReportPlanned(model_.source, reshard_.plan, converted, conversion);
+    ReportPlanned(model_, stored_.catalog, reshard_.plan, converted, conversion);
     conversion.copied_tensors = conversion.tensors - converted;
     for (const formats::Finding& warning : reshard_.warnings) {
       conversion.warnings.push_back(warning);
     }
     ReshardReport report = Describe();
-    report.conversion = RunPlan(model_.source, reshard_.plan, request_.output, request_.run, hooks,
+    report.conversion = RunPlan(stored_, reshard_.plan, request_.output, request_.run, hooks,
                                 std::move(conversion), fs_, progress_, stop_);
     return report;
   }
@@ -64,7 +64,7 @@ class ReshardJob {
       }
     }
     // A model may have experts in its MTP layer alone.
-    const std::uint64_t first_moe_layer = model_.source.config.first_k_dense_replace;
+    const std::uint64_t first_moe_layer = model_.config.first_k_dense_replace;
     if (reshard_.placement && first_moe_layer < reshard_.placement->maps().size()) {
       report.expert_map = reshard_.placement->maps();
       report.first_moe_layer = first_moe_layer;
@@ -107,7 +107,7 @@ class ReshardJob {
     SideDigests digests = run.known;
     if (reshard_.dequantized.empty()) return digests;
     ScaleCheck check =
-        CheckScales(model_.source.catalog, reshard_.dequantized, /*allow_bad_scales=*/false,
+        CheckScales(stored_.catalog, reshard_.dequantized, /*allow_bad_scales=*/false,
                     request_.run.tensor_sha256, run.sources, progress_, stop_);
     for (std::size_t i = 0; i < reshard_.dequantized.size(); ++i) {
       digests.emplace(reshard_.dequantized[i].scale, std::move(check.digests[i]));
@@ -116,7 +116,9 @@ class ReshardJob {
   }
 
   const ReshardRequest& request_;
-  const WholeModel model_;
+  const OpenedModel model_;
+  const ModelTensors stored_ = StoredTensorsOf(model_);
+  const ModelFiles files_ = ReadModelFiles(model_);
   ReshardPlan reshard_;
   formats::FileSystem& fs_;
   ProgressSink& progress_;

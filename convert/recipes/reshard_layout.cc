@@ -58,7 +58,7 @@ std::vector<formats::LayoutFile> FilesOf(const ReshardPlan& reshard, const Recor
 }
 
 // What the ranks hold of the model's tensors; padding is no part.
-std::vector<formats::LayoutPart> PartsOf(const ReshardPlan& reshard, const WholeModel& model,
+std::vector<formats::LayoutPart> PartsOf(const ReshardPlan& reshard, const OpenedModel& model,
                                          const RankTensor& tensor) {
   std::vector<formats::LayoutPart> parts;
   const std::vector<SlicePart>& boxes = tensor.expression->slice()->parts();
@@ -74,7 +74,7 @@ std::vector<formats::LayoutPart> PartsOf(const ReshardPlan& reshard, const Whole
 }
 
 // The tensors without their files and digests.
-std::vector<formats::LayoutTensor> TensorsOf(const ReshardPlan& reshard, const WholeModel& model) {
+std::vector<formats::LayoutTensor> TensorsOf(const ReshardPlan& reshard, const OpenedModel& model) {
   std::vector<formats::LayoutTensor> tensors;
   tensors.reserve(reshard.tensors.size());
   for (const RankTensor& from : reshard.tensors) {
@@ -131,8 +131,9 @@ std::vector<formats::LayoutSideFile> SideFilesOf(const Plan& plan, const Records
 
 }  // namespace
 
-std::string LayoutText(const ReshardPlan& reshard, const WholeModel& model,
-                       const std::string& fingerprint, const Records& records) {
+std::string LayoutText(const ReshardPlan& reshard, const OpenedModel& model,
+                       const ModelFiles& files, const std::string& fingerprint,
+                       const Records& records) {
   formats::RankLayout layout;
   layout.format = FormatName(reshard.format);
   layout.grouping = GroupingName(reshard.grouping);
@@ -150,11 +151,11 @@ std::string LayoutText(const ReshardPlan& reshard, const WholeModel& model,
   layout.files = FilesOf(reshard, records);
   layout.tensors = TensorsOf(reshard, model);
   AddPlaces(reshard, records, layout.tensors);
-  layout.source_config = model.source.config_text;
-  layout.source_index = model.index;
-  for (std::size_t i = 0; i < model.headers.size(); ++i) {
+  layout.source_config = model.config_text;
+  layout.source_index = files.index;
+  for (std::size_t i = 0; i < files.headers.size(); ++i) {
     const SourceFile& file = model.catalog.files()[i];
-    layout.source_files.push_back({file.name, file.bytes, model.headers[i]});
+    layout.source_files.push_back({file.name, file.bytes, files.headers[i]});
   }
   layout.side_files = SideFilesOf(reshard.plan, records);
   return formats::SerializeRankLayout(layout);

@@ -44,7 +44,7 @@ void RequireWholeBytes(const CatalogTensor& tensor, const Catalog& catalog) {
 
 }  // namespace
 
-Origins::Origins(const WholeModel& model, const std::vector<ScaledWeight>& scaled,
+Origins::Origins(const OpenedModel& model, const std::vector<ScaledWeight>& scaled,
                  const Slicing& slicing) {
   std::unordered_map<std::uint32_t, const ScaledWeight*> pair_of;
   pair_of.reserve(scaled.size());
@@ -55,7 +55,7 @@ Origins::Origins(const WholeModel& model, const std::vector<ScaledWeight>& scale
     const CatalogTensor& tensor = model.catalog.tensors()[sliced.tensor];
     RequireWholeBytes(tensor, model.catalog);
     if (sliced.to_bf16) {
-      if (model.layout) {
+      if (model.ranks) {
         throw Error(ErrorCode::kUsage,
                     fmt::format("--on-misaligned bf16: {} would be dequantised, which needs whole "
                                 "weights beside their scales; make the checkpoint with "
@@ -67,11 +67,11 @@ Origins::Origins(const WholeModel& model, const std::vector<ScaledWeight>& scale
       rules_.push_back(formats::kDequantizeRule);
     } else if (IsScale(sliced) && slicing.recut_block && *slicing.recut_block != sliced.block) {
       const ScaledWeight& pair = *pair_of.at(sliced.weight);
-      origins_.push_back(RecutScales(model.origins[sliced.tensor], pair.rows, pair.cols,
+      origins_.push_back(RecutScales(OriginOf(model, sliced.tensor), pair.rows, pair.cols,
                                      sliced.block, *slicing.recut_block));
       rules_.push_back(formats::kRecutScalesRule);
     } else {
-      origins_.push_back(model.origins[sliced.tensor]);
+      origins_.push_back(OriginOf(model, sliced.tensor));
       rules_.push_back(formats::kSliceRule);
     }
   }

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "convert/layouts/keys_file.h"
-#include "convert/open/whole_model.h"
+#include "convert/open/open_model.h"
 #include "convert/parallel/expert_placement.h"
 #include "convert/parallel/slicing.h"
 #include "convert/parallel/topology.h"
@@ -42,7 +42,8 @@ class Origins {
  public:
   // `scaled`: the FP8 weights of the model's catalog. All must outlive the origins. Throws Error
   // (kUsage) where a weight of rank shards were to be dequantised.
-  Origins(const WholeModel& model, const std::vector<ScaledWeight>& scaled, const Slicing& slicing);
+  Origins(const OpenedModel& model, const std::vector<ScaledWeight>& scaled,
+          const Slicing& slicing);
 
   const ExpressionPtr& Of(std::uint32_t sliced) const { return origins_[sliced]; }
   // LayoutTensor::rule of what is cut out of each, by position in Slicing::tensors.
@@ -59,7 +60,7 @@ inline constexpr std::uint64_t kMaxRankTensors = std::uint64_t{1} << 23;
 
 // What the ranks hold of a sliced model, as all formats need it.
 struct SharedModel {
-  const WholeModel& model;
+  const OpenedModel& model;
   const Topology& topology;
   const std::optional<ExpertPlacement>& placement;
   const Slicing& slicing;

@@ -183,12 +183,15 @@ void SourceChecks::AddRest(std::uint32_t tensor, Stream& stream, ProgressSink* p
 }
 
 void SourceChecks::Compare(std::uint32_t tensor, const Stream& stream) const {
-  const std::string& expected = plan_.source_digests.at(tensor);
-  const std::string found = stream.xxh3.Hex();
+  RequireSourceDigest(sources_.catalog(), tensor, plan_.source_digests.at(tensor),
+                      stream.xxh3.Hex());
+}
+
+void RequireSourceDigest(const Catalog& catalog, std::uint32_t tensor, const std::string& expected,
+                         const std::string& found) {
   if (found == expected) return;
-  const CatalogTensor& source = sources_.catalog().tensors()[tensor];
-  const std::string file = sources_.catalog().files()[source.extent.file].DisplayName();
-  const std::string name(sources_.catalog().NameInFile(tensor));
+  const std::string file = catalog.files()[catalog.tensors()[tensor].extent.file].DisplayName();
+  const std::string name(catalog.NameInFile(tensor));
   throw Error(ErrorCode::kBadInput,
               fmt::format("{}: the bytes of {} have the XXH3-128 digest {}, expected {}; the file "
                           "is damaged or of another job: copy it again from where it was made, "

@@ -65,4 +65,8 @@ class SourceChecks {
   std::unordered_map<std::uint32_t, std::unique_ptr<Stream>> streams_;
 };
 
+// Throws Error (kBadInput), naming file and tensor, unless a tensor's digest is the expected one.
+void RequireSourceDigest(const Catalog& catalog, std::uint32_t tensor, const std::string& expected,
+                         const std::string& found);
+
 }  // namespace dsv3::convert

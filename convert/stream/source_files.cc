@@ -1,7 +1,7 @@
 #include "convert/stream/source_files.h"
 
 #include <algorithm>
-#include <numeric>
+#include <cstring>
 
 #include <fmt/format.h>
 
@@ -16,6 +16,8 @@ namespace {
 constexpr std::uint64_t kMaxGapBytes = 16 << 10;
 // Smaller reads go through the page cache, whose read-ahead serves the neighbours.
 constexpr std::uint64_t kMinStreamingBytes = 128 << 10;
+// Of values that expressions write.
+constexpr std::size_t kDerivedAlignment = 64;
 
 struct Request {
   std::uint32_t file = 0;
@@ -33,10 +35,51 @@ struct Request {
 
 }  // namespace
 
-SourceFiles::SourceFiles(const Catalog& catalog)
+SourceFiles::SourceFiles(const Catalog& catalog, const std::vector<DerivedTensors>& derived)
     : catalog_(catalog),
       // Each by up to two descriptors, and as many for output files.
-      max_open_(std::min(kMaxOpen, formats::OpenFileBudget() / 4)) {}
+      max_open_(std::min(kMaxOpen, formats::OpenFileBudget() / 4)) {
+  for (const DerivedTensors& tensors : derived) {
+    derived_.push_back({tensors, std::make_unique<SourceFiles>(*tensors.stored)});
+  }
+}
+
+std::uint64_t SourceFiles::bytes_read() const {
+  std::uint64_t bytes = bytes_read_.load(std::memory_order_relaxed);
+  for (const Derived& derived : derived_) bytes += derived.stored->bytes_read();
+  return bytes;
+}
+
+const SourceFiles::Derived* SourceFiles::DerivedOf(std::uint32_t tensor) const {
+  const auto found = std::find_if(derived_.begin(), derived_.end(), [&](const Derived& derived) {
+    return derived.tensors.Holds(tensor);
+  });
+  return found == derived_.end() ? nullptr : &*found;
+}
+
+// Writes bytes of a derived tensor to `out`. Where the origin cannot be cut at the range's ends,
+// the whole pieces around them are made.
+void SourceFiles::Make(const Derived& derived, const SourceRange& range, std::span<std::byte> out) {
+  if (out.empty()) return;
+  const Expression& origin = derived.tensors.OriginOf(range.tensor);
+  const std::uint64_t begin = origin.CutAtOrBefore(range.begin);
+  std::uint64_t end = range.end;
+  if (end != origin.num_bytes() && origin.CutAtOrBefore(end) != end) end = origin.CutAfter(end);
+  std::vector<SourceRange> reads;
+  origin.AppendReads(begin, end, reads);
+  formats::AlignedBuffer buffer;
+  std::vector<std::span<const std::byte>> inputs;
+  derived.stored->Read(reads, buffer, inputs);
+  if (begin == range.begin && end == range.end) {
+    EvaluationOutput made{out, {}, {}};
+    return origin.Evaluate(begin, end, inputs, made);
+  }
+  formats::AlignedBuffer whole(static_cast<std::size_t>(end - begin));
+  const std::span<std::byte> value = whole.span().first(static_cast<std::size_t>(end - begin));
+  EvaluationOutput made{value, {}, {}};
+  origin.Evaluate(begin, end, inputs, made);
+  std::memcpy(out.data(), value.data() + (range.begin - begin), out.size());
+}
 
 std::shared_ptr<const formats::InputFile> SourceFiles::Get(std::uint32_t file) {
   const std::lock_guard lock(mutex_);
@@ -74,8 +117,13 @@ void SourceFiles::Read(std::span<const SourceRange> ranges, formats::AlignedBuff
     const Extent& extent = catalog_.tensors()[ranges[i].tensor].extent;
     wanted[i] = {extent.file, extent.offset + ranges[i].begin, extent.offset + ranges[i].end, 0};
   }
-  std::vector<std::size_t> order(ranges.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::vector<const Derived*> derived_of(ranges.size(), nullptr);
+  std::vector<std::size_t> order;
+  order.reserve(ranges.size());
+  for (std::size_t i = 0; i < ranges.size(); ++i) {
+    if (!derived_.empty()) derived_of[i] = DerivedOf(ranges[i].tensor);
+    if (derived_of[i] == nullptr) order.push_back(i);
+  }
   std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
     return std::pair(wanted[a].file, wanted[a].begin) < std::pair(wanted[b].file, wanted[b].begin);
   });
@@ -104,6 +152,12 @@ void SourceFiles::Read(std::span<const SourceRange> ranges, formats::AlignedBuff
     request.buffer_offset = buffer_bytes;
     buffer_bytes += request.buffer_bytes();
   }
+  for (std::size_t i = 0; i < ranges.size(); ++i) {
+    if (derived_of[i] == nullptr) continue;
+    wanted[i].buffer_offset =
+        static_cast<std::size_t>(formats::AlignUp(buffer_bytes, kDerivedAlignment));
+    buffer_bytes = wanted[i].buffer_offset + wanted[i].length();
+  }
   if (buffer.size() < buffer_bytes) {
     buffer = formats::AlignedBuffer();  // the old one goes before the new one comes
     buffer = formats::AlignedBuffer(buffer_bytes);
@@ -125,6 +179,13 @@ void SourceFiles::Read(std::span<const SourceRange> ranges, formats::AlignedBuff
   }
   inputs.resize(ranges.size());
   for (std::size_t i = 0; i < ranges.size(); ++i) {
+    if (derived_of[i] != nullptr) {
+      const std::span<std::byte> made =
+          buffer.span().subspan(wanted[i].buffer_offset, wanted[i].length());
+      Make(*derived_of[i], ranges[i], made);
+      inputs[i] = made;
+      continue;
+    }
     const Request& request = requests[request_of[i]];
     inputs[i] = read[request_of[i]].subspan(
         static_cast<std::size_t>(wanted[i].begin - request.begin), wanted[i].length());

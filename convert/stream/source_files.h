@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "convert/catalog/catalog.h"
+#include "convert/plan/derived_tensors.h"
 #include "convert/plan/expression.h"
 #include "formats/io/aligned_buffer.h"
 #include "formats/io/input_file.h"
@@ -16,12 +17,15 @@
 namespace dsv3::convert {
 
 // The source files of a catalog, opened when needed; a bounded number stays open, whatever the
-// number of files, and fewer where the process may have few descriptors. Thread-safe.
+// number of files, and fewer where the process may have few descriptors. Derived tensors are made
+// of the stored ones that their origins name: for a reader they are tensors like all others.
+// Reading them takes memory for what their origins read beside the buffer. Thread-safe.
 class SourceFiles {
  public:
   static constexpr std::size_t kMaxOpen = 48;
 
-  explicit SourceFiles(const Catalog& catalog);
+  // `catalog` and what `derived` refers to outlive the object.
+  explicit SourceFiles(const Catalog& catalog, const std::vector<DerivedTensors>& derived = {});
 
   // Throws Error (kBadInput) when the file is not as the catalog saw it.
   std::shared_ptr<const formats::InputFile> Get(std::uint32_t file);
@@ -37,7 +41,8 @@ class SourceFiles {
   void Close(std::uint32_t file);
 
   const Catalog& catalog() const { return catalog_; }
-  std::uint64_t bytes_read() const { return bytes_read_.load(std::memory_order_relaxed); }
+  // From files: for derived tensors what their origins read.
+  std::uint64_t bytes_read() const;
 
  private:
   struct Open {
@@ -45,7 +50,17 @@ class SourceFiles {
     std::shared_ptr<const formats::InputFile> input;
   };
 
+  // Derived tensors with the files of what they are made of.
+  struct Derived {
+    DerivedTensors tensors;
+    std::unique_ptr<SourceFiles> stored;
+  };
+
+  const Derived* DerivedOf(std::uint32_t tensor) const;
+  static void Make(const Derived& derived, const SourceRange& range, std::span<std::byte> out);
+
   const Catalog& catalog_;
+  std::vector<Derived> derived_;
   const std::size_t max_open_;
   std::mutex mutex_;
   std::list<Open> open_;  // most recently used first

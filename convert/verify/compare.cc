@@ -7,10 +7,10 @@
 
 #include <fmt/format.h>
 
-#include "convert/open/value_checkpoint.h"
 #include "convert/stream/source_files.h"
 #include "convert/verify/compare_pairs.h"
 #include "convert/verify/compare_values.h"
+#include "convert/verify/value_checkpoint.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
@@ -25,9 +25,15 @@ void RequireTolerance(double value, std::string_view option) {
                           option, value));
 }
 
-TwoCheckpoints Join(ValueCheckpoint a, ValueCheckpoint b) {
-  TwoCheckpoints both{std::move(a.catalog), std::move(a.scaled.pairs)};
-  both.catalog.Append(std::move(b.catalog), "b");
+// `derived` refers to what `a` and `b` opened, and so must not outlive them.
+TwoCheckpoints Join(ValueCheckpoint& a, ValueCheckpoint& b, std::vector<DerivedTensors>& derived) {
+  derived = TensorsOf(a.model).derived;
+  for (DerivedTensors tensors : TensorsOf(b.model).derived) {
+    tensors.first += static_cast<std::uint32_t>(a.model.catalog.tensors().size());
+    derived.push_back(tensors);
+  }
+  TwoCheckpoints both{std::move(a.model.catalog), std::move(a.scaled.pairs)};
+  both.catalog.Append(std::move(b.model.catalog), "b");
   for (ScaledWeight pair : b.scaled.pairs) {
     pair.weight += both.catalog.tensors_end();
     pair.scale += both.catalog.tensors_end();
@@ -191,22 +197,23 @@ CompareReport CompareCheckpoints(const CompareRequest& request, ProgressSink& pr
   RequireWhole(b);
   CompareReport report;
   report.verification.check = "compare";
-  report.directory_a = a.directory;
-  report.directory_b = b.directory;
   // Warnings alone are left.
   for (const ValueCheckpoint* checkpoint : {&a, &b}) {
     report.verification.findings.insert(report.verification.findings.end(),
                                         checkpoint->files.begin(), checkpoint->files.end());
   }
+  report.directory_a = a.model.directory;
+  report.directory_b = b.model.directory;
   std::set<std::string> files;
   for (const ValueCheckpoint* checkpoint : {&a, &b}) {
-    for (const SourceFile& file : checkpoint->catalog.files()) files.insert(file.name);
+    for (const SourceFile& file : checkpoint->model.catalog.files()) files.insert(file.name);
   }
   report.verification.files.assign(files.begin(), files.end());
 
-  const TwoCheckpoints both = Join(std::move(a), std::move(b));
+  std::vector<DerivedTensors> derived;
+  const TwoCheckpoints both = Join(a, b, derived);
   const std::vector<TensorPair> pairs = PairTensors(both);
-  SourceFiles sources(both.catalog);
+  SourceFiles sources(both.catalog, derived);
   const std::vector<PairResult> results =
       ComparePairs(both, pairs, request, sources, progress, stop);
   report.tensors.reserve(pairs.size());

@@ -4,17 +4,17 @@
 #include <utility>
 
 #include "convert/catalog/glob.h"
-#include "convert/open/value_checkpoint.h"
 #include "convert/stream/source_files.h"
 #include "convert/verify/numeric_judge.h"
 #include "convert/verify/numeric_measure.h"
+#include "convert/verify/value_checkpoint.h"
 
 namespace dsv3::convert {
 namespace {
 
 std::vector<NumericTensor> Describe(const ValueCheckpoint& checkpoint,
                                     std::vector<Measurement> measurements) {
-  const Catalog& catalog = checkpoint.catalog;
+  const Catalog& catalog = checkpoint.model.catalog;
   std::vector<NumericTensor> tensors(measurements.size());
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const CatalogTensor& from = catalog.tensors()[i];
@@ -45,7 +45,7 @@ std::vector<NumericTensor> Describe(const ValueCheckpoint& checkpoint,
 NumericReport VerifyNumeric(const NumericRequest& request, ProgressSink& progress,
                             const StopToken& stop) {
   const ValueCheckpoint checkpoint = OpenForValues(request.input);
-  const Catalog& catalog = checkpoint.catalog;
+  const Catalog& catalog = checkpoint.model.catalog;
   const std::vector<MtpCopy> copies = FindMtpCopies(catalog);
   std::vector<MeasureWish> wishes(catalog.tensors().size());
   for (std::size_t i = 0; i < wishes.size(); ++i) {
@@ -57,12 +57,12 @@ NumericReport VerifyNumeric(const NumericRequest& request, ProgressSink& progres
     wishes[copy.main].digests = true;
   }
 
-  SourceFiles sources(catalog);
+  SourceFiles sources(catalog, TensorsOf(checkpoint.model).derived);
   std::vector<Measurement> measurements = MeasureAll(checkpoint, wishes, request.threads,
                                                      request.memory_bytes, sources, progress, stop);
 
   NumericReport report;
-  report.directory = checkpoint.directory;
+  report.directory = checkpoint.model.directory;
   report.verification.check = "numeric";
   for (const SourceFile& file : catalog.files()) report.verification.files.push_back(file.name);
   formats::Findings& findings = report.verification.findings;

@@ -56,7 +56,7 @@ class Judge {
   Judge(const ValueCheckpoint& checkpoint, const std::vector<Measurement>& measurements,
         SourceFiles& sources)
       : checkpoint_(checkpoint),
-        catalog_(checkpoint.catalog),
+        catalog_(checkpoint.model.catalog),
         measurements_(measurements),
         sources_(sources),
         roles_(catalog_.tensors().size(), Role::kOther) {
@@ -195,7 +195,7 @@ class Judge {
     for (const ScaledWeight& pair : pairs) {
       significands.push_back(measurements_[pair.scale].significands);
     }
-    auto finding = CheckScaleFmt(catalog_, checkpoint_.config, pairs, significands);
+    auto finding = CheckScaleFmt(catalog_, checkpoint_.model.config, pairs, significands);
     if (finding) findings.push_back(std::move(*finding));
   }
 

@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "convert/open/value_checkpoint.h"
 #include "convert/stream/source_files.h"
 #include "convert/verify/numeric_measure.h"
+#include "convert/verify/value_checkpoint.h"
 #include "formats/finding.h"
 
 // The findings from what was measured; an internal part of numeric.h.

@@ -95,7 +95,7 @@ void Finish(Gathered& tensor) {
 class Measurer {
  public:
   Measurer(const ValueCheckpoint& checkpoint, const std::vector<MeasureWish>& wishes)
-      : catalog_(checkpoint.catalog),
+      : catalog_(checkpoint.model.catalog),
         wishes_(wishes),
         pairs_(catalog_.tensors().size(), nullptr),
         scale_formats_(catalog_.tensors().size()),
@@ -291,7 +291,7 @@ std::vector<Measurement> MeasureAll(const ValueCheckpoint& checkpoint,
                                     const std::vector<MeasureWish>& wishes, unsigned threads,
                                     std::uint64_t memory_bytes, SourceFiles& sources,
                                     ProgressSink& progress, const StopToken& stop) {
-  std::vector<std::uint32_t> all(checkpoint.catalog.tensors().size());
+  std::vector<std::uint32_t> all(checkpoint.model.catalog.tensors().size());
   std::iota(all.begin(), all.end(), 0U);
   Measurer measurer(checkpoint, wishes);
   ScanOptions options;
@@ -302,7 +302,7 @@ std::vector<Measurement> MeasureAll(const ValueCheckpoint& checkpoint,
     return measurer.Side(tensor, begin, end);
   };
   ScanTensors(
-      checkpoint.catalog, all, sources, options,
+      checkpoint.model.catalog, all, sources, options,
       [&](std::uint32_t tensor, std::uint64_t position) { return measurer.Cut(tensor, position); },
       [&](const ScanPiece& piece) { measurer.Visit(piece); }, progress, stop);
   return measurer.Take();

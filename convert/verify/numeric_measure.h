@@ -9,9 +9,9 @@
 #include "convert/catalog/catalog.h"
 #include "convert/catalog/progress.h"
 #include "convert/model/scale_fmt.h"
-#include "convert/open/value_checkpoint.h"
 #include "convert/stream/source_files.h"
 #include "convert/verify/numeric.h"
+#include "convert/verify/value_checkpoint.h"
 
 // The reading of all values; an internal part of numeric.h.
 namespace dsv3::convert {

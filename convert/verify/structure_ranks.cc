@@ -12,9 +12,9 @@
 #include <fmt/format.h>
 
 #include "convert/model/expected_tensors.h"
+#include "convert/open/open_model.h"
 #include "convert/open/rank_directory.h"
 #include "convert/open/rank_model.h"
-#include "convert/open/whole_model.h"
 #include "formats/error.h"
 #include "formats/rank_layout.h"
 
@@ -59,11 +59,11 @@ void JudgeOthers(Findings others, Findings& findings) {
 
 // The model that sound ranks hold, against its config.
 void JudgeModel(RankDirectory ranks, StructureReport& report) {
-  const WholeModel model = PutTogether(std::move(ranks));
-  const ModelConfig& config = model.source.config;
+  const RankModel model = PutTogether(std::move(ranks));
+  const ModelConfig& config = model.config;
   report.model_type = config.model_type;
   report.known_model = config.known;
-  const std::vector<std::string>& dropped = model.layout->dropped;
+  const std::vector<std::string>& dropped = model.shards.layout.dropped;
   for (Finding& finding : CheckAgainstModel(config, model.catalog)) {
     if (std::find(dropped.begin(), dropped.end(), finding.tensor) != dropped.end()) continue;
     // The files that would hold it were cut into ranks.

@@ -33,10 +33,15 @@ CatalogTensor Tensor(const std::string& name, Dtype dtype = Dtype::kBF16, Shape 
   return {name, dtype, std::move(shape), {0, 0, bytes}};
 }
 
-Inspection MakeInspection(std::vector<CatalogTensor> tensors) {
-  Catalog catalog = MakeCatalog(std::move(tensors));
-  convert::Summary summary = convert::Summarize(catalog, nullptr);
-  return {"models/x", {}, std::move(catalog), {}, std::move(summary), {}};
+Inspection MakeInspection(std::vector<CatalogTensor> tensors,
+                          std::optional<convert::ModelConfig> config = std::nullopt) {
+  Inspection inspection;
+  inspection.path = "models/x";
+  inspection.model.catalog = MakeCatalog(std::move(tensors));
+  inspection.config = std::move(config);
+  inspection.summary = convert::Summarize(inspection.model.catalog,
+                                          inspection.config ? &*inspection.config : nullptr);
+  return inspection;
 }
 
 std::vector<std::string> LinesOf(std::vector<CatalogTensor> tensors) {
@@ -59,9 +64,7 @@ Inspection V3() {
     tensors.push_back(Tensor(t.name + "_scale_inv", Dtype::kF32,
                              {(t.shape[0] + 127) / 128, (t.shape[1] + 127) / 128}));
   }
-  Catalog catalog = MakeCatalog(std::move(tensors));
-  convert::Summary summary = convert::Summarize(catalog, &config);
-  return {"v3", {}, std::move(catalog), std::move(config), std::move(summary), {}};
+  return MakeInspection(std::move(tensors), std::move(config));
 }
 
 TEST(InspectLines, HeadsRangesThatHoldSeveralTensors) {
@@ -136,7 +139,7 @@ TEST(InspectionText, MakesHostileNamesHarmless) {
 TEST(InspectionJson, HoldsTotalsAndTree) {
   const json report = json::parse(InspectionJson(V3(), "dsv3-inspect"));
   EXPECT_EQ(report["tool"], "dsv3-inspect");
-  EXPECT_EQ(report["input"], "v3");
+  EXPECT_EQ(report["input"], "models/x");
   EXPECT_EQ(report["parameters"], 671'026'419'200U);
   EXPECT_EQ(report["activated_parameters"], 36'625'625'600U);
   EXPECT_EQ(report["tensors"], 91'991U);

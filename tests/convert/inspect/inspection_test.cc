@@ -124,7 +124,7 @@ TEST_F(InspectTest, SuggestsTheMostSimilarTensor) {
   const auto names = [&](const std::string& name_or_glob) {
     std::vector<std::string> found;
     for (const std::uint32_t position : RequireTensors(inspection, name_or_glob)) {
-      found.push_back(inspection.catalog.tensors()[position].name);
+      found.push_back(inspection.model.catalog.tensors()[position].name);
     }
     return found;
   };
@@ -153,7 +153,7 @@ TEST_F(InspectTest, ANameWithBracketsIsTakenAsItIs) {
   const Inspection inspection = Inspect(root_);
   const std::vector<std::uint32_t> found = RequireTensors(inspection, "a[0]");
   ASSERT_EQ(found.size(), 1U);
-  EXPECT_EQ(inspection.catalog.tensors()[found[0]].name, "a[0]");
+  EXPECT_EQ(inspection.model.catalog.tensors()[found[0]].name, "a[0]");
 }
 
 }  // namespace

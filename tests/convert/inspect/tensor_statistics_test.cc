@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "formats/error.h"
+#include "formats/io/input_file.h"
 #include "quant/codec.h"
 #include "tests/support/temp_dir.h"
 
@@ -35,11 +36,15 @@ class TensorStatisticsTest : public ::testing::Test {
 
   TensorStatistics Measure(const std::string& name, const ModelConfig* config = nullptr) {
     std::ofstream(root_ / "file", std::ios::binary) << bytes_;
+    const formats::InputFile written(root_ / "file", "file");
     SourceFile file;
     file.name = "file";
     file.path = root_ / "file";
-    const Catalog catalog({file}, tensors_);
-    return MeasureTensor(catalog, catalog.Find(name), config);
+    file.bytes = written.bytes();
+    file.mtime_ns = written.mtime_ns();
+    OpenedModel model;
+    model.catalog = Catalog({file}, tensors_);
+    return MeasureTensor(model, model.catalog.Find(name), config);
   }
 
   template <typename T>

@@ -48,7 +48,9 @@ class PanelRun {
  public:
   explicit PanelRun(const fs::path& root, bool sha256) : output_(root / "out") {
     formats::CheckpointFiles files = formats::OpenCheckpointFiles(root / "in");
-    source_.emplace(Source{root / "in", {}, true, "", {}, Catalog::FromCheckpoint(files), {}});
+    source_.emplace();
+    source_->directory = root / "in";
+    source_->catalog = Catalog::FromCheckpoint(files);
     run_.threads = 2;
     run_.checksum = sha256 ? ChecksumMode::kSha256 : ChecksumMode::kNone;
     const Catalog& catalog = source_->catalog;
@@ -81,14 +83,15 @@ class PanelRun {
       to_make_.assign(run.to_make.begin(), run.to_make.end());
       return SideDigests();
     };
-    return RunPlan(*source_, plan_, output_, run_, hooks, {}, file_system, progress, stop);
+    return RunPlan(TensorsOf(*source_), plan_, output_, run_, hooks, {}, file_system, progress,
+                   stop);
   }
 
   const std::vector<std::size_t>& to_make() const { return to_make_; }
 
  private:
   fs::path output_;
-  std::optional<Source> source_;
+  std::optional<OpenedModel> source_;
   RunOptions run_;
   Plan plan_;
   std::vector<std::size_t> to_make_;

@@ -59,7 +59,9 @@ class CheckedRun {
  public:
   explicit CheckedRun(const fs::path& root) : output_(root / "out") {
     formats::CheckpointFiles files = formats::OpenCheckpointFiles(root / "in");
-    source_.emplace(Source{root / "in", {}, true, "", {}, Catalog::FromCheckpoint(files), {}});
+    source_.emplace();
+    source_->directory = root / "in";
+    source_->catalog = Catalog::FromCheckpoint(files);
     run_.threads = 2;
     const Catalog& catalog = source_->catalog;
     plan_.recipe = "checked";
@@ -91,14 +93,15 @@ class CheckedRun {
       to_make_ = run.to_make.size();
       return SideDigests();
     };
-    return RunPlan(*source_, plan_, output_, run_, hooks, {}, file_system, progress, stop);
+    return RunPlan(TensorsOf(*source_), plan_, output_, run_, hooks, {}, file_system, progress,
+                   stop);
   }
 
   std::size_t to_make() const { return to_make_; }
 
  private:
   fs::path output_;
-  std::optional<Source> source_;
+  std::optional<OpenedModel> source_;
   RunOptions run_;
   Plan plan_;
   std::size_t to_make_ = 0;

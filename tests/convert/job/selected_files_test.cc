@@ -16,7 +16,7 @@
 
 #include "convert/job/manifest.h"
 #include "convert/job/run_plan.h"
-#include "convert/open/source.h"
+#include "convert/open/open_model.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "convert/recipes/job_common.h"
 #include "tests/convert/support/conversion.h"
@@ -54,7 +54,7 @@ class SelectedFilesTest : public ::testing::Test {
   }
   ConversionReport Run(const std::optional<Files>& selected, const RunOptions& run,
                        formats::FileSystem& file_system) {
-    const Source source = OpenSource(in_);
+    const OpenedModel source = OpenModel(in_);
     const std::vector<ScaledWeight> pairs = PairScales(source.catalog, source.config);
     Plan plan = PlanFp8ToBf16(source.catalog, pairs, {}, source.needs_index);
     plan.side_files = PlanSideFiles(source, ConfigForBf16(source.config_text, source.config, plan));
@@ -79,7 +79,7 @@ class SelectedFilesTest : public ::testing::Test {
       return text;
     };
     hooks.selected = selected;
-    return RunPlan(source, plan, out_, run, hooks, {}, file_system, progress, stop);
+    return RunPlan(TensorsOf(source), plan, out_, run, hooks, {}, file_system, progress, stop);
   }
 
   static RunOptions OneThread() {

@@ -57,7 +57,9 @@ class TwoSourcesTest : public ::testing::Test {
   void MakePlan() {
     Catalog catalog = Read(dir_ / "in");
     catalog.Append(Read(dir_ / "original"), "scales-from");
-    source_.emplace(Source{dir_ / "in", {}, false, "", {}, std::move(catalog), {}});
+    source_.emplace();
+    source_->directory = dir_ / "in";
+    source_->catalog = std::move(catalog);
     const Catalog& both = source_->catalog;
     testing::PanelExpressions made =
         testing::MakePanels(both, {both.Find("w"), 10, 16, both.FindAppended("w")});
@@ -79,12 +81,13 @@ class TwoSourcesTest : public ::testing::Test {
       EXPECT_TRUE(run.known.empty());
       return SideDigests{{source_->catalog.FindAppended("w"), side_digests}};
     };
-    return RunPlan(*source_, plan_, dir_ / "out", run_, hooks, {}, file_system, progress, stop);
+    return RunPlan(TensorsOf(*source_), plan_, dir_ / "out", run_, hooks, {}, file_system, progress,
+                   stop);
   }
 
   testing::TempDir dir_{testing::MemoryDirectory()};
   QuickFileSystem quick_;
-  std::optional<Source> source_;
+  std::optional<OpenedModel> source_;
   Plan plan_;
   RunOptions run_;
 };

@@ -1,4 +1,4 @@
-#include "convert/open/whole_model.h"
+#include "convert/open/open_model.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/open/model_files.h"
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
 #include "formats/safetensors.h"
@@ -40,12 +41,12 @@ using testing::SmallFp8Checkpoint;
 using testing::TinyCheckpoint;
 using testing::TinyTensor;
 
-class WholeModelTest : public ::testing::Test {
+class OpenModelTest : public ::testing::Test {
  protected:
-  WholeModel Open(const RankShards& ranks) const {
+  OpenedModel Open(const RankShards& ranks) const {
     fs::remove_all(in_);
     ranks.Write(in_);
-    return OpenWholeModel(in_);
+    return OpenModel(in_);
   }
 
   // What is said of ranks that are refused.
@@ -75,45 +76,44 @@ std::vector<formats::LayoutTensor*> SlicesOf(RankShards& ranks, const std::strin
   return slices;
 }
 
-TEST_F(WholeModelTest, OpensACheckpointAsItIs) {
+TEST_F(OpenModelTest, OpensACheckpointAsItIs) {
   const TinyCheckpoint checkpoint = SmallFp8Checkpoint();
   checkpoint.Write(in_);
   EXPECT_FALSE(IsRankDirectory(in_));
-  const WholeModel model = OpenWholeModel(in_);
-  EXPECT_EQ(model.layout, std::nullopt);
-  EXPECT_TRUE(model.is_original);
-  EXPECT_THAT(model.digests, IsEmpty());
-  EXPECT_EQ(model.index, checkpoint.IndexText());
-  EXPECT_EQ(model.source.config_text, checkpoint.config);
-  ASSERT_THAT(model.headers, SizeIs(4));
-  for (std::size_t i = 0; i < model.headers.size(); ++i) {
-    const std::string header = WithLength(model.headers[i]);
+  const OpenedModel model = OpenModel(in_);
+  EXPECT_EQ(model.ranks, nullptr);
+  EXPECT_THAT(TensorsOf(model).derived, IsEmpty());
+  const ModelFiles files = ReadModelFiles(model);
+  EXPECT_EQ(files.index, checkpoint.IndexText());
+  EXPECT_EQ(model.config_text, checkpoint.config);
+  ASSERT_THAT(files.headers, SizeIs(4));
+  for (std::size_t i = 0; i < files.headers.size(); ++i) {
+    const std::string header = WithLength(files.headers[i]);
     const std::string file = checkpoint.ShardBytes(model.catalog.files()[i].name);
     EXPECT_EQ(header, file.substr(0, header.size()));
     EXPECT_EQ(formats::Xxh3Hex(testing::AsBytes(header)), model.catalog.files()[i].header_digest);
   }
-  ASSERT_EQ(model.origins.size(), model.catalog.tensors().size());
-  for (std::uint32_t i = 0; i < model.origins.size(); ++i) {
-    EXPECT_EQ(model.origins[i]->rule(), "copy");
-    EXPECT_THAT(model.origins[i]->streamed_sources(), ElementsAre(i));
+  for (std::uint32_t i = 0; i < model.catalog.tensors().size(); ++i) {
+    EXPECT_EQ(OriginOf(model, i)->rule(), "copy");
+    EXPECT_THAT(OriginOf(model, i)->streamed_sources(), ElementsAre(i));
   }
 }
 
-TEST_F(WholeModelTest, OpensCheckpointsWithoutAnIndex) {
+TEST_F(OpenModelTest, OpensCheckpointsWithoutAnIndex) {
   TinyCheckpoint checkpoint = PlainCheckpoint();
   checkpoint.Write(in_);
-  EXPECT_EQ(OpenWholeModel(in_).index, std::nullopt);
-  EXPECT_EQ(OpenWholeModel(in_ / "model.safetensors").index, std::nullopt);
+  EXPECT_EQ(ReadModelFiles(OpenModel(in_)).index, std::nullopt);
+  EXPECT_EQ(ReadModelFiles(OpenModel(in_ / "model.safetensors")).index, std::nullopt);
   // The index of other files beside it.
   testing::WriteFile(in_ / "model.safetensors.index.json", SmallFp8Checkpoint().IndexText());
-  EXPECT_EQ(OpenWholeModel(in_ / "model.safetensors").index, std::nullopt);
+  EXPECT_EQ(ReadModelFiles(OpenModel(in_ / "model.safetensors")).index, std::nullopt);
 }
 
-TEST_F(WholeModelTest, NamesTheTensorsOfRanksByTheirFiles) {
+TEST_F(OpenModelTest, NamesTheTensorsOfRanksByTheirFiles) {
   const RankShards ranks = CutForTwoRanks(SmallFp8Checkpoint());
-  const WholeModel model = Open(ranks);
+  const OpenedModel model = Open(ranks);
   EXPECT_TRUE(IsRankDirectory(in_));
-  const Catalog& catalog = model.source.catalog;
+  const Catalog& catalog = model.ranks->stored;
   ASSERT_EQ(catalog.tensors().size(), ranks.files.tensors.size());
   for (const TinyTensor& tensor : ranks.files.tensors) {
     const std::uint32_t position = catalog.Find(tensor.shard + "/" + tensor.name);
@@ -124,28 +124,29 @@ TEST_F(WholeModelTest, NamesTheTensorsOfRanksByTheirFiles) {
     EXPECT_EQ(catalog.files()[found.extent.file].name, tensor.shard);
     const std::string file = testing::ReadFile(in_ / tensor.shard);
     EXPECT_EQ(file.substr(found.extent.offset, found.extent.length), tensor.bytes);
-    EXPECT_EQ(model.digests.at(position), formats::Xxh3Hex(testing::AsBytes(tensor.bytes)));
+    EXPECT_EQ(model.ranks->digests.at(position), formats::Xxh3Hex(testing::AsBytes(tensor.bytes)));
   }
-  EXPECT_THAT(model.source.side_files, ElementsAre("README.md", "code/modeling_tiny.py",
-                                                   "config.json", "empty.txt", "tokenizer.json"));
+  EXPECT_THAT(model.side_files, ElementsAre("README.md", "code/modeling_tiny.py", "config.json",
+                                            "empty.txt", "tokenizer.json"));
 }
 
-TEST_F(WholeModelTest, GivesTheModelThatRanksWereCutFrom) {
+TEST_F(OpenModelTest, GivesTheModelThatRanksWereCutFrom) {
   const TinyCheckpoint original = SmallFp8Checkpoint();
   original.Write(dir_ / "original");
-  const WholeModel expected = OpenWholeModel(dir_ / "original");
-  const WholeModel model = Open(CutForTwoRanks(original));
-  EXPECT_TRUE(model.is_original);
-  EXPECT_EQ(model.headers, expected.headers);
-  EXPECT_EQ(model.index, expected.index);
-  EXPECT_EQ(model.source.config_text, original.config);
+  const OpenedModel expected = OpenModel(dir_ / "original");
+  const OpenedModel model = Open(CutForTwoRanks(original));
+  EXPECT_TRUE(model.ranks->is_original);
+  EXPECT_EQ(model.ranks->headers, ReadModelFiles(expected).headers);
+  EXPECT_EQ(model.ranks->index, ReadModelFiles(expected).index);
+  EXPECT_EQ(model.config_text, original.config);
   ASSERT_EQ(model.catalog.tensors().size(), expected.catalog.tensors().size());
-  for (std::size_t i = 0; i < model.origins.size(); ++i) {
+  ASSERT_EQ(model.ranks->origins.size(), model.catalog.tensors().size());
+  for (std::size_t i = 0; i < model.ranks->origins.size(); ++i) {
     const CatalogTensor& tensor = model.catalog.tensors()[i];
     EXPECT_EQ(tensor.name, expected.catalog.tensors()[i].name);
     EXPECT_EQ(tensor.extent.file, expected.catalog.tensors()[i].extent.file);
-    EXPECT_EQ(model.origins[i]->dtype(), tensor.dtype);
-    EXPECT_EQ(model.origins[i]->shape(), tensor.shape);
+    EXPECT_EQ(model.ranks->origins[i]->dtype(), tensor.dtype);
+    EXPECT_EQ(model.ranks->origins[i]->shape(), tensor.shape);
   }
   for (std::size_t i = 0; i < model.catalog.files().size(); ++i) {
     EXPECT_EQ(model.catalog.files()[i].header_digest, expected.catalog.files()[i].header_digest);
@@ -153,21 +154,21 @@ TEST_F(WholeModelTest, GivesTheModelThatRanksWereCutFrom) {
   }
 }
 
-TEST_F(WholeModelTest, ReadsOneOfSeveralCopies) {
-  const WholeModel model = Open(CutForTwoRanks(SmallFp8Checkpoint()));
-  const Catalog& catalog = model.source.catalog;
-  const ExpressionPtr& scalar = model.origins[model.catalog.Find("scalar")];
+TEST_F(OpenModelTest, ReadsOneOfSeveralCopies) {
+  const OpenedModel model = Open(CutForTwoRanks(SmallFp8Checkpoint()));
+  const Catalog& catalog = model.ranks->stored;
+  const ExpressionPtr& scalar = model.ranks->origins[model.catalog.Find("scalar")];
   EXPECT_EQ(scalar->rule(), "copy");
   EXPECT_THAT(scalar->streamed_sources(),
               ElementsAre(catalog.Find(std::string(kRankFile0) + "/scalar")));
-  const ExpressionPtr& cut = model.origins[model.catalog.Find("a.weight")];
+  const ExpressionPtr& cut = model.ranks->origins[model.catalog.Find("a.weight")];
   EXPECT_EQ(cut->rule(), "assemble");
   EXPECT_THAT(cut->streamed_sources(),
               ElementsAre(catalog.Find(std::string(kRankFile0) + "/a.weight"),
                           catalog.Find(std::string(kRankFile1) + "/a.weight")));
 }
 
-TEST_F(WholeModelTest, TellsOfWhatIsHeldWhereMtpLayersWereDropped) {
+TEST_F(OpenModelTest, TellsOfWhatIsHeldWhereMtpLayersWereDropped) {
   TinyCheckpoint original = PlainCheckpoint();
   original.has_index = true;
   original.config.insert(original.config.rfind("\n}"),
@@ -181,35 +182,35 @@ TEST_F(WholeModelTest, TellsOfWhatIsHeldWhereMtpLayersWereDropped) {
   ranks.Seal();
   std::string& original_header = ranks.layout.source_files[0].header;
   original_header.replace(original_header.find("\"pt\""), 4, "\"np\"");
-  const WholeModel model = Open(ranks);
-  EXPECT_FALSE(model.is_original);
+  const OpenedModel model = Open(ranks);
+  EXPECT_FALSE(model.ranks->is_original);
   EXPECT_EQ(model.catalog.Find("model.layers.2.x"), Catalog::kNone);
   EXPECT_NE(model.catalog.Find("model.layers.1.x"), Catalog::kNone);
-  EXPECT_THAT(model.headers, SizeIs(1));
-  EXPECT_EQ(model.origins.size(), 4U);
+  EXPECT_THAT(model.ranks->headers, SizeIs(1));
+  EXPECT_EQ(model.ranks->origins.size(), 4U);
   TinyCheckpoint held = original;
   std::erase_if(held.tensors, [](const TinyTensor& tensor) {
     return tensor.name.starts_with("model.layers.2.");
   });
-  EXPECT_EQ(model.index, held.IndexText());
-  const std::string header = WithLength(model.headers[0]);
+  EXPECT_EQ(model.ranks->index, held.IndexText());
+  const std::string header = WithLength(model.ranks->headers[0]);
   std::string expected = held.ShardBytes("model.safetensors").substr(0, header.size());
   expected.replace(expected.find("\"pt\""), 4, "\"np\"");
   EXPECT_EQ(header, expected);
-  EXPECT_THAT(model.source.config_text, HasSubstr("\"num_nextn_predict_layers\": 0"));
-  EXPECT_EQ(model.source.config.num_nextn_predict_layers, 0U);
+  EXPECT_THAT(model.config_text, HasSubstr("\"num_nextn_predict_layers\": 0"));
+  EXPECT_EQ(model.config.num_nextn_predict_layers, 0U);
 }
 
-TEST_F(WholeModelTest, WarnsOfFilesOfOtherJobs) {
+TEST_F(OpenModelTest, WarnsOfFilesOfOtherJobs) {
   const RankShards ranks = CutForTwoRanks(PlainCheckpoint());
   ranks.Write(in_);
   testing::WriteFile(in_ / "other.safetensors", "");
-  const WholeModel model = OpenWholeModel(in_);
-  ASSERT_FALSE(model.source.warnings.empty());
-  EXPECT_THAT(model.source.warnings[0].message, HasSubstr("other.safetensors"));
+  const OpenedModel model = OpenModel(in_);
+  ASSERT_FALSE(model.findings.empty());
+  EXPECT_THAT(model.findings[0].message, HasSubstr("other.safetensors"));
 }
 
-TEST_F(WholeModelTest, RefusesATableThatContradictsTheFiles) {
+TEST_F(OpenModelTest, RefusesATableThatContradictsTheFiles) {
   EXPECT_THAT(
       RefusalAfter([](RankShards& r) { SlicesOf(r, "router.bias")[0]->dtype = Dtype::kI32; }),
       AllOf(HasSubstr("'router.bias'"), HasSubstr("I32 [3], but is F32 [3]"),
@@ -230,7 +231,7 @@ TEST_F(WholeModelTest, RefusesATableThatContradictsTheFiles) {
               HasSubstr("'zzz' is said to be in a file that does not hold it"));
 }
 
-TEST_F(WholeModelTest, RefusesSlicesThatDoNotGiveTheTensor) {
+TEST_F(OpenModelTest, RefusesSlicesThatDoNotGiveTheTensor) {
   // b.weight is cut by rows, rank 1 holds rows 3 to 7.
   const auto second = [](RankShards& r) -> formats::LayoutPart& {
     return SlicesOf(r, "b.weight")[1]->parts[0];
@@ -251,7 +252,7 @@ TEST_F(WholeModelTest, RefusesSlicesThatDoNotGiveTheTensor) {
               HasSubstr("'b.weight' was made by two rules"));
 }
 
-TEST_F(WholeModelTest, RefusesRanksWithoutATensor) {
+TEST_F(OpenModelTest, RefusesRanksWithoutATensor) {
   EXPECT_THAT(RefusalAfter([](RankShards& r) {
                 r.Remove("norm.weight");
                 r.Seal();
@@ -269,7 +270,7 @@ TEST_F(WholeModelTest, RefusesRanksWithoutATensor) {
       AllOf(HasSubstr("'a.weight'"), HasSubstr("no file holds rows 4 to 10")));
 }
 
-TEST_F(WholeModelTest, RefusesCopiesThatDiffer) {
+TEST_F(OpenModelTest, RefusesCopiesThatDiffer) {
   const TinyCheckpoint original = PlainCheckpoint();
   const TinyTensor& gate = original.tensors[0];
   RankShards ranks = EmptyRanks(original);
@@ -279,7 +280,7 @@ TEST_F(WholeModelTest, RefusesCopiesThatDiffer) {
   EXPECT_THAT(RefusalOf(ranks), HasSubstr("has two copies of one slice"));
 }
 
-TEST_F(WholeModelTest, RefusesElementsOfLessThanAByte) {
+TEST_F(OpenModelTest, RefusesElementsOfLessThanAByte) {
   TinyCheckpoint original = PlainCheckpoint();
   original.Add("model.safetensors", "packed", Dtype::kF4, {4, 2});
   RankShards ranks = EmptyRanks(original);
@@ -288,7 +289,7 @@ TEST_F(WholeModelTest, RefusesElementsOfLessThanAByte) {
   EXPECT_THAT(RefusalOf(ranks), HasSubstr("'packed' has elements of less than a byte"));
 }
 
-TEST_F(WholeModelTest, RefusesAnOriginalThatContradictsItself) {
+TEST_F(OpenModelTest, RefusesAnOriginalThatContradictsItself) {
   const auto source = [](RankShards& r) -> formats::LayoutSourceFile& {
     return r.layout.source_files[0];
   };
@@ -315,7 +316,7 @@ TEST_F(WholeModelTest, RefusesAnOriginalThatContradictsItself) {
               HasSubstr("layout.json: the config"));
 }
 
-TEST_F(WholeModelTest, RefusesNamesThatAreTaken) {
+TEST_F(OpenModelTest, RefusesNamesThatAreTaken) {
   for (const char* name : {"config.json", "README.md", "checkpoint.manifest.json", "a.partial"}) {
     TinyCheckpoint original = PlainCheckpoint();
     original.side_files["README.md"] = "";

@@ -1,0 +1,71 @@
+#include "convert/open/model_files.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+
+#include <fmt/format.h>
+#include <tbb/parallel_for.h>
+
+#include "formats/checkpoint_files.h"
+#include "formats/error.h"
+#include "formats/hash/xxh3.h"
+#include "formats/io/input_file.h"
+#include "formats/safetensors.h"
+#include "formats/shard_index.h"
+
+namespace dsv3::convert {
+namespace {
+
+constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{256} << 20;
+
+// The bytes before the data of a shard that is on the disk, without the length.
+std::string ReadHeader(const SourceFile& file) {
+  const formats::InputFile input(file.path, file.name);
+  std::uint64_t length = 0;
+  input.ReadAt(0, std::as_writable_bytes(std::span(&length, 1)));
+  std::string bytes(sizeof(length), '\0');
+  std::memcpy(bytes.data(), &length, sizeof(length));
+  if (length <= formats::kMaxSafetensorsHeaderBytes) {
+    bytes.resize(sizeof(length) + length);
+    input.ReadAt(0, std::as_writable_bytes(std::span(bytes)));
+  }
+  if (formats::Xxh3Hex(std::as_bytes(std::span(bytes))) != file.header_digest) {
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: the header changed while it was read; run the command again when "
+                            "nobody writes to the source",
+                            file.name),
+                {file.name, ""});
+  }
+  return bytes.substr(sizeof(length));
+}
+
+std::vector<std::string> ReadHeaders(const Catalog& catalog) {
+  std::vector<std::string> headers(catalog.files().size());
+  tbb::parallel_for(std::size_t{0}, headers.size(),
+                    [&](std::size_t i) { headers[i] = ReadHeader(catalog.files()[i]); });
+  return headers;
+}
+
+}  // namespace
+
+std::string WithLength(const std::string& header) {
+  const std::uint64_t length = header.size();
+  std::string bytes(sizeof(length), '\0');
+  std::memcpy(bytes.data(), &length, sizeof(length));
+  return bytes + header;
+}
+
+ModelFiles ReadModelFiles(const OpenedModel& model) {
+  if (model.ranks) return {model.ranks->index, model.ranks->headers};
+  ModelFiles files;
+  files.headers = ReadHeaders(model.catalog);
+  if (model.form == formats::CheckpointFiles::Form::kIndexed) {
+    files.index =
+        formats::ReadSmallFile(model.directory / formats::kShardIndexName, kMaxIndexBytes);
+  }
+  return files;
+}
+
+}  // namespace dsv3::convert

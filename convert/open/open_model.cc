@@ -1,0 +1,184 @@
+#include "convert/open/open_model.h"
+
+#include <algorithm>
+#include <system_error>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/model/expected_tensors.h"
+#include "convert/open/completeness.h"
+#include "convert/open/rank_directory.h"
+#include "convert/open/rank_model.h"
+#include "convert/open/unfinished.h"
+#include "formats/checkpoint_check.h"
+#include "formats/checkpoint_files.h"
+#include "formats/checkpoint_location.h"
+#include "formats/error.h"
+#include "formats/manifest.h"
+#include "formats/require_no_errors.h"
+
+namespace dsv3::convert {
+namespace {
+
+namespace fs = std::filesystem;
+using formats::kConfigName;
+using formats::kMaxConfigBytes;
+
+void RequireConfig(const formats::CheckpointFiles& files) {
+  if (files.HasConfig()) return;
+  const fs::path path = files.directory / kConfigName;
+  std::error_code ignored;
+  // Something else of that name says itself what it is.
+  if (fs::exists(fs::symlink_status(path, ignored))) formats::ReadSmallFile(path, 0);
+  throw Error(ErrorCode::kBadInput,
+              fmt::format("{}: there is no config.json, which tells the block size of the "
+                          "scales; copy it from where these weights came from",
+                          files.directory.string()),
+              {kConfigName, ""});
+}
+
+}  // namespace
+
+bool IsReservedName(std::string_view name) {
+  return name == formats::kManifestName || name == formats::kShardIndexName ||
+         name.ends_with(".partial") || name.starts_with(".dsv3-") ||
+         name.find("/.dsv3-") != std::string_view::npos;
+}
+
+void RequireModel(const ModelConfig& config, const Catalog& catalog, formats::Findings& warnings) {
+  const formats::Findings findings = CheckAgainstModel(config, catalog);
+  formats::RequireNoErrors(findings, {"tensor is missing or of another shape",
+                                      "tensors are missing or of another shape"});
+  warnings.insert(warnings.end(), findings.begin(), findings.end());
+}
+
+void CheckShardNames(const formats::CheckpointFiles& files) {
+  for (const formats::ShardFile& shard : files.shards) {
+    if (!IsReservedName(shard.name)) continue;
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: a shard cannot have this name, which the output needs for files "
+                            "of dsv3's own; rename the shard and correct the index",
+                            shard.name),
+                {shard.name, ""});
+  }
+}
+
+std::string ReadConfigText(const formats::CheckpointFiles& files) {
+  RequireConfig(files);
+  return formats::ReadSmallFile(files.directory / kConfigName, kMaxConfigBytes);
+}
+
+namespace {
+
+// Faults of the config are the caller's to judge, but not those of the disk.
+void ReadConfig(const formats::CheckpointFiles& files, OpenedModel& model) {
+  std::error_code ignored;
+  const fs::path path = files.directory / kConfigName;
+  model.has_config = fs::exists(fs::symlink_status(path, ignored));
+  if (!model.has_config) return;
+  try {
+    std::string text = formats::ReadSmallFile(path, kMaxConfigBytes);
+    model.config = ParseModelConfig(text, kConfigName);
+    model.config_text = std::move(text);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kIo) throw;
+    model.config_fault = error;
+  }
+}
+
+// What is not finished in the directory that was named.
+void FindUnfinishedIn(const fs::path& input, OpenedModel& model) {
+  const formats::CheckpointLocation location = formats::LocateCheckpoint(input);
+  if (location.file_name) return;
+  model.unfinished = FindUnfinished(location.directory);
+  model.half_made = HasUnfinishedConversion(model.unfinished);
+}
+
+OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {
+  const bool strict = options.faults == OpenOptions::Faults::kThrow;
+  OpenedModel model;
+  if (!strict) FindUnfinishedIn(input, model);
+  formats::CheckpointFiles files;
+  try {
+    files = formats::OpenCheckpointFiles(input, options.freed);
+  } catch (const Error& error) {
+    if (model.half_made && error.code() == ErrorCode::kBadInput) RefuseUnfinishedConversion(input);
+    throw;
+  }
+  model.directory = files.directory;
+  model.form = files.form;
+  if (strict) {
+    formats::RequireConsistent(files);
+    CheckShardNames(files);
+    model.config_text = ReadConfigText(files);
+    model.config = ParseModelConfig(model.config_text, kConfigName);
+    model.has_config = true;
+  } else {
+    formats::DropSecondCopies(files);
+    ReadConfig(files, model);
+    std::error_code ignored;
+    if (fs::is_directory(input, ignored)) model.missing_files = FindMissingFiles(files);
+  }
+  using Form = formats::CheckpointFiles::Form;
+  model.needs_index = files.form != Form::kSingle || files.shards[0].name != "model.safetensors";
+  model.side_files = std::move(files.side_files);
+  model.findings = std::move(files.findings);
+  model.catalog = Catalog::FromCheckpoint(files);
+  if (strict) RequireModel(model.config, model.catalog, model.findings);
+  return model;
+}
+
+OpenedModel OpenRanks(const fs::path& input, const OpenOptions& options) {
+  RankModel opened = PutTogether(OpenRankDirectory(fs::absolute(input)));
+  OpenedModel model;
+  if (options.faults == OpenOptions::Faults::kReport) FindUnfinishedIn(input, model);
+  model.directory = std::move(opened.directory);
+  model.form = formats::CheckpointFiles::Form::kIndexed;
+  model.needs_index = opened.shards.index.has_value();
+  model.has_config = true;
+  model.config_text = std::move(opened.config_text);
+  model.config = std::move(opened.config);
+  model.catalog = std::move(opened.catalog);
+  model.findings = std::move(opened.warnings);
+  for (const formats::LayoutSideFile& side : opened.shards.layout.side_files) {
+    model.side_files.push_back(side.name);
+  }
+  // Its text is the model's.
+  model.side_files.emplace_back(kConfigName);
+  std::sort(model.side_files.begin(), model.side_files.end());
+  model.side_files.erase(std::unique(model.side_files.begin(), model.side_files.end()),
+                         model.side_files.end());
+  // What was dropped need not be there.
+  if (opened.shards.layout.dropped.empty()) {
+    RequireModel(model.config, model.catalog, model.findings);
+  }
+  model.ranks = std::make_shared<const RankShards>(std::move(opened.shards));
+  return model;
+}
+
+}  // namespace
+
+OpenedModel OpenModel(const fs::path& input, const OpenOptions& options) {
+  if (options.faults == OpenOptions::Faults::kThrow) RefuseUnfinishedConversion(input);
+  return IsRankDirectory(input) ? OpenRanks(input, options) : OpenCheckpoint(input, options);
+}
+
+ModelTensors TensorsOf(const OpenedModel& model) {
+  ModelTensors tensors{model.catalog, {}, model.directory};
+  if (model.ranks) {
+    tensors.derived.push_back(
+        {&model.ranks->stored, model.ranks->origins, 0, &model.ranks->digests});
+  }
+  return tensors;
+}
+
+ModelTensors StoredTensorsOf(const OpenedModel& model) {
+  return {model.ranks ? model.ranks->stored : model.catalog, {}, model.directory};
+}
+
+ExpressionPtr OriginOf(const OpenedModel& model, std::uint32_t tensor) {
+  return model.ranks ? model.ranks->origins[tensor] : Copy(model.catalog, tensor);
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,98 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "convert/catalog/catalog.h"
+#include "convert/model/model_config.h"
+#include "convert/open/rank_shards.h"
+#include "convert/plan/derived_tensors.h"
+#include "convert/plan/expression.h"
+#include "formats/checkpoint_files.h"
+#include "formats/error.h"
+#include "formats/finding.h"
+
+namespace dsv3::convert {
+
+// What IN is: a model as Hugging Face names its tensors, whatever form its files have: a directory
+// of shards, a single file, a snapshot of the hub cache, or rank shards that are put together while
+// they are read. Immutable once opened, so threads may share it.
+struct OpenedModel {
+  std::filesystem::path directory;      // of config and side files; absolute
+  std::vector<std::string> side_files;  // relative names, config.json among them
+  // How the files are found (a checkpoint), and whether readers need an index to find them: not
+  // where model.safetensors is the only shard.
+  formats::CheckpointFiles::Form form = formats::CheckpointFiles::Form::kSingle;
+  bool needs_index = false;
+  // Of the whole model. Without a config, or with one that is at fault, all of it is default.
+  bool has_config = false;
+  std::optional<Error> config_fault;  // with Faults::kReport
+  std::string config_text;
+  ModelConfig config;
+  // The model's tensors in the order of its shards. Of rank shards these shards are those of the
+  // original, which is not there: files have no path, and extents say where the bytes would lie.
+  Catalog catalog;
+  // What is wrong or noteworthy with files, index and headers; only warnings with Faults::kThrow,
+  // which then include those of comparing the tensors with the config.
+  formats::Findings findings;
+  // With Faults::kReport, of an input that is a directory: what is not finished in it
+  // (FindUnfinished), whether that is a conversion of this toolkit, and which files are missing
+  // beside those that the index lists (FindMissingFiles).
+  formats::Findings unfinished;
+  bool half_made = false;
+  formats::Findings missing_files;
+  std::shared_ptr<const RankShards> ranks;  // nullptr for a checkpoint
+};
+
+struct OpenOptions {
+  // What is not as it must be: an Error, or findings. With kReport the tensors of shards that
+  // cannot be read are left out, of a tensor in two shards the first is kept, and nothing is
+  // compared with the config. Rank shards are refused with any fault in both.
+  enum class Faults { kThrow, kReport };
+  Faults faults = Faults::kThrow;
+  // Shards that an unfinished run freed: their headers are known from there.
+  std::vector<formats::FreedShard> freed = {};
+};
+
+// Opens `input`, reading headers, index, config and, of rank shards, layout.json and the digests of
+// side files; no weights. Throws Error: kBadInput where there is nothing to open, for rank shards
+// that are not all as layout.json says, and with kThrow for an unfinished conversion, for whatever
+// is wrong with files, index, headers or config and for tensors that the config predicts and that
+// are missing or of another shape; kIo.
+OpenedModel OpenModel(const std::filesystem::path& input, const OpenOptions& options = {});
+
+// What a plan reads, and a reader: tensors by position in `catalog`. A view of the model, which
+// must outlive it.
+struct ModelTensors {
+  const Catalog& catalog;
+  std::vector<DerivedTensors> derived;
+  std::filesystem::path directory;  // of the files
+};
+// The model's tensors, whatever they are stored as.
+ModelTensors TensorsOf(const OpenedModel& model);
+// The tensors as they are stored: the same for a checkpoint, the rank files' for rank shards. What
+// OriginOf gives reads these.
+ModelTensors StoredTensorsOf(const OpenedModel& model);
+// How a tensor of the model (a position in OpenedModel::catalog) is made of the stored ones.
+ExpressionPtr OriginOf(const OpenedModel& model, std::uint32_t tensor);
+
+// Throws Error (kBadInput) for tensors that the config predicts and that are missing or of another
+// shape. Adds warnings to `warnings`.
+void RequireModel(const ModelConfig& config, const Catalog& catalog, formats::Findings& warnings);
+
+// An index may name any file. A shard keeps its name in the output, where some names are taken:
+// throws Error (kBadInput) for these.
+void CheckShardNames(const formats::CheckpointFiles& files);
+
+// The text of config.json. Throws Error (kBadInput) when there is none, kIo.
+std::string ReadConfigText(const formats::CheckpointFiles& files);
+
+// Whether a shard must not have this name, because files of this toolkit's own have it.
+bool IsReservedName(std::string_view name);
+
+}  // namespace dsv3::convert
