@@ -1,6 +1,7 @@
 #include "cli/conversion_report.h"
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include <fmt/format.h>
@@ -15,6 +16,8 @@ namespace {
 using convert::ConversionReport;
 using convert::ConversionRequest;
 using convert::TensorCount;
+using formats::LeftBehind;
+using formats::LeftBehindKind;
 
 std::string ExactBytes(std::uint64_t bytes) {
   if (bytes < 1000) return FormatBytes(bytes);
@@ -60,6 +63,46 @@ std::string ToComeText(const convert::RunOptions& run, std::uint64_t missing_fil
   if (!run.part) return files + " of other ranks; layout.json comes with the last of them";
   if (missing_files > 0) return files + " of other parts, then the same command with --finish";
   return "once all parts are made, the same command with --finish instead of --part";
+}
+
+struct LeftBehindOfKind {
+  LeftBehindKind kind;
+  std::string_view name;
+};
+
+constexpr std::array<LeftBehindOfKind, 7> kLeftBehindKinds = {{
+    {LeftBehindKind::kOtherWeights, "weights in other formats"},
+    {LeftBehindKind::kAdapter, "adapters"},
+    {LeftBehindKind::kTrainingState, "training states"},
+    {LeftBehindKind::kOtherIndex, "other indexes"},
+    {LeftBehindKind::kChecksums, "checksum lists"},
+    {LeftBehindKind::kSystemRecord, "records of downloads and systems"},
+    {LeftBehindKind::kUntrueDescription, "descriptions that are no longer true"},
+}};
+
+// What stays in the source, a line for each kind.
+void LeftBehindLines(std::string& out, const ConversionReport& report) {
+  if (report.left_behind.empty()) return;
+  constexpr std::size_t kNamed = 3;
+  std::uint64_t bytes = 0;
+  for (const LeftBehind& each : report.left_behind) bytes += each.bytes;
+  ReportLine(out, "left behind",
+             fmt::format("{}, {}; --side-files all copies {} as well",
+                         FormatCountOf(report.left_behind.size(), "file"), FormatBytes(bytes),
+                         report.left_behind.size() == 1 ? "it" : "them"));
+  for (const auto& [kind, name] : kLeftBehindKinds) {
+    std::uint64_t count = 0;
+    std::uint64_t bytes_of_kind = 0;
+    std::string names;
+    for (const LeftBehind& each : report.left_behind) {
+      if (each.kind != kind) continue;
+      bytes_of_kind += each.bytes;
+      if (count++ < kNamed) names += (names.empty() ? "" : ", ") + Printable(each.name);
+    }
+    if (count == 0) continue;
+    if (count > kNamed) names += fmt::format(" and {} more", FormatCount(count - kNamed));
+    out += fmt::format("    {}, {}: {}\n", name, FormatBytes(bytes_of_kind), names);
+  }
 }
 
 void WarningLines(std::string& out, const ConversionReport& report) {
@@ -109,6 +152,7 @@ void AppendRunLines(std::string& out, const convert::RunOptions& run,
   ReportLine(out, "files",
              fmt::format("{}, {}; {} copied", FormatCountOf(report.files.size(), "weight file"),
                          FormatBytes(bytes), FormatCountOf(report.side_files, "side file")));
+  LeftBehindLines(out, report);
   const std::uint64_t moved = report.bytes_read + report.bytes_written;
   std::string time = FormatSeconds(report.seconds);
   if (report.seconds > 0) {
@@ -159,6 +203,7 @@ void AppendPlanLines(std::string& out, const ConversionReport& report) {
              fmt::format("{} in {}; {}", ExactBytes(report.output_bytes),
                          FormatCountOf(report.files.size(), "weight file"),
                          FormatCountOf(report.side_files, "side file")));
+  LeftBehindLines(out, report);
   ReportLine(out, "disk needed", ExactBytes(report.disk_needed_bytes));
   ReportLine(out, "disk free", ExactBytes(report.disk_free_bytes));
   ReportLine(out, "peak memory", "about " + FormatBytes(report.peak_memory_bytes));

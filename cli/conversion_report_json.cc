@@ -43,6 +43,19 @@ void Files(JsonWriter& json, const ConversionReport& report) {
   json.EndArray();
 }
 
+void LeftBehindMember(JsonWriter& json, const ConversionReport& report) {
+  json.Key("left_behind");
+  json.BeginArray();
+  for (const formats::LeftBehind& each : report.left_behind) {
+    json.BeginObject();
+    StringMember(json, "name", each.name);
+    StringMember(json, "kind", formats::LeftBehindKindName(each.kind));
+    UintMember(json, "bytes", each.bytes);
+    json.EndObject();
+  }
+  json.EndArray();
+}
+
 void Counts(JsonWriter& json, std::string_view key, const std::vector<TensorCount>& counts) {
   json.Key(key);
   json.BeginArray();
@@ -81,6 +94,7 @@ void ConversionMembers(JsonWriter& json, const std::filesystem::path& input,
   UintMember(json, "converted_tensors", report.converted_tensors);
   UintMember(json, "copied_tensors", report.copied_tensors);
   UintMember(json, "side_files", report.side_files);
+  LeftBehindMember(json, report);
   UintMember(json, "source_bytes", report.source_bytes);
   UintMember(json, "output_bytes", report.output_bytes);
   Files(json, report);

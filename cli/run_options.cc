@@ -51,6 +51,14 @@ std::vector<Option> RunOptionTable(convert::RunOptions* run) {
   options.push_back(Flag("tensor-sha256", &run->tensor_sha256,
                          "Also list a SHA-256 for each tensor in the manifest, beside the fast "
                          "digest that is always there."));
+  options.push_back(OneOf<bool>(
+      "side-files", "MODE",
+      {{"model", false, "what belongs to the model"}, {"all", true, "also what is left behind"}},
+      &run->all_side_files,
+      "Which files beside the weights are copied: model (default; config, tokenizer, code, licence "
+      "and all else that belongs to the model) or all (also weights in other formats, adapters, "
+      "training states, other indexes, checksum lists, records of downloads and operating systems, "
+      "and descriptions that are no longer true). The report names what is left behind."));
   options.push_back(Flag("overwrite", &run->overwrite,
                          "Replace the result of another command in OUT. Files that this tool did "
                          "not make are never deleted.",

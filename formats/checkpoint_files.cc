@@ -241,7 +241,15 @@ void NoteDeadLinks(const CheckpointListing& listing, CheckpointFiles& files) {
 
 void TakeSideFiles(std::vector<std::string> names, CheckpointFiles& files) {
   for (std::string& name : names) {
-    if (!IsShard(files, name)) files.side_files.push_back(std::move(name));
+    if (IsShard(files, name)) continue;
+    const std::optional<LeftBehindKind> kind = KindOfLeftBehind(name);
+    if (!kind) {
+      files.side_files.push_back(std::move(name));
+      continue;
+    }
+    std::error_code error;
+    const std::uintmax_t bytes = fs::file_size(files.directory / name, error);
+    files.left_behind.push_back({std::move(name), *kind, error ? 0 : bytes});
   }
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "formats/finding.h"
+#include "formats/left_behind.h"
 #include "formats/safetensors.h"
 #include "formats/shard_index.h"
 
@@ -43,6 +44,8 @@ struct CheckpointFiles {
   // followed. Where a file was opened by its name, only the files beside it, none in
   // subdirectories.
   std::vector<std::string> side_files;
+  // Side files in the same sense that do not belong to a copy (KindOfLeftBehind); sorted by name.
+  std::vector<LeftBehind> left_behind;
   // *.safetensors in the directory itself that the index does not list, sorted by name. Headers are
   // empty where they could not be read, which is no finding.
   std::vector<ShardFile> unlisted;

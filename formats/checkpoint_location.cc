@@ -9,6 +9,7 @@
 
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
+#include "formats/left_behind.h"
 #include "formats/shard_index.h"
 
 namespace dsv3::formats {
@@ -21,7 +22,11 @@ namespace fs = std::filesystem;
               {.file = path.string(), .tensor = {}});
 }
 
-bool IsSafetensors(std::string_view name) { return name.ends_with(".safetensors"); }
+// Whether a file of this name, without its directory, can hold weights of the model: no adapter, no
+// optimizer, and none of the small files that macOS leaves beside each file.
+bool IsSafetensors(std::string_view name) {
+  return name.ends_with(".safetensors") && !KindOfLeftBehind(name);
+}
 
 bool IsLeftover(std::string_view name) {
   return name.starts_with(".dsv3-") || name.ends_with(".partial");

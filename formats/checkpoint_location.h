@@ -20,12 +20,13 @@ CheckpointLocation LocateCheckpoint(const std::filesystem::path& path);
 
 struct CheckpointListing {
   std::vector<std::string> safetensors;  // names of *.safetensors files, sorted
-  std::vector<std::string> side_files;   // see CheckpointFiles::side_files
+  std::vector<std::string> side_files;   // CheckpointFiles::side_files and left_behind
   std::vector<std::string> dead_links;   // symlinks whose target is missing or a loop, sorted
   std::vector<std::string> leftovers;    // what this toolkit keeps during a run, sorted
 };
 
-// Names of the *.safetensors entries of whatever type in the directory itself, sorted.
+// Names of the *.safetensors entries of whatever type in the directory itself, sorted; without
+// those that are never weights of a model (KindOfLeftBehind).
 std::vector<std::string> ListSafetensors(const std::filesystem::path& directory);
 
 // Lists the directory, with its subdirectories if `recursive`. Throws Error (kIo).

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "formats/finding.h"
+#include "formats/left_behind.h"
 #include "quant/quality.h"
 
 namespace dsv3::convert {
@@ -43,9 +44,10 @@ struct ConversionReport {
   std::uint64_t converted_tensors = 0;
   std::uint64_t copied_tensors = 0;
   std::uint64_t side_files = 0;
-  std::uint64_t source_bytes = 0;       // weights to read
-  std::uint64_t output_bytes = 0;       // weight files, headers included
-  std::vector<OutputFileReport> files;  // weight files, by name
+  std::vector<formats::LeftBehind> left_behind;  // of the source, not copied; by name
+  std::uint64_t source_bytes = 0;                // weights to read
+  std::uint64_t output_bytes = 0;                // weight files, headers included
+  std::vector<OutputFileReport> files;           // weight files, by name
   formats::Findings warnings;
   std::vector<TensorCount> nan_codes;   // FP8 NaN codes by tensor
   std::vector<TensorCount> bad_scales;  // with allow_bad_scales

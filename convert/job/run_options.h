@@ -10,12 +10,14 @@ class WorkSharing;  // job/work_sharing.h
 enum class ChecksumMode { kSha256, kNone };
 
 // How to run; nothing here changes an output byte except what the manifest holds
-// (checksum, tensor_sha256).
+// (checksum, tensor_sha256), and which side files there are (all_side_files).
 struct RunOptions {
   unsigned threads = 0;            // compute threads; 0: all processors
   std::uint64_t memory_bytes = 0;  // bound for tile buffers; 0: the default, 160 MiB
   ChecksumMode checksum = ChecksumMode::kSha256;
   bool tensor_sha256 = false;
+  // --side-files all: also those that are left behind otherwise.
+  bool all_side_files = false;
   bool overwrite = false;
   bool dry_run = false;
   bool delete_source_shards = false;

@@ -123,6 +123,7 @@ OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {
   using Form = formats::CheckpointFiles::Form;
   model.needs_index = files.form != Form::kSingle || files.shards[0].name != "model.safetensors";
   model.side_files = std::move(files.side_files);
+  model.left_behind = std::move(files.left_behind);
   model.findings = std::move(files.findings);
   model.catalog = Catalog::FromCheckpoint(files);
   if (strict) RequireModel(model.config, model.catalog, model.findings);
@@ -142,7 +143,11 @@ OpenedModel OpenRanks(const fs::path& input, const OpenOptions& options) {
   model.catalog = std::move(opened.catalog);
   model.findings = std::move(opened.warnings);
   for (const formats::LayoutSideFile& side : opened.shards.layout.side_files) {
-    model.side_files.push_back(side.name);
+    if (const auto kind = formats::KindOfLeftBehind(side.name)) {
+      model.left_behind.push_back({side.name, *kind, side.bytes});
+    } else {
+      model.side_files.push_back(side.name);
+    }
   }
   // Its text is the model's.
   model.side_files.emplace_back(kConfigName);

@@ -16,6 +16,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/finding.h"
+#include "formats/left_behind.h"
 
 namespace dsv3::convert {
 
@@ -25,6 +26,8 @@ namespace dsv3::convert {
 struct OpenedModel {
   std::filesystem::path directory;      // of config and side files; absolute
   std::vector<std::string> side_files;  // relative names, config.json among them
+  // Beside these, sorted by name. A conversion copies them only where it is told to.
+  std::vector<formats::LeftBehind> left_behind;
   // How the files are found (a checkpoint), and whether readers need an index to find them: not
   // where model.safetensors is the only shard.
   formats::CheckpointFiles::Form form = formats::CheckpointFiles::Form::kSingle;

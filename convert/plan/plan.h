@@ -9,6 +9,7 @@
 
 #include "convert/catalog/catalog.h"
 #include "convert/plan/expression.h"
+#include "formats/left_behind.h"
 #include "formats/safetensors.h"
 
 namespace dsv3::convert {
@@ -63,10 +64,11 @@ struct Plan {
   std::vector<PlanOption> options;
   // What the recipe took out of config.json, for the way back: member path → JSON value.
   std::vector<std::pair<std::string, std::string>> removed_config;
-  std::vector<PlannedFile> files;           // sorted by name
-  std::vector<PlannedSideFile> side_files;  // config.json among them; the index is not
-  std::string index;                        // the shard index's text; empty when none is written
-  std::uint64_t total_size = 0;             // tensor bytes
+  std::vector<PlannedFile> files;                // sorted by name
+  std::vector<PlannedSideFile> side_files;       // config.json among them; the index is not
+  std::vector<formats::LeftBehind> left_behind;  // side files of the source that are not copied
+  std::string index;             // the shard index's text; empty when none is written
+  std::uint64_t total_size = 0;  // tensor bytes
   // Every tensor is a slice, and one read of an origin serves all files (ExecuteSharedReads).
   bool shared_reads = false;
   // XXH3-128, hex, that the bytes of source tensors must have, by catalog position: checked while

@@ -95,8 +95,7 @@ class Bf16ToFp8Job {
            "only its modules_to_not_convert are honoured"});
     }
     plan_ = PlanBf16ToFp8(source_.catalog, selection_, form, options_, source_.needs_index);
-    plan_.plan.side_files = PlanSideFiles(
-        source_, ConfigForFp8(source_.config_text, source_.config, form, selection_, kept));
+    TakeSideFiles(ConfigForFp8(source_.config_text, source_.config, form, selection_, kept));
   }
 
   void PlanByOriginal() {
@@ -104,8 +103,12 @@ class Bf16ToFp8Job {
     original_ = OpenOriginal(options_, request_.output, source_.catalog);
     selection_ = SelectLikeOriginal(source_.catalog, *original_, options_);
     plan_ = PlanLikeOriginal(source_.catalog, selection_, *original_, options_);
-    plan_.plan.side_files =
-        PlanSideFiles(source_, ConfigLikeOriginal(source_.config_text, *original_));
+    TakeSideFiles(ConfigLikeOriginal(source_.config_text, *original_));
+  }
+
+  void TakeSideFiles(const std::string& config) {
+    PlanSideFiles(source_, config,
+                  {.all = request_.run.all_side_files, .changes_quantization = true}, plan_.plan);
   }
 
   // Before anything is written: whether the original is the right one.

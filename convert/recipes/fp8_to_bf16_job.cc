@@ -26,7 +26,8 @@ ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::Fil
   const OpenedModel source = OpenForJob(request.input, request.output, request.run);
   const std::vector<ScaledWeight> pairs = PairScales(source.catalog, source.config);
   Plan plan = PlanFp8ToBf16(source.catalog, pairs, request.fp8_to_bf16, source.needs_index);
-  plan.side_files = PlanSideFiles(source, ConfigForBf16(source.config_text, source.config, plan));
+  PlanSideFiles(source, ConfigForBf16(source.config_text, source.config, plan),
+                {.all = request.run.all_side_files, .changes_quantization = true}, plan);
 
   ReportPlanned(source, source.catalog, plan, pairs.size(), report);
 

@@ -1,6 +1,11 @@
 #include "convert/recipes/job_common.h"
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
+#include <string_view>
+#include <system_error>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -10,6 +15,22 @@
 #include "formats/error.h"
 
 namespace dsv3::convert {
+namespace {
+
+using formats::LeftBehind;
+using formats::LeftBehindKind;
+
+// Files of ModelOpt, AutoGPTQ, AutoAWQ, msmodelslim and llm-compressor that say which tensors are
+// quantised and how.
+bool DescribesQuantization(std::string_view name) {
+  constexpr std::array<std::string_view, 5> kNames = {"hf_quant_config.json",
+                                                      "quantize_config.json", "quant_config.json",
+                                                      "quantization_config.json", "recipe.yaml"};
+  return std::find(kNames.begin(), kNames.end(), name) != kNames.end() ||
+         (name.starts_with("quant_model_description") && name.ends_with(".json"));
+}
+
+}  // namespace
 
 void CheckRunOptions(const RunOptions& run) {
   if (run.memory_bytes != 0 && run.memory_bytes < kMinMemoryBytes) {
@@ -30,16 +51,32 @@ OpenedModel OpenForJob(const std::filesystem::path& input, const std::filesystem
   return model;
 }
 
-std::vector<PlannedSideFile> PlanSideFiles(const OpenedModel& source, const std::string& config) {
-  std::vector<PlannedSideFile> side_files;
+void PlanSideFiles(const OpenedModel& source, const std::string& config,
+                   const SideFileChoice& choice, Plan& plan) {
+  std::vector<LeftBehind> left_behind = source.left_behind;
   for (const std::string& name : source.side_files) {
     if (name == formats::kConfigName) {
-      side_files.push_back({name, {}, config});
+      plan.side_files.push_back({name, {}, config});
+    } else if (choice.changes_quantization && DescribesQuantization(name)) {
+      std::error_code error;
+      const std::uintmax_t bytes = std::filesystem::file_size(source.directory / name, error);
+      left_behind.push_back({name, LeftBehindKind::kUntrueDescription, error ? 0 : bytes});
     } else {
-      side_files.push_back({name, source.directory / name, {}});
+      plan.side_files.push_back({name, source.directory / name, {}});
     }
   }
-  return side_files;
+  if (choice.all) {
+    plan.options.push_back({"side_files", "\"all\""});
+    for (const LeftBehind& each : left_behind) {
+      plan.side_files.push_back({each.name, source.directory / each.name, {}});
+    }
+    left_behind.clear();
+  }
+  std::sort(plan.side_files.begin(), plan.side_files.end(),
+            [](const PlannedSideFile& a, const PlannedSideFile& b) { return a.name < b.name; });
+  std::sort(left_behind.begin(), left_behind.end(),
+            [](const LeftBehind& a, const LeftBehind& b) { return a.name < b.name; });
+  plan.left_behind = std::move(left_behind);
 }
 
 void ReportPlanned(const OpenedModel& source, const Catalog& catalog, const Plan& plan,
@@ -54,6 +91,7 @@ void ReportPlanned(const OpenedModel& source, const Catalog& catalog, const Plan
   }
   report.converted_tensors = converted;
   report.side_files = plan.side_files.size();
+  report.left_behind = plan.left_behind;
   for (const CatalogTensor& tensor : catalog.tensors()) {
     report.source_bytes += tensor.extent.length;
   }

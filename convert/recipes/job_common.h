@@ -20,8 +20,18 @@ void CheckRunOptions(const RunOptions& run);
 OpenedModel OpenForJob(const std::filesystem::path& input, const std::filesystem::path& output,
                        const RunOptions& run);
 
-// The source's side files, `config` in place of its config.json.
-std::vector<PlannedSideFile> PlanSideFiles(const OpenedModel& source, const std::string& config);
+// Which of the source's side files a conversion copies.
+struct SideFileChoice {
+  bool all = false;  // --side-files all
+  // Whether the weights' numbers change their form, so that files which describe how they are
+  // quantised (hf_quant_config.json and others) are no longer true.
+  bool changes_quantization = false;
+};
+
+// Fills plan.side_files with the source's side files, `config` in place of its config.json, and
+// plan.left_behind with those that are not copied.
+void PlanSideFiles(const OpenedModel& source, const std::string& config,
+                   const SideFileChoice& choice, Plan& plan);
 
 // Counts the plan's tensors and bytes, and those of `catalog`, which the plan reads, and takes the
 // source's warnings. `converted` of the

@@ -22,7 +22,7 @@ std::string Counted(const std::vector<std::string>& names, std::string_view what
 
 }  // namespace
 
-Plan PlanMerge(const OpenedModel& model) {
+Plan PlanMerge(const OpenedModel& model, bool all_side_files) {
   Plan plan;
   plan.recipe = kMerge;
   const ModelFiles files = ReadModelFiles(model);
@@ -43,7 +43,10 @@ Plan PlanMerge(const OpenedModel& model) {
   }
   plan.index = files.index.value_or("");
   plan.source_digests = model.ranks->digests;
-  plan.side_files = PlanSideFiles(model, model.config_text);
+  PlanSideFiles(
+      model, model.config_text,
+      {.all = all_side_files, .changes_quantization = !model.ranks->layout.bf16_modules.empty()},
+      plan);
   return plan;
 }
 

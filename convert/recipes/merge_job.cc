@@ -44,7 +44,7 @@ MergeReport Merge(const ConversionRequest& request, formats::FileSystem& fs, Pro
   RequireRankDirectory(request.input);
   RequirePlaces(request.input, request.output);
   const OpenedModel model = OpenModel(request.input);
-  const Plan plan = PlanMerge(model);
+  const Plan plan = PlanMerge(model, request.run.all_side_files);
   MergeReport report;
   report.original = model.ranks->is_original;
   report.differences = DifferencesFromOriginal(model);

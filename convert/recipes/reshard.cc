@@ -122,8 +122,8 @@ std::vector<ScaledWeight> DequantizedOf(const std::vector<ScaledWeight>& scaled,
 // Plans one command.
 class Planner {
  public:
-  Planner(const OpenedModel& model, const ReshardOptions& options)
-      : model_(model), options_(options) {}
+  Planner(const OpenedModel& model, const ReshardOptions& options, bool all_side_files)
+      : model_(model), options_(options), all_side_files_(all_side_files) {}
 
   ReshardPlan Run() {
     CheckReshardOptions(options_);
@@ -233,7 +233,13 @@ class Planner {
     const std::string config =
         ConfigForRanks(model_.config_text, model_.config, reshard_.slicing, has_mtp);
     const bool tells_location = NeedsExpertLocation(options_, reshard_);
-    for (PlannedSideFile& side : PlanSideFiles(model_, config)) {
+    const Slicing& slicing = reshard_.slicing;
+    PlanSideFiles(
+        model_, config,
+        {.all = all_side_files_,
+         .changes_quantization = !slicing.bf16_modules.empty() || slicing.recut_block.has_value()},
+        reshard_.plan);
+    for (const PlannedSideFile& side : side_files) {
       if (tells_location && side.name == kExpertLocationName) {
         throw Error(ErrorCode::kBadInput,
                     fmt::format("{}: the result needs this name for a file of its own; rename the "
@@ -241,7 +247,6 @@ class Planner {
                                 side.name),
                     {side.name, ""});
       }
-      side_files.push_back(std::move(side));
     }
     if (tells_location) {
       side_files.push_back({kExpertLocationName, {}, ExpertLocationText(*reshard_.placement)});
@@ -252,6 +257,7 @@ class Planner {
 
   const OpenedModel& model_;
   const ReshardOptions& options_;
+  const bool all_side_files_;
   ReshardPlan reshard_;
   std::string keys_text_;
 };
@@ -280,8 +286,9 @@ void CheckReshardOptions(const ReshardOptions& options) {
   }
 }
 
-ReshardPlan PlanReshard(const OpenedModel& model, const ReshardOptions& options) {
-  return Planner(model, options).Run();
+ReshardPlan PlanReshard(const OpenedModel& model, const ReshardOptions& options,
+                        bool all_side_files) {
+  return Planner(model, options, all_side_files).Run();
 }
 
 std::vector<std::size_t> FilesOfRanks(

@@ -48,9 +48,11 @@ struct ReshardPlan {
 void CheckReshardOptions(const ReshardOptions& options);
 
 // Plans every rank's files, and config.json and expert_location.json beside them. Fills all of the
-// plan. `model` must outlive the result. Throws Error as its parts do; kUsage for what `format`
-// does not have, kBadInput for a tensor that it has no name for.
-ReshardPlan PlanReshard(const OpenedModel& model, const ReshardOptions& options);
+// plan; with `all_side_files` it copies also what is left behind otherwise. `model` must outlive
+// the result. Throws Error as its parts do; kUsage for what `format` does not have, kBadInput for a
+// tensor that it has no name for.
+ReshardPlan PlanReshard(const OpenedModel& model, const ReshardOptions& options,
+                        bool all_side_files = false);
 
 // The weight files that the ranks of --ranks load, positions in plan.files, ascending. Throws Error
 // (kUsage) for a rank that there is not.

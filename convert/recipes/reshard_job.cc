@@ -23,7 +23,7 @@ class ReshardJob {
              const StopToken& stop)
       : request_(request),
         model_(OpenModel(request.input)),
-        reshard_(PlanReshard(model_, request.options)),
+        reshard_(PlanReshard(model_, request.options, request.run.all_side_files)),
         fs_(fs),
         progress_(progress),
         stop_(stop) {}

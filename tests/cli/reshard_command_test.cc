@@ -77,6 +77,23 @@ TEST_F(ReshardCommandTest, CutsMergesAndSaysSo) {
   EXPECT_EQ(tree, ReadTree(In()));
 }
 
+TEST_F(ReshardCommandTest, NamesWhatIsLeftBehindInBothDirections) {
+  std::filesystem::copy(In(), At("in"), std::filesystem::copy_options::recursive);
+  WriteFile(At("in") + "/model.gguf", "GGUF");
+  const ToolResult dry = Reshard({"--tp", "2", "--dry-run", At("in"), At("ranks")});
+  EXPECT_THAT(dry.out,
+              HasSubstr("  left behind 1 file, 4 bytes; --side-files all copies it as well\n"
+                        "    weights in other formats, 4 bytes: model.gguf\n"));
+  const json all =
+      Report({"--tp", "2", "--side-files", "all", At("in"), At("ranks")}, "reshard-report");
+  EXPECT_TRUE(all["left_behind"].empty());
+  EXPECT_EQ(ReadFile(At("ranks") + "/model.gguf"), "GGUF");
+  const json merged = Report({"merge", At("ranks"), At("merged")}, "merge-report");
+  EXPECT_EQ(merged["left_behind"],
+            json({{{"name", "model.gguf"}, {"kind", "other-weights"}, {"bytes", 4}}}));
+  EXPECT_FALSE(std::filesystem::exists(At("merged") + "/model.gguf"));
+}
+
 TEST_F(ReshardCommandTest, ReportsConformToTheirSchemas) {
   const json planned = Report(
       {"--preset", "deepseek-prefill", "--redundant-experts", "0", "--dry-run", In(), At("ranks")},

@@ -57,7 +57,7 @@ class SelectedFilesTest : public ::testing::Test {
     const OpenedModel source = OpenModel(in_);
     const std::vector<ScaledWeight> pairs = PairScales(source.catalog, source.config);
     Plan plan = PlanFp8ToBf16(source.catalog, pairs, {}, source.needs_index);
-    plan.side_files = PlanSideFiles(source, ConfigForBf16(source.config_text, source.config, plan));
+    PlanSideFiles(source, ConfigForBf16(source.config_text, source.config, plan), {}, plan);
     PlanHooks hooks;
     ProgressSink progress;
     const StopToken stop;

@@ -162,6 +162,44 @@ TEST_F(JobTest, CopiesNothingThatDescribesTheSourcesFilesOnly) {
   EXPECT_EQ(ReadTree(out()), plain);
 }
 
+TEST_F(JobTest, LeavesBehindWhatIsNoPartOfTheModelAndSaysSo) {
+  const Tree plain = Output();
+  fs::remove_all(out());
+  const std::vector<std::string> names = {".DS_Store",
+                                          "._config.json",
+                                          "hf_quant_config.json",
+                                          "model.fp8.safetensors.index.json",
+                                          "optimizer.pt",
+                                          "original/consolidated.00.pth",
+                                          "pytorch_model.bin"};
+  for (const std::string& name : names) WriteFile(in() / name, "12345");
+  report_ = Convert();
+  EXPECT_EQ(ReadTree(out()), plain);
+  std::vector<std::string> left_behind;
+  for (const formats::LeftBehind& each : report_.left_behind) {
+    left_behind.push_back(each.name);
+    EXPECT_EQ(each.bytes, 5U);
+    EXPECT_EQ(each.kind == formats::LeftBehindKind::kUntrueDescription,
+              each.name == "hf_quant_config.json");
+  }
+  EXPECT_EQ(left_behind, names);
+}
+
+TEST_F(JobTest, TakesEverythingAlongWhereItIsAskedTo) {
+  const std::size_t side_files = Output().size();
+  fs::remove_all(out());
+  for (const char* name : {".DS_Store", "hf_quant_config.json", "a.pth"}) {
+    WriteFile(in() / name, name);
+  }
+  request_.run.all_side_files = true;
+  const Tree tree = Output();
+  EXPECT_EQ(tree.size(), side_files + 3);
+  EXPECT_EQ(tree.at("a.pth"), "a.pth");
+  EXPECT_EQ(tree.at("hf_quant_config.json"), "hf_quant_config.json");
+  EXPECT_TRUE(report_.left_behind.empty());
+  EXPECT_EQ(Json::parse(tree.at(kManifest)).at("options").at("side_files"), "all");
+}
+
 TEST_F(JobTest, WritesAManifestThatChainsSourceAndOutput) {
   const Tree tree = Output();
   const Json manifest = Json::parse(tree.at(kManifest));

@@ -1,0 +1,140 @@
+#include "formats/left_behind.h"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <vector>
+
+namespace dsv3::formats {
+namespace {
+
+// Of frameworks and engines. What follows a '.' or '-' after ".gguf" is the number of a part.
+constexpr std::array<std::string_view, 17> kWeightSuffixes = {
+    ".bin",     ".pt",   ".pth",       ".gguf", ".ggml",      ".h5",
+    ".msgpack", ".onnx", ".onnx_data", ".ckpt", ".onnx.data", ".pdparams",
+    ".ot",      ".npz",  ".tflite",    ".nemo", ".mar"};
+
+constexpr std::array<std::string_view, 5> kWeightSuffixesOfParts = {".gguf-", ".gguf.", ".bin.part",
+                                                                    ".pth.part", ".pt.part"};
+
+constexpr std::array<std::string_view, 7> kTrainingPrefixes = {
+    "optimizer.", "optimizer-", "optimizer_",    "scheduler.pt",
+    "scaler.pt",  "rng_state",  "random_states_"};
+
+constexpr std::array<std::string_view, 8> kSystemNames = {
+    ".msc", ".mdl", ".mv", ".ds_store", "thumbs.db", "desktop.ini", ".localized", ".directory"};
+
+constexpr std::array<std::string_view, 6> kDownloadSuffixes = {
+    ".incomplete", ".aria2", ".crdownload", ".part", ".download", ".aria2__temp"};
+
+constexpr std::array<std::string_view, 6> kChecksumSuffixes = {".sha256", ".sha256sum", ".sha512",
+                                                               ".sha1",   ".md5",       ".md5sum"};
+
+constexpr std::array<std::string_view, 6> kChecksumNames = {
+    "sha256sums", "sha256sums.txt", "sha512sums", "md5sums", "sha256sum.txt", "md5sum.txt"};
+
+std::string Lower(std::string_view text) {
+  std::string lower(text);
+  for (char& c : lower) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return lower;
+}
+
+std::vector<std::string_view> Components(std::string_view path) {
+  std::vector<std::string_view> components;
+  while (true) {
+    const std::size_t slash = path.find('/');
+    components.push_back(path.substr(0, slash));
+    if (slash == std::string_view::npos) return components;
+    path.remove_prefix(slash + 1);
+  }
+}
+
+template <std::size_t N>
+bool EndsWithOneOf(std::string_view name, const std::array<std::string_view, N>& suffixes) {
+  return std::any_of(suffixes.begin(), suffixes.end(),
+                     [&](std::string_view suffix) { return name.ends_with(suffix); });
+}
+
+template <std::size_t N>
+bool IsOneOf(std::string_view name, const std::array<std::string_view, N>& names) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+bool IsSystemRecord(const std::vector<std::string_view>& components) {
+  return std::any_of(components.begin(), components.end(),
+                     [](std::string_view component) {
+                       return component.starts_with("._") || component == "__macosx";
+                     }) ||
+         IsOneOf(components.back(), kSystemNames) ||
+         EndsWithOneOf(components.back(), kDownloadSuffixes);
+}
+
+bool IsTrainingState(const std::vector<std::string_view>& components) {
+  const std::string_view name = components.back();
+  // The directories of DeepSpeed.
+  const auto is_step = [](std::string_view component) {
+    constexpr std::string_view kStep = "global_step";
+    return component.size() > kStep.size() && component.starts_with(kStep) &&
+           component.find_first_not_of("0123456789", kStep.size()) == std::string_view::npos;
+  };
+  return std::any_of(components.begin(), components.end() - 1, is_step) ||
+         std::any_of(kTrainingPrefixes.begin(), kTrainingPrefixes.end(),
+                     [&](std::string_view prefix) { return name.starts_with(prefix); }) ||
+         name.find("optim_states.") != std::string_view::npos || name == "training_args.bin" ||
+         name.ends_with(".distcp");
+}
+
+bool IsOtherIndex(std::string_view name) {
+  return name.ends_with(".json") && (name.ends_with(".index.json") ||
+                                     name.find(".safetensors.index.") != std::string_view::npos ||
+                                     name.find(".bin.index.") != std::string_view::npos);
+}
+
+bool IsOtherWeights(const std::vector<std::string_view>& components) {
+  const std::string_view name = components.back();
+  return (components.size() > 1 && components.front() == "original") ||
+         EndsWithOneOf(name, kWeightSuffixes) ||
+         std::any_of(kWeightSuffixesOfParts.begin(), kWeightSuffixesOfParts.end(),
+                     [&](std::string_view part) { return name.find(part) != name.npos; });
+}
+
+}  // namespace
+
+std::string_view LeftBehindKindName(LeftBehindKind kind) {
+  switch (kind) {
+    case LeftBehindKind::kOtherWeights:
+      return "other-weights";
+    case LeftBehindKind::kAdapter:
+      return "adapter";
+    case LeftBehindKind::kTrainingState:
+      return "training-state";
+    case LeftBehindKind::kOtherIndex:
+      return "other-index";
+    case LeftBehindKind::kChecksums:
+      return "checksums";
+    case LeftBehindKind::kSystemRecord:
+      return "system-record";
+    case LeftBehindKind::kUntrueDescription:
+      break;
+  }
+  return "untrue-description";
+}
+
+std::optional<LeftBehindKind> KindOfLeftBehind(std::string_view relative_name) {
+  const std::string path = Lower(relative_name);
+  const std::vector<std::string_view> components = Components(path);
+  const std::string_view name = components.back();
+  if (IsSystemRecord(components)) return LeftBehindKind::kSystemRecord;
+  if (name.starts_with("adapter_")) return LeftBehindKind::kAdapter;
+  if (IsTrainingState(components)) return LeftBehindKind::kTrainingState;
+  if (IsOtherIndex(name)) return LeftBehindKind::kOtherIndex;
+  if (EndsWithOneOf(name, kChecksumSuffixes) || IsOneOf(name, kChecksumNames)) {
+    return LeftBehindKind::kChecksums;
+  }
+  if (IsOtherWeights(components)) return LeftBehindKind::kOtherWeights;
+  return std::nullopt;
+}
+
+}  // namespace dsv3::formats

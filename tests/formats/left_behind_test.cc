@@ -1,0 +1,90 @@
+#include "formats/left_behind.h"
+
+#include <optional>
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/formats/checkpoint_test.h"
+
+namespace dsv3::formats {
+namespace {
+
+using dsv3::testing::CheckpointFilesTest;
+using dsv3::testing::Names;
+using dsv3::testing::Shard;
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+void ExpectKind(LeftBehindKind kind, const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    const std::optional<LeftBehindKind> found = KindOfLeftBehind(name);
+    ASSERT_TRUE(found) << name;
+    EXPECT_EQ(LeftBehindKindName(*found), LeftBehindKindName(kind)) << name;
+  }
+}
+
+TEST(LeftBehindTest, KnowsEachKindByName) {
+  ExpectKind(LeftBehindKind::kOtherWeights,
+             {"pytorch_model.bin", "a/b.PT", "x.pth", "tf_model.h5", "flax_model.msgpack",
+              "onnx/model.onnx", "onnx/model.onnx_data", "m-Q8_0.gguf", "m.gguf-00001-of-00002",
+              "m.gguf.part1of2", "original/params.json", "original/consolidated.00.pth"});
+  ExpectKind(LeftBehindKind::kAdapter,
+             {"adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"});
+  ExpectKind(LeftBehindKind::kTrainingState,
+             {"optimizer.pt", "optimizer.bin", "optimizer.safetensors", "scheduler.pt",
+              "rng_state_3.pth", "global_step500/mp_rank_00_model_states.pt",
+              "zero_pp_rank_0_mp_rank_00_optim_states.pt", "training_args.bin", "__0_0.distcp"});
+  ExpectKind(LeftBehindKind::kOtherIndex,
+             {"model.fp8.safetensors.index.json", "pytorch_model.bin.index.json",
+              "model.safetensors.index.fp16.json", "tf_model.h5.index.json"});
+  ExpectKind(LeftBehindKind::kChecksums, {"model.safetensors.sha256", "MD5SUMS", "a.md5"});
+  ExpectKind(LeftBehindKind::kSystemRecord,
+             {".msc", ".mdl", ".mv", ".DS_Store", "code/.DS_Store", "._config.json",
+              "._____temp/a.json", "__MACOSX/a.txt", "Thumbs.db", "a.safetensors.aria2"});
+}
+
+TEST(LeftBehindTest, LeavesWhatBelongsToEveryCopy) {
+  for (const char* name :
+       {"config.json", "tokenizer.json", "tokenizer.model", "tiktoken.model", "README.md",
+        "LICENSE", "modeling_deepseek.py", "model.safetensors", "model.safetensors.index.json.txt",
+        "code/original/readme.md", "global_steps/notes.txt", "figures/a b.svg", "index.json",
+        "consolidated.safetensors", "binary.txt", "scheduler/scheduler_config.json"}) {
+    EXPECT_FALSE(KindOfLeftBehind(name)) << name;
+  }
+}
+
+TEST_F(CheckpointFilesTest, TellsWhatIsLeftBehindFromSideFiles) {
+  WriteSound();
+  Write("._x.safetensors", "AppleDouble");
+  Write("adapter_model.safetensors", Shard({"lora"}));
+  Write("original/consolidated.00.pth", "12345");
+  const CheckpointFiles files = Open();
+  EXPECT_THAT(files.findings, IsEmpty());
+  EXPECT_THAT(Names(files), ElementsAre("x.safetensors", "y.safetensors"));
+  EXPECT_THAT(files.side_files, ElementsAre("config.json"));
+  ASSERT_EQ(files.left_behind.size(), 3U);
+  EXPECT_EQ(files.left_behind[0].name, "._x.safetensors");
+  EXPECT_EQ(files.left_behind[0].kind, LeftBehindKind::kSystemRecord);
+  EXPECT_EQ(files.left_behind[1].name, "adapter_model.safetensors");
+  EXPECT_EQ(files.left_behind[2].name, "original/consolidated.00.pth");
+  EXPECT_EQ(files.left_behind[2].bytes, 5U);
+}
+
+// An index may list any file.
+TEST_F(CheckpointFilesTest, TakesAnAdapterThatTheIndexListsForAShard) {
+  WriteSound();
+  Write("adapter_model.safetensors", Shard({"lora"}));
+  WriteIndex({{"a", "x.safetensors"},
+              {"b", "x.safetensors"},
+              {"c", "y.safetensors"},
+              {"lora", "adapter_model.safetensors"}});
+  const CheckpointFiles files = Open();
+  EXPECT_THAT(Names(files), Contains("adapter_model.safetensors"));
+  EXPECT_THAT(files.left_behind, IsEmpty());
+}
+
+}  // namespace
+}  // namespace dsv3::formats
