@@ -54,4 +54,34 @@ std::string_view DescribeForeignFile(std::string_view start) {
   return "";
 }
 
+std::string_view DescribeNoSafetensors(std::string_view start) {
+  if (const std::string_view foreign = DescribeForeignFile(start); !foreign.empty()) return foreign;
+  constexpr char kPickle = '\x80';
+  if (start.size() >= 2 && start[0] == kPickle && start[1] >= 2 && start[1] <= 5) {
+    return "it is a Python pickle, perhaps of PyTorch; convert its tensors to safetensors first";
+  }
+  if (start.starts_with("\x93NUMPY")) {
+    return "it is a NumPy array; give a safetensors checkpoint";
+  }
+  if (start.starts_with("\x89HDF")) {
+    return "it is an HDF5 file; give a safetensors checkpoint";
+  }
+  if (start.starts_with(std::string_view("\x00\x05\x16\x07", 4))) {
+    return "it is an AppleDouble file, which macOS leaves beside the file itself; give the file "
+           "whose name is without '._'";
+  }
+  const std::size_t text = start.find_first_not_of(" \t\r\n");
+  const bool is_text =
+      text != std::string_view::npos && std::all_of(start.begin(), start.end(), [](char c) {
+        const auto byte = static_cast<unsigned char>(c);
+        return byte >= ' ' || c == '\t' || c == '\r' || c == '\n';
+      });
+  if (!is_text) return "";
+  if (start[text] == '{' || start[text] == '[') {
+    return "it is a JSON text, not a safetensors file; give the checkpoint's directory";
+  }
+  return "it is a text, not a safetensors file; give the checkpoint's directory, or download the "
+         "file again where a download saved an error message in its place";
+}
+
 }  // namespace dsv3::formats

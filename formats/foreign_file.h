@@ -9,4 +9,8 @@ namespace dsv3::formats {
 // instead of ...". Empty when there is no telling.
 std::string_view DescribeForeignFile(std::string_view start);
 
+// The same for a file that was expected to be a safetensors file: knows also JSON and other texts,
+// pickles and arrays.
+std::string_view DescribeNoSafetensors(std::string_view start);
+
 }  // namespace dsv3::formats

@@ -110,7 +110,7 @@ std::uint64_t CheckedHeaderBytes(std::span<const std::byte> prefix, std::uint64_
                                  const std::string& file) {
   if (file_bytes == 0) Fail(file, "", "the file is empty; download it again");
   const auto fail_foreign = [&] {
-    const std::string_view foreign = DescribeForeignFile(AsText(prefix));
+    const std::string_view foreign = DescribeNoSafetensors(AsText(prefix));
     if (!foreign.empty()) Fail(file, "", std::string(foreign));
   };
   if (file_bytes < kLengthBytes) {
