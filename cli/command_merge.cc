@@ -12,14 +12,19 @@ namespace dsv3::cli {
 
 namespace {
 
-std::string Run(const ConversionOptions& options, CommandContext& context) {
+struct Options : ConversionOptions {
+  std::string config;
+};
+
+std::string Run(const Options& options, CommandContext& context) {
   convert::ConversionRequest request;
   request.input = options.input;
   request.output = options.output;
   request.run = options.run;
   request.run.sharing = context.sharing;
   const convert::MergeReport report =
-      convert::Merge(request, formats::PosixFileSystem(), context.progress, context.stop);
+      convert::Merge(request, formats::PosixFileSystem(), context.progress, context.stop,
+                     {.demo_config = options.config});
   return context.output.json ? MergeReportJson(request, report, context.tool.name)
                              : MergeReportText(request, report);
 }
@@ -27,7 +32,7 @@ std::string Run(const ConversionOptions& options, CommandContext& context) {
 }  // namespace
 
 Command MergeCommand() {
-  const auto options = std::make_shared<ConversionOptions>();
+  const auto options = std::make_shared<Options>();
   Command command;
   command.name = "merge";
   command.summary = "put rank shards together to the checkpoint that they were cut from";
@@ -36,17 +41,27 @@ Command MergeCommand() {
       "from to OUT: the original files, byte for byte. What the shards do not hold, such as "
       "MTP layers that were dropped or FP8 weights that became BF16, cannot come back; the report "
       "tells of it.",
+      "RANKS may also hold the files of DeepSeek's inference demo (model0-mp8.safetensors and so "
+      "on), which convert.py or another tool made: with --config FILE they become a Hugging Face "
+      "checkpoint again, with the same bytes in each tensor, in new shards.",
       "The digests that layout.json gives are checked while the shards are read, and files "
       "appear in OUT under their names only when all of them are right. After an interruption the "
       "same command continues."};
   command.arguments = {
-      {"RANKS", "The directory of rank shards, with its layout.json.", &options->input},
+      {"RANKS", "The directory of rank shards, with its layout.json, or of the demo's files.",
+       &options->input},
       {"OUT",
        "The directory to write. It may be missing, empty, or hold what an earlier run of the "
        "same command left.",
        &options->output}};
   command.options = RunOptionTable(&options->run);
-  command.examples = {{"merge ranks DeepSeek-V3", "Get the original files back"}};
+  command.options.push_back(
+      Text("config", "FILE", &options->config,
+           "The model's config.json as on Hugging Face, for files of DeepSeek's inference demo, "
+           "which do not hold it. The number of MTP layers in it becomes what the files hold."));
+  command.examples = {{"merge ranks DeepSeek-V3", "Get the original files back"},
+                      {"merge --config DeepSeek-V3/config.json demo DeepSeek-V3-again",
+                       "Make a checkpoint of the demo's files"}};
   command.after_stop = "run the same command again to continue";
   command.stops_by_itself = true;
   command.shares_work = true;

@@ -210,6 +210,30 @@ void TakeShards(std::vector<OpenedShard> opened, CheckpointFiles& files) {
   std::move(found.begin(), found.end(), std::back_inserter(files.findings));
 }
 
+// Without an index: the files that are the model. Loaders take model.safetensors alone where it is
+// there; consolidated*.safetensors hold the weights once more, under names of their own.
+std::vector<std::string> ModelAmong(const std::vector<std::string>& present) {
+  constexpr std::string_view kSingle = "model.safetensors";
+  if (std::find(present.begin(), present.end(), kSingle) != present.end()) {
+    return {std::string(kSingle)};
+  }
+  std::vector<std::string> model;
+  std::copy_if(present.begin(), present.end(), std::back_inserter(model),
+               [](const std::string& name) { return !name.starts_with("consolidated"); });
+  return model;
+}
+
+// Those of `present` that are not among the shards.
+void OpenUnlisted(const std::vector<std::string>& present, const std::vector<std::string>& shards,
+                  const FreedShards& freed, CheckpointFiles& files) {
+  std::vector<std::string> others;
+  std::set_difference(present.begin(), present.end(), shards.begin(), shards.end(),
+                      std::back_inserter(others));
+  for (OpenedShard& opened : OpenShards(files.directory, others, freed)) {
+    files.unlisted.push_back(std::move(opened.shard));
+  }
+}
+
 // The shards are sorted by name.
 bool IsShard(const CheckpointFiles& files, std::string_view name) {
   const auto shard =
@@ -218,14 +242,22 @@ bool IsShard(const CheckpointFiles& files, std::string_view name) {
   return shard != files.shards.end() && shard->name == name;
 }
 
+std::string ReasonToLeave(const std::string& name, const CheckpointFiles& files) {
+  if (files.index) return "the index does not list this file";
+  if (name.find('/') != std::string::npos) return "this file lies in a subdirectory";
+  if (name.starts_with("consolidated")) {
+    return "files of this name hold the weights once more, in their publisher's own form";
+  }
+  return fmt::format("without an index loaders take {} alone", files.shards.front().name);
+}
+
 void NoteUnlisted(const CheckpointListing& listing, CheckpointFiles& files) {
   for (const std::string& name : listing.safetensors) {
     if (IsShard(files, name)) continue;
-    files.findings.push_back(FileFinding(
-        Severity::kWarning, "unlisted-shard", name,
-        fmt::format("{}: {}, so it does not belong to the checkpoint and is left alone", name,
-                    files.index ? "the index does not list this file"
-                                : "this file lies in a subdirectory")));
+    files.findings.push_back(
+        FileFinding(Severity::kWarning, "unlisted-shard", name,
+                    fmt::format("{}: {}, so it does not belong to the checkpoint and is left alone",
+                                name, ReasonToLeave(name, files))));
   }
 }
 
@@ -265,6 +297,7 @@ void OrderFindings(Findings& findings) {
 CheckpointFiles OpenFile(const CheckpointLocation& location, const FreedShards& freed,
                          FaultyIndex faulty_index) {
   const std::string& name = *location.file_name;
+  if (name.starts_with("adapter_")) FailAdapter(location.directory / name);
   CheckpointFiles files;
   files.directory = location.directory;
   files.form = CheckpointFiles::Form::kSingle;
@@ -302,15 +335,17 @@ CheckpointFiles OpenDirectory(const fs::path& directory, const FreedShards& free
     files.form = files.index ? CheckpointFiles::Form::kIndexed : FormWithoutIndex(opened.size());
     TakeShards(std::move(opened), files);
   } else {
-    if (present.empty()) FailNoCheckpoint(directory);
-    files.form = FormWithoutIndex(present.size());
-    TakeShards(OpenShards(directory, present, freed), files);
+    const std::vector<std::string> model = ModelAmong(present);
+    if (model.empty()) FailNoCheckpoint(directory);
+    files.form = FormWithoutIndex(model.size());
+    TakeShards(OpenShards(directory, model, freed), files);
+    OpenUnlisted(present, model, freed, files);
     if (files.form == CheckpointFiles::Form::kUnindexed) {
       files.findings.push_back(FileFinding(
           Severity::kWarning, "no-index", "",
           fmt::format("{}: there is no {}, so all {} *.safetensors files in the directory are "
                       "taken as the checkpoint; that none is missing cannot be known",
-                      directory.string(), kShardIndexName, present.size())));
+                      directory.string(), kShardIndexName, model.size())));
     }
   }
   CheckpointListing listing = ListCheckpoint(directory, true);

@@ -184,20 +184,43 @@ CheckpointListing ListCheckpoint(const fs::path& directory, bool recursive) {
   return listing;
 }
 
+void FailAdapter(const fs::path& path) {
+  FailPath(
+      ErrorCode::kBadInput, path,
+      "this is an adapter (adapter_config.json, adapter_model.*): it holds changes to a model, "
+      "not the model itself; merge it into the model that its adapter_config.json names as "
+      "base_model_name_or_path, and give the merged model");
+}
+
 void FailNoCheckpoint(const fs::path& directory) {
-  std::string_view instead = "give the directory that holds the *.safetensors files";
+  bool has_adapter = false;
+  bool has_consolidated = false;
+  bool has_pytorch = false;
+  bool has_gguf = false;
   std::error_code error;
   for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
        entry.increment(error)) {
     const std::string name = entry->path().filename().string();
-    if (name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth")) {
-      instead = "its weights seem to be PyTorch files, convert them to safetensors first";
-      break;
-    }
-    if (name.ends_with(".gguf")) {
-      instead = "it holds GGUF files, give the safetensors checkpoint that they were made from";
-      break;
-    }
+    has_adapter = has_adapter || name.starts_with("adapter_");
+    has_consolidated =
+        has_consolidated || (name.starts_with("consolidated") && IsSafetensors(name));
+    has_pytorch = has_pytorch ||
+                  (!name.starts_with("adapter_") &&
+                   (name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth")));
+    has_gguf = has_gguf || name.ends_with(".gguf");
+  }
+  if (has_adapter && !has_consolidated && !has_pytorch && !has_gguf) FailAdapter(directory);
+  if (has_consolidated) {
+    FailPath(ErrorCode::kBadInput, directory,
+             "this directory holds consolidated*.safetensors alone, the model in its publisher's "
+             "own form; give the checkpoint in Hugging Face's form");
+  }
+  std::string_view instead = "give the directory that holds the *.safetensors files";
+  if (has_gguf) {
+    instead = "it holds GGUF files, give the safetensors checkpoint that they were made from";
+  }
+  if (has_pytorch) {
+    instead = "its weights seem to be PyTorch files, convert them to safetensors first";
   }
   FailPath(ErrorCode::kBadInput, directory,
            fmt::format("this directory holds no checkpoint: there is no {} and no *.safetensors "

@@ -32,8 +32,11 @@ std::vector<std::string> ListSafetensors(const std::filesystem::path& directory)
 // Lists the directory, with its subdirectories if `recursive`. Throws Error (kIo).
 CheckpointListing ListCheckpoint(const std::filesystem::path& directory, bool recursive);
 
-// Throws the Error (kBadInput) for a directory that holds no safetensors files, which says what it
-// holds instead.
+// Throws the Error (kBadInput) for a directory that holds no safetensors files of a model, which
+// says what it holds instead.
 [[noreturn]] void FailNoCheckpoint(const std::filesystem::path& directory);
+
+// Throws the Error (kBadInput) for an adapter, a directory or a file, where a model is asked for.
+[[noreturn]] void FailAdapter(const std::filesystem::path& path);
 
 }  // namespace dsv3::formats

@@ -93,6 +93,93 @@ std::string DeepseekName(std::string_view name, bool mtp) {
               {"", std::string(name)});
 }
 
+std::string HuggingFaceName(std::string_view demo_name) {
+  std::vector<std::string> segments;
+  for (std::size_t begin = 0; begin <= demo_name.size();) {
+    const std::size_t end = std::min(demo_name.find('.', begin), demo_name.size());
+    segments.emplace_back(demo_name.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  std::string name;
+  const std::size_t module = segments.size() < 2 ? 0 : segments.size() - 2;
+  const bool in_layer = segments.front() == "layers";
+  const bool in_indexer = module > 0 && segments[module - 1] == "indexer";
+  const bool is_mtp_head = in_layer && segments[module] == "head";
+  if (!in_indexer && !is_mtp_head) {
+    const auto found = std::find_if(kModules.begin(), kModules.end(), [&](const Renaming& row) {
+      return row.to == segments[module];
+    });
+    if (found != kModules.end()) segments[module] = found->from;
+  }
+  if (segments.back() == "scale") segments.back() = "weight_scale_inv";
+  if (segments.back() == "bias" && segments[module] == "gate") {
+    segments.back() = "e_score_correction_bias";
+  }
+  for (std::size_t i = 0; i < module; ++i) {
+    if (segments[i] == "attn") segments[i] = "self_attn";
+    if (segments[i] == "ffn") segments[i] = "mlp";
+  }
+  if (segments.front() != "lm_head") name = "model";
+  for (const std::string& segment : segments) name += (name.empty() ? "" : ".") + segment;
+  bool is_inverse = false;
+  try {
+    is_inverse = DeepseekName(name, true) == demo_name;
+  } catch (const Error&) {
+    is_inverse = false;
+  }
+  if (is_inverse) return name;
+  throw Error(ErrorCode::kBadInput,
+              fmt::format("tensor {}: DeepSeek's inference demo of DeepSeek-V3 and V3.2 has no "
+                          "tensor of this name, so its Hugging Face name is not known",
+                          QuoteForMessage(demo_name)),
+              {"", std::string(demo_name)});
+}
+
+bool IsRoutedExpert(std::string_view name) {
+  return name.find(".experts.") != std::string_view::npos;
+}
+
+std::optional<std::size_t> DeepseekCutDimension(std::string_view name) {
+  constexpr std::array<std::string_view, 7> kRows = {
+      "embed_tokens", "q_proj", "q_b_proj", "kv_b_proj", "gate_proj", "up_proj", "lm_head"};
+  const std::string_view module = ModuleSegment(name);
+  // MTP layers, which the official script leaves out, have a head of their own.
+  if (std::find(kRows.begin(), kRows.end(), module) != kRows.end() ||
+      name.ends_with(".shared_head.head.weight")) {
+    return 0;
+  }
+  if (module == "down_proj" || module == "o_proj") return 1;
+  return std::nullopt;
+}
+
+std::optional<std::uint64_t> DemoRanks(const std::vector<std::string>& files) {
+  constexpr std::string_view kModel = "model";
+  constexpr std::string_view kRanks = "-mp";
+  constexpr std::string_view kSuffix = ".safetensors";
+  constexpr std::size_t kMostDigits = 6;
+  std::optional<std::uint64_t> ranks;
+  for (const std::string& file : files) {
+    const std::size_t at = file.find(kRanks);
+    if (!file.starts_with(kModel) || !file.ends_with(kSuffix) || at == std::string::npos) {
+      return std::nullopt;
+    }
+    const std::size_t begin = at + kRanks.size();
+    if (begin + kSuffix.size() >= file.size()) return std::nullopt;
+    const std::string rank = file.substr(kModel.size(), at - kModel.size());
+    const std::string count = file.substr(begin, file.size() - kSuffix.size() - begin);
+    for (const std::string& number : {rank, count}) {
+      if (number.empty() || number.size() > kMostDigits ||
+          number.find_first_not_of("0123456789") != std::string::npos) {
+        return std::nullopt;
+      }
+    }
+    const std::uint64_t of = std::stoull(count);
+    if (std::stoull(rank) >= of || (ranks && *ranks != of)) return std::nullopt;
+    ranks = of;
+  }
+  return ranks;
+}
+
 std::string DeepseekFileName(std::uint64_t rank, std::uint64_t model_parallel) {
   return fmt::format("model{}-mp{}.safetensors", rank, model_parallel);
 }

@@ -1,8 +1,11 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 // The names that DeepSeek's own inference demo gives to tensors.
 namespace dsv3::convert {
@@ -19,7 +22,21 @@ namespace dsv3::convert {
 // Throws Error (kBadInput) for a tensor that the table does not know.
 std::string DeepseekName(std::string_view name, bool mtp);
 
+// The Hugging Face name of a tensor of the demo: the inverse of DeepseekName, MTP layers included.
+// Throws Error (kBadInput) for a name that DeepseekName makes of none.
+std::string HuggingFaceName(std::string_view demo_name);
+
+// The dimension along which the demo cuts a tensor, by its Hugging Face name: 0 or 1 for those of
+// modules that are cut, scales included; nothing for what each rank holds whole. Routed experts are
+// not cut but dealt out.
+std::optional<std::size_t> DeepseekCutDimension(std::string_view name);
+bool IsRoutedExpert(std::string_view name);
+
 // "model3-mp8.safetensors"
 std::string DeepseekFileName(std::uint64_t rank, std::uint64_t model_parallel);
+
+// How many ranks the files are of, where all of them have such names for one number of ranks;
+// nothing where there is no file or one has another name.
+std::optional<std::uint64_t> DemoRanks(const std::vector<std::string>& files);
 
 }  // namespace dsv3::convert

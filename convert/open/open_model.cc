@@ -166,6 +166,7 @@ OpenedModel OpenRanks(const fs::path& input, const OpenOptions& options) {
 
 OpenedModel OpenModel(const fs::path& input, const OpenOptions& options) {
   if (options.faults == OpenOptions::Faults::kThrow) RefuseUnfinishedConversion(input);
+  RefuseDemoDirectory(input);
   return IsRankDirectory(input) ? OpenRanks(input, options) : OpenCheckpoint(input, options);
 }
 

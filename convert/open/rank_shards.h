@@ -37,4 +37,11 @@ struct RankShards {
 // of that name, no index.
 bool IsRankDirectory(const std::filesystem::path& input);
 
+// Whether a directory holds the files of DeepSeek's inference demo alone (model0-mp8.safetensors),
+// and no layout.json that says how they were cut.
+bool IsDemoDirectory(const std::filesystem::path& input);
+
+// Throws Error (kBadInput) for such a directory; it names `dsv3-reshard merge --config`.
+void RefuseDemoDirectory(const std::filesystem::path& input);
+
 }  // namespace dsv3::convert

@@ -13,7 +13,8 @@ inline constexpr char kMerge[] = "merge";
 
 // Each shard of the model under its own header, byte for byte, with index and config. Fills all of
 // the plan; the side files are those of the rank directory, and with `all_side_files` also what is
-// left behind otherwise. The model must be one of rank shards.
+// left behind otherwise. The model must be one of rank shards, or of the demo's
+// files.
 Plan PlanMerge(const OpenedModel& model, bool all_side_files = false);
 
 // What the merged checkpoint is not as in the original, in sentences; empty where it is the

@@ -85,8 +85,14 @@ struct MergeReport {
   std::vector<std::string> differences;
 };
 
-// Runs `dsv3-reshard merge RANKS OUT`.
+struct MergeOptions {
+  // --config: the model's config.json, where RANKS holds the files of DeepSeek's inference demo.
+  std::filesystem::path demo_config = {};
+};
+
+// Runs `dsv3-reshard merge RANKS OUT`. RANKS is a directory of rank shards, or of the files of
+// DeepSeek's inference demo.
 MergeReport Merge(const ConversionRequest& request, formats::FileSystem& fs, ProgressSink& progress,
-                  const StopToken& stop);
+                  const StopToken& stop, const MergeOptions& options = {});
 
 }  // namespace dsv3::convert

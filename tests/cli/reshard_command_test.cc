@@ -77,6 +77,63 @@ TEST_F(ReshardCommandTest, CutsMergesAndSaysSo) {
   EXPECT_EQ(tree, ReadTree(In()));
 }
 
+TEST_F(ReshardCommandTest, MergesTheFilesOfTheDemo) {
+  ASSERT_EQ(RunTool({"dsv3-convert", "fp8-to-bf16", In(), At("bf16"), "--quiet"}).exit_code, 0);
+  ASSERT_EQ(Reshard({"--tp", "2", "--format", "deepseek", At("bf16"), At("demo")}).exit_code, 0);
+  for (const char* name : {"layout.json", "checkpoint.manifest.json", "config.json"}) {
+    std::filesystem::remove(At("demo") + "/" + name);
+  }
+  const std::vector<std::vector<std::string>> others = {
+      {"dsv3-inspect", At("demo")},
+      {"dsv3-verify", "structure", At("demo")},
+      {"dsv3-verify", "numeric", At("demo")},
+      {"dsv3-convert", "fp8-to-bf16", At("demo"), At("out")},
+      {"dsv3-reshard", "--tp", "2", At("demo"), At("out")}};
+  for (const std::vector<std::string>& words : others) {
+    const ToolResult refused = RunTool(words);
+    EXPECT_EQ(refused.exit_code, 3) << words[0];
+    EXPECT_THAT(refused.err, HasSubstr("the files of DeepSeek's inference demo"));
+  }
+  const ToolResult without = Reshard({"merge", At("demo"), At("merged")});
+  EXPECT_EQ(without.exit_code, 2);
+  EXPECT_THAT(without.err, HasSubstr("add --config FILE"));
+  WriteFile(At("demo.json"), R"({"vocab_size": 129280, "dim": 7168, "n_layers": 61})");
+  const ToolResult wrong =
+      Reshard({"merge", At("demo"), At("merged"), "--config", At("demo.json")});
+  EXPECT_EQ(wrong.exit_code, 3);
+  EXPECT_THAT(wrong.err, HasSubstr("this is a config of DeepSeek's inference demo"));
+
+  // The config of the FP8 model: the ranks are BF16 and without MTP layers.
+  const json report = Report({"merge", At("demo"), At("merged"), "--config", In() + "/config.json"},
+                             "merge-report");
+  EXPECT_EQ(report["differences"].size(), 3U);
+  const json config = json::parse(ReadFile(At("merged") + "/config.json"));
+  EXPECT_EQ(config["num_nextn_predict_layers"], 0);
+  EXPECT_EQ(config.count("quantization_config"), 0U);
+  EXPECT_EQ(RunTool({"dsv3-verify", "structure", "--strict", At("merged")}).exit_code, 0);
+  const json compared =
+      json::parse(RunTool({"dsv3-verify", "compare", At("bf16"), At("merged"), "--json"}).out);
+  for (const json& finding : compared["findings"]) {
+    EXPECT_EQ(finding["kind"], "only-in-a") << finding;
+    EXPECT_THAT(finding["tensor"].get<std::string>(), StartsWith("model.layers.4."));
+  }
+
+  // A copy that differs, before anything is written; then a rank that is missing.
+  std::string damaged = ReadFile(At("demo") + "/model1-mp2.safetensors");
+  const std::size_t norm = damaged.find("\"norm.weight\"");
+  const std::size_t offset = std::stoull(damaged.substr(damaged.find("offsets\":[", norm) + 10));
+  std::uint64_t header = 0;
+  damaged.copy(reinterpret_cast<char*>(&header), sizeof(header));
+  damaged[8 + header + offset] ^= 1;
+  WriteFile(At("demo") + "/model1-mp2.safetensors", damaged);
+  const std::vector<std::string> merge = {"merge", At("demo"), At("again"), "--config",
+                                          In() + "/config.json"};
+  EXPECT_THAT(Reshard(merge).err, HasSubstr("tensor 'norm.weight': every rank holds a copy"));
+  EXPECT_FALSE(std::filesystem::exists(At("again")));
+  std::filesystem::remove(At("demo") + "/model1-mp2.safetensors");
+  EXPECT_THAT(Reshard(merge).err, HasSubstr("model1-mp2.safetensors: the other files are of 2 "));
+}
+
 TEST_F(ReshardCommandTest, NamesWhatIsLeftBehindInBothDirections) {
   std::filesystem::copy(In(), At("in"), std::filesystem::copy_options::recursive);
   WriteFile(At("in") + "/model.gguf", "GGUF");

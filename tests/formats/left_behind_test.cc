@@ -2,6 +2,8 @@
 
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -12,10 +14,12 @@ namespace dsv3::formats {
 namespace {
 
 using dsv3::testing::CheckpointFilesTest;
+using dsv3::testing::ExpectBadInput;
 using dsv3::testing::Names;
 using dsv3::testing::Shard;
 using ::testing::Contains;
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 void ExpectKind(LeftBehindKind kind, const std::vector<std::string>& names) {
@@ -84,6 +88,58 @@ TEST_F(CheckpointFilesTest, TakesAnAdapterThatTheIndexListsForAShard) {
   const CheckpointFiles files = Open();
   EXPECT_THAT(Names(files), Contains("adapter_model.safetensors"));
   EXPECT_THAT(files.left_behind, IsEmpty());
+}
+
+TEST_F(CheckpointFilesTest, TakesTheSingleFileOfLoadersAloneWhereThereIsNoIndex) {
+  Write("model.safetensors", Shard({"a"}));
+  Write("model.fp16.safetensors", Shard({"a"}));
+  Write("consolidated.safetensors", Shard({"x"}));
+  const CheckpointFiles files = Open();
+  EXPECT_EQ(files.form, CheckpointFiles::Form::kSingle);
+  EXPECT_THAT(Names(files), ElementsAre("model.safetensors"));
+  ASSERT_EQ(files.unlisted.size(), 2U);
+  EXPECT_EQ(files.unlisted[1].header.tensors.size(), 1U);
+  ASSERT_EQ(files.findings.size(), 2U);
+  EXPECT_EQ(files.findings[0].kind, "unlisted-shard");
+  EXPECT_THAT(files.findings[0].message, HasSubstr("hold the weights once more"));
+  EXPECT_THAT(files.findings[1].message, HasSubstr("loaders take model.safetensors alone"));
+}
+
+TEST_F(CheckpointFilesTest, NeverTakesConsolidatedFilesForShards) {
+  Write("model-1.safetensors", Shard({"a"}));
+  Write("model-2.safetensors", Shard({"b"}));
+  Write("consolidated-1.safetensors", Shard({"x"}));
+  EXPECT_THAT(Names(Open()), ElementsAre("model-1.safetensors", "model-2.safetensors"));
+}
+
+TEST_F(CheckpointFilesTest, SaysWhatADirectoryWithoutAModelHolds) {
+  Write("adapter_model.safetensors", Shard({"lora"}));
+  Write("adapter_config.json", "{}");
+  ExpectBadInput([&] { Open(); }, "this is an adapter");
+  ExpectBadInput([&] { OpenCheckpointFiles(directory_ / "adapter_model.safetensors"); },
+                 "this is an adapter");
+  Write("consolidated.safetensors", Shard({"x"}));
+  ExpectBadInput([&] { Open(); }, "holds consolidated*.safetensors alone");
+}
+
+// Each is called what it is.
+TEST_F(CheckpointFilesTest, NamesFilesOfOtherKinds) {
+  const std::pair<std::string, const char*> files[] = {
+      {"{\"hidden_size\": 7168}", "it is a JSON text"},
+      {"{}", "it is a JSON text"},
+      {"Access denied\n", "it is a text"},
+      {"GGUF\x03", "it is a GGUF file"},
+      {"\x80\x02}q", "it is a Python pickle"},
+      {std::string("\x80\x04\x95\x1b\0\0\0\0\0\0\0\x8c", 12), "it is a Python pickle"},
+      {"\x93NUMPY\x01\0\x76\0", "it is a NumPy array"},
+      {"\x89HDF\r\n\x1a\n", "it is an HDF5 file"},
+      {std::string("\0\x05\x16\x07\0\x02\0\0Mac OS X", 16), "it is an AppleDouble file"}};
+  for (const auto& [content, words] : files) {
+    Write("file", content);
+    const CheckpointFiles opened = OpenCheckpointFiles(directory_ / "file");
+    ASSERT_EQ(opened.findings.size(), 1U) << words;
+    EXPECT_THAT(opened.findings[0].message, HasSubstr(words));
+  }
 }
 
 }  // namespace

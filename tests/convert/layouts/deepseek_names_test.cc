@@ -45,7 +45,47 @@ TEST(DeepseekNames, FollowTheOfficialTable) {
       {"model.layers.3.self_attn.indexer.weights_proj.weight",
        "layers.3.attn.indexer.weights_proj.weight"},
   };
-  for (const auto& [from, to] : names) EXPECT_EQ(DeepseekName(from, false), to);
+  for (const auto& [from, to] : names) {
+    EXPECT_EQ(DeepseekName(from, false), to);
+    EXPECT_EQ(HuggingFaceName(to), from);
+  }
+}
+
+TEST(DeepseekNames, GoBackOnlyFromNamesThatTheDemoHas) {
+  EXPECT_EQ(HuggingFaceName("layers.61.embed.weight"), "model.layers.61.embed_tokens.weight");
+  EXPECT_EQ(HuggingFaceName("layers.61.shared_head.head.weight"),
+            "model.layers.61.shared_head.head.weight");
+  for (const char* name :
+       {"layers.0.attn.wq_c.weight", "weight", "", ".", "layers.0.ffn.w1.weight_scale_inv",
+        "model.layers.0.self_attn.o_proj.weight", "layers.0.attn.compressor.wkv.weight"}) {
+    EXPECT_THAT(ErrorOf([&] { HuggingFaceName(name); }).message(),
+                HasSubstr("its Hugging Face name is not known"))
+        << name;
+  }
+}
+
+TEST(DeepseekNames, KnowWhatIsCutAndHow) {
+  EXPECT_EQ(DeepseekCutDimension("model.layers.0.self_attn.q_b_proj.weight_scale_inv"), 0U);
+  EXPECT_EQ(DeepseekCutDimension("lm_head.weight"), 0U);
+  EXPECT_EQ(DeepseekCutDimension("model.layers.0.mlp.shared_experts.down_proj.weight"), 1U);
+  EXPECT_FALSE(DeepseekCutDimension("model.layers.3.mlp.gate.weight"));
+  EXPECT_FALSE(DeepseekCutDimension("model.layers.3.self_attn.indexer.wq_b.weight"));
+  EXPECT_TRUE(IsRoutedExpert("model.layers.3.mlp.experts.1.up_proj.weight"));
+  EXPECT_FALSE(IsRoutedExpert("model.layers.3.mlp.shared_experts.up_proj.weight"));
+}
+
+TEST(DeepseekNames, KnowTheDemosFiles) {
+  EXPECT_EQ(DemoRanks({"model0-mp2.safetensors", "model1-mp2.safetensors"}), 2U);
+  EXPECT_EQ(DemoRanks({"model3-mp16.safetensors"}), 16U);
+  EXPECT_FALSE(DemoRanks({}));
+  for (const char* name :
+       {"model.safetensors", "model2-mp2.safetensors", "model-mp2.safetensors",
+        "model0-mp.safetensors", "model0-mpx.safetensors", "model0-mp2.bin",
+        "model0-mp99999999999999999999.safetensors", "model-00001-of-00002.safetensors"}) {
+    EXPECT_FALSE(DemoRanks({name})) << name;
+  }
+  EXPECT_FALSE(DemoRanks({"model0-mp2.safetensors", "model1-mp4.safetensors"}));
+  EXPECT_FALSE(DemoRanks({"model0-mp1.safetensors", "other.safetensors"}));
 }
 
 // Every occurrence of the segment is replaced, as str.replace does.

@@ -1,0 +1,398 @@
+#include "convert/recipes/merge_demo.h"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string_view>
+#include <system_error>
+#include <tuple>
+#include <utility>
+
+#include <fmt/format.h>
+#include <tbb/parallel_for.h>
+
+#include "convert/catalog/box.h"
+#include "convert/layouts/deepseek_names.h"
+#include "convert/model/config_edit.h"
+#include "convert/plan/assemble_expression.h"
+#include "convert/plan/plan.h"
+#include "convert/recipes/fp8_to_bf16.h"
+#include "formats/checkpoint_files.h"
+#include "formats/checkpoint_location.h"
+#include "formats/error.h"
+#include "formats/io/input_file.h"
+#include "formats/json/json_edit.h"
+#include "formats/safetensors.h"
+
+namespace dsv3::convert {
+namespace {
+
+namespace fs = std::filesystem;
+using formats::kConfigName;
+using formats::kMaxConfigBytes;
+
+constexpr std::uint64_t kShardBytes = 5'000'000'000;
+constexpr std::string_view kMtpField = "num_nextn_predict_layers";
+
+[[noreturn]] void Fail(const std::string& file, const std::string& tensor,
+                       const std::string& message) {
+  throw Error(ErrorCode::kBadInput, message, {file, tensor});
+}
+
+// A tensor of the model and the ranks' tensors that it is made of.
+struct Gathered {
+  std::vector<std::pair<std::uint64_t, std::uint32_t>> held;  // rank, position in the catalog
+};
+
+struct Ranks {
+  Catalog catalog;
+  std::map<std::string, Gathered> tensors;  // by Hugging Face name
+};
+
+Ranks ReadRanks(const fs::path& directory) {
+  const std::uint64_t size = *DemoRanks(formats::ListSafetensors(directory));
+  std::vector<SourceFile> files(size);
+  std::vector<formats::SafetensorsHeader> headers(size);
+  tbb::parallel_for(std::uint64_t{0}, size, [&](std::uint64_t rank) {
+    SourceFile& file = files[rank];
+    file.name = DeepseekFileName(rank, size);
+    file.path = directory / file.name;
+    std::error_code ignored;
+    if (!fs::exists(file.path, ignored)) {
+      Fail(file.name, "",
+           fmt::format("{}: the other files are of {} ranks, and this one is missing; copy it from "
+                       "where they come from",
+                       file.name, size));
+    }
+    const formats::InputFile input(file.path, file.name);
+    headers[rank] = formats::ReadSafetensorsHeader(input);
+    file.bytes = input.bytes();
+    file.mtime_ns = input.mtime_ns();
+    file.header_digest = headers[rank].digest;
+    file.shares_names = true;
+  });
+  std::vector<CatalogTensor> tensors;
+  std::map<std::string, Gathered> gathered;
+  for (std::uint32_t rank = 0; rank < size; ++rank) {
+    for (const formats::SafetensorsTensor& held : headers[rank].tensors) {
+      const auto position = static_cast<std::uint32_t>(tensors.size());
+      gathered[HuggingFaceName(held.name)].held.emplace_back(rank, position);
+      tensors.push_back({files[rank].name + '/' + held.name,
+                         held.dtype,
+                         held.shape,
+                         {rank, headers[rank].data_offset + held.begin, held.end - held.begin}});
+    }
+  }
+  return {Catalog(std::move(files), std::move(tensors)), std::move(gathered)};
+}
+
+// How a model's tensor is made of the ranks' tensors.
+class Joiner {
+ public:
+  Joiner(const Catalog& catalog, std::uint64_t ranks) : catalog_(catalog), ranks_(ranks) {}
+
+  ExpressionPtr Join(const std::string& name, const Gathered& gathered) {
+    const auto& held = gathered.held;
+    const CatalogTensor& first = catalog_.tensors()[held.front().second];
+    const bool is_expert = IsRoutedExpert(name);
+    if (is_expert && held.size() > 1) {
+      Fail(
+          FileOf(held[1].second), name,
+          fmt::format("tensor {}: the ranks {} and {} hold this expert; the demo gives each expert "
+                      "to one rank, so these files are of two conversions",
+                      QuoteForMessage(name), held[0].first, held[1].first));
+    }
+    if (is_expert) return Copy(catalog_, held.front().second);
+    RequireAllRanks(name, held);
+    for (const auto& [rank, position] : held) {
+      const CatalogTensor& other = catalog_.tensors()[position];
+      if (other.dtype == first.dtype && other.shape == first.shape) continue;
+      Fail(FileOf(position), name,
+           fmt::format("tensor {}: {} holds it as {} {}, {} as {} {}; these files are of two "
+                       "conversions",
+                       QuoteForMessage(name), FileOf(held.front().second),
+                       formats::DtypeName(first.dtype), formats::ShapeToString(first.shape),
+                       FileOf(position), formats::DtypeName(other.dtype),
+                       formats::ShapeToString(other.shape)));
+    }
+    const std::optional<std::size_t> cut = DeepseekCutDimension(name);
+    if (!cut || ranks_ == 1) {
+      std::vector<std::uint32_t> copies;
+      for (const auto& [rank, position] : held) copies.push_back(position);
+      if (copies.size() > 1) copies_.push_back(std::move(copies));
+      return Copy(catalog_, held.front().second);
+    }
+    return JoinAlong(*cut, name, held);
+  }
+
+  std::vector<std::vector<std::uint32_t>> TakeCopies() { return std::move(copies_); }
+
+ private:
+  std::string FileOf(std::uint32_t position) const {
+    return catalog_.files()[catalog_.tensors()[position].extent.file].name;
+  }
+
+  void RequireAllRanks(const std::string& name,
+                       const std::vector<std::pair<std::uint64_t, std::uint32_t>>& held) const {
+    if (held.size() == ranks_) return;
+    std::uint64_t missing = 0;
+    while (missing < held.size() && held[missing].first == missing) ++missing;
+    Fail(DeepseekFileName(missing, ranks_), name,
+         fmt::format("{}: tensor {} is missing, of which every rank holds a part; the file is of "
+                     "another conversion than the others",
+                     DeepseekFileName(missing, ranks_), QuoteForMessage(name)));
+  }
+
+  ExpressionPtr JoinAlong(std::size_t dimension, const std::string& name,
+                          const std::vector<std::pair<std::uint64_t, std::uint32_t>>& held) const {
+    const CatalogTensor& first = catalog_.tensors()[held.front().second];
+    if (first.shape.size() <= dimension || first.shape.size() > 2) {
+      Fail(FileOf(held.front().second), name,
+           fmt::format("tensor {}: a tensor of shape {} cannot be a part along dimension {}",
+                       QuoteForMessage(name), formats::ShapeToString(first.shape), dimension));
+    }
+    formats::Shape shape = first.shape;
+    const MatrixShape part = MatrixOf(shape);
+    shape[dimension] *= ranks_;
+    std::vector<Tile> tiles;
+    tiles.reserve(held.size());
+    for (const auto& [rank, position] : held) {
+      const Box box = dimension == 0 ? Box{rank * part.rows, (rank + 1) * part.rows, 0, part.cols}
+                                     : Box{0, part.rows, rank * part.cols, (rank + 1) * part.cols};
+      tiles.push_back({box, position, 0, 0});
+    }
+    return Assemble(catalog_, name, first.dtype, std::move(shape), std::move(tiles));
+  }
+
+  const Catalog& catalog_;
+  std::uint64_t ranks_;
+  std::vector<std::vector<std::uint32_t>> copies_;
+};
+
+// The number of the layer that a tensor is in.
+std::optional<std::uint64_t> LayerOf(std::string_view name) {
+  constexpr std::string_view kLayers = "model.layers.";
+  constexpr std::size_t kMostDigits = 9;
+  if (!name.starts_with(kLayers)) return std::nullopt;
+  const std::string_view number =
+      name.substr(kLayers.size(), name.find('.', kLayers.size()) - kLayers.size());
+  if (number.empty() || number.size() > kMostDigits ||
+      number.find_first_not_of("0123456789") != std::string_view::npos) {
+    return std::nullopt;
+  }
+  return std::stoull(std::string(number));
+}
+
+// Embedding, layers, norm and head, as releases order them.
+std::tuple<std::uint64_t, std::string_view> PlaceOfName(std::string_view name) {
+  if (name.starts_with("model.embed_tokens.")) return {0, name};
+  const std::optional<std::uint64_t> layer = LayerOf(name);
+  return {layer ? *layer + 1 : UINT64_MAX, name};
+}
+
+// The model's tensors in new shards.
+void MakeShards(const std::vector<std::pair<std::string, ExpressionPtr>>& ordered,
+                OpenedModel& model, RankShards& shards_of_ranks) {
+  std::vector<NamedExpressions> shards(1);
+  std::uint64_t bytes = 0;
+  for (const auto& [name, expression] : ordered) {
+    if (bytes > 0 && bytes + expression->num_bytes() > kShardBytes) {
+      shards.emplace_back();
+      bytes = 0;
+    }
+    bytes += expression->num_bytes();
+    shards.back().emplace_back(name, expression);
+  }
+  Plan plan;
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    std::string name = shards.size() == 1
+                           ? "model.safetensors"
+                           : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
+    plan.files.push_back(PlanFile(std::move(name), std::move(shards[i])));
+    plan.total_size += plan.files.back().bytes - plan.files.back().data_offset;
+  }
+  if (plan.files.size() > 1) shards_of_ranks.index = PlanIndex(plan);
+  std::vector<SourceFile> files;
+  std::vector<CatalogTensor> tensors;
+  for (const PlannedFile& planned : plan.files) {
+    const auto file = static_cast<std::uint32_t>(files.size());
+    files.push_back({planned.name, {}, planned.bytes, 0, planned.header_digest});
+    shards_of_ranks.headers.push_back(FileHeader(planned).substr(sizeof(std::uint64_t)));
+    for (const PlannedTensor& tensor : planned.tensors) {
+      const formats::SafetensorsTensor& entry = tensor.entry;
+      tensors.push_back({entry.name,
+                         entry.dtype,
+                         entry.shape,
+                         {file, planned.data_offset + entry.begin, entry.end - entry.begin}});
+      shards_of_ranks.origins.push_back(tensor.expression);
+    }
+  }
+  model.catalog = Catalog(std::move(files), std::move(tensors));
+}
+
+std::string ReadConfig(const fs::path& directory, const fs::path& given) {
+  const fs::path path = given.empty() ? directory / kConfigName : given;
+  std::error_code ignored;
+  if (given.empty() && !fs::exists(path, ignored)) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{}: the files of DeepSeek's inference demo do not say what the model "
+                            "is; add --config FILE, the config.json of the model as it is on "
+                            "Hugging Face",
+                            directory.string()));
+  }
+  std::string text = formats::ReadSmallFile(path, kMaxConfigBytes);
+  const std::string file = path.string();
+  const bool is_demos =
+      formats::JsonMember(text, "dim", file) && !formats::JsonMember(text, "hidden_size", file);
+  if (is_demos) {
+    Fail(file, "",
+         fmt::format("{}: this is a config of DeepSeek's inference demo (it has dim and no "
+                     "hidden_size); give the config.json of the model as it is on Hugging Face, "
+                     "with --config FILE",
+                     file));
+  }
+  return text;
+}
+
+// Makes the config say what the ranks hold.
+void FitConfig(DemoModel& demo, const std::string& file) {
+  OpenedModel& source = demo.model;
+  std::set<std::uint64_t> mtp_layers;
+  bool has_fp8 = false;
+  for (const CatalogTensor& tensor : demo.model.catalog.tensors()) {
+    const std::optional<std::uint64_t> layer = LayerOf(tensor.name);
+    if (layer && *layer >= source.config.num_hidden_layers) mtp_layers.insert(*layer);
+    has_fp8 = has_fp8 || tensor.dtype == formats::Dtype::kF8E4M3;
+  }
+  if (has_fp8 && !source.config.quantization) {
+    Fail(file, "",
+         fmt::format("{}: there is no quantization_config, but weights of the ranks are FP8; give "
+                     "the config.json of the FP8 release",
+                     file));
+  }
+  if (!has_fp8 && source.config.quantization) {
+    Plan unused;
+    source.config_text = ConfigForBf16(source.config_text, source.config, unused);
+    demo.differences.emplace_back(
+        "config.json is without quantization_config, for no weight of the ranks is FP8.");
+  }
+  if (source.config.known && mtp_layers.size() != source.config.num_nextn_predict_layers) {
+    demo.differences.push_back(
+        fmt::format("{} is {} in config.json, not {}: the demo's files hold {} MTP layers.",
+                    kMtpField, mtp_layers.size(), source.config.num_nextn_predict_layers,
+                    mtp_layers.empty() ? std::string("no") : std::to_string(mtp_layers.size())));
+    source.config_text =
+        SetConfigMember(source.config_text, source.config.prefix + std::string(kMtpField),
+                        std::to_string(mtp_layers.size()));
+  }
+  source.config = ParseModelConfig(source.config_text, file);
+}
+
+void TakeSideFiles(const fs::path& directory, OpenedModel& source) {
+  for (const std::string& name : formats::ListCheckpoint(directory, true).side_files) {
+    if (name == kConfigName) continue;
+    if (const auto kind = formats::KindOfLeftBehind(name)) {
+      std::error_code error;
+      const std::uintmax_t bytes = fs::file_size(directory / name, error);
+      source.left_behind.push_back({name, *kind, error ? 0 : bytes});
+    } else {
+      source.side_files.push_back(name);
+    }
+  }
+  source.side_files.emplace_back(kConfigName);
+  std::sort(source.side_files.begin(), source.side_files.end());
+}
+
+bool AreEqual(const Catalog& catalog, const CatalogTensor& a, const CatalogTensor& b) {
+  constexpr std::uint64_t kPart = 1 << 20;
+  const auto open = [&](const CatalogTensor& tensor) {
+    const SourceFile& file = catalog.files()[tensor.extent.file];
+    return formats::InputFile(file.path, file.name);
+  };
+  const formats::InputFile file_a = open(a);
+  const formats::InputFile file_b = open(b);
+  std::vector<std::byte> part_a(std::min(kPart, a.extent.length));
+  std::vector<std::byte> part_b(part_a.size());
+  for (std::uint64_t at = 0; at < a.extent.length; at += kPart) {
+    const auto bytes = static_cast<std::size_t>(std::min(kPart, a.extent.length - at));
+    file_a.ReadAt(a.extent.offset + at, std::span(part_a).first(bytes));
+    file_b.ReadAt(b.extent.offset + at, std::span(part_b).first(bytes));
+    if (!std::equal(part_a.begin(), part_a.begin() + static_cast<std::ptrdiff_t>(bytes),
+                    part_b.begin())) {
+      return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+DemoModel OpenDemoModel(const fs::path& input, const fs::path& config) {
+  const fs::path directory = fs::absolute(input);
+  const std::string text = ReadConfig(directory, config);
+  const std::string config_file = config.empty() ? std::string(kConfigName) : config.string();
+  ModelConfig parsed = ParseModelConfig(text, config_file);
+  Ranks ranks = ReadRanks(directory);
+  Joiner joiner(ranks.catalog, ranks.catalog.files().size());
+  std::vector<std::pair<std::string, ExpressionPtr>> ordered;
+  ordered.reserve(ranks.tensors.size());
+  for (const auto& [name, gathered] : ranks.tensors) {
+    ordered.emplace_back(name, joiner.Join(name, gathered));
+  }
+  std::sort(ordered.begin(), ordered.end(), [](const auto& a, const auto& b) {
+    return PlaceOfName(a.first) < PlaceOfName(b.first);
+  });
+  DemoModel demo;
+  demo.copies = joiner.TakeCopies();
+  demo.differences = {
+      "The shards are new: the demo's files do not say in which shards the tensors were. Each "
+      "tensor "
+      "has its original bytes."};
+  OpenedModel& model = demo.model;
+  model.directory = directory;
+  model.form = formats::CheckpointFiles::Form::kUnindexed;
+  model.has_config = true;
+  model.config_text = text;
+  model.config = std::move(parsed);
+  RankShards shards{.stored = std::move(ranks.catalog),
+                    .origins = {},
+                    .layout = {},
+                    .digests = {},
+                    .is_original = false,
+                    .index = std::nullopt,
+                    .headers = {}};
+  MakeShards(ordered, model, shards);
+  model.needs_index = shards.index.has_value();
+  model.ranks = std::make_shared<const RankShards>(std::move(shards));
+  FitConfig(demo, config_file);
+  TakeSideFiles(directory, model);
+  RequireModel(model.config, model.catalog, model.findings);
+  return demo;
+}
+
+void RequireEqualCopies(const Catalog& catalog,
+                        const std::vector<std::vector<std::uint32_t>>& copies_of_all) {
+  tbb::parallel_for(std::size_t{0}, copies_of_all.size(), [&](std::size_t i) {
+    const std::vector<std::uint32_t>& copies = copies_of_all[i];
+    const CatalogTensor& first = catalog.tensors()[copies.front()];
+    for (std::size_t k = 1; k < copies.size(); ++k) {
+      const CatalogTensor& other = catalog.tensors()[copies[k]];
+      if (AreEqual(catalog, first, other)) continue;
+      const std::string& file = catalog.files()[other.extent.file].name;
+      Fail(
+          file, std::string(catalog.NameInFile(copies[k])),
+          fmt::format("tensor {}: every rank holds a copy, but that of {} is not that of {}; the "
+                      "files are of two conversions, or one is damaged: copy them again from where "
+                      "they come from",
+                      QuoteForMessage(catalog.NameInFile(copies[k])), file,
+                      catalog.files()[first.extent.file].name));
+    }
+  });
+}
+
+}  // namespace dsv3::convert

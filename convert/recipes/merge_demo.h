@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "convert/open/open_model.h"
+
+// Files of DeepSeek's inference demo, model0-mp4.safetensors to model3-mp4.safetensors, as the
+// model that they were cut from.
+namespace dsv3::convert {
+
+struct DemoModel {
+  // Under Hugging Face names, in new shards; ranks->layout is empty.
+  OpenedModel model;
+  // Tensors of model.ranks->stored that every rank holds whole, and must hold alike: the one that
+  // is read first, then the others.
+  std::vector<std::vector<std::uint32_t>> copies;
+  std::vector<std::string> differences;  // from the original, in sentences
+};
+
+// Opens the directory; `config` is the model's own config.json, as Hugging Face names its fields.
+// Empty: the one in the directory. The config that comes with the model says what the ranks hold:
+// so many MTP layers, and no quantization_config where no weight is FP8. Throws Error: kUsage where
+// there is no config, kBadInput for a rank that is missing or does not fit the others, a name that
+// is not the demo's, a config that is the demo's own or another model's, and for tensors that the
+// config predicts and no rank holds; kIo.
+DemoModel OpenDemoModel(const std::filesystem::path& input, const std::filesystem::path& config);
+
+// Reads DemoModel::copies. Throws Error (kBadInput) that names the tensor and both files where two
+// differ.
+void RequireEqualCopies(const Catalog& catalog,
+                        const std::vector<std::vector<std::uint32_t>>& copies);
+
+}  // namespace dsv3::convert
