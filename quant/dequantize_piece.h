@@ -5,6 +5,7 @@
 #include <span>
 
 #include "quant/dequantize.h"
+#include "quant/stream_stores.h"
 
 // Between dequantize.cc, which cuts a span into pieces, and the kernels that do them. Internal to
 // quant/.
@@ -12,9 +13,6 @@ namespace dsv3::quant::internal {
 
 // The most blocks side by side in a piece: their tables take 16 KiB and stay in the L1 cache.
 inline constexpr std::uint64_t kMaxPieceBlocks = 512;
-
-// From this many elements on, results are stored past the caches.
-inline constexpr std::size_t kStreamElements = std::size_t{1} << 17;
 
 // Consecutive elements of one row of scales. A piece of more than one matrix row starts its scales
 // at block 0; within one row they start at the block of the first element.

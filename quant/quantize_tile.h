@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "quant/quantize_rule.h"
+#include "quant/stream_stores.h"
 
 // Between the functions of quantize.h, which cut matrices into tiles, and the kernels that do
 // them. Callers hold a DefaultFloatEnvironment. Internal to quant/.
@@ -16,9 +17,6 @@ inline constexpr std::uint64_t kMaxTileBlocks = 256;
 
 // A tile's values are read twice, and stay in the second-level cache in between.
 inline constexpr std::uint64_t kTileBytes = std::uint64_t{128} << 10;
-
-// From this many elements on, codes are stored past the caches.
-inline constexpr std::uint64_t kStreamElements = std::uint64_t{1} << 17;
 
 // The most columns whose codes are put together before they are stored past the caches.
 inline constexpr std::uint64_t kRowPart = 512;

@@ -38,22 +38,22 @@ float DecodeCode(Fp8Format format, std::uint8_t code) {
 
 }  // namespace internal
 
-std::size_t ElementBytes(FloatFormat format) {
+std::size_t ElementBytes(StoredFloat format) {
   switch (format) {
-    case FloatFormat::kE4M3:
-    case FloatFormat::kE5M2:
-    case FloatFormat::kE8M0:
+    case StoredFloat::kE4M3:
+    case StoredFloat::kE5M2:
+    case StoredFloat::kE8M0:
       return 1;
-    case FloatFormat::kBF16:
-    case FloatFormat::kF16:
+    case StoredFloat::kBF16:
+    case StoredFloat::kF16:
       return 2;
-    case FloatFormat::kF32:
+    case StoredFloat::kF32:
       return 4;
   }
   return 1;
 }
 
-void DecodeFloats(FloatFormat format, std::span<const std::byte> bytes, float* out) {
+void DecodeFloats(StoredFloat format, std::span<const std::byte> bytes, float* out) {
   const std::size_t count = bytes.size() / ElementBytes(format);
   const auto scaled_by_one = [&](Fp8Format fp8) {
     static constexpr float kOne = 1;
@@ -62,20 +62,20 @@ void DecodeFloats(FloatFormat format, std::span<const std::byte> bytes, float* o
         out);
   };
   switch (format) {
-    case FloatFormat::kE4M3:
+    case StoredFloat::kE4M3:
       return scaled_by_one(Fp8Format::kE4M3);
-    case FloatFormat::kE5M2:
+    case StoredFloat::kE5M2:
       return scaled_by_one(Fp8Format::kE5M2);
-    case FloatFormat::kE8M0:
+    case StoredFloat::kE8M0:
       for (std::size_t i = 0; i < count; ++i) {
         out[i] = DecodeE8M0(std::to_integer<std::uint8_t>(bytes[i]));
       }
       return;
-    case FloatFormat::kBF16:
+    case StoredFloat::kBF16:
       return internal::DecodeBF16Best(bytes.data(), count, out);
-    case FloatFormat::kF16:
+    case StoredFloat::kF16:
       return internal::DecodeF16Best(bytes.data(), count, out);
-    case FloatFormat::kF32:
+    case StoredFloat::kF32:
       if (count != 0) std::memcpy(out, bytes.data(), count * sizeof(float));
       return;
   }

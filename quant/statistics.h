@@ -11,13 +11,13 @@
 namespace dsv3::quant {
 
 // Formats of which every value is a float.
-enum class FloatFormat { kE4M3, kE5M2, kE8M0, kBF16, kF16, kF32 };
+enum class StoredFloat { kE4M3, kE5M2, kE8M0, kBF16, kF16, kF32 };
 
-std::size_t ElementBytes(FloatFormat format);
+std::size_t ElementBytes(StoredFloat format);
 
 // The values of packed little-endian elements, exactly; NaNs stay NaNs, whatever their bits. The
 // elements may begin at any address; `out` has bytes.size() / ElementBytes(format) elements.
-void DecodeFloats(FloatFormat format, std::span<const std::byte> bytes, float* out);
+void DecodeFloats(StoredFloat format, std::span<const std::byte> bytes, float* out);
 
 // Consecutive codes of one row of a matrix: `column` is that of the first, and scales[0] belongs to
 // its block, column / block_cols.

@@ -73,17 +73,21 @@ python_environment() {
     printf '%s\n' "$wanted" >"$stamp"
 }
 
+# Has CMake call the compilers through ccache where it is installed: before a configuration is made.
+use_ccache() {
+  command -v ccache >/dev/null || return 0
+  export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
+  # What one checkout compiled serves another.
+  export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
+  # Sources that include a precompiled header are served, too.
+  export CCACHE_SLOPPINESS=pch_defines,time_macros
+}
+
 # build_preset PRESET [TARGET...]: configures and builds PRESET; all targets when none is named.
 build_preset() {
   local preset=$1
   shift
-  if command -v ccache >/dev/null; then
-    export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
-    # What one checkout compiled serves another.
-    export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
-    # Sources that include a precompiled header are served, too.
-    export CCACHE_SLOPPINESS=pch_defines,time_macros
-  fi
+  use_ccache
   (
     # Joined by && because set -e is off in what `quietly` calls.
     cd "$root" && cmake --preset "$preset" &&

@@ -85,7 +85,7 @@ CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, Progre
   for (const FileToDigest& file : files) report.verification.files.push_back(file.name);
   report.files = files.size();
 
-  Comparison comparison;
+  ChecksumComparison comparison;
   if (request.quick) {
     progress.OnPhase("comparing sizes and headers", 0);
     comparison = CompareQuickly(*basis, directory, listing);

@@ -256,10 +256,11 @@ std::vector<FileToDigest> FilesToCompare(const ChecksumBasis& basis, const fs::p
   return files;
 }
 
-Comparison CompareDigests(const ChecksumBasis& basis, const fs::path& directory,
-                          const std::vector<DirectoryFile>& listing, const DigestsByName& digests,
-                          unsigned threads, ProgressSink& progress, const StopToken& stop) {
-  Comparison comparison;
+ChecksumComparison CompareDigests(const ChecksumBasis& basis, const fs::path& directory,
+                                  const std::vector<DirectoryFile>& listing,
+                                  const DigestsByName& digests, unsigned threads,
+                                  ProgressSink& progress, const StopToken& stop) {
+  ChecksumComparison comparison;
   Findings& findings = comparison.findings;
   std::vector<Suspect> suspects;
   for (const auto& [name, expected] : basis.files) {
@@ -311,9 +312,9 @@ Comparison CompareDigests(const ChecksumBasis& basis, const fs::path& directory,
   return comparison;
 }
 
-Comparison CompareQuickly(const ChecksumBasis& basis, const fs::path& directory,
-                          const std::vector<DirectoryFile>& listing) {
-  Comparison comparison;
+ChecksumComparison CompareQuickly(const ChecksumBasis& basis, const fs::path& directory,
+                                  const std::vector<DirectoryFile>& listing) {
+  ChecksumComparison comparison;
   Findings& findings = comparison.findings;
   for (const auto& [name, expected] : basis.files) {
     const fs::path path = directory / name;

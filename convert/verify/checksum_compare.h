@@ -18,7 +18,7 @@ namespace dsv3::convert {
 // of a file's digest belong to ExpectedFile::Layout where that was asked for.
 using DigestsByName = std::map<std::string, FileDigest>;
 
-struct Comparison {
+struct ChecksumComparison {
   formats::Findings findings;    // by file, then in the order of the data
   std::uint64_t bytes_read = 0;  // again, to find the tensors that differ
 };
@@ -29,12 +29,15 @@ std::vector<FileToDigest> FilesToCompare(const ChecksumBasis& basis,
                                          const std::filesystem::path& directory);
 
 // Compares everything; reads the tensors of files that differ. `listing` as ListDirectory gives it.
-Comparison CompareDigests(const ChecksumBasis& basis, const std::filesystem::path& directory,
-                          const std::vector<DirectoryFile>& listing, const DigestsByName& digests,
-                          unsigned threads, ProgressSink& progress, const StopToken& stop);
+ChecksumComparison CompareDigests(const ChecksumBasis& basis,
+                                  const std::filesystem::path& directory,
+                                  const std::vector<DirectoryFile>& listing,
+                                  const DigestsByName& digests, unsigned threads,
+                                  ProgressSink& progress, const StopToken& stop);
 
 // Compares names, sizes and headers alone.
-Comparison CompareQuickly(const ChecksumBasis& basis, const std::filesystem::path& directory,
-                          const std::vector<DirectoryFile>& listing);
+ChecksumComparison CompareQuickly(const ChecksumBasis& basis,
+                                  const std::filesystem::path& directory,
+                                  const std::vector<DirectoryFile>& listing);
 
 }  // namespace dsv3::convert

@@ -295,7 +295,7 @@ formats::Findings CompareWith(const ChecksumBasis& basis, const fs::path& direct
   for (std::size_t i = 0; i < others.size(); ++i) {
     digests.emplace(others[i].name, std::move(read[i]));
   }
-  Comparison comparison =
+  ChecksumComparison comparison =
       CompareDigests(basis, directory, listing, digests, threads, progress, stop);
   std::move(comparison.findings.begin(), comparison.findings.end(), std::back_inserter(findings));
   return findings;

@@ -16,28 +16,28 @@ namespace {
 
 using formats::Dtype;
 
-std::optional<quant::FloatFormat> FloatFormatOf(Dtype dtype) {
+std::optional<quant::StoredFloat> StoredFloatOf(Dtype dtype) {
   switch (dtype) {
     case Dtype::kF8E4M3:
-      return quant::FloatFormat::kE4M3;
+      return quant::StoredFloat::kE4M3;
     case Dtype::kF8E5M2:
-      return quant::FloatFormat::kE5M2;
+      return quant::StoredFloat::kE5M2;
     case Dtype::kF8E8M0:
-      return quant::FloatFormat::kE8M0;
+      return quant::StoredFloat::kE8M0;
     case Dtype::kBF16:
-      return quant::FloatFormat::kBF16;
+      return quant::StoredFloat::kBF16;
     case Dtype::kF16:
-      return quant::FloatFormat::kF16;
+      return quant::StoredFloat::kF16;
     case Dtype::kF32:
     case Dtype::kC64:  // both parts, one by one
-      return quant::FloatFormat::kF32;
+      return quant::StoredFloat::kF32;
     default:
       return std::nullopt;
   }
 }
 
 ValueForm FormOf(Dtype dtype) {
-  if (FloatFormatOf(dtype)) return ValueForm::kFloat;
+  if (StoredFloatOf(dtype)) return ValueForm::kFloat;
   switch (dtype) {
     case Dtype::kF6E2M3:
     case Dtype::kF6E3M2:
@@ -178,7 +178,7 @@ void ValueReader::Floats(std::uint64_t first, std::span<const std::byte> bytes,
 }
 
 void ValueReader::StoredFloats(std::span<const std::byte> bytes, float* out) const {
-  if (const auto format = FloatFormatOf(dtype_)) return quant::DecodeFloats(*format, bytes, out);
+  if (const auto format = StoredFloatOf(dtype_)) return quant::DecodeFloats(*format, bytes, out);
   DecodeSmall(dtype_, bytes, out);
 }
 
@@ -203,7 +203,7 @@ void ValueReader::FloatsRoundedToBF16(std::uint64_t first, std::span<const std::
     span.block = {1, pair_->block.cols};
     span.scales = std::span(scales.values).subspan(scale - scales.first);
     quant::DequantizeToBF16(pair_->format, span, rounded.data(), counts);
-    quant::DecodeFloats(quant::FloatFormat::kBF16, std::as_bytes(std::span(rounded).first(size)),
+    quant::DecodeFloats(quant::StoredFloat::kBF16, std::as_bytes(std::span(rounded).first(size)),
                         out + done);
     done += size;
   }

@@ -42,21 +42,21 @@ INSTANTIATE_TEST_SUITE_P(Targets, StatisticsKernel,
                          });
 
 struct FormatCase {
-  FloatFormat format;
+  StoredFloat format;
   float (*decode)(std::uint32_t bits);
 };
 
 const FormatCase kFormats[] = {
-    {FloatFormat::kE4M3, [](std::uint32_t b) { return DecodeE4M3(static_cast<std::uint8_t>(b)); }},
-    {FloatFormat::kE5M2, [](std::uint32_t b) { return DecodeE5M2(static_cast<std::uint8_t>(b)); }},
-    {FloatFormat::kE8M0, [](std::uint32_t b) { return DecodeE8M0(static_cast<std::uint8_t>(b)); }},
-    {FloatFormat::kBF16, [](std::uint32_t b) { return DecodeBF16(static_cast<std::uint16_t>(b)); }},
-    {FloatFormat::kF16, [](std::uint32_t b) { return DecodeF16(static_cast<std::uint16_t>(b)); }},
-    {FloatFormat::kF32, [](std::uint32_t b) { return std::bit_cast<float>(b); }},
+    {StoredFloat::kE4M3, [](std::uint32_t b) { return DecodeE4M3(static_cast<std::uint8_t>(b)); }},
+    {StoredFloat::kE5M2, [](std::uint32_t b) { return DecodeE5M2(static_cast<std::uint8_t>(b)); }},
+    {StoredFloat::kE8M0, [](std::uint32_t b) { return DecodeE8M0(static_cast<std::uint8_t>(b)); }},
+    {StoredFloat::kBF16, [](std::uint32_t b) { return DecodeBF16(static_cast<std::uint16_t>(b)); }},
+    {StoredFloat::kF16, [](std::uint32_t b) { return DecodeF16(static_cast<std::uint16_t>(b)); }},
+    {StoredFloat::kF32, [](std::uint32_t b) { return std::bit_cast<float>(b); }},
 };
 
 // Every code of a format, or many of them.
-std::vector<std::uint32_t> Codes(FloatFormat format) {
+std::vector<std::uint32_t> Codes(StoredFloat format) {
   std::vector<std::uint32_t> codes;
   const std::size_t bytes = ElementBytes(format);
   if (bytes < 4) {
@@ -69,7 +69,7 @@ std::vector<std::uint32_t> Codes(FloatFormat format) {
 }
 
 // The codes as they lie in a file, from an address that is no multiple of anything.
-std::vector<std::byte> Packed(FloatFormat format, std::span<const std::uint32_t> codes) {
+std::vector<std::byte> Packed(StoredFloat format, std::span<const std::uint32_t> codes) {
   std::vector<std::byte> bytes(1);
   for (const std::uint32_t code : codes) {
     for (std::size_t i = 0; i < ElementBytes(format); ++i) {
