@@ -96,18 +96,4 @@ class Committer final : public OutputSink {
 // Whether a plan's files become visible together, when all of them are made and checked.
 bool WaitsToBeVisible(const Plan& plan);
 
-// Which of the recorded files are in the directory as they were made: sizes and, read again,
-// digests. A file that is gone or differs is left out, and a warning names it. Reads run on
-// `threads` threads. `sizes_only` serves a dry run. With `waits` (WaitsToBeVisible) files count
-// that are not visible yet.
-std::map<std::string, FileRecord> CheckKeptFiles(const std::filesystem::path& directory,
-                                                 const std::map<std::string, FileRecord>& records,
-                                                 unsigned threads, bool sizes_only,
-                                                 ProgressSink& progress, const StopToken& stop,
-                                                 bool waits = false);
-
-// Reads a file and tells whether size and digest are those of the record.
-bool MatchesRecord(const std::filesystem::path& path, const FileRecord& record,
-                   ProgressSink& progress, const StopToken& stop);
-
 }  // namespace dsv3::convert

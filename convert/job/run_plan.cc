@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "convert/job/abandoned_output.h"
+#include "convert/job/finished_files.h"
 #include "convert/job/finished_output.h"
 #include "convert/job/journal.h"
 #include "convert/job/output_lock.h"
@@ -85,10 +86,10 @@ void OutputRun::Keep(bool sizes_only) {
   }
   const unsigned threads = sizes_only ? 1 : ResolveThreads(run_.threads);
   const bool waits = WaitsToBeVisible(plan_);
-  unchecked_ = CheckKeptFiles(output_, others, 1, true, progress_, stop_, waits);
+  unchecked_ = CheckFinishedFiles(output_, others, 1, true, progress_, stop_, waits);
   ends_ = scope_.may_end && scope_.files.size() + unchecked_.size() == plan_.files.size();
   if (ends_) records.merge(std::exchange(unchecked_, {}));
-  kept_ = CheckKeptFiles(output_, records, threads, sizes_only, progress_, stop_, waits);
+  kept_ = CheckFinishedFiles(output_, records, threads, sizes_only, progress_, stop_, waits);
 }
 
 // The weight files that this run is to make. The one that ends the job also makes what others made

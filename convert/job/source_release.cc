@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/job/finished_files.h"
 #include "convert/job/output_state.h"
 #include "formats/error.h"
 

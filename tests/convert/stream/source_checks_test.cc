@@ -48,7 +48,7 @@ class PhaseSink : public ProgressSink {
  private:
   std::string phase_;
   std::uint64_t total_ = 0;
-  std::uint64_t bytes_ = 0;
+  std::atomic<std::uint64_t> bytes_ = 0;  // any thread
 };
 
 // Rank shards r0 and r1, and two files that are put together from them:

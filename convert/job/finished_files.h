@@ -1,0 +1,27 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "convert/catalog/progress.h"
+#include "convert/job/finished_files.h"
+#include "convert/stream/record.h"
+
+// Files that an earlier run of a job finished.
+namespace dsv3::convert {
+
+// Which of the recorded files are in the directory as they were made: sizes and, read again,
+// digests. A file that is gone or differs is left out, and a warning names it. Reads run on
+// `threads` threads. `sizes_only` serves a dry run. With `waits` (WaitsToBeVisible) files count
+// that are not visible yet.
+std::map<std::string, FileRecord> CheckFinishedFiles(
+    const std::filesystem::path& directory, const std::map<std::string, FileRecord>& records,
+    unsigned threads, bool sizes_only, ProgressSink& progress, const StopToken& stop,
+    bool waits = false);
+
+// Reads a file and tells whether size and digest are those of the record.
+bool MatchesRecord(const std::filesystem::path& path, const FileRecord& record,
+                   ProgressSink& progress, const StopToken& stop);
+
+}  // namespace dsv3::convert
