@@ -5,7 +5,6 @@
 #include <string>
 
 #include "convert/catalog/progress.h"
-#include "convert/job/finished_files.h"
 #include "convert/stream/record.h"
 
 // Files that an earlier run of a job finished.
