@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/expert_load_report.h"
 #include "cli/expert_map_svg.h"
 #include "cli/rank_balance.h"
 #include "cli/reshard_report.h"
@@ -283,7 +284,8 @@ std::string BalanceSvg(const ReshardReport& report) {
   const bool even = report.ranks[balance.largest].bytes == report.ranks[balance.smallest].bytes;
   const double deviation_top = kBarsTop + kBarsHeight + 74;
   const double map_top = even ? kBarsTop + kBarsHeight + 60 : deviation_top + kDeviationHeight + 52;
-  const double height = map_top + ExpertMapHeight(report) + (report.expert_map.empty() ? 0 : 24);
+  const double load_top = map_top + ExpertMapHeight(report) + (report.expert_map.empty() ? 0 : 24);
+  const double height = load_top + ExpertLoadHeight(report);
 
   const std::string title = "Balance of " + FormatCountOf(report.ranks.size(), "rank");
   Svg svg(kWidth, height, title, Description(report, balance), kStyle);
@@ -302,6 +304,7 @@ std::string BalanceSvg(const ReshardReport& report) {
     DrawDeviation(svg, balance, row, deviation_top);
   }
   DrawExpertMap(svg, report, {kMargin, kPlotLeft, kPlotRight, map_top});
+  DrawExpertLoad(svg, report, {kMargin, kPlotLeft, kPlotRight, load_top});
   return svg.Take();
 }
 

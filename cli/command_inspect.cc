@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/console.h"
 #include "cli/inspect_list.h"
 #include "cli/inspect_render.h"
 #include "cli/tool_main.h"
@@ -47,7 +48,7 @@ std::string Run(const Options& options, CommandContext& context) {
     positions.resize(inspection.model.catalog.tensors().size());
     std::iota(positions.begin(), positions.end(), 0U);
   } else {
-    return json ? InspectionJson(inspection, tool) : InspectionText(inspection);
+    return json ? InspectionJson(inspection, tool) : InspectionText(inspection, StdoutColumns());
   }
   if (options.list) {
     return json ? ListJson(inspection, positions, tool) : ListText(inspection, positions);

@@ -150,7 +150,7 @@ void AddStatistics(Table& table, const char* title, const ValueStatistics& s) {
 
 }  // namespace
 
-std::string InspectionText(const Inspection& inspection) {
+std::string InspectionText(const Inspection& inspection, std::size_t columns) {
   using Form = formats::CheckpointFiles::Form;
   std::string text = Printable(inspection.path.string());
   if (inspection.ranks) {
@@ -167,7 +167,7 @@ std::string InspectionText(const Inspection& inspection) {
                line.tensors > 1 ? "×" + FormatCount(line.tensors) : "",
                FormatParameters(line.parameters), FormatBytes(line.bytes)});
   }
-  return text + "\n" + table.Text("");
+  return text + "\n" + table.Text("", columns);
 }
 
 std::string TensorText(const Inspection& inspection, const MeasuredTensor& measured) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -11,8 +12,9 @@
 // What dsv3-inspect shows. Texts end with a line end; docs/inspect.md describes both forms.
 namespace dsv3::cli {
 
-// Totals, findings and the tree of tensors, in columns, for a person.
-std::string InspectionText(const convert::Inspection& inspection);
+// Totals, findings and the tree of tensors, in columns, for a person. The tree is cut to `columns`
+// as Table::Text does it.
+std::string InspectionText(const convert::Inspection& inspection, std::size_t columns = 0);
 
 // The same as one JSON object.
 std::string InspectionJson(const convert::Inspection& inspection, std::string_view tool);

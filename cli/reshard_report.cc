@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "cli/conversion_report.h"
+#include "cli/expert_load_report.h"
 #include "cli/rank_balance.h"
 #include "cli/rank_list.h"
 #include "cli/table.h"
@@ -140,6 +141,7 @@ void TopologyLines(std::string& out, const ReshardReport& report) {
   if (!report.expert_map.empty()) {
     line("expert map", ExpertMapText(report));
     line("replicas", ReplicasText(report));
+    AppendExpertLoadLines(out, report);
   }
   line("not cut", NamesText(report.replicated_modules));
   line("to BF16", NamesText(report.bf16_modules));
@@ -266,7 +268,7 @@ std::string Planned(const ReshardRequest& request, const ReshardReport& report) 
   if (conversion.files.size() > kMostListed) ReportLine(out, "files", FileSizesText(conversion));
   AppendPlanLines(out, conversion);
   BalanceLines(out, report);
-  return out;
+  return out + ExpertLoadTable(report);
 }
 
 std::string Written(const ReshardRequest& request, const ReshardReport& report) {
@@ -283,7 +285,7 @@ std::string Written(const ReshardRequest& request, const ReshardReport& report) 
     ReportLine(out, "manifest", ManifestText(request.output));
   }
   BalanceLines(out, report);
-  return out;
+  return out + ExpertLoadTable(report);
 }
 
 }  // namespace

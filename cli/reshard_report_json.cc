@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "cli/conversion_report.h"
+#include "cli/expert_load_report.h"
 #include "cli/json_members.h"
 #include "cli/rank_balance.h"
 #include "cli/reshard_report.h"
@@ -121,6 +122,7 @@ std::string ReshardReportJson(const convert::ReshardRequest& request, const Resh
   json.EndArray();
   UintMember(json, "first_moe_layer", report.first_moe_layer);
   ExpertMapMember(json, report);
+  ExpertLoadMember(json, report);
   StringsMember(json, "replicated_modules", report.replicated_modules);
   StringsMember(json, "bf16_modules", report.bf16_modules);
   json.Key("recut_block");

@@ -135,6 +135,10 @@ class Planner {
     RequireKnownModel(config, parallel);
     reshard_.topology = PlanTopology(parallel, config);
     reshard_.placement = PlacementOf(options_.placement, reshard_.topology, config);
+    if (reshard_.placement) {
+      reshard_.expert_load =
+          ExpectedLoad(options_.placement, reshard_.topology, config, *reshard_.placement);
+    }
     ScaledWeights scaled = FindScaledWeights(model_.catalog, config);
     formats::RequireNoErrors(scaled.findings,
                              {"fault of weights and scales", "faults of weights and scales"});

@@ -33,6 +33,7 @@ struct ReshardPlan {
   OnMisaligned on_misaligned = OnMisaligned::kError;
   Topology topology;
   std::optional<ExpertPlacement> placement;
+  std::optional<ExpertLoad> expert_load;  // with --expert-load
   Slicing slicing;
   std::vector<ScaledWeight> dequantized;  // FP8 weights that become BF16
   std::vector<RankTensor> tensors;

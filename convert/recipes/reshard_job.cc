@@ -69,6 +69,7 @@ class ReshardJob {
       report.expert_map = reshard_.placement->maps();
       report.first_moe_layer = first_moe_layer;
     }
+    report.expert_load = reshard_.expert_load;
     report.replicated_modules = reshard_.slicing.replicated_modules;
     report.bf16_modules = reshard_.slicing.bf16_modules;
     report.recut_block = reshard_.slicing.recut_block;

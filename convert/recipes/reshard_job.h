@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "convert/parallel/expert_load.h"
 #include "convert/parallel/expert_placement.h"
 #include "convert/parallel/slicing.h"
 #include "convert/parallel/topology.h"
@@ -66,6 +67,7 @@ struct ReshardReport {
   std::vector<RankReport> ranks;
   std::vector<std::vector<std::uint32_t>> expert_map;  // [layers][physical]; empty without experts
   std::uint64_t first_moe_layer = 0;
+  std::optional<ExpertLoad> expert_load;  // with --expert-load
   std::vector<std::string> replicated_modules;
   std::vector<std::string> bf16_modules;
   std::optional<quant::BlockShape> recut_block;

@@ -69,6 +69,23 @@ TEST(BalanceSvgTest, IsAPictureForEveryScreenAndForScreenReaders) {
   EXPECT_EQ(svg, BalanceSvg(Report(2, 4, 2)));
 }
 
+TEST(BalanceSvgTest, ShowsTheExpectedLoadBeforeAndAfter) {
+  ReshardReport report = Report(2, 4, 2);
+  const double without = HeightOf(BalanceSvg(report));
+  convert::ExpertLoad load;
+  load.before.ranks = {60, 20, 10, 10};
+  load.before.imbalance = 2.4;
+  load.after.ranks = {25, 25, 26, 24};
+  load.after.imbalance = 1.04;
+  report.expert_load = load;
+  const std::string svg = BalanceSvg(report);
+  EXPECT_TRUE(IsWellFormed(svg));
+  EXPECT_GT(HeightOf(svg), without);
+  EXPECT_TRUE(Holds(svg, "Expected load of the routed experts"));
+  EXPECT_TRUE(Holds(svg, "contiguous: largest 2.400 × mean"));
+  EXPECT_TRUE(Holds(svg, "EP rank 0: 60 before (+140.0 %), 25 after (+0.0 %)"));
+}
+
 TEST(BalanceSvgTest, StacksTheKindsOfModulesInEachBar) {
   ReshardReport report = Report(2, 4, 2);
   const std::string svg = BalanceSvg(report);

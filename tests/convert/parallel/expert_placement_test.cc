@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "convert/parallel/eplb.h"
+#include "convert/parallel/expert_load.h"
 #include "convert/parallel/placement_file.h"
 #include "formats/error.h"
 #include "tests/convert/model/configs.h"
@@ -146,6 +147,44 @@ TEST_F(ExpertPlacementTest, IgnoresDenseRowsAndOtherMembers) {
   maps["physical_to_logical_map"][0] = {99, "x", {{"y", nullptr}}};
   maps["logical_count"] = "of another tool";
   EXPECT_THAT(Place({.ep = 2}, File(maps.dump())).MapOf(0), ElementsAre(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+TEST_F(ExpertPlacementTest, AnExpectedLoadIsSharedByReplicas) {
+  ParallelOptions parallel;
+  parallel.ep = 2;
+  parallel.redundant_experts = 2;
+  const Topology topology = PlanTopology(parallel, config_);
+  json counts = {{"logical_count", std::vector(5, std::vector<int>{8, 0, 0, 0, 0, 0, 0, 0})}};
+  counts["logical_count"][3] = {1, 1, 1, 1, 1, 1, 1, 1};
+  const PlacementOptions options = Load(counts.dump());
+  const ExpertPlacement placement = PlacementOf(options, topology, config_).value();
+  const ExpertLoad load = ExpectedLoad(options, topology, config_, placement).value();
+  // Contiguous slots are 0 1 2 3 4 | 5 6 7 0 1: experts 0 and 1 have a replica in each rank.
+  ASSERT_THAT(load.before.ranks, SizeIs(2));
+  EXPECT_DOUBLE_EQ(load.before.ranks[0] + load.before.ranks[1], 8 * 4);
+  EXPECT_DOUBLE_EQ(load.before.ranks[0], 3 * 4 + 4);
+  EXPECT_DOUBLE_EQ(load.after.ranks[0] + load.after.ranks[1], 8 * 4) << "no load is lost";
+  EXPECT_LE(load.after.imbalance, load.before.imbalance);
+  EXPECT_FALSE(ExpectedLoad({}, topology, config_, placement));
+}
+
+TEST_F(ExpertPlacementTest, BalancingLowersTheLargestExpectedLoad) {
+  const Topology topology = PlanTopology({.ep = 4, .pp = 2}, config_);
+  json counts = Counts();
+  counts["logical_count"][4] = {0, 0, 0, 0, 0, 0, 0, 0};
+  const PlacementOptions options = Load(counts.dump());
+  const ExpertPlacement placement = PlacementOf(options, topology, config_).value();
+  const ExpertLoad load = ExpectedLoad(options, topology, config_, placement).value();
+  ASSERT_THAT(load.before.ranks, SizeIs(8)) << "two stages";
+  // Layers 1 of the first stage; 2, 3 and 4 of the second, of which the last one has no load.
+  EXPECT_DOUBLE_EQ(load.before.ranks[0], 9 + 1);
+  EXPECT_DOUBLE_EQ(load.before.ranks[2], 8 + 40);
+  EXPECT_DOUBLE_EQ(load.before.ranks[4 + 3], 2 * (6 + 13));
+  EXPECT_DOUBLE_EQ(load.before.imbalance, 48 / (109 / 4.0));
+  EXPECT_DOUBLE_EQ(load.before.worst_layer_imbalance, 48 / (109 / 4.0));
+  EXPECT_EQ(load.before.worst_layer, 1U);
+  EXPECT_LT(load.after.imbalance, load.before.imbalance);
+  EXPECT_LT(load.after.mean_layer_imbalance, load.before.mean_layer_imbalance);
 }
 
 TEST_F(ExpertPlacementTest, WritesTheFormThatItReads) {
