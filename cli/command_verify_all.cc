@@ -17,7 +17,6 @@
 #include "cli/units.h"
 #include "cli/verify_report.h"
 #include "cli/version.h"
-#include "convert/open/rank_shards.h"
 #include "convert/verify/checksum.h"
 #include "convert/verify/signature.h"
 #include "formats/manifest.h"
@@ -64,7 +63,7 @@ class AllChecks {
     });
     CheckOrSkip("checksum check", WhyNoChecksums(),
                 [&] { return CheckChecksums(options_.input, "", false, verify_, context_); });
-    CheckOrSkip("numeric", WhyNoValues(), [&] {
+    Check("numeric", [&] {
       return CheckValues(options_.input, {.histogram = "", .memory_bytes = options_.memory_bytes},
                          verify_, context_);
     });
@@ -128,11 +127,6 @@ class AllChecks {
     if (IsOneFile()) return "DIR is a single file";
     if (convert::HasChecksums(options_.input)) return "";
     return "there is nothing to check against: no manifest, SHA256SUMS or records of the hub";
-  }
-
-  std::string WhyNoValues() const {
-    if (!convert::IsRankDirectory(options_.input)) return "";
-    return "rank shards hold slices; run it on what 'dsv3-reshard merge' gives";
   }
 
   std::vector<CheckRecord> Records() const {
