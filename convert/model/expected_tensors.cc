@@ -4,6 +4,9 @@
 #include <charconv>
 #include <initializer_list>
 #include <optional>
+#include <set>
+#include <string>
+#include <system_error>
 
 #include <fmt/format.h>
 
@@ -174,6 +177,34 @@ std::optional<std::string_view> FindPrefixOf(std::string_view name, const Catalo
   return std::nullopt;
 }
 
+// Which layers' numbers occur in the names of tensors.
+class LayersHeld {
+ public:
+  LayersHeld(const Catalog& catalog, std::string_view prefix) {
+    const std::string start = std::string(prefix) + "model.layers.";
+    for (const CatalogTensor& tensor : catalog.tensors()) {
+      const std::string_view name = tensor.name;
+      if (!name.starts_with(start)) continue;
+      std::uint64_t number = 0;
+      const auto [end, error] =
+          std::from_chars(name.data() + start.size(), name.data() + name.size(), number);
+      if (error == std::errc() && *end == '.') held_.insert(number);
+    }
+  }
+
+  bool Holds(std::uint64_t layer) const { return held_.count(layer) != 0; }
+  bool HoldsAnyFrom(std::uint64_t layer) const { return held_.lower_bound(layer) != held_.end(); }
+  // How many layers follow each other from this one on.
+  std::uint64_t CountFrom(std::uint64_t layer) const {
+    std::uint64_t end = layer;
+    while (Holds(end)) ++end;
+    return end - layer;
+  }
+
+ private:
+  std::set<std::uint64_t> held_;
+};
+
 // Formats that pack several values into a word keep a quantised weight under another name
 // ("weight_packed") and in another shape.
 bool IsPacked(const ModelConfig& config, const Catalog& catalog, std::string_view name) {
@@ -187,15 +218,45 @@ formats::Shape FusedShape(const ModelConfig& config, const ExpectedTensorView& e
   return {config.n_routed_experts, parts * expected.shape[0], expected.shape[1]};
 }
 
+// What a config would have to say of a missing tensor for what is there, as the end of a message:
+// only what loses nothing that is there.
+std::string FittingValue(const ModelConfig& config, const LayersHeld& layers,
+                         const ExpectedTensorView& expected) {
+  if (expected.layer == ExpectedTensor::kNoLayer) {
+    if (expected.role != TensorRole::kHead || config.tie_word_embeddings) return "";
+    return ", or set tie_word_embeddings to true if the head is the embedding itself";
+  }
+  if (layers.Holds(expected.layer)) return "";
+  if (expected.mtp) {
+    const std::uint64_t there = layers.CountFrom(config.num_hidden_layers);
+    return fmt::format(", or set num_nextn_predict_layers to {} if {}", there,
+                       there == 0
+                           ? "this MTP layer was left out on purpose"
+                           : "the other MTP layers were left out on purpose: that many are there");
+  }
+  const std::uint64_t there = layers.CountFrom(0);
+  if (there == 0 || layers.HoldsAnyFrom(there)) return "";
+  return fmt::format(
+      ", or set num_hidden_layers to {} if the model was made smaller: that many "
+      "layers are there",
+      there);
+}
+
 formats::Finding WrongShape(const ModelConfig& config, const Catalog& catalog,
                             std::uint32_t position, const formats::Shape& expected) {
   const CatalogTensor& tensor = catalog.tensors()[position];
   const std::string& file = catalog.files()[tensor.extent.file].name;
+  // Embedding and head may have rows beyond the tokens.
+  const bool has_other_rows = expected.size() == 2 && tensor.shape.size() == 2 &&
+                              expected[0] == config.vocab_size &&
+                              expected[1] == config.hidden_size && tensor.shape[1] == expected[1];
+  const std::string vocabulary =
+      has_other_rows ? fmt::format("; vocab_size {} would fit this tensor", tensor.shape[0]) : "";
   return {formats::Severity::kError, "wrong-shape", file, tensor.name,
           fmt::format("{}: tensor {} has shape {}, but config.json ({}) predicts {}; the config or "
-                      "the file belongs to another model, take both from one place",
+                      "the file belongs to another model, take both from one place{}",
                       file, QuoteForMessage(tensor.name), formats::ShapeToString(tensor.shape),
-                      config.model_type, formats::ShapeToString(expected))};
+                      config.model_type, formats::ShapeToString(expected), vocabulary)};
 }
 
 }  // namespace
@@ -257,7 +318,9 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
                      QuoteForMessage(config.model_type))});
     return findings;
   }
-  ForEachExpected(config, FindNamePrefix(catalog), [&](const ExpectedTensorView& expected) {
+  const std::string_view prefix = FindNamePrefix(catalog);
+  const LayersHeld layers(catalog, prefix);
+  ForEachExpected(config, prefix, [&](const ExpectedTensorView& expected) {
     const std::uint32_t position = catalog.Find(expected.name);
     if (position != Catalog::kNone && std::equal(expected.shape.begin(), expected.shape.end(),
                                                  catalog.tensors()[position].shape.begin(),
@@ -287,10 +350,7 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
                        "file holds it; the checkpoint is incomplete or the config belongs to "
                        "another model: download what is missing{}",
                        QuoteForMessage(name), config.model_type, config.num_hidden_layers,
-                       formats::ShapeToString(shape),
-                       expected.mtp ? ", or set num_nextn_predict_layers to 0 if this MTP layer "
-                                      "was left out on purpose"
-                                    : "")});
+                       formats::ShapeToString(shape), FittingValue(config, layers, expected))});
       return;
     }
     findings.push_back(WrongShape(config, catalog, position, shape));

@@ -168,18 +168,49 @@ void MarkParts(std::string_view weight, const Catalog& catalog, std::vector<bool
   }
 }
 
+// Whether the tensor is in one of the layers [begin, end).
+bool IsInLayers(std::string_view name, std::string_view prefix, std::uint64_t begin,
+                std::uint64_t end) {
+  for (std::uint64_t layer = begin; layer < end; ++layer) {
+    if (name.starts_with(fmt::format("{}model.layers.{}.", prefix, layer))) return true;
+  }
+  return false;
+}
+
+// The number of MTP layers that the config would have to name for a tensor of a layer behind its
+// own: where each of these layers has the norm that only MTP layers have.
+std::uint64_t FittingMtpLayers(const ModelConfig& config, const Catalog& catalog,
+                               std::string_view prefix) {
+  std::uint64_t count = 0;
+  while (catalog.Find(fmt::format("{}model.layers.{}.enorm.weight", prefix,
+                                  config.num_hidden_layers + count)) != Catalog::kNone) {
+    ++count;
+  }
+  return count;
+}
+
 void AddUnexpected(const Catalog& catalog, const std::vector<bool>& explained,
-                   const std::string& model_type, formats::Findings& findings) {
+                   const ModelConfig& config, formats::Findings& findings) {
+  const std::string_view prefix = FindNamePrefix(catalog);
+  const std::uint64_t mtp_layers = FittingMtpLayers(config, catalog, prefix);
   for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
     if (explained[i]) continue;
     const CatalogTensor& tensor = catalog.tensors()[i];
     const std::string& file = FileOf(catalog, i);
+    const bool is_in_mtp_layer =
+        IsInLayers(tensor.name, prefix, config.num_hidden_layers + config.num_nextn_predict_layers,
+                   config.num_hidden_layers + mtp_layers);
     findings.push_back(
         {Severity::kWarning, "unexpected-tensor", file, tensor.name,
-         fmt::format("{}: config.json ({}) does not predict tensor {} ({} {}); if nothing loads "
-                     "it, leave it out, else the config belongs to another model",
-                     file, model_type, QuoteForMessage(tensor.name),
-                     formats::DtypeName(tensor.dtype), formats::ShapeToString(tensor.shape))});
+         fmt::format("{}: config.json ({}) does not predict tensor {} ({} {}); {}", file,
+                     config.model_type, QuoteForMessage(tensor.name),
+                     formats::DtypeName(tensor.dtype), formats::ShapeToString(tensor.shape),
+                     is_in_mtp_layer
+                         ? fmt::format("it is of an MTP layer: set num_nextn_predict_layers to {}, "
+                                       "as many as are there",
+                                       mtp_layers)
+                         : std::string("if nothing loads it, leave it out, else the config "
+                                       "belongs to another model"))});
   }
 }
 
@@ -216,7 +247,7 @@ std::uint64_t CompareWithModel(const StructureConfig& config, const Catalog& cat
     if (verdict == DtypeRules::Verdict::kRight) return;
     AddDtypeFinding(actual, verdict, rules, catalog, position, findings);
   });
-  AddUnexpected(catalog, explained, model.model_type, findings);
+  AddUnexpected(catalog, explained, model, findings);
   return num_expected;
 }
 

@@ -16,6 +16,7 @@ using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 constexpr char kNorm[] = "model.layers.0.input_layernorm.weight";
 constexpr char kLinear[] = "model.layers.0.self_attn.o_proj.weight";
@@ -91,6 +92,41 @@ TEST_F(StructureModelTest, FindsEveryTensorOfAMissingMtpLayer) {
   }
   SetConfig("num_nextn_predict_layers", "0");
   EXPECT_THAT(Lines(Findings()), IsEmpty());
+}
+
+TEST_F(StructureModelTest, NamesTheNumberOfMtpLayersThatAreThere) {
+  SetConfig("num_nextn_predict_layers", "3");
+  for (const formats::Finding& finding : Findings()) {
+    EXPECT_EQ(finding.kind, "missing-tensor");
+    EXPECT_THAT(finding.message, HasSubstr("set num_nextn_predict_layers to 1 if"));
+  }
+  SetConfig("num_nextn_predict_layers", "0");
+  const formats::Findings findings = Findings();
+  EXPECT_FALSE(findings.empty());
+  for (const formats::Finding& finding : findings) {
+    if (finding.kind != "unexpected-tensor") continue;
+    EXPECT_THAT(finding.message,
+                HasSubstr("set num_nextn_predict_layers to 1, as many as are there"));
+  }
+}
+
+// Setting the field would lose the rest of the layer.
+TEST_F(StructureModelTest, NamesNoNumberOfLayersWhereALayerIsThereInPart) {
+  ASSERT_EQ(Drop("model.layers.2.enorm.weight"), 1U);
+  EXPECT_THAT(OnlyFinding().message, Not(HasSubstr("num_nextn_predict_layers")));
+}
+
+TEST_F(StructureModelTest, NamesTheFieldsThatWouldFitHeadAndVocabulary) {
+  Drop("lm_head.weight");
+  const formats::Finding head = OnlyFinding();
+  EXPECT_EQ(head.tensor, "lm_head.weight");
+  EXPECT_THAT(head.message, HasSubstr("set tie_word_embeddings to true if"));
+  SetConfig("tie_word_embeddings", "true");
+  SetConfig("vocab_size", "7");
+  for (const formats::Finding& finding : Findings()) {
+    EXPECT_EQ(finding.kind, "wrong-shape");
+    EXPECT_THAT(finding.message, HasSubstr("; vocab_size 32 would fit this tensor"));
+  }
 }
 
 TEST_F(StructureModelTest, FindsAMissingIndexer) {
