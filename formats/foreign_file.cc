@@ -77,9 +77,11 @@ std::string_view DescribeNoSafetensors(std::string_view start) {
         return byte >= ' ' || c == '\t' || c == '\r' || c == '\n';
       });
   if (!is_text) return "";
+  constexpr std::size_t kShortest = 8;  // of what is worth calling a text
   if (start[text] == '{' || start[text] == '[') {
     return "it is a JSON text, not a safetensors file; give the checkpoint's directory";
   }
+  if (start.size() < kShortest) return "";
   return "it is a text, not a safetensors file; give the checkpoint's directory, or download the "
          "file again where a download saved an error message in its place";
 }
