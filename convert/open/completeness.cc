@@ -209,6 +209,49 @@ Findings FindMissingFiles(const CheckpointFiles& files) {
   return findings;
 }
 
+void NameUnlistedHolders(const CheckpointFiles& files, Findings& findings) {
+  std::map<std::string_view, const std::string*> holders;  // file by tensor
+  for (const formats::ShardFile& file : files.unlisted) {
+    for (const formats::SafetensorsTensor& tensor : file.header.tensors) {
+      holders.emplace(tensor.name, &file.name);
+    }
+  }
+  if (holders.empty()) return;
+  for (Finding& finding : findings) {
+    if (finding.kind == "missing-tensor") {
+      const auto holder = holders.find(finding.tensor);
+      if (holder == holders.end()) continue;
+      finding.message +=
+          fmt::format("; {} holds it and lies beside the checkpoint, {}: {}", *holder->second,
+                      files.index ? "but the index does not list that file"
+                                  : "but is no part of it without an index",
+                      "use an index that lists all files");
+    }
+    if (finding.kind != "missing-shard" || !files.index) continue;
+    const formats::ShardIndex& index = *files.index;
+    const auto shard = std::lower_bound(index.files.begin(), index.files.end(), finding.file);
+    if (shard == index.files.end() || *shard != finding.file) continue;
+    const auto position = static_cast<std::uint32_t>(shard - index.files.begin());
+    std::uint64_t listed = 0;
+    std::uint64_t held = 0;
+    const std::string* first = nullptr;
+    for (const auto& [tensor, of] : index.weight_map) {
+      if (of != position) continue;
+      ++listed;
+      const auto holder = holders.find(tensor);
+      if (holder == holders.end()) continue;
+      ++held;
+      if (first == nullptr) first = holder->second;
+    }
+    if (held == 0) continue;
+    finding.message += fmt::format(
+        "; or the index is of another division into files: {} of the {} tensors that it lists for "
+        "this shard are in files that it does not list, such as {}; if those files are the whole "
+        "checkpoint, take the index that belongs to them, or move this one away",
+        held, listed, *first);
+  }
+}
+
 std::optional<Finding> FindMissingTensors(const ModelConfig& config, const Catalog& catalog,
                                           CheckpointFiles::Form form) {
   std::uint64_t count = 0;

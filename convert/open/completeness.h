@@ -33,6 +33,10 @@ std::optional<formats::Finding> FindMissingTensors(const ModelConfig& config,
                                                    const Catalog& catalog,
                                                    formats::CheckpointFiles::Form form);
 
+// Adds to "missing-shard" and "missing-tensor" of `findings` which files beside the checkpoint,
+// that its index does not list, hold what is missing, and what to do.
+void NameUnlistedHolders(const formats::CheckpointFiles& files, formats::Findings& findings);
+
 // Adds those findings of `more` of whose file `findings` does not say yet that it is missing.
 void AddUnlessKnown(formats::Findings more, formats::Findings& findings);
 

@@ -1,6 +1,7 @@
 #include "convert/open/open_model.h"
 
 #include <algorithm>
+#include <iterator>
 #include <system_error>
 #include <utility>
 
@@ -38,6 +39,12 @@ void RequireConfig(const formats::CheckpointFiles& files) {
               {kConfigName, ""});
 }
 
+// Of comparing the tensors with the config.
+void RequireNoFaults(const formats::Findings& findings) {
+  formats::RequireNoErrors(findings, {"tensor is missing or of another shape",
+                                      "tensors are missing or of another shape"});
+}
+
 }  // namespace
 
 bool IsReservedName(std::string_view name) {
@@ -48,8 +55,7 @@ bool IsReservedName(std::string_view name) {
 
 void RequireModel(const ModelConfig& config, const Catalog& catalog, formats::Findings& warnings) {
   const formats::Findings findings = CheckAgainstModel(config, catalog);
-  formats::RequireNoErrors(findings, {"tensor is missing or of another shape",
-                                      "tensors are missing or of another shape"});
+  RequireNoFaults(findings);
   warnings.insert(warnings.end(), findings.begin(), findings.end());
 }
 
@@ -109,6 +115,7 @@ OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {
   model.directory = files.directory;
   model.form = files.form;
   if (strict) {
+    NameUnlistedHolders(files, files.findings);
     formats::RequireConsistent(files);
     CheckShardNames(files);
     model.config_text = ReadConfigText(files);
@@ -126,7 +133,11 @@ OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {
   model.left_behind = std::move(files.left_behind);
   model.findings = std::move(files.findings);
   model.catalog = Catalog::FromCheckpoint(files);
-  if (strict) RequireModel(model.config, model.catalog, model.findings);
+  if (!strict) return model;
+  formats::Findings compared = CheckAgainstModel(model.config, model.catalog);
+  NameUnlistedHolders(files, compared);
+  RequireNoFaults(compared);
+  std::move(compared.begin(), compared.end(), std::back_inserter(model.findings));
   return model;
 }
 

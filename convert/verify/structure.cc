@@ -127,13 +127,18 @@ void JudgeUnlisted(const CheckpointFiles& files, const Catalog& catalog, Finding
     return catalog.Find(tensor.name) != Catalog::kNone;
   });
   finding.severity = Severity::kError;
+  // What no listed shard holds would be lost with the file.
+  const bool all_in_shards = static_cast<std::size_t>(in_shards) == tensors.size();
   finding.message = fmt::format(
-      "{}: the index does not list this file, which {}; programs that read every *.safetensors "
-      "file would load it too: remove it, or take the index that lists it",
+      "{}: {}, which {}; programs that read every *.safetensors file would load it too: {}",
       finding.file,
+      files.index ? "the index does not list this file"
+                  : "this file is not the one that loaders take without an index",
       IsReadable(*file) ? fmt::format("holds {} tensors, {} of them also in listed shards",
                                       tensors.size(), in_shards)
-                        : std::string("cannot be read"));
+                        : std::string("cannot be read"),
+      all_in_shards ? "remove it, or take the index that lists it"
+                    : "take an index that lists it; no other file holds its other tensors");
 }
 
 // What a conversion may pass over and a check must not.
@@ -251,6 +256,7 @@ StructureReport VerifyStructure(const StructureRequest& request) {
     if (!unreadable.any()) CheckLeftoverQuantization(config->model, catalog, findings);
   }
   if (!location.file_name) AddUnlessKnown(FindMissingFiles(files), findings);
+  NameUnlistedHolders(files, findings);
   std::erase_if(findings, [&](const Finding& finding) { return IsBlind(finding, unreadable); });
   Order(catalog, findings);
   return report;

@@ -181,7 +181,7 @@ TEST_F(StructureFilesTest, FindsAFileThatTheIndexDoesNotList) {
                           "unlisted-shard z.safetensors "));
   EXPECT_THAT(findings[0].message,
               AllOf(HasSubstr("holds 2 tensors, 1 of them also in listed shards"),
-                    HasSubstr("remove it, or take the index that lists it")));
+                    HasSubstr("take an index that lists it; no other file holds")));
   EXPECT_THAT(findings[1].message, HasSubstr("cannot be read"));
 }
 

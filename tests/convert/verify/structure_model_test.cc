@@ -129,6 +129,39 @@ TEST_F(StructureModelTest, NamesTheFieldsThatWouldFitHeadAndVocabulary) {
   }
 }
 
+// The index that came with the files is of another division into shards.
+TEST_F(StructureModelTest, NamesFilesThatHoldWhatTheIndexListsElsewhere) {
+  std::string index = checkpoint_.IndexText();
+  const std::string other = "model-00009-of-00009.safetensors";
+  for (std::size_t at = index.find(kTinyShard3); at != std::string::npos;
+       at = index.find(kTinyShard3)) {
+    index.replace(at, other.size(), other);
+  }
+  checkpoint_.index_text = index;
+  bool found = false;
+  for (const formats::Finding& finding : Findings()) {
+    if (finding.kind != "missing-shard") continue;
+    found = true;
+    EXPECT_EQ(finding.file, other);
+    EXPECT_THAT(finding.message, AllOf(HasSubstr("the index is of another division into files"),
+                                       HasSubstr(std::string("such as ") + kTinyShard3)));
+  }
+  EXPECT_TRUE(found);
+}
+
+TEST_F(StructureModelTest, NamesAFileBesideTheIndexThatHoldsAMissingLayer) {
+  const std::string mtp = checkpoint_.ShardBytes(kTinyShard3);
+  Drop("model.layers.2.");
+  checkpoint_.side_files["mtp.safetensors"] = mtp;
+  bool found = false;
+  for (const formats::Finding& finding : Findings()) {
+    if (finding.kind != "missing-tensor") continue;
+    found = true;
+    EXPECT_THAT(finding.message, HasSubstr("; mtp.safetensors holds it and lies beside"));
+  }
+  EXPECT_TRUE(found);
+}
+
 TEST_F(StructureModelTest, FindsAMissingIndexer) {
   EXPECT_EQ(Drop("model.layers.1.self_attn.indexer."), 7U);
   EXPECT_THAT(Lines(Findings()),
