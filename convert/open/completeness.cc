@@ -101,12 +101,11 @@ void AddNumbered(const CheckpointFiles& files, Findings& findings) {
         fmt::format("{}{:0{}}{}", one.before, first, one.digits.size(), one.after);
     const std::uint64_t others = one.count - there.size() - 1;
     std::string which = "this shard is not there";
-    if (others > 0) which = fmt::format("this shard and {} more of the set are not there", others);
+    if (others > 0) which = fmt::format("this shard and {} more are not there", others);
     findings.push_back(Missing(
         "missing-shard", file,
-        fmt::format("{}: {}: the names of those that are say that there are {} of them, and "
-                    "{} is not there either; continue the download, or copy what is "
-                    "missing",
+        fmt::format("{}: {}; the names say that there are {} shards, and there is no {} that "
+                    "says otherwise; continue the download, or copy what is missing",
                     file, which, one.count, formats::kShardIndexName)));
   }
 }

@@ -80,7 +80,7 @@ TEST_F(CompletenessTest, NumbersSayWhichShardsThereMustBeWithoutAnIndex) {
   fs::remove(in_ / kTinyShard3);
   const formats::Findings findings = JudgeCompleteness(in_);
   EXPECT_THAT(Lines(findings), ElementsAre(Missing(kTinyShard2)));
-  EXPECT_THAT(findings[0].message, AllOf(HasSubstr("1 more"), HasSubstr("4 of them")));
+  EXPECT_THAT(findings[0].message, AllOf(HasSubstr("1 more"), HasSubstr("4 shards")));
 }
 
 TEST_F(CompletenessTest, TheHubsRecordsSayWhichFilesThereMustBe) {
