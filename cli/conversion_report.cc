@@ -24,13 +24,10 @@ std::string ExactBytes(std::uint64_t bytes) {
   return FormatBytes(bytes) + " (" + FormatCount(bytes) + " bytes)";
 }
 
-bool ToFp8(const ConversionReport& report) { return report.recipe == "bf16-to-fp8"; }
-
 // "total, a dequantised, b copied" and so on, for both kinds of report.
 std::string TensorText(const ConversionReport& report) {
   return fmt::format("{}: {} {}, {} copied untouched", FormatCount(report.tensors),
-                     FormatCount(report.converted_tensors),
-                     ToFp8(report) ? "to FP8, each with a scale" : "FP8 to BF16",
+                     FormatCount(report.converted_tensors), report.converted_text,
                      FormatCount(report.copied_tensors));
 }
 
@@ -115,9 +112,7 @@ void WarningLines(std::string& out, const ConversionReport& report) {
 }
 
 std::string Converted(const ConversionRequest& request, const ConversionReport& report) {
-  std::string out =
-      fmt::format("{}: {}\n", ToFp8(report) ? "Quantised to FP8" : "Converted FP8 to BF16",
-                  Printable(request.output.string()));
+  std::string out = fmt::format("{}: {}\n", report.title, Printable(request.output.string()));
   ReportLine(out, "tensors", TensorText(report));
   AppendRunLines(out, request.run, report);
   if (report.outcome != ConversionReport::Outcome::kPartDone) {

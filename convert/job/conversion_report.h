@@ -40,7 +40,10 @@ struct ConversionReport {
   Outcome outcome = Outcome::kConverted;
   std::uint64_t missing_files = 0;  // kPartDone: weight files that other runs are to make
   std::string recipe;               // "fp8-to-bf16", "bf16-to-fp8"
-  std::uint64_t tensors = 0;        // in the output
+  // For the text, from the recipe: "Converted FP8 to BF16", and "FP8 to BF16" of its tensors.
+  std::string title;
+  std::string converted_text;
+  std::uint64_t tensors = 0;  // in the output
   std::uint64_t converted_tensors = 0;
   std::uint64_t copied_tensors = 0;
   std::uint64_t side_files = 0;

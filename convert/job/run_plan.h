@@ -69,7 +69,7 @@ struct PlanHooks {
 // what the directory is to this job (fresh, to be continued, finished), runs the preflight, checks
 // the disk, writes side files, weights, index, closing file and manifest in that order, and cleans
 // up. A run of selected files or of a part ends after the weights while others are missing.
-// `report` comes with what the recipe knows and returns complete. Throws as ConvertFp8ToBf16 does.
+// `report` comes with what the recipe knows and returns complete. Throws as RunConversion does.
 ConversionReport RunPlan(const ModelTensors& source, const Plan& plan,
                          const std::filesystem::path& output, const RunOptions& run,
                          const PlanHooks& hooks, ConversionReport report,

@@ -1,20 +1,19 @@
-#include <chrono>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "convert/job/finished_output.h"
-#include "convert/job/run_plan.h"
+#include "convert/job/runner.h"
 #include "convert/open/open_model.h"
 #include "convert/recipes/bf16_to_fp8.h"
 #include "convert/recipes/bf16_to_fp8_original.h"
 #include "convert/recipes/conversion.h"
 #include "convert/recipes/first_passes.h"
 #include "convert/recipes/fp8_to_bf16.h"
-#include "convert/recipes/job_common.h"
+#include "convert/recipes/side_files.h"
 #include "formats/checkpoint_files.h"
 #include "formats/manifest.h"
 
@@ -43,71 +42,72 @@ std::optional<KeptQuantization> KeptOf(const OpenedModel& source,
   return std::nullopt;
 }
 
-// One bf16-to-fp8 command.
+// What a bf16-to-fp8 recipe works on.
 class Bf16ToFp8Job {
  public:
-  Bf16ToFp8Job(const ConversionRequest& request, OpenedModel source, formats::FileSystem& fs,
-               ProgressSink& progress, const StopToken& stop)
+  Bf16ToFp8Job(const ConversionRequest& request, OpenedModel& model, ProgressSink& progress,
+               const StopToken& stop)
       : request_(request),
         options_(request.bf16_to_fp8),
-        source_(std::move(source)),
-        fs_(fs),
+        model_(model),
         progress_(progress),
-        stop_(stop) {}
-
-  ConversionReport Run() {
+        stop_(stop) {
     if (options_.scales_from.empty()) {
       PlanByRules();
     } else {
       PlanByOriginal();
     }
-    if (auto stale = QuantizationOf(source_.config_text, source_.config)) {
+    if (auto stale = QuantizationOf(model_.config_text, model_.config)) {
       plan_.plan.removed_config.emplace_back(std::move(stale->member), std::move(stale->json));
     }
-    ConversionReport report;
-    report.recipe = kBf16ToFp8;
-    ReportPlanned(source_, source_.catalog, plan_.plan, selection_.quantized.size(), report);
-    for (const formats::Finding& warning : selection_.warnings) report.warnings.push_back(warning);
-    for (const std::uint32_t i : selection_.already_fp8) {
-      report.already_fp8.push_back(source_.catalog.tensors()[i].name);
-    }
-    PlanHooks hooks;
-    hooks.preflight = [this](const PreflightRun& run) { return LookAhead(run); };
-    hooks.prepare = [this](std::span<const std::size_t> files, SourceFiles& sources,
-                           ProgressSink& progress) {
-      RunFirstPasses(source_.catalog, plan_.passes, files, sources, request_.run, progress, stop_);
+  }
+
+  static Recipe MakeRecipe(const std::shared_ptr<Bf16ToFp8Job>& job) {
+    Recipe recipe{.plan = std::shared_ptr<const Plan>(job, &job->plan_.plan),
+                  .tensors = TensorsOf(job->model_)};
+    recipe.converted_tensors = job->selection_.quantized.size();
+    recipe.warnings = job->selection_.warnings;
+    recipe.hooks.preflight = [job](const PreflightRun& run) { return job->LookAhead(run); };
+    recipe.hooks.prepare = [job](std::span<const std::size_t> files, SourceFiles& sources,
+                                 ProgressSink& progress) {
+      RunFirstPasses(job->model_.catalog, job->plan_.passes, files, sources, job->request_.run,
+                     progress, job->stop_);
     };
-    return RunPlan(TensorsOf(source_), plan_.plan, request_.output, request_.run, hooks,
-                   std::move(report), fs_, progress_, stop_);
+    recipe.add_facts = [job](ConversionReport& report) {
+      for (const std::uint32_t i : job->selection_.already_fp8) {
+        report.already_fp8.push_back(job->model_.catalog.tensors()[i].name);
+      }
+    };
+    return recipe;
   }
 
  private:
   void PlanByRules() {
     const Fp8Form form = FormOfOptions(options_);
-    const std::optional<KeptQuantization> kept = KeptOf(source_, ReadSourceManifest(source_));
+    const std::optional<KeptQuantization> kept = KeptOf(model_, ReadSourceManifest(model_));
     const ModuleList listed(kept ? ModulesToNotConvert(kept->json, "config.json")
                                  : std::vector<std::string>());
-    selection_ = SelectTensors(source_.catalog, source_.config, options_, form, listed);
-    if (source_.config.quantization && selection_.already_fp8.empty()) {
+    selection_ = SelectTensors(model_.catalog, model_.config, options_, form, listed);
+    if (model_.config.quantization && selection_.already_fp8.empty()) {
       selection_.warnings.push_back(
           {formats::Severity::kWarning, "stale-quantization-config", "config.json", "",
            "config.json: there is a quantization_config, but no weight is FP8; it is replaced, and "
            "only its modules_to_not_convert are honoured"});
     }
-    plan_ = PlanBf16ToFp8(source_.catalog, selection_, form, options_, source_.needs_index);
-    TakeSideFiles(ConfigForFp8(source_.config_text, source_.config, form, selection_, kept));
+    plan_ = PlanBf16ToFp8(model_.catalog, selection_, form, options_, model_.needs_index);
+    TakeSideFiles(ConfigForFp8(model_.config_text, model_.config, form, selection_, kept));
   }
 
   void PlanByOriginal() {
-    manifest_ = ReadSourceManifest(source_);
-    original_ = OpenOriginal(options_, request_.output, source_.catalog);
-    selection_ = SelectLikeOriginal(source_.catalog, *original_, options_);
-    plan_ = PlanLikeOriginal(source_.catalog, selection_, *original_, options_);
-    TakeSideFiles(ConfigLikeOriginal(source_.config_text, *original_));
+    manifest_ = ReadSourceManifest(model_);
+    original_ = OpenOriginal(options_, request_.output, model_.catalog);
+    selection_ = SelectLikeOriginal(model_.catalog, *original_, options_);
+    plan_ = PlanLikeOriginal(model_.catalog, selection_, *original_, options_);
+    TakeSideFiles(ConfigLikeOriginal(model_.config_text, *original_));
   }
 
   void TakeSideFiles(const std::string& config) {
-    PlanSideFiles(source_, config,
+    PlanSideFiles(model_, config,
                   {.all = request_.run.all_side_files, .changes_quantization = true}, plan_.plan);
   }
 
@@ -116,20 +116,19 @@ class Bf16ToFp8Job {
     SideDigests digests = run.known;
     if (original_) {
       // A scale that is no number belongs to an unedited block, or is replaced.
-      ScaleCheck check = CheckScales(source_.catalog, original_->pairs, /*allow_bad_scales=*/true,
+      ScaleCheck check = CheckScales(model_.catalog, original_->pairs, /*allow_bad_scales=*/true,
                                      request_.run.tensor_sha256, run.sources, progress_, stop_);
       for (std::size_t i = 0; i < original_->pairs.size(); ++i) {
         digests.emplace(original_->pairs[i].scale, std::move(check.digests[i]));
       }
-      if (manifest_) RequireOriginalOf(*manifest_, source_.catalog, *original_, digests);
+      if (manifest_) RequireOriginalOf(*manifest_, model_.catalog, *original_, digests);
     }
     return digests;
   }
 
   const ConversionRequest& request_;
   const Bf16ToFp8Options& options_;
-  OpenedModel source_;
-  formats::FileSystem& fs_;
+  OpenedModel& model_;
   ProgressSink& progress_;
   const StopToken& stop_;
   std::optional<formats::Manifest> manifest_;  // with an original only
@@ -142,18 +141,18 @@ class Bf16ToFp8Job {
 
 ConversionReport ConvertBf16ToFp8(const ConversionRequest& request, formats::FileSystem& fs,
                                   ProgressSink& progress, const StopToken& stop) {
-  const auto begin = std::chrono::steady_clock::now();
-  CheckRunOptions(request.run);
-  // Before the source is opened: options alone are wrong.
-  if (request.bf16_to_fp8.scales_from.empty()) FormOfOptions(request.bf16_to_fp8);
-  if (request.run.delete_source_shards) {
-    auto finished = FinishedWithoutSource(request.input, request.output, kBf16ToFp8, fs);
-    if (finished) return std::move(*finished);
-  }
-  OpenedModel source = OpenForJob(request.input, request.output, request.run);
-  ConversionReport report = Bf16ToFp8Job(request, std::move(source), fs, progress, stop).Run();
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  return report;
+  ConversionKind conversion;
+  conversion.recipe = kBf16ToFp8;
+  conversion.title = "Quantised to FP8";
+  conversion.converted_text = "to FP8, each with a scale";
+  conversion.check_options = [&] {
+    if (request.bf16_to_fp8.scales_from.empty()) FormOfOptions(request.bf16_to_fp8);
+  };
+  conversion.make_recipe = [&](OpenedModel& model) {
+    return Bf16ToFp8Job::MakeRecipe(std::make_shared<Bf16ToFp8Job>(request, model, progress, stop));
+  };
+  return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,
+                       stop);
 }
 
 }  // namespace dsv3::convert

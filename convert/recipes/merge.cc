@@ -7,7 +7,7 @@
 #include <fmt/format.h>
 
 #include "convert/open/model_files.h"
-#include "convert/recipes/job_common.h"
+#include "convert/recipes/side_files.h"
 #include "formats/error.h"
 #include "formats/safetensors.h"
 

@@ -1,14 +1,12 @@
-#include <chrono>
+#include <memory>
 #include <optional>
 #include <utility>
 
 #include <fmt/format.h>
 
-#include "convert/job/output_place.h"
-#include "convert/job/run_plan.h"
+#include "convert/job/runner.h"
 #include "convert/open/open_model.h"
 #include "convert/open/unfinished.h"
-#include "convert/recipes/job_common.h"
 #include "convert/recipes/merge.h"
 #include "convert/recipes/merge_demo.h"
 #include "convert/recipes/reshard_job.h"
@@ -44,36 +42,41 @@ void RequireRankDirectory(const std::filesystem::path& input, const MergeOptions
 
 MergeReport Merge(const ConversionRequest& request, formats::FileSystem& fs, ProgressSink& progress,
                   const StopToken& stop, const MergeOptions& options) {
-  const auto begin = std::chrono::steady_clock::now();
-  CheckRunOptions(request.run);
-  if (request.run.delete_source_shards) {
-    throw Error(ErrorCode::kUsage,
-                "--delete-source-shards: no file of a merge appears before all rank shards were "
-                "checked, so that none can be deleted before; leave the option out");
-  }
-  const bool is_demo = IsDemoDirectory(request.input);
-  if (!is_demo) RequireRankDirectory(request.input, options);
-  RequirePlaces(request.input, request.output);
-  std::optional<DemoModel> demo;
-  if (is_demo) demo = OpenDemoModel(request.input, options.demo_config);
-  const OpenedModel model = demo ? std::move(demo->model) : OpenModel(request.input);
-  const Plan plan = PlanMerge(model, request.run.all_side_files);
   MergeReport report;
-  report.original = model.ranks->is_original;
-  report.differences = demo ? demo->differences : DifferencesFromOriginal(model);
-  ConversionReport conversion;
+  std::optional<DemoModel> demo;
+  ConversionKind conversion;
   conversion.recipe = kMerge;
-  ReportPlanned(model, model.ranks->stored, plan, 0, conversion);
-  conversion.converted_tensors = conversion.tensors - conversion.copied_tensors;
-  PlanHooks hooks;
-  hooks.preflight = [&](const PreflightRun& run) {
-    if (demo) RequireEqualCopies(model.ranks->stored, demo->copies);
-    return run.known;
+  conversion.title = "Merged the ranks";
+  conversion.keeps_source =
+      "no file of a merge appears before all rank shards were checked, so that none can be deleted "
+      "before; leave the option out";
+  conversion.check_options = [&] {
+    if (!IsDemoDirectory(request.input)) RequireRankDirectory(request.input, options);
   };
-  report.conversion = RunPlan(StoredTensorsOf(model), plan, request.output, request.run, hooks,
-                              std::move(conversion), fs, progress, stop);
-  report.conversion.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  conversion.open = [&](const std::filesystem::path& input) {
+    if (!IsDemoDirectory(input)) return OpenModel(input);
+    demo = OpenDemoModel(input, options.demo_config);
+    return std::move(demo->model);
+  };
+  conversion.make_recipe = [&](const OpenedModel& model) {
+    Recipe recipe{
+        .plan = std::make_shared<const Plan>(PlanMerge(model, request.run.all_side_files)),
+        .tensors = StoredTensorsOf(model)};
+    report.original = model.ranks->is_original;
+    report.differences = demo ? demo->differences : DifferencesFromOriginal(model);
+    for (const PlannedFile& file : recipe.plan->files) {
+      for (const PlannedTensor& tensor : file.tensors) {
+        if (tensor.expression->rule() != "copy") ++recipe.converted_tensors;
+      }
+    }
+    recipe.hooks.preflight = [&](const PreflightRun& run) {
+      if (demo) RequireEqualCopies(model.ranks->stored, demo->copies);
+      return run.known;
+    };
+    return recipe;
+  };
+  report.conversion =
+      RunConversion(conversion, {request.input, request.output, request.run}, fs, progress, stop);
   return report;
 }
 

@@ -1,14 +1,12 @@
 #include "convert/recipes/reshard_job.h"
 
-#include <chrono>
+#include <memory>
 #include <utility>
 
-#include "convert/job/output_place.h"
-#include "convert/job/run_plan.h"
+#include "convert/job/runner.h"
 #include "convert/open/open_model.h"
 #include "convert/plan/slice_expression.h"
 #include "convert/recipes/fp8_to_bf16.h"
-#include "convert/recipes/job_common.h"
 #include "convert/recipes/reshard.h"
 #include "formats/error.h"
 #include "formats/rank_layout.h"
@@ -16,44 +14,39 @@
 namespace dsv3::convert {
 namespace {
 
-// One reshard command.
+// What a reshard recipe works on.
 class ReshardJob {
  public:
-  ReshardJob(const ReshardRequest& request, formats::FileSystem& fs, ProgressSink& progress,
+  ReshardJob(const ReshardRequest& request, const OpenedModel& model, ProgressSink& progress,
              const StopToken& stop)
       : request_(request),
-        model_(OpenModel(request.input)),
-        reshard_(PlanReshard(model_, request.options, request.run.all_side_files)),
-        fs_(fs),
+        model_(model),
+        stored_(StoredTensorsOf(model)),
+        files_(ReadModelFiles(model)),
+        reshard_(PlanReshard(model, request.options, request.run.all_side_files)),
         progress_(progress),
         stop_(stop) {}
 
-  ReshardReport Run() {
-    PlanHooks hooks;
-    hooks.preflight = [this](const PreflightRun& run) { return CheckDequantized(run); };
-    hooks.closing_name = formats::kRankLayoutName;
-    hooks.closing_text = [this](const FileRecords& records, const std::string& fingerprint) {
-      return LayoutText(reshard_, model_, files_, fingerprint, records);
+  static Recipe MakeRecipe(const std::shared_ptr<ReshardJob>& job) {
+    Recipe recipe{.plan = std::shared_ptr<const Plan>(job, &job->reshard_.plan),
+                  .tensors = job->stored_};
+    recipe.hooks.preflight = [job](const PreflightRun& run) { return job->CheckDequantized(run); };
+    recipe.hooks.closing_name = formats::kRankLayoutName;
+    recipe.hooks.closing_text = [job](const FileRecords& records, const std::string& fingerprint) {
+      return LayoutText(job->reshard_, job->model_, job->files_, fingerprint, records);
     };
-    hooks.bundles = FilesByRank();
-    if (!request_.options.ranks.empty()) {
-      hooks.selected = FilesOfRanks(reshard_, request_.options.ranks);
+    recipe.hooks.bundles = job->FilesByRank();
+    if (!job->request_.options.ranks.empty()) {
+      recipe.hooks.selected = FilesOfRanks(job->reshard_, job->request_.options.ranks);
     }
-    ConversionReport conversion;
-    conversion.recipe = kReshard;
-    const std::uint64_t converted = ConvertedTensors();
-    ReportPlanned(model_, stored_.catalog, reshard_.plan, converted, conversion);
-    conversion.copied_tensors = conversion.tensors - converted;
-    for (const formats::Finding& warning : reshard_.warnings) {
-      conversion.warnings.push_back(warning);
-    }
-    ReshardReport report = Describe();
-    report.conversion = RunPlan(stored_, reshard_.plan, request_.output, request_.run, hooks,
-                                std::move(conversion), fs_, progress_, stop_);
-    return report;
+    recipe.converted_tensors = job->ConvertedTensors();
+    std::uint64_t tensors = 0;
+    for (const PlannedFile& file : recipe.plan->files) tensors += file.tensors.size();
+    recipe.copied_tensors = tensors - recipe.converted_tensors;
+    recipe.warnings = job->reshard_.warnings;
+    return recipe;
   }
 
- private:
   ReshardReport Describe() {
     ReshardReport report;
     report.topology = reshard_.topology;
@@ -77,6 +70,7 @@ class ReshardJob {
     return report;
   }
 
+ private:
   // Each rank's files but those of an earlier rank.
   FileBundles FilesByRank() const {
     std::vector<char> taken(reshard_.plan.files.size(), 0);
@@ -117,11 +111,10 @@ class ReshardJob {
   }
 
   const ReshardRequest& request_;
-  const OpenedModel model_;
-  const ModelTensors stored_ = StoredTensorsOf(model_);
-  const ModelFiles files_ = ReadModelFiles(model_);
-  ReshardPlan reshard_;
-  formats::FileSystem& fs_;
+  const OpenedModel& model_;
+  const ModelTensors stored_;
+  const ModelFiles files_;
+  const ReshardPlan reshard_;
   ProgressSink& progress_;
   const StopToken& stop_;
 };
@@ -130,18 +123,21 @@ class ReshardJob {
 
 ReshardReport Reshard(const ReshardRequest& request, formats::FileSystem& fs,
                       ProgressSink& progress, const StopToken& stop) {
-  const auto begin = std::chrono::steady_clock::now();
-  CheckRunOptions(request.run);
-  CheckReshardOptions(request.options);
-  if (request.run.delete_source_shards) {
-    throw Error(ErrorCode::kUsage,
-                "--delete-source-shards: rank shards need the source whole until the last of them "
-                "is written; leave the option out");
-  }
-  RequirePlaces(request.input, request.output);
-  ReshardReport report = ReshardJob(request, fs, progress, stop).Run();
-  report.conversion.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  ReshardReport report;
+  ConversionKind conversion;
+  conversion.recipe = kReshard;
+  conversion.title = "Cut into ranks";
+  conversion.keeps_source =
+      "rank shards need the source whole until the last of them is written; leave the option out";
+  conversion.check_options = [&] { CheckReshardOptions(request.options); };
+  conversion.open = [](const std::filesystem::path& input) { return OpenModel(input); };
+  conversion.make_recipe = [&](const OpenedModel& model) {
+    const auto job = std::make_shared<ReshardJob>(request, model, progress, stop);
+    report = job->Describe();
+    return ReshardJob::MakeRecipe(job);
+  };
+  report.conversion =
+      RunConversion(conversion, {request.input, request.output, request.run}, fs, progress, stop);
   return report;
 }
 

@@ -18,7 +18,7 @@
 #include "convert/job/run_plan.h"
 #include "convert/open/open_model.h"
 #include "convert/recipes/fp8_to_bf16.h"
-#include "convert/recipes/job_common.h"
+#include "convert/recipes/side_files.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/quick_file_system.h"
 #include "tests/convert/support/thread_sharing.h"

@@ -1,4 +1,4 @@
-#include "convert/recipes/job_common.h"
+#include "convert/recipes/side_files.h"
 
 #include <algorithm>
 #include <array>
@@ -6,13 +6,6 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
-
-#include <fmt/format.h>
-
-#include "convert/job/output_place.h"
-#include "convert/job/source_release.h"
-#include "convert/stream/executor.h"
-#include "formats/error.h"
 
 namespace dsv3::convert {
 namespace {
@@ -31,25 +24,6 @@ bool DescribesQuantization(std::string_view name) {
 }
 
 }  // namespace
-
-void CheckRunOptions(const RunOptions& run) {
-  if (run.memory_bytes != 0 && run.memory_bytes < kMinMemoryBytes) {
-    throw Error(ErrorCode::kUsage, fmt::format("--memory {} is too little; give at least {} (8Mi)",
-                                               run.memory_bytes, kMinMemoryBytes));
-  }
-}
-
-OpenedModel OpenForJob(const std::filesystem::path& input, const std::filesystem::path& output,
-                       const RunOptions& run) {
-  RequirePlaces(input, output);
-  OpenedModel model = OpenModel(input, {.freed = ReadFreedShards(output)});
-  if (run.delete_source_shards && model.ranks) {
-    throw Error(ErrorCode::kUsage,
-                "--delete-source-shards: rank shards are needed whole until the last file is "
-                "written; leave the option out, and delete them when the output is complete");
-  }
-  return model;
-}
 
 void PlanSideFiles(const OpenedModel& source, const std::string& config,
                    const SideFileChoice& choice, Plan& plan) {
@@ -77,24 +51,6 @@ void PlanSideFiles(const OpenedModel& source, const std::string& config,
   std::sort(left_behind.begin(), left_behind.end(),
             [](const LeftBehind& a, const LeftBehind& b) { return a.name < b.name; });
   plan.left_behind = std::move(left_behind);
-}
-
-void ReportPlanned(const OpenedModel& source, const Catalog& catalog, const Plan& plan,
-                   std::uint64_t converted, ConversionReport& report) {
-  report.warnings = source.findings;
-  for (const PlannedFile& file : plan.files) {
-    report.tensors += file.tensors.size();
-    report.output_bytes += file.bytes;
-    for (const PlannedTensor& tensor : file.tensors) {
-      if (tensor.expression->rule() == "copy") ++report.copied_tensors;
-    }
-  }
-  report.converted_tensors = converted;
-  report.side_files = plan.side_files.size();
-  report.left_behind = plan.left_behind;
-  for (const CatalogTensor& tensor : catalog.tensors()) {
-    report.source_bytes += tensor.extent.length;
-  }
 }
 
 }  // namespace dsv3::convert

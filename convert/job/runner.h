@@ -1,0 +1,66 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "convert/catalog/progress.h"
+#include "convert/job/conversion_report.h"
+#include "convert/job/run_options.h"
+#include "convert/job/run_plan.h"
+#include "convert/open/open_model.h"
+#include "convert/plan/plan.h"
+#include "formats/io/file_system.h"
+
+namespace dsv3::convert {
+
+// What a conversion makes of an opened model: a value that the runner runs. What the functions in
+// `hooks` and `add_facts` work on they own, or it is the model's, which outlives the recipe.
+struct Recipe {
+  std::shared_ptr<const Plan> plan;  // never copied: that of a reshard may have a million tensors
+  ModelTensors tensors;              // what the plan's expressions read
+  PlanHooks hooks = {};
+  // For the report: tensors of the source that are converted; of the output those that are copied
+  // (nothing: those of rule "copy"); warnings beside those of opening the model.
+  std::uint64_t converted_tensors = 0;
+  std::optional<std::uint64_t> copied_tensors = std::nullopt;
+  formats::Findings warnings = {};
+  // Adds to the report what only this recipe knows, after the run.
+  std::function<void(ConversionReport& report)> add_facts = {};
+};
+
+// A conversion as its command names it, before anything is opened.
+struct ConversionKind {
+  std::string recipe;  // "fp8-to-bf16"; Plan::recipe is the same
+  // For the report's text: "Converted FP8 to BF16", and what is said of the converted tensors:
+  // "FP8 to BF16".
+  std::string title = {};
+  std::string converted_text = {};
+  // Why --delete-source-shards is refused, a whole sentence; empty where shards may go on the way.
+  std::string keeps_source = {};
+  // Throws Error (kUsage) for options that are wrong whatever the input is. May be empty.
+  std::function<void()> check_options = {};
+  // Opens the input; empty: OpenModel, with what an unfinished run freed.
+  std::function<OpenedModel(const std::filesystem::path& input)> open = {};
+  // A recipe may append a second checkpoint to the model's catalog.
+  std::function<Recipe(OpenedModel& model)> make_recipe = {};
+};
+
+// Where a conversion reads and writes, and how it runs.
+struct JobRequest {
+  const std::filesystem::path& input;
+  const std::filesystem::path& output;
+  const RunOptions& run;
+};
+
+// Runs a conversion from the options to the report, the same for every recipe: checks options and
+// places, opens the input, makes the recipe and runs its plan (RunPlan). Throws Error with the code
+// of design.md's table. When `stop` is requested it ends with kInterrupted, leaving what the same
+// request continues from.
+ConversionReport RunConversion(const ConversionKind& conversion, const JobRequest& request,
+                               formats::FileSystem& file_system, ProgressSink& progress,
+                               const StopToken& stop);
+
+}  // namespace dsv3::convert
