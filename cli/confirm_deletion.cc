@@ -1,13 +1,14 @@
 #include "cli/confirm_deletion.h"
 
 #include <cerrno>
-#include <cstdint>
 #include <string>
+#include <vector>
 
 #include <unistd.h>
 
 #include "cli/console.h"
-#include "cli/units.h"
+#include "cli/deletion_text.h"
+#include "convert/job/source_deletion.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 
@@ -44,17 +45,17 @@ void ConfirmDeletion(const std::filesystem::path& input) {
                 "terminal to ask on; add --yes if that is what you want");
   }
   const formats::CheckpointFiles files = formats::OpenCheckpointFiles(input);
-  std::uint64_t bytes = 0;
-  std::uint64_t present = 0;  // an earlier run may have deleted some
-  for (const formats::ShardFile& shard : files.shards) {
-    bytes += shard.bytes;
-    if (shard.bytes > 0) ++present;
-  }
-  if (present == 0) return;
-  WriteStderr("--delete-source-shards deletes " + FormatCountOf(present, "file") + " (" +
-              FormatBytes(bytes) + ") in\n  " + Printable(files.directory.string()) +
-              "\nEach goes once all that needs it is written and verified. There is no way "
-              "back\nto the FP8 weights without another copy of them.\n");
+  std::vector<std::filesystem::path> shards;
+  for (const formats::ShardFile& shard : files.shards) shards.push_back(shard.path);
+  const std::vector<convert::SourceDeletion> deletions =
+      convert::PlanDeletion(files.directory, shards);
+  if (deletions.empty()) return;  // an earlier run deleted all of them
+  std::string question =
+      "--delete-source-shards deletes " + DeletionTotal(deletions) + " of the source:\n";
+  for (const std::string& line : DeletionLines(deletions)) question += "  " + line + "\n";
+  WriteStderr(question +
+              "Each goes once all that needs it is written and verified. There is no way "
+              "back\nto the source without another copy of it.\n");
   Ask("Delete them? Type yes to go on: ", "yes");
   Ask("Are you sure? Type delete to go on: ", "delete");
 }

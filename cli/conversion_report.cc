@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/deletion_text.h"
 #include "cli/quality_report.h"
 #include "cli/units.h"
 
@@ -111,6 +112,13 @@ void WarningLines(std::string& out, const ConversionReport& report) {
   CountLine(out, "bad scales", "bad scale", report.bad_scales);
 }
 
+// The files that go, under the label.
+void DeletionReportLines(std::string& out, std::string_view label, const ConversionReport& report) {
+  if (report.deletions.empty()) return;
+  ReportLine(out, label, DeletionTotal(report.deletions));
+  for (const std::string& line : DeletionLines(report.deletions)) ReportLine(out, "", line);
+}
+
 std::string Converted(const ConversionRequest& request, const ConversionReport& report) {
   std::string out = fmt::format("{}: {}\n", report.title, Printable(request.output.string()));
   ReportLine(out, "tensors", TensorText(report));
@@ -163,6 +171,7 @@ void AppendRunLines(std::string& out, const convert::RunOptions& run,
   }
   if (run.delete_source_shards) {
     ReportLine(out, "deleted", FormatCountOf(report.freed_source_shards, "source shard"));
+    DeletionReportLines(out, "freed", report);
   }
   WarningLines(out, report);
   if (report.outcome != ConversionReport::Outcome::kPartDone) return;
@@ -202,6 +211,7 @@ void AppendPlanLines(std::string& out, const ConversionReport& report) {
   ReportLine(out, "disk needed", ExactBytes(report.disk_needed_bytes));
   ReportLine(out, "disk free", ExactBytes(report.disk_free_bytes));
   ReportLine(out, "peak memory", "about " + FormatBytes(report.peak_memory_bytes));
+  DeletionReportLines(out, "to delete", report);
   WarningLines(out, report);
   if (report.fits) return ReportLine(out, "fits", "yes");
   std::string advice = "free it or choose another OUT";

@@ -68,6 +68,34 @@ void Counts(JsonWriter& json, std::string_view key, const std::vector<TensorCoun
   json.EndArray();
 }
 
+const char* KeptName(convert::SourceDeletion::Kept kept) {
+  switch (kept) {
+    case convert::SourceDeletion::Kept::kOutside:
+      return "outside";
+    case convert::SourceDeletion::Kept::kLinked:
+      return "linked";
+    case convert::SourceDeletion::Kept::kNo:
+      break;
+  }
+  return "";
+}
+
+void Deletions(JsonWriter& json, const ConversionReport& report) {
+  json.Key("source_deletions");
+  json.BeginArray();
+  for (const convert::SourceDeletion& deletion : report.deletions) {
+    json.BeginObject();
+    StringMember(json, "shard", deletion.shard.string());
+    StringMember(json, "file", deletion.file.string());
+    BoolMember(json, "deletes_file", deletion.file_goes());
+    StringOrNullMember(json, "kept_because", KeptName(deletion.kept));
+    StringOrNullMember(json, "other_link", deletion.other_link.string());
+    UintMember(json, "freed_bytes", deletion.freed_bytes);
+    json.EndObject();
+  }
+  json.EndArray();
+}
+
 void Plan(JsonWriter& json, const ConversionReport& report) {
   json.Key("plan");
   if (report.outcome != ConversionReport::Outcome::kPlanned) return json.Null();
@@ -107,6 +135,8 @@ void ConversionMembers(JsonWriter& json, const std::filesystem::path& input,
   UintMember(json, "kept_files", report.kept_files);
   UintMember(json, "missing_files", report.missing_files);
   UintMember(json, "freed_source_shards", report.freed_source_shards);
+  UintMember(json, "freed_source_bytes", report.freed_source_bytes);
+  Deletions(json, report);
   DoubleMember(json, "seconds", report.seconds);
   UintMember(json, "bytes_read", report.bytes_read);
   UintMember(json, "bytes_written", report.bytes_written);

@@ -86,10 +86,11 @@ std::vector<Option> PartOptionTable(convert::RunOptions* run) {
 
 std::vector<Option> DeletionOptionTable(convert::RunOptions* run, bool* yes) {
   std::vector<Option> options;
-  options.push_back(
-      Flag("delete-source-shards", &run->delete_source_shards,
-           "Delete each source shard once all that needs it is written and verified, for a disk "
-           "that does not hold both. It is asked twice on a terminal and needs --yes elsewhere."));
+  options.push_back(Flag(
+      "delete-source-shards", &run->delete_source_shards,
+      "Delete each source shard once all that needs it is written and verified, for a disk "
+      "that does not hold both. It is asked twice on a terminal and needs --yes elsewhere. Of a "
+      "link to a file outside IN, or to one that other links lead to, only the link goes."));
   options.push_back(Flag("yes", yes, "Answer the questions of --delete-source-shards with yes."));
   return options;
 }

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "convert/job/source_deletion.h"
 #include "formats/finding.h"
 #include "formats/left_behind.h"
 #include "quant/quality.h"
@@ -60,7 +61,11 @@ struct ConversionReport {
   std::vector<std::string> already_fp8;  // weights that were FP8 and were copied with their scales
   bool resumed = false;
   std::uint64_t kept_files = 0;
-  std::uint64_t freed_source_shards = 0;
+  // With delete_source_shards: the source shards that this run dealt with, in a dry run those that
+  // it would. Empty where there was nothing to do.
+  std::vector<SourceDeletion> deletions;
+  std::uint64_t freed_source_shards = 0;  // shards that went, links included
+  std::uint64_t freed_source_bytes = 0;
   double seconds = 0;               // of this run
   std::uint64_t bytes_read = 0;     // by this run
   std::uint64_t bytes_written = 0;  // by this run

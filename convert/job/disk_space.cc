@@ -18,8 +18,8 @@ dev_t DeviceOf(std::filesystem::path path) {
 
 // The highest point when files are made one after the other: when one begins, what the ones before
 // it freed is free.
-std::uint64_t Peak(const Plan& plan, const Catalog& catalog,
-                   const std::vector<std::size_t>& files) {
+std::uint64_t Peak(const Plan& plan, const Catalog& catalog, const std::vector<std::size_t>& files,
+                   const std::vector<std::uint64_t>& freed_bytes) {
   std::vector<std::uint32_t> needs(catalog.files().size(), 0);
   for (const std::size_t file : files) {
     for (const std::uint32_t source : SourcesOf(plan.files[file], catalog)) ++needs[source];
@@ -31,7 +31,7 @@ std::uint64_t Peak(const Plan& plan, const Catalog& catalog,
     taken += plan.files[file].bytes;
     peak = std::max(peak, taken - std::min(taken, freed));
     for (const std::uint32_t source : SourcesOf(plan.files[file], catalog)) {
-      if (--needs[source] == 0) freed += catalog.files()[source].bytes;
+      if (--needs[source] == 0) freed += freed_bytes[source];
     }
   }
   return peak;
@@ -41,10 +41,11 @@ std::uint64_t Peak(const Plan& plan, const Catalog& catalog,
 
 DiskNeed EstimateDisk(const Plan& plan, const Catalog& catalog,
                       const std::vector<std::size_t>& files, std::uint64_t other_bytes,
-                      bool frees_sources, std::size_t open_files, std::uint64_t free_bytes) {
+                      const std::vector<std::uint64_t>& freed_bytes, std::size_t open_files,
+                      std::uint64_t free_bytes) {
   DiskNeed need;
   need.open_files = std::max<std::size_t>(1, open_files);
-  if (!frees_sources) {
+  if (freed_bytes.empty()) {
     for (const std::size_t file : files) need.peak_bytes += plan.files[file].bytes;
     need.peak_bytes += other_bytes;
     return need;
@@ -54,7 +55,7 @@ DiskNeed EstimateDisk(const Plan& plan, const Catalog& catalog,
   need.peak_bytes += other_bytes;
   if (need.peak_bytes <= free_bytes) return need;
   need.open_files = 1;
-  need.peak_bytes = Peak(plan, catalog, files) + other_bytes;
+  need.peak_bytes = Peak(plan, catalog, files, freed_bytes) + other_bytes;
   return need;
 }
 

@@ -9,8 +9,9 @@
 namespace dsv3::convert {
 
 // Disk that writing the given weight files of a plan takes at its highest point, beyond what is
-// taken now. With `frees_sources` source shards on the output's file system give their space back
-// as they are freed; `open_files` output files are in the making at a time.
+// taken now. `freed_bytes` says how much of the output's file system each source file (by its
+// position in the catalog) gives back when it is deleted; it is empty where none is deleted.
+// `open_files` output files are in the making at a time.
 struct DiskNeed {
   std::uint64_t peak_bytes = 0;
   // As asked for; 1 where sources must be freed on the way for the rest to fit `free_bytes`:
@@ -20,7 +21,8 @@ struct DiskNeed {
 };
 DiskNeed EstimateDisk(const Plan& plan, const Catalog& catalog,
                       const std::vector<std::size_t>& files, std::uint64_t other_bytes,
-                      bool frees_sources, std::size_t open_files, std::uint64_t free_bytes);
+                      const std::vector<std::uint64_t>& freed_bytes, std::size_t open_files,
+                      std::uint64_t free_bytes);
 
 // Whether two paths (or their nearest existing ancestors) are on one file system.
 bool SameFileSystem(const std::filesystem::path& a, const std::filesystem::path& b);

@@ -12,6 +12,7 @@
 #include "convert/job/finished_output.h"
 #include "convert/job/journal.h"
 #include "convert/job/manifest.h"
+#include "convert/job/plan_report.h"
 #include "convert/job/source_release.h"
 #include "convert/job/work_division.h"
 #include "convert/stream/output_digests.h"
@@ -48,7 +49,7 @@ void OutputRun::WriteWeights(Committer& committer, const std::vector<std::size_t
 
   std::optional<SourceRelease> release;
   if (run_.delete_source_shards) {
-    release.emplace(fs_, output_, plan_, source_.catalog, sources_, stop_);
+    release.emplace(fs_, output_, source_.directory, plan_, source_.catalog, sources_, stop_);
     for (std::size_t i = 0; i < plan_.files.size(); ++i) {
       if (kept_.count(plan_.files[i].name) != 0) release->Checked(i);
     }
@@ -69,7 +70,7 @@ void OutputRun::WriteWeights(Committer& committer, const std::vector<std::size_t
                             "again to continue from there",
                             in_scope - to_make.size() + committer.committed_files(), in_scope));
   }
-  if (release) report_.freed_source_shards = release->freed();
+  if (release) ReportDeletions(release->deletions(), report_);
 }
 
 void OutputRun::Make(Committer& committer, std::span<const std::size_t> files, SourceChecks& checks,

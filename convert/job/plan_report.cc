@@ -1,6 +1,7 @@
 #include "convert/job/plan_report.h"
 
 #include <algorithm>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
@@ -13,6 +14,22 @@
 
 namespace dsv3::convert {
 namespace {
+
+// Bytes that --delete-source-shards would free with each source file; empty where it is refused.
+std::vector<std::uint64_t> FreedBytes(const ModelTensors& source) {
+  std::vector<std::uint64_t> bytes(source.catalog.files().size(), 0);
+  try {
+    const DeletionRules rules(source.directory);
+    for (std::uint32_t i = 0; i < source.catalog.files_end(); ++i) {
+      std::error_code error;
+      const std::filesystem::path& path = source.catalog.files()[i].path;
+      if (std::filesystem::exists(path, error)) bytes[i] = rules.Of(path).freed_bytes;
+    }
+  } catch (const Error&) {
+    return {};
+  }
+  return bytes;
+}
 
 // Lines of a tensor in the manifest and the journal, and in what tells of all files.
 constexpr std::uint64_t kRecordBytes = 1024;
@@ -38,7 +55,8 @@ std::size_t ReportDisk(const ModelTensors& source, const Plan& plan,
   const bool may_free = !run.part && !run.finish && !plan.shared_reads;
   const bool can_free = may_free && SameFileSystem(output, source.directory);
   const auto estimate = [&](bool frees) {
-    return EstimateDisk(plan, source.catalog, to_make, other_bytes, frees, open_files,
+    return EstimateDisk(plan, source.catalog, to_make, other_bytes,
+                        frees ? FreedBytes(source) : std::vector<std::uint64_t>(), open_files,
                         report.disk_free_bytes);
   };
   const DiskNeed need = estimate(can_free && run.delete_source_shards);
@@ -58,6 +76,25 @@ void RequireDisk(const std::filesystem::path& output, const ConversionReport& re
                           report.disk_needed_bytes - report.disk_free_bytes,
                           report.fits_with_deletion ? " (--delete-source-shards would do)" : ""),
               {output.string(), ""});
+}
+
+std::vector<SourceDeletion> PlanDeletionOf(const ModelTensors& source) {
+  std::vector<std::filesystem::path> shards;
+  for (std::uint32_t i = 0; i < source.catalog.files_end(); ++i) {
+    shards.push_back(source.catalog.files()[i].path);
+  }
+  return PlanDeletion(source.directory, shards);
+}
+
+void ReportDeletions(const std::vector<SourceDeletion>& deletions, ConversionReport& report) {
+  report.deletions = deletions;
+  // Several threads free shards.
+  std::sort(report.deletions.begin(), report.deletions.end(),
+            [](const SourceDeletion& a, const SourceDeletion& b) { return a.shard < b.shard; });
+  for (const SourceDeletion& deletion : deletions) {
+    if (deletion.shard_goes()) ++report.freed_source_shards;
+    report.freed_source_bytes += deletion.freed_bytes;
+  }
 }
 
 std::uint64_t EstimateMemory(const ModelTensors& source, const RunResources& resources) {

@@ -36,6 +36,11 @@ std::size_t ReportDisk(const ModelTensors& source, const Plan& plan,
 // Throws Error (kIo) when it does not.
 void RequireDisk(const std::filesystem::path& output, const ConversionReport& report);
 
+// What --delete-source-shards deletes of the source. Throws as PlanDeletion does.
+std::vector<SourceDeletion> PlanDeletionOf(const ModelTensors& source);
+// Takes what a run deleted into its report, and counts it.
+void ReportDeletions(const std::vector<SourceDeletion>& deletions, ConversionReport& report);
+
 // Memory of a whole run, measured: the program itself; catalog, plan, digests and manifest; and the
 // executor's buffers.
 std::uint64_t EstimateMemory(const ModelTensors& source, const RunResources& resources);

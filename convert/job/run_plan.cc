@@ -32,6 +32,8 @@ ConversionReport OutputRun::Run() {
   state_ = LookAtOutput(output_, job_);
   for (const formats::Finding& warning : report_.warnings) progress_.OnWarning(warning.message);
   if (scope_.must_end && !IsFinished()) RequireParts();
+  // Also where something is written: what must not be deleted is refused before.
+  if (run_.delete_source_shards && !IsFinished()) report_.deletions = PlanDeletionOf(source_);
   if (run_.dry_run) {
     ReportPlan();
   } else if (IsFinished()) {

@@ -68,10 +68,12 @@ std::vector<std::uint32_t> CountNeeds(const Plan& plan, const Catalog& catalog) 
   return needs;
 }
 
-SourceRelease::SourceRelease(formats::FileSystem& file_system, fs::path directory, const Plan& plan,
-                             const Catalog& catalog, SourceFiles& sources, const StopToken& stop)
+SourceRelease::SourceRelease(formats::FileSystem& file_system, fs::path directory, fs::path source,
+                             const Plan& plan, const Catalog& catalog, SourceFiles& sources,
+                             const StopToken& stop)
     : fs_(file_system),
       directory_(std::move(directory)),
+      source_(std::move(source)),
       plan_(plan),
       catalog_(catalog),
       sources_(sources),
@@ -106,13 +108,17 @@ void SourceRelease::Free(std::uint32_t source) {
     if (is_link) fs_.Remove(path);
     return;
   }
-  SaveHeader(source);
-  sources_.Close(source);
-  // In a hub cache the shard is a symlink to the blob that takes the space.
-  if (is_link) fs_.Remove(fs::canonical(path));
-  fs_.Remove(path);
-  fs_.SyncDirectory(path.parent_path());
-  ++freed_;
+  // Links are looked for again: a download may have made one since the run began.
+  SourceDeletion deletion = DeletionRules(source_).Of(path);
+  if (deletion.shard_goes()) {
+    SaveHeader(source);
+    sources_.Close(source);
+    // In a hub cache the shard is a symlink to the blob that takes the space.
+    if (deletion.is_link() && deletion.file_goes()) fs_.Remove(deletion.file);
+    fs_.Remove(path);
+    fs_.SyncDirectory(path.parent_path());
+  }
+  deletions_.push_back(std::move(deletion));
 }
 
 void SourceRelease::SaveHeader(std::uint32_t source) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "convert/job/commit.h"
+#include "convert/job/source_deletion.h"
 #include "convert/plan/plan.h"
 #include "convert/stream/source_files.h"
 #include "formats/checkpoint_files.h"
@@ -21,13 +22,15 @@ std::vector<std::uint32_t> SourcesOf(const PlannedFile& file, const Catalog& cat
 
 // Frees source shards while a conversion runs, those of the checkpoint that is converted alone:
 // once every output file that needs a shard is committed, and has been read back with the right
-// digest, the shard is deleted (with a symlink, its target too). Its header is saved before in the
+// digest, what DeletionRules allow of the shard is deleted. Its header is saved before in the
 // output directory (.dsv3-freed-N), so that a run which continues can still make the same plan.
 // Thread-safe.
 class SourceRelease {
  public:
-  SourceRelease(formats::FileSystem& fs, std::filesystem::path directory, const Plan& plan,
-                const Catalog& catalog, SourceFiles& sources, const StopToken& stop);
+  // `source` is the directory that the shards are in.
+  SourceRelease(formats::FileSystem& fs, std::filesystem::path directory,
+                std::filesystem::path source, const Plan& plan, const Catalog& catalog,
+                SourceFiles& sources, const StopToken& stop);
 
   // The output file is in place and `record` tells its digest; reads it back. Throws Error
   // (kVerification) when it differs: nothing that it needs is deleted then.
@@ -35,7 +38,8 @@ class SourceRelease {
   // The output file is in place and has been checked already.
   void Checked(std::size_t file);
 
-  std::uint64_t freed() const { return freed_; }
+  // The shards that were looked at; not to be called while the conversion runs.
+  const std::vector<SourceDeletion>& deletions() const { return deletions_; }
 
  private:
   void Free(std::uint32_t source);
@@ -43,13 +47,14 @@ class SourceRelease {
 
   formats::FileSystem& fs_;
   std::filesystem::path directory_;
+  std::filesystem::path source_;
   const Plan& plan_;
   const Catalog& catalog_;
   SourceFiles& sources_;
   const StopToken& stop_;
   std::mutex mutex_;  // guards what follows
   std::vector<std::uint32_t> needs_;
-  std::uint64_t freed_ = 0;
+  std::vector<SourceDeletion> deletions_;
 };
 
 // The shards whose headers an unfinished run saved in `directory`.

@@ -178,10 +178,16 @@ TEST_F(ConvertCommandTest, DeletingTheSourceNeedsYesOffATerminal) {
             "and there is no terminal to ask on; add --yes if that is what you want\n");
   EXPECT_EQ(ReadTree(in_), before);
   EXPECT_FALSE(std::filesystem::exists(out_));
+  const ToolResult planned = Convert({"--delete-source-shards", "--dry-run"});
+  EXPECT_THAT(planned.out, HasSubstr("  to delete   4 files ("));
+  EXPECT_THAT(planned.out, HasSubstr("4 files in " + in_ + ": frees "));
   const ToolResult done = Convert({"--delete-source-shards", "--yes", "--json", "-q"});
   EXPECT_EQ(done.exit_code, 0) << done.err;
   ExpectConforms(done.out, "convert-report");
   EXPECT_EQ(json::parse(done.out)["freed_source_shards"], 4);
+  EXPECT_GT(json::parse(done.out)["freed_source_bytes"], 0);
+  EXPECT_EQ(json::parse(done.out)["source_deletions"][0]["file"],
+            in_ + "/model-00001-of-00004.safetensors");
   EXPECT_FALSE(std::filesystem::exists(in_ + "/model-00001-of-00004.safetensors"));
 }
 

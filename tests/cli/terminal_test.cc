@@ -89,7 +89,25 @@ TEST_F(TerminalTest, DeletingTheSourceIsAskedTwice) {
   run.Type("delete\n");
   EXPECT_EQ(run.Wait(), 0) << run.screen();
   EXPECT_THAT(run.screen(), HasSubstr("  deleted     4 source shards\r\n"));
+  EXPECT_THAT(run.screen(), HasSubstr("  freed       4 files ("));
+  EXPECT_THAT(run.screen(), HasSubstr("4 files in " + in_ + ": frees "));
   EXPECT_FALSE(std::filesystem::exists(in_ + "/model-00001-of-00004.safetensors"));
+}
+
+TEST_F(TerminalTest, TheQuestionSaysWhichFilesStayBehindLinks) {
+  std::filesystem::rename(in_, in_ + "-theirs");
+  std::filesystem::create_directory(in_);
+  for (const auto& [name, content] : ReadTree(in_ + "-theirs")) {
+    std::filesystem::create_symlink(in_ + "-theirs/" + name, in_ + "/" + name);
+  }
+  TerminalRun run({"dsv3-convert", "bf16-to-fp8", in_, out_, "--delete-source-shards"});
+  ASSERT_TRUE(run.WaitFor("Delete them? Type yes to go on: ")) << run.screen();
+  EXPECT_THAT(run.screen(), HasSubstr("deletes 0 files (0 bytes) and 4 links of the source:\r\n"));
+  EXPECT_THAT(run.screen(), HasSubstr("  4 links in " + in_ + ": frees nothing; what is in " + in_ +
+                                      "-theirs stays, it is not in the directory that was named"));
+  EXPECT_THAT(run.screen(), Not(HasSubstr("FP8 weights")));
+  run.Type("no\n");
+  EXPECT_EQ(run.Wait(), 5);
 }
 
 TEST_F(TerminalTest, AnyOtherAnswerDeletesNothing) {

@@ -1,0 +1,93 @@
+#include "cli/deletion_text.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <tuple>
+
+#include <fmt/format.h>
+
+#include "cli/units.h"
+
+namespace dsv3::cli {
+
+namespace {
+
+using convert::SourceDeletion;
+using Kept = SourceDeletion::Kept;
+
+constexpr std::size_t kMostLines = 8;
+
+// Shards of one line: where they are, where their files are, and why these stay.
+using Place = std::tuple<std::filesystem::path, std::filesystem::path, Kept, bool>;
+
+struct Group {
+  std::uint64_t shards = 0;
+  std::uint64_t freed_bytes = 0;
+  std::filesystem::path other_link;
+};
+
+std::string WhyKept(Kept kept, const Group& group) {
+  if (kept == Kept::kOutside) return "it is not in the directory that was named";
+  return fmt::format("other links lead there, such as {}", Printable(group.other_link.string()));
+}
+
+std::string Line(const Place& place, const Group& group) {
+  const auto& [shards, files, kept, is_link] = place;
+  const std::string directory = Printable(shards.string());
+  const std::string bytes = FormatBytes(group.freed_bytes);
+  if (!is_link) {
+    const std::string counted = FormatCountOf(group.shards, "file");
+    if (kept == Kept::kNo) return fmt::format("{} in {}: frees {}", counted, directory, bytes);
+    return fmt::format("{} in {}: not deleted, {}", counted, directory, WhyKept(kept, group));
+  }
+  const std::string counted = FormatCountOf(group.shards, "link");
+  const std::string target = Printable(files.string());
+  if (kept == Kept::kNo) {
+    return fmt::format("{} in {} with {} in {}: frees {}", counted, directory,
+                       group.shards == 1 ? "its file" : "their files", target, bytes);
+  }
+  return fmt::format("{} in {}: frees nothing; what is in {} stays, {}", counted, directory, target,
+                     WhyKept(kept, group));
+}
+
+}  // namespace
+
+std::string DeletionTotal(const std::vector<SourceDeletion>& deletions) {
+  std::uint64_t files = 0;
+  std::uint64_t links = 0;
+  std::uint64_t bytes = 0;
+  for (const SourceDeletion& deletion : deletions) {
+    if (deletion.file_goes()) ++files;
+    if (deletion.is_link()) ++links;
+    bytes += deletion.freed_bytes;
+  }
+  std::string text = fmt::format("{} ({})", FormatCountOf(files, "file"), FormatBytes(bytes));
+  if (links > 0) text += " and " + FormatCountOf(links, "link");
+  return text;
+}
+
+std::vector<std::string> DeletionLines(const std::vector<SourceDeletion>& deletions) {
+  std::map<Place, Group> groups;
+  for (const SourceDeletion& deletion : deletions) {
+    Group& group = groups[{deletion.shard.parent_path(), deletion.file.parent_path(), deletion.kept,
+                           deletion.is_link()}];
+    ++group.shards;
+    group.freed_bytes += deletion.freed_bytes;
+    group.other_link = deletion.other_link;
+  }
+  std::vector<std::string> lines;
+  std::uint64_t more = 0;
+  for (const auto& [place, group] : groups) {
+    if (lines.size() < kMostLines) {
+      lines.push_back(Line(place, group));
+    } else {
+      more += group.shards;
+    }
+  }
+  if (more > 0) lines.push_back(FormatCountOf(more, "more shard") + " in other places");
+  return lines;
+}
+
+}  // namespace dsv3::cli

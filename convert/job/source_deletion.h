@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace dsv3::convert {
+
+// What --delete-source-shards does with one source shard. All paths are real ones: no directory on
+// the way is a link.
+struct SourceDeletion {
+  enum class Kept {
+    kNo,       // the file goes
+    kOutside,  // the file is not in the directory that was named, nor in its repository's blobs
+    kLinked,   // another link leads to the file
+  };
+  std::filesystem::path shard;  // the shard's name in the source directory
+  std::filesystem::path file;  // the file with the bytes; differs from `shard` where that is a link
+  Kept kept = Kept::kNo;
+  std::filesystem::path other_link;  // kLinked: one of the links that lead to the file
+  std::uint64_t freed_bytes = 0;     // 0 also where the file has another hard link
+
+  bool is_link() const { return shard != file; }
+  bool file_goes() const { return kept == Kept::kNo; }
+  // Of a link at least the link goes.
+  bool shard_goes() const { return is_link() || file_goes(); }
+};
+
+// Says which files of a source directory may be deleted: those in the directory itself and, where
+// it is a snapshot of a hub repository, those in the repository's blobs that no other link of the
+// hub cache leads to. Of a link to any other file only the link may be deleted. The links are
+// looked at once, when it is made. Thread-safe.
+class DeletionRules {
+ public:
+  // Throws Error (kUsage) where the directory is reached through a link of its own, so that its
+  // files may be somebody else's.
+  explicit DeletionRules(const std::filesystem::path& directory);
+
+  // `shard` is a file, or a link to one. Throws Error (kUsage) for a shard in a subdirectory that
+  // is a link to another place; kIo.
+  SourceDeletion Of(const std::filesystem::path& shard) const;
+
+ private:
+  using FileId = std::pair<std::uint64_t, std::uint64_t>;  // device, inode
+
+  void FindLinks(const std::filesystem::path& directory);
+
+  std::filesystem::path directory_;  // real
+  std::filesystem::path blobs_;      // real; empty where the directory is not a snapshot
+  // Links below the directory and, of a snapshot, in the hub cache, by the file that they lead to.
+  std::multimap<FileId, std::filesystem::path> links_;
+};
+
+// What is deleted of `shards`, those left out that are gone already. Throws as DeletionRules.
+std::vector<SourceDeletion> PlanDeletion(const std::filesystem::path& directory,
+                                         std::span<const std::filesystem::path> shards);
+
+}  // namespace dsv3::convert
