@@ -27,9 +27,10 @@ std::string ExactBytes(std::uint64_t bytes) {
 
 // "total, a dequantised, b copied" and so on, for both kinds of report.
 std::string TensorText(const ConversionReport& report) {
-  return fmt::format("{}: {} {}, {} copied untouched", FormatCount(report.tensors),
-                     FormatCount(report.converted_tensors), report.converted_text,
-                     FormatCount(report.copied_tensors));
+  const std::string copied = FormatCount(report.copied_tensors) + " copied untouched";
+  if (report.converted_text.empty()) return FormatCount(report.tensors) + ": " + copied;
+  return fmt::format("{}: {} {}, {}", FormatCount(report.tensors),
+                     FormatCount(report.converted_tensors), report.converted_text, copied);
 }
 
 void CountLine(std::string& out, std::string_view label, std::string_view what,
@@ -122,6 +123,7 @@ void DeletionReportLines(std::string& out, std::string_view label, const Convers
 std::string Converted(const ConversionRequest& request, const ConversionReport& report) {
   std::string out = fmt::format("{}: {}\n", report.title, Printable(request.output.string()));
   ReportLine(out, "tensors", TensorText(report));
+  for (const convert::ReportFact& fact : report.facts) ReportLine(out, fact.label, fact.text);
   AppendRunLines(out, request.run, report);
   if (report.outcome != ConversionReport::Outcome::kPartDone) {
     ReportLine(out, "manifest", ManifestText(request.output));
@@ -134,6 +136,7 @@ std::string Planned(const ConversionRequest& request, const ConversionReport& re
   std::string out = PlannedFilesText(request.output, report, report.files.size());
   out += "\n";
   ReportLine(out, "tensors", TensorText(report));
+  for (const convert::ReportFact& fact : report.facts) ReportLine(out, fact.label, fact.text);
   AppendPlanLines(out, report);
   return out;
 }

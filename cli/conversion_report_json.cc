@@ -149,6 +149,9 @@ std::string ConversionReportJson(const ConversionRequest& request, const Convers
   json.BeginObject();
   ConversionMembers(json, request.input, request.output, report, tool,
                     !request.bf16_to_fp8.scales_from.empty());
+  for (const convert::ReportFact& fact : report.facts) {
+    StringsMember(json, fact.member, fact.names);
+  }
   json.EndObject();
   return json.Take() + "\n";
 }

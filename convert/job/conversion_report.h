@@ -31,6 +31,15 @@ struct OutputFileReport {
   bool kept = false;   // complete from an earlier run
 };
 
+// Something that one recipe alone reports: names of tensors, one line in the text and a member in
+// the JSON.
+struct ReportFact {
+  std::string member;  // of the JSON: "dropped"
+  std::string label;   // of the line: "dropped"
+  std::string text;    // "3 tensors of MTP layers"
+  std::vector<std::string> names;
+};
+
 struct ConversionReport {
   enum class Outcome {
     kConverted,
@@ -59,6 +68,7 @@ struct ConversionReport {
   // Empty in a dry run and where there was nothing to do.
   std::vector<TensorQuality> quality;
   std::vector<std::string> already_fp8;  // weights that were FP8 and were copied with their scales
+  std::vector<ReportFact> facts;         // of the recipe
   bool resumed = false;
   std::uint64_t kept_files = 0;
   // With delete_source_shards: the source shards that this run dealt with, in a dry run those that

@@ -35,7 +35,7 @@ struct Recipe {
 struct ConversionKind {
   std::string recipe;  // "fp8-to-bf16"; Plan::recipe is the same
   // For the report's text: "Converted FP8 to BF16", and what is said of the converted tensors:
-  // "FP8 to BF16".
+  // "FP8 to BF16"; empty where none is converted.
   std::string title = {};
   std::string converted_text = {};
   // Why --delete-source-shards is refused, a whole sentence; empty where shards may go on the way.

@@ -47,12 +47,17 @@ struct Bf16ToFp8Options {
   std::filesystem::path scales_from;  // the original FP8 checkpoint; empty: none
 };
 
+struct TrainToInferOptions {
+  bool drop_mtp = false;  // --mtp drop
+};
+
 struct ConversionRequest {
   std::filesystem::path input;
   std::filesystem::path output;
   // Of the command that is run.
   Fp8ToBf16Options fp8_to_bf16;
   Bf16ToFp8Options bf16_to_fp8;
+  TrainToInferOptions train_to_infer;
   RunOptions run;
 };
 
@@ -64,5 +69,9 @@ ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::Fil
 // Runs `dsv3-convert bf16-to-fp8`, in the same way.
 ConversionReport ConvertBf16ToFp8(const ConversionRequest& request, formats::FileSystem& fs,
                                   ProgressSink& progress, const StopToken& stop);
+
+// Runs `dsv3-convert train-to-infer`, in the same way.
+ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::FileSystem& fs,
+                                     ProgressSink& progress, const StopToken& stop);
 
 }  // namespace dsv3::convert

@@ -64,6 +64,26 @@ TEST_F(ConvertCommandTest, ConvertsAndSaysWhatItDid) {
   EXPECT_TRUE(std::filesystem::exists(out_ + "/model.safetensors.index.json"));
 }
 
+TEST_F(ConvertCommandTest, TrainToInferReportsTheTensorsThatItDrops) {
+  const std::vector<std::string> command = {
+      "dsv3-convert", "train-to-infer", "--mtp", "drop", in_, out_};
+  const auto with = [&](const std::string& option) {
+    std::vector<std::string> words = command;
+    words.push_back(option);
+    return RunTool(words);
+  };
+  const ToolResult planned = with("--dry-run");
+  EXPECT_THAT(planned.out, HasSubstr("  dropped     76 tensors of MTP layers\n"));
+  EXPECT_FALSE(std::filesystem::exists(out_));
+  const ToolResult done = with("--json");
+  ASSERT_EQ(done.exit_code, 0) << done.err;
+  ExpectConforms(done.out, "convert-report");
+  EXPECT_EQ(json::parse(done.out)["command"], "train-to-infer");
+  EXPECT_EQ(json::parse(done.out)["dropped"].size(), 76U);
+  EXPECT_EQ(RunTool({"dsv3-convert", "train-to-infer", in_, out_}).exit_code, 2);
+  EXPECT_EQ(RunTool({"dsv3-convert", "train-to-infer", "--mtp", "keep", in_, out_}).exit_code, 2);
+}
+
 TEST_F(ConvertCommandTest, SecondRunHasNothingToDoAndTouchesNothing) {
   ASSERT_EQ(Convert({"--quiet"}).exit_code, 0);
   const auto before = ReadTree(out_);
