@@ -31,7 +31,8 @@ set(CPACK_COMPONENT_LIBDSV3-DEV_DESCRIPTION
  dsv3::formats, dsv3::quant and dsv3::convert.")
 
 foreach(package dsv3 libdsv3-dev)
-  install(FILES ${PROJECT_SOURCE_DIR}/README.md
+  install(FILES ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/CHANGELOG.md
+                ${PROJECT_SOURCE_DIR}/SECURITY.md
           DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/${package} COMPONENT ${package})
 endforeach()
 
