@@ -19,7 +19,7 @@ inline constexpr std::array<ExitCodeMeaning, 7> kExitCodes = {{
      "The machine: a failing or full disk, a missing permission, no memory, or a standard "
      "output that cannot be written."},
     {5, "Interrupted. The same command continues."},
-    {70, "A bug of the tool."},
+    {70, "A bug of the tool. Please report it in the project's issue tracker; see SECURITY.md."},
 }};
 
 }  // namespace dsv3::cli

@@ -99,8 +99,10 @@ class Call {
     } catch (const std::exception& error) {
       return Fail(Error(ErrorCode::kInternal, std::string("this is a bug of ") + tool_.name + ": " +
                                                   error.what() +
-                                                  "; please report it with the command that you "
-                                                  "ran. Files in place are complete"),
+                                                  "; please report it in the project's issue "
+                                                  "tracker with the command that you ran, or as "
+                                                  "SECURITY.md says where a file from others "
+                                                  "causes it. Files in place are complete"),
                   "");
     }
   }
