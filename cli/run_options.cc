@@ -60,8 +60,9 @@ std::vector<Option> RunOptionTable(convert::RunOptions* run) {
       "training states, other indexes, checksum lists, records of downloads and operating systems, "
       "and descriptions that are no longer true). The report names what is left behind."));
   options.push_back(Flag("overwrite", &run->overwrite,
-                         "Replace the result of another command in OUT. Files that this tool did "
-                         "not make are never deleted.",
+                         "Replace every file in OUT whose name this command writes, whoever made "
+                         "it, and remove what else an earlier command made there. All other files "
+                         "stay.",
                          'f'));
   return options;
 }

@@ -18,6 +18,7 @@
 #include "cli/error_json.h"
 #include "cli/help.h"
 #include "cli/man_page.h"
+#include "cli/place_arguments.h"
 #include "cli/signals.h"
 #include "cli/version.h"
 #include "formats/error.h"
@@ -111,7 +112,13 @@ class Call {
   int Work() {
     const Command* command = ParseCall(tool_, words_, info_);
     const std::string text = Information(command);
-    if (text.empty()) return RunCommand(*command);
+    if (text.empty()) {
+      for (const Argument& argument : command->arguments) {
+        *argument.target = argument.name == "OUT" ? OutputDirectory(argument.name, *argument.target)
+                                                  : InputPath(argument.name, *argument.target);
+      }
+      return RunCommand(*command);
+    }
     if (Leads()) WriteStdout(text);
     return 0;
   }

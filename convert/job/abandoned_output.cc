@@ -16,7 +16,7 @@ void AbandonOutput(const std::filesystem::path& directory, const JournalHead& he
   // Where a run ended while files were given their names, some are visible.
   std::vector<std::string> complete;
   for (const auto& [name, record] : ReadJournals(directory).files) complete.push_back(name);
-  ClearOutput(directory, head.outputs, complete, {}, file_system);
+  ClearOutput(directory, head.outputs, complete, file_system);
   // Directories of side files, those in others first.
   std::set<std::filesystem::path, std::greater<>> parents;
   for (const std::string& name : head.outputs) {

@@ -102,15 +102,18 @@ OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const PlanHo
   for (const SourceFile& file : source.catalog.files()) {
     head.sources.push_back(
         {file.name, file.bytes, file.mtime_ns, file.header_digest, file.checkpoint});
+    job.source_paths.push_back(file.path);
   }
   for (const DerivedTensors& derived : source.derived) {
     for (const SourceFile& file : derived.stored->files()) {
       head.sources.push_back({file.name, file.bytes, file.mtime_ns, file.header_digest, ""});
+      job.source_paths.push_back(file.path);
     }
   }
   for (const PlannedSideFile& side : plan.side_files) {
     if (side.source.empty()) continue;
     head.sources.push_back({side.name, SideFileBytes(side), MtimeNs(side.source), ""});
+    job.source_paths.push_back(side.source);
   }
   for (const PlannedFile& file : plan.files) head.outputs.push_back(file.name);
   for (const PlannedSideFile& side : plan.side_files) head.outputs.push_back(side.name);

@@ -263,10 +263,15 @@ std::vector<FileRecord> ParseJournalLines(std::string_view lines) {
   return records;
 }
 
-JobJournals ReadJournals(const std::filesystem::path& directory) {
+JobJournals ReadJournals(const std::filesystem::path& directory, bool skip_unreadable) {
   JobJournals journals;
   for (const RunName& name : FindRuns(directory, kJournalName)) {
-    std::optional<JournalState> state = Journal::Read(directory, name);
+    std::optional<JournalState> state;
+    try {
+      state = Journal::Read(directory, name);
+    } catch (const Error& error) {
+      if (!skip_unreadable || error.code() != ErrorCode::kUsage) throw;
+    }
     if (!state) continue;
     BegunRun& run = journals.runs.emplace_back();
     run.name = name;

@@ -41,7 +41,7 @@ struct JournalHead {
   std::string fingerprint;  // of the plan and the run options that decide bytes
   std::vector<JournalSource> sources;
   std::vector<std::string> outputs;   // every file that the job makes
-  std::vector<std::string> replaced;  // files of an earlier job that this one removes
+  std::vector<std::string> replaced;  // files that were there and that this job removes
   // What the preflight found, for a run that continues when source shards are freed already.
   std::vector<JournalSide> sides;
 };
@@ -95,7 +95,9 @@ struct JobJournals {
   std::vector<BegunRun> runs;               // the job's own first
   std::map<std::string, FileRecord> files;  // complete files by name
 };
-JobJournals ReadJournals(const std::filesystem::path& directory);
+// With `skip_unreadable` the journals of other versions count as none; else they are refused
+// (kUsage).
+JobJournals ReadJournals(const std::filesystem::path& directory, bool skip_unreadable = false);
 
 // Removes the journals of all runs, whole or not; with `but_the_jobs` those of parts and processes
 // alone.

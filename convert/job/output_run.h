@@ -61,6 +61,7 @@ class OutputRun {
   void RequireSources(const std::vector<std::size_t>& to_make) const;
   void RequireSameSides() const;
   JournalHead HeadToWrite() const;
+  std::vector<std::string> ReplacedBefore() const;
   std::vector<std::string> UnfinishedNames() const;
   bool MayAbandon() const;
   void Abandon(std::optional<Journal>& journal);

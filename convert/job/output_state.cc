@@ -12,6 +12,7 @@
 
 #include "convert/job/manifest.h"
 #include "convert/job/output_lock.h"
+#include "convert/job/replaced_files.h"
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/input_file.h"
@@ -22,25 +23,6 @@ namespace dsv3::convert {
 namespace {
 
 namespace fs = std::filesystem;
-
-// lstat: a dangling symlink is there too.
-bool Exists(const fs::path& path) {
-  std::error_code error;
-  return fs::exists(fs::symlink_status(path, error));
-}
-
-std::optional<std::uint64_t> FileBytes(const fs::path& path) {
-  std::error_code error;
-  if (!fs::is_regular_file(path, error)) return std::nullopt;
-  const std::uint64_t bytes = fs::file_size(path, error);
-  if (error) return std::nullopt;
-  return bytes;
-}
-
-[[noreturn]] void Refuse(const fs::path& directory, std::string message) {
-  throw Error(ErrorCode::kUsage, fmt::format("{}: {}", directory.string(), message),
-              {directory.string(), ""});
-}
 
 // The root of a freshly made file system is not quite empty.
 bool IsEmpty(const fs::path& directory) {
@@ -110,27 +92,6 @@ std::string Damage(const fs::path& directory, const Plan& plan, const ManifestSu
   return "";
 }
 
-// Refuses to remove a file that somebody changed after dsv3 made it.
-void RequireUnchanged(const fs::path& directory, const std::string& name, std::uint64_t bytes) {
-  const std::optional<std::uint64_t> found = FileBytes(directory / name);
-  if (!found || *found == bytes) return;
-  Refuse(directory, fmt::format("{} was changed since dsv3 made it ({} bytes, was {}); move it "
-                                "away, --overwrite does not delete it",
-                                name, *found, bytes));
-}
-
-// Names in `writes` that are there, but not from this job or one that it replaces.
-void RefuseForeign(const fs::path& directory, const std::vector<std::string>& writes,
-                   const std::set<std::string>& ours) {
-  for (const std::string& name : writes) {
-    if (Exists(directory / name) && ours.count(name) == 0) {
-      Refuse(directory, fmt::format("{} is in the way, and dsv3 did not make it; move it away or "
-                                    "choose another directory",
-                                    name));
-    }
-  }
-}
-
 bool IsSameJob(const JournalHead& head, const OutputJob& job) {
   return head.recipe == job.head.recipe && head.fingerprint == job.head.fingerprint;
 }
@@ -160,13 +121,15 @@ void RequireSameJob(const fs::path& directory, const BegunRun& run, const Output
   }
   if (IsSameJob(run.head, job) && change.empty()) return;
   if (is_part) {
-    Refuse(directory, fmt::format("{} was begun by another command or with other options; give "
-                                  "all parts the same, or choose another directory",
-                                  ShownName(run.name)));
+    RefuseOutput(directory,
+                 fmt::format("{} was begun by another command or with other options; give "
+                             "all parts the same, or choose another directory",
+                             ShownName(run.name)));
   }
-  Refuse(directory, fmt::format("another conversion was begun here and not finished; run that "
-                                "command again to finish it, or {}",
-                                anew));
+  RefuseOutput(directory,
+               fmt::format("another conversion was begun here and not finished; run that "
+                           "command again to finish it, or {}",
+                           anew));
 }
 
 // What a part must not run beside.
@@ -174,48 +137,48 @@ void RequireRoomForPart(const fs::path& directory, const JobJournals& journals,
                         const OutputJob& job) {
   for (const BegunRun& run : journals.runs) {
     if (run.name.kind == RunName::Kind::kPart && run.name.count != job.run.count) {
-      Refuse(directory,
-             fmt::format("{} was begun here, and this is {}; give all parts the same number, or "
-                         "run the same command without --part to do all that is left",
-                         ShownName(run.name), ShownName(job.run)));
+      RefuseOutput(
+          directory,
+          fmt::format("{} was begun here, and this is {}; give all parts the same number, or "
+                      "run the same command without --part to do all that is left",
+                      ShownName(run.name), ShownName(job.run)));
     }
     // A part cannot remove what other parts' files may take the place of by now.
     if (run.name.kind != RunName::Kind::kJob) continue;
     for (const std::string& name : run.head.replaced) {
       const bool is_ours = std::count(job.writes.begin(), job.writes.end(), name) != 0;
       if (is_ours || name.ends_with(PartialName("")) || journals.files.count(name) != 0 ||
-          !Exists(directory / name)) {
+          !IsThere(directory / name)) {
         continue;
       }
-      Refuse(directory, fmt::format("{} gives way to this job and is still there; run the same "
-                                    "command without --part",
-                                    name));
+      RefuseOutput(directory,
+                   fmt::format("{} gives way to this job and is still there; run the same "
+                               "command without --part",
+                               name));
     }
   }
 }
 
-// All that --overwrite takes away: what finished and unfinished jobs of this toolkit made.
-std::set<std::string> MadeByOthers(const fs::path& directory,
-                                   const std::optional<ManifestSummary>& manifest,
-                                   const JobJournals& journals) {
-  std::set<std::string> made;
-  if (manifest) {
-    for (const formats::ManifestFile& file : manifest->files) {
-      if (!FileBytes(directory / file.name)) continue;
-      RequireUnchanged(directory, file.name, file.bytes);
-      made.insert(file.name);
-    }
-    made.insert(std::string(kManifestName));
-  }
-  for (const auto& [name, record] : journals.files) {
-    RequireUnchanged(directory, name, record.bytes);
-    made.insert(name);
-  }
-  for (const BegunRun& run : journals.runs) {
-    made.insert(run.head.replaced.begin(), run.head.replaced.end());
-    for (const std::string& name : run.head.outputs) made.insert(PartialName(name));
-  }
-  return made;
+[[noreturn]] void RefuseInTheWay(const fs::path& directory, const std::string& name,
+                                 const OutputJob& job) {
+  RefuseOutput(
+      directory,
+      fmt::format("{} is in the way, and no run of this command made it; move it away, {}", name,
+                  job.run.kind == RunName::Kind::kPart ? "or choose another directory"
+                                                       : "or give --overwrite to replace it"));
+}
+
+// The refusal of a directory that holds files of others alone.
+[[noreturn]] void RefuseFiles(const fs::path& directory, const OutputJob& job) {
+  const std::vector<std::string> there = FilesInTheWay(directory, job, {});
+  const std::string which =
+      there.empty()
+          ? "this command writes none of the files that are there"
+          : fmt::format("it replaces {}{} and leaves other files alone", there.front(),
+                        there.size() == 1 ? "" : fmt::format(" and {} more", there.size() - 1));
+  RefuseOutput(
+      directory,
+      fmt::format("is not empty; choose another directory, or give --overwrite: {}", which));
 }
 
 }  // namespace
@@ -233,17 +196,18 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
   std::error_code error;
   const fs::file_status status = fs::status(directory, error);
   if (!fs::exists(status)) {
-    if (Exists(directory)) Refuse(directory, "is a symlink to nothing; remove it or name another");
+    if (IsThere(directory))
+      RefuseOutput(directory, "is a symlink to nothing; remove it or name another");
     return state;
   }
   if (!fs::is_directory(status)) {
-    Refuse(directory, "is not a directory; the output needs a directory of its own");
+    RefuseOutput(directory, "is not a directory; the output needs a directory of its own");
   }
   state.exists = true;
   if (IsEmpty(directory)) return state;
 
   const std::optional<ManifestSummary> manifest = ReadManifest(directory);
-  JobJournals journals = ReadJournals(directory);
+  JobJournals journals = ReadJournals(directory, /*skip_unreadable=*/job.overwrite);
   const bool begun = !journals.runs.empty();
   const bool same_manifest = manifest && manifest->job == job.manifest_job;
 
@@ -255,9 +219,10 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
       return state;
     }
     if (!begun && !job.overwrite) {
-      Refuse(directory, fmt::format("this conversion was finished here, but {}; give --overwrite "
-                                    "to convert again",
-                                    damage));
+      RefuseOutput(directory,
+                   fmt::format("this conversion was finished here, but {}; give --overwrite "
+                               "to convert again",
+                               damage));
     }
   }
   const bool same_job =
@@ -266,15 +231,18 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
       });
   if (same_job) {
     if (job.run.kind == RunName::Kind::kPart) RequireRoomForPart(directory, journals, job);
-    std::set<std::string> ours;
+    if (job.overwrite) RequireReplaceable(directory, job);
     for (const BegunRun& run : journals.runs) {
       state.replaced.insert(state.replaced.end(), run.head.replaced.begin(),
                             run.head.replaced.end());
     }
-    ours.insert(state.replaced.begin(), state.replaced.end());
-    for (const auto& [name, record] : journals.files) ours.insert(name);
-    ours.insert(std::string(kManifestName));
-    RefuseForeign(directory, job.writes, ours);
+    std::vector<std::string> ours = state.replaced;
+    for (const auto& [name, record] : journals.files) ours.push_back(name);
+    ours.emplace_back(kManifestName);
+    for (const std::string& name : FilesInTheWay(directory, job, ours)) {
+      if (!job.overwrite) RefuseInTheWay(directory, name, job);
+      state.replaced.push_back(name);
+    }
     state.kind = OutputState::Kind::kUnfinished;
     state.journals = std::move(journals);
     return state;
@@ -282,49 +250,41 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
   if (!job.overwrite) {
     for (const BegunRun& run : journals.runs) RequireSameJob(directory, run, job);
     if (manifest) {
-      Refuse(directory,
-             "holds the finished output of another command; choose another directory, "
-             "or give --overwrite to replace it");
+      RefuseOutput(directory,
+                   "holds the finished output of another command; choose another directory, "
+                   "or give --overwrite to replace it");
     }
-    Refuse(directory,
-           "is not empty; choose another directory (--overwrite replaces only what "
-           "dsv3 made)");
+    RefuseFiles(directory, job);
   }
 
-  const std::set<std::string> replaced = MadeByOthers(directory, manifest, journals);
-  RefuseForeign(directory, job.writes, replaced);
-  state.replaced.assign(replaced.begin(), replaced.end());
+  RequireReplaceable(directory, job);
+  state.replaced = FilesToReplace(directory, job, manifest, journals);
   state.journals = std::move(journals);
   return state;
 }
 
 void ClearOutput(const fs::path& directory, const std::vector<std::string>& unfinished,
-                 const std::vector<std::string>& replaced,
-                 const std::map<std::string, FileRecord>& keep, formats::FileSystem& file_system) {
+                 const std::vector<std::string>& replaced, formats::FileSystem& file_system) {
   std::set<fs::path> touched;
   const auto remove = [&](const std::string& name) {
     const fs::path path = directory / name;
-    if (!Exists(path)) return;
+    if (!IsThere(path)) return;
     file_system.Remove(path);
     touched.insert(path.parent_path());
   };
-  const auto gives_way = [&](const std::string& name) { return keep.count(name) == 0; };
   // In the reverse order of their making: the manifest says that all files are there, layout.json
   // that all ranks are, the index that all shards are. Without them nobody takes what is left for
   // a whole checkpoint.
   for (const std::string_view last :
        {kManifestName, formats::kRankLayoutName, formats::kShardIndexName}) {
     const std::string name(last);
-    if (std::count(replaced.begin(), replaced.end(), name) == 0 || !gives_way(name) ||
-        !Exists(directory / name)) {
+    if (std::count(replaced.begin(), replaced.end(), name) == 0 || !IsThere(directory / name)) {
       continue;
     }
     file_system.Remove(directory / name);
     file_system.SyncDirectory(directory);
   }
-  for (const std::string& name : replaced) {
-    if (gives_way(name)) remove(name);
-  }
+  for (const std::string& name : replaced) remove(name);
   for (const std::string& name : unfinished) remove(PartialName(name));
   for (const fs::path& path : touched) file_system.SyncDirectory(path);
 }

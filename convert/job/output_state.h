@@ -21,6 +21,7 @@ struct OutputJob {
   RunName run;
   // Of head.outputs, what this run may write; all of them for a run of the whole job.
   std::vector<std::string> writes;
+  std::vector<std::filesystem::path> source_paths;  // of all files that the job reads
 };
 
 // What an output directory is to a job.
@@ -34,16 +35,17 @@ struct OutputState {
   // kUnfinished: all runs that began this job, and what they completed. kFresh: those of the job
   // that gives way.
   JobJournals journals;
-  // With overwrite: files of an earlier job of this toolkit that give way.
+  // With overwrite: the files that this job replaces, and what else an earlier job of this toolkit
+  // made there. They go once the journal says so.
   std::vector<std::string> replaced;
   bool exists = false;  // the directory is there
 };
 
 // Looks at the directory; changes nothing. Throws Error (kUsage) when the job must not write
-// there: not a directory, not empty, another job's output or unfinished job without overwrite, a
-// part of another number of parts, or, even with overwrite, files in the way that this toolkit did
-// not make; kBadInput when the source changed since this job began, or another run of it had
-// another source.
+// there: not a directory, a part of another number of parts; without overwrite also not empty,
+// another job's output or unfinished job; with it what no file can take the place of (a directory,
+// a file of the source); kBadInput when the source changed since this job began, or another run of
+// it had another source.
 OutputState LookAtOutput(const std::filesystem::path& directory, const OutputJob& job);
 
 // How the job that another run describes differs from this one: its source, or else its options.
@@ -54,10 +56,9 @@ std::string DifferenceOf(const JournalHead& other, const JournalHead& job);
 std::string PartialName(const std::string& name);
 
 // Removes what interrupted runs left of the files `unfinished` (NAME.partial) and the files in
-// `replaced`, which give way: manifest, layout.json and index first. Files in `keep` stay.
+// `replaced`: manifest, layout.json and index first.
 void ClearOutput(const std::filesystem::path& directory, const std::vector<std::string>& unfinished,
-                 const std::vector<std::string>& replaced,
-                 const std::map<std::string, FileRecord>& keep, formats::FileSystem& fs);
+                 const std::vector<std::string>& replaced, formats::FileSystem& fs);
 
 // Brings the journals of several runs together in the job's own, so that a run of the whole job
 // goes on with what parts or processes made. The caller holds the locks of all.

@@ -233,12 +233,33 @@ JournalHead OutputRun::HeadToWrite() const {
     head.replaced.erase(std::remove_if(head.replaced.begin(), head.replaced.end(), is_others),
                         head.replaced.end());
   }
+  // What is complete has taken its place.
+  const auto is_complete = [&](const std::string& name) {
+    return kept_.count(name) != 0 || unchecked_.count(name) != 0;
+  };
+  head.replaced.erase(std::remove_if(head.replaced.begin(), head.replaced.end(), is_complete),
+                      head.replaced.end());
   for (const auto& [tensor, digests] : side_digests_) {
     // Only shards of the checkpoint that is converted are freed.
     if (tensor >= source_.catalog.tensors_end()) continue;
     head.sides.push_back({source_.catalog.tensors()[tensor].name, digests});
   }
   return head;
+}
+
+// Of the files that this run replaces those that the journals of the interrupted runs name.
+std::vector<std::string> OutputRun::ReplacedBefore() const {
+  std::vector<std::string> names = head_.replaced;
+  const auto is_new = [&](const std::string& name) {
+    return state_.journals.files.count(name) == 0 &&
+           std::none_of(state_.journals.runs.begin(), state_.journals.runs.end(),
+                        [&](const BegunRun& run) {
+                          const std::vector<std::string>& replaced = run.head.replaced;
+                          return std::count(replaced.begin(), replaced.end(), name) != 0;
+                        });
+  };
+  names.erase(std::remove_if(names.begin(), names.end(), is_new), names.end());
+  return names;
 }
 
 // Files of which this run removes what is unfinished: all that it may write but those that are
@@ -299,17 +320,16 @@ void OutputRun::Write() {
     RequireSameSides();
     if (hooks_.prepare && !IsShared(run_.sharing)) hooks_.prepare(to_make, sources_, progress_);
     head_ = HeadToWrite();
-    const auto clear = [&] { ClearOutput(output_, UnfinishedNames(), head_.replaced, kept_, fs_); };
     // What interrupted runs left gives its space back before the disk is checked; what an
-    // overwrite removes goes only once the journal tells of it.
-    if (IsUnfinished()) clear();
+    // overwrite replaces goes only once the journal says so.
+    if (IsUnfinished()) ClearOutput(output_, UnfinishedNames(), ReplacedBefore(), fs_);
     CheckDisk(to_make);
     RequireDisk(output_, report_);
     std::vector<FileRecord> complete;
     for (const auto& [name, record] : kept_) complete.push_back(record);
     for (const auto& [name, record] : unchecked_) complete.push_back(record);
     journal.emplace(fs_, output_, head_, complete, scope_.run);
-    if (!IsUnfinished()) clear();
+    ClearOutput(output_, UnfinishedNames(), head_.replaced, fs_);
 
     Committer committer(fs_, output_, plan_, *journal, run_.checksum == ChecksumMode::kSha256,
                         kept_);

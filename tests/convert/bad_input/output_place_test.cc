@@ -129,15 +129,18 @@ TEST_F(OutputPlaceTest, RefusesADirectoryWithAHiddenFile) {
   ExpectOutputRefused(out(), "is not empty");
 }
 
-TEST_F(OutputPlaceTest, NeverReplacesForeignFilesEvenWithOverwrite) {
-  request_.run.overwrite = true;
+TEST_F(OutputPlaceTest, ReplacesForeignFilesOnlyWithOverwrite) {
   for (const std::string name :
        {"config.json", "model.safetensors.index.json", "checkpoint.manifest.json",
         "model-00001-of-00004.safetensors", "tokenizer.json"}) {
     fs::remove_all(out());
     WriteFile(out() / name, "precious");
+    request_.run.overwrite = false;
     ExpectOutputRefused(out(), name);
     EXPECT_EQ(ReadFile(out() / name), "precious");
+    request_.run.overwrite = true;
+    Convert();
+    EXPECT_NE(ReadFile(out() / name), "precious");
   }
 }
 

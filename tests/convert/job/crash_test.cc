@@ -152,6 +152,60 @@ TEST_F(CrashTest, OverwrittenOutputRecoversFromEveryPowerCut) {
   });
 }
 
+// Files of others, some of whose names the conversion writes.
+Tree WriteForeignFiles(const fs::path& output) {
+  for (const std::string name :
+       {"config.json", "README.md", "model-00001-of-00004.safetensors", kIndex}) {
+    testing::WriteFile(output / name, "of others, as " + name);
+  }
+  testing::WriteFile(output / "mine.txt", "not dsv3's");
+  return ReadTree(output);
+}
+
+TEST_F(CrashTest, ForeignFilesGoOnlyOnceTheJournalListsThem) {
+  Tree expected = Uninterrupted(Command(live_), temp_ / "expected");
+  expected["mine.txt"] = "not dsv3's";
+  const Tree foreign = WriteForeignFiles(live_ / "out");
+  configure_ = [](ConversionRequest& request) { request.run.overwrite = true; };
+  ForEachCrash(live_, [&](const fs::path& state) {
+    const Tree out = ReadTree(state / "out");
+    const bool began = out.count(".dsv3-journal") != 0 || out == expected;
+    for (const auto& [name, content] : foreign) {
+      if (began) continue;
+      EXPECT_TRUE(out.count(name) != 0 && out.at(name) == content) << name;
+    }
+    // Once the journal lists them, the command goes on without the option.
+    configure_ = [&](ConversionRequest& request) { request.run.overwrite = !began; };
+    ExpectRecovers(state, {foreign, expected});
+  });
+}
+
+TEST_F(CrashTest, ForeignFilesInTheWayOfAnUnfinishedOutputGoOnlyOnceTheJournalListsThem) {
+  const Tree expected = Uninterrupted(Command(live_), temp_ / "expected");
+  const std::vector<fs::path> interrupted = KeepStates([](const fs::path& state) {
+    const Tree out = TreeOrNothing(state / "out");
+    return out.count(testing::kTinyShard1) != 0 && out.count(testing::kTinyShard3) == 0 &&
+           out.count(".dsv3-journal") != 0;
+  });
+  ASSERT_FALSE(interrupted.empty());
+  const fs::path live = interrupted.front();
+  const std::string name = testing::kTinyShard3;
+  testing::WriteFile(live / "out" / name, "of others");
+  const std::string journal = testing::ReadFile(live / "out" / ".dsv3-journal");
+  Tree foreign = expected;
+  foreign[name] = "of others";
+  configure_ = [](ConversionRequest& request) { request.run.overwrite = true; };
+  seen_.clear();
+  ForEachCrash(live, [&](const fs::path& state) {
+    const Tree out = ReadTree(state / "out");
+    const auto found = out.find(".dsv3-journal");
+    if (found != out.end() && found->second == journal) {
+      EXPECT_TRUE(out.count(name) != 0 && out.at(name) == "of others");
+    }
+    ExpectRecovers(state, {foreign, expected});
+  });
+}
+
 TEST_F(CrashTest, SourceShardsGoOnlyWhenWhatNeedsThemIsDurable) {
   const Tree source = ReadTree(live_ / "in");
   const Tree expected = Uninterrupted(Command(live_), temp_ / "expected");

@@ -9,9 +9,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/job/journal.h"
 #include "convert/job/manifest.h"
 #include "convert/job/output_lock.h"
+#include "formats/job_journal.h"
 #include "tests/convert/support/conversion.h"
+#include "tests/convert/support/crash_checks.h"
 #include "tests/convert/support/quick_file_system.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/support/faulty_file_system.h"
@@ -40,6 +43,13 @@ class OutputStateTest : public ::testing::Test {
     Conversion conversion = Command(overwrite);
     conversion.request.run.tensor_sha256 = true;
     return conversion;
+  }
+
+  // What the command makes where nothing is in its way.
+  testing::Tree Uninterrupted() const {
+    Conversion conversion(in_, dir_ / "expected");
+    conversion.Run();
+    return testing::ReadTree(dir_ / "expected");
   }
 
   // Ends a run by a failing disk when its first shard is in place.
@@ -133,21 +143,58 @@ TEST_F(OutputStateTest, OverwriteLeavesForeignFilesElsewhereAlone) {
   EXPECT_EQ(testing::ReadFile(out_ / "notes.txt"), "mine");
 }
 
-TEST_F(OutputStateTest, OverwriteRefusesForeignFilesInTheWay) {
+TEST_F(OutputStateTest, OverwriteReplacesFilesOfOthersWhoseNamesItWrites) {
+  const testing::Tree expected = Uninterrupted();
   for (const std::string name :
        {"README.md", "code/modeling_tiny.py", "model-00001-of-00004.safetensors", "config.json",
-        "model.safetensors.index.json"}) {
+        "model.safetensors.index.json", "checkpoint.manifest.json"}) {
     fs::remove_all(out_);
     testing::WriteFile(out_ / name, "mine");
-    ExpectRefused(Command(true), ErrorCode::kUsage, name + " is in the way");
-    EXPECT_EQ(testing::ReadFile(out_ / name), "mine");
+    testing::WriteFile(out_ / "model-00009-of-00009.safetensors", "of another checkpoint");
+    ExpectRefused(Command(), ErrorCode::kUsage, "give --overwrite: it replaces " + name);
+    EXPECT_EQ(Command(true).Run().outcome, Outcome::kConverted);
+    testing::Tree tree = testing::ReadTree(out_);
+    EXPECT_EQ(tree["model-00009-of-00009.safetensors"], "of another checkpoint");
+    tree.erase("model-00009-of-00009.safetensors");
+    testing::ExpectSameTree(tree, expected);
   }
 }
 
-TEST_F(OutputStateTest, OverwriteRefusesADanglingLinkInTheWay) {
+TEST_F(OutputStateTest, OverwriteReplacesALinkAndNotWhereItLeads) {
   fs::create_directory(out_);
   fs::create_symlink(dir_ / "nowhere", out_ / "README.md");
-  ExpectRefused(Command(true), ErrorCode::kUsage, "README.md is in the way");
+  testing::WriteFile(dir_ / "blob", "of others");
+  fs::create_symlink(dir_ / "blob", out_ / "config.json");
+  EXPECT_EQ(Command(true).Run().outcome, Outcome::kConverted);
+  EXPECT_FALSE(fs::exists(dir_ / "nowhere"));
+  EXPECT_EQ(testing::ReadFile(dir_ / "blob"), "of others");
+  EXPECT_TRUE(fs::is_regular_file(fs::symlink_status(out_ / "config.json")));
+}
+
+TEST_F(OutputStateTest, OverwriteRefusesADirectoryWithTheNameOfAFile) {
+  testing::WriteFile(out_ / "config.json" / "mine.txt", "mine");
+  ExpectRefused(Command(true), ErrorCode::kUsage, "config.json is a directory, and this command");
+}
+
+TEST_F(OutputStateTest, OverwriteRefusesAFileOrALinkInPlaceOfADirectory) {
+  testing::WriteFile(out_ / "code", "mine");
+  ExpectRefused(Command(true), ErrorCode::kUsage,
+                "code is a file, and this command needs a directory of that name for "
+                "code/modeling_tiny.py");
+  fs::remove(out_ / "code");
+  testing::WriteFile(dir_ / "elsewhere" / "modeling_tiny.py", "of others");
+  fs::create_symlink(dir_ / "elsewhere", out_ / "code");
+  ExpectRefused(Command(true), ErrorCode::kUsage, "code is a link");
+  EXPECT_EQ(testing::ReadFile(dir_ / "elsewhere" / "modeling_tiny.py"), "of others");
+}
+
+TEST_F(OutputStateTest, OverwriteRefusesToReplaceAFileOfTheSource) {
+  fs::create_directories(out_);
+  fs::rename(in_ / testing::kTinyShard1, out_ / testing::kTinyShard1);
+  fs::create_symlink(out_ / testing::kTinyShard1, dir_ / "link");
+  fs::create_symlink("../link", in_ / testing::kTinyShard1);
+  ExpectRefused(Command(true), ErrorCode::kUsage,
+                std::string(testing::kTinyShard1) + " is a file of the source");
 }
 
 TEST_F(OutputStateTest, FinishedOutputIsNotTouched) {
@@ -211,12 +258,55 @@ TEST_F(OutputStateTest, FinishedOutputWithADamagedShardIsToldAndNotRepaired) {
                 std::string(testing::kTinyShard2) + " has another header");
 }
 
-TEST_F(OutputStateTest, OverwriteRefusesAFileThatTheUserChanged) {
+TEST_F(OutputStateTest, OverwriteReplacesAFileThatTheUserChanged) {
+  const testing::Tree expected = Uninterrupted();
   Command().Run();
+  testing::WriteFile(out_ / "config.json", "{\"mine\": \"longer than before, by a few words\"}");
+  ExpectRefused(Command(), ErrorCode::kUsage, "give --overwrite to convert again");
+  EXPECT_EQ(Command(true).Run().outcome, Outcome::kConverted);
+  testing::ExpectSameTree(testing::ReadTree(out_), expected);
   testing::WriteFile(out_ / "README.md", "my own words, longer than before");
-  ExpectRefused(Command(true), ErrorCode::kUsage, "README.md was changed since dsv3 made it");
-  ExpectRefused(OtherCommand(true), ErrorCode::kUsage, "README.md was changed");
-  EXPECT_EQ(testing::ReadFile(out_ / "README.md"), "my own words, longer than before");
+  EXPECT_EQ(OtherCommand(true).Run().outcome, Outcome::kConverted);
+  EXPECT_EQ(testing::ReadFile(out_ / "README.md"), expected.at("README.md"));
+}
+
+TEST_F(OutputStateTest, OverwriteLeavesAChangedFileWhoseNameItDoesNotWrite) {
+  testing::TinyCheckpoint older = testing::SmallFp8Checkpoint();
+  older.side_files["tokenizer.model"] = "old";
+  older.side_files["vocab.json"] = "{}";
+  older.Write(dir_ / "older");
+  Conversion(dir_ / "older", out_).Run();
+  testing::WriteFile(out_ / "vocab.json", "{\"mine\": 1}");
+  EXPECT_EQ(Command(true).Run().outcome, Outcome::kConverted);
+  EXPECT_FALSE(fs::exists(out_ / "tokenizer.model"));
+  EXPECT_EQ(testing::ReadFile(out_ / "vocab.json"), "{\"mine\": 1}");
+}
+
+TEST_F(OutputStateTest, OverwriteReplacesShardsBesideADamagedJournal) {
+  const testing::Tree expected = Uninterrupted();
+  const std::string other_version = formats::DigestedLine(R"({"dsv3_journal":999,"recipe":"r"})");
+  for (const std::string& journal : {std::string("torn"), std::string(), other_version}) {
+    fs::remove_all(out_);
+    Interrupt(Command());
+    testing::WriteFile(out_ / kJournalName, journal);
+    ExpectRefused(Command(), ErrorCode::kUsage, "--overwrite");
+    const ConversionReport report = Command(true).Run();
+    EXPECT_EQ(report.outcome, Outcome::kConverted);
+    EXPECT_FALSE(report.resumed);
+    testing::ExpectSameTree(testing::ReadTree(out_), expected);
+  }
+}
+
+TEST_F(OutputStateTest, AFileInTheWayOfAnUnfinishedJobIsReplacedWithOverwriteAlone) {
+  const testing::Tree expected = Uninterrupted();
+  Interrupt(Command());
+  testing::WriteFile(out_ / testing::kTinyShard3, "mine");
+  ExpectRefused(Command(), ErrorCode::kUsage,
+                std::string(testing::kTinyShard3) + " is in the way, and no run of this command");
+  const ConversionReport report = Command(true).Run();
+  EXPECT_TRUE(report.resumed);
+  EXPECT_GE(report.kept_files, 1U);
+  testing::ExpectSameTree(testing::ReadTree(out_), expected);
 }
 
 TEST_F(OutputStateTest, UnfinishedJobGoesOn) {
@@ -235,10 +325,11 @@ TEST_F(OutputStateTest, UnfinishedJobOfAnotherCommandIsRefusedAndReplacedWithOve
   EXPECT_EQ(Command().Run().outcome, Outcome::kNothingToDo);
 }
 
-TEST_F(OutputStateTest, OverwriteOfAnUnfinishedJobRefusesAFileThatTheUserChanged) {
+TEST_F(OutputStateTest, OverwriteOfAnUnfinishedJobReplacesAFileThatTheUserChanged) {
   Interrupt(OtherCommand());
   testing::WriteFile(out_ / "README.md", "my own words, longer than before");
-  ExpectRefused(Command(true), ErrorCode::kUsage, "README.md was changed");
+  EXPECT_EQ(Command(true).Run().outcome, Outcome::kConverted);
+  EXPECT_EQ(testing::ReadFile(out_ / "README.md"), testing::ReadFile(in_ / "README.md"));
 }
 
 TEST_F(OutputStateTest, AnOverwriteThatWasInterruptedGoesOn) {

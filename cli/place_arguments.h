@@ -1,0 +1,19 @@
+#pragma once
+
+#include <string>
+
+// What a path on the command line may be, before anything is opened.
+namespace dsv3::cli {
+
+// The path for an argument or option value `value`, called `name` in messages. A path that exists
+// is taken as it is. Of a repository of the Hugging Face hub, as ORG/NAME, hf://ORG/NAME or its
+// web address, it is the snapshot's repository directory in the hub cache where that is there.
+// Throws Error (kUsage) for any other address (s3://…), and for a repository that the cache lacks,
+// with the command that downloads it.
+std::string InputPath(const std::string& name, const std::string& value);
+
+// The same for a directory that is written. Throws Error (kUsage) for an address, and for a name
+// that is a file's (model.safetensors, model.gguf) where no directory of that name exists.
+std::string OutputDirectory(const std::string& name, const std::string& value);
+
+}  // namespace dsv3::cli

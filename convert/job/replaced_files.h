@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "convert/job/journal.h"
+#include "convert/job/manifest.h"
+#include "convert/job/output_state.h"
+
+// Which files of an output directory a job with --overwrite replaces.
+namespace dsv3::convert {
+
+// Whether something has this path, a link to nothing included.
+bool IsThere(const std::filesystem::path& path);
+
+// The size of a regular file, links followed; nothing where there is none.
+std::optional<std::uint64_t> FileBytes(const std::filesystem::path& path);
+
+// Throws Error (kUsage): "DIRECTORY: message".
+[[noreturn]] void RefuseOutput(const std::filesystem::path& directory, const std::string& message);
+
+// Of the files that the job writes those that are there and not in `known`.
+std::vector<std::string> FilesInTheWay(const std::filesystem::path& directory, const OutputJob& job,
+                                       const std::vector<std::string>& known);
+
+// Throws Error (kUsage) where a file of this job cannot take its place: a directory has its name, a
+// directory on its way is a file or a link, or what would be replaced is a file of the source.
+void RequireReplaceable(const std::filesystem::path& directory, const OutputJob& job);
+
+// What a job with --overwrite replaces where it begins anew: all files whose names it writes, and
+// of earlier jobs of this toolkit what nobody changed since. Sorted.
+std::vector<std::string> FilesToReplace(const std::filesystem::path& directory,
+                                        const OutputJob& job,
+                                        const std::optional<ManifestSummary>& manifest,
+                                        const JobJournals& journals);
+
+}  // namespace dsv3::convert

@@ -1,0 +1,90 @@
+#include "cli/place_arguments.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "formats/error.h"
+#include "tests/support/files.h"
+#include "tests/support/temp_dir.h"
+
+namespace dsv3::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class PlaceArgumentsTest : public ::testing::Test {
+ protected:
+  void SetUp() override { setenv("HF_HUB_CACHE", (dir_ / "hub").c_str(), 1); }
+  void TearDown() override { unsetenv("HF_HUB_CACHE"); }
+
+  static Error Refusal(const auto& call) {
+    try {
+      call();
+    } catch (const Error& error) {
+      return error;
+    }
+    return Error(ErrorCode::kInternal, "no error");
+  }
+
+  testing::TempDir dir_;
+};
+
+TEST_F(PlaceArgumentsTest, RefusesAddresses) {
+  for (const std::string address : {"s3://bucket/model", "gs://b/m", "hf://org/name",
+                                    "https://huggingface.co/org/name", "file:///tmp/x"}) {
+    SCOPED_TRACE(address);
+    EXPECT_EQ(Refusal([&] { InputPath("IN", address); }).code(), ErrorCode::kUsage);
+    const Error out = Refusal([&] { OutputDirectory("OUT", address); });
+    EXPECT_EQ(out.code(), ErrorCode::kUsage);
+    EXPECT_THAT(out.message(), AllOf(HasSubstr("OUT: " + address), HasSubstr("local directory")));
+  }
+}
+
+TEST_F(PlaceArgumentsTest, NamesTheDownloadOfARepositoryThatTheCacheLacks) {
+  for (const std::string name : {"org/name", "hf://org/name", "https://huggingface.co/org/name",
+                                 "https://huggingface.co/org/name/tree/main"}) {
+    SCOPED_TRACE(name);
+    const Error error = Refusal([&] { InputPath("IN", name); });
+    EXPECT_THAT(error.message(), HasSubstr("`hf download org/name`"));
+  }
+  EXPECT_EQ(Refusal([&] { InputPath("IN", "org/name"); }).code(), ErrorCode::kBadInput);
+}
+
+TEST_F(PlaceArgumentsTest, TakesARepositoryFromTheCache) {
+  const fs::path cached = dir_ / "hub" / "models--org--name";
+  fs::create_directories(cached);
+  for (const std::string name : {"org/name", "hf://org/name", "https://hf.co/org/name"}) {
+    EXPECT_EQ(InputPath("IN", name), cached.string()) << name;
+  }
+}
+
+TEST_F(PlaceArgumentsTest, TakesPathsAsTheyAre) {
+  const std::string there = (dir_ / "s3:").string();
+  fs::create_directories(there);
+  for (const std::string& path : {there, std::string("missing"), std::string("./a/b"),
+                                  std::string("/a/b/c"), dir_.path().string() + "/missing"}) {
+    EXPECT_EQ(InputPath("IN", path), path);
+    EXPECT_EQ(OutputDirectory("OUT", path), path);
+  }
+}
+
+TEST_F(PlaceArgumentsTest, RefusesAnOutputThatLooksLikeAFile) {
+  for (const std::string name : {"model.safetensors", "a/model.gguf", "model.bin"}) {
+    const Error error = Refusal([&] { OutputDirectory("OUT", name); });
+    EXPECT_EQ(error.code(), ErrorCode::kUsage);
+    EXPECT_THAT(error.message(), HasSubstr("name of a file"));
+  }
+  const std::string there = (dir_ / "out.bin").string();
+  fs::create_directories(there);
+  EXPECT_EQ(OutputDirectory("OUT", there), there);
+  EXPECT_EQ(OutputDirectory("OUT", "DeepSeek-V3.1"), "DeepSeek-V3.1");
+}
+
+}  // namespace
+}  // namespace dsv3::cli
