@@ -92,14 +92,21 @@ TEST_F(CreateChecksumsTest, OverwritingKeepsTheProvenanceOfWhatIsTheSame) {
   EXPECT_THAT(Kinds(), IsEmpty());
 }
 
-TEST_F(CreateChecksumsTest, ADirectoryWithCreatedChecksumsIsNoOutputToOverwrite) {
+TEST_F(CreateChecksumsTest, AConversionReplacesCheckedFilesWithOverwriteAlone) {
   Create();
   const auto before = testing::ReadTree(model_);
   testing::SmallFp8Checkpoint().Write(dir_ / "in");
   testing::Conversion conversion(dir_ / "in", model_);
-  conversion.request.run.overwrite = true;
   EXPECT_EQ(ErrorOf([&] { conversion.Run(); }).code(), ErrorCode::kUsage);
   EXPECT_EQ(testing::ReadTree(model_), before);
+  conversion.request.run.overwrite = true;
+  conversion.Run();
+  testing::Conversion elsewhere(dir_ / "in", dir_ / "elsewhere");
+  elsewhere.Run();
+  const auto after = testing::ReadTree(model_);
+  for (const auto& [name, content] : testing::ReadTree(dir_ / "elsewhere")) {
+    EXPECT_TRUE(after.at(name) == content) << name;
+  }
 }
 
 TEST_F(CreateChecksumsTest, ChecksAndCompletesTheManifestOfAConversionWithoutChecksums) {
