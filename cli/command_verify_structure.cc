@@ -74,6 +74,11 @@ VerifyReport CheckStructure(const std::string& input, const VerifyOptions& optio
   // Of a conversion that is not finished nothing is looked at.
   const bool looked = !checked.verification.files.empty();
   if (looked) report.lines.emplace_back("model", model);
+  for (const convert::FormCount& form : checked.forms) {
+    report.lines.emplace_back("form",
+                              fmt::format("{}: {}, whose codes are not read", Printable(form.name),
+                                          FormatCountOf(form.weights, "weight")));
+  }
   if (checked.ranks) {
     report.lines.emplace_back("ranks", checked.ranks->format.empty()
                                            ? std::string("not known: layout.json cannot be used")
@@ -92,6 +97,15 @@ VerifyReport CheckStructure(const std::string& input, const VerifyOptions& optio
     UintMember(json, "expected_tensors", checked.expected_tensors);
     UintMember(json, "tensors", checked.tensors);
     UintMember(json, "tensor_bytes", checked.tensor_bytes);
+    json.Key("forms");
+    json.BeginArray();
+    for (const convert::FormCount& form : checked.forms) {
+      json.BeginObject();
+      StringMember(json, "name", form.name);
+      UintMember(json, "weights", form.weights);
+      json.EndObject();
+    }
+    json.EndArray();
     RanksMember(json, checked.ranks);
   };
   return report;

@@ -7,9 +7,11 @@
 #include <set>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include <fmt/format.h>
 
+#include "convert/model/quantized_form.h"
 #include "formats/error.h"
 #include "formats/finding.h"
 
@@ -205,13 +207,6 @@ class LayersHeld {
   std::set<std::uint64_t> held_;
 };
 
-// Formats that pack several values into a word keep a quantised weight under another name
-// ("weight_packed") and in another shape.
-bool IsPacked(const ModelConfig& config, const Catalog& catalog, std::string_view name) {
-  return config.quantization && config.quantization->quant_method != "fp8" &&
-         catalog.Find(std::string(name) + "_packed") != Catalog::kNone;
-}
-
 // The shape of the fused tensor that holds a tensor of an expert.
 formats::Shape FusedShape(const ModelConfig& config, const ExpectedTensorView& expected) {
   const std::uint64_t parts = expected.name.ends_with(".down_proj.weight") ? 1 : 2;
@@ -243,7 +238,8 @@ std::string FittingValue(const ModelConfig& config, const LayersHeld& layers,
 }
 
 formats::Finding WrongShape(const ModelConfig& config, const Catalog& catalog,
-                            std::uint32_t position, const formats::Shape& expected) {
+                            std::uint32_t position, const formats::Shape& expected,
+                            std::string_view form = {}) {
   const CatalogTensor& tensor = catalog.tensors()[position];
   const std::string& file = catalog.files()[tensor.extent.file].name;
   // Embedding and head may have rows beyond the tokens.
@@ -252,11 +248,12 @@ formats::Finding WrongShape(const ModelConfig& config, const Catalog& catalog,
                               expected[1] == config.hidden_size && tensor.shape[1] == expected[1];
   const std::string vocabulary =
       has_other_rows ? fmt::format("; vocab_size {} would fit this tensor", tensor.shape[0]) : "";
-  return {formats::Severity::kError, "wrong-shape", file, tensor.name,
-          fmt::format("{}: tensor {} has shape {}, but config.json ({}) predicts {}; the config or "
-                      "the file belongs to another model, take both from one place{}",
-                      file, QuoteForMessage(tensor.name), formats::ShapeToString(tensor.shape),
-                      config.model_type, formats::ShapeToString(expected), vocabulary)};
+  return {
+      formats::Severity::kError, "wrong-shape", file, tensor.name,
+      fmt::format("{}: tensor {} has shape {}, but config.json ({}) predicts {}{}; the config or "
+                  "the file belongs to another model, take both from one place{}",
+                  file, QuoteForMessage(tensor.name), formats::ShapeToString(tensor.shape),
+                  config.model_type, formats::ShapeToString(expected), form, vocabulary)};
 }
 
 }  // namespace
@@ -329,8 +326,18 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
     }
     const formats::Shape shape(expected.shape.begin(), expected.shape.end());
     const std::string name(expected.name);
+    if (shape.size() == 2) {
+      if (const auto codes = FindCodes(catalog, config, name)) {
+        const std::vector<formats::Shape> shapes = CodeShapes(codes->form, shape[0], shape[1]);
+        const formats::Shape& found = catalog.tensors()[codes->position].shape;
+        if (!shapes.empty() && std::find(shapes.begin(), shapes.end(), found) == shapes.end()) {
+          findings.push_back(WrongShape(config, catalog, codes->position, shapes.front(),
+                                        fmt::format(" for {} weights", codes->form.name)));
+        }
+        return;
+      }
+    }
     if (position == Catalog::kNone) {
-      if (IsQuantized(expected.role) && IsPacked(config, catalog, name)) return;
       const std::uint32_t fused = expected.role == TensorRole::kExpertLinear
                                       ? FindFusedExperts(catalog, name)
                                       : Catalog::kNone;

@@ -178,37 +178,12 @@ std::string ApplyScaleRules(const ScaleRules& rules, const CatalogTensor& weight
   return "";
 }
 
-std::string DescribeOtherFormat(const Catalog& catalog, const ModelConfig& config,
-                                std::uint32_t weight, const CatalogTensor* scale) {
-  const CatalogTensor& tensor = catalog.tensors()[weight];
-  const std::string_view name = tensor.name;
-  const auto beside = [&](std::string_view suffix, const char* other) {
-    return catalog.Find(std::string(name.substr(0, name.size() - suffix.size())) + other) !=
-           Catalog::kNone;
-  };
-  std::string format;
-  if (scale != nullptr && tensor.dtype == Dtype::kI8) {
-    const bool fp4 = scale->dtype == Dtype::kF8E8M0 || config.expert_dtype == "fp4";
-    format = fp4 ? "packed FP4 (E2M1, two values a byte)" : "INT8, or packed INT4";
-  } else if (scale != nullptr) {
-    format = tensor.dtype == Dtype::kU8 && scale->dtype == Dtype::kF8E4M3
-                 ? "NVFP4 (E2M1, two values a byte)"
-                 : fmt::format("{}", formats::DtypeName(tensor.dtype));
-  } else if (name.ends_with("weight_packed") && beside("_packed", "_scale")) {
-    format = "MXFP4 (E2M1, two values a byte)";
-    if (tensor.dtype == Dtype::kI32) format = "packed INT4";
-    if (beside("_packed", "_global_scale")) format = "NVFP4 (E2M1, two values a byte)";
-  } else if (name.ends_with(".qweight") && beside("qweight", "scales")) {
-    format = beside("qweight", "g_idx") ? "GPTQ's packed INT4" : "AWQ's packed INT4";
-  } else {
-    return "";
-  }
+std::string DescribeOtherForm(const ModelConfig& config, const CatalogTensor& weight,
+                              std::string_view form) {
   const std::string method = config.quantization ? NameOf(*config.quantization) : "";
-  return fmt::format(
-      "tensor {} of dtype {} holds {} weights{}, which are not converted; only FP8 weights "
-      "(F8_E4M3, F8_E5M2) are",
-      QuoteForMessage(name), formats::DtypeName(tensor.dtype), format,
-      method.empty() ? "" : fmt::format(" (config.json says {})", method));
+  return fmt::format("tensor {} of dtype {} holds {} weights{}", QuoteForMessage(weight.name),
+                     formats::DtypeName(weight.dtype), form,
+                     method.empty() ? "" : fmt::format(" (config.json says {})", method));
 }
 
 }  // namespace dsv3::convert

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "convert/catalog/catalog.h"
@@ -39,9 +40,8 @@ inline constexpr const char* kNoBlockSize =
 std::string ApplyScaleRules(const ScaleRules& rules, const CatalogTensor& weight,
                             const CatalogTensor& scale, ScaledWeight& pair);
 
-// A sentence on the format of a quantised weight that is not FP8, told by its dtype, its name and
-// `scale` (nullptr: its name alone); empty where nothing says that it is quantised.
-std::string DescribeOtherFormat(const Catalog& catalog, const ModelConfig& config,
-                                std::uint32_t weight, const CatalogTensor* scale);
+// The message on a weight in a form that is not read as FP8; `form` is its name.
+std::string DescribeOtherForm(const ModelConfig& config, const CatalogTensor& weight,
+                              std::string_view form);
 
 }  // namespace dsv3::convert

@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/quantized_form.h"
 #include "convert/model/scale_rules.h"
 #include "formats/error.h"
 
@@ -127,18 +128,24 @@ class Finder {
                       "converted in part?",
                       QuoteForMessage(scale.name), QuoteForMessage(weight_name),
                       formats::DtypeName(At(weight).dtype)));
-    } else if (!IsFp8(At(weight).dtype)) {
-      ReportOtherFormat(weight, DescribeOtherFormat(catalog_, config_, weight, &scale));
+    } else if (!IsFp8(At(weight).dtype) && !RecogniseForm(catalog_, config_, weight)) {
+      ReportForm(weight, std::string(formats::DtypeName(At(weight).dtype)));
     }
   }
 
   void VisitWeight(std::uint32_t i) {
     const CatalogTensor& tensor = At(i);
-    if (!IsFp8(tensor.dtype)) {
-      const std::string other = DescribeOtherFormat(catalog_, config_, i, nullptr);
-      if (!other.empty()) ReportOtherFormat(i, other);
+    if (const auto form = RecogniseForm(catalog_, config_, i)) {
+      ReportForm(i, form->name);
+      if (catalog_.Find(form->scale) == Catalog::kNone) {
+        Add(i, "missing-scale",
+            fmt::format("tensor {} holds {} weights, but its scale {} is in no shard; without it "
+                        "the weight means nothing. The checkpoint is incomplete, download it again",
+                        QuoteForMessage(tensor.name), form->name, QuoteForMessage(form->scale)));
+      }
       return;
     }
+    if (!IsFp8(tensor.dtype)) return;
     has_fp8_ = true;
     std::uint32_t scale = Catalog::kNone;
     for (const ScaleName kind : {ScaleName::kScaleInv, ScaleName::kScale, ScaleName::kPlain}) {
@@ -167,10 +174,11 @@ class Finder {
     const CatalogTensor& weight = At(weight_at);
     const CatalogTensor& scale = At(scale_at);
     if (weight.dtype != Dtype::kF8E4M3 && weight.dtype != Dtype::kF8E5M2) {
-      ReportOtherFormat(
-          weight_at, fmt::format("tensor {} is {}, expected F8_E4M3 or F8_E5M2; other FP8 formats "
-                                 "are not converted",
-                                 QuoteForMessage(weight.name), formats::DtypeName(weight.dtype)));
+      const std::string_view dtype = formats::DtypeName(weight.dtype);
+      ReportForm(weight_at, std::string(dtype),
+                 fmt::format("tensor {} is {}, expected F8_E4M3 or F8_E5M2: it holds other FP8 "
+                             "weights",
+                             QuoteForMessage(weight.name), dtype));
       return;
     }
     const std::size_t dims = weight.shape.size();
@@ -250,8 +258,19 @@ class Finder {
                                                     "config.json", "", std::move(problem)}});
   }
 
-  void ReportOtherFormat(std::uint32_t weight, const std::string& message) {
+  void ReportForm(std::uint32_t weight, const std::string& form) {
+    ReportForm(weight, form, DescribeOtherForm(config_, At(weight), form));
+  }
+
+  void ReportForm(std::uint32_t weight, const std::string& form, const std::string& message) {
     result_.unsupported.push_back(Make(weight, "unsupported-weight-format", message));
+    const auto known = std::find_if(result_.forms.begin(), result_.forms.end(),
+                                    [&](const FormCount& count) { return count.name == form; });
+    if (known == result_.forms.end()) {
+      result_.forms.push_back({form, 1});
+    } else {
+      ++known->weights;
+    }
   }
 
   const Catalog& catalog_;

@@ -6,6 +6,7 @@
 
 #include "convert/catalog/catalog.h"
 #include "convert/model/model_config.h"
+#include "convert/model/quantized_form.h"
 #include "formats/dtype.h"
 #include "formats/finding.h"
 #include "quant/dequantize.h"
@@ -44,7 +45,7 @@ struct ScaledWeights {
   std::vector<ScaledWeight> pairs;
   // All faults of FP8 weights and their scales, each an error, ordered by the tensor's position in
   // the catalog. Kinds:
-  //   missing-scale           an FP8 weight has no scale in any shard
+  //   missing-scale           a quantised weight has no scale in any shard
   //   several-scales          it has scales under two names
   //   scale-without-weight    a scale's weight is in no shard
   //   scale-of-unquantized-weight  a scale's weight is BF16, F16, F32 …
@@ -54,10 +55,11 @@ struct ScaledWeights {
   //   wrong-weight-shape      the FP8 weight is neither a matrix nor 3-D experts
   //   no-quantization-config  the config does not tell the blocks of the FP8 weights (one finding)
   formats::Findings findings;
-  // Quantised weights in formats that this toolkit does not convert (INT8, INT4, FP4, FNUZ …):
-  // each an error of kind "unsupported-weight-format" that names the format, for a conversion. They
-  // are no fault of the checkpoint.
+  // Quantised weights in forms that this toolkit does not convert (INT8, INT4, FP4, FNUZ …): each
+  // an error of kind "unsupported-weight-format" that names the form, for a conversion, whose own
+  // reason ends the message. They are no fault of the checkpoint.
   formats::Findings unsupported;
+  std::vector<FormCount> forms;  // the forms of those, in the catalog's order
 };
 
 // Pairs every FP8 weight (F8_E4M3, F8_E5M2) with its scales in whichever shard they are, in every

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "convert/job/runner.h"
+#include "convert/model/scaled_weights.h"
 #include "convert/open/open_model.h"
 #include "convert/recipes/bf16_to_fp8.h"
 #include "convert/recipes/bf16_to_fp8_original.h"
@@ -52,6 +53,10 @@ class Bf16ToFp8Job {
         model_(model),
         progress_(progress),
         stop_(stop) {
+    RefuseOtherForms(FindScaledWeights(model_.catalog, model_.config),
+                     "which bf16-to-fp8 cannot carry: the output's quantization_config would "
+                     "describe FP8 alone, and nothing would say how to read these weights; give "
+                     "the BF16 checkpoint that they were made from");
     if (options_.scales_from.empty()) {
       PlanByRules();
     } else {

@@ -1,7 +1,10 @@
 #include "convert/recipes/fp8_to_bf16.h"
 
+#include <cstddef>
 #include <string_view>
 #include <utility>
+
+#include <fmt/format.h>
 
 #include "convert/plan/dequantize_expression.h"
 #include "formats/error.h"
@@ -10,11 +13,24 @@
 
 namespace dsv3::convert {
 
+void RefuseOtherForms(const ScaledWeights& found, std::string_view why) {
+  if (found.unsupported.empty()) return;
+  formats::Finding first = found.unsupported.front();
+  first.message += fmt::format(", {}", why);
+  const std::size_t more = found.unsupported.size() - 1;
+  if (more > 0) {
+    first.message += fmt::format(" ({} more such tensor{})", more, more == 1 ? "" : "s");
+  }
+  throw Error(ErrorCode::kBadInput, first.message, {first.file, first.tensor});
+}
+
 std::vector<ScaledWeight> PairScales(const Catalog& catalog, const ModelConfig& config) {
   ScaledWeights found = FindScaledWeights(catalog, config);
+  RefuseOtherForms(found,
+                   "which are not converted; only FP8 weights (F8_E4M3, F8_E5M2) with the scales "
+                   "that config.json describes are");
   formats::RequireNoErrors(found.findings,
                            {"fault of weights and scales", "faults of weights and scales"});
-  formats::RequireNoErrors(found.unsupported, {"such tensor", "such tensors"});
   if (found.pairs.empty()) {
     throw Error(ErrorCode::kBadInput,
                 "this is no FP8 checkpoint: not one of its tensors is FP8, so there is nothing to "

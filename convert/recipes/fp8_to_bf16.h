@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "convert/catalog/catalog.h"
@@ -17,6 +18,10 @@
 
 // FP8 checkpoint with scales of any form → BF16.
 namespace dsv3::convert {
+
+// Throws Error (kBadInput) for the first weight in a form that is not read as FP8, naming the form
+// and how many more there are; `why` ends the sentence: "which …".
+void RefuseOtherForms(const ScaledWeights& found, std::string_view why);
 
 // What FindScaledWeights pairs. Throws Error (kBadInput) with the first fault or unsupported weight
 // that it found, saying how many more there are, or when no tensor is FP8 at all.

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/expected_tensors.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/open/rank_config.h"
 #include "convert/parallel/size_rules.h"
@@ -140,6 +141,7 @@ class Planner {
           ExpectedLoad(options_.placement, reshard_.topology, config, *reshard_.placement);
     }
     ScaledWeights scaled = FindScaledWeights(model_.catalog, config);
+    RequireWholeForms(scaled);
     formats::RequireNoErrors(scaled.findings,
                              {"fault of weights and scales", "faults of weights and scales"});
     reshard_.slicing = SlicingOf(model_, scaled.pairs, reshard_.topology, options_);
@@ -159,6 +161,26 @@ class Planner {
   }
 
  private:
+  // Weights in forms that are not read as FP8 go to ranks that hold their module whole.
+  void RequireWholeForms(const ScaledWeights& scaled) const {
+    const std::string_view prefix = FindNamePrefix(model_.catalog);
+    for (const formats::Finding& form : scaled.unsupported) {
+      const TensorPlace place = PlaceOf(form.tensor, prefix, model_.config);
+      const std::uint64_t ways = WaysOf(place.kind, reshard_.topology);
+      if (ways == 1) continue;
+      throw Error(
+          ErrorCode::kBadInput,
+          fmt::format("{}: {} ranks divide its module, and how this form is cut is not known here; "
+                      "only BF16, F16, F32 and FP8 weights with their scales are cut{}",
+                      form.message, ways,
+                      place.kind == ModuleKind::kRoutedExpert
+                          ? fmt::format(". With --ep {} experts stay whole",
+                                        reshard_.topology.ranks_per_stage())
+                          : ""),
+          {form.file, form.tensor});
+    }
+  }
+
   void MakeTensors(const SharedModel& shared) {
     reshard_.dropped = reshard_.slicing.dropped;
     switch (options_.format) {

@@ -251,6 +251,7 @@ StructureReport VerifyStructure(const StructureRequest& request) {
     report.known_model = config->model.known;
     const ScaledWeights scales = FindScaledWeights(catalog, config->model);
     findings.insert(findings.end(), scales.findings.begin(), scales.findings.end());
+    report.forms = scales.forms;
     report.expected_tensors =
         CompareWithModel(*config, catalog, scales, !unreadable.any(), findings);
     if (!unreadable.any()) CheckLeftoverQuantization(config->model, catalog, findings);

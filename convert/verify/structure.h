@@ -4,7 +4,9 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "convert/model/quantized_form.h"
 #include "convert/verify/verification.h"
 #include "formats/rank_layout.h"
 
@@ -32,6 +34,8 @@ struct StructureReport {
   std::uint64_t expected_tensors = 0;  // that the config predicts, without scales
   std::uint64_t tensors = 0;           // that the headers hold, scales included
   std::uint64_t tensor_bytes = 0;      // of those, without headers
+  // The forms of quantised weights that are not read as FP8.
+  std::vector<FormCount> forms;
   // Of a directory of rank shards; then `tensors` are those of all rank files.
   std::optional<RankStructure> ranks;
 };

@@ -9,6 +9,7 @@
 
 #include "convert/model/expected_tensors.h"
 #include "convert/model/module_list.h"
+#include "convert/model/quantized_form.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
@@ -158,12 +159,10 @@ void AddDtypeFinding(const ExpectedTensorView& expected, DtypeRules::Verdict ver
                    file, name, dtype, rules.Expected(expected))});
 }
 
-// The tensors beside a weight, or in its place, in formats that pack several values into a word or
-// whose scales nobody paired.
+// The tensors beside a weight, or in its place, in forms whose scales nobody paired.
 void MarkParts(std::string_view weight, const Catalog& catalog, std::vector<bool>& explained) {
-  for (const std::string_view part :
-       {"_scale_inv", "_packed", "_scale", "_shape", "_zero_point", "_g_idx", "_global_scale"}) {
-    const std::uint32_t position = catalog.Find(std::string(weight).append(part));
+  for (const std::string& name : NamesBesideWeight(weight)) {
+    const std::uint32_t position = catalog.Find(name);
     if (position != Catalog::kNone) explained[position] = true;
   }
 }
@@ -187,6 +186,11 @@ std::uint64_t FittingMtpLayers(const ModelConfig& config, const Catalog& catalog
     ++count;
   }
   return count;
+}
+
+// W4AFP8 keeps the scales of activations under names of its own.
+bool IsActivationScale(std::string_view name) {
+  return name.ends_with(".input_scale") || name.ends_with(".k_scale") || name.ends_with(".v_scale");
 }
 
 void AddUnexpected(const Catalog& catalog, const std::vector<bool>& explained,
@@ -231,13 +235,22 @@ std::uint64_t CompareWithModel(const StructureConfig& config, const Catalog& cat
     const std::uint32_t position = catalog.Find(finding.tensor);
     if (position != Catalog::kNone) explained[position] = true;
   }
-  const bool has_parts =
-      scales.pairs.empty() || !model.quantization || model.quantization->quant_method != "fp8";
+  for (const Finding& form : scales.unsupported) {
+    const std::uint32_t position = catalog.Find(form.tensor);
+    if (position == Catalog::kNone) continue;
+    judged[position] = true;  // its form says its dtype
+    explained[position] = true;
+  }
+  for (std::uint32_t i = 0; i < catalog.tensors().size() && !scales.unsupported.empty(); ++i) {
+    if (IsActivationScale(catalog.tensors()[i].name)) explained[i] = true;
+  }
+  const bool has_parts = scales.pairs.empty() || !scales.unsupported.empty() ||
+                         !model.quantization || model.quantization->quant_method != "fp8";
   const DtypeRules rules(config, catalog, all_readable);
   std::uint64_t num_expected = 0;
   ForEachExpected(model, FindNamePrefix(catalog), [&](const ExpectedTensorView& expected) {
     ++num_expected;
-    if (has_parts && IsQuantized(expected.role)) MarkParts(expected.name, catalog, explained);
+    if (has_parts && expected.shape.size() == 2) MarkParts(expected.name, catalog, explained);
     const std::uint32_t position = Locate(catalog, expected);
     if (position == Catalog::kNone || judged[position]) return;
     explained[position] = judged[position] = true;

@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "convert/catalog/catalog.h"
+#include "convert/model/model_config.h"
+#include "formats/shape.h"
+
+// The forms of quantised weights beside FP8 with scales: INT4 pack-quantized, AWQ, GPTQ, NVFP4,
+// MXFP4, MXFP8, W4AFP8, INT8, ModelOpt FP8, bitsandbytes. The one place that tells them apart, by
+// the tensors beside a weight and by config.json. Headers only; thread-safe.
+namespace dsv3::convert {
+
+// How a form lays a matrix [N, K] into the tensor that holds its codes.
+enum class CodeLayout {
+  kPlain,       // [N, K]
+  kTwoInByte,   // [N, ⌈K / 2⌉] bytes
+  kWordsOfRow,  // [N, ⌈K · bits / 32⌉] words
+  kAwq,         // [K, N · bits / 32] words
+  kGptq,        // [K · bits / 32, N] words
+  kFlat,        // [N · K / 2, 1] bytes
+  kUnknown,
+};
+
+struct QuantizedForm {
+  std::string name;  // for people, without "weights": "NVFP4 (E2M1, two values a byte)"
+  CodeLayout layout = CodeLayout::kPlain;
+  std::uint64_t bits = 0;  // of a code in a word; 0: the config does not say
+  std::string scale;       // the tensor without which the codes mean nothing; may be missing
+};
+
+// The form of the tensor at a position when it holds codes of one of these forms; nothing for
+// FP8 weights with scales that the conversions read, for plain weights and for every other tensor.
+std::optional<QuantizedForm> RecogniseForm(const Catalog& catalog, const ModelConfig& config,
+                                           std::uint32_t position);
+
+// A tensor that holds codes in place of a weight, and its form.
+struct StoredCodes {
+  std::uint32_t position = 0;
+  QuantizedForm form;
+};
+
+// The codes of the weight "….weight", under this name or the one that its form gives them
+// ("….weight_packed", "….qweight").
+std::optional<StoredCodes> FindCodes(const Catalog& catalog, const ModelConfig& config,
+                                     std::string_view weight);
+
+// The shapes that the codes of a matrix may have, the usual one first.
+std::vector<formats::Shape> CodeShapes(const QuantizedForm& form, std::uint64_t rows,
+                                       std::uint64_t cols);
+
+// The tensors that some form keeps beside the weight "….weight" or in its place, itself left out.
+std::vector<std::string> NamesBesideWeight(std::string_view weight);
+
+// How many weights of a checkpoint have a form.
+struct FormCount {
+  std::string name;
+  std::uint64_t weights = 0;
+};
+
+}  // namespace dsv3::convert
