@@ -167,6 +167,24 @@ void MarkParts(std::string_view weight, const Catalog& catalog, std::vector<bool
   }
 }
 
+// Some releases keep the frequencies of rotary embeddings, one for each pair of dimensions, in
+// every layer. Programs compute them from the config, so that they may be there or not.
+void MarkRotaryFrequencies(const ModelConfig& config, const Catalog& catalog,
+                           std::vector<bool>& explained) {
+  const std::string_view prefix = FindNamePrefix(catalog);
+  const std::vector<std::uint64_t> shape = {config.qk_rope_head_dim / 2};
+  const std::uint64_t layers = config.num_hidden_layers + config.num_nextn_predict_layers;
+  for (std::uint64_t layer = 0; layer < layers; ++layer) {
+    const std::uint32_t position =
+        catalog.Find(fmt::format("{}model.layers.{}.self_attn.rotary_emb.inv_freq", prefix, layer));
+    if (position == Catalog::kNone) continue;
+    const CatalogTensor& tensor = catalog.tensors()[position];
+    const bool is_float =
+        tensor.dtype == Dtype::kF32 || tensor.dtype == Dtype::kBF16 || tensor.dtype == Dtype::kF16;
+    if (is_float && tensor.shape == shape) explained[position] = true;
+  }
+}
+
 // Whether the tensor is in one of the layers [begin, end).
 bool IsInLayers(std::string_view name, std::string_view prefix, std::uint64_t begin,
                 std::uint64_t end) {
@@ -260,6 +278,7 @@ std::uint64_t CompareWithModel(const StructureConfig& config, const Catalog& cat
     if (verdict == DtypeRules::Verdict::kRight) return;
     AddDtypeFinding(actual, verdict, rules, catalog, position, findings);
   });
+  MarkRotaryFrequencies(model, catalog, explained);
   AddUnexpected(catalog, explained, model, findings);
   return num_expected;
 }

@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <string>
 
+#include "convert/model/model_config.h"
 #include "formats/json/json_edit.h"
 #include "tests/convert/verify/structure_test.h"
 
@@ -292,17 +293,29 @@ TEST_F(StructureModelTest, OnlyWarnsOfAnFp8Head) {
 }
 
 TEST_F(StructureModelTest, WarnsOfATensorThatTheConfigDoesNotPredict) {
-  checkpoint_.Add(kTinyShard2, "model.layers.1.self_attn.rotary_emb.inv_freq", Dtype::kF32, {2});
+  checkpoint_.Add(kTinyShard2, "model.layers.1.self_attn.rotary_emb.cos_cached", Dtype::kF32, {2});
   Write();
   const convert::Verification verification = Verify().verification;
   EXPECT_THAT(Lines(verification.findings),
               ElementsAre("warning unexpected-tensor model-00002-of-00004.safetensors "
-                          "model.layers.1.self_attn.rotary_emb.inv_freq"));
+                          "model.layers.1.self_attn.rotary_emb.cos_cached"));
   EXPECT_THAT(
       verification.findings[0].message,
       AllOf(HasSubstr("does not predict tensor"), HasSubstr("F32 [2]"), HasSubstr("leave it out")));
   EXPECT_TRUE(verification.Passes(/*strict=*/false));
   EXPECT_FALSE(verification.Passes(/*strict=*/true));
+}
+
+TEST_F(StructureModelTest, ExpectsRotaryFrequenciesOfTheLayersAlone) {
+  const std::string rotary = "self_attn.rotary_emb.inv_freq";
+  const std::uint64_t pairs =
+      convert::ParseModelConfig(checkpoint_.config, "config.json").qk_rope_head_dim / 2;
+  checkpoint_.Add(kTinyShard2, "model.layers.0." + rotary, Dtype::kF32, {pairs});
+  checkpoint_.Add(kTinyShard2, "model.layers.1." + rotary, Dtype::kF32, {pairs + 1});
+  checkpoint_.Add(kTinyShard2, "model.layers.9." + rotary, Dtype::kF32, {pairs});
+  const std::string line = std::string("warning unexpected-tensor ") + kTinyShard2;
+  EXPECT_THAT(Lines(Findings()),
+              ElementsAre(line + " model.layers.1." + rotary, line + " model.layers.9." + rotary));
 }
 
 TEST_F(StructureModelTest, WarnsOnceOfAnUnpredictedWeightAndItsScale) {
