@@ -54,8 +54,8 @@ std::string Run(const Options& options, CommandContext& context) {
     return json ? ListJson(inspection, positions, tool) : ListText(inspection, positions);
   }
   const std::vector<MeasuredTensor> measured = Measure(inspection, positions);
-  const bool one =
-      measured.size() == 1 && inspection.model.catalog.tensors()[positions[0]].name == options.tensor;
+  const bool one = measured.size() == 1 &&
+                   inspection.model.catalog.tensors()[positions[0]].name == options.tensor;
   if (json) {
     return one ? TensorJson(inspection, measured[0], tool)
                : TensorsJson(inspection, measured, tool);

@@ -165,9 +165,9 @@ Command ChecksumCreateCommand() {
       Flag("overwrite", &options->overwrite, "Replace checksums that the files differ from.", 'f'),
       ThreadsOption(&options->verify)};
   AppendReportOptions(&options->verify, command.options);
-  command.examples = {{"checksum create DeepSeek-V3", "Write checksums of a download"},
-                      {"checksum create /models/DeepSeek-V3 --output sums",
-                       "Write checksums of a read-only copy"}};
+  command.examples = {
+      {"checksum create DeepSeek-V3", "Write checksums of a download"},
+      {"checksum create /models/DeepSeek-V3 --output sums", "Write checksums of a read-only copy"}};
   command.after_stop = "nothing was changed";
   command.stops_by_itself = true;
   command.returns_data = true;

@@ -17,8 +17,8 @@ struct ValueCheckpoint {
   formats::Findings files;
 };
 
-// Opens a checkpoint or rank shards as OpenModel does with Faults::kReport. Throws Error (kBadInput)
-// for an unfinished conversion, too.
+// Opens a checkpoint or rank shards as OpenModel does with Faults::kReport. Throws Error
+// (kBadInput) for an unfinished conversion, too.
 ValueCheckpoint OpenForValues(const std::filesystem::path& path);
 
 // Throws the first of the errors in `files` as an Error (kBadInput), with the number of others.

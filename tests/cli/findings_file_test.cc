@@ -1,4 +1,5 @@
 #include <chrono>
+#include <cstddef>
 #include <filesystem>
 #include <string>
 
@@ -119,7 +120,7 @@ TEST_F(FindingsFileTest, SarifNamesFilesFromTheTopOfTheRepository) {
   document_.directory = dir / "repo/models/v 3";
   const json sarif = json::parse(SarifText(document_));
   const json& run = sarif["runs"][0];
-  const auto uri = [&](int result) {
+  const auto uri = [&](std::size_t result) {
     return run["results"][result]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"];
   };
   EXPECT_EQ(uri(0), "models/v%203/a%20b.safetensors");
