@@ -19,6 +19,8 @@
 #include "cli/version.h"
 #include "convert/verify/checksum.h"
 #include "convert/verify/signature.h"
+#include "formats/checkpoint_files.h"
+#include "formats/error.h"
 #include "formats/manifest.h"
 
 namespace dsv3::cli {
@@ -111,8 +113,21 @@ class AllChecks {
 
   std::string WhyNoProvenance() const {
     if (IsOneFile()) return "DIR is a single file";
-    if (!options_.source.empty() || Exists(directory_ / formats::kManifestName)) return "";
-    return fmt::format("there is no {}", formats::kManifestName);
+    if (!options_.source.empty()) return "";
+    const fs::path manifest = directory_ / formats::kManifestName;
+    if (!Exists(manifest)) return fmt::format("there is no {}", formats::kManifestName);
+    if (!IsOfAConversion(manifest)) return "no conversion wrote the manifest";
+    return "";
+  }
+
+  // A manifest that cannot be read is left to the check, which says so.
+  static bool IsOfAConversion(const fs::path& manifest) {
+    try {
+      const std::string text = formats::ReadSmallFile(manifest, formats::kMaxManifestBytes);
+      return formats::ParseManifest(text, manifest.string()).job.recipe != formats::kNoRecipe;
+    } catch (const Error&) {
+      return true;
+    }
   }
 
   std::string WhyNoSignature() const {
@@ -253,7 +268,7 @@ Command AllChecksCommand() {
   command.name = "all";
   command.summary = "run every check that applies to a model directory";
   command.description = {
-      "Runs, one after the other: structure; provenance where there is a manifest; "
+      "Runs, one after the other: structure; provenance where a conversion wrote a manifest; "
       "verify-signature where --key is given; checksum check where there is something to compare "
       "with; and numeric. A check that does not apply is skipped, and the report says why.",
       "The exit code is 0 where all checks that ran passed, 1 where one found an error, and that "

@@ -123,6 +123,7 @@ class Joiner {
     const std::optional<std::size_t> cut = DeepseekCutDimension(name);
     if (!cut || ranks_ == 1) {
       std::vector<std::uint32_t> copies;
+      copies.reserve(held.size());
       for (const auto& [rank, position] : held) copies.push_back(position);
       if (copies.size() > 1) copies_.push_back(std::move(copies));
       return Copy(catalog_, held.front().second);
