@@ -25,6 +25,7 @@ struct Options {
 std::vector<MeasuredTensor> Measure(const convert::Inspection& inspection,
                                     const std::vector<std::uint32_t>& positions) {
   std::vector<MeasuredTensor> measured;
+  measured.reserve(positions.size());
   for (const std::uint32_t position : positions) {
     measured.push_back(
         {position, convert::MeasureTensor(inspection.model, position,
