@@ -13,7 +13,6 @@
 namespace dsv3::convert {
 namespace {
 
-using formats::Dtype;
 using formats::Shape;
 
 constexpr std::string_view kMxFp8 = "mxfp8-quantized";
