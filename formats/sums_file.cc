@@ -204,7 +204,7 @@ std::string SumsLine(std::string_view name, std::string_view sha256) {
   std::string line;
   if (name.find_first_of(kEscaped) != name.npos) line.push_back('\\');
   line += sha256;
-  line += "  ";
+  if (!name.empty()) line += "  ";
   for (const char c : name) {
     if (c == '\\') {
       line += "\\\\";

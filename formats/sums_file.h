@@ -32,13 +32,12 @@ struct SumsFile {
   std::vector<BadSumsLine> bad_forms;  // what each of them seems to be
 };
 
-// One line, its newline included.
+// One line, its newline included. Without a name, it is the digest alone.
 std::string SumsLine(std::string_view name, std::string_view sha256);
 
 // Reads, in any mixture:
 // - sha256sum's forms: "HEX  NAME", "HEX *NAME" (binary), with escapes; also with one blank or a
-// tab
-//   (BSD's `sha256 -r`), and the digest alone,
+//   tab (BSD's `sha256 -r`), and the digest alone,
 // - "SHA256 (NAME) = HEX" (--tag, BSD) and openssl's "SHA256(NAME)= HEX", "SHA2-256(NAME)= HEX".
 // The text may be UTF-8 or UTF-16, with a byte order mark or without, and its lines may end with
 // LF, CR LF or CR. Skipped are empty lines, those that begin with '#' or ';', and what frames a

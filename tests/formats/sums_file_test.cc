@@ -14,7 +14,7 @@ using ::testing::IsEmpty;
 const std::string kDigest(64, 'a');
 
 TEST(SumsFileTest, ReadsBackEveryNameThatItWrites) {
-  for (const std::string name : {"plain", "with space", "sub/dir", "back\\slash", "new\nline",
+  for (const std::string name : {"", "plain", "with space", "sub/dir", "back\\slash", "new\nline",
                                  "carriage\rreturn", "\\", "ends with \\n", "*star", "\xff\xfe"}) {
     const SumsFile sums = ParseSums(SumsLine(name, kDigest));
     ASSERT_EQ(sums.entries.size(), 1U) << name;
