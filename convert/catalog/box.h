@@ -7,9 +7,9 @@
 
 namespace dsv3::convert {
 
-// A tensor seen as a matrix: its last dimension are the columns, all before it the rows. A tensor
-// of rank 1 is one column, so that it is cut like the rows of the weight beside it; a scalar is one
-// element.
+// The shape of a tensor seen as a matrix: the last dimension gives the columns, all dimensions
+// before it give the rows. A tensor of rank 1 has one column, so that it is cut as the rows of the
+// weight beside it are cut; a scalar has one row and one column.
 struct MatrixShape {
   std::uint64_t rows = 1;
   std::uint64_t cols = 1;
@@ -40,7 +40,7 @@ struct Box {
 
 inline Box Whole(const MatrixShape& matrix) { return {0, matrix.rows, 0, matrix.cols}; }
 
-// What both cover; may be empty.
+// The box that both boxes cover; it may be empty.
 inline Box Intersect(const Box& a, const Box& b) {
   return {std::max(a.row_begin, b.row_begin), std::min(a.row_end, b.row_end),
           std::max(a.col_begin, b.col_begin), std::min(a.col_end, b.col_end)};

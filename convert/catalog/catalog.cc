@@ -44,7 +44,7 @@ Catalog::Catalog(std::vector<SourceFile> files, std::vector<CatalogTensor> tenso
       files_end_(static_cast<std::uint32_t>(files_.size())),
       by_name_(tensors_.size()) {
   const auto name_at = [this](std::uint32_t i) -> std::string_view { return tensors_[i].name; };
-  // Hashing waits for memory; adding hardly does.
+  // Hashing waits for memory, so several threads do it; adding hardly waits.
   std::vector<std::uint32_t> hashes(tensors_.size());
   tbb::parallel_for(
       tbb::blocked_range<std::uint32_t>(0, static_cast<std::uint32_t>(tensors_.size()), kHashGrain),

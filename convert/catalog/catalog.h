@@ -21,8 +21,9 @@ struct SourceFile {
   std::uint64_t bytes = 0;
   std::int64_t mtime_ns = 0;
   std::string header_digest;  // XXH3-128 of the bytes before the data, hex
-  // Which of the sources it is from: empty for the checkpoint that is converted, otherwise the
-  // option that named another one ("scales-from"). Only the former's shards may ever be freed.
+  // The source that the file belongs to: empty for the checkpoint that is converted, otherwise the
+  // option that named the other checkpoint ("scales-from"). Only shards of the checkpoint that is
+  // converted may ever be freed.
   std::string checkpoint = {};
   // Whether other files hold tensors of the same names, as rank shards do.
   bool shares_names = false;
@@ -45,12 +46,12 @@ struct CatalogTensor {
   Extent extent;
 };
 
-// Every tensor of a source: name → dtype, shape, place. Immutable once built, so threads may share
+// The tensors of a source: name → dtype, shape, place. Immutable once built, so threads may share
 // it. Tensors keep the order of their files and, within one, of their data.
 //
-// A second checkpoint, which a conversion reads beside the one that it converts, may stand behind
-// the first: its files and tensors have positions of their own, so that plan and executor need not
-// tell them apart.
+// A conversion may read a second checkpoint beside the one that it converts. The second one's files
+// and tensors then follow those of the first and have positions of their own, so plan and executor
+// treat all tensors alike.
 class Catalog {
  public:
   // Takes the headers out of `files` (their tensor lists are empty afterwards). The files must be
@@ -60,25 +61,25 @@ class Catalog {
   Catalog() : Catalog({}, {}) {}
   Catalog(std::vector<SourceFile> files, std::vector<CatalogTensor> tensors);
 
-  // Puts another checkpoint's files and tensors behind these, with SourceFile::checkpoint set to
-  // `checkpoint`. Before threads share the catalog; once. Throws Error (kInternal) when there is
-  // one already.
+  // Adds a second checkpoint's files and tensors behind these, with SourceFile::checkpoint set to
+  // `checkpoint`. Call this once at most, before threads share the catalog. Throws Error
+  // (kInternal) when the catalog has a second checkpoint already.
   void Append(Catalog second, const std::string& checkpoint);
 
-  // Of both checkpoints.
+  // The files of both checkpoints.
   const std::vector<SourceFile>& files() const { return files_; }
   const std::vector<CatalogTensor>& tensors() const { return tensors_; }
   // Position in tensors() of a tensor of the checkpoint that is converted, or kNone.
   static constexpr std::uint32_t kNone = formats::NameTable::kNone;
   std::uint32_t Find(std::string_view name) const;
-  // The same for the appended checkpoint.
+  // The same for a tensor of the appended checkpoint.
   std::uint32_t FindAppended(std::string_view name) const;
 
   // The tensor's name in its file's header.
   std::string_view NameInFile(std::uint32_t tensor) const;
 
-  // Where the checkpoint that is converted ends in tensors() and files(), and the appended one
-  // begins. Whoever goes through the first alone ends there.
+  // The positions in tensors() and files() at which the checkpoint that is converted ends and the
+  // appended one begins. A loop over the checkpoint that is converted ends there.
   std::uint32_t tensors_end() const { return tensors_end_; }
   std::uint32_t files_end() const { return files_end_; }
 

@@ -9,24 +9,25 @@
 
 namespace dsv3::convert {
 
-// What a running job tells whoever watches. Calls come from several threads at once and must
+// Receives the progress of a running job. Several threads call it at once, and each call must
 // return quickly; implementations synchronise themselves.
 class ProgressSink {
  public:
   virtual ~ProgressSink() = default;
 
-  // A phase begins, such as "checking scales", "converting", "checking kept files"; `total_bytes`
-  // are the bytes that OnBytes will count in it.
+  // A phase begins, such as "checking scales", "converting", "checking finished files";
+  // `total_bytes` are the bytes that OnBytes will count in it.
   virtual void OnPhase(std::string_view phase, std::uint64_t total_bytes) {
     (void)phase;
     (void)total_bytes;
   }
-  // `bytes` more are done; `file` is where they went (or came from, when only reading).
+  // `bytes` more are done; `file` is the file that they were written to (or read from, when the job
+  // only reads).
   virtual void OnBytes(std::uint64_t bytes, std::string_view file) {
     (void)bytes;
     (void)file;
   }
-  // Something that the user should know now, one complete sentence.
+  // A warning that the user should see now, one complete sentence.
   virtual void OnWarning(const std::string& message) { (void)message; }
 };
 

@@ -13,7 +13,7 @@ namespace dsv3::convert {
 
 void AbandonOutput(const std::filesystem::path& directory, const JournalHead& head,
                    formats::FileSystem& file_system) {
-  // Where a run ended while files were given their names, some are visible.
+  // Where a run ended while it renamed files to their final names, some are visible.
   std::vector<std::string> complete;
   for (const auto& [name, record] : ReadJournals(directory).files) complete.push_back(name);
   ClearOutput(directory, head.outputs, complete, file_system);

@@ -7,10 +7,10 @@
 
 namespace dsv3::convert {
 
-// Takes back all that a job has written to its output directory, its journal last: for a job whose
-// source turned out not to be what it was told of, so that nothing can become of what is there. A
-// run that is ended on the way leaves what the same command goes on from. The caller holds the
-// lock.
+// Removes all files that a job has written to its output directory, its journal last: for a job
+// whose source turned out to have other digests than recorded, so that its files are of no use. A
+// run that ends during the removal leaves a state from which the same command continues. The caller
+// holds the lock.
 void AbandonOutput(const std::filesystem::path& directory, const JournalHead& head,
                    formats::FileSystem& fs);
 

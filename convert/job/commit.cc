@@ -90,7 +90,7 @@ void Committer::MakeVisible() {
   std::vector<std::string> side_files;
   std::vector<std::string> weights;
   const auto add = [&](const std::string& name, std::vector<std::string>& names) {
-    // A run that ended while it was here may have come to some of them.
+    // A run that ended at this place may have renamed some of them.
     if (!std::filesystem::exists(directory_ / name)) names.push_back(name);
   };
   for (const PlannedSideFile& side : plan_.side_files) add(side.name, side_files);
@@ -104,7 +104,7 @@ void Committer::Publish(std::vector<FileRecord> records) {
   std::vector<std::string> names;
   names.reserve(records.size());
   for (const FileRecord& record : records) names.push_back(record.name);
-  // Where files wait for their names, a line is of use only if its file is still there.
+  // Where files wait for their final names, a line is of use only if its file is still there.
   if (waits_) SyncParents(names);
   journal_.Append(records);
   if (!waits_) Rename(names);

@@ -24,8 +24,9 @@ namespace dsv3::convert {
 // recoverable: NAME.partial → fsync → its line in the journal, fsync → rename → fsync of the
 // directory.
 //
-// Of a plan whose sources have digests that are checked, nothing becomes visible before all was:
-// files stand under NAME.partial with their lines until MakeVisible renames them all.
+// Where a plan has digests of sources to check, no file becomes visible before all sources were
+// checked: the files keep the name NAME.partial, with their lines in the journal, until MakeVisible
+// renames them all.
 class Committer final : public OutputSink {
  public:
   // Called after each weight file that became visible as it was committed, by its position in the
@@ -44,14 +45,15 @@ class Committer final : public OutputSink {
   std::span<const std::byte> ReadBack(std::size_t file, std::uint64_t offset, std::size_t length,
                                       std::span<std::byte> scratch) override;
 
-  // Copies or writes the side files that are not kept, all durable before the first is visible.
+  // Copies or writes the side files that no earlier run finished, all durable before the first is
+  // visible.
   void WriteSideFiles(ProgressSink& progress, const StopToken& stop);
-  // All weight files of the plan are made, and all that was to be checked is: gives those files
-  // their names that still wait for them, kept ones included, side files first.
+  // Renames the files that still wait for their final names, side files first, files of earlier
+  // runs included. Call it when all weight files of the plan are made and all checks are done.
   void MakeVisible();
-  // Writes the index, after MakeVisible. So do those that follow.
+  // Writes the index. Call it, and the two functions below, after MakeVisible.
   void WriteIndex();
-  // Writes a file that is not kept.
+  // Writes a file, unless an earlier run finished it.
   void WriteText(const std::string& name, std::string_view text);
   // Writes the manifest, which no journal line precedes: it ends the job.
   void WriteManifest(const std::string& text);
@@ -59,7 +61,7 @@ class Committer final : public OutputSink {
   // Takes the records of files that another process committed.
   void Adopt(std::vector<FileRecord> records);
 
-  // Records of all complete files, kept ones included. Not to be called during Execute.
+  // Records of all finished files, those of earlier runs included. Not to be called during Execute.
   const std::unordered_map<std::string, FileRecord>& records() const { return records_; }
 
   // Weight files that this run finished. Not to be called during Execute.
@@ -74,7 +76,7 @@ class Committer final : public OutputSink {
                          const StopToken& stop);
   // Journal line, renames, directory fsyncs.
   void Publish(std::vector<FileRecord> records);
-  // The renames of complete files, and what they need to last.
+  // The renames of complete files, and the syncs that make them durable.
   void Rename(std::span<const std::string> names);
   void SyncParents(std::span<const std::string> names);
 
@@ -85,7 +87,7 @@ class Committer final : public OutputSink {
   bool sha256_;
   bool waits_;  // files become visible only by MakeVisible
   OnCommitted on_committed_;
-  std::mutex mutex_;  // guards what follows
+  std::mutex mutex_;  // guards all below
   std::unordered_map<std::string, FileRecord> records_;
   // Files that are read back, by their position in the plan.
   std::unordered_map<std::size_t, std::shared_ptr<const formats::InputFile>> read_back_;

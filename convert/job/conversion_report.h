@@ -17,7 +17,7 @@ struct TensorCount {
   std::uint64_t count = 0;
 };
 
-// What quantising a tensor did to its values.
+// The quality of a quantised tensor's values.
 struct TensorQuality {
   std::string tensor;
   quant::Quality quality;
@@ -28,7 +28,7 @@ struct OutputFileReport {
   std::uint64_t bytes = 0;
   std::uint64_t tensors = 0;
   std::string sha256;  // empty with ChecksumMode::kNone, or in a dry run
-  bool kept = false;   // complete from an earlier run
+  bool kept = false;   // finished by an earlier run
 };
 
 // Something that one recipe alone reports: names of tensors, one line in the text and a member in
@@ -45,7 +45,7 @@ struct ConversionReport {
     kConverted,
     kNothingToDo,
     kPlanned,   // dry run
-    kPartDone,  // what this run was to make is there; other runs make the rest
+    kPartDone,  // the files of this run are complete; other runs make the rest
   };
   Outcome outcome = Outcome::kConverted;
   std::uint64_t missing_files = 0;  // kPartDone: weight files that other runs are to make
@@ -64,17 +64,17 @@ struct ConversionReport {
   formats::Findings warnings;
   std::vector<TensorCount> nan_codes;   // FP8 NaN codes by tensor
   std::vector<TensorCount> bad_scales;  // with allow_bad_scales
-  // Of all quantised tensors, by file and in file order; files kept from an earlier run included.
-  // Empty in a dry run and where there was nothing to do.
+  // Of all quantised tensors, by file and in file order; files that an earlier run finished
+  // included. Empty in a dry run and where there was nothing to do.
   std::vector<TensorQuality> quality;
   std::vector<std::string> already_fp8;  // weights that were FP8 and were copied with their scales
   std::vector<ReportFact> facts;         // of the recipe
   bool resumed = false;
   std::uint64_t kept_files = 0;
-  // With delete_source_shards: the source shards that this run dealt with, in a dry run those that
-  // it would. Empty where there was nothing to do.
+  // With delete_source_shards: the source shards that this run deleted or left; in a dry run, those
+  // that a run would. Empty where there was nothing to do.
   std::vector<SourceDeletion> deletions;
-  std::uint64_t freed_source_shards = 0;  // shards that went, links included
+  std::uint64_t freed_source_shards = 0;  // shards that were deleted, links included
   std::uint64_t freed_source_bytes = 0;
   double seconds = 0;               // of this run
   std::uint64_t bytes_read = 0;     // by this run
@@ -83,8 +83,8 @@ struct ConversionReport {
   std::uint64_t disk_needed_bytes = 0;
   std::uint64_t disk_free_bytes = 0;
   std::uint64_t peak_memory_bytes = 0;  // estimated
-  bool fits = true;                     // the disk has what is needed
-  bool fits_with_deletion = true;       // it has with delete_source_shards
+  bool fits = true;                     // the disk has enough space
+  bool fits_with_deletion = true;       // it has enough with delete_source_shards
 };
 
 }  // namespace dsv3::convert

@@ -11,10 +11,10 @@
 #include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
 
-// What a run tells an output directory about its job.
+// The description of a job that a run compares with its output directory.
 namespace dsv3::convert {
 
-// What of a job a run is to do.
+// The files of a job that one run makes.
 struct RunScope {
   RunName run;
   // Weight files that it makes where they are not complete, positions in Plan::files, ascending.

@@ -14,9 +14,9 @@ namespace dsv3::convert {
 // `open_files` output files are in the making at a time.
 struct DiskNeed {
   std::uint64_t peak_bytes = 0;
-  // As asked for; 1 where sources must be freed on the way for the rest to fit `free_bytes`:
-  // several files at once could end in any order, and what is free when the next begins be
-  // anything.
+  // As asked for; 1 where the files fit `free_bytes` only if sources are freed on the way. Several
+  // files at once could end in any order, so the space that is free when the next file begins would
+  // not be known.
   std::size_t open_files = 0;
 };
 DiskNeed EstimateDisk(const Plan& plan, const Catalog& catalog,

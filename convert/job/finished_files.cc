@@ -16,7 +16,8 @@
 namespace dsv3::convert {
 namespace {
 
-// What reads the digest that a record has: SHA-256, or XXH3 of the whole file with checksums off.
+// The digest to read for comparison with a record: SHA-256, or XXH3 of the whole file with
+// checksums off.
 FileToDigest WantedOf(const FileRecord& record, const std::filesystem::path& path) {
   FileToDigest wanted{record.name, path, !record.file.sha256.empty(), false, {}};
   if (!wanted.sha256) wanted.ranges.push_back({0, record.bytes});

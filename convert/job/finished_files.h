@@ -10,16 +10,16 @@
 // Files that an earlier run of a job finished.
 namespace dsv3::convert {
 
-// Which of the recorded files are in the directory as they were made: sizes and, read again,
-// digests. A file that is gone or differs is left out, and a warning names it. Reads run on
-// `threads` threads. `sizes_only` serves a dry run. With `waits` (WaitsToBeVisible) files count
-// that are not visible yet.
+// The recorded files that are in the directory with the recorded sizes and digests; the digests are
+// read again. A file that is missing or differs is left out, and a warning names it. Reads run on
+// `threads` threads. `sizes_only` serves a dry run. With `waits` (WaitsToBeVisible), files that are
+// not visible yet count, too.
 std::map<std::string, FileRecord> CheckFinishedFiles(
     const std::filesystem::path& directory, const std::map<std::string, FileRecord>& records,
     unsigned threads, bool sizes_only, ProgressSink& progress, const StopToken& stop,
     bool waits = false);
 
-// Reads a file and tells whether size and digest are those of the record.
+// Reads a file. Returns whether size and digest are those of the record.
 bool MatchesRecord(const std::filesystem::path& path, const FileRecord& record,
                    ProgressSink& progress, const StopToken& stop);
 

@@ -141,7 +141,7 @@ std::string RecordLine(const FileRecord& record) {
   return formats::DigestedLine(writer.Take());
 }
 
-// Names from a journal decide what is removed: none may lead elsewhere.
+// Names from a journal decide which files are removed, so no name may lead out of the directory.
 std::string SafeName(const json& value) {
   std::string name = value;
   if (!formats::UnsafePath(name).empty()) throw std::invalid_argument("path");

@@ -35,14 +35,15 @@ struct JournalSide {
   Digests digests;
 };
 
-// What a job is, written before it writes anything else.
+// The description of a job, written before anything else is written.
 struct JournalHead {
   std::string recipe;
   std::string fingerprint;  // of the plan and the run options that decide bytes
   std::vector<JournalSource> sources;
   std::vector<std::string> outputs;   // every file that the job makes
   std::vector<std::string> replaced;  // files that were there and that this job removes
-  // What the preflight found, for a run that continues when source shards are freed already.
+  // The digests that the preflight found, for a run that continues when source shards are freed
+  // already.
   std::vector<JournalSide> sides;
 };
 
@@ -52,13 +53,13 @@ struct JournalState {
 };
 
 // The journal of an unfinished job, .dsv3-journal in the output directory (of parts and helping
-// processes .dsv3-journal-part-3-of-16, .dsv3-journal-process-2): one line for the job and
-// one for each complete file, each with its own digest, so that a line that a crash cut off is
-// seen as such. A file's line is durable before the file takes its name; hence a file without a
-// line was not made by this job. Appending is thread-safe.
+// processes .dsv3-journal-part-3-of-16, .dsv3-journal-process-2): one line for the job and one for
+// each complete file, each with its own digest, so that a line that a crash cut off is recognised.
+// A file's line is durable before the file takes its name; hence a file without a line was not made
+// by this job. Appending is thread-safe.
 class Journal {
  public:
-  // Reads what a run's journal holds; nothing when there is none or not even its head is whole.
+  // Reads a run's journal; nothing when there is none or its head is not whole.
   static std::optional<JournalState> Read(const std::filesystem::path& directory,
                                           const RunName& run = {});
 
@@ -90,7 +91,7 @@ struct BegunRun {
   std::vector<std::string> files;  // names of the complete files in its journal
 };
 
-// What all journals of an output directory hold together.
+// The content of all journals of an output directory together.
 struct JobJournals {
   std::vector<BegunRun> runs;               // the job's own first
   std::map<std::string, FileRecord> files;  // complete files by name

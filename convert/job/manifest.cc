@@ -43,13 +43,13 @@ DigestsByTensor StreamedByAll(const Plan& plan,
   return streamed;
 }
 
-// What is known of the sources' digests.
+// The known digests of sources.
 struct KnownDigests {
   const Plan& plan;
   const DigestsByTensor& sides;
   const DigestsByTensor streamed_by_all;
 
-  // Of a tensor that the job was told of; empty otherwise.
+  // The digests of a tensor that the plan gives (Plan::source_digests); empty otherwise.
   Digests Told(std::uint32_t tensor) const {
     const auto told = plan.source_digests.find(tensor);
     return told == plan.source_digests.end() ? Digests() : Digests{told->second, ""};
@@ -60,7 +60,8 @@ struct KnownDigests {
     if (expression.streams_whole_source()) {
       return record.streamed.xxh3.empty() ? streamed_by_all.at(tensor) : record.streamed;
     }
-    // Of a source that is cut up nothing may be told that depends on which slices were made.
+    // Of a source that is cut into slices, the manifest may record nothing that depends on which
+    // slices were made.
     const SliceExpression* const slice = expression.slice();
     return slice != nullptr && slice->IsWholeCopy() ? record.output : Told(tensor);
   }
@@ -166,7 +167,7 @@ std::optional<ManifestSummary> ReadManifest(const std::filesystem::path& directo
     for (formats::ManifestSourceFile& file : manifest.job.source_files) {
       if (file.checkpoint.empty()) summary.source_files.push_back(std::move(file.name));
     }
-    // These names decide what --overwrite removes: what others put beside the output stays.
+    // These names decide which files --overwrite removes: files of others beside the output stay.
     for (formats::ManifestFile& file : manifest.files) {
       if (file.by_recipe) summary.files.push_back(std::move(file));
     }

@@ -19,7 +19,8 @@ namespace dsv3::convert {
 
 using formats::kManifestName;
 
-// What names the job: the manifest's members up to "source", as JSON members without braces.
+// The text that names the job: the manifest's members up to "source", as JSON members without
+// braces.
 std::string ManifestJob(const Plan& plan, const Catalog& catalog, const RunOptions& run);
 
 // The whole manifest. `records` are those of all written files (weight files, side files, index)
@@ -28,7 +29,7 @@ std::string ManifestText(const std::string& job, const Plan& plan, const Catalog
                          const std::unordered_map<std::string, FileRecord>& records,
                          const std::unordered_map<std::uint32_t, Digests>& side_digests);
 
-// The parts of a manifest that tell whether a directory is a finished output, and of which job.
+// The parts of a manifest that say whether a directory is a finished output, and of which job.
 struct ManifestSummary {
   std::string job;  // equal to ManifestJob of the job that made it
   std::string recipe;

@@ -66,7 +66,8 @@ bool LocksUnsupported(int error) {
          error == EINVAL;
 }
 
-// Where the file's existence is the lock nobody but the user knows whether a run elsewhere lives.
+// Where the file's existence is the lock, only the user knows whether a run on another machine is
+// still running.
 [[noreturn]] void FailHeldByExistence(const std::filesystem::path& path, const RunName& run,
                                       const Holder& holder) {
   // An empty file may be that of a run which is starting.
@@ -82,8 +83,8 @@ bool IsDead(const Holder& holder) {
   return holder.pid != 0 && holder.host == HostName() && kill(holder.pid, 0) != 0 && errno == ESRCH;
 }
 
-// Throws when the run that this lock belongs to is under way. Leaves the file as it is: only who
-// holds the lock may remove it.
+// Throws when the run that this lock belongs to is under way. Leaves the file as it is: only the
+// run that holds the lock may remove it.
 void RequireFree(const std::filesystem::path& directory, const RunName& run,
                  OutputLock::Flock flock) {
   const std::filesystem::path path = directory / FileNameOf(kLockName, run);
@@ -92,7 +93,8 @@ void RequireFree(const std::filesystem::path& directory, const RunName& run,
     if (errno == ENOENT) return;
     throw IoError("open", path.string(), errno);
   }
-  // Shared: parts that begin at once do not take each other's look for a run.
+  // The lock is shared: of two parts that begin at once, neither takes this check of the other for
+  // a run.
   const bool locked = flock(fd, LOCK_SH | LOCK_NB) == 0;
   const int error = errno;
   const Holder holder = ReadHolder(fd);

@@ -15,8 +15,8 @@ inline constexpr std::string_view kLockName = ".dsv3-lock";
 
 // Keeps a second run out of an output directory, by a lock on the file .dsv3-lock in it. The kernel
 // drops the lock with the process, however that ends. On file systems without locks the file's
-// existence is the lock; one that a dead process of this host left is taken over, one of another
-// host is for the user to remove.
+// existence is the lock; a run takes over a file that a dead process of this host left; the user
+// must remove one of another host.
 class OutputLock {
  public:
   // As flock(2).
@@ -44,7 +44,8 @@ class OutputLock {
 
 // The locks that a run needs. Parts of one job run beside each other, each with its own lock, but
 // not beside a run of the whole job, nor beside parts of another number. Each run takes its own
-// lock first and looks at those of others then, so of two that begin at once one sees the other.
+// lock first and then looks at the locks of others, so of two runs that begin at once, one sees the
+// other.
 class RunLocks {
  public:
   // Of the part `run`, or of a run of the whole job: that also holds the lock of every part whose

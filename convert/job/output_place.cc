@@ -66,7 +66,7 @@ void RequirePlaces(const fs::path& input, const fs::path& output) {
   if (fs::is_directory(input, ignored)) {
     RequireApart(input, output);
   } else if (fs::exists(input, ignored)) {
-    // Of a file that was named by itself nothing beside it is in the way.
+    // Where one file was named, the output may lie beside it.
     RequireNotAround(CanonicalPath(input).parent_path(), CanonicalPath(output), output);
   }
   for (fs::path parent = CanonicalPath(output).parent_path(); parent.has_relative_path();

@@ -19,12 +19,13 @@
 #include "convert/stream/shared_reads.h"
 #include "formats/error.h"
 
-// The writing half of a run.
+// The functions of OutputRun that write weights and complete the output.
 namespace dsv3::convert {
 namespace {
 
-// Portions of the work for each process. More even out what is slow; each drains the pipeline once,
-// and where files share reads each portion reads again what all ranks have.
+// The number of portions for each process. With more portions, the processes end closer together
+// when some are slow. But at the end of each portion the pipeline runs empty, and where files share
+// reads, each portion reads again the tensors that all ranks hold.
 constexpr std::size_t kPortions = 4;
 constexpr std::size_t kPortionsOfSharedReads = 2;
 
@@ -81,13 +82,13 @@ void OutputRun::Make(Committer& committer, std::span<const std::size_t> files, S
   execute(plan_, files, sources_, options, committer, progress, stop_);
 }
 
-// Makes one portion after the other, as long as no other process has taken it.
+// Makes portions until all are taken. Each portion is taken by one process.
 void OutputRun::MakePortions(Committer& committer, const std::vector<std::size_t>& to_make,
                              ProgressSink& progress) {
   const std::size_t each = plan_.shared_reads ? kPortionsOfSharedReads : kPortions;
   const std::vector<std::vector<std::size_t>> portions =
       WorkUnits(plan_, BundlesOf(plan_, hooks_.bundles), to_make, each * run_.sharing->processes());
-  ProgressSink silent;  // of reads that the bytes to be done do not count
+  ProgressSink silent;  // for reads that the announced bytes do not count
   while (true) {
     const std::uint64_t next = run_.sharing->Next();
     if (next >= portions.size()) return;
@@ -99,7 +100,8 @@ void OutputRun::MakePortions(Committer& committer, const std::vector<std::size_t
   }
 }
 
-// Process 0: tells the helpers what is to be made, does its share, and takes what they made.
+// Process 0: sends the helpers the list of files, makes portions itself, and takes over the files
+// that the helpers made.
 void OutputRun::Lead(Committer& committer, const std::vector<std::size_t>& to_make) {
   struct Showing {
     Showing(WorkSharing& to, ProgressSink& progress) : sharing(to) { sharing.ShowBytes(&progress); }
@@ -122,7 +124,7 @@ void OutputRun::Lead(Committer& committer, const std::vector<std::size_t>& to_ma
   }
 }
 
-// A helper's look: it must see the source and the output directory that process 0 sees.
+// Throws unless this helper sees the source and the output directory that process 0 sees.
 void OutputRun::RequireSameOutput(const JournalHead& head) const {
   const std::string difference = DifferenceOf(head, job_.head);
   if (!difference.empty()) {

@@ -37,9 +37,9 @@ class OutputRun {
         stop_(stop),
         sources_(source.catalog, source.derived) {}
 
-  // Of a process by itself, or of process 0.
+  // The run of a process that works alone, or of process 0.
   ConversionReport Run();
-  // Of a process that helps process 0.
+  // The run of a process that helps process 0.
   ConversionReport Help();
 
  private:
@@ -90,14 +90,14 @@ class OutputRun {
 
   OutputJob job_;
   OutputState state_;
-  // Complete files that this run knows to be right; where it does not end the job, only those that
-  // it would make.
+  // The files that earlier runs finished, and that this run has checked; where it does not end the
+  // job, only files that it would make itself.
   std::map<std::string, FileRecord> kept_;
-  std::map<std::string, FileRecord> unchecked_;  // other runs', of the right size
+  std::map<std::string, FileRecord> unchecked_;  // files of other runs, of the right size
   bool ends_ = true;                             // after this run no weight file is missing
   SideDigests side_digests_;
   JournalHead head_;      // of the journal that this run writes
-  bool ordered_ = false;  // whether helpers have heard what is to be made
+  bool ordered_ = false;  // whether the helpers got the list of files
   std::uint64_t bytes_read_by_helpers_ = 0;
   std::uint64_t bytes_written_by_helpers_ = 0;
   SourceFiles sources_;

@@ -70,7 +70,7 @@ std::string SourceChange(const JournalHead& before, const JournalHead& now) {
   return "";
 }
 
-// What of a finished output is not as its job made it; empty when sizes and headers are right.
+// The damage of a finished output; empty when sizes and headers are as its job made them.
 std::string Damage(const fs::path& directory, const Plan& plan, const ManifestSummary& manifest) {
   for (const formats::ManifestFile& file : manifest.files) {
     const std::optional<std::uint64_t> bytes = FileBytes(directory / file.name);
@@ -132,7 +132,7 @@ void RequireSameJob(const fs::path& directory, const BegunRun& run, const Output
                            anew));
 }
 
-// What a part must not run beside.
+// Refuses a part where the directory holds a run that it must not run beside.
 void RequireRoomForPart(const fs::path& directory, const JobJournals& journals,
                         const OutputJob& job) {
   for (const BegunRun& run : journals.runs) {
@@ -143,7 +143,7 @@ void RequireRoomForPart(const fs::path& directory, const JobJournals& journals,
                       "run the same command without --part to do all that is left",
                       ShownName(run.name), ShownName(job.run)));
     }
-    // A part cannot remove what other parts' files may take the place of by now.
+    // A part must not remove these files: other parts may have replaced them by now.
     if (run.name.kind != RunName::Kind::kJob) continue;
     for (const std::string& name : run.head.replaced) {
       const bool is_ours = std::count(job.writes.begin(), job.writes.end(), name) != 0;
@@ -273,8 +273,8 @@ void ClearOutput(const fs::path& directory, const std::vector<std::string>& unfi
     touched.insert(path.parent_path());
   };
   // In the reverse order of their making: the manifest says that all files are there, layout.json
-  // that all ranks are, the index that all shards are. Without them nobody takes what is left for
-  // a whole checkpoint.
+  // that all ranks are, the index that all shards are. Without these three files no reader takes
+  // the remaining files for a whole checkpoint.
   for (const std::string_view last :
        {kManifestName, formats::kRankLayoutName, formats::kShardIndexName}) {
     const std::string name(last);

@@ -11,7 +11,7 @@
 
 namespace dsv3::convert {
 
-// A job, as far as an output directory needs to know it.
+// The facts about a job that are compared with an output directory.
 struct OutputJob {
   const Plan* plan = nullptr;
   JournalHead head;          // `replaced` is still empty
@@ -19,12 +19,12 @@ struct OutputJob {
   bool overwrite = false;
   // The run that looks: of the whole job, or a part of it beside others.
   RunName run;
-  // Of head.outputs, what this run may write; all of them for a run of the whole job.
+  // The files of head.outputs that this run may write; all of them for a run of the whole job.
   std::vector<std::string> writes;
   std::vector<std::filesystem::path> source_paths;  // of all files that the job reads
 };
 
-// What an output directory is to a job.
+// The state of an output directory for a job.
 struct OutputState {
   enum class Kind {
     kFresh,       // nothing of this job is there
@@ -32,20 +32,20 @@ struct OutputState {
     kFinished,    // this job's complete output: sizes and headers are right
   };
   Kind kind = Kind::kFresh;
-  // kUnfinished: all runs that began this job, and what they completed. kFresh: those of the job
-  // that gives way.
+  // kUnfinished: all runs that began this job, and the files that they finished. kFresh: the runs
+  // of the job that this one replaces.
   JobJournals journals;
-  // With overwrite: the files that this job replaces, and what else an earlier job of this toolkit
-  // made there. They go once the journal says so.
+  // With overwrite: the files that this job replaces, and other files that an earlier job of this
+  // toolkit made there. They are removed once the journal lists them.
   std::vector<std::string> replaced;
   bool exists = false;  // the directory is there
 };
 
-// Looks at the directory; changes nothing. Throws Error (kUsage) when the job must not write
-// there: not a directory, a part of another number of parts; without overwrite also not empty,
-// another job's output or unfinished job; with it what no file can take the place of (a directory,
-// a file of the source); kBadInput when the source changed since this job began, or another run of
-// it had another source.
+// Looks at the directory; changes nothing. Throws Error (kUsage) when the job must not write there:
+// not a directory, a part of another number of parts; without overwrite also not empty, another
+// job's output or unfinished job; with it where something cannot be replaced by a file (a
+// directory, a file of the source); kBadInput when the source changed since this job began, or
+// another run of it had another source.
 OutputState LookAtOutput(const std::filesystem::path& directory, const OutputJob& job);
 
 // How the job that another run describes differs from this one: its source, or else its options.
@@ -55,13 +55,13 @@ std::string DifferenceOf(const JournalHead& other, const JournalHead& job);
 // "NAME.partial", under which a file is written.
 std::string PartialName(const std::string& name);
 
-// Removes what interrupted runs left of the files `unfinished` (NAME.partial) and the files in
-// `replaced`: manifest, layout.json and index first.
+// Removes the partial files (NAME.partial) that interrupted runs left of `unfinished`, and the
+// files in `replaced`: manifest, layout.json and index first.
 void ClearOutput(const std::filesystem::path& directory, const std::vector<std::string>& unfinished,
                  const std::vector<std::string>& replaced, formats::FileSystem& fs);
 
-// Brings the journals of several runs together in the job's own, so that a run of the whole job
-// goes on with what parts or processes made. The caller holds the locks of all.
+// Merges the journals of several runs into the job's own, so that a run of the whole job continues
+// with the files that parts or processes made. The caller holds the locks of all.
 void JoinJournals(const std::filesystem::path& directory, const JobJournals& journals,
                   formats::FileSystem& fs);
 

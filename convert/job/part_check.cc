@@ -29,7 +29,7 @@ bool IsComplete(const std::filesystem::path& output, const Plan& plan, const Job
   return has_its_size(name) || (WaitsToBeVisible(plan) && has_its_size(PartialName(name)));
 }
 
-// The files of a part that are not there as its journal tells.
+// The files of a part that are missing or differ from its journal.
 std::vector<std::string> MissingOf(const std::filesystem::path& output, const Plan& plan,
                                    const FileBundles& bundles, const JobJournals& journals,
                                    const RunOptions::Part& part) {

@@ -31,7 +31,7 @@ std::vector<std::uint64_t> FreedBytes(const ModelTensors& source) {
   return bytes;
 }
 
-// Lines of a tensor in the manifest and the journal, and in what tells of all files.
+// Bytes for each tensor in the manifest, in the journal and in files such as layout.json.
 constexpr std::uint64_t kRecordBytes = 1024;
 
 }  // namespace

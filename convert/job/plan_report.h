@@ -15,10 +15,10 @@
 #include "convert/stream/executor.h"
 #include "convert/stream/record.h"
 
-// What a run of a plan tells in its report, and what it asks of the machine.
+// The report of a run of a plan, and the resources that the run needs.
 namespace dsv3::convert {
 
-// What the executor that `plan` needs makes of the options.
+// The resources that the executor of `plan` derives from the options.
 struct RunResources {
   std::size_t open_files = 0;      // output files that advance together; 0: all of them
   std::uint64_t memory_bytes = 0;  // of all buffers at most
@@ -26,9 +26,9 @@ struct RunResources {
 RunResources ResourcesOf(const ExecutorOptions& options, const Plan& plan,
                          std::span<const std::size_t> files);
 
-// Whether the disk below `output` takes what making the files `to_make` needs: fills in the
-// report's disk and fits. Returns how many output files may advance together (0: as many as the
-// executor likes).
+// Estimates the disk space below `output` that making the files `to_make` needs, and whether it
+// fits; writes both to the report. Returns how many output files may advance together (0: as many
+// as the executor likes).
 std::size_t ReportDisk(const ModelTensors& source, const Plan& plan,
                        const std::filesystem::path& output, const RunOptions& run,
                        const ExecutorOptions& options, const std::vector<std::size_t>& to_make,
@@ -38,14 +38,15 @@ void RequireDisk(const std::filesystem::path& output, const ConversionReport& re
 
 // What --delete-source-shards deletes of the source. Throws as PlanDeletion does.
 std::vector<SourceDeletion> PlanDeletionOf(const ModelTensors& source);
-// Takes what a run deleted into its report, and counts it.
+// Adds the deletions of a run to its report, and counts them.
 void ReportDeletions(const std::vector<SourceDeletion>& deletions, ConversionReport& report);
 
 // Memory of a whole run, measured: the program itself; catalog, plan, digests and manifest; and the
 // executor's buffers.
 std::uint64_t EstimateMemory(const ModelTensors& source, const RunResources& resources);
 
-// Lists weight files, those in `kept` as complete from an earlier run, and what `records` tell.
+// Lists the weight files with the facts in `records`; files in `kept` are marked as finished by an
+// earlier run.
 void ReportFiles(const Plan& plan, std::span<const std::size_t> files,
                  const std::map<std::string, FileRecord>& kept,
                  const std::unordered_map<std::string, FileRecord>& records,

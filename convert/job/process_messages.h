@@ -9,7 +9,7 @@
 #include "convert/job/work_sharing.h"
 #include "convert/stream/record.h"
 
-// What the processes of one run tell each other.
+// The messages between the processes of one run.
 namespace dsv3::convert {
 
 // Whether several processes share a run.
@@ -17,7 +17,7 @@ bool IsShared(const WorkSharing* sharing);
 // Whether this process is one of those that help process 0.
 bool IsHelper(const WorkSharing* sharing);
 
-// From process 0 to its helpers: what is to be made.
+// From process 0 to its helpers: the files to make.
 struct WorkOrder {
   JournalHead head;                  // of the job
   std::vector<std::uint64_t> files;  // positions in Plan::files
@@ -25,7 +25,7 @@ struct WorkOrder {
 std::string WorkOrderText(const WorkOrder& order);
 WorkOrder ParseWorkOrder(const std::string& text);
 
-// From a helper to process 0: what it did.
+// From a helper to process 0: the files that it made.
 struct WorkResult {
   std::uint64_t bytes_read = 0;
   std::uint64_t bytes_written = 0;
@@ -34,7 +34,7 @@ struct WorkResult {
 std::string WorkResultText(const WorkResult& result);
 WorkResult ParseWorkResult(const std::string& text);
 
-// Passes a helper's bytes on to process 0, and says nothing of phases.
+// Passes a helper's bytes on to process 0, but no phases.
 class HelperProgress final : public ProgressSink {
  public:
   HelperProgress(WorkSharing& sharing, ProgressSink& own) : sharing_(sharing), own_(own) {}

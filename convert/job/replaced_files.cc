@@ -35,7 +35,8 @@ std::vector<fs::path> PlacesOf(fs::path path) {
   return places;
 }
 
-// Refuses directories of `name` below the output directory that are none, or lead elsewhere.
+// Refuses a `name` below the output directory where a part of its path is not a directory, or leads
+// elsewhere.
 void RequireDirectories(const fs::path& directory, const std::string& name) {
   fs::path way;
   for (const fs::path& component : fs::path(name).parent_path()) {
@@ -107,7 +108,7 @@ std::vector<std::string> FilesToReplace(const fs::path& directory, const OutputJ
                                         const JobJournals& journals) {
   std::set<std::string> replaced;
   for (std::string& name : FilesInTheWay(directory, job, {})) replaced.insert(std::move(name));
-  // What this job does not write and somebody changed since stays.
+  // A file that this job does not write, and that was changed since, stays.
   const auto add = [&](const std::string& name, std::uint64_t bytes) {
     if (FileBytes(directory / name) == bytes) replaced.insert(name);
   };

@@ -13,7 +13,7 @@
 // Which files of an output directory a job with --overwrite replaces.
 namespace dsv3::convert {
 
-// Whether something has this path, a link to nothing included.
+// Whether the path exists, also as a link to nothing.
 bool IsThere(const std::filesystem::path& path);
 
 // The size of a regular file, links followed; nothing where there is none.
@@ -22,7 +22,7 @@ std::optional<std::uint64_t> FileBytes(const std::filesystem::path& path);
 // Throws Error (kUsage): "DIRECTORY: message".
 [[noreturn]] void RefuseOutput(const std::filesystem::path& directory, const std::string& message);
 
-// Of the files that the job writes those that are there and not in `known`.
+// The files that the job writes, that are there already, and that are not in `known`.
 std::vector<std::string> FilesInTheWay(const std::filesystem::path& directory, const OutputJob& job,
                                        const std::vector<std::string>& known);
 
@@ -30,8 +30,8 @@ std::vector<std::string> FilesInTheWay(const std::filesystem::path& directory, c
 // directory on its way is a file or a link, or what would be replaced is a file of the source.
 void RequireReplaceable(const std::filesystem::path& directory, const OutputJob& job);
 
-// What a job with --overwrite replaces where it begins anew: all files whose names it writes, and
-// of earlier jobs of this toolkit what nobody changed since. Sorted.
+// The files that a job with --overwrite replaces where it begins anew: all files whose names it
+// writes, and the files of earlier jobs of this toolkit that were not changed since. Sorted.
 std::vector<std::string> FilesToReplace(const std::filesystem::path& directory,
                                         const OutputJob& job,
                                         const std::optional<ManifestSummary>& manifest,

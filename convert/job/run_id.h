@@ -10,9 +10,9 @@
 
 namespace dsv3::convert {
 
-// Which of the runs that make one output directory together: a run of the whole job, one of n
-// parts (--part), or a process that helps a run (MPI). Each has a journal of its own, and runs and
-// parts have a lock of their own, so that no two machines write one file.
+// Identifies one of the runs that make an output directory together: a run of the whole job, one of
+// n parts (--part), or a process that helps a run (MPI). Each has a journal of its own, and runs
+// and parts have a lock of their own, so that no two machines write one file.
 struct RunName {
   enum class Kind { kJob, kPart, kProcess };
   Kind kind = Kind::kJob;

@@ -9,8 +9,8 @@ class WorkSharing;  // job/work_sharing.h
 
 enum class ChecksumMode { kSha256, kNone };
 
-// How to run; nothing here changes an output byte except what the manifest holds
-// (checksum, tensor_sha256), and which side files there are (all_side_files).
+// How to run. No option here changes an output byte, except that checksum and tensor_sha256 change
+// the manifest, and all_side_files changes which side files there are.
 struct RunOptions {
   unsigned threads = 0;            // compute threads; 0: all processors
   std::uint64_t memory_bytes = 0;  // bound for tile buffers; 0: the default, 160 MiB
@@ -21,15 +21,15 @@ struct RunOptions {
   bool overwrite = false;
   bool dry_run = false;
   bool delete_source_shards = false;
-  // --part i/n: this run makes the i-th of n shares of the weight files and leaves the rest to
-  // others; without checks of the whole, which --finish makes.
+  // --part i/n: this run makes the i-th of n parts of the weight files and leaves the rest to other
+  // runs. It does not check the whole output; --finish does.
   struct Part {
     std::uint64_t index = 0;
     std::uint64_t count = 1;
   };
   std::optional<Part> part;
   bool finish = false;  // --finish: all parts are there; completes the job
-  // The processes that share the run; nullptr: there is this one alone. Not owned.
+  // The processes that share the run; nullptr: this process works alone. Not owned.
   WorkSharing* sharing = nullptr;
 };
 

@@ -32,7 +32,7 @@ ConversionReport OutputRun::Run() {
   state_ = LookAtOutput(output_, job_);
   for (const formats::Finding& warning : report_.warnings) progress_.OnWarning(warning.message);
   if (scope_.must_end && !IsFinished()) RequireParts();
-  // Also where something is written: what must not be deleted is refused before.
+  // Also where something is written: a source that must not be deleted is refused before.
   if (run_.delete_source_shards && !IsFinished()) report_.deletions = PlanDeletionOf(source_);
   if (run_.dry_run) {
     ReportPlan();
@@ -67,8 +67,8 @@ ExecutorOptions OutputRun::ExecutorSettings() const {
   return options;
 }
 
-// Takes what earlier runs completed. Whoever ends the job has read back every file that it did not
-// make; another run only those that it would make itself.
+// Takes over the files that earlier runs finished. The run that ends the job reads back every file
+// that it did not make; any other run reads back only the files that it would make itself.
 void OutputRun::Keep(bool sizes_only) {
   kept_.clear();
   unchecked_.clear();
@@ -94,8 +94,8 @@ void OutputRun::Keep(bool sizes_only) {
   kept_ = CheckFinishedFiles(output_, records, threads, sizes_only, progress_, stop_, waits);
 }
 
-// The weight files that this run is to make. The one that ends the job also makes what others made
-// and is no longer right.
+// The weight files that this run is to make. The run that ends the job also makes again the files
+// of other runs that are no longer right.
 std::vector<std::size_t> OutputRun::FilesToMake() const {
   std::vector<std::size_t> all(plan_.files.size());
   std::iota(all.begin(), all.end(), std::size_t{0});
@@ -218,14 +218,14 @@ void OutputRun::RequireSameSides() const {
 JournalHead OutputRun::HeadToWrite() const {
   JournalHead head = job_.head;
   head.replaced = state_.replaced;
-  // What the interrupted run wrote and is no longer right gives way like an earlier job's files:
-  // it would have no line in the journal, and so look like a file of the user.
+  // A file of the interrupted run that is no longer right is removed like the files of an earlier
+  // job. It would have no line in the journal, and so look like a file of the user.
   if (IsUnfinished()) {
     for (const auto& [name, record] : state_.journals.files) {
       if (kept_.count(name) == 0 && unchecked_.count(name) == 0) head.replaced.push_back(name);
     }
   }
-  // A part leaves alone what other parts make, and makes perhaps now.
+  // A part does not touch the files of other parts, which may be writing them now.
   if (scope_.run != RunName()) {
     const auto is_others = [&](const std::string& name) {
       return std::count(job_.writes.begin(), job_.writes.end(), name) == 0;
@@ -233,7 +233,7 @@ JournalHead OutputRun::HeadToWrite() const {
     head.replaced.erase(std::remove_if(head.replaced.begin(), head.replaced.end(), is_others),
                         head.replaced.end());
   }
-  // What is complete has taken its place.
+  // A complete file has already replaced the earlier one.
   const auto is_complete = [&](const std::string& name) {
     return kept_.count(name) != 0 || unchecked_.count(name) != 0;
   };
@@ -247,7 +247,7 @@ JournalHead OutputRun::HeadToWrite() const {
   return head;
 }
 
-// Of the files that this run replaces those that the journals of the interrupted runs name.
+// The files that this run replaces and that the journals of the interrupted runs name.
 std::vector<std::string> OutputRun::ReplacedBefore() const {
   std::vector<std::string> names = head_.replaced;
   const auto is_new = [&](const std::string& name) {
@@ -262,8 +262,8 @@ std::vector<std::string> OutputRun::ReplacedBefore() const {
   return names;
 }
 
-// Files of which this run removes what is unfinished: all that it may write but those that are
-// complete and wait for their names.
+// The files whose partial files this run removes: all that it may write, except complete ones that
+// wait for their final names.
 std::vector<std::string> OutputRun::UnfinishedNames() const {
   std::vector<std::string> names = job_.writes;
   if (!WaitsToBeVisible(plan_)) return names;
@@ -275,7 +275,7 @@ std::vector<std::string> OutputRun::UnfinishedNames() const {
   return names;
 }
 
-// The state of the directory, and that nobody else changes it from here on.
+// Looks at the directory once more, now that the locks keep other runs from changing it.
 void OutputRun::LookAgain() {
   state_ = LookAtOutput(output_, job_);
   if (IsFinished()) return;
@@ -283,9 +283,8 @@ void OutputRun::LookAgain() {
   if (scope_.run == RunName()) JoinJournals(output_, state_.journals, fs_);
 }
 
-// Whether nothing can become of what is written once the source turned out to be wrong. Other runs
-// of the job may be writing beside this one: what they and it have written stays, and waits for its
-// names in vain.
+// Whether this run removes its files when the source turns out to be wrong. Other runs of the job
+// may be writing beside this one; the files of all runs then stay under NAME.partial.
 bool OutputRun::MayAbandon() const {
   return WaitsToBeVisible(plan_) && scope_.run == RunName() && !IsShared(run_.sharing);
 }
@@ -295,7 +294,7 @@ void OutputRun::Abandon(std::optional<Journal>& journal) {
   try {
     AbandonOutput(output_, head_, fs_);
   } catch (const Error&) {
-    // What is wrong with the source is to be told. Nothing that is left is visible.
+    // The error about the source is the one to report. The files that are left are not visible.
   }
 }
 
@@ -305,7 +304,7 @@ void OutputRun::Write() {
     created_directories_ = formats::CreateDirectories(fs_, CanonicalPath(output_));
     const RunLocks locks(output_, scope_.run);
     LookAgain();
-    // By another run, before this one got the lock.
+    // Another run finished it before this one got the lock.
     if (IsFinished()) {
       report_.outcome = ConversionReport::Outcome::kNothingToDo;
       return ReportRecords({});
@@ -320,8 +319,8 @@ void OutputRun::Write() {
     RequireSameSides();
     if (hooks_.prepare && !IsShared(run_.sharing)) hooks_.prepare(to_make, sources_, progress_);
     head_ = HeadToWrite();
-    // What interrupted runs left gives its space back before the disk is checked; what an
-    // overwrite replaces goes only once the journal says so.
+    // The files that interrupted runs left are removed before the disk space is checked; files that
+    // an overwrite replaces are removed only once the journal lists them.
     if (IsUnfinished()) ClearOutput(output_, UnfinishedNames(), ReplacedBefore(), fs_);
     CheckDisk(to_make);
     RequireDisk(output_, report_);

@@ -24,7 +24,7 @@ namespace dsv3::convert {
 // Digests of the tensors that expressions use beside their streams, by catalog position.
 using SideDigests = std::unordered_map<std::uint32_t, Digests>;
 
-// What a recipe's preflight works on.
+// The input of a recipe's preflight.
 struct PreflightRun {
   SourceFiles& sources;
   // Tensors that an earlier run has looked at and whose files it freed.
@@ -43,16 +43,17 @@ using Preflight = std::function<SideDigests(const PreflightRun& run)>;
 // Records of the complete files of a job, by name.
 using FileRecords = std::unordered_map<std::string, FileRecord>;
 
-// What a recipe adds to the run of its plan.
+// The functions and facts that a recipe adds to the run of its plan.
 struct PlanHooks {
   Preflight preflight = {};
-  // What expressions of these files need to know and no look tells, such as scales that a first
-  // pass over the weights finds: called before they are made, after the preflight, for all of them
-  // at once or, where processes share a run, for one portion after the other.
+  // Finds values that the expressions of these files need and that the preflight does not find,
+  // such as scales from a first pass over the weights. Called after the preflight and before the
+  // files are made, for all of them at once or, where processes share a run, for one portion after
+  // the other.
   std::function<void(std::span<const std::size_t> files, SourceFiles& sources,
                      ProgressSink& progress)>
       prepare = {};
-  // A file that tells of all others, such as layout.json: written once all of them are complete,
+  // A file that describes all others, such as layout.json: written once all of them are complete,
   // after the index and before the manifest. Its text comes from their records and the job's
   // fingerprint. Empty name: none.
   std::string closing_name = {};
@@ -65,10 +66,10 @@ struct PlanHooks {
   FileBundles bundles = {};
 };
 
-// Everything between a plan and a finished output directory, the same for every recipe: decides
-// what the directory is to this job (fresh, to be continued, finished), runs the preflight, checks
-// the disk, writes side files, weights, index, closing file and manifest in that order, and cleans
-// up. A run of selected files or of a part ends after the weights while others are missing.
+// Everything between a plan and a finished output directory, the same for every recipe: decides the
+// state of the directory for this job (fresh, to be continued, finished), runs the preflight,
+// checks the disk, writes side files, weights, index, closing file and manifest in that order, and
+// cleans up. A run of selected files or of a part ends after the weights while others are missing.
 // `report` comes with what the recipe knows and returns complete. Throws as RunConversion does.
 ConversionReport RunPlan(const ModelTensors& source, const Plan& plan,
                          const std::filesystem::path& output, const RunOptions& run,

@@ -16,8 +16,9 @@
 
 namespace dsv3::convert {
 
-// What a conversion makes of an opened model: a value that the runner runs. What the functions in
-// `hooks` and `add_facts` work on they own, or it is the model's, which outlives the recipe.
+// A conversion makes this value from an opened model, and the runner runs it. The functions in
+// `hooks` and `add_facts` own the data that they use, or refer to the model, which outlives the
+// recipe.
 struct Recipe {
   std::shared_ptr<const Plan> plan;  // never copied: that of a reshard may have a million tensors
   ModelTensors tensors;              // what the plan's expressions read
@@ -38,7 +39,8 @@ struct ConversionKind {
   // "FP8 to BF16"; empty where none is converted.
   std::string title = {};
   std::string converted_text = {};
-  // Why --delete-source-shards is refused, a whole sentence; empty where shards may go on the way.
+  // Why --delete-source-shards is refused, a whole sentence; empty where shards may be deleted on
+  // the way.
   std::string keeps_source = {};
   // Throws Error (kUsage) for options that are wrong whatever the input is. May be empty.
   std::function<void()> check_options = {};
@@ -57,8 +59,8 @@ struct JobRequest {
 
 // Runs a conversion from the options to the report, the same for every recipe: checks options and
 // places, opens the input, makes the recipe and runs its plan (RunPlan). Throws Error with the code
-// of design.md's table. When `stop` is requested it ends with kInterrupted, leaving what the same
-// request continues from.
+// of design.md's table. When `stop` is requested it ends with kInterrupted, and the same request
+// continues from there.
 ConversionReport RunConversion(const ConversionKind& conversion, const JobRequest& request,
                                formats::FileSystem& file_system, ProgressSink& progress,
                                const StopToken& stop);

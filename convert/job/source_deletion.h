@@ -9,11 +9,11 @@
 
 namespace dsv3::convert {
 
-// What --delete-source-shards does with one source shard. All paths are real ones: no directory on
-// the way is a link.
+// The deletion of one source shard by --delete-source-shards. All paths are real ones: no directory
+// on the way is a link.
 struct SourceDeletion {
   enum class Kept {
-    kNo,       // the file goes
+    kNo,       // the file is deleted
     kOutside,  // the file is not in the directory that was named, nor in its repository's blobs
     kLinked,   // another link leads to the file
   };
@@ -25,7 +25,7 @@ struct SourceDeletion {
 
   bool is_link() const { return shard != file; }
   bool file_goes() const { return kept == Kept::kNo; }
-  // Of a link at least the link goes.
+  // A shard that is a link: at least the link is deleted.
   bool shard_goes() const { return is_link() || file_goes(); }
 };
 
@@ -54,7 +54,7 @@ class DeletionRules {
   std::multimap<FileId, std::filesystem::path> links_;
 };
 
-// What is deleted of `shards`, those left out that are gone already. Throws as DeletionRules.
+// The deletions of `shards`, without shards that are missing already. Throws as DeletionRules.
 std::vector<SourceDeletion> PlanDeletion(const std::filesystem::path& directory,
                                          std::span<const std::filesystem::path> shards);
 

@@ -104,7 +104,8 @@ void SourceRelease::Free(std::uint32_t source) {
   std::error_code error;
   const bool is_link = fs::is_symlink(fs::symlink_status(path, error));
   if (!fs::exists(path, error)) {
-    // An earlier run freed it; where it ended before the last step the link is still there.
+    // An earlier run freed the file; where that run ended before the last step, the link is still
+    // there.
     if (is_link) fs_.Remove(path);
     return;
   }

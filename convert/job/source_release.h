@@ -22,7 +22,7 @@ std::vector<std::uint32_t> SourcesOf(const PlannedFile& file, const Catalog& cat
 
 // Frees source shards while a conversion runs, those of the checkpoint that is converted alone:
 // once every output file that needs a shard is committed, and has been read back with the right
-// digest, what DeletionRules allow of the shard is deleted. Its header is saved before in the
+// digest, the shard is deleted as far as DeletionRules allow. Its header is saved before in the
 // output directory (.dsv3-freed-N), so that a run which continues can still make the same plan.
 // Thread-safe.
 class SourceRelease {
@@ -32,8 +32,8 @@ class SourceRelease {
                 std::filesystem::path source, const Plan& plan, const Catalog& catalog,
                 SourceFiles& sources, const StopToken& stop);
 
-  // The output file is in place and `record` tells its digest; reads it back. Throws Error
-  // (kVerification) when it differs: nothing that it needs is deleted then.
+  // The output file is in place and `record` has its digest; reads the file back. Throws Error
+  // (kVerification) when it differs; then no shard that the file needs is deleted.
   void Committed(std::size_t file, const FileRecord& record);
   // The output file is in place and has been checked already.
   void Checked(std::size_t file);
@@ -59,7 +59,7 @@ class SourceRelease {
 
 // The shards whose headers an unfinished run saved in `directory`.
 std::vector<formats::FreedShard> ReadFreedShards(const std::filesystem::path& directory);
-// Removes the saved headers, once nobody needs them any more.
+// Removes the saved headers, once no run needs them any more.
 void RemoveFreedShards(const std::filesystem::path& directory, formats::FileSystem& fs);
 
 }  // namespace dsv3::convert

@@ -13,7 +13,8 @@
 #include "convert/model/model_config.h"
 #include "formats/error.h"
 
-// What the files that parse config.json share. Not installed: the JSON library stays inside.
+// Helpers of the files that parse config.json. This header is not installed, so the JSON library
+// stays inside.
 namespace dsv3::convert {
 
 // Beyond any model, and small enough that products of two dimensions fit 64 bits.
@@ -23,7 +24,7 @@ inline constexpr std::uint64_t kMaxDimension = std::uint64_t{1} << 31;
   throw Error(ErrorCode::kBadInput, fmt::format("{}: {}", file, problem), {file, ""});
 }
 
-// The value as it stands in the config.
+// The value as the config spells it.
 inline std::string ShownInMessage(const nlohmann::json& value) {
   constexpr std::size_t kLongest = 60;
   std::string text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
@@ -31,7 +32,8 @@ inline std::string ShownInMessage(const nlohmann::json& value) {
   return text;
 }
 
-// Reads the fields of one JSON object. `strict` refuses what a lenient reader takes as absent.
+// Reads the fields of one JSON object. A `strict` reader refuses values that a lenient reader takes
+// as absent.
 class ConfigFields {
  public:
   using Json = nlohmann::json;
@@ -104,7 +106,7 @@ class ConfigFields {
 };
 
 // quantization_config, or compressed-tensors' older compression_config, of `object`, whose members
-// `outer` reads; nothing where there is none. `path` stands before the names of fields in messages.
+// `outer` reads; nothing where there is none. Messages put `path` before the names of fields.
 std::optional<QuantizationConfig> ParseQuantization(const nlohmann::json& object,
                                                     const ConfigFields& outer,
                                                     const std::string& file,

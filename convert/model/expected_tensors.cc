@@ -166,7 +166,7 @@ class ModelWalk {
   bool mtp_ = false;
 };
 
-// What stands before `name`, which begins a name of the model, in the catalog's name for it.
+// The prefix before `name`, a name of the model, in the catalog's name for the same tensor.
 std::optional<std::string_view> FindPrefixOf(std::string_view name, const Catalog& catalog) {
   constexpr std::size_t kLongest = 128;  // it is repeated for every tensor of the model
   if (catalog.Find(name) != Catalog::kNone) return "";
@@ -213,8 +213,8 @@ formats::Shape FusedShape(const ModelConfig& config, const ExpectedTensorView& e
   return {config.n_routed_experts, parts * expected.shape[0], expected.shape[1]};
 }
 
-// What a config would have to say of a missing tensor for what is there, as the end of a message:
-// only what loses nothing that is there.
+// The end of a message about a missing tensor: the config value that would fit the tensors that are
+// there. Empty where each such value would lose a tensor that is there.
 std::string FittingValue(const ModelConfig& config, const LayersHeld& layers,
                          const ExpectedTensorView& expected) {
   if (expected.layer == ExpectedTensor::kNoLayer) {
@@ -342,7 +342,7 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
                                       ? FindFusedExperts(catalog, name)
                                       : Catalog::kNone;
       if (fused != Catalog::kNone) {
-        // Told once, at the first expert's.
+        // Reported once, for the first expert.
         const bool first =
             name.find(".experts.0.") != std::string::npos && !name.ends_with(".up_proj.weight");
         const formats::Shape fused_shape = FusedShape(config, expected);

@@ -14,7 +14,7 @@
 
 namespace dsv3::convert {
 
-// What a tensor is in the model; decides who quantises it and how it is counted.
+// The role of a tensor in the model. It decides who quantises the tensor and how it is counted.
 enum class TensorRole {
   kEmbedding,
   kHead,
@@ -56,8 +56,8 @@ struct ExpectedTensorView {
 void ForEachExpected(const ModelConfig& config, std::string_view prefix,
                      const std::function<void(const ExpectedTensorView&)>& visit);
 
-// What stands before the model's names in the catalog's, such as "language_model."; empty where
-// nothing does. Valid as long as the catalog.
+// The prefix that the catalog puts before the model's names, such as "language_model."; empty where
+// there is none. Valid as long as the catalog.
 std::string_view FindNamePrefix(const Catalog& catalog);
 
 // transformers may keep the experts of a layer in two tensors, [experts, rows, columns]: the tensor
@@ -66,7 +66,7 @@ std::uint32_t FindFusedExperts(const Catalog& catalog, std::string_view name);
 
 // Tensors that the config predicts and the catalog lacks ("missing-tensor"), or has in another
 // shape ("wrong-shape"); errors, in the model's order, all of them. An unknown model_type gives one
-// warning ("unknown-model-type"). Tensors beyond the expected ones are no finding here.
+// warning ("unknown-model-type"). Tensors that the config does not predict give no finding here.
 // Names under a prefix such as "language_model." are accepted when all of them carry it, and so are
 // experts that are fused as transformers does it or packed several values to a word.
 formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& catalog);

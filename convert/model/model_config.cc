@@ -53,7 +53,7 @@ Json ParseObject(std::string_view text, const std::string& file) {
   return root;
 }
 
-// What a field is worth when the config leaves it out.
+// The values of fields that the config leaves out.
 struct FieldDefaults {
   std::uint64_t vocab_size, hidden_size, intermediate_size, moe_intermediate_size;
   std::uint64_t num_hidden_layers, num_attention_heads;
@@ -92,8 +92,8 @@ const Architecture* FindArchitecture(std::string_view model_type) {
   return found == kArchitectures.end() ? nullptr : &*found;
 }
 
-// GLM's later checkpoints share one layer's indexer among several; which ones have their own is
-// told by fields that differ between releases.
+// In GLM's later checkpoints several layers share one layer's indexer. The fields that say which
+// layers have their own differ between releases.
 bool EveryLayerHasIndexer(const Fields& fields) {
   const Json* freq = fields.Find("index_topk_freq");
   const bool plain_freq = freq == nullptr || freq->is_null() || *freq == 1;

@@ -27,7 +27,7 @@ struct QuantizationGroup {
 // config.json's quantization_config, as far as this toolkit acts on it. Strings are empty when
 // absent.
 struct QuantizationConfig {
-  // Where it is, as the JSON functions name members: "quantization_config",
+  // The path of the member, in the form of the JSON functions: "quantization_config",
   // "text_config/quantization_config", or compressed-tensors' older "compression_config".
   std::string member;
   std::string quant_method;  // "fp8", "compressed-tensors" …
@@ -69,7 +69,7 @@ struct ModelConfig {
   std::uint64_t qk_nope_head_dim = 0;
   std::uint64_t qk_rope_head_dim = 0;
   std::uint64_t v_head_dim = 0;
-  // V3.2's indexer; 0: none, or not in every layer, so that the config does not tell its tensors.
+  // V3.2's indexer; 0: none, or not in every layer, so that the config does not give its tensors.
   std::uint64_t index_n_heads = 0;
   std::uint64_t index_head_dim = 0;
   // Whether MTP layers hold copies of the embedding and the head, as DeepSeek's do.

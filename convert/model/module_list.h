@@ -12,10 +12,11 @@ namespace dsv3::convert {
 // The module that a tensor belongs to: its name without ".weight".
 std::string_view ModuleOf(std::string_view tensor);
 
-// A config's modules_to_not_convert. An entry names a module when its dotted parts stand one behind
-// the other in the module's name: "mlp.gate" names "model.layers.3.mlp.gate", but not
-// "model.layers.3.mlp.gate_proj". These are the whole names, the modules around the one in question
-// and the endings that loaders match, without the substrings that some of them match by mistake.
+// A config's modules_to_not_convert. An entry names a module when its dotted parts follow each
+// other in the module's name: "mlp.gate" names "model.layers.3.mlp.gate", but not
+// "model.layers.3.mlp.gate_proj". So an entry may be a module's whole name, the name of a module
+// around it, or an ending that loaders match. Other substrings, which some loaders match by
+// mistake, do not count.
 class ModuleList {
  public:
   // Duplicates count once.

@@ -64,7 +64,7 @@ void ParseStrategy(const ConfigFields& weights, QuantizationGroup& group) {
   group.group_size = whole_rows ? 0 : weights.Count("group_size", 0);
   group.strategy = weights.String("strategy");
   if (!group.strategy.empty()) return;
-  // What that library takes an absent strategy for.
+  // The strategy that compressed-tensors assumes where none is given.
   group.strategy = whole_rows ? "channel" : group.group_size > 0 ? "group" : "tensor";
 }
 

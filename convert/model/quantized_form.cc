@@ -135,8 +135,8 @@ std::optional<QuantizedForm> UnsignedBytes(const Neighbours& beside) {
   return std::nullopt;
 }
 
-// Whether each row has scales of its own, for groups of columns, rather than blocks of rows; of
-// rows that one group holds, whether two codes in a byte fill it.
+// Whether each row has scales of its own, for groups of columns. Where a row has one scale alone,
+// it counts as a group only if the group has room for two codes in each byte.
 bool HasGroupsOfColumns(const CatalogTensor& codes, const CatalogTensor& scale) {
   constexpr std::uint64_t kGroup = 128;
   return codes.shape.size() == 2 && scale.shape.size() == 2 && codes.shape[0] == scale.shape[0] &&
@@ -155,7 +155,7 @@ std::optional<QuantizedForm> SignedBytes(const ModelConfig& config, const Catalo
                          beside.Name("scale")};
   }
   if (const CatalogTensor* const scale = beside.Find("weight_scale_inv")) {
-    // One scale for 128 columns of one row is W4AFP8's, which keeps two codes in a byte.
+    // W4AFP8 has one scale for 128 columns of one row, and two codes in a byte.
     const bool w4afp8 = MethodOf(config) == "w4afp8" ||
                         (MethodOf(config) != "blockwise_int8" && HasGroupsOfColumns(codes, *scale));
     return QuantizedForm{w4afp8 ? kW4AFp8 : kBlockInt8,

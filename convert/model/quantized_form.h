@@ -11,11 +11,11 @@
 #include "formats/shape.h"
 
 // The forms of quantised weights beside FP8 with scales: INT4 pack-quantized, AWQ, GPTQ, NVFP4,
-// MXFP4, MXFP8, W4AFP8, INT8, ModelOpt FP8, bitsandbytes. The one place that tells them apart, by
-// the tensors beside a weight and by config.json. Headers only; thread-safe.
+// MXFP4, MXFP8, W4AFP8, INT8, ModelOpt FP8, bitsandbytes. Only this file distinguishes them, by the
+// tensors beside a weight and by config.json. Headers only; thread-safe.
 namespace dsv3::convert {
 
-// How a form lays a matrix [N, K] into the tensor that holds its codes.
+// How a form stores the codes of a matrix [N, K] in a tensor.
 enum class CodeLayout {
   kPlain,       // [N, K]
   kTwoInByte,   // [N, ⌈K / 2⌉] bytes
@@ -53,7 +53,8 @@ std::optional<StoredCodes> FindCodes(const Catalog& catalog, const ModelConfig& 
 std::vector<formats::Shape> CodeShapes(const QuantizedForm& form, std::uint64_t rows,
                                        std::uint64_t cols);
 
-// The tensors that some form keeps beside the weight "….weight" or in its place, itself left out.
+// The names of the tensors that any form keeps beside the weight "….weight" or in its place,
+// without the weight's own name.
 std::vector<std::string> NamesBesideWeight(std::string_view weight);
 
 // How many weights of a checkpoint have a form.

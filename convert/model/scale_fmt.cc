@@ -14,7 +14,8 @@ namespace {
 
 constexpr std::uint32_t kMantissa = 0x007F'FFFF;
 constexpr std::uint32_t kSmallestNormal = 0x0080'0000;
-// What every o_proj scale of DeepSeek-V3.1 has, as published to five digits: the root of 1.75.
+// The significand of every o_proj scale of DeepSeek-V3.1, as published to five digits: the root of
+// 1.75.
 constexpr float kV31Significand = 1.32288F;
 
 // The significand of a positive finite float as 23 bits; those of subnormals are shifted up.

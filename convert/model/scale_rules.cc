@@ -25,7 +25,7 @@ void AddRule(ScaleRules& rules, ScaleRule rule) {
   rules.rules.push_back(std::move(rule));
 }
 
-// What the config calls itself, for messages.
+// The name that messages give the config's quantisation.
 std::string NameOf(const QuantizationConfig& config) {
   return config.format.empty() ? config.quant_method
                                : fmt::format("{}, format {}", config.quant_method, config.format);
@@ -96,7 +96,7 @@ quant::BlockShape BlockOf(const ScaleRule& rule, const ScaledWeight& pair) {
   return {std::max<std::uint64_t>(1, block.rows), std::max<std::uint64_t>(1, block.cols)};
 }
 
-// What of the weight one scale covers.
+// The rows and columns of the weight that one scale covers.
 std::pair<std::uint64_t, std::uint64_t> Covered(const ScaledWeight& pair) {
   return {std::min(pair.block.rows, pair.rows), std::min(pair.block.cols, pair.cols)};
 }

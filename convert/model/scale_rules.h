@@ -8,8 +8,8 @@
 #include "convert/model/model_config.h"
 #include "convert/model/scaled_weights.h"
 
-// What a config says about the scales of FP8 weights, and what other formats look like. Internal to
-// convert/model; FindScaledWeights is its user.
+// What a config says about the scales of FP8 weights, and how messages describe other formats.
+// Internal to convert/model; FindScaledWeights uses it.
 namespace dsv3::convert {
 
 // One way in which the config lets scales lie.
@@ -21,7 +21,7 @@ struct ScaleRule {
 };
 
 struct ScaleRules {
-  // Without equal ones. Empty when `problem` tells why none is known.
+  // Each rule once. Empty when no rule is known; `problem` then says why.
   std::vector<ScaleRule> rules;
   std::string problem;           // a whole message
   bool only_by_absence = false;  // the one rule is kTensor because no block size is given
@@ -30,13 +30,13 @@ struct ScaleRules {
 
 ScaleRules ReadScaleRules(const ModelConfig& config);
 
-// For scales that are not one a tensor where the config gives no block size.
+// The problem where the config gives no block size and a tensor has more than one scale.
 inline constexpr const char* kNoBlockSize =
     "config.json: quantization_config has no weight_block_size, expected the block of the scales "
     "such as [128, 128]; restore the config.json that came with these weights";
 
 // Sets pair.block from the rule that the scale's shape agrees with; pair.matrices to cols are set.
-// Returns what is wrong where none does, or several that differ; empty otherwise.
+// Returns the problem where no rule agrees, or several rules that differ do; empty otherwise.
 std::string ApplyScaleRules(const ScaleRules& rules, const CatalogTensor& weight,
                             const CatalogTensor& scale, ScaledWeight& pair);
 

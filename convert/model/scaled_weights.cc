@@ -231,7 +231,7 @@ class Finder {
     result_.pairs.push_back(pair);
   }
 
-  // What can be judged only when all names were seen.
+  // Reports the faults that show only when all names were seen.
   void ReportUnpaired() {
     const auto most = std::max_element(names_used_.begin(), names_used_.end());
     const auto usual = static_cast<ScaleName>(most - names_used_.begin());

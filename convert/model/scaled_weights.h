@@ -11,7 +11,7 @@
 #include "formats/finding.h"
 #include "quant/dequantize.h"
 
-// The one place that knows how quantised weights and scales belong together.
+// How quantised weights and scales belong together. No other file knows it.
 namespace dsv3::convert {
 
 // A piece of a weight is converted with whole rows of scales, so these must be short. The family's
@@ -49,15 +49,15 @@ struct ScaledWeights {
   //   several-scales          it has scales under two names
   //   scale-without-weight    a scale's weight is in no shard
   //   scale-of-unquantized-weight  a scale's weight is BF16, F16, F32 …
-  //   wrong-scale-dtype       the scale is no F32, BF16, F16 or F8_E8M0
+  //   wrong-scale-dtype       the scale is not F32, BF16, F16 or F8_E8M0
   //   wrong-scale-shape       the shape contradicts the config's blocks
   //   too-many-scale-columns  more than 2^18 in a row, which a piece of a weight would need whole
   //   wrong-weight-shape      the FP8 weight is neither a matrix nor 3-D experts
-  //   no-quantization-config  the config does not tell the blocks of the FP8 weights (one finding)
+  //   no-quantization-config  the config does not give the blocks of the FP8 weights (one finding)
   formats::Findings findings;
   // Quantised weights in forms that this toolkit does not convert (INT8, INT4, FP4, FNUZ …): each
   // an error of kind "unsupported-weight-format" that names the form, for a conversion, whose own
-  // reason ends the message. They are no fault of the checkpoint.
+  // reason ends the message. They are not faults of the checkpoint.
   formats::Findings unsupported;
   std::vector<FormCount> forms;  // the forms of those, in the catalog's order
 };
@@ -70,7 +70,8 @@ struct ScaledWeights {
 //   blocks  quantization_config.weight_block_size; one scale for a tensor where quant_method fp8
 //           has none; compressed-tensors' strategies block, group, channel and tensor. Where
 //           config_groups name several, the shape picks one of those, never anything else.
-// Reads headers only. V4's hc_*_scale, activation scales and caches' scales are no weight scales.
+// Reads headers only. V4's hc_*_scale, activation scales and caches' scales are not scales of
+// weights.
 ScaledWeights FindScaledWeights(const Catalog& catalog, const ModelConfig& config);
 
 // The scale format of a dtype that may hold block scales; nothing for any other dtype.

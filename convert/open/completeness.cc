@@ -110,8 +110,8 @@ void AddNumbered(const CheckpointFiles& files, Findings& findings) {
   }
 }
 
-// What the hub's listing and records name and the directory lacks, of all that a model cannot do
-// without.
+// The files that the hub's listing and records name, that a model needs, and that the directory
+// lacks.
 void AddListed(const fs::path& directory, Findings& findings) {
   std::optional<HubRecords> records = ReadHubRecords(directory);
   if (!records) return;
@@ -136,7 +136,7 @@ Findings OfRanks(const fs::path& directory) {
   try {
     OpenRankDirectory(directory, faults);
   } catch (const Error& error) {
-    // What is wrong with layout.json itself is for `structure` to say.
+    // `structure` reports faults of layout.json itself.
     if (error.code() == ErrorCode::kIo) throw;
   }
   std::erase_if(faults, [](const Finding& fault) { return fault.kind != "missing-shard"; });

@@ -8,8 +8,9 @@
 #include "formats/checkpoint_files.h"
 #include "formats/finding.h"
 
-// Whether everything is there that must be: what index, file names, the hub's listing and
-// config.json say. Everything that judges a checkpoint asks here, so that all say the same.
+// Whether all files of a checkpoint are there, judged by index, file names, the hub's listing and
+// config.json. Everything that judges a checkpoint calls these functions, so that all commands
+// agree.
 namespace dsv3::convert {
 
 // Judges a directory by names and headers alone: the findings of FindUnfinished and, unless these
@@ -33,16 +34,16 @@ std::optional<formats::Finding> FindMissingTensors(const ModelConfig& config,
                                                    const Catalog& catalog,
                                                    formats::CheckpointFiles::Form form);
 
-// Adds to "missing-shard" and "missing-tensor" of `findings` which files beside the checkpoint,
-// that its index does not list, hold what is missing, and what to do.
+// Adds to "missing-shard" and "missing-tensor" of `findings` the names of files beside the
+// checkpoint that its index does not list and that hold the missing tensors, and what to do.
 void NameUnlistedHolders(const formats::CheckpointFiles& files, formats::Findings& findings);
 
-// Adds those findings of `more` of whose file `findings` does not say yet that it is missing.
+// Adds the findings of `more`, except those whose file `findings` reports as missing already.
 void AddUnlessKnown(formats::Findings more, formats::Findings& findings);
 
-// Throws Error where the findings keep a directory from being vouched for, by checksums or a
-// signature (`action`: "making checksums"): errors, and whatever is not finished. kUsage for an
-// unfinished conversion, else kBadInput.
+// Throws Error where the findings do not allow checksums or a signature of the directory (`action`:
+// "making checksums"): errors, and anything unfinished. kUsage for an unfinished conversion, else
+// kBadInput.
 void RequireComplete(const formats::Findings& findings, std::string_view action);
 
 }  // namespace dsv3::convert

@@ -50,7 +50,7 @@ std::vector<std::string> NamesBelow(const fs::path& directory) {
   return names;
 }
 
-// What an ETag says, normalised as huggingface_hub does; neither for other forms.
+// Sets the digest that an ETag gives, normalised as huggingface_hub does; none for other forms.
 void SetDigest(std::string_view etag, HubFile& file) {
   if (etag.starts_with("W/")) etag.remove_prefix(2);
   while (etag.starts_with('"')) etag.remove_prefix(1);
@@ -59,7 +59,8 @@ void SetDigest(std::string_view etag, HubFile& file) {
   if (IsLowerHex(etag, 40)) file.git_blob_sha1 = etag;
 }
 
-// Fills in what the tree knows, and takes its word where a digest turns out to be a Xet hash.
+// Fills in the digests that the tree has, and prefers them where a digest turns out to be a Xet
+// hash.
 void MergeTree(const HubTreeEntry& entry, HubFile& file) {
   const bool is_xet = !file.sha256.empty() && file.sha256 == entry.xet_hash;
   if (is_xet) file.sha256.clear();
@@ -153,7 +154,8 @@ class RecordReader {
   }
 
   // models--org--name/snapshots/COMMIT, whose files are symlinks to ../../blobs/ETAG. Only the
-  // first hop tells the ETag: a blob may itself be a link into a store that is named by Xet hashes.
+  // first link gives the ETag: a blob may itself be a link into a store that is named by Xet
+  // hashes.
   bool ReadSnapshot() {
     const fs::path snapshots = directory_.parent_path();
     const fs::path repository = snapshots.parent_path();
@@ -204,7 +206,7 @@ class RecordReader {
     AddLocalTrees(trees, commits, newest);
   }
 
-  // The tree of the newest download tells which files there are; others only what they know of the
+  // The tree of the newest download says which files there are. Other trees are used only for the
   // files that were downloaded from their commits.
   void AddLocalTrees(const fs::path& trees, const std::map<std::string, std::string>& commits,
                      std::string newest) {

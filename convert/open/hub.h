@@ -9,23 +9,23 @@
 
 #include "formats/finding.h"
 
-// What downloads by huggingface_hub leave behind that tells which bytes a file must have; no
-// network is used. docs/verify.md says which record is trusted when.
+// The records that downloads by huggingface_hub leave behind, which say which bytes a file must
+// have. No network is used. docs/verify.md says which record is trusted when.
 namespace dsv3::convert {
 
-// What the hub's records say of one file.
+// The facts about one file in the hub's records.
 struct HubFile {
   // At most one digest is known. SHA-256 of the content, for files in git-lfs.
   std::string sha256;
   // Git's blob sha1 of the content, for files in git itself.
   std::string git_blob_sha1;
-  // Git's blob sha1 of the git-lfs pointer that stands for the content: where the records of a file
-  // in git-lfs tell no SHA-256.
+  // Git's blob sha1 of the git-lfs pointer in place of the content: where the records of a file in
+  // git-lfs give no SHA-256.
   std::string pointer_sha1;
   std::optional<std::uint64_t> bytes;
   // The file was changed after its record was written.
   bool outdated = false;
-  std::string record;  // what tells it, for messages: a path, or "the blob's name"
+  std::string record;  // the source of the digest, for messages: a path, or "the blob's name"
 };
 
 struct HubRecords {

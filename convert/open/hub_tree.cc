@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::string_view kAdvice = "download the model again";
 
-// Members of an entry as they stand.
+// The members of an entry as the tree has them.
 struct RawEntry {
   std::uint64_t size = 0;
   std::string blob_id;
@@ -61,7 +61,7 @@ HubTreeEntry Interpret(RawEntry raw, const std::string& record) {
   if (IsLowerHex(raw.lfs_sha256, 64) && raw.lfs_sha256 != raw.xet_hash) {
     entry.file.sha256 = std::move(raw.lfs_sha256);
   } else if (IsLowerHex(raw.blob_id, 40)) {
-    // In git itself lies the content, or a pointer to it.
+    // Git itself holds the content, or a pointer to it.
     (in_lfs ? entry.file.pointer_sha1 : entry.file.git_blob_sha1) = std::move(raw.blob_id);
   }
   entry.xet_hash = std::move(raw.xet_hash);

@@ -12,7 +12,7 @@ namespace dsv3::convert {
 
 struct HubTreeEntry {
   HubFile file;
-  std::string xet_hash;  // 64 hex digits that are no SHA-256; empty when there is none
+  std::string xet_hash;  // 64 hex digits that are not a SHA-256; empty when there is none
 };
 
 using HubTree = std::map<std::string, HubTreeEntry>;

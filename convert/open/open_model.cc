@@ -30,7 +30,7 @@ void RequireConfig(const formats::CheckpointFiles& files) {
   if (files.HasConfig()) return;
   const fs::path path = files.directory / kConfigName;
   std::error_code ignored;
-  // Something else of that name says itself what it is.
+  // If something else has that name, reading it gives the error that describes it.
   if (fs::exists(fs::symlink_status(path, ignored))) formats::ReadSmallFile(path, 0);
   throw Error(ErrorCode::kBadInput,
               fmt::format("{}: there is no config.json, which tells the block size of the "
@@ -39,7 +39,7 @@ void RequireConfig(const formats::CheckpointFiles& files) {
               {kConfigName, ""});
 }
 
-// Of comparing the tensors with the config.
+// Throws the first error that comparing the tensors with the config found.
 void RequireNoFaults(const formats::Findings& findings) {
   formats::RequireNoErrors(findings, {"tensor is missing or of another shape",
                                       "tensors are missing or of another shape"});
@@ -77,7 +77,7 @@ std::string ReadConfigText(const formats::CheckpointFiles& files) {
 
 namespace {
 
-// Faults of the config are the caller's to judge, but not those of the disk.
+// The caller judges faults of the config; an error of the disk is thrown.
 void ReadConfig(const formats::CheckpointFiles& files, OpenedModel& model) {
   std::error_code ignored;
   const fs::path path = files.directory / kConfigName;
@@ -93,7 +93,7 @@ void ReadConfig(const formats::CheckpointFiles& files, OpenedModel& model) {
   }
 }
 
-// What is not finished in the directory that was named.
+// Finds unfinished conversions and downloads in the directory that was named.
 void FindUnfinishedIn(const fs::path& input, OpenedModel& model) {
   const formats::CheckpointLocation location = formats::LocateCheckpoint(input);
   if (location.file_name) return;
@@ -160,12 +160,12 @@ OpenedModel OpenRanks(const fs::path& input, const OpenOptions& options) {
       model.side_files.push_back(side.name);
     }
   }
-  // Its text is the model's.
+  // config.json is always there: its text is made from layout.json.
   model.side_files.emplace_back(kConfigName);
   std::sort(model.side_files.begin(), model.side_files.end());
   model.side_files.erase(std::unique(model.side_files.begin(), model.side_files.end()),
                          model.side_files.end());
-  // What was dropped need not be there.
+  // Where tensors were dropped, the config may predict tensors that are not there.
   if (opened.shards.layout.dropped.empty()) {
     RequireModel(model.config, model.catalog, model.findings);
   }

@@ -20,19 +20,21 @@
 
 namespace dsv3::convert {
 
-// What IN is: a model as Hugging Face names its tensors, whatever form its files have: a directory
-// of shards, a single file, a snapshot of the hub cache, or rank shards that are put together while
-// they are read. Immutable once opened, so threads may share it.
+// The opened input: a model under Hugging Face's names of tensors, whatever form its files have: a
+// directory of shards, a single file, a snapshot of the hub cache, or rank shards that are put
+// together while they are read. Immutable once opened, so threads may share it.
 struct OpenedModel {
   std::filesystem::path directory;      // of config and side files; absolute
   std::vector<std::string> side_files;  // relative names, config.json among them
-  // Beside these, sorted by name. A conversion copies them only where it is told to.
+  // Further files beside these, sorted by name. A conversion copies them only with --side-files
+  // all.
   std::vector<formats::LeftBehind> left_behind;
   // How the files are found (a checkpoint), and whether readers need an index to find them: not
   // where model.safetensors is the only shard.
   formats::CheckpointFiles::Form form = formats::CheckpointFiles::Form::kSingle;
   bool needs_index = false;
-  // Of the whole model. Without a config, or with one that is at fault, all of it is default.
+  // The config of the whole model. Without a config, or with a faulty one, all members have their
+  // defaults.
   bool has_config = false;
   std::optional<Error> config_fault;  // with Faults::kReport
   std::string config_text;
@@ -40,12 +42,12 @@ struct OpenedModel {
   // The model's tensors in the order of its shards. Of rank shards these shards are those of the
   // original, which is not there: files have no path, and extents say where the bytes would lie.
   Catalog catalog;
-  // What is wrong or noteworthy with files, index and headers; only warnings with Faults::kThrow,
-  // which then include those of comparing the tensors with the config.
+  // Faults and notes on files, index and headers; only warnings with Faults::kThrow, which then
+  // include those of comparing the tensors with the config.
   formats::Findings findings;
-  // With Faults::kReport, of an input that is a directory: what is not finished in it
-  // (FindUnfinished), whether that is a conversion of this toolkit, and which files are missing
-  // beside those that the index lists (FindMissingFiles).
+  // With Faults::kReport, of an input that is a directory: the unfinished conversions and downloads
+  // in it (FindUnfinished), whether that is a conversion of this toolkit, and which files are
+  // missing beside those that the index lists (FindMissingFiles).
   formats::Findings unfinished;
   bool half_made = false;
   formats::Findings missing_files;
@@ -53,7 +55,7 @@ struct OpenedModel {
 };
 
 struct OpenOptions {
-  // What is not as it must be: an Error, or findings. With kReport the tensors of shards that
+  // How faults are reported: as an Error, or as findings. With kReport the tensors of shards that
   // cannot be read are left out, of a tensor in two shards the first is kept, and nothing is
   // compared with the config. Rank shards are refused with any fault in both.
   enum class Faults { kThrow, kReport };
@@ -64,13 +66,13 @@ struct OpenOptions {
 
 // Opens `input`, reading headers, index, config and, of rank shards, layout.json and the digests of
 // side files; no weights. Throws Error: kBadInput where there is nothing to open, for rank shards
-// that are not all as layout.json says, and with kThrow for an unfinished conversion, for whatever
-// is wrong with files, index, headers or config and for tensors that the config predicts and that
-// are missing or of another shape; kIo.
+// that are not all as layout.json says, and with kThrow for an unfinished conversion, for any fault
+// of files, index, headers or config and for tensors that the config predicts and that are missing
+// or of another shape; kIo.
 OpenedModel OpenModel(const std::filesystem::path& input, const OpenOptions& options = {});
 
-// What a plan reads, and a reader: tensors by position in `catalog`. A view of the model, which
-// must outlive it.
+// The tensors that plans and readers use, by position in `catalog`. A view of the model, which must
+// outlive it.
 struct ModelTensors {
   const Catalog& catalog;
   std::vector<DerivedTensors> derived;
@@ -78,8 +80,8 @@ struct ModelTensors {
 };
 // The model's tensors, whatever they are stored as.
 ModelTensors TensorsOf(const OpenedModel& model);
-// The tensors as they are stored: the same for a checkpoint, the rank files' for rank shards. What
-// OriginOf gives reads these.
+// The tensors as they are stored: the same for a checkpoint, the rank files' for rank shards. The
+// expressions of OriginOf read these.
 ModelTensors StoredTensorsOf(const OpenedModel& model);
 // How a tensor of the model (a position in OpenedModel::catalog) is made of the stored ones.
 ExpressionPtr OriginOf(const OpenedModel& model, std::uint32_t tensor);

@@ -52,7 +52,7 @@ formats::Finding FileFault(std::string_view kind, const std::string& file,
           .unreadable = false};
 }
 
-// What the disk refuses keeps its own code.
+// An error of the disk keeps its own code.
 formats::Finding FaultOf(const std::string& file, const Error& error) {
   return FileFault(error.code() == ErrorCode::kIo ? "shard-io-error" : "unreadable-shard", file,
                    error.place().tensor, error.message());

@@ -11,7 +11,7 @@
 // The files of a directory of rank shards. Internal to OpenModel and to the check of rank shards.
 namespace dsv3::convert {
 
-// Rank files that are what layout.json tells of.
+// Rank files that agree with layout.json.
 struct RankDirectory {
   std::filesystem::path directory;
   formats::RankLayout layout;
@@ -30,8 +30,8 @@ struct RankDirectory {
 // for side files with another digest; kIo. *.safetensors files that layout.json does not list give
 // warnings.
 RankDirectory OpenRankDirectory(const std::filesystem::path& directory);
-// The same for a check: all that is wrong with files goes to `faults` (docs/verify.md lists the
-// kinds), and the catalog lacks the tensors of files that have any.
+// The same for a check: all faults of files are added to `faults` (docs/verify.md lists the kinds),
+// and the catalog lacks the tensors of files that have any.
 RankDirectory OpenRankDirectory(const std::filesystem::path& directory, formats::Findings& faults);
 
 }  // namespace dsv3::convert

@@ -49,7 +49,7 @@ constexpr std::string_view kRestoreLayout =
       {std::string(formats::kRankLayoutName), tensor});
 }
 
-// The files that the ranks were made from, as layout.json tells of them.
+// The files that the ranks were made from, as layout.json records them.
 struct Original {
   std::vector<SafetensorsHeader> headers;
   Catalog catalog;
@@ -134,7 +134,7 @@ struct Piece {
 };
 
 // The pieces of every tensor of the original, by position in its catalog. Of pieces with the same
-// box only that of the first file stands here.
+// box only that of the first file is here.
 class Pieces {
  public:
   Pieces(const RankDirectory& ranks, const Catalog& original) : of_(original.tensors().size()) {
@@ -241,8 +241,8 @@ class Builder {
   }
 
  private:
-  // The scales of weights that became BF16 are in no rank; those that were cut finer need to know
-  // their weight.
+  // The scales of weights that became BF16 are in no rank; for scales that were cut finer, the
+  // weight must be known.
   void FindScales() {
     const bool any =
         std::any_of(ranks_.layout.tensors.begin(), ranks_.layout.tensors.end(),
@@ -375,7 +375,7 @@ class Builder {
   std::unordered_map<std::uint32_t, const ScaledWeight*> pair_of_scale_;
   std::unordered_set<std::uint32_t> absent_;  // from the ranks, positions in original_.catalog
   std::vector<ExpressionPtr> origins_;        // by position in original_.catalog; null: absent
-  bool changed_ = false;                      // something is not as in the original
+  bool changed_ = false;                      // something differs from the original
 };
 
 }  // namespace

@@ -22,10 +22,11 @@ struct RankModel {
 };
 
 // Puts the tensors of the original headers together from the ranks' slices: the slices give every
-// tensor exactly once, but for what was dropped. The model is then the original, its headers, index
-// and config included. Where tensors were dropped or became BF16, the model is what is held: in the
-// original's shards, under new headers and a new index, with a config that says so; weights that
-// became BF16 have no scales. Throws Error (kBadInput) that names the tensor and what to do.
+// tensor exactly once, except tensors that were dropped. The model is then the original, its
+// headers, index and config included. Where tensors were dropped or became BF16, the model has the
+// tensors that the ranks hold: in the original's shards, under new headers and a new index, with a
+// config that says so; weights that became BF16 have no scales. Throws Error (kBadInput) that names
+// the tensor and what to do.
 RankModel PutTogether(RankDirectory ranks);
 
 }  // namespace dsv3::convert

@@ -20,7 +20,7 @@ struct RankShards {
   // How each tensor of the model is made of stored ones: Assemble, RecutScales; by position in the
   // model's catalog.
   std::vector<ExpressionPtr> origins;
-  // `tensors` and `source_files` are empty: all that they say is here.
+  // `tensors` and `source_files` are empty: the other members of RankShards have their content.
   formats::RankLayout layout;
   // The XXH3-128 digests that layout.json gives for the stored tensors, by position in `stored`: of
   // all of them, also where no origin reads a tensor, for it is a further copy.

@@ -61,9 +61,9 @@ std::string Amount(std::uint64_t bytes) {
   return bytes == 1 ? std::string("1 byte") : fmt::format("{} bytes", bytes);
 }
 
-// What the journals of a directory say.
+// The finding about the journals of a directory.
 Finding OfJournals(const fs::path& directory, const formats::JobProgress& job) {
-  // The manifest is the last file: what is left to do is to remove the journals.
+  // The manifest is the last file: only the journals are left to remove.
   const bool whole = job.completed == job.files && Exists(directory / formats::kManifestName);
   std::string next = fmt::format("wait for it, or run the same command again, which continues: {}",
                                  CommandOf(job.recipe, directory));
@@ -78,7 +78,8 @@ Finding OfJournals(const fs::path& directory, const formats::JobProgress& job) {
                   job.journal, job.recipe, directory.string(), job.completed, job.files, next));
 }
 
-// What checksum create and sign leave when they are killed; they replace it when they run again.
+// Whether `checksum create` or `sign` left this file when it was killed; they replace it when they
+// run again.
 bool IsOfChecksums(std::string_view name) {
   constexpr std::array<std::string_view, 3> kNames = {formats::kSumsName, formats::kManifestName,
                                                       "model.sig"};
@@ -168,7 +169,7 @@ class Lister {
   }
 
   void AddLeftover(const std::string& name) {
-    // The journal's finding says all that is to be said of the job's files.
+    // The journal's finding already covers the job's files.
     if (job_ || IsOfChecksums(name)) return;
     const bool maybe_whole = Exists(directory_ / formats::kShardIndexName) ||
                              Exists(directory_ / formats::kRankLayoutName) ||

@@ -4,7 +4,7 @@
 
 #include "formats/finding.h"
 
-// What is not finished in a directory: a conversion into it, or a download of it.
+// Finds an unfinished conversion into a directory, or an unfinished download of it.
 namespace dsv3::convert {
 
 // Looks at names alone, and at the journals of a conversion. Gives
@@ -16,16 +16,17 @@ namespace dsv3::convert {
 // - "unfinished-download" (warning): files that downloaders keep until a download is complete
 //   (.incomplete, .aria2, .part, .crdownload, below ._____temp), also the hub's in
 //   .cache/huggingface/download and, for a snapshot of a hub cache, in its blobs.
-// What `checksum create` and `sign` leave when they are killed is no finding. `directory` is one
-// that exists, of a hub cache the snapshot. Throws Error (kIo).
+// Files that `checksum create` and `sign` leave when they are killed give no finding. `directory`
+// must exist; for a hub cache it is the snapshot. Throws Error (kIo).
 formats::Findings FindUnfinished(const std::filesystem::path& directory);
 
-// Whether the findings say that a conversion into the directory is not finished, so that whatever
-// else is missing is missing for that reason.
+// Whether the findings say that a conversion into the directory is not finished, which is then the
+// reason for anything else that is missing.
 bool HasUnfinishedConversion(const formats::Findings& findings);
 
 // Throws the error of FindUnfinished (kBadInput) where `input` is the directory of an unfinished
-// conversion: for whoever needs a whole checkpoint. Anything else passes, also what does not exist.
+// conversion: for callers that need a whole checkpoint. Any other path passes, also one that does
+// not exist.
 void RefuseUnfinishedConversion(const std::filesystem::path& input);
 
 }  // namespace dsv3::convert

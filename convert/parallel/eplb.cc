@@ -44,8 +44,8 @@ Packs PackEvenly(std::span<const float> loads, std::uint64_t num_packs) {
   return packs;
 }
 
-// Whose replica each of `replicas` is: first one of each expert, then again and again of the expert
-// with the highest load a replica.
+// The expert of each of `replicas`: first one replica of each expert, then one more, again and
+// again, of the expert whose replicas have the highest load each.
 Indices Replicate(std::span<const float> loads, std::uint64_t replicas) {
   Indices expert_of(loads.size());
   std::iota(expert_of.begin(), expert_of.end(), 0U);

@@ -9,7 +9,7 @@
 namespace dsv3::convert {
 namespace {
 
-// 1 where nothing has a load: then nobody waits.
+// 1 where no rank has a load: then no rank waits.
 double Imbalance(std::span<const double> loads) {
   const double total = std::accumulate(loads.begin(), loads.end(), 0.0);
   if (!(total > 0)) return 1;
@@ -17,7 +17,7 @@ double Imbalance(std::span<const double> loads) {
   return *std::max_element(loads.begin(), loads.end()) / mean;
 }
 
-// What each expert parallel rank gets of one layer.
+// The load that each expert parallel rank gets from one layer.
 std::vector<double> LayerLoad(std::span<const std::uint32_t> map, std::span<const double> load,
                               std::uint64_t ep) {
   std::vector<std::uint64_t> replicas(load.size(), 0);

@@ -8,11 +8,12 @@
 #include "convert/parallel/expert_placement.h"
 #include "convert/parallel/topology.h"
 
-// How much of the routed experts' work each rank can expect.
+// The share of the routed experts' work that each rank can expect.
 namespace dsv3::convert {
 
-// Under one placement. Loads are in the unit of the load file, such as tokens, over all main layers
-// with routed experts; the load of an expert is shared evenly by its replicas.
+// The load of each rank under one placement. Loads are in the unit of the load file, such as
+// tokens, over all main layers with routed experts; the load of an expert is shared evenly by its
+// replicas.
 struct PlacementLoad {
   std::vector<double> ranks;  // by rank of the whole deployment; ranks that share experts are equal
   double imbalance = 1;  // largest of a stage's ranks by their mean, of the worst stage; 1: even
@@ -27,8 +28,8 @@ struct ExpertLoad {
   PlacementLoad after;
 };
 
-// Of a placement that --expert-load decided; nothing where `options` have no load. MTP layers are
-// in no load file and count nothing. Throws Error as ReadExpertLoad.
+// The load under a placement that --expert-load decided; nothing where `options` have no load. No
+// load file has MTP layers, so they do not count. Throws Error as ReadExpertLoad.
 std::optional<ExpertLoad> ExpectedLoad(const PlacementOptions& options, const Topology& topology,
                                        const ModelConfig& config, const ExpertPlacement& placement);
 

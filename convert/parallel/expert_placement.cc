@@ -23,7 +23,8 @@ Map CountingMap(std::uint64_t experts, std::uint64_t physical) {
   return map;
 }
 
-// Rank g holds what counts g modulo ep, in ascending order.
+// Rank g holds those physical experts of CountingMap whose number is g modulo ep, in ascending
+// order.
 Map RoundRobinMap(std::uint64_t experts, std::uint64_t physical, std::uint64_t ep) {
   Map map;
   map.reserve(physical);
@@ -75,7 +76,7 @@ void CheckOptions(const PlacementOptions& options, const Topology& topology,
   }
 }
 
-// Of every MTP layer. Files and loads are of the main layers alone.
+// The map of every MTP layer. Files and loads cover the main layers alone.
 Map MtpMap(const PlacementOptions& options, const Topology& topology) {
   return options.expert_load.empty() && options.kind == PlacementKind::kRoundRobin
              ? RoundRobinMap(topology.experts, topology.physical_experts, topology.ep)
@@ -141,7 +142,7 @@ std::vector<std::uint32_t> ExpertPlacement::RanksOf(std::uint64_t layer,
   for (std::uint64_t p = 0; p < physical_; ++p) {
     if (map[p] != expert) continue;
     ranks.push_back(static_cast<std::uint32_t>(p / held));
-    p = p / held * held + held - 1;  // a second replica in the same rank tells nothing new
+    p = p / held * held + held - 1;  // a second replica in the same rank adds no rank
   }
   return ranks;
 }

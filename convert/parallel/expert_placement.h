@@ -32,7 +32,7 @@ class ExpertPlacement {
                   std::vector<std::uint32_t> mtp_map);
 
   std::uint64_t physical_experts() const { return physical_; }
-  // Of any layer; those behind the main ones are MTP layers.
+  // The map of any layer; the layers behind the main ones are MTP layers.
   std::span<const std::uint32_t> MapOf(std::uint64_t layer) const;
   // The ep ranks that hold an expert, ascending, each once.
   std::vector<std::uint32_t> RanksOf(std::uint64_t layer, std::uint64_t expert) const;
@@ -47,15 +47,15 @@ class ExpertPlacement {
   std::vector<std::uint32_t> mtp_map_;
 };
 
-// contiguous: physical p is logical p mod E. round-robin: ep rank g holds the logical experts
-// e ≡ g (mod ep) of the E + R that p mod E counts through. A FILE
-// {"physical_to_logical_map": [layers][physical]} (SGLang's --init-expert-location) gives it; a
-// load {"logical_count": [layers][experts]} is balanced by EPLB (Rebalance) with the model's
-// n_group. Round-robin deals out MTP layers as well; a file and a load say nothing of them, and
-// they have p mod E. Nothing for a model without routed experts. Throws Error: kBadInput for a file
-// that cannot be read, is another JSON, misses a layer, an expert or a slot, or names an expert
-// that the model has not; kUsage for options that contradict (a load and a placement, nodes that do
-// not divide ep). Messages name file, layer and expert.
+// contiguous: physical p is logical p mod E. round-robin: ep rank g holds the logical experts e ≡ g
+// (mod ep) of the E + R that p mod E counts through. A FILE {"physical_to_logical_map":
+// [layers][physical]} (SGLang's --init-expert-location) gives it; a load {"logical_count":
+// [layers][experts]} is balanced by EPLB (Rebalance) with the model's n_group. Round-robin also
+// places the experts of MTP layers; a file and a load do not cover them, and they have p mod E.
+// Nothing for a model without routed experts. Throws Error: kBadInput for a file that cannot be
+// read, is another JSON, misses a layer, an expert or a slot, or names an expert that the model
+// does not have; kUsage for options that contradict (a load and a placement, nodes that do not
+// divide ep). Messages name file, layer and expert.
 std::optional<ExpertPlacement> PlacementOf(const PlacementOptions& options,
                                            const Topology& topology, const ModelConfig& config);
 

@@ -103,7 +103,7 @@ class Search {
   }
 
   // The divisor of `width` and of the ranks of a stage that is nearest to `wanted`, the lower of
-  // two. Nothing to divide: what divides the ranks.
+  // two. Where there is nothing to divide (`width` is 0), the divisor of the ranks alone.
   static std::uint64_t NearestWays(std::uint64_t wanted, std::uint64_t width, std::uint64_t ranks) {
     std::uint64_t nearest = 1;
     for (const std::uint64_t d : DivisorsOf(std::gcd(width, ranks), kMaxWorldSize)) {

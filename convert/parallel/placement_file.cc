@@ -18,7 +18,7 @@
 namespace dsv3::convert {
 namespace {
 
-// What one of the two files is about.
+// The matrix of one of the two files.
 struct Matrix {
   std::string_view member;   // "logical_count"
   std::string_view element;  // what an element of a row is: "expert"
@@ -145,7 +145,7 @@ std::optional<T> ParseAll(std::string_view text) {
   return value;
 }
 
-// The most that an expert's load may be: sums over all experts stay finite in float.
+// The largest load of an expert: sums over all experts stay finite in float.
 constexpr double kMaxLoad = 1e30;
 
 }  // namespace

@@ -7,12 +7,12 @@
 #include "convert/model/model_config.h"
 #include "convert/parallel/topology.h"
 
-// The files that tell where experts are, or how much they are used: JSON objects with one matrix
-// that has a row for each main layer, dense ones included, whose rows mean nothing. Other members
-// are passed over.
+// The files that say where experts are, or how much they are used: JSON objects with one matrix
+// that has a row for each main layer. Dense layers have a row, too, which means nothing. Other
+// members are skipped.
 namespace dsv3::convert {
 
-// Far more than the largest deployment's.
+// The longest file that is read, far longer than the largest deployment's.
 inline constexpr std::uint64_t kMaxPlacementBytes = std::uint64_t{64} << 20;
 
 // Whether a layer, main or MTP, has routed experts.

@@ -68,7 +68,7 @@ std::string WorldProblem(const Topology& sizes) {
                      sizes.tp, sizes.dp, sizes.pp, kMaxWorldSize);
 }
 
-// Of a size that is tp's unless an option tells another.
+// The problem of a size that equals tp unless an option gives another.
 std::string WaysProblem(std::string_view option, std::uint64_t ways, std::string_view what,
                         std::uint64_t width, const Topology& sizes) {
   const std::string name =

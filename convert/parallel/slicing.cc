@@ -121,7 +121,7 @@ class Planner {
                        ways));
   }
 
-  // Anything but the scales of an FP8 weight.
+  // Cuts a tensor that is not the scales of an FP8 weight.
   void CutOther(SlicedTensor& sliced) const {
     const TensorPlace& place = sliced.place;
     const formats::Shape& shape = At(sliced.tensor).shape;

@@ -17,7 +17,7 @@
 // Which part of which tensor a rank holds, by tables of rules; docs/reshard.md shows them.
 namespace dsv3::convert {
 
-// What a module is in the model: decides which group of ranks divides it.
+// The kind of a module in the model. It decides which group of ranks divides the module.
 enum class ModuleKind {
   kEmbedding,     // embed_tokens, of the MTP layers, too
   kHead,          // lm_head, shared_head.head
@@ -38,10 +38,10 @@ enum class StageRule {
   kLast,          // final norm and head
   kFirstAndLast,  // an embedding that is the head, too (tie_word_embeddings)
   kLayer,         // that of its layer; MTP layers are the last stage's
-  kAll,           // what no rule knows and no layer holds
+  kAll,           // a tensor that no rule knows and no layer holds
 };
 
-// What a name says. The views are parts of the name.
+// The place in the model that a tensor's name gives. The views are parts of the name.
 struct TensorPlace {
   ModuleKind kind = ModuleKind::kOther;
   SliceAxis axis = SliceAxis::kNone;  // of the module's weight
@@ -58,8 +58,8 @@ struct TensorPlace {
   std::string_view parameter;  // "weight", "weight_scale_inv"
 };
 
-// By Hugging Face name (weight, bias or any scale of a module); `prefix` is FindNamePrefix's.
-// Names that no rule knows are kOther.
+// The place of a tensor by its Hugging Face name (weight, bias or any scale of a module); `prefix`
+// is that of FindNamePrefix. Names that no rule knows are kOther.
 TensorPlace PlaceOf(std::string_view name, std::string_view prefix, const ModelConfig& config);
 
 // How many ways the weight of a module of this kind is cut; 1 for kOther.
@@ -68,8 +68,8 @@ std::uint64_t WaysOf(ModuleKind kind, const Topology& topology);
 // --on-misaligned: what to do where the boundary between two ranks falls inside a block of scales.
 enum class OnMisaligned { kError, kReplicateModule, kSubblock, kBF16 };
 
-// How a tensor of the model is shared out. Positions are those in the catalog of the whole model,
-// whose names the place views.
+// How the ranks divide a tensor of the model. Positions are those in the catalog of the whole
+// model; the views of `place` are parts of its names.
 struct SlicedTensor {
   std::uint32_t tensor = 0;
   TensorPlace place;
@@ -87,9 +87,10 @@ struct SlicedTensor {
 };
 
 struct Slicing {
-  // In the catalog's order; without what is dropped.
+  // In the catalog's order, without tensors that are dropped.
   std::vector<SlicedTensor> tensors;
-  // What the scales of every FP8 weight are cut to, a divisor of their block; nothing: they stay.
+  // The blocks to which the scales of every FP8 weight are cut, a divisor of their block; nothing
+  // where the scales stay as they are.
   std::optional<quant::BlockShape> recut_block;
   std::vector<std::string> bf16_modules;        // for modules_to_not_convert, in order
   std::vector<std::string> replicated_modules;  // units that stay whole though the options cut them
@@ -107,10 +108,10 @@ struct SlicingOptions {
 // Applies the rules to every tensor. `catalog` is that of the whole model; `scaled` its FP8
 // weights. Throws Error: kUsage where a boundary falls inside a block (kError), naming tensor, row
 // or column, block and the ways out, where kSubblock cannot serve the scales, and where the
-// vocabulary would need padding that the deepseek format has not; kBadInput for
-// what cannot be cut: fused or packed experts whose group divides them, a dimension that a group
-// does not divide, an expert that the config has not, and a matrix that no rule knows in a layer
-// whose weights are cut.
+// vocabulary would need padding, which the deepseek format does not have; kBadInput for tensors
+// that cannot be cut: fused or packed experts whose group divides them, a dimension that a group
+// does not divide, an expert that the config does not have, and a matrix that no rule knows in a
+// layer whose weights are cut.
 Slicing PlanSlicing(const Catalog& catalog, const ModelConfig& config,
                     const std::vector<ScaledWeight>& scaled, const Topology& topology,
                     const SlicingOptions& options);

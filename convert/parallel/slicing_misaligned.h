@@ -24,7 +24,7 @@ struct ScaledCut {
   std::uint64_t part() const { return size / ways; }
 };
 
-// What --on-misaligned comes to.
+// The result of --on-misaligned.
 struct MisalignedResult {
   std::unordered_set<std::string_view> units;  // that hold a misaligned weight
   std::optional<quant::BlockShape> recut_block;

@@ -3,7 +3,7 @@
 
 #include "convert/parallel/slicing.h"
 
-// What tensor names mean. This is the only place that knows.
+// The meaning of tensor names. No other file knows it.
 namespace dsv3::convert {
 namespace {
 
@@ -65,7 +65,8 @@ std::optional<std::uint64_t> TakeNumber(std::string_view& text) {
   return number;
 }
 
-// What stands before the last dot; takes the rest off.
+// Takes the component after the last dot, and the dot, off the end of `text`; returns the
+// component.
 std::string_view SplitLast(std::string_view& text) {
   const std::size_t dot = text.rfind('.');
   const std::string_view last = dot == std::string_view::npos ? text : text.substr(dot + 1);

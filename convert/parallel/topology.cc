@@ -9,7 +9,7 @@
 namespace dsv3::convert {
 namespace {
 
-// Parsed configs of known models are modest; others may state anything.
+// Configs of known models have modest sizes once they are parsed; other configs may have any size.
 void RequireModestSize(const ModelConfig& config) {
   const std::uint64_t layers = config.num_hidden_layers + config.num_nextn_predict_layers;
   if (layers <= kMaxExpectedTensors && config.n_routed_experts <= kMaxExpectedTensors &&

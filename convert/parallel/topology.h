@@ -11,7 +11,7 @@
 // them.
 namespace dsv3::convert {
 
-// What a user asks for; what is not given follows from the rest.
+// The sizes that a user asks for; sizes that are not given follow from the others.
 struct ParallelOptions {
   std::optional<std::uint64_t> tp = std::nullopt;  // attention: tensor parallel ranks
   std::optional<std::uint64_t> ep = std::nullopt;  // routed experts: expert parallel ranks
@@ -77,10 +77,10 @@ std::uint64_t PaddedVocabulary(std::uint64_t vocab_size);
 // physical experts, moe_tp the experts' intermediate size, dense_tp, shared_expert_tp and embed_tp
 // what they cut (the padded vocabulary) and the ranks of a stage, pp at most the layers, redundant
 // experts at most 255 times the experts; and that world_size is at most 65536. Block boundaries are
-// not its matter.
-// Throws Error (kUsage) that names the numbers, what they must divide, and the nearest combinations
-// of --tp, --ep and --dp (or values of the option) that do; kUsage without tp and ep as well.
-// Names that the model lacks (experts in a dense model with ep > 1) are refused, too.
+// not checked here. Throws Error (kUsage) that names the numbers, what they must divide, and the
+// nearest combinations of --tp, --ep and --dp (or values of the option) that do; kUsage without tp
+// and ep as well. Options for modules that the model lacks (ep > 1 for a dense model) are refused,
+// too.
 Topology PlanTopology(const ParallelOptions& options, const ModelConfig& config);
 
 }  // namespace dsv3::convert

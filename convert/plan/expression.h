@@ -23,15 +23,15 @@ struct SourceRange {
   std::uint64_t end = 0;
 };
 
-// What was noticed while bytes were made.
+// The counts that evaluating finds.
 struct EvaluationCounts {
   std::uint64_t nan_codes = 0;  // FP8 NaN codes that became BF16 NaNs
-  // What quantising did, one element a panel in the order of the value, so that sums do not depend
-  // on how the work was cut. Empty for other rules.
+  // The quality of the quantised values, one element for each panel in the order of the value, so
+  // that sums do not depend on how the work was cut. Empty for other rules.
   std::vector<quant::Quality> quality;
 };
 
-// Where Evaluate puts what it makes.
+// The buffers that Evaluate fills.
 struct EvaluationOutput {
   std::span<std::byte> value;
   std::span<std::byte> by_product;  // empty for an expression without a by-product
@@ -70,8 +70,8 @@ class Expression {
   // "assemble", "recut-scales".
   virtual std::string_view rule() const = 0;
 
-  // What decides the bytes beside rule, sources and the plan's options, as text: a job may go on
-  // only with what has the same.
+  // Everything that decides the bytes beside rule, sources and the plan's options, as text. A job
+  // continues only where this text is the same.
   virtual std::string parameters() const { return {}; }
 
   // The source tensors whose bytes are streamed: evaluating consecutive ranges reads consecutive
@@ -84,17 +84,18 @@ class Expression {
   // Small source tensors that are looked up beside the stream (scales), in a fixed order.
   virtual std::vector<std::uint32_t> side_sources() const { return {}; }
 
-  // Where the value may be cut: the last such place that is not behind `position`, and the first
-  // one behind it (the value's end at the latest). 0 and the end are such places; elements are by
-  // default. Precondition: position < num_bytes(). Not asked of by-products.
+  // The places where the value may be cut: the last one that is not behind `position`, and the
+  // first one behind it (the value's end at the latest). 0 and the end are such places, and by
+  // default every border between elements. Precondition: position < num_bytes(). Not called for
+  // by-products.
   virtual std::uint64_t CutAtOrBefore(std::uint64_t position) const;
   virtual std::uint64_t CutAfter(std::uint64_t position) const;
-  // Bytes between two neighbouring places at most, which decides how much memory is needed: those
-  // before the first place behind 0 by default. Precondition: num_bytes() > 0.
+  // The largest number of bytes between two neighbouring places, which decides how much memory is
+  // needed; by default the bytes before the first place behind 0. Precondition: num_bytes() > 0.
   virtual std::uint64_t LongestPiece() const { return CutAfter(0); }
 
-  // Source bytes that AppendReads names for each byte of the value, and what Evaluate takes beside
-  // them, rounded up: for planning memory. 1 for a copy.
+  // Source bytes that AppendReads names for each byte of the value, and the memory that Evaluate
+  // takes beside them, rounded up: for planning memory. 1 for a copy.
   virtual std::uint64_t input_bytes_per_output_byte() const { return 1; }
 
   // The expression of the tensor that evaluating this one makes as well, or nullptr. The two are

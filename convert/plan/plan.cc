@@ -64,7 +64,7 @@ std::vector<formats::SafetensorsTensor> LayOut(const ExpressionsByName& expressi
   return entries;
 }
 
-// Links expressions with what they make beside their own value.
+// Links expressions with their by-products.
 void LinkByProducts(PlannedFile& file) {
   std::unordered_map<const Expression*, std::uint32_t> position_of;
   for (std::uint32_t i = 0; i < file.tensors.size(); ++i) {
@@ -99,7 +99,7 @@ void TakeTensors(std::vector<formats::SafetensorsTensor> entries, ExpressionsByN
   LinkByProducts(file);
 }
 
-// Sets what follows from the tensors and the header's bytes.
+// Sets the members that follow from the tensors and the header's bytes.
 void Complete(std::string_view header, PlannedFile& file) {
   file.data_offset = header.size();
   file.bytes = header.size() + (file.tensors.empty() ? 0 : file.tensors.back().entry.end);

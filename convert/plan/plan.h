@@ -48,21 +48,22 @@ std::string FileHeader(const PlannedFile& file);
 // A small file: copied from the source, or made by the recipe.
 struct PlannedSideFile {
   std::string name;              // relative, '/' between components
-  std::filesystem::path source;  // empty when `content` is it
+  std::filesystem::path source;  // empty when `content` holds the bytes
   std::string content;
 };
 
-// An option that decides output bytes, as it stands in the manifest; `json` is a JSON value.
+// An option that decides output bytes, as the manifest records it; `json` is a JSON value.
 struct PlanOption {
   std::string name;
   std::string json;
 };
 
-// What will be written, fixed before a byte moves.
+// The files that a job writes, fixed before a byte moves.
 struct Plan {
   std::string recipe;
   std::vector<PlanOption> options;
-  // What the recipe took out of config.json, for the way back: member path → JSON value.
+  // The members that the recipe removed from config.json, for the way back: member path → JSON
+  // value.
   std::vector<std::pair<std::string, std::string>> removed_config;
   std::vector<PlannedFile> files;                // sorted by name
   std::vector<PlannedSideFile> side_files;       // config.json among them; the index is not
@@ -88,9 +89,9 @@ const formats::SafetensorsMetadata& PtMetadata();
 PlannedFile PlanFile(std::string name, NamedExpressions tensors,
                      const formats::SafetensorsMetadata& metadata = PtMetadata());
 
-// The same with the layout of a file that exists: `header_bytes` are its bytes before the data, as
-// they are, and `header` what they say. Each of its tensors is made by the expression of its name.
-// The caller has checked that names, dtypes and shapes agree (Error kInternal otherwise).
+// The same with the layout of a file that exists: `header_bytes` are its bytes before the data,
+// unchanged, and `header` is their parsed form. Each of its tensors is made by the expression of
+// its name. The caller has checked that names, dtypes and shapes agree (Error kInternal otherwise).
 PlannedFile PlanFileLike(std::string name, std::string header_bytes,
                          const formats::SafetensorsHeader& header, NamedExpressions tensors);
 
@@ -98,8 +99,8 @@ PlannedFile PlanFileLike(std::string name, std::string header_bytes,
 std::string PlanIndex(const Plan& plan);
 
 // XXH3-128 over everything that decides the output's bytes: recipe, options, every header with its
-// expressions' rules, parameters and sources. Names a job: a run may continue only what has its
-// fingerprint.
+// expressions' rules, parameters and sources. The fingerprint names a job: a run may continue only
+// a job with the same fingerprint.
 std::string PlanFingerprint(const Plan& plan, const Catalog& catalog);
 
 }  // namespace dsv3::convert

@@ -69,7 +69,7 @@ class ScaleExpression final : public Expression {
   const Expression* maker_ = nullptr;
 };
 
-// What both ways to make codes share.
+// The common part of both ways to make codes.
 class CodeExpression : public Expression {
  public:
   CodeExpression(const Catalog& catalog, const QuantizedWeight& weight, std::uint64_t unit_elements)

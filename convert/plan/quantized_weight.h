@@ -26,7 +26,7 @@ struct QuantizedWeight {
   quant::FloatFormat values = quant::FloatFormat::kBF16;  // the weight's dtype
   // ceil(rows / block.rows) × ceil(cols / block.cols) scales for each matrix, in any shape.
   formats::Shape scale_shape;
-  // Set where scales of this format stand under another dtype (U8 that holds E8M0).
+  // Set where scales of this format are stored under another dtype (U8 that holds E8M0).
   std::optional<formats::Dtype> scale_dtype;
   quant::Nonfinite nonfinite = quant::Nonfinite::kReport;
   // Codes and scales of the checkpoint that the weight was dequantised from, positions in the
@@ -50,14 +50,16 @@ std::optional<quant::FloatFormat> FloatFormatOf(formats::Dtype dtype);
 // The dtype in which scales of this format are stored.
 formats::Dtype ScaleDtype(quant::ScaleFormat format);
 
-// A panel, whose rows share their scales, is held whole while it is quantised, with what the
-// original has of it; a longer one is quantised in two passes.
+// The longest panel that is quantised in one pass. The rows of a panel share their scales, so the
+// panel, and the original's panel where there is one, is held whole while it is quantised. A longer
+// panel is quantised in two passes.
 inline constexpr std::uint64_t kMaxPanelBytes = std::uint64_t{8} << 20;
 
 bool NeedsTwoPasses(const QuantizedWeight& weight);
 
-// The first of two passes over a weight: what its blocks hold. Filled before expressions that use
-// it are evaluated: Add for each part of the weight, then Finish once.
+// The first of two passes over a weight, which finds the states of its blocks. It must be complete
+// before expressions that use it are evaluated: call Add for each part of the weight, then Finish
+// once.
 class FirstPass {
  public:
   FirstPass(const Catalog& catalog, const QuantizedWeight& weight);

@@ -16,9 +16,10 @@ struct SlicePart {
   Box box;
 };
 
-// What a rank holds of one or several tensors: boxes of their values one behind the other, then
-// zeros. Rule "slice". Several tensors may cut the same origin: an executor that reads for many
-// files at once makes the origin's rows once and gives each slice its part (ExecuteSharedReads).
+// The part of one or several tensors that a rank holds: boxes of their values one behind the other,
+// then zeros. Rule "slice". Several tensors may cut the same origin: an executor that reads for
+// many files at once makes the origin's rows once and gives each slice its part
+// (ExecuteSharedReads).
 //
 // Evaluated by itself, a box of whole rows takes its bytes of the origin alone and may be cut where
 // the origin may; any other box takes whole rows, counts what the origin counts in them, and may be

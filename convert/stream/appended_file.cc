@@ -97,7 +97,7 @@ void AppendedFile::FinishTensor() {
   tensor_hash_ = formats::Sha256();
 }
 
-// No byte tells of an empty tensor.
+// An empty tensor has no byte whose digesting would finish it.
 void AppendedFile::SkipEmptyTensors() {
   while (tensor_ < file_.tensors.size() &&
          file_.tensors[tensor_].entry.begin == file_.tensors[tensor_].entry.end) {

@@ -46,7 +46,7 @@ class AppendedFile {
   // Closes the descriptors; the next flush opens the file again.
   void Close() { output_.reset(); }
 
-  // Of a complete file: makes it durable and visible.
+  // Makes the file, which must be complete, durable and visible.
   void Commit(OutputSink& sink);
 
  private:
@@ -64,14 +64,14 @@ class AppendedFile {
   std::unique_ptr<formats::OutputFile> output_;
   bool created_ = false;
   formats::AlignedBuffer buffer_;
-  std::uint64_t buffer_offset_ = 0;  // of its first byte in the file
+  std::uint64_t buffer_offset_ = 0;  // offset of the buffer's first byte in the file
   std::size_t filled_ = 0;
   std::size_t digested_ = 0;  // of the buffer
   formats::Sha256 sha256_;
   formats::Xxh3 xxh3_;
   formats::Xxh3 tensor_xxh3_;
   formats::Sha256 tensor_hash_;
-  std::size_t tensor_ = 0;  // the one that the next digested byte belongs to
+  std::size_t tensor_ = 0;  // position of the tensor that the next digested byte belongs to
   FileRecord record_;
 };
 

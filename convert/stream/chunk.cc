@@ -41,7 +41,7 @@ std::uint64_t FilePosition(const PlannedFile& file, const PlannedTensor& tensor,
 // Memory is counted in 1/kUnit bytes a byte of the file, so that rare by-products count, too.
 constexpr std::uint64_t kUnit = 1024;
 
-// What one byte of the value takes, in kUnits.
+// The memory that one byte of the value takes, in kUnits.
 struct Cost {
   std::uint64_t output = kUnit;
   std::uint64_t input = kUnit;
@@ -95,7 +95,8 @@ void PlanParts(const PlannedFile& file, Chunk& chunk) {
       const ByteRange range = expression.ByProductRange(part.range.begin, part.range.end);
       part.by_product_range = range;
       part.by_product_offset = FilePosition(file, by_product, range.begin);
-      // What it is expected to be is read to be compared; it is no input of the expression.
+      // The bytes that it is expected to have are read for comparison; they are not an input of the
+      // expression.
       const std::optional<std::uint32_t> expected = by_product.expression->expected_source();
       if (expected && !range.empty()) chunk.reads.push_back({*expected, range.begin, range.end});
     }
@@ -234,7 +235,8 @@ std::uint64_t WriteChunk(const Chunk& chunk, PageWriter& writer) {
     writer.Write(offset, data);
     written += data.size();
   };
-  // What lies together goes together; by-products in between come from their makers.
+  // Bytes that lie together are written together; by-products between them are written by the
+  // chunks of their makers.
   std::size_t begin = 0;
   const auto write_until = [&](std::size_t end) {
     write(chunk.offset + begin, chunk.data.subspan(begin, end - begin));

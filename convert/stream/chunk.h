@@ -32,11 +32,12 @@ struct ChunkPart {
   // In the chunk's buffer; the contents are set but for kLate.
   std::span<std::byte> output;
   std::span<std::byte> by_product;
-  // The source bytes it was made of, valid with the chunk; empty for what is made without.
+  // The source bytes that it was made of, valid as long as the chunk; empty where it was made
+  // without any.
   std::span<const std::byte> streamed;
   EvaluationCounts counts;
   bool ends_tensor = false;
-  bool as_expected = true;  // false where the by-product is not what it was expected to be
+  bool as_expected = true;  // false where the by-product has other bytes than expected
 };
 
 // A piece of an output file with the memory that makes it.
@@ -59,9 +60,9 @@ struct Chunk {
 // Whether a tensor is a by-product whose bytes are known only when its maker was evaluated.
 bool IsLate(const PlannedTensor& tensor);
 
-// Where a chunk that begins at `begin` ends: where its output and what is read for it come to
-// twice `chunk_bytes`, or before, at the last place where the tensor there may be cut; a longer
-// piece that cannot be cut is a chunk of its own. Ends lie on multiples of
+// The end of the chunk that begins at `begin`. The chunk ends where its output and its input
+// together reach twice `chunk_bytes`, or before, at the last place where the tensor may be cut; a
+// longer piece that cannot be cut is a chunk of its own. Ends lie on multiples of
 // PageWriter::kPageBytes wherever tensors can be cut there; a file whose expressions read no more
 // than they make is cut at the multiples of `chunk_bytes`, which must be one of kPageBytes.
 std::uint64_t ChunkEnd(const PlannedFile& file, std::uint64_t begin, std::uint64_t chunk_bytes);
@@ -76,13 +77,13 @@ struct ChunkMemory {
 ChunkMemory MostChunkMemory(const Plan& plan, std::span<const std::size_t> files,
                             std::uint64_t chunk_bytes);
 
-// First part of making the chunk [chunk.offset, chunk.end) of `file`: reads what its bytes need.
+// First part of making the chunk [chunk.offset, chunk.end) of `file`: reads the input of its bytes.
 // `output_bytes` is the least size of its output buffer.
 void ReadChunk(const PlannedFile& file, std::uint64_t output_bytes, SourceFiles& sources,
                Chunk& chunk);
 // Second part: makes the bytes. `header` is FileHeader(file).
 void EvaluateChunk(const PlannedFile& file, std::string_view header, Chunk& chunk);
-// Third part: writes what was made. Returns how many bytes that was.
+// Third part: writes the bytes. Returns how many bytes it wrote.
 std::uint64_t WriteChunk(const Chunk& chunk, PageWriter& writer);
 
 }  // namespace dsv3::convert

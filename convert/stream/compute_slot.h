@@ -4,7 +4,8 @@
 
 namespace dsv3::convert {
 
-// Keeps computing to as many threads as are allowed: held while a worker computes.
+// Bounds the number of threads that compute at the same time: a worker holds a slot while it
+// computes.
 class ComputeSlot {
  public:
   explicit ComputeSlot(std::counting_semaphore<>& slots) : slots_(slots) { slots_.acquire(); }

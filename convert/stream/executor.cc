@@ -120,7 +120,7 @@ class Executor {
     } catch (...) {
       Fail(std::current_exception());
     }
-    // Those that wait for a chunk see that there is none to come.
+    // Threads that wait for a chunk see that no chunk will come.
     const std::lock_guard lock(mutex_);
     changed_.notify_all();
   }
@@ -138,8 +138,8 @@ class Executor {
            });
   }
 
-  // The next chunk to make, or nullptr when there is none left (or the job has ended). Digests what
-  // waits for partners when there is nothing else to do.
+  // The next chunk to make, or nullptr when there is none left (or the job has ended). Digests
+  // chunks that wait for partners when there is nothing else to do.
   Chunk* Next() {
     std::unique_lock lock(mutex_);
     for (;;) {
@@ -197,11 +197,12 @@ class Executor {
     pending_.pop_front();
   }
 
-  // Whether a digest may wait until as many files as go side by side have a chunk ready: that
-  // saves processor time, and takes chunks.
+  // Whether a digest may wait until kDigestTogether files have a chunk ready: that saves processor
+  // time, but holds more chunks.
   enum class Partners { kWaitFor, kDoWithout };
 
-  // Digests chunks until none is next in its file, or other threads are at them, or they wait.
+  // Digests chunks until no chunk is next in its file, other threads digest those that are, or the
+  // chunks wait for partners.
   void DigestWhatIsReady(Partners partners) {
     std::vector<Chunk*> chunks;
     std::vector<FileDigests::Part> parts;
@@ -280,7 +281,8 @@ class Executor {
     changed_.notify_all();
   }
 
-  // Reads back what could not be digested on its way to the disk; whether all of it was.
+  // Reads back the bytes that could not be digested on their way to the disk. Returns whether all
+  // of them were read.
   bool DigestRest(Lane& lane, Chunk& chunk) {
     const PlannedFile& file = plan_.files[lane.file];
     const std::uint64_t planned = file.bytes - PlannedRest(file);
@@ -299,7 +301,7 @@ class Executor {
         lane.digests->AddRest(data);
       }
       offset += length;
-      // The watcher hears of the file, but counts only what it was told to expect.
+      // Progress names the file, but counts only the bytes that PlannedRest announced.
       progress_.OnBytes(std::min<std::uint64_t>(length, offset - std::min(offset, planned)),
                         file.name);
     }

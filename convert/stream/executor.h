@@ -14,7 +14,8 @@
 
 namespace dsv3::convert {
 
-// Where finished files go. Calls come from several threads, for different files at once.
+// Opens output files and takes them when they are finished. Several threads call it at once, for
+// different files.
 class OutputSink {
  public:
   virtual ~OutputSink() = default;
@@ -40,7 +41,7 @@ struct ExecutorOptions {
   std::size_t max_open_files = 0;
   bool sha256 = true;
   bool tensor_sha256 = false;
-  SourceChecks* checks = nullptr;  // of plans with source_digests; CheckApart is the caller's
+  SourceChecks* checks = nullptr;  // of plans with source_digests; the caller runs CheckApart
 };
 
 // Throws Error (kInternal) where a plan has digests that nothing checks.
@@ -52,7 +53,7 @@ inline constexpr std::uint64_t kMinMemoryBytes = std::uint64_t{8} << 20;
 // Resolves `threads` 0 to the number of processors this process may use.
 unsigned ResolveThreads(unsigned threads);
 
-// What Execute makes of its options.
+// The resources that Execute derives from its options.
 struct ExecutorResources {
   std::size_t open_files = 1;      // output files that advance together
   std::size_t chunk_bytes = 0;     // of an output file that are made at a time, about
@@ -68,9 +69,9 @@ ExecutorResources PlanResources(const ExecutorOptions& options, const Plan& plan
 // bounded by options.memory_bytes whatever the size of a tensor or file (but two of the longest
 // pieces that cannot be cut are always held whole, and so are scale rows longer than a chunk);
 // bytes do not depend on options. Each source byte is read once, but for what expressions look up
-// beside their streams; each byte is written once. Reports each written byte to `progress`, and
-// what is read back of a file as PlannedRest tells. Throws the first error of any thread,
-// kInterrupted when `stop` was requested before all was done.
+// beside their streams; each byte is written once. Reports to `progress` each written byte, and as
+// many bytes that are read back of a file as PlannedRest gives. Throws the first error of any
+// thread, kInterrupted when `stop` was requested before all was done.
 void Execute(const Plan& plan, std::span<const std::size_t> files, SourceFiles& sources,
              const ExecutorOptions& options, OutputSink& sink, ProgressSink& progress,
              const StopToken& stop);

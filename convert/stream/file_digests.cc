@@ -131,7 +131,7 @@ class FileStream {
   std::size_t range_ = 0;
 };
 
-// Hands out what is to be done next: to hash pieces of several files side by side, or to read.
+// Gives each worker its next task: to hash pieces of several files side by side, or to read.
 class DigestQueue {
  public:
   DigestQueue(const std::vector<FileToDigest>& files, std::vector<FileDigest>& results,
@@ -206,8 +206,9 @@ class DigestQueue {
       lanes.push_back(stream.get());
       if (lanes.size() == wanted) break;
     }
-    // Few streams side by side are slow: rather wait for those that are being read. When no buffer
-    // is left to read into, nothing is being read any more, and what there is goes on.
+    // Few streams side by side are slow, so a worker rather waits for streams that are being read.
+    // When no buffer is left to read into and nothing is being read any more, it hashes the streams
+    // that are ready.
     if (lanes.size() < wanted && (CanRead() || IsReading())) return {};
     for (FileStream* stream : lanes) stream->hashing = true;
     return lanes;
@@ -230,7 +231,7 @@ class DigestQueue {
   }
 
   FileStream* TakeToRead() {
-    // Who has nothing ready comes first, so that as many files as possible advance together.
+    // Files with no piece ready come first, so that as many files as possible advance together.
     FileStream* chosen = nullptr;
     for (const auto& stream : streams_) {
       if (!CanReadMore(*stream)) continue;

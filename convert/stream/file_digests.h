@@ -9,7 +9,7 @@
 #include "convert/catalog/progress.h"
 #include "formats/error.h"
 
-// Digests of many files in one pass over each: what creating, checking and signing checksums share.
+// Digests of many files in one pass over each: creating, checking and signing checksums share it.
 namespace dsv3::convert {
 
 // Bytes [begin, end) of a file whose XXH3-128 is wanted.
@@ -27,7 +27,7 @@ struct FileToDigest {
   std::vector<DigestRange> ranges;
 };
 
-// Lowercase hex digests; what was not asked for is empty.
+// Lowercase hex digests; a digest that was not asked for is empty.
 struct FileDigest {
   std::uint64_t bytes = 0;  // when the file was opened
   std::string sha256;
@@ -39,10 +39,9 @@ struct FileDigest {
 
 // Reads each file once and returns its digests, in the order of `files`. Up to four files advance
 // side by side on each of `threads` compute threads (0: all processors), so several files are
-// hashed faster than the same bytes in one; a few more threads read ahead. Memory is bounded by
-// 64 MiB and a little for each file, whatever the files' sizes. Calls progress.OnBytes with the
-// bytes that were read; the phase is the caller's to begin. Throws Error: kInterrupted when `stop`
-// is requested.
+// hashed faster than the same bytes in one; a few more threads read ahead. Memory is bounded by 64
+// MiB and a little for each file, whatever the files' sizes. Calls progress.OnBytes with the bytes
+// that were read; the caller begins the phase. Throws Error: kInterrupted when `stop` is requested.
 std::vector<FileDigest> DigestFiles(const std::vector<FileToDigest>& files, unsigned threads,
                                     ProgressSink& progress, const StopToken& stop);
 

@@ -82,7 +82,7 @@ void FileDigests::EndTensor(const ChunkPart& part) {
   TensorRecord& tensor = record_.tensors[part.tensor];
   tensor.output = FinishStream(output_);
   const Digests streamed = FinishStream(streamed_);
-  // What a constant was found in is streamed by another tensor.
+  // Another tensor streams the source in which a constant was found.
   const Expression& expression = *file_.tensors[part.tensor].expression;
   if (part.num_inputs != 0 && expression.streams_whole_source()) tensor.streamed = streamed;
   const std::uint32_t by_product = file_.tensors[part.tensor].by_product;

@@ -13,16 +13,16 @@
 
 namespace dsv3::convert {
 
-// How much of a file the plan knows to be read back for its digest: what comes behind the first
-// by-product that is not expected.
+// How many bytes of a file must be read back for its digest, as far as the plan knows: all bytes
+// from the first by-product on that has no expected bytes.
 std::uint64_t PlannedRest(const PlannedFile& file);
 
 // The digests of a file that is written chunk by chunk. Chunks must come in order; one thread at a
 // time.
 //
-// The digest of the file takes its bytes in order. Bytes of a by-product that is made only later
-// stop it: what comes behind them, the rest, is read back when all is written. Where a by-product
-// is not what it was expected to be, the rest is the whole file.
+// The digest of the file takes its bytes in order. It stops at bytes of a by-product that is made
+// only later: the bytes behind them, the rest, are read back when the file is written. Where a
+// by-product has other bytes than expected, the rest is the whole file.
 class FileDigests {
  public:
   struct Options {
@@ -67,7 +67,7 @@ class FileDigests {
   Options options_;
   FileRecord record_;
   std::uint64_t next_ = 0;   // as far as the file's digest has come
-  bool unexpected_ = false;  // some by-product is not what was digested in its place
+  bool unexpected_ = false;  // some by-product has other bytes than were digested in its place
   formats::Sha256 file_sha256_;
   formats::Xxh3 file_xxh3_;
   Stream output_;

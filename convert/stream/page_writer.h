@@ -13,9 +13,9 @@
 namespace dsv3::convert {
 
 // Writes an output file in pieces that begin and end anywhere, from several threads. The whole
-// pages of a piece go to the file from where they lie; what is left at its ends waits in memory
-// until other pieces complete the page. So the file sees aligned writes alone, except at its end,
-// and nothing is read to be written again. Each byte of the file must be given once.
+// pages of a piece are written from where they lie; the bytes left at its ends wait in memory until
+// other pieces complete their page. So all writes to the file are aligned, except at its end, and
+// nothing is read to be written again. Each byte of the file must be given once.
 class PageWriter {
  public:
   static constexpr std::size_t kPageBytes = formats::kDirectAlignment;

@@ -30,7 +30,7 @@ struct RowRange {
   std::uint64_t end = 0;
 };
 
-// One making of an origin for all files that cut something out of it.
+// One evaluation of an origin, for all files that cut boxes out of it.
 struct SharedRead {
   const Expression* origin = nullptr;
   MatrixShape matrix;

@@ -15,7 +15,7 @@ struct Digests {
   std::string sha256;
 };
 
-// What became known of a tensor while it was written.
+// The digests and the quality that were found while a tensor was written.
 struct TensorRecord {
   Digests output;
   // Of the streamed source tensor; for a by-product, of its maker's. Empty where nothing was read.
@@ -26,8 +26,8 @@ struct TensorRecord {
   std::shared_ptr<quant::Quality> quality = nullptr;
 };
 
-// What became known of a weight file while it was written: enough for the manifest, and for a
-// later run to check the file and keep it.
+// The digests that were found while a file was written: enough for the manifest, and for a later
+// run to check that the file is finished.
 struct FileRecord {
   std::string name;
   std::uint64_t bytes = 0;

@@ -94,7 +94,7 @@ class UnitPlanner {
   std::uint32_t file_ = 0;   // of the last unit
 };
 
-// What one worker reads into.
+// The buffers of one worker.
 struct Scratch {
   formats::AlignedBuffer buffer;
   std::vector<SourceRange> reads;    // the unit's ranges, then their side ranges

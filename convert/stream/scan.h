@@ -28,7 +28,8 @@ struct ScanPiece {
 // Called with 0 < position < the tensor's length.
 using ScanCut = std::function<std::uint64_t(std::uint32_t tensor, std::uint64_t position)>;
 
-// What is to be read together with bytes [begin, end) of a tensor: the scales that belong to them.
+// The range that is read together with bytes [begin, end) of a tensor: the scales that belong to
+// them.
 using ScanSide = std::function<std::optional<SourceRange>(std::uint32_t tensor, std::uint64_t begin,
                                                           std::uint64_t end)>;
 
@@ -37,7 +38,7 @@ struct ScanOptions {
                                    // on top
   std::uint64_t memory_bytes = 0;  // bound for all pieces together; 0: kDefaultMemoryBytes. What
                                    // `side` names comes on top
-  std::string_view phase;          // told to the progress, with the bytes to read
+  std::string_view phase;          // passed to ProgressSink::OnPhase, with the bytes to read
   ScanSide side;                   // may be empty
 };
 

@@ -14,7 +14,7 @@
 
 namespace dsv3::convert {
 
-// What a file takes next: bytes [begin, end) of a cut of a panel, of its header, or zeros.
+// The next bytes of a file: bytes [begin, end) of a cut of a panel, of its header, or zeros.
 struct Segment {
   enum class Kind { kCut, kHeader, kZeros };
   Kind kind = Kind::kCut;
@@ -25,8 +25,8 @@ struct Segment {
   bool last = false;  // of its cut in this file
 };
 
-// A file that advances. The executor's lock guards all but what the thread holds that has set
-// `busy`: the file, the header and what it took.
+// A file that advances. The executor's lock guards all members but `file`, `header` and `taken`,
+// which belong to the thread that has set `busy`.
 struct SharedLane {
   explicit SharedLane(AppendedFile appended) : file(std::move(appended)) {}
 
@@ -46,7 +46,8 @@ struct SharedLane {
     return segments.front().panel == nullptr ? 0 : segments.front().panel->number;
   }
 
-  // Sets busy, and moves what is ready and finds room from `segments` to `taken`.
+  // Sets busy, and moves the segments that are ready and fit into the buffer from `segments` to
+  // `taken`.
   void Take() {
     taken.clear();
     std::uint64_t room = file.room();
@@ -62,7 +63,7 @@ struct SharedLane {
     busy = true;
   }
 
-  // Gives the file what was taken.
+  // Gives the taken segments to the file.
   void Stage() {
     for (const Segment& segment : taken) {
       const auto begin = static_cast<std::size_t>(segment.begin);

@@ -41,7 +41,7 @@ struct SharedPanel {
   std::vector<PanelPiece> pieces;
   std::vector<PanelCut> cuts;
   bool ready = false;       // the cuts hold their bytes
-  std::size_t pending = 0;  // users that are not done with it
+  std::size_t pending = 0;  // users that still need it
   std::vector<SourceRange> reads;
   std::vector<std::span<const std::byte>> inputs;
 
@@ -60,7 +60,7 @@ struct SharedPanel {
   std::span<const std::byte> CutOut(const PanelCut& cut, std::size_t& gathered);
 };
 
-// Memory of a panel for each byte of an origin's value: what is read, made and gathered.
+// Memory of a panel for each byte of an origin's value: bytes that are read, made and gathered.
 std::uint64_t PanelBytesPerByte(const SharedRead& read);
 
 // Walks through the reads of a group in pieces that suit all their cuts.

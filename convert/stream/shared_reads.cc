@@ -41,9 +41,10 @@ constexpr std::size_t kMaxPieces = 64;
 
 std::size_t Size(std::uint64_t bytes) { return static_cast<std::size_t>(bytes); }
 
-// The pipeline. Panels are issued in one order that is every file's own; whoever has read and made
-// one marks it ready, and whoever has time appends what is ready to its files. The oldest panel is
-// next in all files that wait for it, so some thread can always go on.
+// The pipeline. Panels are issued in one order, which agrees with the order of every file. The
+// worker that has read and made a panel marks it ready; a worker that is free appends ready panels
+// to their files. The oldest panel is next in all files that wait for it, so some worker can always
+// continue.
 class SharedReader {
   using Panel = SharedPanel;
 
@@ -136,7 +137,8 @@ class SharedReader {
     }
   }
 
-  // Fills a free panel with what comes next and tells the files; nullptr where nothing was to read.
+  // Fills a free panel with the pieces that come next and queues it in their files; nullptr where
+  // there was nothing to read.
   Panel* Issue() {
     if (!cursor_) BeginGroup();
     Panel& panel = *free_.back();
@@ -207,7 +209,7 @@ class SharedReader {
 
   SharedLane& LaneOf(std::uint32_t lane) { return *lanes_[first_lane_ + lane]; }
 
-  // Lets files take what is ready, digests it side by side and writes full buffers.
+  // Gives the files the panels that are ready, digests them side by side and writes full buffers.
   void Advance(std::span<SharedLane* const> lanes) {
     std::vector<AppendedFile*> files;
     {
@@ -279,7 +281,7 @@ class SharedReader {
   const StopToken& stop_;
   const SharedReadResources resources_;
 
-  std::mutex mutex_;  // guards what follows, except what the thread holds that made a lane busy
+  std::mutex mutex_;  // guards all below, except the members of a busy lane that its thread owns
   std::condition_variable changed_;
   std::vector<std::unique_ptr<SharedLane>> lanes_;
   std::vector<Panel> panels_;
@@ -287,7 +289,7 @@ class SharedReader {
   std::exception_ptr error_;
   std::deque<Panel*> to_check_;
   bool checking_ = false;
-  // Where issuing has come to.
+  // The place up to which panels were issued.
   std::size_t group_ = 0;
   std::size_t first_lane_ = 0;  // of the group, in lanes_
   std::optional<ReadCursor> cursor_;

@@ -10,7 +10,7 @@
 
 namespace dsv3::convert {
 
-// What ExecuteSharedReads makes of its options.
+// The resources that ExecuteSharedReads derives from its options.
 struct SharedReadResources {
   std::uint64_t panel_bytes = 0;   // memory of a panel, about
   std::size_t panels = 0;          // on their way at most
@@ -28,10 +28,10 @@ SharedReadResources PlanSharedReads(const ExecutorOptions& options, const Plan& 
 // of them advance together. Rows that no file needs are not read, except of plans with
 // source_digests, whose sources are read whole and checked. Bytes, records and errors are those of
 // Execute, but that records have no digests of sources; memory is bounded by options.memory_bytes
-// and a buffer for each file that is open (but rows longer than a panel are held whole). The
-// number of open descriptors is bounded by what the process may have.
+// and a buffer for each file that is open (but rows longer than a panel are held whole). The number
+// of open descriptors is bounded by the limit of the process.
 //
-// Tensors of one origin must stand in the same order in all files of a group (PlannedFile::group):
+// Tensors of one origin must have the same order in all files of a group (PlannedFile::group):
 // files of one group advance together, groups one after the other (Error kInternal otherwise).
 void ExecuteSharedReads(const Plan& plan, std::span<const std::size_t> files, SourceFiles& sources,
                         const ExecutorOptions& options, OutputSink& sink, ProgressSink& progress,

@@ -15,16 +15,16 @@
 
 namespace dsv3::convert {
 
-// Holds source tensors against the digests that a plan has of them (Plan::source_digests) while its
-// files are made. Most tensors are digested as their bytes are streamed. Those that no stream gives
-// whole and in order (several tensors take their bytes, or none does) are read apart, before
-// anything is written.
+// Compares source tensors with the digests that a plan has for them (Plan::source_digests) while
+// the plan's files are made. Most tensors are digested as their bytes are streamed. Those that no
+// stream gives whole and in order (several tensors take their bytes, or none does) are read apart,
+// before anything is written.
 //
 // Throws Error (kBadInput) that names file, tensor, digest and expected digest.
 class SourceChecks {
  public:
   // For a run that makes `files`. Tensors that no file of the plan takes are checked by the run
-  // that makes the first file. Plan and sources must outlive it. Nothing is done for plans without
+  // that makes the first file. Plan and sources must outlive it. Does nothing for plans without
   // digests.
   SourceChecks(const Plan& plan, std::span<const std::size_t> files, SourceFiles& sources);
 
@@ -36,7 +36,8 @@ class SourceChecks {
 
   // Bytes of a source tensor from `begin` on. A tensor's bytes come in their order (kInternal
   // otherwise), from one thread at a time; those of different tensors may come from several threads
-  // at once. What is not to be checked here is passed over: callers give all that they read.
+  // at once. Bytes that this object does not check are ignored, so callers give all bytes that they
+  // read.
   void Add(std::uint32_t tensor, std::uint64_t begin, std::span<const std::byte> bytes);
   // No more bytes of the tensor come: reads those behind the last one that came, such as padding,
   // and compares. A tensor that is streamed anew afterwards is checked anew.
@@ -61,7 +62,7 @@ class SourceChecks {
   SourceFiles& sources_;
   std::vector<bool> streamed_;  // by catalog position: checked while it is streamed
   std::vector<std::uint32_t> apart_;
-  std::mutex mutex_;  // guards what follows, but not what it points to
+  std::mutex mutex_;  // guards all below, but not the objects that are pointed to
   std::unordered_map<std::uint32_t, std::unique_ptr<Stream>> streams_;
 };
 

@@ -18,8 +18,8 @@ namespace dsv3::convert {
 
 // The source files of a catalog, opened when needed; a bounded number stays open, whatever the
 // number of files, and fewer where the process may have few descriptors. Derived tensors are made
-// of the stored ones that their origins name: for a reader they are tensors like all others.
-// Reading them takes memory for what their origins read beside the buffer. Thread-safe.
+// of the stored ones that their origins name; a reader uses them like all others. Reading them
+// takes memory beside the buffer, for the bytes that their origins read. Thread-safe.
 class SourceFiles {
  public:
   static constexpr std::size_t kMaxOpen = 48;
@@ -27,7 +27,7 @@ class SourceFiles {
   // `catalog` and what `derived` refers to outlive the object.
   explicit SourceFiles(const Catalog& catalog, const std::vector<DerivedTensors>& derived = {});
 
-  // Throws Error (kBadInput) when the file is not as the catalog saw it.
+  // Throws Error (kBadInput) when the file changed since the catalog was made.
   std::shared_ptr<const formats::InputFile> Get(std::uint32_t file);
 
   // Reads the ranges into `buffer`, which grows as needed, and sets `inputs[i]` to the bytes of
@@ -41,7 +41,7 @@ class SourceFiles {
   void Close(std::uint32_t file);
 
   const Catalog& catalog() const { return catalog_; }
-  // From files: for derived tensors what their origins read.
+  // Bytes read from files; for derived tensors the bytes that their origins read.
   std::uint64_t bytes_read() const;
 
  private:
@@ -50,7 +50,7 @@ class SourceFiles {
     std::shared_ptr<const formats::InputFile> input;
   };
 
-  // Derived tensors with the files of what they are made of.
+  // Derived tensors with the files of the stored tensors that they are made of.
   struct Derived {
     DerivedTensors tensors;
     std::unique_ptr<SourceFiles> stored;

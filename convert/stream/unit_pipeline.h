@@ -19,7 +19,7 @@ struct UnitResources {
 // units of 256 KiB.
 UnitResources PlanUnits(unsigned threads, std::uint64_t memory_bytes, unsigned buffers);
 
-// One step of a unit; `worker` < UnitResources::workers tells whose buffers to use.
+// One step of a unit; `worker` < UnitResources::workers says which worker's buffers to use.
 using UnitStep = std::function<void(std::size_t unit, unsigned worker)>;
 
 // Calls `read` and then `compute` for each unit below `num_units`, in about their order, from

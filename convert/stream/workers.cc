@@ -7,7 +7,8 @@
 namespace dsv3::convert {
 
 void RunWorkers(unsigned workers, const std::function<void(unsigned worker)>& work) {
-  // Workers that wait for the disk come on top of the processors, which oneTBB has to be told.
+  // There are more workers than processors, since some wait for the disk. oneTBB needs to know
+  // their number.
   const tbb::global_control parallelism(tbb::global_control::max_allowed_parallelism, workers + 1);
   tbb::task_arena arena(static_cast<int>(workers));
   arena.execute([&] {
