@@ -9,8 +9,8 @@ namespace dsv3::formats {
 // Base64 with the standard alphabet and padding (RFC 4648, section 4), without line ends.
 std::string EncodeBase64(std::string_view bytes);
 
-// The bytes; nothing for whatever EncodeBase64 would not give: other characters, white space,
-// missing padding, and last characters with bits that no byte has.
+// The bytes; nothing for a text that EncodeBase64 would not give: with other characters, white
+// space, missing padding, or last characters with bits that no byte has.
 std::optional<std::string> DecodeBase64(std::string_view text);
 
 }  // namespace dsv3::formats

@@ -75,8 +75,8 @@ Difference Compare(const std::vector<std::string_view>& listed, const Safetensor
   return difference;
 }
 
-// What the tensors mean that are in a shard that the index does not list for them. `extras` is
-// sorted by name and shard; `elsewhere` receives those whose listed shard lacks them.
+// Adds the findings about tensors that are in a shard that the index does not list for them.
+// `extras` is sorted by name and shard; `elsewhere` receives those whose listed shard lacks them.
 void JudgeExtras(const ShardIndex& index, const std::vector<ShardToCheck>& shards,
                  const std::vector<Difference>& differences, const std::vector<Placed>& extras,
                  std::vector<Placed>& elsewhere, Findings& findings) {

@@ -29,8 +29,8 @@ Findings CompareWithIndex(const ShardIndex& index, const std::vector<ShardToChec
 // For shards without an index. Gives tensor-in-two-shards.
 Findings CompareShards(const std::vector<ShardToCheck>& shards);
 
-// Leaves the first of the tensors of one name, in the order of the shards, for whoever needs each
-// name once. That there were several is a finding already (tensor-in-two-shards).
+// Removes all but the first of several tensors of one name, in the order of the shards, for callers
+// that need each name once. A finding reports the others already (tensor-in-two-shards).
 void DropSecondCopies(CheckpointFiles& files);
 
 }  // namespace dsv3::formats

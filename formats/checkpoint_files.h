@@ -47,7 +47,7 @@ struct CheckpointFiles {
   // Side files in the same sense that do not belong to a copy (KindOfLeftBehind); sorted by name.
   std::vector<LeftBehind> left_behind;
   // *.safetensors in the directory itself that the index does not list, sorted by name. Headers are
-  // empty where they could not be read, which is no finding.
+  // empty where they could not be read, which gives no finding.
   std::vector<ShardFile> unlisted;
   // Everything wrong or noteworthy with files, headers and index, ordered by file: missing-shard,
   // tensor-not-in-shard, tensor-not-in-index, tensor-in-two-shards, wrong-total-size (warning),
@@ -67,8 +67,9 @@ struct FreedShard {
   std::string header;  // the file's bytes before the data
 };
 
-// What an index that cannot be read whole is: an Error or findings. What it does list is used, and
-// where that is nothing the directory's *.safetensors files are the checkpoint.
+// How an index that cannot be read whole is reported: as an Error or as findings. With findings,
+// the shards that it does list are used; where it lists none, the directory's *.safetensors files
+// are the checkpoint.
 enum class FaultyIndex { kThrow, kReport };
 
 // Opens a checkpoint for reading headers only: no weights are read, headers are parsed in

@@ -36,7 +36,7 @@ bool IsLeftOutDirectoryOrFile(std::string_view name) {
   return name.starts_with(".git") || name.starts_with(".cache") || name.starts_with(".dsv3-");
 }
 
-// Weights, and what describes exactly the files beside it and would be stale in a copy.
+// Weights, and files that describe exactly the files beside them and would be stale in a copy.
 bool IsNoSideFile(std::string_view name) {
   constexpr std::array<std::string_view, 4> kNames = {kShardIndexName, "SHA256SUMS",
                                                       "checkpoint.manifest.json", "model.sig"};
@@ -63,7 +63,7 @@ std::string Trimmed(std::string text) {
   return text;
 }
 
-// The snapshot that a hub cache's directory "models--org--name" stands for.
+// The snapshot that is used for a hub cache's directory "models--org--name".
 fs::path ResolveHubCache(const fs::path& cache) {
   const fs::path snapshots = cache / "snapshots";
   const fs::path main = cache / "refs" / "main";

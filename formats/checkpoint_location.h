@@ -22,7 +22,7 @@ struct CheckpointListing {
   std::vector<std::string> safetensors;  // names of *.safetensors files, sorted
   std::vector<std::string> side_files;   // CheckpointFiles::side_files and left_behind
   std::vector<std::string> dead_links;   // symlinks whose target is missing or a loop, sorted
-  std::vector<std::string> leftovers;    // what this toolkit keeps during a run, sorted
+  std::vector<std::string> leftovers;    // files that this toolkit keeps during a run, sorted
 };
 
 // Names of the *.safetensors entries of whatever type in the directory itself, sorted; without

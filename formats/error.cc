@@ -31,8 +31,8 @@ std::string_view Advice(int errno_value) {
   }
 }
 
-// Length in bytes of the character at `position` if a message must not hold it as it stands: a
-// control character (C0, DEL, C1) or one that changes the direction of writing. 0 otherwise.
+// Length in bytes of the character at `position` if a message must not hold it unchanged: a control
+// character (C0, DEL, C1) or one that changes the direction of writing. 0 otherwise.
 std::size_t HiddenCharacter(std::string_view text, std::size_t position) {
   const auto byte = [&](std::size_t i) {
     return position + i < text.size() ? static_cast<unsigned char>(text[position + i]) : 0U;

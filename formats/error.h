@@ -6,7 +6,7 @@
 
 namespace dsv3 {
 
-// What went wrong, in the terms of the tools' exit codes: the value is the exit code.
+// The kind of an error. The value is the tools' exit code.
 enum class ErrorCode : int {
   kVerification = 1,  // a check found differences
   kUsage = 2,         // bad options, or an output directory that must not be touched
@@ -20,7 +20,7 @@ enum class ErrorCode : int {
 // "internal".
 std::string_view ErrorCodeName(ErrorCode code);
 
-// Where it went wrong; empty members mean "no particular file" or "no particular tensor".
+// The place of an error; empty members mean "no particular file" or "no particular tensor".
 struct ErrorPlace {
   std::string file;
   std::string tensor;
@@ -48,8 +48,8 @@ class Error : public std::exception {
 Error IoError(std::string_view action, const std::string& path, int errno_value);
 
 // `text` in single quotes for a message to a person: control characters and those that change the
-// direction of writing are shown as \xNN, and a text beyond 240 bytes is cut with "...". For
-// whatever comes from a file, such as tensor names.
+// direction of writing are shown as \xNN, and a text beyond 240 bytes is cut with "...". Use it for
+// every text that comes from a file, such as tensor names.
 std::string QuoteForMessage(std::string_view text);
 
 }  // namespace dsv3

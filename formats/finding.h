@@ -10,8 +10,8 @@ enum class Severity {
   kError,    // a conversion must refuse this checkpoint
 };
 
-// One thing that is wrong with a checkpoint. Whatever judges a checkpoint returns these as values,
-// all of them, and lets the caller decide what to do.
+// One thing that is wrong with a checkpoint. Functions that judge a checkpoint return all findings
+// as values; the caller decides what to do.
 struct Finding {
   Severity severity = Severity::kError;
   // Stable kebab-case identifier of the kind, such as "missing-shard"; docs list them all.

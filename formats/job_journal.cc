@@ -46,7 +46,7 @@ std::vector<std::string> JournalNames(const fs::path& directory) {
   return names;
 }
 
-// What the first line says of the job.
+// The facts about the job in the first line.
 struct Head {
   std::string recipe;
   std::vector<std::string> outputs;
@@ -79,7 +79,7 @@ std::string ParseFileName(std::string_view line, const std::string& name) {
   return member && *member == "file" ? std::string(reader.String()) : std::string();
 }
 
-// Adds what one journal holds; whether it has a first line that can be read.
+// Adds the content of one journal. Returns whether it has a first line that can be read.
 bool AddJournal(const fs::path& directory, const std::string& name, Head& head,
                 std::set<std::string>& outputs, std::set<std::string>& completed) {
   try {

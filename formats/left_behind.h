@@ -14,7 +14,7 @@ enum class LeftBehindKind {
   kTrainingState,      // of an optimizer, a scheduler, random generators
   kOtherIndex,         // an index of other weight files
   kChecksums,          // digests of files that the output does not have
-  kSystemRecord,       // what operating systems and downloaders keep for themselves
+  kSystemRecord,       // files that operating systems and downloaders keep for themselves
   kUntrueDescription,  // no longer true of the output; only a conversion knows which these are
 };
 

@@ -12,9 +12,10 @@
 #include "formats/dtype.h"
 #include "formats/shape.h"
 
-// checkpoint.manifest.json: the files and tensors of a directory with their digests, and what a
-// conversion made them of, by which rule; docs/manifest.md has the schema. It holds nothing that
-// differs between two runs of one job. Digests are lowercase hex; empty ones are absent.
+// checkpoint.manifest.json: the files and tensors of a directory with their digests, and of which
+// sources and by which rule a conversion made them; docs/manifest.md has the schema. It holds
+// nothing that differs between two runs of one job. Digests are lowercase hex; empty ones are
+// absent.
 namespace dsv3::formats {
 
 inline constexpr std::string_view kManifestName = "checkpoint.manifest.json";
@@ -24,8 +25,8 @@ inline constexpr std::uint64_t kMaxManifestBytes = std::uint64_t{1} << 30;
 
 // A source tensor that a rule took.
 struct ManifestSource {
-  // Which of the sources it is from: empty for the checkpoint that was converted, "original" for
-  // the one beside it whose scales were taken.
+  // The source that it is from: empty for the checkpoint that was converted, "original" for the one
+  // beside it whose scales were taken.
   std::string checkpoint;
   std::string name;
   Dtype dtype = Dtype::kU8;
@@ -44,7 +45,7 @@ struct ManifestTensor {
   std::string xxh3;
   std::string sha256;
   std::uint64_t nan_codes = 0;  // FP8 NaN codes that became BF16 NaNs
-  // How it was made; empty where no conversion tells.
+  // The rule that made it; empty where no conversion recorded one.
   std::string rule;
   std::vector<ManifestSource> sources;
 };
@@ -55,8 +56,8 @@ struct ManifestFile {
   std::string sha256;
   // Of the length prefix and header of a safetensors file.
   std::string header_xxh3;
-  // Whether the manifest's recipe made the file: false for what `checksum create` found added or
-  // changed beside a conversion's output.
+  // Whether the manifest's recipe made the file: false for a file that `checksum create` found
+  // added or changed beside a conversion's output.
   bool by_recipe = true;
 };
 
@@ -85,7 +86,7 @@ struct Manifest {
   const ManifestFile* FindFile(std::string_view name) const;  // nullptr when there is none
 };
 
-// The job as it stands in the manifest; equal jobs give equal bytes.
+// The job as the manifest spells it; equal jobs give equal bytes.
 std::string ManifestJobText(const ManifestJob& job);
 
 // Writes a manifest piece by piece into a string: the job, all files, all tensors, Finish. The
@@ -128,7 +129,8 @@ Manifest ParseManifest(std::string_view text, const std::string& file);
 std::string ContentDigest(std::span<const ManifestTensor> tensors);
 
 // Why a relative name from a file must not be used below a directory: empty, absolute, or with an
-// empty, "." or ".." component or a NUL; empty when it may. Allows whatever a file can be called.
+// empty, "." or ".." component or a NUL; empty when it may. Any other name that a file can have is
+// allowed.
 std::string_view OutsidePath(std::string_view path);
 
 }  // namespace dsv3::formats

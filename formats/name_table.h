@@ -12,7 +12,7 @@ namespace dsv3::formats {
 // its names collide.
 std::uint32_t HashName(std::string_view name);
 
-// Finds positions by name: a hash table with open addressing over names that somebody else holds.
+// Finds positions by name: a hash table with open addressing over names that the caller holds.
 // `name_at(position)` gives the name at a position; it must give the same in every call.
 class NameTable {
  public:

@@ -134,7 +134,7 @@ bool ShareLine(const LayoutTensor& a, const LayoutTensor& b) {
   return a.name == b.name && a.dtype == b.dtype && a.rule == b.rule;
 }
 
-// All slices under one name stand in one line: their names would be most of the text.
+// All slices under one name are in one line: repeated names would be most of the text.
 void WriteTensors(std::string& text, const std::vector<LayoutTensor>& tensors) {
   BeginMember(text, "tensors");
   Lines lines(text);

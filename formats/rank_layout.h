@@ -11,7 +11,7 @@
 #include "formats/shape.h"
 
 // layout.json beside rank shards: which ranks there are, which files each loads, what slice of
-// which tensor every file holds, and all that merging needs to give the original files back;
+// which tensor every file holds, and everything that merging needs to give the original files back;
 // docs/layout.md has the schema. It holds nothing that differs between two runs of one job.
 namespace dsv3::formats {
 
@@ -43,8 +43,8 @@ struct LayoutFile {
   std::string header_xxh3;  // of the length prefix and header
 };
 
-// Rows [row_begin, row_end) and columns [col_begin, col_end) of a source tensor (convert/plan/box.h
-// tells which dimensions these are).
+// Rows [row_begin, row_end) and columns [col_begin, col_end) of a source tensor
+// (convert/catalog/box.h defines both).
 struct LayoutPart {
   std::string name;  // Hugging Face name
   std::uint64_t row_begin = 0;
@@ -62,8 +62,9 @@ struct LayoutTensor {
   Shape shape;
   std::string xxh3;
   std::vector<std::uint32_t> files;  // positions in RankLayout::files, ascending
-  // How the whole was made that the parts are cut from: "slice" (it is the source tensor),
-  // "dequantize" (BF16 of an FP8 weight) or "recut-scales" (scales for RankLayout::recut_block).
+  // The rule that made the whole value from which the parts are cut: "slice" (it is the source
+  // tensor), "dequantize" (BF16 of an FP8 weight) or "recut-scales" (scales for
+  // RankLayout::recut_block).
   std::string rule;
   std::vector<LayoutPart> parts;
 };

@@ -62,7 +62,7 @@ void CheckExpertMap(const RankLayout& layout, const DocumentReader& reader) {
   }
 }
 
-// Names that ascend stand once each.
+// Names that ascend are given once each.
 template <typename File>
 void CheckNames(const std::vector<File>& files, std::string_view what,
                 const DocumentReader& reader) {

@@ -32,8 +32,8 @@ class Parser : DocumentReader {
   RankLayout Parse();
 
  private:
-  // Names that the text gives once stand with every slice and part; they may take so many times
-  // the text's bytes.
+  // Names that the text gives once are copied to every slice and part; the copies may take this
+  // many times the text's bytes.
   static constexpr std::uint64_t kNamesPerText = 8;
 
   std::string Name(const std::string& name);

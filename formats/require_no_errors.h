@@ -7,15 +7,15 @@
 
 namespace dsv3::formats {
 
-// What is said of further errors behind "N more ": "problem was found", "problems were found".
+// The words for further errors behind "N more ": "problem was found", "problems were found".
 struct OtherErrors {
   std::string_view one;
   std::string_view many;
 };
 
 // Throws the first error of `findings`, if there is one, as an Error of its file and tensor: kIo
-// for what the disk refused ("shard-io-error"), else kBadInput. `prefix` is put before its message,
-// and behind it how many others there are. Warnings do not count.
+// for an error of the disk ("shard-io-error"), else kBadInput. `prefix` is put before its message,
+// and the number of other errors behind it. Warnings do not count.
 void RequireNoErrors(const Findings& findings, const OtherErrors& others,
                      const std::string& prefix = {});
 

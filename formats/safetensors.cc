@@ -83,7 +83,7 @@ void CheckLayout(const std::vector<SafetensorsTensor>& tensors, const std::strin
       fail(fmt::format("which leaves a hole: the bytes [{}, {}) before it belong to no tensor",
                        expected, tensor.begin));
     }
-    // The messages are made only for what is wrong.
+    // A message is made only for a tensor with a fault.
     if (NumBytes(tensor.dtype, tensor.shape) != tensor.end - tensor.begin) CheckBytes(tensor, file);
     previous = &tensor;
   }
@@ -201,7 +201,7 @@ SafetensorsHeader ParseSafetensorsHeader(std::span<const std::byte> prefix,
 }
 
 SafetensorsHeader ReadSafetensorsHeader(const InputFile& file) {
-  // Enough to recognise a pointer or a page that stands in the file's place.
+  // Enough to recognise a git-lfs pointer or a web page in the file's place.
   std::array<std::byte, 512> start{};
   const std::span<std::byte> known =
       std::span(start).first(std::min<std::uint64_t>(start.size(), file.bytes()));

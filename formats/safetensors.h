@@ -39,7 +39,7 @@ struct SafetensorsHeader {
   // XXH3-128 of the first data_offset bytes of the file, lowercase hex.
   std::string digest;
   // Accepted by the reference, nonconforming (misalignment, unknown fields …). Only warnings:
-  // whatever makes the file unusable is thrown.
+  // anything that makes the file unusable is thrown.
   Findings nonconformities;
 };
 

@@ -11,8 +11,8 @@
 // The JSON of a safetensors header; an internal part of the parser in safetensors.h.
 namespace dsv3::formats {
 
-// Collects what is nonconforming, one note per kind with a count: a hostile header must not turn
-// each of its bytes into a finding. `kind` and `what` must be literals.
+// Collects nonconformities, one note per kind with a count: a hostile header must not turn each of
+// its bytes into a finding. `kind` and `what` must be literals.
 class HeaderNotes {
  public:
   void Add(std::string_view kind, const std::string& tensor, std::string_view what);
@@ -28,8 +28,9 @@ class HeaderNotes {
   std::vector<Note> notes_;
 };
 
-// Appends what `text` says to header.tensors, in the order of the text, and to header.metadata.
-// Checks each entry by itself; offsets and shapes are not judged. Throws Error (kBadInput).
+// Appends the entries of `text` to header.tensors, in the order of the text, and to
+// header.metadata. Checks each entry by itself; offsets and shapes are not judged. Throws Error
+// (kBadInput).
 void ReadHeaderEntries(std::string_view text, const std::string& file, SafetensorsHeader& header,
                        HeaderNotes& notes);
 

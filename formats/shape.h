@@ -20,7 +20,7 @@ std::optional<std::uint64_t> NumElements(const Shape& shape);
 // fill whole bytes.
 std::optional<std::uint64_t> NumBytes(Dtype dtype, const Shape& shape);
 
-// "[576, 7168]"; "[]" for a scalar. For people: beyond 16 dimensions only their number is told.
+// "[576, 7168]"; "[]" for a scalar. For people: beyond 16 dimensions only their number is given.
 std::string ShapeToString(const Shape& shape);
 
 }  // namespace dsv3::formats

@@ -22,12 +22,12 @@ std::string_view UnsafePath(std::string_view path);
 
 struct ShardIndex {
   std::vector<std::string> files;  // distinct shard names, sorted
-  // (tensor name, position in `files`), sorted by name. The names lie in `text`, or with whoever
-  // composed the index.
+  // (tensor name, position in `files`), sorted by name. The names lie in `text`, or the caller that
+  // composed the index holds them.
   std::vector<std::pair<std::string_view, std::uint32_t>> weight_map;
   std::optional<std::uint64_t> total_size;  // metadata.total_size, bytes of tensor data
 
-  // What a parsed index keeps alive: its JSON, and the names that had escapes in it.
+  // The text that a parsed index keeps alive: its JSON, and the names that had escapes in it.
   struct Text {
     std::string json;
     std::deque<std::string> unescaped;
@@ -46,10 +46,10 @@ struct ShardIndex {
 // (transformers writes a float there at times: an integral float is taken by its value). `file` is
 // the name for errors. Throws Error (kBadInput).
 //
-// With `faults`, what is wrong with single entries is added there and the rest is read: a tensor
-// listed twice (tensor-listed-twice; one of the entries stays), a shard path as above
-// (unsafe-shard-path, once for each path) or one that is no string (malformed-index-entry), both
-// left out, and a total_size that is no size (wrong-total-size). weight_map may be empty then.
+// With `faults`, faults of single entries are added there and the rest is read: a tensor listed
+// twice (tensor-listed-twice; one of the entries stays), a shard path as above (unsafe-shard-path,
+// once for each path) or one that is not a string (malformed-index-entry), both left out, and a
+// total_size that is not a size (wrong-total-size). weight_map may be empty then.
 ShardIndex ParseShardIndex(std::string text, const std::string& file, Findings* faults = nullptr);
 
 // Throws the Error (kBadInput) for an index with an empty weight_map.

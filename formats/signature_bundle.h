@@ -20,10 +20,10 @@ std::string PreAuthenticationEncoding(std::string_view payload);
 // The bundle as compact JSON.
 std::string BundleText(const SignatureBundle& bundle);
 
-// Throws Error (kBadInput), naming `file`, for what is no such bundle: malformed JSON, members that
-// are missing, repeated, of a wrong type or unknown (as far as the schema of the form forbids
-// them), malformed base64, another payload type, not exactly one signature, and signatures that
-// were made with a certificate or without a key.
+// Throws Error (kBadInput), naming `file`, for a text that is not such a bundle: malformed JSON,
+// members that are missing, repeated, of a wrong type or unknown (as far as the schema of the form
+// forbids them), malformed base64, another payload type, not exactly one signature, and signatures
+// that were made with a certificate or without a key.
 SignatureBundle ParseBundle(std::string_view text, const std::string& file);
 
 }  // namespace dsv3::formats

@@ -208,7 +208,7 @@ bool VerifyingKey::Verifies(std::string_view message, std::string_view signature
   }
   const int result = EVP_DigestVerify(context.get(), Bytes(signature), signature.size(),
                                       Bytes(message), message.size());
-  ERR_clear_error();  // of bytes that are no signature at all
+  ERR_clear_error();  // errors about bytes that are not a signature at all
   return result == 1;
 }
 

@@ -15,15 +15,15 @@ struct FreeKey {
 };
 using KeyPointer = std::unique_ptr<evp_pkey_st, FreeKey>;
 
-// A private key. Nothing prints it, and its bytes are wiped when it goes. Not for use by several
-// threads at once.
+// A private key. Nothing prints it, and its bytes are wiped when it is destroyed. Not for use by
+// several threads at once.
 class SigningKey {
  public:
   // `pem` is a file's text, which is wiped: PKCS #8 or SEC 1, without a password. `file` is its
-  // name for errors. Throws Error (kBadInput) for anything else, with what to do.
+  // name for errors. Throws Error (kBadInput) for anything else; the message says what to do.
   static SigningKey FromPem(std::string pem, const std::string& file);
 
-  // The ECDSA signature of `message` in DER form; another one at each call.
+  // The ECDSA signature of `message` in DER form; each call gives another one.
   std::string Sign(std::string_view message) const;
 
   // See VerifyingKey::hint.
@@ -43,13 +43,13 @@ class SigningKey {
 class VerifyingKey {
  public:
   // `pem` is a file's text: SubjectPublicKeyInfo ("BEGIN PUBLIC KEY"). Throws Error (kBadInput) for
-  // anything else, a private key included, with what to do.
+  // anything else, a private key included; the message says what to do.
   static VerifyingKey FromPem(std::string_view pem, const std::string& file);
 
   // Whether `signature` is one of `message` by this key's owner.
   bool Verifies(std::string_view message, std::string_view signature) const;
 
-  // What names the key in a bundle: lowercase hex SHA-256 of the key's SubjectPublicKeyInfo in PEM
+  // The name of the key in a bundle: lowercase hex SHA-256 of the key's SubjectPublicKeyInfo in PEM
   // form with the point uncompressed, the final line end included, as `openssl pkey -pubout` prints
   // it.
   const std::string& hint() const { return hint_; }

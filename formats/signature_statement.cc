@@ -21,7 +21,7 @@ constexpr std::size_t kDigestDigits = 64;
 
 unsigned HexValue(char c) { return static_cast<unsigned>(c <= '9' ? c - '0' : c - 'a' + 10); }
 
-// The digest in lowercase; nothing when it is no SHA-256.
+// The digest in lowercase; nothing when it is not a SHA-256.
 std::optional<std::string> Sha256Text(std::string_view text) {
   if (text.size() != kDigestDigits) return std::nullopt;
   std::string digest(text);

@@ -13,7 +13,7 @@ namespace {
 constexpr std::size_t kDigits = 64;
 constexpr std::string_view kEscaped = "\\\n\r";
 
-// The digest in lowercase; nothing when it is none.
+// The digest in lowercase; nothing when the text is not a digest.
 std::optional<std::string> Digest(std::string_view text) {
   if (text.size() != kDigits) return std::nullopt;
   std::string digest(text);
@@ -135,7 +135,7 @@ bool IsHex(std::string_view text) {
   return text.find_first_not_of("0123456789abcdefABCDEF") == text.npos;
 }
 
-// What a line seems to be that is of no known form.
+// The likely nature of a line that has no known form.
 BadSumsLine JudgeBadLine(std::string_view line) {
   line = TrimmedRight(TrimmedLeft(line));
   if (line.size() > kDigits && Digest(line.substr(line.size() - kDigits))) {

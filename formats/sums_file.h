@@ -28,8 +28,8 @@ enum class BadSumsLine {
 
 struct SumsFile {
   std::vector<SumsEntry> entries;      // in the order of the file
-  std::vector<std::size_t> bad_lines;  // numbers of lines that are of no known form, from 1
-  std::vector<BadSumsLine> bad_forms;  // what each of them seems to be
+  std::vector<std::size_t> bad_lines;  // numbers of lines that have no known form, from 1
+  std::vector<BadSumsLine> bad_forms;  // the likely nature of each of them
 };
 
 // One line, its newline included. Without a name, it is the digest alone.
@@ -40,9 +40,9 @@ std::string SumsLine(std::string_view name, std::string_view sha256);
 //   tab (BSD's `sha256 -r`), and the digest alone,
 // - "SHA256 (NAME) = HEX" (--tag, BSD) and openssl's "SHA256(NAME)= HEX", "SHA2-256(NAME)= HEX".
 // The text may be UTF-8 or UTF-16, with a byte order mark or without, and its lines may end with
-// LF, CR LF or CR. Skipped are empty lines, those that begin with '#' or ';', and what frames a
-// text that PGP signed; its signature is not checked. A "./" before a name is dropped. Digests come
-// back in lowercase. Names are not judged: see OutsidePath.
+// LF, CR LF or CR. Skipped are empty lines, those that begin with '#' or ';', and the frame of
+// a text that PGP signed; its signature is not checked. A "./" before a name is dropped. Digests
+// are returned in lowercase. Names are not judged: see OutsidePath.
 SumsFile ParseSums(std::string_view text);
 
 }  // namespace dsv3::formats

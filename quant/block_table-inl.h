@@ -64,8 +64,8 @@ void MakeTable(float scale, BlockTable& table) {
   const hn::CappedTag<std::uint8_t, 16> d8;
   const hn::CappedTag<std::uint16_t, 8> d16;
   const hn::CappedTag<std::uint64_t, 2> d64;
-  // Where entries 0 to 7 find their significand among 8 to 15 (nothing for 0), and the power of two
-  // that they lack to it, at the exponent's place.
+  // For entries 0 to 7: the one of entries 8 to 15 that has their significand (none for 0), and the
+  // power of two by which they are smaller, at the exponent's place.
   HWY_ALIGN static constexpr std::uint8_t kSource[16] = {0x80, 0x80, 0, 1, 0, 1, 8,  9,
                                                          0,    1,    4, 5, 8, 9, 12, 13};
   HWY_ALIGN static constexpr std::uint16_t kLess[8] = {0, 2 << 7, 1 << 7, 1 << 7, 0, 0, 0, 0};

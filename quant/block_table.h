@@ -8,8 +8,8 @@
 #include "quant/dequantize.h"
 #include "quant/rounding.h"
 
-// What BF16(float(code) × scale) is for all codes of one block, as two tables of sixteen bytes, so
-// that a byte shuffle per table looks up a vector of codes. Internal to quant/.
+// The values of BF16(float(code) × scale) for all codes of one block, as two tables of sixteen
+// bytes, so that a byte shuffle per table looks up a vector of codes. Internal to quant/.
 //
 // Rounding to nearest even commutes with multiplication by powers of two while nothing leaves the
 // range of normal numbers. So within a block the BF16 mantissa of code × scale depends only on the

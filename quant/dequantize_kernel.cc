@@ -2,8 +2,8 @@
 //
 // The codes of a block are looked up in its table, see block_table.h. Blocks whose scale is too
 // small or too large for that, and codes that are NaN or infinite, are looked up all the same, and
-// what they got is overwritten by the exact scalar result afterwards: they hardly occur, and the
-// loop stays free of them.
+// the exact scalar result overwrites them afterwards: they hardly occur, and the loop needs no
+// branches for them.
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -286,7 +286,7 @@ bool Decode(const DequantizePiece& piece, const BlockTables& tables, bool stream
   const bool aligned = reinterpret_cast<std::uintptr_t>(out) % sizeof(*out) == 0;
   if (!stream || !aligned) return DecodeVectors<Layout, false>(piece, tables, out);
   const bool any_special = DecodeVectors<Layout, true>(piece, tables, out);
-  // Before whoever is told that the results are there, and before corrections of them.
+  // The stores must be complete before the results are corrected or handed to another thread.
   hwy::FlushStream();
   return any_special;
 }

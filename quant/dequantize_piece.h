@@ -7,8 +7,8 @@
 #include "quant/dequantize.h"
 #include "quant/stream_stores.h"
 
-// Between dequantize.cc, which cuts a span into pieces, and the kernels that do them. Internal to
-// quant/.
+// The interface between dequantize.cc, which cuts a span into pieces, and the kernels that compute
+// them. Internal to quant/.
 namespace dsv3::quant::internal {
 
 // The most blocks side by side in a piece: their tables take 16 KiB and stay in the L1 cache.

@@ -5,12 +5,12 @@
 
 namespace dsv3::quant {
 
-// What quantising did to the values: x are the inputs, y the dequantised codes (code × scale in
-// float, not rounded further). Blocks that keep an original's codes dequantise to exactly their
-// values, so that their errors are zero. Counts and the largest error are the same on every
-// instruction set. Sums are made of float sums over short runs: their relative error is below 1e-5,
-// and adding in another order may change their last digits, so whoever needs equal digits adds in
-// one order.
+// The errors of a quantisation: x are the inputs, y the dequantised codes (code × scale in float,
+// not rounded further). Blocks that keep an original's codes dequantise to exactly their values, so
+// that their errors are zero. Counts and the largest error are the same on every instruction set.
+// Sums are made of float sums over short runs: their relative error is below 1e-5, and adding in
+// another order may change their last digits, so a caller that needs equal digits adds in one
+// order.
 struct Quality {
   std::uint64_t elements = 0;
   std::uint64_t nonfinite = 0;        // NaN and infinite inputs; they take part in no sum

@@ -10,14 +10,15 @@
 #include "quant/quality.h"
 
 // BF16, F16 or F32 → block-scaled F8_E4M3, by the formulas of the tools that write such
-// checkpoints. docs/numerics.md has each formula and what becomes of zero blocks, subnormal
-// numbers and NaN.
+// checkpoints. docs/numerics.md has each formula and the result for zero blocks, subnormal numbers
+// and NaN.
 //
 // Codes and scales are bit-identical on every instruction set and in every floating-point
 // environment (rounding mode, FTZ, DAZ). All functions are thread-safe.
 namespace dsv3::quant {
 
-// Whose formula. amax is the largest magnitude of a block, fl() a rounding to float.
+// The tool whose formula is used. amax is the largest magnitude of a block, fl() a rounding to
+// float.
 enum class QuantizeRecipe {
   kDeepSeek,      // s = fl(amax / 448); code = E4M3(clamp(fl(x / s), ±448))
   kDeepGemm,      // s = fl(max(amax, 1e-4) / 448); code = E4M3(fl(x · fl(1 / s)))
@@ -25,14 +26,15 @@ enum class QuantizeRecipe {
   kLlmCompressor,  // in the values' own format: s = own(amax / 448); code = E4M3(clamp(own(x / s)))
 };
 
-// --scale-fmt: what becomes of the scale before it is used and stored.
+// --scale-fmt: the form of the scale in which it is used and stored.
 enum class ScaleFmt {
   kF32,    // as the recipe makes it
   kUe8m0,  // rounded up to a power of two, at least 2^-126; stored as F32
   kE8M0,   // the same, at least 2^-127; stored as F8_E8M0
 };
 
-// How blocks are given. Per-row and per-tensor scales are blocks of one row or one tensor.
+// The form in which blocks are given. Per-row and per-tensor scales are blocks of one row or one
+// tensor.
 enum class BlockForm { kBlock, kRow, kTensor };
 
 // The number format of the values to be quantised.
@@ -55,13 +57,13 @@ struct QuantizeFormat {
 std::string_view WhyRefused(QuantizeRecipe recipe, ScaleFmt scale_fmt, BlockForm form);
 
 // How scales are stored: kLlmCompressor stores them in the values' own format, all others as
-// `scale_fmt` tells.
+// `scale_fmt` says.
 ScaleFormat StoredScaleFormat(const QuantizeFormat& format, FloatFormat values);
 
 // Bytes of one stored scale.
 std::size_t ScaleBytes(ScaleFormat format);
 
-// What NaN and infinite values do.
+// The treatment of NaN and infinite values.
 enum class Nonfinite {
   kReport,    // the first one is returned; all outputs are unspecified then
   kSaturate,  // they take no part in amax; NaN becomes a zero and infinity 448, each of its sign
@@ -112,15 +114,15 @@ struct PanelPart {
   std::uint64_t cols = 0;
 };
 
-// What is known of a block before its codes are made. A new one is that of an empty block.
+// The state of a block before its codes are made. A new one is that of an empty block.
 struct BlockState {
   std::uint32_t amax_bits = 0;  // of the largest finite magnitude, as float
   bool nonfinite = false;       // has a NaN or an infinity
   bool edited = false;          // UpdateAmaxLike: some value is not what the original has
 };
 
-// Takes the part into `blocks`, the states of the panel's ceil(cols / block_cols) blocks. Returns
-// the first NaN or infinity of the part with `nonfinite` kReport. Parts may be taken in any order;
+// Adds the part to `blocks`, the states of the panel's ceil(cols / block_cols) blocks. Returns the
+// first NaN or infinity of the part with `nonfinite` kReport. Parts may be taken in any order;
 // states of parts taken apart are joined by JoinStates.
 std::optional<NonfiniteValue> UpdateAmax(std::uint64_t block_cols, const PanelPart& part,
                                          Nonfinite nonfinite, std::span<BlockState> blocks);
@@ -132,12 +134,12 @@ struct OriginalPart {
   ScaleFormat scale_format = ScaleFormat::kF32;
 };
 
-// UpdateAmax, and tells which blocks differ from the original. NaN and infinities are not reported
-// here: QuantizePart reports those that no unedited block excuses.
+// UpdateAmax, which also marks the blocks that differ from the original. NaN and infinities are not
+// reported here: QuantizePart reports those that are not in an unedited block.
 void UpdateAmaxLike(std::uint64_t block_cols, const PanelPart& part, const OriginalPart& original,
                     std::span<BlockState> blocks);
 
-// Adds what is known from other parts of the same panel.
+// Adds the states from other parts of the same panel.
 void JoinStates(std::span<const BlockState> others, std::span<BlockState> blocks);
 
 // Writes the stored scales of the panel's blocks. With `original_scales` those of blocks that were

@@ -1,5 +1,5 @@
-// The vector kernels of quantisation, compiled once for each instruction set. What they compute,
-// and why it is the same everywhere, is told in docs/numerics.md.
+// The vector kernels of quantisation, compiled once for each instruction set. docs/numerics.md
+// explains what they compute, and why it is the same everywhere.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -106,7 +106,7 @@ HWY_INLINE void CopyFew(const std::uint8_t* HWY_RESTRICT from, std::size_t size,
   if ((size & 1) != 0) to[i] = from[i];
 }
 
-// Stores whole cache lines past the caches and what is around them as usual.
+// Stores whole cache lines past the caches, and the bytes around them as usual.
 void StreamRow(const std::uint8_t* HWY_RESTRICT from, std::size_t size,
                std::uint8_t* HWY_RESTRICT to) {
   const hn::ScalableTag<std::uint8_t> d;
@@ -130,7 +130,7 @@ struct StoredRows {
 
 // or past the caches. Codes begin at any place in a cache line and only whole lines can be stored
 // so, thus a row is put together first. It is stored when the next one has been made, because
-// reading what has just been written at other places stalls.
+// reading bytes that were just written at other places stalls.
 struct StreamedRows {
   std::uint8_t* codes;
   std::uint64_t stride;
@@ -191,7 +191,7 @@ void EncodeBf16(const QuantizeTile& tile, const BlockRule* rules, bool stream, s
 
 void Encode(const QuantizeTile& tile, const BlockRule* rules, bool stream, std::uint8_t* codes,
             Quality& quality) {
-  // The ways in which elements are encoded do not count them alike.
+  // The ways to encode elements count them differently, so they are counted here.
   const std::uint64_t elements = quality.elements + tile.rows * tile.width;
   LaneSums sums;
   Clear(sums);

@@ -142,7 +142,7 @@ struct DivideInOwn {
 constexpr std::uint32_t kSmallestField = 121U << 23;  // of 2^-6, the smallest normal code
 constexpr std::uint32_t kCodeBias = 121U << 3;
 
-// The code of a quotient without sign, plus kCodeBias; and what the code stands for.
+// The code of a quotient without sign, plus kCodeBias; and the value of the code.
 HWY_INLINE VU EncodeMagnitude(VF quotient, VF& rounded) {
   const DU du;
   const DF df;

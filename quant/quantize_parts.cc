@@ -75,7 +75,7 @@ std::uint64_t CountChanged(const QuantizeTile& tile, const std::uint8_t* origina
   return changed;
 }
 
-// The first NaN or infinity of the part in a block that is quantised.
+// The first NaN or infinity of the part in a block whose codes are not copied.
 std::optional<NonfiniteValue> FindUnexcused(const PanelPart& part, std::uint64_t block_cols,
                                             std::span<const BlockState> blocks, bool has_original) {
   PanelPart rest = part;

@@ -1,5 +1,5 @@
 // The codes of BF16 values by a table for each block instead of by arithmetic, for each instruction
-// set; included once for each by the files that use foreach_target.h. docs/numerics.md has why it
+// set; included once for each by the files that use foreach_target.h. docs/numerics.md says why it
 // gives the same codes.
 #include <algorithm>
 #include <bit>
@@ -29,13 +29,13 @@ namespace HWY_NAMESPACE {
 #if HWY_TARGET != HWY_SCALAR
 
 // A magnitude's bits, plus the step of its eight mantissas, plus the bias, are a fixed-point code:
-// 16 · code + what was rounded away. Its upper 12 bits are those of a float, the number that the
-// code stands for times 2^-120.
+// 16 · code + the part that was rounded away. Its upper 12 bits are those of a float, the number
+// that the code stands for times 2^-120.
 constexpr std::int16_t kFixedSmallest = 0x80;  // the code of 2^-6, the smallest normal one
 constexpr float kFixedUnit = 0x1p120F;
 constexpr float kFixedScales = 0x1p7F;  // times kFixedUnit, smaller scales stay finite
 
-// What depends on no exponent.
+// The part of a table that does not depend on the exponent.
 struct CodeSteps {
   std::uint32_t significand = 0;  // of the operand, for which it was made
   std::uint16_t first_code = 0;   // of the mantissa 0, for quotients between 4 and 16
@@ -82,8 +82,8 @@ HWY_NOINLINE void MakeSteps(float operand, CodeSteps& made) {
   VU first_code = hn::Zero(du);
   for (std::size_t i = 0; i < 16; i += hn::Lanes(du)) {
     const VU index = hn::Iota(du, static_cast<std::uint32_t>(i));
-    // Of the eight mantissas, one at most is the first with the next code. How many come before it
-    // is told by the sum of their codes; the step takes it to the next multiple of 16.
+    // Of the eight mantissas, one at most is the first with the next code. The sum of their codes
+    // gives how many come before it; the step takes it to the next multiple of 16.
     VU sum = hn::Zero(du);
     VU code = hn::Zero(du);
     for (std::uint32_t j = 8; j-- > 0;) {
@@ -288,7 +288,8 @@ HWY_INLINE void Widen(VF& even, VF& odd, VD& total) {
 
 // Encodes the rows of a tile of at most kRowPart columns across its blocks. Vectors with a code
 // that is not normal, what is less than a vector, and blocks whose rule is not regular are left to
-// EncodeByRule. rows.Begin(row) tells where the codes go; rows.End(row) is called with them there.
+// EncodeByRule. rows.Begin(row) returns the address for the codes; rows.End(row) is called when
+// they are there.
 template <bool kLargest, typename Rows>
 HWY_INLINE void EncodeRows(const QuantizeTile& tile, const BlockRule* rules,
                            const CodeTable* tables, const Rows& rows, LaneSums& sums,

@@ -12,7 +12,7 @@
 namespace dsv3::quant::internal {
 namespace {
 
-// The float with the value of a magnitude's bits in the format of the values.
+// The bits of the float that has the value of a magnitude's bits in the format of the values.
 std::uint32_t FloatBits(FloatFormat format, std::uint32_t magnitude) {
   switch (format) {
     case FloatFormat::kBF16:

@@ -8,8 +8,8 @@
 #include "quant/quantize_rule.h"
 #include "quant/stream_stores.h"
 
-// Between the functions of quantize.h, which cut matrices into tiles, and the kernels that do
-// them. Callers hold a DefaultFloatEnvironment. Internal to quant/.
+// The interface between the functions of quantize.h, which cut matrices into tiles, and the kernels
+// that compute them. Callers hold a DefaultFloatEnvironment. Internal to quant/.
 namespace dsv3::quant::internal {
 
 // The most blocks side by side in a tile.
@@ -68,7 +68,7 @@ void EncodeRunScalar(const BlockRule& rule, FloatFormat format, const std::byte*
 // The sum of x² of finite values.
 double SumOfSquares(FloatFormat format, const std::byte* values, std::size_t size);
 
-// Takes the tile into the states of its blocks. Whether all its values are finite.
+// Adds the tile to the states of its blocks. Returns whether all its values are finite.
 bool TakeTile(const QuantizeTile& tile, BlockState* blocks);
 
 // The first NaN or infinity.

@@ -6,8 +6,8 @@
 
 #include "quant/dequantize.h"
 
-// Stored numbers as floats, and what they look like. All functions are pure, give equal results on
-// every instruction set, and suppose the default floating-point environment.
+// Decodes stored numbers to floats, and measures them. All functions are pure, give equal results
+// on every instruction set, and need the default floating-point environment.
 namespace dsv3::quant {
 
 // Formats of which every value is a float.
@@ -31,7 +31,7 @@ struct ScaledRow {
 // out[i] = float(code) × scale, one float multiplication: the value that DequantizeToBF16 rounds.
 void DecodeScaledFloats(Fp8Format format, const ScaledRow& row, float* out);
 
-// Of floats. Adding parts in one order gives one result.
+// Statistics of floats. Adding parts in the same order gives the same result.
 struct FloatStatistics {
   std::uint64_t values = 0;
   std::uint64_t nans = 0;

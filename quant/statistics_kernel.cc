@@ -2,8 +2,8 @@
 //
 // E4M3 codes are decoded as halves: moved right by one, a code in the upper byte is the F16 number
 // that is 2^8 times smaller, subnormals included, and the factor of 2^8 goes into the scale. E5M2
-// codes are upper halves of F16 numbers as they are. What this gets wrong (NaN codes, infinities,
-// extreme scales) is found on the way and done again by the scalar definition.
+// codes are upper halves of F16 numbers as they are. The cases that this gets wrong (NaN codes,
+// infinities, extreme scales) are found on the way and computed again by the scalar definition.
 //
 // Compiled without contraction of products and sums, so that all instruction sets round alike.
 #include <algorithm>

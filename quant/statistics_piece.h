@@ -8,7 +8,7 @@
 #include "quant/rounding.h"
 #include "quant/statistics.h"
 
-// Between statistics.cc and its kernels. Internal to quant/.
+// The interface between statistics.cc and its kernels. Internal to quant/.
 namespace dsv3::quant::internal {
 
 // Squares are summed in this many lanes of floats, element i in lane i mod kLanes, and the lanes
@@ -17,13 +17,13 @@ namespace dsv3::quant::internal {
 inline constexpr std::size_t kLanes = 32;
 inline constexpr std::size_t kGroup = 512;
 
-// Where the squares of the largest values fit a float, and those that underflow do not matter.
+// Whether the squares of the largest values fit a float, and those that underflow do not matter.
 inline bool IsTame(std::uint32_t absmax_bits) {
   const std::uint32_t field = absmax_bits >> kFloatMantissaBits;
   return absmax_bits == 0 || (field >= 127 - 40 && field <= 127 + 56);
 }
 
-// A scale with which every product, and the scale times 256, is normal or zero.
+// Whether every product with the scale, and the scale times 256, is normal or zero.
 inline bool IsPlainScale(float scale) {
   const std::uint32_t field = (std::bit_cast<std::uint32_t>(scale) & ~kFloatSign) >> 23;
   return field >= 127 - 100 && field <= 127 + 100;

@@ -11,8 +11,8 @@ struct evp_md_ctx_st;
 namespace dsv3::formats {
 
 // The name that git gives a file's content: SHA-1 over "blob LENGTH\0" and the content, by OpenSSL.
-// Tells files apart as git does; SHA-1 does not withstand an adversary. One instance is used by one
-// thread at a time.
+// Distinguishes files as git does; SHA-1 does not withstand an adversary. One instance is used by
+// one thread at a time.
 class GitBlobSha1 {
  public:
   // `bytes` is the length of the content to come. Throws Error (kInternal) where OpenSSL has no
@@ -33,7 +33,7 @@ class GitBlobSha1 {
   std::unique_ptr<evp_md_ctx_st, Free> context_;
 };
 
-// Of one content.
+// The name of one content.
 std::string GitBlobSha1Hex(std::span<const std::byte> content);
 
 }  // namespace dsv3::formats

@@ -6,7 +6,8 @@
 
 namespace dsv3::formats {
 
-// What O_DIRECT asks of addresses, offsets and lengths on every file system that we know.
+// The alignment of addresses, offsets and lengths that suffices for O_DIRECT on every file system
+// that we know.
 inline constexpr std::size_t kDirectAlignment = 4096;
 
 constexpr std::uint64_t AlignDown(std::uint64_t value, std::uint64_t alignment) {

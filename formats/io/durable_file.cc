@@ -23,7 +23,7 @@ void WriteFileDurably(FileSystem& fs, const std::filesystem::path& path, std::st
     try {
       fs.Remove(partial);
     } catch (const Error&) {
-      // The first error tells why.
+      // The first error says why.
     }
     throw;
   }

@@ -167,7 +167,7 @@ std::uint64_t FreeDiskBytes(const std::filesystem::path& path) {
     }
     existing = parent;
   }
-  // Some network file systems tell nothing: then only writing can show what fits.
+  // Some network file systems give no numbers: then only writing can show whether there is space.
   if (status.f_blocks == 0) return std::numeric_limits<std::uint64_t>::max();
   return std::uint64_t{status.f_bavail} * status.f_frsize;
 }

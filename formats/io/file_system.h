@@ -61,7 +61,7 @@ std::vector<std::filesystem::path> CreateDirectories(FileSystem& fs,
 FileSystem& PosixFileSystem();
 
 // Bytes that an unprivileged user can still write below `path` (its nearest existing ancestor); the
-// largest value where the file system does not tell. Throws Error kIo.
+// largest value where the file system gives no number. Throws Error kIo.
 std::uint64_t FreeDiskBytes(const std::filesystem::path& path);
 
 }  // namespace dsv3::formats

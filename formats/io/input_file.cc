@@ -210,7 +210,7 @@ std::span<const std::byte> InputFile::ReadStreaming(std::uint64_t offset, std::s
   if (in_place < wanted) {
     const std::size_t first = std::max(in_place, lead);
     ReadAt(begin + first, scratch.subspan(first, wanted - first));
-    // What was streamed is not read a second time: leave the page cache as it was.
+    // Streamed bytes are not read a second time: leave the page cache as it was.
     if (!cached) {
       ::posix_fadvise(fd_, static_cast<off_t>(begin), static_cast<off_t>(end - begin),
                       POSIX_FADV_DONTNEED);

@@ -18,9 +18,8 @@ enum class DirectIo {
 // A regular file open for reading. Reads are positioned, so one instance serves many threads.
 class InputFile {
  public:
-  // Opens without blocking: a directory, FIFO, device or socket is kBadInput, as are a missing
-  // file and a symlink loop; a missing permission or failing disk is kIo. `name` is what errors
-  // call the file.
+  // Opens without blocking: a directory, FIFO, device or socket is kBadInput, as are a missing file
+  // and a symlink loop; a missing permission or failing disk is kIo. Errors call the file `name`.
   InputFile(const std::filesystem::path& path, std::string name,
             DirectIo direct_io = DirectIo::kWherePossible);
   ~InputFile();
@@ -51,7 +50,8 @@ class InputFile {
   static constexpr int kNotOpened = -1;
   static constexpr int kUnavailable = -2;
 
-  // The descriptor for direct reads, opened by the first call; < 0 where they are not to be had.
+  // The descriptor for direct reads, opened by the first call; < 0 where direct reads are not
+  // possible.
   int DirectFd() const;
   // Reads the aligned range [begin, begin + out.size()) as far as direct reads go; returns the
   // number of bytes that are in place.

@@ -4,7 +4,7 @@
 
 namespace dsv3::formats {
 
-// How many file descriptors files may take that are kept open together: what the process may have,
+// The number of file descriptors for files that are kept open together: the limit of the process,
 // less some for everything else. Raises the process's soft limit to its hard one. At least 8.
 std::size_t OpenFileBudget();
 

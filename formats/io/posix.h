@@ -5,7 +5,7 @@
 
 #include <unistd.h>
 
-// What the POSIX implementations in formats/io share; private to that folder.
+// Helpers of the POSIX implementations in formats/io; private to that folder.
 namespace dsv3::formats {
 
 // Owns a file descriptor; -1 is none.
@@ -14,7 +14,7 @@ class UniqueFd {
   UniqueFd() = default;
   explicit UniqueFd(int fd) : fd_(fd) {}
   ~UniqueFd() {
-    // What must not be lost was synced; there is nobody to tell about anything else.
+    // Bytes that must not be lost were synced before; any other error has no one to report to.
     if (fd_ >= 0) ::close(fd_);
   }
   UniqueFd(UniqueFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}

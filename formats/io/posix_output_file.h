@@ -20,7 +20,7 @@ namespace dsv3::formats {
 // The two ways meet only at block borders, yet a page of the cache may be larger than a block, so a
 // buffered write has the file to itself; it is the rare case (the end of a file).
 //
-// Where direct writes are not to be had, a streamed file is written through the page cache and
+// Where direct writes are not possible, a streamed file is written through the page cache and
 // pushed to the disk range by range behind the writer, so that neither the dirty pages nor the
 // final fsync grow with the file.
 class PosixOutputFile final : public OutputFile {

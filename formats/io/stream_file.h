@@ -8,8 +8,8 @@
 
 namespace dsv3::formats {
 
-// Reads a whole file in order and calls `visit` for each part, of 4 MiB at most. What `visit`
-// throws ends the reading. Throws Error (kIo, kBadInput) as InputFile::ReadStreaming does.
+// Reads a whole file in order and calls `visit` for each part, of 4 MiB at most. An exception of
+// `visit` ends the reading. Throws Error (kIo, kBadInput) as InputFile::ReadStreaming does.
 void StreamFile(const InputFile& input,
                 const std::function<void(std::span<const std::byte> part)>& visit);
 

@@ -11,7 +11,7 @@
 namespace dsv3::formats {
 namespace {
 
-// Where a member stands in the text.
+// The place of a member in the text.
 struct MemberSpan {
   std::size_t key_begin = 0;
   std::size_t value_begin = 0;
@@ -159,7 +159,7 @@ std::string AppendJsonMember(std::string_view text, std::string_view key, std::s
     member.append(": ").append(value);
     return Spliced(text, object_begin, object_begin, member);
   }
-  // The last member shows the white space: what stands before its key, and around its colon.
+  // The last member shows the white space: before its key, and around its colon.
   std::size_t space = *last_key;
   while (text[space - 1] != ',' && text[space - 1] != '{') --space;
   const std::size_t colon = text.find_last_of('"', text.find_last_of(':', last_value - 1)) + 1;

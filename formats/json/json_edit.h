@@ -9,8 +9,8 @@
 namespace dsv3::formats {
 
 // Text of the value of top-level (or nested, "text_config/quantization_config") member `path`, as
-// it stands in `text`; nothing when there is none. Throws Error (kBadInput) when `text` is not
-// strict JSON or holds the member twice; `file` is the name for errors.
+// `text` spells it; nothing when there is none. Throws Error (kBadInput) when `text` is not strict
+// JSON or holds the member twice; `file` is the name for errors.
 std::optional<std::string> JsonMember(std::string_view text, std::string_view path,
                                       const std::string& file);
 

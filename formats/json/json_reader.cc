@@ -106,7 +106,7 @@ JsonType JsonReader::Peek() {
 
 void JsonReader::Enter(char opening, std::string_view expected) {
   if (PeekByte() != opening) {
-    Peek();  // tells what is no JSON value at all from a value of another type
+    Peek();  // fails itself where no JSON value begins
     FailExpected(expected, pos_);
   }
   if (depth_ == kMaxDepth) {
@@ -260,7 +260,7 @@ std::uint64_t JsonReader::Uint() {
   const char next = i < text_.size() ? text_[i] : '\0';
   const bool leading_zero = text_[begin] == '0' && i - begin > 1;
   if (i == begin || !fits || leading_zero || next == '.' || next == 'e' || next == 'E') {
-    Number();  // tells what is no JSON number at all from a number of another kind
+    Number();  // fails itself where no JSON number begins
     FailExpected(kExpected, begin);
   }
   pos_ = i;
@@ -302,7 +302,7 @@ void JsonReader::CheckRange(std::string_view number, std::size_t offset) const {
   double value = 0;
   const auto result = std::from_chars(number.data(), number.data() + number.size(), value);
   if (result.ec != std::errc::result_out_of_range) return;
-  // Too large or too small? The decimal exponent of the leading digit tells.
+  // Too large or too small? The decimal exponent of the leading digit decides.
   const std::size_t e = std::min(number.find_first_of("eE"), number.size());
   std::int64_t exponent = 0;
   if (e != number.size()) {

@@ -17,10 +17,10 @@ struct JsonSource {
 
 enum class JsonType { kNull, kBool, kNumber, kString, kArray, kObject };
 
-// Pulls values out of a strict JSON text (RFC 8259) in the order in which they stand. Beyond the
-// grammar it rejects: anything but well-formed UTF-8, a byte order mark, lone surrogates in \u
-// escapes, nesting deeper than kMaxDepth, and numbers too large for a double. Duplicate keys are
-// for the caller to judge.
+// Reads the values of a strict JSON text (RFC 8259) in the order of the text. Beyond the grammar it
+// rejects: anything but well-formed UTF-8, a byte order mark, lone surrogates in \u escapes,
+// nesting deeper than kMaxDepth, and numbers too large for a double. The caller judges duplicate
+// keys.
 //
 // Takes no memory beyond one buffer for the longest string that holds an escape. Errors are Error
 // (kBadInput) and name file, byte offset within the text, and what was expected and found. One
@@ -36,7 +36,7 @@ class JsonReader {
   // must stay until the next call.
   void SetTensor(const std::string* name) { tensor_ = name; }
 
-  // Type of the next value, told by its first byte.
+  // The type of the next value, as its first byte gives it.
   JsonType Peek();
 
   void BeginObject();
@@ -52,10 +52,10 @@ class JsonReader {
   std::string_view String();
   // A whole number from 0 to 2^64 - 1 in plain digits: 4.0, 4e0, -0 and 04 are errors.
   std::uint64_t Uint();
-  // Any number, as it stands in the text.
+  // Any number, as the text spells it.
   std::string_view Number();
   void Null();
-  // Checks a value of any type and returns it as it stands in the text.
+  // Checks a value of any type and returns it as the text spells it.
   std::string_view SkipValue();
   // Only white space may follow.
   void End();

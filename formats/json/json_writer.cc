@@ -9,7 +9,7 @@
 namespace dsv3::formats {
 namespace {
 
-// What stands after the backslash: a letter, 'u' for \u00XX, or 0 where no escape is needed.
+// The character after the backslash: a letter, 'u' for \u00XX, or 0 where no escape is needed.
 constexpr std::array<char, 128> EscapeLetters() {
   std::array<char, 128> letters{};
   for (std::size_t c = 0; c < 0x20; ++c) letters[c] = 'u';
@@ -55,7 +55,7 @@ std::size_t AppendEscapedCharacter(std::string& out, std::string_view text, std:
 
 void AppendJsonString(std::string& out, std::string_view value, JsonWriter::Charset charset) {
   out += '"';
-  std::size_t begin = 0;  // of what is copied as it stands
+  std::size_t begin = 0;  // of the text that is copied unchanged
   for (std::size_t i = 0; i < value.size();) {
     const auto c = static_cast<unsigned char>(value[i]);
     const bool beyond_ascii = c >= 0x80;

@@ -13,7 +13,7 @@ namespace dsv3::formats {
 class JsonWriter {
  public:
   enum class Charset {
-    kUtf8,   // characters beyond ASCII stand as they are
+    kUtf8,   // characters beyond ASCII are written unchanged
     kAscii,  // they become \uXXXX, in UTF-16, as Python's json.dumps does by default
   };
 
@@ -35,7 +35,7 @@ class JsonWriter {
   void Double(double value);
   void Bool(bool value);
   void Null();
-  // A value that is JSON already, inserted as it stands.
+  // A value that is JSON already, inserted unchanged.
   void Raw(std::string_view json);
 
   const std::string& text() const { return text_; }
