@@ -4,9 +4,9 @@
 
 #include "cli/verify_report.h"
 
-// The checks of dsv3-verify that one directory is enough for, each with its report: a command runs
-// one of them, "all" every one that applies. They throw Error as the functions of convert/verify
-// do.
+// The checks of dsv3-verify that need one directory alone, each with its report: a command runs one
+// of them, and "all" runs every check that applies. They throw Error as the functions of
+// convert/verify do.
 namespace dsv3::cli {
 
 struct CommandContext;

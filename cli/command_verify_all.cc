@@ -51,7 +51,7 @@ class AllChecks {
   std::string Run() {
     CheckFindingFiles(verify_);
     Check("structure", [&] { return CheckStructure(options_.input, verify_, context_); });
-    // Where not even the headers can be listed the others would say the same.
+    // Where not even the headers can be listed, the other checks would report the same.
     if (const CheckRun& structure = runs_.front(); structure.thrown) {
       Abandon(structure.thrown);
     } else {
@@ -101,7 +101,7 @@ class AllChecks {
     try {
       WriteFindingFiles(options_.input, directory_, Records(), verify_, context_);
     } catch (const Error&) {
-      // What the check said comes first.
+      // The error of the check comes first.
     }
     std::rethrow_exception(thrown);
   }
@@ -185,7 +185,7 @@ class AllChecks {
                        FormatCountOf(CountRun(), "check"));
   }
 
-  // What the check says in its last line, or why it says nothing.
+  // The last line of the check's report, or why it has none.
   static std::string Summary(const CheckRun& run) {
     if (!Ran(run)) return run.record.skipped;
     if (run.record.error) return Printable(run.record.error->message());

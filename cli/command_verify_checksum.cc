@@ -43,7 +43,7 @@ VerifyReport Create(const CreateOptions& options, CommandContext& context) {
     report.title = "Wrote checkpoint.manifest.json and SHA256SUMS: " +
                    (options.output.empty() ? options.directory : options.output);
     report.good = "the checksums are in place";
-    // What was replaced on request is no fault any more.
+    // Checksums that were replaced on request are not a fault any more.
     for (formats::Finding& finding : report.verification.findings) {
       finding.severity = formats::Severity::kWarning;
     }

@@ -35,7 +35,7 @@ struct Options {
   ValueOptions values;
 };
 
-// What the values are: "FP8 × scale" for a weight that has one.
+// The dtype of the values: "FP8 × scale" for a weight that has a scale.
 std::string DtypeText(const NumericTensor& tensor) {
   return std::string(formats::DtypeName(tensor.dtype)) + (tensor.scaled ? " × scale" : "");
 }

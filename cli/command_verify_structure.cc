@@ -71,7 +71,7 @@ VerifyReport CheckStructure(const std::string& input, const VerifyOptions& optio
   } else if (!checked.model_type.empty()) {
     model += ", whose tensors are not known, so they were not compared";
   }
-  // Of a conversion that is not finished nothing is looked at.
+  // The files of an unfinished conversion are not looked at.
   const bool looked = !checked.verification.files.empty();
   if (looked) report.lines.emplace_back("model", model);
   for (const convert::FormCount& form : checked.forms) {

@@ -72,7 +72,7 @@ const Command* FindCommand(const Tool& tool, const std::string& name) {
   return nullptr;
 }
 
-// What a word stands for: a command's summary, or the words that may follow it.
+// The help of a word: a command's summary, or the words that may follow it.
 std::string WordHelp(const Tool& tool, const std::string& first, const std::string& word) {
   const Command* command = FindCommand(tool, first.empty() ? word : first + " " + word);
   return command != nullptr ? command->summary : JoinWords(NextWords(tool, word));
@@ -182,7 +182,8 @@ void AppendZshPaths(std::string& out, const Command& command, std::size_t taken 
   }
 }
 
-// What completes a command's first word, or with `first` its second one, and then all that follows.
+// Appends the completion of a command's first word, or with `first` of its second one, and then of
+// all words that follow.
 void AppendZshCommands(std::string& out, const Tool& tool, const std::string& first) {
   const Command* unnamed = first.empty() ? UnnamedCommand(tool) : nullptr;
   out += "  _arguments -C";

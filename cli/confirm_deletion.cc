@@ -16,8 +16,8 @@ namespace dsv3::cli {
 
 namespace {
 
-// A line of stdin without its end; what there is at its end. Read byte by byte, because what
-// follows the line is not ours.
+// A line of stdin without its end; at the end of stdin, the characters that are left. Read byte by
+// byte, because the bytes after the line are not ours.
 std::string ReadLine() {
   std::string line;
   char c = 0;

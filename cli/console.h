@@ -7,7 +7,7 @@ namespace dsv3::cli {
 
 enum class ColorMode { kAuto, kAlways, kNever };
 
-// What every command understands about its output.
+// The options that every command has for its output.
 struct OutputOptions {
   bool json = false;
   bool quiet = false;
@@ -23,15 +23,15 @@ bool UseColor(ColorMode mode, int fd);
 // Whether stderr is a terminal on which a line can be drawn over.
 bool StderrCanRedraw();
 
-// Columns of the terminal at stderr, 80 where it does not tell.
+// Columns of the terminal at stderr, 80 where it gives no number.
 unsigned StderrColumns();
 
 // Columns of the terminal at stdout; 0 where stdout is none, so that a text may be as wide as it
 // is.
 unsigned StdoutColumns();
 
-// Writes everything to stderr; errors are ignored, there is nobody left to tell. Thread-safe; one
-// call is one write where the system allows it.
+// Writes everything to stderr; errors are ignored, since they could be reported nowhere else.
+// Thread-safe; one call is one write where the system allows it.
 void WriteStderr(std::string_view text) noexcept;
 
 // Writes everything to stdout. Throws Error (kIo) when it cannot, except that a reader that went
@@ -42,7 +42,7 @@ void WriteStdout(std::string_view text);
 std::string ErrorLine(std::string_view tool, std::string_view message, bool color);
 std::string WarningLine(std::string_view tool, std::string_view message, bool color);
 
-// The word in colour: what failed, what deserves a look, what is as it should be.
+// The word in colour, for something that failed, that deserves a look, or that is as it should be.
 enum class Tone { kBad, kDoubtful, kGood };
 std::string Colored(std::string_view word, Tone tone, bool color);
 

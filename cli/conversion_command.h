@@ -6,7 +6,7 @@
 #include "convert/recipes/conversion.h"
 #include "formats/io/file_system.h"
 
-// What the commands that convert a checkpoint share.
+// The common part of the commands that convert a checkpoint.
 namespace dsv3::cli {
 
 struct ConversionOptions {
@@ -21,8 +21,8 @@ using Conversion = convert::ConversionReport (*)(const convert::ConversionReques
                                                  convert::ProgressSink& progress,
                                                  const convert::StopToken& stop);
 
-// Asks what is to be asked, converts and returns the report. `request` holds the recipe's options;
-// all else is taken from `options`.
+// Asks for confirmation where that is needed, converts and returns the report. `request` holds the
+// recipe's options; everything else is taken from `options`.
 std::string RunConversion(const ConversionOptions& options, convert::ConversionRequest request,
                           Conversion conversion, CommandContext& context);
 

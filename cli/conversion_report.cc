@@ -56,7 +56,7 @@ void WarnByTensor(convert::ProgressSink& progress, std::string_view what, std::s
                                  FormatCountOf(counts.size() - kNamed, "more tensor"), what));
 }
 
-// What completes a job of which this run was to make a part.
+// The command that completes a job of which this run made a part.
 std::string ToComeText(const convert::RunOptions& run, std::uint64_t missing_files) {
   const std::string files = FormatCountOf(missing_files, "weight file");
   if (!run.part) return files + " of other ranks; layout.json comes with the last of them";
@@ -79,7 +79,7 @@ constexpr std::array<LeftBehindOfKind, 7> kLeftBehindKinds = {{
     {LeftBehindKind::kUntrueDescription, "descriptions that are no longer true"},
 }};
 
-// What stays in the source, a line for each kind.
+// The side files that stay in the source, a line for each kind.
 void LeftBehindLines(std::string& out, const ConversionReport& report) {
   if (report.left_behind.empty()) return;
   constexpr std::size_t kNamed = 3;
@@ -113,7 +113,7 @@ void WarningLines(std::string& out, const ConversionReport& report) {
   CountLine(out, "bad scales", "bad scale", report.bad_scales);
 }
 
-// The files that go, under the label.
+// The files that are deleted, under the label.
 void DeletionReportLines(std::string& out, std::string_view label, const ConversionReport& report) {
   if (report.deletions.empty()) return;
   ReportLine(out, label, DeletionTotal(report.deletions));

@@ -21,17 +21,18 @@ void WarnOfCounts(const convert::ConversionReport& report, convert::ProgressSink
 
 // One line: the label in its own column.
 void ReportLine(std::string& out, std::string_view label, const std::string& text);
-// Where the manifest is.
+// The path of the manifest, for the report.
 std::string ManifestText(const std::filesystem::path& output);
-// What was written and how long it took, what was kept, warnings, and what is still to come.
+// The files that were written and how long it took, the files of an earlier run, warnings, and the
+// command that is still to run.
 void AppendRunLines(std::string& out, const convert::RunOptions& run,
                     const convert::ConversionReport& report);
 std::string NothingToDoText(const std::filesystem::path& output,
                             const convert::ConversionReport& report);
-// Of a dry run: the title, and the files where they are `most` or fewer.
+// For a dry run: the title, and the files where they are `most` or fewer.
 std::string PlannedFilesText(const std::filesystem::path& output,
                              const convert::ConversionReport& report, std::size_t most);
-// Of a dry run: bytes, disk and memory.
+// For a dry run: bytes, disk and memory.
 void AppendPlanLines(std::string& out, const convert::ConversionReport& report);
 // Members of JSON that every conversion has; `like_original` as QualityMember's.
 void ConversionMembers(formats::JsonWriter& json, const std::filesystem::path& input,

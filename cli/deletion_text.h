@@ -7,11 +7,11 @@
 
 namespace dsv3::cli {
 
-// "4 files (4.5 MB) and 2 links": what goes of the source.
+// "4 files (4.5 MB) and 2 links": the part of the source that is deleted.
 std::string DeletionTotal(const std::vector<convert::SourceDeletion>& deletions);
 
-// What goes and what stays, a line for each pair of directories, with real paths. The last line
-// counts what is too much to be listed.
+// The files that are deleted and the files that stay, a line for each pair of directories, with
+// real paths. The last line counts the lines that are too many to be listed.
 std::vector<std::string> DeletionLines(const std::vector<convert::SourceDeletion>& deletions);
 
 }  // namespace dsv3::cli

@@ -7,7 +7,7 @@
 #include "formats/json/json_writer.h"
 
 // The load of the routed experts that each rank can expect, before and after --expert-load placed
-// them. Nothing of it where the option was not given.
+// them. All functions give nothing where the option was not given.
 namespace dsv3::cli {
 
 // Lines for the head of the report, and a table, empty without a load.

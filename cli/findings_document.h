@@ -9,7 +9,7 @@
 #include "convert/verify/verification.h"
 #include "formats/error.h"
 
-// Findings on the way into files for other programs.
+// Findings in the form from which files for other programs are written.
 namespace dsv3::cli {
 
 // One check of the call.
@@ -27,7 +27,7 @@ struct CheckRecord {
 struct FindingsDocument {
   std::string tool;                 // "dsv3-verify"
   std::string command;              // of the call: "checksum check", "all"
-  std::filesystem::path directory;  // absolute; what files of findings are relative to
+  std::filesystem::path directory;  // absolute; files of findings are relative to it
   std::vector<CheckRecord> checks;
 };
 

@@ -8,8 +8,8 @@
 
 namespace dsv3::cli {
 
-// What --help prints: of the whole tool when `command` is null; of an unnamed command also the
-// named ones. At most 80 columns.
+// The text that --help prints: for the whole tool when `command` is null; for an unnamed command it
+// lists the named ones, too. At most 80 columns.
 std::string HelpText(const Tool& tool, const Command* command);
 
 // "dsv3-convert fp8-to-bf16", or the tool's name for a command without one.

@@ -56,7 +56,7 @@ std::size_t OnlyDifference(const Leaf& a, const Leaf& b) {
   return difference;
 }
 
-// What all variants end with, from an underscore on: "_proj" for "gate_proj" and "up_proj".
+// The common end of all variants, from an underscore on: "_proj" for "gate_proj" and "up_proj".
 std::string_view SharedEnd(const std::vector<std::string>& variants) {
   const std::string_view first = variants.front();
   for (std::size_t i = first.find('_'); i != std::string_view::npos; i = first.find('_', i + 1)) {
@@ -70,7 +70,7 @@ std::string_view SharedEnd(const std::vector<std::string>& variants) {
   return "";
 }
 
-// Words that share no end are only short enough to stand beside each other when they are simple.
+// Words without a common end are short enough for one line only when they are simple.
 bool GoTogether(const std::vector<std::string>& variants) {
   return !SharedEnd(variants).empty() ||
          std::all_of(variants.begin(), variants.end(),

@@ -50,7 +50,7 @@ std::string ModelLine(const ModelConfig& c) {
   return text;
 }
 
-// The deployment, and what each of its ranks loads.
+// The deployment, and the bytes that each of its ranks loads.
 void AddRanks(const formats::RankLayout& layout, const Summary& s, Table& table) {
   const formats::RankLayout::Sizes& sizes = layout.sizes;
   std::string ranks =

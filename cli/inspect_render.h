@@ -9,7 +9,7 @@
 #include "convert/inspect/inspection.h"
 #include "convert/inspect/tensor_statistics.h"
 
-// What dsv3-inspect shows. Texts end with a line end; docs/inspect.md describes both forms.
+// The reports of dsv3-inspect. Texts end with a line end; docs/inspect.md describes both forms.
 namespace dsv3::cli {
 
 // Totals, findings and the tree of tensors, in columns, for a person. The tree is cut to `columns`

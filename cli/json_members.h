@@ -10,7 +10,7 @@
 #include "formats/json/json_writer.h"
 #include "formats/shape.h"
 
-// Members of a report. Texts may hold anything: what is no UTF-8 is replaced.
+// Members of a report. Texts may hold any bytes: bytes that are not UTF-8 are replaced.
 namespace dsv3::cli {
 
 inline void StringMember(formats::JsonWriter& json, std::string_view key, std::string_view text) {

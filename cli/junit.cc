@@ -18,7 +18,7 @@ namespace {
 using formats::Finding;
 using formats::Severity;
 
-// What concerns the checkpoint as a whole.
+// The test case for findings about the checkpoint as a whole.
 constexpr std::string_view kWholeCase = "(checkpoint)";
 
 struct TestCase {
@@ -65,7 +65,7 @@ std::string KindOf(const std::vector<const Finding*>& findings) {
   return kinds.size() == 1 ? *kinds.begin() : "several";
 }
 
-// A reader shows the message in a list; the lines below it are the whole account.
+// A reader shows the message in a list; the lines below it have all details.
 std::string ShortMessage(const std::vector<const Finding*>& findings) {
   if (findings.size() == 1) return findings[0]->message;
   return fmt::format("{}, first: {}", FormatCountOf(findings.size(), "finding"),
@@ -74,7 +74,7 @@ std::string ShortMessage(const std::vector<const Finding*>& findings) {
 
 std::string TimeText(double seconds) { return fmt::format("{:.3f}", seconds); }
 
-// What the case of the whole check holds beside findings.
+// The content of the whole check's test case beside findings.
 std::string OutcomeOf(const CheckRecord& check) {
   if (check.error) {
     return fmt::format("      <error message=\"{}\" type=\"{}\"/>\n",

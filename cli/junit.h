@@ -14,7 +14,7 @@ namespace dsv3::cli {
 std::string JUnitText(const FindingsDocument& document);
 
 // Text as XML 1.0 allows it within elements and attributes: markup and line ends escaped, bytes
-// that are no UTF-8 and characters that XML has no form for as \xNN or \uNNNN.
+// that are not UTF-8, and characters that XML cannot express, as \xNN or \uNNNN.
 std::string XmlText(std::string_view text);
 
 }  // namespace dsv3::cli

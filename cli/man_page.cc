@@ -12,7 +12,7 @@ namespace dsv3::cli {
 
 namespace {
 
-// Text that roff prints as it stands.
+// Text that roff prints unchanged.
 std::string Escape(std::string_view text) {
   std::string out;
   for (const char c : text) {

@@ -8,13 +8,13 @@
 #include <utility>
 #include <vector>
 
-// What a tool understands, as data. Parsing, --help, man pages and shell completions all read these
-// tables, so none of them can say something that another does not.
+// The commands and options of a tool, as data. Parsing, --help, man pages and shell completions all
+// read these tables, so none of them can say something that another does not.
 namespace dsv3::cli {
 
 struct CommandContext;
 
-// Thrown by a setter: the text says what would have been accepted ("give a whole number …").
+// Thrown by a setter: the text says which values are accepted ("give a whole number …").
 class BadValue : public std::invalid_argument {
  public:
   using std::invalid_argument::invalid_argument;
@@ -49,14 +49,14 @@ struct Argument {
 };
 
 struct Example {
-  std::string words;  // what follows the tool's name
+  std::string words;  // the words after the tool's name
   std::string help;
 };
 
 // A job of a tool. To add one: write a function that returns its table, and a run function.
 struct Command {
-  // "fp8-to-bf16", or two words with one space, "checksum create"; empty for what a tool does when
-  // no command is named, which may stand beside named ones.
+  // "fp8-to-bf16", or two words with one space, "checksum create"; empty for the job that a tool
+  // does when no command is named; a tool may have it beside named ones.
   std::string name;
   std::string summary;                   // one line without a full stop
   std::vector<std::string> description;  // paragraphs for --help and the man page
@@ -69,10 +69,11 @@ struct Command {
   bool stops_by_itself = false;
   // Whether processes that mpirun started share the work; otherwise process 0 does all of it.
   bool shares_work = false;
-  // Whether `run` returns what was asked for or minds --quiet itself, so that --quiet keeps it.
+  // Whether --quiet keeps the text that `run` returns, because it is the data that was asked for or
+  // `run` heeds --quiet itself.
   bool returns_data = false;
-  // Does the work and returns what belongs on stdout, in JSON when the context asks for it.
-  // Throws Error; prints nothing but progress and warnings.
+  // Does the work and returns the text for stdout, in JSON when the context asks for it. Throws
+  // Error; prints nothing but progress and warnings.
   std::function<std::string(CommandContext&)> run;
 };
 

@@ -48,8 +48,8 @@ std::string_view NamePart(std::string_view word) { return word.substr(0, word.fi
 
 bool LooksLikeOption(std::string_view word) { return word.size() > 1 && word.front() == '-'; }
 
-// One pass over the words that knows every option, so that it can tell the command's name from an
-// option's value.
+// One pass over the words that knows every option, so that it can distinguish the command's name
+// from an option's value.
 class WordWalker {
  public:
   WordWalker(const Tool& tool, const std::vector<std::string>& words) : tool_(tool), words_(words) {
@@ -181,7 +181,7 @@ class WordWalker {
   throw UsageError(message, HelpHint(tool, nullptr));
 }
 
-// What the words say about the command.
+// The command that the words name.
 struct NamedCommand {
   const Command* command = nullptr;
   std::string half;  // "checksum" where its second word is missing
@@ -189,7 +189,7 @@ struct NamedCommand {
 
 // The command that a call of a tool with an unnamed one means: another one where the first word
 // that is neither an option nor an option's value is its name, which is removed from `words` then.
-// Behind "--" stand arguments only, so that IN may have any name.
+// Words behind "--" are arguments only, so that IN may have any name.
 const Command* TakeOptionalCommand(const Tool& tool, const WordWalker& walker,
                                    std::vector<std::string>& words) {
   const Command* unnamed = UnnamedCommand(tool);

@@ -8,8 +8,8 @@
 
 namespace dsv3::cli {
 
-// A call that the tables do not allow (kUsage). `hint` is what to look at next, for a person, and
-// is no part of the message.
+// A call that the tables do not allow (kUsage). `hint` says what to look at next, for a person, and
+// is not part of the message.
 class UsageError : public Error {
  public:
   UsageError(std::string message, std::string hint)

@@ -109,7 +109,7 @@ std::string InputPath(const std::string& name, const std::string& value) {
   }
   const fs::path cached = CachedRepository(*repository);
   if (fs::is_directory(cached, ignored)) return cached.string();
-  // A path like "models/v3" may be misspelled: it is named as what it may be, too.
+  // A path like "models/v3" may also be misspelled, so the message names both possibilities.
   const std::string download =
       fmt::format("`hf download {}` brings it into the cache {}", *repository, HubCache().string());
   if (!SchemeOf(value).empty()) {

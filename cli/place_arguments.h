@@ -2,7 +2,7 @@
 
 #include <string>
 
-// What a path on the command line may be, before anything is opened.
+// The meaning of a path on the command line, before anything is opened.
 namespace dsv3::cli {
 
 // The path for an argument or option value `value`, called `name` in messages. A path that exists

@@ -32,7 +32,7 @@ void ProgressDisplay::OnPhase(std::string_view phase, std::uint64_t total_bytes)
   rated_at_ = Clock::now();
   line_interval_ = kFirstLineAfter;
   next_line_ = rated_at_ + line_interval_;
-  // Queued here and not left to the next tick, so that even the shortest phase is told of.
+  // Queued here and not left to the next tick, so that even the shortest phase is printed.
   if (style_ == Style::kLines) pending_.push_back({tool_ + ": " + state_.phase + "\n"});
   if (style_ == Style::kBar) pending_.push_back({ProgressBar(state_, StderrColumns()), true});
   wake_.notify_one();

@@ -14,9 +14,9 @@
 
 namespace dsv3::cli {
 
-// Shows on stderr what a job does: one bar that is drawn over and over on a terminal, with warnings
-// scrolling above it; a plain line now and then elsewhere. A thread of its own does the drawing, so
-// that a terminal that takes no characters for a while holds up nothing else.
+// Shows the progress of a job on stderr: one bar that is drawn over and over on a terminal, with
+// warnings scrolling above it; a plain line now and then elsewhere. A thread of its own does the
+// drawing, so that a terminal that takes no characters for a while holds up nothing else.
 class ProgressDisplay : public convert::ProgressSink {
  public:
   enum class Style {
@@ -33,8 +33,8 @@ class ProgressDisplay : public convert::ProgressSink {
   void OnBytes(std::uint64_t bytes, std::string_view file) override;
   void OnWarning(const std::string& message) override;
 
-  // Prints what is left, clears the bar for good, and returns when that is done; for whoever writes
-  // to the terminal next. Later warnings are printed at once, progress no more.
+  // Prints what is left, clears the bar for good, and returns when that is done; so that the caller
+  // may write to the terminal. Later warnings are printed at once, progress no more.
   void Close();
 
  private:

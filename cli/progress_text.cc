@@ -11,7 +11,7 @@ namespace dsv3::cli {
 
 namespace {
 
-constexpr double kRateSeconds = 4;  // what lies further back than this hardly counts
+constexpr double kRateSeconds = 4;  // bytes further back than this hardly count
 constexpr std::size_t kMostBarCells = 20;
 constexpr std::size_t kFewestBarCells = 8;  // fewer say nothing that the percentage does not
 
@@ -47,7 +47,7 @@ std::optional<double> SecondsLeft(const ProgressState& state) {
 std::string ProgressBar(const ProgressState& state, unsigned columns) {
   const std::size_t room = columns > 1 ? columns - 1 : 1;
   std::size_t used = state.phase.size();
-  // Parts are chosen by what a person wants to know first, and shown in another order.
+  // Parts are chosen in the order in which a person needs them, and shown in another order.
   const auto choose = [&](const std::string& part) -> std::string {
     if (part.empty() || used + 2 + part.size() > room) return "";
     used += 2 + part.size();

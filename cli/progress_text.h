@@ -4,7 +4,7 @@
 #include <optional>
 #include <string>
 
-// What a progress display says, apart from when and where it says it.
+// The texts of a progress display; progress_display.h decides when and where they are shown.
 namespace dsv3::cli {
 
 // Bytes a second, with the last few seconds counting most.

@@ -6,10 +6,10 @@
 #include "convert/recipes/conversion.h"
 #include "formats/json/json_writer.h"
 
-// What quantising did to the weights, for a person and for programs.
+// The quality of quantised weights, for a person and for programs.
 namespace dsv3::cli {
 
-// Lines of a report, and a table of the worst tensors; `like_original` tells of the comparison with
+// Lines of a report, and a table of the worst tensors; `like_original` adds the comparison with
 // --scales-from. Empty for no tensors.
 std::string QualityText(const std::vector<convert::TensorQuality>& tensors, bool like_original);
 

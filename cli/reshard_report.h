@@ -11,8 +11,8 @@ namespace dsv3::cli {
 // of modules in reports.
 std::string_view ModuleKindName(convert::ModuleKind kind);
 
-// The report of dsv3-reshard for a person: what was written, what the ranks are, how evenly they
-// are loaded.
+// The report of dsv3-reshard for a person: the files that were written, the ranks, and how evenly
+// they are loaded.
 std::string ReshardReportText(const convert::ReshardRequest& request,
                               const convert::ReshardReport& report);
 std::string MergeReportText(const convert::ConversionRequest& request,

@@ -118,7 +118,7 @@ void Result(JsonWriter& json, const Finding& finding, const std::vector<std::str
   StringMember(json, "level", finding.severity == formats::Severity::kError ? "error" : "warning");
   TextMember(json, "message", finding.message.empty() ? finding.kind : finding.message);
   Location(json, finding, from);
-  // Tells one finding from another where all of them are in line 1.
+  // Distinguishes findings, which are all in line 1.
   const std::string identity = finding.kind + '\0' + finding.file + '\0' + finding.tensor;
   json.Key("partialFingerprints");
   json.BeginObject();

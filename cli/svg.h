@@ -6,7 +6,7 @@
 namespace dsv3::cli {
 
 // Elements of a picture in SVG, in user units of a pixel, appended to a string. Looks come from
-// classes, so that one style sheet tells them for light and dark screens. Texts are escaped; equal
+// classes, so that one style sheet sets them for light and dark screens. Texts are escaped; equal
 // calls give equal bytes.
 class Svg {
  public:

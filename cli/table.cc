@@ -19,7 +19,7 @@ std::string Pad(std::string_view text, std::size_t width, bool right) {
   return right ? space + std::string(text) : std::string(text) + space;
 }
 
-// The first and the last characters of the text, with "…" for what is between them.
+// The first and the last characters of the text, with "…" for those between them.
 std::string CutMiddle(const std::string& text, std::size_t width) {
   if (Width(text) <= width) return text;
   const std::size_t front = (width - 1) / 3;

@@ -69,7 +69,7 @@ OutputOptions PeekOutputOptions(const std::vector<std::string>& words) {
   return output;
 }
 
-// Runs one call of one tool; lives as long as the process has something to say.
+// Runs one call of one tool; lives as long as the process may print.
 class Call {
  public:
   Call(const std::function<Tool()>& make_tool, std::vector<std::string> words, JoinProcesses join)
@@ -123,7 +123,7 @@ class Call {
     return 0;
   }
 
-  // What was asked for instead of a job; empty when `command` is to run.
+  // The text that was asked for instead of a job; empty when `command` is to run.
   std::string Information(const Command* command) const {
     if (info_.help) return HelpText(tool_, command);
     if (info_.version) return VersionText(tool_.name);
@@ -136,7 +136,7 @@ class Call {
     return "";
   }
 
-  // Whether this process speaks for all that run together.
+  // Whether this process prints for all that run together.
   bool Leads() const { return !group_ || group_->process() == 0; }
 
   int RunCommand(const Command& command) {
@@ -204,7 +204,7 @@ class Call {
       try {
         WriteStdout(ErrorJson(error));
       } catch (const Error&) {
-        // The exit code of the first error tells more.
+        // The exit code of the first error says more.
       }
     }
     return static_cast<int>(error.code());

@@ -14,17 +14,17 @@
 
 namespace dsv3::cli {
 
-// What a command's run function works with.
+// The input of a command's run function.
 struct CommandContext {
   const Tool& tool;
   const Command& command;
   const OutputOptions& output;
   ProgressDisplay& progress;
   const convert::StopToken& stop;
-  // The processes that share the command's work; nullptr: there is this one alone.
+  // The processes that share the command's work; nullptr: this process works alone.
   convert::WorkSharing* sharing = nullptr;
-  // Set by a command whose report tells of differences: the exit code is 1, and the report goes to
-  // stdout all the same, because it is what was asked for.
+  // Set by a command whose report has differences: the exit code is 1, and the report still goes to
+  // stdout, because it is the text that was asked for.
   bool found_differences = false;
   // Set by a command of several checks where one of them could not run: the exit code is this one.
   std::optional<ErrorCode> failed_part = std::nullopt;
