@@ -20,7 +20,7 @@ void CheckSizes(const RankLayout::Sizes& sizes, const DocumentReader& reader) {
         sizes.shared_expert_tp, sizes.embed_tp}) {
     // So that no product below overflows.
     if (size == 0 || size > std::numeric_limits<std::uint16_t>::max()) {
-      reader.Fail(fmt::format("{} is no number of ranks", size));
+      reader.Fail(fmt::format("{} is not a number of ranks", size));
     }
   }
   const std::uint64_t stage = sizes.tp * sizes.dp;

@@ -309,7 +309,7 @@ RankLayout Parser::Parse() {
   json().End();
   Require(seen, kRequired, kNames, "it");
   if (seen >> 24 != 0 && (layout.recut_block.first == 0 || layout.recut_block.second == 0)) {
-    Fail("\"recut_block\" is no block");
+    Fail("\"recut_block\" is not a block");
   }
   RequireFileNames(layout, *this);
   ResolveRanks(layout);

@@ -35,7 +35,7 @@ void RejectDuplicateNames(const std::vector<SafetensorsTensor>& tensors, const s
     if (names.Add(i, HashName(name_at(i)), name_at) == NameTable::kNone) continue;
     Fail(file, tensors[i].name,
          fmt::format(
-             "tensor {} stands twice in the header, so it is not clear which one is meant; {}",
+             "tensor {} appears twice in the header, so it is not clear which one is meant; {}",
              QuoteForMessage(tensors[i].name), kDamaged));
   }
 }
@@ -160,10 +160,11 @@ void CheckFileBytes(const SafetensorsHeader& header, std::uint64_t file_bytes,
                      file_bytes, expected, expected - file_bytes));
   }
   if (file_bytes > expected) {
-    Fail(file, "",
-         fmt::format("the file has {} bytes, and its header describes {}, so {} too many stand at "
-                     "the end; {}",
-                     file_bytes, expected, file_bytes - expected, kDamaged));
+    Fail(
+        file, "",
+        fmt::format(
+            "the file has {} bytes, and its header describes {}, so {} too many are at the end; {}",
+            file_bytes, expected, file_bytes - expected, kDamaged));
   }
 }
 

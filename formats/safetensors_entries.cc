@@ -32,7 +32,7 @@ class HeaderReader {
       if (*key == "__metadata__") {
         if (metadata_seen) {
           throw Error(ErrorCode::kBadInput,
-                      fmt::format("{}: __metadata__ stands twice; {}", file_, kDamaged),
+                      fmt::format("{}: __metadata__ appears twice; {}", file_, kDamaged),
                       {.file = file_, .tensor = {}});
         }
         metadata_seen = true;

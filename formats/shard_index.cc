@@ -42,7 +42,7 @@ class IndexReader {
     bool map_seen = false;
     bool metadata_seen = false;
     const auto once = [&](bool& seen, std::string_view member) {
-      if (seen) Fail(file_, "", fmt::format("{} stands twice; {}", member, kDamaged));
+      if (seen) Fail(file_, "", fmt::format("{} appears twice; {}", member, kDamaged));
       seen = true;
     };
     reader_.BeginObject();

@@ -39,7 +39,7 @@ class BundleParser {
   void RequireText(std::string_view what, std::string_view expected) {
     const std::string found(json_.String());
     if (found == expected) return;
-    FailSignature(file_, fmt::format("{} is {}, but expected was '{}'", what,
+    FailSignature(file_, fmt::format("{} is {}, but '{}' was expected", what,
                                      QuoteForMessage(found), expected));
   }
 
@@ -51,7 +51,7 @@ class BundleParser {
     if (std::optional<std::string> bytes = DecodeBase64(json_.String()); bytes && !bytes->empty()) {
       return *std::move(bytes);
     }
-    FailSignature(file_, fmt::format("{} is no base64 text, or empty", what));
+    FailSignature(file_, fmt::format("{} is not base64 text, or is empty", what));
   }
 
   void Material() {

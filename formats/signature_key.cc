@@ -152,7 +152,7 @@ SigningKey SigningKey::FromPem(std::string pem, const std::string& file) {
   if (!key.key_) {
     FailKey(file, HasBlock(pem, "PUBLIC KEY")
                       ? fmt::format("this is a public key; signing needs the private one")
-                      : fmt::format("this is no private key in PEM form; {}", kHowToMakeKeys));
+                      : fmt::format("this is not a private key in PEM form; {}", kHowToMakeKeys));
   }
   key.curve_ = RequireCurve(key.key_.get(), file).name;
   key.hint_ = Hint(key.key_.get());
@@ -183,7 +183,7 @@ VerifyingKey VerifyingKey::FromPem(std::string_view pem, const std::string& file
   ERR_clear_error();
   if (!key.key_) {
     std::string_view problem =
-        "this is no public key in PEM form; it begins with '-----BEGIN PUBLIC KEY-----'";
+        "this is not a public key in PEM form; such a key begins with '-----BEGIN PUBLIC KEY-----'";
     if (pem.find("PRIVATE KEY-----") != std::string_view::npos) {
       problem =
           "this is a private key; verifying needs the public one, which is safe to hand out: "

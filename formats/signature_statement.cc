@@ -64,16 +64,16 @@ class StatementParser {
   void RequireText(std::string_view what, std::string_view expected) {
     const std::string found(json_.String());
     if (found == expected) return;
-    FailSignature(file_, fmt::format("{} of the signed statement is {}, but expected was '{}'",
+    FailSignature(file_, fmt::format("{} of the signed statement is {}, but '{}' was expected",
                                      what, QuoteForMessage(found), expected));
   }
 
   std::string Digest(std::string_view what) {
     const std::string found(json_.String());
     if (std::optional<std::string> digest = Sha256Text(found)) return *digest;
-    FailSignature(file_, fmt::format("the digest of {} is {}, but expected were 64 hexadecimal "
-                                     "digits",
-                                     what, QuoteForMessage(found)));
+    FailSignature(
+        file_, fmt::format("the digest of {} is {}, but 64 hexadecimal digits were expected", what,
+                           QuoteForMessage(found)));
   }
 
   void Subjects() {
@@ -134,9 +134,11 @@ class StatementParser {
                  }
                });
     if (signed_file.name != "." && !OutsidePath(signed_file.name).empty()) {
-      FailSignature(file_, fmt::format("the signed statement names the file {}, which is no plain "
-                                       "path within the model",
-                                       QuoteForMessage(signed_file.name)));
+      FailSignature(
+          file_,
+          fmt::format(
+              "the signed statement names the file {}, which is not a plain path within the model",
+              QuoteForMessage(signed_file.name)));
     }
     if (!names_.insert(signed_file.name).second) {
       FailSignature(file_, fmt::format("the signed statement names the file {} twice",

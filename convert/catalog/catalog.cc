@@ -55,7 +55,8 @@ Catalog::Catalog(std::vector<SourceFile> files, std::vector<CatalogTensor> tenso
       });
   for (std::uint32_t i = 0; i < tensors_.size(); ++i) {
     if (by_name_.Add(i, hashes[i], name_at) == kNone) continue;
-    throw Error(ErrorCode::kInternal, "tensor '" + tensors_[i].name + "' stands twice in a catalog",
+    throw Error(ErrorCode::kInternal,
+                "tensor '" + tensors_[i].name + "' appears twice in a catalog",
                 {files_[tensors_[i].extent.file].name, tensors_[i].name});
   }
 }

@@ -68,14 +68,14 @@ class ScaleCheck {
     if (node.tensors == 0) {
       if (fp8) return;  // scales that are FP8 themselves
       Add(Severity::kWarning, "scale-without-weight", name,
-          fmt::format("tensor '{}' is named like a scale, but no weight stands beside it", name));
+          fmt::format("tensor '{}' is named like a scale, but there is no weight beside it", name));
       return;
     }
     if (!fp8) return;
     if (node.scales.empty()) {
       Add(Severity::kError, "missing-scale", name,
-          fmt::format("tensor '{}' is FP8, but no scale stands beside it; without its scale "
-                      "its values mean nothing",
+          fmt::format("tensor '{}' is FP8, but there is no scale beside it; without its scale its "
+                      "values mean nothing",
                       name));
       return;
     }

@@ -35,7 +35,7 @@ struct Inspection {
 // Reads headers, index and config, no weights. Of a tensor that stands in two shards the first is
 // shown. Throws Error like formats::OpenCheckpointFiles and, so that what is shown is always whole,
 // kBadInput (or kIo) for a shard whose header cannot be read, and for rank shards that are not all
-// as their layout.json tells.
+// as their layout.json says.
 Inspection Inspect(const std::filesystem::path& path);
 
 // Positions in the catalog of the tensor of this name, or of all whose names match a glob. Throws

@@ -51,8 +51,8 @@ void CheckShared(const PlanHooks& hooks, const RunOptions& run) {
   if (run.overwrite && (run.part || run.finish)) {
     throw Error(ErrorCode::kUsage,
                 name +
-                    " does not go with --overwrite: runs beside each other cannot agree on what "
-                    "gives way; remove what is in the output directory first, or choose another");
+                    " does not go with --overwrite: runs at the same time cannot agree on which "
+                    "files are replaced; empty the output directory first, or choose another");
   }
 }
 

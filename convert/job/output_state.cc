@@ -151,10 +151,9 @@ void RequireRoomForPart(const fs::path& directory, const JobJournals& journals,
           !IsThere(directory / name)) {
         continue;
       }
-      RefuseOutput(directory,
-                   fmt::format("{} gives way to this job and is still there; run the same "
-                               "command without --part",
-                               name));
+      RefuseOutput(directory, fmt::format("{} is to be replaced by this job, and a part cannot do "
+                                          "that; run the same command without --part",
+                                          name));
     }
   }
 }

@@ -82,12 +82,13 @@ SourceRelease::SourceRelease(formats::FileSystem& file_system, fs::path director
 
 void SourceRelease::Committed(std::size_t file, const FileRecord& record) {
   if (!MatchesRecord(directory_ / record.name, record, Silent(), stop_)) {
-    throw Error(ErrorCode::kVerification,
-                fmt::format("{}: what was read back is not what was written; the disk or the "
-                            "memory of this machine is faulty. No source shard that this file "
-                            "needs was deleted",
-                            (directory_ / record.name).string()),
-                {record.name, ""});
+    throw Error(
+        ErrorCode::kVerification,
+        fmt::format(
+            "{}: the bytes that were read back are not those that were written; the disk or the "
+            "memory of this machine is faulty. No source shard that this file needs was deleted",
+            (directory_ / record.name).string()),
+        {record.name, ""});
   }
   Checked(file);
 }

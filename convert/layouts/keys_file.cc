@@ -68,7 +68,7 @@ class KeysReader {
     while (const std::optional<std::string_view> member = reader_.NextMember()) {
       EngineKey key;
       key.key = std::string(*member);
-      if (!seen.insert(key.key).second) Fail(key.key, "it stands twice; remove one of the two");
+      if (!seen.insert(key.key).second) Fail(key.key, "it appears twice; remove one of the two");
       ReadKey(key);
       keys_.push_back(std::move(key));
     }
@@ -94,7 +94,7 @@ class KeysReader {
     bool has_shape = false;
     bool has_sources = false;
     const auto once = [&](bool& seen, std::string_view member) {
-      if (seen) Fail(key.key, fmt::format("its {} stands twice; remove one of the two", member));
+      if (seen) Fail(key.key, fmt::format("its {} appears twice; remove one of the two", member));
       seen = true;
     };
     reader_.SetTensor(&key.key);
@@ -141,7 +141,7 @@ class KeysReader {
     while (reader_.NextElement()) {
       std::string source(reader_.String());
       if (!seen.insert(source).second) {
-        Fail(key.key, fmt::format("its source {} stands twice; remove one of the two",
+        Fail(key.key, fmt::format("its source {} appears twice; remove one of the two",
                                   QuoteForMessage(source)));
       }
       key.sources.push_back(std::move(source));

@@ -108,7 +108,7 @@ ScaleRules ReadScaleRules(const ModelConfig& config) {
   if (!config.quantization) {
     rules.problem =
         "config.json: there is no quantization_config, but the checkpoint holds FP8 weights, whose "
-        "block size only the config tells; restore the config.json that came with these weights";
+        "block size only the config gives; restore the config.json that came with these weights";
     return rules;
   }
   const QuantizationConfig& quantization = *config.quantization;
@@ -159,8 +159,8 @@ std::string ApplyScaleRules(const ScaleRules& rules, const CatalogTensor& weight
     candidate.block = BlockOf(rule, candidate);
     if (found != nullptr && Covered(candidate) != Covered(result)) {
       return fmt::format(
-          "scale {} has shape {}, which both the {} and the {} give for a weight of shape {}; "
-          "which of them it follows cannot be told",
+          "scale {} has shape {}, which both the {} and the {} give for a weight of shape {}; it "
+          "is not clear which of the two it follows",
           QuoteForMessage(scale.name), formats::ShapeToString(scale.shape), found->source,
           rule.source, formats::ShapeToString(weight.shape));
     }

@@ -154,8 +154,8 @@ class Finder {
       if (found == Catalog::kNone) continue;
       if (scale != Catalog::kNone) {
         Add(i, "several-scales",
-            fmt::format("FP8 tensor {} has two scales, {} and {}; expected one. Which of them the "
-                        "weight was quantised with cannot be told: download the checkpoint again",
+            fmt::format("FP8 tensor {} has two scales, {} and {}; expected one. It is not clear "
+                        "which of them belongs to the weight: download the checkpoint again",
                         QuoteForMessage(tensor.name), QuoteForMessage(At(scale).name),
                         QuoteForMessage(At(found).name)));
         return;

@@ -299,10 +299,12 @@ void RequireComplete(const Findings& findings, std::string_view action) {
   std::string message = first->message;
   if (more > 0) message += fmt::format(" ({} more like it)", more);
   const bool conversion = first->kind == "unfinished-conversion";
-  throw Error(conversion ? ErrorCode::kUsage : ErrorCode::kBadInput,
-              fmt::format("{}; {} is refused until then, because it would call what is there whole",
-                          message, action),
-              {first->file, first->tensor});
+  throw Error(
+      conversion ? ErrorCode::kUsage : ErrorCode::kBadInput,
+      fmt::format(
+          "{}; {} is refused until then, because it would call an incomplete checkpoint complete",
+          message, action),
+      {first->file, first->tensor});
 }
 
 }  // namespace dsv3::convert

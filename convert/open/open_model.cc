@@ -33,8 +33,8 @@ void RequireConfig(const formats::CheckpointFiles& files) {
   // If something else has that name, reading it gives the error that describes it.
   if (fs::exists(fs::symlink_status(path, ignored))) formats::ReadSmallFile(path, 0);
   throw Error(ErrorCode::kBadInput,
-              fmt::format("{}: there is no config.json, which tells the block size of the "
-                          "scales; copy it from where these weights came from",
+              fmt::format("{}: there is no config.json, which gives the block size of the scales; "
+                          "copy it from where these weights came from",
                           files.directory.string()),
               {kConfigName, ""});
 }

@@ -33,7 +33,7 @@ std::string ConfigForRanks(const std::string& config_text, const ModelConfig& co
   std::string text = config_text;
   if (slicing.recut_block) {
     const QuantizationConfig& quantization =
-        QuantizationOrThrow(config, "subblock", "finer blocks could be told");
+        QuantizationOrThrow(config, "subblock", "finer blocks could be given");
     text = formats::ReplaceJsonMember(
         text, quantization.member + "/weight_block_size",
         fmt::format("[{}, {}]", slicing.recut_block->rows, slicing.recut_block->cols), kConfigName);

@@ -127,13 +127,13 @@ class Opener {
       opened.file.bytes = input.bytes();
       opened.file.mtime_ns = input.mtime_ns();
       if (input.bytes() != listed.bytes) {
-        opened.faults.push_back(FileFault(
-            "wrong-size", listed.name, "",
-            fmt::format(
-                "{}: the file has {} bytes, layout.json tells of {}: it is {}; {}", listed.name,
-                input.bytes(), listed.bytes,
-                input.bytes() < listed.bytes ? "cut off, or of another job" : "of another job",
-                kCopyAgain)));
+        opened.faults.push_back(
+            FileFault("wrong-size", listed.name, "",
+                      fmt::format("{}: the file has {} bytes, layout.json records {}: it is {}; {}",
+                                  listed.name, input.bytes(), listed.bytes,
+                                  input.bytes() < listed.bytes ? "cut off, or of another job"
+                                                               : "of another job",
+                                  kCopyAgain)));
         return opened;
       }
       opened.header = formats::ReadSafetensorsHeader(input);
@@ -141,7 +141,7 @@ class Opener {
       if (opened.header.digest != listed.header_xxh3) {
         opened.faults.push_back(FileFault(
             "foreign-shard", listed.name, "",
-            fmt::format("{}: its header has the XXH3-128 digest {}, layout.json tells of {}: the "
+            fmt::format("{}: its header has the XXH3-128 digest {}, layout.json records {}: the "
                         "file is of another job; {}",
                         listed.name, opened.header.digest, listed.header_xxh3, kCopyAgain)));
         return opened;
@@ -179,7 +179,7 @@ class Opener {
         add_missing(layout_.tensors[table_[next++]]);
       }
       if (next == end || layout_.tensors[table_[next]].name != held.name) {
-        add("tensor-not-in-layout", held.name, "is not told of, but is in");
+        add("tensor-not-in-layout", held.name, "is not listed, but is in");
         continue;
       }
       const LayoutTensor& listed = layout_.tensors[table_[next]];
@@ -199,7 +199,7 @@ class Opener {
         if (IsAsListed(directory_ / side.name, side)) continue;
         faults.push_back(FileFault(
             "wrong-digest", side.name, "",
-            fmt::format("{}: the file is not the one that layout.json tells of, of {} bytes; {}",
+            fmt::format("{}: the file is not the one of {} bytes that layout.json records; {}",
                         side.name, side.bytes, kCopyAgain)));
       } catch (const Error& error) {
         faults.push_back(FaultOf(side.name, error));
@@ -292,8 +292,8 @@ RankDirectory OpenRankDirectory(const fs::path& directory, formats::Findings& fa
 RankDirectory OpenRankDirectory(const fs::path& directory) {
   formats::Findings faults;
   RankDirectory ranks = OpenRankDirectory(directory, faults);
-  formats::RequireNoErrors(faults, {"file of this directory is not as layout.json tells",
-                                    "files of this directory are not as layout.json tells"});
+  formats::RequireNoErrors(faults, {"file of this directory is not as layout.json records it",
+                                    "files of this directory are not as layout.json records them"});
   return ranks;
 }
 

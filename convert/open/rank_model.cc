@@ -158,9 +158,9 @@ class Pieces {
     for (const formats::LayoutPart& part : listed.parts) {
       const std::uint32_t source = original.Find(part.name);
       if (source == Catalog::kNone) {
-        Fail(listed.name, fmt::format("is said to be cut from {}, which no header of the original "
-                                      "tells of",
-                                      QuoteForMessage(part.name)));
+        Fail(listed.name,
+             fmt::format("is said to be cut from {}, which is in no header of the original",
+                         QuoteForMessage(part.name)));
       }
       const Box box = {part.row_begin, part.row_end, part.col_begin, part.col_end};
       // All parts have the columns of `held` (OpenRankDirectory).
@@ -305,7 +305,8 @@ class Builder {
   ExpressionPtr Recut(std::uint32_t position, std::vector<Tile> tiles) const {
     const CatalogTensor& tensor = original_.catalog.tensors()[position];
     const auto found = pair_of_scale_.find(position);
-    if (found == pair_of_scale_.end()) Fail(tensor.name, "was recut and is no scale of a weight");
+    if (found == pair_of_scale_.end())
+      Fail(tensor.name, "was recut and is not a scale of a weight");
     const ScaledWeight& pair = *found->second;
     const quant::BlockShape fine = {ranks_.layout.recut_block.first,
                                     ranks_.layout.recut_block.second};

@@ -48,7 +48,7 @@ class MatrixReader {
         reader_.SkipValue();
         continue;
       }
-      if (rows) Fail(fmt::format("'{}' stands twice", matrix_.member));
+      if (rows) Fail(fmt::format("'{}' appears twice", matrix_.member));
       rows = ReadRows(parse);
     }
     reader_.End();
@@ -80,7 +80,7 @@ class MatrixReader {
   template <typename Parse>
   std::vector<std::vector<T>> ReadRows(const Parse& parse) {
     if (reader_.Peek() != formats::JsonType::kArray) {
-      Fail(fmt::format("'{}' is no array", matrix_.member));
+      Fail(fmt::format("'{}' is not an array", matrix_.member));
     }
     std::vector<std::vector<T>> rows;
     reader_.BeginArray();
@@ -107,7 +107,7 @@ class MatrixReader {
   template <typename Parse>
   std::vector<T> ReadRow(std::uint64_t layer, const Parse& parse) {
     if (reader_.Peek() != formats::JsonType::kArray) {
-      Fail(fmt::format("the row of layer {} is no array", layer));
+      Fail(fmt::format("the row of layer {} is not an array", layer));
     }
     std::vector<T> row;
     reader_.BeginArray();

@@ -77,14 +77,14 @@ void LinkByProducts(PlannedFile& file) {
     const auto found = position_of.find(by_product);
     if (found == position_of.end() || by_product->maker() != tensor.expression.get() ||
         (tensor.expression->num_bytes() == 0 && by_product->num_bytes() != 0)) {
-      Fail(file.name, tensor.entry.name, "what is made beside this tensor is not planned");
+      Fail(file.name, tensor.entry.name, "the by-product of this tensor is not planned");
     }
     tensor.by_product = found->second;
     file.tensors[found->second].maker = i;
   }
   for (const PlannedTensor& tensor : file.tensors) {
     if ((tensor.expression->maker() != nullptr) == (tensor.maker != PlannedTensor::kNone)) continue;
-    Fail(file.name, tensor.entry.name, "what makes this tensor is not planned");
+    Fail(file.name, tensor.entry.name, "the maker of this tensor is not planned");
   }
 }
 
@@ -181,7 +181,7 @@ PlannedFile PlanFileLike(std::string name, std::string header_bytes,
     const auto found = expressions.find(entry.name);
     if (found == expressions.end() || found->second->dtype() != entry.dtype ||
         found->second->shape() != entry.shape) {
-      Fail(name, entry.name, "a header was given that does not agree with what is made");
+      Fail(name, entry.name, "a header was given that does not agree with the expressions");
     }
   }
   PlannedFile file;

@@ -40,7 +40,7 @@ class Orderer {
     previous_ = kNone;
     for (const PlannedTensor& tensor : file.tensors) {
       const SliceExpression* const slice = tensor.expression->slice();
-      if (slice == nullptr) Fail(file, tensor.entry.name, "this tensor is no slice");
+      if (slice == nullptr) Fail(file, tensor.entry.name, "this tensor is not a slice");
       std::uint64_t place = tensor.entry.begin;
       for (const SlicePart& part : slice->parts()) {
         const std::uint32_t node = NodeFor(*part.origin);

@@ -55,8 +55,8 @@ struct ReadGroup {
 
 // Orders the origins of `files`, group by group. An origin that a file needs twice, or files of two
 // groups, is made again. Origins whose bytes lie at like places of their files come together, so
-// that no file runs ahead of the others. Throws Error (kInternal) when a tensor is no slice, or the
-// files of a group need two origins in contrary orders.
+// that no file runs ahead of the others. Throws Error (kInternal) when a tensor is not a slice, or
+// the files of a group need two origins in contrary orders.
 std::vector<ReadGroup> OrderReads(const Plan& plan, std::span<const std::size_t> files);
 
 }  // namespace dsv3::convert

@@ -219,8 +219,8 @@ void CompareTensors(const std::string& name,
 Finding Unverified(const std::string& name, const ExpectedFile& expected) {
   Finding finding = Difference(
       "unverified-file", name, "",
-      fmt::format("{}: {} tells no digest of this file, so only {} was checked; compare it "
-                  "with where it came from",
+      fmt::format("{}: {} has no digest of this file, so only {} was checked; compare it with "
+                  "where it came from",
                   name, expected.record, expected.bytes ? "its size" : "that it is there"));
   finding.severity = formats::Severity::kWarning;
   return finding;

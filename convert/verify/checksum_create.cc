@@ -264,8 +264,8 @@ fs::path PrepareOutput(const CreateChecksumsRequest& request, const fs::path& di
   if (output != directory && !request.overwrite && !Exists(output / formats::kManifestName) &&
       Exists(output / formats::kSumsName)) {
     Refuse(ErrorCode::kUsage, (output / formats::kSumsName).string(),
-           "there is such a file without a manifest beside it, so what it is about is not known; "
-           "give --output an empty directory, or --overwrite to replace the file");
+           "there is such a file without a manifest beside it, so it is not known which files it "
+           "describes; give --output an empty directory, or --overwrite to replace the file");
   }
   try {
     formats::RequireWritable(file_system, output / formats::kManifestName);

@@ -21,7 +21,7 @@ using formats::Finding;
 void RequireTolerance(double value, std::string_view option) {
   if (std::isfinite(value) && value >= 0) return;
   throw Error(ErrorCode::kUsage,
-              fmt::format("{}: {} is no tolerance; give a finite number that is not negative",
+              fmt::format("{}: {} cannot be a tolerance; give a finite number that is not negative",
                           option, value));
 }
 

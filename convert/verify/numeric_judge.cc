@@ -20,7 +20,7 @@ using formats::Dtype;
 using formats::Severity;
 
 constexpr std::string_view kDamaged =
-    "the file is damaged, or what wrote it was: fetch or convert it again";
+    "the file is damaged, or the program that wrote it had a fault: fetch or convert it again";
 
 bool IsFloat(Dtype dtype) {
   switch (dtype) {

@@ -92,16 +92,15 @@ formats::Finding MatchFinding(const ProvenanceTensor& tensor, const ProvenanceSo
     finding.kind = "source-differs";
     const auto found = CandidatesFor(source.source, tensors);
     finding.message = fmt::format(
-        "{}, and the source has {}{}; it is not what the tensor was made of, convert it again",
-        what, found.front()->xxh3,
+        "{}, and the source has {}{}; the tensor was made of another one, convert it again", what,
+        found.front()->xxh3,
         found.size() == 1 ? std::string()
                           : fmt::format(" and {} more of that name", found.size() - 1));
   } else {
     finding.severity = formats::Severity::kWarning;
     finding.kind = "source-unknown";
     finding.message = fmt::format(
-        "{}, of which the source's manifest does not tell; give the checkpoint that it is from",
-        what);
+        "{}, which the source's manifest does not list; give the checkpoint that it is from", what);
   }
   return finding;
 }
@@ -155,7 +154,7 @@ class Tracer {
     finding.kind = "no-provenance";
     finding.file = formats::kManifestName;
     finding.message =
-        fmt::format("{}: no conversion wrote it, so it does not tell what the tensors were made of",
+        fmt::format("{}: no conversion wrote it, so it does not say what the tensors were made of",
                     formats::kManifestName);
     report_.verification.findings.push_back(std::move(finding));
   }

@@ -34,11 +34,11 @@ fs::path SignaturePath(const fs::path& given, const fs::path& model) {
   if (!given.empty()) return given;
   const formats::CheckpointLocation location = formats::LocateCheckpoint(model);
   if (!location.file_name) return location.directory / kSignatureName;
-  throw Error(ErrorCode::kUsage,
-              fmt::format("{}: this is a single file, so tell where its signature is with "
-                          "--signature FILE",
-                          model.string()),
-              {.file = model.string(), .tensor = {}});
+  throw Error(
+      ErrorCode::kUsage,
+      fmt::format("{}: this is a single file, so say where its signature is with --signature FILE",
+                  model.string()),
+      {.file = model.string(), .tensor = {}});
 }
 
 std::string ReadKeyFile(const fs::path& path) {

@@ -36,7 +36,7 @@ void RequireReplaceable(const fs::path& signature) {
     formats::ParseBundle(formats::ReadSmallFile(signature, kMaxSignatureBytes), signature.string());
   } catch (const Error&) {
     Fail(ErrorCode::kUsage, signature.string(),
-         fmt::format("{}: there is something of this name that is no signature, and it is not "
+         fmt::format("{}: a file of this name is there that is not a signature, so it is not "
                      "replaced; remove it, or give another --signature FILE",
                      signature.string()));
   }
@@ -46,10 +46,10 @@ void RequireReplaceable(const fs::path& signature) {
 void RequireSignable(const ModelListing& listing) {
   for (const ModelFile& file : listing.files) {
     if (formats::FindInvalidUtf8(file.name) != file.name.size()) {
-      Fail(
-          ErrorCode::kBadInput, file.name,
-          fmt::format("{}: the name {} is no UTF-8, which a signature cannot hold; rename the file",
-                      listing.directory.string(), QuoteForMessage(file.name)));
+      Fail(ErrorCode::kBadInput, file.name,
+           fmt::format(
+               "{}: the name {} is not UTF-8, and a signature cannot hold it; rename the file",
+               listing.directory.string(), QuoteForMessage(file.name)));
     }
   }
   if (!listing.oddities.empty()) {

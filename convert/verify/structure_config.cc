@@ -65,7 +65,7 @@ std::optional<StructureConfig> ReadStructureConfig(const fs::path& directory,
   } catch (const Error& error) {
     findings.push_back(ConfigFinding(
         "unreadable-config",
-        fmt::format("{}; what the config says of the tensors was not checked", error.message())));
+        fmt::format("{}; the tensors were not compared with the config", error.message())));
     return std::nullopt;
   }
 }

@@ -48,11 +48,12 @@ std::optional<MemberSpan> FindInValue(JsonReader& reader, std::string_view path,
     if (*key != wanted) {
       reader.SkipValue();
     } else if (seen) {
-      throw Error(ErrorCode::kBadInput,
-                  fmt::format("{}: the member {} stands twice, at byte {} for the second time; "
-                              "remove one of them",
-                              source.file, QuoteForMessage(wanted), key_begin),
-                  {.file = std::string(source.file), .tensor = {}});
+      throw Error(
+          ErrorCode::kBadInput,
+          fmt::format(
+              "{}: the member {} appears twice, at byte {} for the second time; remove one of them",
+              source.file, QuoteForMessage(wanted), key_begin),
+          {.file = std::string(source.file), .tensor = {}});
     } else {
       seen = true;
       if (slash != std::string_view::npos) {

@@ -197,7 +197,7 @@ std::string_view JsonReader::QuotedString() {
       unescaped_.append(text_, begin, i - begin);
       return unescaped_;
     }
-    if (text_[i] != '\\') FailSyntax("a control character stands in a string", i);
+    if (text_[i] != '\\') FailSyntax("a string holds a control character", i);
     if (!escaped) unescaped_.clear();
     escaped = true;
     unescaped_.append(text_, begin, i - begin);
@@ -215,19 +215,18 @@ void JsonReader::AppendEscape(std::size_t& i) {
   constexpr std::string_view kMeaning = "\"\\/\b\f\n\r\t";
   if (kind != 'u') {
     const std::size_t which = kind == '\0' ? std::string_view::npos : kShort.find(kind);
-    if (which == std::string_view::npos)
-      FailSyntax("an unknown escape stands in a string", backslash);
+    if (which == std::string_view::npos) FailSyntax("a string holds an unknown escape", backslash);
     unescaped_ += kMeaning[which];
     return;
   }
   char32_t code_point = FourHexDigits(i);
   i += 4;
   const auto is_low = [](char32_t c) { return c >= 0xDC00 && c <= 0xDFFF; };
-  if (is_low(code_point)) FailSyntax("half of a surrogate pair stands alone", backslash);
+  if (is_low(code_point)) FailSyntax("half of a surrogate pair is alone", backslash);
   if (code_point >= 0xD800 && code_point <= 0xDBFF) {
-    if (text_.substr(i, 2) != "\\u") FailSyntax("half of a surrogate pair stands alone", backslash);
+    if (text_.substr(i, 2) != "\\u") FailSyntax("half of a surrogate pair is alone", backslash);
     const char32_t low = FourHexDigits(i + 2);
-    if (!is_low(low)) FailSyntax("half of a surrogate pair stands alone", backslash);
+    if (!is_low(low)) FailSyntax("half of a surrogate pair is alone", backslash);
     i += 6;
     code_point = 0x10000 + ((code_point - 0xD800) << 10) + (low - 0xDC00);
   }

@@ -194,10 +194,10 @@ TEST(RankLayoutTest, RejectsSizesThatDoNotMultiply) {
   ExpectRefused([](RankLayout& l) { l.sizes.world_size = 9; },
                 "\"world_size\" is 9, but tp 2 times dp 2 times pp 2 are 8");
   ExpectRefused([](RankLayout& l) { l.sizes.ep = 4; }, "a stage has 4 ranks");
-  ExpectRefused([](RankLayout& l) { l.sizes.embed_tp = 0; }, "0 is no number of ranks");
+  ExpectRefused([](RankLayout& l) { l.sizes.embed_tp = 0; }, "0 is not a number of ranks");
   ExpectRefused([](RankLayout& l) { l.sizes.tp = std::uint64_t{1} << 63; },
-                "9223372036854775808 is no number of ranks");
-  ExpectRefused([](RankLayout& l) { l.recut_block.second = 0; }, "\"recut_block\" is no block");
+                "9223372036854775808 is not a number of ranks");
+  ExpectRefused([](RankLayout& l) { l.recut_block.second = 0; }, "\"recut_block\" is not a block");
 }
 
 TEST(RankLayoutTest, RejectsRanksThatAreNotThoseOfTheSizes) {

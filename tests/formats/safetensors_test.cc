@@ -116,7 +116,7 @@ TEST(SafetensorsTest, RejectsAFileThatIsCutOff) {
 
 TEST(SafetensorsTest, RejectsOneByteTooMany) {
   const std::string file = OneTensor("U8", "[4]", 4) + "x";
-  ExpectBadInput([&] { Parse(file); }, "so 1 too many stand at the end");
+  ExpectBadInput([&] { Parse(file); }, "so 1 too many are at the end");
 }
 
 TEST(SafetensorsTest, EveryPrefixOfAFileIsAnError) {
@@ -159,7 +159,7 @@ TEST(SafetensorsTest, RejectsDuplicateNames) {
   const std::string twice =
       "{" + Entry("a", "U8", "[4]", 0, 4) + "," + Entry("a", "U8", "[4]", 4, 8) + "}";
   ExpectBadInput([&] { Parse(SafetensorsFile(twice, 8)); },
-                 "tensor 'a' stands twice in the header");
+                 "tensor 'a' appears twice in the header");
   const std::string escaped =
       "{" + Entry("a", "U8", "[4]", 0, 4) + "," + Entry("\\u0061", "U8", "[4]", 0, 4) + "}";
   EXPECT_EQ(ErrorOf([&] { Parse(SafetensorsFile(escaped, 4)); }).place().tensor, "a");
@@ -277,7 +277,7 @@ TEST(SafetensorsTest, RejectsMetadataThatIsNotAMapOfStrings) {
   ExpectBadInput([] { Parse(SafetensorsFile("{\"__metadata__\":{\"a\":1}}", 0)); },
                  "a string is expected");
   ExpectBadInput([] { Parse(SafetensorsFile("{\"__metadata__\":null,\"__metadata__\":null}", 0)); },
-                 "__metadata__ stands twice");
+                 "__metadata__ appears twice");
 }
 
 TEST(SafetensorsTest, NamesWhatStandsInPlaceOfTheFile) {

@@ -58,7 +58,7 @@ TEST(ShardIndexTest, RejectsWhatIsNoIndex) {
                  "in tensor 'a' a string is expected");
   ExpectBadInput([] { ParseText("{\"weight_map\":{\"\xFF\":\"f\"}}"); }, "not valid UTF-8");
   ExpectBadInput([] { ParseText(R"({"weight_map":{"a":"f"},"weight_map":{"a":"f"}})"); },
-                 "weight_map stands twice");
+                 "weight_map appears twice");
   ExpectBadInput([] { ParseText("<!doctype html><title>Sign in"); }, "it is an HTML page");
   ExpectBadInput([] { ParseText("version https://git-lfs.github.com/spec/v1\n"); },
                  "git-lfs pointer");

@@ -100,9 +100,9 @@ TEST(SignatureBundleTest, RejectsMissingMembers) {
 TEST(SignatureBundleTest, RejectsWrongValues) {
   ExpectRejected(Changed("v0.3", "v0.2"), "mediaType is");
   ExpectRejected(Changed("in-toto+json", "in-toto"), "payloadType is");
-  ExpectRejected(Changed("cGF5bG9hZA==", "cGF5bG9hZA="), "payload is no base64 text");
-  ExpectRejected(Changed("cGF5bG9hZA==", ""), "payload is no base64 text");
-  ExpectRejected(Changed("c2ln", "c2l!"), "sig is no base64 text");
+  ExpectRejected(Changed("cGF5bG9hZA==", "cGF5bG9hZA="), "payload is not base64 text");
+  ExpectRejected(Changed("cGF5bG9hZA==", ""), "payload is not base64 text");
+  ExpectRejected(Changed("c2ln", "c2l!"), "sig is not base64 text");
   ExpectRejected(Changed(R"([{"sig":"c2ln","keyid":""}])", "[]"), "0 signatures");
   ExpectRejected(Changed("[{", R"([{"sig":"c2ln"},{)"), "2 signatures");
 }

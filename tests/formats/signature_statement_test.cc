@@ -101,7 +101,7 @@ TEST(SignatureStatementTest, RejectsOtherMethodsAndDigests) {
 TEST(SignatureStatementTest, RejectsNamesThatLeadOutOfTheModelOrRepeat) {
   for (const char* name :
        {"", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", "./a", "a/.", "a\\u0000b"}) {
-    ExpectRejected(Changed("config.json", name), "no plain path");
+    ExpectRejected(Changed("config.json", name), "not a plain path");
   }
   ExpectRejected(Changed("sub/ä \\\"x\\\"", "config.json"), "twice");
   ExpectRejected(Changed("config.json", "."), "'.' beside others");

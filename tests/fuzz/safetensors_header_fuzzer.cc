@@ -170,7 +170,7 @@ void MutateJson(std::string& json, std::size_t max_size, std::minstd_rand& rando
       break;
     }
     case 2: {
-      // A part is repeated, so that names and fields stand twice.
+      // A part is repeated, so that names and fields appear twice.
       const std::string part = json.substr(at, below(64));
       json.insert(std::min(json.find_first_of(",{", at), json.size()), part);
       break;

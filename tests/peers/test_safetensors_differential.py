@@ -218,7 +218,7 @@ class Differential(unittest.TestCase):
                     counts["accepted"] += 1
                 elif theirs is not None:
                     # The one rule that is stricter on purpose.
-                    self.assertIn("stands twice in the header", ours["message"])
+                    self.assertIn("appears twice in the header", ours["message"])
                     counts["duplicate"] += 1
                 else:
                     counts["rejected"] += 1

@@ -100,7 +100,8 @@ TEST_F(ScaleRefusalTest, RefusesGroupsOfWhichTwoFit) {
   checkpoint_.Add(kTinyShard1, "a.weight", Dtype::kF8E4M3, {4, 9});
   checkpoint_.AddScale(kTinyShard1, "a.weight_scale", Dtype::kF32, {4, 2});
   WriteInput();
-  ExpectBadInput("'a.weight_scale'", "group_size 5", "group_size 6", "cannot be told");
+  ExpectBadInput("'a.weight_scale'", "group_size 5", "group_size 6",
+                 "it is not clear which of the two it follows");
 }
 
 TEST_F(ScaleRefusalTest, TakesTheGroupThatFits) {

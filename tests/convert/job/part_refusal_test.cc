@@ -161,7 +161,8 @@ TEST_F(PartRefusalTest, APartLeavesTheOutputOfAnotherJobAlone) {
     testing::ErrorOf([&] { overwrite.Run(faulty); });
   }
   ASSERT_TRUE(fs::exists(out_ / testing::kTinyShard3));
-  ExpectRefused(Part(0, 2), ErrorCode::kUsage, "gives way to this job and is still there");
+  ExpectRefused(Part(0, 2), ErrorCode::kUsage,
+                "is to be replaced by this job, and a part cannot do that");
   Whole().Run();
   ExpectFinished();
 }

@@ -178,7 +178,7 @@ TEST_F(SourceReleaseTest, WhatWasReadBackWrongDeletesNothing) {
   const Error error = testing::ErrorOf([&] { Command().Run(watched); });
   EXPECT_EQ(error.code(), ErrorCode::kVerification);
   EXPECT_THAT(error.message(), HasSubstr(kTinyShard1));
-  EXPECT_THAT(error.message(), HasSubstr("not what was written"));
+  EXPECT_THAT(error.message(), HasSubstr("not those that were written"));
   EXPECT_EQ(removed.count(kTinyShard1), 0U);
   EXPECT_EQ(removed.count(kTinyShard2), 0U);
   // Undamaged next time.

@@ -61,10 +61,10 @@ TEST(KeysFile, RejectsWhatIsNoListOfKeys) {
       {R"({"k": {"dtype": "BF16", "shape": [-1]}})", "expected"},
       {R"({"k": {"dtype": "BF16", "shape": [4294967296, 4294967296]}})", "cannot be counted"},
       {R"({"k": {"dtype": "BF16", "shape": [1], "sources": []}})", "sources is empty"},
-      {R"({"k": {"dtype": "BF16", "shape": [1], "sources": ["a", "a"]}})", "'a' stands twice"},
-      {R"({"k": {"dtype": "BF16", "dtype": "BF16", "shape": [1]}})", "dtype stands twice"},
+      {R"({"k": {"dtype": "BF16", "shape": [1], "sources": ["a", "a"]}})", "'a' appears twice"},
+      {R"({"k": {"dtype": "BF16", "dtype": "BF16", "shape": [1]}})", "dtype appears twice"},
       {R"({"k": {"dtype": "BF16", "shape": [1]}, "k": {"dtype": "BF16", "shape": [1]}})",
-       "stands twice"},
+       "appears twice"},
       {R"({"k": {"dtype": "BF16", "shape": [1]}} x)", "nothing may follow"},
   };
   for (const auto& [text, message] : texts) {

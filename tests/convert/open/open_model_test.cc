@@ -220,7 +220,7 @@ TEST_F(OpenModelTest, RefusesATableThatContradictsTheFiles) {
               }),
               HasSubstr("F32 [3, 1], but is F32 [3]"));
   EXPECT_THAT(RefusalAfter([](RankShards& r) { SlicesOf(r, "mask")[0]->files = {1}; }),
-              AllOf(HasSubstr("'mask' is not told of"), HasSubstr(kRankFile0)));
+              AllOf(HasSubstr("'mask' is not listed"), HasSubstr(kRankFile0)));
   EXPECT_THAT(RefusalAfter([](RankShards& r) { SlicesOf(r, "a.weight")[0]->name = "0"; }),
               HasSubstr("'0' is said to be in a file that does not hold it"));
   EXPECT_THAT(RefusalAfter([](RankShards& r) {
@@ -244,8 +244,9 @@ TEST_F(OpenModelTest, RefusesSlicesThatDoNotGiveTheTensor) {
   EXPECT_THAT(
       RefusalAfter([&](RankShards& r) { second(r).row_begin += 1, second(r).row_end += 1; }),
       AllOf(HasSubstr("b.weight"), HasSubstr("rows 4 to 8"), HasSubstr(kRankFile1)));
-  EXPECT_THAT(RefusalAfter([&](RankShards& r) { second(r).name = "none"; }),
-              AllOf(HasSubstr("'b.weight'"), HasSubstr("'none', which no header of the original")));
+  EXPECT_THAT(
+      RefusalAfter([&](RankShards& r) { second(r).name = "none"; }),
+      AllOf(HasSubstr("'b.weight'"), HasSubstr("'none', which is in no header of the original")));
   EXPECT_THAT(RefusalAfter([&](RankShards& r) { second(r).col_end -= 1; }),
               HasSubstr("do not lie on its rows"));
   EXPECT_THAT(RefusalAfter([](RankShards& r) { SlicesOf(r, "b.weight")[1]->rule = "dequantize"; }),

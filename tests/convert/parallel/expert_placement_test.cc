@@ -304,15 +304,15 @@ TEST_F(ExpertPlacementTest, RefusesWhatIsNoMap) {
   EXPECT_THAT(refusal("{}"), HasSubstr("map.json: there is no 'physical_to_logical_map'"));
   EXPECT_THAT(refusal(R"({"logical_count": []})"), HasSubstr("no 'physical_to_logical_map'"));
   EXPECT_THAT(refusal(R"({"physical_to_logical_map": 3})"),
-              HasSubstr("'physical_to_logical_map' is no array"));
+              HasSubstr("'physical_to_logical_map' is not an array"));
   EXPECT_THAT(refusal(R"({"physical_to_logical_map": [0, 1]})"),
-              HasSubstr("the row of layer 1 is no array"));
+              HasSubstr("the row of layer 1 is not an array"));
   EXPECT_THAT(refusal(Maps().dump() + "x"), HasSubstr("map.json"));
   EXPECT_THAT(refusal("{\"physical_to_logical_map\": [[0,"), HasSubstr("map.json"));
   std::string twice = Maps().dump();
   twice.insert(1, R"("physical_to_logical_map": [[],[7,6,5,4,3,2,1,0],[7,6,5,4,3,2,1,0],)"
                   R"([7,6,5,4,3,2,1,0],[7,6,5,4,3,2,1,0]],)");
-  EXPECT_THAT(refusal(twice), HasSubstr("'physical_to_logical_map' stands twice"));
+  EXPECT_THAT(refusal(twice), HasSubstr("'physical_to_logical_map' appears twice"));
   EXPECT_THAT(refusal("version https://git-lfs.github.com/spec/v1\n"), HasSubstr("git-lfs"));
 }
 

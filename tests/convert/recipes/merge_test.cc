@@ -236,7 +236,7 @@ TEST_F(MergeTest, PutsRecutScalesBack) {
   EXPECT_THAT(RefusalOf(ranks).message(), HasSubstr("'a.weight_scale_inv' was recut"));
   ranks.layout.recut_block = {2, 4};
   for (formats::LayoutTensor& tensor : ranks.layout.tensors) tensor.rule = "recut-scales";
-  EXPECT_THAT(RefusalOf(ranks).message(), HasSubstr("'a.weight' was recut and is no scale"));
+  EXPECT_THAT(RefusalOf(ranks).message(), HasSubstr("'a.weight' was recut and is not a scale"));
 }
 
 TEST_F(MergeTest, WritesWhatBecameBf16AsItIs) {

@@ -483,7 +483,7 @@ TEST_F(SharedReadsTest, RefusesWhatIsNoSlice) {
     FAIL() << "expected an error";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kInternal);
-    EXPECT_THAT(error.what(), HasSubstr("no slice"));
+    EXPECT_THAT(error.what(), HasSubstr("this tensor is not a slice"));
   }
 }
 

@@ -91,11 +91,11 @@ TEST(JsonEditTest, AppendsInTheStyleOfTheText) {
 
 TEST(JsonEditTest, AMemberThatStandsTwiceIsAnError) {
   const std::string_view text = R"({"a":1,"b":{"c":1,"c":2},"\u0061":3})";
-  const auto words = "config.json: the member 'a' stands twice";
+  const auto words = "config.json: the member 'a' appears twice";
   ExpectBadInput([&] { JsonMember(text, "a", kFile); }, words, "at byte 25");
   ExpectBadInput([&] { RemoveJsonMember(text, "a", kFile); }, words);
   ExpectBadInput([&] { ReplaceJsonMember(text, "a", "1", kFile); }, words);
-  ExpectBadInput([&] { JsonMember(text, "b/c", kFile); }, "the member 'c' stands twice");
+  ExpectBadInput([&] { JsonMember(text, "b/c", kFile); }, "the member 'c' appears twice");
   EXPECT_EQ(JsonMember(text, "b", kFile), R"({"c":1,"c":2})");
 }
 
