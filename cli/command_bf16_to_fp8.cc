@@ -75,7 +75,7 @@ std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
        {"transformers", QuantizeRecipe::kTransformers, "transformers' version 5"},
        {"llm-compressor", QuantizeRecipe::kLlmCompressor, "llm-compressor's, with its config"}},
       &recipe->recipe,
-      "Whose formula makes scales and codes, to the bit: deepseek (default), deepgemm, "
+      "The tool whose formula makes scales and codes, to the bit: deepseek (default), deepgemm, "
       "transformers (version 5) or llm-compressor, which also writes the names and the config of "
       "compressed-tensors. Formats and blocks that a tool does not have are refused; deepseek and "
       "deepgemm take all."));
@@ -86,25 +86,25 @@ std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
       &recipe->scale_name,
       "Name of the scale of X.weight: weight_scale_inv (default) or scale, as in V4."));
   table.push_back(Texts("include", "GLOB", &recipe->include,
-                        "Quantise tensors with such names as well, whatever the model's rules or "
-                        "modules_to_not_convert say. GLOB is a shell pattern for whole tensor "
-                        "names; the option may be given several times."));
+                        "Also quantise the tensors whose names match GLOB, whatever the model's "
+                        "rules or modules_to_not_convert say. GLOB is a shell pattern for whole "
+                        "tensor names; the option may be given several times."));
   table.push_back(Texts("exclude", "GLOB", &recipe->exclude,
-                        "Do not quantise tensors with such names. It wins over --include and may "
-                        "be given several times."));
+                        "Do not quantise the tensors whose names match GLOB. It wins over "
+                        "--include and may be given several times."));
   table.push_back(OneOf<Nonfinite>(
       "nonfinite", "ACTION",
       {{"error", Nonfinite::kReport, "stop and name the first one"},
        {"saturate", Nonfinite::kSaturate, "go on and count them"}},
       &recipe->nonfinite,
-      "What NaN and infinite weights do: error (default) stops and names the first one; saturate "
-      "makes NaN 0 and infinity the largest code, each with its sign, and counts them."));
-  table.push_back(Text("scales-from", "DIR", &options->scales_from,
-                       "The FP8 checkpoint that IN was made from: every block whose BF16 bits are "
-                       "unchanged gets its codes and scale back, so that what was not edited is "
-                       "the same to the byte, files and index included; other blocks are "
-                       "quantised again and counted. Names, blocks, scale format, shards and the "
-                       "set of quantised tensors are as there."));
+      "How NaN and infinite weights are treated: error (default) stops and names the first one; "
+      "saturate makes NaN 0 and infinity the largest code, each with its sign, and counts them."));
+  table.push_back(Text(
+      "scales-from", "DIR", &options->scales_from,
+      "The FP8 checkpoint that IN was made from: every block whose BF16 bits are unchanged gets "
+      "its codes and scale back, so that parts that were not edited are the same to the byte, "
+      "files and index included; other blocks are quantised again and counted. Names, blocks, "
+      "scale format, shards and the set of quantised tensors are those of this checkpoint."));
   return table;
 }
 
@@ -119,10 +119,10 @@ Command Bf16ToFp8Command() {
       "Quantises the weights of the checkpoint IN (BF16, F16 or F32) that DeepSeek's FP8 releases "
       "quantise: the linear layers of attention and MLP, all experts, and those of the MTP layers. "
       "Embedding, head, norms, routers, eh_proj and the indexer's weights_proj stay as they are; "
-      "what else stays is listed in modules_to_not_convert, and such a list in the config or in "
-      "the manifest of fp8-to-bf16 is honoured. Scales stand beside their weights, tensors in the "
-      "shards they were in. The source is not changed.",
-      "The report tells for each tensor how far the quantised weights are from the source's.",
+      "other modules that stay are listed in modules_to_not_convert, and such a list in the config "
+      "or in the manifest of fp8-to-bf16 is honoured. Each scale is in the shard of its weight, "
+      "and each tensor in the shard that it was in. The source is not changed.",
+      "The report says for each tensor how far the quantised weights are from the source's.",
       "Files appear in OUT under their names only when they are complete, the index after all "
       "shards. After an interruption of any kind the same command continues and gives the same "
       "bytes."};
@@ -148,7 +148,7 @@ Command Bf16ToFp8Command() {
   command.examples = {
       {"bf16-to-fp8 DeepSeek-V3-BF16 DeepSeek-V3-FP8", "Quantise as DeepSeek does"},
       {"bf16-to-fp8 DeepSeek-V3-tuned DeepSeek-V3-tuned-FP8 --scales-from DeepSeek-V3",
-       "Keep what was not edited to the byte"},
+       "Keep parts that were not edited, to the byte"},
       {"bf16-to-fp8 --scale-fmt ue8m0 DeepSeek-V3-BF16 DeepSeek-V3-UE8M0",
        "Scales that are powers of two"},
       {"bf16-to-fp8 --exclude 'model.layers.0.*' DeepSeek-V3-BF16 OUT",

@@ -36,7 +36,7 @@ Command Fp8ToBf16Command() {
       "the tokenizer and other side files. The source is not changed.",
       "Files appear in OUT under their names only when they are complete, the index after all "
       "shards. After an interruption of any kind the same command continues and gives the same "
-      "bytes; on a finished OUT it checks sizes and headers and says that nothing is to do."};
+      "bytes; on a finished OUT it checks sizes and headers and says that there is nothing to do."};
   command.arguments = {
       {"IN",
        "The FP8 checkpoint: a directory, a single safetensors file, or a model directory of the "

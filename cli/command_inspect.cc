@@ -78,8 +78,8 @@ Command InspectCommand() {
       "Shows the tensors of a checkpoint as a tree in which equal layers and experts are one "
       "line, with dtypes, parameters (in total and activated for each token), bytes, and the MTP "
       "layers apart. Only headers, index and config are read, no weights.",
-      "Contradictions between files, index and config are shown and are no failure: only headers "
-      "or an index that cannot be read are.",
+      "Contradictions between files, index and config are shown, but do not make the command fail; "
+      "only headers or an index that cannot be read do.",
       "Of rank shards it shows the deployment and the model that they hold."};
   command.arguments = {
       {"IN",

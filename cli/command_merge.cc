@@ -35,12 +35,12 @@ Command MergeCommand() {
   const auto options = std::make_shared<Options>();
   Command command;
   command.name = "merge";
-  command.summary = "put rank shards together to the checkpoint that they were cut from";
+  command.summary = "put rank shards together into the checkpoint that they were cut from";
   command.description = {
       "Puts the rank shards in RANKS together again and writes the checkpoint that they were cut "
-      "from to OUT: the original files, byte for byte. What the shards do not hold, such as "
-      "MTP layers that were dropped or FP8 weights that became BF16, cannot come back; the report "
-      "tells of it.",
+      "from to OUT: the original files, byte for byte. Tensors that the shards do not hold, such "
+      "as MTP layers that were dropped or FP8 weights that became BF16, cannot come back; the "
+      "report says so.",
       "RANKS may also hold the files of DeepSeek's inference demo (model0-mp8.safetensors and so "
       "on), which convert.py or another tool made: with --config FILE they become a Hugging Face "
       "checkpoint again, with the same bytes in each tensor, in new shards.",

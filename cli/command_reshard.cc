@@ -69,7 +69,7 @@ convert::ReshardRequest RequestOf(const Options& options) {
   }
   if (options.nodes && options.expert_load.empty()) {
     throw Error(ErrorCode::kUsage,
-                "--nodes tells how --expert-load is balanced and means nothing without it; add "
+                "--nodes says how --expert-load is balanced and has no effect without it; add "
                 "--expert-load FILE, or leave --nodes out");
   }
   convert::ReshardRequest request;
@@ -104,13 +104,14 @@ Option ParallelSize(std::string name, std::optional<std::uint64_t>* size, std::s
 std::vector<Option> ParallelOptionTable(Options& options) {
   ParallelOptions* sizes = &options.parallel;
   std::vector<Option> table;
-  table.push_back(ParallelSize("tp", &sizes->tp,
-                               "Tensor parallel ranks: attention is cut this many ways by heads, "
-                               "and so is all else that no other option tells of. 1 by default."));
+  table.push_back(
+      ParallelSize("tp", &sizes->tp,
+                   "Tensor parallel ranks: attention is cut this many ways by heads, and so are "
+                   "all modules that no other option covers. 1 by default."));
   table.push_back(ParallelSize("ep", &sizes->ep,
-                               "Expert parallel ranks: the routed experts are shared out to this "
-                               "many. 1 by default. It divides the ranks of a stage; ranks beyond "
-                               "it share each expert among them."));
+                               "Expert parallel ranks: the routed experts are divided among this "
+                               "many. 1 by default. It must divide the number of ranks of a stage; "
+                               "where a stage has more ranks, several ranks share each expert."));
   table.push_back(ParallelSize("dp", &sizes->dp,
                                "Data parallel groups of attention, each of --tp ranks. By default "
                                "as many as --ep needs: --ep / --tp, at least 1."));
@@ -133,7 +134,8 @@ std::vector<Option> ParallelOptionTable(Options& options) {
       &options.preset,
       "A deployment of DeepSeek's technical report: deepseek-prefill (TP 4, DP 8, EP 32, 32 "
       "redundant experts) or deepseek-decode (TP 4, DP 80, EP 320, 64 redundant experts), dense "
-      "layers and shared experts whole in both. Sizes that are given beside it win."));
+      "layers and shared experts whole in both. Sizes given by other options override those of the "
+      "preset."));
   return table;
 }
 
@@ -180,7 +182,8 @@ std::vector<Option> ExpertOptionTable(Options& options) {
                        "expert_location.json."));
   table.push_back(Count(
       "nodes", "N", kMostRanks, [&options](std::uint64_t value) { options.nodes = value; },
-      "Nodes that the expert parallel ranks stand on, for --expert-load; 1 by default."));
+      "The number of nodes that the expert parallel ranks run on, for --expert-load; 1 by "
+      "default."));
   return table;
 }
 
@@ -207,9 +210,9 @@ std::vector<Option> LayoutOptionTable(Options& options) {
       {{"rank", convert::RankGrouping::kRank, "each rank has files of its own"},
        {"component", convert::RankGrouping::kComponent, "each slice is stored once"}},
       &reshard->grouping,
-      "What shares a file: rank (default; the files of each rank are its own and hold all that it "
-      "loads) or component (each distinct slice is stored once, and layout.json tells which files "
-      "a rank loads)."));
+      "How slices are put into files: rank (default; the files of each rank are its own and hold "
+      "all that it loads) or component (each distinct slice is stored once, and layout.json says "
+      "which files a rank loads)."));
   table.push_back(Size("max-shard-size", &reshard->max_shard_bytes,
                        "Begin another part of a rank where this one would hold more bytes of "
                        "tensors, 5Gi by default."));
@@ -217,25 +220,25 @@ std::vector<Option> LayoutOptionTable(Options& options) {
       "mtp", "MODE",
       {{"keep", true, "cut MTP layers like others"}, {"drop", false, "leave MTP layers out"}},
       &reshard->keep_mtp,
-      "What becomes of the MTP layers: keep (default) or drop (default of "
-      "--format deepseek)."));
+      "Whether the output has the MTP layers: keep (default) or drop (default of --format "
+      "deepseek)."));
   table.push_back(OneOf<OnMisaligned>(
       "on-misaligned", "ACTION",
-      {{"error", OnMisaligned::kError, "stop and name the ways out"},
+      {{"error", OnMisaligned::kError, "stop and name the options that help"},
        {"replicate-module", OnMisaligned::kReplicateModule, "leave such a module whole"},
        {"subblock", OnMisaligned::kSubblock, "smaller blocks of scales"},
        {"bf16", OnMisaligned::kBF16, "dequantise such a module"}},
       &reshard->on_misaligned,
-      "What to do where two ranks part inside an FP8 block: error (default), replicate-module "
-      "(every rank holds the whole module), subblock (all scales are repeated for smaller blocks "
-      "that fit, and the config says so) or bf16 (these modules become BF16 and are listed in "
-      "modules_to_not_convert)."));
+      "What to do where the boundary between two ranks falls inside an FP8 block: error (default), "
+      "replicate-module (every rank holds the whole module), subblock (all scales are repeated for "
+      "smaller blocks that fit, and the config says so) or bf16 (these modules become BF16 and are "
+      "listed in modules_to_not_convert)."));
   Option ranks;
   ranks.name = "ranks";
   ranks.value_name = "LIST";
   ranks.help =
       "Make the files of these ranks only, such as 0-7 or 0,3,8-11, and read only what they need. "
-      "layout.json comes with the run that finds the files of all ranks.";
+      "The run that finds the files of all ranks complete writes layout.json.";
   ranks.set = [reshard](const std::string& text) { reshard->ranks = ParseRankList(text); };
   table.push_back(std::move(ranks));
   return table;
@@ -265,14 +268,14 @@ Command ReshardCommand() {
   command.description = {
       "Cuts the checkpoint IN, FP8 or BF16, into the shards of every rank of a deployment and "
       "writes them to OUT, with config, tokenizer and other side files, and layout.json, which "
-      "tells what slice of which tensor each file holds. Each byte of IN is read once, and the "
+      "says which slice of which tensor each file holds. Each byte of IN is read once, and the "
       "files of all ranks grow together, in memory that does not depend on the model. FP8 weights "
       "are cut with their scales and stay as they are.",
-      "IN may also be a directory of rank shards, which goes straight to other ranks. The command "
-      "merge gives the original files back.",
+      "IN may also be a directory of rank shards, which is cut directly for other ranks. The "
+      "command merge gives the original files back.",
       "Files appear in OUT under their names only when they are complete, layout.json after all "
       "shards. After an interruption of any kind the same command continues and gives the same "
-      "bytes; on a finished OUT it checks sizes and headers and says that nothing is to do."};
+      "bytes; on a finished OUT it checks sizes and headers and says that there is nothing to do."};
   command.arguments = {
       {"IN",
        "The checkpoint: a directory, a single safetensors file, or a model directory of the "
@@ -289,7 +292,7 @@ Command ReshardCommand() {
       {"--tp 4 --ep 32 DeepSeek-V3 ranks", "32 ranks of 8 experts a layer, in 8 groups of 4"},
       {"--preset deepseek-decode --dry-run --balance-svg balance.svg DeepSeek-V3 ranks",
        "See what 320 ranks would hold"},
-      {"--tp 8 --ranks 0-3 DeepSeek-V3 ranks", "Make what one node of two needs"},
+      {"--tp 8 --ranks 0-3 DeepSeek-V3 ranks", "Make the files of one node of two"},
       {"--tp 16 ranks more-ranks", "Go from ranks to other ranks"},
       {"--tp 8 --format deepseek DeepSeek-V3 demo", "Make the files of DeepSeek's convert.py"}};
   command.after_stop = "run the same command again to continue";

@@ -272,8 +272,8 @@ Command AllChecksCommand() {
       "verify-signature where --key is given; checksum check where there is something to compare "
       "with; and numeric. A check that does not apply is skipped, and the report says why.",
       "The exit code is 0 where all checks that ran passed, 1 where one found an error, and that "
-      "of the error where one could not run; the others run all the same. --junit and --sarif "
-      "write one file each, with the findings of all checks."};
+      "of the error where one could not run; the other checks still run. --junit and --sarif write "
+      "one file each, with the findings of all checks."};
   command.arguments = {
       {"DIR",
        "The checkpoint: a directory, a single safetensors file, or a model directory of the "
@@ -292,7 +292,7 @@ Command AllChecksCommand() {
            "Bound for the buffers, 160Mi by default: bytes, or a number with K, M, G (1000) or Ki, "
            "Mi, Gi (1024). The report does not depend on it.")};
   AppendReportOptions(&options->verify, command.options);
-  command.examples = {{"all DeepSeek-V3", "Check all that can be checked"},
+  command.examples = {{"all DeepSeek-V3", "Run all checks that apply"},
                       {"all --strict DeepSeek-V3 --junit reports/verify.xml --sarif "
                        "reports/verify.sarif",
                        "The same in a CI system"}};

@@ -54,8 +54,8 @@ VerifyReport Create(const CreateOptions& options, CommandContext& context) {
     report.title = "Compared with the checksums that are there: " + options.directory;
     report.consequence =
         created.list_unreadable
-            ? "nothing was written, because nothing says that the files are right while the "
-              "checksums that are there cannot be read"
+            ? "nothing was written: the checksums that are there cannot be read, so it is not "
+              "known whether the files are right"
             : "nothing was written; give --overwrite to replace the old checksums by those of the "
               "files as they are";
   }
@@ -96,7 +96,7 @@ struct CheckOptions {
 std::string Basis(const convert::CheckChecksumsReport& checked) {
   switch (checked.basis) {
     case convert::CheckChecksumsReport::Basis::kSha256Sums:
-      return checked.basis_name + ", which tells of files alone, not of tensors";
+      return checked.basis_name + ", which lists files, not tensors";
     case convert::CheckChecksumsReport::Basis::kHubMetadata:
       return checked.basis_name + ", which the download left there";
     case convert::CheckChecksumsReport::Basis::kManifest:
@@ -152,10 +152,10 @@ Command ChecksumCreateCommand() {
       "file, a digest for each tensor and a content digest that does not depend on how the "
       "weights are split into files, and SHA256SUMS, which 'sha256sum -c' accepts.",
       "Where there are checksums already, the files are compared with them first. When they "
-      "differ, the differences are listed, nothing is written, and the exit code is 1. What the "
-      "old manifest tells of a conversion is kept.",
-      "A directory that is not whole is refused: shards that the index lists are missing, or a "
-      "conversion or a download is not finished."};
+      "differ, the differences are listed, nothing is written, and the exit code is 1. The facts "
+      "about a conversion in the old manifest are kept.",
+      "A directory is refused where shards that the index lists are missing, or where a conversion "
+      "or a download is not finished."};
   command.arguments = {{"DIR", kDirectoryHelp, &options->directory}};
   command.options = {
       Text("output", "OUT", &options->output,
@@ -189,16 +189,15 @@ Command ChecksumCheckCommand() {
       "(SHA256SUMS, NAME.sha256 and like names, in the forms of sha256sum, openssl and BSD), and "
       "what a download "
       "from the Hugging Face hub left behind. No network is used.",
-      "Every difference is listed: files that changed, with the tensors that changed in them where "
-      "a manifest tells, files that are missing, and files too many. Any of them makes the exit "
-      "code 1, and so do files that the index or the hub's listing says must be there; with "
+      "Every difference is listed: files that changed (and which of their tensors, where there is "
+      "a manifest), files that are missing, and files that are not listed. Any of them makes the "
+      "exit code 1, and so do files that the index or the hub's listing says must be there; with "
       "nothing to compare with, or a conversion that is not finished, it is 3. Files that a list "
-      "of "
-      "digests does not name are warnings."};
+      "of digests does not name are warnings."};
   command.arguments = {{"DIR", kDirectoryHelp, &options->directory}};
   command.options = {
       Text("manifest", "FILE", &options->manifest,
-           "Compare with this manifest, whatever lies in DIR."),
+           "Compare with this manifest, whatever checksums DIR has."),
       Flag("quick", &options->quick,
            "Compare sizes and headers only. The data is not read, so damage within it is not "
            "found."),

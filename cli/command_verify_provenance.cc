@@ -177,7 +177,7 @@ VerifyReport CheckProvenance(const std::string& directory, const std::string& so
   report.verification = traced.verification;
   report.passes = traced.verification.Passes(options.strict);
   report.title = "Provenance of " + directory;
-  report.good = source.empty() ? "the manifest tells how the tensors were made"
+  report.good = source.empty() ? "the manifest says how the tensors were made"
                                : "every recorded digest is that of the source's tensor";
   report.lines.emplace_back("recipe", traced.recipe.empty()
                                           ? "none: no conversion made this directory"
@@ -209,8 +209,8 @@ Command ProvenanceCommand() {
   command.description = {
       "Shows, from the manifest of DIR alone, by which rule each tensor was made and of which "
       "source tensors, with their digests: the first few of each rule, with --all every one. No "
-      "weights are read; 'dsv3-verify checksum check' tells "
-      "whether the files are as the manifest says.",
+      "weights are read; 'dsv3-verify checksum check' says whether the files are as the manifest "
+      "records them.",
       "With --source, the recorded source tensors are compared with the manifest of that "
       "directory. One that differs makes the exit code 1."};
   command.arguments = {

@@ -87,8 +87,8 @@ std::string RunSign(const SignOptions& options, CommandContext& context) {
       convert::SignModel(request, formats::PosixFileSystem(), context.progress, context.stop);
   if (report.symlinks) {
     context.progress.OnWarning(
-        "some files are symbolic links: what they lead to was signed, and verifying follows them; "
-        "model_signing needs --allow_symlinks for it");
+        "some files are symbolic links: the files that they lead to were signed, and verifying "
+        "follows the links; model_signing needs --allow_symlinks for it");
   }
   return context.output.json ? SignJson(options, report, context) : SignText(options, report);
 }
@@ -127,7 +127,8 @@ VerifyReport CheckSignature(const std::string& model, const SignatureOptions& si
                               QuoteForMessage(checked.subject)));
     report.lines.emplace_back("read", FormatBytes(checked.bytes));
   } else {
-    report.consequence = "the files were not compared, because nothing is known of them";
+    report.consequence =
+        "the files were not compared, because the signature is not valid for this key";
   }
   report.members = [held, &checked](formats::JsonWriter& json) {
     StringMember(json, "signature", checked.signature.string());
@@ -151,9 +152,8 @@ Command SignCommand() {
       "OpenSSF Model Signing v1.0, which 'dsv3-verify verify-signature' and the Python tool "
       "'model_signing verify key' verify.",
       "Not signed are model.sig, the signature itself, .git, .gitattributes, .github, .gitignore "
-      "and .cache/huggingface at the top of DIR. Sign last: a file that is added later counts as "
-      "a difference. A directory that is not whole, because a conversion or a download is not "
-      "finished, is refused."};
+      "and .cache/huggingface at the top of DIR. Sign last: a file that is added later counts as a "
+      "difference. A directory is refused where a conversion or a download is not finished."};
   command.arguments = {{"DIR",
                         "The model directory, a model directory of the Hugging Face hub cache, or "
                         "a single file.",
@@ -171,7 +171,7 @@ Command SignCommand() {
       ThreadsOption(&options->verify)};
   command.examples = {{"sign DeepSeek-V3-BF16 --key signer.pem", "Sign a model"},
                       {"sign DeepSeek-V3-BF16 --key signer.pem --use-manifest",
-                       "Sign what a conversion just wrote, without reading it again"}};
+                       "Sign the output of a conversion without reading it again"}};
   command.after_stop = "nothing was changed";
   command.stops_by_itself = true;
   command.run = [options](CommandContext& context) { return RunSign(*options, context); };

@@ -63,7 +63,7 @@ VerifyReport CheckStructure(const std::string& input, const VerifyOptions& optio
   report.title = "Checked the structure of " + input;
   report.good = checked.ranks ? "rank files, layout.json and the model's config agree"
                               : "headers, index and config agree";
-  std::string model = checked.model_type.empty() ? std::string("not known: config.json tells none")
+  std::string model = checked.model_type.empty() ? std::string("not known: config.json gives none")
                                                  : Printable(checked.model_type);
   if (checked.known_model) {
     model += fmt::format(", which has {} without scales",
@@ -124,7 +124,7 @@ Command StructureCommand() {
       "that readers accept though they do not conform, and tensors that the config does not "
       "predict, are warnings.",
       "Rank shards are judged by their layout.json: every file is of one job and holds the tensors "
-      "that it tells, and the slices give each tensor of the model once."};
+      "that layout.json lists, and the slices give each tensor of the model once."};
   command.arguments = {
       {"DIR",
        "The checkpoint: a directory, a single safetensors file, or a model directory of the "

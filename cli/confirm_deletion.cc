@@ -54,8 +54,8 @@ void ConfirmDeletion(const std::filesystem::path& input) {
       "--delete-source-shards deletes " + DeletionTotal(deletions) + " of the source:\n";
   for (const std::string& line : DeletionLines(deletions)) question += "  " + line + "\n";
   WriteStderr(question +
-              "Each goes once all that needs it is written and verified. There is no way "
-              "back\nto the source without another copy of it.\n");
+              "Each is deleted once all output that needs it is written and verified. There is no "
+              "way back\nto the source without another copy of it.\n");
   Ask("Delete them? Type yes to go on: ", "yes");
   Ask("Are you sure? Type delete to go on: ", "delete");
 }

@@ -48,7 +48,7 @@ std::string Line(const Place& place, const Group& group) {
     return fmt::format("{} in {} with {} in {}: frees {}", counted, directory,
                        group.shards == 1 ? "its file" : "their files", target, bytes);
   }
-  return fmt::format("{} in {}: frees nothing; what is in {} stays, {}", counted, directory, target,
+  return fmt::format("{} in {}: frees nothing; {} stays unchanged, {}", counted, directory, target,
                      WhyKept(kept, group));
 }
 

@@ -13,7 +13,8 @@ struct OtherOption {
 
 constexpr std::string_view kCast =
     "the directories are arguments here: dsv3-convert fp8-to-bf16 IN OUT";
-constexpr std::string_view kReshard = "that is 'dsv3-reshard --format deepseek --tp N IN OUT' here";
+constexpr std::string_view kReshard =
+    "the same job here: 'dsv3-reshard --format deepseek --tp N IN OUT'";
 
 constexpr OtherOption kOptions[] = {
     {"force", "overwrite", ""},
@@ -42,8 +43,8 @@ struct OtherCommand {
   std::string_view advice;
 };
 
-constexpr std::string_view kCasts = "the casts are 'fp8-to-bf16' and 'bf16-to-fp8'";
-constexpr std::string_view kCompare = "two checkpoints are compared by 'dsv3-verify compare A B'";
+constexpr std::string_view kCasts = "use 'fp8-to-bf16' or 'bf16-to-fp8'";
+constexpr std::string_view kCompare = "'dsv3-verify compare A B' compares two checkpoints";
 
 constexpr OtherCommand kCommands[] = {
     {"dsv3-convert", "cast", kCasts},
@@ -52,9 +53,9 @@ constexpr OtherCommand kCommands[] = {
     {"dsv3-convert", "compare", kCompare},
     {"dsv3-convert", "verify", "checkpoints are checked by 'dsv3-verify all DIR'"},
     {"dsv3-convert", "check", "checkpoints are checked by 'dsv3-verify all DIR'"},
-    {"dsv3-convert", "inspect", "the tensors are shown by 'dsv3-inspect IN'"},
-    {"dsv3-convert", "reshard", "rank shards are made by 'dsv3-reshard --tp N IN OUT'"},
-    {"dsv3-convert", "merge", "rank shards are merged by 'dsv3-reshard merge RANKS OUT'"},
+    {"dsv3-convert", "inspect", "'dsv3-inspect IN' shows the tensors"},
+    {"dsv3-convert", "reshard", "'dsv3-reshard --tp N IN OUT' makes rank shards"},
+    {"dsv3-convert", "merge", "'dsv3-reshard merge RANKS OUT' merges rank shards"},
     {"dsv3-verify", "diff", "did you mean 'compare'?"},
     {"dsv3-verify", "check", "did you mean 'checksum check'? 'all' runs every check"},
     {"dsv3-verify", "verify", "'all' runs every check"},

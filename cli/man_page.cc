@@ -135,9 +135,9 @@ std::string ManPage(const Tool& tool) {
   AppendParagraphs(out, tool.description);
   for (const Command& command : tool.commands) AppendCommand(out, command);
   out += ".Ss Output and information\n";
-  out += HasNamedCommands(tool) ? "These options may stand before or after the command.\n"
-                                : "These options may stand anywhere.\n";
-  out += "Of an option that is given twice the last one counts.\n";
+  out += HasNamedCommands(tool) ? "These options may be given before or after the command.\n"
+                                : "These options may be given anywhere.\n";
+  out += "If an option is given twice, the last one counts.\n";
   AppendOptions(out, tool.shared_options);
   out += ".Sh ENVIRONMENT\n.Bl -tag -width Ds\n";
   out += ".It Ev NO_COLOR\n";

@@ -176,7 +176,7 @@ class WordWalker {
   } else if (!near.empty()) {
     message += "; did you mean '" + before + near + "'?";
   } else if (!first.empty()) {
-    message += "; after '" + first + "' stands " + JoinWords(words);
+    message += "; '" + first + "' is followed by " + JoinWords(words);
   }
   throw UsageError(message, HelpHint(tool, nullptr));
 }

@@ -53,17 +53,18 @@ std::vector<Option> RunOptionTable(convert::RunOptions* run) {
                          "digest that is always there."));
   options.push_back(OneOf<bool>(
       "side-files", "MODE",
-      {{"model", false, "what belongs to the model"}, {"all", true, "also what is left behind"}},
+      {{"model", false, "the files of the model"}, {"all", true, "also the files left behind"}},
       &run->all_side_files,
       "Which files beside the weights are copied: model (default; config, tokenizer, code, licence "
-      "and all else that belongs to the model) or all (also weights in other formats, adapters, "
-      "training states, other indexes, checksum lists, records of downloads and operating systems, "
-      "and descriptions that are no longer true). The report names what is left behind."));
-  options.push_back(Flag("overwrite", &run->overwrite,
-                         "Replace every file in OUT whose name this command writes, whoever made "
-                         "it, and remove what else an earlier command made there. All other files "
-                         "stay.",
-                         'f'));
+      "and everything else that belongs to the model) or all (also weights in other formats, "
+      "adapters, training states, other indexes, checksum lists, records of downloads and "
+      "operating systems, and descriptions that are no longer true). The report names the files "
+      "that are left behind."));
+  options.push_back(
+      Flag("overwrite", &run->overwrite,
+           "Replace every file in OUT whose name this command writes, also files that others made, "
+           "and remove other files that an earlier command made there. All other files stay.",
+           'f'));
   return options;
 }
 
@@ -73,25 +74,26 @@ std::vector<Option> PartOptionTable(convert::RunOptions* run) {
   part.name = "part";
   part.value_name = "I/N";
   part.help =
-      "Do only the I-th of N shares of the work, I from 0, for job arrays. Runs of different parts "
-      "may go on at the same time on machines that share OUT; once all have ended, the same "
+      "Make only the I-th of N parts of the output, I from 0, for job arrays. Runs of different "
+      "parts may go on at the same time on machines that share OUT; once all have ended, the same "
       "command with --finish completes OUT. The output does not depend on it.";
   part.set = [run](const std::string& text) { run->part = ParsePart(text); };
   options.push_back(std::move(part));
-  options.push_back(Flag("finish", &run->finish,
-                         "Complete what runs with --part have made: check that every part is "
-                         "there, and write the files that tell of the whole. Beside --part, that "
-                         "part is made first."));
+  options.push_back(
+      Flag("finish", &run->finish,
+           "Complete the output of runs with --part: check that every part is there, and write the "
+           "files that describe the whole. With --part, that part is made first."));
   return options;
 }
 
 std::vector<Option> DeletionOptionTable(convert::RunOptions* run, bool* yes) {
   std::vector<Option> options;
-  options.push_back(Flag(
-      "delete-source-shards", &run->delete_source_shards,
-      "Delete each source shard once all that needs it is written and verified, for a disk "
-      "that does not hold both. It is asked twice on a terminal and needs --yes elsewhere. Of a "
-      "link to a file outside IN, or to one that other links lead to, only the link goes."));
+  options.push_back(
+      Flag("delete-source-shards", &run->delete_source_shards,
+           "Delete each source shard once all output that needs it is written and verified, for a "
+           "disk that does not hold both. The command asks twice on a terminal, and needs --yes "
+           "elsewhere. Where a shard is a link to a file outside IN, or to a file that other links "
+           "lead to, only the link is deleted."));
   options.push_back(Flag("yes", yes, "Answer the questions of --delete-source-shards with yes."));
   return options;
 }

@@ -26,7 +26,7 @@ std::string FormatSeconds(double seconds);
 // "3:20", "2:05:00": for the progress display.
 std::string FormatClock(double seconds);
 
-// `text` with every control character and every byte that is no UTF-8 as \xNN, so that a name out
+// `text` with every control character and every byte that is not UTF-8 as \xNN, so that a name out
 // of a hostile file can neither move the cursor nor forge a line.
 std::string Printable(std::string_view text);
 

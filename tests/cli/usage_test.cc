@@ -66,15 +66,15 @@ TEST(UsageTest, WordsOfOtherProgramsGetTheirNameHere) {
                          "here: dsv3-convert fp8-to-bf16 IN OUT") +
                        kConvertHint);
   ExpectUsageError({"dsv3-convert", "cast", "in", "out"},
-                   Error("unknown command 'cast'; the casts are 'fp8-to-bf16' and 'bf16-to-fp8'") +
+                   Error("unknown command 'cast'; use 'fp8-to-bf16' or 'bf16-to-fp8'") +
                        "Run 'dsv3-convert --help' to see what it accepts.\n");
   ExpectUsageError({"dsv3-verify", "diff", "a", "b"},
                    "dsv3-verify: error: unknown command 'diff'; did you mean 'compare'?\n"
                    "Run 'dsv3-verify --help' to see what it accepts.\n");
-  ExpectUsageError({"dsv3-convert", "diff", "a", "b"},
-                   Error("unknown command 'diff'; two checkpoints are compared by 'dsv3-verify "
-                         "compare A B'") +
-                       "Run 'dsv3-convert --help' to see what it accepts.\n");
+  ExpectUsageError(
+      {"dsv3-convert", "diff", "a", "b"},
+      Error("unknown command 'diff'; 'dsv3-verify compare A B' compares two checkpoints") +
+          "Run 'dsv3-convert --help' to see what it accepts.\n");
   ExpectUsageError(Convert({"-v", "in", "out"}),
                    Error("unknown option -v; progress and warnings are shown without it, and -V "
                          "prints the version") +
@@ -267,7 +267,7 @@ TEST(UsageTest, OptionsOfReshardThatContradict) {
     return words;
   };
   ExpectUsageError(with({"--nodes", "2"}),
-                   ReshardError("--nodes tells how --expert-load is balanced and means nothing "
+                   ReshardError("--nodes says how --expert-load is balanced and has no effect "
                                 "without it; add --expert-load FILE, or leave --nodes out"));
   ExpectUsageError(with({"--balance-svg", "no/such/file.svg"}),
                    ReshardError("--balance-svg: there is no directory no/such; make it, or give "
@@ -329,7 +329,7 @@ TEST(UsageTest, HalfACommandIsToldWhatMayFollow) {
       error + "unknown command 'checksum chekc'; did you mean 'checksum check'?\n" + kVerifyHint);
   ExpectUsageError({"dsv3-verify", "checksum", "directory"},
                    error +
-                       "unknown command 'checksum directory'; after 'checksum' stands create or "
+                       "unknown command 'checksum directory'; 'checksum' is followed by create or "
                        "check\n" +
                        kVerifyHint);
   ExpectUsageError({"dsv3-verify", "chekcsum", "check", "dir"},
