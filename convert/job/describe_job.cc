@@ -58,27 +58,27 @@ void CheckShared(const PlanHooks& hooks, const RunOptions& run) {
 
 }  // namespace
 
-RunScope ScopeOf(const Plan& plan, const PlanHooks& hooks, const RunOptions& run) {
+RunAssignment AssignmentOf(const Plan& plan, const PlanHooks& hooks, const RunOptions& run) {
   CheckShared(hooks, run);
-  RunScope scope;
+  RunAssignment assignment;
   if (run.part) {
     if (run.part->index >= run.part->count) {
       throw Error(ErrorCode::kUsage, "--part: there is no such part; give I/N with I below N");
     }
-    scope.run = {RunName::Kind::kPart, run.part->index, run.part->count};
-    scope.files = FilesOfPart(plan, BundlesOf(plan, hooks.bundles), *run.part);
-    scope.side_files = run.part->index == 0;
-    scope.may_end = false;
+    assignment.run = {RunName::Kind::kPart, run.part->index, run.part->count};
+    assignment.files = FilesOfPart(plan, BundlesOf(plan, hooks.bundles), *run.part);
+    assignment.side_files = run.part->index == 0;
+    assignment.may_end = false;
   } else if (hooks.selected) {
-    scope.files = *hooks.selected;
-    std::sort(scope.files.begin(), scope.files.end());
+    assignment.files = *hooks.selected;
+    std::sort(assignment.files.begin(), assignment.files.end());
   } else if (run.finish) {
-    scope.must_end = true;
+    assignment.must_end = true;
   } else {
-    scope.files.resize(plan.files.size());
-    std::iota(scope.files.begin(), scope.files.end(), std::size_t{0});
+    assignment.files.resize(plan.files.size());
+    std::iota(assignment.files.begin(), assignment.files.end(), std::size_t{0});
   }
-  return scope;
+  return assignment;
 }
 
 std::uint64_t SideFileBytes(const PlannedSideFile& side) {
@@ -89,12 +89,12 @@ std::uint64_t SideFileBytes(const PlannedSideFile& side) {
 }
 
 OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const PlanHooks& hooks,
-                      const RunOptions& run, const RunScope& scope) {
+                      const RunOptions& run, const RunAssignment& assignment) {
   OutputJob job;
   job.plan = &plan;
   job.manifest_job = ManifestJob(plan, source.catalog, run);
   job.overwrite = run.overwrite;
-  job.run = scope.run;
+  job.run = assignment.run;
   JournalHead& head = job.head;
   head.recipe = plan.recipe;
   const std::string identity = PlanFingerprint(plan, source.catalog) + job.manifest_job;
@@ -122,10 +122,10 @@ OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const PlanHo
   head.outputs.emplace_back(kManifestName);
 
   job.writes = head.outputs;
-  if (scope.run.kind == RunName::Kind::kPart) {
+  if (assignment.run.kind == RunName::Kind::kPart) {
     job.writes.clear();
-    for (const std::size_t file : scope.files) job.writes.push_back(plan.files[file].name);
-    if (scope.side_files) {
+    for (const std::size_t file : assignment.files) job.writes.push_back(plan.files[file].name);
+    if (assignment.side_files) {
       for (const PlannedSideFile& side : plan.side_files) job.writes.push_back(side.name);
     }
   }

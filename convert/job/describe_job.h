@@ -15,7 +15,7 @@
 namespace dsv3::convert {
 
 // The files of a job that one run makes.
-struct RunScope {
+struct RunAssignment {
   RunName run;
   // Weight files that it makes where they are not complete, positions in Plan::files, ascending.
   std::vector<std::size_t> files;
@@ -25,12 +25,12 @@ struct RunScope {
 };
 
 // Throws Error (kUsage) for options that contradict each other.
-RunScope ScopeOf(const Plan& plan, const PlanHooks& hooks, const RunOptions& run);
+RunAssignment AssignmentOf(const Plan& plan, const PlanHooks& hooks, const RunOptions& run);
 
 // 0 where the file is gone.
 std::uint64_t SideFileBytes(const PlannedSideFile& side);
 
 OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const PlanHooks& hooks,
-                      const RunOptions& run, const RunScope& scope);
+                      const RunOptions& run, const RunAssignment& assignment);
 
 }  // namespace dsv3::convert

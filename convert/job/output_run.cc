@@ -40,13 +40,13 @@ void OutputRun::WriteWeights(Committer& committer, const std::vector<std::size_t
   for (const std::size_t file : to_make) {
     total_bytes += plan_.files[file].bytes + PlannedRest(plan_.files[file]);
   }
-  if (scope_.side_files) {
+  if (assignment_.side_files) {
     for (const PlannedSideFile& side : plan_.side_files) {
       if (!side.source.empty() && kept_.count(side.name) == 0) total_bytes += SideFileBytes(side);
     }
   }
   progress_.OnPhase("converting", total_bytes);
-  if (scope_.side_files) committer.WriteSideFiles(progress_, stop_);
+  if (assignment_.side_files) committer.WriteSideFiles(progress_, stop_);
 
   std::optional<SourceRelease> release;
   if (run_.delete_source_shards) {
@@ -57,7 +57,7 @@ void OutputRun::WriteWeights(Committer& committer, const std::vector<std::size_t
     committer.SetOnCommitted(
         [&](std::size_t file, const FileRecord& record) { release->Committed(file, record); });
   }
-  const std::size_t in_scope = ends_ ? plan_.files.size() : scope_.files.size();
+  const std::size_t assigned = ends_ ? plan_.files.size() : assignment_.files.size();
   try {
     if (IsShared(run_.sharing)) {
       Lead(committer, to_make);
@@ -69,7 +69,7 @@ void OutputRun::WriteWeights(Committer& committer, const std::vector<std::size_t
     throw Error(ErrorCode::kInterrupted,
                 fmt::format("interrupted; {} of {} weight files are finished, run the same command "
                             "again to continue from there",
-                            in_scope - to_make.size() + committer.committed_files(), in_scope));
+                            assigned - to_make.size() + committer.committed_files(), assigned));
   }
   if (release) ReportDeletions(release->deletions(), report_);
 }
@@ -147,7 +147,7 @@ ConversionReport OutputRun::Help() {
   const std::string text = run_.sharing->Broadcast("");
   if (text.empty()) return std::move(report_);
   const WorkOrder order = ParseWorkOrder(text);
-  job_ = DescribeJob(source_, plan_, hooks_, run_, scope_);
+  job_ = DescribeJob(source_, plan_, hooks_, run_, assignment_);
   RequireSameOutput(order.head);
   std::optional<Journal> journal;
   journal.emplace(fs_, output_, order.head, std::vector<FileRecord>(),

@@ -30,7 +30,7 @@ class OutputRun {
         output_(output),
         run_(run),
         hooks_(hooks),
-        scope_(ScopeOf(plan, hooks, run)),
+        assignment_(AssignmentOf(plan, hooks, run)),
         report_(std::move(report)),
         fs_(file_system),
         progress_(progress),
@@ -82,7 +82,7 @@ class OutputRun {
   const std::filesystem::path& output_;
   const RunOptions& run_;
   const PlanHooks& hooks_;
-  const RunScope scope_;
+  const RunAssignment assignment_;
   ConversionReport report_;
   formats::FileSystem& fs_;
   ProgressSink& progress_;

@@ -28,10 +28,10 @@ namespace dsv3::convert {
 namespace fs = std::filesystem;
 
 ConversionReport OutputRun::Run() {
-  job_ = DescribeJob(source_, plan_, hooks_, run_, scope_);
+  job_ = DescribeJob(source_, plan_, hooks_, run_, assignment_);
   state_ = LookAtOutput(output_, job_);
   for (const formats::Finding& warning : report_.warnings) progress_.OnWarning(warning.message);
-  if (scope_.must_end && !IsFinished()) RequireParts();
+  if (assignment_.must_end && !IsFinished()) RequireParts();
   // Also where something is written: a source that must not be deleted is refused before.
   if (run_.delete_source_shards && !IsFinished()) report_.deletions = PlanDeletionOf(source_);
   if (run_.dry_run) {
@@ -50,8 +50,8 @@ void OutputRun::ReportNothingToDo() {
   report_.outcome = ConversionReport::Outcome::kNothingToDo;
   // The last run ended between the manifest and the removal of its journal. Parts leave that to a
   // run of the whole job.
-  if (scope_.run == RunName() && HasLeftovers(output_)) {
-    const RunLocks locks(output_, scope_.run);
+  if (assignment_.run == RunName() && HasLeftovers(output_)) {
+    const RunLocks locks(output_, assignment_.run);
     RemoveLeftovers(output_, fs_);
   }
   ReportRecords({});
@@ -76,20 +76,20 @@ void OutputRun::Keep(bool sizes_only) {
   std::map<std::string, FileRecord> records;
   if (IsUnfinished()) records = state_.journals.files;
   std::vector<char> ours(plan_.files.size(), 0);
-  for (const std::size_t file : scope_.files) ours[file] = 1;
+  for (const std::size_t file : assignment_.files) ours[file] = 1;
   std::map<std::string, FileRecord> others;
   for (std::size_t i = 0; i < plan_.files.size(); ++i) {
     if (ours[i] == 0) {
       if (auto record = records.extract(plan_.files[i].name)) others.insert(std::move(record));
     }
   }
-  if (!scope_.side_files) {
+  if (!assignment_.side_files) {
     for (const PlannedSideFile& side : plan_.side_files) records.erase(side.name);
   }
   const unsigned threads = sizes_only ? 1 : ResolveThreads(run_.threads);
   const bool waits = WaitsToBeVisible(plan_);
   unchecked_ = CheckFinishedFiles(output_, others, 1, true, progress_, stop_, waits);
-  ends_ = scope_.may_end && scope_.files.size() + unchecked_.size() == plan_.files.size();
+  ends_ = assignment_.may_end && assignment_.files.size() + unchecked_.size() == plan_.files.size();
   if (ends_) records.merge(std::exchange(unchecked_, {}));
   kept_ = CheckFinishedFiles(output_, records, threads, sizes_only, progress_, stop_, waits);
 }
@@ -100,14 +100,14 @@ std::vector<std::size_t> OutputRun::FilesToMake() const {
   std::vector<std::size_t> all(plan_.files.size());
   std::iota(all.begin(), all.end(), std::size_t{0});
   std::vector<std::size_t> to_make;
-  for (const std::size_t file : ends_ ? all : scope_.files) {
+  for (const std::size_t file : ends_ ? all : assignment_.files) {
     if (kept_.count(plan_.files[file].name) == 0) to_make.push_back(file);
   }
   return to_make;
 }
 
 std::uint64_t OutputRun::MissingFiles() const {
-  return ends_ ? 0 : plan_.files.size() - scope_.files.size() - unchecked_.size();
+  return ends_ ? 0 : plan_.files.size() - assignment_.files.size() - unchecked_.size();
 }
 
 void OutputRun::CheckDisk(const std::vector<std::size_t>& to_make) {
@@ -123,12 +123,12 @@ void OutputRun::ReportPlan() {
   }
   CheckDisk(FilesToMake());
   report_.peak_memory_bytes =
-      EstimateMemory(source_, ResourcesOf(ExecutorSettings(), plan_, scope_.files));
+      EstimateMemory(source_, ResourcesOf(ExecutorSettings(), plan_, assignment_.files));
   ReportRecords({});
 }
 
 void OutputRun::ReportRecords(const FileRecords& records) {
-  std::vector<std::size_t> files = scope_.files;
+  std::vector<std::size_t> files = assignment_.files;
   if (ends_) {
     files.resize(plan_.files.size());
     std::iota(files.begin(), files.end(), std::size_t{0});
@@ -226,7 +226,7 @@ JournalHead OutputRun::HeadToWrite() const {
     }
   }
   // A part does not touch the files of other parts, which may be writing them now.
-  if (scope_.run != RunName()) {
+  if (assignment_.run != RunName()) {
     const auto is_others = [&](const std::string& name) {
       return std::count(job_.writes.begin(), job_.writes.end(), name) == 0;
     };
@@ -279,14 +279,14 @@ std::vector<std::string> OutputRun::UnfinishedNames() const {
 void OutputRun::LookAgain() {
   state_ = LookAtOutput(output_, job_);
   if (IsFinished()) return;
-  if (scope_.must_end) RequireParts();
-  if (scope_.run == RunName()) JoinJournals(output_, state_.journals, fs_);
+  if (assignment_.must_end) RequireParts();
+  if (assignment_.run == RunName()) JoinJournals(output_, state_.journals, fs_);
 }
 
 // Whether this run removes its files when the source turns out to be wrong. Other runs of the job
 // may be writing beside this one; the files of all runs then stay under NAME.partial.
 bool OutputRun::MayAbandon() const {
-  return WaitsToBeVisible(plan_) && scope_.run == RunName() && !IsShared(run_.sharing);
+  return WaitsToBeVisible(plan_) && assignment_.run == RunName() && !IsShared(run_.sharing);
 }
 
 void OutputRun::Abandon(std::optional<Journal>& journal) {
@@ -302,7 +302,7 @@ void OutputRun::Write() {
   std::optional<Journal> journal;
   try {
     created_directories_ = formats::CreateDirectories(fs_, CanonicalPath(output_));
-    const RunLocks locks(output_, scope_.run);
+    const RunLocks locks(output_, assignment_.run);
     LookAgain();
     // Another run finished it before this one got the lock.
     if (IsFinished()) {
@@ -327,7 +327,7 @@ void OutputRun::Write() {
     std::vector<FileRecord> complete;
     for (const auto& [name, record] : kept_) complete.push_back(record);
     for (const auto& [name, record] : unchecked_) complete.push_back(record);
-    journal.emplace(fs_, output_, head_, complete, scope_.run);
+    journal.emplace(fs_, output_, head_, complete, assignment_.run);
     ClearOutput(output_, UnfinishedNames(), head_.replaced, fs_);
 
     Committer committer(fs_, output_, plan_, *journal, run_.checksum == ChecksumMode::kSha256,
