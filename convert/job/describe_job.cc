@@ -65,7 +65,7 @@ RunAssignment AssignmentOf(const Plan& plan, const PlanHooks& hooks, const RunOp
     if (run.part->index >= run.part->count) {
       throw Error(ErrorCode::kUsage, "--part: there is no such part; give I/N with I below N");
     }
-    assignment.run = {RunName::Kind::kPart, run.part->index, run.part->count};
+    assignment.run = {RunId::Kind::kPart, run.part->index, run.part->count};
     assignment.files = FilesOfPart(plan, BundlesOf(plan, hooks.bundles), *run.part);
     assignment.side_files = run.part->index == 0;
     assignment.may_end = false;
@@ -122,7 +122,7 @@ OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const PlanHo
   head.outputs.emplace_back(kManifestName);
 
   job.writes = head.outputs;
-  if (assignment.run.kind == RunName::Kind::kPart) {
+  if (assignment.run.kind == RunId::Kind::kPart) {
     job.writes.clear();
     for (const std::size_t file : assignment.files) job.writes.push_back(plan.files[file].name);
     if (assignment.side_files) {

@@ -16,7 +16,7 @@ namespace dsv3::convert {
 
 // The files of a job that one run makes.
 struct RunAssignment {
-  RunName run;
+  RunId run;
   // Weight files that it makes where they are not complete, positions in Plan::files, ascending.
   std::vector<std::size_t> files;
   bool side_files = true;  // whether it writes these too

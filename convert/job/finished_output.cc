@@ -47,7 +47,7 @@ std::optional<ConversionReport> FinishedWithoutSource(const fs::path& input, con
     ++report.kept_files;
   }
   if (HasLeftovers(output)) {
-    const RunLocks locks(output, RunName());
+    const RunLocks locks(output, RunId());
     RemoveLeftovers(output, file_system);
   }
   return report;

@@ -191,7 +191,7 @@ std::string_view TakeWholeLine(std::string_view& text) {
 }  // namespace
 
 std::optional<JournalState> Journal::Read(const std::filesystem::path& directory,
-                                          const RunName& run) {
+                                          const RunId& run) {
   const std::filesystem::path path = directory / FileNameOf(kJournalName, run);
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return std::nullopt;
@@ -223,7 +223,7 @@ std::optional<JournalState> Journal::Read(const std::filesystem::path& directory
 
 Journal::Journal(formats::FileSystem& fs, const std::filesystem::path& directory,
                  const JournalHead& head, const std::vector<FileRecord>& records,
-                 const RunName& run) {
+                 const RunId& run) {
   // Beside the old one, then in its place: at no time is there a journal without its head.
   const std::filesystem::path path = directory / FileNameOf(kJournalName, run);
   std::filesystem::path partial = path;
@@ -265,7 +265,7 @@ std::vector<FileRecord> ParseJournalLines(std::string_view lines) {
 
 JobJournals ReadJournals(const std::filesystem::path& directory, bool skip_unreadable) {
   JobJournals journals;
-  for (const RunName& name : FindRuns(directory, kJournalName)) {
+  for (const RunId& name : FindRuns(directory, kJournalName)) {
     std::optional<JournalState> state;
     try {
       state = Journal::Read(directory, name);
@@ -294,8 +294,8 @@ void RemoveJournals(const std::filesystem::path& directory, bool but_the_jobs,
     const std::string file = entry->path().filename().string();
     std::string_view name = file;
     if (name.ends_with(kPartial)) name.remove_suffix(kPartial.size());
-    const std::optional<RunName> run = RunOfFile(kJournalName, name);
-    if (run && !(but_the_jobs && *run == RunName())) removed.insert(entry->path());
+    const std::optional<RunId> run = RunOfFile(kJournalName, name);
+    if (run && !(but_the_jobs && *run == RunId())) removed.insert(entry->path());
   }
   for (const std::filesystem::path& path : removed) file_system.Remove(path);
   if (!removed.empty()) file_system.SyncDirectory(directory);

@@ -61,11 +61,11 @@ class Journal {
  public:
   // Reads a run's journal; nothing when there is none or its head is not whole.
   static std::optional<JournalState> Read(const std::filesystem::path& directory,
-                                          const RunName& run = {});
+                                          const RunId& run = {});
 
   // Replaces any journal of this run by one with this head and these records, durably.
   Journal(formats::FileSystem& fs, const std::filesystem::path& directory, const JournalHead& head,
-          const std::vector<FileRecord>& records, const RunName& run = {});
+          const std::vector<FileRecord>& records, const RunId& run = {});
 
   // Durable when it returns.
   void Append(const std::vector<FileRecord>& records);
@@ -86,7 +86,7 @@ std::vector<FileRecord> ParseJournalLines(std::string_view lines);
 
 // A run whose journal is in an output directory.
 struct BegunRun {
-  RunName name;
+  RunId name;
   JournalHead head;
   std::vector<std::string> files;  // names of the complete files in its journal
 };

@@ -49,14 +49,14 @@ void WriteHolder(int fd) {
   if (ftruncate(fd, 0) != 0 || pwrite(fd, text.data(), text.size(), 0) < 0) return;
 }
 
-[[noreturn]] void FailHeld(const std::filesystem::path& path, const RunName& run,
+[[noreturn]] void FailHeld(const std::filesystem::path& path, const RunId& run,
                            const Holder& holder, std::string_view advice) {
   const std::string who =
       holder.pid != 0 ? fmt::format(" (process {} on {})", holder.pid, holder.host) : std::string();
   throw Error(ErrorCode::kUsage,
               fmt::format("{}: another run is {}{}; {}", path.parent_path().string(),
-                          run.kind == RunName::Kind::kPart ? "making " + ShownName(run)
-                                                           : "writing to this directory",
+                          run.kind == RunId::Kind::kPart ? "making " + ShownName(run)
+                                                         : "writing to this directory",
                           who, advice),
               {path.parent_path().string(), ""});
 }
@@ -68,7 +68,7 @@ bool LocksUnsupported(int error) {
 
 // Where the file's existence is the lock, only the user knows whether a run on another machine is
 // still running.
-[[noreturn]] void FailHeldByExistence(const std::filesystem::path& path, const RunName& run,
+[[noreturn]] void FailHeldByExistence(const std::filesystem::path& path, const RunId& run,
                                       const Holder& holder) {
   // An empty file may be that of a run which is starting.
   const bool may_be_dead = holder.pid == 0 || holder.host != HostName();
@@ -85,7 +85,7 @@ bool IsDead(const Holder& holder) {
 
 // Throws when the run that this lock belongs to is under way. Leaves the file as it is: only the
 // run that holds the lock may remove it.
-void RequireFree(const std::filesystem::path& directory, const RunName& run,
+void RequireFree(const std::filesystem::path& directory, const RunId& run,
                  OutputLock::Flock flock) {
   const std::filesystem::path path = directory / FileNameOf(kLockName, run);
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
@@ -110,7 +110,7 @@ void RequireFree(const std::filesystem::path& directory, const RunName& run,
 
 }  // namespace
 
-OutputLock::OutputLock(const std::filesystem::path& directory, Flock flock, const RunName& run)
+OutputLock::OutputLock(const std::filesystem::path& directory, Flock flock, const RunId& run)
     : path_(directory / FileNameOf(kLockName, run)), run_(run), flock_(flock) {
   // A run that ends removes the file, perhaps between our open and our lock: then the lock is on a
   // file that nobody else will ever see, and the next round makes a new one.
@@ -169,13 +169,13 @@ OutputLock::~OutputLock() {
   if (fd_ >= 0) close(fd_);
 }
 
-RunLocks::RunLocks(const std::filesystem::path& directory, const RunName& run,
+RunLocks::RunLocks(const std::filesystem::path& directory, const RunId& run,
                    OutputLock::Flock flock) {
   locks_.push_back(std::make_unique<OutputLock>(directory, flock, run));
-  const bool is_part = run.kind == RunName::Kind::kPart;
-  if (is_part) RequireFree(directory, RunName(), flock);
-  for (const RunName& other : FindRuns(directory, kLockName)) {
-    if (other.kind != RunName::Kind::kPart) continue;
+  const bool is_part = run.kind == RunId::Kind::kPart;
+  if (is_part) RequireFree(directory, RunId(), flock);
+  for (const RunId& other : FindRuns(directory, kLockName)) {
+    if (other.kind != RunId::Kind::kPart) continue;
     if (!is_part) {
       locks_.push_back(std::make_unique<OutputLock>(directory, flock, other));
     } else if (other.count != run.count) {

@@ -26,7 +26,7 @@ class OutputLock {
   // exist. Throws Error: kUsage when another run holds it (names process and host), kIo. A test
   // may give its own `flock`.
   explicit OutputLock(const std::filesystem::path& directory, Flock flock = ::flock,
-                      const RunName& run = {});
+                      const RunId& run = {});
   // Removes the file.
   ~OutputLock();
   OutputLock(const OutputLock&) = delete;
@@ -37,7 +37,7 @@ class OutputLock {
   void TakeByExistence(bool created);
 
   std::filesystem::path path_;
-  RunName run_;
+  RunId run_;
   Flock flock_;
   int fd_ = -1;
 };
@@ -50,7 +50,7 @@ class RunLocks {
  public:
   // Of the part `run`, or of a run of the whole job: that also holds the lock of every part whose
   // file is there, and removes these files in the end. Throws as OutputLock.
-  RunLocks(const std::filesystem::path& directory, const RunName& run,
+  RunLocks(const std::filesystem::path& directory, const RunId& run,
            OutputLock::Flock flock = ::flock);
 
  private:

@@ -151,7 +151,7 @@ ConversionReport OutputRun::Help() {
   RequireSameOutput(order.head);
   std::optional<Journal> journal;
   journal.emplace(fs_, output_, order.head, std::vector<FileRecord>(),
-                  RunName{RunName::Kind::kProcess, run_.sharing->process(), 1});
+                  RunId{RunId::Kind::kProcess, run_.sharing->process(), 1});
   Committer committer(fs_, output_, plan_, *journal, run_.checksum == ChecksumMode::kSha256, {});
   HelperProgress progress(*run_.sharing, progress_);
   MakePortions(committer, {order.files.begin(), order.files.end()}, progress);

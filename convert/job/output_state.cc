@@ -103,8 +103,8 @@ std::string ChangeSince(const BegunRun& run, const OutputJob& job) {
 
 // Refuses to go on with what a run of another job, or of another source, began.
 void RequireSameJob(const fs::path& directory, const BegunRun& run, const OutputJob& job) {
-  const bool is_part = run.name.kind == RunName::Kind::kPart;
-  const std::string_view anew = job.run.kind == RunName::Kind::kPart
+  const bool is_part = run.name.kind == RunId::Kind::kPart;
+  const std::string_view anew = job.run.kind == RunId::Kind::kPart
                                     ? "to begin anew run the command without --part and with "
                                       "--overwrite"
                                     : "give --overwrite to begin anew";
@@ -136,7 +136,7 @@ void RequireSameJob(const fs::path& directory, const BegunRun& run, const Output
 void RequireRoomForPart(const fs::path& directory, const JobJournals& journals,
                         const OutputJob& job) {
   for (const BegunRun& run : journals.runs) {
-    if (run.name.kind == RunName::Kind::kPart && run.name.count != job.run.count) {
+    if (run.name.kind == RunId::Kind::kPart && run.name.count != job.run.count) {
       RefuseOutput(
           directory,
           fmt::format("{} was begun here, and this is {}; give all parts the same number, or "
@@ -144,7 +144,7 @@ void RequireRoomForPart(const fs::path& directory, const JobJournals& journals,
                       ShownName(run.name), ShownName(job.run)));
     }
     // A part must not remove these files: other parts may have replaced them by now.
-    if (run.name.kind != RunName::Kind::kJob) continue;
+    if (run.name.kind != RunId::Kind::kJob) continue;
     for (const std::string& name : run.head.replaced) {
       const bool is_ours = std::count(job.writes.begin(), job.writes.end(), name) != 0;
       if (is_ours || name.ends_with(PartialName("")) || journals.files.count(name) != 0 ||
@@ -163,8 +163,8 @@ void RequireRoomForPart(const fs::path& directory, const JobJournals& journals,
   RefuseOutput(
       directory,
       fmt::format("{} is in the way, and no run of this command made it; move it away, {}", name,
-                  job.run.kind == RunName::Kind::kPart ? "or choose another directory"
-                                                       : "or give --overwrite to replace it"));
+                  job.run.kind == RunId::Kind::kPart ? "or choose another directory"
+                                                     : "or give --overwrite to replace it"));
 }
 
 // The refusal of a directory that holds files of others alone.
@@ -229,7 +229,7 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
         return IsSameJob(run.head, job) && ChangeSince(run, job).empty();
       });
   if (same_job) {
-    if (job.run.kind == RunName::Kind::kPart) RequireRoomForPart(directory, journals, job);
+    if (job.run.kind == RunId::Kind::kPart) RequireRoomForPart(directory, journals, job);
     if (job.overwrite) RequireReplaceable(directory, job);
     for (const BegunRun& run : journals.runs) {
       state.replaced.insert(state.replaced.end(), run.head.replaced.begin(),
@@ -291,7 +291,7 @@ void ClearOutput(const fs::path& directory, const std::vector<std::string>& unfi
 void JoinJournals(const fs::path& directory, const JobJournals& journals,
                   formats::FileSystem& file_system) {
   const bool alone =
-      journals.runs.empty() || (journals.runs.size() == 1 && journals.runs[0].name == RunName());
+      journals.runs.empty() || (journals.runs.size() == 1 && journals.runs[0].name == RunId());
   if (alone) return;
   JournalHead head = journals.runs[0].head;
   for (const BegunRun& run : std::span(journals.runs).subspan(1)) {

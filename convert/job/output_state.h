@@ -18,7 +18,7 @@ struct OutputJob {
   std::string manifest_job;  // ManifestJob
   bool overwrite = false;
   // The run that looks: of the whole job, or a part of it beside others.
-  RunName run;
+  RunId run;
   // The files of head.outputs that this run may write; all of them for a run of the whole job.
   std::vector<std::string> writes;
   std::vector<std::filesystem::path> source_paths;  // of all files that the job reads

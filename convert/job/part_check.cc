@@ -54,7 +54,7 @@ void RequireAllParts(const std::filesystem::path& output, const Plan& plan,
                      const FileBundles& bundles, const JobJournals& journals) {
   std::uint64_t count = 0;
   for (const BegunRun& run : journals.runs) {
-    if (run.name.kind == RunName::Kind::kPart) count = run.name.count;
+    if (run.name.kind == RunId::Kind::kPart) count = run.name.count;
   }
   if (count == 0) {
     throw Error(ErrorCode::kUsage,
@@ -66,7 +66,7 @@ void RequireAllParts(const std::filesystem::path& output, const Plan& plan,
   std::string missing;
   std::uint64_t missing_parts = 0;
   for (std::uint64_t index = 0; index < count; ++index) {
-    const RunName part{RunName::Kind::kPart, index, count};
+    const RunId part{RunId::Kind::kPart, index, count};
     const bool begun = std::any_of(journals.runs.begin(), journals.runs.end(),
                                    [&](const BegunRun& run) { return run.name == part; });
     const std::vector<std::string> names =

@@ -29,41 +29,41 @@ bool TakeText(std::string_view& text, std::string_view expected) {
 
 }  // namespace
 
-std::string ShownName(const RunName& run) {
+std::string ShownName(const RunId& run) {
   switch (run.kind) {
-    case RunName::Kind::kPart:
+    case RunId::Kind::kPart:
       return fmt::format("part {}/{}", run.index, run.count);
-    case RunName::Kind::kProcess:
+    case RunId::Kind::kProcess:
       return fmt::format("process {}", run.index);
-    case RunName::Kind::kJob:
+    case RunId::Kind::kJob:
       break;
   }
   return "this job";
 }
 
-std::string FileNameOf(std::string_view base, const RunName& run) {
+std::string FileNameOf(std::string_view base, const RunId& run) {
   switch (run.kind) {
-    case RunName::Kind::kPart:
+    case RunId::Kind::kPart:
       return fmt::format("{}{}{}{}{}", base, kPartInfix, run.index, kOfInfix, run.count);
-    case RunName::Kind::kProcess:
+    case RunId::Kind::kProcess:
       return fmt::format("{}{}{}", base, kProcessInfix, run.index);
-    case RunName::Kind::kJob:
+    case RunId::Kind::kJob:
       break;
   }
   return std::string(base);
 }
 
-std::optional<RunName> RunOfFile(std::string_view base, std::string_view name) {
+std::optional<RunId> RunOfFile(std::string_view base, std::string_view name) {
   std::string_view rest = name;
   if (!TakeText(rest, base)) return std::nullopt;
-  RunName run;
+  RunId run;
   if (TakeText(rest, kPartInfix)) {
-    run.kind = RunName::Kind::kPart;
+    run.kind = RunId::Kind::kPart;
     if (!TakeNumber(rest, run.index) || !TakeText(rest, kOfInfix) || !TakeNumber(rest, run.count)) {
       return std::nullopt;
     }
   } else if (TakeText(rest, kProcessInfix)) {
-    run.kind = RunName::Kind::kProcess;
+    run.kind = RunId::Kind::kProcess;
     if (!TakeNumber(rest, run.index)) return std::nullopt;
   }
   // Numbers with leading zeros are not ours: two names for one run.
@@ -71,8 +71,8 @@ std::optional<RunName> RunOfFile(std::string_view base, std::string_view name) {
   return run;
 }
 
-std::vector<RunName> FindRuns(const std::filesystem::path& directory, std::string_view base) {
-  std::vector<RunName> runs;
+std::vector<RunId> FindRuns(const std::filesystem::path& directory, std::string_view base) {
+  std::vector<RunId> runs;
   std::error_code error;
   for (std::filesystem::directory_iterator entry(directory, error), end; !error && entry != end;
        entry.increment(error)) {

@@ -50,7 +50,7 @@ void OutputRun::ReportNothingToDo() {
   report_.outcome = ConversionReport::Outcome::kNothingToDo;
   // The last run ended between the manifest and the removal of its journal. Parts leave that to a
   // run of the whole job.
-  if (assignment_.run == RunName() && HasLeftovers(output_)) {
+  if (assignment_.run == RunId() && HasLeftovers(output_)) {
     const RunLocks locks(output_, assignment_.run);
     RemoveLeftovers(output_, fs_);
   }
@@ -226,7 +226,7 @@ JournalHead OutputRun::HeadToWrite() const {
     }
   }
   // A part does not touch the files of other parts, which may be writing them now.
-  if (assignment_.run != RunName()) {
+  if (assignment_.run != RunId()) {
     const auto is_others = [&](const std::string& name) {
       return std::count(job_.writes.begin(), job_.writes.end(), name) == 0;
     };
@@ -280,13 +280,13 @@ void OutputRun::LookAgain() {
   state_ = LookAtOutput(output_, job_);
   if (IsFinished()) return;
   if (assignment_.must_end) RequireParts();
-  if (assignment_.run == RunName()) JoinJournals(output_, state_.journals, fs_);
+  if (assignment_.run == RunId()) JoinJournals(output_, state_.journals, fs_);
 }
 
 // Whether this run removes its files when the source turns out to be wrong. Other runs of the job
 // may be writing beside this one; the files of all runs then stay under NAME.partial.
 bool OutputRun::MayAbandon() const {
-  return WaitsToBeVisible(plan_) && assignment_.run == RunName() && !IsShared(run_.sharing);
+  return WaitsToBeVisible(plan_) && assignment_.run == RunId() && !IsShared(run_.sharing);
 }
 
 void OutputRun::Abandon(std::optional<Journal>& journal) {

@@ -91,8 +91,8 @@ TEST_P(OutputLockTest, MissingDirectoryIsAnIoError) {
   EXPECT_EQ(error.code(), ErrorCode::kIo);
 }
 
-constexpr RunName PartOf(std::uint64_t index, std::uint64_t count) {
-  return {RunName::Kind::kPart, index, count};
+constexpr RunId PartOf(std::uint64_t index, std::uint64_t count) {
+  return {RunId::Kind::kPart, index, count};
 }
 
 TEST_P(OutputLockTest, PartsHoldTheirLocksSideBySide) {
@@ -108,14 +108,14 @@ TEST_P(OutputLockTest, PartsHoldTheirLocksSideBySide) {
 
 TEST_P(OutputLockTest, ARunOfTheWholeJobIsRefusedWhileAPartRuns) {
   const RunLocks part(dir_.path(), PartOf(1, 2), GetParam());
-  const Error error = testing::ErrorOf([&] { RunLocks(dir_.path(), RunName(), GetParam()); });
+  const Error error = testing::ErrorOf([&] { RunLocks(dir_.path(), RunId(), GetParam()); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);
   EXPECT_THAT(error.message(), HasSubstr("making part 1/2"));
   EXPECT_FALSE(FileIsThere()) << "the refused run left its lock";
 }
 
 TEST_P(OutputLockTest, PartsAreRefusedWhileTheWholeJobRuns) {
-  const RunLocks whole(dir_.path(), RunName(), GetParam());
+  const RunLocks whole(dir_.path(), RunId(), GetParam());
   const Error error = testing::ErrorOf([&] { RunLocks(dir_.path(), PartOf(0, 2), GetParam()); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);
   EXPECT_THAT(error.message(), HasSubstr("another run is writing to this directory"));
@@ -142,7 +142,7 @@ TEST_P(OutputLockTest, LocksOfDeadRunsAreNoObstacle) {
     const RunLocks second(dir_.path(), PartOf(1, 2), GetParam());
   }
   leave();
-  { const RunLocks whole(dir_.path(), RunName(), GetParam()); }
+  { const RunLocks whole(dir_.path(), RunId(), GetParam()); }
   EXPECT_TRUE(std::filesystem::is_empty(dir_.path()));
 }
 
@@ -173,7 +173,7 @@ TEST(OutputLockByExistenceTest, NamesTheFileOfARunElsewhereThatAPartMustNotPass)
   const testing::TempDir dir;
   testing::WriteFile(dir.path() / kLockName, "1 another-host\n");
   const Error error = testing::ErrorOf([&] {
-    RunLocks(dir.path(), {RunName::Kind::kPart, 0, 2}, NoLocks);
+    RunLocks(dir.path(), {RunId::Kind::kPart, 0, 2}, NoLocks);
   });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);
   EXPECT_THAT(error.message(), HasSubstr("remove " + (dir.path() / kLockName).string()));

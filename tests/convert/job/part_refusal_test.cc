@@ -59,7 +59,7 @@ TEST_F(PartRefusalTest, FinishIsRefusedForAFileThatIsGoneOrCutOff) {
 
 TEST_F(PartRefusalTest, TheSamePartTwiceAtOnceIsRefused) {
   Part(0, 2).Run();
-  const OutputLock first(out_, ::flock, {RunName::Kind::kPart, 0, 2});
+  const OutputLock first(out_, ::flock, {RunId::Kind::kPart, 0, 2});
   const Error error = testing::ErrorOf([&] { Part(0, 2).Run(); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);
   EXPECT_THAT(error.message(), HasSubstr("another run is making part 0/2 (process "));
@@ -69,7 +69,7 @@ TEST_F(PartRefusalTest, TheSamePartTwiceAtOnceIsRefused) {
 TEST_F(PartRefusalTest, PartsAndRunsOfTheWholeJobKeepEachOtherOut) {
   Part(0, 2).Run();
   {
-    const OutputLock part(out_, ::flock, {RunName::Kind::kPart, 1, 2});
+    const OutputLock part(out_, ::flock, {RunId::Kind::kPart, 1, 2});
     for (const Conversion& conversion : {Whole(), Finish(), Part(0, 3)}) {
       const Error error = testing::ErrorOf([&] { conversion.Run(); });
       EXPECT_EQ(error.code(), ErrorCode::kUsage) << error.message();

@@ -12,20 +12,20 @@ namespace dsv3::convert {
 namespace {
 
 using ::testing::ElementsAre;
-using Kind = RunName::Kind;
+using Kind = RunId::Kind;
 
 constexpr std::string_view kBase = ".dsv3-lock";
 
 TEST(RunNameTest, FileNamesLeadBackToTheirRuns) {
-  for (const RunName& run :
-       {RunName(), RunName{Kind::kPart, 3, 16}, RunName{Kind::kPart, 0, 1},
-        RunName{Kind::kPart, UINT64_MAX - 1, UINT64_MAX}, RunName{Kind::kProcess, 12, 1}}) {
+  for (const RunId& run :
+       {RunId(), RunId{Kind::kPart, 3, 16}, RunId{Kind::kPart, 0, 1},
+        RunId{Kind::kPart, UINT64_MAX - 1, UINT64_MAX}, RunId{Kind::kProcess, 12, 1}}) {
     EXPECT_EQ(RunOfFile(kBase, FileNameOf(kBase, run)), run) << FileNameOf(kBase, run);
   }
 }
 
 TEST(RunNameTest, NamesFilesAsDocumented) {
-  EXPECT_EQ(FileNameOf(kBase, RunName()), ".dsv3-lock");
+  EXPECT_EQ(FileNameOf(kBase, RunId()), ".dsv3-lock");
   EXPECT_EQ(FileNameOf(kBase, {Kind::kPart, 3, 16}), ".dsv3-lock-part-3-of-16");
   EXPECT_EQ(FileNameOf(kBase, {Kind::kProcess, 2, 1}), ".dsv3-lock-process-2");
 }
@@ -48,15 +48,15 @@ TEST(RunNameTest, FindsTheJobFirstThenPartsThenProcesses) {
     testing::WriteFile(dir.path() / name, "");
   }
   EXPECT_THAT(FindRuns(dir.path(), kBase),
-              ElementsAre(RunName(), RunName{Kind::kPart, 9, 12}, RunName{Kind::kPart, 10, 12},
-                          RunName{Kind::kProcess, 1, 1}));
+              ElementsAre(RunId(), RunId{Kind::kPart, 9, 12}, RunId{Kind::kPart, 10, 12},
+                          RunId{Kind::kProcess, 1, 1}));
   EXPECT_THAT(FindRuns(dir.path() / "none", kBase), ElementsAre());
 }
 
 TEST(RunNameTest, ShowsPartsAsTheOptionHasThem) {
   EXPECT_EQ(ShownName({Kind::kPart, 3, 16}), "part 3/16");
   EXPECT_EQ(ShownName({Kind::kProcess, 2, 1}), "process 2");
-  EXPECT_EQ(ShownName(RunName()), "this job");
+  EXPECT_EQ(ShownName(RunId()), "this job");
 }
 
 }  // namespace
