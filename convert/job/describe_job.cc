@@ -25,7 +25,7 @@ std::int64_t MtimeNs(const fs::path& path) {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
 }
 
-void CheckShared(const PlanHooks& hooks, const RunOptions& run) {
+void CheckShared(const RecipeHooks& hooks, const RunOptions& run) {
   const bool processes = IsShared(run.sharing);
   if (!run.part && !run.finish && !hooks.selected && !processes) return;
   const std::string name = hooks.selected ? "--ranks"
@@ -58,7 +58,7 @@ void CheckShared(const PlanHooks& hooks, const RunOptions& run) {
 
 }  // namespace
 
-RunAssignment AssignmentOf(const Plan& plan, const PlanHooks& hooks, const RunOptions& run) {
+RunAssignment AssignmentOf(const Plan& plan, const RecipeHooks& hooks, const RunOptions& run) {
   CheckShared(hooks, run);
   RunAssignment assignment;
   if (run.part) {
@@ -88,7 +88,7 @@ std::uint64_t SideFileBytes(const PlannedSideFile& side) {
   return error ? 0 : bytes;
 }
 
-OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const PlanHooks& hooks,
+OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const RecipeHooks& hooks,
                       const RunOptions& run, const RunAssignment& assignment) {
   OutputJob job;
   job.plan = &plan;

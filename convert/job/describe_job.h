@@ -25,12 +25,12 @@ struct RunAssignment {
 };
 
 // Throws Error (kUsage) for options that contradict each other.
-RunAssignment AssignmentOf(const Plan& plan, const PlanHooks& hooks, const RunOptions& run);
+RunAssignment AssignmentOf(const Plan& plan, const RecipeHooks& hooks, const RunOptions& run);
 
 // 0 where the file is gone.
 std::uint64_t SideFileBytes(const PlannedSideFile& side);
 
-OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const PlanHooks& hooks,
+OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const RecipeHooks& hooks,
                       const RunOptions& run, const RunAssignment& assignment);
 
 }  // namespace dsv3::convert

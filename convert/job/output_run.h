@@ -23,7 +23,7 @@ namespace dsv3::convert {
 class OutputRun {
  public:
   OutputRun(const ModelTensors& source, const Plan& plan, const std::filesystem::path& output,
-            const RunOptions& run, const PlanHooks& hooks, ConversionReport report,
+            const RunOptions& run, const RecipeHooks& hooks, ConversionReport report,
             formats::FileSystem& file_system, ProgressSink& progress, const StopToken& stop)
       : source_(source),
         plan_(plan),
@@ -81,7 +81,7 @@ class OutputRun {
   const Plan& plan_;
   const std::filesystem::path& output_;
   const RunOptions& run_;
-  const PlanHooks& hooks_;
+  const RecipeHooks& hooks_;
   const RunAssignment assignment_;
   ConversionReport report_;
   formats::FileSystem& fs_;

@@ -353,7 +353,7 @@ void OutputRun::Write() {
 }
 
 ConversionReport RunPlan(const ModelTensors& source, const Plan& plan, const fs::path& output,
-                         const RunOptions& run, const PlanHooks& hooks, ConversionReport report,
+                         const RunOptions& run, const RecipeHooks& hooks, ConversionReport report,
                          formats::FileSystem& file_system, ProgressSink& progress,
                          const StopToken& stop) {
   const auto once = [&](const RunOptions& options) {

@@ -44,7 +44,7 @@ using Preflight = std::function<SideDigests(const PreflightRun& run)>;
 using FileRecords = std::unordered_map<std::string, FileRecord>;
 
 // The functions and facts that a recipe adds to the run of its plan.
-struct PlanHooks {
+struct RecipeHooks {
   Preflight preflight = {};
   // Finds values that the expressions of these files need and that the preflight does not find,
   // such as scales from a first pass over the weights. Called after the preflight and before the
@@ -73,7 +73,7 @@ struct PlanHooks {
 // `report` comes with what the recipe knows and returns complete. Throws as RunConversion does.
 ConversionReport RunPlan(const ModelTensors& source, const Plan& plan,
                          const std::filesystem::path& output, const RunOptions& run,
-                         const PlanHooks& hooks, ConversionReport report,
+                         const RecipeHooks& hooks, ConversionReport report,
                          formats::FileSystem& file_system, ProgressSink& progress,
                          const StopToken& stop);
 

@@ -22,7 +22,7 @@ namespace dsv3::convert {
 struct Recipe {
   std::shared_ptr<const Plan> plan;  // never copied: that of a reshard may have a million tensors
   ModelTensors tensors;              // what the plan's expressions read
-  PlanHooks hooks = {};
+  RecipeHooks hooks = {};
   // For the report: tensors of the source that are converted; of the output those that are copied
   // (nothing: those of rule "copy"); warnings beside those of opening the model.
   std::uint64_t converted_tensors = 0;

@@ -78,7 +78,7 @@ class PanelRun {
   ConversionReport Run(formats::FileSystem& file_system) {
     ProgressSink progress;
     const StopToken stop;
-    PlanHooks hooks;
+    RecipeHooks hooks;
     hooks.preflight = [this](const PreflightRun& run) {
       to_make_.assign(run.to_make.begin(), run.to_make.end());
       return SideDigests();

@@ -88,7 +88,7 @@ class CheckedRun {
   ConversionReport Run(formats::FileSystem& file_system) {
     ProgressSink progress;
     const StopToken stop;
-    PlanHooks hooks;
+    RecipeHooks hooks;
     hooks.preflight = [this](const PreflightRun& run) {
       to_make_ = run.to_make.size();
       return SideDigests();

@@ -58,7 +58,7 @@ class SelectedFilesTest : public ::testing::Test {
     const std::vector<ScaledWeight> pairs = PairScales(source.catalog, source.config);
     Plan plan = PlanFp8ToBf16(source.catalog, pairs, {}, source.needs_index);
     PlanSideFiles(source, ConfigForBf16(source.config_text, source.config, plan), {}, plan);
-    PlanHooks hooks;
+    RecipeHooks hooks;
     ProgressSink progress;
     const StopToken stop;
     hooks.preflight = [&](const PreflightRun& preflight) {

@@ -76,7 +76,7 @@ class TwoSourcesTest : public ::testing::Test {
     ProgressSink progress;
     const StopToken stop;
     const Digests side_digests = {"5a", ""};
-    PlanHooks hooks;
+    RecipeHooks hooks;
     hooks.preflight = [&](const PreflightRun& run) {
       EXPECT_TRUE(run.known.empty());
       return SideDigests{{source_->catalog.FindAppended("w"), side_digests}};
