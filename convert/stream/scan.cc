@@ -111,7 +111,7 @@ void ScanTensors(const Catalog& catalog, std::span<const std::uint32_t> tensors,
                  const StopToken& stop) {
   const std::uint64_t memory =
       options.memory_bytes != 0 ? options.memory_bytes : kDefaultMemoryBytes;
-  const UnitResources resources = PlanUnits(options.threads, memory, 1);
+  const UnitResources resources = PlanUnitPipeline(options.threads, memory, 1);
   const Units units = UnitPlanner(catalog, cut, resources.unit_bytes).Plan(tensors);
   std::uint64_t total_bytes = 0;
   for (const std::uint32_t tensor : tensors) total_bytes += catalog.tensors()[tensor].extent.length;
@@ -144,7 +144,7 @@ void ScanTensors(const Catalog& catalog, std::span<const std::uint32_t> tensors,
     const std::uint32_t file = catalog.tensors()[ranges[0].tensor].extent.file;
     progress.OnBytes(bytes, catalog.files()[file].name);
   };
-  StreamUnits(units.count(), resources.workers, options.threads, read, compute, stop);
+  RunUnitPipeline(units.count(), resources.workers, options.threads, read, compute, stop);
 }
 
 }  // namespace dsv3::convert

@@ -21,7 +21,7 @@ constexpr std::size_t kMinUnitBytes = std::size_t{256} << 10;
 
 }  // namespace
 
-UnitResources PlanUnits(unsigned threads, std::uint64_t memory_bytes, unsigned buffers) {
+UnitResources PlanUnitPipeline(unsigned threads, std::uint64_t memory_bytes, unsigned buffers) {
   const auto unit_memory = [&](std::size_t unit_bytes) {
     return std::uint64_t{buffers} * formats::InputFile::ScratchBytes(unit_bytes);
   };
@@ -38,8 +38,8 @@ UnitResources PlanUnits(unsigned threads, std::uint64_t memory_bytes, unsigned b
   return resources;
 }
 
-void StreamUnits(std::size_t num_units, unsigned workers, unsigned threads, const UnitStep& read,
-                 const UnitStep& compute, const StopToken& stop) {
+void RunUnitPipeline(std::size_t num_units, unsigned workers, unsigned threads,
+                     const UnitStep& read, const UnitStep& compute, const StopToken& stop) {
   std::atomic<std::size_t> next{0};
   std::atomic<bool> failed{false};
   std::counting_semaphore<> computing(static_cast<std::ptrdiff_t>(threads));

@@ -17,7 +17,7 @@ struct UnitResources {
 // Workers for `threads` compute threads and some that wait for the disk, so that the buffers of
 // all of them, each `buffers` times a unit, stay below `memory_bytes` where that allows for two
 // units of 256 KiB.
-UnitResources PlanUnits(unsigned threads, std::uint64_t memory_bytes, unsigned buffers);
+UnitResources PlanUnitPipeline(unsigned threads, std::uint64_t memory_bytes, unsigned buffers);
 
 // One step of a unit; `worker` < UnitResources::workers says which worker's buffers to use.
 using UnitStep = std::function<void(std::size_t unit, unsigned worker)>;
@@ -26,7 +26,7 @@ using UnitStep = std::function<void(std::size_t unit, unsigned worker)>;
 // several threads at once, each worker one unit at a time. At most `threads` workers compute at the
 // same time; the others read. Throws the first error of any thread, kInterrupted when `stop`
 // was requested before all units were done.
-void StreamUnits(std::size_t num_units, unsigned workers, unsigned threads, const UnitStep& read,
-                 const UnitStep& compute, const StopToken& stop);
+void RunUnitPipeline(std::size_t num_units, unsigned workers, unsigned threads,
+                     const UnitStep& read, const UnitStep& compute, const StopToken& stop);
 
 }  // namespace dsv3::convert

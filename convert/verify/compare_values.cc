@@ -340,7 +340,7 @@ std::vector<PairResult> ComparePairs(const TwoCheckpoints& both,
                                      ProgressSink& progress, const StopToken& stop) {
   const std::uint64_t memory =
       request.memory_bytes != 0 ? request.memory_bytes : kDefaultMemoryBytes;
-  const UnitResources resources = PlanUnits(request.threads, memory, 2);
+  const UnitResources resources = PlanUnitPipeline(request.threads, memory, 2);
   Comparer comparer(both, pairs, request, resources.unit_bytes);
   progress.OnPhase("comparing", comparer.total_bytes());
 
@@ -358,7 +358,7 @@ std::vector<PairResult> ComparePairs(const TwoCheckpoints& both,
     progress.OnBytes(scratch.inputs[0].size() + scratch.inputs[1].size(),
                      both.catalog.files()[file].name);
   };
-  StreamUnits(comparer.units().size(), resources.workers, request.threads, read, compute, stop);
+  RunUnitPipeline(comparer.units().size(), resources.workers, request.threads, read, compute, stop);
   return comparer.Take();
 }
 

@@ -216,19 +216,19 @@ TEST_F(ScanTest, VisitsNothingForNoTensors) {
   EXPECT_EQ(sink_.total_bytes(), 0U);
 }
 
-TEST(PlanUnitsTest, KeepsBuffersBelowTheMemory) {
+TEST(PlanUnitPipelineTest, KeepsBuffersBelowTheMemory) {
   for (const unsigned threads : {1U, 2U, 64U}) {
     for (const std::uint64_t memory : {kMinMemoryBytes, kDefaultMemoryBytes}) {
       for (const unsigned buffers : {1U, 2U}) {
-        const UnitResources resources = PlanUnits(threads, memory, buffers);
+        const UnitResources resources = PlanUnitPipeline(threads, memory, buffers);
         EXPECT_GE(resources.workers, 2U);
         EXPECT_LE(resources.workers, threads + 4);
         EXPECT_LE(resources.workers * buffers * resources.unit_bytes, memory);
       }
     }
   }
-  EXPECT_EQ(PlanUnits(2, kDefaultMemoryBytes, 1).unit_bytes, std::size_t{4} << 20);
-  EXPECT_EQ(PlanUnits(2, 1, 1).workers, 2U);
+  EXPECT_EQ(PlanUnitPipeline(2, kDefaultMemoryBytes, 1).unit_bytes, std::size_t{4} << 20);
+  EXPECT_EQ(PlanUnitPipeline(2, 1, 1).workers, 2U);
 }
 
 }  // namespace
