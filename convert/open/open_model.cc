@@ -142,7 +142,7 @@ OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {
 }
 
 OpenedModel OpenRanks(const fs::path& input, const OpenOptions& options) {
-  RankModel opened = PutTogether(OpenRankDirectory(fs::absolute(input)));
+  RankModel opened = AssembleRankModel(OpenRankDirectory(fs::absolute(input)));
   OpenedModel model;
   if (options.faults == OpenOptions::Faults::kReport) FindUnfinishedIn(input, model);
   model.directory = std::move(opened.directory);

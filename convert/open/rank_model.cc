@@ -381,6 +381,6 @@ class Builder {
 
 }  // namespace
 
-RankModel PutTogether(RankDirectory ranks) { return Builder(std::move(ranks)).Build(); }
+RankModel AssembleRankModel(RankDirectory ranks) { return Builder(std::move(ranks)).Build(); }
 
 }  // namespace dsv3::convert

@@ -27,6 +27,6 @@ struct RankModel {
 // tensors that the ranks hold: in the original's shards, under new headers and a new index, with a
 // config that says so; weights that became BF16 have no scales. Throws Error (kBadInput) that names
 // the tensor and what to do.
-RankModel PutTogether(RankDirectory ranks);
+RankModel AssembleRankModel(RankDirectory ranks);
 
 }  // namespace dsv3::convert

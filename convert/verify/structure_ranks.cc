@@ -59,7 +59,7 @@ void JudgeOthers(Findings others, Findings& findings) {
 
 // The model that sound ranks hold, against its config.
 void JudgeModel(RankDirectory ranks, StructureReport& report) {
-  const RankModel model = PutTogether(std::move(ranks));
+  const RankModel model = AssembleRankModel(std::move(ranks));
   const ModelConfig& config = model.config;
   report.model_type = config.model_type;
   report.known_model = config.known;
