@@ -19,14 +19,15 @@ constexpr std::size_t kCopyBytes = std::size_t{1} << 20;
 }  // namespace
 
 Committer::Committer(formats::FileSystem& fs, std::filesystem::path directory, const Plan& plan,
-                     Journal& journal, bool sha256, const std::map<std::string, FileRecord>& kept)
+                     Journal& journal, bool sha256,
+                     const std::map<std::string, FileRecord>& finished)
     : fs_(fs),
       directory_(std::move(directory)),
       plan_(plan),
       journal_(journal),
       sha256_(sha256),
       waits_(WaitsToBeVisible(plan)),
-      records_(kept.begin(), kept.end()) {}
+      records_(finished.begin(), finished.end()) {}
 
 bool WaitsToBeVisible(const Plan& plan) { return !plan.source_digests.empty(); }
 

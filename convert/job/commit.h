@@ -34,7 +34,7 @@ class Committer final : public OutputSink {
   using OnCommitted = std::function<void(std::size_t file, const FileRecord& record)>;
 
   Committer(formats::FileSystem& fs, std::filesystem::path directory, const Plan& plan,
-            Journal& journal, bool sha256, const std::map<std::string, FileRecord>& kept);
+            Journal& journal, bool sha256, const std::map<std::string, FileRecord>& finished);
 
   void SetOnCommitted(OnCommitted callback) { on_committed_ = std::move(callback); }
 

@@ -46,10 +46,10 @@ std::map<std::string, FileRecord> CheckFinishedFiles(
   std::vector<const FileRecord*> present;
   std::vector<FileToDigest> wanted;
   std::uint64_t total_bytes = 0;
-  std::map<std::string, FileRecord> kept;
+  std::map<std::string, FileRecord> finished;
   const auto judge = [&](const FileRecord& record, bool matches) {
     if (matches) {
-      kept.emplace(record.name, record);
+      finished.emplace(record.name, record);
     } else {
       progress.OnWarning(fmt::format(
           "{}: the file is not as the interrupted run wrote it; it is made again", record.name));
@@ -70,13 +70,13 @@ std::map<std::string, FileRecord> CheckFinishedFiles(
     wanted.push_back(WantedOf(record, path));
     total_bytes += record.bytes;
   }
-  if (present.empty()) return kept;
+  if (present.empty()) return finished;
   progress.OnPhase("checking finished files", total_bytes);
   const std::vector<FileDigest> found = DigestFiles(wanted, threads, progress, stop);
   for (std::size_t i = 0; i < present.size(); ++i) {
     judge(*present[i], IsAsRecorded(found[i], *present[i]));
   }
-  return kept;
+  return finished;
 }
 
 }  // namespace dsv3::convert

@@ -42,7 +42,8 @@ void OutputRun::WriteWeights(Committer& committer, const std::vector<std::size_t
   }
   if (assignment_.side_files) {
     for (const PlannedSideFile& side : plan_.side_files) {
-      if (!side.source.empty() && kept_.count(side.name) == 0) total_bytes += SideFileBytes(side);
+      if (!side.source.empty() && finished_files_.count(side.name) == 0)
+        total_bytes += SideFileBytes(side);
     }
   }
   progress_.OnPhase("converting", total_bytes);
@@ -52,7 +53,7 @@ void OutputRun::WriteWeights(Committer& committer, const std::vector<std::size_t
   if (run_.delete_source_shards) {
     release.emplace(fs_, output_, source_.directory, plan_, source_.catalog, sources_, stop_);
     for (std::size_t i = 0; i < plan_.files.size(); ++i) {
-      if (kept_.count(plan_.files[i].name) != 0) release->Checked(i);
+      if (finished_files_.count(plan_.files[i].name) != 0) release->Checked(i);
     }
     committer.SetOnCommitted(
         [&](std::size_t file, const FileRecord& record) { release->Committed(file, record); });

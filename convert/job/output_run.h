@@ -51,7 +51,7 @@ class OutputRun {
   void RequireParts() const {
     RequireAllParts(output_, plan_, BundlesOf(plan_, hooks_.bundles), state_.journals);
   }
-  void Keep(bool sizes_only);
+  void TakeFinishedFiles(bool sizes_only);
   std::vector<std::size_t> FilesToMake() const;
   std::uint64_t MissingFiles() const;
   void CheckDisk(const std::vector<std::size_t>& to_make);
@@ -92,7 +92,7 @@ class OutputRun {
   OutputState state_;
   // The files that earlier runs finished, and that this run has checked; where it does not end the
   // job, only files that it would make itself.
-  std::map<std::string, FileRecord> kept_;
+  std::map<std::string, FileRecord> finished_files_;
   std::map<std::string, FileRecord> unchecked_;  // files of other runs, of the right size
   bool ends_ = true;                             // after this run no weight file is missing
   SideDigests side_digests_;

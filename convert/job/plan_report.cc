@@ -103,7 +103,7 @@ std::uint64_t EstimateMemory(const ModelTensors& source, const RunResources& res
 }
 
 void ReportFiles(const Plan& plan, std::span<const std::size_t> files,
-                 const std::map<std::string, FileRecord>& kept,
+                 const std::map<std::string, FileRecord>& finished,
                  const std::unordered_map<std::string, FileRecord>& records,
                  ConversionReport& report) {
   for (const std::size_t position : files) {
@@ -112,7 +112,7 @@ void ReportFiles(const Plan& plan, std::span<const std::size_t> files,
     entry.name = file.name;
     entry.bytes = file.bytes;
     entry.tensors = file.tensors.size();
-    entry.kept = kept.count(file.name) != 0;
+    entry.kept = finished.count(file.name) != 0;
     if (entry.kept) ++report.kept_files;
     const auto record = records.find(file.name);
     if (record != records.end()) {

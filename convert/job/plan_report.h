@@ -45,10 +45,10 @@ void ReportDeletions(const std::vector<SourceDeletion>& deletions, ConversionRep
 // executor's buffers.
 std::uint64_t EstimateMemory(const ModelTensors& source, const RunResources& resources);
 
-// Lists the weight files with the facts in `records`; files in `kept` are marked as finished by an
-// earlier run.
+// Lists the weight files with the facts in `records`; files in `finished` are marked as finished by
+// an earlier run.
 void ReportFiles(const Plan& plan, std::span<const std::size_t> files,
-                 const std::map<std::string, FileRecord>& kept,
+                 const std::map<std::string, FileRecord>& finished,
                  const std::unordered_map<std::string, FileRecord>& records,
                  ConversionReport& report);
 

@@ -69,8 +69,8 @@ ExecutorOptions OutputRun::ExecutorSettings() const {
 
 // Takes over the files that earlier runs finished. The run that ends the job reads back every file
 // that it did not make; any other run reads back only the files that it would make itself.
-void OutputRun::Keep(bool sizes_only) {
-  kept_.clear();
+void OutputRun::TakeFinishedFiles(bool sizes_only) {
+  finished_files_.clear();
   unchecked_.clear();
   const FileRecords none;
   std::map<std::string, FileRecord> records;
@@ -91,7 +91,8 @@ void OutputRun::Keep(bool sizes_only) {
   unchecked_ = CheckFinishedFiles(output_, others, 1, true, progress_, stop_, waits);
   ends_ = assignment_.may_end && assignment_.files.size() + unchecked_.size() == plan_.files.size();
   if (ends_) records.merge(std::exchange(unchecked_, {}));
-  kept_ = CheckFinishedFiles(output_, records, threads, sizes_only, progress_, stop_, waits);
+  finished_files_ =
+      CheckFinishedFiles(output_, records, threads, sizes_only, progress_, stop_, waits);
 }
 
 // The weight files that this run is to make. The run that ends the job also makes again the files
@@ -101,7 +102,7 @@ std::vector<std::size_t> OutputRun::FilesToMake() const {
   std::iota(all.begin(), all.end(), std::size_t{0});
   std::vector<std::size_t> to_make;
   for (const std::size_t file : ends_ ? all : assignment_.files) {
-    if (kept_.count(plan_.files[file].name) == 0) to_make.push_back(file);
+    if (finished_files_.count(plan_.files[file].name) == 0) to_make.push_back(file);
   }
   return to_make;
 }
@@ -117,9 +118,9 @@ void OutputRun::CheckDisk(const std::vector<std::size_t>& to_make) {
 void OutputRun::ReportPlan() {
   report_.outcome = ConversionReport::Outcome::kPlanned;
   report_.resumed = IsUnfinished();
-  Keep(/*sizes_only=*/true);
+  TakeFinishedFiles(/*sizes_only=*/true);
   if (IsFinished()) {
-    for (const PlannedFile& file : plan_.files) kept_[file.name].name = file.name;
+    for (const PlannedFile& file : plan_.files) finished_files_[file.name].name = file.name;
   }
   CheckDisk(FilesToMake());
   report_.peak_memory_bytes =
@@ -133,7 +134,7 @@ void OutputRun::ReportRecords(const FileRecords& records) {
     files.resize(plan_.files.size());
     std::iota(files.begin(), files.end(), std::size_t{0});
   }
-  ReportFiles(plan_, files, kept_, records, report_);
+  ReportFiles(plan_, files, finished_files_, records, report_);
 }
 
 // After an error before anything was written: leaves no directory that was not there.
@@ -222,7 +223,8 @@ JournalHead OutputRun::HeadToWrite() const {
   // job. It would have no line in the journal, and so look like a file of the user.
   if (IsUnfinished()) {
     for (const auto& [name, record] : state_.journals.files) {
-      if (kept_.count(name) == 0 && unchecked_.count(name) == 0) head.replaced.push_back(name);
+      if (finished_files_.count(name) == 0 && unchecked_.count(name) == 0)
+        head.replaced.push_back(name);
     }
   }
   // A part does not touch the files of other parts, which may be writing them now.
@@ -235,7 +237,7 @@ JournalHead OutputRun::HeadToWrite() const {
   }
   // A complete file has already replaced the earlier one.
   const auto is_complete = [&](const std::string& name) {
-    return kept_.count(name) != 0 || unchecked_.count(name) != 0;
+    return finished_files_.count(name) != 0 || unchecked_.count(name) != 0;
   };
   head.replaced.erase(std::remove_if(head.replaced.begin(), head.replaced.end(), is_complete),
                       head.replaced.end());
@@ -269,7 +271,8 @@ std::vector<std::string> OutputRun::UnfinishedNames() const {
   if (!WaitsToBeVisible(plan_)) return names;
   names.erase(std::remove_if(names.begin(), names.end(),
                              [&](const std::string& name) {
-                               return kept_.count(name) != 0 || unchecked_.count(name) != 0;
+                               return finished_files_.count(name) != 0 ||
+                                      unchecked_.count(name) != 0;
                              }),
               names.end());
   return names;
@@ -310,7 +313,7 @@ void OutputRun::Write() {
       return ReportRecords({});
     }
     report_.resumed = IsUnfinished();
-    Keep(/*sizes_only=*/false);
+    TakeFinishedFiles(/*sizes_only=*/false);
     const std::vector<std::size_t> to_make = FilesToMake();
     RequireSources(to_make);
     CheckDerived(to_make);
@@ -325,13 +328,13 @@ void OutputRun::Write() {
     CheckDisk(to_make);
     RequireDisk(output_, report_);
     std::vector<FileRecord> complete;
-    for (const auto& [name, record] : kept_) complete.push_back(record);
+    for (const auto& [name, record] : finished_files_) complete.push_back(record);
     for (const auto& [name, record] : unchecked_) complete.push_back(record);
     journal.emplace(fs_, output_, head_, complete, assignment_.run);
     ClearOutput(output_, UnfinishedNames(), head_.replaced, fs_);
 
     Committer committer(fs_, output_, plan_, *journal, run_.checksum == ChecksumMode::kSha256,
-                        kept_);
+                        finished_files_);
     try {
       WriteWeights(committer, to_make);
     } catch (const Error& error) {
