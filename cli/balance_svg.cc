@@ -159,7 +159,7 @@ void DrawLegend(Svg& svg, const ReshardReport& report, const RankBalance& balanc
   }
 }
 
-// Where the bars of both panels stand.
+// The horizontal places of the bars of both panels.
 struct BarRow {
   std::vector<const RankReport*> bars;
   std::size_t ranks_a_bar = 1;

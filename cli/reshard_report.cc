@@ -164,7 +164,7 @@ void RankTable(std::string& out, const ReshardReport& report, double mean) {
   const bool stages = topology.pp > 1;
   const bool cut_experts = topology.moe_tp > 1;
   const bool experts = topology.experts > 0;
-  // Its columns stand or fall together in all rows.
+  // A column is shown in all rows or in none.
   const std::string alignment(10, 'r');
   Table table(alignment);
   const auto add = [&](const std::array<std::string, 10>& cells) {

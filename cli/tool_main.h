@@ -30,12 +30,12 @@ struct CommandContext {
   std::optional<ErrorCode> failed_part = std::nullopt;
 };
 
-// As convert::JoinProcessGroup, which tools give whose commands share their work.
+// A function such as convert::JoinProcessGroup, for tools whose commands share their work.
 using JoinProcesses = std::unique_ptr<convert::ProcessGroup> (*)();
 
-// The main function of every tool: parses, runs, prints, and is the one place that decides the exit
-// code. `make_tool` returns the tables; shared_options are added here. Of processes that run
-// together one prints: process 0, or the first that failed.
+// The main function of every tool: parses, runs, prints, and alone decides the exit code.
+// `make_tool` returns the tables; shared_options are added here. Where processes run together, one
+// of them prints: process 0, or the first that failed.
 int ToolMain(const std::function<Tool()>& make_tool, int argc, char** argv,
              JoinProcesses join = nullptr);
 

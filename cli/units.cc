@@ -12,7 +12,8 @@ namespace dsv3::cli {
 
 namespace {
 
-// Calls `good` for each stretch of well-formed UTF-8 and `bad` for each byte that is none.
+// Calls `good` for each stretch of well-formed UTF-8 and `bad` for each byte that does not belong
+// to it.
 template <typename Good, typename Bad>
 void ForEachUtf8Part(std::string_view text, const Good& good, const Bad& bad) {
   while (!text.empty()) {

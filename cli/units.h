@@ -16,8 +16,8 @@ std::string FormatCount(std::uint64_t count);
 // FormatCount with the noun in its number: "1 file", "163 files".
 std::string FormatCountOf(std::uint64_t count, std::string_view noun);
 
-// "671B", "37B", "1.4B", "23.5M", "512": what people call a model's size. Billions and millions are
-// rounded to whole ones from 10 on.
+// "671B", "37B", "1.4B", "23.5M", "512": the usual names of a model's size. Billions and millions
+// are rounded to whole ones from 10 on.
 std::string FormatParameters(std::uint64_t count);
 
 // "0.4 s", "12 s", "3 min 20 s", "2 h 05 min".
@@ -30,7 +30,7 @@ std::string FormatClock(double seconds);
 // of a hostile file can neither move the cursor nor forge a line.
 std::string Printable(std::string_view text);
 
-// `text` with bytes that are no UTF-8 replaced by U+FFFD: for JSON.
+// `text` with bytes that are not UTF-8 replaced by U+FFFD: for JSON.
 std::string Utf8Of(std::string_view text);
 
 }  // namespace dsv3::cli

@@ -132,7 +132,7 @@ std::string RunCheck(const std::string& input, const VerifyOptions& options,
     try {
       WriteFindingFiles(input, "", {std::move(run.record)}, options, context);
     } catch (const Error&) {
-      // What the check said comes first.
+      // The error of the check comes first.
     }
     std::rethrow_exception(run.thrown);
   }

@@ -15,8 +15,8 @@
 #include "convert/verify/verification.h"
 #include "formats/json/json_writer.h"
 
-// What the commands of dsv3-verify share: options, and the forms in which they tell what they
-// found. docs/json.md and docs/ci.md describe the forms.
+// The common part of dsv3-verify's commands: options, and the forms of their reports. docs/json.md
+// and docs/ci.md describe the forms.
 namespace dsv3::cli {
 
 // Options of every check.
@@ -36,17 +36,18 @@ void AppendReportOptions(VerifyOptions* options, std::vector<Option>& table);
 // The number of compute threads that the options ask for, at least 1.
 unsigned ThreadCount(const VerifyOptions& options);
 
-// What a check found, in the words of one command.
+// The result of a check, in the words of one command.
 struct VerifyReport {
-  std::string input;  // what was checked, as the user gave it
-  // The one that files of findings are relative to; empty: the input's own.
+  std::string input;  // the checked path, as the user gave it
+  // The directory that files of findings are relative to; empty: the input's own.
   std::filesystem::path directory;
   std::string title;  // "Checked the structure of DIR"
   // Label → text, for a person.
   std::vector<std::pair<std::string, std::string>> lines;
   std::string detail;  // tables and so on, for a person; may be empty. Fits a screen without --all.
-  std::string good;    // the last line when there is nothing to tell: "every file is as …"
-  // What the command did not do for its findings: "nothing was written"; may be empty.
+  std::string good;    // the last line when there is no finding: "every file is as …"
+  // The step that the command left out because of its findings: "nothing was written"; may be
+  // empty.
   std::string consequence;
   convert::Verification verification;
   bool passes = true;
@@ -54,14 +55,14 @@ struct VerifyReport {
   std::function<void(formats::JsonWriter&)> members;
 };
 
-// A check and what came of it.
+// A check and its outcome.
 struct CheckRun {
   CheckRecord record;
   std::optional<VerifyReport> report;  // nothing where it threw or was skipped
-  std::exception_ptr thrown;           // what it threw; record.error says it
+  std::exception_ptr thrown;           // the exception that it threw; record.error has its text
 };
 
-// Runs a check and takes its time. Errors are kept, not thrown.
+// Runs a check and takes its time. Errors are stored in the CheckRun, not thrown.
 CheckRun RunTimed(const std::string& command, const VerifyOptions& options,
                   const std::function<VerifyReport()>& check);
 
@@ -69,14 +70,14 @@ CheckRun RunTimed(const std::string& command, const VerifyOptions& options,
 // work (see CheckOutputFile).
 void CheckFindingFiles(const VerifyOptions& options);
 
-// Writes the files of findings that the options name. `input` is what the user gave, `directory`
-// what findings are relative to, or empty: the input's own.
+// Writes the files of findings that the options name. `input` is the path that the user gave;
+// findings are relative to `directory`, or where that is empty, to the input's own.
 void WriteFindingFiles(const std::string& input, const std::filesystem::path& directory,
                        std::vector<CheckRecord> checks, const VerifyOptions& options,
                        const CommandContext& context);
 
-// Does all of the above for a command of one check, sets the exit code, and returns what belongs on
-// stdout. Throws what the check throws, when the files of findings say so.
+// Does all of the above for a command of one check, sets the exit code, and returns the text for
+// stdout. If the check throws, writes that error to the files of findings and throws it again.
 std::string RunCheck(const std::string& input, const VerifyOptions& options,
                      CommandContext& context, const std::function<VerifyReport()>& check);
 

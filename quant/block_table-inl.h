@@ -38,7 +38,7 @@ void MakeTable(float scale, BlockTable& table) {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // The float rounding, then the BF16 rounding, of the significands 8 to 15 times the scale's: what
-// entries 8 to 15 have above `base`, which stands for the scale's exponent.
+// entries 8 to 15 have above `base`, which represents the scale's exponent.
 HWY_INLINE void RoundProducts(std::uint32_t scale_significand, std::uint32_t base,
                               std::uint16_t* HWY_RESTRICT entries) {
   const hn::CappedTag<std::uint32_t, 8> d32;

@@ -50,9 +50,9 @@ struct KnownDigests {
   const DigestsByTensor streamed_by_all;
 
   // The digests of a tensor that the plan gives (Plan::source_digests); empty otherwise.
-  Digests Told(std::uint32_t tensor) const {
-    const auto told = plan.source_digests.find(tensor);
-    return told == plan.source_digests.end() ? Digests() : Digests{told->second, ""};
+  Digests OfPlan(std::uint32_t tensor) const {
+    const auto found = plan.source_digests.find(tensor);
+    return found == plan.source_digests.end() ? Digests() : Digests{found->second, ""};
   }
 
   Digests OfStreamed(const Expression& expression, const TensorRecord& record,
@@ -63,13 +63,13 @@ struct KnownDigests {
     // Of a source that is cut into slices, the manifest may record nothing that depends on which
     // slices were made.
     const SliceExpression* const slice = expression.slice();
-    return slice != nullptr && slice->IsWholeCopy() ? record.output : Told(tensor);
+    return slice != nullptr && slice->IsWholeCopy() ? record.output : OfPlan(tensor);
   }
 
   Digests OfSide(const Expression& expression, std::uint32_t tensor) const {
     if (expression.streams_whole_source()) return sides.at(tensor);
     const auto side = sides.find(tensor);
-    return side == sides.end() ? Told(tensor) : side->second;
+    return side == sides.end() ? OfPlan(tensor) : side->second;
   }
 };
 
