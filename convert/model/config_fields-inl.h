@@ -83,6 +83,11 @@ class ConfigFields {
     return "";
   }
 
+  // The name of a field as messages show it.
+  std::string PathOf(const char* name) const { return path_ + name; }
+
+  [[noreturn]] void Fail(const std::string& problem) const { FailConfig(file_, problem); }
+
   [[noreturn]] void Wrong(const char* name, std::string_view expected, const Json& value) const {
     FailConfig(file_,
                fmt::format("the field '{}{}' must be {} but is {}; take the config.json that "
@@ -111,5 +116,9 @@ std::optional<QuantizationConfig> ParseQuantization(const nlohmann::json& object
                                                     const ConfigFields& outer,
                                                     const std::string& file,
                                                     const std::string& path);
+
+// Which layers have experts and which hold an indexer (moe_layers, indexer_layers of the config,
+// whose dimensions were read before). `has_indexer`: whether the architecture has indexers.
+void ReadLayerKinds(const ConfigFields& fields, bool has_indexer, ModelConfig& config);
 
 }  // namespace dsv3::convert

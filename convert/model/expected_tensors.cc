@@ -6,11 +6,11 @@
 #include <optional>
 #include <set>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include <fmt/format.h>
 
+#include "convert/model/layer_kinds.h"
 #include "convert/model/quantized_form.h"
 #include "formats/error.h"
 #include "formats/finding.h"
@@ -73,9 +73,9 @@ class ModelWalk {
     const Scope scope(name_, "model.layers.", index);
     layer_ = static_cast<std::uint32_t>(index);
     Emit("input_layernorm.weight", {c_.hidden_size}, TensorRole::kNorm);
-    Attention();
+    Attention(index);
     Emit("post_attention_layernorm.weight", {c_.hidden_size}, TensorRole::kNorm);
-    if (IsMoe(index)) {
+    if (IsMoeLayer(c_, index)) {
       Moe();
     } else {
       Mlp("mlp.", c_.intermediate_size, TensorRole::kMlpLinear);
@@ -84,12 +84,7 @@ class ModelWalk {
     layer_ = ExpectedTensor::kNoLayer;
   }
 
-  bool IsMoe(std::uint64_t index) const {
-    return c_.n_routed_experts > 0 && index >= c_.first_k_dense_replace &&
-           index % c_.moe_layer_freq == 0;
-  }
-
-  void Attention() {
+  void Attention(std::uint64_t index) {
     const Scope scope(name_, "self_attn.");
     const auto role = TensorRole::kAttentionLinear;
     const std::uint64_t q_rows =
@@ -110,7 +105,7 @@ class ModelWalk {
          {c_.num_attention_heads * (c_.qk_nope_head_dim + c_.v_head_dim), c_.kv_lora_rank}, role);
     Emit("o_proj.weight", {c_.hidden_size, c_.num_attention_heads * c_.v_head_dim}, role);
     if (c_.attention_bias) Emit("o_proj.bias", {c_.hidden_size}, TensorRole::kBias);
-    if (c_.index_n_heads > 0) Indexer();
+    if (HasIndexer(c_, index)) Indexer();
   }
 
   void Indexer() {
@@ -183,14 +178,11 @@ std::optional<std::string_view> FindPrefixOf(std::string_view name, const Catalo
 class LayersHeld {
  public:
   LayersHeld(const Catalog& catalog, std::string_view prefix) {
-    const std::string start = std::string(prefix) + "model.layers.";
     for (const CatalogTensor& tensor : catalog.tensors()) {
-      const std::string_view name = tensor.name;
-      if (!name.starts_with(start)) continue;
-      std::uint64_t number = 0;
-      const auto [end, error] =
-          std::from_chars(name.data() + start.size(), name.data() + name.size(), number);
-      if (error == std::errc() && *end == '.') held_.insert(number);
+      const std::optional<std::uint64_t> layer = LayerOf(tensor.name, prefix);
+      if (!layer) continue;
+      held_.insert(*layer);
+      if (IsOfIndexer(tensor.name)) indexers_.insert(*layer);
     }
   }
 
@@ -202,9 +194,12 @@ class LayersHeld {
     while (Holds(end)) ++end;
     return end - layer;
   }
+  bool HoldsIndexer(std::uint64_t layer) const { return indexers_.count(layer) != 0; }
+  std::uint64_t indexers() const { return indexers_.size(); }
 
  private:
   std::set<std::uint64_t> held_;
+  std::set<std::uint64_t> indexers_;
 };
 
 // The shape of the fused tensor that holds a tensor of an expert.
@@ -221,7 +216,15 @@ std::string FittingValue(const ModelConfig& config, const LayersHeld& layers,
     if (expected.role != TensorRole::kHead || config.tie_word_embeddings) return "";
     return ", or set tie_word_embeddings to true if the head is the embedding itself";
   }
-  if (layers.Holds(expected.layer)) return "";
+  if (layers.Holds(expected.layer)) {
+    const bool may_share = IsOfIndexer(expected.name) && config.indexer_layers.empty() &&
+                           layers.indexers() > 0 && !layers.HoldsIndexer(expected.layer);
+    if (!may_share) return "";
+    return fmt::format(
+        ", or take the config.json of a release whose layers share indexers (indexer_types) if "
+        "this is one: {} {} an indexer",
+        layers.indexers(), layers.indexers() == 1 ? "layer holds" : "layers hold");
+  }
   if (expected.mtp) {
     const std::uint64_t there = layers.CountFrom(config.num_hidden_layers);
     return fmt::format(", or set num_nextn_predict_layers to {} if {}", there,

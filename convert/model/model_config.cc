@@ -92,18 +92,6 @@ const Architecture* FindArchitecture(std::string_view model_type) {
   return found == kArchitectures.end() ? nullptr : &*found;
 }
 
-// In GLM's later checkpoints several layers share one layer's indexer. The fields that say which
-// layers have their own differ between releases.
-bool EveryLayerHasIndexer(const Fields& fields) {
-  const Json* freq = fields.Find("index_topk_freq");
-  const bool plain_freq = freq == nullptr || freq->is_null() || *freq == 1;
-  const auto absent = [&](const char* name) {
-    const Json* value = fields.Find(name);
-    return value == nullptr || value->is_null();
-  };
-  return plain_freq && absent("index_topk_pattern") && absent("indexer_types");
-}
-
 void ReadDimensions(const Fields& fields, const FieldDefaults* d, ModelConfig& m) {
   const auto dimension = [&](const char* name, const std::uint64_t FieldDefaults::*member) {
     return fields.Dimension(name, d == nullptr ? nullptr : &(d->*member));
@@ -175,13 +163,15 @@ ModelConfig ParseModelConfig(std::string_view text, const std::string& file) {
         config.n_routed_experts > 0 &&
         (topk_method.empty() ? architecture->router_bias : topk_method == "noaux_tc");
     config.mtp_embedding_copies = architecture->mtp_embedding_copies;
-    if (architecture->indexer && config.q_lora_rank > 0 && EveryLayerHasIndexer(fields)) {
+    const bool has_indexer = architecture->indexer && config.q_lora_rank > 0;
+    if (has_indexer) {
       config.index_n_heads =
           fields.Dimension("index_n_heads", &architecture->defaults->index_n_heads);
       config.index_head_dim =
           fields.Dimension("index_head_dim", &architecture->defaults->index_head_dim);
     }
     RequireModestSize(config, file);
+    ReadLayerKinds(fields, has_indexer, config);
   }
   config.expert_dtype = fields.String("expert_dtype");
   config.quantization = ParseQuantization(*object, strict, file, path);

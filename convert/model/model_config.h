@@ -62,16 +62,19 @@ struct ModelConfig {
   std::uint64_t n_shared_experts = 0;
   std::uint64_t num_experts_per_tok = 0;
   std::uint64_t n_group = 1;  // of the router's experts
+  // IsMoeLayer of layer_kinds.h says which layers have experts, by these three:
   std::uint64_t first_k_dense_replace = 0;
   std::uint64_t moe_layer_freq = 1;
+  std::vector<bool> moe_layers;   // mlp_layer_types: whether a layer has experts; empty when absent
   std::uint64_t q_lora_rank = 0;  // 0: plain q_proj
   std::uint64_t kv_lora_rank = 0;
   std::uint64_t qk_nope_head_dim = 0;
   std::uint64_t qk_rope_head_dim = 0;
   std::uint64_t v_head_dim = 0;
-  // V3.2's indexer; 0: none, or not in every layer, so that the config does not give its tensors.
+  // V3.2's indexer; 0: none. HasIndexer of layer_kinds.h says which layers hold one.
   std::uint64_t index_n_heads = 0;
   std::uint64_t index_head_dim = 0;
+  std::vector<bool> indexer_layers;  // whether a layer holds its own; empty: every layer does
   // Whether MTP layers hold copies of the embedding and the head, as DeepSeek's do.
   bool mtp_embedding_copies = true;
   bool attention_bias = false;
@@ -84,8 +87,9 @@ struct ModelConfig {
 // Parses config.json. A config without dimensions of its own but with an object text_config is read
 // from there. Throws Error (kBadInput) when it is not a JSON object, nests deeper than 127 levels,
 // holds a field twice, or quantization_config is malformed; for a known model_type also when a
-// field has the wrong type, a dimension is missing, zero or too large to be one, or the model would
-// have more than kMaxExpectedTensors tensors. With an unknown model_type known is false, and fields
+// field has the wrong type, a dimension is missing, zero or too large to be one, a list of layers
+// has another length or contradicts the numbers, or the model would have more than
+// kMaxExpectedTensors tensors. With an unknown model_type known is false, and fields
 // that are absent or of another type are 0. `file` is the name for errors.
 ModelConfig ParseModelConfig(std::string_view text, const std::string& file);
 

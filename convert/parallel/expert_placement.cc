@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/layer_kinds.h"
 #include "convert/parallel/eplb.h"
 #include "convert/parallel/placement_file.h"
 #include "formats/error.h"

@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/layer_kinds.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/foreign_file.h"
@@ -149,11 +150,6 @@ std::optional<T> ParseAll(std::string_view text) {
 constexpr double kMaxLoad = 1e30;
 
 }  // namespace
-
-bool IsMoeLayer(const ModelConfig& config, std::uint64_t layer) {
-  return config.n_routed_experts > 0 && layer >= config.first_k_dense_replace &&
-         layer % std::max<std::uint64_t>(1, config.moe_layer_freq) == 0;
-}
 
 std::vector<std::vector<std::uint32_t>> ReadExpertLocation(const std::filesystem::path& path,
                                                            const Topology& topology,

@@ -15,9 +15,6 @@ namespace dsv3::convert {
 // The longest file that is read, far longer than the largest deployment's.
 inline constexpr std::uint64_t kMaxPlacementBytes = std::uint64_t{64} << 20;
 
-// Whether a layer, main or MTP, has routed experts.
-bool IsMoeLayer(const ModelConfig& config, std::uint64_t layer);
-
 // "physical_to_logical_map" [layers][physical experts]: the rows of layers with routed experts, and
 // empty ones for the others. Each row names every expert. Throws Error (kBadInput) with file, layer
 // and expert otherwise, or when there is no such file; kIo when it cannot be read.

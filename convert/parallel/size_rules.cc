@@ -5,15 +5,10 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/layer_kinds.h"
+
 namespace dsv3::convert {
 namespace {
-
-bool HasDenseLayers(const ModelConfig& config) {
-  const std::uint64_t layers = config.num_hidden_layers + config.num_nextn_predict_layers;
-  if (layers == 0) return false;
-  return config.n_routed_experts == 0 || config.first_k_dense_replace > 0 ||
-         (config.moe_layer_freq > 1 && layers > 1);
-}
 
 std::string ZeroProblem(const Topology& sizes) {
   const auto zero = [](std::string_view option) {

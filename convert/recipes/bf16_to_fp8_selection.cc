@@ -32,7 +32,10 @@ class Roles {
  public:
   Roles(const ModelConfig& config, const Catalog& catalog) {
     const std::string_view prefix = FindNamePrefix(catalog);
-    ForEachExpected(config, prefix, [&](const ExpectedTensorView& expected) {
+    // A layer that uses another's indexer may hold one all the same, which has the same roles.
+    ModelConfig every_indexer = config;
+    every_indexer.indexer_layers.clear();
+    ForEachExpected(every_indexer, prefix, [&](const ExpectedTensorView& expected) {
       roles_.emplace(expected.name, expected.role);
       if (expected.role == TensorRole::kExpertLinear) AddFused(expected.name);
     });

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "convert/job/runner.h"
+#include "convert/model/layer_kinds.h"
 #include "convert/open/open_model.h"
 #include "convert/plan/slice_expression.h"
 #include "convert/recipes/fp8_to_bf16.h"
@@ -57,7 +58,7 @@ class ReshardJob {
       }
     }
     // A model may have experts in its MTP layer alone.
-    const std::uint64_t first_moe_layer = model_.config.first_k_dense_replace;
+    const std::uint64_t first_moe_layer = FirstMoeLayer(model_.config);
     if (reshard_.placement && first_moe_layer < reshard_.placement->maps().size()) {
       report.expert_map = reshard_.placement->maps();
       report.first_moe_layer = first_moe_layer;

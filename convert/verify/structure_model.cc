@@ -1,6 +1,7 @@
 #include "convert/verify/structure_model.h"
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -8,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "convert/model/expected_tensors.h"
+#include "convert/model/layer_kinds.h"
 #include "convert/model/module_list.h"
 #include "convert/model/quantized_form.h"
 #include "formats/error.h"
@@ -185,15 +187,6 @@ void MarkRotaryFrequencies(const ModelConfig& config, const Catalog& catalog,
   }
 }
 
-// Whether the tensor is in one of the layers [begin, end).
-bool IsInLayers(std::string_view name, std::string_view prefix, std::uint64_t begin,
-                std::uint64_t end) {
-  for (std::uint64_t layer = begin; layer < end; ++layer) {
-    if (name.starts_with(fmt::format("{}model.layers.{}.", prefix, layer))) return true;
-  }
-  return false;
-}
-
 // The number of MTP layers that the config would have to name for a tensor of a layer behind its
 // own: where each of these layers has the norm that only MTP layers have.
 std::uint64_t FittingMtpLayers(const ModelConfig& config, const Catalog& catalog,
@@ -211,6 +204,25 @@ bool IsActivationScale(std::string_view name) {
   return name.ends_with(".input_scale") || name.ends_with(".k_scale") || name.ends_with(".v_scale");
 }
 
+// What to do about a tensor that the config does not predict.
+std::string WhyUnexpected(std::string_view name, const ModelConfig& config, std::string_view prefix,
+                          std::uint64_t mtp_layers) {
+  const std::optional<std::uint64_t> layer = LayerOf(name, prefix);
+  const std::uint64_t layers = config.num_hidden_layers + config.num_nextn_predict_layers;
+  if (layer && *layer >= layers && *layer < config.num_hidden_layers + mtp_layers) {
+    return fmt::format(
+        "it is of an MTP layer: set num_nextn_predict_layers to {}, as many as are there",
+        mtp_layers);
+  }
+  if (layer && *layer < layers && IsOfIndexer(name) && config.index_n_heads > 0 &&
+      !HasIndexer(config, *layer)) {
+    return "the config says that this layer uses the indexer of a layer before it, so nothing "
+           "loads "
+           "this one";
+  }
+  return "if nothing loads it, leave it out, else the config belongs to another model";
+}
+
 void AddUnexpected(const Catalog& catalog, const std::vector<bool>& explained,
                    const ModelConfig& config, formats::Findings& findings) {
   const std::string_view prefix = FindNamePrefix(catalog);
@@ -219,20 +231,12 @@ void AddUnexpected(const Catalog& catalog, const std::vector<bool>& explained,
     if (explained[i]) continue;
     const CatalogTensor& tensor = catalog.tensors()[i];
     const std::string& file = FileOf(catalog, i);
-    const bool is_in_mtp_layer =
-        IsInLayers(tensor.name, prefix, config.num_hidden_layers + config.num_nextn_predict_layers,
-                   config.num_hidden_layers + mtp_layers);
     findings.push_back(
         {Severity::kWarning, "unexpected-tensor", file, tensor.name,
          fmt::format("{}: config.json ({}) does not predict tensor {} ({} {}); {}", file,
                      config.model_type, QuoteForMessage(tensor.name),
                      formats::DtypeName(tensor.dtype), formats::ShapeToString(tensor.shape),
-                     is_in_mtp_layer
-                         ? fmt::format("it is of an MTP layer: set num_nextn_predict_layers to {}, "
-                                       "as many as are there",
-                                       mtp_layers)
-                         : std::string("if nothing loads it, leave it out, else the config "
-                                       "belongs to another model"))});
+                     WhyUnexpected(tensor.name, config, prefix, mtp_layers))});
   }
 }
 

@@ -82,12 +82,6 @@ TEST(ParseModelConfig, FillsAbsentFieldsOfGlmWithItsOwnDefaults) {
   EXPECT_FALSE(config.mtp_embedding_copies);
 }
 
-TEST(ParseModelConfig, PredictsNoIndexerWhereLayersShareOne) {
-  EXPECT_EQ(Parse({{"model_type", "glm_moe_dsa"}, {"index_topk_freq", 4}}).index_n_heads, 0U);
-  EXPECT_EQ(Parse({{"model_type", "glm_moe_dsa"}, {"indexer_types", {"full"}}}).index_n_heads, 0U);
-  EXPECT_EQ(Parse({{"model_type", "deepseek_v32"}, {"index_topk_freq", 1}}).index_n_heads, 64U);
-}
-
 TEST(ParseModelConfig, TakesNullQueryRankAsPlainProjection) {
   json config = testing::V3Config();
   config["q_lora_rank"] = nullptr;

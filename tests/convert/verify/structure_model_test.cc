@@ -318,6 +318,54 @@ TEST_F(StructureModelTest, ExpectsRotaryFrequenciesOfTheLayersAlone) {
               ElementsAre(line + " model.layers.1." + rotary, line + " model.layers.9." + rotary));
 }
 
+TEST_F(StructureModelTest, ExpectsNoIndexerInLayersThatShareOne) {
+  ASSERT_GT(Drop("model.layers.1.self_attn.indexer."), 0U);
+  SetConfig("indexer_types", R"(["full", "shared"])");
+  EXPECT_THAT(Lines(Findings()), IsEmpty());
+}
+
+TEST_F(StructureModelTest, FindsALostIndexer) {
+  ASSERT_GT(Drop("model.layers.1.self_attn.indexer."), 0U);
+  SetConfig("indexer_types", R"(["full", "full"])");
+  const std::vector<std::string> lines = Lines(Findings());
+  EXPECT_THAT(lines, ::testing::SizeIs(5));
+  EXPECT_THAT(lines,
+              ::testing::Each(HasSubstr("missing-tensor  model.layers.1.self_attn.indexer")));
+}
+
+TEST_F(StructureModelTest, NamesIndexerTypesWhereTheConfigSaysNothingOfIndexers) {
+  ASSERT_GT(Drop("model.layers.1.self_attn.indexer."), 0U);
+  const formats::Findings findings = Findings();
+  ASSERT_THAT(findings, ::testing::SizeIs(5));
+  EXPECT_THAT(findings[0].message,
+              AllOf(HasSubstr("download what is missing"), HasSubstr("(indexer_types)"),
+                    HasSubstr("2 layers hold an indexer")));
+}
+
+TEST_F(StructureModelTest, WarnsOfAnIndexerThatNothingLoads) {
+  SetConfig("index_topk_pattern", R"("FS")");
+  const formats::Findings findings = Findings();
+  ASSERT_THAT(findings, ::testing::SizeIs(5));
+  for (const formats::Finding& finding : findings) {
+    EXPECT_EQ(finding.severity, Severity::kWarning);
+    EXPECT_EQ(finding.kind, "unexpected-tensor");
+    EXPECT_THAT(finding.message, HasSubstr("uses the indexer of a layer before it"));
+  }
+}
+
+TEST_F(StructureModelTest, TakesMlpLayerTypesInPlaceOfFirstKDenseReplace) {
+  checkpoint_.config =
+      formats::RemoveJsonMember(checkpoint_.config, "first_k_dense_replace", "config.json");
+  SetConfig("mlp_layer_types", R"(["dense", "sparse"])");
+  EXPECT_THAT(Lines(Findings()), IsEmpty());
+  SetConfig("mlp_layer_types", R"(["dense", "dense"])");
+  EXPECT_THAT(Lines(Findings()), Contains("missing-tensor  model.layers.1.mlp.up_proj.weight"));
+  SetConfig("mlp_layer_types", R"(["dense"])");
+  const formats::Finding finding = OnlyFinding();
+  EXPECT_EQ(finding.kind, "unreadable-config");
+  EXPECT_THAT(finding.message, HasSubstr("'mlp_layer_types' has 1 entries"));
+}
+
 TEST_F(StructureModelTest, WarnsOnceOfAnUnpredictedWeightAndItsScale) {
   checkpoint_.Add(kTinyShard2, "extra.weight", Dtype::kF8E4M3, {4, 8});
   checkpoint_.AddScale(kTinyShard2, "extra.weight_scale_inv", Dtype::kF32, {1, 1});
