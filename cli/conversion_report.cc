@@ -43,17 +43,33 @@ void CountLine(std::string& out, std::string_view label, std::string_view what,
       fmt::format("{} in {}", FormatCountOf(total, what), FormatCountOf(counts.size(), "tensor")));
 }
 
+// Tensors that warnings name, of each kind.
+constexpr std::size_t kWarned = 5;
+
 // One warning for each of the first few tensors, and one for the others together.
 void WarnByTensor(convert::ProgressSink& progress, std::string_view what, std::string_view effect,
                   const std::vector<TensorCount>& counts) {
-  constexpr std::size_t kNamed = 5;
-  for (std::size_t i = 0; i < std::min(kNamed, counts.size()); ++i) {
+  for (std::size_t i = 0; i < std::min(kWarned, counts.size()); ++i) {
     progress.OnWarning(fmt::format("tensor '{}' has {}{}", counts[i].tensor,
                                    FormatCountOf(counts[i].count, what), effect));
   }
-  if (counts.size() <= kNamed) return;
+  if (counts.size() <= kWarned) return;
   progress.OnWarning(fmt::format("{} have {}s as well; --json lists all of them",
-                                 FormatCountOf(counts.size() - kNamed, "more tensor"), what));
+                                 FormatCountOf(counts.size() - kWarned, "more tensor"), what));
+}
+
+// In the same way of weights that are all zero.
+void WarnOfZeros(convert::ProgressSink& progress, const std::vector<std::string>& names) {
+  for (std::size_t i = 0; i < std::min(kWarned, names.size()); ++i) {
+    progress.OnWarning(
+        fmt::format("tensor '{}' is all zero; if the model was trained, a part of its file was "
+                    "never written: check IN with dsv3-verify numeric",
+                    names[i]));
+  }
+  if (names.size() <= kWarned) return;
+  const std::size_t more = names.size() - kWarned;
+  progress.OnWarning(fmt::format("{} {} all zero as well; --json lists all of them",
+                                 FormatCountOf(more, "more weight"), more == 1 ? "is" : "are"));
 }
 
 // The command that completes a job of which this run made a part.
@@ -111,6 +127,9 @@ void WarningLines(std::string& out, const ConversionReport& report) {
   }
   CountLine(out, "NaN codes", "FP8 NaN code", report.nan_codes);
   CountLine(out, "bad scales", "bad scale", report.bad_scales);
+  if (!report.all_zero.empty()) {
+    ReportLine(out, "all zero", FormatCountOf(report.all_zero.size(), "weight"));
+  }
 }
 
 // The files that are deleted, under the label.
@@ -231,6 +250,7 @@ void WarnOfCounts(const ConversionReport& report, convert::ProgressSink& progres
   WarnByTensor(progress, "bad scale", " (NaN, infinite, negative or zero), used as it is",
                report.bad_scales);
   WarnByTensor(progress, "NaN or infinite value", ", saturated", NonfiniteCounts(report.quality));
+  WarnOfZeros(progress, report.all_zero);
 }
 
 std::string ConversionReportText(const ConversionRequest& request, const ConversionReport& report) {

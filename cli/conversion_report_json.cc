@@ -129,6 +129,7 @@ void ConversionMembers(JsonWriter& json, const std::filesystem::path& input,
   FindingsMember(json, "warnings", report.warnings);
   Counts(json, "nan_codes", report.nan_codes);
   Counts(json, "bad_scales", report.bad_scales);
+  StringsMember(json, "all_zero", report.all_zero);
   QualityMember(json, report.quality, like_original);
   StringsMember(json, "already_fp8", report.already_fp8);
   BoolMember(json, "resumed", report.resumed);

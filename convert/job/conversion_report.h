@@ -64,6 +64,7 @@ struct ConversionReport {
   formats::Findings warnings;
   std::vector<TensorCount> nan_codes;   // FP8 NaN codes by tensor
   std::vector<TensorCount> bad_scales;  // with allow_bad_scales
+  std::vector<std::string> all_zero;    // weight matrices of the output whose values are all zero
   // Of all quantised tensors, by file and in file order; files that an earlier run finished
   // included. Empty in a dry run and where there was nothing to do.
   std::vector<TensorQuality> quality;

@@ -133,6 +133,7 @@ std::string RecordLine(const FileRecord& record) {
     WriteDigests(writer, tensor.output);
     WriteDigests(writer, tensor.streamed);
     writer.Uint(tensor.nan_codes);
+    if (tensor.all_zero) writer.Bool(true);
     if (tensor.quality) WriteQuality(writer, *tensor.quality);
     writer.EndArray();
   }
@@ -175,8 +176,13 @@ FileRecord ParseRecord(const json& value) {
     read.output = {tensor.at(0), tensor.at(1)};
     read.streamed = {tensor.at(2), tensor.at(3)};
     read.nan_codes = tensor.at(4);
-    if (tensor.size() > 5)
-      read.quality = std::make_shared<quant::Quality>(ParseQuality(tensor.at(5)));
+    for (std::size_t i = 5; i < tensor.size(); ++i) {
+      if (tensor[i].is_boolean()) {
+        read.all_zero = tensor[i];
+      } else {
+        read.quality = std::make_shared<quant::Quality>(ParseQuality(tensor[i]));
+      }
+    }
   }
   return record;
 }

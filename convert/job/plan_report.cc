@@ -121,6 +121,7 @@ void ReportFiles(const Plan& plan, std::span<const std::size_t> files,
         const TensorRecord& tensor = record->second.tensors[i];
         const std::string& name = file.tensors[i].entry.name;
         if (tensor.nan_codes != 0) report.nan_codes.push_back({name, tensor.nan_codes});
+        if (tensor.all_zero) report.all_zero.push_back(name);
         if (tensor.quality) report.quality.push_back({name, *tensor.quality});
       }
     }

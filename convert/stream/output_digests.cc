@@ -1,9 +1,30 @@
 #include "convert/stream/output_digests.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
+#include "convert/model/zero_weights.h"
+
 namespace dsv3::convert {
+namespace {
+
+// Whether elements of this type are all zero; −0 counts for the types of released weights.
+bool AreZero(formats::Dtype dtype, std::span<const std::byte> bytes) {
+  // By the byte's place in an element, little-endian.
+  const std::size_t size = std::max<std::size_t>(1, formats::DtypeBits(dtype) / 8);
+  const bool signed_zero = dtype == formats::Dtype::kF8E4M3 || dtype == formats::Dtype::kF8E5M2 ||
+                           dtype == formats::Dtype::kBF16 || dtype == formats::Dtype::kF16 ||
+                           dtype == formats::Dtype::kF32;
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    const bool has_sign = signed_zero && i % size == size - 1;
+    const std::byte bits = has_sign ? bytes[i] & std::byte{0x7F} : bytes[i];
+    if (bits != std::byte{0}) return false;
+  }
+  return true;
+}
+
+}  // namespace
 
 std::uint64_t PlannedRest(const PlannedFile& file) {
   for (const PlannedTensor& tensor : file.tensors) {
@@ -58,6 +79,7 @@ void FileDigests::AddParts(const Chunk& chunk) {
       if (!tensor.quality) tensor.quality = std::make_shared<quant::Quality>();
       tensor.quality->Add(quality);
     }
+    LookForValues(part);
     UpdateStream(output_, part.output);
     if (file_.tensors[part.tensor].expression->streams_whole_source()) {
       UpdateStream(streamed_, part.streamed);
@@ -67,6 +89,15 @@ void FileDigests::AddParts(const Chunk& chunk) {
     if (!part.as_expected) unexpected_ = true;
     if (part.ends_tensor) EndTensor(part);
   }
+}
+
+void FileDigests::LookForValues(const ChunkPart& part) {
+  const PlannedTensor& tensor = file_.tensors[part.tensor];
+  if (part.range.begin == 0) has_values_ = false;
+  if (!has_values_) has_values_ = !AreZero(tensor.expression->dtype(), part.output);
+  if (!part.ends_tensor || has_values_) return;
+  record_.tensors[part.tensor].all_zero =
+      IsWeightMatrix(tensor.entry.name, tensor.expression->shape());
 }
 
 void FileDigests::CheckSources(const Chunk& chunk, const ChunkPart& part) const {

@@ -60,6 +60,7 @@ class FileDigests {
   void AddParts(const Chunk& chunk);
   void CheckSources(const Chunk& chunk, const ChunkPart& part) const;
   void EndTensor(const ChunkPart& part);
+  void LookForValues(const ChunkPart& part);
   void UpdateStream(Stream& stream, std::span<const std::byte> data) const;
   Digests FinishStream(Stream& stream) const;
 
@@ -67,6 +68,7 @@ class FileDigests {
   Options options_;
   FileRecord record_;
   std::uint64_t next_ = 0;   // as far as the file's digest has come
+  bool has_values_ = false;  // a value of the tensor at hand is not zero
   bool unexpected_ = false;  // some by-product has other bytes than were digested in its place
   formats::Sha256 file_sha256_;
   formats::Xxh3 file_xxh3_;

@@ -21,6 +21,7 @@ struct TensorRecord {
   // Of the streamed source tensor; for a by-product, of its maker's. Empty where nothing was read.
   Digests streamed;
   std::uint64_t nan_codes = 0;
+  bool all_zero = false;  // a weight matrix (IsWeightMatrix) whose values are all zero, of any sign
   // Of a quantised tensor, added in the order of its value.
   // nullptr for others, of which there may be half a million.
   std::shared_ptr<quant::Quality> quality = nullptr;

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/zero_weights.h"
 #include "convert/verify/numeric_outliers.h"
 #include "convert/verify/value_reader.h"
 #include "formats/error.h"
@@ -21,6 +22,8 @@ using formats::Severity;
 
 constexpr std::string_view kDamaged =
     "the file is damaged, or the program that wrote it had a fault: fetch or convert it again";
+// An interrupted download may leave the file's full length with zeros in it.
+constexpr std::string_view kHole = "this part of the file was never written: fetch the file again";
 
 bool IsFloat(Dtype dtype) {
   switch (dtype) {
@@ -59,10 +62,12 @@ class Judge {
         catalog_(checkpoint.model.catalog),
         measurements_(measurements),
         sources_(sources),
-        roles_(catalog_.tensors().size(), Role::kOther) {
+        roles_(catalog_.tensors().size(), Role::kOther),
+        scale_of_(catalog_.tensors().size(), Catalog::kNone) {
     for (const ScaledWeight& pair : checkpoint.scaled.pairs) {
       roles_[pair.weight] = Role::kScaledWeight;
       roles_[pair.scale] = Role::kScale;
+      scale_of_[pair.weight] = pair.scale;
     }
   }
 
@@ -106,18 +111,55 @@ class Judge {
                       Times(m.infinities, "value is infinite", "values are infinite"),
                       Place(tensor.shape, m.first_infinity), kDamaged));
     }
-    if (roles_[i] == Role::kScale || m.finite != m.values) return;
+    const bool finite = m.finite == m.values;
+    if (m.zero_blocks.blocks != 0 && (m.absmax != 0 || !finite)) {
+      Add(i, Severity::kError, "zero-blocks",
+          fmt::format("{} all zero, but {}; {}",
+                      Times(m.zero_blocks.blocks, "block is", "blocks are"), ZeroBlocksSay(i),
+                      kHole));
+    }
+    if (roles_[i] == Role::kScale || !finite) return;
     if (m.absmax == 0) {
-      Add(i, Severity::kWarning, "all-zero",
-          fmt::format("all {} values are zero; if the model was trained, the tensor was never "
-                      "written: compare it with where it came from",
-                      m.values));
+      JudgeZeros(i);
     } else if (m.constant && m.values > 1 && IsFloat(tensor.dtype)) {
       Add(i, Severity::kWarning, "constant",
           fmt::format("all {} values are {}; if the model was trained, the tensor was never "
                       "written: compare it with where it came from",
                       m.values, m.first));
     }
+  }
+
+  void JudgeZeros(std::uint32_t i) {
+    const CatalogTensor& tensor = catalog_.tensors()[i];
+    const Measurement& m = measurements_[i];
+    const std::string all = fmt::format("all {} values are zero", m.values);
+    if (m.zero_blocks.blocks != 0) {
+      Add(i, Severity::kError, "all-zero",
+          fmt::format("{}, but {}; {}", all, ZeroBlocksSay(i), kHole));
+    } else if (roles_[i] == Role::kScaledWeight) {
+      Add(i, Severity::kWarning, "all-zero",
+          fmt::format("{}, and its scales are those of zeros, so it was zero when it was "
+                      "quantised; if the model was trained, compare it with where it came from",
+                      all));
+    } else if (IsWeightMatrix(tensor.name, tensor.shape)) {
+      Add(i, Severity::kError, "all-zero",
+          fmt::format("{}, and no trained weight matrix is; {}", all, kHole));
+    } else {
+      Add(i, Severity::kWarning, "all-zero",
+          fmt::format("{}; if the model was trained, the tensor was never "
+                      "written: compare it with where it came from",
+                      all));
+    }
+  }
+
+  // Of a weight with zero blocks.
+  std::string ZeroBlocksSay(std::uint32_t i) const {
+    const ZeroBlockCount& zero = measurements_[i].zero_blocks;
+    const formats::Shape& scales = catalog_.tensors()[scale_of_[i]].shape;
+    const std::string place =
+        formats::NumElements(scales) == 1 ? "" : fmt::format(" at {}", Place(scales, zero.first));
+    return fmt::format("the scale{} is {:.4g}, which no tool writes for zeros", place,
+                       double{zero.first_scale});
   }
 
   static std::string_view NanName(Dtype dtype, bool many) {
@@ -216,6 +258,7 @@ class Judge {
   const std::vector<Measurement>& measurements_;
   SourceFiles& sources_;
   std::vector<Role> roles_;
+  std::vector<std::uint32_t> scale_of_;                            // kNone where there is none
   std::vector<std::pair<std::uint32_t, formats::Finding>> found_;  // by the tensor's position
 };
 

@@ -46,6 +46,7 @@ struct Gathered {
   std::uint64_t bytes_left = 0;
   std::vector<std::pair<std::uint64_t, long double>> sums;  // by the panels' first elements
   std::vector<std::pair<std::uint64_t, std::string>> digests;
+  ZeroBlocks blocks;
 };
 
 void Merge(PanelResult& panel, Gathered& tensor) {
@@ -88,8 +89,10 @@ void Finish(Gathered& tensor) {
   }
   std::sort(tensor.digests.begin(), tensor.digests.end());
   for (auto& [begin, digest] : tensor.digests) result.digests.push_back(std::move(digest));
+  result.zero_blocks = tensor.blocks.Count();
   tensor.sums = {};
   tensor.digests = {};
+  tensor.blocks = {};
 }
 
 class Measurer {
@@ -126,6 +129,7 @@ class Measurer {
   void Visit(const ScanPiece& piece) {
     const ValueReader& reader = readers_[piece.tensor];
     std::vector<PanelResult> panels;
+    ZeroBlocks blocks;
     if (reader.form() != ValueForm::kNone) {
       const std::uint64_t begin = reader.ElementAt(piece.begin);
       const std::uint64_t end = reader.ElementAt(piece.begin + piece.bytes.size());
@@ -138,10 +142,18 @@ class Measurer {
                                                reader.BytesTo(last) - reader.BytesTo(first));
         panels.push_back(MeasurePanel(piece.tensor, first, bytes, scales));
       }
+      if (reader.scaled()) {
+        blocks = ZeroBlocks(scales.first, scales.values.size());
+        blocks.Add(reader, begin, piece.bytes, scales);
+      }
     }
     Gathered& tensor = gathered_[piece.tensor];
     const std::lock_guard lock(mutexes_[piece.tensor % mutexes_.size()]);
     for (PanelResult& panel : panels) Merge(panel, tensor);
+    if (!blocks.empty()) {
+      if (tensor.blocks.empty()) tensor.blocks = ZeroBlocks(0, reader.num_scales());
+      tensor.blocks.Add(blocks);
+    }
     tensor.bytes_left -= piece.bytes.size();
     if (tensor.bytes_left == 0) Finish(tensor);
   }

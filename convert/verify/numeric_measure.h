@@ -12,6 +12,7 @@
 #include "convert/stream/source_files.h"
 #include "convert/verify/numeric.h"
 #include "convert/verify/value_checkpoint.h"
+#include "convert/verify/zero_blocks.h"
 
 // The reading of all values; an internal part of numeric.h.
 namespace dsv3::convert {
@@ -41,6 +42,7 @@ struct Measurement {
   // XXH3-128 of each panel's bytes, in order, where digests are wished for.
   std::vector<std::string> digests;
   ScaleSignificands significands;  // of a scale
+  ZeroBlockCount zero_blocks;      // of a weight with a scale
 };
 
 // Elements between two places where a tensor is cut for sums and digests; only its size decides.

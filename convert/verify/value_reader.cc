@@ -158,6 +158,13 @@ float ValueReader::ScaleOf(std::uint64_t element, const Scales& scales) const {
   return scales.values[ScaleRowStart(element) + column - scales.first];
 }
 
+ValueReader::ScaleRun ValueReader::ScaleRunOf(std::uint64_t element) const {
+  const std::uint64_t column = element % pair_->cols;
+  const std::uint64_t block = column / pair_->block.cols;
+  const std::uint64_t end = std::min(pair_->cols, (block + 1) * pair_->block.cols);
+  return {ScaleRowStart(element) + block, element - column + end};
+}
+
 void ValueReader::Floats(std::uint64_t first, std::span<const std::byte> bytes,
                          const Scales& scales, float* out) const {
   if (pair_ == nullptr) return StoredFloats(bytes, out);

@@ -54,6 +54,15 @@ class ValueReader {
   // The scale of one element. Scaled only.
   float ScaleOf(std::uint64_t element, const Scales& scales) const;
 
+  // The position of an element's scale in the scale tensor, and the end of the elements behind it
+  // in its row that have the same scale. Scaled only.
+  struct ScaleRun {
+    std::uint64_t scale = 0;
+    std::uint64_t end = 0;
+  };
+  ScaleRun ScaleRunOf(std::uint64_t element) const;
+  std::uint64_t num_scales() const { return pair_->matrices * scale_rows_ * scale_cols_; }
+
   // The values of consecutive elements from `first` on, whose bytes are given; `out` has as many.
   // `scales` belongs to a range that contains them. Form kFloat.
   void Floats(std::uint64_t first, std::span<const std::byte> bytes, const Scales& scales,

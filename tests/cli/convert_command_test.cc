@@ -18,6 +18,7 @@ namespace dsv3::testing {
 namespace {
 
 using nlohmann::json;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
 using ::testing::Not;
@@ -82,6 +83,34 @@ TEST_F(ConvertCommandTest, TrainToInferReportsTheTensorsThatItDrops) {
   EXPECT_EQ(json::parse(done.out)["dropped"].size(), 76U);
   EXPECT_EQ(RunTool({"dsv3-convert", "train-to-infer", in_, out_}).exit_code, 2);
   EXPECT_EQ(RunTool({"dsv3-convert", "train-to-infer", "--mtp", "keep", in_, out_}).exit_code, 2);
+}
+
+TEST_F(ConvertCommandTest, WarnsOfWeightsThatWereNeverWritten) {
+  // A download with a hole: the file's last part has its length, but it is zero.
+  const std::string shard = in_ + "/model-00002-of-00004.safetensors";
+  std::string bytes = ReadFile(shard);
+  const std::size_t hole = bytes.size() * 3 / 4;
+  bytes.replace(bytes.size() - hole, hole, hole, '\0');
+  WriteFile(shard, bytes);
+  const ToolResult result = Convert({});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err,
+              HasSubstr("' is all zero; if the model was trained, a part of its file was never "
+                        "written: check IN with dsv3-verify numeric\n"));
+  EXPECT_THAT(result.err, HasSubstr(" all zero as well; --json lists all of them\n"));
+  EXPECT_THAT(result.out, ContainsRegex("  all zero    [0-9]+ weights\n"));
+  std::filesystem::remove_all(out_);
+  const ToolResult report = Convert({"--json"});
+  ExpectConforms(report.out, "convert-report");
+  EXPECT_GT(json::parse(report.out)["all_zero"].size(), 5U);
+  for (const std::string& checkpoint : {in_, out_}) {
+    const ToolResult judged = RunTool({"dsv3-verify", "numeric", checkpoint, "--quiet"});
+    EXPECT_EQ(judged.exit_code, 1) << checkpoint;
+    EXPECT_THAT(judged.out, HasSubstr("FAILED: "));
+  }
+  const std::string back = (dir_ / "back").string();
+  EXPECT_THAT(RunTool({"dsv3-convert", "bf16-to-fp8", out_, back}).err,
+              HasSubstr("' is all zero;"));
 }
 
 TEST_F(ConvertCommandTest, SecondRunHasNothingToDoAndTouchesNothing) {

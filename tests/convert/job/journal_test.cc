@@ -41,6 +41,7 @@ FileRecord Record(const std::string& name) {
   record.tensors.resize(2);
   record.tensors[0] = {{"a", "b"}, {"c", "d"}, 3};
   record.tensors[1].output.xxh3 = "e";
+  record.tensors[1].all_zero = true;
   return record;
 }
 
@@ -89,7 +90,9 @@ TEST_F(JournalTest, ReadsBackWhatWasWritten) {
   EXPECT_EQ(record.tensors[0].streamed.xxh3, "c");
   EXPECT_EQ(record.tensors[0].streamed.sha256, "d");
   EXPECT_EQ(record.tensors[0].nan_codes, 3U);
+  EXPECT_FALSE(record.tensors[0].all_zero);
   EXPECT_EQ(record.tensors[1].output.xxh3, "e");
+  EXPECT_TRUE(record.tensors[1].all_zero);
 }
 
 TEST_F(JournalTest, EveryPrefixReadsAsItsWholeLines) {

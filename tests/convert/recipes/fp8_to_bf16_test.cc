@@ -115,6 +115,27 @@ TEST_F(Fp8ToBf16Test, GivesEveryCodeItsValue) {
   EXPECT_EQ(value(0xFF), 0xFFC0);  // −NaN
 }
 
+TEST_F(Fp8ToBf16Test, NamesWeightsThatAreAllZero) {
+  SetBlock(128, 128);
+  const auto add = [&](const std::string& name, Dtype dtype, const formats::Shape& shape) {
+    TinyTensor& tensor = checkpoint_.Add(kTinyShard1, name, dtype, shape);
+    tensor.bytes.assign(tensor.bytes.size(), '\0');
+    return &tensor.bytes;
+  };
+  const auto add_fp8 = [&](const std::string& name) {
+    checkpoint_.AddScale(kTinyShard1, name + "_scale_inv", Dtype::kF32, {1, 1});
+    return add(name, Dtype::kF8E4M3, {4, 4});
+  };
+  add_fp8("a.weight");
+  add_fp8("b.weight")->back() = '\x80';  // −0
+  add_fp8("c.weight")->back() = '\1';
+  add("d.weight", Dtype::kBF16, {300, 7000});
+  *(add("e.weight", Dtype::kBF16, {300, 7000})->rbegin() + 1) = '\1';  // subnormal
+  add("f.weight", Dtype::kBF16, {8});                                  // a vector
+  add("g.bias", Dtype::kF32, {8, 8});
+  EXPECT_THAT(ExpectMeaning().all_zero, ElementsAre("a.weight", "b.weight", "d.weight"));
+}
+
 TEST_F(Fp8ToBf16Test, CountsNanCodesByTensor) {
   SetBlock(128, 128);
   for (const std::string name : {"a", "b", "c"}) {

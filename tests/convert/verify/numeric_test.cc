@@ -126,16 +126,100 @@ TEST_F(NumericTest, FindsWeightsWithoutScales) {
   EXPECT_EQ(finding.tensor, UpName(2));
 }
 
-TEST_F(NumericTest, FindsAllZeroAndConstantTensors) {
+TEST_F(NumericTest, FindsWeightsThatWereNeverWritten) {
   Bytes(UpName(2)) = std::string(kRows * kCols - 1, '\0') + '\x80';  // −0, too
-  Bytes(NormName(0)) = BF16Bytes(std::vector<float>(64, 1.5F));
+  SetFloat(UpName(2) + "_scale_inv", 0, 1.25e-4F);
+  const NumericReport report = Run();
+  ASSERT_EQ(report.verification.findings.size(), 1U);
+  ExpectFinding(
+      report.verification.findings[0], Severity::kError, "all-zero", UpName(2),
+      "all 200 values are zero, but the scale at [0, 0] is 0.000125, which no tool writes "
+      "for zeros; this part of the file was never written: fetch the file again");
+  EXPECT_FALSE(report.verification.Passes(false));
+}
+
+TEST_F(NumericTest, FindsBlocksThatWereNeverWritten) {
+  // Blocks of 4 × 8: rows 4 to 7, columns 8 to 19 are two blocks, the second of them ragged.
+  for (std::size_t row = 4; row < 8; ++row) Bytes(UpName(3)).replace(row * kCols + 8, 12, 12, '\0');
+  SetFloat(UpName(3) + "_scale_inv", 4, 1.5e-4F);
+  ExpectFinding(OnlyFinding(), Severity::kError, "zero-blocks", UpName(3),
+                "2 blocks are all zero, but the scale at [1, 1] is 0.00015, which no tool writes");
+  // One other code, and a block has values.
+  Bytes(UpName(3))[7 * kCols + 19] = '\1';
+  ExpectFinding(OnlyFinding(), Severity::kError, "zero-blocks", UpName(3), "1 block is all zero");
+  // Also beside a NaN.
+  Bytes(UpName(3))[0] = '\x7F';
+  EXPECT_EQ(Run().verification.findings.size(), 2U);
+}
+
+TEST_F(NumericTest, FindsBlocksThatWereNeverWrittenInAnyPiece) {
+  for (int layer = 0; layer < 5; ++layer) {
+    checkpoint_.Find(UpName(layer)).shape = {900, 1000};
+    Bytes(UpName(layer)).assign(900'000, '\x55');
+    Bytes(UpName(layer))[0] = '\x54';
+    checkpoint_.Find(UpName(layer) + "_scale_inv").shape = {225, 125};
+    Bytes(UpName(layer) + "_scale_inv") = F32Bytes(std::vector<float>(225 * 125, 1e-3F));
+  }
+  // Rows 400 to 699 without their last element: 75 × 124 whole blocks and 75 with a code.
+  for (std::size_t row = 400; row < 700; ++row) {
+    Bytes(UpName(1)).replace(row * 1000, 999, 999, '\0');
+  }
+  for (const unsigned threads : {1U, 3U}) {
+    request_.threads = threads;
+    request_.memory_bytes = 1;
+    ExpectFinding(OnlyFinding(), Severity::kError, "zero-blocks", UpName(1),
+                  "9300 blocks are all zero, but the scale at [100, 0] is 0.001");
+  }
+}
+
+TEST_F(NumericTest, TakesBlocksOfZerosUnderTheScalesOfZeros) {
+  const std::string scale = UpName(2) + "_scale_inv";
+  for (const float zero : {1.0F, 1e-4F / 448, 1e-12F / 448, 0x1p-22F, 0x1p-7F, 0x1p-127F}) {
+    SCOPED_TRACE(zero);
+    Bytes(UpName(2)) = Bytes(UpName(3));
+    for (std::size_t row = 0; row < 4; ++row) Bytes(UpName(2)).replace(row * kCols, 8, 8, '\0');
+    SetFloat(scale, 0, zero);
+    EXPECT_THAT(Run().verification.findings, IsEmpty());
+    // Zero as a whole: a warning, as it was zero before it was quantised.
+    Bytes(UpName(2)) = std::string(kRows * kCols, '\0');
+    for (std::size_t i = 0; i < 9; ++i) SetFloat(scale, i, zero);
+    ExpectFinding(OnlyFinding(), Severity::kWarning, "all-zero", UpName(2),
+                  "all 200 values are zero, and its scales are those of zeros");
+    for (std::size_t i = 0; i < 9; ++i) SetFloat(scale, i, 1.1e-4F);
+  }
+}
+
+TEST_F(NumericTest, FindsMatricesWithoutScalesThatWereNeverWritten) {
+  for (const char* name : {"lm_head.weight", kMtpHead})
+    Bytes(name) = std::string(300 * 8 * 2, '\0');
+  checkpoint_.Add(kShard1, "model.layers.0.mlp.experts.gate_up_proj", Dtype::kBF16, {2, 4, 8})
+      .bytes = std::string(128, '\0');
+  const NumericReport report = Run();
+  EXPECT_EQ(report.verification.findings.size(), 3U);
+  for (const Finding& finding : report.verification.findings) {
+    ExpectFinding(finding, Severity::kError, "all-zero", finding.tensor,
+                  "values are zero, and no trained weight matrix is; this part of the file was "
+                  "never written: fetch the file again");
+  }
+}
+
+TEST_F(NumericTest, WarnsOfVectorsAndUnknownMatricesThatAreZero) {
+  Bytes(NormName(3)) = std::string(128, '\0');
+  checkpoint_.Add(kShard1, "model.layers.0.o.qzeros", Dtype::kI32, {4, 8}).bytes =
+      std::string(128, '\0');
   const NumericReport report = Run();
   ASSERT_EQ(report.verification.findings.size(), 2U);
-  // Of a file's tensors the wider come first.
+  for (const Finding& finding : report.verification.findings) {
+    ExpectFinding(finding, Severity::kWarning, "all-zero", finding.tensor, "values are zero; if");
+  }
+}
+
+TEST_F(NumericTest, FindsConstantTensors) {
+  Bytes(NormName(0)) = BF16Bytes(std::vector<float>(64, 1.5F));
+  const NumericReport report = Run();
+  ASSERT_EQ(report.verification.findings.size(), 1U);
   ExpectFinding(report.verification.findings[0], Severity::kWarning, "constant", NormName(0),
                 "all 64 values are 1.5");
-  ExpectFinding(report.verification.findings[1], Severity::kWarning, "all-zero", UpName(2),
-                "all 200 values are zero");
   EXPECT_TRUE(report.verification.Passes(false));
   EXPECT_FALSE(report.verification.Passes(true));
 }

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <string_view>
+
+#include "formats/shape.h"
+
+// Weights that are zero, which a download with holes leaves: the file has its full length, and the
+// parts that never came are zeros.
+namespace dsv3::convert {
+
+// Whether a tensor is a weight matrix, quantised or not, by its name and its shape as stored: two
+// dimensions or more, and "weight", "weight_packed", "qweight", "gate_up_proj" or "down_proj" last
+// in the name. In a trained model none of these is all zero. Biases, zero points, scales and norms
+// may be.
+bool IsWeightMatrix(std::string_view name, const formats::Shape& shape);
+
+// Whether a quantiser may have written this scale for a block of zeros: 1; an epsilon of BF16 or
+// FP8; or what a floor of the largest magnitude of 1e-4 or less gives, rounded up to a power of
+// two. Any other scale says that its block had values. True for zero, false for NaN and negative
+// numbers. The tools' scales: DeepSeek's kernels, transformers and TransformerEngine 1; DeepGEMM
+// and vLLM 1e-4/448; slime 1e-12/448; compressed-tensors 2^-7; MX formats 2^-127.
+bool IsScaleOfZeros(float scale);
+
+}  // namespace dsv3::convert

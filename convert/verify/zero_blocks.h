@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "convert/verify/value_reader.h"
+
+// Blocks of FP8 codes that are all zero though their scale says that they had values; an internal
+// part of numeric.h.
+namespace dsv3::convert {
+
+// What was found, when all codes were added.
+struct ZeroBlockCount {
+  std::uint64_t blocks = 0;  // all zero under a scale that IsScaleOfZeros is false for
+  std::uint64_t first = 0;   // the position of the first one's scale in its tensor
+  float first_scale = 0;
+};
+
+// What is known of the blocks of one weight.
+class ZeroBlocks {
+ public:
+  // Nothing is known of [first, first + count), positions in the scale tensor.
+  ZeroBlocks() = default;
+  ZeroBlocks(std::uint64_t first, std::uint64_t count);
+
+  // The codes of consecutive elements from `first` on; `scales` covers them. For readers that are
+  // scaled.
+  void Add(const ValueReader& reader, std::uint64_t first, std::span<const std::byte> codes,
+           const ValueReader::Scales& scales);
+  // Of blocks that are all among these; several pieces may add codes to one block.
+  void Add(const ZeroBlocks& piece);
+
+  bool empty() const { return blocks_.empty(); }
+  ZeroBlockCount Count() const;
+
+ private:
+  // The scale of a block whose codes so far are all zero; 0 where it may be one of zeros or no code
+  // was added, NaN where a code is another.
+  std::vector<float> blocks_;
+  std::uint64_t first_ = 0;
+};
+
+}  // namespace dsv3::convert

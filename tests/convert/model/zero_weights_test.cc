@@ -1,0 +1,37 @@
+#include "convert/model/zero_weights.h"
+
+#include <limits>
+
+#include <gtest/gtest.h>
+
+namespace dsv3::convert {
+namespace {
+
+TEST(ZeroWeightsTest, KnowsWeightMatricesByNameAndShape) {
+  for (const char* name : {"lm_head.weight", "weight", "model.layers.0.mlp.experts.down_proj",
+                           "a.gate_up_proj", "a.o_proj.weight_packed", "a.qweight"}) {
+    EXPECT_TRUE(IsWeightMatrix(name, {2, 3})) << name;
+    EXPECT_TRUE(IsWeightMatrix(name, {4, 2, 3})) << name;
+    EXPECT_FALSE(IsWeightMatrix(name, {6})) << name;
+    EXPECT_FALSE(IsWeightMatrix(name, {})) << name;
+  }
+  for (const char* name : {"a.bias", "a.weight_scale_inv", "a.weight_zero_point", "a.qzeros",
+                           "a.weight_shape", "weight.other", "notweight"}) {
+    EXPECT_FALSE(IsWeightMatrix(name, {2, 3})) << name;
+  }
+}
+
+TEST(ZeroWeightsTest, KnowsTheScalesOfZeros) {
+  for (const float scale :
+       {0.0F, 1.0F, 0x1p-7F, 0x1p-3F, 1e-4F / 448, 1e-12F / 448, 0x1p-22F, 0x1p-127F}) {
+    EXPECT_TRUE(IsScaleOfZeros(scale)) << scale;
+  }
+  for (const float scale :
+       {0x1p-21F, 1e-4F, 0.5F, 2.0F, -1.0F, std::numeric_limits<float>::infinity(),
+        std::numeric_limits<float>::quiet_NaN()}) {
+    EXPECT_FALSE(IsScaleOfZeros(scale)) << scale;
+  }
+}
+
+}  // namespace
+}  // namespace dsv3::convert
