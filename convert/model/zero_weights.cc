@@ -5,11 +5,14 @@
 
 namespace dsv3::convert {
 
-bool IsWeightMatrix(std::string_view name, const formats::Shape& shape) {
-  constexpr std::array<std::string_view, 5> kLast = {"weight", "weight_packed", "qweight",
-                                                     "gate_up_proj", "down_proj"};
+bool IsWeightMatrix(std::string_view name, formats::Dtype dtype, const formats::Shape& shape) {
+  using formats::Dtype;
+  constexpr std::array kDtypes = {Dtype::kF8E4M3, Dtype::kF8E5M2, Dtype::kBF16,
+                                  Dtype::kF16,    Dtype::kF32,    Dtype::kF64};
+  constexpr std::array<std::string_view, 3> kLast = {"weight", "gate_up_proj", "down_proj"};
   const std::string_view last = name.substr(name.rfind('.') + 1);
-  return shape.size() >= 2 && std::find(kLast.begin(), kLast.end(), last) != kLast.end();
+  return shape.size() >= 2 && std::find(kDtypes.begin(), kDtypes.end(), dtype) != kDtypes.end() &&
+         std::find(kLast.begin(), kLast.end(), last) != kLast.end();
 }
 
 bool IsScaleOfZeros(float scale) {

@@ -2,17 +2,18 @@
 
 #include <string_view>
 
+#include "formats/dtype.h"
 #include "formats/shape.h"
 
 // Weights that are zero, which a download with holes leaves: the file has its full length, and the
 // parts that never came are zeros.
 namespace dsv3::convert {
 
-// Whether a tensor is a weight matrix, quantised or not, by its name and its shape as stored: two
-// dimensions or more, and "weight", "weight_packed", "qweight", "gate_up_proj" or "down_proj" last
-// in the name. In a trained model none of these is all zero. Biases, zero points, scales and norms
-// may be.
-bool IsWeightMatrix(std::string_view name, const formats::Shape& shape);
+// Whether a tensor is a weight matrix of floats, FP8 codes included, by its name, dtype and shape:
+// two dimensions or more, and "weight", "gate_up_proj" or "down_proj" last in the name. In a
+// trained model none of these is all zero. Biases and norms may be; and the code 0 of packed
+// integers may mean any value.
+bool IsWeightMatrix(std::string_view name, formats::Dtype dtype, const formats::Shape& shape);
 
 // Whether a quantiser may have written this scale for a block of zeros: 1; an epsilon of BF16 or
 // FP8; or what a floor of the largest magnitude of 1e-4 or less gives, rounded up to a power of

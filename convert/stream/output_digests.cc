@@ -1,6 +1,5 @@
 #include "convert/stream/output_digests.h"
 
-#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -9,15 +8,11 @@
 namespace dsv3::convert {
 namespace {
 
-// Whether elements of this type are all zero; −0 counts for the types of released weights.
+// Whether floats of this type are all zero, of either sign.
 bool AreZero(formats::Dtype dtype, std::span<const std::byte> bytes) {
-  // By the byte's place in an element, little-endian.
-  const std::size_t size = std::max<std::size_t>(1, formats::DtypeBits(dtype) / 8);
-  const bool signed_zero = dtype == formats::Dtype::kF8E4M3 || dtype == formats::Dtype::kF8E5M2 ||
-                           dtype == formats::Dtype::kBF16 || dtype == formats::Dtype::kF16 ||
-                           dtype == formats::Dtype::kF32;
+  const std::size_t size = formats::DtypeBits(dtype) / 8;
   for (std::size_t i = 0; i < bytes.size(); ++i) {
-    const bool has_sign = signed_zero && i % size == size - 1;
+    const bool has_sign = i % size == size - 1;  // little-endian
     const std::byte bits = has_sign ? bytes[i] & std::byte{0x7F} : bytes[i];
     if (bits != std::byte{0}) return false;
   }
@@ -93,11 +88,11 @@ void FileDigests::AddParts(const Chunk& chunk) {
 
 void FileDigests::LookForValues(const ChunkPart& part) {
   const PlannedTensor& tensor = file_.tensors[part.tensor];
+  const Expression& expression = *tensor.expression;
+  if (!IsWeightMatrix(tensor.entry.name, expression.dtype(), expression.shape())) return;
   if (part.range.begin == 0) has_values_ = false;
-  if (!has_values_) has_values_ = !AreZero(tensor.expression->dtype(), part.output);
-  if (!part.ends_tensor || has_values_) return;
-  record_.tensors[part.tensor].all_zero =
-      IsWeightMatrix(tensor.entry.name, tensor.expression->shape());
+  if (!has_values_) has_values_ = !AreZero(expression.dtype(), part.output);
+  if (part.ends_tensor) record_.tensors[part.tensor].all_zero = !has_values_;
 }
 
 void FileDigests::CheckSources(const Chunk& chunk, const ChunkPart& part) const {

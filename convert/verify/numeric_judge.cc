@@ -141,7 +141,7 @@ class Judge {
           fmt::format("{}, and its scales are those of zeros, so it was zero when it was "
                       "quantised; if the model was trained, compare it with where it came from",
                       all));
-    } else if (IsWeightMatrix(tensor.name, tensor.shape)) {
+    } else if (IsWeightMatrix(tensor.name, tensor.dtype, tensor.shape)) {
       Add(i, Severity::kError, "all-zero",
           fmt::format("{}, and no trained weight matrix is; {}", all, kHole));
     } else {

@@ -7,17 +7,22 @@
 namespace dsv3::convert {
 namespace {
 
-TEST(ZeroWeightsTest, KnowsWeightMatricesByNameAndShape) {
-  for (const char* name : {"lm_head.weight", "weight", "model.layers.0.mlp.experts.down_proj",
-                           "a.gate_up_proj", "a.o_proj.weight_packed", "a.qweight"}) {
-    EXPECT_TRUE(IsWeightMatrix(name, {2, 3})) << name;
-    EXPECT_TRUE(IsWeightMatrix(name, {4, 2, 3})) << name;
-    EXPECT_FALSE(IsWeightMatrix(name, {6})) << name;
-    EXPECT_FALSE(IsWeightMatrix(name, {})) << name;
+TEST(ZeroWeightsTest, KnowsWeightMatricesByNameDtypeAndShape) {
+  using formats::Dtype;
+  for (const char* name :
+       {"lm_head.weight", "weight", "layers.0.mlp.experts.down_proj", "a.gate_up_proj"}) {
+    for (const Dtype dtype : {Dtype::kF8E4M3, Dtype::kF8E5M2, Dtype::kBF16, Dtype::kF32}) {
+      EXPECT_TRUE(IsWeightMatrix(name, dtype, {2, 3})) << name;
+      EXPECT_TRUE(IsWeightMatrix(name, dtype, {4, 2, 3})) << name;
+      EXPECT_FALSE(IsWeightMatrix(name, dtype, {6})) << name;
+      EXPECT_FALSE(IsWeightMatrix(name, dtype, {})) << name;
+    }
+    EXPECT_FALSE(IsWeightMatrix(name, Dtype::kU8, {2, 3})) << "codes that may mean any value";
+    EXPECT_FALSE(IsWeightMatrix(name, Dtype::kI8, {2, 3})) << name;
   }
-  for (const char* name : {"a.bias", "a.weight_scale_inv", "a.weight_zero_point", "a.qzeros",
-                           "a.weight_shape", "weight.other", "notweight"}) {
-    EXPECT_FALSE(IsWeightMatrix(name, {2, 3})) << name;
+  for (const char* name : {"a.bias", "a.weight_scale_inv", "a.weight_scale", "weight.other",
+                           "notweight", "a.o_proj"}) {
+    EXPECT_FALSE(IsWeightMatrix(name, Dtype::kBF16, {2, 3})) << name;
   }
 }
 
