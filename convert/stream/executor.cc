@@ -1,15 +1,10 @@
 #include "convert/stream/executor.h"
 
 #include <algorithm>
-#include <condition_variable>
 #include <deque>
-#include <exception>
 #include <map>
-#include <mutex>
 #include <optional>
-#include <semaphore>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -17,9 +12,9 @@
 #include <tbb/info.h>
 
 #include "convert/stream/chunk.h"
-#include "convert/stream/compute_slot.h"
 #include "convert/stream/output_digests.h"
 #include "convert/stream/page_writer.h"
+#include "convert/stream/slots.h"
 #include "convert/stream/workers.h"
 #include "formats/error.h"
 
@@ -84,53 +79,35 @@ class Executor {
         options_(options),
         sink_(sink),
         progress_(progress),
-        stop_(stop),
         resources_(PlanResources(options, plan, files)),
+        workers_(resources_.workers, options.threads, stop),
         lanes_(resources_.open_files),
-        chunks_(resources_.chunks),
-        compute_(static_cast<std::ptrdiff_t>(options.threads)) {
-    for (Chunk& chunk : chunks_) free_.push_back(&chunk);
-  }
+        chunks_(resources_.chunks) {}
 
   void Run() {
-    RunWorkers(resources_.workers, [this](unsigned) { Work(); });
-    if (error_) std::rethrow_exception(error_);
+    workers_.Run([this](unsigned) { Work(); });
     if (!Done()) ThrowInterrupted();
   }
 
  private:
-  void Work() noexcept {
-    try {
-      while (Chunk* chunk = Next()) {
-        Lane& lane = lanes_[chunk->lane];
-        const PlannedFile& file = plan_.files[lane.file];
-        ReadChunk(file, resources_.output_bytes, sources_, *chunk);
-        {
-          const ComputeSlot slot(compute_);
-          EvaluateChunk(file, lane.header, *chunk);
-        }
-        if (stop_.stopped()) break;
-        progress_.OnBytes(WriteChunk(*chunk, *lane.writer), file.name);
-        {
-          const std::lock_guard lock(mutex_);
-          lane.written.emplace(chunk->index, chunk);
-        }
-        DigestWhatIsReady(Partners::kWaitFor);
+  void Work() {
+    while (Chunk* chunk = Next()) {
+      Lane& lane = lanes_[chunk->lane];
+      const PlannedFile& file = plan_.files[lane.file];
+      ReadChunk(file, resources_.output_bytes, sources_, *chunk);
+      {
+        const ComputeSlot slot = workers_.Compute();
+        EvaluateChunk(file, lane.header, *chunk);
       }
-    } catch (...) {
-      Fail(std::current_exception());
+      if (workers_.ended()) return;
+      progress_.OnBytes(WriteChunk(*chunk, *lane.writer), file.name);
+      {
+        const Workers::Lock lock = workers_.Acquire();
+        lane.written.emplace(chunk->index, chunk);
+      }
+      DigestWhatIsReady(Partners::kWaitFor);
     }
-    // Threads that wait for a chunk see that no chunk will come.
-    const std::lock_guard lock(mutex_);
-    changed_.notify_all();
   }
-
-  void Fail(std::exception_ptr error) {
-    const std::lock_guard lock(mutex_);
-    if (!error_) error_ = std::move(error);
-  }
-
-  bool Ended() const { return error_ != nullptr || stop_.stopped(); }
 
   bool Done() const {
     return pending_.empty() && std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) {
@@ -141,19 +118,18 @@ class Executor {
   // The next chunk to make, or nullptr when there is none left (or the job has ended). Digests
   // chunks that wait for partners when there is nothing else to do.
   Chunk* Next() {
-    std::unique_lock lock(mutex_);
+    Workers::Lock lock = workers_.Acquire();
     for (;;) {
-      if (Ended()) return nullptr;
-      Lane* lane = free_.empty() ? nullptr : LaneToAdvance();
+      if (workers_.ended()) return nullptr;
+      Lane* lane = chunks_.any_free() ? LaneToAdvance() : nullptr;
       if (lane != nullptr) {
-        Chunk* chunk = free_.back();
-        free_.pop_back();
-        chunk->lane = static_cast<std::size_t>(lane - lanes_.data());
-        chunk->index = lane->next_to_issue++;
-        chunk->offset = lane->next_offset;
-        chunk->end = ChunkEnd(plan_.files[lane->file], chunk->offset, resources_.chunk_bytes);
-        lane->next_offset = chunk->end;
-        return chunk;
+        Chunk& chunk = chunks_.Take();
+        chunk.lane = static_cast<std::size_t>(lane - lanes_.data());
+        chunk.index = lane->next_to_issue++;
+        chunk.offset = lane->next_offset;
+        chunk.end = ChunkEnd(plan_.files[lane->file], chunk.offset, resources_.chunk_bytes);
+        lane->next_offset = chunk.end;
+        return &chunk;
       }
       if (Done()) return nullptr;
       if (std::any_of(lanes_.begin(), lanes_.end(),
@@ -164,7 +140,7 @@ class Executor {
         continue;
       }
       // A chunk or lane becomes free, or there is nothing left to issue but others still digest.
-      changed_.wait(lock);
+      workers_.Wait(lock);
     }
   }
 
@@ -210,11 +186,11 @@ class Executor {
       chunks.clear();
       parts.clear();
       {
-        const std::lock_guard lock(mutex_);
-        if (error_) return;
+        const Workers::Lock lock = workers_.Acquire();
+        if (workers_.failed()) return;
         const auto ready = static_cast<std::size_t>(std::count_if(
             lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.CanDigest(); }));
-        if (partners == Partners::kWaitFor && !free_.empty() &&
+        if (partners == Partners::kWaitFor && chunks_.any_free() &&
             ready < std::min(kDigestTogether, lanes_.size())) {
           return;
         }
@@ -228,7 +204,7 @@ class Executor {
       }
       if (chunks.empty()) return;
       {
-        const ComputeSlot slot(compute_);
+        const ComputeSlot slot = workers_.Compute();
         FileDigests::AddSeveral(parts);
       }
       Digested(chunks);
@@ -239,7 +215,7 @@ class Executor {
   void Digested(std::span<Chunk* const> chunks) {
     std::vector<Chunk*> last;
     {
-      const std::lock_guard lock(mutex_);
+      const Workers::Lock lock = workers_.Acquire();
       for (Chunk* chunk : chunks) {
         Lane& lane = lanes_[chunk->lane];
         ++lane.next_to_digest;
@@ -248,11 +224,11 @@ class Executor {
           lane.state = Lane::State::kCommitting;  // this thread's alone from here
           last.push_back(chunk);
         } else {
-          free_.push_back(chunk);
+          chunks_.Free(*chunk);
         }
       }
     }
-    changed_.notify_all();
+    workers_.NotifyAll();
     for (Chunk* chunk : last) EndFile(*chunk);
   }
 
@@ -268,17 +244,17 @@ class Executor {
     }
     const bool digested = DigestRest(lane, chunk);
     {
-      const std::lock_guard lock(mutex_);
-      free_.push_back(&chunk);
+      const Workers::Lock lock = workers_.Acquire();
+      chunks_.Free(chunk);
     }
-    changed_.notify_one();
+    workers_.NotifyAll();
     if (!digested) return;
     lane.writer.reset();
     sink_.Commit(lane.file, std::move(lane.output), lane.digests->Finish());
     lane.digests.reset();
-    const std::lock_guard lock(mutex_);
+    const Workers::Lock lock = workers_.Acquire();
     lane.state = Lane::State::kFree;
-    changed_.notify_all();
+    workers_.NotifyAll();
   }
 
   // Reads back the bytes that could not be digested on their way to the disk. Returns whether all
@@ -288,16 +264,13 @@ class Executor {
     const std::uint64_t planned = file.bytes - PlannedRest(file);
     std::uint64_t offset = lane.digests->BeginRest();
     while (offset < file.bytes) {
-      {
-        const std::lock_guard lock(mutex_);
-        if (Ended()) return false;
-      }
+      if (workers_.ended()) return false;
       const auto length = static_cast<std::size_t>(
           std::min<std::uint64_t>(resources_.chunk_bytes, file.bytes - offset));
       const std::span<const std::byte> data =
           sink_.ReadBack(lane.file, offset, length, chunk.output_buffer.span());
       {
-        const ComputeSlot slot(compute_);
+        const ComputeSlot slot = workers_.Compute();
         lane.digests->AddRest(data);
       }
       offset += length;
@@ -314,17 +287,12 @@ class Executor {
   const ExecutorOptions& options_;
   OutputSink& sink_;
   ProgressSink& progress_;
-  const StopToken& stop_;
   const ExecutorResources resources_;
 
-  std::mutex mutex_;  // guards what follows, except a lane's digests while `digesting`
-  std::condition_variable changed_;
+  Workers
+      workers_;  // their lock guards pending_ and all below, but lanes' digests while `digesting`
   std::vector<Lane> lanes_;
-  std::vector<Chunk> chunks_;
-  std::vector<Chunk*> free_;
-  std::exception_ptr error_;
-
-  std::counting_semaphore<> compute_;
+  Slots<Chunk> chunks_;
 };
 
 }  // namespace

@@ -2,17 +2,14 @@
 
 #include <algorithm>
 #include <array>
-#include <condition_variable>
 #include <deque>
-#include <exception>
 #include <memory>
-#include <mutex>
 #include <numeric>
 #include <span>
-#include <thread>
 #include <utility>
 
 #include "convert/stream/executor.h"
+#include "convert/stream/workers.h"
 #include "formats/hash/git_blob.h"
 #include "formats/hash/sha256.h"
 #include "formats/hash/xxh3.h"
@@ -25,7 +22,7 @@ namespace {
 // Streams that one thread hashes side by side; formats::Sha256::UpdateMany gains up to so many.
 constexpr std::size_t kMaxLanes = 4;
 // Threads beyond the compute threads, which keep the disk busy.
-constexpr std::size_t kReaders = 4;
+constexpr unsigned kReaders = 4;
 // Pieces of one file in memory: one is read while the other is hashed.
 constexpr std::size_t kPiecesPerFile = 2;
 constexpr std::size_t kMemoryBytes = std::size_t{64} << 20;
@@ -135,17 +132,17 @@ class FileStream {
 class DigestQueue {
  public:
   DigestQueue(const std::vector<FileToDigest>& files, std::vector<FileDigest>& results,
-              std::size_t threads, std::size_t workers, ProgressSink& progress,
-              const StopToken& stop)
+              unsigned threads, unsigned workers, ProgressSink& progress, const StopToken& stop)
       : files_(files),
         results_(results),
         threads_(threads),
-        max_open_(kMaxLanes * threads + workers),
+        max_open_(kMaxLanes * threads + std::size_t{workers}),
         piece_bytes_(std::clamp(
             kMemoryBytes / (kPiecesPerFile * max_open_) / kMinPieceBytes * kMinPieceBytes,
             kMinPieceBytes, kMaxPieceBytes)),
         progress_(progress),
         stop_(stop),
+        workers_(workers, threads, stop),
         order_(files.size()) {
     // Large files first: at the end, when files run out, the rest is small.
     std::vector<std::uint64_t> sizes;
@@ -160,36 +157,30 @@ class DigestQueue {
                      [&](std::size_t a, std::size_t b) { return sizes[a] > sizes[b]; });
   }
 
-  // Until all files are done. Every worker calls it.
-  void Work() {
-    std::unique_lock lock(mutex_);
-    try {
-      while (!Done()) {
-        const std::vector<FileStream*> lanes = TakeLanes();
-        if (!lanes.empty()) {
-          Hash(lanes, lock);
-        } else if (FileStream* stream = TakeToRead()) {
-          Read(*stream, lock);
-        } else {
-          changed_.wait(lock);
-        }
-      }
-    } catch (...) {
-      if (!lock.owns_lock()) lock.lock();
-      failure_ = std::current_exception();
-      changed_.notify_all();
-    }
-  }
-
-  void RethrowFailure() const {
-    if (failure_) std::rethrow_exception(failure_);
+  void Run() {
+    workers_.Run([this](unsigned) { Work(); });
   }
 
  private:
-  using Lock = std::unique_lock<std::mutex>;
+  using Lock = Workers::Lock;
+
+  // Until all files are done. Every worker calls it.
+  void Work() {
+    Lock lock = workers_.Acquire();
+    while (!Done()) {
+      const std::vector<FileStream*> lanes = TakeLanes();
+      if (!lanes.empty()) {
+        Hash(lanes, lock);
+      } else if (FileStream* stream = TakeToRead()) {
+        Read(*stream, lock);
+      } else {
+        workers_.Wait(lock);
+      }
+    }
+  }
 
   bool Done() const {
-    if (failure_) return true;
+    if (workers_.failed()) return true;
     if (stop_.stopped()) throw Error(ErrorCode::kInterrupted, "interrupted; nothing was changed");
     return next_file_ == order_.size() && streams_.empty();
   }
@@ -282,7 +273,7 @@ class DigestQueue {
       stream.ready.push_back(std::move(*piece));
     }
     RemoveIfDone(stream);
-    changed_.notify_all();
+    workers_.NotifyAll();
   }
 
   void Hash(const std::vector<FileStream*>& lanes, Lock& lock) {
@@ -306,11 +297,11 @@ class DigestQueue {
       lanes[i]->hashing = false;
       RemoveIfDone(*lanes[i]);
     }
-    changed_.notify_all();
+    workers_.NotifyAll();
   }
 
   void RemoveIfDone(FileStream& stream) {
-    if (stream.reading || stream.hashing || failure_) return;
+    if (stream.reading || stream.hashing || workers_.failed()) return;
     if (stream.error) {
       stream.Fail();
     } else if (stream.finished_reading && stream.ready.empty()) {
@@ -323,20 +314,18 @@ class DigestQueue {
 
   const std::vector<FileToDigest>& files_;
   std::vector<FileDigest>& results_;
-  const std::size_t threads_;
+  const unsigned threads_;
   const std::size_t max_open_;
   const std::size_t piece_bytes_;
   ProgressSink& progress_;
   const StopToken& stop_;
+  Workers workers_;  // their lock guards next_file_ and all below
   std::vector<std::size_t> order_;
 
-  std::mutex mutex_;  // guards what follows
-  std::condition_variable changed_;
   std::size_t next_file_ = 0;  // position in order_
   std::vector<std::unique_ptr<FileStream>> streams_;
   std::vector<formats::AlignedBuffer> spare_;
-  std::size_t hashing_threads_ = 0;
-  std::exception_ptr failure_;
+  unsigned hashing_threads_ = 0;
 };
 
 }  // namespace
@@ -344,7 +333,7 @@ class DigestQueue {
 std::vector<FileDigest> DigestFiles(const std::vector<FileToDigest>& files, unsigned threads,
                                     ProgressSink& progress, const StopToken& stop) {
   std::vector<FileDigest> results(files.size());
-  const std::size_t compute = ResolveThreads(threads);
+  const unsigned compute = ResolveThreads(threads);
   std::uint64_t bytes = 0;
   for (const FileToDigest& file : files) {
     std::error_code error;
@@ -353,14 +342,8 @@ std::vector<FileDigest> DigestFiles(const std::vector<FileToDigest>& files, unsi
   }
   // A thread for less than this takes longer than it saves.
   const std::uint64_t useful = bytes / kMaxPieceBytes + files.size() / 256 + 1;
-  const auto workers =
-      static_cast<std::size_t>(std::min<std::uint64_t>(compute + kReaders, useful));
-  DigestQueue queue(files, results, std::min(compute, workers), workers, progress, stop);
-  std::vector<std::jthread> others;
-  for (std::size_t i = 1; i < workers; ++i) others.emplace_back([&] { queue.Work(); });
-  queue.Work();
-  others.clear();
-  queue.RethrowFailure();
+  const auto workers = static_cast<unsigned>(std::min<std::uint64_t>(compute + kReaders, useful));
+  DigestQueue(files, results, std::min(compute, workers), workers, progress, stop).Run();
   return results;
 }
 

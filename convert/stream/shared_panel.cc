@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "convert/stream/compute_slot.h"
-
 namespace dsv3::convert {
 namespace {
 
@@ -85,7 +83,7 @@ PanelPiece& SharedPanel::Add(const SharedRead& read, std::uint64_t begin, std::u
   return piece;
 }
 
-void SharedPanel::Make(SourceFiles& sources, std::counting_semaphore<>& compute) {
+void SharedPanel::Make(SourceFiles& sources, Workers& workers) {
   sources.Read(reads, input_buffer, inputs);
   std::uint64_t value_bytes = 0;
   std::uint64_t gather_bytes = 0;
@@ -99,7 +97,7 @@ void SharedPanel::Make(SourceFiles& sources, std::counting_semaphore<>& compute)
   }
   Reserve(value_buffer, value_bytes);
   Reserve(gather_buffer, gather_bytes);
-  const ComputeSlot slot(compute);
+  const ComputeSlot slot = workers.Compute();
   Evaluate();
   std::size_t gathered = 0;
   for (PanelCut& cut : cuts) cut.bytes = CutOut(cut, gathered);

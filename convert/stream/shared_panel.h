@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <semaphore>
 #include <span>
 #include <vector>
 
@@ -10,6 +9,7 @@
 #include "convert/plan/expression.h"
 #include "convert/stream/read_order.h"
 #include "convert/stream/source_files.h"
+#include "convert/stream/workers.h"
 #include "formats/io/aligned_buffer.h"
 
 namespace dsv3::convert {
@@ -51,9 +51,9 @@ struct SharedPanel {
 
   void Clear();
   PanelPiece& Add(const SharedRead& read, std::uint64_t begin, std::uint64_t end);
-  // Reads, makes the pieces' values and sets the bytes of the cuts; computes while it holds one of
-  // `compute`.
-  void Make(SourceFiles& sources, std::counting_semaphore<>& compute);
+  // Reads, makes the pieces' values and sets the bytes of the cuts; computes while it holds a
+  // compute slot.
+  void Make(SourceFiles& sources, Workers& workers);
 
  private:
   void Evaluate();

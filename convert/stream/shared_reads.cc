@@ -1,23 +1,19 @@
 #include "convert/stream/shared_reads.h"
 
 #include <algorithm>
-#include <condition_variable>
 #include <deque>
-#include <exception>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
-#include <semaphore>
 #include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 
-#include "convert/stream/compute_slot.h"
 #include "convert/stream/read_order.h"
 #include "convert/stream/shared_lane.h"
 #include "convert/stream/shared_panel.h"
+#include "convert/stream/slots.h"
 #include "convert/stream/source_checks.h"
 #include "convert/stream/workers.h"
 #include "formats/error.h"
@@ -58,39 +54,27 @@ class SharedReader {
         options_(options),
         sink_(sink),
         progress_(progress),
-        stop_(stop),
         resources_(PlanSharedReads(options, plan, files)),
-        panels_(resources_.panels),
-        compute_(static_cast<std::ptrdiff_t>(options.threads)) {
-    for (Panel& panel : panels_) free_.push_back(&panel);
-  }
+        workers_(resources_.workers, options.threads, stop),
+        panels_(resources_.panels) {}
 
   void Run() {
-    RunWorkers(resources_.workers, [this](unsigned) { Work(); });
-    if (error_) std::rethrow_exception(error_);
+    workers_.Run([this](unsigned) { Work(); });
     if (!Done()) ThrowInterrupted();
   }
 
  private:
-  void Work() noexcept {
-    try {
-      std::vector<SharedLane*> lanes;
-      while (Panel* panel = Next(lanes)) {
-        panel->Make(sources_, compute_);
-        const std::lock_guard lock(mutex_);
-        panel->ready = true;
-        if (panel->pending == 0) free_.push_back(panel);
-        changed_.notify_all();
-      }
-    } catch (...) {
-      const std::lock_guard lock(mutex_);
-      if (!error_) error_ = std::current_exception();
+  void Work() {
+    std::vector<SharedLane*> lanes;
+    while (Panel* panel = Next(lanes)) {
+      panel->Make(sources_, workers_);
+      const Workers::Lock lock = workers_.Acquire();
+      panel->ready = true;
+      if (panel->pending == 0) panels_.Free(*panel);
+      workers_.NotifyAll();
     }
-    const std::lock_guard lock(mutex_);
-    changed_.notify_all();
   }
 
-  bool Ended() const { return error_ != nullptr || stop_.stopped(); }
   bool AllIssued() const { return group_ == groups_.size(); }
   bool Done() const {
     return AllIssued() &&
@@ -100,14 +84,14 @@ class SharedReader {
   // The next panel to make, or nullptr when there is none left (or the job has ended). Appends to
   // files while several of them are ready, or when there is nothing else to do.
   Panel* Next(std::vector<SharedLane*>& lanes) {
-    std::unique_lock lock(mutex_);
+    Workers::Lock lock = workers_.Acquire();
     for (;;) {
-      if (Ended() || Done()) return nullptr;
+      if (workers_.ended() || Done()) return nullptr;
       if (CanCheck()) {
         Check(lock);
         continue;
       }
-      const bool can_issue = !free_.empty() && !AllIssued();
+      const bool can_issue = panels_.any_free() && !AllIssued();
       PickLanes(lanes);
       if (!lanes.empty() && (!can_issue || lanes.size() == kDigestTogether)) {
         for (SharedLane* const lane : lanes) lane->Take();
@@ -120,7 +104,7 @@ class SharedReader {
         if (Panel* const panel = Issue()) return panel;
         continue;
       }
-      changed_.wait(lock);
+      workers_.Wait(lock);
     }
   }
 
@@ -141,7 +125,7 @@ class SharedReader {
   // there was nothing to read.
   Panel* Issue() {
     if (!cursor_) BeginGroup();
-    Panel& panel = *free_.back();
+    Panel& panel = panels_.Take();
     panel.Clear();
     panel.number = ++issued_;
     std::uint64_t bytes = 0;
@@ -161,12 +145,14 @@ class SharedReader {
       cursor_.reset();
       ++group_;
     }
-    if (panel.pieces.empty()) return nullptr;
+    if (panel.pieces.empty()) {
+      panels_.Free(panel);
+      return nullptr;
+    }
     if (!plan_.source_digests.empty()) {
       to_check_.push_back(&panel);
       ++panel.pending;
     }
-    free_.pop_back();
     return &panel;
   }
 
@@ -181,7 +167,7 @@ class SharedReader {
       lanes_.back()->segments.push_back(
           {Segment::Kind::kHeader, nullptr, 0, 0, plan_.files[file].data_offset});
     }
-    changed_.notify_all();
+    workers_.NotifyAll();
   }
 
   void EndRead() {
@@ -189,7 +175,7 @@ class SharedReader {
       LaneOf(zeros.lane).segments.push_back({Segment::Kind::kZeros, nullptr, 0, 0, zeros.bytes});
     }
     cursor_->EndRead();
-    changed_.notify_all();
+    workers_.NotifyAll();
   }
 
   void AddPiece(std::uint64_t end, Panel& panel) {
@@ -213,7 +199,7 @@ class SharedReader {
   void Advance(std::span<SharedLane* const> lanes) {
     std::vector<AppendedFile*> files;
     {
-      const ComputeSlot slot(compute_);
+      const ComputeSlot slot = workers_.Compute();
       for (SharedLane* const lane : lanes) {
         lane->Stage();
         files.push_back(&lane->file);
@@ -221,15 +207,15 @@ class SharedReader {
       AppendedFile::DigestSeveral(files);
     }
     {
-      const std::lock_guard lock(mutex_);
+      const Workers::Lock lock = workers_.Acquire();
       for (const SharedLane* const lane : lanes) {
         for (const Segment& segment : lane->taken) {
           if (segment.panel != nullptr && segment.last) Release(*segment.panel);
         }
       }
-      if (stop_.stopped()) return;
+      if (workers_.ended()) return;
     }
-    changed_.notify_all();
+    workers_.NotifyAll();
     for (SharedLane* const lane : lanes) {
       progress_.OnBytes(lane->file.Flush(sink_), lane->file.file().name);
       const bool complete = lane->file.complete();
@@ -238,23 +224,23 @@ class SharedReader {
       } else if (resources_.close_after_write) {
         lane->file.Close();
       }
-      const std::lock_guard lock(mutex_);
+      const Workers::Lock lock = workers_.Acquire();
       lane->busy = false;
       lane->ended = complete;
-      changed_.notify_all();
+      workers_.NotifyAll();
     }
   }
 
   bool CanCheck() const { return !checking_ && !to_check_.empty() && to_check_.front()->ready; }
 
   // Gives the oldest panel's source bytes to the checks, which take them in order.
-  void Check(std::unique_lock<std::mutex>& lock) {
+  void Check(Workers::Lock& lock) {
     Panel& panel = *to_check_.front();
     to_check_.pop_front();
     checking_ = true;
     lock.unlock();
     {
-      const ComputeSlot slot(compute_);
+      const ComputeSlot slot = workers_.Compute();
       for (const PanelPiece& piece : panel.pieces) {
         for (std::size_t i = piece.first_input; i < piece.first_input + piece.num_inputs; ++i) {
           options_.checks->Add(panel.reads[i].tensor, panel.reads[i].begin, panel.inputs[i]);
@@ -265,11 +251,11 @@ class SharedReader {
     lock.lock();
     checking_ = false;
     Release(panel);
-    changed_.notify_all();
+    workers_.NotifyAll();
   }
 
   void Release(Panel& panel) {
-    if (--panel.pending == 0) free_.push_back(&panel);
+    if (--panel.pending == 0) panels_.Free(panel);
   }
 
   const Plan& plan_;
@@ -278,15 +264,12 @@ class SharedReader {
   const ExecutorOptions& options_;
   OutputSink& sink_;
   ProgressSink& progress_;
-  const StopToken& stop_;
   const SharedReadResources resources_;
 
-  std::mutex mutex_;  // guards all below, except the members of a busy lane that its thread owns
-  std::condition_variable changed_;
+  // Their lock guards all below, except the members of a busy lane that its thread owns.
+  Workers workers_;
   std::vector<std::unique_ptr<SharedLane>> lanes_;
-  std::vector<Panel> panels_;
-  std::vector<Panel*> free_;
-  std::exception_ptr error_;
+  Slots<Panel> panels_;
   std::deque<Panel*> to_check_;
   bool checking_ = false;
   // The place up to which panels were issued.
@@ -294,8 +277,6 @@ class SharedReader {
   std::size_t first_lane_ = 0;  // of the group, in lanes_
   std::optional<ReadCursor> cursor_;
   std::uint64_t issued_ = 0;
-
-  std::counting_semaphore<> compute_;
 };
 
 }  // namespace

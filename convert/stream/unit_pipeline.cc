@@ -2,11 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <exception>
-#include <mutex>
-#include <semaphore>
 
-#include "convert/stream/compute_slot.h"
 #include "convert/stream/workers.h"
 #include "formats/error.h"
 #include "formats/io/input_file.h"
@@ -41,29 +37,16 @@ UnitResources PlanUnitPipeline(unsigned threads, std::uint64_t memory_bytes, uns
 void RunUnitPipeline(std::size_t num_units, unsigned workers, unsigned threads,
                      const UnitStep& read, const UnitStep& compute, const StopToken& stop) {
   std::atomic<std::size_t> next{0};
-  std::atomic<bool> failed{false};
-  std::counting_semaphore<> computing(static_cast<std::ptrdiff_t>(threads));
-  std::mutex mutex;
-  std::exception_ptr error;
-
-  const auto work = [&](unsigned worker) noexcept {
-    try {
-      while (!stop.stopped() && !failed.load(std::memory_order_relaxed)) {
-        const std::size_t unit = next.fetch_add(1, std::memory_order_relaxed);
-        if (unit >= num_units) return;
-        read(unit, worker);
-        const ComputeSlot slot(computing);
-        compute(unit, worker);
-      }
-    } catch (...) {
-      failed.store(true, std::memory_order_relaxed);
-      const std::lock_guard lock(mutex);
-      if (!error) error = std::current_exception();
+  Workers crew(workers, threads, stop);
+  crew.Run([&](unsigned worker) {
+    while (!crew.ended()) {
+      const std::size_t unit = next.fetch_add(1, std::memory_order_relaxed);
+      if (unit >= num_units) return;
+      read(unit, worker);
+      const ComputeSlot slot = crew.Compute();
+      compute(unit, worker);
     }
-  };
-
-  RunWorkers(workers, work);
-  if (error) std::rethrow_exception(error);
+  });
   if (next.load(std::memory_order_relaxed) < num_units) {
     throw Error(ErrorCode::kInterrupted,
                 "interrupted before everything was read; run the same command again");
