@@ -1,7 +1,9 @@
 #include "quant/codec.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 
 #include "quant/rounding.h"
@@ -23,6 +25,26 @@ constexpr std::uint32_t WidenMagnitude(std::uint32_t magnitude, int mantissa_bit
                               internal::kFloatMantissaBits, internal::kFloatBias));
 }
 
+// The values of all codes of a format without infinities, whose sign is the highest bit. With
+// `fnuz` −0 is the only NaN; without, no code is.
+template <int kBits>
+constexpr std::array<float, std::size_t{1} << kBits> FiniteValues(int mantissa_bits, int bias,
+                                                                  bool fnuz) {
+  constexpr std::uint32_t kSignBit = 1U << (kBits - 1);
+  std::array<float, std::size_t{1} << kBits> values{};
+  for (std::uint32_t code = 0; code < values.size(); ++code) {
+    const std::uint32_t sign = (code & kSignBit) << (32 - kBits);
+    const std::uint32_t magnitude = WidenMagnitude(code & (kSignBit - 1), mantissa_bits, bias);
+    values[code] = std::bit_cast<float>(sign | magnitude);
+  }
+  if (fnuz) values[kSignBit] = std::bit_cast<float>(kFloatQuietNan);
+  return values;
+}
+
+constexpr auto kE2M1Values = FiniteValues<4>(1, 1, false);
+constexpr auto kE4M3FnuzValues = FiniteValues<8>(3, 8, true);
+constexpr auto kE5M2FnuzValues = FiniteValues<8>(2, 16, true);
+
 constexpr std::uint64_t NarrowMagnitude(std::uint32_t magnitude, int mantissa_bits, int bias) {
   const internal::FloatParts parts = internal::SplitFloat(magnitude);
   return internal::RoundToFormat(parts.significand, parts.exponent, mantissa_bits, bias);
@@ -41,6 +63,10 @@ float DecodeE5M2(std::uint8_t code) {
   // E5M2 is the upper byte of binary16.
   return DecodeF16(static_cast<std::uint16_t>(code << 8));
 }
+
+float DecodeE4M3Fnuz(std::uint8_t code) { return kE4M3FnuzValues[code]; }
+float DecodeE5M2Fnuz(std::uint8_t code) { return kE5M2FnuzValues[code]; }
+float DecodeE2M1(std::uint8_t code) { return kE2M1Values[code]; }
 
 float DecodeE8M0(std::uint8_t code) {
   if (code == 0xFF) return std::bit_cast<float>(kFloatQuietNan);

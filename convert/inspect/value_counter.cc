@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <optional>
 
 #include "quant/codec.h"
 
@@ -20,24 +19,6 @@ struct Value {
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-// A float format without infinities whose only NaN is the code of −0.
-Value DecodeFnuz(std::uint32_t code, unsigned mantissa_bits, int bias) {
-  if (code == 0x80) return {kNan, false};
-  const unsigned mantissa = code & ((1U << mantissa_bits) - 1);
-  const int exponent = static_cast<int>((code & 0x7F) >> mantissa_bits);
-  const int fraction_bits = static_cast<int>(mantissa_bits);
-  const double magnitude =
-      exponent == 0 ? std::ldexp(mantissa, 1 - bias - fraction_bits)
-                    : std::ldexp(mantissa + (1U << mantissa_bits), exponent - bias - fraction_bits);
-  return {(code & 0x80) != 0 ? -magnitude : magnitude, exponent == 0 && mantissa != 0};
-}
-
-Value DecodeE2M1(std::uint32_t code) {
-  constexpr double kMagnitudes[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
-  const double magnitude = kMagnitudes[code & 7];
-  return {(code & 8) != 0 ? -magnitude : magnitude, (code & 7) == 1};
-}
-
 Value DecodeCode(Dtype dtype, std::uint32_t code) {
   const auto narrow = static_cast<std::uint8_t>(code);
   const auto wide = static_cast<std::uint16_t>(code);
@@ -48,7 +29,7 @@ Value DecodeCode(Dtype dtype, std::uint32_t code) {
     case Dtype::kBool:
       return {code != 0 ? 1.0 : 0.0, false};
     case Dtype::kF4:
-      return DecodeE2M1(code);
+      return {quant::DecodeE2M1(narrow), subnormal(0x06, 0x01)};
     case Dtype::kU8:
     case Dtype::kU16:
       return {static_cast<double>(code), false};
@@ -63,9 +44,9 @@ Value DecodeCode(Dtype dtype, std::uint32_t code) {
     case Dtype::kF8E8M0:
       return {quant::DecodeE8M0(narrow), false};
     case Dtype::kF8E4M3Fnuz:
-      return DecodeFnuz(code, 3, 8);
+      return {quant::DecodeE4M3Fnuz(narrow), subnormal(0x78, 0x07)};
     case Dtype::kF8E5M2Fnuz:
-      return DecodeFnuz(code, 2, 16);
+      return {quant::DecodeE5M2Fnuz(narrow), subnormal(0x7C, 0x03)};
     case Dtype::kF16:
       return {quant::DecodeF16(wide), subnormal(0x7C00, 0x03FF)};
     case Dtype::kBF16:

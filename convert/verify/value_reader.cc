@@ -2,10 +2,7 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
-#include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "quant/codec.h"
 #include "quant/dequantize.h"
@@ -56,23 +53,6 @@ ValueForm FormOf(Dtype dtype) {
   }
 }
 
-// A float format without infinities whose only NaN is the code of −0.
-float DecodeFnuz(std::uint8_t code, unsigned mantissa_bits, int bias) {
-  if (code == 0x80) return std::numeric_limits<float>::quiet_NaN();
-  const unsigned mantissa = code & ((1U << mantissa_bits) - 1);
-  const int exponent = static_cast<int>((code & 0x7FU) >> mantissa_bits);
-  const unsigned significand = exponent == 0 ? mantissa : mantissa + (1U << mantissa_bits);
-  const float magnitude =
-      std::ldexp(static_cast<float>(significand),
-                 std::max(exponent, 1) - bias - static_cast<int>(mantissa_bits));
-  return (code & 0x80U) != 0 ? -magnitude : magnitude;
-}
-
-float DecodeE2M1(unsigned code) {
-  constexpr std::array<float, 8> kMagnitudes = {0, 0.5F, 1, 1.5F, 2, 3, 4, 6};
-  return (code & 8U) != 0 ? -kMagnitudes[code & 7U] : kMagnitudes[code & 7U];
-}
-
 template <typename T, typename Out>
 void Widen(std::span<const std::byte> bytes, Out* out) {
   for (std::size_t i = 0; i < bytes.size() / sizeof(T); ++i) {
@@ -82,21 +62,22 @@ void Widen(std::span<const std::byte> bytes, Out* out) {
   }
 }
 
+void DecodeBytes(std::span<const std::byte> bytes, float (*decode)(std::uint8_t), float* out) {
+  for (const std::byte code : bytes) *out++ = decode(std::to_integer<std::uint8_t>(code));
+}
+
 void DecodeSmall(Dtype dtype, std::span<const std::byte> bytes, float* out) {
   switch (dtype) {
     case Dtype::kF4:  // two in a byte; the low half comes first
       for (std::size_t i = 0; i < bytes.size(); ++i) {
-        out[2 * i] = DecodeE2M1(std::to_integer<unsigned>(bytes[i] & std::byte{0xF}));
-        out[2 * i + 1] = DecodeE2M1(std::to_integer<unsigned>(bytes[i] >> 4));
+        out[2 * i] = quant::DecodeE2M1(std::to_integer<std::uint8_t>(bytes[i] & std::byte{0xF}));
+        out[2 * i + 1] = quant::DecodeE2M1(std::to_integer<std::uint8_t>(bytes[i] >> 4));
       }
       return;
     case Dtype::kF8E4M3Fnuz:
+      return DecodeBytes(bytes, quant::DecodeE4M3Fnuz, out);
     case Dtype::kF8E5M2Fnuz:
-      for (std::size_t i = 0; i < bytes.size(); ++i) {
-        const auto code = std::to_integer<std::uint8_t>(bytes[i]);
-        out[i] = dtype == Dtype::kF8E4M3Fnuz ? DecodeFnuz(code, 3, 8) : DecodeFnuz(code, 2, 16);
-      }
-      return;
+      return DecodeBytes(bytes, quant::DecodeE5M2Fnuz, out);
     case Dtype::kI8:
       return Widen<std::int8_t>(bytes, out);
     case Dtype::kI16:

@@ -69,6 +69,45 @@ TEST(DecodeE5M2, EqualsTheDefinitionForEveryCode) {
   EXPECT_EQ(DecodeE5M2(0x01), 0x1p-16F);
 }
 
+// Every code has the value of the definition, but that of −0, which is the only NaN.
+void ExpectFnuz(float (*decode)(std::uint8_t), int mantissa_bits, int bias) {
+  for (int code = 0; code < 256; ++code) {
+    SCOPED_TRACE(code);
+    const float actual = decode(static_cast<std::uint8_t>(code));
+    if (code == 0x80) {
+      EXPECT_EQ(Bits(actual), 0x7FC00000U);
+      continue;
+    }
+    const int field = (code & 0x7F) >> mantissa_bits;
+    const int mantissa = code & ((1 << mantissa_bits) - 1);
+    EXPECT_EQ(actual, Value(code >= 0x80, field, mantissa, mantissa_bits, bias));
+    EXPECT_EQ(std::signbit(actual), code >= 0x80);
+  }
+}
+
+TEST(DecodeE4M3Fnuz, EqualsTheDefinitionForEveryCode) {
+  ExpectFnuz(DecodeE4M3Fnuz, 3, 8);
+  EXPECT_EQ(DecodeE4M3Fnuz(0x7F), 240.0F);
+  EXPECT_EQ(DecodeE4M3Fnuz(0x01), 0x1p-10F);
+}
+
+TEST(DecodeE5M2Fnuz, EqualsTheDefinitionForEveryCode) {
+  ExpectFnuz(DecodeE5M2Fnuz, 2, 16);
+  EXPECT_EQ(DecodeE5M2Fnuz(0x7F), 57344.0F);
+  EXPECT_EQ(DecodeE5M2Fnuz(0x01), 0x1p-17F);
+}
+
+TEST(DecodeE2M1, EqualsTheDefinitionForEveryCode) {
+  for (int code = 0; code < 16; ++code) {
+    SCOPED_TRACE(code);
+    const float actual = DecodeE2M1(static_cast<std::uint8_t>(code));
+    EXPECT_EQ(actual, Value(code >= 8, (code >> 1) & 3, code & 1, 1, 1));
+    EXPECT_EQ(std::signbit(actual), code >= 8);
+  }
+  EXPECT_EQ(DecodeE2M1(0x7), 6.0F);
+  EXPECT_EQ(DecodeE2M1(0x9), -0.5F);
+}
+
 TEST(DecodeE8M0, IsAPowerOfTwoForEveryCode) {
   for (int code = 0; code < 255; ++code) {
     EXPECT_EQ(DecodeE8M0(static_cast<std::uint8_t>(code)), std::ldexp(1.0, code - 127)) << code;
