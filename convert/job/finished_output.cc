@@ -8,6 +8,7 @@
 #include "convert/job/output_lock.h"
 #include "convert/job/output_state.h"
 #include "convert/job/source_release.h"
+#include "convert/plan/container.h"
 
 namespace dsv3::convert {
 
@@ -41,7 +42,7 @@ std::optional<ConversionReport> FinishedWithoutSource(const fs::path& input, con
   for (const formats::ManifestFile& file : manifest->files) {
     std::error_code error;
     if (fs::file_size(output / file.name, error) != file.bytes || error) return std::nullopt;
-    if (!file.name.ends_with(".safetensors")) continue;
+    if (ContainerOf(file.name) == nullptr) continue;
     report.files.push_back({file.name, file.bytes, 0, "", true});
     report.output_bytes += file.bytes;
     ++report.kept_files;

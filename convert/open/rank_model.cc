@@ -335,7 +335,6 @@ class Builder {
       if (held.empty()) continue;
       plan.files.push_back(PlanFile(ranks_.layout.source_files[file].name, std::move(held),
                                     original_.headers[file].metadata));
-      plan.total_size += plan.files.back().bytes - plan.files.back().data_offset;
     }
     if (index) index = PlanIndex(plan);
     origins_.clear();
@@ -346,11 +345,11 @@ class Builder {
       files.push_back({planned.name, {}, planned.bytes, 0, planned.header_digest});
       headers.push_back(FileHeader(planned).substr(sizeof(std::uint64_t)));
       for (const PlannedTensor& tensor : planned.tensors) {
-        const formats::SafetensorsTensor& entry = tensor.entry;
+        const TensorEntry& entry = tensor.entry;
         held.push_back({entry.name,
                         entry.dtype,
                         entry.shape,
-                        {file, planned.data_offset + entry.begin, entry.end - entry.begin}});
+                        {file, planned.data_offset + entry.offset, entry.bytes}});
         origins_.push_back(tensor.expression);
       }
     }

@@ -181,7 +181,6 @@ Bf16ToFp8Plan PlanBf16ToFp8(const Catalog& catalog, const TensorSelection& selec
     if (files[i].empty()) continue;
     planned[i] = plan.files.size();
     plan.files.push_back(PlanFile(catalog.files()[i].name, std::move(files[i])));
-    plan.total_size += plan.files.back().bytes - plan.files.back().data_offset;
   }
   for (auto& [file, first_pass] : passes) {
     result.passes.push_back({{planned[file]}, std::move(first_pass)});

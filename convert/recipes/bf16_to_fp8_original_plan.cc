@@ -244,7 +244,6 @@ Bf16ToFp8Plan PlanLikeOriginal(const Catalog& catalog, const TensorSelection& se
     const OriginalShard& shard = original.shards[i];
     plan.files.push_back(
         PlanFileLike(shard.name, shard.header_bytes, shard.header, std::move(files[i])));
-    plan.total_size += plan.files.back().bytes - plan.files.back().data_offset;
   }
   plan.index = original.index;
   if (plan.index.empty() && original.needs_index) plan.index = PlanIndex(plan);

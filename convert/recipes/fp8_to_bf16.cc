@@ -61,7 +61,6 @@ Plan PlanFp8ToBf16(const Catalog& catalog, const std::vector<ScaledWeight>& pair
   for (std::size_t i = 0; i < files.size(); ++i) {
     if (files[i].empty()) continue;
     plan.files.push_back(PlanFile(catalog.files()[i].name, std::move(files[i])));
-    plan.total_size += plan.files.back().bytes - plan.files.back().data_offset;
   }
   if (write_index) plan.index = PlanIndex(plan);
   return plan;

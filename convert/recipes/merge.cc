@@ -39,7 +39,6 @@ Plan PlanMerge(const OpenedModel& model, bool all_side_files) {
       held.emplace_back(tensors[next].name, OriginOf(model, next));
     }
     plan.files.push_back(PlanFileLike(shard.name, std::move(bytes), header, std::move(held)));
-    plan.total_size += shard.bytes - header.data_offset;
   }
   plan.index = files.index.value_or("");
   plan.source_digests = model.ranks->digests;

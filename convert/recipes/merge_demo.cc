@@ -215,7 +215,6 @@ void MakeShards(const std::vector<std::pair<std::string, ExpressionPtr>>& ordere
                            ? "model.safetensors"
                            : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
     plan.files.push_back(PlanFile(std::move(name), std::move(shards[i])));
-    plan.total_size += plan.files.back().bytes - plan.files.back().data_offset;
   }
   if (plan.files.size() > 1) shards_of_ranks.index = PlanIndex(plan);
   std::vector<SourceFile> files;
@@ -225,11 +224,11 @@ void MakeShards(const std::vector<std::pair<std::string, ExpressionPtr>>& ordere
     files.push_back({planned.name, {}, planned.bytes, 0, planned.header_digest});
     shards_of_ranks.headers.push_back(FileHeader(planned).substr(sizeof(std::uint64_t)));
     for (const PlannedTensor& tensor : planned.tensors) {
-      const formats::SafetensorsTensor& entry = tensor.entry;
+      const TensorEntry& entry = tensor.entry;
       tensors.push_back({entry.name,
                          entry.dtype,
                          entry.shape,
-                         {file, planned.data_offset + entry.begin, entry.end - entry.begin}});
+                         {file, planned.data_offset + entry.offset, entry.bytes}});
       shards_of_ranks.origins.push_back(tensor.expression);
     }
   }

@@ -214,7 +214,6 @@ class Planner {
     plan.recipe = kReshard;
     plan.shared_reads = true;
     if (model_.ranks) plan.source_digests = model_.ranks->digests;
-    for (const PlannedFile& file : plan.files) plan.total_size += file.bytes - file.data_offset;
     AddOptions();
     AddSideFiles();
   }

@@ -75,7 +75,6 @@ Plan PlanWithoutTensors(const OpenedModel& model, const ModelFiles& files,
     const SourceFile& shard = catalog.files()[i];
     plan.files.push_back(loses[i] ? PlanFile(shard.name, std::move(held[i]))
                                   : PlanUnchanged(shard, files.headers[i], std::move(held[i])));
-    plan.total_size += plan.files.back().bytes - plan.files.back().data_offset;
   }
   if (model.needs_index) plan.index = PlanIndex(plan);
   return plan;

@@ -77,15 +77,22 @@ void AppendedFile::DigestTensors(std::span<const std::byte> staged) {
   }
   while (!staged.empty()) {
     SkipEmptyTensors();
-    const std::uint64_t end = file_.data_offset + file_.tensors[tensor_].entry.end;
+    const TensorEntry& entry = file_.tensors[tensor_].entry;
+    const std::uint64_t begin = file_.data_offset + entry.offset;
+    const bool in_gap = position < begin;
+    const std::uint64_t end = in_gap ? begin : begin + entry.bytes;
     const auto length =
         static_cast<std::size_t>(std::min<std::uint64_t>(staged.size(), end - position));
-    tensor_xxh3_.Update(staged.first(length));
-    if (tensor_sha256_) tensor_hash_.Update(staged.first(length));
+    if (!in_gap) DigestTensor(staged.first(length));
     position += length;
     staged = staged.subspan(length);
-    if (position == end) FinishTensor();
+    if (!in_gap && position == end) FinishTensor();
   }
+}
+
+void AppendedFile::DigestTensor(std::span<const std::byte> bytes) {
+  tensor_xxh3_.Update(bytes);
+  if (tensor_sha256_) tensor_hash_.Update(bytes);
 }
 
 void AppendedFile::FinishTensor() {
@@ -99,8 +106,7 @@ void AppendedFile::FinishTensor() {
 
 // An empty tensor has no byte whose digesting would finish it.
 void AppendedFile::SkipEmptyTensors() {
-  while (tensor_ < file_.tensors.size() &&
-         file_.tensors[tensor_].entry.begin == file_.tensors[tensor_].entry.end) {
+  while (tensor_ < file_.tensors.size() && file_.tensors[tensor_].entry.bytes == 0) {
     FinishTensor();
   }
 }

@@ -52,6 +52,7 @@ class AppendedFile {
  private:
   void RequireRoom(std::size_t bytes) const;
   void DigestTensors(std::span<const std::byte> staged);
+  void DigestTensor(std::span<const std::byte> bytes);
   void FinishTensor();
   void SkipEmptyTensors();
 

@@ -18,24 +18,24 @@ constexpr std::uint64_t kByProductAlignment = 64;
 // The tensors that have bytes in [begin, end) of the file's data, as positions [first, last).
 std::pair<std::size_t, std::size_t> TensorsIn(const PlannedFile& file, std::uint64_t begin,
                                               std::uint64_t end) {
-  const auto first =
-      std::partition_point(file.tensors.begin(), file.tensors.end(),
-                           [&](const PlannedTensor& tensor) { return tensor.entry.end <= begin; });
+  const auto first = std::partition_point(
+      file.tensors.begin(), file.tensors.end(),
+      [&](const PlannedTensor& tensor) { return tensor.entry.end() <= begin; });
   const auto last =
       std::partition_point(first, file.tensors.end(),
-                           [&](const PlannedTensor& tensor) { return tensor.entry.begin < end; });
+                           [&](const PlannedTensor& tensor) { return tensor.entry.offset < end; });
   return {static_cast<std::size_t>(first - file.tensors.begin()),
           static_cast<std::size_t>(last - file.tensors.begin())};
 }
 
 // A chunk's bytes of one tensor's value; `begin` and `end` are positions in the file's data.
-ByteRange Overlap(const formats::SafetensorsTensor& entry, std::uint64_t begin, std::uint64_t end) {
-  return {std::max(begin, entry.begin) - entry.begin, std::min(end, entry.end) - entry.begin};
+ByteRange Overlap(const TensorEntry& entry, std::uint64_t begin, std::uint64_t end) {
+  return {std::max(begin, entry.offset) - entry.offset, std::min(end, entry.end()) - entry.offset};
 }
 
 std::uint64_t FilePosition(const PlannedFile& file, const PlannedTensor& tensor,
                            std::uint64_t position) {
-  return file.data_offset + tensor.entry.begin + position;
+  return file.data_offset + tensor.entry.offset + position;
 }
 
 // Memory is counted in 1/kUnit bytes a byte of the file, so that rare by-products count, too.
@@ -77,7 +77,7 @@ void PlanParts(const PlannedFile& file, Chunk& chunk) {
     part.tensor = i;
     part.range = Overlap(tensor.entry, begin, end);
     if (part.range.empty()) continue;
-    part.ends_tensor = part.range.end == tensor.entry.end - tensor.entry.begin;
+    part.ends_tensor = part.range.end == tensor.entry.bytes;
     part.first_input = chunk.reads.size();
     if (IsLate(tensor)) {
       part.kind = ChunkPart::Kind::kLate;
@@ -119,6 +119,21 @@ std::uint64_t PlaceByProducts(Chunk& chunk) {
   return end;
 }
 
+// Sets the bytes that belong neither to the header nor to a tensor.
+void FillGaps(std::uint64_t header_bytes, const Chunk& chunk) {
+  const std::uint64_t header_end = std::max(header_bytes, chunk.offset) - chunk.offset;
+  auto filled = static_cast<std::size_t>(std::min<std::uint64_t>(header_end, chunk.data.size()));
+  const auto fill_until = [&](std::size_t end) {
+    std::memset(chunk.data.data() + filled, 0, end - filled);
+  };
+  for (const ChunkPart& part : chunk.parts) {
+    const auto place = static_cast<std::size_t>(part.output.data() - chunk.data.data());
+    fill_until(place);
+    filled = place + part.output.size();
+  }
+  fill_until(chunk.data.size());
+}
+
 void SetSpans(const PlannedFile& file, Chunk& chunk) {
   const auto slice = [&](std::uint64_t begin, std::uint64_t bytes) {
     return chunk.output_buffer.span().subspan(static_cast<std::size_t>(begin),
@@ -152,18 +167,18 @@ std::uint64_t ChunkEnd(const PlannedFile& file, std::uint64_t begin, std::uint64
   const auto behind = [&](std::uint64_t position) {
     return std::partition_point(file.tensors.begin(), file.tensors.end(),
                                 [&](const PlannedTensor& tensor) {
-                                  return file.data_offset + tensor.entry.end <= position;
+                                  return file.data_offset + tensor.entry.end() <= position;
                                 });
   };
   for (auto tensor = behind(end); fits && tensor != file.tensors.end(); ++tensor) {
-    fits = take(file.data_offset + tensor->entry.end, CostOf(*tensor).total());
+    fits = take(file.data_offset + tensor->entry.end(), CostOf(*tensor).total());
   }
   if (end == file.bytes) return end;
   end = std::max(formats::AlignDown(end, kPage), formats::AlignDown(begin, kPage) + kPage);
   if (end >= file.bytes) return file.bytes;
 
   const auto tensor = behind(end);
-  const std::uint64_t tensor_begin = file.data_offset + tensor->entry.begin;
+  const std::uint64_t tensor_begin = file.data_offset + tensor->entry.offset;
   // Headers, borders between tensors and by-products can be cut anywhere.
   if (end <= tensor_begin || tensor->maker != PlannedTensor::kNone) return end;
   const std::uint64_t cut = tensor_begin + tensor->expression->CutAtOrBefore(end - tensor_begin);
@@ -177,7 +192,7 @@ ChunkMemory MostChunkMemory(const Plan& plan, std::span<const std::size_t> files
   std::uint64_t input = chunk_bytes;
   for (const std::size_t file : files) {
     for (const PlannedTensor& tensor : plan.files[file].tensors) {
-      if (tensor.entry.begin == tensor.entry.end || tensor.maker != PlannedTensor::kNone) continue;
+      if (tensor.entry.bytes == 0 || tensor.maker != PlannedTensor::kNone) continue;
       const Cost cost = CostOf(tensor);
       const std::uint64_t bytes =
           std::max(2 * chunk_bytes * kUnit / cost.total(), tensor.expression->LongestPiece());
@@ -208,6 +223,7 @@ void EvaluateChunk(const PlannedFile& file, std::string_view header, Chunk& chun
         header.substr(static_cast<std::size_t>(chunk.offset), chunk.data.size());
     std::memcpy(chunk.data.data(), piece.data(), piece.size());
   }
+  FillGaps(header.size(), chunk);
   for (ChunkPart& part : chunk.parts) {
     if (part.kind == ChunkPart::Kind::kLate) continue;
     const std::span<const std::span<const std::byte>> inputs =

@@ -23,7 +23,7 @@ bool AreZero(formats::Dtype dtype, std::span<const std::byte> bytes) {
 
 std::uint64_t PlannedRest(const PlannedFile& file) {
   for (const PlannedTensor& tensor : file.tensors) {
-    if (IsLate(tensor)) return file.bytes - (file.data_offset + tensor.entry.begin);
+    if (IsLate(tensor)) return file.bytes - (file.data_offset + tensor.entry.offset);
   }
   return 0;
 }
@@ -34,7 +34,7 @@ FileDigests::FileDigests(const PlannedFile& file, Options options)
   record_.bytes = file.bytes;
   record_.tensors.resize(file.tensors.size());
   for (std::size_t i = 0; i < file.tensors.size(); ++i) {
-    if (file.tensors[i].entry.begin != file.tensors[i].entry.end) continue;
+    if (file.tensors[i].entry.bytes != 0) continue;
     // No chunk has a part of an empty tensor.
     Stream nothing;
     record_.tensors[i].output = FinishStream(nothing);

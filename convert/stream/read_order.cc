@@ -38,10 +38,11 @@ class Orderer {
     lane_ = static_cast<std::uint32_t>(files_.size());
     files_.push_back(position);
     previous_ = kNone;
-    for (const PlannedTensor& tensor : file.tensors) {
+    for (std::size_t i = 0; i < file.tensors.size(); ++i) {
+      const PlannedTensor& tensor = file.tensors[i];
       const SliceExpression* const slice = tensor.expression->slice();
       if (slice == nullptr) Fail(file, tensor.entry.name, "this tensor is not a slice");
-      std::uint64_t place = tensor.entry.begin;
+      std::uint64_t place = tensor.entry.offset;
       for (const SlicePart& part : slice->parts()) {
         const std::uint32_t node = NodeFor(*part.origin);
         Take(reads_[node], part.box, lane_);
@@ -49,7 +50,11 @@ class Orderer {
         place += part.box.elements() * ElementBytes(*slice);
         previous_ = node;
       }
-      if (slice->zero_bytes() > 0) reads_[previous_].zeros.push_back({lane_, slice->zero_bytes()});
+      // What the tensor ends with, and the gap to the next one.
+      const bool is_last = i + 1 == file.tensors.size();
+      const std::uint64_t gap = is_last ? 0 : file.tensors[i + 1].entry.offset - tensor.entry.end();
+      const std::uint64_t zeros = slice->zero_bytes() + gap;
+      if (zeros > 0) reads_[previous_].zeros.push_back({lane_, zeros});
     }
   }
 

@@ -163,13 +163,13 @@ Suspect MakeSuspect(const std::string& name, const fs::path& path, const Expecte
     std::map<std::string_view, const formats::ManifestTensor*> known;
     for (const formats::ManifestTensor* tensor : expected.tensors) known[tensor->name] = tensor;
     const std::uint64_t offset = header.header->data_offset;
-    for (const formats::SafetensorsTensor& found : header.header->tensors) {
+    for (const TensorEntry& found : header.header->tensors) {
       const auto tensor = known.find(found.name);
       if (tensor == known.end() || tensor->second->dtype != found.dtype ||
           tensor->second->shape != found.shape) {
         continue;
       }
-      suspect.read.ranges.push_back({offset + found.begin, offset + found.end});
+      suspect.read.ranges.push_back({offset + found.offset, offset + found.end()});
       suspect.tensors.push_back(tensor->second);
     }
     return suspect;
@@ -287,7 +287,7 @@ ChecksumComparison CompareDigests(const ChecksumBasis& basis, const fs::path& di
       CompareTensors(name, expected.tensors, digest, findings);
     } else if (!difference && !KnowsWhole(expected)) {
       findings.push_back(Unverified(name, expected));
-    } else if (difference && !unreadable && HasSafetensorsHeader(name, expected)) {
+    } else if (difference && !unreadable && HasHeader(name, expected)) {
       suspects.push_back(MakeSuspect(name, path, expected, digest.bytes));
     }
   }
@@ -330,7 +330,7 @@ ChecksumComparison CompareQuickly(const ChecksumBasis& basis, const fs::path& di
     only_size.bytes = expected.bytes;
     only_size.record = expected.record;
     std::optional<Finding> difference = CompareWhole(name, only_size, size);
-    const bool suspicious = difference || (!expected.bytes && HasSafetensorsHeader(name, expected));
+    const bool suspicious = difference || (!expected.bytes && HasHeader(name, expected));
     if (suspicious && !size.error) {
       if (std::optional<Finding> pointer = PointerFinding(name, path, expected)) {
         findings.push_back(std::move(*pointer));
@@ -339,7 +339,7 @@ ChecksumComparison CompareQuickly(const ChecksumBasis& basis, const fs::path& di
     }
     if (difference) findings.push_back(std::move(*difference));
     if (size.error) continue;
-    if (!HasSafetensorsHeader(name, expected)) continue;
+    if (!HasHeader(name, expected)) continue;
     Findings of_header = CompareHeader(name, path, expected).findings;
     std::move(of_header.begin(), of_header.end(), std::back_inserter(findings));
   }

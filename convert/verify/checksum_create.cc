@@ -13,6 +13,7 @@
 #include <tbb/parallel_for.h>
 
 #include "convert/open/completeness.h"
+#include "convert/plan/container.h"
 #include "convert/verify/checksum.h"
 #include "convert/verify/checksum_basis.h"
 #include "convert/verify/checksum_compare.h"
@@ -23,7 +24,6 @@
 #include "formats/hash/sha256.h"
 #include "formats/io/durable_file.h"
 #include "formats/json/utf8.h"
-#include "formats/safetensors.h"
 #include "formats/sums_file.h"
 
 namespace dsv3::convert {
@@ -34,7 +34,7 @@ namespace fs = std::filesystem;
 // A file of the directory and, for safetensors files, its header or why there is none.
 struct CreatedFile {
   DirectoryFile file;
-  std::optional<formats::SafetensorsHeader> header;
+  std::optional<ContainerHeader> header;
   std::optional<Error> header_error;
   FileDigest digest;
 };
@@ -67,9 +67,10 @@ std::vector<CreatedFile> ReadHeaders(std::vector<DirectoryFile> listing) {
   tbb::parallel_for(std::size_t{0}, files.size(), [&](std::size_t i) {
     CreatedFile& created = files[i];
     created.file = std::move(listing[i]);
-    if (!created.file.name.ends_with(".safetensors")) return;
+    const Container* const container = ContainerOf(created.file.name);
+    if (container == nullptr) return;
     try {
-      created.header = formats::ReadSafetensorsHeader(created.file.path, created.file.name);
+      created.header = container->ReadHeader(created.file.path, created.file.name);
     } catch (const Error& error) {
       created.header_error = error;
     }
@@ -85,8 +86,8 @@ void Digest(std::vector<CreatedFile>& files, unsigned threads, ProgressSink& pro
     FileToDigest file{created.file.name, created.file.path, true, false, {}};
     if (created.header) {
       const std::uint64_t offset = created.header->data_offset;
-      for (const formats::SafetensorsTensor& tensor : created.header->tensors) {
-        file.ranges.push_back({offset + tensor.begin, offset + tensor.end});
+      for (const TensorEntry& tensor : created.header->tensors) {
+        file.ranges.push_back({offset + tensor.offset, offset + tensor.end()});
       }
     }
     bytes += created.file.bytes;
@@ -194,7 +195,7 @@ std::string Compose(const std::vector<CreatedFile>& files, const formats::Manife
   for (const CreatedFile& created : files) {
     if (!created.header) continue;
     for (std::size_t i = 0; i < created.header->tensors.size(); ++i) {
-      const formats::SafetensorsTensor& entry = created.header->tensors[i];
+      const TensorEntry& entry = created.header->tensors[i];
       formats::ManifestTensor tensor;
       tensor.name = entry.name;
       tensor.file = created.file.name;

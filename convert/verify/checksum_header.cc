@@ -16,10 +16,10 @@ namespace {
 constexpr std::string_view kAdvice = "download or copy the file again";
 
 void CompareTensors(const std::string& file, const ExpectedFile& expected,
-                    const formats::SafetensorsHeader& header, formats::Findings& findings) {
+                    const ContainerHeader& header, formats::Findings& findings) {
   const std::optional<std::vector<DigestRange>> layout = expected.Layout();
-  std::map<std::string_view, const formats::SafetensorsTensor*> found;
-  for (const formats::SafetensorsTensor& tensor : header.tensors) found[tensor.name] = &tensor;
+  std::map<std::string_view, const TensorEntry*> found;
+  for (const TensorEntry& tensor : header.tensors) found[tensor.name] = &tensor;
   for (std::size_t i = 0; i < expected.tensors.size(); ++i) {
     const formats::ManifestTensor& tensor = *expected.tensors[i];
     const auto entry = found.find(tensor.name);
@@ -30,7 +30,7 @@ void CompareTensors(const std::string& file, const ExpectedFile& expected,
                       file, QuoteForMessage(tensor.name), kAdvice)));
       continue;
     }
-    const formats::SafetensorsTensor& now = *entry->second;
+    const TensorEntry& now = *entry->second;
     found.erase(entry);
     if (now.dtype != tensor.dtype || now.shape != tensor.shape) {
       findings.push_back(Difference(
@@ -39,12 +39,12 @@ void CompareTensors(const std::string& file, const ExpectedFile& expected,
                       QuoteForMessage(tensor.name), formats::DtypeName(now.dtype),
                       formats::ShapeToString(now.shape), formats::DtypeName(tensor.dtype),
                       formats::ShapeToString(tensor.shape), kAdvice)));
-    } else if (layout && header.data_offset + now.begin != (*layout)[i].begin) {
+    } else if (layout && header.data_offset + now.offset != (*layout)[i].begin) {
       findings.push_back(Difference(
           "wrong-tensor-header", file, tensor.name,
           fmt::format(
               "{}: tensor {} begins at byte {} by the header, and at {} by the manifest; {}", file,
-              QuoteForMessage(tensor.name), header.data_offset + now.begin, (*layout)[i].begin,
+              QuoteForMessage(tensor.name), header.data_offset + now.offset, (*layout)[i].begin,
               kAdvice)));
     }
   }
@@ -75,15 +75,16 @@ formats::Finding Unreadable(const std::string& file, const Error& error) {
   return finding;
 }
 
-bool HasSafetensorsHeader(const std::string& name, const ExpectedFile& expected) {
-  return name.ends_with(".safetensors") || !expected.tensors.empty();
+bool HasHeader(const std::string& name, const ExpectedFile& expected) {
+  return ContainerOf(name) != nullptr || !expected.tensors.empty();
 }
 
 HeaderComparison CompareHeader(const std::string& name, const std::filesystem::path& path,
                                const ExpectedFile& expected) {
   HeaderComparison comparison;
   try {
-    comparison.header = formats::ReadSafetensorsHeader(path, name);
+    const Container* const container = ContainerOf(name);
+    comparison.header = (container == nullptr ? Safetensors() : *container).ReadHeader(path, name);
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kIo) {
       comparison.findings.push_back(Unreadable(name, error));

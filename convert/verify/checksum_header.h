@@ -4,20 +4,20 @@
 #include <optional>
 #include <string>
 
+#include "convert/plan/container.h"
 #include "convert/verify/checksum_basis.h"
 #include "formats/finding.h"
-#include "formats/safetensors.h"
 
-// Compares the header of a safetensors file with a manifest; an internal part of checksum.h.
+// Compares the header of a weight file with a manifest; an internal part of checksum.h.
 namespace dsv3::convert {
 
 struct HeaderComparison {
-  std::optional<formats::SafetensorsHeader> header;  // when it can be read
+  std::optional<ContainerHeader> header;  // when it can be read
   formats::Findings findings;
 };
 
-// Whether a file of this name is expected to have such a header.
-bool HasSafetensorsHeader(const std::string& name, const ExpectedFile& expected);
+// Whether a file of this name is expected to have a header.
+bool HasHeader(const std::string& name, const ExpectedFile& expected);
 
 // `path` is read; `name` is what findings call the file. Every tensor that is missing, added, or of
 // another dtype, shape or place is a finding, as is a header that differs in no tensor, or that

@@ -54,7 +54,7 @@ TEST(ByProductPlanTest, ByProductsGoBehindWhereTheyAreAligned) {
   const MemorySource source(Tensors(4));
   const PlannedFile file = PlanFile("f", Expressions(source.catalog(), false));
   EXPECT_EQ(Names(file), (std::vector<std::string>{"bias", "w", "mask", "w_sums"}));
-  EXPECT_EQ(file.tensors[3].entry.begin, 12U + 48 + 4);
+  EXPECT_EQ(file.tensors[3].entry.offset, 12U + 48 + 4);
   EXPECT_EQ(file.bytes, file.data_offset + 12 + 48 + 4 + 24);
   EXPECT_EQ(file.tensors[1].by_product, 3U);
   EXPECT_EQ(file.tensors[3].maker, 1U);
@@ -122,7 +122,7 @@ TEST_F(GivenHeader, IsTakenByteForByte) {
   EXPECT_EQ(Names(file), (std::vector<std::string>{"w", "mask", "w_sums", "bias"}));
   EXPECT_EQ(file.tensors[0].by_product, 2U);
   EXPECT_EQ(file.tensors[2].maker, 0U);
-  EXPECT_EQ(file.tensors[3].entry.begin, 76U);
+  EXPECT_EQ(file.tensors[3].entry.offset, 76U);
 }
 
 TEST_F(GivenHeader, MustBeThatOfTheTensors) {

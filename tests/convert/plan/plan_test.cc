@@ -13,10 +13,13 @@
 #include "convert/plan/dequantize_expression.h"
 #include "convert/plan/slice_expression.h"
 #include "formats/hash/xxh3.h"
+#include "formats/io/aligned_buffer.h"
 #include "formats/safetensors.h"
+#include "tests/convert/support/aligned_container.h"
 #include "tests/convert/support/memory_source.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/support/files.h"
+#include "tests/support/temp_dir.h"
 
 namespace dsv3::convert {
 namespace {
@@ -58,9 +61,9 @@ TEST(PlanFileTest, FollowsTheReferenceWritersOrderAndOffsets) {
   std::uint64_t position = 0;
   for (const PlannedTensor& tensor : file.tensors) {
     names.push_back(tensor.entry.name);
-    EXPECT_EQ(tensor.entry.begin, position) << tensor.entry.name;
-    position = tensor.entry.end;
-    EXPECT_EQ(tensor.entry.end - tensor.entry.begin, tensor.expression->num_bytes());
+    EXPECT_EQ(tensor.entry.offset, position) << tensor.entry.name;
+    position = tensor.entry.end();
+    EXPECT_EQ(tensor.entry.bytes, tensor.expression->num_bytes());
     EXPECT_EQ(tensor.entry.dtype, tensor.expression->dtype());
     EXPECT_EQ(tensor.entry.shape, tensor.expression->shape());
   }
@@ -73,7 +76,9 @@ TEST(PlanFileTest, HeaderIsTheSerializersAndReadsBackAsThePlan) {
   const MemorySource source(Tensors());
   const PlannedFile file = PlanFile("f.safetensors", Expressions(source.catalog()));
   std::vector<formats::SafetensorsTensor> entries;
-  for (const PlannedTensor& tensor : file.tensors) entries.push_back(tensor.entry);
+  for (const auto& [entry, expression, by_product, maker] : file.tensors) {
+    entries.push_back({entry.name, entry.dtype, entry.shape, entry.offset, entry.end()});
+  }
   const std::string header = FileHeader(file);
   EXPECT_EQ(header, formats::SerializeSafetensorsHeader(entries, {{"format", "pt"}}));
   EXPECT_EQ(header.size(), file.data_offset);
@@ -85,6 +90,49 @@ TEST(PlanFileTest, HeaderIsTheSerializersAndReadsBackAsThePlan) {
   EXPECT_EQ(read.file_bytes, file.bytes);
   EXPECT_EQ(read.digest, file.header_digest);
   EXPECT_EQ(read.tensors.size(), file.tensors.size());
+}
+
+TEST(PlanFileTest, PlacesTensorsAsTheContainerDoes) {
+  const MemorySource source(Tensors());
+  const PlannedFile file =
+      PlanFile("f.aligned", Expressions(source.catalog()), {}, testing::AlignedContainer::Get());
+  std::uint64_t end = 0;
+  std::uint64_t bytes = 0;
+  for (const PlannedTensor& tensor : file.tensors) {
+    EXPECT_EQ(tensor.entry.offset, formats::AlignUp(end, 32)) << tensor.entry.name;
+    EXPECT_EQ(tensor.entry.bytes, tensor.expression->num_bytes()) << tensor.entry.name;
+    end = tensor.entry.end();
+    bytes += tensor.entry.bytes;
+  }
+  EXPECT_EQ(FileHeader(file), "aligned 5" + std::string(23, ' '));
+  EXPECT_EQ(file.data_offset, 32U);
+  EXPECT_EQ(file.bytes, 32 + end);
+  EXPECT_EQ(TensorBytes(file), bytes);
+  EXPECT_LT(bytes, end) << "there are gaps";
+}
+
+TEST(ContainerTest, IsKnownByTheSuffix) {
+  EXPECT_EQ(ContainerOf("model-00001-of-00002.safetensors"), &Safetensors());
+  EXPECT_EQ(ContainerOf("model.safetensors.index.json"), nullptr);
+  EXPECT_EQ(ContainerOf("model.gguf"), nullptr);
+}
+
+TEST(ContainerTest, ReadsTheHeaderOfASafetensorsFile) {
+  const MemorySource source(Tensors());
+  const PlannedFile file = PlanFile("f.safetensors", Expressions(source.catalog()));
+  const testing::TempDir dir;
+  testing::WriteFile(dir / file.name, FileHeader(file) + std::string(TensorBytes(file), 'x'));
+  const ContainerHeader header = Safetensors().ReadHeader(dir / file.name, file.name);
+  EXPECT_EQ(header.data_offset, file.data_offset);
+  EXPECT_EQ(header.digest, file.header_digest);
+  ASSERT_EQ(header.tensors.size(), file.tensors.size());
+  for (std::size_t i = 0; i < header.tensors.size(); ++i) {
+    EXPECT_EQ(header.tensors[i].name, file.tensors[i].entry.name);
+    EXPECT_EQ(header.tensors[i].dtype, file.tensors[i].entry.dtype);
+    EXPECT_EQ(header.tensors[i].shape, file.tensors[i].entry.shape);
+    EXPECT_EQ(header.tensors[i].offset, file.tensors[i].entry.offset);
+    EXPECT_EQ(header.tensors[i].bytes, file.tensors[i].entry.bytes);
+  }
 }
 
 TEST(PlanFileTest, FileWithoutBytesIsItsHeader) {

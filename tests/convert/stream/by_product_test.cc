@@ -133,7 +133,8 @@ class ByProductTest : public ::testing::Test {
     std::vector<formats::SafetensorsTensor> entries;
     NamedExpressions tensors;
     for (PlannedTensor& tensor : laid_out.tensors) {
-      entries.push_back(tensor.entry);
+      const TensorEntry& entry = tensor.entry;
+      entries.push_back({entry.name, entry.dtype, entry.shape, 0, entry.bytes});
       tensors.emplace_back(tensor.entry.name, std::move(tensor.expression));
     }
     std::sort(entries.begin(), entries.end(),
@@ -177,8 +178,8 @@ class ByProductTest : public ::testing::Test {
     for (std::size_t t = 0; t < file.tensors.size(); ++t) {
       const PlannedTensor& tensor = file.tensors[t];
       SCOPED_TRACE(tensor.entry.name);
-      const std::string value = content_.substr(file.data_offset + tensor.entry.begin,
-                                                tensor.entry.end - tensor.entry.begin);
+      const std::string value =
+          content_.substr(file.data_offset + tensor.entry.offset, tensor.entry.bytes);
       const std::string& source =
           catalog_->tensors()[tensor.expression->streamed_sources()[0]].name;
       const std::string& streamed = checkpoint_.Find(source).bytes;
@@ -284,8 +285,8 @@ TEST_P(Layouts, WritesEachByteOnceAndInWholePages) {
   const auto sums =
       std::find_if(file.tensors.begin(), file.tensors.end(),
                    [](const PlannedTensor& tensor) { return tensor.entry.name == "c_sums"; });
-  const std::uint64_t begin = file.data_offset + sums->entry.begin;
-  const std::uint64_t end = file.data_offset + sums->entry.end;
+  const std::uint64_t begin = file.data_offset + sums->entry.offset;
+  const std::uint64_t end = file.data_offset + sums->entry.end();
   EXPECT_TRUE(std::any_of(sink.writes.begin(), sink.writes.end(), [&](const auto& write) {
     return write.offset >= begin && write.offset + write.bytes <= end &&
            write.bytes > PageWriter::kPageBytes;

@@ -19,6 +19,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "tests/convert/stream/memory_sink.h"
+#include "tests/convert/support/aligned_container.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/digest_oracle.h"
 #include "tests/convert/support/memory_source.h"
@@ -35,7 +36,7 @@ using testing::Sha256Of;
 using testing::Xxh3Of;
 
 // Files that are much longer than a chunk, a file of nothing but a header, and thousands of tiny
-// tensors beside large ones.
+// tensors beside large ones, with gaps between them.
 class ExecutorTest : public ::testing::Test {
  protected:
   static constexpr char kLarge[] = "a-large.safetensors";
@@ -78,11 +79,15 @@ class ExecutorTest : public ::testing::Test {
     }
     const testing::MemorySource memory(checkpoint_, *catalog_);
     for (auto& [name, tensors] : by_file) {
-      plan_.files.push_back(PlanFile(name, std::move(tensors)));
+      // One of the files has gaps.
+      const Container& container =
+          name == kMixed ? testing::AlignedContainer::Get() : Safetensors();
+      plan_.files.push_back(PlanFile(name, std::move(tensors), PtMetadata(), container));
       const PlannedFile& file = plan_.files.back();
       std::string& content = expected_.emplace_back(FileHeader(file));
       for (const PlannedTensor& tensor : file.tensors) {
         EvaluationCounts counts;
+        testing::FillGap(file, tensor, content);
         content += memory.Evaluate(*tensor.expression, counts);
         nan_codes_[tensor.entry.name] = counts.nan_codes;
       }
@@ -157,8 +162,8 @@ TEST_F(ExecutorTest, DigestsAreThoseOfFilesAndTensors) {
         for (std::size_t t = 0; t < file.tensors.size(); ++t) {
           const PlannedTensor& tensor = file.tensors[t];
           SCOPED_TRACE(tensor.entry.name);
-          const std::string value = expected_[i].substr(file.data_offset + tensor.entry.begin,
-                                                        tensor.entry.end - tensor.entry.begin);
+          const std::string value =
+              expected_[i].substr(file.data_offset + tensor.entry.offset, tensor.entry.bytes);
           const std::string& streamed = checkpoint_.Find(tensor.entry.name).bytes;
           ASSERT_EQ(record.tensors[t].output.xxh3, Xxh3Of(value));
           ASSERT_EQ(record.tensors[t].streamed.xxh3, Xxh3Of(streamed));

@@ -20,6 +20,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "tests/convert/stream/memory_sink.h"
+#include "tests/convert/support/aligned_container.h"
 #include "tests/convert/support/digest_oracle.h"
 #include "tests/convert/support/memory_source.h"
 #include "tests/convert/support/tiny_checkpoint.h"
@@ -105,11 +106,17 @@ class SharedReadsTest : public ::testing::Test {
       }
     }
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-      plan_.files.push_back(PlanFile("rank" + std::to_string(i), std::move(tensors[i])));
+      // Every other file has gaps.
+      plan_.files.push_back(
+          PlanFile("rank" + std::to_string(i), std::move(tensors[i]), PtMetadata(),
+                   i % 2 == 1 ? testing::AlignedContainer::Get() : Safetensors()));
       PlannedFile& file = plan_.files.back();
       file.group = static_cast<std::uint32_t>(i / kRanks);
       std::string& content = expected_.emplace_back(FileHeader(file));
-      for (const PlannedTensor& tensor : file.tensors) content += values[i][tensor.entry.name];
+      for (const PlannedTensor& tensor : file.tensors) {
+        testing::FillGap(file, tensor, content);
+        content += values[i][tensor.entry.name];
+      }
     }
     files_.resize(plan_.files.size());
     std::iota(files_.begin(), files_.end(), std::size_t{0});
@@ -251,9 +258,8 @@ TEST_F(SharedReadsTest, DigestsFilesAndTensors) {
     for (std::size_t t = 0; t < record.tensors.size(); ++t) {
       const PlannedFile& file = plan_.files[i];
       const auto& entry = file.tensors[t].entry;
-      EXPECT_EQ(
-          record.tensors[t].output.xxh3,
-          Xxh3Of(expected_[i].substr(file.data_offset + entry.begin, entry.end - entry.begin)))
+      EXPECT_EQ(record.tensors[t].output.xxh3,
+                Xxh3Of(expected_[i].substr(file.data_offset + entry.offset, entry.bytes)))
           << entry.name;
     }
   }

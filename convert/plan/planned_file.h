@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "convert/plan/container.h"
+#include "convert/plan/expression.h"
+#include "formats/safetensors.h"
+
+namespace dsv3::convert {
+
+// A tensor of an output file: where its bytes go and how they are made.
+struct PlannedTensor {
+  static constexpr std::uint32_t kNone = UINT32_MAX;
+
+  TensorEntry entry;
+  ExpressionPtr expression;
+  // Positions in PlannedFile::tensors, or kNone: of the tensor that evaluating this one makes as
+  // well, and of the one whose evaluation makes this one.
+  std::uint32_t by_product = kNone;
+  std::uint32_t maker = kNone;
+};
+
+// A weight file to be written; its every byte's place is fixed.
+struct PlannedFile {
+  std::string name;
+  const Container* container = &Safetensors();
+  std::vector<PlannedTensor> tensors;  // in file order; bytes between them are zero
+  std::uint64_t data_offset = 0;       // bytes before the data
+  std::uint64_t bytes = 0;
+  // XXH3-128 of the first data_offset bytes, hex.
+  std::string header_digest;
+  // The first data_offset bytes where they are those of another file; empty where they follow from
+  // the tensors.
+  std::string given_header;
+  FileMetadata metadata;
+  // Of plans with shared_reads: files of one group advance together, groups in ascending order.
+  std::uint32_t group = 0;
+};
+
+// The first PlannedFile::data_offset bytes.
+std::string FileHeader(const PlannedFile& file);
+
+// Of all tensors together.
+std::uint64_t TensorBytes(const PlannedFile& file);
+
+using NamedExpressions = std::vector<std::pair<std::string, ExpressionPtr>>;
+
+// transformers refuses a PyTorch checkpoint whose files do not say so: {"format": "pt"}.
+const FileMetadata& PtMetadata();
+
+// Lays a file out: header and offsets are fixed. Tensors take the order of the container, but
+// by-products whose bytes are not expected go behind all others where that leaves them aligned to
+// their elements: then the file can be digested while it is written. An expression and its
+// by-product must both be among `tensors` (Error kInternal otherwise).
+PlannedFile PlanFile(std::string name, NamedExpressions tensors,
+                     const FileMetadata& metadata = PtMetadata(),
+                     const Container& container = Safetensors());
+
+// The same with the layout of a safetensors file that exists: `header_bytes` are its bytes before
+// the data, unchanged, and `header` is their parsed form. Each of its tensors is made by the
+// expression of its name. The caller has checked that names, dtypes and shapes agree (Error
+// kInternal otherwise).
+PlannedFile PlanFileLike(std::string name, std::string header_bytes,
+                         const formats::SafetensorsHeader& header, NamedExpressions tensors);
+
+}  // namespace dsv3::convert
