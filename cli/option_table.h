@@ -30,7 +30,7 @@ struct Option {
   std::string name;             // without dashes
   char letter = 0;              // short form, 0 for none
   std::string value_name;       // "N"; empty for a flag
-  std::string help;             // plain sentences; the first also stands alone
+  std::string help;             // plain sentences; the first is also printed alone
   std::vector<Choice> choices;  // words that are accepted; empty where any value may be
   bool open = false;            // other values than `choices` are accepted, too
   bool repeatable = false;      // each value counts; of all other options the last one does

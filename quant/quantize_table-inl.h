@@ -30,7 +30,7 @@ namespace HWY_NAMESPACE {
 
 // A magnitude's bits, plus the step of its eight mantissas, plus the bias, are a fixed-point code:
 // 16 · code + the part that was rounded away. Its upper 12 bits are those of a float, the number
-// that the code stands for times 2^-120.
+// that the code means times 2^-120.
 constexpr std::int16_t kFixedSmallest = 0x80;  // the code of 2^-6, the smallest normal one
 constexpr float kFixedUnit = 0x1p120F;
 constexpr float kFixedScales = 0x1p7F;  // times kFixedUnit, smaller scales stay finite
@@ -59,7 +59,7 @@ struct CodeTable {
   alignas(16) std::uint8_t steps[16];
   std::uint16_t bias;
 #endif
-  float scale;  // times what a fixed-point code stands for is the dequantised value
+  float scale;  // times what a fixed-point code means is the dequantised value
   bool usable;
 };
 

@@ -32,7 +32,7 @@ struct Inspection {
   std::optional<formats::RankLayout> ranks = std::nullopt;
 };
 
-// Reads headers, index and config, no weights. Of a tensor that stands in two shards the first is
+// Reads headers, index and config, no weights. Of a tensor that is in two shards the first is
 // shown. Throws Error like formats::OpenCheckpointFiles and, so that what is shown is always whole,
 // kBadInput (or kIo) for a shard whose header cannot be read, and for rank shards that are not all
 // as their layout.json says.

@@ -12,7 +12,7 @@ namespace dsv3::convert {
 // Tensors that are equal but for the numbers in their names: same pattern, dtype and shape.
 struct NameGroup {
   static constexpr std::string_view kNumber = "\x01";
-  // The word that a component stands for: words that begin like the mark carry it once more.
+  // The word that replaces a component: words that begin like the mark carry it once more.
   static std::string WordOf(std::string_view component) {
     if (component.starts_with(kNumber)) component.remove_prefix(kNumber.size());
     return std::string(component);

@@ -93,7 +93,7 @@ class TreeBuilder {
   const NameGroup& GroupOf(const Rows& rows) const { return groups_[rows.group]; }
 
   // Adds what lies below `parent`: `items` agree in their first `depth` components, of which
-  // `number` are numbers. All of it stands `times` times in the checkpoint.
+  // `number` are numbers. All of it is `times` times in the checkpoint.
   void AddChildren(SummaryNode& parent, std::vector<Rows> items, std::size_t depth,
                    std::size_t number, std::uint64_t times) {
     std::map<std::string_view, std::vector<Rows>> by_component;
@@ -188,7 +188,7 @@ class TreeBuilder {
       }
       members[entry->second].push_back(slots.numbers()[slot]);
     }
-    // The first number of each class stands for all of it.
+    // The first number of each class represents the class.
     std::vector<std::vector<Rows>> below(members.size());
     for (const Rows& item : items) {
       for (const std::uint32_t row : item.rows) {

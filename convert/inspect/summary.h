@@ -30,7 +30,7 @@ struct SummaryNode {
   };
   Kind kind = Kind::kGroup;
   std::string name;
-  std::uint64_t tensors = 0;     // that it stands for, scales left out
+  std::uint64_t tensors = 0;     // that it represents, scales left out
   std::uint64_t parameters = 0;  // their elements, scales left out
   std::uint64_t bytes = 0;       // scales included
   // kTensor only:
@@ -68,7 +68,7 @@ struct Summary {
   std::vector<DtypeTotal> dtypes;  // scales included; most bytes first
 };
 
-// `config` may be nullptr: activated parameters and MTP layers by number are then not told.
+// `config` may be nullptr: activated parameters and MTP layers by number are then unknown.
 // Time and memory grow linearly with the catalog.
 Summary Summarize(const Catalog& catalog, const ModelConfig* config);
 

@@ -36,7 +36,7 @@ struct TensorStatistics {
 
 // Reads the tensor once (twice where a scale belongs to it), a few MiB at a time. Sums are formed
 // in a fixed order in extended precision, so equal tensors give equal statistics on one kind of
-// machine. `config` may be nullptr; it tells the block size. Throws Error (kBadInput, kIo) from
+// machine. `config` may be nullptr; it gives the block size. Throws Error (kBadInput, kIo) from
 // reading.
 TensorStatistics MeasureTensor(const OpenedModel& model, std::uint32_t position,
                                const ModelConfig* config);

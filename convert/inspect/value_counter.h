@@ -16,7 +16,7 @@ class ValueCounter {
  public:
   explicit ValueCounter(formats::Dtype dtype);
 
-  // Whether the values of a dtype can be told; not for the 6-bit types.
+  // Whether the values of a dtype are decoded; not for the 6-bit types.
   static bool Supports(formats::Dtype dtype);
 
   void Add(std::span<const std::byte> bytes);
@@ -30,7 +30,7 @@ class ValueCounter {
   void AddIntegers(std::span<const std::byte> bytes);
 
   formats::Dtype dtype_;
-  std::vector<std::uint64_t> codes_;  // how often each code stands; empty for wide formats
+  std::vector<std::uint64_t> codes_;  // how often each code is there; empty for wide formats
   ValueStatistics statistics_;
   long double sum_ = 0;
   long double squares_ = 0;

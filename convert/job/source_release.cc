@@ -37,7 +37,7 @@ std::vector<fs::path> SavedHeaders(const fs::path& directory, bool with_partial)
   return paths;
 }
 
-// Progress of the re-reads is no part of the job's bytes.
+// Progress of the re-reads does not count in the job's bytes.
 ProgressSink& Silent() {
   static ProgressSink sink;
   return sink;

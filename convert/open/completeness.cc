@@ -223,7 +223,7 @@ void NameUnlistedHolders(const CheckpointFiles& files, Findings& findings) {
       finding.message +=
           fmt::format("; {} holds it and lies beside the checkpoint, {}: {}", *holder->second,
                       files.index ? "but the index does not list that file"
-                                  : "but is no part of it without an index",
+                                  : "but does not belong to it without an index",
                       "use an index that lists all files");
     }
     if (finding.kind != "missing-shard" || !files.index) continue;

@@ -48,7 +48,7 @@ void RequireForm(const Fp8Form& form);
 // The name of a weight's scale.
 std::string ScaleNameOf(std::string_view weight, ScaleNaming naming);
 
-// Which tensors are quantised, and what the config tells of the others.
+// Which tensors are quantised, and what the config says of the others.
 struct TensorSelection {
   std::vector<std::uint32_t> quantized;    // positions in the catalog, ascending
   std::vector<std::uint32_t> already_fp8;  // weights that are copied with their scales
@@ -63,9 +63,9 @@ struct TensorSelection {
 // By the model's rules, `listed` (modules not to convert, from a config), and the options' globs.
 // Throws Error: kUsage for an include that matches nothing, for globs that leave nothing, and for a
 // block that gives a weight more than 2^18 scales side by side; kBadInput for an unknown model_type
-// without includes, a checkpoint that is FP8 already, a selected tensor that is no matrix and no
-// stack of matrices or is not BF16, F16 or F32, an FP8 weight whose scale is not of `form`, and a
-// name that a scale would take twice.
+// without includes, a checkpoint that is FP8 already, a selected tensor that is neither a matrix
+// nor a stack of matrices, or not BF16, F16 or F32, an FP8 weight whose scale is not of `form`, and
+// a name that a scale would take twice.
 TensorSelection SelectTensors(const Catalog& catalog, const ModelConfig& config,
                               const Bf16ToFp8Options& options, const Fp8Form& form,
                               const ModuleList& listed);
@@ -84,7 +84,7 @@ struct Bf16ToFp8Plan {
   std::vector<Pass> passes;
 };
 
-// What the manifest tells of the options.
+// What the manifest records of the options.
 std::vector<PlanOption> OptionsForManifest(const Fp8Form& form, const Bf16ToFp8Options& options);
 
 // Each selected tensor quantised, its scale in the same file; everything else copied; each tensor

@@ -120,7 +120,7 @@ class Bf16ToFp8Job {
   SideDigests LookAhead(const PreflightRun& run) {
     SideDigests digests = run.known;
     if (original_) {
-      // A scale that is no number belongs to an unedited block, or is replaced.
+      // A scale that is not a number belongs to an unedited block, or is replaced.
       ScaleCheck check = CheckScales(model_.catalog, original_->pairs, /*allow_bad_scales=*/true,
                                      request_.run.tensor_sha256, run.sources, progress_, stop_);
       for (std::size_t i = 0; i < original_->pairs.size(); ++i) {

@@ -72,7 +72,7 @@ void OpenFiles(const std::filesystem::path& output, Catalog& catalog, Original& 
                      return tensor.dtype == Dtype::kF8E4M3 || tensor.dtype == Dtype::kF8E5M2;
                    })) {
     throw Error(ErrorCode::kBadInput,
-                "this is no FP8 checkpoint: not one of its tensors is FP8; name the checkpoint "
+                "this is not an FP8 checkpoint: not one of its tensors is FP8; name the checkpoint "
                 "that IN was made from");
   }
   original.pairs = PairScales(second, original.config);
@@ -134,7 +134,7 @@ Fp8Form FormOf(const Catalog& catalog, const Original& original, const Bf16ToFp8
                                first.scale_format == quant::ScaleFormat::kF16;
   form.recipe = options.recipe.value_or(has_half_scales ? quant::QuantizeRecipe::kLlmCompressor
                                                         : quant::QuantizeRecipe::kDeepSeek);
-  // What edited blocks get must be what stands there.
+  // What edited blocks get must be what is there.
   for (const ScaledWeight& pair : original.pairs) {
     const CatalogTensor& scale = tensor(pair.scale);
     if (pair.format != quant::Fp8Format::kE4M3) {
@@ -237,7 +237,7 @@ void RequireOriginalOf(const formats::Manifest& manifest, const Catalog& catalog
     }
     Fail(original,
          fmt::format("scale {} is not the one that the source was made with (xxh3_128 {}, expected "
-                     "{} as {} of the source tells); this is another checkpoint, name the one that "
+                     "{} as {} of the source says); this is another checkpoint, name the one that "
                      "was converted",
                      QuoteForMessage(scale.name), digest, source.xxh3, formats::kManifestName),
          {catalog.files()[scale.extent.file].name, scale.name});

@@ -44,7 +44,7 @@ std::optional<quant::FloatFormat> OwnFormatOf(const ScaledWeight& pair);
 
 // Opens the checkpoint of options.scales_from and appends it to the catalog. Throws Error: as
 // OpenModel does for what is wrong with it (messages begin with "--scales-from DIR: "); kBadInput
-// where it is no FP8 checkpoint, or of a kind that is not written here; kUsage for options that
+// where it is not an FP8 checkpoint, or of a kind that is not written here; kUsage for options that
 // contradict it.
 Original OpenOriginal(const Bf16ToFp8Options& options, const std::filesystem::path& output,
                       Catalog& catalog);

@@ -89,7 +89,7 @@ class Matcher {
       return;
     }
     if (tensor.dtype != Dtype::kBF16) {
-      Fail(ours, fmt::format("is {}, expected BF16: whether a block is as in the original is told "
+      Fail(ours, fmt::format("is {}, expected BF16: whether a block is as in the original is known "
                              "by its BF16 bits; quantise without --scales-from",
                              formats::DtypeName(tensor.dtype)));
     }

@@ -32,9 +32,10 @@ std::vector<ScaledWeight> PairScales(const Catalog& catalog, const ModelConfig& 
   formats::RequireNoErrors(found.findings,
                            {"fault of weights and scales", "faults of weights and scales"});
   if (found.pairs.empty()) {
-    throw Error(ErrorCode::kBadInput,
-                "this is no FP8 checkpoint: not one of its tensors is FP8, so there is nothing to "
-                "convert to BF16");
+    throw Error(
+        ErrorCode::kBadInput,
+        "this is not an FP8 checkpoint: not one of its tensors is FP8, so there is nothing to "
+        "convert to BF16");
   }
   return std::move(found.pairs);
 }

@@ -38,7 +38,7 @@ Plan PlanFp8ToBf16(const Catalog& catalog, const std::vector<ScaledWeight>& pair
 // what was taken out.
 std::string ConfigForBf16(const std::string& config_text, const ModelConfig& config, Plan& plan);
 
-// What reading all scales told.
+// What reading all scales found.
 struct ScaleCheck {
   std::vector<Digests> digests;         // of each pair's scale tensor, in the order of the pairs
   std::vector<TensorCount> bad_scales;  // tensors with NaN, infinite, negative or zero scales

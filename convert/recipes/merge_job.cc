@@ -33,7 +33,7 @@ void RequireRankDirectory(const std::filesystem::path& input, const MergeOptions
                   "of the files of DeepSeek's inference demo (model0-mp8.safetensors), with "
                   "--config FILE",
                   input.string(),
-                  is_there ? "there is no layout.json, which tells what each rank file holds"
+                  is_there ? "there is no layout.json, which says what each rank file holds"
                            : "there is no such directory"),
       {std::string(formats::kRankLayoutName), ""});
 }

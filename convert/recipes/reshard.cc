@@ -100,7 +100,7 @@ std::string DigestOf(const std::string& text) {
   return formats::Xxh3Hex(std::as_bytes(std::span(text)));
 }
 
-// Whether an engine needs to be told where the experts are.
+// Whether an engine needs a map of where the experts are.
 bool NeedsExpertLocation(const ReshardOptions& options, const ReshardPlan& reshard) {
   return reshard.placement &&
          (options.placement.kind != PlacementKind::kContiguous ||

@@ -17,7 +17,7 @@ struct RankFiles {
 };
 
 // Fills files in the order of the tensors. With kRank each rank has files of its own; with
-// kComponent each tensor stands in one file: experts by the first ep rank that holds them, other
+// kComponent each tensor is in one file: experts by the first ep rank that holds them, other
 // modules by the part that they are, what is not cut in a common one. Parts begin at the same
 // tensor for all: where any file would have more than `max_shard_bytes` of tensors, all begin a new
 // one (PlannedFile::group counts them), but a file's own name counts the parts in which it has

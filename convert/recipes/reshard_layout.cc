@@ -57,7 +57,7 @@ std::vector<formats::LayoutFile> FilesOf(const ReshardPlan& reshard, const Recor
   return files;
 }
 
-// What the ranks hold of the model's tensors; padding is no part.
+// What the ranks hold of the model's tensors; padding is not a part.
 std::vector<formats::LayoutPart> PartsOf(const ReshardPlan& reshard, const OpenedModel& model,
                                          const RankTensor& tensor) {
   std::vector<formats::LayoutPart> parts;

@@ -31,7 +31,7 @@ formats::Shape ShapeOfPart(const Expression& value, const Box& box, const std::s
               {"", name});
 }
 
-// Elements that are not whole bytes have no rows that could be told apart.
+// Elements that are not whole bytes have no rows that begin with a byte.
 void RequireWholeBytes(const CatalogTensor& tensor, const Catalog& catalog) {
   if (formats::DtypeBits(tensor.dtype) >= 8) return;
   throw Error(ErrorCode::kBadInput,

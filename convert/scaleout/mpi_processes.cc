@@ -219,7 +219,7 @@ class MpiProcesses final : public ProcessGroup {
     changed_.notify_all();
   }
 
-  // What a helper has done since it last told.
+  // What a helper has done since its last message.
   void SendBytes() {
     if (const std::uint64_t bytes = bytes_.exchange(0); bytes != 0) {
       Send({0, Tag::kBytes, BytesOf(bytes)});
@@ -321,7 +321,7 @@ class MpiProcesses final : public ProcessGroup {
   int process_ = 0;
   int processes_ = 1;
   std::thread messenger_;
-  std::atomic<std::uint64_t> bytes_{0};  // done and not yet told
+  std::atomic<std::uint64_t> bytes_{0};  // done and not yet reported
   std::mutex mutex_;                     // guards what follows
   std::condition_variable changed_;
   std::deque<Message> outbox_;

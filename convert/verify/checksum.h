@@ -41,7 +41,7 @@ struct CreateChecksumsReport {
 // for tensors whose digest is the same. With `output` the directory itself is not written to; the
 // manifest in `output` is checked first, too, and SHA256SUMS lists the model's files alone, to be
 // used from within the model. Whether the files can be written is tried before anything is read.
-// Throws Error: kBadInput for what is no directory, holds no
+// Throws Error: kBadInput for what is not a directory, holds no
 // file, has a file that cannot be listed (a dead link, a FIFO, a name that is not UTF-8) or a shard
 // whose header cannot be read, or is not whole (see JudgeCompleteness); kUsage where a conversion
 // is not finished, or `output` is within `directory` or holds another's SHA256SUMS; kIo;
@@ -70,7 +70,7 @@ struct CheckChecksumsReport {
   bool quick = false;
   std::uint64_t files = 0;    // compared
   std::uint64_t bytes = 0;    // read, tensors that were read again included
-  std::uint64_t tensors = 0;  // that the basis tells of; 0 where it tells of files alone
+  std::uint64_t tensors = 0;  // that the basis lists; 0 where it lists files alone
 };
 
 // The name of a basis in JSON and text: "manifest", "sha256sums", "hub-metadata".
@@ -86,7 +86,7 @@ bool HasChecksums(const std::filesystem::path& directory);
 // Every difference is a finding, and so is what makes the directory incomplete
 // (JudgeCompleteness), whatever it is compared with. Whole files are hashed, and the tensors of a
 // file only where its digest differs. Throws Error: kBadInput where there is nothing to compare
-// with, or `manifest` is no manifest; kIo where the directory cannot be listed; kInterrupted.
+// with, or `manifest` is not a manifest; kIo where the directory cannot be listed; kInterrupted.
 CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, ProgressSink& progress,
                                     const StopToken& stop);
 

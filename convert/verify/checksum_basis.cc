@@ -134,7 +134,7 @@ std::optional<ChecksumBasis> FindChecksumBasis(const fs::path& directory, const 
   if (!manifest.empty()) return FromManifest(ReadManifestFile(manifest), manifest.string());
   Findings findings;
   std::optional<Error> unreadable;
-  // Whatever cannot be read is a finding as long as something else tells what the files must be.
+  // Whatever cannot be read is a finding as long as something else says what the files must be.
   const auto note = [&](std::string_view kind, std::string_view file, const Error& error) {
     findings.push_back(BasisFinding(Severity::kError, std::string(kind), file, error.message()));
     if (!unreadable) unreadable = error;

@@ -24,7 +24,7 @@ struct ExpectedFile {
   std::string pointer_sha1;  // see HubFile
   std::string header_xxh3;
   bool outdated = false;  // see HubFile
-  std::string record;     // what tells it, for messages
+  std::string record;     // what says so, for messages
   // Of a manifest, in file order.
   std::vector<const formats::ManifestTensor*> tensors;
 

@@ -244,7 +244,7 @@ std::vector<FileToDigest> FilesToCompare(const ChecksumBasis& basis, const fs::p
     const std::uint64_t bytes = fs::file_size(path, error);
     const bool right_size = !expected.bytes || (!error && bytes == *expected.bytes);
     if (!right_size) {
-      // The size tells enough.
+      // The size says enough.
       file.sha256 = file.git_blob_sha1 = false;
     } else if (!KnowsWhole(expected)) {
       if (std::optional<std::vector<DigestRange>> layout = expected.Layout()) {

@@ -130,7 +130,7 @@ DigestsByName ForComparison(const std::vector<CreatedFile>& files, const Checksu
   return by_name;
 }
 
-// What the earlier manifest tells of how files and tensors were made.
+// What the earlier manifest records of how files and tensors were made.
 class Provenance {
  public:
   explicit Provenance(const formats::Manifest& manifest) : manifest_(manifest) {

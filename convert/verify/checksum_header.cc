@@ -102,10 +102,11 @@ HeaderComparison CompareHeader(const std::string& name, const std::filesystem::p
   if (comparison.findings.empty() && !expected.header_xxh3.empty()) {
     comparison.findings.push_back(Difference(
         "wrong-header", name, "",
-        fmt::format("{}: the header is not the one that the manifest tells (XXH3-128 {}, expected "
-                    "{}), though it says the same of every tensor: its metadata, spelling or order "
-                    "differs; {}",
-                    name, comparison.header->digest, expected.header_xxh3, kAdvice)));
+        fmt::format(
+            "{}: the header is not the one that the manifest records (XXH3-128 {}, expected "
+            "{}), though it says the same of every tensor: its metadata, spelling or order "
+            "differs; {}",
+            name, comparison.header->digest, expected.header_xxh3, kAdvice)));
   }
   return comparison;
 }

@@ -6,7 +6,7 @@
 #include "convert/verify/checksum_basis.h"
 #include "formats/error.h"
 
-// The lists of SHA-256 digests in a directory, whoever made them; an internal part of checksum.h.
+// The lists of SHA-256 digests in a directory, made by any tool; an internal part of checksum.h.
 namespace dsv3::convert {
 
 struct SumsLists {

@@ -29,8 +29,8 @@ std::string_view DescribeKind(DirectoryFile::Kind kind);
 // them), .git, and .cache/huggingface. Throws Error kIo.
 std::vector<DirectoryFile> ListDirectory(const std::filesystem::path& directory);
 
-// What a path to check stands for: a directory as it is, a hub cache ("models--org--name") by its
-// snapshot. Throws Error: kBadInput for what does not exist, kUsage for a file.
+// Which directory a path to check means: a directory as it is, a hub cache ("models--org--name") by
+// its snapshot. Throws Error: kBadInput for what does not exist, kUsage for a file.
 std::filesystem::path LocateDirectory(const std::filesystem::path& path);
 
 }  // namespace dsv3::convert

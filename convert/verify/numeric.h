@@ -18,7 +18,7 @@ struct NumericRequest {
   std::filesystem::path input;     // see formats::OpenCheckpointFiles
   unsigned threads = 1;            // compute threads, at least 1
   std::uint64_t memory_bytes = 0;  // bound for buffers; 0: kDefaultMemoryBytes
-  // Tensors to make histograms of: '*' stands for any characters, '?' for one. Empty: none.
+  // Tensors to make histograms of: '*' matches any characters, '?' one. Empty: none.
   std::string histogram;
 };
 

@@ -273,7 +273,7 @@ std::vector<MtpCopy> FindMtpCopies(const Catalog& catalog) {
     if (!embedding && !name.ends_with(".shared_head.head.weight")) continue;
     const std::size_t layers = name.rfind(kLayers);
     if (layers == std::string_view::npos) continue;
-    // "model." or "language_model.model.", and what stands before that.
+    // "model." or "language_model.model.", and what is before that.
     const std::string model(name.substr(0, layers));
     const std::string outer = model.ends_with("model.") ? model.substr(0, model.size() - 6) : model;
     std::uint32_t main = embedding ? Catalog::kNone : catalog.Find(outer + "lm_head.weight");

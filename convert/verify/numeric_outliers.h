@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-// Tensors whose magnitude stands apart from the same tensor of other layers; an internal part of
+// Tensors whose magnitude is far from the same tensor of other layers; an internal part of
 // numeric.h.
 namespace dsv3::convert {
 

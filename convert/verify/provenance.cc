@@ -37,7 +37,7 @@ formats::Manifest ReadFrom(const fs::path& directory) {
   return ReadManifestFile(path);
 }
 
-// The tensors that a source may be: those of its name, in its file where that is told.
+// The tensors that a source may be: those of its name, in its file where that is recorded.
 std::vector<const formats::ManifestTensor*> CandidatesFor(const formats::ManifestSource& source,
                                                           const TensorsByName& tensors) {
   const auto found = tensors.find(source.name);

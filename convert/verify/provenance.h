@@ -37,7 +37,7 @@ struct ProvenanceTensor {
   std::string name;
   std::string file;
   std::string xxh3;
-  std::string rule;  // empty where the manifest tells none
+  std::string rule;  // empty where the manifest records none
   std::vector<ProvenanceSource> sources;
 };
 
@@ -60,7 +60,7 @@ struct ProvenanceReport {
 };
 
 // Reads manifests only. A recorded source that differs is an error finding ("source-differs"), one
-// that is unknown a warning ("source-unknown"), as is a directory whose manifest tells no
+// that is unknown a warning ("source-unknown"), as is a directory whose manifest records no
 // provenance ("no-provenance"); what JudgeCompleteness says of the directory is added, where
 // there are weights in it. Throws
 // Error: kBadInput where a directory has no manifest or one that cannot be read, or a conversion

@@ -11,8 +11,8 @@ namespace dsv3::convert {
 
 inline constexpr std::uint64_t kMaxSignatureBytes = std::uint64_t{64} << 20;
 
-// What is no part of a model: git's files, the hub's records of a download, and the signature,
-// under its usual name and at `signature`, where that lies in `directory`.
+// Files that do not belong to a model: git's files, the hub's records of a download, and the
+// signature, under its usual name and at `signature`, where that lies in `directory`.
 IgnoredPaths UnsignedPaths(const std::filesystem::path& directory,
                            const std::filesystem::path& signature);
 

@@ -23,7 +23,7 @@ struct ModelFile {
   bool is_link = false;  // a symbolic link to a regular file
 };
 
-// What has a name and is no file that can be signed.
+// An entry that has a name and is not a file that can be signed.
 struct ModelOddity {
   std::string name;
   std::string_view what;  // "a symbolic link that leads nowhere"

@@ -182,7 +182,7 @@ VerifySignatureReport VerifySignature(const VerifySignatureRequest& request, Pro
   report.key_hint = key.hint();
   const formats::SignatureBundle bundle = formats::ParseBundle(
       formats::ReadSmallFile(report.signature, kMaxSignatureBytes), signature_name);
-  // Malformed is malformed, whoever signed it: what is no statement is told as that.
+  // A bundle without a statement is reported as malformed, with a good signature, too.
   const SignatureStatement statement = formats::ParseStatement(bundle.payload, signature_name);
   report.authentic = IsAuthentic(bundle, key, request, report);
   if (!report.authentic) return report;

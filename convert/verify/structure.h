@@ -16,7 +16,7 @@ struct StructureRequest {
   std::filesystem::path input;  // see formats::OpenCheckpointFiles
 };
 
-// What layout.json of rank shards tells; all defaults where it cannot be read.
+// What layout.json of rank shards says; all defaults where it cannot be read.
 struct RankStructure {
   std::string format;  // as formats::RankLayout
   std::string grouping;

@@ -9,7 +9,7 @@
 
 namespace dsv3::convert {
 
-// What every check of a checkpoint tells; reports of single checks hold one and add their own.
+// What every check of a checkpoint reports; reports of single checks hold one and add their own.
 struct Verification {
   std::string check;               // "checksum", "structure", "numeric", "compare", "signature"
   std::vector<std::string> files;  // what was looked at, relative to the directory, sorted

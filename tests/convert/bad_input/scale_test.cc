@@ -107,7 +107,7 @@ TEST_F(ScaleTest, RefusesACheckpointThatIsNotFp8) {
   std::erase_if(checkpoint_.tensors,
                 [](const TinyTensor& t) { return t.name.find(".weight") == 1; });
   WriteInput();
-  ExpectBadInput("no FP8 checkpoint", "nothing to convert");
+  ExpectBadInput("not an FP8 checkpoint", "nothing to convert");
 }
 
 // Each piece of such a weight would need all of them.

@@ -133,7 +133,7 @@ TEST_F(Bf16ToFp8OriginalTest, RefusesAnotherOriginalByItsDigests) {
 TEST_F(Bf16ToFp8OriginalTest, RefusesAnOriginalWithOtherTensors) {
   MakeSample();
   options().scales_from = bf16();
-  ExpectRefused(ErrorCode::kBadInput, {"--scales-from", "no FP8 checkpoint"});
+  ExpectRefused(ErrorCode::kBadInput, {"--scales-from", "not an FP8 checkpoint"});
   options().scales_from = dir_ / "nowhere";
   ExpectRefused(ErrorCode::kBadInput, {"--scales-from", "nowhere"});
   // One tensor more, or one of another shape.
