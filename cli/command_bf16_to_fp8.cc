@@ -120,7 +120,8 @@ Command Bf16ToFp8Command() {
       "quantise: the linear layers of attention and MLP, all experts, and those of the MTP layers. "
       "Embedding, head, norms, routers, eh_proj and the indexer's weights_proj stay as they are; "
       "other modules that stay are listed in modules_to_not_convert, and such a list in the config "
-      "or in the manifest of fp8-to-bf16 is honoured. Each scale is in the shard of its weight, "
+      "or in the manifest of fp8-to-bf16, there also as ignored_layers, is honoured. Each scale is "
+      "in the shard of its weight, "
       "and each tensor in the shard that it was in. The source is not changed.",
       "The report says for each tensor how far the quantised weights are from the source's.",
       "Files appear in OUT under their names only when they are complete, the index after all "

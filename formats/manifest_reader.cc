@@ -121,7 +121,10 @@ void Parser::ReadSourceMember(ManifestJob& job) {
   constexpr std::string_view kNames[] = {"removed_config", "files"};
   const unsigned seen = Object(kNames, "\"source\"", [&](std::size_t member) {
     if (member == 0) {
+      // Values of a config, which may hold what Python writes.
+      json().AllowPythonNumbers(true);
       job.removed_config = RawMembers();
+      json().AllowPythonNumbers(false);
       return;
     }
     Array([&] { job.source_files.push_back(ReadSourceFile()); });

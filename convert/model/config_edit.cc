@@ -5,24 +5,62 @@
 #include <optional>
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/json/json_edit.h"
+#include "formats/json/json_reader.h"
+#include "formats/json/json_writer.h"
 
 namespace dsv3::convert {
 namespace {
 
 using formats::kConfigName;
 
-// Python's json.dumps(indent=2), as a member of an object whose members are indented by `indent`.
-void WriteIndented(const nlohmann::ordered_json& value, std::size_t indent, std::string& out) {
-  const std::string lines = value.dump(2);
-  for (const char c : lines) {
-    out += c;
-    if (c == '\n') out.append(indent, ' ');
+// Appends the next value, and each member and element on a line of its own as Python's
+// json.dumps(indent=2) does; `indent` is that of the value's own line. Scalars stay as they are
+// spelled.
+void AppendIndented(formats::JsonReader& reader, std::size_t indent, std::string& out) {
+  constexpr std::size_t kStep = 2;
+  const formats::JsonType type = reader.Peek();
+  const bool is_object = type == formats::JsonType::kObject;
+  if (!is_object && type != formats::JsonType::kArray) {
+    out += reader.SkipValue();
+    return;
   }
+  out += is_object ? '{' : '[';
+  bool first = true;
+  const auto begin_line = [&] {
+    out += first ? "\n" : ",\n";
+    out.append(indent + kStep, ' ');
+    first = false;
+  };
+  if (is_object) {
+    reader.BeginObject();
+    while (const auto key = reader.NextMember()) {
+      begin_line();
+      formats::AppendJsonString(out, *key);
+      out += ": ";
+      AppendIndented(reader, indent + kStep, out);
+    }
+  } else {
+    reader.BeginArray();
+    while (reader.NextElement()) {
+      begin_line();
+      AppendIndented(reader, indent + kStep, out);
+    }
+  }
+  if (!first) out.append(1, '\n').append(indent, ' ');
+  out += is_object ? '}' : ']';
+}
+
+std::string Indented(const std::string& json, std::size_t indent) {
+  formats::JsonReader reader(json, {.file = kConfigName, .part = "the new value", .advice = ""});
+  reader.AllowPythonNumbers(true);
+  std::string lines;
+  AppendIndented(reader, indent, lines);
+  reader.End();
+  return lines;
 }
 
 std::string ParentOf(const std::string& member) {
@@ -39,8 +77,7 @@ std::string SetConfigMember(const std::string& config_text, const std::string& m
   const auto depth = static_cast<std::size_t>(std::count(member.begin(), member.end(), '/'));
   std::string value = json;
   if (has_lines && value.find('\n') == std::string::npos) {
-    value.clear();
-    WriteIndented(nlohmann::ordered_json::parse(json), 2 * (depth + 1), value);
+    value = Indented(json, 2 * (depth + 1));
   }
   if (formats::JsonMember(config_text, member, kConfigName)) {
     return formats::ReplaceJsonMember(config_text, member, value, kConfigName);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -24,13 +25,33 @@ inline constexpr std::uint64_t kMaxDimension = std::uint64_t{1} << 31;
   throw Error(ErrorCode::kBadInput, fmt::format("{}: {}", file, problem), {file, ""});
 }
 
-// The value as the config spells it.
+// The value as the config spells it; NaN and infinity as Python does.
+inline std::string SpelledValue(const nlohmann::json& value) {
+  if (value.is_number_float() && !std::isfinite(value.get<double>())) {
+    const double number = value.get<double>();
+    return std::isnan(number) ? "NaN" : number > 0 ? "Infinity" : "-Infinity";
+  }
+  if (!value.is_array()) {
+    return value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  }
+  std::string text = "[";
+  for (const nlohmann::json& item : value) {
+    if (text.size() > 1) text += ',';
+    text += SpelledValue(item);
+  }
+  return text + "]";
+}
+
 inline std::string ShownInMessage(const nlohmann::json& value) {
   constexpr std::size_t kLongest = 60;
-  std::string text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  std::string text = SpelledValue(value);
   if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
   return text;
 }
+
+// Parses the text of a config, an object, which may hold NaN, Infinity and -Infinity as Python
+// writes them. Throws Error (kBadInput) for what ParseModelConfig says of JSON.
+nlohmann::json ParseConfigObject(std::string_view text, const std::string& file);
 
 // Reads the fields of one JSON object. A `strict` reader refuses values that a lenient reader takes
 // as absent.

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <set>
-#include <utility>
 
 #include "convert/model/config_fields-inl.h"
 
@@ -12,46 +10,6 @@ namespace {
 
 using Json = ConfigFields::Json;
 using Fields = ConfigFields;
-
-constexpr int kMaxDepth = 127;
-
-Json ParseObject(std::string_view text, const std::string& file) {
-  std::vector<std::set<std::string>> keys;  // of the objects that are open, by depth
-  const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    const auto level = static_cast<std::size_t>(depth);
-    if (depth >= kMaxDepth) {
-      FailConfig(file,
-                 fmt::format("nests deeper than {} levels; no model's config does, so the file is "
-                             "damaged: download it again",
-                             kMaxDepth));
-    }
-    if (event == Json::parse_event_t::object_start) {
-      keys.resize(level + 1);
-      keys.emplace_back();
-    } else if (event == Json::parse_event_t::key) {
-      keys.resize(std::max(keys.size(), level + 1));
-      if (!keys[level].insert(parsed.get<std::string>()).second) {
-        FailConfig(file,
-                   fmt::format("holds the field '{}' twice in one object; remove one of the two",
-                               parsed.get<std::string>()));
-      }
-    }
-    return true;
-  };
-  Json root;
-  try {
-    root = Json::parse(text, check);
-  } catch (const Json::exception& e) {
-    FailConfig(file, fmt::format("is not valid JSON ({}); the file is damaged, download it again",
-                                 e.what()));
-  }
-  if (!root.is_object()) {
-    FailConfig(
-        file, fmt::format("must be a JSON object but is {}; the file is damaged, download it again",
-                          ShownInMessage(root)));
-  }
-  return root;
-}
 
 // The values of fields that the config leaves out.
 struct FieldDefaults {
@@ -141,7 +99,7 @@ void RequireModestSize(const ModelConfig& m, const std::string& file) {
 }  // namespace
 
 ModelConfig ParseModelConfig(std::string_view text, const std::string& file) {
-  const Json root = ParseObject(text, file);
+  const Json root = ParseConfigObject(text, file);
   const Json* object = &root;
   ModelConfig config;
   if (const auto nested = root.find("text_config");

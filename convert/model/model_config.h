@@ -34,7 +34,10 @@ struct QuantizationConfig {
   std::string fmt;           // "e4m3"
   std::optional<quant::BlockShape> weight_block_size;
   std::string scale_fmt;  // "ue8m0"
+  // Modules that are not quantised, each once, and the members that list them: some tools call the
+  // list "ignored_layers". Where there is none, module_lists holds "modules_to_not_convert" alone.
   std::vector<std::string> modules_to_not_convert;
+  std::vector<std::string> module_lists;
   // compressed-tensors:
   std::string format;                     // "float-quantized" …
   std::vector<QuantizationGroup> groups;  // those with weights, by name
@@ -85,10 +88,11 @@ struct ModelConfig {
 };
 
 // Parses config.json. A config without dimensions of its own but with an object text_config is read
-// from there. Throws Error (kBadInput) when it is not a JSON object, nests deeper than 127 levels,
-// holds a field twice, or quantization_config is malformed; for a known model_type also when a
-// field has the wrong type, a dimension is missing, zero or too large to be one, a list of layers
-// has another length or contradicts the numbers, or the model would have more than
+// from there. NaN, Infinity and -Infinity are read as Python writes them; a field of this config
+// must be finite. Throws Error (kBadInput) when it is not a JSON object, nests deeper than 127
+// levels, holds a field twice, or quantization_config is malformed; for a known model_type also
+// when a field has the wrong type, a dimension is missing, zero or too large to be one, a list of
+// layers has another length or contradicts the numbers, or the model would have more than
 // kMaxExpectedTensors tensors. With an unknown model_type known is false, and fields
 // that are absent or of another type are 0. `file` is the name for errors.
 ModelConfig ParseModelConfig(std::string_view text, const std::string& file);

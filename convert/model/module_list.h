@@ -12,8 +12,8 @@ namespace dsv3::convert {
 // The module that a tensor belongs to: its name without ".weight".
 std::string_view ModuleOf(std::string_view tensor);
 
-// A config's modules_to_not_convert. An entry names a module when its dotted parts follow each
-// other in the module's name: "mlp.gate" names "model.layers.3.mlp.gate", but not
+// A config's modules_to_not_convert (or ignored_layers). An entry names a module when its dotted
+// parts follow each other in the module's name: "mlp.gate" names "model.layers.3.mlp.gate", but not
 // "model.layers.3.mlp.gate_proj". So an entry may be a module's whole name, the name of a module
 // around it, or an ending that loaders match. Other substrings, which some loaders match by
 // mistake, do not count.

@@ -57,6 +57,22 @@ std::vector<std::string> ParseStrings(const ConfigFields& fields, const char* na
   return value->get<std::vector<std::string>>();
 }
 
+// Both lists mean the same; vLLM's quantisers write ignored_layers.
+void ParseModuleLists(const ConfigFields& fields, QuantizationConfig& config) {
+  constexpr const char* kUsual = "modules_to_not_convert";
+  std::vector<std::string>& modules = config.modules_to_not_convert;
+  for (const char* const name : {"ignored_layers", kUsual}) {
+    const Json* value = fields.Find(name);
+    if (value == nullptr || value->is_null()) continue;
+    config.module_lists.emplace_back(name);
+    for (std::string& module : ParseStrings(fields, name)) {
+      if (std::find(modules.begin(), modules.end(), module) != modules.end()) continue;
+      modules.push_back(std::move(module));
+    }
+  }
+  if (config.module_lists.empty()) config.module_lists.emplace_back(kUsual);
+}
+
 // compressed-tensors writes a group_size of -1 for whole rows.
 void ParseStrategy(const ConfigFields& weights, QuantizationGroup& group) {
   const Json* size = weights.Find("group_size");
@@ -112,7 +128,7 @@ std::optional<QuantizationConfig> ParseQuantizationMember(const ConfigFields& ou
   config.fmt = fields.String("fmt");
   config.weight_block_size = ParseBlock(fields, "weight_block_size", /*text_too=*/false);
   config.scale_fmt = fields.String("scale_fmt");
-  config.modules_to_not_convert = ParseStrings(fields, "modules_to_not_convert");
+  ParseModuleLists(fields, config);
   return config;
 }
 

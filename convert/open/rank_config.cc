@@ -48,7 +48,9 @@ std::string ConfigForRanks(const std::string& config_text, const ModelConfig& co
     json.BeginArray();
     for (const std::string& module : modules.entries()) json.String(module);
     json.EndArray();
-    text = SetConfigMember(text, quantization.member + "/modules_to_not_convert", json.Take());
+    for (const std::string& list : quantization.module_lists) {
+      text = SetConfigMember(text, quantization.member + "/" + list, json.text());
+    }
   }
   if (!has_mtp && config.num_nextn_predict_layers != 0) {
     text = formats::ReplaceJsonMember(text, config.prefix + "num_nextn_predict_layers", "0",

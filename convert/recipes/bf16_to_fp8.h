@@ -55,6 +55,8 @@ struct TensorSelection {
   // For the config: modules that DeepSeek's releases quantise, or that the model's rules do not
   // know, and that keep their dtype.
   std::vector<std::string> modules_to_not_convert;
+  // The members of quantization_config that list them.
+  std::vector<std::string> module_lists = {"modules_to_not_convert"};
   // All linear modules that keep their dtype.
   std::vector<std::string> linears_left;
   formats::Findings warnings;
@@ -107,10 +109,8 @@ struct KeptQuantization {
 std::optional<KeptQuantization> QuantizationOf(const std::string& config_text,
                                                const ModelConfig& config);
 
-// The modules_to_not_convert of a quantization_config's value. Throws Error (kBadInput), `file` is
-// the name for errors.
-std::vector<std::string> ModulesToNotConvert(const std::string& quantization_json,
-                                             const std::string& file);
+// A quantization_config's value, parsed. Throws Error (kBadInput), `file` is the name for errors.
+QuantizationConfig ParseKeptQuantization(const KeptQuantization& kept, const std::string& file);
 
 // Text of config.json with a quantization_config for this form: in the place of the one that it has
 // (a stale one), else under the path of `kept`, else at the end. `kept` is written as it is spelled

@@ -54,7 +54,9 @@ std::string DeepSeekConfig(const Fp8Form& form, const TensorSelection& selection
   Member(json, "activation_scheme", "dynamic");
   Member(json, "fmt", "e4m3");
   if (!selection.modules_to_not_convert.empty()) {
-    Texts(json, "modules_to_not_convert", selection.modules_to_not_convert);
+    for (const std::string& list : selection.module_lists) {
+      Texts(json, list, selection.modules_to_not_convert);
+    }
   }
   Member(json, "quant_method", "fp8");
   if (form.scale_fmt != quant::ScaleFmt::kF32) Member(json, "scale_fmt", "ue8m0");
@@ -147,12 +149,9 @@ std::optional<KeptQuantization> QuantizationOf(const std::string& config_text,
   return KeptQuantization{config.quantization->member, std::move(*json)};
 }
 
-std::vector<std::string> ModulesToNotConvert(const std::string& quantization_json,
-                                             const std::string& file) {
-  const ModelConfig config =
-      ParseModelConfig("{\"quantization_config\": " + quantization_json + "}", file);
-  if (!config.quantization) return {};
-  return config.quantization->modules_to_not_convert;
+QuantizationConfig ParseKeptQuantization(const KeptQuantization& kept, const std::string& file) {
+  const ModelConfig config = ParseModelConfig("{\"quantization_config\": " + kept.json + "}", file);
+  return config.quantization.value_or(QuantizationConfig());
 }
 
 std::string ConfigForFp8(const std::string& config_text, const ModelConfig& config,

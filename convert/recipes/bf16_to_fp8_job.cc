@@ -90,14 +90,16 @@ class Bf16ToFp8Job {
   void PlanByRules() {
     const Fp8Form form = FormOfOptions(options_);
     const std::optional<KeptQuantization> kept = KeptOf(model_, ReadSourceManifest(model_));
-    const ModuleList listed(kept ? ModulesToNotConvert(kept->json, "config.json")
-                                 : std::vector<std::string>());
-    selection_ = SelectTensors(model_.catalog, model_.config, options_, form, listed);
+    const QuantizationConfig listed =
+        kept ? ParseKeptQuantization(*kept, "config.json") : QuantizationConfig();
+    selection_ = SelectTensors(model_.catalog, model_.config, options_, form,
+                               ModuleList(listed.modules_to_not_convert));
+    if (!listed.module_lists.empty()) selection_.module_lists = listed.module_lists;
     if (model_.config.quantization && selection_.already_fp8.empty()) {
       selection_.warnings.push_back(
           {formats::Severity::kWarning, "stale-quantization-config", "config.json", "",
            "config.json: there is a quantization_config, but no weight is FP8; it is replaced, and "
-           "only its modules_to_not_convert are honoured"});
+           "only its modules_to_not_convert (or ignored_layers) are honoured"});
     }
     plan_ = PlanBf16ToFp8(model_.catalog, selection_, form, options_, model_.needs_index);
     TakeSideFiles(ConfigForFp8(model_.config_text, model_.config, form, selection_, kept));

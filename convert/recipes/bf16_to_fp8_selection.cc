@@ -178,8 +178,8 @@ class Selector {
                   "checkpoint as it is");
     }
     throw Error(ErrorCode::kBadInput,
-                "config.json: modules_to_not_convert leaves no tensor to quantise; name those to "
-                "be quantised all the same with --include",
+                "config.json: modules_to_not_convert (or ignored_layers) leaves no tensor to "
+                "quantise; name those to be quantised all the same with --include",
                 {"config.json", ""});
   }
 

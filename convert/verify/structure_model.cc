@@ -63,6 +63,7 @@ class DtypeRules {
         left_out_(LeftOut(config.model)) {
     if (!config.model.quantization) return;
     is_quantized_ = true;
+    lists_ = fmt::format("{}", fmt::join(config.model.quantization->module_lists, " or "));
     is_fp8_method_ = config.model.quantization->quant_method == "fp8";
     fmt_ = config.model.quantization->fmt;
     // Weights of which none is FP8 are one finding about the config, not one for each.
@@ -98,7 +99,7 @@ class DtypeRules {
              : torch_dtype_ == "float16" ? "F16 or F32 (torch_dtype is float16)"
                                          : "BF16, F16 or F32";
     }
-    if (IsLeftOut(expected)) return "no FP8: modules_to_not_convert names it";
+    if (IsLeftOut(expected)) return fmt::format("no FP8: {} names it", lists_);
     return fmt_ == "e5m2" ? "F8_E5M2 (quantization_config)" : "F8_E4M3 (quantization_config)";
   }
 
@@ -130,6 +131,7 @@ class DtypeRules {
   std::string torch_dtype_;
   bool keeps_f16_ = false;
   ModuleList left_out_;
+  std::string lists_;          // the config's name of left_out_
   bool is_quantized_ = false;  // the config has a quantization_config
   bool is_fp8_method_ = false;
   bool demands_fp8_ = false;

@@ -82,6 +82,7 @@ std::optional<MemberSpan> FindMember(std::string_view text, std::string_view pat
                                      const std::string& file) {
   const JsonSource source = ConfigSource(file);
   JsonReader reader(text, source);
+  reader.AllowPythonNumbers(true);
   const std::optional<MemberSpan> found = FindInValue(reader, path, source);
   reader.End();
   return found;
@@ -89,6 +90,7 @@ std::optional<MemberSpan> FindMember(std::string_view text, std::string_view pat
 
 void RequireJsonValue(std::string_view value, const std::string& file) {
   JsonReader reader(value, {.file = file, .part = "the new value", .advice = ""});
+  reader.AllowPythonNumbers(true);
   reader.SkipValue();
   reader.End();
 }
@@ -134,6 +136,7 @@ std::string AppendJsonMember(std::string_view text, std::string_view key, std::s
                              const std::string& file) {
   RequireJsonValue(value, file);
   JsonReader reader(text, ConfigSource(file));
+  reader.AllowPythonNumbers(true);
   std::optional<std::size_t> last_key;
   std::size_t last_value = 0;
   std::size_t last_end = 0;

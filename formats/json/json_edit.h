@@ -5,7 +5,8 @@
 #include <string_view>
 
 // Edits of a JSON text that leave every other byte as it is: order, spacing and the spelling of
-// numbers survive. Used for config.json.
+// numbers survive. Used for config.json, so NaN, Infinity and -Infinity are values, as Python
+// writes them.
 namespace dsv3::formats {
 
 // Text of the value of top-level (or nested, "text_config/quantization_config") member `path`, as

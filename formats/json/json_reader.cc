@@ -30,6 +30,8 @@ constexpr std::uint64_t BytesEqual(std::uint64_t word, unsigned char byte) {
 
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 
+constexpr std::string_view kPythonNumbers[] = {"NaN", "Infinity", "-Infinity"};
+
 }  // namespace
 
 JsonReader::JsonReader(std::string_view text, const JsonSource& source)
@@ -100,6 +102,7 @@ JsonType JsonReader::Peek() {
       return JsonType::kNull;
     default:
       if (c == '-' || IsDigit(c)) return JsonType::kNumber;
+      if (python_numbers_ && (c == 'N' || c == 'I')) return JsonType::kNumber;
       FailSyntax("a value is expected", pos_);
   }
 }
@@ -269,6 +272,12 @@ std::uint64_t JsonReader::Uint() {
 std::string_view JsonReader::Number() {
   if (Peek() != JsonType::kNumber) FailExpected("a number", pos_);
   const std::size_t begin = pos_;
+  for (const std::string_view word : kPythonNumbers) {
+    if (!python_numbers_ || !text_.substr(begin).starts_with(word)) continue;
+    pos_ = begin + word.size();
+    return word;
+  }
+  if (!IsDigit(text_[begin]) && text_[begin] != '-') FailSyntax("a value is expected", begin);
   std::size_t i = begin;
   const auto at = [&](std::size_t k) { return k < text_.size() ? text_[k] : '\0'; };
   const auto digits = [&] {

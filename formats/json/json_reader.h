@@ -32,6 +32,10 @@ class JsonReader {
   // Checks the UTF-8 of the whole text at once.
   JsonReader(std::string_view text, const JsonSource& source);
 
+  // Whether NaN, Infinity and -Infinity are numbers too, as Python's json writes them. Not at
+  // first.
+  void AllowPythonNumbers(bool allow) { python_numbers_ = allow; }
+
   // Names the tensor that the values to come belong to, for errors; nullptr for none. The string
   // must stay until the next call.
   void SetTensor(const std::string* name) { tensor_ = name; }
@@ -84,6 +88,7 @@ class JsonReader {
 
   std::string_view text_;
   JsonSource source_;
+  bool python_numbers_ = false;
   const std::string* tensor_ = nullptr;
   std::size_t pos_ = 0;
   std::size_t key_offset_ = 0;

@@ -92,6 +92,14 @@ TEST(ManifestTest, ReadsEveryMember) {
   EXPECT_EQ(manifest.content_digest, WholeManifest().content_digest);
 }
 
+TEST(ManifestTest, KeepsNumbersOfTheConfigThatPythonWrites) {
+  Manifest manifest = WholeManifest();
+  manifest.job.removed_config = {{"quantization_config", "{\"limit\": [NaN, -Infinity]}"}};
+  const std::string text = SerializeManifest(manifest);
+  EXPECT_EQ(SerializeManifest(ParseManifest(text, "m.json")), text);
+  ExpectMalformed(Replaced(text, "[128,128]", "NaN"), "not valid JSON");
+}
+
 TEST(ManifestTest, SkipsMembersThatItDoesNotKnow) {
   const std::string text = Replaced(SerializeManifest(WholeManifest()), "\"version\": 1",
                                     "\"version\": 1, \"news\": {\"a\": [1, 2]}");

@@ -13,6 +13,7 @@ using nlohmann::json;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using ::testing::StartsWith;
 
 ModelConfig Parse(const json& config) { return ParseModelConfig(config.dump(), "config.json"); }
@@ -58,6 +59,27 @@ TEST(ParseModelConfig, ReadsScaleFormatBlockAndExcludedModules) {
   EXPECT_EQ(quantization->weight_block_size, (quant::BlockShape{32, 64}));
   EXPECT_EQ(quantization->scale_fmt, "ue8m0");
   EXPECT_THAT(quantization->modules_to_not_convert, ElementsAre("lm_head", "model.embed_tokens"));
+}
+
+TEST(ParseModelConfig, ReadsIgnoredLayersAsModulesNotToConvert) {
+  const auto parse = [](const json& members) {
+    json config = testing::V3Config();
+    config["quantization_config"].update(members);
+    return *Parse(config).quantization;
+  };
+  const QuantizationConfig none = parse(json::object());
+  EXPECT_THAT(none.modules_to_not_convert, IsEmpty());
+  EXPECT_THAT(none.module_lists, ElementsAre("modules_to_not_convert"));
+  const QuantizationConfig ignored = parse({{"ignored_layers", {"lm_head", "a.b"}}});
+  EXPECT_THAT(ignored.modules_to_not_convert, ElementsAre("lm_head", "a.b"));
+  EXPECT_THAT(ignored.module_lists, ElementsAre("ignored_layers"));
+  const QuantizationConfig both =
+      parse({{"ignored_layers", {"a"}}, {"modules_to_not_convert", {"b", "a"}}});
+  EXPECT_THAT(both.modules_to_not_convert, ElementsAre("a", "b"));
+  EXPECT_THAT(both.module_lists, ElementsAre("ignored_layers", "modules_to_not_convert"));
+  const QuantizationConfig null =
+      parse({{"ignored_layers", nullptr}, {"modules_to_not_convert", {"b"}}});
+  EXPECT_THAT(null.module_lists, ElementsAre("modules_to_not_convert"));
 }
 
 TEST(ParseModelConfig, FillsAbsentFieldsOfV3WithItsDefaults) {
@@ -146,6 +168,36 @@ TEST(ParseModelConfig, RejectsWhatIsNoJsonObject) {
   EXPECT_THAT(ErrorOf(std::string("[1]")), HasSubstr("must be a JSON object but is [1]"));
 }
 
+TEST(ParseModelConfig, ReadsPythonsNumbersWhereNothingDependsOnThem) {
+  const auto with = [](const std::string& members) {
+    std::string text = testing::V3Config().dump();
+    return text.insert(1, members + ",");
+  };
+  const ModelConfig config = ParseModelConfig(
+      with(
+          R"("time_step_limit": [0.0, Infinity], "x": {"y": -Infinity}, "initializer_range": NaN)"),
+      "config.json");
+  EXPECT_TRUE(config.known);
+  EXPECT_EQ(config.hidden_size, 7168U);
+  EXPECT_EQ(ParseModelConfig("\xEF\xBB\xBF{\"model_type\": \"x\"}", "config.json").model_type, "x");
+}
+
+TEST(ParseModelConfig, RefusesNumbersOfItsOwnThatAreNotFinite) {
+  for (const std::string number : {"NaN", "Infinity", "-Infinity"}) {
+    json config = testing::V3Config();
+    config.erase("vocab_size");
+    std::string text = config.dump();
+    EXPECT_THAT(ErrorOf(text.insert(1, "\"vocab_size\": " + number + ",")),
+                HasSubstr("the field 'vocab_size' must be an integer from 0 to 2147483648 but is " +
+                          number + ";"));
+  }
+  EXPECT_THAT(ErrorOf(std::string(R"({"quantization_config": {"weight_block_size": [128, NaN]}})")),
+              HasSubstr("'quantization_config.weight_block_size' must be two positive integers, "
+                        "such as [128, 128], but is [128,NaN];"));
+  EXPECT_THAT(ErrorOf(std::string("[NaN]")), HasSubstr("must be a JSON object but is [NaN]"));
+  EXPECT_THAT(ErrorOf(std::string("{\"a\": nan}")), HasSubstr("not valid JSON"));
+}
+
 TEST(ParseModelConfig, RejectsDeepNestingWithoutOverflow) {
   EXPECT_THAT(ErrorOf(std::string(1'000'000, '[')), HasSubstr("nests deeper than 127 levels"));
 }
@@ -207,6 +259,8 @@ TEST(ParseModelConfig, RejectsMalformedQuantizationConfigs) {
   EXPECT_THAT(
       ErrorOf(json{{"quantization_config", {{"modules_to_not_convert", {1}}}}}),
       HasSubstr("'quantization_config.modules_to_not_convert' must be an array of strings"));
+  EXPECT_THAT(ErrorOf(json{{"quantization_config", {{"ignored_layers", "lm_head"}}}}),
+              HasSubstr("'quantization_config.ignored_layers' must be an array of strings"));
   EXPECT_FALSE(Parse({{"quantization_config", nullptr}}).quantization);
 }
 

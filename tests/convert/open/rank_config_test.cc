@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "convert/recipes/reshard_job.h"
+#include "formats/json/json_edit.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/reshard.h"
 #include "tests/support/files.h"
@@ -99,6 +100,25 @@ TEST_F(ReshardConfigTest, Bf16ConvertsTheseModulesOnlyAndListsThem) {
   const Json listed = Config()["quantization_config"]["modules_to_not_convert"];
   EXPECT_THAT(listed, ::testing::Contains(Json(expert)));
   EXPECT_THAT(listed, Not(::testing::Contains(Json("model.layers.1.self_attn.o_proj"))));
+}
+
+TEST_F(ReshardConfigTest, Bf16ListsModulesWhereTheConfigListsThem) {
+  const std::string config = ReadFile(model() / "config.json");
+  WriteFile(model() / "config.json",
+            formats::AppendJsonMember(
+                formats::RemoveJsonMember(config, "quantization_config", "config.json"),
+                "quantization_config",
+                R"({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128],
+                    "ignored_layers": ["lm_head"]})",
+                "config.json"));
+  ReshardOptions options = Options(4, 1);
+  options.on_misaligned = OnMisaligned::kBF16;
+  Run(options);
+  const Json quantization = Config()["quantization_config"];
+  EXPECT_FALSE(quantization.contains("modules_to_not_convert"));
+  EXPECT_THAT(quantization["ignored_layers"],
+              ::testing::AllOf(::testing::Contains(Json("lm_head")),
+                               ::testing::Contains(Json("model.layers.1.mlp.experts.5.up_proj"))));
 }
 
 TEST_F(ReshardConfigTest, ReplicatedModulesAreWhole) {

@@ -198,6 +198,38 @@ TEST_F(Bf16ToFp8JobTest, HonoursTheListThatTheManifestKept) {
   EXPECT_THAT(ReadFile(out() / "config.json"), HasSubstr(kept));
 }
 
+TEST_F(Bf16ToFp8JobTest, HonoursIgnoredLayersAndKeepsTheirName) {
+  MakeSample();
+  EditConfig("quantization_config",
+             R"({"quant_method": "fp8", "ignored_layers": ["model.layers.0.mlp"]})");
+  options().exclude = {"*.q_a_proj.weight"};
+  Convert();
+  EXPECT_EQ(FindTensor(out(), "model.layers.0.mlp.up_proj.weight").entry.dtype,
+            formats::Dtype::kBF16);
+  const Json quantization = Config()["quantization_config"];
+  EXPECT_FALSE(quantization.contains("modules_to_not_convert"));
+  EXPECT_THAT(quantization["ignored_layers"].get<std::vector<std::string>>(),
+              AllOf(Contains("model.layers.0.mlp"), Contains("model.layers.0.self_attn.q_a_proj")));
+}
+
+TEST_F(Bf16ToFp8JobTest, KeepsIgnoredLayersOfTheManifestAsTheyWereSpelled) {
+  MakeSample();
+  fs::remove_all(bf16());
+  const std::string kept = R"({"quant_method": "fp8", "activation_scheme": "dynamic",
+     "ignored_layers": ["model.layers.9"], "fmt": "e4m3", "weight_block_size": [128, 128]})";
+  WriteFile(fp8() / "config.json",
+            formats::ReplaceJsonMember(ReadFile(fp8() / "config.json"), "quantization_config", kept,
+                                       "config.json"));
+  ConversionRequest request;
+  request.input = fp8();
+  request.output = bf16();
+  ProgressSink progress;
+  const StopToken stop;
+  ConvertFp8ToBf16(request, quick_, progress, stop);
+  Convert();
+  EXPECT_THAT(ReadFile(out() / "config.json"), HasSubstr(kept));
+}
+
 TEST_F(Bf16ToFp8JobTest, ExcludeWinsOverInclude) {
   MakeSample();
   options().include = {"lm_head.weight", "*eh_proj.weight"};

@@ -13,6 +13,7 @@
 #include "formats/hash/xxh3.h"
 #include "formats/io/file_system.h"
 #include "formats/json/json_edit.h"
+#include "formats/manifest.h"
 #include "tests/convert/recipes/expected_bf16.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/digest_oracle.h"
@@ -113,6 +114,28 @@ TEST_F(JobTest, WritesTheConfigWithoutItsQuantization) {
   "vocab_size": 16
 }
 )");
+}
+
+TEST_F(JobTest, KeepsNumbersThatPythonWrites) {
+  checkpoint_.config = R"({
+  "model_type": "tiny_for_tests",
+  "limits": [0.0, Infinity],
+  "quantization_config": {"quant_method": "fp8", "weight_block_size": [4, 8], "clip": NaN},
+  "dtype": "bfloat16",
+  "floor": -Infinity
+}
+)";
+  const Tree tree = Output();
+  EXPECT_EQ(tree.at("config.json"), R"({
+  "model_type": "tiny_for_tests",
+  "limits": [0.0, Infinity],
+  "dtype": "bfloat16",
+  "floor": -Infinity
+}
+)");
+  const formats::Manifest manifest = formats::ParseManifest(tree.at(kManifest), "m.json");
+  ASSERT_EQ(manifest.job.removed_config.size(), 1U);
+  EXPECT_THAT(manifest.job.removed_config[0].second, ::testing::HasSubstr("\"clip\": NaN"));
 }
 
 TEST_F(JobTest, RecomputesAWrongTotalSize) {

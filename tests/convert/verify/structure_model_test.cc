@@ -273,6 +273,16 @@ TEST_F(StructureModelTest, FindsAnFp8WeightThatTheConfigLeavesOut) {
   ExpectWrongDtype(kLinear, "modules_to_not_convert names it");
 }
 
+TEST_F(StructureModelTest, TakesIgnoredLayersAsModulesNotToConvert) {
+  const std::string ignored = R"({"quant_method": "fp8", "weight_block_size": [4, 8],
+                                  "ignored_layers": ["model.layers.0.self_attn.o_proj"]})";
+  SetConfig("quantization_config", ignored);
+  ExpectWrongDtype(kLinear, "is F8_E4M3, expected no FP8: ignored_layers names it");
+  Drop(std::string(kLinear) + "_scale_inv");
+  Retype(kLinear, Dtype::kBF16);
+  EXPECT_THAT(Lines(Findings()), IsEmpty());
+}
+
 TEST_F(StructureModelTest, FindsAnFp8FormatThatIsNotTheConfigs) {
   Retype(kLinear, Dtype::kF8E5M2);
   ExpectWrongDtype(kLinear, "is F8_E5M2, expected F8_E4M3 (quantization_config)");

@@ -38,6 +38,17 @@ TEST(JsonEditTest, ReadsAMemberAsItStands) {
   EXPECT_EQ(JsonMember(R"({"a\u0062":1})", "ab", kFile), "1");
 }
 
+TEST(JsonEditTest, KeepsPythonsNumbersAsTheyAre) {
+  const std::string_view text = R"({"a": NaN, "b": {"limit": -Infinity}, "c": Infinity})";
+  EXPECT_EQ(JsonMember(text, "a", kFile), "NaN");
+  EXPECT_EQ(JsonMember(text, "b/limit", kFile), "-Infinity");
+  EXPECT_EQ(RemoveJsonMember(text, "b", kFile), R"({"a": NaN, "c": Infinity})");
+  EXPECT_EQ(ReplaceJsonMember(text, "a", "{\"x\": NaN}", kFile),
+            R"({"a": {"x": NaN}, "b": {"limit": -Infinity}, "c": Infinity})");
+  EXPECT_EQ(AppendJsonMember("{\"a\": NaN}", "b", "-Infinity", kFile),
+            R"({"a": NaN,"b": -Infinity})");
+}
+
 TEST(JsonEditTest, RemovesAMemberAndNothingElse) {
   EXPECT_EQ(RemoveJsonMember(kConfig, "quantization_config", kFile), R"({
   "architectures": [

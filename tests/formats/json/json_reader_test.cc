@@ -67,6 +67,25 @@ TEST(JsonReaderTest, RejectsWhatTheGrammarDoesNotAllow) {
   ExpectBadInput([] { ReadAll(std::string_view("\"\0\"", 3)); }, "control character", "at byte 1");
 }
 
+TEST(JsonReaderTest, ReadsPythonsNumbersWhereTheyAreAllowed) {
+  const std::string text = R"({"a": [NaN, -Infinity,Infinity], "b": -1})";
+  const auto read = [](std::string_view json) {
+    JsonReader reader(json, kSource);
+    reader.AllowPythonNumbers(true);
+    const std::string value(reader.SkipValue());
+    reader.End();
+    return value;
+  };
+  EXPECT_EQ(read(text), text);
+  for (const std::string_view bad :
+       {"Nan", "nan", "inf", "Inf", "+Infinity", "-NaN", "NaN1", "Infinityx", "-", "-I", "N"}) {
+    ExpectBadInput([&] { read(bad); }, "f.json: the file is not valid JSON: ", "at byte");
+  }
+  JsonReader reader("Infinity", kSource);
+  reader.AllowPythonNumbers(true);
+  ExpectBadInput([&] { reader.Uint(); }, "a whole number", "instead of 'Infinity'");
+}
+
 TEST(JsonReaderTest, UnescapesStrings) {
   EXPECT_EQ(ReadString(R"("\"\\\/\b\f\n\r\t")"), "\"\\/\b\f\n\r\t");
   EXPECT_EQ(ReadString(R"("\u0061\u00e9\u20AC\uD83D\uDE00\uffff")"), "aé€😀\uffff");
