@@ -226,6 +226,8 @@ int ToolMain(const std::function<Tool()>& make_tool, int argc, char** argv, Join
   ReserveStandardDescriptors();
   // A reader of stderr that goes away must not end a job of hours; see WriteStdout for stdout.
   std::signal(SIGPIPE, SIG_IGN);
+  // A file that grows beyond `ulimit -f` is an error of writing, which is reported.
+  std::signal(SIGXFSZ, SIG_IGN);
   std::vector<std::string> words;
   if (argc > 1) words.assign(argv + 1, argv + argc);
   return Call(make_tool, std::move(words), join).Run();

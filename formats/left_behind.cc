@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <vector>
 
+#include "formats/sums_file.h"
+
 namespace dsv3::formats {
 namespace {
 
@@ -27,11 +29,11 @@ constexpr std::array<std::string_view, 8> kSystemNames = {
 constexpr std::array<std::string_view, 6> kDownloadSuffixes = {
     ".incomplete", ".aria2", ".crdownload", ".part", ".download", ".aria2__temp"};
 
-constexpr std::array<std::string_view, 6> kChecksumSuffixes = {".sha256", ".sha256sum", ".sha512",
-                                                               ".sha1",   ".md5",       ".md5sum"};
+// Of lists of other digests than SHA-256.
+constexpr std::array<std::string_view, 4> kChecksumSuffixes = {".sha512", ".sha1", ".md5",
+                                                               ".md5sum"};
 
-constexpr std::array<std::string_view, 6> kChecksumNames = {
-    "sha256sums", "sha256sums.txt", "sha512sums", "md5sums", "sha256sum.txt", "md5sum.txt"};
+constexpr std::array<std::string_view, 3> kChecksumNames = {"sha512sums", "md5sums", "md5sum.txt"};
 
 std::string Lower(std::string_view text) {
   std::string lower(text);
@@ -130,7 +132,7 @@ std::optional<LeftBehindKind> KindOfLeftBehind(std::string_view relative_name) {
   if (name.starts_with("adapter_")) return LeftBehindKind::kAdapter;
   if (IsTrainingState(components)) return LeftBehindKind::kTrainingState;
   if (IsOtherIndex(name)) return LeftBehindKind::kOtherIndex;
-  if (EndsWithOneOf(name, kChecksumSuffixes) || IsOneOf(name, kChecksumNames)) {
+  if (IsSumsName(name) || EndsWithOneOf(name, kChecksumSuffixes) || IsOneOf(name, kChecksumNames)) {
     return LeftBehindKind::kChecksums;
   }
   if (IsOtherWeights(components)) return LeftBehindKind::kOtherWeights;

@@ -200,6 +200,21 @@ class PgpFrame {
 
 }  // namespace
 
+bool IsSumsName(std::string_view file_name) {
+  constexpr std::array<std::string_view, 8> kEnds = {"sha256sums", "sha256sum", "shasums256",
+                                                     "shasums",    "checksums", "checksum",
+                                                     "sha256",     "sha-256"};
+  std::string name(file_name);
+  for (char& c : name) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  for (const std::string_view extension : {".txt", ".asc"}) {
+    if (name.ends_with(extension)) name.resize(name.size() - extension.size());
+  }
+  return std::any_of(kEnds.begin(), kEnds.end(),
+                     [&](std::string_view end) { return name.ends_with(end); });
+}
+
 std::string SumsLine(std::string_view name, std::string_view sha256) {
   std::string line;
   if (name.find_first_of(kEscaped) != name.npos) line.push_back('\\');

@@ -13,6 +13,11 @@ namespace dsv3::formats {
 inline constexpr std::string_view kSumsName = "SHA256SUMS";
 inline constexpr std::uint64_t kMaxSumsBytes = std::uint64_t{64} << 20;
 
+// Whether a file of this name holds SHA-256 digests of other files: in capitals or not, a name that
+// ends with "sha256sums", "sha256sum", "shasums256", "shasums", "checksums", "checksum", "sha256"
+// or "sha-256", with ".txt" or ".asc" (a list that PGP signed) behind it or not.
+bool IsSumsName(std::string_view file_name);
+
 struct SumsEntry {
   std::string name;  // as it is on the disk; any bytes but NUL; empty for a digest alone
   std::string sha256;

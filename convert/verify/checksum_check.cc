@@ -13,6 +13,7 @@
 #include "convert/verify/checksum_compare.h"
 #include "convert/verify/directory_files.h"
 #include "formats/error.h"
+#include "formats/left_behind.h"
 #include "formats/require_no_errors.h"
 #include "formats/shard_index.h"
 
@@ -30,6 +31,26 @@ std::uint64_t BytesToRead(const std::vector<FileToDigest>& files) {
     for (const DigestRange& range : file.ranges) bytes += range.end - range.begin;
   }
   return bytes;
+}
+
+[[noreturn]] void FailWithoutBasis(const fs::path& directory) {
+  for (const DirectoryFile& file : ListDirectory(directory)) {
+    const std::string base = fs::path(file.name).filename().string();
+    if (formats::KindOfLeftBehind(base) != formats::LeftBehindKind::kChecksums) continue;
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: {} holds digests of another kind than SHA-256, which are not "
+                            "read; check the files with the program for these (such as `md5sum "
+                            "-c`), or get the publisher's list of SHA-256 digests",
+                            directory.string(), QuoteForMessage(file.name)),
+                {(directory / file.name).string(), ""});
+  }
+  throw Error(ErrorCode::kBadInput,
+              fmt::format("{}: there is nothing to check against: no checkpoint.manifest.json, no "
+                          "SHA256SUMS, no NAME.sha256 and no metadata of the hub; give --manifest, "
+                          "or make checksums with `dsv3-verify checksum create` where the files "
+                          "are right",
+                          directory.string()),
+              {directory.string(), ""});
 }
 
 }  // namespace
@@ -63,14 +84,7 @@ CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, Progre
   if (!basis) {
     // Of what is not whole, that is what is to be said.
     formats::RequireNoErrors(completeness, {"fault like it", "faults like it"});
-    throw Error(
-        ErrorCode::kBadInput,
-        fmt::format(
-            "{}: there is nothing to check against: no checkpoint.manifest.json, no "
-            "SHA256SUMS, no NAME.sha256 and no metadata of the hub; give --manifest, or make "
-            "checksums with `dsv3-verify checksum create` where the files are right",
-            directory.string()),
-        {directory.string(), ""});
+    FailWithoutBasis(directory);
   }
   const std::vector<DirectoryFile> listing = ListDirectory(directory);
 

@@ -318,7 +318,7 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
     // There were checksums, and nobody can tell what they said.
     if (error.code() != ErrorCode::kBadInput) throw;
     formats::Finding finding;
-    const bool is_list = IsSumsListName(fs::path(error.place().file).filename().string());
+    const bool is_list = formats::IsSumsName(fs::path(error.place().file).filename().string());
     finding.kind = is_list ? "unreadable-sums" : "unreadable-manifest";
     finding.file = error.place().file;
     finding.message = error.message();

@@ -56,7 +56,7 @@ std::vector<std::string> FindLists(const fs::path& directory) {
     std::error_code ignored;
     if (entry->symlink_status(ignored).type() == fs::file_type::directory) {
       if (base == ".git" || base == ".cache") entry.disable_recursion_pending();
-    } else if (IsSumsListName(base)) {
+    } else if (formats::IsSumsName(base)) {
       lists.push_back(entry->path().lexically_relative(directory).generic_string());
     }
   }
@@ -115,6 +115,8 @@ class Collector {
   // Throws Error (kBadInput) for a list that cannot be used.
   void Add(const std::string& list) {
     const std::string text = formats::ReadSmallFile(directory_ / list, formats::kMaxSumsBytes);
+    // The signature of a list that is another file.
+    if (text.starts_with("-----BEGIN PGP SIGNATURE-----")) return;
     const formats::SumsFile sums = formats::ParseSums(text);
     if (sums.entries.empty()) {
       throw Error(ErrorCode::kBadInput,
@@ -126,6 +128,8 @@ class Collector {
                               "publisher's list in its place",
                               list, sums.bad_lines[i], DescribeBadLine(sums.bad_forms[i])));
     }
+    lists_.push_back(list);
+    basis_.lists.insert(list);
     if (sums.entries.size() == 1 && TakeSubject(list, sums.entries[0])) return;
     for (const SumsEntry& entry : sums.entries) AddEntry(list, entry);
   }
@@ -138,11 +142,6 @@ class Collector {
     if (more == 1) basis_.name += " and 1 more list";
     if (more > 1) basis_.name += fmt::format(" and {} more lists", more);
     return std::move(basis_);
-  }
-
-  void NoteList(const std::string& list) {
-    lists_.push_back(list);
-    basis_.lists.insert(list);
   }
 
  private:
@@ -221,23 +220,12 @@ class Collector {
 
 }  // namespace
 
-bool IsSumsListName(std::string_view file_name) {
-  constexpr std::array<std::string_view, 5> kNames = {"sha256sums", "sha256sums.txt", "sha256sum",
-                                                      "sha256sum.txt", "sha256.txt"};
-  const std::string lower = InLowerCase(file_name);
-  return std::find(kNames.begin(), kNames.end(), lower) != kNames.end() ||
-         std::any_of(kSuffixes.begin(), kSuffixes.end(), [&](std::string_view suffix) {
-           return lower.size() > suffix.size() && lower.ends_with(suffix);
-         });
-}
-
 SumsLists ReadSumsLists(const fs::path& directory) {
   SumsLists lists;
   Collector collector(directory);
   for (const std::string& list : FindLists(directory)) {
     try {
       collector.Add(list);
-      collector.NoteList(list);
     } catch (const Error& error) {
       if (error.code() == ErrorCode::kIo) throw;
       lists.unreadable.push_back(error);

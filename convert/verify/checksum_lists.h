@@ -16,13 +16,9 @@ struct SumsLists {
   std::vector<Error> unreadable;
 };
 
-// Whether a file of this name is a list of digests: SHA256SUMS and like names, NAME.sha256,
-// NAME.sha256sum.
-bool IsSumsListName(std::string_view file_name);
-
-// Reads all lists below the directory, SHA256SUMS first. Names in a list are relative to its
-// folder. A list NAME.sha256 that holds one digest, alone, or with NAME's last part or "-" as its
-// name, is about NAME beside it. Lists need not name all files. Throws Error (kIo).
+// Reads all lists below the directory (formats::IsSumsName), SHA256SUMS first. Names in a list are
+// relative to its folder. A list NAME.sha256 that holds one digest, alone, or with NAME's last part
+// or "-" as its name, is about NAME beside it. Lists need not name all files. Throws Error (kIo).
 SumsLists ReadSumsLists(const std::filesystem::path& directory);
 
 }  // namespace dsv3::convert

@@ -44,7 +44,8 @@ TEST(LeftBehindTest, KnowsEachKindByName) {
   ExpectKind(LeftBehindKind::kOtherIndex,
              {"model.fp8.safetensors.index.json", "pytorch_model.bin.index.json",
               "model.safetensors.index.fp16.json", "tf_model.h5.index.json"});
-  ExpectKind(LeftBehindKind::kChecksums, {"model.safetensors.sha256", "MD5SUMS", "a.md5"});
+  ExpectKind(LeftBehindKind::kChecksums, {"model.safetensors.sha256", "MD5SUMS", "a.md5",
+                                          "CHECKSUM", "v1_SHA256SUMS", "checksums.txt"});
   ExpectKind(LeftBehindKind::kSystemRecord,
              {".msc", ".mdl", ".mv", ".DS_Store", "code/.DS_Store", "._config.json",
               "._____temp/a.json", "__MACOSX/a.txt", "Thumbs.db", "a.safetensors.aria2"});

@@ -24,6 +24,19 @@ TEST(SumsFileTest, ReadsBackEveryNameThatItWrites) {
   }
 }
 
+TEST(SumsFileTest, KnowsListsByTheirNames) {
+  for (const char* name :
+       {"SHA256SUMS", "sha256sums.txt", "sha256sum.txt", "SHA256SUMS.asc", "model_SHA256SUMS",
+        "SHASUMS256.txt", "CHECKSUM", "checksums.txt", "sha256-checksums.txt", "sha256.txt",
+        "model-00001-of-00002.safetensors.sha256", "a.sha256sum", "a.SHA256.txt"}) {
+    EXPECT_TRUE(IsSumsName(name)) << name;
+  }
+  for (const char* name : {"checkpoint.manifest.json", "sha256.py", "checksums.md", "MD5SUMS",
+                           "sha512sums", "model.safetensors", "README.md", "notes.txt"}) {
+    EXPECT_FALSE(IsSumsName(name)) << name;
+  }
+}
+
 TEST(SumsFileTest, EscapesAsSha256sumDoes) {
   EXPECT_EQ(SumsLine("a b", kDigest), kDigest + "  a b\n");
   EXPECT_EQ(SumsLine("a\\b\nc\rd", kDigest), "\\" + kDigest + "  a\\\\b\\nc\\rd\n");

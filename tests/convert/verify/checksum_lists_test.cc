@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "formats/error.h"
+#include "formats/sums_file.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/digest_oracle.h"
 #include "tests/convert/verify/checksum_support.h"
@@ -40,7 +41,7 @@ class ChecksumListsTest : public testing::ChecksumTest {
   std::string Sums(const std::string& end = "\n") const {
     std::string text;
     for (const auto& [name, content] : testing::ReadTree(model_)) {
-      if (name.ends_with('/') || IsSumsListName(fs::path(name).filename().string())) continue;
+      if (name.ends_with('/') || formats::IsSumsName(fs::path(name).filename().string())) continue;
       text += Sha256Of(content) + "  " + name + end;
     }
     return text;
@@ -108,6 +109,24 @@ TEST_F(ChecksumListsTest, ListsOfOtherNamesAndFoldersAreUsedTogether) {
   EXPECT_THAT(found, Contains("missing-file code/other.py "));
   WriteFile(model_ / "SHA256SUMS", std::string(64, 'b') + "  " + kTinyShard1 + "\n");
   EXPECT_THAT(Found(), Contains("bad-sums-line sha256sums.txt "));
+}
+
+TEST_F(ChecksumListsTest, TheSignatureOfAListIsNotAList) {
+  WriteFile(model_ / "CHECKSUM",
+            "SHA256 (" + std::string(kTinyShard1) + ") = " + DigestOf(kTinyShard1) + "\n");
+  WriteFile(model_ / "CHECKSUM.asc",
+            "-----BEGIN PGP SIGNATURE-----\n\niQIz\n-----END PGP SIGNATURE-----\n");
+  EXPECT_EQ(Check().basis_name, "CHECKSUM");
+  Spoil(kTinyShard1, 100);
+  EXPECT_THAT(Found(), Contains(std::string("wrong-digest ") + kTinyShard1 + " "));
+}
+
+TEST_F(ChecksumListsTest, ListsOfOtherDigestsAreNamedWhereThereIsNothingElse) {
+  WriteFile(model_ / "MD5SUMS", std::string(32, 'a') + "  " + kTinyShard1 + "\n");
+  const Error error = ErrorOf([&] { Check(); });
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_THAT(error.message(), HasSubstr("'MD5SUMS' holds digests of another kind than SHA-256"));
+  EXPECT_THAT(error.message(), Not(HasSubstr("checksum create")));
 }
 
 TEST_F(ChecksumListsTest, AListThatIsNoneIsCalledWhatItIs) {
