@@ -54,13 +54,15 @@ class ValueReader {
   // The scale of one element. Scaled only.
   float ScaleOf(std::uint64_t element, const Scales& scales) const;
 
-  // The position of an element's scale in the scale tensor, and the end of the elements behind it
-  // in its row that have the same scale. Scaled only.
-  struct ScaleRun {
-    std::uint64_t scale = 0;
-    std::uint64_t end = 0;
+  // The rows of an element that share a row of scales. Scaled only.
+  struct ScaleRow {
+    std::uint64_t first_scale = 0;  // position of the row's first scale in the scale tensor
+    std::uint64_t column = 0;       // of the element
+    std::uint64_t end = 0;          // the first element behind these rows
   };
-  ScaleRun ScaleRunOf(std::uint64_t element) const;
+  ScaleRow ScaleRowOf(std::uint64_t element) const;
+  std::uint64_t cols() const { return pair_->cols; }
+  std::uint64_t block_cols() const { return pair_->block.cols; }
   std::uint64_t num_scales() const { return pair_->matrices * scale_rows_ * scale_cols_; }
 
   // The values of consecutive elements from `first` on, whose bytes are given; `out` has as many.

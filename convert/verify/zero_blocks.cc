@@ -24,20 +24,55 @@ ZeroBlocks::ZeroBlocks(std::uint64_t first, std::uint64_t count) : blocks_(count
 void ZeroBlocks::Add(const ValueReader& reader, std::uint64_t first,
                      std::span<const std::byte> codes, const ValueReader::Scales& scales) {
   for (std::size_t done = 0; done < codes.size();) {
-    const ValueReader::ScaleRun run = reader.ScaleRunOf(first + done);
-    const auto size = static_cast<std::size_t>(
-        std::min<std::uint64_t>(run.end - (first + done), codes.size() - done));
-    float& block = blocks_[run.scale - first_];
+    const ValueReader::ScaleRow rows = reader.ScaleRowOf(first + done);
+    const auto rest = codes.subspan(done, static_cast<std::size_t>(std::min<std::uint64_t>(
+                                              rows.end - (first + done), codes.size() - done)));
+    AddRows(reader, rows, rest, std::span(scales.values).subspan(rows.first_scale - scales.first));
+    done += rest.size();
+  }
+}
+
+// `scales` begins with the row of scales.
+void ZeroBlocks::AddRows(const ValueReader& reader, const ValueReader::ScaleRow& rows,
+                         std::span<const std::byte> codes, std::span<const float> scales) {
+  const std::span<float> blocks = std::span(blocks_).subspan(rows.first_scale - first_);
+  std::uint64_t column = rows.column;
+  while (!codes.empty()) {
+    const auto row = codes.first(
+        static_cast<std::size_t>(std::min<std::uint64_t>(reader.cols() - column, codes.size())));
+    const bool whole = row.size() == reader.cols();
+    const bool have_values = AddRow(column, reader.block_cols(), row, scales, blocks);
+    // Nothing is left to learn of blocks that all have values: most often after one row.
+    if (whole && have_values) return;
+    codes = codes.subspan(row.size());
+    column = 0;
+  }
+}
+
+// Returns whether all blocks that the codes belong to have values.
+bool ZeroBlocks::AddRow(std::uint64_t column, std::uint64_t block_cols,
+                        std::span<const std::byte> codes, std::span<const float> scales,
+                        std::span<float> blocks) {
+  bool have_values = true;
+  std::size_t index = column / block_cols;
+  std::uint64_t to_next = block_cols - column % block_cols;
+  for (std::size_t done = 0; done < codes.size(); ++index) {
+    const auto size =
+        static_cast<std::size_t>(std::min<std::uint64_t>(to_next, codes.size() - done));
+    float& block = blocks[index];
     if (!std::isnan(block)) {
-      const float scale = scales.values[run.scale - scales.first];
       if (!AreZero(codes.subspan(done, size))) {
         block = kHasValues;
-      } else if (scale > 0 && std::isfinite(scale) && !IsScaleOfZeros(scale)) {
-        block = scale;
+      } else {
+        have_values = false;
+        const float scale = scales[index];
+        if (scale > 0 && std::isfinite(scale) && !IsScaleOfZeros(scale)) block = scale;
       }
     }
     done += size;
+    to_next = block_cols;
   }
+  return have_values;
 }
 
 void ZeroBlocks::Add(const ZeroBlocks& piece) {

@@ -36,6 +36,12 @@ class ZeroBlocks {
   ZeroBlockCount Count() const;
 
  private:
+  void AddRows(const ValueReader& reader, const ValueReader::ScaleRow& rows,
+               std::span<const std::byte> codes, std::span<const float> scales);
+  static bool AddRow(std::uint64_t column, std::uint64_t block_cols,
+                     std::span<const std::byte> codes, std::span<const float> scales,
+                     std::span<float> blocks);
+
   // The scale of a block whose codes so far are all zero; 0 where it may be one of zeros or no code
   // was added, NaN where a code is another.
   std::vector<float> blocks_;
