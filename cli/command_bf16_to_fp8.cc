@@ -99,8 +99,8 @@ std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
       &recipe->nonfinite,
       "How NaN and infinite weights are treated: error (default) stops and names the first one; "
       "saturate makes NaN 0 and infinity the largest code, each with its sign, and counts them."));
-  table.push_back(Text(
-      "scales-from", "DIR", &options->scales_from,
+  table.push_back(PathOption(
+      "scales-from", "DIR", PathUse::kCheckpoint, &options->scales_from,
       "The FP8 checkpoint that IN was made from: every block whose BF16 bits are unchanged gets "
       "its codes and scale back, so that parts that were not edited are the same to the byte, "
       "files and index included; other blocks are quantised again and counted. Names, blocks, "

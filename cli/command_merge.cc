@@ -22,6 +22,7 @@ std::string Run(const Options& options, CommandContext& context) {
   request.output = options.output;
   request.run = options.run;
   request.run.sharing = context.sharing;
+  request.run.command = context.job_command;
   const convert::MergeReport report =
       convert::Merge(request, formats::PosixFileSystem(), context.progress, context.stop,
                      {.demo_config = options.config});
@@ -55,10 +56,10 @@ Command MergeCommand() {
        "same command left.",
        &options->output}};
   command.options = RunOptionTable(&options->run);
-  command.options.push_back(
-      Text("config", "FILE", &options->config,
-           "The model's config.json as on Hugging Face, for files of DeepSeek's inference demo, "
-           "which do not hold it. The number of MTP layers in it becomes what the files hold."));
+  command.options.push_back(PathOption(
+      "config", "FILE", PathUse::kInputFile, &options->config,
+      "The model's config.json as on Hugging Face, for files of DeepSeek's inference demo, "
+      "which do not hold it. The number of MTP layers in it becomes what the files hold."));
   command.examples = {{"merge ranks DeepSeek-V3", "Get the original files back"},
                       {"merge --config DeepSeek-V3/config.json demo DeepSeek-V3-again",
                        "Make a checkpoint of the demo's files"}};

@@ -86,6 +86,7 @@ convert::ReshardRequest RequestOf(const Options& options) {
 std::string Run(const Options& options, CommandContext& context) {
   convert::ReshardRequest request = RequestOf(options);
   request.run.sharing = context.sharing;
+  request.run.command = context.job_command;
   const convert::ReshardReport report =
       convert::Reshard(request, formats::PosixFileSystem(), context.progress, context.stop);
   if (!options.balance_svg.empty() && !convert::IsHelper(context.sharing)) {
@@ -139,14 +140,15 @@ std::vector<Option> ParallelOptionTable(Options& options) {
   return table;
 }
 
+constexpr std::string_view kKeysPrefix = "keys:";
+
 convert::RankFormat ParseFormat(const std::string& text, std::filesystem::path* keys) {
-  constexpr std::string_view kKeys = "keys:";
   if (text == "hf-rank") return convert::RankFormat::kHfRank;
   if (text == "deepseek") return convert::RankFormat::kDeepseek;
-  if (!text.starts_with(kKeys) || text.size() == kKeys.size()) {
+  if (!text.starts_with(kKeysPrefix) || text.size() == kKeysPrefix.size()) {
     throw BadValue("give hf-rank, deepseek or keys:FILE");
   }
-  *keys = text.substr(kKeys.size());
+  *keys = text.substr(kKeysPrefix.size());
   return convert::RankFormat::kKeys;
 }
 
@@ -159,6 +161,7 @@ std::vector<Option> ExpertOptionTable(Options& options) {
   placement.value_name = "PLACEMENT";
   placement.choices = {{"contiguous", "neighbours together"}, {"round-robin", "dealt out in turn"}};
   placement.open = true;
+  placement.path = PathUse::kInputFile;
   placement.help =
       "Which experts a rank has: contiguous (default; neighbours), round-robin (dealt out in turn) "
       "or a FILE of JSON with physical_to_logical_map, [layers][physical experts], as SGLang's "
@@ -176,10 +179,11 @@ std::vector<Option> ExpertOptionTable(Options& options) {
       [&options](std::uint64_t value) { options.redundant_experts = value; },
       "Replicas of experts beyond one of each, 0 by default. Without a load physical expert p is "
       "logical expert p modulo their number."));
-  table.push_back(Text("expert-load", "FILE", &options.expert_load,
-                       "Place and replicate the experts by load, with DeepSeek's EPLB: a FILE of "
-                       "JSON with logical_count, [layers][experts]. The result is also written to "
-                       "expert_location.json."));
+  table.push_back(
+      PathOption("expert-load", "FILE", PathUse::kInputFile, &options.expert_load,
+                 "Place and replicate the experts by load, with DeepSeek's EPLB: a FILE of "
+                 "JSON with logical_count, [layers][experts]. The result is also written to "
+                 "expert_location.json."));
   table.push_back(Count(
       "nodes", "N", kMostRanks, [&options](std::uint64_t value) { options.nodes = value; },
       "The number of nodes that the expert parallel ranks run on, for --expert-load; 1 by "
@@ -196,6 +200,8 @@ std::vector<Option> LayoutOptionTable(Options& options) {
   format.value_name = "FORMAT";
   format.choices = {{"hf-rank", "Hugging Face names"}, {"deepseek", "the official demo's files"}};
   format.open = true;
+  format.path = PathUse::kInputFile;
+  format.path_prefix = kKeysPrefix;
   format.help =
       "Form of the shards: hf-rank (default; Hugging Face names and local shapes in "
       "model-rank-R-part-P.safetensors, as vLLM and SGLang name them), deepseek (the files of "
@@ -236,6 +242,7 @@ std::vector<Option> LayoutOptionTable(Options& options) {
   Option ranks;
   ranks.name = "ranks";
   ranks.value_name = "LIST";
+  ranks.of_one_run = true;
   ranks.help =
       "Make the files of these ranks only, such as 0-7 or 0,3,8-11, and read only what they need. "
       "The run that finds the files of all ranks complete writes layout.json.";
@@ -251,9 +258,10 @@ std::vector<Option> OptionTable(Options& options) {
   };
   append(ExpertOptionTable(options));
   append(LayoutOptionTable(options));
-  table.push_back(Text("balance-svg", "FILE", &options.balance_svg,
-                       "Also draw the balance of the ranks, and which experts they hold, as a "
-                       "picture. It is drawn in a dry run, too."));
+  table.push_back(
+      PathOption("balance-svg", "FILE", PathUse::kOutputFile, &options.balance_svg,
+                 "Also draw the balance of the ranks, and which experts they hold, as a "
+                 "picture. It is drawn in a dry run, too."));
   append(RunOptionTable(&options.run));
   append(PartOptionTable(&options.run));
   return table;

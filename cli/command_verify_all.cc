@@ -280,12 +280,12 @@ Command AllChecksCommand() {
        "Hugging Face hub cache.",
        &options->input}};
   command.options = {
-      Text("key", "PUBLIC.pem", &options->signature.key,
-           "The signer's public key, in PEM form; without it no signature is checked."),
-      Text("signature", "FILE", &options->signature.signature,
-           "The signature, DIR/model.sig by default."),
-      Text("source", "DIR2", &options->source,
-           "The directory that DIR was made from, for provenance."),
+      PathOption("key", "PUBLIC.pem", PathUse::kInputFile, &options->signature.key,
+                 "The signer's public key, in PEM form; without it no signature is checked."),
+      PathOption("signature", "FILE", PathUse::kInputFile, &options->signature.signature,
+                 "The signature, DIR/model.sig by default."),
+      PathOption("source", "DIR2", PathUse::kCheckpoint, &options->source,
+                 "The directory that DIR was made from, for provenance."),
       StrictOption(&options->verify),
       ThreadsOption(&options->verify),
       Size("memory", &options->memory_bytes,

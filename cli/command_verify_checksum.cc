@@ -158,10 +158,11 @@ Command ChecksumCreateCommand() {
       "or a download is not finished."};
   command.arguments = {{"DIR", kDirectoryHelp, &options->directory}};
   command.options = {
-      Text("output", "OUT", &options->output,
-           "Write the two files to this directory and not to DIR, which may be read-only then. "
-           "'checksum check --manifest OUT/checkpoint.manifest.json DIR' checks with them, and so "
-           "does 'sha256sum -c OUT/SHA256SUMS' within DIR."),
+      PathOption(
+          "output", "OUT", PathUse::kOutputDirectory, &options->output,
+          "Write the two files to this directory and not to DIR, which may be read-only then. "
+          "'checksum check --manifest OUT/checkpoint.manifest.json DIR' checks with them, and so "
+          "does 'sha256sum -c OUT/SHA256SUMS' within DIR."),
       Flag("overwrite", &options->overwrite, "Replace checksums that the files differ from.", 'f'),
       ThreadsOption(&options->verify)};
   AppendReportOptions(&options->verify, command.options);
@@ -196,8 +197,8 @@ Command ChecksumCheckCommand() {
       "of digests does not name are warnings."};
   command.arguments = {{"DIR", kDirectoryHelp, &options->directory}};
   command.options = {
-      Text("manifest", "FILE", &options->manifest,
-           "Compare with this manifest, whatever checksums DIR has."),
+      PathOption("manifest", "FILE", PathUse::kInputFile, &options->manifest,
+                 "Compare with this manifest, whatever checksums DIR has."),
       Flag("quick", &options->quick,
            "Compare sizes and headers only. The data is not read, so damage within it is not "
            "found."),

@@ -216,8 +216,9 @@ Command ProvenanceCommand() {
   command.arguments = {
       {"DIR", "A directory with a checkpoint.manifest.json.", &options->directory}};
   command.options = {
-      Text("source", "DIR2", &options->source,
-           "The directory that DIR was made from, with a checkpoint.manifest.json of its own."),
+      PathOption(
+          "source", "DIR2", PathUse::kCheckpoint, &options->source,
+          "The directory that DIR was made from, with a checkpoint.manifest.json of its own."),
       StrictOption(&options->verify)};
   AppendReportOptions(&options->verify, command.options);
   command.examples = {

@@ -159,11 +159,13 @@ Command SignCommand() {
                         "a single file.",
                         &options->model}};
   command.options = {
-      Text("key", "PRIVATE.pem", &options->key,
-           "The private key, in PEM form and without a password: P-256, P-384 or P-521. Required."),
-      Text("signature", "FILE", &options->signature,
-           "Where to write the signature, DIR/model.sig by default. A signature that is there is "
-           "replaced."),
+      PathOption(
+          "key", "PRIVATE.pem", PathUse::kInputFile, &options->key,
+          "The private key, in PEM form and without a password: P-256, P-384 or P-521. Required."),
+      PathOption(
+          "signature", "FILE", PathUse::kOutputFile, &options->signature,
+          "Where to write the signature, DIR/model.sig by default. A signature that is there is "
+          "replaced."),
       Flag("use-manifest", &options->use_manifest,
            "Take the digests from checkpoint.manifest.json in DIR, which a conversion wrote in the "
            "same stream as the files, and do not read the files again. Sizes are compared; the "
@@ -193,11 +195,12 @@ Command VerifySignatureCommand() {
                         "The model directory, a model directory of the Hugging Face hub cache, or "
                         "a single file.",
                         &options->model}};
-  command.options = {Text("key", "PUBLIC.pem", &options->signature.key,
-                          "The signer's public key, in PEM form. Required."),
-                     Text("signature", "FILE", &options->signature.signature,
-                          "The signature, DIR/model.sig by default."),
-                     ThreadsOption(&options->verify)};
+  command.options = {
+      PathOption("key", "PUBLIC.pem", PathUse::kInputFile, &options->signature.key,
+                 "The signer's public key, in PEM form. Required."),
+      PathOption("signature", "FILE", PathUse::kInputFile, &options->signature.signature,
+                 "The signature, DIR/model.sig by default."),
+      ThreadsOption(&options->verify)};
   AppendReportOptions(&options->verify, command.options);
   command.examples = {
       {"verify-signature DeepSeek-V3-BF16 --key signer.pub.pem", "Check a signed model"}};

@@ -12,6 +12,7 @@ std::string RunConversion(const ConversionOptions& options, convert::ConversionR
   request.output = options.output;
   request.run = options.run;
   request.run.sharing = context.sharing;
+  request.run.command = context.job_command;
   // Processes that share a run are refused the deletion, and cannot ask.
   if (options.run.delete_source_shards && !options.run.dry_run && !options.yes &&
       !convert::IsShared(context.sharing)) {

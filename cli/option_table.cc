@@ -112,6 +112,18 @@ Option Text(std::string name, std::string value_name, std::string* target, std::
   return option;
 }
 
+Option PathOption(std::string name, std::string value_name, PathUse use, std::string* target,
+                  std::string help) {
+  Option option = Text(std::move(name), std::move(value_name), target, std::move(help));
+  option.path = use;
+  return option;
+}
+
+Option OfOneRun(Option option) {
+  option.of_one_run = true;
+  return option;
+}
+
 Option Texts(std::string name, std::string value_name, std::vector<std::string>* target,
              std::string help) {
   Option option;

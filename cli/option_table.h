@@ -5,6 +5,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -25,6 +26,15 @@ struct Choice {
   std::string help;  // a few words, for completions that show them
 };
 
+// Which kind of path the value of an option is.
+enum class PathUse {
+  kNone,
+  kCheckpoint,       // a checkpoint to read, also by its name on the Hugging Face hub
+  kInputFile,        // a file to read
+  kOutputDirectory,  // to write
+  kOutputFile,
+};
+
 // A named option, such as --threads N.
 struct Option {
   std::string name;             // without dashes
@@ -34,12 +44,22 @@ struct Option {
   std::vector<Choice> choices;  // words that are accepted; empty where any value may be
   bool open = false;            // other values than `choices` are accepted, too
   bool repeatable = false;      // each value counts; of all other options the last one does
+  // Values other than `choices` are paths of this kind, behind `path_prefix` ("keys:") where there
+  // is one; then values without it are none.
+  PathUse path = PathUse::kNone;
+  std::string path_prefix;
+  // Says how one run goes, not what it makes: not a part of the command that continues the job.
+  bool of_one_run = false;
   // Stores the value, "" for a flag. Throws BadValue.
   std::function<void(const std::string&)> set;
 
   bool TakesValue() const { return !value_name.empty(); }
-  bool TakesPath() const { return value_name == "FILE" || value_name == "DIR"; }
+  // Whether every value is a path.
+  bool TakesPath() const { return path != PathUse::kNone && !open; }
 };
+
+// The name of the argument that is the directory to write.
+inline constexpr std::string_view kOutputName = "OUT";
 
 // A positional argument; all of them are paths and are required.
 struct Argument {
@@ -116,7 +136,10 @@ Option RealNumber(std::string name, std::string value_name, double* target, std:
 // A positive amount of bytes, see ParseSize.
 Option Size(std::string name, std::uint64_t* target, std::string help);
 Option Text(std::string name, std::string value_name, std::string* target, std::string help);
-// The same for an option that may be given several times: the values in their order.
+// The same for a path.
+Option PathOption(std::string name, std::string value_name, PathUse use, std::string* target,
+                  std::string help);
+// Text for an option that may be given several times: the values in their order.
 Option Texts(std::string name, std::string value_name, std::vector<std::string>* target,
              std::string help);
 
@@ -140,6 +163,9 @@ std::uint64_t ParseNumber(const std::string& text, std::uint64_t max, const std:
 // of 1024), each with or without a final B. Throws BadValue for anything else, zero and whatever
 // does not fit 64 bits.
 std::uint64_t ParseSize(const std::string& text);
+
+// `option`, which says how one run goes (Option::of_one_run).
+Option OfOneRun(Option option);
 
 // "sha256 or none"; "bash, zsh or fish".
 std::string JoinWords(const std::vector<std::string>& words);

@@ -7,6 +7,7 @@
 
 #include "cli/foreign_words.h"
 #include "cli/help.h"
+#include "cli/place_arguments.h"
 #include "cli/suggest.h"
 
 namespace dsv3::cli {
@@ -266,8 +267,20 @@ void CheckArguments(const Tool& tool, const Command& command,
   }
 }
 
-void Store(const Tool& tool, const Command* command, const Option& option,
-           const std::string& value) {
+// The same value with its path placed.
+std::string PlacedValue(const Option& option, const std::string& value) {
+  if (option.path == PathUse::kNone || !value.starts_with(option.path_prefix)) return value;
+  for (const Choice& choice : option.choices) {
+    if (choice.value == value) return value;
+  }
+  return option.path_prefix +
+         PlacedPath(option.path, "--" + option.name, value.substr(option.path_prefix.size()));
+}
+
+// Returns the value that it stores.
+std::string Store(const Tool& tool, const Command* command, const Option& option,
+                  const std::string& text) {
+  std::string value = PlacedValue(option, text);
   try {
     option.set(value);
   } catch (const BadValue& bad) {
@@ -279,12 +292,14 @@ void Store(const Tool& tool, const Command* command, const Option& option,
     if (!near.empty()) message += "; did you mean " + near + "?";
     throw UsageError(message, HelpHint(tool, command));
   }
+  return value;
 }
 
 // Lets CLI11 take the words apart, then stores the values in the order of the tables. Of an
 // option that is given twice the last one counts, unless it is repeatable.
 std::vector<std::string> ParseWords(const Tool& tool, const Command* command,
-                                    const std::vector<std::string>& words) {
+                                    const std::vector<std::string>& words,
+                                    std::vector<GivenOption>& given) {
   CLI::App app;
   app.set_help_flag();  // the tables bring their own
   const Options options = OptionsOf(tool, command);
@@ -308,12 +323,13 @@ std::vector<std::string> ParseWords(const Tool& tool, const Command* command,
     if (parsed[i]->count() == 0) continue;
     if (options[i]->repeatable) {
       for (const std::string& value : parsed[i]->results()) {
-        Store(tool, command, *options[i], value);
+        given.push_back({options[i], Store(tool, command, *options[i], value)});
       }
       continue;
     }
-    Store(tool, command, *options[i],
-          options[i]->TakesValue() ? parsed[i]->as<std::string>() : std::string());
+    given.push_back({options[i], Store(tool, command, *options[i],
+                                       options[i]->TakesValue() ? parsed[i]->as<std::string>()
+                                                                : std::string())});
   }
   for (const std::string& value : app.remaining()) {
     if (value != "--") values.push_back(value);
@@ -336,8 +352,8 @@ std::vector<Option> InfoOptions(InfoRequest* request) {
   return options;
 }
 
-const Command* ParseCall(const Tool& tool, const std::vector<std::string>& call,
-                         const InfoRequest& info) {
+ParsedCall ParseCall(const Tool& tool, const std::vector<std::string>& call,
+                     const InfoRequest& info) {
   const std::vector<std::string> words = WithoutOtherForms(tool, call);
   const WordWalker walker(tool, words);
   std::vector<std::string> rest = words;
@@ -347,19 +363,20 @@ const Command* ParseCall(const Tool& tool, const std::vector<std::string>& call,
   } else {
     named = TakeCommand(tool, walker, rest);
   }
+  ParsedCall parsed{named.command, {}};
   const Command* command = named.command;
   walker.Check(command);
-  const std::vector<std::string> values = ParseWords(tool, command, rest);
-  if (info.help || info.version || info.man || !info.completion.empty()) return command;
+  const std::vector<std::string> values = ParseWords(tool, command, rest, parsed.options);
+  if (info.help || info.version || info.man || !info.completion.empty()) return parsed;
   if (!named.half.empty()) {
     throw UsageError("'" + named.half + "' is the first word of a command only; add " +
                          JoinWords(NextWords(tool, named.half)),
                      HelpHint(tool, nullptr));
   }
-  if (command == nullptr) return nullptr;
+  if (command == nullptr) return parsed;
   CheckArguments(tool, *command, values);
   for (std::size_t i = 0; i < values.size(); ++i) *command->arguments[i].target = values[i];
-  return command;
+  return parsed;
 }
 
 }  // namespace dsv3::cli

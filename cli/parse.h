@@ -30,12 +30,22 @@ struct InfoRequest {
 
 std::vector<Option> InfoOptions(InfoRequest* request);
 
+struct GivenOption {
+  const Option* option = nullptr;
+  std::string value;  // as it was stored; of a path, the one that PlacedPath returns
+};
+
+struct ParsedCall {
+  const Command* command = nullptr;
+  std::vector<GivenOption> options;  // also those of all commands, in the order of the tables
+};
+
 // The command that a call names, with all values stored through the tables' setters; null when
 // the call names none and the tool has none without a name, which only an InfoRequest allows.
 // `call` is the arguments after the program's name; options may be before and after the command's
 // name. "help COMMAND" means COMMAND --help. Throws UsageError. `info` must be the target of the
 // tool's InfoOptions.
-const Command* ParseCall(const Tool& tool, const std::vector<std::string>& call,
-                         const InfoRequest& info);
+ParsedCall ParseCall(const Tool& tool, const std::vector<std::string>& call,
+                     const InfoRequest& info);
 
 }  // namespace dsv3::cli

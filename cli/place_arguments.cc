@@ -140,4 +140,15 @@ std::string OutputDirectory(const std::string& name, const std::string& value) {
   return value;
 }
 
+std::string PlacedPath(PathUse use, const std::string& name, const std::string& value) {
+  if (use == PathUse::kCheckpoint) return InputPath(name, value);
+  if (use == PathUse::kOutputDirectory) return OutputDirectory(name, value);
+  std::error_code ignored;
+  if (use == PathUse::kNone || SchemeOf(value).empty() || fs::exists(value, ignored)) return value;
+  FailAddress(name, value,
+              use == PathUse::kInputFile
+                  ? "copy the file to a local directory first, and give that file"
+                  : "write to a local file, and copy it there when it is complete");
+}
+
 }  // namespace dsv3::cli

@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "cli/option_table.h"
+
 // The meaning of a path on the command line, before anything is opened.
 namespace dsv3::cli {
 
@@ -15,5 +17,9 @@ std::string InputPath(const std::string& name, const std::string& value);
 // The same for a directory that is written. Throws Error (kUsage) for an address, and for a name
 // that is a file's (model.safetensors, model.gguf) where no directory of that name exists.
 std::string OutputDirectory(const std::string& name, const std::string& value);
+
+// A path of the given use, by the functions above for a checkpoint and for a directory that is
+// written; of a file, the value itself. Throws Error (kUsage) for an address.
+std::string PlacedPath(PathUse use, const std::string& name, const std::string& value);
 
 }  // namespace dsv3::cli

@@ -27,11 +27,12 @@ std::vector<Option> RunOptionTable(convert::RunOptions* run) {
   using convert::ChecksumMode;
   constexpr std::uint64_t kMostThreads = 4096;
   std::vector<Option> options;
-  options.push_back(Flag("dry-run", &run->dry_run,
-                         "Check everything that can be checked without reading weights, print "
-                         "the files to be written, their bytes, the disk space and memory needed "
-                         "and whether they are there, and write nothing.",
-                         'n'));
+  options.push_back(
+      OfOneRun(Flag("dry-run", &run->dry_run,
+                    "Check everything that can be checked without reading weights, print "
+                    "the files to be written, their bytes, the disk space and memory needed "
+                    "and whether they are there, and write nothing.",
+                    'n')));
   options.push_back(Number(
       "threads", "N", kMostThreads, "all processors",
       [run](std::uint64_t value) { run->threads = static_cast<unsigned>(value); },
@@ -60,11 +61,11 @@ std::vector<Option> RunOptionTable(convert::RunOptions* run) {
       "adapters, training states, other indexes, checksum lists, records of downloads and "
       "operating systems, and descriptions that are no longer true). The report names the files "
       "that are left behind."));
-  options.push_back(
+  options.push_back(OfOneRun(
       Flag("overwrite", &run->overwrite,
            "Replace every file in OUT whose name this command writes, also files that others made, "
            "and remove other files that an earlier command made there. All other files stay.",
-           'f'));
+           'f')));
   return options;
 }
 
@@ -73,16 +74,17 @@ std::vector<Option> PartOptionTable(convert::RunOptions* run) {
   Option part;
   part.name = "part";
   part.value_name = "I/N";
+  part.of_one_run = true;
   part.help =
       "Make only the I-th of N parts of the output, I from 0, for job arrays. Runs of different "
       "parts may go on at the same time on machines that share OUT; once all have ended, the same "
       "command with --finish completes OUT. The output does not depend on it.";
   part.set = [run](const std::string& text) { run->part = ParsePart(text); };
   options.push_back(std::move(part));
-  options.push_back(
+  options.push_back(OfOneRun(
       Flag("finish", &run->finish,
            "Complete the output of runs with --part: check that every part is there, and write the "
-           "files that describe the whole. With --part, that part is made first."));
+           "files that describe the whole. With --part, that part is made first.")));
   return options;
 }
 
@@ -94,7 +96,8 @@ std::vector<Option> DeletionOptionTable(convert::RunOptions* run, bool* yes) {
            "disk that does not hold both. The command asks twice on a terminal, and needs --yes "
            "elsewhere. Where a shard is a link to a file outside IN, or to a file that other links "
            "lead to, only the link is deleted."));
-  options.push_back(Flag("yes", yes, "Answer the questions of --delete-source-shards with yes."));
+  options.push_back(
+      OfOneRun(Flag("yes", yes, "Answer the questions of --delete-source-shards with yes.")));
   return options;
 }
 

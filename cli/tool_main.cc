@@ -17,6 +17,7 @@
 #include "cli/completion.h"
 #include "cli/error_json.h"
 #include "cli/help.h"
+#include "cli/job_command.h"
 #include "cli/man_page.h"
 #include "cli/place_arguments.h"
 #include "cli/signals.h"
@@ -110,14 +111,15 @@ class Call {
 
   // Returns the exit code.
   int Work() {
-    const Command* command = ParseCall(tool_, words_, info_);
-    const std::string text = Information(command);
+    const ParsedCall call = ParseCall(tool_, words_, info_);
+    const std::string text = Information(call.command);
     if (text.empty()) {
-      for (const Argument& argument : command->arguments) {
-        *argument.target = argument.name == "OUT" ? OutputDirectory(argument.name, *argument.target)
-                                                  : InputPath(argument.name, *argument.target);
+      for (const Argument& argument : call.command->arguments) {
+        const PathUse use =
+            argument.name == kOutputName ? PathUse::kOutputDirectory : PathUse::kCheckpoint;
+        *argument.target = PlacedPath(use, argument.name, *argument.target);
       }
-      return RunCommand(*command);
+      return RunCommand(call);
     }
     if (Leads()) WriteStdout(text);
     return 0;
@@ -139,7 +141,8 @@ class Call {
   // Whether this process prints for all that run together.
   bool Leads() const { return !group_ || group_->process() == 0; }
 
-  int RunCommand(const Command& command) {
+  int RunCommand(const ParsedCall& call) {
+    const Command& command = *call.command;
     if (!Leads() && !command.shares_work) return 0;
     const std::chrono::milliseconds grace = command.stops_by_itself ? kGrace : kGrace * 0;
     // Before any other thread begins, so that all of them have these signals blocked.
@@ -150,7 +153,8 @@ class Call {
       style = StderrCanRedraw() ? ProgressDisplay::Style::kBar : ProgressDisplay::Style::kLines;
     }
     ProgressDisplay progress(tool_.name, style, UseColor(output_.color, STDERR_FILENO));
-    CommandContext context{tool_, command, output_, progress, stop_, group_.get()};
+    CommandContext context{tool_,       command, output_, progress, stop_, JobCommand(tool_, call),
+                           group_.get()};
     if (group_) group_->SetOnStop([this] { stop_.RequestStop(); });
     std::string report = command.run(context);
     progress.Close();

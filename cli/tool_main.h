@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "cli/console.h"
 #include "cli/option_table.h"
@@ -21,6 +22,8 @@ struct CommandContext {
   const OutputOptions& output;
   ProgressDisplay& progress;
   const convert::StopToken& stop;
+  // The command that makes the same output, without OUT (cli/job_command.h).
+  const std::string job_command;
   // The processes that share the command's work; nullptr: this process works alone.
   convert::WorkSharing* sharing = nullptr;
   // Set by a command whose report has differences: the exit code is 1, and the report still goes to

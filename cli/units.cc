@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "formats/json/utf8.h"
+#include "formats/message_text.h"
 
 namespace dsv3::cli {
 
@@ -31,26 +32,9 @@ std::string EscapedByte(char byte) {
 
 }  // namespace
 
-std::string FormatBytes(std::uint64_t bytes) {
-  constexpr std::array<const char*, 6> kUnits = {"kB", "MB", "GB", "TB", "PB", "EB"};
-  if (bytes < 1000) return bytes == 1 ? "1 byte" : fmt::format("{} bytes", bytes);
-  double value = static_cast<double>(bytes) / 1000;
-  std::size_t unit = 0;
-  // 999.95 would be shown as 1000.0.
-  while (value >= 999.95 && unit + 1 < kUnits.size()) {
-    value /= 1000;
-    ++unit;
-  }
-  return fmt::format("{:.1f} {}", value, kUnits[unit]);
-}
+std::string FormatBytes(std::uint64_t bytes) { return formats::ShownBytes(bytes); }
 
-std::string FormatCount(std::uint64_t count) {
-  std::string text = std::to_string(count);
-  for (std::size_t from_end = 3; from_end < text.size(); from_end += 4) {
-    text.insert(text.size() - from_end, 1, ',');
-  }
-  return text;
-}
+std::string FormatCount(std::uint64_t count) { return formats::ShownCount(count); }
 
 std::string FormatCountOf(std::uint64_t count, std::string_view noun) {
   return FormatCount(count) + " " + std::string(noun) + (count == 1 ? "" : "s");

@@ -72,11 +72,12 @@ void AppendReportOptions(VerifyOptions* options, std::vector<Option>& table) {
   table.push_back(Flag("all", &options->all,
                        "Show every finding and every row of tables, not the worst and the first "
                        "few. --json, --junit and --sarif always have all findings."));
-  table.push_back(Text("junit", "FILE", &options->junit,
-                       "Also write the findings to FILE in JUnit's XML, one test case for each "
-                       "file that was checked."));
   table.push_back(
-      Text("sarif", "FILE", &options->sarif, "Also write the findings to FILE in SARIF 2.1.0."));
+      PathOption("junit", "FILE", PathUse::kOutputFile, &options->junit,
+                 "Also write the findings to FILE in JUnit's XML, one test case for each "
+                 "file that was checked."));
+  table.push_back(PathOption("sarif", "FILE", PathUse::kOutputFile, &options->sarif,
+                             "Also write the findings to FILE in SARIF 2.1.0."));
 }
 
 unsigned ThreadCount(const VerifyOptions& options) {

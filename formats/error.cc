@@ -7,6 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "formats/message_text.h"
+
 namespace dsv3 {
 namespace {
 
@@ -29,19 +31,6 @@ std::string_view Advice(int errno_value) {
     default:
       return "";
   }
-}
-
-// Length in bytes of the character at `position` if a message must not hold it unchanged: a control
-// character (C0, DEL, C1) or one that changes the direction of writing. 0 otherwise.
-std::size_t HiddenCharacter(std::string_view text, std::size_t position) {
-  const auto byte = [&](std::size_t i) {
-    return position + i < text.size() ? static_cast<unsigned char>(text[position + i]) : 0U;
-  };
-  if (byte(0) < 0x20 || byte(0) == 0x7F) return 1;
-  if (byte(0) == 0xC2 && byte(1) >= 0x80 && byte(1) < 0xA0) return 2;
-  if (byte(0) == 0xE2 && byte(1) == 0x80 && byte(2) >= 0xAA && byte(2) <= 0xAE) return 3;
-  if (byte(0) == 0xE2 && byte(1) == 0x81 && byte(2) >= 0xA6 && byte(2) <= 0xA9) return 3;
-  return 0;
 }
 
 }  // namespace
@@ -83,7 +72,7 @@ std::string QuoteForMessage(std::string_view text) {
       quoted += "...";
       break;
     }
-    const std::size_t hidden = HiddenCharacter(text, i);
+    const std::size_t hidden = formats::HiddenCharacter(text, i);
     for (std::size_t k = 0; k < hidden; ++k) {
       quoted += fmt::format("\\x{:02x}", static_cast<unsigned char>(text[i + k]));
     }

@@ -49,6 +49,7 @@ std::vector<std::string> JournalNames(const fs::path& directory) {
 // The facts about the job in the first line.
 struct Head {
   std::string recipe;
+  std::string command;
   std::vector<std::string> outputs;
 };
 
@@ -60,6 +61,8 @@ Head ParseHead(std::string_view line, const std::string& name) {
   while (const auto member = reader.NextMember()) {
     if (*member == "recipe") {
       head.recipe = reader.String();
+    } else if (*member == "command") {
+      head.command = reader.String();
     } else if (*member == "outputs") {
       reader.BeginArray();
       while (reader.NextElement()) head.outputs.emplace_back(reader.String());
@@ -126,7 +129,10 @@ std::optional<JobProgress> ReadJobProgress(const fs::path& directory) {
   for (const std::string& name : JournalNames(directory)) {
     Head head;
     if (!AddJournal(directory, name, head, outputs, completed)) continue;
-    if (!progress) progress = JobProgress{.journal = name, .recipe = std::move(head.recipe)};
+    if (!progress) {
+      progress = JobProgress{
+          .journal = name, .recipe = std::move(head.recipe), .command = std::move(head.command)};
+    }
     progress->parts = std::max(progress->parts, PartsOf(name));
   }
   if (!progress) return std::nullopt;

@@ -24,8 +24,11 @@ std::optional<std::string_view> TakeDigestedLine(std::string_view& text);
 
 // The progress of a job whose journals are in a directory.
 struct JobProgress {
-  std::string journal;          // the name of the first journal that could be read
-  std::string recipe;           // "fp8-to-bf16"
+  std::string journal;  // the name of the first journal that could be read
+  std::string recipe;   // "fp8-to-bf16"
+  // The command that makes the job, without OUT, as a shell takes it; empty in journals of earlier
+  // versions.
+  std::string command = {};
   std::uint64_t files = 0;      // that the whole job makes
   std::uint64_t completed = 0;  // of these
   std::uint64_t parts = 0;      // into which --part divides the job; 0: it is not divided

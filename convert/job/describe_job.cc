@@ -92,12 +92,16 @@ OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const Recipe
                       const RunOptions& run, const RunAssignment& assignment) {
   OutputJob job;
   job.plan = &plan;
-  job.manifest_job = ManifestJob(plan, source.catalog, run);
+  job.manifest_job = ManifestJobOf(plan, source.catalog, run);
+  job.manifest_job_text = formats::ManifestJobText(job.manifest_job);
   job.overwrite = run.overwrite;
   job.run = assignment.run;
   JournalHead& head = job.head;
   head.recipe = plan.recipe;
-  const std::string identity = PlanFingerprint(plan, source.catalog) + job.manifest_job;
+  head.input = run.input;
+  head.command = run.command;
+  head.options = job.manifest_job.options;
+  const std::string identity = PlanFingerprint(plan, source.catalog) + job.manifest_job_text;
   head.fingerprint = formats::Xxh3Hex(std::as_bytes(std::span(identity)));
   for (const SourceFile& file : source.catalog.files()) {
     head.sources.push_back(

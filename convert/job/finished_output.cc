@@ -29,7 +29,7 @@ std::optional<ConversionReport> FinishedWithoutSource(const fs::path& input, con
                                                       const std::string& recipe,
                                                       formats::FileSystem& file_system) {
   const std::optional<ManifestSummary> manifest = ReadManifest(output);
-  if (!manifest || manifest->recipe != recipe || manifest->source_files.empty()) {
+  if (!manifest || manifest->job.recipe != recipe || manifest->source_files.empty()) {
     return std::nullopt;
   }
   const fs::path directory = fs::is_directory(input) ? input : input.parent_path();

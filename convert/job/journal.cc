@@ -68,6 +68,19 @@ std::string HeadLine(const JournalHead& head) {
     writer.EndArray();
   }
   writer.EndArray();
+  writer.Key("input");
+  writer.String(head.input);
+  writer.Key("command");
+  writer.String(head.command);
+  writer.Key("options");
+  writer.BeginArray();
+  for (const auto& [name, value] : head.options) {
+    writer.BeginArray();
+    writer.String(name);
+    writer.Raw(value);
+    writer.EndArray();
+  }
+  writer.EndArray();
   writer.EndObject();
   return formats::DigestedLine(writer.Take());
 }
@@ -162,6 +175,11 @@ JournalHead ParseHead(const json& value) {
   for (const json& name : value.at("replaced")) head.replaced.push_back(SafeName(name));
   for (const json& side : value.at("sides")) {
     head.sides.push_back({side.at(0), {side.at(1), side.at(2)}});
+  }
+  head.input = value.value("input", "");
+  head.command = value.value("command", "");
+  for (const json& option : value.value("options", json::array())) {
+    head.options.emplace_back(option.at(0), option.at(1).dump());
   }
   return head;
 }

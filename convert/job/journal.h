@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "convert/job/run_id.h"
@@ -45,6 +46,12 @@ struct JournalHead {
   // The digests that the preflight found, for a run that continues when source shards are freed
   // already.
   std::vector<JournalSide> sides;
+  // For messages alone; journals of earlier versions lack them. IN and the command that makes this
+  // job, without OUT, as a shell takes them (formats/message_text.h); the options that decide
+  // bytes, as ManifestJob::options.
+  std::string input = {};
+  std::string command = {};
+  std::vector<std::pair<std::string, std::string>> options = {};
 };
 
 struct JournalState {

@@ -118,7 +118,8 @@ void ReserveFor(const Plan& plan, const std::unordered_map<std::string, FileReco
 
 }  // namespace
 
-std::string ManifestJob(const Plan& plan, const Catalog& catalog, const RunOptions& run) {
+formats::ManifestJob ManifestJobOf(const Plan& plan, const Catalog& catalog,
+                                   const RunOptions& run) {
   formats::ManifestJob job;
   job.recipe = plan.recipe;
   for (const PlanOption& option : plan.options) job.options.emplace_back(option.name, option.json);
@@ -129,7 +130,7 @@ std::string ManifestJob(const Plan& plan, const Catalog& catalog, const RunOptio
   for (const SourceFile& file : catalog.files()) {
     job.source_files.push_back({file.checkpoint, file.name, file.bytes, file.header_digest});
   }
-  return formats::ManifestJobText(job);
+  return job;
 }
 
 std::string ManifestText(const std::string& job, const Plan& plan, const Catalog& catalog,
@@ -162,10 +163,10 @@ std::optional<ManifestSummary> ReadManifest(const std::filesystem::path& directo
     formats::Manifest manifest = formats::ParseManifest(text, path.string());
     if (manifest.job.recipe == formats::kNoRecipe) return std::nullopt;
     ManifestSummary summary;
-    summary.job = formats::ManifestJobText(manifest.job);
-    summary.recipe = std::move(manifest.job.recipe);
-    for (formats::ManifestSourceFile& file : manifest.job.source_files) {
-      if (file.checkpoint.empty()) summary.source_files.push_back(std::move(file.name));
+    summary.job_text = formats::ManifestJobText(manifest.job);
+    summary.job = std::move(manifest.job);
+    for (const formats::ManifestSourceFile& file : summary.job.source_files) {
+      if (file.checkpoint.empty()) summary.source_files.push_back(file.name);
     }
     // These names decide which files --overwrite removes: files of others beside the output stay.
     for (formats::ManifestFile& file : manifest.files) {

@@ -19,20 +19,20 @@ namespace dsv3::convert {
 
 using formats::kManifestName;
 
-// The text that names the job: the manifest's members up to "source", as JSON members without
-// braces.
-std::string ManifestJob(const Plan& plan, const Catalog& catalog, const RunOptions& run);
+// The part of the manifest that names the job.
+formats::ManifestJob ManifestJobOf(const Plan& plan, const Catalog& catalog, const RunOptions& run);
 
-// The whole manifest. `records` are those of all written files (weight files, side files, index)
-// by name; `side_digests` those of side sources by catalog position.
+// The whole manifest. `job` is the text of its job; `records` are those of all written files
+// (weight files, side files, index) by name; `side_digests` those of side sources by catalog
+// position.
 std::string ManifestText(const std::string& job, const Plan& plan, const Catalog& catalog,
                          const std::unordered_map<std::string, FileRecord>& records,
                          const std::unordered_map<std::uint32_t, Digests>& side_digests);
 
 // The parts of a manifest that say whether a directory is a finished output, and of which job.
 struct ManifestSummary {
-  std::string job;  // equal to ManifestJob of the job that made it
-  std::string recipe;
+  formats::ManifestJob job;
+  std::string job_text;                      // of `job`
   std::vector<std::string> source_files;     // of the checkpoint that was converted
   std::vector<formats::ManifestFile> files;  // that the conversion made
 };

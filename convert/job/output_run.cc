@@ -10,8 +10,10 @@
 #include <fmt/format.h>
 
 #include "convert/job/finished_output.h"
+#include "convert/job/job_difference.h"
 #include "convert/job/journal.h"
 #include "convert/job/manifest.h"
+#include "convert/job/other_job.h"
 #include "convert/job/plan_report.h"
 #include "convert/job/source_release.h"
 #include "convert/job/work_division.h"
@@ -127,15 +129,16 @@ void OutputRun::Lead(Committer& committer, const std::vector<std::size_t>& to_ma
 
 // Throws unless this helper sees the source and the output directory that process 0 sees.
 void OutputRun::RequireSameOutput(const JournalHead& head) const {
-  const std::string difference = DifferenceOf(head, job_.head);
-  if (!difference.empty()) {
+  if (!IsSameJob(head, job_.head)) {
+    const std::string difference = CompareJobs(head, job_.head).Text();
     throw Error(ErrorCode::kBadInput,
                 fmt::format("process {} does not see the source that process 0 sees: {}; all "
                             "processes need the same files with the same modification times",
-                            run_.sharing->process(), difference));
+                            run_.sharing->process(),
+                            difference.empty() ? "the options differ" : difference));
   }
   const std::optional<JournalState> journal = Journal::Read(output_);
-  if (journal && DifferenceOf(journal->head, head).empty()) return;
+  if (journal && IsSameJob(journal->head, head)) return;
   throw Error(ErrorCode::kIo,
               fmt::format("{}: process {} does not see the directory that process 0 writes to; all "
                           "processes need it on a file system that they share",
@@ -172,8 +175,8 @@ void OutputRun::Finish(Committer& committer) {
     committer.WriteText(hooks_.closing_name,
                         hooks_.closing_text(committer.records(), job_.head.fingerprint));
   }
-  committer.WriteManifest(
-      ManifestText(job_.manifest_job, plan_, source_.catalog, committer.records(), side_digests_));
+  committer.WriteManifest(ManifestText(job_.manifest_job_text, plan_, source_.catalog,
+                                       committer.records(), side_digests_));
   RemoveLeftovers(output_, fs_);
 }
 

@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 
 #include "convert/job/manifest.h"
+#include "convert/job/other_job.h"
 #include "convert/job/output_lock.h"
 #include "convert/job/replaced_files.h"
 #include "formats/error.h"
@@ -37,39 +38,6 @@ bool IsEmpty(const fs::path& directory) {
   return true;
 }
 
-bool SameSource(const JournalSource& a, const JournalSource& b) {
-  return a.checkpoint == b.checkpoint && a.name == b.name;
-}
-
-std::string ShownName(const JournalSource& source) {
-  return source.checkpoint.empty() ? source.name
-                                   : fmt::format("{} of --{}", source.name, source.checkpoint);
-}
-
-std::string SourceChange(const JournalHead& before, const JournalHead& now) {
-  for (const JournalSource& source : before.sources) {
-    const std::string name = ShownName(source);
-    const auto found =
-        std::find_if(now.sources.begin(), now.sources.end(),
-                     [&](const JournalSource& other) { return SameSource(other, source); });
-    if (found == now.sources.end()) return fmt::format("{} is gone", name);
-    if (found->bytes != source.bytes) {
-      return fmt::format("{} had {} bytes and now has {}", name, source.bytes, found->bytes);
-    }
-    if (found->header_digest != source.header_digest) {
-      return fmt::format("{} has another header", name);
-    }
-    if (found->mtime_ns != source.mtime_ns) return fmt::format("{} was modified", name);
-  }
-  for (const JournalSource& source : now.sources) {
-    if (std::none_of(before.sources.begin(), before.sources.end(),
-                     [&](const JournalSource& other) { return SameSource(other, source); })) {
-      return fmt::format("{} is new", ShownName(source));
-    }
-  }
-  return "";
-}
-
 // The damage of a finished output; empty when sizes and headers are as its job made them.
 std::string Damage(const fs::path& directory, const Plan& plan, const ManifestSummary& manifest) {
   for (const formats::ManifestFile& file : manifest.files) {
@@ -90,46 +58,6 @@ std::string Damage(const fs::path& directory, const Plan& plan, const ManifestSu
     }
   }
   return "";
-}
-
-bool IsSameJob(const JournalHead& head, const OutputJob& job) {
-  return head.recipe == job.head.recipe && head.fingerprint == job.head.fingerprint;
-}
-
-// How the source of a begun run differs from this one's; empty where it does not.
-std::string ChangeSince(const BegunRun& run, const OutputJob& job) {
-  return SourceChange(run.head, job.head);
-}
-
-// Refuses to go on with what a run of another job, or of another source, began.
-void RequireSameJob(const fs::path& directory, const BegunRun& run, const OutputJob& job) {
-  const bool is_part = run.name.kind == RunId::Kind::kPart;
-  const std::string_view anew = job.run.kind == RunId::Kind::kPart
-                                    ? "to begin anew run the command without --part and with "
-                                      "--overwrite"
-                                    : "give --overwrite to begin anew";
-  const std::string change = ChangeSince(run, job);
-  if (!change.empty() && run.head.recipe == job.head.recipe) {
-    throw Error(ErrorCode::kBadInput,
-                is_part ? fmt::format("{}: {} was made from another source: {}; all parts need "
-                                      "the same files with the same modification times (copies "
-                                      "made by rsync -a or cp -p have them); {}",
-                                      directory.string(), ShownName(run.name), change, anew)
-                        : fmt::format("the source changed since {} was begun: {}; {}",
-                                      directory.string(), change, anew),
-                {directory.string(), ""});
-  }
-  if (IsSameJob(run.head, job) && change.empty()) return;
-  if (is_part) {
-    RefuseOutput(directory,
-                 fmt::format("{} was begun by another command or with other options; give "
-                             "all parts the same, or choose another directory",
-                             ShownName(run.name)));
-  }
-  RefuseOutput(directory,
-               fmt::format("another conversion was begun here and not finished; run that "
-                           "command again to finish it, or {}",
-                           anew));
 }
 
 // Refuses a part where the directory holds a run that it must not run beside.
@@ -182,12 +110,6 @@ void RequireRoomForPart(const fs::path& directory, const JobJournals& journals,
 
 }  // namespace
 
-std::string DifferenceOf(const JournalHead& other, const JournalHead& job) {
-  std::string change = SourceChange(other, job);
-  if (change.empty() && other.fingerprint != job.fingerprint) change = "the options differ";
-  return change;
-}
-
 std::string PartialName(const std::string& name) { return name + ".partial"; }
 
 OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
@@ -208,7 +130,7 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
   const std::optional<ManifestSummary> manifest = ReadManifest(directory);
   JobJournals journals = ReadJournals(directory, /*skip_unreadable=*/job.overwrite);
   const bool begun = !journals.runs.empty();
-  const bool same_manifest = manifest && manifest->job == job.manifest_job;
+  const bool same_manifest = manifest && manifest->job_text == job.manifest_job_text;
 
   // With overwrite a finished output is made again, but a job of its own that is under way goes on.
   if (same_manifest && (!job.overwrite || begun)) {
@@ -225,9 +147,8 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
     }
   }
   const bool same_job =
-      begun && std::all_of(journals.runs.begin(), journals.runs.end(), [&](const BegunRun& run) {
-        return IsSameJob(run.head, job) && ChangeSince(run, job).empty();
-      });
+      begun && std::all_of(journals.runs.begin(), journals.runs.end(),
+                           [&](const BegunRun& run) { return IsSameJob(run.head, job.head); });
   if (same_job) {
     if (job.run.kind == RunId::Kind::kPart) RequireRoomForPart(directory, journals, job);
     if (job.overwrite) RequireReplaceable(directory, job);
@@ -247,12 +168,10 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
     return state;
   }
   if (!job.overwrite) {
-    for (const BegunRun& run : journals.runs) RequireSameJob(directory, run, job);
-    if (manifest) {
-      RefuseOutput(directory,
-                   "holds the finished output of another command; choose another directory, "
-                   "or give --overwrite to replace it");
+    for (const BegunRun& run : journals.runs) {
+      if (!IsSameJob(run.head, job.head)) RefuseBegun(directory, run, journals, job);
     }
+    if (manifest) RefuseFinished(directory, *manifest, job);
     RefuseFiles(directory, job);
   }
 

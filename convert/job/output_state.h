@@ -8,14 +8,16 @@
 #include "convert/job/journal.h"
 #include "convert/plan/plan.h"
 #include "formats/io/file_system.h"
+#include "formats/manifest.h"
 
 namespace dsv3::convert {
 
 // The facts about a job that are compared with an output directory.
 struct OutputJob {
   const Plan* plan = nullptr;
-  JournalHead head;          // `replaced` is still empty
-  std::string manifest_job;  // ManifestJob
+  JournalHead head;  // `replaced` is still empty
+  formats::ManifestJob manifest_job;
+  std::string manifest_job_text;
   bool overwrite = false;
   // The run that looks: of the whole job, or a part of it beside others.
   RunId run;
@@ -47,10 +49,6 @@ struct OutputState {
 // directory, a file of the source); kBadInput when the source changed since this job began, or
 // another run of it had another source.
 OutputState LookAtOutput(const std::filesystem::path& directory, const OutputJob& job);
-
-// How the job that another run describes differs from this one: its source, or else its options.
-// Empty where it does not.
-std::string DifferenceOf(const JournalHead& other, const JournalHead& job);
 
 // "NAME.partial", under which a file is written.
 std::string PartialName(const std::string& name);

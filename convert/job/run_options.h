@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 namespace dsv3::convert {
 
@@ -31,6 +32,10 @@ struct RunOptions {
   bool finish = false;  // --finish: all parts are there; completes the job
   // The processes that share the run; nullptr: this process works alone. Not owned.
   WorkSharing* sharing = nullptr;
+  // For messages and the journal, as a shell takes them (formats/message_text.h): IN, which the
+  // runner fills in, and the command that makes the whole job, without OUT. Empty: not known.
+  std::string input = {};
+  std::string command = {};
 };
 
 }  // namespace dsv3::convert

@@ -10,6 +10,7 @@
 #include "convert/job/source_release.h"
 #include "convert/stream/executor.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -77,7 +78,9 @@ ConversionReport RunConversion(const ConversionKind& conversion, const JobReques
   report.recipe = conversion.recipe;
   report.title = conversion.title;
   report.converted_text = conversion.converted_text;
-  report = RunPlan(recipe.tensors, *recipe.plan, request.output, request.run, recipe.hooks,
+  RunOptions run = request.run;
+  run.input = formats::ShownAbsolutePath(request.input);
+  report = RunPlan(recipe.tensors, *recipe.plan, request.output, run, recipe.hooks,
                    std::move(report), file_system, progress, stop);
   if (recipe.add_facts) recipe.add_facts(report);
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

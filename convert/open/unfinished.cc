@@ -15,6 +15,7 @@
 #include "formats/error.h"
 #include "formats/job_journal.h"
 #include "formats/manifest.h"
+#include "formats/message_text.h"
 #include "formats/rank_layout.h"
 #include "formats/require_no_errors.h"
 #include "formats/shard_index.h"
@@ -49,12 +50,15 @@ bool Exists(const fs::path& path) {
   return fs::symlink_status(path, error).type() != fs::file_type::not_found;
 }
 
-// How the command of a recipe is called, for messages.
-std::string CommandOf(const std::string& recipe, const fs::path& directory) {
-  std::string command = recipe == "reshard" ? "dsv3-reshard"
-                        : recipe == "merge" ? "dsv3-reshard merge"
-                                            : "dsv3-convert " + recipe;
-  return fmt::format("{} IN {}", command, directory.string());
+// The commands that complete the output of an unfinished job. Journals of earlier versions do not
+// record its command.
+std::string CommandsToContinue(const formats::JobProgress& job, const fs::path& directory) {
+  const std::string command =
+      fmt::format("{} {}", job.command.empty() ? CommandOfRecipe(job.recipe) + " IN" : job.command,
+                  formats::ShownAbsolutePath(directory));
+  if (job.parts == 0) return command;
+  return fmt::format("`{} --part I/{}` for each part I that is missing, then `{} --finish`",
+                     command, job.parts, command);
 }
 
 std::string Amount(std::uint64_t bytes) {
@@ -65,17 +69,11 @@ std::string Amount(std::uint64_t bytes) {
 Finding OfJournals(const fs::path& directory, const formats::JobProgress& job) {
   // The manifest is the last file: only the journals are left to remove.
   const bool whole = job.completed == job.files && Exists(directory / formats::kManifestName);
-  std::string next = fmt::format("wait for it, or run the same command again, which continues: {}",
-                                 CommandOf(job.recipe, directory));
-  if (job.parts != 0) {
-    next +=
-        fmt::format(" with the --part I/{} that are missing, then once with --finish", job.parts);
-  }
-  return Note(
-      whole ? Severity::kWarning : Severity::kError, kConversionKind, job.journal,
-      fmt::format("{}: a conversion ({}) into {} is under way or was interrupted; {} of {} "
-                  "files are complete: {}",
-                  job.journal, job.recipe, directory.string(), job.completed, job.files, next));
+  return Note(whole ? Severity::kWarning : Severity::kError, kConversionKind, job.journal,
+              fmt::format("{}: a conversion ({}) into {} is under way or was interrupted; {} of {} "
+                          "files are complete: wait for it, or continue it with: {}",
+                          job.journal, job.recipe, formats::ShownPath(directory), job.completed,
+                          job.files, CommandsToContinue(job, directory)));
 }
 
 // Whether `checksum create` or `sign` left this file when it was killed; they replace it when they
@@ -205,6 +203,12 @@ class Lister {
 };
 
 }  // namespace
+
+std::string CommandOfRecipe(const std::string& recipe) {
+  if (recipe == "reshard") return "dsv3-reshard";
+  if (recipe == "merge") return "dsv3-reshard merge";
+  return "dsv3-convert " + recipe;
+}
 
 Findings FindUnfinished(const fs::path& directory) { return Lister(directory).List(); }
 

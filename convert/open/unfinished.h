@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 
 #include "formats/finding.h"
 
@@ -19,6 +20,9 @@ namespace dsv3::convert {
 // Files that `checksum create` and `sign` leave when they are killed give no finding. `directory`
 // must exist; for a hub cache it is the snapshot. Throws Error (kIo).
 formats::Findings FindUnfinished(const std::filesystem::path& directory);
+
+// The command that runs a recipe: "dsv3-reshard merge".
+std::string CommandOfRecipe(const std::string& recipe);
 
 // Whether the findings say that a conversion into the directory is not finished, which is then the
 // reason for anything else that is missing.

@@ -30,6 +30,9 @@ JournalHead Head() {
   head.outputs = {"model.safetensors", "code/x.py"};
   head.replaced = {"old.txt"};
   head.sides = {{"w_scale_inv", {"cc", "dd"}}};
+  head.input = "'/models/my model'";
+  head.command = "dsv3-convert fp8-to-bf16 '/models/my model'";
+  head.options = {{"b", "[\"x\",1]"}, {"a", "false"}};
   return head;
 }
 
@@ -79,6 +82,9 @@ TEST_F(JournalTest, ReadsBackWhatWasWritten) {
   ASSERT_EQ(state->head.sides.size(), 1U);
   EXPECT_EQ(state->head.sides[0].tensor, "w_scale_inv");
   EXPECT_EQ(state->head.sides[0].digests.xxh3, "cc");
+  EXPECT_EQ(state->head.input, Head().input);
+  EXPECT_EQ(state->head.command, Head().command);
+  EXPECT_EQ(state->head.options, Head().options);
   EXPECT_EQ(state->head.sides[0].digests.sha256, "dd");
   ASSERT_EQ(state->files.size(), 4U);
   const FileRecord& record = state->files.at("third/x");
@@ -190,6 +196,16 @@ TEST_F(JournalTest, KeepsQualityToTheLastDigit) {
   EXPECT_EQ(found.max_abs_error, quality.max_abs_error);
   EXPECT_EQ(found.sum_squared_error, quality.sum_squared_error);
   EXPECT_EQ(found.sum_squares, quality.sum_squares);
+}
+
+TEST_F(JournalTest, OneThatDoesNotRecordTheCommandIsReadToo) {
+  const std::string body = HeadLine(WriteJournal()).substr(33);
+  testing::WriteFile(Path(), Line(body.substr(0, body.find(",\"input\"")) + "}"));
+  const std::optional<JournalState> state = Journal::Read(dir_.path());
+  ASSERT_TRUE(state);
+  EXPECT_EQ(state->head.fingerprint, Head().fingerprint);
+  EXPECT_EQ(state->head.command, "");
+  EXPECT_TRUE(state->head.options.empty());
 }
 
 TEST_F(JournalTest, AnotherVersionIsForTheUserToDecide) {

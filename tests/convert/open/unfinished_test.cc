@@ -51,6 +51,15 @@ TEST_F(UnfinishedTest, AnInterruptedConversionSaysHowFarItCameAndHowItGoesOn) {
   EXPECT_THAT(FindUnfinished(out_), IsEmpty());
 }
 
+TEST_F(UnfinishedTest, TheCommandThatContinuesIsTheRecordedOne) {
+  testing::Conversion whole = Whole();
+  whole.request.run.command = "dsv3-convert fp8-to-bf16 --threads 3 '/a b'";
+  InterruptAfter(whole, testing::kTinyShard1);
+  EXPECT_THAT(
+      FindUnfinished(out_).at(0).message,
+      EndsWith("continue it with: dsv3-convert fp8-to-bf16 --threads 3 '/a b' " + out_.string()));
+}
+
 TEST_F(UnfinishedTest, PartsNameTheOptionsThatContinue) {
   Part(1, 3).Run();
   const formats::Findings findings = FindUnfinished(out_);
