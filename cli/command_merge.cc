@@ -3,6 +3,7 @@
 
 #include "cli/commands.h"
 #include "cli/conversion_command.h"
+#include "cli/conversion_report.h"
 #include "cli/reshard_report.h"
 #include "cli/run_options.h"
 #include "cli/tool_main.h"
@@ -26,6 +27,7 @@ std::string Run(const Options& options, CommandContext& context) {
   const convert::MergeReport report =
       convert::Merge(request, formats::PosixFileSystem(), context.progress, context.stop,
                      {.demo_config = options.config});
+  WarnOfCounts(report.conversion, context.progress);
   return context.output.json ? MergeReportJson(request, report, context.tool.name)
                              : MergeReportText(request, report);
 }

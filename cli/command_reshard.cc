@@ -8,6 +8,7 @@
 
 #include "cli/balance_svg.h"
 #include "cli/commands.h"
+#include "cli/conversion_report.h"
 #include "cli/output_file.h"
 #include "cli/rank_list.h"
 #include "cli/reshard_report.h"
@@ -89,6 +90,7 @@ std::string Run(const Options& options, CommandContext& context) {
   request.run.command = context.job_command;
   const convert::ReshardReport report =
       convert::Reshard(request, formats::PosixFileSystem(), context.progress, context.stop);
+  WarnOfCounts(report.conversion, context.progress);
   if (!options.balance_svg.empty() && !convert::IsHelper(context.sharing)) {
     formats::WriteFileDurably(formats::PosixFileSystem(), options.balance_svg, BalanceSvg(report));
   }

@@ -165,11 +165,17 @@ VerifyReport CheckValues(const std::string& input, const ValueOptions& values,
     ++histograms;
     report.detail += "\n" + HistogramText(tensor);
   }
+  std::string unmatched;
   if (!values.histogram.empty() && histograms == 0) {
+    unmatched = values.histogram;
     context.progress.OnWarning("--histogram: no tensor's name matches " +
-                               QuoteForMessage(values.histogram));
+                               QuoteForMessage(unmatched));
+    report.lines.emplace_back("warnings", "1 warning, printed above");
   }
-  report.members = [held](formats::JsonWriter& json) { Members(json, *held); };
+  report.members = [held, unmatched](formats::JsonWriter& json) {
+    Members(json, *held);
+    StringOrNullMember(json, "unmatched_histogram", unmatched);
+  };
   return report;
 }
 

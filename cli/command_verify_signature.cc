@@ -50,6 +50,9 @@ std::string SignText(const SignOptions& options, const convert::SignReport& repo
                Amount(report.files - report.trusted_files, report.bytes - report.trusted_bytes)});
   }
   table.Add({"root digest", report.root_digest});
+  if (!report.warnings.empty()) {
+    table.Add({"warnings", FormatCountOf(report.warnings.size(), "warning") + ", printed above"});
+  }
   return text + table.Text("  ");
 }
 
@@ -71,6 +74,7 @@ std::string SignJson(const SignOptions& options, const convert::SignReport& repo
   UintMember(json, "trusted_files", report.trusted_files);
   UintMember(json, "trusted_bytes", report.trusted_bytes);
   BoolMember(json, "symlinks", report.symlinks);
+  FindingsMember(json, "warnings", report.warnings);
   json.EndObject();
   return json.Take() + "\n";
 }
@@ -85,11 +89,6 @@ std::string RunSign(const SignOptions& options, CommandContext& context) {
   request.threads = options.verify.threads;
   const convert::SignReport report =
       convert::SignModel(request, formats::PosixFileSystem(), context.progress, context.stop);
-  if (report.symlinks) {
-    context.progress.OnWarning(
-        "some files are symbolic links: the files that they lead to were signed, and verifying "
-        "follows the links; model_signing needs --allow_symlinks for it");
-  }
   return context.output.json ? SignJson(options, report, context) : SignText(options, report);
 }
 

@@ -201,11 +201,13 @@ void AppendRunLines(std::string& out, const convert::RunOptions& run,
 }
 
 std::string NothingToDoText(const std::filesystem::path& output, const ConversionReport& report) {
-  return fmt::format(
+  std::string out = fmt::format(
       "Nothing to do: {} holds the finished result of this command\n({}, {}; sizes and headers "
       "checked, nothing touched).\n",
       Printable(output.string()), FormatCountOf(report.files.size(), "weight file"),
       FormatBytes(report.output_bytes));
+  WarningLines(out, report);
+  return out;
 }
 
 std::string PlannedFilesText(const std::filesystem::path& output, const ConversionReport& report,

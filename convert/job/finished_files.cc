@@ -42,7 +42,8 @@ bool MatchesRecord(const std::filesystem::path& path, const FileRecord& record,
 
 std::map<std::string, FileRecord> CheckFinishedFiles(
     const std::filesystem::path& directory, const std::map<std::string, FileRecord>& records,
-    unsigned threads, bool sizes_only, ProgressSink& progress, const StopToken& stop, bool waits) {
+    unsigned threads, bool sizes_only, formats::Findings& warnings, ProgressSink& progress,
+    const StopToken& stop, bool waits) {
   std::vector<const FileRecord*> present;
   std::vector<FileToDigest> wanted;
   std::uint64_t total_bytes = 0;
@@ -51,8 +52,10 @@ std::map<std::string, FileRecord> CheckFinishedFiles(
     if (matches) {
       finished.emplace(record.name, record);
     } else {
-      progress.OnWarning(fmt::format(
-          "{}: the file is not as the interrupted run wrote it; it is made again", record.name));
+      warnings.push_back(
+          {formats::Severity::kWarning, "remade-file", record.name, "",
+           fmt::format("{}: the file is not as the interrupted run wrote it; it is made again",
+                       record.name)});
     }
   };
   for (const auto& [name, record] : records) {

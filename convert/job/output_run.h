@@ -45,6 +45,8 @@ class OutputRun {
  private:
   bool IsFinished() const { return state_.kind == OutputState::Kind::kFinished; }
   bool IsUnfinished() const { return state_.kind == OutputState::Kind::kUnfinished; }
+  // A warning for the user now, and in the report. Every warning of a run goes this way.
+  void Warn(formats::Finding warning);
   void LookAgain();
   void ReportNothingToDo();
   void ReportPlan();

@@ -30,7 +30,7 @@ namespace fs = std::filesystem;
 ConversionReport OutputRun::Run() {
   job_ = DescribeJob(source_, plan_, hooks_, run_, assignment_);
   state_ = LookAtOutput(output_, job_);
-  for (const formats::Finding& warning : report_.warnings) progress_.OnWarning(warning.message);
+  for (formats::Finding& warning : std::exchange(report_.warnings, {})) Warn(std::move(warning));
   if (assignment_.must_end && !IsFinished()) RequireParts();
   // Also where something is written: a source that must not be deleted is refused before.
   if (run_.delete_source_shards && !IsFinished()) report_.deletions = PlanDeletionOf(source_);
@@ -44,6 +44,11 @@ ConversionReport OutputRun::Run() {
   if (IsShared(run_.sharing) && !ordered_) run_.sharing->Broadcast("");
   report_.bytes_read = sources_.bytes_read() + bytes_read_by_helpers_;
   return std::move(report_);
+}
+
+void OutputRun::Warn(formats::Finding warning) {
+  progress_.OnWarning(warning.message);
+  report_.warnings.push_back(std::move(warning));
 }
 
 void OutputRun::ReportNothingToDo() {
@@ -88,11 +93,13 @@ void OutputRun::TakeFinishedFiles(bool sizes_only) {
   }
   const unsigned threads = sizes_only ? 1 : ResolveThreads(run_.threads);
   const bool waits = WaitsToBeVisible(plan_);
-  unchecked_ = CheckFinishedFiles(output_, others, 1, true, progress_, stop_, waits);
+  formats::Findings warnings;
+  unchecked_ = CheckFinishedFiles(output_, others, 1, true, warnings, progress_, stop_, waits);
   ends_ = assignment_.may_end && assignment_.files.size() + unchecked_.size() == plan_.files.size();
   if (ends_) records.merge(std::exchange(unchecked_, {}));
   finished_files_ =
-      CheckFinishedFiles(output_, records, threads, sizes_only, progress_, stop_, waits);
+      CheckFinishedFiles(output_, records, threads, sizes_only, warnings, progress_, stop_, waits);
+  for (formats::Finding& warning : warnings) Warn(std::move(warning));
 }
 
 // The weight files that this run is to make. The run that ends the job also makes again the files
@@ -318,7 +325,9 @@ void OutputRun::Write() {
     RequireSources(to_make);
     CheckDerived(to_make);
     const SideDigests freed_sides = FreedSides();
-    side_digests_ = hooks_.preflight({sources_, freed_sides, to_make});
+    side_digests_ =
+        hooks_.preflight({sources_, freed_sides, to_make,
+                          [this](formats::Finding warning) { Warn(std::move(warning)); }});
     RequireSameSides();
     if (hooks_.prepare && !IsShared(run_.sharing)) hooks_.prepare(to_make, sources_, progress_);
     head_ = HeadToWrite();
@@ -367,10 +376,14 @@ ConversionReport RunPlan(const ModelTensors& source, const Plan& plan, const fs:
   // --part and --finish: the part first, as if it had been asked for alone.
   RunOptions step = run;
   step.finish = false;
-  const ConversionReport part = once(step);
+  ConversionReport part = once(step);
   step = run;
   step.part.reset();
+  // Those of the model are shown once.
+  report.warnings.clear();
   ConversionReport finished = once(step);
+  part.warnings.insert(part.warnings.end(), finished.warnings.begin(), finished.warnings.end());
+  finished.warnings = std::move(part.warnings);
   finished.bytes_read += part.bytes_read;
   finished.bytes_written += part.bytes_written;
   return finished;

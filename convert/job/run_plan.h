@@ -32,6 +32,8 @@ struct PreflightRun {
   // The weight files that this run makes, positions in Plan::files; the others are complete. All
   // sources of these are there.
   std::span<const std::size_t> to_make;
+  // Adds a warning to the report and shows it.
+  std::function<void(formats::Finding warning)> warn = {};
 };
 
 // A recipe's look at values before a byte is written: throws for what must not be converted, and

@@ -1,5 +1,4 @@
 #include <memory>
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -14,7 +13,6 @@ namespace {
 // What the preflight finds, for the report.
 struct Facts {
   std::vector<TensorCount> bad_scales;
-  std::optional<formats::Finding> scale_fmt;
 };
 
 SideDigests CheckAllScales(const OpenedModel& model, const std::vector<ScaledWeight>& pairs,
@@ -27,8 +25,9 @@ SideDigests CheckAllScales(const OpenedModel& model, const std::vector<ScaledWei
   ScaleCheck check = CheckScales(model.catalog, unchecked, request.fp8_to_bf16.allow_bad_scales,
                                  request.run.tensor_sha256, run.sources, progress, stop);
   facts.bad_scales = std::move(check.bad_scales);
-  facts.scale_fmt = CheckScaleFmt(model.catalog, model.config, unchecked, check.significands);
-  if (facts.scale_fmt) progress.OnWarning(facts.scale_fmt->message);
+  if (auto warning = CheckScaleFmt(model.catalog, model.config, unchecked, check.significands)) {
+    run.warn(std::move(*warning));
+  }
   SideDigests digests = run.known;
   for (std::size_t i = 0; i < unchecked.size(); ++i) {
     digests.emplace(unchecked[i].scale, std::move(check.digests[i]));
@@ -59,7 +58,6 @@ ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::Fil
     };
     recipe.add_facts = [facts](ConversionReport& report) {
       report.bad_scales = std::move(facts->bad_scales);
-      if (facts->scale_fmt) report.warnings.push_back(std::move(*facts->scale_fmt));
     };
     return recipe;
   };

@@ -8,6 +8,7 @@
 
 #include "convert/catalog/progress.h"
 #include "convert/verify/verification.h"
+#include "formats/finding.h"
 #include "formats/io/file_system.h"
 
 // `dsv3-verify sign` and `verify-signature`: signatures of models in the form of OpenSSF Model
@@ -36,6 +37,7 @@ struct SignReport {
   std::uint64_t trusted_files = 0;
   std::uint64_t trusted_bytes = 0;
   bool symlinks = false;  // some of the files are symbolic links
+  formats::Findings warnings;
 };
 
 // Signs every file of the model but what git and the hub keep beside it and signatures, and writes

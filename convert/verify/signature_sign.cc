@@ -72,20 +72,19 @@ void RequireSignable(const ModelListing& listing) {
 
 // Refuses a directory that is not whole. What only may be missing is a warning. `unlisted` are the
 // signature and what a killed run left of it.
-void RequireWholeModel(const ModelListing& listing, const IgnoredPaths& unlisted,
-                       ProgressSink& progress) {
+formats::Findings RequireWholeModel(const ModelListing& listing, const IgnoredPaths& unlisted) {
   formats::Findings findings = JudgeCompleteness(listing.directory);
   std::erase_if(findings, [&](const formats::Finding& finding) {
     return finding.kind == "unfinished-conversion" && IsIgnored(finding.file, unlisted);
   });
   RequireComplete(findings, "signing");
-  for (const formats::Finding& finding : findings) progress.OnWarning(finding.message);
+  return findings;
 }
 
 formats::Manifest ReadManifestOf(const ModelListing& listing) {
   const fs::path path = listing.directory / formats::kManifestName;
   std::error_code error;
-  if (listing.single_file || !fs::exists(path, error)) {
+  if (listing.single_file || !fs::exists(fs::symlink_status(path, error))) {
     Fail(ErrorCode::kBadInput, path.string(),
          fmt::format("{}: there is no manifest whose digests could be used; make one with "
                      "'dsv3-verify checksum create', or sign without --use-manifest",
@@ -178,7 +177,7 @@ SignReport SignModel(const SignRequest& request, formats::FileSystem& file_syste
   IgnoredPaths unlisted = ignored;
   for (const std::string& path : ignored) unlisted.insert(path + ".partial");  // of a killed run
   const ModelListing listing = ListModel(request.model, unlisted);
-  if (!listing.single_file) RequireWholeModel(listing, unlisted, progress);
+  if (!listing.single_file) report.warnings = RequireWholeModel(listing, unlisted);
   RequireSignable(listing);
 
   try {
@@ -199,6 +198,13 @@ SignReport SignModel(const SignRequest& request, formats::FileSystem& file_syste
     report.trusted_bytes += bytes;
   }
   report.files = listing.files.size();
+  if (report.symlinks) {
+    report.warnings.push_back(
+        {formats::Severity::kWarning, "symlink", "", "",
+         "some files are symbolic links: the files that they lead to are signed, and verifying "
+         "follows the links; model_signing needs --allow_symlinks for it"});
+  }
+  for (const formats::Finding& warning : report.warnings) progress.OnWarning(warning.message);
   ComputeDigests(listing, request.threads, progress, stop, digests);
 
   formats::SignatureStatement statement;

@@ -193,6 +193,12 @@ TEST_F(ResumeTest, ADamagedKeptFileIsToldAndMadeAgain) {
       EXPECT_THAT(sink.warnings(),
                   ::testing::Contains(AllOf(HasSubstr(name), HasSubstr("it is made again"))));
       EXPECT_EQ(ReadTree(out_), expected_);
+      // What is shown is in the report, too.
+      std::vector<std::string> reported;
+      for (const formats::Finding& warning : report.warnings) reported.push_back(warning.message);
+      EXPECT_EQ(reported, sink.warnings());
+      EXPECT_EQ(report.warnings.back().kind, "remade-file");
+      EXPECT_EQ(report.warnings.back().file, name);
     }
   }
 }
