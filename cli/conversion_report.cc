@@ -139,10 +139,16 @@ void DeletionReportLines(std::string& out, std::string_view label, const Convers
   for (const std::string& line : DeletionLines(report.deletions)) ReportLine(out, "", line);
 }
 
+void FactLines(std::string& out, const ConversionReport& report) {
+  for (const convert::ReportFact& fact : report.facts) {
+    if (!fact.text.empty()) ReportLine(out, fact.label, fact.text);
+  }
+}
+
 std::string Converted(const ConversionRequest& request, const ConversionReport& report) {
   std::string out = fmt::format("{}: {}\n", report.title, Printable(request.output.string()));
   ReportLine(out, "tensors", TensorText(report));
-  for (const convert::ReportFact& fact : report.facts) ReportLine(out, fact.label, fact.text);
+  FactLines(out, report);
   AppendRunLines(out, request.run, report);
   if (report.outcome != ConversionReport::Outcome::kPartDone) {
     ReportLine(out, "manifest", ManifestText(request.output));
@@ -155,7 +161,7 @@ std::string Planned(const ConversionRequest& request, const ConversionReport& re
   std::string out = PlannedFilesText(request.output, report, report.files.size());
   out += "\n";
   ReportLine(out, "tensors", TensorText(report));
-  for (const convert::ReportFact& fact : report.facts) ReportLine(out, fact.label, fact.text);
+  FactLines(out, report);
   AppendPlanLines(out, report);
   return out;
 }

@@ -36,7 +36,7 @@ struct OutputFileReport {
 struct ReportFact {
   std::string member;  // of the JSON: "dropped"
   std::string label;   // of the line: "dropped"
-  std::string text;    // "3 tensors of MTP layers"
+  std::string text;    // "3 tensors of MTP layers"; empty: no line
   std::vector<std::string> names;
 };
 

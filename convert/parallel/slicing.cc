@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "convert/catalog/ceil_div.h"
+#include "convert/model/activation_scales.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/module_list.h"
 #include "convert/parallel/slicing_misaligned.h"
@@ -227,6 +228,24 @@ class Planner {
       sliced.to_bf16 = true;
       slicing_.bf16_modules.emplace_back(ModuleOf(At(sliced.tensor).name));
     }
+    DropActivationScales();
+  }
+
+  // Nothing reads the scale of activations beside a weight that is BF16.
+  void DropActivationScales() {
+    std::unordered_set<std::string> names;
+    for (const SlicedTensor& sliced : slicing_.tensors) {
+      if (!sliced.to_bf16) continue;
+      for (std::string& name : ActivationScaleNames(At(sliced.tensor).name)) {
+        names.insert(std::move(name));
+      }
+    }
+    std::erase_if(slicing_.tensors, [&](const SlicedTensor& sliced) {
+      const std::string& name = At(sliced.tensor).name;
+      if (names.count(name) == 0) return false;
+      slicing_.dropped.push_back(name);
+      return true;
+    });
   }
 
   // Gives the scales the parts of their weights.

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "convert/catalog/glob.h"
+#include "convert/model/activation_scales.h"
 #include "convert/plan/expression.h"
 #include "convert/recipes/bf16_to_fp8_original.h"
 #include "formats/error.h"
@@ -23,15 +24,21 @@ constexpr std::uint32_t kNone = Catalog::kNone;
 struct Partners {
   std::vector<std::uint32_t> pair_of;    // position in Original::pairs of a weight's; kNone: none
   std::vector<std::uint32_t> weight_of;  // the same of a scale's
+  std::vector<bool> is_activation_scale;
 };
 
 Partners FindPartners(const Catalog& catalog, const Original& original) {
   const std::size_t size = catalog.tensors().size() - catalog.tensors_end();
   Partners partners{std::vector<std::uint32_t>(size, kNone),
-                    std::vector<std::uint32_t>(size, kNone)};
+                    std::vector<std::uint32_t>(size, kNone), std::vector<bool>(size, false)};
   for (std::uint32_t i = 0; i < original.pairs.size(); ++i) {
     partners.pair_of[original.pairs[i].weight - catalog.tensors_end()] = i;
     partners.weight_of[original.pairs[i].scale - catalog.tensors_end()] = i;
+    const std::string& weight = catalog.tensors()[original.pairs[i].weight].name;
+    for (const std::string& name : ActivationScaleNames(weight)) {
+      const std::uint32_t scale = catalog.FindAppended(name);
+      if (scale != kNone) partners.is_activation_scale[scale - catalog.tensors_end()] = true;
+    }
   }
   return partners;
 }
@@ -68,6 +75,8 @@ class Matcher {
       return;
     }
     if (ours == kNone) {
+      // fp8-to-bf16 dropped it; PlanLikeOriginal copies it from there.
+      if (partners_.is_activation_scale[index]) return;
       throw Error(ErrorCode::kBadInput,
                   fmt::format("--scales-from {}: tensor {} is not in the source; this is not the "
                               "original of these weights",
@@ -203,6 +212,7 @@ Bf16ToFp8Plan PlanLikeOriginal(const Catalog& catalog, const TensorSelection& se
   Plan& plan = result.plan;
   plan.recipe = kBf16ToFp8;
   plan.options = OptionsForManifest(original.form, options);
+  const Partners partners = FindPartners(catalog, original);
   std::vector<bool> is_quantized(catalog.tensors_end(), false);
   for (const std::uint32_t i : selection.quantized) is_quantized[i] = true;
 
@@ -239,6 +249,13 @@ Bf16ToFp8Plan PlanLikeOriginal(const Catalog& catalog, const TensorSelection& se
     const std::string& name = catalog.tensors()[i].name;
     files[file_of[catalog.FindAppended(name) - catalog.tensors_end()]].emplace_back(
         name, Copy(catalog, i));
+  }
+  // The scales of activations, which the source does not have where it was made by fp8-to-bf16.
+  for (std::uint32_t i = catalog.tensors_end(); i < catalog.tensors().size(); ++i) {
+    const std::string& name = catalog.tensors()[i].name;
+    const std::size_t index = i - catalog.tensors_end();
+    if (!partners.is_activation_scale[index] || catalog.Find(name) != kNone) continue;
+    files[file_of[index]].emplace_back(name, Copy(catalog, i));
   }
   for (std::size_t i = 0; i < files.size(); ++i) {
     const OriginalShard& shard = original.shards[i];

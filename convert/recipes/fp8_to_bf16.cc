@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/activation_scales.h"
 #include "convert/plan/dequantize_expression.h"
 #include "formats/error.h"
 #include "formats/json/json_edit.h"
@@ -43,18 +44,19 @@ std::vector<ScaledWeight> PairScales(const Catalog& catalog, const ModelConfig& 
 Plan PlanFp8ToBf16(const Catalog& catalog, const std::vector<ScaledWeight>& pairs,
                    const Fp8ToBf16Options& options, bool write_index) {
   std::vector<const ScaledWeight*> pair_of(catalog.tensors().size(), nullptr);
-  std::vector<bool> is_scale(catalog.tensors().size(), false);
+  std::vector<bool> goes(catalog.tensors().size(), false);
   for (const ScaledWeight& pair : pairs) {
     pair_of[pair.weight] = &pair;
-    is_scale[pair.scale] = true;
+    goes[pair.scale] = true;
   }
+  for (const std::uint32_t i : FindActivationScales(catalog, pairs)) goes[i] = true;
 
   Plan plan;
   plan.recipe = "fp8-to-bf16";
   plan.options = {{"allow_bad_scales", options.allow_bad_scales ? "true" : "false"}};
   std::vector<std::vector<std::pair<std::string, ExpressionPtr>>> files(catalog.files().size());
   for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
-    if (is_scale[i]) continue;
+    if (goes[i]) continue;
     const CatalogTensor& tensor = catalog.tensors()[i];
     files[tensor.extent.file].emplace_back(
         tensor.name, pair_of[i] == nullptr ? Copy(catalog, i) : Dequantize(catalog, *pair_of[i]));

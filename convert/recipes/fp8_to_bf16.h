@@ -27,7 +27,8 @@ void RefuseOtherForms(const ScaledWeights& found, std::string_view why);
 // that it found, saying how many more there are, or when no tensor is FP8 at all.
 std::vector<ScaledWeight> PairScales(const Catalog& catalog, const ModelConfig& config);
 
-// Each FP8 weight dequantised, its scale dropped, everything else copied; each tensor stays in the
+// Each FP8 weight dequantised, its scale and the scale of its activations (activation_scales.h)
+// dropped, everything else copied; each tensor stays in the
 // shard it was in, and a shard that held only scales has none. Fills files, options, index and
 // totals; side files but config.json are the caller's.
 Plan PlanFp8ToBf16(const Catalog& catalog, const std::vector<ScaledWeight>& pairs,

@@ -2,7 +2,10 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include "convert/job/runner.h"
+#include "convert/model/activation_scales.h"
 #include "convert/recipes/conversion.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "convert/recipes/side_files.h"
@@ -35,6 +38,19 @@ SideDigests CheckAllScales(const OpenedModel& model, const std::vector<ScaledWei
   return digests;
 }
 
+// The scales of activations, which nothing reads beside a BF16 weight.
+ReportFact DroppedScales(const Catalog& catalog, const std::vector<ScaledWeight>& pairs) {
+  ReportFact fact{"dropped", "dropped", "", {}};
+  for (const std::uint32_t i : FindActivationScales(catalog, pairs)) {
+    fact.names.push_back(catalog.tensors()[i].name);
+  }
+  if (!fact.names.empty()) {
+    fact.text = fmt::format("{} scale{} of activations, which only FP8 weights need",
+                            fact.names.size(), fact.names.size() == 1 ? "" : "s");
+  }
+  return fact;
+}
+
 }  // namespace
 
 ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::FileSystem& fs,
@@ -56,7 +72,8 @@ ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::Fil
     recipe.hooks.preflight = [&, pairs, facts](const PreflightRun& run) {
       return CheckAllScales(model, *pairs, request, run, progress, stop, *facts);
     };
-    recipe.add_facts = [facts](ConversionReport& report) {
+    recipe.add_facts = [&model, pairs, facts](ConversionReport& report) {
+      report.facts.push_back(DroppedScales(model.catalog, *pairs));
       report.bad_scales = std::move(facts->bad_scales);
     };
     return recipe;

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/activation_scales.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/layer_kinds.h"
 #include "convert/model/module_list.h"
@@ -201,9 +202,17 @@ std::uint64_t FittingMtpLayers(const ModelConfig& config, const Catalog& catalog
   return count;
 }
 
-// W4AFP8 keeps the scales of activations under names of its own.
-bool IsActivationScale(std::string_view name) {
-  return name.ends_with(".input_scale") || name.ends_with(".k_scale") || name.ends_with(".v_scale");
+// W4AFP8 keeps the scales of activations beside weights in forms that are not read as FP8, under
+// names of its own; beside FP8 weights they have names of one form. Caches' scales may always be
+// there.
+void MarkActivationScales(const Catalog& catalog, const ScaledWeights& scales,
+                          std::vector<bool>& explained) {
+  for (const std::uint32_t i : FindActivationScales(catalog, scales.pairs)) explained[i] = true;
+  for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
+    const std::string_view name = catalog.tensors()[i].name;
+    const bool is_of_other_form = !scales.unsupported.empty() && name.ends_with(".input_scale");
+    if (is_of_other_form || IsCacheScale(name)) explained[i] = true;
+  }
 }
 
 // What to do about a tensor that the config does not predict.
@@ -265,9 +274,7 @@ std::uint64_t CompareWithModel(const StructureConfig& config, const Catalog& cat
     judged[position] = true;  // its form says its dtype
     explained[position] = true;
   }
-  for (std::uint32_t i = 0; i < catalog.tensors().size() && !scales.unsupported.empty(); ++i) {
-    if (IsActivationScale(catalog.tensors()[i].name)) explained[i] = true;
-  }
+  MarkActivationScales(catalog, scales, explained);
   const bool has_parts = scales.pairs.empty() || !scales.unsupported.empty() ||
                          !model.quantization || model.quantization->quant_method != "fp8";
   const DtypeRules rules(config, catalog, all_readable);

@@ -187,6 +187,25 @@ TEST(Misaligned, TakesTheWholeAttention) {
   CheckScales(model, bf16);
 }
 
+TEST(Misaligned, ScalesOfActivationsGoWithTheWeightsThatBecomeBf16) {
+  const std::string layer = "model.layers.2.self_attn.";
+  const std::string cut = layer + "o_proj.input_scale";
+  const std::string kept = layer + "q_a_proj.input_scale";
+  const ModelTensors model = MakeModel(ShortV3Config(), [&](auto& tensors) {
+    tensors.push_back({cut, Dtype::kF32, {}, {}});
+    tensors.push_back({kept, Dtype::kF32, {}, {}});
+  });
+  Topology topology = MakeTopology(model, 1);
+  topology.tp = 128;
+  const Slicing bf16 = SliceModel(model, topology, With(OnMisaligned::kBF16));
+  EXPECT_EQ(FindSliced(bf16, model, cut), nullptr);
+  EXPECT_THAT(bf16.dropped, ElementsAre(cut));
+  EXPECT_NE(FindSliced(bf16, model, kept), nullptr);
+  const Slicing whole = SliceModel(model, topology, With(OnMisaligned::kReplicateModule));
+  EXPECT_NE(FindSliced(whole, model, cut), nullptr);
+  EXPECT_THAT(whole.dropped, IsEmpty());
+}
+
 TEST(Misaligned, ListsModulesOfBf16InOrder) {
   json config = ShortV3Config();
   config.update({{"num_hidden_layers", 2}, {"first_k_dense_replace", 1}, {"n_routed_experts", 2}});

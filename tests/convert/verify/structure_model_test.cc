@@ -376,6 +376,17 @@ TEST_F(StructureModelTest, TakesMlpLayerTypesInPlaceOfFirstKDenseReplace) {
   EXPECT_THAT(finding.message, HasSubstr("'mlp_layer_types' has 1 entries"));
 }
 
+TEST_F(StructureModelTest, ExpectsScalesOfActivationsBesideFp8WeightsAndOfCaches) {
+  const std::string layer = "model.layers.0.self_attn.";
+  checkpoint_.Add(kTinyShard2, layer + "q_a_proj.input_scale", Dtype::kF32, {});
+  checkpoint_.Add(kTinyShard2, layer + "k_scale", Dtype::kF32, {1});
+  EXPECT_THAT(Lines(Findings()), ElementsAre());
+  // Beside a weight that is BF16, nothing reads it.
+  checkpoint_.Add(kTinyShard2, "model.norm.input_scale", Dtype::kF32, {});
+  EXPECT_THAT(Lines(Findings()), ElementsAre(std::string("warning unexpected-tensor ") +
+                                             kTinyShard2 + " model.norm.input_scale"));
+}
+
 TEST_F(StructureModelTest, WarnsOnceOfAnUnpredictedWeightAndItsScale) {
   checkpoint_.Add(kTinyShard2, "extra.weight", Dtype::kF8E4M3, {4, 8});
   checkpoint_.AddScale(kTinyShard2, "extra.weight_scale_inv", Dtype::kF32, {1, 1});
