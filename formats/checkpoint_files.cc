@@ -13,6 +13,7 @@
 #include "formats/checkpoint_check.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
+#include "formats/io/dead_link.h"
 #include "formats/io/input_file.h"
 #include "formats/require_no_errors.h"
 
@@ -43,12 +44,9 @@ Finding FileFinding(Severity severity, std::string_view kind, const std::string&
 }
 
 Finding MissingShard(const ShardFile& shard) {
-  std::error_code error;
-  const bool is_link = fs::is_symlink(fs::symlink_status(shard.path, error));
-  const std::string problem =
-      is_link ? fmt::format("this shard is a symlink to {}, which does not exist",
-                            fs::read_symlink(shard.path, error).string())
-              : "the index lists this shard, but there is no such file";
+  const std::string dead = DeadLinkProblem(shard.path);
+  const std::string problem = dead.empty() ? "the index lists this shard, but there is no such file"
+                                           : "this shard is " + dead;
   return FileFinding(Severity::kError, "missing-shard", shard.name,
                      fmt::format("{}: {}; download the file again", shard.name, problem));
 }
@@ -261,13 +259,19 @@ void NoteUnlisted(const CheckpointListing& listing, CheckpointFiles& files) {
   }
 }
 
+// A link that leads in a circle is dead, too.
+std::string DescribeDeadLink(const fs::path& path) {
+  const std::string dead = DeadLinkProblem(path);
+  return dead.empty() ? "a dead link, which leads in a circle" : dead;
+}
+
 void NoteDeadLinks(const CheckpointListing& listing, CheckpointFiles& files) {
   for (const std::string& name : listing.dead_links) {
     files.findings.push_back(
         FileFinding(Severity::kWarning, "dead-link", name,
-                    fmt::format("{}: this symlink leads nowhere, so the file is left out; remove "
-                                "the link or download the file again",
-                                name)));
+                    fmt::format("{}: this file is {}, so that it is left out; remove the link or "
+                                "download the file again",
+                                name, DescribeDeadLink(files.directory / name))));
   }
 }
 

@@ -9,6 +9,7 @@
 
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
+#include "formats/io/dead_link.h"
 #include "formats/left_behind.h"
 #include "formats/shard_index.h"
 
@@ -105,10 +106,10 @@ CheckpointLocation LocateCheckpoint(const fs::path& path) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (status.type() == fs::file_type::not_found) {
+    const std::string dead = DeadLinkProblem(path);
     FailPath(ErrorCode::kBadInput, path,
-             fs::is_symlink(fs::symlink_status(path, error))
-                 ? "it is a symlink whose target does not exist; correct the path"
-                 : "there is no such file or directory; correct the path");
+             dead.empty() ? "there is no such file or directory; correct the path"
+                          : fmt::format("it is {}; correct the path, or repair the link", dead));
   }
   if (error == std::errc::too_many_symbolic_link_levels) {
     FailPath(ErrorCode::kBadInput, path, "its symlinks form a loop; correct the links or the path");

@@ -16,6 +16,7 @@
 #include "convert/job/replaced_files.h"
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
+#include "formats/io/dead_link.h"
 #include "formats/io/input_file.h"
 #include "formats/rank_layout.h"
 #include "formats/shard_index.h"
@@ -117,8 +118,11 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
   std::error_code error;
   const fs::file_status status = fs::status(directory, error);
   if (!fs::exists(status)) {
-    if (IsThere(directory))
-      RefuseOutput(directory, "is a symlink to nothing; remove it or name another");
+    if (IsThere(directory)) {
+      RefuseOutput(directory, fmt::format("is a symlink to nothing: it is {}; remove it or name "
+                                          "another",
+                                          formats::DeadLinkProblem(directory)));
+    }
     return state;
   }
   if (!fs::is_directory(status)) {

@@ -20,6 +20,7 @@
 #include "formats/checkpoint_check.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
+#include "formats/io/dead_link.h"
 #include "formats/shard_index.h"
 
 namespace dsv3::convert {
@@ -112,6 +113,11 @@ void AddNumbered(const CheckpointFiles& files, Findings& findings) {
 
 // The files that the hub's listing and records name, that a model needs, and that the directory
 // lacks.
+std::string AbsenceOf(const fs::path& path) {
+  const std::string dead = formats::DeadLinkProblem(path);
+  return dead.empty() ? "there is no such file" : "it is " + dead;
+}
+
 void AddListed(const fs::path& directory, Findings& findings) {
   std::optional<HubRecords> records = ReadHubRecords(directory);
   if (!records) return;
@@ -124,9 +130,9 @@ void AddListed(const fs::path& directory, Findings& findings) {
         (!has_index && name.ends_with(kSuffix) && name.find('/') == std::string::npos);
     if (!needed || Exists(directory / name)) continue;
     findings.push_back(Missing("missing-file", name,
-                               fmt::format("{}: there is no such file ({} lists it); continue the "
-                                           "download, or copy the file",
-                                           name, file.record)));
+                               fmt::format("{}: {} ({} lists it); continue the download, or copy "
+                                           "the file",
+                                           name, AbsenceOf(directory / name), file.record)));
   }
 }
 

@@ -16,6 +16,7 @@
 #include "formats/error.h"
 #include "formats/hash/sha256.h"
 #include "formats/hash/xxh3.h"
+#include "formats/io/dead_link.h"
 #include "formats/io/input_file.h"
 #include "formats/io/stream_file.h"
 #include "formats/require_no_errors.h"
@@ -117,10 +118,11 @@ class Opener {
     try {
       std::error_code ignored;
       if (fs::status(opened.file.path, ignored).type() == fs::file_type::not_found) {
+        const std::string dead = formats::DeadLinkProblem(opened.file.path);
         opened.faults.push_back(FileFault(
             "missing-shard", listed.name, "",
-            fmt::format("{}: layout.json lists this rank file, but there is no such file; {}",
-                        listed.name, kCopyAgain)));
+            fmt::format("{}: layout.json lists this rank file, but {}; {}", listed.name,
+                        dead.empty() ? "there is no such file" : "it is " + dead, kCopyAgain)));
         return opened;
       }
       const formats::InputFile input(opened.file.path, listed.name);

@@ -25,7 +25,9 @@ namespace {
 std::optional<formats::Manifest> ReadSourceManifest(const OpenedModel& source) {
   const std::filesystem::path path = source.directory / formats::kManifestName;
   std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored)) return std::nullopt;
+  if (!std::filesystem::exists(std::filesystem::symlink_status(path, ignored))) {
+    return std::nullopt;
+  }
   return formats::ParseManifest(formats::ReadSmallFile(path, formats::kMaxManifestBytes),
                                 path.string());
 }

@@ -63,7 +63,7 @@ Ranks ReadRanks(const fs::path& directory) {
     file.name = DeepseekFileName(rank, size);
     file.path = directory / file.name;
     std::error_code ignored;
-    if (!fs::exists(file.path, ignored)) {
+    if (!fs::exists(fs::symlink_status(file.path, ignored))) {
       Fail(file.name, "",
            fmt::format("{}: the other files are of {} ranks, and this one is missing; copy it from "
                        "where they come from",
@@ -238,7 +238,7 @@ void MakeShards(const std::vector<std::pair<std::string, ExpressionPtr>>& ordere
 std::string ReadConfig(const fs::path& directory, const fs::path& given) {
   const fs::path path = given.empty() ? directory / kConfigName : given;
   std::error_code ignored;
-  if (given.empty() && !fs::exists(path, ignored)) {
+  if (given.empty() && !fs::exists(fs::symlink_status(path, ignored))) {
     throw Error(ErrorCode::kUsage,
                 fmt::format("{}: the files of DeepSeek's inference demo do not say what the model "
                             "is; add --config FILE, the config.json of the model as it is on "

@@ -11,6 +11,7 @@
 #include "convert/recipes/merge_demo.h"
 #include "convert/recipes/reshard_job.h"
 #include "formats/error.h"
+#include "formats/io/dead_link.h"
 #include "formats/rank_layout.h"
 
 namespace dsv3::convert {
@@ -27,14 +28,16 @@ void RequireRankDirectory(const std::filesystem::path& input, const MergeOptions
   if (IsRankDirectory(input)) return;
   std::error_code ignored;
   const bool is_there = std::filesystem::is_directory(input, ignored);
+  const std::string dead = formats::DeadLinkProblem(input);
   throw Error(
       ErrorCode::kBadInput,
       fmt::format("{}: {}; give the directory that dsv3-reshard wrote the rank shards to, or one "
                   "of the files of DeepSeek's inference demo (model0-mp8.safetensors), with "
                   "--config FILE",
                   input.string(),
-                  is_there ? "there is no layout.json, which says what each rank file holds"
-                           : "there is no such directory"),
+                  is_there       ? "there is no layout.json, which says what each rank file holds"
+                  : dead.empty() ? "there is no such directory"
+                                 : "it is " + dead),
       {std::string(formats::kRankLayoutName), ""});
 }
 

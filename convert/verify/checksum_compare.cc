@@ -15,6 +15,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/hash/git_blob.h"
+#include "formats/io/dead_link.h"
 
 namespace dsv3::convert {
 namespace {
@@ -105,13 +106,13 @@ bool KnowsWhole(const ExpectedFile& expected) {
 
 Finding MissingFile(const std::string& name, const ExpectedFile& expected, const fs::path& path) {
   std::error_code error;
-  const bool link = fs::is_symlink(fs::symlink_status(path, error));
+  const std::string dead = formats::DeadLinkProblem(path);
   const bool there = fs::exists(fs::status(path, error));
   return Difference("missing-file", name, "",
                     fmt::format("{}: {} ({} lists it); {}", name,
-                                there  ? "it is not a regular file"
-                                : link ? "it is a symlink that leads nowhere"
-                                       : "there is no such file",
+                                there          ? "it is not a regular file"
+                                : dead.empty() ? "there is no such file"
+                                               : "it is " + dead,
                                 expected.record, kAdvice));
 }
 

@@ -12,6 +12,7 @@
 
 #include "formats/error.h"
 #include "formats/io/aligned_buffer.h"
+#include "formats/io/dead_link.h"
 #include "formats/io/posix.h"
 
 namespace dsv3::formats {
@@ -21,9 +22,14 @@ Error BadInput(const std::string& name, std::string message) {
   return Error(ErrorCode::kBadInput, std::move(message), {.file = name, .tensor = {}});
 }
 
-Error OpenError(const std::string& name, int errno_value) {
+Error OpenError(const std::filesystem::path& path, const std::string& name, int errno_value) {
   switch (errno_value) {
     case ENOENT:
+      if (const std::string dead = DeadLinkProblem(path); !dead.empty()) {
+        return BadInput(name, fmt::format("{}: it is {}; download the file again, or repair the "
+                                          "link",
+                                          name, dead));
+      }
       return BadInput(name, fmt::format("{}: there is no such file; check the path, or download it "
                                         "if it belongs to a checkpoint",
                                         name));
@@ -85,7 +91,7 @@ InputFile::InputFile(const std::filesystem::path& path, std::string name, Direct
   // O_NONBLOCK: opening a FIFO must not wait for a writer. Regular files don't care.
   UniqueFd fd(RetryInterrupted(
       [&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); }));
-  if (fd.get() < 0) throw OpenError(name_, errno);
+  if (fd.get() < 0) throw OpenError(path, name_, errno);
   struct stat status;
   if (::fstat(fd.get(), &status) != 0) throw IoError("examine", name_, errno);
   if (!S_ISREG(status.st_mode)) {
