@@ -49,10 +49,14 @@ void Committer::Commit(std::size_t file, std::unique_ptr<formats::OutputFile> ou
                        FileRecord record) {
   output->Sync();
   output.reset();
+  {
+    // Closed before the file is renamed: some file systems cannot rename an open one.
+    const std::lock_guard lock(mutex_);
+    read_back_.erase(file);
+  }
   Publish({record});
   {
     const std::lock_guard lock(mutex_);
-    read_back_.erase(file);
     ++committed_files_;
   }
   if (on_committed_ && !waits_) on_committed_(file, record);

@@ -257,8 +257,11 @@ Journal::Journal(formats::FileSystem& fs, const std::filesystem::path& directory
   file_->WriteAt(0, std::as_bytes(std::span(head_line)));
   bytes_ = head_line.size();
   Append(records);
+  // Some file systems cannot rename an open file.
+  file_.reset();
   fs.Rename(partial, path);
   fs.SyncDirectory(directory);
+  file_ = fs.OpenExisting(path);
 }
 
 void Journal::Append(const std::vector<FileRecord>& records) {

@@ -134,9 +134,11 @@ void SourceRelease::SaveHeader(std::uint32_t source) {
   input->ReadAt(0, std::as_writable_bytes(std::span(saved)).subspan(line));
 
   const std::string name = fmt::format("{}{:05}", kFreedPrefix, source);
-  const auto output = fs_.Create(directory_ / PartialName(name), 0);
-  output->WriteAt(0, std::as_bytes(std::span(saved)));
-  output->Sync();
+  {
+    const auto output = fs_.Create(directory_ / PartialName(name), 0);
+    output->WriteAt(0, std::as_bytes(std::span(saved)));
+    output->Sync();
+  }
   fs_.Rename(directory_ / PartialName(name), directory_ / name);
   fs_.SyncDirectory(directory_);
 }

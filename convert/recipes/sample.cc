@@ -60,7 +60,7 @@ class PartialFile {
     file_ = fs_.Create(partial_, 0);
   }
   ~PartialFile() {
-    if (!file_) return;
+    if (committed_) return;
     file_.reset();
     try {
       fs_.Remove(partial_);
@@ -76,8 +76,10 @@ class PartialFile {
   void Commit(std::uint64_t bytes) {
     file_->Truncate(bytes);
     file_->Sync();
-    fs_.Rename(partial_, path_);
+    // Some file systems cannot rename an open file.
     file_.reset();
+    fs_.Rename(partial_, path_);
+    committed_ = true;
   }
 
  private:
@@ -85,6 +87,7 @@ class PartialFile {
   fs_std::path path_;
   fs_std::path partial_;
   std::unique_ptr<formats::OutputFile> file_;
+  bool committed_ = false;
 };
 
 std::span<const std::byte> AsBytes(std::string_view text) {

@@ -14,10 +14,12 @@ void WriteFileDurably(FileSystem& fs, const std::filesystem::path& path, std::st
   std::filesystem::path partial = path;
   partial += ".partial";
   const std::filesystem::path parent = path.has_parent_path() ? path.parent_path() : ".";
-  const std::unique_ptr<OutputFile> file = fs.Create(partial, 0);
+  std::unique_ptr<OutputFile> file = fs.Create(partial, 0);
   try {
     file->WriteAt(0, std::as_bytes(std::span(content)));
     file->Sync();
+    // Some file systems cannot rename an open file.
+    file.reset();
     fs.Rename(partial, path);
   } catch (const Error&) {
     try {

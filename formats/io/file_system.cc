@@ -70,6 +70,21 @@ void Reserve(const std::filesystem::path& path, int fd, std::uint64_t bytes) {
   throw IoError("create", path.string(), reason);
 }
 
+// Names files that are complete; where that cannot be done, no conversion can end.
+Error RenameError(const std::filesystem::path& from, const std::filesystem::path& to,
+                  int errno_value) {
+  const Error error = IoError(fmt::format("rename {} to", from.string()), to.string(), errno_value);
+  const bool may_be_unsupported = MeansUnsupported(errno_value) || errno_value == EPERM ||
+                                  errno_value == EBUSY || errno_value == EXDEV;
+  if (!may_be_unsupported) return error;
+  return Error(error.code(),
+               error.message() +
+                   "; some file systems cannot rename files (mountpoint-s3), or not while they are "
+                   "open (gcsfuse): write to a local disk or to another mount, and copy the "
+                   "complete files there",
+               error.place());
+}
+
 class Posix final : public FileSystem {
  public:
   std::unique_ptr<OutputFile> Create(const std::filesystem::path& path,
@@ -93,9 +108,7 @@ class Posix final : public FileSystem {
   }
 
   void Rename(const std::filesystem::path& from, const std::filesystem::path& to) override {
-    if (::rename(from.c_str(), to.c_str()) != 0) {
-      throw IoError(fmt::format("rename {} to", from.string()), to.string(), errno);
-    }
+    if (::rename(from.c_str(), to.c_str()) != 0) throw RenameError(from, to, errno);
   }
 
   void Remove(const std::filesystem::path& path) override {

@@ -262,6 +262,20 @@ TEST(PosixOutputFileTest, FallsBackWhenDirectWritesAreRefused) {
   EXPECT_TRUE(ReadFile(dir / "file") == text);
 }
 
+// As on mountpoint-s3 any rename is; here it is one that no file system can do.
+TEST(PosixFileSystemTest, ARenameThatCannotBeDoneSaysWhatToDo) {
+  const TempDir dir;
+  std::filesystem::create_directory(dir / "a");
+  try {
+    PosixFileSystem().Rename(dir / "a", dir / "a/b");
+    ADD_FAILURE() << "renamed";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kIo);
+    EXPECT_THAT(error.message(), ::testing::HasSubstr("cannot rename"));
+    EXPECT_THAT(error.message(), ::testing::HasSubstr("write to a local disk or to another mount"));
+  }
+}
+
 TEST(FreeDiskBytesTest, AsksTheNearestDirectoryThatExists) {
   const TempDir dir;
   EXPECT_GT(FreeDiskBytes(dir.path()), 0u);
