@@ -11,6 +11,7 @@
 #include "cli/tool_main.h"
 #include "cli/units.h"
 #include "cli/verify_report.h"
+#include "cli/weight_forms.h"
 #include "convert/verify/compare.h"
 #include "formats/dtype.h"
 #include "formats/shape.h"
@@ -48,7 +49,8 @@ std::string DifferenceTable(const CompareReport& compared, bool all) {
                fmt::format("{}, {}", formats::DtypeName(tensor.dtype_a),
                            formats::DtypeName(tensor.dtype_b)),
                fmt::format("{} of {}", FormatCount(s.differing), FormatCount(s.elements)),
-               Number(s.max_abs), Number(s.max_relative), Number(s.rmse), Number(s.relative)});
+               tensor.codes ? "codes" : Number(s.max_abs), Number(s.max_relative), Number(s.rmse),
+               Number(s.relative)});
   }
   return table.Text("", StdoutColumns()) + MoreLine(compared.worst.size() - shown);
 }
@@ -104,6 +106,8 @@ void Members(formats::JsonWriter& json, const Options& options, const CompareRep
   UintMember(json, "only_in_a", compared.counts.only_in_a);
   UintMember(json, "only_in_b", compared.counts.only_in_b);
   json.EndObject();
+  FormsMember(json, "forms_a", compared.forms_a);
+  FormsMember(json, "forms_b", compared.forms_b);
   UintMember(json, "bytes_read", compared.bytes_read);
   json.Key("tensors");
   json.BeginArray();
@@ -111,6 +115,7 @@ void Members(formats::JsonWriter& json, const Options& options, const CompareRep
     json.BeginObject();
     StringMember(json, "name", tensor.name);
     StringMember(json, "comparison", convert::ComparisonName(tensor.comparison));
+    BoolMember(json, "codes", tensor.codes);
     SideMember(json, "a", tensor.file_a, tensor.dtype_a, tensor.shape_a, tensor.scale_a);
     SideMember(json, "b", tensor.file_b, tensor.dtype_b, tensor.shape_b, tensor.scale_b);
     StatisticsMember(json, tensor.statistics);
@@ -140,6 +145,8 @@ VerifyReport Check(const Options& options, CommandContext& context) {
   report.good = tolerant ? "all values are equal or within the tolerance" : "all values are equal";
   const convert::CompareCounts& counts = compared.counts;
   report.lines.emplace_back("tensors", FormatCount(compared.tensors.size()));
+  AppendFormLines("form of A", compared.forms_a, report.lines);
+  AppendFormLines("form of B", compared.forms_b, report.lines);
   report.lines.emplace_back("identical", FormatCount(counts.identical_bytes) + " in every byte");
   report.lines.emplace_back(
       "equal", FormatCount(counts.identical_values) + " in every value, stored in another way");
@@ -170,7 +177,8 @@ Command CompareCommand() {
   command.description = {
       "Compares the checkpoints A and B tensor by tensor, however their tensors are split into "
       "files and whatever their dtypes: bytes first, then values in float32. FP8 weights are "
-      "multiplied by their scales; where the other side is BF16, the product is rounded to BF16.",
+      "multiplied by their scales; where the other side is BF16, the product is rounded to BF16. "
+      "Codes of a form that is not decoded are compared as codes, and the report names the form.",
       "The exit code is 0 where all values are equal or within the tolerance, and 1 otherwise, "
       "also where a tensor is in one of the two only. The report has the error statistics of "
       "the tensors that differ most, the worst first; --all shows every one, and --json has those "

@@ -17,6 +17,7 @@
 #include "cli/tool_main.h"
 #include "cli/units.h"
 #include "cli/verify_report.h"
+#include "cli/weight_forms.h"
 #include "convert/verify/numeric.h"
 #include "formats/dtype.h"
 #include "formats/shape.h"
@@ -114,6 +115,7 @@ void HistogramMember(formats::JsonWriter& json, const NumericTensor& tensor) {
 
 void Members(formats::JsonWriter& json, const NumericReport& checked) {
   UintMember(json, "bytes_read", checked.bytes_read);
+  FormsMember(json, "forms", checked.forms);
   json.Key("tensors");
   json.BeginArray();
   for (const NumericTensor& tensor : checked.tensors) {
@@ -155,8 +157,10 @@ VerifyReport CheckValues(const std::string& input, const ValueOptions& values,
   report.verification = checked.verification;
   report.passes = checked.verification.Passes(options.strict);
   report.title = "Checked the values of " + input;
-  report.good = "no NaN, no infinity, no bad scale, and nothing suspicious";
+  report.good =
+      "no NaN, no infinity, no bad scale, and nothing suspicious" + NotJudged(checked.forms);
   report.lines.emplace_back("tensors", FormatCount(checked.tensors.size()));
+  AppendFormLines("form", checked.forms, report.lines);
   report.lines.emplace_back("read", FormatBytes(checked.bytes_read));
   report.detail = TensorTable(checked, options.all);
   std::size_t histograms = 0;
@@ -191,7 +195,9 @@ Command NumericCommand() {
       "Tensors of zeros or of one value only, tensors that stand out from the same tensor of the "
       "other layers, and scales that contradict the config's claim of powers of two are warnings. "
       "The report is a table with the largest magnitude and the root mean square of the tensors "
-      "that stand out most, with --all of every one."};
+      "that stand out most, with --all of every one.",
+      "Weights in forms whose codes are not decoded (INT4, AWQ, GPTQ, NVFP4, MXFP4, W4AFP8, INT8, "
+      "bitsandbytes) are named with their number; of their codes only zeros are judged."};
   command.arguments = {
       {"DIR",
        "The checkpoint: a directory, a single safetensors file, or a model directory of the "

@@ -204,6 +204,15 @@ std::string InspectionJson(const Inspection& inspection, std::string_view tool) 
   StringMember(json, "form", inspection.ranks ? "ranks" : FormName(inspection.form));
   RanksMember(json, inspection.ranks);
   ModelMember(json, inspection.config);
+  json.Key("forms");
+  json.BeginArray();
+  for (const convert::FormCount& form : inspection.forms) {
+    json.BeginObject();
+    StringMember(json, "name", form.name);
+    UintMember(json, "weights", form.weights);
+    json.EndObject();
+  }
+  json.EndArray();
   TotalsMembers(json, inspection.summary);
   FindingsMember(json, "findings", inspection.findings);
   json.Key("tree");

@@ -81,6 +81,10 @@ std::string Totals(const Inspection& inspection) {
   const Summary& s = inspection.summary;
   Table table("ll");
   if (inspection.config) table.Add({"model", ModelLine(*inspection.config)});
+  for (const convert::FormCount& form : inspection.forms) {
+    table.Add({"form",
+               fmt::format("{}: {}", Printable(form.name), FormatCountOf(form.weights, "weight"))});
+  }
   std::string parameters = FormatParameters(s.parameters);
   if (s.activated_parameters) {
     parameters +=

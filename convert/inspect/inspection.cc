@@ -10,6 +10,7 @@
 
 #include "convert/catalog/glob.h"
 #include "convert/model/expected_tensors.h"
+#include "convert/model/scaled_weights.h"
 #include "convert/open/completeness.h"
 #include "convert/open/open_model.h"
 #include "formats/checkpoint_files.h"
@@ -134,6 +135,7 @@ Inspection Inspect(const std::filesystem::path& path) {
   findings = std::move(model.findings);
   inspection.config = ConfigOf(model, findings);
   const ModelConfig* known = inspection.config ? &*inspection.config : nullptr;
+  inspection.forms = FindScaledWeights(model.catalog, model.config).forms;
   if (model.ranks) {
     // Compared with its config when it was opened.
     inspection.ranks = model.ranks->layout;
@@ -150,6 +152,7 @@ Inspection Inspect(const std::filesystem::path& path) {
           missing = CheckAgainstModel(*known, model.catalog);
       },
       [&] { inspection.summary = Summarize(model.catalog, known); });
+  NameUnlistedHolders(model.unlisted, missing);
   findings.insert(findings.end(), std::make_move_iterator(missing.begin()),
                   std::make_move_iterator(missing.end()));
   ScaleCheck(known, findings).Visit(inspection.summary.root, "");

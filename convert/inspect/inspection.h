@@ -9,6 +9,7 @@
 
 #include "convert/inspect/summary.h"
 #include "convert/model/model_config.h"
+#include "convert/model/quantized_form.h"
 #include "convert/open/open_model.h"
 #include "formats/checkpoint_files.h"
 #include "formats/finding.h"
@@ -23,6 +24,7 @@ struct Inspection {
   OpenedModel model;                  // its findings are in `findings`
   std::optional<ModelConfig> config;  // nothing when missing or malformed; findings say so
   Summary summary;
+  std::vector<FormCount> forms;  // of weights that conversions do not read
   // What is wrong with files and index; then "no-config" or "bad-config"; what the config predicts
   // and the files lack; then "missing-scale", "wrong-scale-shape" and "scale-without-weight", one
   // for each line of the summary, whose name with ranges is the finding's tensor.

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "convert/inspect/value_counter.h"
+#include "convert/model/quantized_form.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/plan/dequantize_expression.h"
 #include "convert/stream/source_files.h"
@@ -104,6 +105,22 @@ ValueStatistics MeasureDequantized(Reader& reader, const Catalog& catalog,
   return counter.Finish();
 }
 
+// A weight in a form that conversions do not read.
+void MeasureForm(Reader& reader, const Catalog& catalog, const ModelConfig& config,
+                 std::uint32_t position, const QuantizedForm& form, TensorStatistics& statistics) {
+  if (catalog.Find(form.scale) != Catalog::kNone) statistics.scale = form.scale;
+  const ScaledWeights found = FindScaledWeights(catalog, config);
+  const auto pair = std::find_if(found.readable.begin(), found.readable.end(),
+                                 [&](const ScaledWeight& p) { return p.weight == position; });
+  if (pair != found.readable.end()) {
+    statistics.dequantized = MeasureDequantized(reader, catalog, *pair);
+  } else {
+    statistics.note = fmt::format(
+        "It holds codes of {} weights, which are not decoded; the values are those of the codes.",
+        form.name);
+  }
+}
+
 }  // namespace
 
 TensorStatistics MeasureTensor(const OpenedModel& model, std::uint32_t position,
@@ -117,6 +134,11 @@ TensorStatistics MeasureTensor(const OpenedModel& model, std::uint32_t position,
   }
   Reader reader(model);
   statistics.stored = MeasureStored(reader, tensor, position);
+  const ModelConfig known = config == nullptr ? ModelConfig() : *config;
+  if (const auto form = RecogniseForm(catalog, known, position)) {
+    MeasureForm(reader, catalog, known, position, *form, statistics);
+    return statistics;
+  }
   if (tensor.dtype != Dtype::kF8E4M3 && tensor.dtype != Dtype::kF8E5M2) return statistics;
   const std::uint32_t scale_position = FindScale(catalog, tensor.name);
   if (scale_position == Catalog::kNone) {
@@ -125,8 +147,7 @@ TensorStatistics MeasureTensor(const OpenedModel& model, std::uint32_t position,
   }
   const CatalogTensor& scale = catalog.tensors()[scale_position];
   statistics.scale = scale.name;
-  const ScaledWeights found =
-      FindScaledWeights(catalog, config == nullptr ? ModelConfig() : *config);
+  const ScaledWeights found = FindScaledWeights(catalog, known);
   const auto pair = std::find_if(found.pairs.begin(), found.pairs.end(),
                                  [&](const ScaledWeight& p) { return p.weight == position; });
   if (pair == found.pairs.end()) {

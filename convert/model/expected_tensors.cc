@@ -3,14 +3,16 @@
 #include <algorithm>
 #include <charconv>
 #include <initializer_list>
+#include <map>
 #include <optional>
-#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 
 #include "convert/model/layer_kinds.h"
+#include "convert/model/layers_held.h"
 #include "convert/model/quantized_form.h"
 #include "formats/error.h"
 #include "formats/finding.h"
@@ -174,71 +176,24 @@ std::optional<std::string_view> FindPrefixOf(std::string_view name, const Catalo
   return std::nullopt;
 }
 
-// Which layers' numbers occur in the names of tensors.
-class LayersHeld {
- public:
-  LayersHeld(const Catalog& catalog, std::string_view prefix) {
-    for (const CatalogTensor& tensor : catalog.tensors()) {
-      const std::optional<std::uint64_t> layer = LayerOf(tensor.name, prefix);
-      if (!layer) continue;
-      held_.insert(*layer);
-      if (IsOfIndexer(tensor.name)) indexers_.insert(*layer);
-    }
-  }
-
-  bool Holds(std::uint64_t layer) const { return held_.count(layer) != 0; }
-  bool HoldsAnyFrom(std::uint64_t layer) const { return held_.lower_bound(layer) != held_.end(); }
-  // How many layers follow each other from this one on.
-  std::uint64_t CountFrom(std::uint64_t layer) const {
-    std::uint64_t end = layer;
-    while (Holds(end)) ++end;
-    return end - layer;
-  }
-  bool HoldsIndexer(std::uint64_t layer) const { return indexers_.count(layer) != 0; }
-  std::uint64_t indexers() const { return indexers_.size(); }
-
- private:
-  std::set<std::uint64_t> held_;
-  std::set<std::uint64_t> indexers_;
-};
-
 // The shape of the fused tensor that holds a tensor of an expert.
 formats::Shape FusedShape(const ModelConfig& config, const ExpectedTensorView& expected) {
   const std::uint64_t parts = expected.name.ends_with(".down_proj.weight") ? 1 : 2;
   return {config.n_routed_experts, parts * expected.shape[0], expected.shape[1]};
 }
 
-// The end of a message about a missing tensor: the config value that would fit the tensors that are
-// there. Empty where each such value would lose a tensor that is there.
-std::string FittingValue(const ModelConfig& config, const LayersHeld& layers,
-                         const ExpectedTensorView& expected) {
-  if (expected.layer == ExpectedTensor::kNoLayer) {
-    if (expected.role != TensorRole::kHead || config.tie_word_embeddings) return "";
-    return ", or set tie_word_embeddings to true if the head is the embedding itself";
+// How many tensors of a layer the config predicts, and how many of these are missing.
+struct LayerTally {
+  std::uint64_t expected = 0;
+  std::uint64_t missing = 0;
+
+  // The end of a message about a missing one; empty where all or none are.
+  std::string Text(std::uint32_t layer) const {
+    if (missing == 0 || missing == expected) return "";
+    return fmt::format("; layer {} is there in part, {} of its {} tensors {} missing", layer,
+                       missing, expected, missing == 1 ? "is" : "are");
   }
-  if (layers.Holds(expected.layer)) {
-    const bool may_share = IsOfIndexer(expected.name) && config.indexer_layers.empty() &&
-                           layers.indexers() > 0 && !layers.HoldsIndexer(expected.layer);
-    if (!may_share) return "";
-    return fmt::format(
-        ", or take the config.json of a release whose layers share indexers (indexer_types) if "
-        "this is one: {} {} an indexer",
-        layers.indexers(), layers.indexers() == 1 ? "layer holds" : "layers hold");
-  }
-  if (expected.mtp) {
-    const std::uint64_t there = layers.CountFrom(config.num_hidden_layers);
-    return fmt::format(", or set num_nextn_predict_layers to {} if {}", there,
-                       there == 0
-                           ? "this MTP layer was left out on purpose"
-                           : "the other MTP layers were left out on purpose: that many are there");
-  }
-  const std::uint64_t there = layers.CountFrom(0);
-  if (there == 0 || layers.HoldsAnyFrom(there)) return "";
-  return fmt::format(
-      ", or set num_hidden_layers to {} if the model was made smaller: that many "
-      "layers are there",
-      there);
-}
+};
 
 formats::Finding WrongShape(const ModelConfig& config, const Catalog& catalog,
                             std::uint32_t position, const formats::Shape& expected,
@@ -320,7 +275,10 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
   }
   const std::string_view prefix = FindNamePrefix(catalog);
   const LayersHeld layers(catalog, prefix);
+  std::map<std::uint32_t, LayerTally> tallies;
+  std::vector<std::pair<std::size_t, std::uint32_t>> missing;  // finding and layer
   ForEachExpected(config, prefix, [&](const ExpectedTensorView& expected) {
+    if (expected.layer != ExpectedTensor::kNoLayer) ++tallies[expected.layer].expected;
     const std::uint32_t position = catalog.Find(expected.name);
     if (position != Catalog::kNone && std::equal(expected.shape.begin(), expected.shape.end(),
                                                  catalog.tensors()[position].shape.begin(),
@@ -361,10 +319,17 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
                        "another model: download what is missing{}",
                        QuoteForMessage(name), config.model_type, config.num_hidden_layers,
                        formats::ShapeToString(shape), FittingValue(config, layers, expected))});
+      if (expected.layer != ExpectedTensor::kNoLayer) {
+        ++tallies[expected.layer].missing;
+        missing.emplace_back(findings.size() - 1, expected.layer);
+      }
       return;
     }
     findings.push_back(WrongShape(config, catalog, position, shape));
   });
+  for (const auto& [finding, layer] : missing) {
+    findings[finding].message += tallies[layer].Text(layer);
+  }
   return findings;
 }
 

@@ -38,10 +38,17 @@ struct QuantizationConfig {
   // list "ignored_layers". Where there is none, module_lists holds "modules_to_not_convert" alone.
   std::vector<std::string> modules_to_not_convert;
   std::vector<std::string> module_lists;
+  std::string quant_algo;  // of ModelOpt: "NVFP4", "FP8" …
   // compressed-tensors:
   std::string format;                     // "float-quantized" …
   std::vector<QuantizationGroup> groups;  // those with weights, by name
   std::vector<std::string> ignore;        // modules, or "re:" patterns
+};
+
+// hf_quant_config.json beside config.json, where ModelOpt describes what it quantised.
+struct ModelOptDescription {
+  std::string quant_algo;                    // "FP8", "NVFP4", "W4A8_AWQ", "MIXED_PRECISION" …
+  std::vector<std::string> exclude_modules;  // globs of modules that are not quantised
 };
 
 // The dimensions of a DeepSeek-V3 family model, under the names of config.json. Fields that a
@@ -85,6 +92,8 @@ struct ModelConfig {
   bool tie_word_embeddings = false;
   std::string expert_dtype;  // V4: "fp4" or "fp8"; empty when absent
   std::optional<QuantizationConfig> quantization;
+  // Filled in by who opens the directory, since it is another file.
+  std::optional<ModelOptDescription> modelopt;
 };
 
 // Parses config.json. A config without dimensions of its own but with an object text_config is read

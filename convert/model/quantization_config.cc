@@ -129,6 +129,7 @@ std::optional<QuantizationConfig> ParseQuantizationMember(const ConfigFields& ou
   config.weight_block_size = ParseBlock(fields, "weight_block_size", /*text_too=*/false);
   config.scale_fmt = fields.String("scale_fmt");
   ParseModuleLists(fields, config);
+  config.quant_algo = fields.String("quant_algo");
   return config;
 }
 

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "convert/catalog/ceil_div.h"
+#include "convert/catalog/glob.h"
 #include "formats/dtype.h"
 
 namespace dsv3::convert {
@@ -41,18 +42,49 @@ class Neighbours {
 
   bool Has(std::string_view part) const { return Find(part) != nullptr; }
 
+  std::string_view module() const { return module_; }
+
  private:
   const Catalog& catalog_;
   std::string_view module_;
 };
 
+// quant_method; "modelopt" where hf_quant_config.json alone describes the weights.
 std::string_view MethodOf(const ModelConfig& config) {
-  return config.quantization ? std::string_view(config.quantization->quant_method)
-                             : std::string_view();
+  if (config.quantization) return config.quantization->quant_method;
+  return config.modelopt ? std::string_view("modelopt") : std::string_view();
+}
+
+// ModelOpt's name of what it did: "FP8", "NVFP4", "W4A8_AWQ" …
+std::string_view AlgorithmOf(const ModelConfig& config) {
+  if (config.quantization && !config.quantization->quant_algo.empty()) {
+    return config.quantization->quant_algo;
+  }
+  return config.modelopt ? std::string_view(config.modelopt->quant_algo) : std::string_view();
+}
+
+bool IsExcluded(const ModelConfig& config, std::string_view module) {
+  if (!config.modelopt) return false;
+  const std::string name(module);
+  const std::vector<std::string>& excluded = config.modelopt->exclude_modules;
+  return std::any_of(excluded.begin(), excluded.end(),
+                     [&](const std::string& glob) { return MatchesGlob(glob, name); });
 }
 
 // "modelopt", and with the form behind it: "modelopt_fp4", "modelopt_mixed".
 bool IsModelOpt(std::string_view method) { return method.starts_with("modelopt"); }
+
+// INT4 in bytes: "W4A8_AWQ", "W4A16_AWQ", "INT4_AWQ".
+bool IsModelOptInt4(const ModelConfig& config) {
+  const std::string_view algorithm = AlgorithmOf(config);
+  return IsModelOpt(MethodOf(config)) &&
+         (algorithm.starts_with("W4A") || algorithm.starts_with("INT4"));
+}
+
+QuantizedForm ModelOptInt4(const ModelConfig& config, const Neighbours& beside) {
+  return {fmt::format("ModelOpt {} (packed INT4, two rows a byte)", AlgorithmOf(config)),
+          CodeLayout::kTwoRows, 0, beside.Name("weight_scale")};
+}
 
 // The width of integer codes that the groups of the config agree on.
 std::uint64_t PackedBits(const ModelConfig& config) {
@@ -114,7 +146,7 @@ QuantizedForm WordsOfColumns(const ModelConfig& config, const CatalogTensor& cod
           gptq ? CodeLayout::kGptq : CodeLayout::kAwq, bits, beside.Name("scales")};
 }
 
-std::optional<QuantizedForm> UnsignedBytes(const Neighbours& beside) {
+std::optional<QuantizedForm> UnsignedBytes(const ModelConfig& config, const Neighbours& beside) {
   if (beside.Has("weight.quant_state.bitsandbytes__nf4") ||
       beside.Has("weight.quant_state.bitsandbytes__fp4") || beside.Has("weight.absmax")) {
     const bool fp4 = beside.Has("weight.quant_state.bitsandbytes__fp4");
@@ -125,6 +157,7 @@ std::optional<QuantizedForm> UnsignedBytes(const Neighbours& beside) {
   if (beside.Has("weight_scale_2") || (scale != nullptr && scale->dtype == Dtype::kF8E4M3)) {
     return QuantizedForm{kNvFp4, CodeLayout::kTwoInByte, 0, beside.Name("weight_scale")};
   }
+  if (IsModelOptInt4(config) && scale != nullptr) return ModelOptInt4(config, beside);
   for (const std::string_view part : {"weight_scale", "weight_scale_inv", "scale"}) {
     const CatalogTensor* const found = beside.Find(part);
     if (found == nullptr || (found->dtype != Dtype::kU8 && found->dtype != Dtype::kF8E8M0))
@@ -192,6 +225,11 @@ std::optional<QuantizedForm> Fp8(const ModelConfig& config, const CatalogTensor&
     }
     const bool by_neighbours = method.empty() && part == "weight_scale" &&
                                formats::NumElements(scale->shape) == 1 && beside.Has("input_scale");
+    if (part == "weight_scale_inv" && !config.quantization && config.modelopt) {
+      return QuantizedForm{fmt::format("FP8 with scales for blocks ({} of hf_quant_config.json)",
+                                       config.modelopt->quant_algo),
+                           CodeLayout::kPlain, 0, beside.Name(part)};
+    }
     if (IsModelOpt(method) || by_neighbours) {
       return QuantizedForm{"ModelOpt FP8", CodeLayout::kPlain, 0, beside.Name(part)};
     }
@@ -203,7 +241,9 @@ std::optional<QuantizedForm> Fp8(const ModelConfig& config, const CatalogTensor&
 std::optional<QuantizedForm> ByConfig(const ModelConfig& config, const CatalogTensor& codes,
                                       const Neighbours& beside) {
   const std::string_view method = MethodOf(config);
-  if (method.empty() || codes.shape.size() != 2) return std::nullopt;
+  if (method.empty() || codes.shape.size() != 2 || IsExcluded(config, beside.module())) {
+    return std::nullopt;
+  }
   const bool is_signed = codes.dtype == Dtype::kI8;
   const std::string scale = beside.Name("weight_scale");
   if (method == "bitsandbytes") {
@@ -211,6 +251,7 @@ std::optional<QuantizedForm> ByConfig(const ModelConfig& config, const CatalogTe
                      : QuantizedForm{"bitsandbytes (4 bits)", CodeLayout::kFlat, 0,
                                      beside.Name("weight.absmax")};
   }
+  if (IsModelOptInt4(config) && !is_signed) return ModelOptInt4(config, beside);
   if (IsModelOpt(method) && !is_signed)
     return QuantizedForm{kNvFp4, CodeLayout::kTwoInByte, 0, scale};
   if (method == "w4afp8" && is_signed) {
@@ -245,7 +286,8 @@ std::optional<QuantizedForm> RecogniseForm(const Catalog& catalog, const ModelCo
   if (!name.ends_with(kWeight)) return std::nullopt;
   if (dtype == Dtype::kF8E4M3) return Fp8(config, tensor, beside);
   if (dtype == Dtype::kI32) return std::nullopt;
-  auto form = dtype == Dtype::kU8 ? UnsignedBytes(beside) : SignedBytes(config, tensor, beside);
+  auto form =
+      dtype == Dtype::kU8 ? UnsignedBytes(config, beside) : SignedBytes(config, tensor, beside);
   return form ? std::move(form) : ByConfig(config, tensor, beside);
 }
 
@@ -271,6 +313,8 @@ std::vector<Shape> CodeShapes(const QuantizedForm& form, std::uint64_t rows, std
       return {{rows, cols}};
     case CodeLayout::kTwoInByte:
       return {{rows, CeilDiv(cols, 2)}};
+    case CodeLayout::kTwoRows:
+      return {{CeilDiv(rows, 2), cols}};
     case CodeLayout::kUnknown:
       return {};
     case CodeLayout::kFlat:

@@ -12,13 +12,15 @@
 
 // The forms of quantised weights beside FP8 with scales: INT4 pack-quantized, AWQ, GPTQ, NVFP4,
 // MXFP4, MXFP8, W4AFP8, INT8, ModelOpt FP8, bitsandbytes. Only this file distinguishes them, by the
-// tensors beside a weight and by config.json. Headers only; thread-safe.
+// tensors beside a weight, by config.json and by ModelOpt's hf_quant_config.json. Headers only;
+// thread-safe.
 namespace dsv3::convert {
 
 // How a form stores the codes of a matrix [N, K] in a tensor.
 enum class CodeLayout {
   kPlain,       // [N, K]
   kTwoInByte,   // [N, ⌈K / 2⌉] bytes
+  kTwoRows,     // [⌈N / 2⌉, K] bytes
   kWordsOfRow,  // [N, ⌈K · bits / 32⌉] words
   kAwq,         // [K, N · bits / 32] words
   kGptq,        // [K · bits / 32, N] words

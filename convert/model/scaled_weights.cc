@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/catalog/ceil_div.h"
 #include "convert/model/quantized_form.h"
 #include "convert/model/scale_rules.h"
 #include "formats/error.h"
@@ -142,6 +143,8 @@ class Finder {
             fmt::format("tensor {} holds {} weights, but its scale {} is in no shard; without it "
                         "the weight means nothing. The checkpoint is incomplete, download it again",
                         QuoteForMessage(tensor.name), form->name, QuoteForMessage(form->scale)));
+      } else if (tensor.dtype == Dtype::kF8E4M3) {
+        AddReadable(i, catalog_.Find(form->scale));
       }
       return;
     }
@@ -168,6 +171,35 @@ class Finder {
     } else {
       Pair(i, scale);
     }
+  }
+
+  // FP8 codes of another form: the scale's shape says what it is of.
+  void AddReadable(std::uint32_t weight_at, std::uint32_t scale_at) {
+    constexpr std::uint64_t kMxGroup = 32;
+    const CatalogTensor& weight = At(weight_at);
+    const CatalogTensor& scale = At(scale_at);
+    const auto format =
+        scale.dtype == Dtype::kU8 ? quant::ScaleFormat::kE8M0 : ScaleFormatOf(scale.dtype);
+    if (weight.shape.size() != 2 || !format) return;
+    ScaledWeight pair;
+    pair.weight = weight_at;
+    pair.scale = scale_at;
+    pair.matrices = 1;
+    pair.rows = weight.shape[0];
+    pair.cols = weight.shape[1];
+    pair.scale_format = *format;
+    if (formats::NumElements(scale.shape) == 1) {
+      pair.block = {pair.rows, pair.cols};
+    } else if (scale.shape == formats::Shape{pair.rows, 1} ||
+               scale.shape == formats::Shape{pair.rows}) {
+      pair.block = {1, pair.cols};
+    } else if (scale.shape == formats::Shape{pair.rows, CeilDiv(pair.cols, kMxGroup)}) {
+      pair.block = {1, kMxGroup};
+    } else {
+      return;
+    }
+    if (pair.rows == 0 || pair.cols == 0 || pair.ScaleCols() > kMaxScaleColumns) return;
+    result_.readable.push_back(pair);
   }
 
   void Pair(std::uint32_t weight_at, std::uint32_t scale_at) {
@@ -266,6 +298,8 @@ class Finder {
     result_.unsupported.push_back(Make(weight, "unsupported-weight-format", message));
     const auto known = std::find_if(result_.forms.begin(), result_.forms.end(),
                                     [&](const FormCount& count) { return count.name == form; });
+    const auto position = static_cast<std::uint32_t>(known - result_.forms.begin());
+    result_.formed.push_back({weight, position});
     if (known == result_.forms.end()) {
       result_.forms.push_back({form, 1});
     } else {

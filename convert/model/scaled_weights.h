@@ -60,6 +60,15 @@ struct ScaledWeights {
   // reason ends the message. They are not faults of the checkpoint.
   formats::Findings unsupported;
   std::vector<FormCount> forms;  // the forms of those, in the catalog's order
+  // The weight of each finding in `unsupported`, and its form by position in `forms`.
+  struct FormedWeight {
+    std::uint32_t weight = 0;
+    std::uint32_t form = 0;
+  };
+  std::vector<FormedWeight> formed;
+  // Those of them whose values are code × scale all the same, ordered by the weight's position:
+  // ModelOpt's FP8 and MXFP8. Conversions do not take them; what looks at values does.
+  std::vector<ScaledWeight> readable;
 };
 
 // Pairs every FP8 weight (F8_E4M3, F8_E5M2) with its scales in whichever shard they are, in every

@@ -13,7 +13,9 @@
 #include <fmt/format.h>
 
 #include "convert/model/expected_tensors.h"
+#include "convert/model/layers_held.h"
 #include "convert/open/hub.h"
+#include "convert/open/modelopt_description.h"
 #include "convert/open/rank_directory.h"
 #include "convert/open/rank_shards.h"
 #include "convert/open/unfinished.h"
@@ -153,9 +155,11 @@ Findings OfRanks(const fs::path& directory) {
 std::optional<ModelConfig> ReadConfig(const CheckpointFiles& files) {
   if (!files.HasConfig()) return std::nullopt;
   try {
-    return ParseModelConfig(
+    ModelConfig config = ParseModelConfig(
         formats::ReadSmallFile(files.directory / kConfigName, formats::kMaxConfigBytes),
         kConfigName);
+    config.modelopt = ReadModelOptDescription(files.directory);
+    return config;
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kIo) throw;
     return std::nullopt;
@@ -174,12 +178,14 @@ Findings OfCheckpoint(const fs::path& directory) {
     }
   }
   AddUnlessKnown(FindMissingFiles(files), findings);
+  NameUnlistedHolders(files, findings);
   const bool files_missing = !findings.empty();
   if (files_missing || !all_readable) return findings;
   if (const std::optional<ModelConfig> config = ReadConfig(files)) {
     formats::DropSecondCopies(files);
-    const auto missing = FindMissingTensors(*config, Catalog::FromCheckpoint(files), files.form);
-    if (missing) findings.push_back(*missing);
+    auto missing = FindMissingTensors(*config, Catalog::FromCheckpoint(files), files.form);
+    if (missing) findings.push_back(*std::move(missing));
+    NameUnlistedHolders(FindUnlistedTensors(files), findings);
   }
   return findings;
 }
@@ -214,24 +220,48 @@ Findings FindMissingFiles(const CheckpointFiles& files) {
   return findings;
 }
 
-void NameUnlistedHolders(const CheckpointFiles& files, Findings& findings) {
-  std::map<std::string_view, const std::string*> holders;  // file by tensor
+namespace {
+
+// Takes back ", or set FIELD to VALUE …": what lies beside the checkpoint was not left out on
+// purpose, and the value would lose it.
+void DropFittingValue(std::string& message) {
+  const std::size_t begin = message.find(", or set ");
+  if (begin == std::string::npos) return;
+  message.erase(begin, std::min(message.find(';', begin), message.size()) - begin);
+}
+
+}  // namespace
+
+UnlistedTensors FindUnlistedTensors(const CheckpointFiles& files) {
+  UnlistedTensors unlisted;
+  unlisted.has_index = files.index.has_value();
   for (const formats::ShardFile& file : files.unlisted) {
     for (const formats::SafetensorsTensor& tensor : file.header.tensors) {
-      holders.emplace(tensor.name, &file.name);
+      unlisted.files.emplace(tensor.name, file.name);
     }
   }
-  if (holders.empty()) return;
+  return unlisted;
+}
+
+void NameUnlistedHolders(const UnlistedTensors& unlisted, Findings& findings) {
   for (Finding& finding : findings) {
-    if (finding.kind == "missing-tensor") {
-      const auto holder = holders.find(finding.tensor);
-      if (holder == holders.end()) continue;
-      finding.message +=
-          fmt::format("; {} holds it and lies beside the checkpoint, {}: {}", *holder->second,
-                      files.index ? "but the index does not list that file"
-                                  : "but does not belong to it without an index",
-                      "use an index that lists all files");
-    }
+    if (finding.kind != "missing-tensor") continue;
+    const auto holder = unlisted.files.find(finding.tensor);
+    if (holder == unlisted.files.end()) continue;
+    DropFittingValue(finding.message);
+    finding.message += fmt::format(
+        "; {} holds {} and lies beside the checkpoint, {}: use an index that lists all files",
+        holder->second, finding.file.empty() ? "it" : QuoteForMessage(finding.tensor),
+        unlisted.has_index ? "but the index does not list that file"
+                           : "but does not belong to it without an index");
+  }
+}
+
+void NameUnlistedHolders(const CheckpointFiles& files, Findings& findings) {
+  const UnlistedTensors unlisted = FindUnlistedTensors(files);
+  if (unlisted.files.empty()) return;
+  NameUnlistedHolders(unlisted, findings);
+  for (Finding& finding : findings) {
     if (finding.kind != "missing-shard" || !files.index) continue;
     const formats::ShardIndex& index = *files.index;
     const auto shard = std::lower_bound(index.files.begin(), index.files.end(), finding.file);
@@ -243,10 +273,10 @@ void NameUnlistedHolders(const CheckpointFiles& files, Findings& findings) {
     for (const auto& [tensor, of] : index.weight_map) {
       if (of != position) continue;
       ++listed;
-      const auto holder = holders.find(tensor);
-      if (holder == holders.end()) continue;
+      const auto holder = unlisted.files.find(tensor);
+      if (holder == unlisted.files.end()) continue;
       ++held;
-      if (first == nullptr) first = holder->second;
+      if (first == nullptr) first = &holder->second;
     }
     if (held == 0) continue;
     finding.message += fmt::format(
@@ -271,9 +301,9 @@ std::optional<Finding> FindMissingTensors(const ModelConfig& config, const Catal
   summary.file = kConfigName;
   summary.message = fmt::format(
       "{}: it predicts {} that no file holds, such as {}; `dsv3-verify structure` lists what is "
-      "missing",
+      "missing: download it{}",
       kConfigName, count == 1 ? std::string("1 tensor") : fmt::format("{} tensors", count),
-      QuoteForMessage(summary.tensor));
+      QuoteForMessage(summary.tensor), FittingValue(config, catalog, summary.tensor));
   return summary;
 }
 

@@ -1,7 +1,10 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <optional>
+#include <string>
 
 #include "convert/catalog/catalog.h"
 #include "convert/model/model_config.h"
@@ -33,6 +36,17 @@ formats::Findings FindMissingFiles(const formats::CheckpointFiles& files);
 std::optional<formats::Finding> FindMissingTensors(const ModelConfig& config,
                                                    const Catalog& catalog,
                                                    formats::CheckpointFiles::Form form);
+
+// The tensors of files beside a checkpoint that are no part of it.
+struct UnlistedTensors {
+  std::map<std::string, std::string, std::less<>> files;  // by tensor
+  bool has_index = false;                                 // which leaves them out
+};
+UnlistedTensors FindUnlistedTensors(const formats::CheckpointFiles& files);
+
+// Adds to "missing-tensor" of `findings` the names of such files that hold the missing tensors, and
+// what to do.
+void NameUnlistedHolders(const UnlistedTensors& unlisted, formats::Findings& findings);
 
 // Adds to "missing-shard" and "missing-tensor" of `findings` the names of files beside the
 // checkpoint that its index does not list and that hold the missing tensors, and what to do.

@@ -9,6 +9,7 @@
 
 #include "convert/model/expected_tensors.h"
 #include "convert/open/completeness.h"
+#include "convert/open/modelopt_description.h"
 #include "convert/open/rank_directory.h"
 #include "convert/open/rank_model.h"
 #include "convert/open/unfinished.h"
@@ -86,6 +87,7 @@ void ReadConfig(const formats::CheckpointFiles& files, OpenedModel& model) {
   try {
     std::string text = formats::ReadSmallFile(path, kMaxConfigBytes);
     model.config = ParseModelConfig(text, kConfigName);
+    model.config.modelopt = ReadModelOptDescription(files.directory);
     model.config_text = std::move(text);
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kIo) throw;
@@ -120,8 +122,11 @@ OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {
     CheckShardNames(files);
     model.config_text = ReadConfigText(files);
     model.config = ParseModelConfig(model.config_text, kConfigName);
+    model.config.modelopt = ReadModelOptDescription(files.directory);
     model.has_config = true;
   } else {
+    NameUnlistedHolders(files, files.findings);
+    model.unlisted = FindUnlistedTensors(files);
     formats::DropSecondCopies(files);
     ReadConfig(files, model);
     std::error_code ignored;

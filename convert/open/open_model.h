@@ -10,6 +10,7 @@
 
 #include "convert/catalog/catalog.h"
 #include "convert/model/model_config.h"
+#include "convert/open/completeness.h"
 #include "convert/open/rank_shards.h"
 #include "convert/plan/derived_tensors.h"
 #include "convert/plan/expression.h"
@@ -51,6 +52,7 @@ struct OpenedModel {
   formats::Findings unfinished;
   bool half_made = false;
   formats::Findings missing_files;
+  UnlistedTensors unlisted;                 // with kReport
   std::shared_ptr<const RankShards> ranks;  // nullptr for a checkpoint
 };
 

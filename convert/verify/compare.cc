@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 #include <utility>
 
@@ -40,6 +41,15 @@ TwoCheckpoints Join(ValueCheckpoint& a, ValueCheckpoint& b, std::vector<DerivedT
     both.scaled.push_back(pair);
   }
   return both;
+}
+
+// Codes are not values: they are the same or not, whatever the tolerance.
+void JudgeAsCodes(ComparedTensor& tensor) {
+  DifferenceStatistics& s = tensor.statistics;
+  if (s.differing == 0) return;
+  tensor.comparison = Comparison::kDifferent;
+  s.beyond_tolerance = s.differing;
+  s.max_abs = s.max_relative = s.rmse = s.relative = std::numeric_limits<double>::infinity();
 }
 
 ComparedTensor Describe(const Catalog& catalog, const TensorPair& pair, const PairResult& result) {
@@ -99,6 +109,12 @@ std::string Place(const formats::Shape& shape, std::uint64_t element) {
 
 std::string DescribeDifference(const ComparedTensor& tensor, const CompareRequest& request) {
   const DifferenceStatistics& s = tensor.statistics;
+  if (tensor.codes) {
+    return fmt::format(
+        "{} of {} stored codes differ, the first at {}; they are of a form that is not decoded, so "
+        "how far the values are apart is not known",
+        s.differing, s.elements, Place(tensor.shape_a, s.first_element));
+  }
   std::string text = fmt::format("{} of {} values differ", s.differing, s.elements);
   if (request.atol != 0 || request.rtol != 0) {
     text += fmt::format(" ({} beyond atol {} + rtol {} × |b|)", s.beyond_tolerance, request.atol,
@@ -210,6 +226,13 @@ CompareReport CompareCheckpoints(const CompareRequest& request, ProgressSink& pr
   }
   report.verification.files.assign(files.begin(), files.end());
 
+  report.forms_a = a.forms;
+  report.forms_b = b.forms;
+  std::vector<bool> codes = a.undecoded;  // by position in both
+  codes.insert(codes.end(), b.undecoded.begin(), b.undecoded.end());
+  const auto holds_codes = [&](std::uint32_t position) {
+    return position != Catalog::kNone && codes[position];
+  };
   std::vector<DerivedTensors> derived;
   const TwoCheckpoints both = Join(a, b, derived);
   const std::vector<TensorPair> pairs = PairTensors(both);
@@ -219,6 +242,9 @@ CompareReport CompareCheckpoints(const CompareRequest& request, ProgressSink& pr
   report.tensors.reserve(pairs.size());
   for (std::size_t i = 0; i < pairs.size(); ++i) {
     report.tensors.push_back(Describe(both.catalog, pairs[i], results[i]));
+    ComparedTensor& tensor = report.tensors.back();
+    tensor.codes = holds_codes(pairs[i].a) || holds_codes(pairs[i].b);
+    if (tensor.codes) JudgeAsCodes(tensor);
     Count(report.tensors.back().comparison, report.counts);
     Judge(report.tensors.back(), request, report.verification.findings);
   }

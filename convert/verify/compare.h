@@ -8,6 +8,7 @@
 
 #include "convert/catalog/progress.h"
 #include "convert/verify/verification.h"
+#include "convert/verify/weight_forms.h"
 #include "formats/dtype.h"
 #include "formats/shape.h"
 
@@ -64,6 +65,9 @@ struct ComparedTensor {
   formats::Dtype dtype_b = formats::Dtype::kU8;
   formats::Shape shape_a;
   formats::Shape shape_b;
+  // Whether either side holds codes of a form that is not decoded. Then codes were compared: the
+  // statistics count those that differ, and their errors are infinite.
+  bool codes = false;
   std::string scale_a;  // the scale that went into the values; empty where there is none
   std::string scale_b;
   DifferenceStatistics statistics;  // of those that were compared
@@ -88,6 +92,9 @@ struct CompareReport {
   // Positions in `tensors` of those that were compared and differ, the largest `relative` first
   // (those with differing NaNs and infinities before all others).
   std::vector<std::uint32_t> worst;
+  // The forms of weights that conversions do not read.
+  std::vector<WeightForm> forms_a;
+  std::vector<WeightForm> forms_b;
   std::uint64_t bytes_read = 0;  // of both
 };
 

@@ -24,6 +24,7 @@ std::vector<NumericTensor> Describe(const ValueCheckpoint& checkpoint,
     to.file = catalog.files()[from.extent.file].name;
     to.dtype = from.dtype;
     to.shape = from.shape;
+    if (checkpoint.undecoded[i]) continue;
     to.measured = m.values != 0 || from.extent.length == 0;
     to.values = m.values;
     to.nans = m.nans;
@@ -72,6 +73,7 @@ NumericReport VerifyNumeric(const NumericRequest& request, ProgressSink& progres
   formats::Findings values = JudgeValues(checkpoint, measurements, copies, sources);
   findings.insert(findings.end(), std::make_move_iterator(values.begin()),
                   std::make_move_iterator(values.end()));
+  report.forms = checkpoint.forms;
   report.tensors = Describe(checkpoint, std::move(measurements));
   report.bytes_read = sources.bytes_read();
   return report;

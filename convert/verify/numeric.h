@@ -9,6 +9,7 @@
 
 #include "convert/catalog/progress.h"
 #include "convert/verify/verification.h"
+#include "convert/verify/weight_forms.h"
 #include "formats/dtype.h"
 #include "formats/shape.h"
 
@@ -30,13 +31,14 @@ struct MagnitudeHistogram {
 };
 
 // The values of one tensor: those of an FP8 weight with usable scales are float(code) × scale,
-// rounded to float; all others are as stored. absmax and rms are over the finite ones.
+// rounded to float; all others are as stored. Codes of a form that is not decoded have no values
+// here. absmax and rms are over the finite ones.
 struct NumericTensor {
   std::string name;
   std::string file;
   formats::Dtype dtype = formats::Dtype::kU8;
   formats::Shape shape;
-  bool measured = false;  // false for 6-bit types, whose values are not decoded
+  bool measured = false;  // false for 6-bit types and codes whose values are not decoded
   bool scaled = false;    // an FP8 weight whose values have their scale
   bool is_scale = false;  // the scale of such a weight
   std::uint64_t values = 0;
@@ -53,7 +55,10 @@ struct NumericReport {
   Verification verification;
   std::filesystem::path directory;     // the one that holds the files; absolute
   std::vector<NumericTensor> tensors;  // in the order of the files and their data
-  std::uint64_t bytes_read = 0;        // of weights and scales
+  // The forms of weights that conversions do not read. Of codes that are not decoded only this is
+  // judged: whether all of them are zero.
+  std::vector<WeightForm> forms;
+  std::uint64_t bytes_read = 0;  // of weights and scales
 };
 
 // Reads every weight once and judges its values. Findings: what keeps a tensor from being read or

@@ -69,6 +69,9 @@ class Judge {
       roles_[pair.scale] = Role::kScale;
       scale_of_[pair.weight] = pair.scale;
     }
+    for (std::size_t i = 0; i < roles_.size(); ++i) {
+      if (checkpoint.undecoded[i]) roles_[i] = Role::kCodes;
+    }
   }
 
   formats::Findings Run(const std::vector<MtpCopy>& copies) {
@@ -84,12 +87,17 @@ class Judge {
   }
 
  private:
-  enum class Role { kOther, kScaledWeight, kScale };
+  enum class Role { kOther, kScaledWeight, kScale, kCodes };
 
   void JudgeAlone(std::uint32_t i) {
     const CatalogTensor& tensor = catalog_.tensors()[i];
     const Measurement& m = measurements_[i];
     if (m.values == 0) return;
+    if (roles_[i] == Role::kCodes) {
+      // Codes are not values, but a file that was never written shows in them, too.
+      if (m.absmax == 0 && m.finite == m.values) JudgeZeros(i);
+      return;
+    }
     if (m.bad_scales != 0) {
       Add(i, Severity::kError, "bad-scale",
           fmt::format("{} {}, the first is {} at {}, expected finite positive numbers; {}",
@@ -215,8 +223,9 @@ class Judge {
       const CatalogTensor& tensor = catalog_.tensors()[i];
       const Measurement& m = measurements_[i];
       // Values without their scale cannot be compared.
-      if (roles_[i] == Role::kScale || (IsFp8(tensor.dtype) && roles_[i] == Role::kOther) ||
-          !IsFloat(tensor.dtype) || !(m.rms > 0) || !std::isfinite(m.rms)) {
+      if (roles_[i] == Role::kScale || roles_[i] == Role::kCodes ||
+          (IsFp8(tensor.dtype) && roles_[i] == Role::kOther) || !IsFloat(tensor.dtype) ||
+          !(m.rms > 0) || !std::isfinite(m.rms)) {
         continue;
       }
       magnitudes.push_back({i, NamePattern(tensor.name), m.rms, m.absmax});
@@ -231,10 +240,14 @@ class Judge {
   }
 
   void JudgeScaleFmt(formats::Findings& findings) {
-    const std::vector<ScaledWeight>& pairs = checkpoint_.scaled.pairs;
+    // scale_fmt says nothing of weights in other forms.
+    std::vector<bool> other_form(catalog_.tensors().size());
+    for (const ScaledWeight& pair : checkpoint_.scaled.readable) other_form[pair.weight] = true;
+    std::vector<ScaledWeight> pairs;
     std::vector<ScaleSignificands> significands;
-    significands.reserve(pairs.size());
-    for (const ScaledWeight& pair : pairs) {
+    for (const ScaledWeight& pair : checkpoint_.scaled.pairs) {
+      if (other_form[pair.weight]) continue;
+      pairs.push_back(pair);
       significands.push_back(measurements_[pair.scale].significands);
     }
     auto finding = CheckScaleFmt(catalog_, checkpoint_.model.config, pairs, significands);

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/open/modelopt_description.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/json/json_edit.h"
@@ -60,6 +61,7 @@ std::optional<StructureConfig> ReadStructureConfig(const fs::path& directory,
     StructureConfig config;
     const std::string text = formats::ReadSmallFile(path, kMaxConfigBytes);
     config.model = ParseModelConfig(text, kConfigName);
+    config.model.modelopt = ReadModelOptDescription(directory);
     config.torch_dtype = TorchDtype(text, config.model.prefix);
     return config;
   } catch (const Error& error) {

@@ -11,6 +11,7 @@
 #include "convert/model/activation_scales.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/layer_kinds.h"
+#include "convert/model/layers_held.h"
 #include "convert/model/module_list.h"
 #include "convert/model/quantized_form.h"
 #include "formats/error.h"
@@ -190,18 +191,6 @@ void MarkRotaryFrequencies(const ModelConfig& config, const Catalog& catalog,
   }
 }
 
-// The number of MTP layers that the config would have to name for a tensor of a layer behind its
-// own: where each of these layers has the norm that only MTP layers have.
-std::uint64_t FittingMtpLayers(const ModelConfig& config, const Catalog& catalog,
-                               std::string_view prefix) {
-  std::uint64_t count = 0;
-  while (catalog.Find(fmt::format("{}model.layers.{}.enorm.weight", prefix,
-                                  config.num_hidden_layers + count)) != Catalog::kNone) {
-    ++count;
-  }
-  return count;
-}
-
 // W4AFP8 keeps the scales of activations beside weights in forms that are not read as FP8, under
 // names of its own; beside FP8 weights they have names of one form. Caches' scales may always be
 // there.
@@ -215,15 +204,16 @@ void MarkActivationScales(const Catalog& catalog, const ScaledWeights& scales,
   }
 }
 
-// What to do about a tensor that the config does not predict.
+// What to do about a tensor that the config does not predict. `there`: the layers that are there.
 std::string WhyUnexpected(std::string_view name, const ModelConfig& config, std::string_view prefix,
-                          std::uint64_t mtp_layers) {
+                          const std::optional<LayerCounts>& there) {
   const std::optional<std::uint64_t> layer = LayerOf(name, prefix);
   const std::uint64_t layers = config.num_hidden_layers + config.num_nextn_predict_layers;
-  if (layer && *layer >= layers && *layer < config.num_hidden_layers + mtp_layers) {
+  if (layer && *layer >= layers && there && *layer < there->main + there->mtp) {
     return fmt::format(
-        "it is of an MTP layer: set num_nextn_predict_layers to {}, as many as are there",
-        mtp_layers);
+        "it is of {}: set {}, as many as are there",
+        *layer >= there->main ? "an MTP layer" : "a layer that the config leaves out",
+        FieldsForLayers(config, *there));
   }
   if (layer && *layer < layers && IsOfIndexer(name) && config.index_n_heads > 0 &&
       !HasIndexer(config, *layer)) {
@@ -237,7 +227,7 @@ std::string WhyUnexpected(std::string_view name, const ModelConfig& config, std:
 void AddUnexpected(const Catalog& catalog, const std::vector<bool>& explained,
                    const ModelConfig& config, formats::Findings& findings) {
   const std::string_view prefix = FindNamePrefix(catalog);
-  const std::uint64_t mtp_layers = FittingMtpLayers(config, catalog, prefix);
+  const std::optional<LayerCounts> there = LayersHeld(catalog, prefix).Counts();
   for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
     if (explained[i]) continue;
     const CatalogTensor& tensor = catalog.tensors()[i];
@@ -247,7 +237,7 @@ void AddUnexpected(const Catalog& catalog, const std::vector<bool>& explained,
          fmt::format("{}: config.json ({}) does not predict tensor {} ({} {}); {}", file,
                      config.model_type, QuoteForMessage(tensor.name),
                      formats::DtypeName(tensor.dtype), formats::ShapeToString(tensor.shape),
-                     WhyUnexpected(tensor.name, config, prefix, mtp_layers))});
+                     WhyUnexpected(tensor.name, config, prefix, there))});
   }
 }
 

@@ -1,5 +1,8 @@
 #include "convert/verify/value_checkpoint.h"
 
+#include <algorithm>
+#include <cstdint>
+#include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -21,8 +24,35 @@ void JudgeDirectory(const OpenedModel& model, formats::Findings& findings) {
   AddUnlessKnown(model.missing_files, findings);
   if (!all_there || model.ranks) return;
   if (auto missing = FindMissingTensors(model.config, model.catalog, model.form)) {
-    findings.push_back(*missing);
+    findings.push_back(*std::move(missing));
+    NameUnlistedHolders(model.unlisted, findings);
   }
+}
+
+// Sorts the weights in other forms by whether their values can be decoded.
+void TakeForms(ValueCheckpoint& checkpoint) {
+  ScaledWeights& scaled = checkpoint.scaled;
+  checkpoint.undecoded.resize(checkpoint.model.catalog.tensors().size());
+  for (const ScaledWeights::FormedWeight& weight : scaled.formed) {
+    const auto found = std::lower_bound(
+        scaled.readable.begin(), scaled.readable.end(), weight.weight,
+        [](const ScaledWeight& pair, std::uint32_t position) { return pair.weight < position; });
+    const bool decoded = found != scaled.readable.end() && found->weight == weight.weight;
+    if (!decoded && checkpoint.undecoded[weight.weight]) continue;
+    checkpoint.undecoded[weight.weight] = !decoded;
+    const std::string& name = scaled.forms[weight.form].name;
+    const auto known = std::find_if(
+        checkpoint.forms.begin(), checkpoint.forms.end(),
+        [&](const WeightForm& form) { return form.name == name && form.decoded == decoded; });
+    if (known == checkpoint.forms.end()) {
+      checkpoint.forms.push_back({name, 1, decoded});
+    } else {
+      ++known->weights;
+    }
+  }
+  scaled.pairs.insert(scaled.pairs.end(), scaled.readable.begin(), scaled.readable.end());
+  std::sort(scaled.pairs.begin(), scaled.pairs.end(),
+            [](const ScaledWeight& a, const ScaledWeight& b) { return a.weight < b.weight; });
 }
 
 }  // namespace
@@ -49,6 +79,7 @@ ValueCheckpoint OpenForValues(const std::filesystem::path& path) {
     JudgeDirectory(checkpoint.model, checkpoint.files);
   }
   checkpoint.scaled = FindScaledWeights(checkpoint.model.catalog, checkpoint.model.config);
+  TakeForms(checkpoint);
   return checkpoint;
 }
 

@@ -229,6 +229,63 @@ TEST(CheckAgainstModel, ReportsEveryMissingTensorInOrder) {
   EXPECT_EQ(findings[1].tensor, "lm_head.weight");
 }
 
+// The message about the first missing tensor of a layer when the checkpoint was made with `made`
+// and the config says `says`; "" where nothing of it is missing.
+std::string MessageOfLayer(const json& made, const json& says, std::uint32_t layer) {
+  const auto with = [](const json& changes) {
+    json config = testing::SmallConfig();
+    config.update(changes);
+    return Parse(config);
+  };
+  const Catalog catalog = MakeCatalog(ExpectedTensors(with(made)));
+  const std::string start = "model.layers." + std::to_string(layer) + ".";
+  for (const auto& finding : CheckAgainstModel(with(says), catalog)) {
+    if (finding.kind == "missing-tensor" && finding.tensor.starts_with(start)) {
+      return finding.message;
+    }
+  }
+  return "";
+}
+
+TEST(CheckAgainstModel, NamesTheLayerCountsThatWouldFit) {
+  const auto layers = [](int main, int mtp) {
+    return json{{"num_hidden_layers", main}, {"num_nextn_predict_layers", mtp}};
+  };
+  EXPECT_THAT(MessageOfLayer(layers(2, 0), layers(3, 0), 2),
+              HasSubstr("set num_hidden_layers to 2 if the model was made smaller"));
+  EXPECT_THAT(MessageOfLayer(layers(2, 1), layers(2, 3), 3),
+              HasSubstr("set num_nextn_predict_layers to 1 if"));
+  // The MTP layer is layer 2, whatever the config calls it.
+  for (const std::uint32_t layer : {3U, 4U}) {
+    EXPECT_THAT(MessageOfLayer(layers(2, 1), layers(4, 1), layer),
+                HasSubstr(", or set num_hidden_layers to 2: so many are there"));
+  }
+  // Layer 2 is a main layer, which the config takes for an MTP layer.
+  EXPECT_THAT(MessageOfLayer(layers(4, 1), layers(2, 1), 2),
+              HasSubstr(", or set num_hidden_layers to 4: so many are there"));
+  EXPECT_THAT(MessageOfLayer(layers(4, 0), layers(2, 1), 2),
+              HasSubstr("set num_hidden_layers to 4 and num_nextn_predict_layers to 0"));
+}
+
+TEST(CheckAgainstModel, SaysWhichLayerIsThereInPart) {
+  const ModelConfig config = Parse(testing::SmallConfig());
+  for (const std::string part : {"model.layers.1.mlp.experts.3.", "model.layers.2.enorm"}) {
+    auto tensors = ExpectedTensors(config);
+    const auto lost =
+        std::erase_if(tensors, [&](const auto& t) { return t.name.starts_with(part); });
+    const auto findings = CheckAgainstModel(config, MakeCatalog(tensors));
+    ASSERT_EQ(findings.size(), lost);
+    for (const auto& finding : findings) {
+      EXPECT_THAT(finding.message,
+                  AllOf(HasSubstr(lost == 1 ? "; layer 2 is there in part, 1 of its "
+                                            : "; layer 1 is there in part, 3 of its "),
+                        ::testing::Not(HasSubstr("set num_"))));
+    }
+  }
+  EXPECT_THAT(MessageOfLayer(testing::SmallConfig(), {{"num_nextn_predict_layers", 2}}, 3),
+              ::testing::Not(HasSubstr("in part")));
+}
+
 TEST(CheckAgainstModel, ReportsWrongShapes) {
   const ModelConfig config = Parse(testing::SmallConfig());
   auto tensors = ExpectedTensors(config);

@@ -127,6 +127,72 @@ TEST_F(CompletenessTest, TheConfigSaysWhichTensorsThereMustBe) {
   EXPECT_THAT(Lines(Judge()), ElementsAre("missing-tensor config.json model.norm.weight"));
 }
 
+TEST_F(CompletenessTest, SaysWhichValueOfTheConfigWouldFit) {
+  testing::TinyCheckpoint model = testing::SmallModelCheckpoint();
+  std::erase_if(model.tensors, [](const testing::TinyTensor& tensor) {
+    return tensor.name.starts_with("model.layers.2.");
+  });
+  fs::remove_all(in_);
+  model.Write(in_);
+  const auto hint = HasSubstr("or set num_nextn_predict_layers to 0 if");
+  const formats::Findings findings = Judge();
+  ASSERT_EQ(findings.size(), 1U);
+  EXPECT_THAT(findings[0].message, hint);
+}
+
+// An MTP layer in a file that the index leaves out.
+TEST_F(CompletenessTest, EveryCheckNamesTheUnlistedFileThatHoldsWhatIsMissing) {
+  const testing::TinyCheckpoint model = testing::SmallModelCheckpoint();
+  testing::TinyCheckpoint sidecar = model;
+  std::erase_if(sidecar.tensors, [](const testing::TinyTensor& tensor) {
+    return !tensor.name.starts_with("model.layers.2.");
+  });
+  for (testing::TinyTensor& tensor : sidecar.tensors) tensor.shard = "mtp.safetensors";
+  testing::TinyCheckpoint main = model;
+  std::erase_if(main.tensors, [](const testing::TinyTensor& tensor) {
+    return tensor.name.starts_with("model.layers.2.");
+  });
+  fs::remove_all(in_);
+  main.Write(in_);
+  WriteFile(in_ / "mtp.safetensors", sidecar.ShardBytes("mtp.safetensors"));
+  const auto names_it =
+      AllOf(HasSubstr("mtp.safetensors holds "), HasSubstr("the index does not list that file"),
+            Not(HasSubstr("num_nextn_predict_layers")));
+  const auto message_of = [](const formats::Findings& findings) {
+    for (const formats::Finding& finding : findings) {
+      if (finding.kind == "missing-tensor") return finding.message;
+    }
+    return std::string("no finding");
+  };
+  EXPECT_THAT(message_of(Judge()), names_it);
+  EXPECT_THAT(message_of(Numeric(in_).verification.findings), names_it);
+  EXPECT_THAT(message_of(VerifyStructure({in_}).verification.findings), names_it);
+  EXPECT_THAT(message_of(Inspect(in_).findings), names_it);
+}
+
+TEST_F(CompletenessTest, EveryCheckSaysWhereAnIndexIsOfAnotherDivision) {
+  const testing::TinyCheckpoint model = testing::SmallModelCheckpoint();
+  fs::remove_all(in_);
+  model.Write(in_);
+  std::string index = testing::ReadFile(in_ / kIndex);
+  for (std::size_t at = 0; (at = index.find("-of-00004", at)) != std::string::npos; ++at) {
+    index.replace(at, 9, "-of-00030");
+  }
+  WriteFile(in_ / kIndex, index);
+  const auto says_it = AllOf(HasSubstr("the index is of another division into files"),
+                             HasSubstr("such as model-0000"));
+  const auto message_of = [](const formats::Findings& findings) {
+    for (const formats::Finding& finding : findings) {
+      if (finding.kind == "missing-shard") return finding.message;
+    }
+    return std::string("no finding");
+  };
+  EXPECT_THAT(message_of(Judge()), says_it);
+  EXPECT_THAT(message_of(Numeric(in_).verification.findings), says_it);
+  EXPECT_THAT(message_of(VerifyStructure({in_}).verification.findings), says_it);
+  EXPECT_THAT(Codes(ErrorOf([&] { Inspect(in_); })), says_it);
+}
+
 TEST_F(CompletenessTest, AddsNoFileTwice) {
   formats::Findings findings(2);
   findings[0].kind = "missing-file";

@@ -111,6 +111,20 @@ TEST_F(StructureModelTest, NamesTheNumberOfMtpLayersThatAreThere) {
   }
 }
 
+TEST_F(StructureModelTest, NamesTheNumberOfLayersWhereTheConfigLeavesSomeOut) {
+  SetConfig("num_hidden_layers", "1");
+  SetConfig("num_nextn_predict_layers", "0");
+  int unexpected = 0;
+  for (const formats::Finding& finding : Findings()) {
+    if (finding.kind != "unexpected-tensor") continue;
+    ++unexpected;
+    EXPECT_THAT(finding.message,
+                HasSubstr("set num_hidden_layers to 2 and num_nextn_predict_layers to 1, as many "
+                          "as are there"));
+  }
+  EXPECT_GT(unexpected, 0);
+}
+
 // Setting the field would lose the rest of the layer.
 TEST_F(StructureModelTest, NamesNoNumberOfLayersWhereALayerIsThereInPart) {
   ASSERT_EQ(Drop("model.layers.2.enorm.weight"), 1U);

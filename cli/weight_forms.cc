@@ -1,0 +1,46 @@
+#include "cli/weight_forms.h"
+
+#include <cstdint>
+
+#include <fmt/format.h>
+
+#include "cli/console.h"
+#include "cli/json_members.h"
+#include "cli/units.h"
+
+namespace dsv3::cli {
+
+void AppendFormLines(std::string_view label, const std::vector<convert::WeightForm>& forms,
+                     std::vector<std::pair<std::string, std::string>>& lines) {
+  for (const convert::WeightForm& form : forms) {
+    lines.emplace_back(
+        label,
+        fmt::format("{}: {}, {}", Printable(form.name), FormatCountOf(form.weights, "weight"),
+                    form.decoded ? "read with their scales" : "whose codes are not decoded"));
+  }
+}
+
+std::string NotJudged(const std::vector<convert::WeightForm>& forms) {
+  std::uint64_t weights = 0;
+  for (const convert::WeightForm& form : forms) {
+    if (!form.decoded) weights += form.weights;
+  }
+  if (weights == 0) return "";
+  return fmt::format("; the codes of {} were not judged", FormatCountOf(weights, "weight"));
+}
+
+void FormsMember(formats::JsonWriter& json, std::string_view key,
+                 const std::vector<convert::WeightForm>& forms) {
+  json.Key(key);
+  json.BeginArray();
+  for (const convert::WeightForm& form : forms) {
+    json.BeginObject();
+    StringMember(json, "name", form.name);
+    UintMember(json, "weights", form.weights);
+    BoolMember(json, "decoded", form.decoded);
+    json.EndObject();
+  }
+  json.EndArray();
+}
+
+}  // namespace dsv3::cli
