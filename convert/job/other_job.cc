@@ -89,6 +89,24 @@ std::string Overwriting(const JobJournals& journals, const OutputJob& job) {
   throw Error(ErrorCode::kBadInput, message, {directory.string(), ""});
 }
 
+// `whose` is what made the finished output.
+[[noreturn]] void RefuseOutputOf(const fs::path& directory, const ManifestSummary& manifest,
+                                 const std::string& whose) {
+  std::size_t shards = 0;
+  std::uint64_t bytes = 0;
+  for (const formats::ManifestFile& file : manifest.files) {
+    if (!IsShard(file.name)) continue;
+    ++shards;
+    bytes += file.bytes;
+  }
+  throw Error(ErrorCode::kUsage,
+              fmt::format("{}: holds the finished output of {}; choose another directory, or give "
+                          "--overwrite to replace it, which discards its {} finished shard{} ({})",
+                          formats::ShownPath(directory), whose, shards, shards == 1 ? "" : "s",
+                          formats::ShownBytes(bytes)),
+              {directory.string(), ""});
+}
+
 }  // namespace
 
 bool IsSameJob(const JournalHead& before, const JournalHead& now) {
@@ -137,20 +155,15 @@ void RefuseFinished(const fs::path& directory, const ManifestSummary& manifest,
                ? "the config.json of its IN had other values"
                : "another version of dsv3 made it";
   }
-  std::size_t shards = 0;
-  std::uint64_t bytes = 0;
-  for (const formats::ManifestFile& file : manifest.files) {
-    if (!IsShard(file.name)) continue;
-    ++shards;
-    bytes += file.bytes;
-  }
-  throw Error(ErrorCode::kUsage,
-              fmt::format("{}: holds the finished output of another command: {}; choose another "
-                          "directory, or give --overwrite to replace it, which discards its {} "
-                          "finished shard{} ({})",
-                          formats::ShownPath(directory), what, shards, shards == 1 ? "" : "s",
-                          formats::ShownBytes(bytes)),
-              {directory.string(), ""});
+  RefuseOutputOf(directory, manifest, "another command: " + what);
+}
+
+void RefuseOtherSource(const fs::path& directory, const std::string& file,
+                       const std::string& tensor) {
+  RefuseOutputOf(directory, ReadManifest(directory).value_or(ManifestSummary()),
+                 fmt::format("this command on another IN: tensor {} in {} has other bytes than the "
+                             "one that the output was made of",
+                             QuoteForMessage(tensor), file));
 }
 
 }  // namespace dsv3::convert

@@ -48,6 +48,7 @@ class OutputRun {
   // A warning for the user now, and in the report. Every warning of a run goes this way.
   void Warn(formats::Finding warning);
   void LookAgain();
+  void RequireSameSource();
   void ReportNothingToDo();
   void ReportPlan();
   void RequireParts() const {

@@ -15,10 +15,12 @@
 #include "convert/job/finished_files.h"
 #include "convert/job/finished_output.h"
 #include "convert/job/journal.h"
+#include "convert/job/other_job.h"
 #include "convert/job/output_lock.h"
 #include "convert/job/output_place.h"
 #include "convert/job/output_run.h"
 #include "convert/job/plan_report.h"
+#include "convert/job/source_probe.h"
 #include "convert/job/source_release.h"
 #include "convert/stream/derived_checks.h"
 #include "formats/error.h"
@@ -31,6 +33,7 @@ ConversionReport OutputRun::Run() {
   job_ = DescribeJob(source_, plan_, hooks_, run_, assignment_);
   state_ = LookAtOutput(output_, job_);
   for (formats::Finding& warning : std::exchange(report_.warnings, {})) Warn(std::move(warning));
+  if (IsFinished()) RequireSameSource();
   if (assignment_.must_end && !IsFinished()) RequireParts();
   // Also where something is written: a source that must not be deleted is refused before.
   if (run_.delete_source_shards && !IsFinished()) report_.deletions = PlanDeletionOf(source_);
@@ -49,6 +52,13 @@ ConversionReport OutputRun::Run() {
 void OutputRun::Warn(formats::Finding warning) {
   progress_.OnWarning(warning.message);
   report_.warnings.push_back(std::move(warning));
+}
+
+void OutputRun::RequireSameSource() {
+  const std::optional<std::uint32_t> other = FindOtherTensor(output_, sources_, stop_);
+  if (!other) return;
+  const CatalogTensor& tensor = source_.catalog.tensors()[*other];
+  RefuseOtherSource(output_, source_.catalog.files()[tensor.extent.file].name, tensor.name);
 }
 
 void OutputRun::ReportNothingToDo() {

@@ -1,0 +1,85 @@
+#include "convert/job/source_probe.h"
+
+#include <string>
+#include <system_error>
+#include <unordered_map>
+#include <vector>
+
+#include "convert/job/manifest.h"
+#include "formats/hash/xxh3.h"
+#include "formats/io/input_file.h"
+
+namespace dsv3::convert {
+namespace {
+
+constexpr std::uint64_t kUsualBytes = std::uint64_t{1} << 20;
+constexpr std::uint64_t kMostBytes = std::uint64_t{256} << 20;
+
+// Of the tensors of the converted checkpoint, by catalog position, what the manifest records.
+std::unordered_map<std::uint32_t, std::string> RecordedDigests(const std::filesystem::path& output,
+                                                               const Catalog& catalog) {
+  const formats::Manifest manifest = formats::ParseManifest(
+      formats::ReadSmallFile(output / kManifestName, formats::kMaxManifestBytes),
+      std::string(kManifestName));
+  std::unordered_map<std::uint32_t, std::string> digests;
+  for (const formats::ManifestTensor& tensor : manifest.tensors) {
+    for (const formats::ManifestSource& source : tensor.sources) {
+      if (!source.checkpoint.empty() || !source.file.empty() || source.xxh3.empty()) continue;
+      const std::uint32_t position = catalog.Find(source.name);
+      if (position != Catalog::kNone) digests.emplace(position, source.xxh3);
+    }
+  }
+  return digests;
+}
+
+// Whether the first tensor says more of its file than the second: of the usual size the larger one,
+// else the smaller one.
+bool IsBetter(std::uint64_t bytes, std::uint64_t other) {
+  const bool usual = bytes <= kUsualBytes;
+  const bool other_usual = other <= kUsualBytes;
+  if (usual != other_usual) return usual;
+  return usual ? bytes > other : bytes < other;
+}
+
+// One tensor of each file that is there, kNone where there is none.
+std::vector<std::uint32_t> ChooseTensors(
+    const Catalog& catalog, const std::unordered_map<std::uint32_t, std::string>& digests) {
+  std::vector<std::uint32_t> chosen(catalog.files().size(), Catalog::kNone);
+  for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
+    const Extent& extent = catalog.tensors()[i].extent;
+    if (extent.length == 0 || digests.count(i) == 0) continue;
+    std::uint32_t& best = chosen[extent.file];
+    if (best == Catalog::kNone || IsBetter(extent.length, catalog.tensors()[best].extent.length)) {
+      best = i;
+    }
+  }
+  for (std::uint32_t file = 0; file < chosen.size(); ++file) {
+    std::error_code error;
+    if (!std::filesystem::exists(catalog.files()[file].path, error)) chosen[file] = Catalog::kNone;
+  }
+  return chosen;
+}
+
+}  // namespace
+
+std::optional<std::uint32_t> FindOtherTensor(const std::filesystem::path& output,
+                                             SourceFiles& sources, const StopToken& stop) {
+  const Catalog& catalog = sources.catalog();
+  const std::unordered_map<std::uint32_t, std::string> digests = RecordedDigests(output, catalog);
+  formats::AlignedBuffer buffer;
+  std::vector<std::span<const std::byte>> inputs;
+  std::uint64_t bytes = 0;
+  for (const std::uint32_t tensor : ChooseTensors(catalog, digests)) {
+    if (tensor == Catalog::kNone) continue;
+    const std::uint64_t length = catalog.tensors()[tensor].extent.length;
+    bytes += length;
+    if (bytes > kMostBytes) break;
+    if (stop.stopped()) ThrowInterrupted();
+    const SourceRange range{tensor, 0, length};
+    sources.Read(std::span(&range, 1), buffer, inputs);
+    if (formats::Xxh3Hex(inputs[0]) != digests.at(tensor)) return tensor;
+  }
+  return std::nullopt;
+}
+
+}  // namespace dsv3::convert
