@@ -1,10 +1,10 @@
 #include "convert/stream/workers.h"
 
 #include <cstddef>
-
-#include <tbb/global_control.h>
-#include <tbb/task_arena.h>
-#include <tbb/task_group.h>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
 
 namespace dsv3::convert {
 
@@ -25,17 +25,18 @@ void Workers::Run(const std::function<void(unsigned worker)>& work) {
     // Workers that wait see that this one makes nothing more.
     NotifyAll();
   };
-  // There are more workers than processors, since some wait for the disk. oneTBB needs to know
-  // their number.
-  const tbb::global_control parallelism(tbb::global_control::max_allowed_parallelism, threads_ + 1);
-  tbb::task_arena arena(static_cast<int>(threads_));
-  arena.execute([&] {
-    tbb::task_group group;
-    for (unsigned worker = 0; worker < threads_; ++worker) {
-      group.run([&run, worker] { run(worker); });
+  {
+    // Not tasks of oneTBB, which may give fewer threads than were asked for: a worker that waits
+    // for the disk or for another one must not keep the others from beginning.
+    std::vector<std::jthread> others;
+    others.reserve(threads_);
+    try {
+      for (unsigned worker = 1; worker < threads_; ++worker) others.emplace_back(run, worker);
+    } catch (const std::system_error&) {
+      // The process may have no more threads; fewer make the same.
     }
-    group.wait();
-  });
+    run(0);
+  }
   if (error_) std::rethrow_exception(error_);
 }
 

@@ -34,8 +34,9 @@ class Workers {
   // disk. `stop` must outlive the workers.
   Workers(unsigned threads, unsigned compute_threads, const StopToken& stop);
 
-  // Calls `work(i)` for each i below `threads`, each on a thread of its own, and waits for all of
-  // them; they may wait for each other. Throws the first error that any call threw. Called once.
+  // Calls `work(i)` for each i below `threads`, each on a thread of its own, the first on the
+  // caller's, and waits for all of them; they may wait for each other. Where the system has no more
+  // threads there are fewer calls, at least one. Throws the first error of any call. Called once.
   void Run(const std::function<void(unsigned worker)>& work);
 
   // Whether some call of `work` threw.
