@@ -93,7 +93,7 @@ TEST_F(FileKindTest, RefusesAnIndexThatIsNoFile) {
   fs::create_symlink(kIndex, Replace(kIndex));
   ExpectBadInput(kIndex, "circle");
   fs::create_symlink("nothing", Replace(kIndex));
-  ExpectBadInput(kIndex, "no such file");
+  ExpectBadInput(kIndex, "a dead link, a symlink to nothing, which does not exist");
 }
 
 TEST_F(FileKindTest, RefusesAConfigThatIsNoFile) {
@@ -105,7 +105,7 @@ TEST_F(FileKindTest, RefusesAConfigThatIsNoFile) {
   fs::create_symlink("config.json", Replace("config.json"));
   ExpectBadInput("config.json", "circle");
   fs::create_symlink("nothing", Replace("config.json"));
-  ExpectBadInput("config.json", "no such file");
+  ExpectBadInput("config.json", "a dead link, a symlink to nothing, which does not exist");
 }
 
 TEST_F(FileKindTest, LeavesOutSideFilesThatAreNoFiles) {
@@ -136,7 +136,7 @@ TEST_F(FileKindTest, RefusesAnInputThatIsALoopOfLinks) {
 TEST_F(FileKindTest, RefusesAnInputThatIsALinkToNothing) {
   in_structure_ = InStructure::kRefused;
   fs::create_symlink("nothing", in());
-  ExpectBadInput(in().string(), "target does not exist");
+  ExpectBadInput(in().string(), "a dead link, a symlink to nothing, which does not exist");
 }
 
 TEST_F(FileKindTest, RefusesAFifoAsInput) {
