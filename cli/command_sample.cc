@@ -11,6 +11,7 @@
 #include "cli/version.h"
 #include "convert/recipes/sample.h"
 #include "formats/io/file_system.h"
+#include "formats/message_text.h"
 
 namespace dsv3::cli {
 
@@ -64,7 +65,7 @@ std::string Run(const Options& options, CommandContext& context) {
   if (context.output.json) return ReportJson(options, report, context.tool.name);
   return fmt::format("Wrote a sample FP8 checkpoint ({}, seed {}): {}\n  {} in {}, {}\n",
                      PresetName(options.sample.preset), options.sample.seed,
-                     Printable(options.output), FormatCountOf(report.tensors, "tensor"),
+                     formats::ShownPath(options.output), FormatCountOf(report.tensors, "tensor"),
                      FormatCountOf(report.files, "file"), FormatBytes(report.bytes));
 }
 

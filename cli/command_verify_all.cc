@@ -22,6 +22,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/manifest.h"
+#include "formats/message_text.h"
 
 namespace dsv3::cli {
 
@@ -195,7 +196,7 @@ class AllChecks {
   }
 
   std::string Text(bool color) const {
-    std::string text = Printable("Checked " + options_.input) + "\n";
+    std::string text = "Checked " + formats::ShownPath(options_.input) + "\n";
     Table table("llrl");
     for (const CheckRun& run : runs_) {
       table.Add({run.record.command, Outcome(run),

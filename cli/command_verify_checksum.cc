@@ -11,6 +11,7 @@
 #include "cli/verify_report.h"
 #include "convert/verify/checksum.h"
 #include "formats/io/file_system.h"
+#include "formats/message_text.h"
 
 namespace dsv3::cli {
 
@@ -41,7 +42,7 @@ VerifyReport Create(const CreateOptions& options, CommandContext& context) {
   report.passes = created.written;
   if (created.written) {
     report.title = "Wrote checkpoint.manifest.json and SHA256SUMS: " +
-                   (options.output.empty() ? options.directory : options.output);
+                   formats::ShownPath(options.output.empty() ? options.directory : options.output);
     report.good = "the checksums are in place";
     // Checksums that were replaced on request are not a fault any more.
     for (formats::Finding& finding : report.verification.findings) {
@@ -51,7 +52,8 @@ VerifyReport Create(const CreateOptions& options, CommandContext& context) {
       report.consequence = "the old checksums differed there and were replaced";
     }
   } else {
-    report.title = "Compared with the checksums that are there: " + options.directory;
+    report.title =
+        "Compared with the checksums that are there: " + formats::ShownPath(options.directory);
     report.consequence =
         created.list_unreadable
             ? "nothing was written: the checksums that are there cannot be read, so it is not "
@@ -70,9 +72,9 @@ VerifyReport Create(const CreateOptions& options, CommandContext& context) {
   }
   if (created.written && !options.output.empty()) {
     report.lines.emplace_back(
-        "check with", Printable(fmt::format("dsv3-verify checksum check --manifest {} {}",
-                                            (created.output / "checkpoint.manifest.json").string(),
-                                            options.directory)));
+        "check with", fmt::format("dsv3-verify checksum check --manifest {} {}",
+                                  formats::ShownPath(created.output / "checkpoint.manifest.json"),
+                                  formats::ShownPath(options.directory)));
   }
   report.members = [held, &created](formats::JsonWriter& json) {
     BoolMember(json, "written", created.written);
@@ -121,7 +123,7 @@ VerifyReport CheckChecksums(const std::string& directory, const std::string& man
   report.input = directory;
   report.verification = checked.verification;
   report.passes = checked.verification.Passes(options.strict);
-  report.title = "Checked the checksums of " + directory;
+  report.title = "Checked the checksums of " + formats::ShownPath(directory);
   report.good = checked.quick ? "sizes and headers are as recorded; the data was not read"
                               : "every file is as recorded";
   report.lines.emplace_back("against", Printable(Basis(checked)));

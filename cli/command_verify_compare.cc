@@ -14,6 +14,7 @@
 #include "cli/weight_forms.h"
 #include "convert/verify/compare.h"
 #include "formats/dtype.h"
+#include "formats/message_text.h"
 #include "formats/shape.h"
 
 namespace dsv3::cli {
@@ -140,7 +141,8 @@ VerifyReport Check(const Options& options, CommandContext& context) {
   report.directory = compared.directory_a;
   report.verification = compared.verification;
   report.passes = compared.verification.Passes(false);
-  report.title = fmt::format("Compared {} with {}", options.a, options.b);
+  report.title = fmt::format("Compared {} with {}", formats::ShownPath(options.a),
+                             formats::ShownPath(options.b));
   const bool tolerant = options.atol > 0 || options.rtol > 0;
   report.good = tolerant ? "all values are equal or within the tolerance" : "all values are equal";
   const convert::CompareCounts& counts = compared.counts;

@@ -20,6 +20,7 @@
 #include "cli/weight_forms.h"
 #include "convert/verify/numeric.h"
 #include "formats/dtype.h"
+#include "formats/message_text.h"
 #include "formats/shape.h"
 
 namespace dsv3::cli {
@@ -156,7 +157,7 @@ VerifyReport CheckValues(const std::string& input, const ValueOptions& values,
   report.directory = checked.directory;
   report.verification = checked.verification;
   report.passes = checked.verification.Passes(options.strict);
-  report.title = "Checked the values of " + input;
+  report.title = "Checked the values of " + formats::ShownPath(input);
   report.good =
       "no NaN, no infinity, no bad scale, and nothing suspicious" + NotJudged(checked.forms);
   report.lines.emplace_back("tensors", FormatCount(checked.tensors.size()));

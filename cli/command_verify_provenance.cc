@@ -17,6 +17,7 @@
 #include "cli/verify_report.h"
 #include "convert/verify/provenance.h"
 #include "formats/dtype.h"
+#include "formats/message_text.h"
 
 namespace dsv3::cli {
 
@@ -176,7 +177,7 @@ VerifyReport CheckProvenance(const std::string& directory, const std::string& so
   report.input = directory;
   report.verification = traced.verification;
   report.passes = traced.verification.Passes(options.strict);
-  report.title = "Provenance of " + directory;
+  report.title = "Provenance of " + formats::ShownPath(directory);
   report.good = source.empty() ? "the manifest says how the tensors were made"
                                : "every recorded digest is that of the source's tensor";
   report.lines.emplace_back("recipe", traced.recipe.empty()
@@ -187,7 +188,7 @@ VerifyReport CheckProvenance(const std::string& directory, const std::string& so
   report.lines.emplace_back("rules", RulesText(traced));
   report.lines.emplace_back("made from", FormatCountOf(traced.source_files.size(), "source file"));
   if (!source.empty()) {
-    report.lines.emplace_back("source", Printable(source));
+    report.lines.emplace_back("source", formats::ShownPath(source));
     std::string counts =
         fmt::format("{} match, {} differ, {} unknown", FormatCount(traced.matching),
                     FormatCount(traced.differing), FormatCount(traced.unknown));

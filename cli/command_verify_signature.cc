@@ -13,6 +13,7 @@
 #include "cli/version.h"
 #include "convert/verify/signature.h"
 #include "formats/io/file_system.h"
+#include "formats/message_text.h"
 
 namespace dsv3::cli {
 
@@ -37,9 +38,9 @@ std::string Amount(std::uint64_t files, std::uint64_t bytes) {
 }
 
 std::string SignText(const SignOptions& options, const convert::SignReport& report) {
-  std::string text = Printable("Signed " + options.model) + "\n";
+  std::string text = "Signed " + formats::ShownPath(options.model) + "\n";
   Table table("ll");
-  table.Add({"signature", Printable(report.signature.string())});
+  table.Add({"signature", formats::ShownPath(report.signature)});
   table.Add({"key", fmt::format("{}, public key {}", report.curve, report.key_hint)});
   table.Add({"files", Amount(report.files, report.bytes)});
   if (options.use_manifest) {
@@ -115,9 +116,9 @@ VerifyReport CheckSignature(const std::string& model, const SignatureOptions& si
   report.directory = checked.directory;
   report.verification = checked.verification;
   report.passes = checked.verification.Passes(false);
-  report.title = "Checked the signature of " + model;
+  report.title = "Checked the signature of " + formats::ShownPath(model);
   report.good = "the key's owner signed the model, and every file is as it was then";
-  report.lines.emplace_back("signature", Printable(checked.signature.string()));
+  report.lines.emplace_back("signature", formats::ShownPath(checked.signature));
   report.lines.emplace_back("key",
                             fmt::format("{}, public key {}", checked.curve, checked.key_hint));
   if (checked.authentic) {

@@ -11,6 +11,7 @@
 #include "cli/units.h"
 #include "cli/verify_report.h"
 #include "convert/verify/structure.h"
+#include "formats/message_text.h"
 
 namespace dsv3::cli {
 
@@ -60,7 +61,7 @@ VerifyReport CheckStructure(const std::string& input, const VerifyOptions& optio
   report.directory = checked.directory;
   report.verification = checked.verification;
   report.passes = checked.verification.Passes(options.strict);
-  report.title = "Checked the structure of " + input;
+  report.title = "Checked the structure of " + formats::ShownPath(input);
   report.good = checked.ranks ? "rank files, layout.json and the model's config agree"
                               : "headers, index and config agree";
   std::string model = checked.model_type.empty() ? std::string("not known: config.json gives none")

@@ -9,6 +9,7 @@
 #include "cli/deletion_text.h"
 #include "cli/quality_report.h"
 #include "cli/units.h"
+#include "formats/message_text.h"
 
 namespace dsv3::cli {
 
@@ -19,11 +20,6 @@ using convert::ConversionRequest;
 using convert::TensorCount;
 using formats::LeftBehind;
 using formats::LeftBehindKind;
-
-std::string ExactBytes(std::uint64_t bytes) {
-  if (bytes < 1000) return FormatBytes(bytes);
-  return FormatBytes(bytes) + " (" + FormatCount(bytes) + " bytes)";
-}
 
 // "total, a dequantised, b copied" and so on, for both kinds of report.
 std::string TensorText(const ConversionReport& report) {
@@ -112,7 +108,7 @@ void LeftBehindLines(std::string& out, const ConversionReport& report) {
     for (const LeftBehind& each : report.left_behind) {
       if (each.kind != kind) continue;
       bytes_of_kind += each.bytes;
-      if (count++ < kNamed) names += (names.empty() ? "" : ", ") + Printable(each.name);
+      if (count++ < kNamed) names += (names.empty() ? "" : ", ") + formats::ShownPath(each.name);
     }
     if (count == 0) continue;
     if (count > kNamed) names += fmt::format(" and {} more", FormatCount(count - kNamed));
@@ -146,7 +142,7 @@ void FactLines(std::string& out, const ConversionReport& report) {
 }
 
 std::string Converted(const ConversionRequest& request, const ConversionReport& report) {
-  std::string out = fmt::format("{}: {}\n", report.title, Printable(request.output.string()));
+  std::string out = fmt::format("{}: {}\n", report.title, formats::ShownPath(request.output));
   ReportLine(out, "tensors", TensorText(report));
   FactLines(out, report);
   AppendRunLines(out, request.run, report);
@@ -173,7 +169,7 @@ void ReportLine(std::string& out, std::string_view label, const std::string& tex
 }
 
 std::string ManifestText(const std::filesystem::path& output) {
-  return Printable((output / "checkpoint.manifest.json").string());
+  return formats::ShownPath(output / "checkpoint.manifest.json");
 }
 
 void AppendRunLines(std::string& out, const convert::RunOptions& run,
@@ -210,7 +206,7 @@ std::string NothingToDoText(const std::filesystem::path& output, const Conversio
   std::string out = fmt::format(
       "Nothing to do: {} holds the finished result of this command\n({}, {}; sizes and headers "
       "checked, nothing touched).\n",
-      Printable(output.string()), FormatCountOf(report.files.size(), "weight file"),
+      formats::ShownPath(output), FormatCountOf(report.files.size(), "weight file"),
       FormatBytes(report.output_bytes));
   WarningLines(out, report);
   return out;
@@ -218,13 +214,14 @@ std::string NothingToDoText(const std::filesystem::path& output, const Conversio
 
 std::string PlannedFilesText(const std::filesystem::path& output, const ConversionReport& report,
                              std::size_t most) {
-  std::string out = fmt::format("Plan for {} (nothing was written)\n", Printable(output.string()));
+  std::string out = fmt::format("Plan for {} (nothing was written)\n", formats::ShownPath(output));
   if (report.files.size() > most) return out;
   std::size_t width = std::string_view("file").size();
-  for (const auto& file : report.files) width = std::max(width, Printable(file.name).size());
+  for (const auto& file : report.files)
+    width = std::max(width, formats::ShownPath(file.name).size());
   out += fmt::format("\n  {:<{}}  {:>9}  {:>19}\n", "file", width, "tensors", "bytes");
   for (const auto& file : report.files) {
-    out += fmt::format("  {:<{}}  {:>9}  {:>19}{}\n", Printable(file.name), width,
+    out += fmt::format("  {:<{}}  {:>9}  {:>19}{}\n", formats::ShownPath(file.name), width,
                        FormatCount(file.tensors), FormatCount(file.bytes),
                        file.kept ? "  finished" : "");
   }
@@ -232,14 +229,14 @@ std::string PlannedFilesText(const std::filesystem::path& output, const Conversi
 }
 
 void AppendPlanLines(std::string& out, const ConversionReport& report) {
-  ReportLine(out, "to read", ExactBytes(report.source_bytes));
+  ReportLine(out, "to read", formats::ExactBytes(report.source_bytes));
   ReportLine(out, "to write",
-             fmt::format("{} in {}; {}", ExactBytes(report.output_bytes),
+             fmt::format("{} in {}; {}", formats::ExactBytes(report.output_bytes),
                          FormatCountOf(report.files.size(), "weight file"),
                          FormatCountOf(report.side_files, "side file")));
   LeftBehindLines(out, report);
-  ReportLine(out, "disk needed", ExactBytes(report.disk_needed_bytes));
-  ReportLine(out, "disk free", ExactBytes(report.disk_free_bytes));
+  ReportLine(out, "disk needed", formats::ExactBytes(report.disk_needed_bytes));
+  ReportLine(out, "disk free", formats::ExactBytes(report.disk_free_bytes));
   ReportLine(out, "peak memory", "about " + FormatBytes(report.peak_memory_bytes));
   DeletionReportLines(out, "to delete", report);
   WarningLines(out, report);

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "cli/units.h"
+#include "formats/message_text.h"
 
 namespace dsv3::cli {
 
@@ -30,12 +31,12 @@ struct Group {
 
 std::string WhyKept(Kept kept, const Group& group) {
   if (kept == Kept::kOutside) return "it is not in the directory that was named";
-  return fmt::format("other links lead there, such as {}", Printable(group.other_link.string()));
+  return fmt::format("other links lead there, such as {}", formats::ShownPath(group.other_link));
 }
 
 std::string Line(const Place& place, const Group& group) {
   const auto& [shards, files, kept, is_link] = place;
-  const std::string directory = Printable(shards.string());
+  const std::string directory = formats::ShownPath(shards);
   const std::string bytes = FormatBytes(group.freed_bytes);
   if (!is_link) {
     const std::string counted = FormatCountOf(group.shards, "file");
@@ -43,7 +44,7 @@ std::string Line(const Place& place, const Group& group) {
     return fmt::format("{} in {}: not deleted, {}", counted, directory, WhyKept(kept, group));
   }
   const std::string counted = FormatCountOf(group.shards, "link");
-  const std::string target = Printable(files.string());
+  const std::string target = formats::ShownPath(files);
   if (kept == Kept::kNo) {
     return fmt::format("{} in {} with {} in {}: frees {}", counted, directory,
                        group.shards == 1 ? "its file" : "their files", target, bytes);

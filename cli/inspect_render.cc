@@ -10,6 +10,7 @@
 #include "cli/inspect_lines.h"
 #include "cli/table.h"
 #include "cli/units.h"
+#include "formats/message_text.h"
 
 namespace dsv3::cli {
 namespace {
@@ -156,7 +157,7 @@ void AddStatistics(Table& table, const char* title, const ValueStatistics& s) {
 
 std::string InspectionText(const Inspection& inspection, std::size_t columns) {
   using Form = formats::CheckpointFiles::Form;
-  std::string text = Printable(inspection.path.string());
+  std::string text = formats::ShownPath(inspection.path);
   if (inspection.ranks) {
     text += " (rank shards)";
   } else if (inspection.form == Form::kUnindexed) {

@@ -7,6 +7,7 @@
 
 #include "formats/error.h"
 #include "formats/io/durable_file.h"
+#include "formats/message_text.h"
 
 namespace dsv3::cli {
 
@@ -25,7 +26,7 @@ void CheckOutputFile(const char* option, const std::string& file) {
   }
   throw Error(ErrorCode::kUsage,
               fmt::format("--{}: there is no directory {}; make it, or give another FILE", option,
-                          parent.string()),
+                          formats::ShownPath(parent)),
               {.file = file, .tensor = {}});
 }
 

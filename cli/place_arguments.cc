@@ -12,6 +12,8 @@
 #include <fmt/format.h>
 
 #include "formats/error.h"
+#include "formats/io/dead_link.h"
+#include "formats/message_text.h"
 
 namespace dsv3::cli {
 
@@ -85,9 +87,10 @@ fs::path CachedRepository(const std::string& repository) {
 
 [[noreturn]] void FailAddress(const std::string& name, const std::string& value,
                               std::string_view advice) {
-  throw Error(ErrorCode::kUsage,
-              fmt::format("{}: {} is an address, not a path; {}", name, value, advice),
-              {value, ""});
+  throw Error(
+      ErrorCode::kUsage,
+      fmt::format("{}: {} is an address, not a path; {}", name, formats::ShownPath(value), advice),
+      {value, ""});
 }
 
 bool LooksLikeAFile(const fs::path& path) {
@@ -102,6 +105,8 @@ bool LooksLikeAFile(const fs::path& path) {
 std::string InputPath(const std::string& name, const std::string& value) {
   std::error_code ignored;
   if (fs::exists(fs::symlink_status(value, ignored))) return value;
+  // What opens it says where the link leads.
+  if (!formats::DeadLinkProblem(value).empty()) return value;
   const std::optional<std::string> repository = HubRepository(value);
   if (!repository) {
     if (SchemeOf(value).empty()) return value;
@@ -110,8 +115,8 @@ std::string InputPath(const std::string& name, const std::string& value) {
   const fs::path cached = CachedRepository(*repository);
   if (fs::is_directory(cached, ignored)) return cached.string();
   // A path like "models/v3" may also be misspelled, so the message names both possibilities.
-  const std::string download =
-      fmt::format("`hf download {}` brings it into the cache {}", *repository, HubCache().string());
+  const std::string download = fmt::format("`hf download {}` brings it into the cache {}",
+                                           *repository, formats::ShownPath(HubCache()));
   if (!SchemeOf(value).empty()) {
     FailAddress(name, value, download + "; then give the same address, or its directory");
   }
@@ -120,7 +125,7 @@ std::string InputPath(const std::string& name, const std::string& value) {
       ErrorCode::kBadInput,
       fmt::format("{}: {}: there is no such file or directory; correct the path. Where it is "
                   "the name of a repository on the Hugging Face hub: {}",
-                  name, value, download),
+                  name, formats::ShownPath(value), download),
       {value, ""});
 }
 
@@ -134,7 +139,7 @@ std::string OutputDirectory(const std::string& name, const std::string& value) {
     throw Error(ErrorCode::kUsage,
                 fmt::format("{}: {} is the name of a file, and a directory is written; name a "
                             "directory",
-                            name, value),
+                            name, formats::ShownPath(value)),
                 {value, ""});
   }
   return value;

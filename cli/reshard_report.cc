@@ -12,6 +12,7 @@
 #include "cli/rank_list.h"
 #include "cli/table.h"
 #include "cli/units.h"
+#include "formats/message_text.h"
 
 namespace dsv3::cli {
 
@@ -276,12 +277,12 @@ std::string Written(const ReshardRequest& request, const ReshardReport& report) 
   const bool complete = conversion.outcome != ConversionReport::Outcome::kPartDone;
   std::string out = fmt::format("{} {}: {}\n", complete ? "Cut into" : "Made a part of",
                                 FormatCountOf(report.topology.world_size(), "rank"),
-                                Printable(request.output.string()));
+                                formats::ShownPath(request.output));
   TopologyLines(out, report);
   ReportLine(out, "tensors", TensorText(conversion));
   AppendRunLines(out, request.run, conversion);
   if (complete) {
-    ReportLine(out, "layout", Printable((request.output / "layout.json").string()));
+    ReportLine(out, "layout", formats::ShownPath(request.output / "layout.json"));
     ReportLine(out, "manifest", ManifestText(request.output));
   }
   BalanceLines(out, report);
@@ -335,7 +336,7 @@ std::string MergeReportText(const convert::ConversionRequest& request,
     ReportLine(out, "tensors", FormatCount(conversion.tensors));
     AppendPlanLines(out, conversion);
   } else {
-    out = fmt::format("Merged the ranks: {}\n", Printable(request.output.string()));
+    out = fmt::format("Merged the ranks: {}\n", formats::ShownPath(request.output));
     ReportLine(out, "tensors", FormatCount(conversion.tensors));
     AppendRunLines(out, request.run, conversion);
     ReportLine(out, "manifest", ManifestText(request.output));

@@ -19,6 +19,7 @@
 #include "cli/version.h"
 #include "formats/error.h"
 #include "formats/io/durable_file.h"
+#include "formats/message_text.h"
 
 namespace dsv3::cli {
 
@@ -35,8 +36,9 @@ std::string FindingLine(const formats::Finding& finding, bool color) {
   if (!finding.tensor.empty() && message.find(finding.tensor) == std::string::npos) {
     message = "tensor " + QuoteForMessage(finding.tensor) + ": " + message;
   }
-  if (!finding.file.empty() && message.find(finding.file) == std::string::npos) {
-    message = finding.file + ": " + message;
+  const std::string file = formats::ShownPath(finding.file);
+  if (!finding.file.empty() && message.find(file) == std::string::npos) {
+    message = file + ": " + message;
   }
   const bool error = finding.severity == Severity::kError;
   return fmt::format(

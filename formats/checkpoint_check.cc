@@ -11,6 +11,7 @@
 
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 #include "formats/name_table.h"
 
 namespace dsv3::formats {
@@ -25,7 +26,7 @@ Finding TensorFinding(std::string_view kind, std::string_view file, std::string_
           .kind = std::string(kind),
           .file = std::string(file),
           .tensor = std::string(tensor),
-          .message = fmt::format("{}: {}", file, problem),
+          .message = fmt::format("{}: {}", ShownPath(file), problem),
           .unreadable = false};
 }
 
@@ -122,15 +123,15 @@ void CheckTotalSize(const ShardIndex& index, const std::vector<ShardToCheck>& sh
     bytes += shard.header->file_bytes - shard.header->data_offset;
   }
   if (bytes == *index.total_size) return;
-  findings.push_back({.severity = Severity::kWarning,
-                      .kind = "wrong-total-size",
-                      .file = std::string(kShardIndexName),
-                      .tensor = {},
-                      .message = fmt::format(
-                          "{}: metadata.total_size says {} bytes, the tensors have {}; take the "
-                          "index and the shards from one place, or correct the figure",
-                          kShardIndexName, *index.total_size, bytes),
-                      .unreadable = false});
+  findings.push_back(
+      {.severity = Severity::kWarning,
+       .kind = "wrong-total-size",
+       .file = std::string(kShardIndexName),
+       .tensor = {},
+       .message = fmt::format("{}: metadata.total_size says {}, the tensors have {}; take the "
+                              "index and the shards from one place, or correct the figure",
+                              kShardIndexName, ExactBytes(*index.total_size), ExactBytes(bytes)),
+       .unreadable = false});
 }
 
 }  // namespace

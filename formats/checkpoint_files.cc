@@ -15,6 +15,7 @@
 #include "formats/error.h"
 #include "formats/io/dead_link.h"
 #include "formats/io/input_file.h"
+#include "formats/message_text.h"
 #include "formats/require_no_errors.h"
 
 namespace dsv3::formats {
@@ -47,8 +48,9 @@ Finding MissingShard(const ShardFile& shard) {
   const std::string dead = DeadLinkProblem(shard.path);
   const std::string problem = dead.empty() ? "the index lists this shard, but there is no such file"
                                            : "this shard is " + dead;
-  return FileFinding(Severity::kError, "missing-shard", shard.name,
-                     fmt::format("{}: {}; download the file again", shard.name, problem));
+  return FileFinding(
+      Severity::kError, "missing-shard", shard.name,
+      fmt::format("{}: {}; download the file again", ShownPath(shard.name), problem));
 }
 
 Finding ReadingFinding(const ShardFile& shard, const Error& error) {
@@ -255,14 +257,8 @@ void NoteUnlisted(const CheckpointListing& listing, CheckpointFiles& files) {
     files.findings.push_back(
         FileFinding(Severity::kWarning, "unlisted-shard", name,
                     fmt::format("{}: {}, so it does not belong to the checkpoint and is left alone",
-                                name, ReasonToLeave(name, files))));
+                                ShownPath(name), ReasonToLeave(name, files))));
   }
-}
-
-// A link that leads in a circle is dead, too.
-std::string DescribeDeadLink(const fs::path& path) {
-  const std::string dead = DeadLinkProblem(path);
-  return dead.empty() ? "a dead link, which leads in a circle" : dead;
 }
 
 void NoteDeadLinks(const CheckpointListing& listing, CheckpointFiles& files) {
@@ -271,7 +267,7 @@ void NoteDeadLinks(const CheckpointListing& listing, CheckpointFiles& files) {
         FileFinding(Severity::kWarning, "dead-link", name,
                     fmt::format("{}: this file is {}, so that it is left out; remove the link or "
                                 "download the file again",
-                                name, DescribeDeadLink(files.directory / name))));
+                                ShownPath(name), DeadLinkProblem(files.directory / name))));
   }
 }
 
@@ -309,11 +305,12 @@ CheckpointFiles OpenFile(const CheckpointLocation& location, const FreedShards& 
     TakeIndex(faulty_index, files);
     if (files.index &&
         std::binary_search(files.index->files.begin(), files.index->files.end(), name)) {
-      throw Error(ErrorCode::kUsage,
-                  fmt::format("{}: this is one of the {} shards of the checkpoint in {}; give that "
-                              "directory instead of the file",
-                              name, files.index->files.size(), location.directory.string()),
-                  {.file = name, .tensor = {}});
+      throw Error(
+          ErrorCode::kUsage,
+          fmt::format("{}: this is one of the {} shards of the checkpoint in {}; give that "
+                      "directory instead of the file",
+                      ShownPath(name), files.index->files.size(), ShownPath(location.directory)),
+          {.file = name, .tensor = {}});
     }
     files.index.reset();
   }
@@ -349,7 +346,7 @@ CheckpointFiles OpenDirectory(const fs::path& directory, const FreedShards& free
           Severity::kWarning, "no-index", "",
           fmt::format("{}: there is no {}, so all {} *.safetensors files in the directory are "
                       "taken as the checkpoint; that none is missing cannot be known",
-                      directory.string(), kShardIndexName, model.size())));
+                      ShownPath(directory), kShardIndexName, model.size())));
     }
   }
   CheckpointListing listing = ListCheckpoint(directory, true);
@@ -388,9 +385,9 @@ std::string ReadSmallFile(const fs::path& path, std::uint64_t max_bytes) {
   const InputFile file(path, path.string());
   if (file.bytes() > max_bytes) {
     throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: the file has {} bytes, at most {} are expected; it is not what "
+                fmt::format("{}: the file has {}, at most {} are expected; it is not what "
                             "its name says, download it again",
-                            path.string(), file.bytes(), max_bytes),
+                            ShownPath(path), ExactBytes(file.bytes()), ExactBytes(max_bytes)),
                 {.file = path.string(), .tensor = {}});
   }
   std::string text(file.bytes(), '\0');

@@ -11,6 +11,7 @@
 #include "formats/error.h"
 #include "formats/io/dead_link.h"
 #include "formats/left_behind.h"
+#include "formats/message_text.h"
 #include "formats/shard_index.h"
 
 namespace dsv3::formats {
@@ -19,7 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 [[noreturn]] void FailPath(ErrorCode code, const fs::path& path, std::string_view problem) {
-  throw Error(code, fmt::format("{}: {}", path.string(), problem),
+  throw Error(code, fmt::format("{}: {}", ShownPath(path), problem),
               {.file = path.string(), .tensor = {}});
 }
 
@@ -91,7 +92,7 @@ fs::path ResolveHubCache(const fs::path& cache) {
                ? "this hub cache holds no snapshot; download the model again"
                : fmt::format("this hub cache has no refs/main and holds {} snapshots; give one of "
                              "the directories in {}",
-                             names.size(), snapshots.string()));
+                             names.size(), ShownPath(snapshots)));
 }
 
 bool IsHubCache(const fs::path& directory) {
@@ -129,7 +130,7 @@ CheckpointLocation LocateCheckpoint(const fs::path& path) {
   if (absolute.filename() == kShardIndexName) {
     FailPath(ErrorCode::kUsage, path,
              fmt::format("it is the index of a checkpoint; give the directory {} instead",
-                         absolute.parent_path().string()));
+                         ShownPath(absolute.parent_path())));
   }
   return {absolute.parent_path(), absolute.filename().string()};
 }

@@ -7,6 +7,7 @@
 
 #include "formats/error.h"
 #include "formats/manifest.h"
+#include "formats/message_text.h"
 
 namespace dsv3::formats {
 namespace {
@@ -26,7 +27,7 @@ DocumentReader::DocumentReader(std::string_view text, std::string file, std::str
 
 void DocumentReader::Fail(std::string_view problem) const {
   throw Error(ErrorCode::kBadInput,
-              fmt::format("{}: {} is malformed: {}; {}", file_, part_, problem, advice_),
+              fmt::format("{}: {} is malformed: {}; {}", ShownPath(file_), part_, problem, advice_),
               {.file = file_, .tensor = {}});
 }
 

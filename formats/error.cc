@@ -58,7 +58,7 @@ Error::Error(ErrorCode code, std::string message, ErrorPlace place)
 
 Error IoError(std::string_view action, const std::string& path, int errno_value) {
   return Error(ErrorCode::kIo,
-               fmt::format("cannot {} {}: {}{}", action, path,
+               fmt::format("cannot {} {}: {}{}", action, formats::ShownPath(path),
                            std::generic_category().message(errno_value), Advice(errno_value)),
                {.file = path, .tensor = {}});
 }

@@ -6,7 +6,10 @@
 #include <string>
 #include <string_view>
 
-// The one form in which messages show paths, words of commands and amounts of bytes.
+// The one form in which messages show paths, words of commands and amounts of bytes. Every message
+// and report uses these: ShownPath for a path or a file's name, ExactBytes where a message is about
+// a size, ShownBytes in reports. Values that a file holds, such as names of tensors, are shown by
+// QuoteForMessage (formats/error.h).
 namespace dsv3::formats {
 
 // `text` as a shell takes it: unchanged where it is made of letters (also beyond ASCII), digits and

@@ -12,6 +12,7 @@
 #include "formats/foreign_file.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/input_file.h"
+#include "formats/message_text.h"
 #include "formats/name_table.h"
 #include "formats/safetensors_entries.h"
 
@@ -24,7 +25,7 @@ constexpr std::uint64_t kLengthBytes = 8;
 constexpr std::size_t kTypicalEntryBytes = 120;
 
 [[noreturn]] void Fail(const std::string& file, const std::string& tensor, std::string message) {
-  throw Error(ErrorCode::kBadInput, file + ": " + std::move(message),
+  throw Error(ErrorCode::kBadInput, ShownPath(file) + ": " + std::move(message),
               {.file = file, .tensor = tensor});
 }
 
@@ -57,10 +58,10 @@ void CheckBytes(const SafetensorsTensor& tensor, const std::string& file) {
   }
   if (bits / 8 != tensor.end - tensor.begin) {
     Fail(file, tensor.name,
-         fmt::format("{}, which needs {} bytes, but the header gives it bytes [{}, {}), which are "
+         fmt::format("{}, which needs {}, but the header gives it bytes [{}, {}), which are "
                      "{}; {}",
-                     subject(), bits / 8, tensor.begin, tensor.end, tensor.end - tensor.begin,
-                     kDamaged));
+                     subject(), ExactBytes(bits / 8), tensor.begin, tensor.end,
+                     ExactBytes(tensor.end - tensor.begin), kDamaged));
   }
 }
 
@@ -116,8 +117,8 @@ std::uint64_t CheckedHeaderBytes(std::span<const std::byte> prefix, std::uint64_
   if (file_bytes < kLengthBytes) {
     fail_foreign();
     Fail(file, "",
-         fmt::format("the file has only {} bytes, a safetensors file has 8 and a header; {}",
-                     file_bytes, kDamaged));
+         fmt::format("the file has only {}, a safetensors file has 8 and a header; {}",
+                     ExactBytes(file_bytes), kDamaged));
   }
   if (prefix.size() < kLengthBytes) {
     throw Error(ErrorCode::kInternal, file + ": the header's length was not read");
@@ -127,9 +128,9 @@ std::uint64_t CheckedHeaderBytes(std::span<const std::byte> prefix, std::uint64_
   if (bytes > kMaxSafetensorsHeaderBytes) {
     fail_foreign();
     Fail(file, "",
-         fmt::format("the first 8 bytes say that the header has {} bytes, the format allows {}; "
+         fmt::format("the first 8 bytes say that the header has {}, the format allows {}; "
                      "the file is damaged or is not a safetensors file, download it again",
-                     bytes, kMaxSafetensorsHeaderBytes));
+                     ExactBytes(bytes), ExactBytes(kMaxSafetensorsHeaderBytes)));
   }
   if (bytes == 0) {
     Fail(file, "",
@@ -138,9 +139,9 @@ std::uint64_t CheckedHeaderBytes(std::span<const std::byte> prefix, std::uint64_
   }
   if (bytes > file_bytes - kLengthBytes) {
     Fail(file, "",
-         fmt::format("the file ends within its header: it has {} bytes, and the header alone ends "
+         fmt::format("the file ends within its header: it has {}, and the header alone ends "
                      "at byte {}; the download was cut off, continue it or download it again",
-                     file_bytes, kLengthBytes + bytes));
+                     ExactBytes(file_bytes), kLengthBytes + bytes));
   }
   return bytes;
 }
@@ -154,17 +155,18 @@ void CheckFileBytes(const SafetensorsHeader& header, std::uint64_t file_bytes,
   }
   if (file_bytes < expected) {
     Fail(file, "",
-         fmt::format("the file is truncated: it has {} bytes, and its header describes {}, so {} "
-                     "are missing at the end; the download was cut off, continue it or download "
+         fmt::format("the file is truncated: it has {}, and its header describes {}, so it "
+                     "lacks {} at the end; the download was cut off, continue it or download "
                      "it again",
-                     file_bytes, expected, expected - file_bytes));
+                     ExactBytes(file_bytes), ExactBytes(expected),
+                     ExactBytes(expected - file_bytes)));
   }
   if (file_bytes > expected) {
-    Fail(
-        file, "",
-        fmt::format(
-            "the file has {} bytes, and its header describes {}, so {} too many are at the end; {}",
-            file_bytes, expected, file_bytes - expected, kDamaged));
+    Fail(file, "",
+         fmt::format(
+             "the file has {}, and its header describes {}, so it has {} too many at the end; {}",
+             ExactBytes(file_bytes), ExactBytes(expected), ExactBytes(file_bytes - expected),
+             kDamaged));
   }
 }
 

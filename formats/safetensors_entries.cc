@@ -9,6 +9,7 @@
 
 #include "formats/error.h"
 #include "formats/json/json_reader.h"
+#include "formats/message_text.h"
 
 namespace dsv3::formats {
 namespace {
@@ -32,7 +33,7 @@ class HeaderReader {
       if (*key == "__metadata__") {
         if (metadata_seen) {
           throw Error(ErrorCode::kBadInput,
-                      fmt::format("{}: __metadata__ appears twice; {}", file_, kDamaged),
+                      fmt::format("{}: __metadata__ appears twice; {}", ShownPath(file_), kDamaged),
                       {.file = file_, .tensor = {}});
         }
         metadata_seen = true;
@@ -195,10 +196,10 @@ class HeaderReader {
 
   [[noreturn]] void FailTensor(const SafetensorsTensor& tensor, std::string_view problem,
                                std::string_view advice = kDamaged) const {
-    throw Error(
-        ErrorCode::kBadInput,
-        fmt::format("{}: tensor {} {}; {}", file_, QuoteForMessage(tensor.name), problem, advice),
-        {.file = file_, .tensor = tensor.name});
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: tensor {} {}; {}", ShownPath(file_), QuoteForMessage(tensor.name),
+                            problem, advice),
+                {.file = file_, .tensor = tensor.name});
   }
 
   const std::string& file_;
@@ -233,7 +234,7 @@ Findings HeaderNotes::ToFindings(const std::string& file) const {
                         .tensor = note.tensor,
                         .message = fmt::format("{}: {}{}{}; the file can be read, but it does not "
                                                "follow the safetensors format",
-                                               file, where, note.what, count),
+                                               ShownPath(file), where, note.what, count),
                         .unreadable = false});
   }
   return findings;

@@ -7,6 +7,7 @@
 
 #include "formats/error.h"
 #include "formats/json/json_writer.h"
+#include "formats/message_text.h"
 #include "formats/safetensors.h"
 
 namespace dsv3::formats {
@@ -67,10 +68,11 @@ std::string SerializeSafetensorsHeader(const std::vector<SafetensorsTensor>& ten
   std::string text = json.Take();
   const std::uint64_t padded = (text.size() + kLengthBytes - 1) / kLengthBytes * kLengthBytes;
   if (padded > kMaxSafetensorsHeaderBytes) {
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("a file of {} tensors needs a header of {} bytes, the format allows "
-                            "{}; spread the tensors over more files",
-                            tensors.size(), padded, kMaxSafetensorsHeaderBytes));
+    throw Error(
+        ErrorCode::kBadInput,
+        fmt::format("a file of {} tensors needs a header of {}, the format allows "
+                    "{}; spread the tensors over more files",
+                    tensors.size(), ExactBytes(padded), ExactBytes(kMaxSafetensorsHeaderBytes)));
   }
   text.resize(padded, ' ');
   std::string length(kLengthBytes, '\0');

@@ -15,6 +15,7 @@
 #include "formats/foreign_file.h"
 #include "formats/json/json_reader.h"
 #include "formats/json/json_writer.h"
+#include "formats/message_text.h"
 
 namespace dsv3::formats {
 namespace {
@@ -23,7 +24,8 @@ constexpr std::string_view kDamaged = "the index is damaged, download it again";
 
 [[noreturn]] void Fail(const std::string& file, const std::string& tensor,
                        const std::string& message) {
-  throw Error(ErrorCode::kBadInput, file + ": " + message, {.file = file, .tensor = tensor});
+  throw Error(ErrorCode::kBadInput, ShownPath(file) + ": " + message,
+              {.file = file, .tensor = tensor});
 }
 
 class IndexReader {
@@ -76,7 +78,7 @@ class IndexReader {
                         .kind = std::string(kind),
                         .file = file_,
                         .tensor = std::string(tensor),
-                        .message = fmt::format("{}: {}", file_, problem),
+                        .message = fmt::format("{}: {}", ShownPath(file_), problem),
                         .unreadable = false});
   }
 

@@ -5,6 +5,7 @@
 
 #include "formats/base64.h"
 #include "formats/json/json_writer.h"
+#include "formats/message_text.h"
 #include "formats/signature_json.h"
 
 namespace dsv3::formats {
@@ -73,7 +74,7 @@ class BundleParser {
                 fmt::format("{}: verificationMaterial lacks 'publicKey', so the signature was not "
                             "made with a key pair but with a certificate or an identity; verify it "
                             "with the Python tool: model_signing verify --help",
-                            file_),
+                            ShownPath(file_)),
                 {.file = file_, .tensor = {}});
   }
 

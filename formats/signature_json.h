@@ -8,6 +8,7 @@
 
 #include "formats/error.h"
 #include "formats/json/json_reader.h"
+#include "formats/message_text.h"
 
 // Reading the JSON of signatures; private to formats/signature_*.cc.
 namespace dsv3::formats {
@@ -16,7 +17,8 @@ inline constexpr std::string_view kSignatureAdvice =
     "the signature is damaged or of another form: get it again, or sign the model again";
 
 [[noreturn]] inline void FailSignature(const std::string& file, std::string_view problem) {
-  throw Error(ErrorCode::kBadInput, fmt::format("{}: {}; {}", file, problem, kSignatureAdvice),
+  throw Error(ErrorCode::kBadInput,
+              fmt::format("{}: {}; {}", ShownPath(file), problem, kSignatureAdvice),
               {.file = file, .tensor = {}});
 }
 

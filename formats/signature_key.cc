@@ -13,6 +13,7 @@
 
 #include "formats/error.h"
 #include "formats/hash/sha256.h"
+#include "formats/message_text.h"
 
 namespace dsv3::formats {
 namespace {
@@ -43,7 +44,7 @@ constexpr std::string_view kHowToMakeKeys =
     "make one with: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem";
 
 [[noreturn]] void FailKey(const std::string& file, std::string_view problem) {
-  throw Error(ErrorCode::kBadInput, fmt::format("{}: {}", file, problem),
+  throw Error(ErrorCode::kBadInput, fmt::format("{}: {}", ShownPath(file), problem),
               {.file = file, .tensor = {}});
 }
 

@@ -12,6 +12,7 @@
 
 #include "convert/job/output_state.h"
 #include "convert/stream/file_digests.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -55,7 +56,7 @@ std::map<std::string, FileRecord> CheckFinishedFiles(
       warnings.push_back(
           {formats::Severity::kWarning, "remade-file", record.name, "",
            fmt::format("{}: the file is not as the interrupted run wrote it; it is made again",
-                       record.name)});
+                       formats::ShownPath(record.name))});
     }
   };
   for (const auto& [name, record] : records) {

@@ -14,6 +14,7 @@
 #include "formats/error.h"
 #include "formats/job_journal.h"
 #include "formats/json/json_writer.h"
+#include "formats/message_text.h"
 #include "formats/shard_index.h"
 
 namespace dsv3::convert {
@@ -236,7 +237,7 @@ std::optional<JournalState> Journal::Read(const std::filesystem::path& directory
     } catch (const std::exception&) {
       // The line is whole, so another version wrote it.
       throw Error(ErrorCode::kUsage,
-                  path.string() +
+                  formats::ShownPath(path) +
                       ": this journal is not of this version of dsv3; finish the run with the "
                       "version that began it, or begin anew with --overwrite",
                   {path.string(), ""});

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -54,7 +55,7 @@ void WriteHolder(int fd) {
   const std::string who =
       holder.pid != 0 ? fmt::format(" (process {} on {})", holder.pid, holder.host) : std::string();
   throw Error(ErrorCode::kUsage,
-              fmt::format("{}: another run is {}{}; {}", path.parent_path().string(),
+              fmt::format("{}: another run is {}{}; {}", formats::ShownPath(path.parent_path()),
                           run.kind == RunId::Kind::kPart ? "making " + ShownName(run)
                                                          : "writing to this directory",
                           who, advice),
@@ -75,7 +76,7 @@ bool LocksUnsupported(int error) {
   FailHeld(path, run, holder,
            may_be_dead ? fmt::format("if that run has died, remove {} and run the same command "
                                      "again",
-                                     path.string())
+                                     formats::ShownPath(path))
                        : "wait until it has ended");
 }
 

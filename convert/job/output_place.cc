@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -20,10 +21,10 @@ bool IsInside(const fs::path& path, const fs::path& directory) {
 }
 
 [[noreturn]] void RefuseOutput(const fs::path& output, std::string_view problem) {
-  throw Error(
-      ErrorCode::kUsage,
-      fmt::format("{}: {}; name a directory of its own for the output", output.string(), problem),
-      {output.string(), ""});
+  throw Error(ErrorCode::kUsage,
+              fmt::format("{}: {}; name a directory of its own for the output",
+                          formats::ShownPath(output), problem),
+              {output.string(), ""});
 }
 
 // Both paths are canonical.
@@ -31,7 +32,7 @@ void RequireNotAround(const fs::path& in, const fs::path& out, const fs::path& o
   if (in == out) RefuseOutput(output, "the output directory is the input directory");
   if (IsInside(in, out)) {
     RefuseOutput(output, fmt::format("the input directory {} lies inside the output directory",
-                                     in.string()));
+                                     formats::ShownPath(in)));
   }
 }
 
@@ -43,9 +44,10 @@ fs::path CanonicalPath(const fs::path& path) {
   const fs::path canonical = error ? fs::path() : fs::weakly_canonical(absolute, error);
   if (error == std::errc::permission_denied) throw IoError("find", path.string(), error.value());
   if (error) {
-    throw Error(ErrorCode::kUsage,
-                fmt::format("'{}': {}; name another directory", path.string(), error.message()),
-                {path.string(), ""});
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("{}: {}; name another directory", formats::ShownPath(path), error.message()),
+        {path.string(), ""});
   }
   // "dir/" and "dir" are one place.
   return canonical.has_filename() ? canonical : canonical.parent_path();
@@ -57,7 +59,7 @@ void RequireApart(const fs::path& input_directory, const fs::path& output) {
   RequireNotAround(in, out, output);
   if (IsInside(out, in)) {
     RefuseOutput(output, fmt::format("the output directory lies inside the input directory {}",
-                                     in.string()));
+                                     formats::ShownPath(in)));
   }
 }
 
@@ -73,7 +75,7 @@ void RequirePlaces(const fs::path& input, const fs::path& output) {
        parent = parent.parent_path()) {
     if (!fs::exists(parent, ignored)) continue;
     if (fs::is_directory(parent, ignored)) break;
-    RefuseOutput(output, fmt::format("{} is not a directory", parent.string()));
+    RefuseOutput(output, fmt::format("{} is not a directory", formats::ShownPath(parent)));
   }
 }
 

@@ -20,6 +20,7 @@
 #include "convert/stream/output_digests.h"
 #include "convert/stream/shared_reads.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 // The functions of OutputRun that write weights and complete the output.
 namespace dsv3::convert {
@@ -142,7 +143,7 @@ void OutputRun::RequireSameOutput(const JournalHead& head) const {
   throw Error(ErrorCode::kIo,
               fmt::format("{}: process {} does not see the directory that process 0 writes to; all "
                           "processes need it on a file system that they share",
-                          output_.string(), run_.sharing->process()),
+                          formats::ShownPath(output_), run_.sharing->process()),
               {output_.string(), ""});
 }
 

@@ -18,6 +18,7 @@
 #include "formats/hash/xxh3.h"
 #include "formats/io/dead_link.h"
 #include "formats/io/input_file.h"
+#include "formats/message_text.h"
 #include "formats/rank_layout.h"
 #include "formats/shard_index.h"
 
@@ -45,7 +46,8 @@ std::string Damage(const fs::path& directory, const Plan& plan, const ManifestSu
     const std::optional<std::uint64_t> bytes = FileBytes(directory / file.name);
     if (!bytes) return fmt::format("{} is missing", file.name);
     if (*bytes != file.bytes) {
-      return fmt::format("{} has {} bytes, expected {}", file.name, *bytes, file.bytes);
+      return fmt::format("{} has {}, expected {}", formats::ShownPath(file.name),
+                         formats::ExactBytes(*bytes), formats::ExactBytes(file.bytes));
     }
   }
   for (const PlannedFile& file : plan.files) {

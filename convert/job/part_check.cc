@@ -11,6 +11,7 @@
 #include "convert/job/commit.h"
 #include "convert/job/output_state.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -60,7 +61,7 @@ void RequireAllParts(const std::filesystem::path& output, const Plan& plan,
     throw Error(ErrorCode::kUsage,
                 fmt::format("{}: no part of this job was made here; run the same command with "
                             "--part 0/N to --part N-1/N first, then with --finish",
-                            output.string()),
+                            formats::ShownPath(output)),
                 {output.string(), ""});
   }
   std::string missing;
@@ -85,7 +86,7 @@ void RequireAllParts(const std::filesystem::path& output, const Plan& plan,
   throw Error(ErrorCode::kUsage,
               fmt::format("{}: parts are missing or not complete: {}; run these with --part, then "
                           "the same command with --finish",
-                          output.string(), missing),
+                          formats::ShownPath(output), missing),
               {output.string(), ""});
 }
 

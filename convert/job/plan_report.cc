@@ -11,6 +11,7 @@
 #include "convert/stream/shared_reads.h"
 #include "formats/error.h"
 #include "formats/io/file_system.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -70,10 +71,11 @@ std::size_t ReportDisk(const ModelTensors& source, const Plan& plan,
 void RequireDisk(const std::filesystem::path& output, const ConversionReport& report) {
   if (report.fits) return;
   throw Error(ErrorCode::kIo,
-              fmt::format("{}: {} bytes are needed on this disk and {} are free; free {} bytes, or "
+              fmt::format("{}: {} are needed on this disk and {} are free; free {}, or "
                           "name another disk{}",
-                          output.string(), report.disk_needed_bytes, report.disk_free_bytes,
-                          report.disk_needed_bytes - report.disk_free_bytes,
+                          formats::ShownPath(output), formats::ExactBytes(report.disk_needed_bytes),
+                          formats::ExactBytes(report.disk_free_bytes),
+                          formats::ExactBytes(report.disk_needed_bytes - report.disk_free_bytes),
                           report.fits_with_deletion ? " (--delete-source-shards would do)" : ""),
               {output.string(), ""});
 }

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -44,10 +45,10 @@ void RequireDirectories(const fs::path& directory, const std::string& name) {
     std::error_code error;
     const fs::file_status status = fs::symlink_status(directory / way, error);
     if (!fs::exists(status) || fs::is_directory(status)) continue;
-    RefuseOutput(directory,
-                 fmt::format("{} is a {}, and this command needs a directory of that "
-                             "name for {}; move it away, or choose another directory",
-                             way.string(), fs::is_symlink(status) ? "link" : "file", name));
+    RefuseOutput(directory, fmt::format("{} is a {}, and this command needs a directory of that "
+                                        "name for {}; move it away, or choose another directory",
+                                        formats::ShownPath(way),
+                                        fs::is_symlink(status) ? "link" : "file", name));
   }
 }
 
@@ -67,7 +68,7 @@ std::optional<std::uint64_t> FileBytes(const fs::path& path) {
 }
 
 void RefuseOutput(const fs::path& directory, const std::string& message) {
-  throw Error(ErrorCode::kUsage, fmt::format("{}: {}", directory.string(), message),
+  throw Error(ErrorCode::kUsage, fmt::format("{}: {}", formats::ShownPath(directory), message),
               {directory.string(), ""});
 }
 

@@ -24,6 +24,7 @@
 #include "convert/job/source_release.h"
 #include "convert/stream/derived_checks.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 
@@ -210,7 +211,7 @@ void OutputRun::RequireSources(const std::vector<std::size_t>& to_make) const {
                   fmt::format("{}: this file is not as the interrupted run wrote it, and {}, of "
                               "which it is made, was deleted by --delete-source-shards; download "
                               "the source again and convert it with --overwrite",
-                              plan_.files[file].name, shard.name),
+                              formats::ShownPath(plan_.files[file].name), shard.name),
                   {plan_.files[file].name, ""});
     }
   }
@@ -227,7 +228,7 @@ void OutputRun::RequireSameSides() const {
       throw Error(ErrorCode::kBadInput,
                   fmt::format("{}: {} was begun with another source: {} had other values; give all "
                               "runs of a job the same source, or begin anew in another directory",
-                              output_.string(), ShownName(run.name), side.tensor),
+                              formats::ShownPath(output_), ShownName(run.name), side.tensor),
                   {output_.string(), side.tensor});
     }
   }

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -50,7 +51,7 @@ bool IsSnapshot(const fs::path& directory) {
               fmt::format("{}: --delete-source-shards would delete files in {}, to which this link "
                           "leads; give that directory itself if its files may go, or leave the "
                           "option out",
-                          link.string(), real.string()),
+                          formats::ShownPath(link), formats::ShownPath(real)),
               {link.string(), ""});
 }
 

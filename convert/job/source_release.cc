@@ -14,6 +14,7 @@
 #include "convert/job/finished_files.h"
 #include "convert/job/output_state.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -87,7 +88,7 @@ void SourceRelease::Committed(std::size_t file, const FileRecord& record) {
         fmt::format(
             "{}: the bytes that were read back are not those that were written; the disk or the "
             "memory of this machine is faulty. No source shard that this file needs was deleted",
-            (directory_ / record.name).string()),
+            formats::ShownPath(directory_ / record.name)),
         {record.name, ""});
   }
   Checked(file);

@@ -10,6 +10,7 @@
 
 #include "formats/error.h"
 #include "formats/json/json_reader.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -77,7 +78,7 @@ class KeysReader {
       throw Error(ErrorCode::kBadInput,
                   fmt::format("{}: it holds no keys; dump {{key: {{dtype, shape, sources}}}} from "
                               "the engine again",
-                              file_),
+                              formats::ShownPath(file_)),
                   {file_, ""});
     }
     return std::move(keys_);
@@ -85,8 +86,10 @@ class KeysReader {
 
  private:
   [[noreturn]] void Fail(const std::string& key, const std::string& problem) const {
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: key {}: {}", file_, QuoteForMessage(key), problem), {file_, key});
+    throw Error(
+        ErrorCode::kBadInput,
+        fmt::format("{}: key {}: {}", formats::ShownPath(file_), QuoteForMessage(key), problem),
+        {file_, key});
   }
 
   void ReadKey(EngineKey& key) {

@@ -13,6 +13,7 @@
 
 #include "convert/model/model_config.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 // Helpers of the files that parse config.json. This header is not installed, so the JSON library
 // stays inside.
@@ -22,7 +23,8 @@ namespace dsv3::convert {
 inline constexpr std::uint64_t kMaxDimension = std::uint64_t{1} << 31;
 
 [[noreturn]] inline void FailConfig(const std::string& file, const std::string& problem) {
-  throw Error(ErrorCode::kBadInput, fmt::format("{}: {}", file, problem), {file, ""});
+  throw Error(ErrorCode::kBadInput, fmt::format("{}: {}", formats::ShownPath(file), problem),
+              {file, ""});
 }
 
 // The value as the config spells it; NaN and infinity as Python does.

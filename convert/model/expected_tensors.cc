@@ -16,6 +16,7 @@
 #include "convert/model/quantized_form.h"
 #include "formats/error.h"
 #include "formats/finding.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -210,8 +211,9 @@ formats::Finding WrongShape(const ModelConfig& config, const Catalog& catalog,
       formats::Severity::kError, "wrong-shape", file, tensor.name,
       fmt::format("{}: tensor {} has shape {}, but config.json ({}) predicts {}{}; the config or "
                   "the file belongs to another model, take both from one place{}",
-                  file, QuoteForMessage(tensor.name), formats::ShapeToString(tensor.shape),
-                  config.model_type, formats::ShapeToString(expected), form, vocabulary)};
+                  formats::ShownPath(file), QuoteForMessage(tensor.name),
+                  formats::ShapeToString(tensor.shape), config.model_type,
+                  formats::ShapeToString(expected), form, vocabulary)};
 }
 
 }  // namespace

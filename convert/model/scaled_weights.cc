@@ -13,6 +13,7 @@
 #include "convert/model/quantized_form.h"
 #include "convert/model/scale_rules.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -73,7 +74,8 @@ class Finder {
   Finding Make(std::uint32_t tensor, const char* kind, const std::string& message) const {
     const CatalogTensor& t = At(tensor);
     const std::string& file = catalog_.files()[t.extent.file].name;
-    return {Severity::kError, kind, file, t.name, fmt::format("{}: {}", file, message)};
+    return {Severity::kError, kind, file, t.name,
+            fmt::format("{}: {}", formats::ShownPath(file), message)};
   }
 
   void Add(std::uint32_t tensor, const char* kind, const std::string& message) {

@@ -23,6 +23,7 @@
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/io/dead_link.h"
+#include "formats/message_text.h"
 #include "formats/shard_index.h"
 
 namespace dsv3::convert {
@@ -109,7 +110,7 @@ void AddNumbered(const CheckpointFiles& files, Findings& findings) {
         "missing-shard", file,
         fmt::format("{}: {}; the names say that there are {} shards, and there is no {} that "
                     "says otherwise; continue the download, or copy what is missing",
-                    file, which, one.count, formats::kShardIndexName)));
+                    formats::ShownPath(file), which, one.count, formats::kShardIndexName)));
   }
 }
 
@@ -131,10 +132,11 @@ void AddListed(const fs::path& directory, Findings& findings) {
         name == kConfigName || name == formats::kShardIndexName ||
         (!has_index && name.ends_with(kSuffix) && name.find('/') == std::string::npos);
     if (!needed || Exists(directory / name)) continue;
-    findings.push_back(Missing("missing-file", name,
-                               fmt::format("{}: {} ({} lists it); continue the download, or copy "
-                                           "the file",
-                                           name, AbsenceOf(directory / name), file.record)));
+    findings.push_back(
+        Missing("missing-file", name,
+                fmt::format("{}: {} ({} lists it); continue the download, or copy "
+                            "the file",
+                            formats::ShownPath(name), AbsenceOf(directory / name), file.record)));
   }
 }
 

@@ -13,6 +13,7 @@
 #include "convert/open/hub_tree.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -249,7 +250,7 @@ class RecordReader {
       records_.findings.push_back(
           BadRecord(name, fmt::format("{}: this record of a download is not a commit, an ETag and "
                                       "a time, so it is not used; download the file again",
-                                      name)));
+                                      formats::ShownPath(name))));
     } catch (const Error& problem) {
       if (problem.code() == ErrorCode::kIo) throw;
       records_.findings.push_back(BadRecord(name, problem.message()));

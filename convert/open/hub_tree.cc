@@ -9,6 +9,7 @@
 #include "formats/error.h"
 #include "formats/json/json_reader.h"
 #include "formats/manifest.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -76,8 +77,8 @@ bool IsLowerHex(std::string_view text, std::size_t digits) {
 
 HubTree ParseHubTree(std::string_view text, const std::string& name) {
   const auto fail = [&](const std::string& problem) {
-    throw Error(ErrorCode::kBadInput, fmt::format("{}: {}; {}", name, problem, kAdvice),
-                {name, ""});
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: {}; {}", formats::ShownPath(name), problem, kAdvice), {name, ""});
   };
   HubTree tree;
   formats::JsonReader reader(text, {.file = name, .part = "the listing", .advice = kAdvice});

@@ -12,6 +12,7 @@
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/input_file.h"
+#include "formats/message_text.h"
 #include "formats/safetensors.h"
 #include "formats/shard_index.h"
 
@@ -35,7 +36,7 @@ std::string ReadHeader(const SourceFile& file) {
     throw Error(ErrorCode::kBadInput,
                 fmt::format("{}: the header changed while it was read; run the command again when "
                             "nobody writes to the source",
-                            file.name),
+                            formats::ShownPath(file.name)),
                 {file.name, ""});
   }
   return bytes.substr(sizeof(length));

@@ -18,6 +18,7 @@
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/manifest.h"
+#include "formats/message_text.h"
 #include "formats/require_no_errors.h"
 
 namespace dsv3::convert {
@@ -36,7 +37,7 @@ void RequireConfig(const formats::CheckpointFiles& files) {
   throw Error(ErrorCode::kBadInput,
               fmt::format("{}: there is no config.json, which gives the block size of the scales; "
                           "copy it from where these weights came from",
-                          files.directory.string()),
+                          formats::ShownPath(files.directory)),
               {kConfigName, ""});
 }
 
@@ -66,7 +67,7 @@ void CheckShardNames(const formats::CheckpointFiles& files) {
     throw Error(ErrorCode::kBadInput,
                 fmt::format("{}: a shard cannot have this name, which the output needs for files "
                             "of dsv3's own; rename the shard and correct the index",
-                            shard.name),
+                            formats::ShownPath(shard.name)),
                 {shard.name, ""});
   }
 }

@@ -19,6 +19,7 @@
 #include "formats/io/dead_link.h"
 #include "formats/io/input_file.h"
 #include "formats/io/stream_file.h"
+#include "formats/message_text.h"
 #include "formats/require_no_errors.h"
 #include "formats/safetensors.h"
 
@@ -121,7 +122,8 @@ class Opener {
         const std::string dead = formats::DeadLinkProblem(opened.file.path);
         opened.faults.push_back(FileFault(
             "missing-shard", listed.name, "",
-            fmt::format("{}: layout.json lists this rank file, but {}; {}", listed.name,
+            fmt::format("{}: layout.json lists this rank file, but {}; {}",
+                        formats::ShownPath(listed.name),
                         dead.empty() ? "there is no such file" : "it is " + dead, kCopyAgain)));
         return opened;
       }
@@ -129,13 +131,14 @@ class Opener {
       opened.file.bytes = input.bytes();
       opened.file.mtime_ns = input.mtime_ns();
       if (input.bytes() != listed.bytes) {
-        opened.faults.push_back(
-            FileFault("wrong-size", listed.name, "",
-                      fmt::format("{}: the file has {} bytes, layout.json records {}: it is {}; {}",
-                                  listed.name, input.bytes(), listed.bytes,
-                                  input.bytes() < listed.bytes ? "cut off, or of another job"
-                                                               : "of another job",
-                                  kCopyAgain)));
+        opened.faults.push_back(FileFault(
+            "wrong-size", listed.name, "",
+            fmt::format(
+                "{}: the file has {}, layout.json records {}: it is {}; {}",
+                formats::ShownPath(listed.name), formats::ExactBytes(input.bytes()),
+                formats::ExactBytes(listed.bytes),
+                input.bytes() < listed.bytes ? "cut off, or of another job" : "of another job",
+                kCopyAgain)));
         return opened;
       }
       opened.header = formats::ReadSafetensorsHeader(input);
@@ -145,7 +148,8 @@ class Opener {
             "foreign-shard", listed.name, "",
             fmt::format("{}: its header has the XXH3-128 digest {}, layout.json records {}: the "
                         "file is of another job; {}",
-                        listed.name, opened.header.digest, listed.header_xxh3, kCopyAgain)));
+                        formats::ShownPath(listed.name), opened.header.digest, listed.header_xxh3,
+                        kCopyAgain)));
         return opened;
       }
       MatchTable(position, opened);
@@ -199,10 +203,11 @@ class Opener {
     for (const formats::LayoutSideFile& side : layout_.side_files) {
       try {
         if (IsAsListed(directory_ / side.name, side)) continue;
-        faults.push_back(FileFault(
-            "wrong-digest", side.name, "",
-            fmt::format("{}: the file is not the one of {} bytes that layout.json records; {}",
-                        side.name, side.bytes, kCopyAgain)));
+        faults.push_back(
+            FileFault("wrong-digest", side.name, "",
+                      fmt::format("{}: the file is not the one of {} that layout.json records; {}",
+                                  formats::ShownPath(side.name), formats::ExactBytes(side.bytes),
+                                  kCopyAgain)));
       } catch (const Error& error) {
         faults.push_back(FaultOf(side.name, error));
         if (faults.back().kind == "unreadable-shard") faults.back().kind = "missing-file";
@@ -272,7 +277,7 @@ class Opener {
            .tensor = {},
            .message = fmt::format("{}: layout.json does not list this file, so it is "
                                   "of another job and is left alone",
-                                  name),
+                                  formats::ShownPath(name)),
            .unreadable = false});
     }
     return warnings;

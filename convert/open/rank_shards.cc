@@ -8,6 +8,7 @@
 #include "convert/layouts/deepseek_names.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 #include "formats/shard_index.h"
 
 namespace dsv3::convert {
@@ -37,7 +38,7 @@ void RefuseDemoDirectory(const fs::path& input) {
                           "with tensors under names of its own; make a checkpoint of them with "
                           "`dsv3-reshard merge --config FILE`, where FILE is the model's "
                           "config.json as on Hugging Face, and give that",
-                          input.string(), file),
+                          formats::ShownPath(input), file),
               {file, ""});
 }
 

@@ -61,10 +61,6 @@ std::string CommandsToContinue(const formats::JobProgress& job, const fs::path& 
                      command, job.parts, command);
 }
 
-std::string Amount(std::uint64_t bytes) {
-  return bytes == 1 ? std::string("1 byte") : fmt::format("{} bytes", bytes);
-}
-
 // The finding about the journals of a directory.
 Finding OfJournals(const fs::path& directory, const formats::JobProgress& job) {
   // The manifest is the last file: only the journals are left to remove.
@@ -112,11 +108,12 @@ std::string_view AdviceForDownload(std::string_view name) {
 Finding OfDownload(const std::string& name, const fs::path& path, std::string_view advice) {
   std::error_code error;
   const std::uint64_t bytes = fs::file_size(path, error);
-  return Note(Severity::kWarning, kDownloadKind, name,
-              fmt::format("{}: a download is under way or was interrupted: it keeps this file "
-                          "({}) until a file is complete; wait for it, or {}; if it was given up "
-                          "and nothing is missing, remove this file",
-                          name, Amount(error ? 0 : bytes), advice));
+  return Note(
+      Severity::kWarning, kDownloadKind, name,
+      fmt::format("{}: a download is under way or was interrupted: it keeps this file "
+                  "({}) until a file is complete; wait for it, or {}; if it was given up "
+                  "and nothing is missing, remove this file",
+                  formats::ShownPath(name), formats::ExactBytes(error ? 0 : bytes), advice));
 }
 
 // Names that matter within a directory, in any order.
@@ -177,7 +174,7 @@ class Lister {
         Note(is_own && !maybe_whole ? Severity::kError : Severity::kWarning, kConversionKind, name,
              fmt::format("{}: an unfinished conversion left this file; run the same command again "
                          "to finish it, or remove the file",
-                         name)));
+                         formats::ShownPath(name))));
   }
 
   // REPOSITORY/snapshots/COMMIT: downloads go to REPOSITORY/blobs.

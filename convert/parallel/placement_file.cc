@@ -15,6 +15,7 @@
 #include "formats/error.h"
 #include "formats/foreign_file.h"
 #include "formats/json/json_reader.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -62,7 +63,8 @@ class MatrixReader {
         ErrorCode::kBadInput,
         fmt::format("{}: {}; expected is {{\"{}\": […]}} with a row of {} numbers for each of the "
                     "{} main layers, dense ones included",
-                    file_, problem, matrix_.member, matrix_.cols, config_.num_hidden_layers),
+                    formats::ShownPath(file_), problem, matrix_.member, matrix_.cols,
+                    config_.num_hidden_layers),
         {.file = file_, .tensor = {}});
   }
 
@@ -72,7 +74,7 @@ class MatrixReader {
   std::string_view CheckedText() const {
     const std::string_view foreign = formats::DescribeForeignFile(text_);
     if (!foreign.empty()) {
-      throw Error(ErrorCode::kBadInput, fmt::format("{}: {}", file_, foreign),
+      throw Error(ErrorCode::kBadInput, fmt::format("{}: {}", formats::ShownPath(file_), foreign),
                   {.file = file_, .tensor = {}});
     }
     return text_;

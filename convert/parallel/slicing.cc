@@ -14,6 +14,7 @@
 #include "convert/model/module_list.h"
 #include "convert/parallel/slicing_misaligned.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -56,7 +57,8 @@ class Planner {
     const CatalogTensor& tensor = At(position);
     const std::string file = catalog_.files()[tensor.extent.file].DisplayName();
     throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: tensor {}: {}", file, QuoteForMessage(tensor.name), problem),
+                fmt::format("{}: tensor {}: {}", formats::ShownPath(file),
+                            QuoteForMessage(tensor.name), problem),
                 {file, tensor.name});
   }
 

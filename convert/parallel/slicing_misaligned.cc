@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -83,8 +84,8 @@ class Judge {
     std::string message = fmt::format(
         "{}: tensor {}: {} ranks divide its {} {}s, and the first boundary, {} {}, falls inside a "
         "block of {} {}s that share a scale",
-        file, QuoteForMessage(tensor.name), cut.ways, cut.size, line, line, cut.part(), cut.block,
-        line);
+        formats::ShownPath(file), QuoteForMessage(tensor.name), cut.ways, cut.size, line, line,
+        cut.part(), cut.block, line);
     if (units > 1)
       message += fmt::format(" (as in {} more module{})", units - 1, units == 2 ? "" : "s");
     message += "; ";

@@ -11,6 +11,7 @@
 
 #include "convert/catalog/ceil_div.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -262,7 +263,7 @@ void CheckTile(const Catalog& catalog, const std::string& name, formats::Dtype d
   const MatrixShape held = MatrixOf(source.shape);
   const auto fail = [&](const std::string& what) {
     throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: {} of {} {}; make the rank shards again", file,
+                fmt::format("{}: {} of {} {}; make the rank shards again", formats::ShownPath(file),
                             QuoteForMessage(held_name), QuoteForMessage(name), what),
                 {file, held_name});
   };

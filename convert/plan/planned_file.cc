@@ -11,6 +11,7 @@
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/aligned_buffer.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -18,7 +19,8 @@ namespace {
 using ExpressionsByName = std::map<std::string, ExpressionPtr, std::less<>>;
 
 [[noreturn]] void Fail(const std::string& file, const std::string& tensor, std::string_view what) {
-  throw Error(ErrorCode::kInternal, file + ": " + std::string(what), {file, tensor});
+  throw Error(ErrorCode::kInternal, formats::ShownPath(file) + ": " + std::string(what),
+              {file, tensor});
 }
 
 ExpressionsByName ByName(const std::string& file, NamedExpressions&& tensors) {

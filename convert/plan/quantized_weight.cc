@@ -7,6 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "formats/message_text.h"
+
 namespace dsv3::convert {
 namespace {
 
@@ -149,8 +151,8 @@ void FailNonfinite(const QuantizedWeight& weight, const ErrorPlace& place, std::
       fmt::format("{}: tensor {} is {} at {}row {}, column {}, expected finite numbers; "
                   "repair the weights, or begin anew with --nonfinite saturate --overwrite, "
                   "which counts such values",
-                  place.file, QuoteForMessage(place.tensor), ValueName(value), matrix,
-                  row % weight.rows, element % weight.cols),
+                  formats::ShownPath(place.file), QuoteForMessage(place.tensor), ValueName(value),
+                  matrix, row % weight.rows, element % weight.cols),
       place);
 }
 

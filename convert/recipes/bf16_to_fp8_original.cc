@@ -17,6 +17,7 @@
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/input_file.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -24,7 +25,7 @@ namespace {
 using formats::Dtype;
 
 std::string Prefix(const std::filesystem::path& directory) {
-  return fmt::format("--scales-from {}: ", directory.string());
+  return fmt::format("--scales-from {}: ", formats::ShownPath(directory));
 }
 
 [[noreturn]] void Fail(const Original& original, const std::string& problem,
@@ -37,7 +38,7 @@ std::string Prefix(const std::filesystem::path& directory) {
   throw Error(ErrorCode::kUsage,
               fmt::format("{} contradicts --scales-from {}, which {}; leave the option out, or "
                           "quantise without --scales-from",
-                          option, original.directory.string(), has));
+                          option, formats::ShownPath(original.directory), has));
 }
 
 std::string ReadHeader(const formats::ShardFile& shard) {
@@ -47,7 +48,7 @@ std::string ReadHeader(const formats::ShardFile& shard) {
     throw Error(ErrorCode::kBadInput,
                 fmt::format("{}: the file changed while it was read; let its writer finish, then "
                             "run the command again",
-                            shard.name),
+                            formats::ShownPath(shard.name)),
                 {shard.name, ""});
   }
   return bytes;

@@ -12,6 +12,7 @@
 #include "convert/plan/expression.h"
 #include "convert/recipes/bf16_to_fp8_original.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -77,11 +78,12 @@ class Matcher {
     if (ours == kNone) {
       // fp8-to-bf16 dropped it; PlanLikeOriginal copies it from there.
       if (partners_.is_activation_scale[index]) return;
-      throw Error(ErrorCode::kBadInput,
-                  fmt::format("--scales-from {}: tensor {} is not in the source; this is not the "
-                              "original of these weights",
-                              original_.directory.string(), QuoteForMessage(theirs.name)),
-                  {"", theirs.name});
+      throw Error(
+          ErrorCode::kBadInput,
+          fmt::format("--scales-from {}: tensor {} is not in the source; this is not the "
+                      "original of these weights",
+                      formats::ShownPath(original_.directory), QuoteForMessage(theirs.name)),
+          {"", theirs.name});
     }
     const CatalogTensor& tensor = catalog_.tensors()[ours];
     if (partners_.pair_of[index] == kNone || tensor.dtype == theirs.dtype) {
@@ -140,10 +142,11 @@ class Matcher {
   [[noreturn]] void Fail(std::uint32_t ours, const std::string& problem) const {
     const CatalogTensor& tensor = catalog_.tensors()[ours];
     const std::string& file = catalog_.files()[tensor.extent.file].name;
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: tensor {} {} (--scales-from {})", file,
-                            QuoteForMessage(tensor.name), problem, original_.directory.string()),
-                {file, tensor.name});
+    throw Error(
+        ErrorCode::kBadInput,
+        fmt::format("{}: tensor {} {} (--scales-from {})", formats::ShownPath(file),
+                    QuoteForMessage(tensor.name), problem, formats::ShownPath(original_.directory)),
+        {file, tensor.name});
   }
 
   void RequireSomething() const {
@@ -163,11 +166,12 @@ class Matcher {
         if (!MatchesGlob(glob, name)) continue;
         matched = true;
         if (quantized[i] == wanted) continue;
-        throw Error(ErrorCode::kUsage,
-                    fmt::format("{} {} contradicts --scales-from {}, where tensor {} is {}FP8; the "
-                                "set of quantised tensors comes from there",
-                                option, QuoteForMessage(glob), original_.directory.string(),
-                                QuoteForMessage(name), wanted ? "not " : ""));
+        throw Error(
+            ErrorCode::kUsage,
+            fmt::format("{} {} contradicts --scales-from {}, where tensor {} is {}FP8; the "
+                        "set of quantised tensors comes from there",
+                        option, QuoteForMessage(glob), formats::ShownPath(original_.directory),
+                        QuoteForMessage(name), wanted ? "not " : ""));
       }
       if (matched || !wanted) return;
       throw Error(ErrorCode::kUsage, fmt::format("{} {}: no tensor has a name like this", option,

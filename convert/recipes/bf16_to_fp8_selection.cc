@@ -12,6 +12,7 @@
 #include "convert/model/scaled_weights.h"
 #include "convert/recipes/bf16_to_fp8.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -23,7 +24,8 @@ constexpr std::string_view kWeightSuffix = ".weight";
 [[noreturn]] void Fail(const Catalog& catalog, const CatalogTensor& tensor, std::string problem) {
   const std::string& file = catalog.files()[tensor.extent.file].name;
   throw Error(ErrorCode::kBadInput,
-              fmt::format("{}: tensor {} {}", file, QuoteForMessage(tensor.name), problem),
+              fmt::format("{}: tensor {} {}", formats::ShownPath(file),
+                          QuoteForMessage(tensor.name), problem),
               {file, tensor.name});
 }
 

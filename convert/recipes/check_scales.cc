@@ -16,6 +16,7 @@
 #include "formats/error.h"
 #include "formats/hash/sha256.h"
 #include "formats/hash/xxh3.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -51,7 +52,7 @@ std::string PlaceOf(std::uint64_t element, const formats::Shape& shape) {
           "{}: scale {} is {} at {}, expected a finite positive number (bad "
           "scales in this tensor: {}; tensors with bad scales: {}); the checkpoint is damaged. "
           "--allow-bad-scales converts it all the same",
-          file, QuoteForMessage(scale.name), bad.first_value,
+          formats::ShownPath(file), QuoteForMessage(scale.name), bad.first_value,
           PlaceOf(bad.first_element, scale.shape), bad.count, bad_tensors),
       {file, scale.name});
 }

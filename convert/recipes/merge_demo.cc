@@ -27,6 +27,7 @@
 #include "formats/error.h"
 #include "formats/io/input_file.h"
 #include "formats/json/json_edit.h"
+#include "formats/message_text.h"
 #include "formats/safetensors.h"
 
 namespace dsv3::convert {
@@ -67,7 +68,7 @@ Ranks ReadRanks(const fs::path& directory) {
       Fail(file.name, "",
            fmt::format("{}: the other files are of {} ranks, and this one is missing; copy it from "
                        "where they come from",
-                       file.name, size));
+                       formats::ShownPath(file.name), size));
     }
     const formats::InputFile input(file.path, file.name);
     headers[rank] = formats::ReadSafetensorsHeader(input);
@@ -243,7 +244,7 @@ std::string ReadConfig(const fs::path& directory, const fs::path& given) {
                 fmt::format("{}: the files of DeepSeek's inference demo do not say what the model "
                             "is; add --config FILE, the config.json of the model as it is on "
                             "Hugging Face",
-                            directory.string()));
+                            formats::ShownPath(directory)));
   }
   std::string text = formats::ReadSmallFile(path, kMaxConfigBytes);
   const std::string file = path.string();
@@ -254,7 +255,7 @@ std::string ReadConfig(const fs::path& directory, const fs::path& given) {
          fmt::format("{}: this is a config of DeepSeek's inference demo (it has dim and no "
                      "hidden_size); give the config.json of the model as it is on Hugging Face, "
                      "with --config FILE",
-                     file));
+                     formats::ShownPath(file)));
   }
   return text;
 }
@@ -273,7 +274,7 @@ void FitConfig(DemoModel& demo, const std::string& file) {
     Fail(file, "",
          fmt::format("{}: there is no quantization_config, but weights of the ranks are FP8; give "
                      "the config.json of the FP8 release",
-                     file));
+                     formats::ShownPath(file)));
   }
   if (!has_fp8 && source.config.quantization) {
     Plan unused;

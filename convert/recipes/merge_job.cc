@@ -12,6 +12,7 @@
 #include "convert/recipes/reshard_job.h"
 #include "formats/error.h"
 #include "formats/io/dead_link.h"
+#include "formats/message_text.h"
 #include "formats/rank_layout.h"
 
 namespace dsv3::convert {
@@ -23,7 +24,7 @@ void RequireRankDirectory(const std::filesystem::path& input, const MergeOptions
     throw Error(ErrorCode::kUsage,
                 fmt::format("--config: {} has a layout.json, which holds the model's config.json; "
                             "leave the option out",
-                            input.string()));
+                            formats::ShownPath(input)));
   }
   if (IsRankDirectory(input)) return;
   std::error_code ignored;
@@ -34,7 +35,7 @@ void RequireRankDirectory(const std::filesystem::path& input, const MergeOptions
       fmt::format("{}: {}; give the directory that dsv3-reshard wrote the rank shards to, or one "
                   "of the files of DeepSeek's inference demo (model0-mp8.safetensors), with "
                   "--config FILE",
-                  input.string(),
+                  formats::ShownPath(input),
                   is_there       ? "there is no layout.json, which says what each rank file holds"
                   : dead.empty() ? "there is no such directory"
                                  : "it is " + dead),

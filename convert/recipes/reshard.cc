@@ -17,6 +17,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
+#include "formats/message_text.h"
 #include "formats/require_no_errors.h"
 
 namespace dsv3::convert {
@@ -199,8 +200,8 @@ class Planner {
           reshard_.warnings.push_back(
               {formats::Severity::kWarning, "unused-tensor", file, untaken.front(),
                fmt::format(
-                   "{}: no key takes tensor {}{}; what no key takes is not written", file,
-                   QuoteForMessage(untaken.front()),
+                   "{}: no key takes tensor {}{}; what no key takes is not written",
+                   formats::ShownPath(file), QuoteForMessage(untaken.front()),
                    untaken.size() == 1 ? "" : fmt::format(", and {} others", untaken.size() - 1))});
         }
         reshard_.dropped.insert(reshard_.dropped.end(), untaken.begin(), untaken.end());
@@ -269,7 +270,7 @@ class Planner {
         throw Error(ErrorCode::kBadInput,
                     fmt::format("{}: the result needs this name for a file of its own; rename the "
                                 "source's",
-                                side.name),
+                                formats::ShownPath(side.name)),
                     {side.name, ""});
       }
     }

@@ -9,6 +9,7 @@
 #include "convert/plan/slice_expression.h"
 #include "convert/recipes/reshard_tensors.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -54,9 +55,10 @@ class KeyTensors {
 
  private:
   [[noreturn]] void Fail(const EngineKey& key, const std::string& problem) const {
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: key {}: {}", file_, QuoteForMessage(key.key), problem),
-                {file_, key.key});
+    throw Error(
+        ErrorCode::kBadInput,
+        fmt::format("{}: key {}: {}", formats::ShownPath(file_), QuoteForMessage(key.key), problem),
+        {file_, key.key});
   }
 
   std::vector<std::uint32_t> SourcesOf(const EngineKey& key) {

@@ -9,6 +9,7 @@
 #include "convert/recipes/reshard.h"
 #include "convert/recipes/reshard_names.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 #include "formats/rank_layout.h"
 
 namespace dsv3::convert {
@@ -103,9 +104,10 @@ void AddPlaces(const ReshardPlan& reshard, const Records& records,
       formats::LayoutTensor& tensor = tensors[position_of.at(planned.tensors[i].expression.get())];
       const std::string& digest = record.tensors[i].output.xxh3;
       if (!tensor.files.empty() && tensor.xxh3 != digest) {
-        throw Error(ErrorCode::kInternal,
-                    planned.name + ": a tensor differs from that of another rank",
-                    {planned.name, tensor.name});
+        throw Error(
+            ErrorCode::kInternal,
+            formats::ShownPath(planned.name) + ": a tensor differs from that of another rank",
+            {planned.name, tensor.name});
       }
       tensor.xxh3 = digest;
       tensor.files.push_back(file);

@@ -13,6 +13,7 @@
 #include "convert/recipes/sample_model.h"
 #include "convert/recipes/sample_values.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 #include "formats/shard_index.h"
 #include "quant/quantize.h"
 
@@ -35,10 +36,10 @@ void RequireEmptyDirectory(const fs_std::path& out, formats::FileSystem& fs) {
     return;
   }
   if (!fs_std::is_directory(status)) {
-    throw Error(
-        ErrorCode::kUsage,
-        fmt::format("{}: is not a directory; choose another place for the sample", out.string()),
-        {out.string(), ""});
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{}: is not a directory; choose another place for the sample",
+                            formats::ShownPath(out)),
+                {out.string(), ""});
   }
   const bool empty = fs_std::is_empty(out, error);
   if (error) throw IoError("list", out.string(), error.value());
@@ -46,7 +47,7 @@ void RequireEmptyDirectory(const fs_std::path& out, formats::FileSystem& fs) {
     throw Error(ErrorCode::kUsage,
                 fmt::format("{}: is not empty; a sample is only written to a new or an empty "
                             "directory, so choose another one or empty this one",
-                            out.string()),
+                            formats::ShownPath(out)),
                 {out.string(), ""});
   }
 }

@@ -15,6 +15,7 @@
 #include "convert/recipes/side_files.h"
 #include "formats/error.h"
 #include "formats/json/json_edit.h"
+#include "formats/message_text.h"
 #include "formats/safetensors.h"
 
 namespace dsv3::convert {
@@ -103,7 +104,7 @@ ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::
           ErrorCode::kBadInput,
           fmt::format("{}: the model has no MTP layer, so that there is nothing to drop; use "
                       "it as it is",
-                      model.directory.string()),
+                      formats::ShownPath(model.directory)),
           {model.directory.string(), ""});
     }
     const auto plan =

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 
@@ -26,8 +27,8 @@ AppendedFile::AppendedFile(const Plan& plan, std::size_t plan_file, std::size_t 
 void AppendedFile::RequireRoom(std::size_t bytes) const {
   if (bytes <= room() && bytes <= file_.bytes - position()) return;
   throw Error(ErrorCode::kInternal,
-              fmt::format("{}: more bytes were made than the file has, which is {}", file_.name,
-                          file_.bytes),
+              fmt::format("{}: more bytes were made than the file has, which is {}",
+                          formats::ShownPath(file_.name), file_.bytes),
               {file_.name, ""});
 }
 

@@ -17,6 +17,7 @@
 #include "convert/stream/slots.h"
 #include "convert/stream/workers.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -237,10 +238,11 @@ class Executor {
     Lane& lane = lanes_[chunk.lane];
     const PlannedFile& file = plan_.files[lane.file];
     if (lane.writer->bytes() != file.bytes) {
-      throw Error(ErrorCode::kInternal,
-                  fmt::format("{}: {} bytes were made, expected {}", file.name,
-                              lane.writer->bytes(), file.bytes),
-                  {file.name, ""});
+      throw Error(
+          ErrorCode::kInternal,
+          fmt::format("{}: {} were made, expected {}", formats::ShownPath(file.name),
+                      formats::ExactBytes(lane.writer->bytes()), formats::ExactBytes(file.bytes)),
+          {file.name, ""});
     }
     const bool digested = DigestRest(lane, chunk);
     {

@@ -9,6 +9,7 @@
 
 #include "convert/plan/slice_expression.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -16,7 +17,8 @@ namespace {
 constexpr std::uint32_t kNone = UINT32_MAX;
 
 [[noreturn]] void Fail(const PlannedFile& file, const std::string& tensor, std::string_view what) {
-  throw Error(ErrorCode::kInternal, file.name + ": " + std::string(what), {file.name, tensor});
+  throw Error(ErrorCode::kInternal, formats::ShownPath(file.name) + ": " + std::string(what),
+              {file.name, tensor});
 }
 
 void Take(SharedRead& read, const Box& box, std::uint32_t lane) {

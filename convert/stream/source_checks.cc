@@ -14,6 +14,7 @@
 #include "convert/plan/slice_expression.h"
 #include "formats/error.h"
 #include "formats/io/aligned_buffer.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -196,7 +197,7 @@ void RequireSourceDigest(const Catalog& catalog, std::uint32_t tensor, const std
               fmt::format("{}: the bytes of {} have the XXH3-128 digest {}, expected {}; the file "
                           "is damaged or of another job: copy it again from where it was made, "
                           "and run the command again with --overwrite",
-                          file, QuoteForMessage(name), found, expected),
+                          formats::ShownPath(file), QuoteForMessage(name), found, expected),
               {file, name});
 }
 

@@ -7,6 +7,7 @@
 
 #include "formats/error.h"
 #include "formats/io/open_files.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -94,10 +95,11 @@ std::shared_ptr<const formats::InputFile> SourceFiles::Get(std::uint32_t file) {
   auto input = std::make_shared<const formats::InputFile>(source.path, name);
   if (input->bytes() != source.bytes || input->mtime_ns() != source.mtime_ns) {
     throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: the file changed while it was being read ({} bytes before, {} "
+                fmt::format("{}: the file changed while it was being read ({} before, {} "
                             "now); wait until nothing writes to the source, then run the same "
                             "command again",
-                            name, source.bytes, input->bytes()),
+                            formats::ShownPath(name), formats::ExactBytes(source.bytes),
+                            formats::ExactBytes(input->bytes())),
                 {name, ""});
   }
   if (open_.size() >= max_open_) open_.pop_back();

@@ -12,6 +12,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/hash/sha256.h"
+#include "formats/message_text.h"
 #include "formats/sums_file.h"
 
 namespace dsv3::convert {
@@ -83,7 +84,7 @@ ChecksumBasis FromManifest(formats::Manifest manifest, std::string name) {
         Severity::kError, "inconsistent-manifest", basis.name,
         fmt::format("{}: its content digest is not that of the tensors that it lists, so it was "
                     "changed after it was written; restore it",
-                    basis.name)));
+                    formats::ShownPath(basis.name))));
   }
   return basis;
 }

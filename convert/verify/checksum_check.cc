@@ -14,6 +14,7 @@
 #include "convert/verify/directory_files.h"
 #include "formats/error.h"
 #include "formats/left_behind.h"
+#include "formats/message_text.h"
 #include "formats/require_no_errors.h"
 #include "formats/shard_index.h"
 
@@ -41,7 +42,7 @@ std::uint64_t BytesToRead(const std::vector<FileToDigest>& files) {
                 fmt::format("{}: {} holds digests of another kind than SHA-256, which are not "
                             "read; check the files with the program for these (such as `md5sum "
                             "-c`), or get the publisher's list of SHA-256 digests",
-                            directory.string(), QuoteForMessage(file.name)),
+                            formats::ShownPath(directory), QuoteForMessage(file.name)),
                 {(directory / file.name).string(), ""});
   }
   throw Error(ErrorCode::kBadInput,
@@ -49,7 +50,7 @@ std::uint64_t BytesToRead(const std::vector<FileToDigest>& files) {
                           "SHA256SUMS, no NAME.sha256 and no metadata of the hub; give --manifest, "
                           "or make checksums with `dsv3-verify checksum create` where the files "
                           "are right",
-                          directory.string()),
+                          formats::ShownPath(directory)),
               {directory.string(), ""});
 }
 

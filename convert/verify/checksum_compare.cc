@@ -16,6 +16,7 @@
 #include "formats/error.h"
 #include "formats/hash/git_blob.h"
 #include "formats/io/dead_link.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -53,9 +54,9 @@ std::optional<Finding> PointerFinding(const std::string& name, const fs::path& p
   }
   return Difference(
       "lfs-pointer", name, "",
-      fmt::format("{}: it is a git-lfs pointer to {} bytes{}, not the content; run `git lfs pull`, "
+      fmt::format("{}: it is a git-lfs pointer to {}{}, not the content; run `git lfs pull`, "
                   "or download the file again",
-                  name, pointer->bytes, which));
+                  formats::ShownPath(name), formats::ExactBytes(pointer->bytes), which));
 }
 
 Finding WrongDigest(const std::string& name, const ExpectedFile& expected,
@@ -66,11 +67,11 @@ Finding WrongDigest(const std::string& name, const ExpectedFile& expected,
         "outdated-record", name, "",
         fmt::format("{}: the file was changed after the hub's record of it was written ({}), and "
                     "its {} is {}, recorded was {}; {}",
-                    name, expected.record, algorithm, found, wanted, kAdvice));
+                    formats::ShownPath(name), expected.record, algorithm, found, wanted, kAdvice));
   }
   return Difference("wrong-digest", name, "",
-                    fmt::format("{}: its {} is {}, expected {} ({}); {}", name, algorithm, found,
-                                wanted, expected.record, kAdvice));
+                    fmt::format("{}: its {} is {}, expected {} ({}); {}", formats::ShownPath(name),
+                                algorithm, found, wanted, expected.record, kAdvice));
 }
 
 // A file that is there, as far as the whole of it goes; nothing when it is as expected.
@@ -79,8 +80,9 @@ std::optional<Finding> CompareWhole(const std::string& name, const ExpectedFile&
   if (digest.error) return Unreadable(name, *digest.error);
   if (expected.bytes && digest.bytes != *expected.bytes) {
     return Difference("wrong-size", name, "",
-                      fmt::format("{}: it has {} bytes, expected {} ({}); {}", name, digest.bytes,
-                                  *expected.bytes, expected.record, kAdvice));
+                      fmt::format("{}: it has {}, expected {} ({}); {}", formats::ShownPath(name),
+                                  formats::ExactBytes(digest.bytes),
+                                  formats::ExactBytes(*expected.bytes), expected.record, kAdvice));
   }
   if (!expected.sha256.empty() && digest.sha256 != expected.sha256) {
     return WrongDigest(name, expected, "SHA-256", digest.sha256, expected.sha256);
@@ -109,7 +111,7 @@ Finding MissingFile(const std::string& name, const ExpectedFile& expected, const
   const std::string dead = formats::DeadLinkProblem(path);
   const bool there = fs::exists(fs::status(path, error));
   return Difference("missing-file", name, "",
-                    fmt::format("{}: {} ({} lists it); {}", name,
+                    fmt::format("{}: {} ({} lists it); {}", formats::ShownPath(name),
                                 there          ? "it is not a regular file"
                                 : dead.empty() ? "there is no such file"
                                                : "it is " + dead,
@@ -128,11 +130,11 @@ Findings ExtraFiles(const ChecksumBasis& basis, const std::vector<DirectoryFile>
     const bool complete = basis.kind != CheckChecksumsReport::Basis::kSha256Sums;
     const std::string who =
         complete ? basis.name + " does not list it" : std::string("no list of digests names it");
-    findings.push_back(Difference(
-        "extra-file", file.name, "",
-        fmt::format("{}: {}{}, so nothing says what it must be; {}", file.name, what, who,
-                    complete ? "remove it, or make the checksums again"
-                             : "compare it with where it came from")));
+    findings.push_back(Difference("extra-file", file.name, "",
+                                  fmt::format("{}: {}{}, so nothing says what it must be; {}",
+                                              formats::ShownPath(file.name), what, who,
+                                              complete ? "remove it, or make the checksums again"
+                                                       : "compare it with where it came from")));
     if (!complete) findings.back().severity = formats::Severity::kWarning;
   }
   return findings;
@@ -183,7 +185,8 @@ Suspect MakeSuspect(const std::string& name, const fs::path& path, const Expecte
       suspect.findings.push_back(Difference(
           "wrong-tensor-digest", name, tensor.name,
           fmt::format("{}: the file ends at byte {}, before the end of tensor {} at byte {}; {}",
-                      name, bytes, QuoteForMessage(tensor.name), (*layout)[i].end, kAdvice)));
+                      formats::ShownPath(name), bytes, QuoteForMessage(tensor.name),
+                      (*layout)[i].end, kAdvice)));
       continue;
     }
     suspect.read.ranges.push_back((*layout)[i]);
@@ -204,16 +207,16 @@ void CompareTensors(const std::string& name,
         "inconsistent-manifest", name, "",
         fmt::format("{}: the tensors that the manifest lists in this file do not fit into its {} "
                     "bytes; restore the manifest",
-                    name, digest.bytes)));
+                    formats::ShownPath(name), digest.bytes)));
     return;
   }
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     if (digest.ranges[i] == tensors[i]->xxh3) continue;
     findings.push_back(
         Difference("wrong-tensor-digest", name, tensors[i]->name,
-                   fmt::format("{}: the bytes of tensor {} have XXH3-128 {}, expected {}; {}", name,
-                               QuoteForMessage(tensors[i]->name), digest.ranges[i],
-                               tensors[i]->xxh3, kAdvice)));
+                   fmt::format("{}: the bytes of tensor {} have XXH3-128 {}, expected {}; {}",
+                               formats::ShownPath(name), QuoteForMessage(tensors[i]->name),
+                               digest.ranges[i], tensors[i]->xxh3, kAdvice)));
   }
 }
 
@@ -222,7 +225,8 @@ Finding Unverified(const std::string& name, const ExpectedFile& expected) {
       "unverified-file", name, "",
       fmt::format("{}: {} has no digest of this file, so only {} was checked; compare it with "
                   "where it came from",
-                  name, expected.record, expected.bytes ? "its size" : "that it is there"));
+                  formats::ShownPath(name), expected.record,
+                  expected.bytes ? "its size" : "that it is there"));
   finding.severity = formats::Severity::kWarning;
   return finding;
 }

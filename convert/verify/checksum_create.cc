@@ -24,6 +24,7 @@
 #include "formats/hash/sha256.h"
 #include "formats/io/durable_file.h"
 #include "formats/json/utf8.h"
+#include "formats/message_text.h"
 #include "formats/sums_file.h"
 
 namespace dsv3::convert {
@@ -40,7 +41,7 @@ struct CreatedFile {
 };
 
 [[noreturn]] void Refuse(ErrorCode code, const std::string& name, std::string_view problem) {
-  throw Error(code, fmt::format("{}: {}", QuoteForMessage(name), problem), {name, ""});
+  throw Error(code, fmt::format("{}: {}", formats::ShownPath(name), problem), {name, ""});
 }
 
 void RequireListable(const fs::path& directory, const std::vector<DirectoryFile>& listing) {

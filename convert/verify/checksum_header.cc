@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "formats/error.h"
+#include "formats/message_text.h"
 #include "formats/shape.h"
 
 namespace dsv3::convert {
@@ -27,7 +28,7 @@ void CompareTensors(const std::string& file, const ExpectedFile& expected,
       findings.push_back(Difference(
           "missing-tensor", file, tensor.name,
           fmt::format("{}: the header has no tensor {}, which the manifest lists in this file; {}",
-                      file, QuoteForMessage(tensor.name), kAdvice)));
+                      formats::ShownPath(file), QuoteForMessage(tensor.name), kAdvice)));
       continue;
     }
     const TensorEntry& now = *entry->second;
@@ -35,17 +36,18 @@ void CompareTensors(const std::string& file, const ExpectedFile& expected,
     if (now.dtype != tensor.dtype || now.shape != tensor.shape) {
       findings.push_back(Difference(
           "wrong-tensor-header", file, tensor.name,
-          fmt::format("{}: tensor {} is {} {} by the header, and {} {} by the manifest; {}", file,
-                      QuoteForMessage(tensor.name), formats::DtypeName(now.dtype),
-                      formats::ShapeToString(now.shape), formats::DtypeName(tensor.dtype),
-                      formats::ShapeToString(tensor.shape), kAdvice)));
+          fmt::format("{}: tensor {} is {} {} by the header, and {} {} by the manifest; {}",
+                      formats::ShownPath(file), QuoteForMessage(tensor.name),
+                      formats::DtypeName(now.dtype), formats::ShapeToString(now.shape),
+                      formats::DtypeName(tensor.dtype), formats::ShapeToString(tensor.shape),
+                      kAdvice)));
     } else if (layout && header.data_offset + now.offset != (*layout)[i].begin) {
       findings.push_back(Difference(
           "wrong-tensor-header", file, tensor.name,
           fmt::format(
-              "{}: tensor {} begins at byte {} by the header, and at {} by the manifest; {}", file,
-              QuoteForMessage(tensor.name), header.data_offset + now.offset, (*layout)[i].begin,
-              kAdvice)));
+              "{}: tensor {} begins at byte {} by the header, and at {} by the manifest; {}",
+              formats::ShownPath(file), QuoteForMessage(tensor.name),
+              header.data_offset + now.offset, (*layout)[i].begin, kAdvice)));
     }
   }
   for (const auto& [name, tensor] : found) {
@@ -53,7 +55,7 @@ void CompareTensors(const std::string& file, const ExpectedFile& expected,
         "extra-tensor", file, std::string(name),
         fmt::format("{}: the header has a tensor {}, which the manifest does not list in this "
                     "file; {}",
-                    file, QuoteForMessage(name), kAdvice)));
+                    formats::ShownPath(file), QuoteForMessage(name), kAdvice)));
   }
 }
 
@@ -106,7 +108,7 @@ HeaderComparison CompareHeader(const std::string& name, const std::filesystem::p
             "{}: the header is not the one that the manifest records (XXH3-128 {}, expected "
             "{}), though it says the same of every tensor: its metadata, spelling or order "
             "differs; {}",
-            name, comparison.header->digest, expected.header_xxh3, kAdvice)));
+            formats::ShownPath(name), comparison.header->digest, expected.header_xxh3, kAdvice)));
   }
   return comparison;
 }

@@ -12,6 +12,7 @@
 #include "convert/open/hub.h"
 #include "formats/checkpoint_files.h"
 #include "formats/manifest.h"
+#include "formats/message_text.h"
 #include "formats/sums_file.h"
 #include "formats/text_encoding.h"
 
@@ -119,14 +120,16 @@ class Collector {
     if (text.starts_with("-----BEGIN PGP SIGNATURE-----")) return;
     const formats::SumsFile sums = formats::ParseSums(text);
     if (sums.entries.empty()) {
-      throw Error(ErrorCode::kBadInput,
-                  fmt::format("{}: {}; {}", list, DescribeUseless(text, sums), kAdvice),
-                  {list, ""});
+      throw Error(
+          ErrorCode::kBadInput,
+          fmt::format("{}: {}; {}", formats::ShownPath(list), DescribeUseless(text, sums), kAdvice),
+          {list, ""});
     }
     for (std::size_t i = 0; i < sums.bad_lines.size(); ++i) {
       Fault(list, fmt::format("{}: line {} cannot be used: {}; correct the line, or put the "
                               "publisher's list in its place",
-                              list, sums.bad_lines[i], DescribeBadLine(sums.bad_forms[i])));
+                              formats::ShownPath(list), sums.bad_lines[i],
+                              DescribeBadLine(sums.bad_forms[i])));
     }
     lists_.push_back(list);
     basis_.lists.insert(list);
@@ -172,13 +175,13 @@ class Collector {
       Fault(list,
             fmt::format("{}: line {} cannot be used: it has a digest and no name; correct the "
                         "line, or put the publisher's list in its place",
-                        list, entry.line));
+                        formats::ShownPath(list), entry.line));
       return;
     }
     const std::string_view outside = formats::OutsidePath(entry.name);
     if (!outside.empty()) {
-      Fault(list, fmt::format("{}: it lists {}, {}; only files in the directory are checked", list,
-                              QuoteForMessage(entry.name), outside));
+      Fault(list, fmt::format("{}: it lists {}, {}; only files in the directory are checked",
+                              formats::ShownPath(list), QuoteForMessage(entry.name), outside));
       return;
     }
     std::string name = InFolderOf(list, entry.name);
@@ -196,7 +199,7 @@ class Collector {
     if (!expected.sha256.empty() && expected.sha256 != sha256) {
       Fault(list, fmt::format("{}: it gives {} another digest than {} does; find out which of them "
                               "is the publisher's",
-                              list, QuoteForMessage(name),
+                              formats::ShownPath(list), formats::ShownPath(name),
                               expected.record == list ? "an earlier line" : expected.record));
       return;
     }

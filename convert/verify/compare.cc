@@ -13,6 +13,7 @@
 #include "convert/verify/compare_values.h"
 #include "convert/verify/value_checkpoint.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -161,8 +162,8 @@ void Judge(const ComparedTensor& tensor, const CompareRequest& request,
     default:
       return;
   }
-  finding.message =
-      fmt::format("{}: tensor {}: {}", finding.file, QuoteForMessage(tensor.name), what);
+  finding.message = fmt::format("{}: tensor {}: {}", formats::ShownPath(finding.file),
+                                QuoteForMessage(tensor.name), what);
   findings.push_back(std::move(finding));
 }
 

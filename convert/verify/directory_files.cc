@@ -9,6 +9,7 @@
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/manifest.h"
+#include "formats/message_text.h"
 #include "formats/sums_file.h"
 
 namespace dsv3::convert {
@@ -90,8 +91,8 @@ fs::path LocateDirectory(const fs::path& path) {
   const formats::CheckpointLocation location = formats::LocateCheckpoint(path);
   if (!location.file_name) return location.directory;
   throw Error(ErrorCode::kUsage,
-              fmt::format("{}: it is a file; give the directory that it lies in, {}", path.string(),
-                          location.directory.string()),
+              fmt::format("{}: it is a file; give the directory that it lies in, {}",
+                          formats::ShownPath(path), formats::ShownPath(location.directory)),
               {path.string(), ""});
 }
 

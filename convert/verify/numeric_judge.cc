@@ -13,6 +13,7 @@
 #include "convert/verify/value_reader.h"
 #include "formats/error.h"
 #include "formats/io/aligned_buffer.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -262,7 +263,8 @@ class Judge {
     finding.kind = kind;
     finding.file = file;
     finding.tensor = t.name;
-    finding.message = fmt::format("{}: tensor {}: {}", file, QuoteForMessage(t.name), what);
+    finding.message =
+        fmt::format("{}: tensor {}: {}", formats::ShownPath(file), QuoteForMessage(t.name), what);
     found_.emplace_back(tensor, std::move(finding));
   }
 

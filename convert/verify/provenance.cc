@@ -14,6 +14,7 @@
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/json/json_writer.h"
+#include "formats/message_text.h"
 #include "formats/require_no_errors.h"
 
 namespace dsv3::convert {
@@ -31,7 +32,7 @@ formats::Manifest ReadFrom(const fs::path& directory) {
     throw Error(ErrorCode::kBadInput,
                 fmt::format("{}: there is no {}; conversions write one, and `dsv3-verify checksum "
                             "create` makes one",
-                            directory.string(), formats::kManifestName),
+                            formats::ShownPath(directory), formats::kManifestName),
                 {directory.string(), ""});
   }
   return ReadManifestFile(path);

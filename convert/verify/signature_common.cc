@@ -8,6 +8,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 
@@ -37,7 +38,7 @@ fs::path SignaturePath(const fs::path& given, const fs::path& model) {
   throw Error(
       ErrorCode::kUsage,
       fmt::format("{}: this is a single file, so say where its signature is with --signature FILE",
-                  model.string()),
+                  formats::ShownPath(model)),
       {.file = model.string(), .tensor = {}});
 }
 

@@ -14,6 +14,7 @@
 #include "formats/io/durable_file.h"
 #include "formats/json/utf8.h"
 #include "formats/manifest.h"
+#include "formats/message_text.h"
 #include "formats/signature_bundle.h"
 #include "formats/signature_key.h"
 #include "formats/signature_statement.h"
@@ -38,7 +39,7 @@ void RequireReplaceable(const fs::path& signature) {
     Fail(ErrorCode::kUsage, signature.string(),
          fmt::format("{}: a file of this name is there that is not a signature, so it is not "
                      "replaced; remove it, or give another --signature FILE",
-                     signature.string()));
+                     formats::ShownPath(signature)));
   }
 }
 
@@ -49,7 +50,7 @@ void RequireSignable(const ModelListing& listing) {
       Fail(ErrorCode::kBadInput, file.name,
            fmt::format(
                "{}: the name {} is not UTF-8, and a signature cannot hold it; rename the file",
-               listing.directory.string(), QuoteForMessage(file.name)));
+               formats::ShownPath(listing.directory), formats::ShownPath(file.name)));
     }
   }
   if (!listing.oddities.empty()) {
@@ -61,12 +62,13 @@ void RequireSignable(const ModelListing& listing) {
     Fail(ErrorCode::kBadInput, first.name,
          fmt::format("{}: {} is {}{}; a signature covers regular files only, so remove it or put "
                      "the files themselves there",
-                     listing.directory.string(), QuoteForMessage(first.name), first.what, others));
+                     formats::ShownPath(listing.directory), formats::ShownPath(first.name),
+                     first.what, others));
   }
   if (listing.files.empty()) {
     Fail(ErrorCode::kBadInput, listing.directory.string(),
          fmt::format("{}: there is no file to sign; give a model's directory",
-                     listing.directory.string()));
+                     formats::ShownPath(listing.directory)));
   }
 }
 
@@ -88,7 +90,7 @@ formats::Manifest ReadManifestOf(const ModelListing& listing) {
     Fail(ErrorCode::kBadInput, path.string(),
          fmt::format("{}: there is no manifest whose digests could be used; make one with "
                      "'dsv3-verify checksum create', or sign without --use-manifest",
-                     path.string()));
+                     formats::ShownPath(path)));
   }
   return formats::ParseManifest(formats::ReadSmallFile(path, formats::kMaxManifestBytes),
                                 path.string());
@@ -99,7 +101,7 @@ formats::Manifest ReadManifestOf(const ModelListing& listing) {
   Fail(ErrorCode::kVerification, name,
        fmt::format("{}: the manifest does not describe this directory: {} {}; see 'dsv3-verify "
                    "checksum check', or sign without --use-manifest",
-                   listing.directory.string(), QuoteForMessage(name), problem));
+                   formats::ShownPath(listing.directory), formats::ShownPath(name), problem));
 }
 
 // Digests of listed files by position, as far as the manifest has them.
@@ -115,7 +117,7 @@ std::vector<std::string> DigestsFromManifest(const ModelListing& listing,
     Fail(ErrorCode::kBadInput, file.name,
          fmt::format("{}: the manifest lists no SHA-256 for {} (--checksum none?); make one with "
                      "'dsv3-verify checksum create', or sign without --use-manifest",
-                     listing.directory.string(), QuoteForMessage(file.name)));
+                     formats::ShownPath(listing.directory), formats::ShownPath(file.name)));
   }
   for (std::size_t i = 0; i < listing.files.size(); ++i) {
     const ModelFile& file = listing.files[i];
@@ -123,7 +125,8 @@ std::vector<std::string> DigestsFromManifest(const ModelListing& listing,
     if (known == nullptr) continue;
     if (known->bytes != file.bytes) {
       FailManifest(listing, file.name,
-                   fmt::format("has {} bytes there and {} here", known->bytes, file.bytes));
+                   fmt::format("has {} there and {} here", formats::ExactBytes(known->bytes),
+                               formats::ExactBytes(file.bytes)));
     }
     digests[i] = known->sha256;
     ++found;

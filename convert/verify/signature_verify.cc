@@ -11,6 +11,7 @@
 #include "convert/verify/signature_common.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 #include "formats/signature_bundle.h"
 #include "formats/signature_key.h"
 #include "formats/signature_statement.h"
@@ -39,7 +40,8 @@ bool IsAuthentic(const formats::SignatureBundle& bundle, const formats::Verifyin
                fmt::format("{}: the signature was made with another key: it names the public key "
                            "{}, and {} is {}; verify with the signer's public key, or do not trust "
                            "this model",
-                           name, QuoteForMessage(bundle.hint), request.key.string(), key.hint()));
+                           formats::ShownPath(name), QuoteForMessage(bundle.hint),
+                           formats::ShownPath(request.key), key.hint()));
     return false;
   }
   if (key.Verifies(formats::PreAuthenticationEncoding(bundle.payload), bundle.signature)) {
@@ -50,7 +52,7 @@ bool IsAuthentic(const formats::SignatureBundle& bundle, const formats::Verifyin
       fmt::format("{}: the signature does not fit what it signs: it was changed, or was made "
                   "with another key than that of {}; get it again from the signer, and do "
                   "not trust this model until it fits",
-                  name, request.key.string()));
+                  formats::ShownPath(name), formats::ShownPath(request.key)));
   return false;
 }
 
@@ -187,12 +189,12 @@ VerifySignatureReport VerifySignature(const VerifySignatureRequest& request, Pro
   report.authentic = IsAuthentic(bundle, key, request, report);
   if (!report.authentic) return report;
   if (formats::RootDigest(statement.files) != statement.root_digest) {
-    throw Error(
-        ErrorCode::kBadInput,
-        fmt::format("{}: the signed statement contradicts itself: its files have the root "
-                    "digest {}, but it says {}; have the model signed again",
-                    signature_name, formats::RootDigest(statement.files), statement.root_digest),
-        {.file = signature_name, .tensor = {}});
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: the signed statement contradicts itself: its files have the root "
+                            "digest {}, but it says {}; have the model signed again",
+                            formats::ShownPath(signature_name),
+                            formats::RootDigest(statement.files), statement.root_digest),
+                {.file = signature_name, .tensor = {}});
   }
   report.subject = statement.subject;
   report.files = statement.files.size();

@@ -23,6 +23,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -131,7 +132,7 @@ void JudgeUnlisted(const CheckpointFiles& files, const Catalog& catalog, Finding
   const bool all_in_shards = static_cast<std::size_t>(in_shards) == tensors.size();
   finding.message = fmt::format(
       "{}: {}, which {}; programs that read every *.safetensors file would load it too: {}",
-      finding.file,
+      formats::ShownPath(finding.file),
       files.index ? "the index does not list this file"
                   : "this file is not the one that loaders take without an index",
       IsReadable(*file) ? fmt::format("holds {} tensors, {} of them also in listed shards",
@@ -159,7 +160,7 @@ void JudgeNames(const CheckpointFiles& files, Findings& findings) {
          .tensor = {},
          .message = fmt::format("{}: a shard cannot have this name, which dsv3 needs for files of "
                                 "its own; rename the shard and correct the index",
-                                shard.name),
+                                formats::ShownPath(shard.name)),
          .unreadable = false});
   }
 }

@@ -15,6 +15,7 @@
 #include "convert/model/module_list.h"
 #include "convert/model/quantized_form.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -155,14 +156,14 @@ void AddDtypeFinding(const ExpectedTensorView& expected, DtypeRules::Verdict ver
         {Severity::kWarning, "unexpected-fp8", file, std::string(expected.name),
          fmt::format("{}: tensor {} is {}, but DeepSeek's releases do not quantise it; make sure "
                      "that what loads it expects that",
-                     file, name, dtype)});
+                     formats::ShownPath(file), name, dtype)});
     return;
   }
   findings.push_back(
       {Severity::kError, "wrong-dtype", file, std::string(expected.name),
        fmt::format("{}: tensor {} is {}, expected {}; download the file again, or make it again "
                    "with a program that keeps dtypes",
-                   file, name, dtype, rules.Expected(expected))});
+                   formats::ShownPath(file), name, dtype, rules.Expected(expected))});
 }
 
 // The tensors beside a weight, or in its place, in forms whose scales nobody paired.
@@ -234,8 +235,8 @@ void AddUnexpected(const Catalog& catalog, const std::vector<bool>& explained,
     const std::string& file = FileOf(catalog, i);
     findings.push_back(
         {Severity::kWarning, "unexpected-tensor", file, tensor.name,
-         fmt::format("{}: config.json ({}) does not predict tensor {} ({} {}); {}", file,
-                     config.model_type, QuoteForMessage(tensor.name),
+         fmt::format("{}: config.json ({}) does not predict tensor {} ({} {}); {}",
+                     formats::ShownPath(file), config.model_type, QuoteForMessage(tensor.name),
                      formats::DtypeName(tensor.dtype), formats::ShapeToString(tensor.shape),
                      WhyUnexpected(tensor.name, config, prefix, there))});
   }

@@ -16,6 +16,7 @@
 #include "convert/open/rank_directory.h"
 #include "convert/open/rank_model.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 #include "formats/rank_layout.h"
 
 namespace dsv3::convert {
@@ -51,7 +52,7 @@ void JudgeOthers(Findings others, Findings& findings) {
       finding.message = fmt::format(
           "{}: layout.json does not list this file; programs that read every *.safetensors file "
           "would load it too: remove it",
-          finding.file);
+          formats::ShownPath(finding.file));
     }
     findings.push_back(std::move(finding));
   }

@@ -12,6 +12,7 @@
 #include "convert/open/completeness.h"
 #include "convert/open/unfinished.h"
 #include "formats/checkpoint_files.h"
+#include "formats/message_text.h"
 #include "formats/require_no_errors.h"
 
 namespace dsv3::convert {
@@ -86,7 +87,7 @@ ValueCheckpoint OpenForValues(const std::filesystem::path& path) {
 void RequireWhole(const ValueCheckpoint& checkpoint) {
   constexpr std::string_view kOthers = "such faults; dsv3-verify structure lists them";
   formats::RequireNoErrors(checkpoint.files, {kOthers, kOthers},
-                           fmt::format("{}: ", checkpoint.model.directory.string()));
+                           fmt::format("{}: ", formats::ShownPath(checkpoint.model.directory)));
 }
 
 }  // namespace dsv3::convert

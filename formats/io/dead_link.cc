@@ -11,10 +11,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
+bool LeadsInACircle(const fs::path& path) {
+  std::error_code error;
+  (void)fs::status(path, error);
+  return error == std::errc::too_many_symbolic_link_levels;
+}
+
 bool IsDead(const fs::path& path) {
   std::error_code error;
   return fs::is_symlink(fs::symlink_status(path, error)) &&
-         fs::status(path, error).type() == fs::file_type::not_found;
+         (fs::status(path, error).type() == fs::file_type::not_found || LeadsInACircle(path));
 }
 
 // "a symlink to TARGET, which does not exist"; of links to links the last one's target, too.
@@ -36,7 +42,10 @@ std::string Targets(const fs::path& link) {
 }  // namespace
 
 std::string DeadLinkProblem(const fs::path& path) {
-  if (IsDead(path)) return "a dead link, " + Targets(path);
+  if (IsDead(path)) {
+    return LeadsInACircle(path) ? "a dead link, which leads in a circle"
+                                : "a dead link, " + Targets(path);
+  }
   for (fs::path parent = path.parent_path(); !parent.empty(); parent = parent.parent_path()) {
     if (IsDead(parent)) {
       return fmt::format("in {}, which is a dead link, {}", ShownPath(parent), Targets(parent));

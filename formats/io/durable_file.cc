@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::formats {
 
@@ -37,7 +38,7 @@ void RequireWritable(FileSystem& fs, const std::filesystem::path& path) {
   if (std::filesystem::is_directory(path, error)) {
     throw Error(ErrorCode::kUsage,
                 fmt::format("{}: it is a directory, and a file is to be written there; name a file",
-                            path.string()),
+                            ShownPath(path)),
                 {path.string(), ""});
   }
   std::filesystem::path partial = path;

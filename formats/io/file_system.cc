@@ -16,6 +16,7 @@
 #include "formats/error.h"
 #include "formats/io/posix.h"
 #include "formats/io/posix_output_file.h"
+#include "formats/message_text.h"
 
 namespace dsv3::formats {
 namespace {
@@ -29,7 +30,7 @@ UniqueFd OpenOutput(const std::filesystem::path& path, int more_flags, const cha
     throw Error(ErrorCode::kIo,
                 fmt::format("cannot {} {}: it is a symbolic link, or the links on the way to it "
                             "lead in a circle; remove the link and run the same command again",
-                            action, path.string()),
+                            action, ShownPath(path)),
                 {.file = path.string(), .tensor = {}});
   }
   if (fd.get() < 0) throw IoError(action, path.string(), errno);
@@ -39,7 +40,7 @@ UniqueFd OpenOutput(const std::filesystem::path& path, int more_flags, const cha
     throw Error(ErrorCode::kIo,
                 fmt::format("cannot {} {}: it is not a regular file; remove it or choose another "
                             "directory",
-                            action, path.string()),
+                            action, ShownPath(path)),
                 {.file = path.string(), .tensor = {}});
   }
   return fd;
@@ -65,7 +66,7 @@ void Reserve(const std::filesystem::path& path, int fd, std::uint64_t bytes) {
   // Part of the space may be taken already; give it back.
   ::unlink(path.c_str());
   if (reason == ENOSPC || reason == EDQUOT) {
-    throw IoError(fmt::format("reserve {} bytes for", bytes), path.string(), reason);
+    throw IoError(fmt::format("reserve {} for", ExactBytes(bytes)), path.string(), reason);
   }
   throw IoError("create", path.string(), reason);
 }
@@ -73,7 +74,8 @@ void Reserve(const std::filesystem::path& path, int fd, std::uint64_t bytes) {
 // Names files that are complete; where that cannot be done, no conversion can end.
 Error RenameError(const std::filesystem::path& from, const std::filesystem::path& to,
                   int errno_value) {
-  const Error error = IoError(fmt::format("rename {} to", from.string()), to.string(), errno_value);
+  const Error error =
+      IoError(fmt::format("rename {} to", ShownPath(from)), to.string(), errno_value);
   const bool may_be_unsupported = MeansUnsupported(errno_value) || errno_value == EPERM ||
                                   errno_value == EBUSY || errno_value == EXDEV;
   if (!may_be_unsupported) return error;
@@ -156,9 +158,10 @@ std::vector<std::filesystem::path> CreateDirectories(FileSystem& fs,
     missing.push_back(next);
   }
   if (!missing.empty() && !next.empty() && !std::filesystem::is_directory(next, error)) {
-    throw Error(ErrorCode::kUsage,
-                path.string() + ": " + next.string() + " is not a directory; choose another place",
-                {path.string(), ""});
+    throw Error(
+        ErrorCode::kUsage,
+        ShownPath(path) + ": " + ShownPath(next) + " is not a directory; choose another place",
+        {path.string(), ""});
   }
   for (auto made = missing.rbegin(); made != missing.rend(); ++made) {
     fs.CreateDirectory(*made);

@@ -14,6 +14,7 @@
 #include "formats/io/aligned_buffer.h"
 #include "formats/io/dead_link.h"
 #include "formats/io/posix.h"
+#include "formats/message_text.h"
 
 namespace dsv3::formats {
 namespace {
@@ -28,29 +29,29 @@ Error OpenError(const std::filesystem::path& path, const std::string& name, int 
       if (const std::string dead = DeadLinkProblem(path); !dead.empty()) {
         return BadInput(name, fmt::format("{}: it is {}; download the file again, or repair the "
                                           "link",
-                                          name, dead));
+                                          ShownPath(name), dead));
       }
       return BadInput(name, fmt::format("{}: there is no such file; check the path, or download it "
                                         "if it belongs to a checkpoint",
-                                        name));
+                                        ShownPath(name)));
     case ENOTDIR:
       return BadInput(name,
                       fmt::format("{}: there is no such file, because a part of the path is not a "
                                   "directory; check the path",
-                                  name));
+                                  ShownPath(name)));
     case ELOOP:
       return BadInput(name, fmt::format("{}: its symbolic links lead in a circle; download the "
                                         "file again or repair the links",
-                                        name));
+                                        ShownPath(name)));
     case ENAMETOOLONG:
       return BadInput(name, fmt::format("{}: the name is too long for this file system; check the "
                                         "path",
-                                        name));
+                                        ShownPath(name)));
     case ENXIO:
     case ENODEV:
       return BadInput(name, fmt::format("{}: expected a regular file, found a socket or a device; "
                                         "check the path",
-                                        name));
+                                        ShownPath(name)));
     default:
       return IoError("open", name, errno_value);
   }
@@ -96,7 +97,7 @@ InputFile::InputFile(const std::filesystem::path& path, std::string name, Direct
   if (::fstat(fd.get(), &status) != 0) throw IoError("examine", name_, errno);
   if (!S_ISREG(status.st_mode)) {
     throw BadInput(name_, fmt::format("{}: expected a regular file, found {}; check the path",
-                                      name_, KindOf(status.st_mode)));
+                                      ShownPath(name_), KindOf(status.st_mode)));
   }
   bytes_ = static_cast<std::uint64_t>(status.st_size);
   mtime_ns_ = std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
@@ -134,9 +135,9 @@ void InputFile::Close() noexcept {
 
 void InputFile::CheckRange(std::uint64_t offset, std::size_t length) const {
   if (offset <= bytes_ && length <= bytes_ - offset) return;
-  throw BadInput(name_, fmt::format("{}: {} bytes from offset {} are needed, but the file ends at "
+  throw BadInput(name_, fmt::format("{}: {} from offset {} are needed, but the file ends at "
                                     "byte {}; it is incomplete, download it again",
-                                    name_, length, offset, bytes_));
+                                    ShownPath(name_), ExactBytes(length), offset, bytes_));
 }
 
 void InputFile::ReadAt(std::uint64_t offset, std::span<std::byte> out) const {
@@ -147,10 +148,10 @@ void InputFile::ReadAt(std::uint64_t offset, std::span<std::byte> out) const {
     });
     if (count < 0) throw IoError("read", name_, errno);
     if (count == 0) {
-      throw BadInput(name_, fmt::format("{}: the file ended at byte {}, expected {} bytes; it "
+      throw BadInput(name_, fmt::format("{}: the file ended at byte {}, expected {}; it "
                                         "changed while it was being read, so run the command again "
                                         "when nothing writes to it any more",
-                                        name_, offset + done, bytes_));
+                                        ShownPath(name_), offset + done, ExactBytes(bytes_)));
     }
     done += static_cast<std::size_t>(count);
   }

@@ -7,6 +7,7 @@
 #include "formats/error.h"
 #include "formats/json/json_reader.h"
 #include "formats/json/json_writer.h"
+#include "formats/message_text.h"
 
 namespace dsv3::formats {
 namespace {
@@ -52,7 +53,7 @@ std::optional<MemberSpan> FindInValue(JsonReader& reader, std::string_view path,
           ErrorCode::kBadInput,
           fmt::format(
               "{}: the member {} appears twice, at byte {} for the second time; remove one of them",
-              source.file, QuoteForMessage(wanted), key_begin),
+              ShownPath(source.file), QuoteForMessage(wanted), key_begin),
           {.file = std::string(source.file), .tensor = {}});
     } else {
       seen = true;
@@ -146,7 +147,7 @@ std::string AppendJsonMember(std::string_view text, std::string_view key, std::s
     last_key = reader.key_offset();
     if (*member == key) {
       throw Error(ErrorCode::kBadInput,
-                  fmt::format("{}: the member {} is there already, at byte {}", file,
+                  fmt::format("{}: the member {} is there already, at byte {}", ShownPath(file),
                               QuoteForMessage(key), *last_key),
                   {.file = file, .tensor = {}});
     }

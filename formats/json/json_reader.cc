@@ -10,6 +10,7 @@
 
 #include "formats/error.h"
 #include "formats/json/utf8.h"
+#include "formats/message_text.h"
 
 namespace dsv3::formats {
 namespace {
@@ -49,7 +50,7 @@ JsonReader::JsonReader(std::string_view text, const JsonSource& source)
 
 void JsonReader::FailAt(std::string_view problem, std::size_t offset) const {
   throw Error(ErrorCode::kBadInput,
-              fmt::format("{}: {} at byte {} of {}{}{}{}", source_.file, problem, offset,
+              fmt::format("{}: {} at byte {} of {}{}{}{}", ShownPath(source_.file), problem, offset,
                           source_.part, offset == text_.size() ? ", its end" : "",
                           source_.advice.empty() ? "" : "; ", source_.advice),
               {.file = std::string(source_.file), .tensor = tensor_ == nullptr ? "" : *tensor_});

@@ -239,7 +239,8 @@ TEST(ReadSmallFileTest, ReadsUpToTheLimit) {
   const TempDir directory;
   WriteFile(directory / "f", "12345");
   EXPECT_EQ(ReadSmallFile(directory / "f", 5), "12345");
-  ExpectBadInput([&] { ReadSmallFile(directory / "f", 4); }, "has 5 bytes, at most 4 are expected");
+  ExpectBadInput([&] { ReadSmallFile(directory / "f", 4); },
+                 "has 5 bytes, at most 4 bytes are expected");
   ExpectBadInput([&] { ReadSmallFile(directory / "absent", 4); }, "no such file");
   ExpectBadInput([&] { ReadSmallFile(directory.path(), 4); }, "directory");
 }

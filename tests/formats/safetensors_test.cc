@@ -98,11 +98,13 @@ TEST(SafetensorsTest, RejectsAHeaderThatIsTooLong) {
     std::memcpy(file.data(), &length, sizeof length);
     return file;
   };
-  ExpectBadInput([&] { Parse(with_length(100'000'001)); }, "the header has 100000001 bytes",
-                 "the format allows 100000000");
+  ExpectBadInput([&] { Parse(with_length(100'000'001)); },
+                 "the header has 100.0 MB (100,000,001 bytes)",
+                 "the format allows 100.0 MB (100,000,000 bytes)");
   ExpectBadInput([&] { Parse(with_length(std::uint64_t{1} << 63)); },
-                 "the header has 9223372036854775808 bytes");
-  ExpectBadInput([&] { Parse(with_length(~std::uint64_t{0})); }, "18446744073709551615 bytes");
+                 "the header has 9.2 EB (9,223,372,036,854,775,808 bytes)");
+  ExpectBadInput([&] { Parse(with_length(~std::uint64_t{0})); },
+                 "18,446,744,073,709,551,615 bytes");
   ExpectBadInput([&] { Parse(with_length(100'000'000)); }, "the file ends within its header",
                  "ends at byte 100000008");
   ExpectBadInput([&] { Parse(with_length(0)); }, "the header has 0 bytes");
@@ -111,12 +113,12 @@ TEST(SafetensorsTest, RejectsAHeaderThatIsTooLong) {
 TEST(SafetensorsTest, RejectsAFileThatIsCutOff) {
   std::string file = OneTensor("U8", "[4]", 4);
   file.pop_back();
-  ExpectBadInput([&] { Parse(file); }, "the file is truncated", "1 are missing at the end");
+  ExpectBadInput([&] { Parse(file); }, "the file is truncated", "so it lacks 1 byte at the end");
 }
 
 TEST(SafetensorsTest, RejectsOneByteTooMany) {
   const std::string file = OneTensor("U8", "[4]", 4) + "x";
-  ExpectBadInput([&] { Parse(file); }, "so 1 too many are at the end");
+  ExpectBadInput([&] { Parse(file); }, "so it has 1 byte too many at the end");
 }
 
 TEST(SafetensorsTest, EveryPrefixOfAFileIsAnError) {
@@ -193,7 +195,7 @@ TEST(SafetensorsTest, RejectsOffsetsThatRunBackwards) {
 TEST(SafetensorsTest, RejectsALengthThatContradictsTheShape) {
   EXPECT_EQ(ErrorOf([] { Parse(OneTensor("BF16", "[64]", 256)); }).message(),
             "m.safetensors: tensor 'a' is BF16 [64], which needs 128 bytes, but the header gives "
-            "it bytes [0, 256), which are 256; the file is damaged, download it again");
+            "it bytes [0, 256), which are 256 bytes; the file is damaged, download it again");
   ExpectBadInput([] { Parse(OneTensor("F4", "[3]", 2)); }, "12 bits do not fill whole bytes");
 }
 

@@ -99,7 +99,7 @@ TEST(SafetensorsWriterTest, AHeaderBeyondTheFormatsLimitIsAnError) {
   const std::vector<SafetensorsTensor> tensors = {
       Tensor(std::string(kMaxSafetensorsHeaderBytes, 'x'), Dtype::kU8, {0})};
   dsv3::testing::ExpectBadInput([&] { SerializeSafetensorsHeader(tensors, {}); },
-                                "the format allows 100000000", "more files");
+                                "the format allows 100.0 MB (100,000,000 bytes)", "more files");
 }
 
 }  // namespace

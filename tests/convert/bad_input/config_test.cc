@@ -56,7 +56,7 @@ TEST_F(ConfigTest, RefusesDeepNesting) {
 TEST_F(ConfigTest, RefusesATebibyteWithoutReadingIt) {
   WriteInput();
   std::filesystem::resize_file(in() / "config.json", std::uint64_t{1} << 40);
-  ExpectBadInput("config.json", "1099511627776 bytes", "download");
+  ExpectBadInput("config.json", "1,099,511,627,776 bytes", "download");
 }
 
 TEST_F(ConfigTest, RefusesABlockSizeThatContradictsTheScales) {

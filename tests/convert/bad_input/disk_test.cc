@@ -158,7 +158,7 @@ TEST_F(DiskTest, RefusesAFullFileSystemBeforeAByteIsWritten) {
   WriteInput();
   for (const fs::path& output : {dir_ / "disk/deep/out", dir_ / "disk"}) {
     request_.output = output;
-    ExpectRefused(ErrorCode::kIo, output.string(), "bytes are needed", "are free",
+    ExpectRefused(ErrorCode::kIo, output.string(), "are needed on this disk", "are free",
                   "name another disk");
   }
 }

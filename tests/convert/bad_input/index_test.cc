@@ -114,7 +114,7 @@ TEST_F(IndexTest, RefusesDeepNesting) {
 TEST_F(IndexTest, RefusesATebibyteWithoutReadingIt) {
   WriteInput();
   std::filesystem::resize_file(in() / kIndex, std::uint64_t{1} << 40);
-  ExpectBadInput(kIndex, "1099511627776 bytes", "download");
+  ExpectBadInput(kIndex, "1,099,511,627,776 bytes", "download");
 }
 
 // A hostile index must not reach a file outside, whether that exists or not.
@@ -161,9 +161,9 @@ TEST_F(IndexTest, OnlyWarnsOfAWrongTotalSize) {
   checkpoint_.index_text =
       formats::ReplaceJsonMember(checkpoint_.IndexText(), "metadata/total_size", "12345", kIndex);
   WriteInput();
-  EXPECT_THAT(Warnings(Convert()),
-              ::testing::Contains(::testing::AllOf(::testing::HasSubstr(kIndex),
-                                                   ::testing::HasSubstr("says 12345 bytes"))));
+  EXPECT_THAT(Warnings(Convert()), ::testing::Contains(::testing::AllOf(
+                                       ::testing::HasSubstr(kIndex),
+                                       ::testing::HasSubstr("says 12.3 kB (12,345 bytes)"))));
 }
 
 }  // namespace

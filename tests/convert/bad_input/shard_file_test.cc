@@ -50,7 +50,7 @@ const BadShard kBadShards[] = {
      {"ends within its header", "has 40 bytes", "download"}},
     {"OneByteTooMany",
      [](const std::string& good) { return good + 'x'; },
-     {"1 too many", "download"}},
+     {"1 byte too many", "download"}},
     {"Empty", [](const std::string&) { return ""; }, {"empty", "download"}},
     {"ShorterThanALength", [](const std::string&) { return "abc"; }, {"only 3 bytes", "download"}},
     {"HeaderLongerThanTheFile",

@@ -13,6 +13,7 @@
 #include "convert/job/manifest.h"
 #include "convert/job/output_lock.h"
 #include "formats/job_journal.h"
+#include "formats/message_text.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/crash_checks.h"
 #include "tests/convert/support/quick_file_system.h"
@@ -259,9 +260,10 @@ TEST_F(OutputStateTest, FinishedOutputWithADamagedShardIsToldAndNotRepaired) {
   fs::remove(shard);
   ExpectRefused(Command(), ErrorCode::kUsage, std::string(testing::kTinyShard2) + " is missing");
   testing::WriteFile(shard, content.substr(0, content.size() - 1));
-  ExpectRefused(Command(), ErrorCode::kUsage,
-                fmt::format("{} has {} bytes, expected {}", testing::kTinyShard2,
-                            content.size() - 1, content.size()));
+  ExpectRefused(
+      Command(), ErrorCode::kUsage,
+      fmt::format("{} has {}, expected {}", testing::kTinyShard2,
+                  formats::ExactBytes(content.size() - 1), formats::ExactBytes(content.size())));
   std::string header = content;
   header[20] ^= 1;
   testing::WriteFile(shard, header);

@@ -319,7 +319,8 @@ TEST_F(ExpertPlacementTest, RefusesWhatIsNoMap) {
 TEST_F(ExpertPlacementTest, RefusesAFileThatIsTooLargeOrMissing) {
   PlacementOptions options = File("{}");
   std::filesystem::resize_file(options.file, kMaxPlacementBytes + 1);
-  EXPECT_THAT(Refusal(options, {.ep = 4}), HasSubstr("map.json: the file has 67108865 bytes"));
+  EXPECT_THAT(Refusal(options, {.ep = 4}),
+              HasSubstr("map.json: the file has 67.1 MB (67,108,865 bytes)"));
   options.file = dir_.path() / "none.json";
   EXPECT_THAT(Refusal(options, {.ep = 4}), HasSubstr("none.json: there is no such file"));
 }

@@ -33,6 +33,8 @@ TEST_F(DeadLinkTest, SaysWhereTheLinkLeads) {
             "a dead link, a symlink to '../blobs/12 ab', which does not exist");
   EXPECT_EQ(DeadLinkProblem(dir_ / "chain"),
             "a dead link, a symlink to dead and by it to '../blobs/12 ab', which does not exist");
+  fs::create_symlink("circle", dir_ / "circle");
+  EXPECT_EQ(DeadLinkProblem(dir_ / "circle"), "a dead link, which leads in a circle");
   EXPECT_EQ(DeadLinkProblem(dir_ / "dead" / "x"),
             "in " + (dir_ / "dead").string() +
                 ", which is a dead link, a symlink to '../blobs/12 ab', which does not exist");

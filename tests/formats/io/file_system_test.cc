@@ -20,6 +20,7 @@
 #include "formats/error.h"
 #include "formats/io/aligned_buffer.h"
 #include "formats/io/posix_output_file.h"
+#include "formats/message_text.h"
 #include "tests/support/files.h"
 #include "tests/support/temp_dir.h"
 
@@ -171,7 +172,7 @@ TEST(PosixFileSystemTest, SaysHowMuchSpaceIsMissingAndLeavesNothing) {
   }
   const std::uint64_t too_much = std::uint64_t{2} << 20;
   EXPECT_THAT(IoErrorOf([&] { PosixFileSystem().Create(dir / "file", too_much); }),
-              AllOf(HasSubstr("cannot reserve " + std::to_string(too_much) + " bytes for "),
+              AllOf(HasSubstr("cannot reserve " + ExactBytes(too_much) + " for "),
                     HasSubstr("No space left on device"), HasSubstr("free some space")));
   EXPECT_FALSE(std::filesystem::exists(dir / "file"));
   ::umount2(dir.path().c_str(), MNT_DETACH);

@@ -180,9 +180,10 @@ TEST(InputFileTest, NoticesAFileThatShrinksMeanwhile) {
     for (const std::uint64_t offset : {0u, 4096u, 10'000u}) {
       const Error error = ErrorOf([&] { file.ReadStreaming(offset, 10'000, scratch.span()); });
       EXPECT_EQ(error.code(), ErrorCode::kBadInput);
-      EXPECT_THAT(error.message(),
-                  AllOf(HasSubstr("the-name: the file ended at byte "),
-                        HasSubstr("expected 20000 bytes; it changed while it was being read")));
+      EXPECT_THAT(
+          error.message(),
+          AllOf(HasSubstr("the-name: the file ended at byte "),
+                HasSubstr("expected 20.0 kB (20,000 bytes); it changed while it was being read")));
     }
     const Error error = ErrorOf([&] { file.ReadStreaming(0, 10'000, scratch.span()); });
     EXPECT_THAT(error.message(), HasSubstr("ended at byte 5000,"));
