@@ -7,6 +7,8 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "convert/model/scale_names.h"
+
 namespace dsv3::convert {
 namespace {
 
@@ -74,15 +76,9 @@ void AppendRaw(std::string& key, std::uint64_t value) {
 
 // Whether a pattern is that of a scale, judged by the pattern that its weight would have.
 bool IsScalePattern(std::string_view pattern, const std::unordered_set<std::string>& patterns) {
-  for (const std::string_view suffix : {"_scale_inv", "_scale", "_scale_2"}) {
-    if (!pattern.ends_with(suffix)) continue;
-    const std::string base(pattern.substr(0, pattern.size() - suffix.size()));
-    if (patterns.contains(base) || patterns.contains(base + "_packed")) return true;
-  }
-  constexpr std::string_view kPlainScale = ".scale";
-  return pattern.ends_with(kPlainScale) &&
-         patterns.contains(std::string(pattern.substr(0, pattern.size() - kPlainScale.size())) +
-                           ".weight");
+  const std::vector<std::string> codes = CodeNamesOf(pattern);
+  return std::any_of(codes.begin(), codes.end(),
+                     [&](const std::string& name) { return patterns.contains(name); });
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "convert/inspect/name_groups.h"
+#include "convert/model/scale_names.h"
 
 namespace dsv3::convert {
 namespace {
@@ -213,19 +214,13 @@ class TreeBuilder {
       return n.kind == SummaryNode::Kind::kTensor;
     };
     const auto weight_of = [&](const std::string& scale) {
-      for (const std::string_view suffix : {"_scale_inv", "_scale", "_scale_2"}) {
-        if (!scale.ends_with(suffix)) continue;
-        const std::string base = scale.substr(0, scale.size() - suffix.size());
-        for (const std::string& name : {base, base + "_packed"}) {
-          const auto found = std::find_if(children.begin(), children.end(), [&](const auto& n) {
-            return is_tensor(n) && n.name == name;
-          });
-          if (found != children.end()) return found;
-        }
+      for (const std::string& name : CodeNamesOf(scale)) {
+        const auto found = std::find_if(children.begin(), children.end(), [&](const auto& n) {
+          return is_tensor(n) && n.name == name;
+        });
+        if (found != children.end()) return found;
       }
-      return std::find_if(children.begin(), children.end(), [&](const auto& n) {
-        return is_tensor(n) && scale == "scale" && n.name == "weight";
-      });
+      return children.end();
     };
     // Scales are the tensors without parameters of their own.
     for (std::size_t i = 0; i < children.size();) {

@@ -10,6 +10,7 @@
 
 #include "convert/inspect/value_counter.h"
 #include "convert/model/quantized_form.h"
+#include "convert/model/scale_names.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/plan/dequantize_expression.h"
 #include "convert/stream/source_files.h"
@@ -54,13 +55,11 @@ ValueStatistics MeasureStored(Reader& reader, const CatalogTensor& tensor, std::
 
 // The scale tensor beside a weight, under the names that checkpoints use.
 std::uint32_t FindScale(const Catalog& catalog, const std::string& weight) {
-  for (const std::string_view suffix : {"_scale_inv", "_scale"}) {
-    const std::uint32_t found = catalog.Find(weight + std::string(suffix));
+  for (const std::string& name : ScaleNamesOf(weight)) {
+    const std::uint32_t found = catalog.Find(name);
     if (found != Catalog::kNone) return found;
   }
-  constexpr std::string_view kWeight = ".weight";
-  if (!weight.ends_with(kWeight)) return Catalog::kNone;
-  return catalog.Find(weight.substr(0, weight.size() - kWeight.size()) + ".scale");
+  return Catalog::kNone;
 }
 
 // Why the scale cannot be applied.
@@ -148,12 +147,11 @@ TensorStatistics MeasureTensor(const OpenedModel& model, std::uint32_t position,
   const CatalogTensor& scale = catalog.tensors()[scale_position];
   statistics.scale = scale.name;
   const ScaledWeights found = FindScaledWeights(catalog, known);
-  const auto pair = std::find_if(found.pairs.begin(), found.pairs.end(),
-                                 [&](const ScaledWeight& p) { return p.weight == position; });
-  if (pair == found.pairs.end()) {
-    statistics.note = WhyNotDequantized(tensor, scale, config, found);
-  } else {
+  const ScaleMap scales(found.pairs, catalog.tensors().size());
+  if (const ScaledWeight* const pair = scales.OfWeight(position)) {
     statistics.dequantized = MeasureDequantized(reader, catalog, *pair);
+  } else {
+    statistics.note = WhyNotDequantized(tensor, scale, config, found);
   }
   return statistics;
 }

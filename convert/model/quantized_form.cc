@@ -7,6 +7,7 @@
 
 #include "convert/catalog/ceil_div.h"
 #include "convert/catalog/glob.h"
+#include "convert/model/scale_names.h"
 #include "formats/dtype.h"
 
 namespace dsv3::convert {
@@ -372,14 +373,8 @@ std::vector<std::string> NamesBesideWeight(std::string_view weight) {
       "weight.quant_state.bitsandbytes__fp4",
       "weight.SCB",
   };
+  if (!weight.ends_with(kWeight)) return ScaleNamesOf(weight);  // transformers' fused experts
   std::vector<std::string> names;
-  if (!weight.ends_with(kWeight)) {
-    // transformers' fused experts.
-    for (const std::string_view part : {"_scale_inv", "_scale"}) {
-      names.push_back(std::string(weight).append(part));
-    }
-    return names;
-  }
   const std::string_view module = weight.substr(0, weight.size() - kWeight.size());
   for (const std::string_view part : kParts) names.push_back(fmt::format("{}.{}", module, part));
   return names;

@@ -11,6 +11,7 @@
 
 #include "convert/catalog/ceil_div.h"
 #include "convert/model/quantized_form.h"
+#include "convert/model/scale_names.h"
 #include "convert/model/scale_rules.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
@@ -22,33 +23,12 @@ using formats::Dtype;
 using formats::Finding;
 using formats::Severity;
 
-constexpr std::string_view kInverseSuffix = "_scale_inv";
-constexpr std::string_view kSuffix = "_scale";
-constexpr std::string_view kPlainScale = ".scale";
 constexpr std::string_view kWeight = ".weight";
-
-enum class ScaleName { kScaleInv, kScale, kPlain };
 
 // The dtypes of weights that were never quantised.
 bool IsFloat(Dtype dtype) {
   return dtype == Dtype::kBF16 || dtype == Dtype::kF16 || dtype == Dtype::kF32 ||
          dtype == Dtype::kF64;
-}
-
-std::string_view WithoutSuffix(std::string_view name, std::string_view suffix) {
-  return name.substr(0, name.size() - suffix.size());
-}
-
-std::string NameOfScale(std::string_view weight, ScaleName kind) {
-  switch (kind) {
-    case ScaleName::kScaleInv:
-      return std::string(weight) + std::string(kInverseSuffix);
-    case ScaleName::kScale:
-      return std::string(weight) + std::string(kSuffix);
-    case ScaleName::kPlain:
-      break;
-  }
-  return std::string(WithoutSuffix(weight, kWeight)) + std::string(kPlainScale);
 }
 
 class Finder {
@@ -85,35 +65,27 @@ class Finder {
   // Whether the tensor is a scale, or is named so that it cannot be anything else; reports it when
   // it has no FP8 weight.
   bool VisitScale(std::uint32_t i) {
-    const std::string_view name = At(i).name;
-    if (name.ends_with(kInverseSuffix)) {
-      JudgeScale(i, WithoutSuffix(name, kInverseSuffix));
-      return true;
+    const auto name = ParseScaleName(At(i).name);
+    if (!name) return false;
+    const std::uint32_t weight = catalog_.Find(name->weight);
+    const bool is_float = weight != Catalog::kNone && IsFloat(At(weight).dtype);
+    switch (name->naming) {
+      case ScaleNaming::kScaleInv:
+        break;
+      case ScaleNaming::kWeightScale:
+        // V4's hc_attn_scale, caches' k_scale and activations' input_scale have no such weight.
+        if ((weight == Catalog::kNone || is_float) && !name->weight.ends_with(kWeight)) {
+          return false;
+        }
+        break;
+      case ScaleNaming::kScale:
+        if ((weight != Catalog::kNone && !is_float) || At(i).dtype == Dtype::kF8E8M0) break;
+        // Other modules have a parameter "scale", too; only E8M0 is sure to be of a weight.
+        if (At(i).shape.size() >= 2) doubtful_scales_.push_back(i);
+        return false;
     }
-    if (name.ends_with(kSuffix)) {
-      const std::string_view weight = WithoutSuffix(name, kSuffix);
-      // V4's hc_attn_scale, caches' k_scale and activations' input_scale have no such weight.
-      if (catalog_.Find(weight) == Catalog::kNone && !weight.ends_with(kWeight)) return false;
-      if (!weight.ends_with(kWeight) && IsFloat(At(catalog_.Find(weight)).dtype)) return false;
-      JudgeScale(i, weight);
-      return true;
-    }
-    if (name.ends_with(kPlainScale)) {
-      const std::string weight(std::string(WithoutSuffix(name, kPlainScale)).append(kWeight));
-      const std::uint32_t found = catalog_.Find(weight);
-      if (found != Catalog::kNone && !IsFloat(At(found).dtype)) {
-        JudgeScale(i, weight);
-        return true;
-      }
-      // Other modules have a parameter "scale", too; only E8M0 is sure to be of a weight.
-      if (At(i).dtype == Dtype::kF8E8M0) {
-        JudgeScale(i, weight);
-      } else if (At(i).shape.size() >= 2) {
-        doubtful_scales_.push_back(i);
-      }
-      return At(i).dtype == Dtype::kF8E8M0;
-    }
-    return false;
+    JudgeScale(i, name->weight);
+    return true;
   }
 
   void JudgeScale(std::uint32_t i, std::string_view weight_name) {
@@ -153,10 +125,10 @@ class Finder {
     if (!IsFp8(tensor.dtype)) return;
     has_fp8_ = true;
     std::uint32_t scale = Catalog::kNone;
-    for (const ScaleName kind : {ScaleName::kScaleInv, ScaleName::kScale, ScaleName::kPlain}) {
-      if (kind == ScaleName::kPlain && !tensor.name.ends_with(kWeight)) continue;
-      const std::uint32_t found = catalog_.Find(NameOfScale(tensor.name, kind));
-      if (found == Catalog::kNone) continue;
+    for (const ScaleNaming naming : kScaleNamings) {
+      const std::uint32_t found = catalog_.Find(ScaleNameOf(tensor.name, naming));
+      // Two ways of naming may give one name.
+      if (found == Catalog::kNone || found == scale) continue;
       if (scale != Catalog::kNone) {
         Add(i, "several-scales",
             fmt::format("FP8 tensor {} has two scales, {} and {}; expected one. It is not clear "
@@ -166,7 +138,7 @@ class Finder {
         return;
       }
       scale = found;
-      ++names_used_[static_cast<std::size_t>(kind)];
+      ++names_used_[static_cast<std::size_t>(naming)];
     }
     if (scale == Catalog::kNone) {
       without_scale_.push_back(i);
@@ -268,19 +240,19 @@ class Finder {
   // Reports the faults that show only when all names were seen.
   void ReportUnpaired() {
     const auto most = std::max_element(names_used_.begin(), names_used_.end());
-    const auto usual = static_cast<ScaleName>(most - names_used_.begin());
+    const auto usual = static_cast<ScaleNaming>(most - names_used_.begin());
     for (const std::uint32_t weight : without_scale_) {
       const std::string& name = At(weight).name;
-      const ScaleName kind =
-          usual == ScaleName::kPlain && !name.ends_with(kWeight) ? ScaleName::kScaleInv : usual;
+      const ScaleNaming naming =
+          usual == ScaleNaming::kScale && !name.ends_with(kWeight) ? ScaleNaming::kScaleInv : usual;
       Add(weight, "missing-scale",
           fmt::format("FP8 tensor {} has no scale: {} is in no shard; without it the weight means "
                       "nothing. The checkpoint is incomplete, download it again",
-                      QuoteForMessage(name), QuoteForMessage(NameOfScale(name, kind))));
+                      QuoteForMessage(name), QuoteForMessage(ScaleNameOf(name, naming))));
     }
-    if (names_used_[static_cast<std::size_t>(ScaleName::kPlain)] == 0) return;
+    if (names_used_[static_cast<std::size_t>(ScaleNaming::kScale)] == 0) return;
     for (const std::uint32_t scale : doubtful_scales_) {
-      JudgeScale(scale, std::string(WithoutSuffix(At(scale).name, kPlainScale)).append(kWeight));
+      JudgeScale(scale, ParseScaleName(At(scale).name)->weight);
     }
   }
 
@@ -316,7 +288,7 @@ class Finder {
   std::vector<std::pair<std::uint32_t, Finding>> findings_;  // with the tensor's position
   std::vector<std::uint32_t> without_scale_;
   std::vector<std::uint32_t> doubtful_scales_;
-  std::array<std::uint64_t, 3> names_used_ = {};  // by ScaleName
+  std::array<std::uint64_t, kScaleNamings.size()> names_used_ = {};  // by ScaleNaming
   bool has_fp8_ = false;
   bool needs_block_size_ = false;
 };
@@ -334,6 +306,14 @@ std::uint64_t ScaledWeight::ScaleRows() const {
 
 std::uint64_t ScaledWeight::ScaleCols() const {
   return cols / block.cols + (cols % block.cols != 0);
+}
+
+ScaleMap::ScaleMap(std::span<const ScaledWeight> pairs, std::size_t tensors)
+    : pairs_(pairs), by_weight_(tensors, kNoPair), by_scale_(tensors, kNoPair) {
+  for (std::uint32_t i = 0; i < pairs.size(); ++i) {
+    by_weight_[pairs[i].weight] = i;
+    by_scale_[pairs[i].scale] = i;
+  }
 }
 
 std::optional<quant::ScaleFormat> ScaleFormatOf(Dtype dtype) {

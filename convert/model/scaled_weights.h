@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "convert/catalog/catalog.h"
@@ -11,7 +13,8 @@
 #include "formats/finding.h"
 #include "quant/dequantize.h"
 
-// How quantised weights and scales belong together. No other file knows it.
+// How quantised weights and scales belong together. No other file knows it; scale_names.h says how
+// scales are called.
 namespace dsv3::convert {
 
 // A piece of a weight is converted with whole rows of scales, so these must be short. The family's
@@ -38,6 +41,30 @@ struct ScaledWeight {
 
   std::uint64_t ScaleRows() const;  // of one matrix
   std::uint64_t ScaleCols() const;
+};
+
+// The pairs by the positions of their tensors in the catalog. Refers to the pairs, which must
+// outlive it. Immutable, so threads may share it.
+class ScaleMap {
+ public:
+  ScaleMap() = default;
+  // `tensors`: how many the catalog has.
+  ScaleMap(std::span<const ScaledWeight> pairs, std::size_t tensors);
+
+  // The pair of a weight, or of a scale; nullptr where the tensor is in no pair as that.
+  const ScaledWeight* OfWeight(std::uint32_t tensor) const { return Pair(by_weight_[tensor]); }
+  const ScaledWeight* OfScale(std::uint32_t tensor) const { return Pair(by_scale_[tensor]); }
+
+ private:
+  static constexpr std::uint32_t kNoPair = UINT32_MAX;
+
+  const ScaledWeight* Pair(std::uint32_t pair) const {
+    return pair == kNoPair ? nullptr : &pairs_[pair];
+  }
+
+  std::span<const ScaledWeight> pairs_;
+  std::vector<std::uint32_t> by_weight_;  // positions in pairs_
+  std::vector<std::uint32_t> by_scale_;
 };
 
 struct ScaledWeights {

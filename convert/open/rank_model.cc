@@ -249,8 +249,8 @@ class Builder {
                     [](const LayoutTensor& tensor) { return tensor.rule != formats::kSliceRule; });
     if (!any) return;
     scaled_ = FindScaledWeights(original_.catalog, original_.config).pairs;
+    scales_ = ScaleMap(scaled_, original_.catalog.tensors().size());
     for (const ScaledWeight& pair : scaled_) {
-      pair_of_scale_.emplace(pair.scale, &pair);
       const std::vector<Piece>& pieces = pieces_.Of(pair.weight);
       if (!pieces.empty() && pieces[0].from->rule == formats::kDequantizeRule) {
         absent_.insert(pair.scale);
@@ -304,10 +304,9 @@ class Builder {
   // The scales for the original's blocks, of those for finer ones.
   ExpressionPtr Recut(std::uint32_t position, std::vector<Tile> tiles) const {
     const CatalogTensor& tensor = original_.catalog.tensors()[position];
-    const auto found = pair_of_scale_.find(position);
-    if (found == pair_of_scale_.end())
-      Fail(tensor.name, "was recut and is not a scale of a weight");
-    const ScaledWeight& pair = *found->second;
+    const ScaledWeight* const found = scales_.OfScale(position);
+    if (found == nullptr) Fail(tensor.name, "was recut and is not a scale of a weight");
+    const ScaledWeight& pair = *found;
     const quant::BlockShape fine = {ranks_.layout.recut_block.first,
                                     ranks_.layout.recut_block.second};
     if (fine.rows == 0 || pair.matrices != 1 || pair.block.rows % fine.rows != 0 ||
@@ -372,7 +371,7 @@ class Builder {
   Original original_;
   Pieces pieces_;
   std::vector<ScaledWeight> scaled_;
-  std::unordered_map<std::uint32_t, const ScaledWeight*> pair_of_scale_;
+  ScaleMap scales_;                           // refers to scaled_
   std::unordered_set<std::uint32_t> absent_;  // from the ranks, positions in original_.catalog
   std::vector<ExpressionPtr> origins_;        // by position in original_.catalog; null: absent
   bool changed_ = false;                      // something differs from the original

@@ -33,13 +33,9 @@ class Planner {
         scaled_(scaled),
         topology_(topology),
         options_(options),
-        pair_of_(catalog.tensors().size(), kNoPair) {}
+        scales_(scaled, catalog.tensors().size()) {}
 
   Slicing Run() {
-    for (std::uint32_t i = 0; i < scaled_.size(); ++i) {
-      pair_of_[scaled_[i].weight] = i;
-      pair_of_[scaled_[i].scale] = i;
-    }
     const std::string_view prefix = FindNamePrefix(catalog_);
     slicing_.tensors.reserve(catalog_.tensors_end());
     for (std::uint32_t i = 0; i < catalog_.tensors_end(); ++i) Take(i, prefix);
@@ -49,8 +45,6 @@ class Planner {
   }
 
  private:
-  static constexpr std::uint32_t kNoPair = UINT32_MAX;
-
   const CatalogTensor& At(std::uint32_t position) const { return catalog_.tensors()[position]; }
 
   [[noreturn]] void Refuse(std::uint32_t position, const std::string& problem) const {
@@ -74,11 +68,12 @@ class Planner {
     CheckExpert(sliced);
     CheckKnown(sliced);
     sliced.padded = MatrixOf(tensor.shape);
-    const std::uint32_t pair = pair_of_[position];
-    if (pair != kNoPair) {
-      sliced.weight = scaled_[pair].weight;
-      sliced.scale = scaled_[pair].scale;
-      sliced.block = scaled_[pair].block;
+    const ScaledWeight* pair = scales_.OfWeight(position);
+    if (pair == nullptr) pair = scales_.OfScale(position);
+    if (pair != nullptr) {
+      sliced.weight = pair->weight;
+      sliced.scale = pair->scale;
+      sliced.block = pair->block;
     }
     if (sliced.scale != position) {
       CutOther(sliced);
@@ -190,7 +185,7 @@ class Planner {
   }
 
   void AddCut(const SlicedTensor& weight) {
-    const ScaledWeight& pair = scaled_[pair_of_[weight.tensor]];
+    const ScaledWeight& pair = *scales_.OfWeight(weight.tensor);
     ScaledCut cut;
     cut.tensor = weight.tensor;
     cut.place = weight.place;
@@ -252,13 +247,13 @@ class Planner {
 
   // Gives the scales the parts of their weights.
   void CutScales() {
-    std::vector<std::uint32_t> sliced_of(catalog_.tensors().size(), kNoPair);
+    std::vector<std::uint32_t> sliced_of(catalog_.tensors().size(), 0);
     for (std::uint32_t i = 0; i < slicing_.tensors.size(); ++i) {
       sliced_of[slicing_.tensors[i].tensor] = i;
     }
     for (SlicedTensor& scale : slicing_.tensors) {
       if (scale.scale != scale.tensor) continue;
-      const ScaledWeight& pair = scaled_[pair_of_[scale.tensor]];
+      const ScaledWeight& pair = *scales_.OfScale(scale.tensor);
       const SlicedTensor& weight = slicing_.tensors[sliced_of[scale.weight]];
       // Fused experts are never cut nor padded.
       if (At(scale.weight).shape.size() != 2) continue;
@@ -281,8 +276,8 @@ class Planner {
   const std::vector<ScaledWeight>& scaled_;
   const Topology& topology_;
   const SlicingOptions& options_;
-  std::vector<std::uint32_t> pair_of_;  // position in scaled_ by that of weight or scale
-  std::vector<ScaledCut> cuts_;         // in the catalog's order
+  const ScaleMap scales_;
+  std::vector<ScaledCut> cuts_;  // in the catalog's order
   Slicing slicing_;
 };
 

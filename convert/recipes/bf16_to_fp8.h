@@ -10,6 +10,7 @@
 #include "convert/catalog/catalog.h"
 #include "convert/model/model_config.h"
 #include "convert/model/module_list.h"
+#include "convert/model/scale_names.h"
 #include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
 #include "convert/plan/quantize_expression.h"
@@ -44,9 +45,6 @@ std::string_view ScaleNamingName(ScaleNaming naming);
 Fp8Form FormOfOptions(const Bf16ToFp8Options& options);
 // Throws the same Error for a form.
 void RequireForm(const Fp8Form& form);
-
-// The name of a weight's scale.
-std::string ScaleNameOf(std::string_view weight, ScaleNaming naming);
 
 // Which tensors are quantised, and what the config says of the others.
 struct TensorSelection {

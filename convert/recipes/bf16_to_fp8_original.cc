@@ -86,8 +86,7 @@ void OpenFiles(const std::filesystem::path& output, Catalog& catalog, Original& 
 
 // How the scale of this weight is called.
 std::optional<ScaleNaming> NamingOf(const std::string& weight, const std::string& scale) {
-  for (const ScaleNaming naming :
-       {ScaleNaming::kScaleInv, ScaleNaming::kWeightScale, ScaleNaming::kScale}) {
+  for (const ScaleNaming naming : kScaleNamings) {
     if (ScaleNameOf(weight, naming) == scale) return naming;
   }
   return std::nullopt;

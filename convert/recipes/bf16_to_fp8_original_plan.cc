@@ -21,27 +21,16 @@ using formats::Dtype;
 
 constexpr std::uint32_t kNone = Catalog::kNone;
 
-// By position in the original's part of the catalog, minus tensors_end.
-struct Partners {
-  std::vector<std::uint32_t> pair_of;    // position in Original::pairs of a weight's; kNone: none
-  std::vector<std::uint32_t> weight_of;  // the same of a scale's
-  std::vector<bool> is_activation_scale;
-};
-
-Partners FindPartners(const Catalog& catalog, const Original& original) {
-  const std::size_t size = catalog.tensors().size() - catalog.tensors_end();
-  Partners partners{std::vector<std::uint32_t>(size, kNone),
-                    std::vector<std::uint32_t>(size, kNone), std::vector<bool>(size, false)};
-  for (std::uint32_t i = 0; i < original.pairs.size(); ++i) {
-    partners.pair_of[original.pairs[i].weight - catalog.tensors_end()] = i;
-    partners.weight_of[original.pairs[i].scale - catalog.tensors_end()] = i;
-    const std::string& weight = catalog.tensors()[original.pairs[i].weight].name;
-    for (const std::string& name : ActivationScaleNames(weight)) {
+// The scales of activations of the original's weights, by position minus tensors_end.
+std::vector<bool> AreActivationScales(const Catalog& catalog, const Original& original) {
+  std::vector<bool> are(catalog.tensors().size() - catalog.tensors_end(), false);
+  for (const ScaledWeight& pair : original.pairs) {
+    for (const std::string& name : ActivationScaleNames(catalog.tensors()[pair.weight].name)) {
       const std::uint32_t scale = catalog.FindAppended(name);
-      if (scale != kNone) partners.is_activation_scale[scale - catalog.tensors_end()] = true;
+      if (scale != kNone) are[scale - catalog.tensors_end()] = true;
     }
   }
-  return partners;
+  return are;
 }
 
 class Matcher {
@@ -50,7 +39,8 @@ class Matcher {
       : catalog_(catalog),
         original_(original),
         options_(options),
-        partners_(FindPartners(catalog, original)) {}
+        scales_(original.pairs, catalog.tensors().size()),
+        is_activation_scale_(AreActivationScales(catalog, original)) {}
 
   TensorSelection Run() {
     for (std::uint32_t i = catalog_.tensors_end(); i < catalog_.tensors().size(); ++i) Match(i);
@@ -70,14 +60,13 @@ class Matcher {
   void Match(std::uint32_t position) {
     const CatalogTensor& theirs = catalog_.tensors()[position];
     const std::uint32_t ours = catalog_.Find(theirs.name);
-    const std::uint32_t index = position - catalog_.tensors_end();
-    if (partners_.weight_of[index] != kNone) {
-      if (ours != kNone) CheckScale(ours, theirs, original_.pairs[partners_.weight_of[index]]);
+    if (const ScaledWeight* const pair = scales_.OfScale(position)) {
+      if (ours != kNone) CheckScale(ours, theirs, *pair);
       return;
     }
     if (ours == kNone) {
       // fp8-to-bf16 dropped it; PlanLikeOriginal copies it from there.
-      if (partners_.is_activation_scale[index]) return;
+      if (is_activation_scale_[position - catalog_.tensors_end()]) return;
       throw Error(
           ErrorCode::kBadInput,
           fmt::format("--scales-from {}: tensor {} is not in the source; this is not the "
@@ -86,11 +75,11 @@ class Matcher {
           {"", theirs.name});
     }
     const CatalogTensor& tensor = catalog_.tensors()[ours];
-    if (partners_.pair_of[index] == kNone || tensor.dtype == theirs.dtype) {
+    const ScaledWeight* const pair = scales_.OfWeight(position);
+    if (pair == nullptr || tensor.dtype == theirs.dtype) {
       RequireEqual(ours, theirs);
-      if (partners_.pair_of[index] == kNone) return;
-      const ScaledWeight& pair = original_.pairs[partners_.pair_of[index]];
-      const std::string& scale = catalog_.tensors()[pair.scale].name;
+      if (pair == nullptr) return;
+      const std::string& scale = catalog_.tensors()[pair->scale].name;
       if (catalog_.Find(scale) == kNone) {
         Fail(ours, fmt::format("is FP8 already, but there is no scale {}; without it the weight "
                                "means nothing",
@@ -184,7 +173,8 @@ class Matcher {
   const Catalog& catalog_;
   const Original& original_;
   const Bf16ToFp8Options& options_;
-  const Partners partners_;
+  const ScaleMap scales_;  // of the original
+  const std::vector<bool> is_activation_scale_;
   TensorSelection selection_;
 };
 
@@ -216,7 +206,7 @@ Bf16ToFp8Plan PlanLikeOriginal(const Catalog& catalog, const TensorSelection& se
   Plan& plan = result.plan;
   plan.recipe = kBf16ToFp8;
   plan.options = OptionsForManifest(original.form, options);
-  const Partners partners = FindPartners(catalog, original);
+  const std::vector<bool> is_activation_scale = AreActivationScales(catalog, original);
   std::vector<bool> is_quantized(catalog.tensors_end(), false);
   for (const std::uint32_t i : selection.quantized) is_quantized[i] = true;
 
@@ -258,7 +248,7 @@ Bf16ToFp8Plan PlanLikeOriginal(const Catalog& catalog, const TensorSelection& se
   for (std::uint32_t i = catalog.tensors_end(); i < catalog.tensors().size(); ++i) {
     const std::string& name = catalog.tensors()[i].name;
     const std::size_t index = i - catalog.tensors_end();
-    if (!partners.is_activation_scale[index] || catalog.Find(name) != kNone) continue;
+    if (!is_activation_scale[index] || catalog.Find(name) != kNone) continue;
     files[file_of[index]].emplace_back(name, Copy(catalog, i));
   }
   for (std::size_t i = 0; i < files.size(); ++i) {

@@ -318,19 +318,6 @@ class Selector {
 
 }  // namespace
 
-std::string ScaleNameOf(std::string_view weight, ScaleNaming naming) {
-  switch (naming) {
-    case ScaleNaming::kScaleInv:
-      return fmt::format("{}_scale_inv", weight);
-    case ScaleNaming::kWeightScale:
-      return fmt::format("{}_scale", weight);
-    case ScaleNaming::kScale:
-      break;
-  }
-  return weight.ends_with(kWeightSuffix) ? fmt::format("{}.scale", ModuleOf(weight))
-                                         : fmt::format("{}_scale", weight);
-}
-
 TensorSelection SelectTensors(const Catalog& catalog, const ModelConfig& config,
                               const Bf16ToFp8Options& options, const Fp8Form& form,
                               const ModuleList& listed) {

@@ -8,6 +8,7 @@
 #include "convert/catalog/progress.h"
 #include "convert/job/conversion_report.h"
 #include "convert/job/run_options.h"
+#include "convert/model/scale_names.h"
 #include "formats/io/file_system.h"
 #include "quant/quantize.h"
 
@@ -16,13 +17,6 @@ namespace dsv3::convert {
 
 struct Fp8ToBf16Options {
   bool allow_bad_scales = false;
-};
-
-// How the scale of a weight X is called.
-enum class ScaleNaming {
-  kScaleInv,     // X_scale_inv: DeepSeek up to V3.2, transformers
-  kScale,        // Y.scale for X = Y.weight: DeepSeek V4
-  kWeightScale,  // X_scale: compressed-tensors
 };
 
 // --block: blocks of a shape, or one scale a row or a tensor.

@@ -43,12 +43,9 @@ std::vector<ScaledWeight> PairScales(const Catalog& catalog, const ModelConfig& 
 
 Plan PlanFp8ToBf16(const Catalog& catalog, const std::vector<ScaledWeight>& pairs,
                    const Fp8ToBf16Options& options, bool write_index) {
-  std::vector<const ScaledWeight*> pair_of(catalog.tensors().size(), nullptr);
+  const ScaleMap scales(pairs, catalog.tensors().size());
   std::vector<bool> goes(catalog.tensors().size(), false);
-  for (const ScaledWeight& pair : pairs) {
-    pair_of[pair.weight] = &pair;
-    goes[pair.scale] = true;
-  }
+  for (const ScaledWeight& pair : pairs) goes[pair.scale] = true;
   for (const std::uint32_t i : FindActivationScales(catalog, pairs)) goes[i] = true;
 
   Plan plan;
@@ -58,8 +55,9 @@ Plan PlanFp8ToBf16(const Catalog& catalog, const std::vector<ScaledWeight>& pair
   for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
     if (goes[i]) continue;
     const CatalogTensor& tensor = catalog.tensors()[i];
+    const ScaledWeight* const pair = scales.OfWeight(i);
     files[tensor.extent.file].emplace_back(
-        tensor.name, pair_of[i] == nullptr ? Copy(catalog, i) : Dequantize(catalog, *pair_of[i]));
+        tensor.name, pair == nullptr ? Copy(catalog, i) : Dequantize(catalog, *pair));
   }
   for (std::size_t i = 0; i < files.size(); ++i) {
     if (files[i].empty()) continue;

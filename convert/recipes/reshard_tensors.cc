@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "convert/layouts/deepseek_names.h"
+#include "convert/model/scaled_weights.h"
 #include "convert/plan/dequantize_expression.h"
 #include "convert/plan/recut_scales_expression.h"
 #include "convert/plan/slice_expression.h"
@@ -46,9 +47,7 @@ void RequireWholeBytes(const CatalogTensor& tensor, const Catalog& catalog) {
 
 Origins::Origins(const OpenedModel& model, const std::vector<ScaledWeight>& scaled,
                  const Slicing& slicing) {
-  std::unordered_map<std::uint32_t, const ScaledWeight*> pair_of;
-  pair_of.reserve(scaled.size());
-  for (const ScaledWeight& pair : scaled) pair_of.emplace(pair.weight, &pair);
+  const ScaleMap scales(scaled, model.catalog.tensors().size());
   origins_.reserve(slicing.tensors.size());
   rules_.reserve(slicing.tensors.size());
   for (const SlicedTensor& sliced : slicing.tensors) {
@@ -63,10 +62,10 @@ Origins::Origins(const OpenedModel& model, const std::vector<ScaledWeight>& scal
                                 QuoteForMessage(tensor.name)),
                     {"", tensor.name});
       }
-      origins_.push_back(Dequantize(model.catalog, *pair_of.at(sliced.tensor)));
+      origins_.push_back(Dequantize(model.catalog, *scales.OfWeight(sliced.tensor)));
       rules_.push_back(formats::kDequantizeRule);
     } else if (IsScale(sliced) && slicing.recut_block && *slicing.recut_block != sliced.block) {
-      const ScaledWeight& pair = *pair_of.at(sliced.weight);
+      const ScaledWeight& pair = *scales.OfWeight(sliced.weight);
       origins_.push_back(RecutScales(OriginOf(model, sliced.tensor), pair.rows, pair.cols,
                                      sliced.block, *slicing.recut_block));
       rules_.push_back(formats::kRecutScalesRule);

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/scale_names.h"
 #include "convert/recipes/sample_tokenizer.h"
 #include "formats/json/json_writer.h"
 #include "formats/shard_index.h"
@@ -286,10 +287,10 @@ SampleModel MakeSampleModel(SamplePreset preset) {
   for (const ExpectedTensor& tensor : expected) {
     const std::uint32_t weight =
         assign(tensor.name, DtypeOf(tensor.role), tensor.shape, tensor.mtp);
-    const std::uint32_t scale =
-        IsQuantized(tensor.role)
-            ? assign(tensor.name + "_scale_inv", Dtype::kF32, ScaleShape(tensor.shape), tensor.mtp)
-            : weight;
+    const std::uint32_t scale = IsQuantized(tensor.role)
+                                    ? assign(ScaleNameOf(tensor.name, ScaleNaming::kScaleInv),
+                                             Dtype::kF32, ScaleShape(tensor.shape), tensor.mtp)
+                                    : weight;
     shard_of.emplace_back(weight, scale);
   }
   for (SampleShard& shard : model.shards) FinishShard(shard);
@@ -308,7 +309,7 @@ SampleModel MakeSampleModel(SamplePreset preset) {
     SampleTensor tensor{from.name, from.shape, from.role, DtypeOf(from.role), {}, {}};
     tensor.place = place(shard_of[i].first, from.name);
     if (IsQuantized(from.role)) {
-      tensor.scale = place(shard_of[i].second, from.name + "_scale_inv");
+      tensor.scale = place(shard_of[i].second, ScaleNameOf(from.name, ScaleNaming::kScaleInv));
     }
     model.tensors.push_back(std::move(tensor));
   }

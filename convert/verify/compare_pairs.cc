@@ -21,13 +21,13 @@ std::vector<TensorPair> PairTensors(const TwoCheckpoints& both) {
     return tensor < catalog.tensors_end() ? catalog.FindAppended(name) : catalog.Find(name);
   };
 
-  std::vector<const ScaledWeight*> scale_of(count, nullptr);  // by the weight's position
-  for (const ScaledWeight& pair : both.scaled) scale_of[pair.weight] = &pair;
+  const ScaleMap scales(both.scaled, count);
   std::vector<bool> within(count, false);  // scales that are compared through their weight
   for (const ScaledWeight& pair : both.scaled) {
     const std::uint32_t other = other_of(pair.weight);
     if (other == Catalog::kNone) continue;
-    within[pair.scale] = scale_of[other] != nullptr || !IsScaledFp8(catalog.tensors()[other].dtype);
+    within[pair.scale] =
+        scales.OfWeight(other) != nullptr || !IsScaledFp8(catalog.tensors()[other].dtype);
   }
 
   std::vector<TensorPair> pairs;
@@ -35,9 +35,10 @@ std::vector<TensorPair> PairTensors(const TwoCheckpoints& both) {
     const std::uint32_t other = other_of(i);
     if (within[i] && (other == Catalog::kNone || within[other])) continue;
     if (i < catalog.tensors_end()) {
-      pairs.push_back({i, other, scale_of[i], other == Catalog::kNone ? nullptr : scale_of[other]});
+      pairs.push_back({i, other, scales.OfWeight(i),
+                       other == Catalog::kNone ? nullptr : scales.OfWeight(other)});
     } else if (other == Catalog::kNone) {
-      pairs.push_back({Catalog::kNone, i, nullptr, scale_of[i]});
+      pairs.push_back({Catalog::kNone, i, nullptr, scales.OfWeight(i)});
     }
   }
   const auto name_of = [&](const TensorPair& pair) -> std::string_view {

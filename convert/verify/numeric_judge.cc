@@ -63,17 +63,7 @@ class Judge {
         catalog_(checkpoint.model.catalog),
         measurements_(measurements),
         sources_(sources),
-        roles_(catalog_.tensors().size(), Role::kOther),
-        scale_of_(catalog_.tensors().size(), Catalog::kNone) {
-    for (const ScaledWeight& pair : checkpoint.scaled.pairs) {
-      roles_[pair.weight] = Role::kScaledWeight;
-      roles_[pair.scale] = Role::kScale;
-      scale_of_[pair.weight] = pair.scale;
-    }
-    for (std::size_t i = 0; i < roles_.size(); ++i) {
-      if (checkpoint.undecoded[i]) roles_[i] = Role::kCodes;
-    }
-  }
+        scales_(checkpoint.scaled.pairs, catalog_.tensors().size()) {}
 
   formats::Findings Run(const std::vector<MtpCopy>& copies) {
     for (std::uint32_t i = 0; i < measurements_.size(); ++i) JudgeAlone(i);
@@ -88,13 +78,11 @@ class Judge {
   }
 
  private:
-  enum class Role { kOther, kScaledWeight, kScale, kCodes };
-
   void JudgeAlone(std::uint32_t i) {
     const CatalogTensor& tensor = catalog_.tensors()[i];
     const Measurement& m = measurements_[i];
     if (m.values == 0) return;
-    if (roles_[i] == Role::kCodes) {
+    if (checkpoint_.undecoded[i]) {
       // Codes are not values, but a file that was never written shows in them, too.
       if (m.absmax == 0 && m.finite == m.values) JudgeZeros(i);
       return;
@@ -127,7 +115,7 @@ class Judge {
                       Times(m.zero_blocks.blocks, "block is", "blocks are"), ZeroBlocksSay(i),
                       kHole));
     }
-    if (roles_[i] == Role::kScale || !finite) return;
+    if (scales_.OfScale(i) != nullptr || !finite) return;
     if (m.absmax == 0) {
       JudgeZeros(i);
     } else if (m.constant && m.values > 1 && IsFloat(tensor.dtype)) {
@@ -145,7 +133,7 @@ class Judge {
     if (m.zero_blocks.blocks != 0) {
       Add(i, Severity::kError, "all-zero",
           fmt::format("{}, but {}; {}", all, ZeroBlocksSay(i), kHole));
-    } else if (roles_[i] == Role::kScaledWeight) {
+    } else if (scales_.OfWeight(i) != nullptr) {
       Add(i, Severity::kWarning, "all-zero",
           fmt::format("{}, and its scales are those of zeros, so it was zero when it was "
                       "quantised; if the model was trained, compare it with where it came from",
@@ -164,7 +152,7 @@ class Judge {
   // Of a weight with zero blocks.
   std::string ZeroBlocksSay(std::uint32_t i) const {
     const ZeroBlockCount& zero = measurements_[i].zero_blocks;
-    const formats::Shape& scales = catalog_.tensors()[scale_of_[i]].shape;
+    const formats::Shape& scales = catalog_.tensors()[scales_.OfWeight(i)->scale].shape;
     const std::string place =
         formats::NumElements(scales) == 1 ? "" : fmt::format(" at {}", Place(scales, zero.first));
     return fmt::format("the scale{} is {:.4g}, which no tool writes for zeros", place,
@@ -224,8 +212,8 @@ class Judge {
       const CatalogTensor& tensor = catalog_.tensors()[i];
       const Measurement& m = measurements_[i];
       // Values without their scale cannot be compared.
-      if (roles_[i] == Role::kScale || roles_[i] == Role::kCodes ||
-          (IsFp8(tensor.dtype) && roles_[i] == Role::kOther) || !IsFloat(tensor.dtype) ||
+      if (scales_.OfScale(i) != nullptr || checkpoint_.undecoded[i] ||
+          (IsFp8(tensor.dtype) && scales_.OfWeight(i) == nullptr) || !IsFloat(tensor.dtype) ||
           !(m.rms > 0) || !std::isfinite(m.rms)) {
         continue;
       }
@@ -272,8 +260,7 @@ class Judge {
   const Catalog& catalog_;
   const std::vector<Measurement>& measurements_;
   SourceFiles& sources_;
-  std::vector<Role> roles_;
-  std::vector<std::uint32_t> scale_of_;                            // kNone where there is none
+  const ScaleMap scales_;
   std::vector<std::pair<std::uint32_t, formats::Finding>> found_;  // by the tensor's position
 };
 

@@ -100,16 +100,11 @@ class Measurer {
   Measurer(const ValueCheckpoint& checkpoint, const std::vector<MeasureWish>& wishes)
       : catalog_(checkpoint.model.catalog),
         wishes_(wishes),
-        pairs_(catalog_.tensors().size(), nullptr),
-        scale_formats_(catalog_.tensors().size()),
+        scales_(checkpoint.scaled.pairs, catalog_.tensors().size()),
         readers_(catalog_.tensors().size()),
         gathered_(catalog_.tensors().size()) {
-    for (const ScaledWeight& pair : checkpoint.scaled.pairs) {
-      pairs_[pair.weight] = &pair;
-      scale_formats_[pair.scale] = pair.scale_format;
-    }
     for (std::uint32_t i = 0; i < readers_.size(); ++i) {
-      readers_[i] = ValueReader(catalog_, i, pairs_[i]);
+      readers_[i] = ValueReader(catalog_, i, scales_.OfWeight(i));
       gathered_[i].bytes_left = catalog_.tensors()[i].extent.length;
     }
   }
@@ -196,10 +191,10 @@ class Measurer {
     alignas(64) std::array<float, kValueChunk> buffer;
     const std::span<float> values = std::span(buffer).first(size);
     const ValueReader& reader = readers_[tensor];
-    const auto format = scale_formats_[tensor];
-    if (format) {
+    const ScaledWeight* const pair = scales_.OfScale(tensor);
+    if (pair != nullptr) {
       std::vector<float> decoded;
-      quant::DecodeScales(*format, chunk, decoded);
+      quant::DecodeScales(pair->scale_format, chunk, decoded);
       std::copy(decoded.begin(), decoded.end(), values.begin());
       JudgeScales(element, values, panel.measurement);
     } else {
@@ -215,7 +210,7 @@ class Measurer {
     sum.finite += found.values - found.nans - found.infinities;
     sum.absmax = std::max(sum.absmax, double{found.absmax});
     panel.sum_squares += static_cast<long double>(found.sum_squares);
-    if (!format && found.nans + found.infinities != 0) {
+    if (pair == nullptr && found.nans + found.infinities != 0) {
       CountNonfinite(reader, element, chunk, values, scales, sum);
     }
     if (sum.histogram) {
@@ -286,8 +281,7 @@ class Measurer {
 
   const Catalog& catalog_;
   const std::vector<MeasureWish>& wishes_;
-  std::vector<const ScaledWeight*> pairs_;                        // by the weight's position
-  std::vector<std::optional<quant::ScaleFormat>> scale_formats_;  // by the scale's position
+  const ScaleMap scales_;
   std::vector<ValueReader> readers_;
   std::vector<Gathered> gathered_;  // each guarded by the mutex of its position
   std::array<std::mutex, 64> mutexes_;

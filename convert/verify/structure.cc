@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "convert/catalog/catalog.h"
+#include "convert/model/scale_names.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/open/completeness.h"
 #include "convert/open/open_model.h"
@@ -63,21 +64,11 @@ class UnreadableTensors {
 
 // The names that a weight's scale, or a scale's weight, can have.
 std::vector<std::string> CounterpartNames(const Finding& finding) {
-  std::string_view name = finding.tensor;
-  const auto without = [&](std::string_view suffix) {
-    return std::string(name.substr(0, name.size() - suffix.size()));
-  };
   std::vector<std::string> names;
   if (finding.kind == "missing-scale") {
-    for (const std::string_view suffix : {"_scale_inv", "_scale"}) {
-      names.push_back(std::string(name).append(suffix));
-    }
-    if (name.ends_with(".weight")) names.push_back(without(".weight") + ".scale");
+    names = ScaleNamesOf(finding.tensor);
   } else if (finding.kind == "scale-without-weight") {
-    for (const std::string_view suffix : {"_scale_inv", "_scale"}) {
-      if (name.ends_with(suffix)) names.push_back(without(suffix));
-    }
-    if (name.ends_with(".scale")) names.push_back(without(".scale") + ".weight");
+    if (auto scale = ParseScaleName(finding.tensor)) names.push_back(std::move(scale->weight));
   }
   return names;
 }
