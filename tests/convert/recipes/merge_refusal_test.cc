@@ -76,7 +76,7 @@ TEST_F(MergeRefusalTest, RefusesATruncatedRankFile) {
     fs::resize_file(path, left);
     EXPECT_THAT(RefusalHere().message(),
                 AllOf(HasSubstr(testing::kRankFile0), HasSubstr("cut off, or of another job"),
-                      HasSubstr(std::to_string(bytes))));
+                      HasSubstr(formats::ExactBytes(bytes))));
   }
 }
 
