@@ -17,10 +17,8 @@ namespace {
 
 void CheckOptions(const ConversionKind& conversion, const RunOptions& run) {
   if (run.memory_bytes != 0 && run.memory_bytes < kMinMemoryBytes) {
-    throw Error(
-        ErrorCode::kUsage,
-        fmt::format("--memory is {}, which is too little; give at least 8Mi, {}",
-                    formats::ExactBytes(run.memory_bytes), formats::ExactBytes(kMinMemoryBytes)));
+    throw Error(ErrorCode::kUsage, fmt::format("--memory {} is too little; give at least {} (8Mi)",
+                                               run.memory_bytes, kMinMemoryBytes));
   }
   if (run.delete_source_shards && !conversion.keeps_source.empty()) {
     throw Error(ErrorCode::kUsage, "--delete-source-shards: " + conversion.keeps_source);

@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <string>
 
+#include "formats/message_text.h"
 #include "tests/convert/recipes/merge_test.h"
 
 namespace dsv3::convert {
