@@ -11,8 +11,9 @@
 #include <gtest/gtest.h>
 
 #include "convert/job/run_plan.h"
-#include "formats/checkpoint_files.h"
+#include "tests/convert/support/catalog_of.h"
 #include "tests/convert/support/conversion.h"
+#include "tests/convert/support/crash_checks.h"
 #include "tests/convert/support/panel_expression.h"
 #include "tests/convert/support/quick_file_system.h"
 #include "tests/convert/support/tiny_checkpoint.h"
@@ -47,10 +48,9 @@ TinyCheckpoint Checkpoint() {
 class PanelRun {
  public:
   explicit PanelRun(const fs::path& root, bool sha256) : output_(root / "out") {
-    formats::CheckpointFiles files = formats::OpenCheckpointFiles(root / "in");
     source_.emplace();
     source_->directory = root / "in";
-    source_->catalog = Catalog::FromCheckpoint(files);
+    source_->catalog = testing::CatalogOf(root / "in");
     run_.threads = 2;
     run_.checksum = sha256 ? ChecksumMode::kSha256 : ChecksumMode::kNone;
     const Catalog& catalog = source_->catalog;
@@ -157,24 +157,16 @@ TEST_P(ByProductCrashTest, MakesWhatTheExpressionsSay) {
 TEST_P(ByProductCrashTest, RecoversFromEveryPowerCut) {
   testing::RecordingFileSystem recorder(quick_, temp_ / "live");
   PanelRun(temp_ / "live", GetParam()).Run(recorder);
-  std::set<std::map<std::string, std::string>> seen;
+  std::set<testing::Tree> seen;
   std::set<std::size_t> left_to_make;
-  for (std::size_t count = 0; count <= recorder.operations().size(); ++count) {
-    for (const testing::Crash crash : testing::kEveryCrash) {
-      const fs::path state = temp_ / "state";
-      fs::remove_all(state);
-      recorder.Replay(count, crash, state);
-      if (!seen.insert(testing::ReadTree(state)).second) continue;
-      testing::RestoreFileTimes(state / "in", in_times_);
-      SCOPED_TRACE(testing::ToString(crash) + " after " + std::to_string(count) + " changes");
-      PanelRun again(state, GetParam());
-      const ConversionReport report = again.Run(quick_);
-      ASSERT_EQ(testing::ReadTree(state / "out"), expected_);
-      if (report.outcome == ConversionReport::Outcome::kNothingToDo) continue;
-      left_to_make.insert(again.to_make().size());
-      ExpectSameQuality(report, expected_report_);
-    }
-  }
+  testing::ForEachCrash(recorder, temp_ / "state", in_times_, seen, [&](const fs::path& state) {
+    PanelRun again(state, GetParam());
+    const ConversionReport report = again.Run(quick_);
+    ASSERT_EQ(testing::ReadTree(state / "out"), expected_);
+    if (report.outcome == ConversionReport::Outcome::kNothingToDo) return;
+    left_to_make.insert(again.to_make().size());
+    ExpectSameQuality(report, expected_report_);
+  });
   // The preflight is told what is left: all, some or none of the three files.
   EXPECT_EQ(left_to_make, (std::set<std::size_t>{0, 1, 2, 3}));
 }

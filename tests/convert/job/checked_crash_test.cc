@@ -15,8 +15,8 @@
 
 #include "convert/job/run_plan.h"
 #include "convert/plan/assemble_expression.h"
-#include "formats/checkpoint_files.h"
 #include "formats/error.h"
+#include "tests/convert/support/catalog_of.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/crash_checks.h"
 #include "tests/convert/support/digest_oracle.h"
@@ -58,10 +58,9 @@ TinyCheckpoint Ranks() {
 class CheckedRun {
  public:
   explicit CheckedRun(const fs::path& root) : output_(root / "out") {
-    formats::CheckpointFiles files = formats::OpenCheckpointFiles(root / "in");
     source_.emplace();
     source_->directory = root / "in";
-    source_->catalog = Catalog::FromCheckpoint(files);
+    source_->catalog = testing::CatalogOf(root / "in");
     run_.threads = 2;
     const Catalog& catalog = source_->catalog;
     plan_.recipe = "checked";
@@ -158,18 +157,7 @@ class CheckedCrashTest : public ::testing::Test {
     testing::RecordingFileSystem recorder(quick_, temp_ / "live");
     CheckedRun(temp_ / "live").Run(recorder);
     std::set<Tree> seen;
-    for (std::size_t count = 0; count <= recorder.operations().size(); ++count) {
-      for (const testing::Crash crash : testing::kEveryCrash) {
-        const fs::path state = temp_ / "state";
-        fs::remove_all(state);
-        recorder.Replay(count, crash, state);
-        if (!seen.insert(testing::ReadTree(state)).second) continue;
-        testing::RestoreFileTimes(state / "in", in_times_);
-        SCOPED_TRACE(testing::ToString(crash) + " after " + std::to_string(count) + " changes");
-        visit(state);
-        if (HasFatalFailure()) return;
-      }
-    }
+    testing::ForEachCrash(recorder, temp_ / "state", in_times_, seen, visit);
   }
 
   testing::TempDir temp_{testing::MemoryDirectory()};

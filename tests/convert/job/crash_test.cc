@@ -60,21 +60,7 @@ class CrashTest : public ::testing::Test {
     RecordingFileSystem recorder(quick, live);
     Command(live).Run(recorder);
     operations_ = recorder.operations().size();
-    for (std::size_t count = 0; count <= recorder.operations().size(); ++count) {
-      for (const Crash crash : testing::kEveryCrash) {
-        const fs::path state = temp_ / "state";
-        fs::remove_all(state);
-        recorder.Replay(count, crash, state);
-        // Most cuts lose nothing that another has not lost.
-        if (!seen_.insert(ReadTree(state)).second) continue;
-        testing::RestoreFileTimes(state / "in", in_times_);
-        SCOPED_TRACE(
-            testing::ToString(crash) + " after " +
-            (count == 0 ? "nothing" : testing::ToString(recorder.operations()[count - 1])));
-        check(state);
-        if (::testing::Test::HasFailure()) return;
-      }
-    }
+    testing::ForEachCrash(recorder, temp_ / "state", in_times_, seen_, check);
   }
 
   // Copies of the states that `choose` picks from those of a fresh run.

@@ -56,26 +56,15 @@ class PartCrashTest : public ::testing::Test {
     for (const Conversion& command : commands) command.Run(recorder);
     EXPECT_GT(recorder.operations().size(), 20U);
     std::set<Tree> seen;
-    for (std::size_t count = 0; count <= recorder.operations().size(); ++count) {
-      for (const Crash crash : testing::kEveryCrash) {
-        const fs::path state = temp_ / "state";
-        fs::remove_all(state);
-        recorder.Replay(count, crash, state);
-        if (!seen.insert(ReadTree(state)).second) continue;
-        testing::RestoreFileTimes(state / "in", in_times_);
-        SCOPED_TRACE(
-            testing::ToString(crash) + " after " +
-            (count == 0 ? "nothing" : testing::ToString(recorder.operations()[count - 1])));
-        testing::ExpectNothingHalfDone(testing::TreeOrNothing(state / "out"), {expected_});
-        try {
-          recover(state);
-        } catch (const Error& error) {
-          ADD_FAILURE() << error.what();
-        }
-        testing::ExpectSameTree(ReadTree(state / "out"), expected_);
-        if (::testing::Test::HasFailure()) return;
+    testing::ForEachCrash(recorder, temp_ / "state", in_times_, seen, [&](const fs::path& state) {
+      testing::ExpectNothingHalfDone(testing::TreeOrNothing(state / "out"), {expected_});
+      try {
+        recover(state);
+      } catch (const Error& error) {
+        ADD_FAILURE() << error.what();
       }
-    }
+      testing::ExpectSameTree(ReadTree(state / "out"), expected_);
+    });
   }
 
   testing::TempDir temp_{testing::MemoryDirectory()};

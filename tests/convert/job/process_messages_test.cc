@@ -94,16 +94,7 @@ class SharedRunTest : public ::testing::Test {
     }
   }
 
-  void ExpectFinished() const {
-    const Tree found = ReadTree(out_);
-    for (const auto& [name, content] : expected_) {
-      ASSERT_EQ(found.count(name), 1U) << name << " is missing";
-      EXPECT_TRUE(found.at(name) == content) << name << " differs";
-    }
-    for (const auto& [name, content] : found) {
-      EXPECT_EQ(expected_.count(name), 1U) << name << " is left over";
-    }
-  }
+  void ExpectFinished() const { testing::ExpectSameTree(ReadTree(out_), expected_); }
 
   testing::TempDir dir_;
   fs::path in_ = dir_ / "in";

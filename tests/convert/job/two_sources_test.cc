@@ -13,8 +13,8 @@
 #include "convert/job/disk_space.h"
 #include "convert/job/run_plan.h"
 #include "convert/job/source_release.h"
-#include "formats/checkpoint_files.h"
 #include "formats/error.h"
+#include "tests/convert/support/catalog_of.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/panel_expression.h"
 #include "tests/convert/support/quick_file_system.h"
@@ -35,11 +35,6 @@ constexpr char kShard[] = "model.safetensors";
 
 class TwoSourcesTest : public ::testing::Test {
  protected:
-  static Catalog Read(const fs::path& directory) {
-    formats::CheckpointFiles files = formats::OpenCheckpointFiles(directory);
-    return Catalog::FromCheckpoint(files);
-  }
-
   void SetUp() override {
     testing::TinyCheckpoint input;
     input.has_index = false;
@@ -55,8 +50,8 @@ class TwoSourcesTest : public ::testing::Test {
 
   // Plans anew, as every command does.
   void MakePlan() {
-    Catalog catalog = Read(dir_ / "in");
-    catalog.Append(Read(dir_ / "original"), "scales-from");
+    Catalog catalog = testing::CatalogOf(dir_ / "in");
+    catalog.Append(testing::CatalogOf(dir_ / "original"), "scales-from");
     source_.emplace();
     source_->directory = dir_ / "in";
     source_->catalog = std::move(catalog);

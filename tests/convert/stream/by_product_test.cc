@@ -14,10 +14,11 @@
 
 #include "convert/stream/executor.h"
 #include "convert/stream/output_digests.h"
-#include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "tests/convert/stream/memory_sink.h"
+#include "tests/convert/support/catalog_of.h"
 #include "tests/convert/support/conversion.h"
+#include "tests/convert/support/counting_sink.h"
 #include "tests/convert/support/digest_oracle.h"
 #include "tests/convert/support/panel_expression.h"
 #include "tests/convert/support/tiny_checkpoint.h"
@@ -82,8 +83,7 @@ class ByProductTest : public ::testing::Test {
     }
     checkpoint.Write(dir_ / "in");
     checkpoint_ = std::move(checkpoint);
-    formats::CheckpointFiles files = formats::OpenCheckpointFiles(dir_ / "in");
-    catalog_.emplace(Catalog::FromCheckpoint(files));
+    catalog_.emplace(testing::CatalogOf(dir_ / "in"));
     for (const CatalogTensor& tensor : catalog_->tensors()) source_bytes_ += tensor.extent.length;
     MakePlan(place, expected);
   }
@@ -297,17 +297,13 @@ TEST_P(Layouts, WritesEachByteOnceAndInWholePages) {
 
 TEST_P(Layouts, ReportsEachByteOnceAndThePlannedRest) {
   SetUpCheckpoint(GetParam().first, GetParam().second);
-  class Counter final : public ProgressSink {
-   public:
-    void OnBytes(std::uint64_t bytes, std::string_view) override { total += bytes; }
-    std::atomic<std::uint64_t> total = 0;
-  } counter;
+  testing::CountingSink counter;
   MemorySink sink;
   StopToken stop;
   options_.memory_bytes = kMinMemoryBytes;
   options_.threads = 2;
   Run(sink, counter, stop);
-  EXPECT_EQ(counter.total, content_.size() + RestBytes());
+  EXPECT_EQ(counter.bytes(), content_.size() + RestBytes());
 }
 
 TEST_P(Layouts, AStopAtAnyWriteOrReadEndsAsInterrupted) {

@@ -16,10 +16,10 @@
 #include <gtest/gtest.h>
 
 #include "convert/plan/dequantize_expression.h"
-#include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "tests/convert/stream/memory_sink.h"
 #include "tests/convert/support/aligned_container.h"
+#include "tests/convert/support/catalog_of.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/digest_oracle.h"
 #include "tests/convert/support/memory_source.h"
@@ -64,8 +64,7 @@ class ExecutorTest : public ::testing::Test {
   void SetUp() override {
     checkpoint_ = Checkpoint();
     checkpoint_.Write(dir_ / "in");
-    formats::CheckpointFiles files = formats::OpenCheckpointFiles(dir_ / "in");
-    catalog_.emplace(Catalog::FromCheckpoint(files));
+    catalog_.emplace(testing::CatalogOf(dir_ / "in"));
     std::map<std::string, std::vector<std::pair<std::string, ExpressionPtr>>> by_file;
     for (std::uint32_t i = 0; i < catalog_->tensors().size(); ++i) {
       const CatalogTensor& tensor = catalog_->tensors()[i];

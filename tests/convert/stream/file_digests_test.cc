@@ -1,7 +1,6 @@
 #include "convert/stream/file_digests.h"
 
 #include <filesystem>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -12,6 +11,7 @@
 #include "formats/hash/git_blob.h"
 #include "formats/hash/xxh3.h"
 #include "tests/convert/support/conversion.h"
+#include "tests/convert/support/counting_sink.h"
 #include "tests/convert/support/digest_oracle.h"
 #include "tests/support/files.h"
 #include "tests/support/temp_dir.h"
@@ -24,19 +24,6 @@ using testing::AsBytes;
 using testing::ErrorOf;
 using testing::RandomBytes;
 using testing::Sha256Of;
-
-class CountingSink : public ProgressSink {
- public:
-  void OnBytes(std::uint64_t bytes, std::string_view) override {
-    const std::lock_guard lock(mutex_);
-    bytes_ += bytes;
-  }
-  std::uint64_t bytes() const { return bytes_; }
-
- private:
-  std::mutex mutex_;
-  std::uint64_t bytes_ = 0;
-};
 
 class FileDigestsTest : public ::testing::Test {
  protected:
@@ -51,7 +38,7 @@ class FileDigestsTest : public ::testing::Test {
 
   testing::TempDir dir_{testing::MemoryDirectory()};
   std::vector<std::string> contents_;
-  CountingSink progress_;
+  testing::CountingSink progress_;
   StopToken stop_;
 };
 

@@ -17,8 +17,9 @@
 
 #include "convert/stream/executor.h"
 #include "convert/stream/unit_pipeline.h"
-#include "formats/checkpoint_files.h"
+#include "tests/convert/support/catalog_of.h"
 #include "tests/convert/support/conversion.h"
+#include "tests/convert/support/counting_sink.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/support/files.h"
 #include "tests/support/temp_dir.h"
@@ -28,31 +29,8 @@ namespace {
 
 using formats::Dtype;
 using testing::AsString;
+using testing::CatalogOf;
 using testing::ErrorOf;
-
-Catalog CatalogOf(const std::filesystem::path& path) {
-  formats::CheckpointFiles files = formats::OpenCheckpointFiles(path);
-  return Catalog::FromCheckpoint(files);
-}
-
-// Counts what it is told.
-class CountingSink : public ProgressSink {
- public:
-  void OnPhase(std::string_view phase, std::uint64_t total_bytes) override {
-    phase_ = phase;
-    total_bytes_ = total_bytes;
-  }
-  void OnBytes(std::uint64_t bytes, std::string_view) override { bytes_ += bytes; }
-
-  const std::string& phase() const { return phase_; }
-  std::uint64_t total_bytes() const { return total_bytes_; }
-  std::uint64_t bytes() const { return bytes_; }
-
- private:
-  std::string phase_;
-  std::uint64_t total_bytes_ = 0;
-  std::atomic<std::uint64_t> bytes_{0};
-};
 
 // A checkpoint with a tensor that takes several pieces, and many small ones in two shards.
 class ScanTest : public ::testing::Test {
@@ -118,7 +96,7 @@ class ScanTest : public ::testing::Test {
   testing::TinyCheckpoint checkpoint_;
   std::optional<Catalog> catalog_;
   std::vector<std::uint32_t> all_;
-  CountingSink sink_;
+  testing::CountingSink sink_;
 };
 
 TEST_F(ScanTest, VisitsEveryByteOnceWhateverThreadsAndMemory) {

@@ -17,10 +17,11 @@
 #include "convert/plan/dequantize_expression.h"
 #include "convert/plan/slice_expression.h"
 #include "convert/stream/read_order.h"
-#include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "tests/convert/stream/memory_sink.h"
 #include "tests/convert/support/aligned_container.h"
+#include "tests/convert/support/catalog_of.h"
+#include "tests/convert/support/counting_sink.h"
 #include "tests/convert/support/digest_oracle.h"
 #include "tests/convert/support/memory_source.h"
 #include "tests/convert/support/tiny_checkpoint.h"
@@ -78,8 +79,7 @@ class SharedReadsTest : public ::testing::Test {
   void SetUp() override {
     checkpoint_ = Checkpoint();
     checkpoint_.Write(dir_ / "in");
-    formats::CheckpointFiles files = formats::OpenCheckpointFiles(dir_ / "in");
-    catalog_.emplace(Catalog::FromCheckpoint(files));
+    catalog_.emplace(testing::CatalogOf(dir_ / "in"));
     const testing::MemorySource memory(checkpoint_, *catalog_);
     plan_.shared_reads = true;
     // By file: two parts for each rank.
@@ -554,17 +554,12 @@ TEST_F(SharedReadsTest, StopsWhenAsked) {
 }
 
 TEST_F(SharedReadsTest, ReportsEachByteThatItWrites) {
-  class Count final : public ProgressSink {
-   public:
-    void OnBytes(std::uint64_t bytes, std::string_view) override { bytes_ += bytes; }
-    std::atomic<std::uint64_t> bytes_ = 0;
-  };
-  Count count;
+  testing::CountingSink count;
   MemorySink sink;
   Run(sink, count);
   std::uint64_t all = 0;
   for (const std::string& content : expected_) all += content.size();
-  EXPECT_EQ(count.bytes_, all);
+  EXPECT_EQ(count.bytes(), all);
 }
 
 TEST_F(SharedReadsTest, OneFileMayTakeATensorTwice) {

@@ -14,10 +14,11 @@
 #include "convert/plan/assemble_expression.h"
 #include "convert/plan/slice_expression.h"
 #include "convert/stream/executor.h"
-#include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "tests/convert/stream/memory_sink.h"
+#include "tests/convert/support/catalog_of.h"
 #include "tests/convert/support/conversion.h"
+#include "tests/convert/support/counting_sink.h"
 #include "tests/convert/support/digest_oracle.h"
 #include "tests/convert/support/memory_source.h"
 #include "tests/convert/support/tiny_checkpoint.h"
@@ -33,23 +34,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::UnorderedElementsAre;
-
-class PhaseSink : public ProgressSink {
- public:
-  void OnPhase(std::string_view phase, std::uint64_t total_bytes) override {
-    phase_ = phase;
-    total_ = total_bytes;
-  }
-  void OnBytes(std::uint64_t bytes, std::string_view) override { bytes_ += bytes; }
-  const std::string& phase() const { return phase_; }
-  std::uint64_t total() const { return total_; }
-  std::uint64_t bytes() const { return bytes_; }
-
- private:
-  std::string phase_;
-  std::uint64_t total_ = 0;
-  std::atomic<std::uint64_t> bytes_ = 0;  // any thread
-};
 
 // Rank shards r0 and r1, and two files that are put together from them:
 //   a: "norm" (a copy), "columns" (two column slices), "vocab" (rows; the last one is padded)
@@ -69,8 +53,7 @@ class SourceChecksTest : public ::testing::Test {
     checkpoint_.Add("r1", "halves", Dtype::kU8, {40, 20});
     checkpoint_.Add("r1", "empty", Dtype::kF32, {0});
     checkpoint_.Write(dir_ / "in");
-    formats::CheckpointFiles files = formats::OpenCheckpointFiles(dir_ / "in");
-    catalog_.emplace(Catalog::FromCheckpoint(files));
+    catalog_.emplace(testing::CatalogOf(dir_ / "in"));
     for (std::uint32_t i = 0; i < catalog_->tensors().size(); ++i) {
       plan_.source_digests[i] = Xxh3Of(checkpoint_.Find(catalog_->tensors()[i].name).bytes);
     }
@@ -248,12 +231,12 @@ TEST_F(SourceChecksTest, TellsOfWhatItReadsApart) {
   SourceFiles sources(*catalog_);
   const std::vector<std::size_t> files = {0, 1};
   SourceChecks checks(plan_, files, sources);
-  PhaseSink progress;
+  testing::CountingSink progress;
   checks.CheckApart(2, progress, stop_);
   EXPECT_EQ(progress.phase(), "checking source tensors");
   const std::uint64_t bytes = 999 * 4 + 2 * 80 * 50 * 2 + 40 * 20;
   EXPECT_EQ(checks.apart_bytes(), bytes);
-  EXPECT_EQ(progress.total(), bytes);
+  EXPECT_EQ(progress.total_bytes(), bytes);
   EXPECT_EQ(progress.bytes(), bytes);
 }
 
@@ -274,7 +257,7 @@ TEST_F(SourceChecksTest, DoesNothingForPlansWithoutDigests) {
   SourceFiles sources(*catalog_);
   const std::vector<std::size_t> files = {0, 1};
   SourceChecks checks(plan_, files, sources);
-  PhaseSink progress;
+  testing::CountingSink progress;
   checks.CheckApart(1, progress, stop_);
   EXPECT_EQ(progress.phase(), "");
   EXPECT_THAT(checks.apart(), IsEmpty());

@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-#include "formats/checkpoint_files.h"
+#include "tests/convert/support/catalog_of.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/support/files.h"
 #include "tests/support/temp_dir.h"
@@ -26,8 +26,7 @@ TEST(SourceFilesTest, ScatteredRangesTakeNoMoreThanTheirBytesAndAFixedGap) {
   }
   scattered.has_index = false;
   scattered.Write(dir / "scattered");
-  formats::CheckpointFiles files = formats::OpenCheckpointFiles(dir / "scattered");
-  const Catalog catalog = Catalog::FromCheckpoint(files);
+  const Catalog catalog = testing::CatalogOf(dir / "scattered");
   for (std::uint32_t i = 0; i < 200; ++i) ranges.push_back({i, 100, 164});
   SourceFiles sources(catalog);
   formats::AlignedBuffer buffer;
@@ -49,8 +48,7 @@ TEST(SourceFilesTest, MoreFilesThanMayBeOpenAreReadAllTheSame) {
     many.Add("s" + number + ".safetensors", "t" + number, Dtype::kU8, {16});
   }
   many.Write(dir / "many");
-  formats::CheckpointFiles files = formats::OpenCheckpointFiles(dir / "many");
-  const Catalog catalog = Catalog::FromCheckpoint(files);
+  const Catalog catalog = testing::CatalogOf(dir / "many");
   SourceFiles sources(catalog);
   std::vector<SourceRange> ranges;
   for (std::uint32_t i = 0; i < num_files; ++i) ranges.push_back({i, 0, 16});

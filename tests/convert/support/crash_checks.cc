@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/convert/support/conversion.h"
 #include "tests/support/files.h"
 
 namespace dsv3::testing {
@@ -61,6 +62,24 @@ void ExpectNothingHalfDone(const Tree& tree, const std::vector<Tree>& generation
   complete_when_visible(kIndex, IsShard);
   complete_when_visible(kLayout, IsShard);
   complete_when_visible(kManifest, [](const std::string&) { return true; });
+}
+
+void ForEachCrash(const RecordingFileSystem& recorder, const std::filesystem::path& state,
+                  const std::map<std::string, std::filesystem::file_time_type>& in_times,
+                  std::set<Tree>& seen,
+                  const std::function<void(const std::filesystem::path& state)>& visit) {
+  for (std::size_t count = 0; count <= recorder.operations().size(); ++count) {
+    for (const Crash crash : kEveryCrash) {
+      std::filesystem::remove_all(state);
+      recorder.Replay(count, crash, state);
+      if (!seen.insert(ReadTree(state)).second) continue;
+      RestoreFileTimes(state / "in", in_times);
+      SCOPED_TRACE(ToString(crash) + " after " +
+                   (count == 0 ? "nothing" : ToString(recorder.operations()[count - 1])));
+      visit(state);
+      if (::testing::Test::HasFailure()) return;
+    }
+  }
 }
 
 void ExpectSameTree(const Tree& tree, const Tree& expected) {

@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/convert/support/conversion.h"
+#include "tests/convert/support/crash_checks.h"
 #include "tests/convert/support/quick_file_system.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/support/faulty_file_system.h"
@@ -78,16 +79,7 @@ class PartTest : public ::testing::Test {
     EXPECT_EQ(Listing(), before);
   }
 
-  void ExpectFinished() const {
-    const std::map<std::string, std::string> found = ReadTree(out_);
-    for (const auto& [name, content] : expected_) {
-      ASSERT_EQ(found.count(name), 1U) << name << " is missing";
-      EXPECT_TRUE(found.at(name) == content) << name << " differs";
-    }
-    for (const auto& [name, content] : found) {
-      EXPECT_EQ(expected_.count(name), 1U) << name << " is left over";
-    }
-  }
+  void ExpectFinished() const { ExpectSameTree(ReadTree(out_), expected_); }
 
   TempDir dir_;
   std::filesystem::path in_ = dir_ / "in";
