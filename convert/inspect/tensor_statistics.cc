@@ -1,7 +1,7 @@
 #include "convert/inspect/tensor_statistics.h"
 
-#include <algorithm>
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -12,46 +12,14 @@
 #include "convert/model/quantized_form.h"
 #include "convert/model/scale_names.h"
 #include "convert/model/scaled_weights.h"
-#include "convert/plan/dequantize_expression.h"
+#include "convert/stream/executor.h"
 #include "convert/stream/source_files.h"
-#include "formats/io/aligned_buffer.h"
+#include "convert/stream/value_scan.h"
 
 namespace dsv3::convert {
 namespace {
 
 using formats::Dtype;
-
-// A whole number of elements of every dtype.
-constexpr std::uint64_t kPieceBytes = 3 << 20;
-// Scales that are held for one piece; more than any model needs.
-constexpr std::uint64_t kMaxPieceScales = 1 << 24;
-
-// Reads ranges of tensors one after the other.
-class Reader {
- public:
-  explicit Reader(const OpenedModel& model) : sources_(model.catalog, TensorsOf(model).derived) {}
-
-  // Valid until the next call.
-  const std::vector<std::span<const std::byte>>& Read(std::span<const SourceRange> ranges) {
-    sources_.Read(ranges, buffer_, inputs_);
-    return inputs_;
-  }
-
- private:
-  SourceFiles sources_;
-  formats::AlignedBuffer buffer_;
-  std::vector<std::span<const std::byte>> inputs_;
-};
-
-ValueStatistics MeasureStored(Reader& reader, const CatalogTensor& tensor, std::uint32_t position) {
-  ValueCounter counter(tensor.dtype);
-  for (std::uint64_t begin = 0; begin < tensor.extent.length; begin += kPieceBytes) {
-    const SourceRange range = {position, begin,
-                               std::min(begin + kPieceBytes, tensor.extent.length)};
-    counter.Add(reader.Read(std::span(&range, 1))[0]);
-  }
-  return counter.Finish();
-}
 
 // The scale tensor beside a weight, under the names that checkpoints use.
 std::uint32_t FindScale(const Catalog& catalog, const std::string& weight) {
@@ -78,46 +46,30 @@ std::string WhyNotDequantized(const CatalogTensor& weight, const CatalogTensor& 
   return fmt::format("'{}' was not applied.", scale.name);
 }
 
-ValueStatistics MeasureDequantized(Reader& reader, const Catalog& catalog,
-                                   const ScaledWeight& pair) {
-  ValueCounter counter(Dtype::kBF16);
-  const CatalogTensor& weight = catalog.tensors()[pair.weight];
-  if (weight.extent.length == 0) return counter.Finish();
-  const ExpressionPtr expression = Dequantize(catalog, pair);
-  // Short enough that the rows of scales that it meets fit, whatever the shape of the blocks.
-  const std::uint64_t rows = std::max<std::uint64_t>(1, kMaxPieceScales / pair.ScaleCols() - 1);
-  const std::uint64_t step = 2 * (rows > kPieceBytes / pair.cols ? kPieceBytes : rows * pair.cols);
-
-  std::vector<SourceRange> reads;
+// Reads the tensor, and of an FP8 weight in `pairs` its scales, once.
+void Measure(const OpenedModel& model, std::uint32_t position, std::span<const ScaledWeight> pairs,
+             TensorStatistics& statistics) {
+  const Catalog& catalog = model.catalog;
+  const ScaleMap scales(pairs, catalog.tensors().size());
+  ValueCounter stored(catalog.tensors()[position].dtype);
+  ValueCounter dequantized(Dtype::kBF16);
   std::vector<std::uint16_t> values;
-  for (std::uint64_t begin = 0; begin < expression->num_bytes(); begin += step) {
-    const std::uint64_t end = std::min(begin + step, expression->num_bytes());
-    reads.clear();
-    expression->AppendReads(begin, end, reads);
-    const std::vector<std::span<const std::byte>>& inputs = reader.Read(reads);
-    values.resize(inputs[0].size());
-    EvaluationOutput out;
-    out.value = std::as_writable_bytes(std::span(values));
-    expression->Evaluate(begin, end, inputs, out);
-    counter.Add(std::as_bytes(std::span(values)));
-  }
-  return counter.Finish();
-}
-
-// A weight in a form that conversions do not read.
-void MeasureForm(Reader& reader, const Catalog& catalog, const ModelConfig& config,
-                 std::uint32_t position, const QuantizedForm& form, TensorStatistics& statistics) {
-  if (catalog.Find(form.scale) != Catalog::kNone) statistics.scale = form.scale;
-  const ScaledWeights found = FindScaledWeights(catalog, config);
-  const auto pair = std::find_if(found.readable.begin(), found.readable.end(),
-                                 [&](const ScaledWeight& p) { return p.weight == position; });
-  if (pair != found.readable.end()) {
-    statistics.dequantized = MeasureDequantized(reader, catalog, *pair);
-  } else {
-    statistics.note = fmt::format(
-        "It holds codes of {} weights, which are not decoded; the values are those of the codes.",
-        form.name);
-  }
+  const auto visit = [&](const ValuePiece& piece) {
+    stored.Add(piece.bytes);
+    if (!piece.reader.scaled()) return;
+    values.resize(piece.bytes.size());
+    piece.reader.RoundedToBF16(piece.begin, piece.bytes, piece.scales, values.data());
+    dequantized.Add(std::as_bytes(std::span(values)));
+  };
+  SourceFiles sources(catalog, TensorsOf(model).derived);
+  ValueScanOptions options;
+  options.memory_bytes = kMinMemoryBytes;
+  options.in_order = true;  // sums are formed in the order of the elements
+  ProgressSink progress;
+  const StopToken stop;
+  ScanValues(catalog, std::span(&position, 1), scales, sources, options, {}, visit, progress, stop);
+  statistics.stored = stored.Finish();
+  if (scales.OfWeight(position) != nullptr) statistics.dequantized = dequantized.Finish();
 }
 
 }  // namespace
@@ -131,14 +83,23 @@ TensorStatistics MeasureTensor(const OpenedModel& model, std::uint32_t position,
     statistics.note = "Values of 6-bit types are not decoded.";
     return statistics;
   }
-  Reader reader(model);
-  statistics.stored = MeasureStored(reader, tensor, position);
   const ModelConfig known = config == nullptr ? ModelConfig() : *config;
-  if (const auto form = RecogniseForm(catalog, known, position)) {
-    MeasureForm(reader, catalog, known, position, *form, statistics);
+  const std::optional<QuantizedForm> form = RecogniseForm(catalog, known, position);
+  if (!form && tensor.dtype != Dtype::kF8E4M3 && tensor.dtype != Dtype::kF8E5M2) {
+    Measure(model, position, {}, statistics);
     return statistics;
   }
-  if (tensor.dtype != Dtype::kF8E4M3 && tensor.dtype != Dtype::kF8E5M2) return statistics;
+  const ScaledWeights found = FindScaledWeights(catalog, known);
+  Measure(model, position, form ? found.readable : found.pairs, statistics);
+  if (form) {
+    if (catalog.Find(form->scale) != Catalog::kNone) statistics.scale = form->scale;
+    if (!statistics.dequantized) {
+      statistics.note = fmt::format(
+          "It holds codes of {} weights, which are not decoded; the values are those of the codes.",
+          form->name);
+    }
+    return statistics;
+  }
   const std::uint32_t scale_position = FindScale(catalog, tensor.name);
   if (scale_position == Catalog::kNone) {
     statistics.note = "No scale tensor is beside it, so there is no dequantised view.";
@@ -146,13 +107,7 @@ TensorStatistics MeasureTensor(const OpenedModel& model, std::uint32_t position,
   }
   const CatalogTensor& scale = catalog.tensors()[scale_position];
   statistics.scale = scale.name;
-  const ScaledWeights found = FindScaledWeights(catalog, known);
-  const ScaleMap scales(found.pairs, catalog.tensors().size());
-  if (const ScaledWeight* const pair = scales.OfWeight(position)) {
-    statistics.dequantized = MeasureDequantized(reader, catalog, *pair);
-  } else {
-    statistics.note = WhyNotDequantized(tensor, scale, config, found);
-  }
+  if (!statistics.dequantized) statistics.note = WhyNotDequantized(tensor, scale, config, found);
   return statistics;
 }
 

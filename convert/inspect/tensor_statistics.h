@@ -34,7 +34,7 @@ struct TensorStatistics {
   std::string note;   // one sentence on what is missing above, or empty
 };
 
-// Reads the tensor once (twice where a scale belongs to it), a few MiB at a time. Sums are formed
+// Reads the tensor and its scale once, a few MiB at a time. Sums are formed
 // in a fixed order in extended precision, so equal tensors give equal statistics on one kind of
 // machine. `config` may be nullptr; it gives the block size. Throws Error (kBadInput, kIo) from
 // reading.

@@ -144,7 +144,11 @@ void ScanTensors(const Catalog& catalog, std::span<const std::uint32_t> tensors,
     const std::uint32_t file = catalog.tensors()[ranges[0].tensor].extent.file;
     progress.OnBytes(bytes, catalog.files()[file].name);
   };
-  RunUnitPipeline(units.count(), resources.workers, options.threads, read, compute, stop);
+  // The pieces of a tensor are neighbours, so only a unit's first can have one in the unit before.
+  UnitFollows follows;
+  if (options.in_order)
+    follows = [&](std::size_t unit) { return units.RangesOf(unit)[0].begin > 0; };
+  RunUnitPipeline(units.count(), resources.workers, options.threads, read, compute, stop, follows);
 }
 
 }  // namespace dsv3::convert

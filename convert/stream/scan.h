@@ -40,12 +40,14 @@ struct ScanOptions {
                                    // `side` names comes on top
   std::string_view phase;          // passed to ProgressSink::OnPhase, with the bytes to read
   ScanSide side;                   // may be empty
+  bool in_order = false;           // whether a tensor's pieces are visited one after the other
 };
 
 // Reads every byte of the tensors once, in the order of the disk, and calls `visit` for each piece,
-// from several threads at once; pieces of one tensor may come in any order, an empty tensor has
-// none. Small tensors that lie together are read together. `cut` may be empty. Throws the first
-// error of any thread, kInterrupted when `stop` was requested before all was visited.
+// from several threads at once; pieces of one tensor may come in any order unless the options say
+// otherwise, an empty tensor has none. Small tensors that lie together are read together. `cut` may
+// be empty. Throws the first error of any thread, kInterrupted when `stop` was requested before all
+// was visited.
 void ScanTensors(const Catalog& catalog, std::span<const std::uint32_t> tensors,
                  SourceFiles& sources, const ScanOptions& options, const ScanCut& cut,
                  const std::function<void(const ScanPiece&)>& visit, ProgressSink& progress,

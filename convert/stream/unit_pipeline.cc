@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <vector>
 
 #include "convert/stream/workers.h"
 #include "formats/error.h"
@@ -35,19 +36,37 @@ UnitResources PlanUnitPipeline(unsigned threads, std::uint64_t memory_bytes, uns
 }
 
 void RunUnitPipeline(std::size_t num_units, unsigned workers, unsigned threads,
-                     const UnitStep& read, const UnitStep& compute, const StopToken& stop) {
-  std::atomic<std::size_t> next{0};
+                     const UnitStep& read, const UnitStep& compute, const StopToken& stop,
+                     const UnitFollows& follows) {
   Workers crew(workers, threads, stop);
+  std::atomic<std::size_t> next{0};
+  std::atomic<std::size_t> computed{0};
+  std::vector<bool> done(follows ? num_units : 0, false);  // guarded by the crew's lock
+  // The unit before was taken before this one, by a worker that waits for an earlier one at most.
+  const auto may_compute = [&](std::size_t unit) {
+    if (!follows || !follows(unit)) return true;
+    Workers::Lock lock = crew.Acquire();
+    while (!done[unit - 1] && !crew.ended()) crew.Wait(lock);
+    return !crew.ended();
+  };
   crew.Run([&](unsigned worker) {
     while (!crew.ended()) {
       const std::size_t unit = next.fetch_add(1, std::memory_order_relaxed);
       if (unit >= num_units) return;
       read(unit, worker);
-      const ComputeSlot slot = crew.Compute();
-      compute(unit, worker);
+      if (!may_compute(unit)) return;
+      {
+        const ComputeSlot slot = crew.Compute();
+        compute(unit, worker);
+      }
+      computed.fetch_add(1, std::memory_order_relaxed);
+      if (!follows) continue;
+      const Workers::Lock lock = crew.Acquire();
+      done[unit] = true;
+      crew.NotifyAll();
     }
   });
-  if (next.load(std::memory_order_relaxed) < num_units) {
+  if (computed.load(std::memory_order_relaxed) < num_units) {
     throw Error(ErrorCode::kInterrupted,
                 "interrupted before everything was read; run the same command again");
   }

@@ -22,11 +22,15 @@ UnitResources PlanUnitPipeline(unsigned threads, std::uint64_t memory_bytes, uns
 // One step of a unit; `worker` < UnitResources::workers says which worker's buffers to use.
 using UnitStep = std::function<void(std::size_t unit, unsigned worker)>;
 
+// Whether a unit is computed only after the unit before it.
+using UnitFollows = std::function<bool(std::size_t unit)>;
+
 // Calls `read` and then `compute` for each unit below `num_units`, in about their order, from
 // several threads at once, each worker one unit at a time. At most `threads` workers compute at the
-// same time; the others read. Throws the first error of any thread, kInterrupted when `stop`
-// was requested before all units were done.
+// same time; the others read. `follows` may be empty. Throws the first error of any thread,
+// kInterrupted when `stop` was requested before all units were done.
 void RunUnitPipeline(std::size_t num_units, unsigned workers, unsigned threads,
-                     const UnitStep& read, const UnitStep& compute, const StopToken& stop);
+                     const UnitStep& read, const UnitStep& compute, const StopToken& stop,
+                     const UnitFollows& follows = {});
 
 }  // namespace dsv3::convert

@@ -13,7 +13,7 @@
 #include "convert/stream/executor.h"
 #include "convert/stream/unit_pipeline.h"
 #include "convert/verify/numeric_measure.h"
-#include "convert/verify/value_reader.h"
+#include "convert/stream/value_reader.h"
 #include "formats/io/aligned_buffer.h"
 #include "quant/statistics.h"
 

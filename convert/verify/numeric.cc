@@ -29,7 +29,7 @@ std::vector<NumericTensor> Describe(const ValueCheckpoint& checkpoint,
     to.values = m.values;
     to.nans = m.nans;
     to.infinities = m.infinities;
-    to.bad_scales = m.bad_scales;
+    to.bad_scales = m.bad_scales.count;
     to.absmax = m.absmax;
     to.rms = m.rms;
     to.histogram = std::move(m.histogram);

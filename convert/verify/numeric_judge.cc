@@ -9,8 +9,8 @@
 #include <fmt/format.h>
 
 #include "convert/model/zero_weights.h"
+#include "convert/stream/value_reader.h"
 #include "convert/verify/numeric_outliers.h"
-#include "convert/verify/value_reader.h"
 #include "formats/error.h"
 #include "formats/io/aligned_buffer.h"
 #include "formats/message_text.h"
@@ -87,14 +87,14 @@ class Judge {
       if (m.absmax == 0 && m.finite == m.values) JudgeZeros(i);
       return;
     }
-    if (m.bad_scales != 0) {
+    if (m.bad_scales.count != 0) {
       Add(i, Severity::kError, "bad-scale",
           fmt::format("{} {}, the first is {} at {}, expected finite positive numbers; {}",
-                      Times(m.bad_scales, "scale of", "scales of"),
-                      fmt::format("{} {} bad", m.values, m.bad_scales == 1 ? "is" : "are"),
+                      Times(m.bad_scales.count, "scale of", "scales of"),
+                      fmt::format("{} {} bad", m.values, m.bad_scales.count == 1 ? "is" : "are"),
                       tensor.dtype == Dtype::kF8E8M0 ? "the NaN code 0xFF"
-                                                     : fmt::format("{}", m.first_bad_scale_value),
-                      Place(tensor.shape, m.first_bad_scale), kDamaged));
+                                                     : fmt::format("{}", m.bad_scales.first_value),
+                      Place(tensor.shape, m.bad_scales.first), kDamaged));
     }
     if (m.nans != 0) {
       Add(i, Severity::kError, "nan",

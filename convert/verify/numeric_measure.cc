@@ -9,8 +9,7 @@
 #include <span>
 #include <utility>
 
-#include "convert/stream/scan.h"
-#include "convert/verify/value_reader.h"
+#include "convert/stream/value_scan.h"
 #include "formats/hash/xxh3.h"
 #include "quant/statistics.h"
 
@@ -21,8 +20,6 @@ namespace {
 constexpr std::uint64_t kMinPanelElements = std::uint64_t{128} << 10;
 constexpr std::uint64_t kMaxPanels = std::uint64_t{1} << 20;
 static_assert(kMinPanelElements % kValueChunk == 0);
-
-bool IsBadScale(float scale) { return !std::isfinite(scale) || scale <= 0; }
 
 // What one panel adds to its tensor.
 struct PanelResult {
@@ -60,13 +57,9 @@ void Merge(PanelResult& panel, Gathered& tensor) {
   sum.finite += next.finite;
   sum.nans += next.nans;
   sum.infinities += next.infinities;
-  sum.bad_scales += next.bad_scales;
+  sum.bad_scales.Add(next.bad_scales);
   sum.first_nan = std::min(sum.first_nan, next.first_nan);
   sum.first_infinity = std::min(sum.first_infinity, next.first_infinity);
-  if (next.first_bad_scale < sum.first_bad_scale) {
-    sum.first_bad_scale = next.first_bad_scale;
-    sum.first_bad_scale_value = next.first_bad_scale_value;
-  }
   sum.absmax = std::max(sum.absmax, next.absmax);
   sum.significands.Add(next.significands);
   if (next.histogram) {
@@ -101,45 +94,26 @@ class Measurer {
       : catalog_(checkpoint.model.catalog),
         wishes_(wishes),
         scales_(checkpoint.scaled.pairs, catalog_.tensors().size()),
-        readers_(catalog_.tensors().size()),
         gathered_(catalog_.tensors().size()) {
-    for (std::uint32_t i = 0; i < readers_.size(); ++i) {
-      readers_[i] = ValueReader(catalog_, i, scales_.OfWeight(i));
+    for (std::size_t i = 0; i < gathered_.size(); ++i) {
       gathered_[i].bytes_left = catalog_.tensors()[i].extent.length;
     }
   }
 
-  std::uint64_t Cut(std::uint32_t tensor, std::uint64_t position) const {
-    const ValueReader& reader = readers_[tensor];
-    const std::uint64_t panel = PanelElements(reader.elements());
-    return reader.BytesTo(reader.ElementAt(position) / panel * panel);
-  }
+  const ScaleMap& scales() const { return scales_; }
 
-  std::optional<SourceRange> Side(std::uint32_t tensor, std::uint64_t begin,
-                                  std::uint64_t end) const {
-    const ValueReader& reader = readers_[tensor];
-    return reader.ScaleRange(reader.ElementAt(begin), reader.ElementAt(end));
-  }
-
-  void Visit(const ScanPiece& piece) {
-    const ValueReader& reader = readers_[piece.tensor];
+  void Visit(const ValuePiece& piece) {
+    const ValueReader& reader = piece.reader;
     std::vector<PanelResult> panels;
     ZeroBlocks blocks;
     if (reader.form() != ValueForm::kNone) {
-      const std::uint64_t begin = reader.ElementAt(piece.begin);
-      const std::uint64_t end = reader.ElementAt(piece.begin + piece.bytes.size());
-      ValueReader::Scales scales;
-      reader.DecodeScales(begin, end, piece.side, scales);
       const std::uint64_t size = PanelElements(reader.elements());
-      for (std::uint64_t first = begin; first < end; first += size) {
-        const std::uint64_t last = std::min(end, first + size);
-        const auto bytes = piece.bytes.subspan(reader.BytesTo(first) - piece.begin,
-                                               reader.BytesTo(last) - reader.BytesTo(first));
-        panels.push_back(MeasurePanel(piece.tensor, first, bytes, scales));
+      for (std::uint64_t first = piece.begin; first < piece.end; first += size) {
+        panels.push_back(MeasurePanel(piece, first, std::min(piece.end, first + size)));
       }
       if (reader.scaled()) {
-        blocks = ZeroBlocks(scales.first, scales.values.size());
-        blocks.Add(reader, begin, piece.bytes, scales);
+        blocks = ZeroBlocks(piece.scales.first, piece.scales.values.size());
+        blocks.Add(reader, piece.begin, piece.bytes, piece.scales);
       }
     }
     Gathered& tensor = gathered_[piece.tensor];
@@ -161,14 +135,15 @@ class Measurer {
   }
 
  private:
-  PanelResult MeasurePanel(std::uint32_t tensor, std::uint64_t begin,
-                           std::span<const std::byte> bytes,
-                           const ValueReader::Scales& scales) const {
-    const ValueReader& reader = readers_[tensor];
+  PanelResult MeasurePanel(const ValuePiece& piece, std::uint64_t begin, std::uint64_t end) const {
+    const ValueReader& reader = piece.reader;
+    const auto bytes = piece.bytes.subspan(reader.BytesTo(begin) - piece.first_byte,
+                                           reader.BytesTo(end) - reader.BytesTo(begin));
     PanelResult panel;
     panel.begin = begin;
-    if (wishes_[tensor].histogram) panel.measurement.histogram.emplace();
-    if (wishes_[tensor].digests) panel.digest = formats::Xxh3Hex(bytes);
+    if (wishes_[piece.tensor].histogram) panel.measurement.histogram.emplace();
+    if (wishes_[piece.tensor].digests) panel.digest = formats::Xxh3Hex(bytes);
+    const bool is_scale = scales_.OfScale(piece.tensor) != nullptr;
     const std::size_t chunk_bytes = reader.BytesTo(kValueChunk);
     bool first = true;
     for (std::size_t done = 0; done < bytes.size(); done += chunk_bytes) {
@@ -178,27 +153,22 @@ class Measurer {
       if (reader.form() == ValueForm::kDouble) {
         MeasureDoubles(reader, element, chunk, size, first, panel);
       } else {
-        MeasureFloatChunk(tensor, element, chunk, size, scales, first, panel);
+        MeasureFloatChunk(piece, is_scale, element, chunk, size, first, panel);
       }
       first = false;
     }
     return panel;
   }
 
-  void MeasureFloatChunk(std::uint32_t tensor, std::uint64_t element,
-                         std::span<const std::byte> chunk, std::size_t size,
-                         const ValueReader::Scales& scales, bool first, PanelResult& panel) const {
+  static void MeasureFloatChunk(const ValuePiece& piece, bool is_scale, std::uint64_t element,
+                                std::span<const std::byte> chunk, std::size_t size, bool first,
+                                PanelResult& panel) {
     alignas(64) std::array<float, kValueChunk> buffer;
     const std::span<float> values = std::span(buffer).first(size);
-    const ValueReader& reader = readers_[tensor];
-    const ScaledWeight* const pair = scales_.OfScale(tensor);
-    if (pair != nullptr) {
-      std::vector<float> decoded;
-      quant::DecodeScales(pair->scale_format, chunk, decoded);
-      std::copy(decoded.begin(), decoded.end(), values.begin());
-      JudgeScales(element, values, panel.measurement);
-    } else {
-      reader.Floats(element, chunk, scales, values.data());
+    piece.reader.Floats(element, chunk, piece.scales, values.data());
+    if (is_scale) {
+      panel.measurement.significands.Add(values);
+      panel.measurement.bad_scales.Add(element, values);
     }
     const quant::FloatStatistics found = quant::MeasureFloats(values);
     Measurement& sum = panel.measurement;
@@ -210,8 +180,8 @@ class Measurer {
     sum.finite += found.values - found.nans - found.infinities;
     sum.absmax = std::max(sum.absmax, double{found.absmax});
     panel.sum_squares += static_cast<long double>(found.sum_squares);
-    if (pair == nullptr && found.nans + found.infinities != 0) {
-      CountNonfinite(reader, element, chunk, values, scales, sum);
+    if (!is_scale && found.nans + found.infinities != 0) {
+      CountNonfinite(piece.reader, element, chunk, values, piece.scales, sum);
     }
     if (sum.histogram) {
       for (const float value : values) CountMagnitude(double{value}, *sum.histogram);
@@ -237,17 +207,6 @@ class Measurer {
       } else if (std::isinf(stored[i]) || (std::isinf(values[i]) && !bad_scale)) {
         ++sum.infinities;
         sum.first_infinity = std::min(sum.first_infinity, element + i);
-      }
-    }
-  }
-
-  static void JudgeScales(std::uint64_t element, std::span<const float> scales, Measurement& sum) {
-    sum.significands.Add(scales);
-    for (std::size_t i = 0; i < scales.size(); ++i) {
-      if (!IsBadScale(scales[i])) continue;
-      if (sum.bad_scales++ == 0) {
-        sum.first_bad_scale = element + i;
-        sum.first_bad_scale_value = scales[i];
       }
     }
   }
@@ -282,7 +241,6 @@ class Measurer {
   const Catalog& catalog_;
   const std::vector<MeasureWish>& wishes_;
   const ScaleMap scales_;
-  std::vector<ValueReader> readers_;
   std::vector<Gathered> gathered_;  // each guarded by the mutex of its position
   std::array<std::mutex, 64> mutexes_;
 };
@@ -300,17 +258,18 @@ std::vector<Measurement> MeasureAll(const ValueCheckpoint& checkpoint,
   std::vector<std::uint32_t> all(checkpoint.model.catalog.tensors().size());
   std::iota(all.begin(), all.end(), 0U);
   Measurer measurer(checkpoint, wishes);
-  ScanOptions options;
+  ValueScanOptions options;
   options.threads = threads;
   options.memory_bytes = memory_bytes;
   options.phase = "reading values";
-  options.side = [&](std::uint32_t tensor, std::uint64_t begin, std::uint64_t end) {
-    return measurer.Side(tensor, begin, end);
+  // At whole panels.
+  const auto cut = [](const ValueReader& reader, std::uint64_t element) {
+    const std::uint64_t panel = PanelElements(reader.elements());
+    return element / panel * panel;
   };
-  ScanTensors(
-      checkpoint.model.catalog, all, sources, options,
-      [&](std::uint32_t tensor, std::uint64_t position) { return measurer.Cut(tensor, position); },
-      [&](const ScanPiece& piece) { measurer.Visit(piece); }, progress, stop);
+  ScanValues(
+      checkpoint.model.catalog, all, measurer.scales(), sources, options, cut,
+      [&](const ValuePiece& piece) { measurer.Visit(piece); }, progress, stop);
   return measurer.Take();
 }
 

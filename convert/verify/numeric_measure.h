@@ -10,6 +10,7 @@
 #include "convert/catalog/progress.h"
 #include "convert/model/scale_fmt.h"
 #include "convert/stream/source_files.h"
+#include "convert/stream/value_scan.h"
 #include "convert/verify/numeric.h"
 #include "convert/verify/value_checkpoint.h"
 #include "convert/verify/zero_blocks.h"
@@ -29,11 +30,9 @@ struct Measurement {
   std::uint64_t finite = 0;
   std::uint64_t nans = 0;
   std::uint64_t infinities = 0;
-  std::uint64_t bad_scales = 0;  // of a scale; NaN and infinite ones are among these alone
+  BadScales bad_scales;  // of a scale; NaN and infinite ones are among these alone
   std::uint64_t first_nan = UINT64_MAX;
   std::uint64_t first_infinity = UINT64_MAX;
-  std::uint64_t first_bad_scale = UINT64_MAX;
-  float first_bad_scale_value = 0;
   double absmax = 0;
   double rms = 0;
   bool constant = true;  // all values have the same bits

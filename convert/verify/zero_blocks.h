@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "convert/verify/value_reader.h"
+#include "convert/stream/value_reader.h"
 
 // Blocks of FP8 codes that are all zero though their scale says that they had values; an internal
 // part of numeric.h.

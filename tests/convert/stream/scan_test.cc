@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <mutex>
@@ -10,6 +11,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -150,6 +152,56 @@ TEST_F(ScanTest, ReadsWhatBelongsToAPieceWithIt) {
   std::string joined;
   for (const auto& [begin, bytes] : seen.sides.at(large)) joined += bytes;
   EXPECT_EQ(joined, checkpoint_.Find("scale").bytes);
+}
+
+TEST_F(ScanTest, VisitsThePiecesOfATensorInOrderWhereAsked) {
+  SourceFiles sources(*catalog_);
+  const StopToken stop;
+  ScanOptions options{.threads = 4, .memory_bytes = kMinMemoryBytes / 4, .phase = {}, .side = {}};
+  options.in_order = true;
+  // Not guarded: each tensor's are touched by one thread at a time.
+  std::vector<std::uint64_t> next(all_.size(), 0);
+  std::vector<std::string> bytes(all_.size());
+  ScanTensors(
+      *catalog_, all_, sources, options, {},
+      [&](const ScanPiece& piece) {
+        EXPECT_EQ(piece.begin, next[piece.tensor]);
+        if (piece.begin == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        next[piece.tensor] = piece.begin + piece.bytes.size();
+        bytes[piece.tensor] += AsString(piece.bytes);
+      },
+      sink_, stop);
+  for (const std::uint32_t tensor : all_) {
+    const std::string& name = catalog_->tensors()[tensor].name;
+    EXPECT_EQ(bytes[tensor], checkpoint_.Find(name).bytes) << name;
+  }
+}
+
+TEST_F(ScanTest, EndsWhenStoppedWhilePiecesWaitForTheirTurn) {
+  SourceFiles sources(*catalog_);
+  StopToken stop;
+  ScanOptions options{.threads = 4, .memory_bytes = 1, .phase = {}, .side = {}};
+  options.in_order = true;
+  const std::uint32_t large = catalog_->Find("large");
+  const Error error = ErrorOf([&] {
+    ScanTensors(
+        *catalog_, std::span(&large, 1), sources, options, {},
+        [&](const ScanPiece&) { stop.RequestStop(); }, sink_, stop);
+  });
+  EXPECT_EQ(error.code(), ErrorCode::kInterrupted);
+}
+
+TEST_F(ScanTest, TellsOfAnErrorWhilePiecesWaitForTheirTurn) {
+  SourceFiles sources(*catalog_);
+  const StopToken stop;
+  ScanOptions options{.threads = 4, .memory_bytes = 1, .phase = {}, .side = {}};
+  options.in_order = true;
+  const Error error = ErrorOf([&] {
+    ScanTensors(
+        *catalog_, all_, sources, options, {},
+        [](const ScanPiece&) { throw Error(ErrorCode::kBadInput, "bad piece"); }, sink_, stop);
+  });
+  EXPECT_EQ(error.message(), "bad piece");
 }
 
 TEST_F(ScanTest, TellsOfAVisitorsError) {

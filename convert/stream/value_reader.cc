@@ -1,4 +1,4 @@
-#include "convert/verify/value_reader.h"
+#include "convert/stream/value_reader.h"
 
 #include <algorithm>
 #include <array>
@@ -103,6 +103,16 @@ ValueReader::ValueReader(const Catalog& catalog, std::uint32_t tensor, const Sca
   scale_cols_ = pair->ScaleCols();
 }
 
+ValueReader::ValueReader(const Catalog& catalog, std::uint32_t tensor, const ScaleMap& scales)
+    : ValueReader(catalog, tensor, scales.OfWeight(tensor)) {
+  const ScaledWeight* const of_scale = scales.OfScale(tensor);
+  // U8 may hold E8M0.
+  if (of_scale != nullptr && of_scale->scale_format == quant::ScaleFormat::kE8M0) {
+    dtype_ = Dtype::kF8E8M0;
+    form_ = ValueForm::kFloat;
+  }
+}
+
 std::uint64_t ValueReader::ScaleRowStart(std::uint64_t element) const {
   const std::uint64_t row = element / pair_->cols;
   const std::uint64_t scale_row =
@@ -172,19 +182,18 @@ void ValueReader::StoredFloats(std::span<const std::byte> bytes, float* out) con
   DecodeSmall(dtype_, bytes, out);
 }
 
-void ValueReader::FloatsRoundedToBF16(std::uint64_t first, std::span<const std::byte> bytes,
-                                      const Scales& scales, float* out) const {
+void ValueReader::RoundedToBF16(std::uint64_t first, std::span<const std::byte> bytes,
+                                const Scales& scales, std::uint16_t* out) const {
   const std::span<const std::uint8_t> codes(reinterpret_cast<const std::uint8_t*>(bytes.data()),
                                             bytes.size());
-  std::array<std::uint16_t, kValueChunk> rounded;
   quant::DequantizeCounts counts;
   for (std::size_t done = 0; done < codes.size();) {
     const std::uint64_t element = first + done;
     const std::uint64_t column = element % pair_->cols;
     const std::uint64_t block_column = column % pair_->block.cols;
     // A part of one row, as a matrix of its own that begins with a block.
-    const std::size_t size = static_cast<std::size_t>(
-        std::min<std::uint64_t>({pair_->cols - column, codes.size() - done, rounded.size()}));
+    const auto size = static_cast<std::size_t>(
+        std::min<std::uint64_t>(pair_->cols - column, codes.size() - done));
     const std::uint64_t scale = ScaleRowStart(element) + column / pair_->block.cols;
     quant::DequantizeSpan span;
     span.codes = codes.subspan(done, size);
@@ -192,7 +201,17 @@ void ValueReader::FloatsRoundedToBF16(std::uint64_t first, std::span<const std::
     span.cols = block_column + size;
     span.block = {1, pair_->block.cols};
     span.scales = std::span(scales.values).subspan(scale - scales.first);
-    quant::DequantizeToBF16(pair_->format, span, rounded.data(), counts);
+    quant::DequantizeToBF16(pair_->format, span, out + done, counts);
+    done += size;
+  }
+}
+
+void ValueReader::FloatsRoundedToBF16(std::uint64_t first, std::span<const std::byte> bytes,
+                                      const Scales& scales, float* out) const {
+  std::array<std::uint16_t, kValueChunk> rounded;
+  for (std::size_t done = 0; done < bytes.size();) {
+    const std::size_t size = std::min(bytes.size() - done, rounded.size());
+    RoundedToBF16(first + done, bytes.subspan(done, size), scales, rounded.data());
     quant::DecodeFloats(quant::StoredFloat::kBF16, std::as_bytes(std::span(rounded).first(size)),
                         out + done);
     done += size;

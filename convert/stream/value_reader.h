@@ -10,7 +10,7 @@
 #include "convert/model/scaled_weights.h"
 #include "convert/plan/expression.h"
 
-// The values of a tensor's elements from its bytes; an internal part of numeric.h and compare.h.
+// The values of a tensor's elements from its bytes.
 namespace dsv3::convert {
 
 // Elements that are decoded at a time, so that they stay in the L1 cache. Sums are formed over
@@ -30,6 +30,8 @@ class ValueReader {
   ValueReader() = default;
   // With `pair` the values are those with the scale.
   ValueReader(const Catalog& catalog, std::uint32_t tensor, const ScaledWeight* pair);
+  // With the scale of a weight that has one; those of a scale are what a weight is multiplied by.
+  ValueReader(const Catalog& catalog, std::uint32_t tensor, const ScaleMap& scales);
 
   ValueForm form() const { return form_; }
   bool scaled() const { return pair_ != nullptr; }
@@ -71,7 +73,10 @@ class ValueReader {
               float* out) const;
   // The same without the scale.
   void StoredFloats(std::span<const std::byte> bytes, float* out) const;
-  // The same as Floats, rounded to BF16 by the rule of fp8-to-bf16, as floats. Scaled only.
+  // The same as Floats, rounded to BF16 by the rule of fp8-to-bf16. Scaled only.
+  void RoundedToBF16(std::uint64_t first, std::span<const std::byte> bytes, const Scales& scales,
+                     std::uint16_t* out) const;
+  // The same as floats. Scaled only.
   void FloatsRoundedToBF16(std::uint64_t first, std::span<const std::byte> bytes,
                            const Scales& scales, float* out) const;
   // Form kDouble.
