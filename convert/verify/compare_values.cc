@@ -12,8 +12,8 @@
 
 #include "convert/stream/executor.h"
 #include "convert/stream/unit_pipeline.h"
-#include "convert/verify/numeric_measure.h"
 #include "convert/stream/value_reader.h"
+#include "convert/verify/numeric_measure.h"
 #include "formats/io/aligned_buffer.h"
 #include "quant/statistics.h"
 
