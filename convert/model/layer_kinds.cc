@@ -87,21 +87,14 @@ void RequireAgreement(const ConfigFields& fields, const char* name, const ModelC
   const bool has_first = given("first_k_dense_replace");
   for (std::uint64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
     const bool listed = config.moe_layers[layer];
-    const char* other = nullptr;
-    std::uint64_t value = 0;
-    if (has_first && listed && layer < config.first_k_dense_replace) {
-      other = "first_k_dense_replace";
-      value = config.first_k_dense_replace;
-    } else if (layer % config.moe_layer_freq != 0) {
-      if (!listed) continue;
-      other = "moe_layer_freq";
-      value = config.moe_layer_freq;
-    } else if (has_first && !listed && layer >= config.first_k_dense_replace) {
-      other = "first_k_dense_replace";
-      value = config.first_k_dense_replace;
-    } else {
-      continue;
-    }
+    const bool is_dense_by_frequency = layer % config.moe_layer_freq != 0;
+    const bool is_before_first = layer < config.first_k_dense_replace;
+    const bool by_first =
+        has_first && (listed ? is_before_first : !is_before_first && !is_dense_by_frequency);
+    const bool by_frequency = !by_first && listed && is_dense_by_frequency;
+    if (!by_first && !by_frequency) continue;
+    const char* const other = by_first ? "first_k_dense_replace" : "moe_layer_freq";
+    const std::uint64_t value = by_first ? config.first_k_dense_replace : config.moe_layer_freq;
     fields.Fail(fmt::format(
         "the field '{}' says that layer {} is \"{}\", but '{}' is {}, which says \"{}\"; programs "
         "read one or the other, so correct the one that does not fit the weights, or remove it",

@@ -74,8 +74,7 @@ void Reserve(const std::filesystem::path& path, int fd, std::uint64_t bytes) {
 // Names files that are complete; where that cannot be done, no conversion can end.
 Error RenameError(const std::filesystem::path& from, const std::filesystem::path& to,
                   int errno_value) {
-  const Error error =
-      IoError(fmt::format("rename {} to", ShownPath(from)), to.string(), errno_value);
+  Error error = IoError(fmt::format("rename {} to", ShownPath(from)), to.string(), errno_value);
   const bool may_be_unsupported = MeansUnsupported(errno_value) || errno_value == EPERM ||
                                   errno_value == EBUSY || errno_value == EXDEV;
   if (!may_be_unsupported) return error;
