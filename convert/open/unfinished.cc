@@ -53,7 +53,7 @@ bool Exists(const fs::path& path) {
 // The commands that complete the output of an unfinished job. Journals of earlier versions do not
 // record its command.
 std::string CommandsToContinue(const formats::JobProgress& job, const fs::path& directory) {
-  const std::string command =
+  std::string command =
       fmt::format("{} {}", job.command.empty() ? CommandOfRecipe(job.recipe) + " IN" : job.command,
                   formats::ShownAbsolutePath(directory));
   if (job.parts == 0) return command;
