@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "formats/sums_file.h"
+#include "formats/text_encoding.h"
 
 namespace dsv3::formats {
 namespace {
@@ -34,14 +35,6 @@ constexpr std::array<std::string_view, 4> kChecksumSuffixes = {".sha512", ".sha1
                                                                ".md5sum"};
 
 constexpr std::array<std::string_view, 3> kChecksumNames = {"sha512sums", "md5sums", "md5sum.txt"};
-
-std::string Lower(std::string_view text) {
-  std::string lower(text);
-  for (char& c : lower) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  }
-  return lower;
-}
 
 std::vector<std::string_view> Components(std::string_view path) {
   std::vector<std::string_view> components;
@@ -125,7 +118,7 @@ std::string_view LeftBehindKindName(LeftBehindKind kind) {
 }
 
 std::optional<LeftBehindKind> KindOfLeftBehind(std::string_view relative_name) {
-  const std::string path = Lower(relative_name);
+  const std::string path = AsciiLower(relative_name);
   const std::vector<std::string_view> components = Components(path);
   const std::string_view name = components.back();
   if (IsSystemRecord(components)) return LeftBehindKind::kSystemRecord;

@@ -16,10 +16,7 @@ constexpr std::string_view kEscaped = "\\\n\r";
 // The digest in lowercase; nothing when the text is not a digest.
 std::optional<std::string> Digest(std::string_view text) {
   if (text.size() != kDigits) return std::nullopt;
-  std::string digest(text);
-  for (char& c : digest) {
-    if (c >= 'A' && c <= 'F') c = static_cast<char>(c - 'A' + 'a');
-  }
+  std::string digest = AsciiLower(text);
   if (digest.find_first_not_of("0123456789abcdef") != digest.npos) return std::nullopt;
   return digest;
 }
@@ -204,10 +201,7 @@ bool IsSumsName(std::string_view file_name) {
   constexpr std::array<std::string_view, 8> kEnds = {"sha256sums", "sha256sum", "shasums256",
                                                      "shasums",    "checksums", "checksum",
                                                      "sha256",     "sha-256"};
-  std::string name(file_name);
-  for (char& c : name) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  }
+  std::string name = AsciiLower(file_name);
   for (const std::string_view extension : {".txt", ".asc"}) {
     if (name.ends_with(extension)) name.resize(name.size() - extension.size());
   }

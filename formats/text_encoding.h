@@ -10,4 +10,7 @@ namespace dsv3::formats {
 // units that are not characters become U+FFFD. Any other text is returned unchanged.
 std::string ToUtf8(std::string_view text);
 
+// The text with the ASCII letters in lowercase, in any locale.
+std::string AsciiLower(std::string_view text);
+
 }  // namespace dsv3::formats

@@ -30,17 +30,9 @@ constexpr std::string_view kAdvice =
     "put the publisher's list in its place, or correct it; until then nothing says that the files "
     "are right";
 
-std::string InLowerCase(std::string_view text) {
-  std::string lower(text);
-  for (char& c : lower) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  }
-  return lower;
-}
-
 // Of NAME.sha256 NAME; empty for names of lists of several files.
 std::string SubjectOf(const std::string& list) {
-  const std::string lower = InLowerCase(list);
+  const std::string lower = formats::AsciiLower(list);
   for (const std::string_view suffix : kSuffixes) {
     if (lower.ends_with(suffix)) return list.substr(0, list.size() - suffix.size());
   }
