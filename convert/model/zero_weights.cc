@@ -15,6 +15,15 @@ bool IsWeightMatrix(std::string_view name, formats::Dtype dtype, const formats::
          std::find(kLast.begin(), kLast.end(), last) != kLast.end();
 }
 
+bool AreZero(std::size_t float_bytes, std::span<const std::byte> bytes) {
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    const bool has_sign = i % float_bytes == float_bytes - 1;  // little-endian
+    const std::byte bits = has_sign ? bytes[i] & std::byte{0x7F} : bytes[i];
+    if (bits != std::byte{0}) return false;
+  }
+  return true;
+}
+
 bool IsScaleOfZeros(float scale) {
   constexpr float kFloor = 0x1p-22F;  // 1e-4 / 448, rounded up to a power of two
   constexpr float kBf16Epsilon = 0x1p-7F;

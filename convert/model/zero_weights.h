@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+#include <span>
 #include <string_view>
 
 #include "formats/dtype.h"
@@ -14,6 +16,9 @@ namespace dsv3::convert {
 // trained model none of these is all zero. Biases and norms may be; and the code 0 of packed
 // integers may mean any value.
 bool IsWeightMatrix(std::string_view name, formats::Dtype dtype, const formats::Shape& shape);
+
+// Whether floats of this many bytes each, FP8 codes among them, are all zero, of either sign.
+bool AreZero(std::size_t float_bytes, std::span<const std::byte> bytes);
 
 // Whether a quantiser may have written this scale for a block of zeros: 1; an epsilon of BF16 or
 // FP8; or what a floor of the largest magnitude of 1e-4 or less gives, rounded up to a power of

@@ -6,20 +6,6 @@
 #include "convert/model/zero_weights.h"
 
 namespace dsv3::convert {
-namespace {
-
-// Whether floats of this type are all zero, of either sign.
-bool AreZero(formats::Dtype dtype, std::span<const std::byte> bytes) {
-  const std::size_t size = formats::DtypeBits(dtype) / 8;
-  for (std::size_t i = 0; i < bytes.size(); ++i) {
-    const bool has_sign = i % size == size - 1;  // little-endian
-    const std::byte bits = has_sign ? bytes[i] & std::byte{0x7F} : bytes[i];
-    if (bits != std::byte{0}) return false;
-  }
-  return true;
-}
-
-}  // namespace
 
 std::uint64_t PlannedRest(const PlannedFile& file) {
   for (const PlannedTensor& tensor : file.tensors) {
@@ -91,7 +77,7 @@ void FileDigests::LookForValues(const ChunkPart& part) {
   const Expression& expression = *tensor.expression;
   if (!IsWeightMatrix(tensor.entry.name, expression.dtype(), expression.shape())) return;
   if (part.range.begin == 0) has_values_ = false;
-  if (!has_values_) has_values_ = !AreZero(expression.dtype(), part.output);
+  if (!has_values_) has_values_ = !AreZero(formats::DtypeBits(expression.dtype()) / 8, part.output);
   if (part.ends_tensor) record_.tensors[part.tensor].all_zero = !has_values_;
 }
 

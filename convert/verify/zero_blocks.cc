@@ -11,12 +11,6 @@ namespace {
 
 constexpr float kHasValues = std::numeric_limits<float>::quiet_NaN();
 
-bool AreZero(std::span<const std::byte> codes) {
-  constexpr std::byte kMagnitude{0x7F};
-  return std::all_of(codes.begin(), codes.end(),
-                     [](std::byte code) { return (code & kMagnitude) == std::byte{0}; });
-}
-
 }  // namespace
 
 ZeroBlocks::ZeroBlocks(std::uint64_t first, std::uint64_t count) : blocks_(count), first_(first) {}
@@ -61,7 +55,7 @@ bool ZeroBlocks::AddRow(std::uint64_t column, std::uint64_t block_cols,
         static_cast<std::size_t>(std::min<std::uint64_t>(to_next, codes.size() - done));
     float& block = blocks[index];
     if (!std::isnan(block)) {
-      if (!AreZero(codes.subspan(done, size))) {
+      if (!AreZero(1, codes.subspan(done, size))) {
         block = kHasValues;
       } else {
         have_values = false;
