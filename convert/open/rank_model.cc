@@ -337,22 +337,13 @@ class Builder {
     }
     if (index) index = PlanIndex(plan);
     origins_.clear();
-    std::vector<SourceFile> files;
-    std::vector<CatalogTensor> held;
     for (const PlannedFile& planned : plan.files) {
-      const auto file = static_cast<std::uint32_t>(files.size());
-      files.push_back({planned.name, {}, planned.bytes, 0, planned.header_digest});
       headers.push_back(FileHeader(planned).substr(sizeof(std::uint64_t)));
       for (const PlannedTensor& tensor : planned.tensors) {
-        const TensorEntry& entry = tensor.entry;
-        held.push_back({entry.name,
-                        entry.dtype,
-                        entry.shape,
-                        {file, planned.data_offset + entry.offset, entry.bytes}});
         origins_.push_back(tensor.expression);
       }
     }
-    return Catalog(std::move(files), std::move(held));
+    return CatalogOf(plan);
   }
 
   void ChangeConfig(RankModel& model) const {

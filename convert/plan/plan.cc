@@ -4,6 +4,8 @@
 #include <span>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "convert/plan/slice_expression.h"
 #include "formats/hash/xxh3.h"
@@ -52,6 +54,23 @@ class OriginDigests {
 };
 
 }  // namespace
+
+Catalog CatalogOf(const Plan& plan) {
+  std::vector<SourceFile> files;
+  std::vector<CatalogTensor> tensors;
+  for (const PlannedFile& planned : plan.files) {
+    const auto file = static_cast<std::uint32_t>(files.size());
+    files.push_back({planned.name, {}, planned.bytes, 0, planned.header_digest});
+    for (const PlannedTensor& tensor : planned.tensors) {
+      const TensorEntry& entry = tensor.entry;
+      tensors.push_back({entry.name,
+                         entry.dtype,
+                         entry.shape,
+                         {file, planned.data_offset + entry.offset, entry.bytes}});
+    }
+  }
+  return Catalog(std::move(files), std::move(tensors));
+}
 
 std::string PlanIndex(const Plan& plan) {
   formats::ShardIndex index;

@@ -44,6 +44,9 @@ struct Plan {
   std::unordered_map<std::uint32_t, std::string> source_digests;
 };
 
+// The files as they are planned, as a catalog: tensors in the order of the files.
+Catalog CatalogOf(const Plan& plan);
+
 // The index over the plan's files, as text.
 std::string PlanIndex(const Plan& plan);
 

@@ -218,22 +218,13 @@ void MakeShards(const std::vector<std::pair<std::string, ExpressionPtr>>& ordere
     plan.files.push_back(PlanFile(std::move(name), std::move(shards[i])));
   }
   if (plan.files.size() > 1) shards_of_ranks.index = PlanIndex(plan);
-  std::vector<SourceFile> files;
-  std::vector<CatalogTensor> tensors;
   for (const PlannedFile& planned : plan.files) {
-    const auto file = static_cast<std::uint32_t>(files.size());
-    files.push_back({planned.name, {}, planned.bytes, 0, planned.header_digest});
     shards_of_ranks.headers.push_back(FileHeader(planned).substr(sizeof(std::uint64_t)));
     for (const PlannedTensor& tensor : planned.tensors) {
-      const TensorEntry& entry = tensor.entry;
-      tensors.push_back({entry.name,
-                         entry.dtype,
-                         entry.shape,
-                         {file, planned.data_offset + entry.offset, entry.bytes}});
       shards_of_ranks.origins.push_back(tensor.expression);
     }
   }
-  model.catalog = Catalog(std::move(files), std::move(tensors));
+  model.catalog = CatalogOf(plan);
 }
 
 std::string ReadConfig(const fs::path& directory, const fs::path& given) {
