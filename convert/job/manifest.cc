@@ -172,6 +172,7 @@ std::optional<ManifestSummary> ReadManifest(const std::filesystem::path& directo
     for (formats::ManifestFile& file : manifest.files) {
       if (file.by_recipe) summary.files.push_back(std::move(file));
     }
+    summary.tensors = std::move(manifest.tensors);
     return summary;
   } catch (const Error&) {
     return std::nullopt;

@@ -35,6 +35,7 @@ struct ManifestSummary {
   std::string job_text;                      // of `job`
   std::vector<std::string> source_files;     // of the checkpoint that was converted
   std::vector<formats::ManifestFile> files;  // that the conversion made
+  std::vector<formats::ManifestTensor> tensors;
 };
 
 // Reads the manifest in `directory`; nothing when there is none, or it is not one that a conversion

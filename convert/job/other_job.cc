@@ -158,9 +158,9 @@ void RefuseFinished(const fs::path& directory, const ManifestSummary& manifest,
   RefuseOutputOf(directory, manifest, "another command: " + what);
 }
 
-void RefuseOtherSource(const fs::path& directory, const std::string& file,
-                       const std::string& tensor) {
-  RefuseOutputOf(directory, ReadManifest(directory).value_or(ManifestSummary()),
+void RefuseOtherSource(const fs::path& directory, const ManifestSummary& manifest,
+                       const std::string& file, const std::string& tensor) {
+  RefuseOutputOf(directory, manifest,
                  fmt::format("this command on another IN: tensor {} in {} has other bytes than the "
                              "one that the output was made of",
                              QuoteForMessage(tensor), file));

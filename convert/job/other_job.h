@@ -25,7 +25,8 @@ bool IsSameJob(const JournalHead& before, const JournalHead& now);
 
 // Throws Error (kUsage) for the finished output of the same job on another source: `tensor` of
 // `file` has other bytes.
-[[noreturn]] void RefuseOtherSource(const std::filesystem::path& directory, const std::string& file,
+[[noreturn]] void RefuseOtherSource(const std::filesystem::path& directory,
+                                    const ManifestSummary& manifest, const std::string& file,
                                     const std::string& tensor);
 
 }  // namespace dsv3::convert

@@ -133,7 +133,7 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
   state.exists = true;
   if (IsEmpty(directory)) return state;
 
-  const std::optional<ManifestSummary> manifest = ReadManifest(directory);
+  std::optional<ManifestSummary> manifest = ReadManifest(directory);
   JobJournals journals = ReadJournals(directory, /*skip_unreadable=*/job.overwrite);
   const bool begun = !journals.runs.empty();
   const bool same_manifest = manifest && manifest->job_text == job.manifest_job_text;
@@ -143,6 +143,7 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
     const std::string damage = Damage(directory, *job.plan, *manifest);
     if (damage.empty()) {
       state.kind = OutputState::Kind::kFinished;
+      state.manifest = std::move(manifest);
       return state;
     }
     if (!begun && !job.overwrite) {

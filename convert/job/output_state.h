@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "convert/job/journal.h"
+#include "convert/job/manifest.h"
 #include "convert/plan/plan.h"
 #include "formats/io/file_system.h"
 #include "formats/manifest.h"
@@ -34,6 +35,7 @@ struct OutputState {
     kFinished,    // this job's complete output: sizes and headers are right
   };
   Kind kind = Kind::kFresh;
+  std::optional<ManifestSummary> manifest;  // kFinished: that of the output
   // kUnfinished: all runs that began this job, and the files that they finished. kFresh: the runs
   // of the job that this one replaces.
   JobJournals journals;

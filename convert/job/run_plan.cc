@@ -56,10 +56,11 @@ void OutputRun::Warn(formats::Finding warning) {
 }
 
 void OutputRun::RequireSameSource() {
-  const std::optional<std::uint32_t> other = FindOtherTensor(output_, sources_, stop_);
+  const std::optional<std::uint32_t> other = FindOtherTensor(*state_.manifest, sources_, stop_);
   if (!other) return;
   const CatalogTensor& tensor = source_.catalog.tensors()[*other];
-  RefuseOtherSource(output_, source_.catalog.files()[tensor.extent.file].name, tensor.name);
+  RefuseOtherSource(output_, *state_.manifest, source_.catalog.files()[tensor.extent.file].name,
+                    tensor.name);
 }
 
 void OutputRun::ReportNothingToDo() {

@@ -1,13 +1,14 @@
 #include "convert/job/source_probe.h"
 
+#include <filesystem>
+#include <span>
 #include <string>
 #include <system_error>
 #include <unordered_map>
 #include <vector>
 
-#include "convert/job/manifest.h"
 #include "formats/hash/xxh3.h"
-#include "formats/io/input_file.h"
+#include "formats/io/aligned_buffer.h"
 
 namespace dsv3::convert {
 namespace {
@@ -16,11 +17,8 @@ constexpr std::uint64_t kUsualBytes = std::uint64_t{1} << 20;
 constexpr std::uint64_t kMostBytes = std::uint64_t{256} << 20;
 
 // Of the tensors of the converted checkpoint, by catalog position, what the manifest records.
-std::unordered_map<std::uint32_t, std::string> RecordedDigests(const std::filesystem::path& output,
+std::unordered_map<std::uint32_t, std::string> RecordedDigests(const ManifestSummary& manifest,
                                                                const Catalog& catalog) {
-  const formats::Manifest manifest = formats::ParseManifest(
-      formats::ReadSmallFile(output / kManifestName, formats::kMaxManifestBytes),
-      std::string(kManifestName));
   std::unordered_map<std::uint32_t, std::string> digests;
   for (const formats::ManifestTensor& tensor : manifest.tensors) {
     for (const formats::ManifestSource& source : tensor.sources) {
@@ -62,10 +60,10 @@ std::vector<std::uint32_t> ChooseTensors(
 
 }  // namespace
 
-std::optional<std::uint32_t> FindOtherTensor(const std::filesystem::path& output,
-                                             SourceFiles& sources, const StopToken& stop) {
+std::optional<std::uint32_t> FindOtherTensor(const ManifestSummary& manifest, SourceFiles& sources,
+                                             const StopToken& stop) {
   const Catalog& catalog = sources.catalog();
-  const std::unordered_map<std::uint32_t, std::string> digests = RecordedDigests(output, catalog);
+  const std::unordered_map<std::uint32_t, std::string> digests = RecordedDigests(manifest, catalog);
   formats::AlignedBuffer buffer;
   std::vector<std::span<const std::byte>> inputs;
   std::uint64_t bytes = 0;

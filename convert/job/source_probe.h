@@ -1,10 +1,10 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <optional>
 
 #include "convert/catalog/progress.h"
+#include "convert/job/manifest.h"
 #include "convert/stream/source_files.h"
 
 namespace dsv3::convert {
@@ -15,7 +15,7 @@ namespace dsv3::convert {
 // smallest, 256 MiB at most together. Returns the first tensor that has other bytes, as its
 // position in the catalog. Files that are not there are passed over, and so are tensors of rank
 // shards, of which the manifest has digests of parts. Throws Error (kIo, kInterrupted).
-std::optional<std::uint32_t> FindOtherTensor(const std::filesystem::path& output,
-                                             SourceFiles& sources, const StopToken& stop);
+std::optional<std::uint32_t> FindOtherTensor(const ManifestSummary& manifest, SourceFiles& sources,
+                                             const StopToken& stop);
 
 }  // namespace dsv3::convert
