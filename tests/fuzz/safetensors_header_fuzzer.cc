@@ -74,12 +74,17 @@ std::string_view AsText(const std::uint8_t* data, std::size_t size) {
   return {reinterpret_cast<const char*>(data), size};
 }
 
-// The JSON within a file, whatever its length field says.
+// What the first 8 bytes of a file give as the length of its JSON.
+std::uint64_t LengthOf(std::string_view file) {
+  std::uint64_t length = 0;
+  if (file.size() >= kLengthBytes) std::memcpy(&length, file.data(), sizeof length);
+  return length;
+}
+
+// The JSON within a file: as much of it as the file holds.
 std::string_view JsonOf(std::string_view file) {
   if (file.size() < kLengthBytes) return {};
-  std::uint64_t length = 0;
-  std::memcpy(&length, file.data(), sizeof length);
-  return file.substr(kLengthBytes, std::min<std::uint64_t>(length, file.size()));
+  return file.substr(kLengthBytes, std::min<std::uint64_t>(LengthOf(file), file.size()));
 }
 
 // The end of the data if `json` is a sound header; read without the parser under test.
@@ -210,7 +215,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::string_view file = AsText(data, size);
   Try(file, size);
   const std::string_view json = JsonOf(file);
+  // A larger size goes only with a whole header: the parser's caller reads that first.
+  if (size < kLengthBytes || json.size() != LengthOf(file)) return 0;
   const std::uint64_t wanted = kLengthBytes + json.size() + WantedDataBytes(json);
-  if (size >= kLengthBytes && wanted >= size) Try(file, wanted);
+  if (wanted >= size) Try(file, wanted);
   return 0;
 }
