@@ -1,0 +1,128 @@
+#include "convert/layouts/layout_names.h"
+
+#include <algorithm>
+#include <charconv>
+#include <system_error>
+
+#include <fmt/format.h>
+
+#include "convert/model/layer_kinds.h"
+
+namespace dsv3::convert {
+namespace {
+
+constexpr std::string_view kLayerMark = "{L}";
+constexpr std::string_view kDepthMark = "{K}";
+constexpr std::string_view kExpertMark = "{E}";
+
+bool Has(std::string_view pattern, std::string_view mark) {
+  return pattern.find(mark) != std::string_view::npos;
+}
+
+std::string Filled(std::string_view pattern, std::string_view mark, std::uint64_t number) {
+  std::string name(pattern);
+  const std::size_t at = name.find(mark);
+  if (at != std::string::npos) name.replace(at, mark.size(), std::to_string(number));
+  return name;
+}
+
+// A Hugging Face name without its numbers.
+struct ParsedName {
+  std::optional<std::uint64_t> layer;
+  std::optional<std::uint64_t> expert;
+  std::string pattern;  // behind the layer's number, with {E} for the expert's
+};
+
+ParsedName Parse(std::string_view name) {
+  constexpr std::string_view kLayers = "model.layers.";
+  constexpr std::string_view kExperts = ".experts.";
+  ParsedName parsed;
+  parsed.layer = LayerOf(name, "");
+  if (parsed.layer) name.remove_prefix(name.find('.', kLayers.size()) + 1);
+  parsed.pattern = name;
+  const std::size_t at = name.find(kExperts);
+  if (at == std::string_view::npos) return parsed;
+  const std::size_t begin = at + kExperts.size();
+  std::uint64_t expert = 0;
+  const auto [stop, error] =
+      std::from_chars(name.data() + begin, name.data() + name.size(), expert);
+  if (error != std::errc() || stop == name.data() + name.size() || *stop != '.') return parsed;
+  parsed.expert = expert;
+  parsed.pattern = fmt::format("{}{}{}", name.substr(0, begin), kExpertMark,
+                               name.substr(static_cast<std::size_t>(stop - name.data())));
+  return parsed;
+}
+
+bool IsOneOf(std::string_view variant, const std::vector<std::string_view>& variants) {
+  return variant.empty() || std::find(variants.begin(), variants.end(), variant) != variants.end();
+}
+
+}  // namespace
+
+bool LayoutPlace::IsOf(const std::vector<std::string_view>& variants) const {
+  return IsOneOf(rule->variant, variants) && IsOneOf(prefix_variant, variants);
+}
+
+LayoutNames::LayoutNames(const LayoutTable& table, const ModelConfig& config)
+    : table_(table), config_(config) {
+  for (const NameRule& rule : table.outside) outside_[rule.model].push_back(&rule);
+  for (const NameRule& rule : table.layer) layer_[rule.model].push_back(&rule);
+  for (const NameRule& rule : table.mtp) mtp_[rule.model].push_back(&rule);
+}
+
+bool LayoutNames::IsMtp(std::string_view name) const {
+  const std::optional<std::uint64_t> layer = LayerOf(name, "");
+  return layer && *layer >= config_.num_hidden_layers;
+}
+
+std::vector<LayoutPlace> LayoutNames::PlacesOf(std::string_view name) const {
+  std::vector<LayoutPlace> places;
+  const ParsedName parsed = Parse(name);
+  const bool is_mtp = IsMtp(name);
+  const auto add = [&](const Rules& rules, const LayerPrefix& prefix) {
+    const auto found = rules.find(parsed.pattern);
+    if (found == rules.end()) return;
+    for (const NameRule* rule : found->second) {
+      if (rule->layers != RuleLayers::kAll &&
+          IsMoeLayer(config_, *parsed.layer) != (rule->layers == RuleLayers::kMoe)) {
+        continue;
+      }
+      LayoutPlace place{std::string(prefix.text), {}, 0, rule, prefix.variant};
+      if (Has(place.name, kLayerMark)) {
+        place.name = Filled(place.name, kLayerMark, *parsed.layer);
+      } else if (Has(place.name, kDepthMark)) {
+        place.name = Filled(place.name, kDepthMark, *parsed.layer - config_.num_hidden_layers);
+      } else if (parsed.layer) {
+        place.axes.push_back(config_.num_hidden_layers);
+        place.block = *parsed.layer;
+      }
+      if (parsed.expert && *parsed.expert >= config_.n_routed_experts) continue;
+      if (parsed.expert && !Has(rule->stack, kExpertMark)) {
+        place.axes.push_back(config_.n_routed_experts);
+        place.block = place.block * config_.n_routed_experts + *parsed.expert;
+      }
+      place.name += parsed.expert ? Filled(rule->stack, kExpertMark, *parsed.expert) : rule->stack;
+      places.push_back(std::move(place));
+    }
+  };
+  if (!parsed.layer) add(outside_, {""});
+  if (parsed.layer) {
+    for (const LayerPrefix& prefix : is_mtp ? table_.mtp_prefixes : table_.main_prefixes) {
+      add(layer_, prefix);
+    }
+  }
+  if (is_mtp) add(mtp_, {table_.mtp_prefix});
+  if (table_.keeps_names) places.push_back({std::string(name), {}, 0, &same_name_, {}});
+  return places;
+}
+
+std::optional<std::string_view> LayoutNames::CopiedFrom(std::string_view name) const {
+  if (!IsMtp(name)) return std::nullopt;
+  const std::string pattern = Parse(name).pattern;
+  for (const CopyRule& copy : table_.copies) {
+    if (copy.mtp == pattern) return config_.tie_word_embeddings ? copy.tied : copy.main;
+  }
+  return std::nullopt;
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "convert/layouts/layout_table.h"
+#include "convert/model/model_config.h"
+#include "formats/shape.h"
+
+namespace dsv3::convert {
+
+// A place where a layout may hold a tensor of the model.
+struct LayoutPlace {
+  std::string name;         // of the layout's tensor
+  formats::Shape axes;      // its first axes, which count layers and experts
+  std::uint64_t block = 0;  // which of these the tensor is in
+  const NameRule* rule = nullptr;
+  std::string_view prefix_variant;
+
+  bool IsOf(const std::vector<std::string_view>& variants) const;
+};
+
+// Finds the places of the model's tensors by the rules of one table. Thread-safe.
+class LayoutNames {
+ public:
+  // Both must live as long as the object.
+  LayoutNames(const LayoutTable& table, const ModelConfig& config);
+
+  // All places of the tensor with this Hugging Face name, in the table's order; none where the
+  // layout has no name for it.
+  std::vector<LayoutPlace> PlacesOf(std::string_view name) const;
+
+  // The name of the main model's tensor that an MTP layer's is a copy of in this layout.
+  std::optional<std::string_view> CopiedFrom(std::string_view name) const;
+
+  bool IsMtp(std::string_view name) const;
+
+ private:
+  using Rules = std::unordered_map<std::string_view, std::vector<const NameRule*>>;
+
+  const LayoutTable& table_;
+  const ModelConfig& config_;
+  Rules outside_;
+  Rules layer_;
+  Rules mtp_;
+  NameRule same_name_;
+};
+
+}  // namespace dsv3::convert

@@ -1,0 +1,235 @@
+#include "convert/layouts/read_layout.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/layouts/layout_blocks.h"
+#include "convert/layouts/layout_names.h"
+#include "convert/model/expected_tensors.h"
+#include "formats/error.h"
+
+namespace dsv3::convert {
+namespace {
+
+[[noreturn]] void Fail(const std::string& tensor, const std::string& what) {
+  throw Error(ErrorCode::kBadInput, fmt::format("tensor {}: {}", QuoteForMessage(tensor), what),
+              {"", tensor});
+}
+
+std::string Counted(std::uint64_t number, std::string_view one, std::string_view many) {
+  return fmt::format("{} {}", number, number == 1 ? one : many);
+}
+
+// "config.json (deepseek_v3, 61 layers, 1 MTP layer, 256 experts)"
+std::string ConfigText(const ModelConfig& config) {
+  std::string text =
+      fmt::format("config.json ({}, {}, {}", config.model_type,
+                  Counted(config.num_hidden_layers, "layer", "layers"),
+                  Counted(config.num_nextn_predict_layers, "MTP layer", "MTP layers"));
+  if (config.n_routed_experts > 0)
+    text += ", " + Counted(config.n_routed_experts, "expert", "experts");
+  if (config.tie_word_embeddings) text += ", tied embeddings";
+  return text + ")";
+}
+
+bool IsOfModel(const LayoutTable& table, std::string_view name) {
+  if (!table.ignored.empty() && name.find(table.ignored) != std::string_view::npos) return false;
+  return std::any_of(table.model_prefixes.begin(), table.model_prefixes.end(),
+                     [&](std::string_view prefix) { return name.starts_with(prefix); });
+}
+
+// Reads the tensors of a layout as those of a model.
+class Reader {
+ public:
+  Reader(const LayoutTable& table, const ModelConfig& config, const std::vector<StackTensor>& model,
+         const std::vector<StackTensor>& stack)
+      : table_(table),
+        config_(config),
+        model_(model),
+        stack_(stack),
+        names_(table, config),
+        blocks_(stack.size()) {}
+
+  LayoutReading Read() {
+    Index();
+    for (const StackTensor& tensor : model_) Locate(tensor);
+    RequireNoneUnknown();
+    if (!missing_.empty()) FailMissing(missing_);
+    if (reading_.has_mtp && !missing_mtp_.empty()) FailMissing(missing_mtp_);
+    RequireShapes();
+    Compose();
+    return std::move(reading_);
+  }
+
+ private:
+  // A tensor of the model and where it is.
+  struct Located {
+    std::uint32_t source = 0;
+    LayoutPlace place;
+  };
+
+  void Index() {
+    positions_.reserve(stack_.size());
+    for (std::uint32_t i = 0; i < stack_.size(); ++i) {
+      if (!IsOfModel(table_, stack_[i].name)) {
+        ++reading_.skipped;
+      } else if (!positions_.emplace(stack_[i].name, i).second) {
+        Fail(stack_[i].name,
+             "the checkpoint has it twice, and which of the two belongs to the model is not known; "
+             "save it again");
+      }
+    }
+  }
+
+  void Locate(const StackTensor& tensor) {
+    const bool is_mtp = names_.IsMtp(tensor.name);
+    for (LayoutPlace& place : names_.PlacesOf(tensor.name)) {
+      const auto found = positions_.find(place.name);
+      if (found == positions_.end()) continue;
+      for (const std::string_view variant : {place.rule->variant, place.prefix_variant}) {
+        if (std::find(variants_.begin(), variants_.end(), variant) == variants_.end()) {
+          variants_.push_back(variant);
+        }
+      }
+      if (is_mtp) reading_.has_mtp = true;
+      blocks_[found->second].Add(place, tensor.shape);
+      located_.emplace(tensor.name, Located{found->second, std::move(place)});
+      return;
+    }
+    if (names_.CopiedFrom(tensor.name)) return;
+    (is_mtp ? missing_mtp_ : missing_).push_back(&tensor);
+  }
+
+  void RequireNoneUnknown() const {
+    for (std::uint32_t i = 0; i < stack_.size(); ++i) {
+      if (!IsOfModel(table_, stack_[i].name) || blocks_[i].has_tensors()) continue;
+      Fail(stack_[i].name,
+           fmt::format("{} predicts no tensor that it could hold, so a weight would be lost; take "
+                       "the config.json that belongs to this checkpoint, and if it does, the "
+                       "checkpoint was saved by a version of {} whose names are not known here",
+                       ConfigText(config_), table_.title));
+    }
+  }
+
+  [[noreturn]] void FailMissing(const std::vector<const StackTensor*>& missing) const {
+    const std::string& name = missing.front()->name;
+    const std::vector<LayoutPlace> places = names_.PlacesOf(name);
+    if (places.empty()) {
+      Fail(name, fmt::format("{} predicts it, but no name for it is known in {}, so checkpoints of "
+                             "this model cannot be read from there",
+                             ConfigText(config_), table_.title));
+    }
+    const auto named = std::find_if(places.begin(), places.end(), [&](const LayoutPlace& place) {
+      return place.IsOf(variants_);
+    });
+    const std::string& stack_name = (named == places.end() ? places.back() : *named).name;
+    const std::string others =
+        missing.size() == 1
+            ? ""
+            : fmt::format(" ({} in all)",
+                          Counted(missing.size(), "tensor is missing", "tensors are missing"));
+    const std::string_view advice =
+        names_.IsMtp(name)
+            ? "other tensors of the MTP layers are there, so these were saved in part: save the "
+              "checkpoint again, or set num_nextn_predict_layers to the number of MTP layers in it"
+            : "it was saved in part, or the config is of another model: save it again, or take the "
+              "config.json that belongs to it";
+    Fail(name, fmt::format(
+                   "{} predicts it, but the checkpoint lacks {}, which {} keeps it in{}; {}",
+                   ConfigText(config_), QuoteForMessage(stack_name), table_.title, others, advice));
+  }
+
+  void RequireShapes() {
+    for (const StackTensor& tensor : model_) {
+      const auto located = located_.find(tensor.name);
+      if (located == located_.end()) continue;
+      const LayoutBlocks& blocks = blocks_[located->second.source];
+      const StackTensor& found = stack_[located->second.source];
+      formats::Shape expected = blocks.shape();
+      if (blocks.is_padded() && found.shape.size() == expected.size() &&
+          found.shape[0] > expected[0]) {
+        expected[0] = found.shape[0];
+        reading_.padding_rows = std::max(reading_.padding_rows, found.shape[0] - blocks.shape()[0]);
+      }
+      if (found.shape != expected) {
+        Fail(found.name,
+             fmt::format("it has shape {}, but {} predicts {}{} for {}; the config is of another "
+                         "model: take the config.json that belongs to this checkpoint",
+                         formats::ShapeToString(found.shape), ConfigText(config_),
+                         formats::ShapeToString(expected),
+                         blocks.is_padded() ? " or more rows" : "", QuoteForMessage(tensor.name)));
+      }
+      if (!blocks.IsFull()) {
+        Fail(found.name, fmt::format("it holds a layer or an expert that {} does not predict; take "
+                                     "the config.json that belongs to this checkpoint",
+                                     ConfigText(config_)));
+      }
+    }
+  }
+
+  void Compose() {
+    for (const StackTensor& tensor : model_) {
+      if (names_.IsMtp(tensor.name) && !reading_.has_mtp) continue;
+      auto found = located_.find(tensor.name);
+      if (found == located_.end()) {
+        found = located_.find(names_.CopiedFrom(tensor.name).value_or(tensor.name));
+      }
+      if (found == located_.end()) FailMissing({&tensor});
+      const auto& [source, place] = found->second;
+      reading_.tensors.push_back(
+          {tensor.name, tensor.shape, {{source, blocks_[source].BoxOf(place, tensor.shape)}}});
+    }
+  }
+
+  const LayoutTable& table_;
+  const ModelConfig& config_;
+  const std::vector<StackTensor>& model_;
+  const std::vector<StackTensor>& stack_;
+  LayoutNames names_;
+  std::unordered_map<std::string_view, std::uint32_t> positions_;  // in stack_
+  std::vector<LayoutBlocks> blocks_;                               // for each of stack_
+  std::unordered_map<std::string_view, Located> located_;          // by name in model_
+  std::vector<const StackTensor*> missing_;
+  std::vector<const StackTensor*> missing_mtp_;
+  std::vector<std::string_view> variants_;  // of the names that were found
+  LayoutReading reading_;
+};
+
+}  // namespace
+
+std::vector<StackTensor> ModelTensorsOf(const ModelConfig& config) {
+  if (!config.known) {
+    throw Error(
+        ErrorCode::kBadInput,
+        fmt::format("config.json: the model_type {} is not one whose tensors are known here, so "
+                    "a training checkpoint of it cannot be read; take the config.json that "
+                    "belongs to this checkpoint",
+                    QuoteForMessage(config.model_type)),
+        {"config.json", ""});
+  }
+  std::vector<StackTensor> tensors;
+  ForEachExpected(config, "", [&](const ExpectedTensorView& tensor) {
+    tensors.push_back({std::string(tensor.name), {tensor.shape.begin(), tensor.shape.end()}});
+  });
+  return tensors;
+}
+
+LayoutReading ReadLayout(const LayoutTable& table, const ModelConfig& config,
+                         const std::vector<StackTensor>& model,
+                         const std::vector<StackTensor>& stack) {
+  return Reader(table, config, model, stack).Read();
+}
+
+LayoutReading ReadLayout(const LayoutTable& table, const ModelConfig& config,
+                         const std::vector<StackTensor>& stack) {
+  return ReadLayout(table, config, ModelTensorsOf(config), stack);
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,87 @@
+#include "convert/layouts/write_layout.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/layouts/layout_blocks.h"
+#include "convert/layouts/layout_names.h"
+#include "formats/error.h"
+
+namespace dsv3::convert {
+namespace {
+
+// A tensor of the model in one of the layout.
+struct Piece {
+  Box box;  // of the layout's tensor
+  std::uint32_t source = 0;
+};
+
+// A tensor of the layout while its pieces are collected.
+struct Target {
+  std::string name;
+  LayoutBlocks blocks;
+  std::vector<std::pair<std::uint32_t, LayoutPlace>> sources;
+};
+
+ComposedTensor Composed(const Target& target, const std::vector<StackTensor>& model) {
+  if (!target.blocks.IsFull()) {
+    const std::string& first = model[target.sources.front().first].name;
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("tensor {}: it lies in {}, together with tensors of other layers or "
+                            "experts, but some of these are missing; the checkpoint is incomplete",
+                            QuoteForMessage(first), QuoteForMessage(target.name)),
+                {"", first});
+  }
+  std::vector<Piece> pieces;
+  for (const auto& [source, place] : target.sources) {
+    pieces.push_back({target.blocks.BoxOf(place, model[source].shape), source});
+  }
+  std::sort(pieces.begin(), pieces.end(),
+            [](const Piece& a, const Piece& b) { return a.box.row_begin < b.box.row_begin; });
+  ComposedTensor composed{target.name, target.blocks.shape(), {}};
+  for (const Piece& piece : pieces) {
+    composed.parts.push_back({piece.source, Whole(MatrixOf(model[piece.source].shape))});
+  }
+  return composed;
+}
+
+}  // namespace
+
+std::vector<ComposedTensor> WriteLayout(const LayoutTable& table, const ModelConfig& config,
+                                        const std::vector<StackTensor>& model,
+                                        const std::vector<std::string_view>& variants) {
+  const LayoutNames names(table, config);
+  std::vector<Target> targets;
+  std::unordered_map<std::string, std::size_t> positions;  // in targets
+  for (std::uint32_t source = 0; source < model.size(); ++source) {
+    const StackTensor& tensor = model[source];
+    std::vector<LayoutPlace> places = names.PlacesOf(tensor.name);
+    const auto place =
+        std::find_if(places.begin(), places.end(),
+                     [&](const LayoutPlace& candidate) { return candidate.IsOf(variants); });
+    if (place == places.end()) {
+      if (names.CopiedFrom(tensor.name)) continue;
+      throw Error(ErrorCode::kBadInput,
+                  fmt::format("tensor {}: no name for it is known in {}, so this model cannot be "
+                              "written in that layout",
+                              QuoteForMessage(tensor.name), table.title),
+                  {"", tensor.name});
+    }
+    const auto [position, is_new] = positions.emplace(place->name, targets.size());
+    if (is_new) targets.push_back({place->name, {}, {}});
+    Target& target = targets[position->second];
+    target.blocks.Add(*place, tensor.shape);
+    target.sources.emplace_back(source, std::move(*place));
+  }
+  std::vector<ComposedTensor> composed;
+  for (const Target& target : targets) composed.push_back(Composed(target, model));
+  return composed;
+}
+
+}  // namespace dsv3::convert
