@@ -19,11 +19,12 @@ bool Has(std::string_view pattern, std::string_view mark) {
   return pattern.find(mark) != std::string_view::npos;
 }
 
-std::string Filled(std::string_view pattern, std::string_view mark, std::uint64_t number) {
-  std::string name(pattern);
+// Puts the number in place of the mark; false where the name has none.
+bool Fill(std::string& name, std::string_view mark, std::uint64_t number) {
   const std::size_t at = name.find(mark);
-  if (at != std::string::npos) name.replace(at, mark.size(), std::to_string(number));
-  return name;
+  if (at == std::string::npos) return false;
+  name.replace(at, mark.size(), std::to_string(number));
+  return true;
 }
 
 // A Hugging Face name without its numbers.
@@ -59,8 +60,8 @@ bool IsOneOf(std::string_view variant, const std::vector<std::string_view>& vari
 
 }  // namespace
 
-bool LayoutPlace::IsOf(const std::vector<std::string_view>& variants) const {
-  return IsOneOf(rule->variant, variants) && IsOneOf(prefix_variant, variants);
+bool LayoutPlaces::IsOf(const std::vector<std::string_view>& variants) const {
+  return IsOneOf(variant, variants) && IsOneOf(prefix_variant, variants);
 }
 
 LayoutNames::LayoutNames(const LayoutTable& table, const ModelConfig& config)
@@ -75,34 +76,37 @@ bool LayoutNames::IsMtp(std::string_view name) const {
   return layer && *layer >= config_.num_hidden_layers;
 }
 
-std::vector<LayoutPlace> LayoutNames::PlacesOf(std::string_view name) const {
-  std::vector<LayoutPlace> places;
+std::vector<LayoutPlaces> LayoutNames::PlacesOf(std::string_view name) const {
+  std::vector<LayoutPlaces> places;
   const ParsedName parsed = Parse(name);
   const bool is_mtp = IsMtp(name);
   const auto add = [&](const Rules& rules, const LayerPrefix& prefix) {
     const auto found = rules.find(parsed.pattern);
     if (found == rules.end()) return;
+    if (parsed.expert && *parsed.expert >= config_.n_routed_experts) return;
+    const bool is_stacked = parsed.layer && !is_mtp && !Has(prefix.text, kLayerMark);
+    bool is_first = true;
     for (const NameRule* rule : found->second) {
       if (rule->layers != RuleLayers::kAll &&
           IsMoeLayer(config_, *parsed.layer) != (rule->layers == RuleLayers::kMoe)) {
         continue;
       }
-      LayoutPlace place{std::string(prefix.text), {}, 0, rule, prefix.variant};
-      if (Has(place.name, kLayerMark)) {
-        place.name = Filled(place.name, kLayerMark, *parsed.layer);
-      } else if (Has(place.name, kDepthMark)) {
-        place.name = Filled(place.name, kDepthMark, *parsed.layer - config_.num_hidden_layers);
-      } else if (parsed.layer) {
+      LayoutPlace place{fmt::format("{}{}", prefix.text, rule->stack), {}, 0, rule};
+      if (parsed.layer) Fill(place.name, kLayerMark, *parsed.layer);
+      if (is_mtp) Fill(place.name, kDepthMark, *parsed.layer - config_.num_hidden_layers);
+      if (is_stacked) {
         place.axes.push_back(config_.num_hidden_layers);
         place.block = *parsed.layer;
       }
-      if (parsed.expert && *parsed.expert >= config_.n_routed_experts) continue;
-      if (parsed.expert && !Has(rule->stack, kExpertMark)) {
+      if (parsed.expert && !Fill(place.name, kExpertMark, *parsed.expert)) {
         place.axes.push_back(config_.n_routed_experts);
         place.block = place.block * config_.n_routed_experts + *parsed.expert;
       }
-      place.name += parsed.expert ? Filled(rule->stack, kExpertMark, *parsed.expert) : rule->stack;
-      places.push_back(std::move(place));
+      if (is_first || places.back().variant != rule->variant) {
+        places.push_back({{}, rule->variant, prefix.variant});
+      }
+      is_first = false;
+      places.back().pieces.push_back(std::move(place));
     }
   };
   if (!parsed.layer) add(outside_, {""});
@@ -112,7 +116,7 @@ std::vector<LayoutPlace> LayoutNames::PlacesOf(std::string_view name) const {
     }
   }
   if (is_mtp) add(mtp_, {table_.mtp_prefix});
-  if (table_.keeps_names) places.push_back({std::string(name), {}, 0, &same_name_, {}});
+  if (table_.keeps_names) places.push_back({{{std::string(name), {}, 0, &same_name_}}, {}, {}});
   return places;
 }
 

@@ -14,12 +14,18 @@
 
 namespace dsv3::convert {
 
-// A place where a layout may hold a tensor of the model.
+// A place where a layout may hold a tensor of the model, or a piece of one.
 struct LayoutPlace {
   std::string name;         // of the layout's tensor
   formats::Shape axes;      // its first axes, which count layers and experts
   std::uint64_t block = 0;  // which of these the tensor is in
   const NameRule* rule = nullptr;
+};
+
+// Places that hold a tensor of the model together.
+struct LayoutPlaces {
+  std::vector<LayoutPlace> pieces;  // at least one
+  std::string_view variant;         // of their rules
   std::string_view prefix_variant;
 
   bool IsOf(const std::vector<std::string_view>& variants) const;
@@ -31,9 +37,9 @@ class LayoutNames {
   // Both must live as long as the object.
   LayoutNames(const LayoutTable& table, const ModelConfig& config);
 
-  // All places of the tensor with this Hugging Face name, in the table's order; none where the
-  // layout has no name for it.
-  std::vector<LayoutPlace> PlacesOf(std::string_view name) const;
+  // Where the layout may hold the tensor with this Hugging Face name, in the table's order; none
+  // where it has no name for it.
+  std::vector<LayoutPlaces> PlacesOf(std::string_view name) const;
 
   // The name of the main model's tensor that an MTP layer's is a copy of in this layout.
   std::optional<std::string_view> CopiedFrom(std::string_view name) const;

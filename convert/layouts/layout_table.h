@@ -3,19 +3,32 @@
 #include <string_view>
 #include <vector>
 
+#include "convert/layouts/row_pieces.h"
+
 // A layout as a table of rules between its names and Hugging Face names, which ReadLayout and
 // WriteLayout read in their two directions. Immutable and thread-safe.
 namespace dsv3::convert {
 
-// Which rows of the layout's tensor a tensor of the model is.
+// Which rows of the layout's tensor (of a block of it, where its first axes count layers or
+// experts) a tensor of the model is; columns where the rule transposes.
 enum class RuleRows {
   kAll,
-  kUpper,   // the first: the tensor that the next one follows, such as gate before up
+  kUpper,   // the first: the tensor that another one follows, such as gate before up
   kLower,   // the last
+  kEven,    // of two tensors whose rows take turns, the one that begins
+  kOdd,     // and the other
   kPadded,  // the first, and any number of rows may follow that are no tensor's
 };
 
 enum class RuleLayers { kAll, kDense, kMoe };
+
+// How the shape of the layout's tensor shows the axes that count layers and experts, for a block
+// [rows, columns].
+enum class RuleAxes {
+  kApart,   // [blocks, rows, columns]
+  kInRows,  // [blocks · rows, columns]
+  kFolded,  // [rows, blocks · columns], though the elements are those of [blocks, rows, columns]
+};
 
 // "mlp.experts.{E}.up_proj.weight" ↔ "mlp.experts.linear_fc1.weight", kLower.
 //
@@ -25,15 +38,19 @@ struct NameRule {
   std::string_view model;
   std::string_view stack;
   RuleRows rows = RuleRows::kAll;
-  // The variant of the layout that has this name; empty for its usual name. Of several rules for
-  // one tensor, those of variants come first.
+  // The variant of the layout that has this name; empty for its usual name. Of the rules for one
+  // tensor, those of variants come first. Those of one variant stand together: each is for a piece
+  // of the tensor, and all of them hold it.
   std::string_view variant = {};
   RuleLayers layers = RuleLayers::kAll;
+  RowPiece piece = RowPiece::kAll;
+  bool transposed = false;
+  RuleAxes axes = RuleAxes::kApart;
 };
 
 // What the names of a layer begin with. {L} is the layer's number, {K} that of an MTP layer among
-// the MTP layers. A prefix without a number is that of tensors that hold all main layers along
-// their first axis.
+// the MTP layers. A prefix of main layers without a number is that of tensors that hold all of them
+// along their first axis.
 struct LayerPrefix {
   std::string_view text;
   std::string_view variant = {};
@@ -50,8 +67,8 @@ struct LayoutTable {
   std::string_view title;  // "Megatron-Core"
   // A tensor is the model's if its name begins with one of these …
   std::vector<std::string_view> model_prefixes;
-  // … and does not contain this; empty: nothing is ignored.
-  std::string_view ignored;
+  // … and contains none of these.
+  std::vector<std::string_view> ignored;
   std::vector<NameRule> outside;  // whole names
   std::vector<NameRule> layer;    // behind the prefix of a layer, main or MTP
   std::vector<NameRule> mtp;      // behind mtp_prefix: what MTP layers alone have

@@ -18,24 +18,33 @@ struct StackTensor {
   formats::Shape shape;
 };
 
-// Whole rows of a source tensor.
+// A box of a source tensor, and where in the composed tensor it goes.
 struct TensorPart {
   std::uint32_t source = 0;  // position in the list of source tensors
-  Box box;                   // of the source tensor, MatrixOf its shape; never empty
+  // The matrix that the source's elements make, row by row, and a box of it that is never empty.
+  // The matrix is MatrixOf the source's shape except where a layout declares another shape for the
+  // same elements.
+  MatrixShape matrix;
+  Box box;
+  bool transposed = false;  // whether the box's columns become rows
+  std::uint64_t row = 0;    // of the part's first element in the composed tensor's matrix
+  std::uint64_t col = 0;
 };
 
-// A tensor made of parts of others: the elements of its parts, row by row and part after part, are
-// its elements.
+// A tensor made of parts of others, which tile its matrix and come by row, then by column.
 struct ComposedTensor {
   std::string name;
   formats::Shape shape;
+  MatrixShape matrix;             // that its elements make, row by row; mostly MatrixOf its shape
   std::vector<TensorPart> parts;  // at least one
 };
 
 // The tensors of a training stack, read as those of a model.
 struct LayoutReading {
   // Under their Hugging Face names and in the order of ForEachExpected (model/expected_tensors.h):
-  // main layers, then MTP layers. The sources are positions in the list that was read.
+  // main layers, then MTP layers. The sources are positions in the list that was read. Every part
+  // has all columns of its tensor, so the elements of the parts, one part after the other, are the
+  // tensor's.
   std::vector<ComposedTensor> tensors;
   // How many tensors are not of the model, such as those of an optimizer.
   std::uint64_t skipped = 0;

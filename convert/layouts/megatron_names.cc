@@ -7,7 +7,7 @@ const LayoutTable& MegatronNames() {
   static const LayoutTable table = {
       .title = "Megatron-Core",
       .model_prefixes = {"embedding.", "decoder.", "mtp.", "output_layer."},
-      .ignored = "_extra_state",
+      .ignored = {"_extra_state"},
       .outside =
           {
               {"model.embed_tokens.weight", "embedding.word_embeddings.weight", kPadded},

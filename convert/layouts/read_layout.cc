@@ -40,7 +40,8 @@ std::string ConfigText(const ModelConfig& config) {
 }
 
 bool IsOfModel(const LayoutTable& table, std::string_view name) {
-  if (!table.ignored.empty() && name.find(table.ignored) != std::string_view::npos) return false;
+  const auto is_in_name = [&](std::string_view text) { return name.find(text) != name.npos; };
+  if (std::any_of(table.ignored.begin(), table.ignored.end(), is_in_name)) return false;
   return std::any_of(table.model_prefixes.begin(), table.model_prefixes.end(),
                      [&](std::string_view prefix) { return name.starts_with(prefix); });
 }
@@ -69,7 +70,7 @@ class Reader {
   }
 
  private:
-  // A tensor of the model and where it is.
+  // Where a tensor of the model is, or a piece of it.
   struct Located {
     std::uint32_t source = 0;
     LayoutPlace place;
@@ -90,17 +91,24 @@ class Reader {
 
   void Locate(const StackTensor& tensor) {
     const bool is_mtp = names_.IsMtp(tensor.name);
-    for (LayoutPlace& place : names_.PlacesOf(tensor.name)) {
-      const auto found = positions_.find(place.name);
-      if (found == positions_.end()) continue;
-      for (const std::string_view variant : {place.rule->variant, place.prefix_variant}) {
+    for (LayoutPlaces& places : names_.PlacesOf(tensor.name)) {
+      std::vector<Located> located;
+      for (LayoutPlace& place : places.pieces) {
+        const auto found = positions_.find(place.name);
+        if (found != positions_.end()) located.push_back({found->second, std::move(place)});
+      }
+      if (located.empty()) continue;
+      for (const std::string_view variant : {places.variant, places.prefix_variant}) {
         if (std::find(variants_.begin(), variants_.end(), variant) == variants_.end()) {
           variants_.push_back(variant);
         }
       }
       if (is_mtp) reading_.has_mtp = true;
-      blocks_[found->second].Add(place, tensor.shape);
-      located_.emplace(tensor.name, Located{found->second, std::move(place)});
+      for (const Located& piece : located) {
+        blocks_[piece.source].Add(piece.place, config_, tensor.shape);
+      }
+      if (located.size() < places.pieces.size()) break;
+      located_.emplace(tensor.name, std::move(located));
       return;
     }
     if (names_.CopiedFrom(tensor.name)) return;
@@ -120,16 +128,20 @@ class Reader {
 
   [[noreturn]] void FailMissing(const std::vector<const StackTensor*>& missing) const {
     const std::string& name = missing.front()->name;
-    const std::vector<LayoutPlace> places = names_.PlacesOf(name);
+    const std::vector<LayoutPlaces> places = names_.PlacesOf(name);
     if (places.empty()) {
       Fail(name, fmt::format("{} predicts it, but no name for it is known in {}, so checkpoints of "
                              "this model cannot be read from there",
                              ConfigText(config_), table_.title));
     }
-    const auto named = std::find_if(places.begin(), places.end(), [&](const LayoutPlace& place) {
-      return place.IsOf(variants_);
+    const auto of_stack = std::find_if(places.begin(), places.end(),
+                                       [&](const LayoutPlaces& of) { return of.IsOf(variants_); });
+    const std::vector<LayoutPlace>& pieces =
+        (of_stack == places.end() ? places.back() : *of_stack).pieces;
+    const auto lacking = std::find_if(pieces.begin(), pieces.end(), [&](const LayoutPlace& piece) {
+      return positions_.count(piece.name) == 0;
     });
-    const std::string& stack_name = (named == places.end() ? places.back() : *named).name;
+    const std::string& stack_name = (lacking == pieces.end() ? pieces.front() : *lacking).name;
     const std::string others =
         missing.size() == 1
             ? ""
@@ -146,31 +158,35 @@ class Reader {
                    ConfigText(config_), QuoteForMessage(stack_name), table_.title, others, advice));
   }
 
+  void RequireShape(const std::string& model, std::uint32_t source) {
+    const LayoutBlocks& blocks = blocks_[source];
+    const StackTensor& found = stack_[source];
+    formats::Shape expected = blocks.shape();
+    if (blocks.is_padded() && found.shape.size() == expected.size() &&
+        found.shape[0] > expected[0]) {
+      reading_.padding_rows = std::max(reading_.padding_rows, found.shape[0] - expected[0]);
+      expected[0] = found.shape[0];
+    }
+    if (found.shape != expected) {
+      Fail(found.name,
+           fmt::format("it has shape {}, but {} predicts {}{} for {}; the config is of another "
+                       "model: take the config.json that belongs to this checkpoint",
+                       formats::ShapeToString(found.shape), ConfigText(config_),
+                       formats::ShapeToString(expected), blocks.is_padded() ? " or more rows" : "",
+                       QuoteForMessage(model)));
+    }
+    if (!blocks.IsFull()) {
+      Fail(found.name, fmt::format("it holds a layer or an expert that {} does not predict; take "
+                                   "the config.json that belongs to this checkpoint",
+                                   ConfigText(config_)));
+    }
+  }
+
   void RequireShapes() {
     for (const StackTensor& tensor : model_) {
       const auto located = located_.find(tensor.name);
       if (located == located_.end()) continue;
-      const LayoutBlocks& blocks = blocks_[located->second.source];
-      const StackTensor& found = stack_[located->second.source];
-      formats::Shape expected = blocks.shape();
-      if (blocks.is_padded() && found.shape.size() == expected.size() &&
-          found.shape[0] > expected[0]) {
-        expected[0] = found.shape[0];
-        reading_.padding_rows = std::max(reading_.padding_rows, found.shape[0] - blocks.shape()[0]);
-      }
-      if (found.shape != expected) {
-        Fail(found.name,
-             fmt::format("it has shape {}, but {} predicts {}{} for {}; the config is of another "
-                         "model: take the config.json that belongs to this checkpoint",
-                         formats::ShapeToString(found.shape), ConfigText(config_),
-                         formats::ShapeToString(expected),
-                         blocks.is_padded() ? " or more rows" : "", QuoteForMessage(tensor.name)));
-      }
-      if (!blocks.IsFull()) {
-        Fail(found.name, fmt::format("it holds a layer or an expert that {} does not predict; take "
-                                     "the config.json that belongs to this checkpoint",
-                                     ConfigText(config_)));
-      }
+      for (const Located& piece : located->second) RequireShape(tensor.name, piece.source);
     }
   }
 
@@ -182,9 +198,20 @@ class Reader {
         found = located_.find(names_.CopiedFrom(tensor.name).value_or(tensor.name));
       }
       if (found == located_.end()) FailMissing({&tensor});
-      const auto& [source, place] = found->second;
-      reading_.tensors.push_back(
-          {tensor.name, tensor.shape, {{source, blocks_[source].BoxOf(place, tensor.shape)}}});
+      ComposedTensor composed{
+          tensor.name, tensor.shape, ModelMatrix(found->second.front().place, tensor.shape), {}};
+      for (const auto& [source, place] : found->second) {
+        const LayoutBlocks& blocks = blocks_[source];
+        const MatrixShape matrix =
+            blocks.is_padded() ? MatrixOf(stack_[source].shape) : blocks.matrix();
+        for (const LayoutLink& link : blocks.Links(place, config_, tensor.shape)) {
+          composed.parts.push_back({source, matrix, link.stack, link.transposed,
+                                    link.model.row_begin, link.model.col_begin});
+        }
+      }
+      std::sort(composed.parts.begin(), composed.parts.end(),
+                [](const TensorPart& a, const TensorPart& b) { return a.row < b.row; });
+      reading_.tensors.push_back(std::move(composed));
     }
   }
 
@@ -193,9 +220,9 @@ class Reader {
   const std::vector<StackTensor>& model_;
   const std::vector<StackTensor>& stack_;
   LayoutNames names_;
-  std::unordered_map<std::string_view, std::uint32_t> positions_;  // in stack_
-  std::vector<LayoutBlocks> blocks_;                               // for each of stack_
-  std::unordered_map<std::string_view, Located> located_;          // by name in model_
+  std::unordered_map<std::string_view, std::uint32_t> positions_;       // in stack_
+  std::vector<LayoutBlocks> blocks_;                                    // for each of stack_
+  std::unordered_map<std::string_view, std::vector<Located>> located_;  // by name in model_
   std::vector<const StackTensor*> missing_;
   std::vector<const StackTensor*> missing_mtp_;
   std::vector<std::string_view> variants_;  // of the names that were found

@@ -8,7 +8,7 @@ const LayoutTable& TorchtitanNames() {
       .title = "torchtitan",
       .model_prefixes = {"tok_embeddings.", "layers.", "mtp_layers.", "norm.", "lm_head.",
                          "output."},
-      .ignored = "",
+      .ignored = {},
       .outside =
           {
               {"model.embed_tokens.weight", "tok_embeddings.weight"},

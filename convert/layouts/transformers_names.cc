@@ -40,7 +40,7 @@ const LayoutTable& TransformersNames() {
   static const LayoutTable table = {
       .title = "Hugging Face",
       .model_prefixes = {"model.", "lm_head."},
-      .ignored = "",
+      .ignored = {},
       .outside = {},
       .layer =
           {
@@ -81,12 +81,13 @@ LayoutReading ReadTransformersNames(const ModelConfig& config,
       }
       with_scales.push_back(std::move(weight));
       if (scale.shape.empty()) continue;
-      const std::vector<LayoutPlace> places = names.PlacesOf(scale.name);
-      const auto found = std::find_if(places.begin(), places.end(), [&](const LayoutPlace& place) {
-        return held.count(place.name) != 0;
+      const std::vector<LayoutPlaces> places = names.PlacesOf(scale.name);
+      const auto found = std::find_if(places.begin(), places.end(), [&](const LayoutPlaces& of) {
+        return held.count(of.pieces.front().name) != 0;
       });
       if (found == places.end()) continue;
-      if (found->rule->rows != RuleRows::kAll) RequireApart(config, block, found->name);
+      const LayoutPlace& place = found->pieces.front();
+      if (place.rule->rows != RuleRows::kAll) RequireApart(config, block, place.name);
       with_scales.push_back(std::move(scale));
     }
     model = std::move(with_scales);

@@ -16,12 +16,6 @@
 namespace dsv3::convert {
 namespace {
 
-// A tensor of the model in one of the layout.
-struct Piece {
-  Box box;  // of the layout's tensor
-  std::uint32_t source = 0;
-};
-
 // A tensor of the layout while its pieces are collected.
 struct Target {
   std::string name;
@@ -29,7 +23,8 @@ struct Target {
   std::vector<std::pair<std::uint32_t, LayoutPlace>> sources;
 };
 
-ComposedTensor Composed(const Target& target, const std::vector<StackTensor>& model) {
+ComposedTensor Composed(const Target& target, const ModelConfig& config,
+                        const std::vector<StackTensor>& model) {
   if (!target.blocks.IsFull()) {
     const std::string& first = model[target.sources.front().first].name;
     throw Error(ErrorCode::kBadInput,
@@ -38,16 +33,18 @@ ComposedTensor Composed(const Target& target, const std::vector<StackTensor>& mo
                             QuoteForMessage(first), QuoteForMessage(target.name)),
                 {"", first});
   }
-  std::vector<Piece> pieces;
+  ComposedTensor composed{target.name, target.blocks.shape(), target.blocks.matrix(), {}};
   for (const auto& [source, place] : target.sources) {
-    pieces.push_back({target.blocks.BoxOf(place, model[source].shape), source});
+    const MatrixShape matrix = ModelMatrix(place, model[source].shape);
+    for (const LayoutLink& link : target.blocks.Links(place, config, model[source].shape)) {
+      composed.parts.push_back({source, matrix, link.model, link.transposed, link.stack.row_begin,
+                                link.stack.col_begin});
+    }
   }
-  std::sort(pieces.begin(), pieces.end(),
-            [](const Piece& a, const Piece& b) { return a.box.row_begin < b.box.row_begin; });
-  ComposedTensor composed{target.name, target.blocks.shape(), {}};
-  for (const Piece& piece : pieces) {
-    composed.parts.push_back({piece.source, Whole(MatrixOf(model[piece.source].shape))});
-  }
+  std::sort(composed.parts.begin(), composed.parts.end(),
+            [](const TensorPart& a, const TensorPart& b) {
+              return std::pair(a.row, a.col) < std::pair(b.row, b.col);
+            });
   return composed;
 }
 
@@ -61,11 +58,10 @@ std::vector<ComposedTensor> WriteLayout(const LayoutTable& table, const ModelCon
   std::unordered_map<std::string, std::size_t> positions;  // in targets
   for (std::uint32_t source = 0; source < model.size(); ++source) {
     const StackTensor& tensor = model[source];
-    std::vector<LayoutPlace> places = names.PlacesOf(tensor.name);
-    const auto place =
-        std::find_if(places.begin(), places.end(),
-                     [&](const LayoutPlace& candidate) { return candidate.IsOf(variants); });
-    if (place == places.end()) {
+    std::vector<LayoutPlaces> places = names.PlacesOf(tensor.name);
+    const auto found = std::find_if(places.begin(), places.end(),
+                                    [&](const LayoutPlaces& of) { return of.IsOf(variants); });
+    if (found == places.end()) {
       if (names.CopiedFrom(tensor.name)) continue;
       throw Error(ErrorCode::kBadInput,
                   fmt::format("tensor {}: no name for it is known in {}, so this model cannot be "
@@ -73,14 +69,16 @@ std::vector<ComposedTensor> WriteLayout(const LayoutTable& table, const ModelCon
                               QuoteForMessage(tensor.name), table.title),
                   {"", tensor.name});
     }
-    const auto [position, is_new] = positions.emplace(place->name, targets.size());
-    if (is_new) targets.push_back({place->name, {}, {}});
-    Target& target = targets[position->second];
-    target.blocks.Add(*place, tensor.shape);
-    target.sources.emplace_back(source, std::move(*place));
+    for (LayoutPlace& place : found->pieces) {
+      const auto [position, is_new] = positions.emplace(place.name, targets.size());
+      if (is_new) targets.push_back({place.name, {}, {}});
+      Target& target = targets[position->second];
+      target.blocks.Add(place, config, tensor.shape);
+      target.sources.emplace_back(source, std::move(place));
+    }
   }
   std::vector<ComposedTensor> composed;
-  for (const Target& target : targets) composed.push_back(Composed(target, model));
+  for (const Target& target : targets) composed.push_back(Composed(target, config, model));
   return composed;
 }
 

@@ -101,6 +101,7 @@ inline void ExpectReads(const LayoutTable& table, const StackModel& stack) {
     EXPECT_EQ(tensor.parts[0].box,
               (Box{held.row_begin, held.row_end, 0, MatrixOf(entry->shape).cols}))
         << tensor.name << " in " << entry->name;
+    EXPECT_EQ(tensor.parts[0].matrix, MatrixOf(entry->shape)) << tensor.name;
     EXPECT_EQ(tensor.parts[0].box.elements(), formats::NumElements(tensor.shape)) << tensor.name;
   }
 }
@@ -124,7 +125,10 @@ inline void ExpectWrites(const LayoutTable& table, const StackModel& stack,
     for (std::size_t i = 0; i < entry.holds.size(); ++i) {
       const StackTensor& source = model[tensor.parts[i].source];
       EXPECT_EQ(source.name, entry.holds[i].name) << entry.name;
-      EXPECT_EQ(tensor.parts[i].box, Whole(MatrixOf(source.shape))) << entry.name;
+      EXPECT_EQ(tensor.parts[i].box, Whole(tensor.parts[i].matrix)) << entry.name;
+      EXPECT_EQ(tensor.parts[i].box.elements(), formats::NumElements(source.shape)) << entry.name;
+      EXPECT_EQ(tensor.parts[i].row, entry.holds[i].row_begin) << entry.name;
+      EXPECT_EQ(tensor.parts[i].col, 0U) << entry.name;
     }
   }
 }
