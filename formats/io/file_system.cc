@@ -9,6 +9,8 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -86,11 +88,78 @@ Error RenameError(const std::filesystem::path& from, const std::filesystem::path
                error.place());
 }
 
+// Opens `path` as a new file. What another name also leads to, such as a shard of the source that
+// an earlier run linked, must keep its bytes.
+UniqueFd OpenNew(const std::filesystem::path& path) {
+  UniqueFd fd = OpenOutput(path, O_CREAT, "create");
+  struct stat status;
+  if (::fstat(fd.get(), &status) != 0) throw IoError("create", path.string(), errno);
+  if (status.st_nlink > 1) {
+    if (::unlink(path.c_str()) != 0) throw IoError("create", path.string(), errno);
+    return OpenOutput(path, O_CREAT | O_EXCL, "create");
+  }
+  if (status.st_size > 0 && RetryInterrupted([&] { return ::ftruncate(fd.get(), 0); }) != 0) {
+    throw IoError("create", path.string(), errno);
+  }
+  return fd;
+}
+
+// A file that is complete: it shares the bytes of another one.
+// Its descriptor stays open for fsync.
+class SharedFile final : public OutputFile {
+ public:
+  SharedFile(std::string path, UniqueFd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+
+  void WriteAt(std::uint64_t, std::span<const std::byte>) override { Refuse(); }
+  void Truncate(std::uint64_t) override { Refuse(); }
+  void Sync() override {
+    if (RetryInterrupted([&] { return ::fsync(fd_.get()); }) != 0) {
+      throw IoError("write", path_, errno);
+    }
+  }
+
+ private:
+  [[noreturn]] void Refuse() const {
+    throw Error(ErrorCode::kInternal, path_ + ": a shared file is written");
+  }
+
+  std::string path_;
+  UniqueFd fd_;
+};
+
+std::unique_ptr<OutputFile> LinkFile(const std::filesystem::path& from,
+                                     const std::filesystem::path& to) {
+  ::unlink(to.c_str());  // where it is something else, the link fails
+  if (::link(from.c_str(), to.c_str()) != 0) return nullptr;
+  UniqueFd fd(RetryInterrupted([&] { return ::open(to.c_str(), O_RDONLY | O_CLOEXEC); }));
+  if (fd.get() < 0) throw IoError("open", to.string(), errno);
+  return std::make_unique<SharedFile>(to.string(), std::move(fd));
+}
+
+std::unique_ptr<OutputFile> CloneFile(const std::filesystem::path& from,
+                                      const std::filesystem::path& to) {
+  const UniqueFd source(
+      RetryInterrupted([&] { return ::open(from.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); }));
+  if (source.get() < 0) throw IoError("open", from.string(), errno);
+  UniqueFd fd = OpenNew(to);
+  if (::ioctl(fd.get(), FICLONE, source.get()) != 0) {
+    // EOPNOTSUPP, EXDEV, EINVAL, EPERM …: whatever the reason is, the bytes can be written.
+    ::unlink(to.c_str());
+    return nullptr;
+  }
+  return std::make_unique<SharedFile>(to.string(), std::move(fd));
+}
+
 class Posix final : public FileSystem {
  public:
+  std::unique_ptr<OutputFile> Share(const std::filesystem::path& from,
+                                    const std::filesystem::path& to, Sharing sharing) override {
+    return sharing == Sharing::kInode ? LinkFile(from, to) : CloneFile(from, to);
+  }
+
   std::unique_ptr<OutputFile> Create(const std::filesystem::path& path,
                                      std::uint64_t expected_bytes) override {
-    UniqueFd fd = OpenOutput(path, O_CREAT | O_TRUNC, "create");
+    UniqueFd fd = OpenNew(path);
     const bool streamed = expected_bytes > 0;
     UniqueFd direct_fd;
     if (streamed) {
@@ -110,6 +179,13 @@ class Posix final : public FileSystem {
 
   void Rename(const std::filesystem::path& from, const std::filesystem::path& to) override {
     if (::rename(from.c_str(), to.c_str()) != 0) throw RenameError(from, to, errno);
+    // Where both names are of one file, rename does nothing.
+    struct stat old_name;
+    struct stat new_name;
+    if (::lstat(from.c_str(), &old_name) == 0 && ::lstat(to.c_str(), &new_name) == 0 &&
+        old_name.st_dev == new_name.st_dev && old_name.st_ino == new_name.st_ino) {
+      ::unlink(from.c_str());
+    }
   }
 
   void Remove(const std::filesystem::path& path) override {

@@ -27,15 +27,31 @@ class OutputFile {
   virtual void Sync() = 0;
 };
 
+// How a new file may have the bytes of another one that nobody writes anew.
+enum class Sharing {
+  kBlocks,  // a file of its own that shares the blocks until one of the two changes (a reflink)
+  kInode,   // a further name of the same file (a hard link)
+};
+
 class FileSystem {
  public:
   virtual ~FileSystem() = default;
 
-  // Creates or truncates `path` (mode 0666 less umask). `expected_bytes` > 0 asks for streaming
-  // writes (O_DIRECT where possible) and for the space in advance (fallocate where possible), so
-  // that a full disk shows before the first byte; the file may have that length at once, so
-  // Truncate where it comes out shorter. A symbolic link in place of the file is refused, and when
-  // the space is not there no file of that name is left.
+  // Makes `to` a file with the bytes of `from`, a regular file and no link, in place of whatever
+  // regular file has that name. The file that is returned is to be synced, never written. nullptr,
+  // and nothing is done, where the file system cannot share files in that way.
+  virtual std::unique_ptr<OutputFile> Share(const std::filesystem::path& /*from*/,
+                                            const std::filesystem::path& /*to*/,
+                                            Sharing /*sharing*/) {
+    return nullptr;
+  }
+
+  // Creates `path`, or truncates it where it is a file with no other name (mode 0666 less umask); a
+  // file with further names loses this one, for its bytes belong to these, too. `expected_bytes` >
+  // 0 asks for streaming writes (O_DIRECT where possible) and for the space in advance (fallocate
+  // where possible), so that a full disk shows before the first byte; the file may have that length
+  // at once, so Truncate where it comes out shorter. A symbolic link in place of the file is
+  // refused, and when the space is not there no file of that name is left.
   virtual std::unique_ptr<OutputFile> Create(const std::filesystem::path& path,
                                              std::uint64_t expected_bytes) = 0;
   // Opens an existing regular file (no symbolic link) to continue its streaming writes; WriteAt

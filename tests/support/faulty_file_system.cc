@@ -53,6 +53,14 @@ std::unique_ptr<formats::OutputFile> FaultyFileSystem::Create(const std::filesys
   return std::make_unique<File>(*this, path, inner_.Create(path, expected_bytes));
 }
 
+std::unique_ptr<formats::OutputFile> FaultyFileSystem::Share(const std::filesystem::path& from,
+                                                             const std::filesystem::path& to,
+                                                             formats::Sharing sharing) {
+  FailIfDue("create", to);
+  auto shared = inner_.Share(from, to, sharing);
+  return shared ? std::make_unique<File>(*this, to, std::move(shared)) : nullptr;
+}
+
 std::unique_ptr<formats::OutputFile> FaultyFileSystem::OpenExisting(
     const std::filesystem::path& path) {
   return std::make_unique<File>(*this, path, inner_.OpenExisting(path));

@@ -151,6 +151,25 @@ std::unique_ptr<formats::OutputFile> RecordingFileSystem::Create(const std::file
   return Wrap(Operation::Kind::kCreate, relative, std::move(file));
 }
 
+std::unique_ptr<formats::OutputFile> RecordingFileSystem::Share(const std::filesystem::path& from,
+                                                                const std::filesystem::path& to,
+                                                                formats::Sharing sharing) {
+  const std::lock_guard lock(mutex_);
+  std::unique_ptr<formats::OutputFile> file = inner_.Share(from, to, sharing);
+  std::string relative;
+  if (!file || !IsRecorded(to, relative)) return file;
+  const std::size_t handle = handles_;
+  file = Wrap(Operation::Kind::kCreate, relative, std::move(file));
+  operations_.push_back({.kind = Operation::Kind::kWrite,
+                         .path = relative,
+                         .handle = handle,
+                         .data = ReadFile(from)});
+  if (sharing == formats::Sharing::kInode) {
+    operations_.push_back({.kind = Operation::Kind::kSync, .path = relative, .handle = handle});
+  }
+  return file;
+}
+
 std::unique_ptr<formats::OutputFile> RecordingFileSystem::OpenExisting(
     const std::filesystem::path& path) {
   const std::lock_guard lock(mutex_);

@@ -81,6 +81,11 @@ class RecordingFileSystem final : public formats::FileSystem {
 
   std::unique_ptr<formats::OutputFile> Create(const std::filesystem::path& path,
                                               std::uint64_t expected_bytes) override;
+  // Recorded as what it amounts to: a new file whose data is durable when they are shared with a
+  // file that was there, for the data of `from` are.
+  std::unique_ptr<formats::OutputFile> Share(const std::filesystem::path& from,
+                                             const std::filesystem::path& to,
+                                             formats::Sharing sharing) override;
   std::unique_ptr<formats::OutputFile> OpenExisting(const std::filesystem::path& path) override;
   void Rename(const std::filesystem::path& from, const std::filesystem::path& to) override;
   void Remove(const std::filesystem::path& path) override;

@@ -20,6 +20,12 @@ class QuickFileSystem final : public formats::FileSystem {
   std::unique_ptr<formats::OutputFile> OpenExisting(const std::filesystem::path& path) override {
     return std::make_unique<File>(inner_.OpenExisting(path));
   }
+  std::unique_ptr<formats::OutputFile> Share(const std::filesystem::path& from,
+                                             const std::filesystem::path& to,
+                                             formats::Sharing sharing) override {
+    auto shared = inner_.Share(from, to, sharing);
+    return shared ? std::make_unique<File>(std::move(shared)) : nullptr;
+  }
   void Rename(const std::filesystem::path& from, const std::filesystem::path& to) override {
     inner_.Rename(from, to);
   }

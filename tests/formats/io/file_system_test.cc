@@ -54,6 +54,72 @@ AlignedBuffer Aligned(const std::string& text) {
   return buffer;
 }
 
+ino_t InodeOf(const std::filesystem::path& path) {
+  struct stat status {};
+  EXPECT_EQ(::lstat(path.c_str(), &status), 0) << path;
+  return status.st_ino;
+}
+
+TEST(PosixFileSystemTest, SharesAFileUnderAFurtherName) {
+  const TempDir dir;
+  WriteFile(dir / "from", "bytes");
+  WriteFile(dir / "to", "what was there");
+  const auto shared = PosixFileSystem().Share(dir / "from", dir / "to", Sharing::kInode);
+  ASSERT_NE(shared, nullptr);
+  shared->Sync();
+  EXPECT_EQ(InodeOf(dir / "to"), InodeOf(dir / "from"));
+  EXPECT_EQ(ReadFile(dir / "to"), "bytes");
+  EXPECT_THROW(shared->WriteAt(0, AsBytes("x")), Error);
+  EXPECT_THROW(shared->Truncate(0), Error);
+}
+
+TEST(PosixFileSystemTest, SharesNothingAcrossFileSystems) {
+  const TempDir dir;
+  const TempDir memory(testing::MemoryDirectory());
+  WriteFile(dir / "from", "bytes");
+  struct stat here {};
+  struct stat there {};
+  ASSERT_EQ(::stat(dir.path().c_str(), &here), 0);
+  ASSERT_EQ(::stat(memory.path().c_str(), &there), 0);
+  if (here.st_dev == there.st_dev) GTEST_SKIP() << "there is only one file system";
+  for (const Sharing sharing : {Sharing::kInode, Sharing::kBlocks}) {
+    EXPECT_EQ(PosixFileSystem().Share(dir / "from", memory / "to", sharing), nullptr);
+    EXPECT_FALSE(std::filesystem::exists(memory / "to"));
+  }
+}
+
+// Whether there are reflinks here or not: the bytes are right, and changing the copy leaves the
+// original alone.
+TEST(PosixFileSystemTest, SharesBlocksOnlyWhereFilesStayApart) {
+  const TempDir dir;
+  WriteFile(dir / "from", "bytes");
+  if (PosixFileSystem().Share(dir / "from", dir / "to", Sharing::kBlocks) == nullptr) {
+    EXPECT_FALSE(std::filesystem::exists(dir / "to"));
+    return;
+  }
+  EXPECT_EQ(ReadFile(dir / "to"), "bytes");
+  WriteFile(dir / "to", "other");
+  EXPECT_EQ(ReadFile(dir / "from"), "bytes");
+}
+
+TEST(PosixFileSystemTest, CreatesAFileWithoutChangingOneOfAnotherName) {
+  const TempDir dir;
+  WriteFile(dir / "source", "bytes");
+  std::filesystem::create_hard_link(dir / "source", dir / "file");
+  PosixFileSystem().Create(dir / "file", 0)->WriteAt(0, AsBytes("new"));
+  EXPECT_EQ(ReadFile(dir / "file"), "new");
+  EXPECT_EQ(ReadFile(dir / "source"), "bytes");
+}
+
+TEST(PosixFileSystemTest, RenamesOverAnotherNameOfTheSameFile) {
+  const TempDir dir;
+  WriteFile(dir / "from", "bytes");
+  std::filesystem::create_hard_link(dir / "from", dir / "to");
+  PosixFileSystem().Rename(dir / "from", dir / "to");
+  EXPECT_FALSE(std::filesystem::exists(dir / "from"));
+  EXPECT_EQ(ReadFile(dir / "to"), "bytes");
+}
+
 TEST(PosixFileSystemTest, WritesASmallFile) {
   const TempDir dir;
   const auto file = PosixFileSystem().Create(dir / "file", 0);
