@@ -1,6 +1,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "cli/commands.h"
 #include "cli/conversion_command.h"
@@ -14,30 +15,63 @@ namespace {
 
 struct Options {
   ConversionOptions conversion;
+  std::string mtp_from;
   convert::TrainToInferOptions recipe;
 };
 
 std::string Run(const Options& options, CommandContext& context) {
   convert::ConversionRequest request;
   request.train_to_infer = options.recipe;
+  request.train_to_infer.mtp_from = options.mtp_from;
   return RunConversion(options.conversion, std::move(request), convert::ConvertTrainToInfer,
                        context);
 }
 
-Option MtpOption(bool* drop) {
-  Option option;
-  option.name = "mtp";
-  option.value_name = "WHAT";
-  option.choices = {{"drop", "leave the MTP layers out"}};
-  option.help =
-      "The MTP layers (multi-token prediction, behind num_hidden_layers): drop leaves them out, "
-      "and "
-      "sets num_nextn_predict_layers to 0. Needed.";
-  option.set = [drop](const std::string& text) {
-    if (text != "drop") throw BadValue("give drop");
-    *drop = true;
-  };
-  return option;
+std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
+  using convert::MlaForm;
+  using convert::MtpAction;
+  using convert::TrainDtype;
+  convert::TrainToInferOptions* recipe = &options->recipe;
+  std::vector<Option> table;
+  table.push_back(OneOf<MtpAction>(
+      "mtp", "ACTION",
+      {{"keep", MtpAction::kKeep, "keep the MTP layers"},
+       {"drop", MtpAction::kDrop, "leave the MTP layers out"},
+       {"extract", MtpAction::kExtract, "write the MTP layer alone, as SGLang's NextN"},
+       {"graft", MtpAction::kGraft, "take MTP layers from another checkpoint"}},
+      &recipe->mtp,
+      "The MTP layers (multi-token prediction, those behind num_hidden_layers): keep (default); "
+      "drop leaves them out; extract writes them alone, as the draft model that SGLang calls "
+      "NextN; graft takes them from the checkpoint of --mtp-from, for a model whose training lost "
+      "them. Tensors, index and num_nextn_predict_layers change together. Where the config counts "
+      "MTP layers and none is there, keep and drop set that number to 0 and say so."));
+  table.push_back(PathOption(
+      "mtp-from", "DIR", PathUse::kCheckpoint, &options->mtp_from,
+      "With --mtp graft: the checkpoint that has the MTP layers. Their shapes must be those that "
+      "IN's config gives, and their form that of IN: FP8 goes into FP8, BF16 into BF16."));
+  table.push_back(OneOf<MlaForm>(
+      "mla", "FORM",
+      {{"keep", MlaForm::kKeep, "kv_b_proj in one"},
+       {"split", MlaForm::kSplit, "k_b_proj and v_b_proj"}},
+      &recipe->mla,
+      "The matrix that makes keys and values of the latent vector: keep (default) leaves kv_b_proj "
+      "in one; split writes the rows of the keys of all heads as k_b_proj and those of the values "
+      "as v_b_proj, with their scales and without rounding."));
+  table.push_back(OneOf<TrainDtype>(
+      "dtype", "DTYPE",
+      {{"bf16", TrainDtype::kBF16, "F32 and F16 weights become BF16"},
+       {"keep", TrainDtype::kKeep, "all dtypes stay"}},
+      &recipe->dtype,
+      "bf16 (default) rounds F32 and F16 weights to BF16, to nearest even; "
+      "e_score_correction_bias and other tensors that are F32 in the releases stay F32. keep "
+      "leaves every dtype."));
+  table.push_back(OfOneRun(
+      Flag("link", &options->conversion.run.link,
+           "Give a shard of IN that keeps every byte a second name in OUT (a hard link) where the "
+           "file system can, so that nothing of it is written. Whoever changes one of the two "
+           "files then changes both. Without it such a shard shares its blocks with IN's where the "
+           "file system can (a reflink), and is copied otherwise.")));
+  return table;
 }
 
 }  // namespace
@@ -46,11 +80,13 @@ Command TrainToInferCommand() {
   const auto options = std::make_shared<Options>();
   Command command;
   command.name = "train-to-infer";
-  command.summary = "leave out what inference does not need: the MTP layers";
+  command.summary = "make the form that inference needs: BF16, with or without MTP layers";
   command.description = {
-      "Writes the Hugging Face checkpoint IN to OUT without its MTP layers. Tensors, index and "
-      "config.json change together; a shard that holds no tensor of these layers keeps every byte, "
-      "and weights stay in the form that they have.",
+      "Writes the checkpoint IN, as training leaves it, to OUT as engines load it. By default F32 "
+      "and F16 weights become BF16 and everything else stays; options leave MTP layers out, take "
+      "them alone or from another checkpoint, and split kv_b_proj.",
+      "Tensors, index and config.json change together. A shard of which nothing changes keeps "
+      "every byte, and is not written anew where the file system can share it.",
       "Files appear in OUT under their names only when they are complete, the index after all "
       "shards. After an interruption of any kind the same command continues and gives the same "
       "bytes."};
@@ -63,7 +99,7 @@ Command TrainToInferCommand() {
        "The directory to write. It may be missing, empty, or hold what an earlier run of the "
        "same command left.",
        &options->conversion.output}};
-  command.options.push_back(MtpOption(&options->recipe.drop_mtp));
+  command.options = RecipeOptions(options);
   for (Option& option : RunOptionTable(&options->conversion.run)) {
     command.options.push_back(std::move(option));
   }
@@ -74,7 +110,11 @@ Command TrainToInferCommand() {
     command.options.push_back(std::move(option));
   }
   command.examples = {
-      {"train-to-infer --mtp drop DeepSeek-V3 DeepSeek-V3-main", "Leave the MTP layer out"}};
+      {"train-to-infer --mtp drop DeepSeek-V3 DeepSeek-V3-main", "Leave the MTP layer out"},
+      {"train-to-infer --mtp graft --mtp-from DeepSeek-V3-bf16 tuned tuned-mtp",
+       "Give a fine-tuned model the MTP layer that its training lost"},
+      {"train-to-infer --mla split DeepSeek-V3 DeepSeek-V3-split",
+       "Write k_b_proj and v_b_proj in place of kv_b_proj"}};
   command.after_stop = "run the same command again to continue";
   command.stops_by_itself = true;
   command.shares_work = true;

@@ -24,7 +24,7 @@ using formats::LeftBehindKind;
 // "total, a dequantised, b copied" and so on, for both kinds of report.
 std::string TensorText(const ConversionReport& report) {
   const std::string copied = FormatCount(report.copied_tensors) + " copied untouched";
-  if (report.converted_text.empty()) return FormatCount(report.tensors) + ": " + copied;
+  if (report.converted_tensors == 0) return FormatCount(report.tensors) + ": " + copied;
   return fmt::format("{}: {} {}, {}", FormatCount(report.tensors),
                      FormatCount(report.converted_tensors), report.converted_text, copied);
 }

@@ -16,16 +16,30 @@ namespace {
 
 constexpr std::size_t kCopyBytes = std::size_t{1} << 20;
 
+// A file that shares the bytes of a source file: the executor reads and digests these, and what it
+// would write is there.
+class CompleteFile final : public formats::OutputFile {
+ public:
+  explicit CompleteFile(std::unique_ptr<formats::OutputFile> file) : file_(std::move(file)) {}
+  void WriteAt(std::uint64_t, std::span<const std::byte>) override {}
+  void Truncate(std::uint64_t) override {}
+  void Sync() override { file_->Sync(); }
+
+ private:
+  std::unique_ptr<formats::OutputFile> file_;
+};
+
 }  // namespace
 
 Committer::Committer(formats::FileSystem& fs, std::filesystem::path directory, const Plan& plan,
-                     Journal& journal, bool sha256,
+                     Journal& journal, const RunOptions& run,
                      const std::map<std::string, FileRecord>& finished)
     : fs_(fs),
       directory_(std::move(directory)),
       plan_(plan),
       journal_(journal),
-      sha256_(sha256),
+      sha256_(run.checksum == ChecksumMode::kSha256),
+      sharing_(run.link ? formats::Sharing::kInode : formats::Sharing::kBlocks),
       waits_(WaitsToBeVisible(plan)),
       records_(finished.begin(), finished.end()) {}
 
@@ -38,7 +52,15 @@ void Committer::CreateParents(const std::string& name) {
 std::unique_ptr<formats::OutputFile> Committer::Open(std::size_t file) {
   const PlannedFile& planned = plan_.files[file];
   CreateParents(planned.name);
-  return fs_.Create(directory_ / PartialName(planned.name), planned.bytes);
+  const std::filesystem::path partial = directory_ / PartialName(planned.name);
+  if (!planned.same_bytes_as.empty()) {
+    if (auto shared = fs_.Share(planned.same_bytes_as, partial, sharing_)) {
+      const std::lock_guard lock(mutex_);
+      shared_.insert(file);
+      return std::make_unique<CompleteFile>(std::move(shared));
+    }
+  }
+  return fs_.Create(partial, planned.bytes);
 }
 
 std::unique_ptr<formats::OutputFile> Committer::Reopen(std::size_t file) {
@@ -58,6 +80,7 @@ void Committer::Commit(std::size_t file, std::unique_ptr<formats::OutputFile> ou
   {
     const std::lock_guard lock(mutex_);
     ++committed_files_;
+    if (shared_.count(file) != 0) bytes_written_ -= record.bytes;
   }
   if (on_committed_ && !waits_) on_committed_(file, record);
 }

@@ -9,9 +9,11 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "convert/job/journal.h"
+#include "convert/job/run_options.h"
 #include "convert/plan/plan.h"
 #include "convert/stream/executor.h"
 #include "convert/stream/record.h"
@@ -34,7 +36,8 @@ class Committer final : public OutputSink {
   using OnCommitted = std::function<void(std::size_t file, const FileRecord& record)>;
 
   Committer(formats::FileSystem& fs, std::filesystem::path directory, const Plan& plan,
-            Journal& journal, bool sha256, const std::map<std::string, FileRecord>& finished);
+            Journal& journal, const RunOptions& run,
+            const std::map<std::string, FileRecord>& finished);
 
   void SetOnCommitted(OnCommitted callback) { on_committed_ = std::move(callback); }
 
@@ -67,6 +70,7 @@ class Committer final : public OutputSink {
   // Weight files that this run finished. Not to be called during Execute.
   std::size_t committed_files() const { return committed_files_; }
 
+  // Without those of files that share the bytes of a source file.
   std::uint64_t bytes_written() const { return bytes_written_; }
 
  private:
@@ -85,12 +89,14 @@ class Committer final : public OutputSink {
   const Plan& plan_;
   Journal& journal_;
   bool sha256_;
+  formats::Sharing sharing_;
   bool waits_;  // files become visible only by MakeVisible
   OnCommitted on_committed_;
   std::mutex mutex_;  // guards all below
   std::unordered_map<std::string, FileRecord> records_;
   // Files that are read back, by their position in the plan.
   std::unordered_map<std::size_t, std::shared_ptr<const formats::InputFile>> read_back_;
+  std::unordered_set<std::size_t> shared_;  // files that share the bytes of a source file
   std::uint64_t bytes_written_ = 0;
   std::size_t committed_files_ = 0;
 };

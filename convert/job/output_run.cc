@@ -157,7 +157,7 @@ ConversionReport OutputRun::Help() {
   std::optional<Journal> journal;
   journal.emplace(fs_, output_, order.head, std::vector<FileRecord>(),
                   RunId{RunId::Kind::kProcess, run_.sharing->process(), 1});
-  Committer committer(fs_, output_, plan_, *journal, run_.checksum == ChecksumMode::kSha256, {});
+  Committer committer(fs_, output_, plan_, *journal, run_, {});
   HelperProgress progress(*run_.sharing, progress_);
   MakePortions(committer, {order.files.begin(), order.files.end()}, progress);
   // Closed before process 0 removes it.

@@ -55,8 +55,14 @@ std::size_t ReportDisk(const ModelTensors& source, const Plan& plan,
   const std::size_t open_files = ResourcesOf(options, plan, to_make).open_files;
   const bool may_free = !run.part && !run.finish && !plan.shared_reads;
   const bool can_free = may_free && SameFileSystem(output, source.directory);
+  // Files that become further names of source files take no space, and free none.
+  std::vector<std::size_t> written;
+  for (const std::size_t file : to_make) {
+    const std::filesystem::path& same = plan.files[file].same_bytes_as;
+    if (!run.link || same.empty() || !SameFileSystem(same, output)) written.push_back(file);
+  }
   const auto estimate = [&](bool frees) {
-    return EstimateDisk(plan, source.catalog, to_make, other_bytes,
+    return EstimateDisk(plan, source.catalog, written, other_bytes,
                         frees ? FreedBytes(source) : std::vector<std::uint64_t>(), open_files,
                         report.disk_free_bytes);
   };
@@ -129,6 +135,20 @@ void ReportFiles(const Plan& plan, std::span<const std::size_t> files,
     }
     report.files.push_back(std::move(entry));
   }
+}
+
+ReportFact LinkedFiles(const Plan& plan, const std::filesystem::path& output) {
+  ReportFact fact{"linked", "linked", "", {}};
+  for (const PlannedFile& file : plan.files) {
+    std::error_code error;
+    if (!file.same_bytes_as.empty() &&
+        std::filesystem::equivalent(output / file.name, file.same_bytes_as, error)) {
+      fact.names.push_back(file.name);
+    }
+  }
+  fact.text = fmt::format("{} of {} shards are further names of IN's files; do not change them",
+                          fact.names.size(), plan.files.size());
+  return fact;
 }
 
 }  // namespace dsv3::convert

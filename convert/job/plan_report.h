@@ -52,4 +52,7 @@ void ReportFiles(const Plan& plan, std::span<const std::size_t> files,
                  const std::unordered_map<std::string, FileRecord>& records,
                  ConversionReport& report);
 
+// With --link: the weight files in `output` that are further names of source files.
+ReportFact LinkedFiles(const Plan& plan, const std::filesystem::path& output);
+
 }  // namespace dsv3::convert

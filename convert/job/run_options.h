@@ -19,6 +19,9 @@ struct RunOptions {
   bool tensor_sha256 = false;
   // --side-files all: also those that are left behind otherwise.
   bool all_side_files = false;
+  // --link: a file that has every byte of a file of the source becomes a further name of that file
+  // (a hard link), where the file system can.
+  bool link = false;
   bool overwrite = false;
   bool dry_run = false;
   bool delete_source_shards = false;

@@ -154,6 +154,7 @@ void OutputRun::ReportRecords(const FileRecords& records) {
     std::iota(files.begin(), files.end(), std::size_t{0});
   }
   ReportFiles(plan_, files, finished_files_, records, report_);
+  if (run_.link) report_.facts.push_back(LinkedFiles(plan_, output_));
 }
 
 // After an error before anything was written: leaves no directory that was not there.
@@ -354,8 +355,7 @@ void OutputRun::Write() {
     journal.emplace(fs_, output_, head_, complete, assignment_.run);
     ClearOutput(output_, UnfinishedNames(), head_.replaced, fs_);
 
-    Committer committer(fs_, output_, plan_, *journal, run_.checksum == ChecksumMode::kSha256,
-                        finished_files_);
+    Committer committer(fs_, output_, plan_, *journal, run_, finished_files_);
     try {
       WriteWeights(committer, to_make);
     } catch (const Error& error) {

@@ -29,7 +29,9 @@ void CheckOptions(const ConversionKind& conversion, const RunOptions& run) {
 OpenedModel Open(const ConversionKind& conversion, const JobRequest& request) {
   RequirePlaces(request.input, request.output);
   if (conversion.open) return conversion.open(request.input);
-  OpenedModel model = OpenModel(request.input, {.freed = ReadFreedShards(request.output)});
+  OpenOptions opening = conversion.opening;
+  opening.freed = ReadFreedShards(request.output);
+  OpenedModel model = OpenModel(request.input, opening);
   if (request.run.delete_source_shards && model.ranks) {
     throw Error(ErrorCode::kUsage,
                 "--delete-source-shards: rank shards are needed whole until the last file is "

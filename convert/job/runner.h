@@ -44,8 +44,9 @@ struct ConversionKind {
   std::string keeps_source = {};
   // Throws Error (kUsage) for options that are wrong whatever the input is. May be empty.
   std::function<void()> check_options = {};
-  // Opens the input; empty: OpenModel, with what an unfinished run freed.
+  // Opens the input; empty: OpenModel with `opening`, and with what an unfinished run freed.
   std::function<OpenedModel(const std::filesystem::path& input)> open = {};
+  OpenOptions opening = {};
   // A recipe may append a second checkpoint to the model's catalog.
   std::function<Recipe(OpenedModel& model)> make_recipe = {};
 };

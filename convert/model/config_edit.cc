@@ -5,6 +5,7 @@
 #include <optional>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
@@ -95,6 +96,31 @@ std::string SetConfigMember(const std::string& config_text, const std::string& m
       config_text, parent,
       formats::AppendJsonMember(*object, member.substr(parent.size() + 1), value, kConfigName),
       kConfigName);
+}
+
+void EditModuleLists(const ModelConfig& config,
+                     const std::function<void(std::vector<std::string>& modules)>& edit,
+                     std::string& config_text) {
+  if (!config.quantization) return;
+  std::vector<std::string> lists = config.quantization->module_lists;
+  // Of compressed-tensors, which has no other list.
+  if (!config.quantization->groups.empty()) lists = {"ignore"};
+  for (const std::string& list : lists) {
+    const std::string member = config.quantization->member + '/' + list;
+    std::vector<std::string> modules;
+    if (const auto text = formats::JsonMember(config_text, member, kConfigName)) {
+      const nlohmann::json entries = nlohmann::json::parse(*text, nullptr, false);
+      const bool strings =
+          entries.is_array() && std::all_of(entries.begin(), entries.end(),
+                                            [](const nlohmann::json& e) { return e.is_string(); });
+      if (!strings && !entries.is_null()) continue;
+      if (strings) modules = entries.get<std::vector<std::string>>();
+    }
+    const std::vector<std::string> before = modules;
+    edit(modules);
+    if (modules == before) continue;
+    config_text = SetConfigMember(config_text, member, nlohmann::json(modules).dump());
+  }
 }
 
 }  // namespace dsv3::convert

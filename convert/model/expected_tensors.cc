@@ -33,12 +33,7 @@ class ModelWalk {
       : c_(config), name_(prefix), visit_(visit) {}
 
   void Run() {
-    Emit("model.embed_tokens.weight", {c_.vocab_size, c_.hidden_size}, TensorRole::kEmbedding);
-    for (std::uint64_t i = 0; i < c_.num_hidden_layers; ++i) Layer(i);
-    Emit("model.norm.weight", {c_.hidden_size}, TensorRole::kNorm);
-    if (!c_.tie_word_embeddings) {
-      Emit("lm_head.weight", {c_.vocab_size, c_.hidden_size}, TensorRole::kHead);
-    }
+    if (!c_.is_nextn) Main();
     mtp_ = true;
     for (std::uint64_t i = 0; i < c_.num_nextn_predict_layers; ++i) {
       Layer(c_.num_hidden_layers + i);
@@ -46,6 +41,15 @@ class ModelWalk {
   }
 
  private:
+  void Main() {
+    Emit("model.embed_tokens.weight", {c_.vocab_size, c_.hidden_size}, TensorRole::kEmbedding);
+    for (std::uint64_t i = 0; i < c_.num_hidden_layers; ++i) Layer(i);
+    Emit("model.norm.weight", {c_.hidden_size}, TensorRole::kNorm);
+    if (!c_.tie_word_embeddings) {
+      Emit("lm_head.weight", {c_.vocab_size, c_.hidden_size}, TensorRole::kHead);
+    }
+  }
+
   // Appends to the name for as long as the object lives.
   class Scope {
    public:
@@ -226,6 +230,16 @@ std::uint32_t FindFusedExperts(const Catalog& catalog, std::string_view name) {
   return catalog.Find(layer + (name.ends_with(".down_proj.weight") ? "down_proj" : "gate_up_proj"));
 }
 
+std::optional<KvHalves> FindKvHalves(const Catalog& catalog, std::string_view name) {
+  constexpr std::string_view kJoined = ".kv_b_proj.weight";
+  if (!name.ends_with(kJoined)) return std::nullopt;
+  const std::string attention(name.substr(0, name.size() - kJoined.size()));
+  const KvHalves split{catalog.Find(attention + ".k_b_proj.weight"),
+                       catalog.Find(attention + ".v_b_proj.weight")};
+  if (split.keys == Catalog::kNone || split.values == Catalog::kNone) return std::nullopt;
+  return split;
+}
+
 bool IsQuantized(TensorRole role) {
   switch (role) {
     case TensorRole::kAttentionLinear:
@@ -311,6 +325,15 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
         const formats::Shape fused_shape = FusedShape(config, expected);
         if (first && catalog.tensors()[fused].shape != fused_shape) {
           findings.push_back(WrongShape(config, catalog, fused, fused_shape));
+        }
+        return;
+      }
+      if (const std::optional<KvHalves> split = FindKvHalves(catalog, name)) {
+        for (const auto& [half, rows] : {std::pair{split->keys, config.qk_nope_head_dim},
+                                         {split->values, config.v_head_dim}}) {
+          const formats::Shape half_shape = {config.num_attention_heads * rows, shape[1]};
+          if (catalog.tensors()[half].shape == half_shape) continue;
+          findings.push_back(WrongShape(config, catalog, half, half_shape));
         }
         return;
       }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -64,11 +65,20 @@ std::string_view FindNamePrefix(const Catalog& catalog);
 // that holds the weight of this name, or kNone.
 std::uint32_t FindFusedExperts(const Catalog& catalog, std::string_view name);
 
+// The two tensors, positions in the catalog, that hold a kv_b_proj.weight as --mla split writes it;
+// nothing where they are not there.
+struct KvHalves {
+  std::uint32_t keys = 0;    // k_b_proj.weight
+  std::uint32_t values = 0;  // v_b_proj.weight
+};
+std::optional<KvHalves> FindKvHalves(const Catalog& catalog, std::string_view name);
+
 // Tensors that the config predicts and the catalog lacks ("missing-tensor"), or has in another
 // shape ("wrong-shape"); errors, in the model's order, all of them. An unknown model_type gives one
 // warning ("unknown-model-type"). Tensors that the config does not predict give no finding here.
 // Names under a prefix such as "language_model." are accepted when all of them carry it, and so are
-// experts that are fused as transformers does it or packed several values to a word.
+// experts that are fused as transformers does it or packed several values to a word, and kv_b_proj
+// that is split.
 formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& catalog);
 
 }  // namespace dsv3::convert

@@ -96,6 +96,21 @@ void RequireModestSize(const ModelConfig& m, const std::string& file) {
   }
 }
 
+bool IsNextN(const Json& root) {
+  const auto architectures = root.find("architectures");
+  return architectures != root.end() && architectures->is_array() && architectures->size() == 1 &&
+         architectures->front().is_string() &&
+         architectures->front().get_ref<const std::string&>().ends_with("NextN");
+}
+
+// The fields of layers are those of the model that the layer comes from.
+void MakeNextN(ModelConfig& m) {
+  m.num_nextn_predict_layers = m.num_hidden_layers;
+  m.num_hidden_layers = 0;
+  m.first_k_dense_replace = 0;
+  m.mtp_embedding_copies = false;
+}
+
 }  // namespace
 
 ModelConfig ParseModelConfig(std::string_view text, const std::string& file) {
@@ -129,7 +144,12 @@ ModelConfig ParseModelConfig(std::string_view text, const std::string& file) {
           fields.Dimension("index_head_dim", &architecture->defaults->index_head_dim);
     }
     RequireModestSize(config, file);
-    ReadLayerKinds(fields, has_indexer, config);
+    config.is_nextn = IsNextN(root);
+    if (config.is_nextn) {
+      MakeNextN(config);
+    } else {
+      ReadLayerKinds(fields, has_indexer, config);
+    }
   }
   config.expert_dtype = fields.String("expert_dtype");
   config.quantization = ParseQuantization(*object, strict, file, path);

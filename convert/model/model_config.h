@@ -88,6 +88,10 @@ struct ModelConfig {
   // Whether MTP layers hold copies of the embedding and the head, as DeepSeek's do.
   bool mtp_embedding_copies = true;
   bool attention_bias = false;
+  // The MTP layer of a model alone, as SGLang loads it (the architecture's name ends with NextN):
+  // its layer 0 is an MTP layer without copies of embedding and head, and there is nothing else.
+  // Then num_hidden_layers is 0.
+  bool is_nextn = false;
   bool router_bias = false;  // e_score_correction_bias: topk_method noaux_tc
   bool tie_word_embeddings = false;
   std::string expert_dtype;  // V4: "fp4" or "fp8"; empty when absent

@@ -1,9 +1,12 @@
 #include "convert/open/model_files.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
 #include <span>
+#include <system_error>
 
 #include <fmt/format.h>
 #include <tbb/parallel_for.h>
@@ -21,8 +24,16 @@ namespace {
 
 constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{256} << 20;
 
-// The bytes before the data of a shard that is on the disk, without the length.
-std::string ReadHeader(const SourceFile& file) {
+// The bytes before the data of a shard, without the length. A shard that an unfinished run freed
+// has left them.
+std::string ReadHeader(const SourceFile& file, const std::vector<formats::FreedShard>& freed) {
+  std::error_code ignored;
+  const auto saved =
+      std::find_if(freed.begin(), freed.end(),
+                   [&](const formats::FreedShard& shard) { return shard.name == file.name; });
+  if (saved != freed.end() && !std::filesystem::exists(file.path, ignored)) {
+    return saved->header.substr(sizeof(std::uint64_t));
+  }
   const formats::InputFile input(file.path, file.name);
   std::uint64_t length = 0;
   input.ReadAt(0, std::as_writable_bytes(std::span(&length, 1)));
@@ -42,10 +53,11 @@ std::string ReadHeader(const SourceFile& file) {
   return bytes.substr(sizeof(length));
 }
 
-std::vector<std::string> ReadHeaders(const Catalog& catalog) {
-  std::vector<std::string> headers(catalog.files().size());
-  tbb::parallel_for(std::size_t{0}, headers.size(),
-                    [&](std::size_t i) { headers[i] = ReadHeader(catalog.files()[i]); });
+std::vector<std::string> ReadHeaders(const OpenedModel& model) {
+  std::vector<std::string> headers(model.catalog.files_end());
+  tbb::parallel_for(std::size_t{0}, headers.size(), [&](std::size_t i) {
+    headers[i] = ReadHeader(model.catalog.files()[i], model.freed);
+  });
   return headers;
 }
 
@@ -61,7 +73,7 @@ std::string WithLength(const std::string& header) {
 ModelFiles ReadModelFiles(const OpenedModel& model) {
   if (model.ranks) return {model.ranks->index, model.ranks->headers};
   ModelFiles files;
-  files.headers = ReadHeaders(model.catalog);
+  files.headers = ReadHeaders(model);
   if (model.form == formats::CheckpointFiles::Form::kIndexed) {
     files.index =
         formats::ReadSmallFile(model.directory / formats::kShardIndexName, kMaxIndexBytes);

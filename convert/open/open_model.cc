@@ -13,6 +13,7 @@
 #include "convert/open/rank_directory.h"
 #include "convert/open/rank_model.h"
 #include "convert/open/unfinished.h"
+#include "convert/parallel/slicing.h"
 #include "formats/checkpoint_check.h"
 #include "formats/checkpoint_files.h"
 #include "formats/checkpoint_location.h"
@@ -104,6 +105,16 @@ void FindUnfinishedIn(const fs::path& input, OpenedModel& model) {
   model.half_made = HasUnfinishedConversion(model.unfinished);
 }
 
+void TakeMissingMtp(OpenedModel& model) {
+  ModelConfig& config = model.config;
+  if (!config.known || config.is_nextn || config.num_nextn_predict_layers == 0) return;
+  const std::string_view prefix = FindNamePrefix(model.catalog);
+  for (const CatalogTensor& tensor : model.catalog.tensors()) {
+    if (PlaceOf(tensor.name, prefix, config).mtp) return;
+  }
+  model.missing_mtp_layers = std::exchange(config.num_nextn_predict_layers, 0);
+}
+
 OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {
   const bool strict = options.faults == OpenOptions::Faults::kThrow;
   OpenedModel model;
@@ -139,7 +150,9 @@ OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {
   model.left_behind = std::move(files.left_behind);
   model.findings = std::move(files.findings);
   model.catalog = Catalog::FromCheckpoint(files);
+  model.freed = options.freed;
   if (!strict) return model;
+  if (options.mtp_may_be_missing) TakeMissingMtp(model);
   formats::Findings compared = CheckAgainstModel(model.config, model.catalog);
   NameUnlistedHolders(files, compared);
   RequireNoFaults(compared);
@@ -172,6 +185,7 @@ OpenedModel OpenRanks(const fs::path& input, const OpenOptions& options) {
   model.side_files.erase(std::unique(model.side_files.begin(), model.side_files.end()),
                          model.side_files.end());
   // Where tensors were dropped, the config may predict tensors that are not there.
+  if (options.mtp_may_be_missing) TakeMissingMtp(model);
   if (opened.shards.layout.dropped.empty()) {
     RequireModel(model.config, model.catalog, model.findings);
   }

@@ -40,6 +40,9 @@ struct OpenedModel {
   std::optional<Error> config_fault;  // with Faults::kReport
   std::string config_text;
   ModelConfig config;
+  // With OpenOptions::mtp_may_be_missing: how many MTP layers config_text counts though not one of
+  // their tensors is there; `config` counts none.
+  std::uint64_t missing_mtp_layers = 0;
   // The model's tensors in the order of its shards. Of rank shards these shards are those of the
   // original, which is not there: files have no path, and extents say where the bytes would lie.
   Catalog catalog;
@@ -54,6 +57,7 @@ struct OpenedModel {
   formats::Findings missing_files;
   UnlistedTensors unlisted;                 // with kReport
   std::shared_ptr<const RankShards> ranks;  // nullptr for a checkpoint
+  std::vector<formats::FreedShard> freed;   // those of OpenOptions
 };
 
 struct OpenOptions {
@@ -64,6 +68,9 @@ struct OpenOptions {
   Faults faults = Faults::kThrow;
   // Shards that an unfinished run freed: their headers are known from there.
   std::vector<formats::FreedShard> freed = {};
+  // Whether a model is whole without the MTP layers that its config counts: training may leave them
+  // out, but then all of them.
+  bool mtp_may_be_missing = false;
 };
 
 // Opens `input`, reading headers, index, config and, of rank shards, layout.json and the digests of

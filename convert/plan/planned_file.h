@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,6 +37,9 @@ struct PlannedFile {
   // the tensors.
   std::string given_header;
   FileMetadata metadata;
+  // A source file that has every byte of this one: its bytes need not be written anew. Empty where
+  // there is none.
+  std::filesystem::path same_bytes_as;
   // Of plans with shared_reads: files of one group advance together, groups in ascending order.
   std::uint32_t group = 0;
 };

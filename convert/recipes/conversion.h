@@ -41,8 +41,16 @@ struct Bf16ToFp8Options {
   std::filesystem::path scales_from;  // the original FP8 checkpoint; empty: none
 };
 
+// What becomes of the MTP layers, of the attention's joined matrix, and of wider floats.
+enum class MtpAction { kKeep, kDrop, kExtract, kGraft };
+enum class MlaForm { kKeep, kSplit };
+enum class TrainDtype { kBF16, kKeep };
+
 struct TrainToInferOptions {
-  bool drop_mtp = false;  // --mtp drop
+  MtpAction mtp = MtpAction::kKeep;
+  std::filesystem::path mtp_from = {};  // of kGraft: the checkpoint that has the layers
+  MlaForm mla = MlaForm::kKeep;
+  TrainDtype dtype = TrainDtype::kBF16;
 };
 
 struct ConversionRequest {

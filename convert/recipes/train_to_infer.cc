@@ -1,128 +1,224 @@
 #include "convert/recipes/train_to_infer.h"
 
-#include <algorithm>
+#include <cstddef>
 #include <memory>
 #include <optional>
-#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_set>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
 #include "convert/job/runner.h"
+#include "convert/model/config_edit.h"
 #include "convert/model/expected_tensors.h"
-#include "convert/parallel/slicing.h"
-#include "convert/recipes/conversion.h"
+#include "convert/model/quantized_form.h"
+#include "convert/plan/cast_expression.h"
+#include "convert/recipes/mla_edit.h"
+#include "convert/recipes/mtp_edit.h"
 #include "convert/recipes/side_files.h"
+#include "formats/checkpoint_files.h"
+#include "formats/dtype.h"
 #include "formats/error.h"
 #include "formats/json/json_edit.h"
 #include "formats/message_text.h"
-#include "formats/safetensors.h"
 
 namespace dsv3::convert {
 namespace {
 
-// DeepSeek-V4 has its MTP layers outside the others.
-constexpr std::string_view kMtpPrefix = "mtp.";
+using formats::Dtype;
 
-void RequireNumberOfLayers(const OpenedModel& model) {
-  if (model.config.num_hidden_layers > 0) return;
-  throw Error(ErrorCode::kBadInput,
-              fmt::format("{}: num_hidden_layers is missing, so that it is not known which layers "
-                          "are MTP layers; correct {}",
-                          formats::kConfigName, formats::kConfigName),
-              {formats::kConfigName, ""});
+std::string_view NameOf(MtpAction action) {
+  switch (action) {
+    case MtpAction::kKeep:
+      return "keep";
+    case MtpAction::kDrop:
+      return "drop";
+    case MtpAction::kExtract:
+      return "extract";
+    case MtpAction::kGraft:
+      return "graft";
+  }
+  return "";
 }
 
-PlannedFile PlanUnchanged(const SourceFile& shard, const std::string& header,
-                          NamedExpressions tensors) {
-  std::string bytes = WithLength(header);
-  const formats::SafetensorsHeader parsed =
-      formats::ParseSafetensorsHeader(std::as_bytes(std::span(bytes)), shard.bytes, shard.name);
-  return PlanFileLike(shard.name, std::move(bytes), parsed, std::move(tensors));
+std::string TitleOf(const TrainToInferOptions& options) {
+  const bool split = options.mla == MlaForm::kSplit;
+  switch (options.mtp) {
+    case MtpAction::kKeep:
+      return split ? "Split kv_b_proj" : "Made the inference form";
+    case MtpAction::kDrop:
+      return split ? "Dropped the MTP layers and split kv_b_proj" : "Dropped the MTP layers";
+    case MtpAction::kExtract:
+      return "Extracted the MTP layer";
+    case MtpAction::kGraft:
+      return "Grafted MTP layers";
+  }
+  return "";
+}
+
+void CheckOptions(const TrainToInferOptions& options) {
+  if (options.mtp == MtpAction::kGraft && options.mtp_from.empty()) {
+    throw Error(ErrorCode::kUsage,
+                "--mtp graft: add --mtp-from DIR, the checkpoint that has the MTP layers");
+  }
+  if (options.mtp != MtpAction::kGraft && !options.mtp_from.empty()) {
+    throw Error(ErrorCode::kUsage,
+                "--mtp-from goes with --mtp graft, which takes the MTP layers of that checkpoint");
+  }
+}
+
+// The names of the model's weights that a conversion makes BF16: those that the config predicts but
+// the router's bias, which engines add in F32, and the norm of V3.2's indexer, which is F32 in the
+// releases.
+class CastNames {
+ public:
+  explicit CastNames(const OpenedModel& model) : known_(model.config.known) {
+    ForEachExpected(
+        model.config, FindNamePrefix(model.catalog), [&](const ExpectedTensorView& tensor) {
+          const bool keeps_f32 = tensor.role == TensorRole::kRouterBias ||
+                                 tensor.name.find(".indexer.k_norm.") != std::string_view::npos;
+          if (!keeps_f32) names_.emplace(tensor.name);
+        });
+  }
+
+  bool Hold(const std::string& name) const {
+    if (known_) return names_.count(name) != 0 || IsFusedExpert(name) || IsSplitKvB(name);
+    return name.ends_with(".weight");
+  }
+
+ private:
+  static bool IsFusedExpert(std::string_view name) {
+    return name.ends_with(".mlp.experts.gate_up_proj") || name.ends_with(".mlp.experts.down_proj");
+  }
+  static bool IsSplitKvB(std::string_view name) {
+    return name.ends_with(".k_b_proj.weight") || name.ends_with(".v_b_proj.weight");
+  }
+
+  const bool known_;
+  std::unordered_set<std::string> names_;
+};
+
+bool IsStored(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kF64:
+    case Dtype::kC64:
+    case Dtype::kI8:
+    case Dtype::kU8:
+    case Dtype::kI16:
+    case Dtype::kU16:
+    case Dtype::kI32:
+    case Dtype::kU32:
+    case Dtype::kI64:
+    case Dtype::kU64:
+    case Dtype::kBool:
+      return false;
+    default:
+      return true;
+  }
+}
+
+// F32 and F16 weights become BF16; nothing else changes its numbers.
+void CastWeights(const OpenedModel& model, TrainDtype dtype, ModelEdit& edit) {
+  const CastNames names(model);
+  for (EditedTensor& tensor : edit.tensors) {
+    const CatalogTensor& source = model.catalog.tensors()[tensor.copy_of];
+    if (!names.Hold(tensor.name)) continue;
+    if (model.config.known && !IsStored(source.dtype) &&
+        !RecogniseForm(model.catalog, model.config, tensor.copy_of)) {
+      const std::string& file = model.catalog.files()[source.extent.file].name;
+      throw Error(ErrorCode::kBadInput,
+                  fmt::format("{}: tensor {} is {}, and no model of this family has such weights; "
+                              "save the model in BF16 or F32",
+                              formats::ShownPath(file), QuoteForMessage(tensor.name),
+                              formats::DtypeName(source.dtype)),
+                  {file, tensor.name});
+    }
+    if (dtype == TrainDtype::kKeep || !IsWiderFloat(source.dtype)) continue;
+    tensor.expression = CastToBF16(model.catalog, tensor.copy_of);
+    tensor.copy_of = Catalog::kNone;
+    edit.cast.push_back(tensor.name);
+  }
+}
+
+// Has the config say that weights are BF16, where some became BF16.
+void SetDtype(const ModelConfig& config, std::string& text) {
+  bool said = false;
+  std::vector<std::string> prefixes = {""};
+  if (!config.prefix.empty()) prefixes.push_back(config.prefix);
+  for (const std::string& prefix : prefixes) {
+    for (const std::string_view key : {"torch_dtype", "dtype"}) {
+      const std::string member = prefix + std::string(key);
+      if (!formats::JsonMember(text, member, formats::kConfigName)) continue;
+      text = formats::ReplaceJsonMember(text, member, "\"bfloat16\"", formats::kConfigName);
+      said = true;
+    }
+  }
+  if (!said) text = SetConfigMember(text, "torch_dtype", "\"bfloat16\"");
+}
+
+ReportFact Fact(const char* member, std::vector<std::string> names, const char* what) {
+  ReportFact fact{member, member, "", std::move(names)};
+  if (!fact.names.empty()) {
+    fact.text =
+        fmt::format("{} tensor{} {}", fact.names.size(), fact.names.size() == 1 ? "" : "s", what);
+  }
+  return fact;
 }
 
 }  // namespace
 
-std::vector<std::uint32_t> FindMtpTensors(const OpenedModel& model) {
-  RequireNumberOfLayers(model);
-  const std::string_view prefix = FindNamePrefix(model.catalog);
-  std::vector<std::uint32_t> found;
-  for (std::uint32_t i = 0; i < model.catalog.tensors_end(); ++i) {
-    const std::string& name = model.catalog.tensors()[i].name;
-    if (name.starts_with(kMtpPrefix) || PlaceOf(name, prefix, model.config).mtp) found.push_back(i);
+ModelEdit EditForInference(const TrainToInferOptions& options, const std::filesystem::path& output,
+                           OpenedModel& model) {
+  ModelEdit edit = BeginEdit(model);
+  CastWeights(model, options.dtype, edit);
+  switch (options.mtp) {
+    case MtpAction::kKeep:
+      KeepMtp(model, edit);
+      break;
+    case MtpAction::kDrop:
+      DropMtp(model, edit);
+      break;
+    case MtpAction::kExtract:
+      ExtractMtp(model, edit);
+      break;
+    case MtpAction::kGraft:
+      GraftMtp(options.mtp_from, output, model, edit);
+      break;
   }
-  return found;
-}
-
-Plan PlanWithoutTensors(const OpenedModel& model, const ModelFiles& files,
-                        const std::vector<std::uint32_t>& dropped) {
-  const Catalog& catalog = model.catalog;
-  std::vector<NamedExpressions> held(catalog.files().size());
-  std::vector<bool> loses(catalog.files().size(), false);
-  auto next = dropped.begin();
-  for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
-    const CatalogTensor& tensor = catalog.tensors()[i];
-    if (next != dropped.end() && *next == i) {
-      loses[tensor.extent.file] = true;
-      ++next;
-    } else {
-      held[tensor.extent.file].emplace_back(tensor.name, Copy(catalog, i));
-    }
-  }
-  Plan plan;
-  plan.recipe = kTrainToInfer;
-  for (std::size_t i = 0; i < held.size(); ++i) {
-    if (held[i].empty() && loses[i]) continue;
-    const SourceFile& shard = catalog.files()[i];
-    plan.files.push_back(loses[i] ? PlanFile(shard.name, std::move(held[i]))
-                                  : PlanUnchanged(shard, files.headers[i], std::move(held[i])));
-  }
-  if (model.needs_index) plan.index = PlanIndex(plan);
-  return plan;
-}
-
-std::string ConfigWithoutMtp(const OpenedModel& model) {
-  const std::string member = model.config.prefix + "num_nextn_predict_layers";
-  if (model.config.num_nextn_predict_layers == 0) return model.config_text;
-  return formats::ReplaceJsonMember(model.config_text, member, "0", formats::kConfigName);
+  if (options.mla == MlaForm::kSplit) SplitKvB(model, edit);
+  if (!edit.cast.empty()) SetDtype(model.config, edit.config);
+  return edit;
 }
 
 ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::FileSystem& fs,
                                      ProgressSink& progress, const StopToken& stop) {
+  const TrainToInferOptions& options = request.train_to_infer;
   ConversionKind conversion;
   conversion.recipe = kTrainToInfer;
-  conversion.title = "Dropped the MTP layers";
-  conversion.check_options = [&] {
-    if (request.train_to_infer.drop_mtp) return;
-    throw Error(ErrorCode::kUsage,
-                "--mtp is missing; give --mtp drop, which leaves the MTP layers out");
-  };
-  conversion.make_recipe = [&](const OpenedModel& model) {
-    const std::vector<std::uint32_t> dropped = FindMtpTensors(model);
-    if (dropped.empty()) {
-      throw Error(
-          ErrorCode::kBadInput,
-          fmt::format("{}: the model has no MTP layer, so that there is nothing to drop; use "
-                      "it as it is",
-                      formats::ShownPath(model.directory)),
-          {model.directory.string(), ""});
-    }
-    const auto plan =
-        std::make_shared<Plan>(PlanWithoutTensors(model, ReadModelFiles(model), dropped));
-    plan->options.push_back({"mtp", "\"drop\""});
-    PlanSideFiles(model, ConfigWithoutMtp(model), {.all = request.run.all_side_files}, *plan);
+  conversion.title = TitleOf(options);
+  conversion.converted_text = "to BF16";
+  conversion.opening.mtp_may_be_missing = true;
+  conversion.check_options = [&] { CheckOptions(options); };
+  conversion.make_recipe = [&](OpenedModel& model) {
+    const auto edit = std::make_shared<ModelEdit>(EditForInference(options, request.output, model));
+    ModelEdit steps = *edit;
+    const auto plan = std::make_shared<Plan>(PlanEdit(model, std::move(steps)));
+    plan->recipe = kTrainToInfer;
+    plan->options = {{"dtype", options.dtype == TrainDtype::kBF16 ? "\"bf16\"" : "\"keep\""},
+                     {"mla", options.mla == MlaForm::kSplit ? "\"split\"" : "\"keep\""},
+                     {"mtp", fmt::format("\"{}\"", NameOf(options.mtp))}};
+    PlanSideFiles(model, edit->config, {.all = request.run.all_side_files}, *plan);
     Recipe recipe{.plan = plan, .tensors = TensorsOf(model)};
+    recipe.converted_tensors = edit->cast.size();
+    recipe.warnings = edit->warnings;
     recipe.hooks.preflight = [](const PreflightRun& run) { return run.known; };
-    recipe.add_facts = [&model, dropped](ConversionReport& report) {
-      ReportFact fact{
-          "dropped",
-          "dropped",
-          fmt::format("{} tensor{} of MTP layers", dropped.size(), dropped.size() == 1 ? "" : "s"),
-          {}};
-      for (const std::uint32_t tensor : dropped) {
-        fact.names.push_back(model.catalog.tensors()[tensor].name);
-      }
-      report.facts.push_back(std::move(fact));
+    recipe.add_facts = [edit](ConversionReport& report) {
+      report.facts.push_back(Fact("dropped", std::move(edit->dropped), "of MTP layers"));
+      report.facts.push_back(Fact("grafted", std::move(edit->grafted), "of MTP layers"));
+      report.facts.push_back(Fact("split", std::move(edit->split), "into k_b_proj and v_b_proj"));
     };
     return recipe;
   };

@@ -77,9 +77,10 @@ TEST(PathOptionTest, EveryOptionThatTakesAPathRefusesAddresses) {
       }
     }
   }
-  EXPECT_EQ(names, (std::set<std::string>{"balance-svg", "config", "ep-placement", "expert-load",
-                                          "format", "junit", "key", "manifest", "output", "sarif",
-                                          "scales-from", "signature", "source"}));
+  EXPECT_EQ(names,
+            (std::set<std::string>{"balance-svg", "config", "ep-placement", "expert-load", "format",
+                                   "junit", "key", "manifest", "mtp-from", "output", "sarif",
+                                   "scales-from", "signature", "source"}));
 }
 
 TEST(JobCommandTest, AnUnfinishedOutputNamesTheCommandThatContinuesIt) {

@@ -1,3 +1,5 @@
+#include "tests/convert/recipes/train_to_infer_test.h"
+
 #include <algorithm>
 #include <filesystem>
 #include <map>
@@ -5,37 +7,15 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
-
-#include "convert/recipes/conversion.h"
-#include "tests/convert/support/conversion.h"
-#include "tests/convert/support/reshard.h"
-#include "tests/support/files.h"
-#include "tests/support/temp_dir.h"
 
 namespace dsv3::testing {
 namespace {
 
 namespace fs = std::filesystem;
+using convert::MtpAction;
 using ::testing::HasSubstr;
 
-class TrainToInferTest : public ::testing::Test {
- protected:
-  convert::ConversionReport Drop(const fs::path& input, const fs::path& output,
-                                 bool mtp_drop = true) {
-    Conversion conversion(input, output);
-    conversion.convert = convert::ConvertTrainToInfer;
-    conversion.request.train_to_infer.drop_mtp = mtp_drop;
-    return conversion.Run();
-  }
-
-  static nlohmann::json Json(const fs::path& file) { return nlohmann::json::parse(ReadFile(file)); }
-
-  TempDir dir_;
-};
-
-// The layers of the `tiny` sample; its MTP layer comes behind them.
-constexpr int kMainLayers = 4;
+const convert::TrainToInferOptions kDrop = {.mtp = MtpAction::kDrop};
 
 TEST_F(TrainToInferTest, DropsTheTensorsOfMtpLayersAloneFromShardsIndexAndConfig) {
   const fs::path in = dir_ / "in";
@@ -43,16 +23,15 @@ TEST_F(TrainToInferTest, DropsTheTensorsOfMtpLayersAloneFromShardsIndexAndConfig
   MakeSample(convert::SamplePreset::kTiny, 1, in);
   ASSERT_EQ(Json(in / "config.json")["num_hidden_layers"], kMainLayers);
   ASSERT_EQ(Json(in / "config.json")["num_nextn_predict_layers"], 1);
-  const std::string mtp_layer = "model.layers." + std::to_string(kMainLayers) + ".";
 
-  const convert::ConversionReport report = Drop(in, out);
+  const convert::ConversionReport report = Convert(in, out, kDrop);
 
   std::map<std::string, HeldTensor> expected = ReadCheckpoint(in);
   const std::size_t dropped = std::erase_if(
-      expected, [&](const auto& tensor) { return tensor.first.starts_with(mtp_layer); });
+      expected, [&](const auto& tensor) { return tensor.first.starts_with(kMtpLayer); });
   ASSERT_GT(dropped, 0U);
   EXPECT_TRUE(ReadCheckpoint(out) == expected);
-  ASSERT_EQ(report.facts.size(), 1U);
+  ASSERT_FALSE(report.facts.empty());
   EXPECT_EQ(report.facts[0].member, "dropped");
   EXPECT_EQ(report.facts[0].names.size(), dropped);
   EXPECT_EQ(report.copied_tensors, expected.size());
@@ -73,7 +52,7 @@ TEST_F(TrainToInferTest, KeepsEveryByteOfShardsThatLoseNothing) {
   const fs::path in = dir_ / "in";
   const fs::path out = dir_ / "out";
   MakeSample(convert::SamplePreset::kTiny, 1, in);
-  Drop(in, out);
+  Convert(in, out, kDrop);
   std::size_t shards = 0;
   for (const fs::directory_entry& entry : fs::directory_iterator(out)) {
     if (entry.path().extension() != ".safetensors") continue;
@@ -88,24 +67,91 @@ TEST_F(TrainToInferTest, TakesRankShardsForTheirModel) {
   convert::ReshardOptions options;
   options.parallel.tp = 2;
   RunReshard(dir_ / "in", dir_ / "ranks", options);
-  Drop(dir_ / "in", dir_ / "out");
-  Drop(dir_ / "ranks", dir_ / "out-of-ranks");
+  Convert(dir_ / "in", dir_ / "out", kDrop);
+  Convert(dir_ / "ranks", dir_ / "out-of-ranks", kDrop);
   EXPECT_TRUE(ReadTree(dir_ / "out") == ReadTree(dir_ / "out-of-ranks"));
 }
 
-TEST_F(TrainToInferTest, RefusesAModelWithoutMtpLayers) {
+TEST_F(TrainToInferTest, KeepsAModelWithoutMtpLayersAndSaysSo) {
   MakeSample(convert::SamplePreset::kTinyKimi, 1, dir_ / "in");
-  const Error error = ErrorOf([&] { Drop(dir_ / "in", dir_ / "out"); });
+  const convert::ConversionReport report = Convert(dir_ / "in", dir_ / "out", kDrop);
+  EXPECT_TRUE(ReadCheckpoint(dir_ / "out") == ReadCheckpoint(dir_ / "in"));
+  EXPECT_EQ(ReadFile(dir_ / "out" / "config.json"), ReadFile(dir_ / "in" / "config.json"));
+  ASSERT_EQ(report.warnings.size(), 1U);
+  EXPECT_EQ(report.warnings[0].kind, "no-mtp");
+}
+
+TEST_F(TrainToInferTest, KeepsEverythingByDefault) {
+  MakeSample(convert::SamplePreset::kTiny, 1, dir_ / "in");
+  Convert(dir_ / "in", dir_ / "out");
+  std::map<std::string, std::string> expected = ReadTree(dir_ / "in");
+  std::map<std::string, std::string> found = ReadTree(dir_ / "out");
+  found.erase("checkpoint.manifest.json");
+  EXPECT_TRUE(found == expected);
+}
+
+TEST_F(TrainToInferTest, SetsTheNumberOfMtpLayersWhereNoneIsThere) {
+  const fs::path in = Bf16Sample();
+  Convert(in, dir_ / "lost", kDrop);
+  SetConfig(dir_ / "lost", "num_nextn_predict_layers", 1);
+  for (const MtpAction action : {MtpAction::kKeep, MtpAction::kDrop}) {
+    const fs::path out = dir_ / (action == MtpAction::kKeep ? "kept" : "dropped");
+    const convert::ConversionReport report = Convert(dir_ / "lost", out, {.mtp = action});
+    EXPECT_EQ(Json(out / "config.json")["num_nextn_predict_layers"], 0);
+    EXPECT_EQ(report.warnings.size(), 1U);
+    EXPECT_TRUE(ReadCheckpoint(out) == ReadCheckpoint(dir_ / "lost"));
+  }
+}
+
+TEST_F(TrainToInferTest, RefusesMtpLayersThatAreThereInPart) {
+  const fs::path in = Bf16Sample();
+  std::map<std::string, HeldTensor> tensors = ReadCheckpoint(in);
+  ASSERT_EQ(tensors.erase("model.layers.4.enorm.weight"), 1U);
+  WriteTensors(tensors, in, dir_ / "part");
+  const Error error = ErrorOf([&] { Convert(dir_ / "part", dir_ / "out"); });
   EXPECT_EQ(error.code(), ErrorCode::kBadInput);
-  EXPECT_THAT(error.message(), HasSubstr("no MTP layer"));
+  EXPECT_EQ(error.place().tensor, "model.layers.4.enorm.weight");
   EXPECT_FALSE(fs::exists(dir_ / "out"));
 }
 
-TEST_F(TrainToInferTest, WantsToKnowWhatIsToBeDone) {
-  MakeSample(convert::SamplePreset::kTiny, 1, dir_ / "in");
-  const Error error = ErrorOf([&] { Drop(dir_ / "in", dir_ / "out", false); });
-  EXPECT_EQ(error.code(), ErrorCode::kUsage);
-  EXPECT_THAT(error.message(), HasSubstr("--mtp drop"));
+TEST_F(TrainToInferTest, RoundsF32WeightsAndKeepsTheRoutersBias) {
+  const fs::path bf16 = Bf16Sample();
+  const std::map<std::string, HeldTensor> expected = ReadCheckpoint(bf16);
+  std::map<std::string, HeldTensor> wide = expected;
+  for (auto& [name, tensor] : wide) {
+    if (tensor.dtype == formats::Dtype::kBF16) tensor = Widened(tensor);
+  }
+  // A quarter of a unit in the last place is lost.
+  wide.at("model.norm.weight").bytes[1] = '\x40';
+  WriteTensors(wide, bf16, dir_ / "f32");
+  SetConfig(dir_ / "f32", "torch_dtype", "float32");
+
+  const convert::ConversionReport report = Convert(dir_ / "f32", dir_ / "out");
+  EXPECT_TRUE(ReadCheckpoint(dir_ / "out") == expected);
+  EXPECT_EQ(Json(dir_ / "out" / "config.json")["torch_dtype"], "bfloat16");
+  EXPECT_EQ(expected.at("model.layers.3.mlp.gate.e_score_correction_bias").dtype,
+            formats::Dtype::kF32);
+  EXPECT_GT(report.converted_tensors, 100U);
+
+  Convert(dir_ / "f32", dir_ / "kept", {.dtype = convert::TrainDtype::kKeep});
+  EXPECT_TRUE(ReadCheckpoint(dir_ / "kept") == wide);
+  EXPECT_EQ(Json(dir_ / "kept" / "config.json")["torch_dtype"], "float32");
+}
+
+TEST_F(TrainToInferTest, RefusesF64AndIntegerWeights) {
+  const fs::path in = Bf16Sample();
+  for (const formats::Dtype dtype :
+       {formats::Dtype::kF64, formats::Dtype::kC64, formats::Dtype::kI32, formats::Dtype::kI8}) {
+    std::map<std::string, HeldTensor> tensors = ReadCheckpoint(in);
+    HeldTensor& norm = tensors.at("model.norm.weight");
+    norm = {dtype, norm.shape, std::string(norm.shape[0] * formats::DtypeBits(dtype) / 8, '\1')};
+    WriteTensors(tensors, in, dir_ / "in");
+    const Error error = ErrorOf([&] { Convert(dir_ / "in", dir_ / "out"); });
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput) << error.message();
+    EXPECT_EQ(error.place().tensor, "model.norm.weight");
+    EXPECT_THAT(error.message(), HasSubstr(std::string(formats::DtypeName(dtype))));
+    EXPECT_FALSE(fs::exists(dir_ / "out"));
+  }
 }
 
 }  // namespace

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "convert/open/open_model.h"
+#include "convert/plan/expression.h"
+#include "convert/plan/plan.h"
+#include "formats/finding.h"
+
+// The model as train-to-infer changes it, step by step, before it becomes a plan.
+namespace dsv3::convert {
+
+// A tensor of the output.
+struct EditedTensor {
+  std::string name;
+  std::string file;  // the shard that it goes to
+  ExpressionPtr expression;
+  // The source tensor, a position in the catalog, that it has every byte of; kNone: it is made of
+  // others.
+  std::uint32_t copy_of = Catalog::kNone;
+};
+
+// What the steps made of a model.
+struct ModelEdit {
+  std::vector<EditedTensor> tensors;
+  std::string config;  // text of config.json
+  bool needs_index = false;
+  // For the report: names of source tensors.
+  std::vector<std::string> dropped;
+  std::vector<std::string> grafted;
+  std::vector<std::string> split;
+  std::vector<std::string> cast;
+  formats::Findings warnings;
+};
+
+// The model as it is: every tensor in its shard.
+ModelEdit BeginEdit(const OpenedModel& model);
+
+// Sets the member of the config to a number, where it is not that number already.
+void SetConfigNumber(const ModelConfig& config, std::string_view field, std::uint64_t value,
+                     std::string& text);
+
+// The files of the edited model. A shard whose tensors are all as they were keeps every byte, and
+// says so (PlannedFile::same_bytes_as); a shard that lost all of its tensors is not written. Fills
+// all of the plan but its name, options and side files.
+Plan PlanEdit(const OpenedModel& model, ModelEdit edit);
+
+}  // namespace dsv3::convert
