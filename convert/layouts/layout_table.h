@@ -78,6 +78,10 @@ struct LayoutTable {
   std::vector<CopyRule> copies;
   // Whether a tensor without a rule has its Hugging Face name.
   bool keeps_names = false;
+  // A tensor is stored as F32 if its name contains one of these, whatever the dtype of the others.
+  std::vector<std::string_view> f32_names = {};
 };
+
+bool IsStoredAsF32(const LayoutTable& table, std::string_view name);
 
 }  // namespace dsv3::convert
