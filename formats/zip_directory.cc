@@ -57,18 +57,17 @@ class EntryReader {
                    .header = Load32(rest, 42),
                    .end = 0,
                    .bytes = Load32(rest, 24),
-                   .crc = Load32(rest, 16)};
+                   .crc = Load32(rest, 16),
+                   .method = 0};
     std::uint64_t stored_bytes = Load32(rest, 20);
     ReadZip64(rest.subspan(kCentralBytes + name_bytes, extra_bytes), entry, stored_bytes);
     constexpr unsigned kEncryptedFlags = 1U << 0 | 1U << 6 | 1U << 13;
     if ((Load16(rest, 8) & kEncryptedFlags) != 0) {
       FailEntry(entry, "is encrypted", "decrypt the archive, or save the checkpoint again");
     }
-    if (Load16(rest, 10) != 0) {
-      FailEntry(entry, fmt::format("is compressed (method {})", Load16(rest, 10)),
-                "torch.save stores its entries as they are: save the checkpoint again, or make "
-                "the archive without compression");
-    }
+    entry.method = Load16(rest, 10);
+    // What is compressed takes another number of bytes in the file; nothing of it is read.
+    if (entry.method != 0) entry.bytes = stored_bytes;
     if (stored_bytes != entry.bytes) {
       FailEntry(entry, fmt::format("is stored in {}, but its content has {}",
                                    ExactBytes(stored_bytes), ExactBytes(entry.bytes)));
@@ -160,6 +159,17 @@ std::optional<std::size_t> ZipDirectory::Find(std::string_view name) const {
       [&](std::uint32_t entry, std::string_view wanted) { return entries_[entry].name < wanted; });
   if (found == by_name_.end() || entries_[*found].name != name) return std::nullopt;
   return *found;
+}
+
+void ZipDirectory::RequireStored(const InputFile& file) const {
+  for (const ZipEntry& entry : entries_) {
+    if (entry.method == 0) continue;
+    FailZip(file, archive_,
+            fmt::format("entry {} is compressed (method {})", QuoteForMessage(entry.name),
+                        entry.method),
+            "torch.save stores its entries as they are: save the checkpoint again, or make the "
+            "archive without compression");
+  }
 }
 
 FileRange ZipDirectory::Locate(const InputFile& file, const ZipEntry& entry) const {

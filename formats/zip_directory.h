@@ -24,6 +24,7 @@ struct ZipEntry {
   std::uint64_t end = 0;     // where the next entry, or the directory, begins in the file
   std::uint64_t bytes = 0;   // of its content
   std::uint32_t crc = 0;     // CRC-32 of its content; 0 means that the archive does not know it
+  std::uint16_t method = 0;  // 0 for a content that is stored as it is, else it is compressed
 };
 
 // What an archive holds. The archive is a range of a file: the whole of it, or an item among
@@ -37,6 +38,9 @@ class ZipDirectory {
 
   // The position of the entry of this name; nothing when there is none.
   std::optional<std::size_t> Find(std::string_view name) const;
+
+  // Throws Error (kBadInput) where an entry is compressed.
+  void RequireStored(const InputFile& file) const;
 
   // Where the content of an entry lies in the file. Reads the entry's local header, the only place
   // that knows; `file` is the one that the directory was read from. Throws Error: kBadInput when
@@ -57,7 +61,7 @@ class ZipDirectory {
 // their zip64 forms. Refuses, each with a message of its own: a range that does not lie in the
 // file, an archive that is cut off or has no end record, one of several volumes, a directory
 // outside the archive or beyond kMaxZipDirectoryBytes, a count of entries that the directory
-// cannot hold, contradictory end records, encrypted or compressed entries, a name twice, and
+// cannot hold, contradictory end records, encrypted entries, a name twice, and
 // entries outside the archive or in each other's bytes. Takes memory in proportion to the
 // directory. Throws Error (kBadInput; kIo when the disk fails).
 ZipDirectory ReadZipDirectory(const InputFile& file, FileRange archive);

@@ -73,7 +73,12 @@ class EndReader {
                       place, ExactBytes(locator_place), locator_place));
     }
     std::array<std::byte, kEnd64Bytes> end64;
-    file_.ReadAt(archive_.offset + place, end64);
+    if (place >= tail_offset_) {
+      std::copy_n(tail_.begin() + static_cast<std::ptrdiff_t>(place - tail_offset_), kEnd64Bytes,
+                  end64.begin());
+    } else {
+      file_.ReadAt(archive_.offset + place, end64);
+    }
     if (!HasZipSignature(end64, 0, kEnd64Signature)) {
       FailZip(file_, archive_, fmt::format("there is no zip64 end record at byte {}", place));
     }

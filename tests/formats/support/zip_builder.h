@@ -37,7 +37,7 @@ struct ZipShape {
 };
 
 inline void Put(std::string& out, std::uint64_t value, int bytes) {
-  for (int i = 0; i < bytes; ++i) out += static_cast<char>(value >> (8 * i) & 0xFF);
+  for (int i = 0; i < bytes; ++i, value >>= 8) out += static_cast<char>(value & 0xFF);
 }
 
 inline std::string MakeZip(const std::vector<ZipItem>& items, const ZipShape& shape = {}) {

@@ -1,0 +1,13 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace dsv3::formats {
+
+// CRC-32 as in zip archives (polynomial 0x04C11DB7, reflected). `crc` is that of the bytes before,
+// 0 at the beginning.
+std::uint32_t Crc32(std::span<const std::byte> data, std::uint32_t crc = 0);
+
+}  // namespace dsv3::formats
