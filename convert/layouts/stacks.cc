@@ -8,6 +8,8 @@
 #include <fmt/ranges.h>
 
 #include "convert/layouts/megatron_names.h"
+#include "convert/layouts/mindformers_mcore_names.h"
+#include "convert/layouts/mindformers_names.h"
 #include "convert/layouts/read_layout.h"
 #include "convert/layouts/torchtitan_names.h"
 #include "convert/layouts/transformers_names.h"
@@ -17,22 +19,61 @@
 namespace dsv3::convert {
 namespace {
 
+using Tensors = std::vector<StackTensor>;
+
+const StackTensor* FindEnding(const Tensors& tensors, std::string_view ending) {
+  const auto found = std::find_if(tensors.begin(), tensors.end(), [&](const StackTensor& tensor) {
+    return tensor.name.ends_with(ending);
+  });
+  return found == tensors.end() ? nullptr : &*found;
+}
+
+constexpr std::string_view kMcoreEmbedding = "embedding.word_embeddings.weight";
+constexpr std::string_view kMcoreExperts = ".mlp.experts.weight1";
+
+bool IsMcoreV1(const Tensors& tensors) {
+  const StackTensor* experts = FindEnding(tensors, kMcoreExperts);
+  if (experts == nullptr) return FindEnding(tensors, ".linear_qkv.weight") != nullptr;
+  // [hidden, all experts' gates and ups]; in the second version the experts are in the rows.
+  const StackTensor* embedding = FindEnding(tensors, kMcoreEmbedding);
+  return experts->shape.size() == 2 && embedding != nullptr && embedding->shape.size() == 2 &&
+         experts->shape[0] == embedding->shape[1];
+}
+
+bool IsMcoreV2(const Tensors& tensors) { return FindEnding(tensors, kMcoreExperts) != nullptr; }
+
+bool IsMindformersInfer(const Tensors& tensors) {
+  return FindEnding(tensors, ".attention.kv2l.weight") != nullptr;
+}
+
+bool IsAny(const Tensors& /*tensors*/) { return true; }
+
 struct StackRow {
   Stack stack;
   std::string_view name;
   std::string_view embedding;  // which every checkpoint of the stack has
-  LayoutReading (*read)(const ModelConfig&, const std::vector<StackTensor>&);
+  // Of the rows with one embedding the first is right for which this is true.
+  bool (*is_of)(const Tensors&);
+  LayoutReading (*read)(const ModelConfig&, const Tensors&);
 };
 
 template <const LayoutTable& (*kTable)()>
-LayoutReading ReadBy(const ModelConfig& config, const std::vector<StackTensor>& tensors) {
+LayoutReading ReadBy(const ModelConfig& config, const Tensors& tensors) {
   return ReadLayout(kTable(), config, tensors);
 }
 
-constexpr std::array<StackRow, 3> kStacks = {{
-    {Stack::kHuggingFace, "hf", "model.embed_tokens.weight", ReadTransformersNames},
-    {Stack::kMegatron, "megatron", "embedding.word_embeddings.weight", ReadBy<MegatronNames>},
-    {Stack::kTorchtitan, "torchtitan", "tok_embeddings.weight", ReadBy<TorchtitanNames>},
+constexpr std::array<StackRow, 7> kStacks = {{
+    {Stack::kHuggingFace, "hf", "model.embed_tokens.weight", IsAny, ReadTransformersNames},
+    {Stack::kMindformersMcoreV1, "mindformers-mcore-v1", kMcoreEmbedding, IsMcoreV1,
+     ReadBy<MindformersMcoreV1Names>},
+    {Stack::kMindformersMcoreV2, "mindformers-mcore-v2", kMcoreEmbedding, IsMcoreV2,
+     ReadBy<MindformersMcoreV2Names>},
+    {Stack::kMegatron, "megatron", kMcoreEmbedding, IsAny, ReadBy<MegatronNames>},
+    {Stack::kTorchtitan, "torchtitan", "tok_embeddings.weight", IsAny, ReadBy<TorchtitanNames>},
+    {Stack::kMindformersInfer, "mindformers-infer", "model.tok_embeddings.embedding_weight",
+     IsMindformersInfer, ReadBy<MindformersInferNames>},
+    {Stack::kMindformersTrain, "mindformers-train", "model.tok_embeddings.embedding_weight", IsAny,
+     ReadBy<MindformersTrainNames>},
 }};
 
 const StackRow& RowOf(Stack stack) {
@@ -43,8 +84,9 @@ const StackRow& RowOf(Stack stack) {
 // "hf (model.embed_tokens.weight), …"
 std::string KnownStacks() {
   std::vector<std::string> known;
-  for (const StackRow& row : kStacks)
+  for (const StackRow& row : kStacks) {
     known.push_back(fmt::format("{} ({})", row.name, row.embedding));
+  }
   return fmt::format("{}", fmt::join(known, ", "));
 }
 
@@ -89,12 +131,15 @@ DetectedStack DetectStack(const std::vector<StackTensor>& tensors, std::optional
   std::vector<Evidence> found;
   for (const StackTensor& tensor : tensors) {
     const std::string name = WithoutWrappedModules(tensor.name);
-    for (const StackRow& row : kStacks) {
-      if (!name.ends_with(row.embedding)) continue;
-      const std::string prefix = name.substr(0, name.size() - row.embedding.size());
-      if (!IsWrapperPrefix(prefix)) continue;
-      found.push_back({{row.stack, prefix}, &tensor.name});
-    }
+    const auto row = std::find_if(kStacks.begin(), kStacks.end(), [&](const StackRow& candidate) {
+      return name.ends_with(candidate.embedding) &&
+             IsWrapperPrefix(
+                 std::string_view(name).substr(0, name.size() - candidate.embedding.size())) &&
+             candidate.is_of(tensors);
+    });
+    if (row == kStacks.end()) continue;
+    found.push_back(
+        {{row->stack, name.substr(0, name.size() - row->embedding.size())}, &tensor.name});
   }
   if (found.empty()) FailUnknown(tensors);
   const auto is_wanted = [&](const Evidence& e) { return !wanted || e.stack.stack == *wanted; };
@@ -102,8 +147,8 @@ DetectedStack DetectStack(const std::vector<StackTensor>& tensors, std::optional
   if (chosen == found.end()) {
     throw Error(
         ErrorCode::kBadInput,
-        fmt::format("tensor {}: it has the name that {} gives to the embedding, so the "
-                    "checkpoint is not from {}; leave out --from, or say --from {}",
+        fmt::format("tensor {}: it is the embedding of {}, so the checkpoint is not "
+                    "from {}; leave out --from, or say --from {}",
                     QuoteForMessage(*found.front().name), StackName(found.front().stack.stack),
                     StackName(*wanted), StackName(found.front().stack.stack)),
         {"", *found.front().name});
@@ -128,6 +173,19 @@ LayoutReading ReadStack(const DetectedStack& stack, const ModelConfig& config,
     canonical.push_back({CanonicalName(tensor.name, stack.prefix), tensor.shape});
   }
   return RowOf(stack.stack).read(config, canonical);
+}
+
+const std::vector<WritableLayout>& WritableLayouts() {
+  static const std::vector<WritableLayout> layouts = {
+      {"hf", &TransformersNames(), {}},
+      {"transformers-fused", &TransformersNames(), {"fused"}},
+      {"mindformers-train", &MindformersTrainNames(), {}},
+      {"mindformers-train-bmm", &MindformersTrainNames(), {"bmm"}},
+      {"mindformers-infer", &MindformersInferNames(), {}},
+      {"mindformers-mcore-v1", &MindformersMcoreV1Names(), {}},
+      {"mindformers-mcore-v2", &MindformersMcoreV2Names(), {}},
+  };
+  return layouts;
 }
 
 }  // namespace dsv3::convert

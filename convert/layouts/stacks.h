@@ -9,12 +9,22 @@
 #include "convert/layouts/layout_tensors.h"
 #include "convert/model/model_config.h"
 
-// The training stacks whose names are known, and how a checkpoint's stack is recognised.
+// The stacks whose names are known, how the stack of a checkpoint is recognised, and the layouts
+// that can be written. Thread-safe.
 namespace dsv3::convert {
 
-enum class Stack { kHuggingFace, kMegatron, kTorchtitan };
+enum class Stack {
+  kHuggingFace,
+  kMegatron,
+  kTorchtitan,
+  kMindformersTrain,
+  kMindformersInfer,
+  kMindformersMcoreV1,
+  kMindformersMcoreV2,
+};
 
-// "hf", "megatron", "torchtitan"; and the way back, nothing for another name.
+// "hf", "megatron", "torchtitan", "mindformers-train", "mindformers-infer", "mindformers-mcore-v1",
+// "mindformers-mcore-v2"; and the way back, nothing for another name.
 std::string_view StackName(Stack stack);
 std::optional<Stack> ParseStackName(std::string_view name);
 std::vector<std::string_view> StackNames();
@@ -24,9 +34,9 @@ struct DetectedStack {
   std::string prefix;  // that wrappers put before the model's names: "module."; empty for none
 };
 
-// The stack that the names of a checkpoint's tensors are of, by that of the embedding. Throws Error
-// (kBadInput) that says what was seen where they are of no known stack, of several, or of another
-// than `wanted`.
+// The stack that the names of a checkpoint's tensors are of, by that of the embedding and by
+// tensors that one of several such stacks alone has. Throws Error (kBadInput) that says what was
+// seen where they are of no known stack, of several, or of another than `wanted`.
 DetectedStack DetectStack(const std::vector<StackTensor>& tensors,
                           std::optional<Stack> wanted = std::nullopt);
 
@@ -34,5 +44,16 @@ DetectedStack DetectStack(const std::vector<StackTensor>& tensors,
 // Errors name a tensor without what wrappers add.
 LayoutReading ReadStack(const DetectedStack& stack, const ModelConfig& config,
                         const std::vector<StackTensor>& tensors);
+
+// A layout that a model can be written in.
+struct WritableLayout {
+  std::string_view name;  // "mindformers-train-bmm"
+  const LayoutTable* table = nullptr;
+  std::vector<std::string_view> variants;
+};
+
+// "hf", "transformers-fused", "mindformers-train", "mindformers-train-bmm", "mindformers-infer",
+// "mindformers-mcore-v1", "mindformers-mcore-v2".
+const std::vector<WritableLayout>& WritableLayouts();
 
 }  // namespace dsv3::convert

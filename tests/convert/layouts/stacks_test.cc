@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "convert/layouts/megatron_names.h"
+#include "convert/layouts/mindformers_mcore_names.h"
 #include "convert/layouts/read_layout.h"
 #include "convert/layouts/torchtitan_names.h"
 #include "convert/layouts/transformers_names.h"
@@ -20,8 +21,8 @@ namespace dsv3::convert {
 namespace {
 
 using dsv3::testing::ErrorOf;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::UnorderedElementsAre;
 
 std::vector<StackTensor> Named(const std::vector<std::string>& names) {
   std::vector<StackTensor> tensors;
@@ -30,7 +31,9 @@ std::vector<StackTensor> Named(const std::vector<std::string>& names) {
 }
 
 TEST(Stacks, HaveNames) {
-  EXPECT_THAT(StackNames(), ElementsAre("hf", "megatron", "torchtitan"));
+  EXPECT_THAT(StackNames(), UnorderedElementsAre("hf", "megatron", "torchtitan",
+                                                 "mindformers-train", "mindformers-infer",
+                                                 "mindformers-mcore-v1", "mindformers-mcore-v2"));
   for (const std::string_view name : StackNames())
     EXPECT_EQ(StackName(*ParseStackName(name)), name);
   EXPECT_FALSE(ParseStackName("Megatron"));
@@ -46,6 +49,7 @@ TEST(Stacks, AreRecognisedByTheEmbedding) {
       {"model.module.embedding.word_embeddings.weight", {Stack::kMegatron, "model.module."}},
       {"tok_embeddings.weight", {Stack::kTorchtitan, ""}},
       {"app.model.tok_embeddings.weight", {Stack::kTorchtitan, "app.model."}},
+      {"model.tok_embeddings.embedding_weight", {Stack::kMindformersTrain, ""}},
   };
   for (const auto& [name, expected] : names) {
     const DetectedStack stack = DetectStack(
@@ -82,6 +86,34 @@ TEST(Stacks, RejectTwoModels) {
   EXPECT_EQ(error.place().tensor, "state_dict.tok_embeddings.weight");
   EXPECT_THAT(error.message(), HasSubstr("'model.tok_embeddings.weight' is an embedding, too"));
   EXPECT_EQ(DetectStack(tensors, Stack::kMegatron).prefix, "");
+}
+
+// What MindFormers writes is recognised by more than the embedding, and read without being told.
+TEST(Stacks, OfWhatIsWrittenAreRecognised) {
+  const ModelConfig config = ParseModelConfig(testing::SmallConfig().dump(), "config.json");
+  const std::vector<StackTensor> model = ModelTensorsOf(config);
+  for (const WritableLayout& layout : WritableLayouts()) {
+    std::vector<StackTensor> tensors;
+    for (const auto& tensor : WriteLayout(*layout.table, config, model, layout.variants)) {
+      tensors.push_back({tensor.name, tensor.shape});
+    }
+    const DetectedStack stack = DetectStack(tensors);
+    const std::string_view expected = layout.name == "transformers-fused"      ? "hf"
+                                      : layout.name == "mindformers-train-bmm" ? "mindformers-train"
+                                                                               : layout.name;
+    EXPECT_EQ(StackName(stack.stack), expected);
+    EXPECT_EQ(ReadStack(stack, config, tensors).tensors.size(), model.size()) << layout.name;
+  }
+  std::vector<StackTensor> tensors;
+  for (const auto& tensor :
+       WriteLayout(MindformersMcoreV1Names(), config, model, {"local-experts"})) {
+    tensors.push_back({tensor.name, tensor.shape});
+  }
+  EXPECT_EQ(DetectStack(tensors).stack, Stack::kMindformersMcoreV1);
+  EXPECT_THAT(
+      ErrorOf([&] { DetectStack(tensors, Stack::kMegatron); }).message(),
+      HasSubstr("it is the embedding of mindformers-mcore-v1, so the checkpoint is not from "
+                "megatron"));
 }
 
 TEST(Stacks, AreReadUnderTheNamesOfWrappers) {
