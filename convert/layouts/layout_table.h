@@ -82,6 +82,9 @@ struct LayoutTable {
   std::vector<std::string_view> f32_names = {};
 };
 
+// Whether a tensor of the layout is the model's, by its name.
+bool IsOfModel(const LayoutTable& table, std::string_view name);
+
 bool IsStoredAsF32(const LayoutTable& table, std::string_view name);
 
 }  // namespace dsv3::convert

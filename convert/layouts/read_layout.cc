@@ -39,13 +39,6 @@ std::string ConfigText(const ModelConfig& config) {
   return text + ")";
 }
 
-bool IsOfModel(const LayoutTable& table, std::string_view name) {
-  const auto is_in_name = [&](std::string_view text) { return name.find(text) != name.npos; };
-  if (std::any_of(table.ignored.begin(), table.ignored.end(), is_in_name)) return false;
-  return std::any_of(table.model_prefixes.begin(), table.model_prefixes.end(),
-                     [&](std::string_view prefix) { return name.starts_with(prefix); });
-}
-
 // Reads the tensors of a layout as those of a model.
 class Reader {
  public:

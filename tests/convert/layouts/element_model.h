@@ -28,13 +28,14 @@ inline nlohmann::json RopeConfig() {
 }
 
 struct ElementModel {
-  ModelConfig config = ParseModelConfig(RopeConfig().dump(), "config.json");
-  std::vector<StackTensor> tensors = ModelTensorsOf(config);
+  ModelConfig config;
+  std::vector<StackTensor> tensors;
   std::map<std::string, Elements> values;
   std::vector<StackTensor> stack;
   std::vector<Elements> stack_values;
 
-  ElementModel() {
+  explicit ElementModel(const nlohmann::json& json = RopeConfig())
+      : config(ParseModelConfig(json.dump(), "config.json")), tensors(ModelTensorsOf(config)) {
     std::uint32_t next = 0;
     for (const StackTensor& tensor : tensors) {
       Elements& elements = values[tensor.name];
@@ -42,8 +43,9 @@ struct ElementModel {
       for (std::uint32_t& element : elements) element = next++;
     }
     // MTP layers repeat the embedding and the head.
-    values["model.layers.2.embed_tokens.weight"] = values["model.embed_tokens.weight"];
-    values["model.layers.2.shared_head.head.weight"] = values["lm_head.weight"];
+    const std::string mtp = "model.layers." + std::to_string(config.num_hidden_layers);
+    values[mtp + ".embed_tokens.weight"] = values["model.embed_tokens.weight"];
+    values[mtp + ".shared_head.head.weight"] = values["lm_head.weight"];
   }
 
   const formats::Shape& ShapeOf(const std::string& name) const {
