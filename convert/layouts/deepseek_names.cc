@@ -135,6 +135,23 @@ std::string HuggingFaceName(std::string_view demo_name) {
               {"", std::string(demo_name)});
 }
 
+const LayoutTable& DeepseekNames() {
+  static const LayoutTable table = {
+      .title = "DeepSeek's inference demo",
+      .model_prefixes = {"embed.", "layers.", "norm.", "head."},
+      .ignored = {},
+      .outside = {},
+      .layer = {},
+      .mtp = {},
+      .main_prefixes = {},
+      .mtp_prefixes = {},
+      .mtp_prefix = "",
+      .copies = {},
+      .rename = DeepseekName,
+  };
+  return table;
+}
+
 bool IsRoutedExpert(std::string_view name) {
   return name.find(".experts.") != std::string_view::npos;
 }

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "convert/layouts/layout_table.h"
+
 // The names that DeepSeek's own inference demo gives to tensors.
 namespace dsv3::convert {
 
@@ -25,6 +27,10 @@ std::string DeepseekName(std::string_view name, bool mtp);
 // The Hugging Face name of a tensor of the demo: the inverse of DeepseekName, MTP layers included.
 // Throws Error (kBadInput) for a name that DeepseekName makes of none.
 std::string HuggingFaceName(std::string_view demo_name);
+
+// The same names as a layout; scales are X.scale for X.weight. Each rank of the demo holds a part
+// of it.
+const LayoutTable& DeepseekNames();
 
 // The dimension along which the demo cuts a tensor, by its Hugging Face name: 0 or 1 for those of
 // modules that are cut, scales included; nothing for what each rank holds whole. Routed experts are

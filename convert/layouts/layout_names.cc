@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "convert/model/layer_kinds.h"
+#include "formats/error.h"
 
 namespace dsv3::convert {
 namespace {
@@ -116,7 +117,12 @@ std::vector<LayoutPlaces> LayoutNames::PlacesOf(std::string_view name) const {
     }
   }
   if (is_mtp) add(mtp_, {table_.mtp_prefix});
-  if (table_.keeps_names) places.push_back({{{std::string(name), {}, 0, &same_name_}}, {}, {}});
+  if (table_.rename == nullptr) return places;
+  try {
+    places.push_back({{{table_.rename(name, is_mtp), {}, 0, &renamed_}}, {}, {}});
+  } catch (const Error&) {
+    // The layout has no name for it, and whoever needs one says so.
+  }
   return places;
 }
 

@@ -54,7 +54,7 @@ class LayoutNames {
   Rules outside_;
   Rules layer_;
   Rules mtp_;
-  NameRule same_name_;
+  NameRule renamed_;
 };
 
 }  // namespace dsv3::convert

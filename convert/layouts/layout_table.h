@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -76,8 +77,9 @@ struct LayoutTable {
   std::vector<LayerPrefix> mtp_prefixes;
   std::string_view mtp_prefix;
   std::vector<CopyRule> copies;
-  // Whether a tensor without a rule has its Hugging Face name.
-  bool keeps_names = false;
+  // The layout's name of a tensor that no rule before it is for, by its Hugging Face name and
+  // whether it is of an MTP layer; Error where there is none. Null: there is none for any tensor.
+  std::string (*rename)(std::string_view name, bool mtp) = nullptr;
   // A tensor is stored as F32 if its name contains one of these, whatever the dtype of the others.
   std::vector<std::string_view> f32_names = {};
 };

@@ -110,7 +110,7 @@ const LayoutTable& MegatronNames() {
       .mtp_prefix = "mtp.layers.{K}.",
       .copies = {{"embed_tokens.weight", "model.embed_tokens.weight", "model.embed_tokens.weight"},
                  {"shared_head.head.weight", "lm_head.weight", "model.embed_tokens.weight"}},
-      .keeps_names = false,
+      .rename = nullptr,
   };
   return table;
 }

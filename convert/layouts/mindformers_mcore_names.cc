@@ -105,7 +105,7 @@ LayoutTable MakeTable(std::string_view title, std::vector<NameRule> layer,
       .mtp_prefix = "mtp.layers.{K}.",
       .copies = {{"embed_tokens.weight", "model.embed_tokens.weight", "model.embed_tokens.weight"},
                  {"shared_head.head.weight", "lm_head.weight", "model.embed_tokens.weight"}},
-      .keeps_names = false,
+      .rename = nullptr,
       .f32_names = std::move(f32_names),
   };
 }

@@ -106,7 +106,7 @@ LayoutTable MakeTrainNames() {
       .mtp_prefixes = {{"model.layers.{L}."}},
       .mtp_prefix = "model.",
       .copies = Copies(),
-      .keeps_names = false,
+      .rename = nullptr,
       .f32_names = {"norm", "router.dense", "topk_bias"},
   };
 }
@@ -156,7 +156,7 @@ LayoutTable MakeInferNames() {
       .mtp_prefixes = {{"model.layers.{L}."}},
       .mtp_prefix = "model.",
       .copies = Copies(),
-      .keeps_names = false,
+      .rename = nullptr,
       .f32_names = {"e_score_correction_bias"},
   };
 }

@@ -7,10 +7,12 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "convert/layouts/deepseek_names.h"
 #include "convert/layouts/megatron_names.h"
 #include "convert/layouts/mindformers_mcore_names.h"
 #include "convert/layouts/mindformers_names.h"
 #include "convert/layouts/read_layout.h"
+#include "convert/layouts/scaled_layout.h"
 #include "convert/layouts/torchtitan_names.h"
 #include "convert/layouts/transformers_names.h"
 #include "convert/layouts/wrapper_prefixes.h"
@@ -62,8 +64,15 @@ LayoutReading ReadBy(const ModelConfig& config, const Tensors& tensors) {
   return ReadLayout(kTable(), config, tensors);
 }
 
-constexpr std::array<StackRow, 7> kStacks = {{
-    {Stack::kHuggingFace, "hf", "model.embed_tokens.weight", IsAny, ReadTransformersNames},
+template <const LayoutTable& (*kTable)()>
+LayoutReading ReadScaledBy(const ModelConfig& config, const Tensors& tensors) {
+  return ReadScaledLayout(kTable(), config, tensors);
+}
+
+constexpr std::array<StackRow, 8> kStacks = {{
+    {Stack::kHuggingFace, "hf", "model.embed_tokens.weight", IsAny,
+     ReadScaledBy<TransformersNames>},
+    {Stack::kDeepseek, "deepseek", "embed.weight", IsAny, ReadScaledBy<DeepseekNames>},
     {Stack::kMindformersMcoreV1, "mindformers-mcore-v1", kMcoreEmbedding, IsMcoreV1,
      ReadBy<MindformersMcoreV1Names>},
     {Stack::kMindformersMcoreV2, "mindformers-mcore-v2", kMcoreEmbedding, IsMcoreV2,
@@ -178,6 +187,7 @@ LayoutReading ReadStack(const DetectedStack& stack, const ModelConfig& config,
 const std::vector<WritableLayout>& WritableLayouts() {
   static const std::vector<WritableLayout> layouts = {
       {"hf", &TransformersNames(), {}},
+      {"deepseek", &DeepseekNames(), {}},
       {"transformers-fused", &TransformersNames(), {"fused"}},
       {"mindformers-train", &MindformersTrainNames(), {}},
       {"mindformers-train-bmm", &MindformersTrainNames(), {"bmm"}},

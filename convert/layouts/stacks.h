@@ -15,6 +15,7 @@ namespace dsv3::convert {
 
 enum class Stack {
   kHuggingFace,
+  kDeepseek,
   kMegatron,
   kTorchtitan,
   kMindformersTrain,
@@ -23,8 +24,8 @@ enum class Stack {
   kMindformersMcoreV2,
 };
 
-// "hf", "megatron", "torchtitan", "mindformers-train", "mindformers-infer", "mindformers-mcore-v1",
-// "mindformers-mcore-v2"; and the way back, nothing for another name.
+// "hf", "deepseek", "megatron", "torchtitan", "mindformers-train", "mindformers-infer",
+// "mindformers-mcore-v1", "mindformers-mcore-v2"; and the way back, nothing for another name.
 std::string_view StackName(Stack stack);
 std::optional<Stack> ParseStackName(std::string_view name);
 std::vector<std::string_view> StackNames();
@@ -45,15 +46,15 @@ DetectedStack DetectStack(const std::vector<StackTensor>& tensors,
 LayoutReading ReadStack(const DetectedStack& stack, const ModelConfig& config,
                         const std::vector<StackTensor>& tensors);
 
-// A layout that a model can be written in.
+// A layout that a model can be written in, by WriteScaledLayout.
 struct WritableLayout {
   std::string_view name;  // "mindformers-train-bmm"
   const LayoutTable* table = nullptr;
   std::vector<std::string_view> variants;
 };
 
-// "hf", "transformers-fused", "mindformers-train", "mindformers-train-bmm", "mindformers-infer",
-// "mindformers-mcore-v1", "mindformers-mcore-v2".
+// "hf", "deepseek", "transformers-fused", "mindformers-train", "mindformers-train-bmm",
+// "mindformers-infer", "mindformers-mcore-v1", "mindformers-mcore-v2".
 const std::vector<WritableLayout>& WritableLayouts();
 
 }  // namespace dsv3::convert

@@ -62,7 +62,7 @@ const LayoutTable& TorchtitanNames() {
       .mtp_prefix = "mtp_layers.{K}.",
       .copies = {{"embed_tokens.weight", "model.embed_tokens.weight", "model.embed_tokens.weight"},
                  {"shared_head.head.weight", "lm_head.weight", "model.embed_tokens.weight"}},
-      .keeps_names = false,
+      .rename = nullptr,
   };
   return table;
 }

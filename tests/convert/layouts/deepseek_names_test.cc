@@ -2,11 +2,15 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/layouts/read_layout.h"
+#include "convert/layouts/scaled_layout.h"
 #include "formats/error.h"
+#include "tests/convert/model/configs.h"
 #include "tests/convert/support/conversion.h"
 
 namespace dsv3::convert {
@@ -121,6 +125,33 @@ TEST(DeepseekNames, RejectModulesThatTheTableLacks) {
 TEST(DeepseekNames, FilesCountFromZero) {
   EXPECT_EQ(DeepseekFileName(0, 1), "model0-mp1.safetensors");
   EXPECT_EQ(DeepseekFileName(15, 16), "model15-mp16.safetensors");
+}
+
+TEST(DeepseekNames, AreALayoutWithScales) {
+  const ModelConfig config = ParseModelConfig(testing::SmallConfig().dump(), "config.json");
+  std::vector<StackTensor> model;
+  for (const StackTensor& tensor : ModelTensorsOf(config)) {
+    model.push_back(tensor);
+    if (tensor.name.ends_with("o_proj.weight")) {
+      model.push_back({tensor.name + "_scale_inv", {1, 1}});
+    }
+  }
+  std::vector<StackTensor> demo;
+  for (const ComposedTensor& tensor : WriteScaledLayout(DeepseekNames(), config, model)) {
+    const StackTensor& source = model[tensor.parts.at(0).source];
+    EXPECT_EQ(tensor.name, DeepseekName(source.name, true));
+    EXPECT_EQ(tensor.shape, source.shape);
+    demo.push_back({tensor.name, tensor.shape});
+  }
+  const LayoutReading reading = ReadScaledLayout(DeepseekNames(), config, demo);
+  ASSERT_EQ(reading.tensors.size(), model.size());
+  for (std::size_t i = 0; i < model.size(); ++i) {
+    EXPECT_EQ(reading.tensors[i].name, model[i].name);
+    EXPECT_EQ(reading.tensors[i].parts.at(0).source, i);
+  }
+  demo.push_back({"layers.0.attn.wq_c.weight", {1}});
+  EXPECT_THAT(ErrorOf([&] { ReadScaledLayout(DeepseekNames(), config, demo); }).message(),
+              HasSubstr("'layers.0.attn.wq_c.weight'"));
 }
 
 }  // namespace

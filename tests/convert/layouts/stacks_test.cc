@@ -31,7 +31,7 @@ std::vector<StackTensor> Named(const std::vector<std::string>& names) {
 }
 
 TEST(Stacks, HaveNames) {
-  EXPECT_THAT(StackNames(), UnorderedElementsAre("hf", "megatron", "torchtitan",
+  EXPECT_THAT(StackNames(), UnorderedElementsAre("hf", "deepseek", "megatron", "torchtitan",
                                                  "mindformers-train", "mindformers-infer",
                                                  "mindformers-mcore-v1", "mindformers-mcore-v2"));
   for (const std::string_view name : StackNames())
@@ -49,6 +49,7 @@ TEST(Stacks, AreRecognisedByTheEmbedding) {
       {"model.module.embedding.word_embeddings.weight", {Stack::kMegatron, "model.module."}},
       {"tok_embeddings.weight", {Stack::kTorchtitan, ""}},
       {"app.model.tok_embeddings.weight", {Stack::kTorchtitan, "app.model."}},
+      {"embed.weight", {Stack::kDeepseek, ""}},
       {"model.tok_embeddings.embedding_weight", {Stack::kMindformersTrain, ""}},
   };
   for (const auto& [name, expected] : names) {

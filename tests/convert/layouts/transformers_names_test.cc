@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "convert/layouts/scaled_layout.h"
 #include "tests/convert/layouts/stack_model.h"
 
 namespace dsv3::convert {
@@ -78,7 +79,8 @@ TEST(TransformersNames, TakeScalesApartAndPutThemTogether) {
                 Experts(1, {"gate_proj.weight_scale_inv", "up_proj.weight_scale_inv"}));
   model.AddRows(fused + "down_proj_scale_inv", {kExperts, 3, 2},
                 Experts(1, {"down_proj.weight_scale_inv"}));
-  const LayoutReading reading = ReadTransformersNames(model.config, model.Tensors());
+  const LayoutReading reading =
+      ReadScaledLayout(TransformersNames(), model.config, model.Tensors());
   const auto up = std::find_if(reading.tensors.begin(), reading.tensors.end(),
                                [&](const ComposedTensor& tensor) {
                                  return tensor.name == fused + "2.up_proj.weight_scale_inv";
@@ -93,7 +95,8 @@ TEST(TransformersNames, TakeScalesApartAndPutThemTogether) {
   std::vector<StackTensor> tensors;
   for (const ComposedTensor& tensor : reading.tensors)
     tensors.push_back({tensor.name, tensor.shape});
-  const std::vector<ComposedTensor> written = WriteFusedExperts(model.config, tensors);
+  const std::vector<ComposedTensor> written =
+      WriteScaledLayout(TransformersNames(), model.config, tensors, {"fused"});
   EXPECT_EQ(written.size(), model.entries.size());
   for (const ComposedTensor& tensor : written) {
     const auto& entry = model.Find(tensor.name);
@@ -115,14 +118,13 @@ TEST(TransformersNames, RejectScaleBlocksThatGateAndUpShare) {
     EXPECT_EQ(error.place().tensor, tensor);
     EXPECT_THAT(error.message(), ::testing::HasSubstr("convert with fp8-to-bf16 first"));
   };
-  refused([&] { ReadTransformersNames(model.config, model.Tensors()); },
+  refused([&] { ReadScaledLayout(TransformersNames(), model.config, model.Tensors()); },
           "model.layers.1.mlp.experts.gate_up_proj_scale_inv");
-  refused(
-      [&] {
-        WriteFusedExperts(model.config,
-                          {{"model.layers.1.mlp.experts.0.up_proj.weight_scale_inv", {2, 2}}});
-      },
-      "model.layers.1.mlp.experts.0.up_proj.weight_scale_inv");
+  const std::string up = "model.layers.1.mlp.experts.0.up_proj.weight";
+  const std::vector<StackTensor> weight = {{up, {6, 8}}, {up + "_scale_inv", {2, 2}}};
+  refused([&] { WriteScaledLayout(TransformersNames(), model.config, weight, {"fused"}); },
+          "model.layers.1.mlp.experts.gate_up_proj_scale_inv");
+  EXPECT_EQ(WriteScaledLayout(TransformersNames(), model.config, weight).size(), 2U);
 }
 
 TEST(TransformersNames, RejectWhatDoesNotFitTheConfig) {
