@@ -92,7 +92,7 @@ std::vector<LayoutPlaces> LayoutNames::PlacesOf(std::string_view name) const {
           IsMoeLayer(config_, *parsed.layer) != (rule->layers == RuleLayers::kMoe)) {
         continue;
       }
-      LayoutPlace place{fmt::format("{}{}", prefix.text, rule->stack), {}, 0, rule};
+      LayoutPlace place{std::string(prefix.text).append(rule->stack), {}, 0, rule};
       if (parsed.layer) Fill(place.name, kLayerMark, *parsed.layer);
       if (is_mtp) Fill(place.name, kDepthMark, *parsed.layer - config_.num_hidden_layers);
       if (is_stacked) {

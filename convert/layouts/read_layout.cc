@@ -49,11 +49,12 @@ class Reader {
         model_(model),
         stack_(stack),
         names_(table, config),
-        blocks_(stack.size()) {}
+        blocks_(stack.size()),
+        located_(model.size()) {}
 
   LayoutReading Read() {
     Index();
-    for (const StackTensor& tensor : model_) Locate(tensor);
+    for (std::size_t i = 0; i < model_.size(); ++i) Locate(i);
     RequireNoneUnknown();
     if (!missing_.empty()) FailMissing(missing_);
     if (reading_.has_mtp && !missing_mtp_.empty()) FailMissing(missing_mtp_);
@@ -82,7 +83,8 @@ class Reader {
     }
   }
 
-  void Locate(const StackTensor& tensor) {
+  void Locate(std::size_t position) {
+    const StackTensor& tensor = model_[position];
     const bool is_mtp = names_.IsMtp(tensor.name);
     for (LayoutPlaces& places : names_.PlacesOf(tensor.name)) {
       std::vector<Located> located;
@@ -101,7 +103,7 @@ class Reader {
         blocks_[piece.source].Add(piece.place, config_, tensor.shape);
       }
       if (located.size() < places.pieces.size()) break;
-      located_.emplace(tensor.name, std::move(located));
+      located_[position] = std::move(located);
       return;
     }
     if (names_.CopiedFrom(tensor.name)) return;
@@ -176,24 +178,29 @@ class Reader {
   }
 
   void RequireShapes() {
-    for (const StackTensor& tensor : model_) {
-      const auto located = located_.find(tensor.name);
-      if (located == located_.end()) continue;
-      for (const Located& piece : located->second) RequireShape(tensor.name, piece.source);
+    for (std::size_t i = 0; i < model_.size(); ++i) {
+      for (const Located& piece : located_[i]) RequireShape(model_[i].name, piece.source);
     }
   }
 
+  // Where the tensor is, or the one that it is a copy of.
+  const std::vector<Located>& FindPieces(std::size_t position) const {
+    if (!located_[position].empty()) return located_[position];
+    const auto main = names_.CopiedFrom(model_[position].name);
+    for (std::size_t i = 0; main && i < model_.size(); ++i) {
+      if (model_[i].name == *main && !located_[i].empty()) return located_[i];
+    }
+    FailMissing({&model_[position]});
+  }
+
   void Compose() {
-    for (const StackTensor& tensor : model_) {
+    for (std::size_t i = 0; i < model_.size(); ++i) {
+      const StackTensor& tensor = model_[i];
       if (names_.IsMtp(tensor.name) && !reading_.has_mtp) continue;
-      auto found = located_.find(tensor.name);
-      if (found == located_.end()) {
-        found = located_.find(names_.CopiedFrom(tensor.name).value_or(tensor.name));
-      }
-      if (found == located_.end()) FailMissing({&tensor});
+      const std::vector<Located>& pieces = FindPieces(i);
       ComposedTensor composed{
-          tensor.name, tensor.shape, ModelMatrix(found->second.front().place, tensor.shape), {}};
-      for (const auto& [source, place] : found->second) {
+          tensor.name, tensor.shape, ModelMatrix(pieces.front().place, tensor.shape), {}};
+      for (const auto& [source, place] : pieces) {
         const LayoutBlocks& blocks = blocks_[source];
         const MatrixShape matrix =
             blocks.is_padded() ? MatrixOf(stack_[source].shape) : blocks.matrix();
@@ -213,9 +220,9 @@ class Reader {
   const std::vector<StackTensor>& model_;
   const std::vector<StackTensor>& stack_;
   LayoutNames names_;
-  std::unordered_map<std::string_view, std::uint32_t> positions_;       // in stack_
-  std::vector<LayoutBlocks> blocks_;                                    // for each of stack_
-  std::unordered_map<std::string_view, std::vector<Located>> located_;  // by name in model_
+  std::unordered_map<std::string_view, std::uint32_t> positions_;  // in stack_
+  std::vector<LayoutBlocks> blocks_;                               // for each of stack_
+  std::vector<std::vector<Located>> located_;                      // for each of model_
   std::vector<const StackTensor*> missing_;
   std::vector<const StackTensor*> missing_mtp_;
   std::vector<std::string_view> variants_;  // of the names that were found
