@@ -27,7 +27,6 @@ class Machine {
   Pickle Run() {
     constexpr std::uint8_t kOldest = 2;
     constexpr std::uint8_t kNewest = 5;
-    if (text_.size() > kMaxPickleBytes) errors_.TooLarge(text_.size());
     if (text_.empty() || Next() != static_cast<std::uint8_t>(PickleOpcode::kProto)) {
       errors_.Malformed("it does not begin as a pickle of protocol 2 to 5");
     }
@@ -274,7 +273,12 @@ class Machine {
 
 Pickle ParsePickle(std::string_view text, const PickleGlobals& allowed,
                    const PickleSource& source) {
+  RequirePickleBytes(text.size(), source);
   return Machine(text, allowed, source).Run();
+}
+
+void RequirePickleBytes(std::uint64_t bytes, const PickleSource& source) {
+  if (bytes > kMaxPickleBytes) PickleErrors(source).TooLarge(bytes);
 }
 
 }  // namespace dsv3::formats

@@ -38,4 +38,7 @@ struct PickleSource {
 // `text` must outlive the result. Throws Error (kBadInput).
 Pickle ParsePickle(std::string_view text, const PickleGlobals& allowed, const PickleSource& source);
 
+// Throws the Error (kBadInput) of a pickle beyond kMaxPickleBytes, before it is read.
+void RequirePickleBytes(std::uint64_t bytes, const PickleSource& source);
+
 }  // namespace dsv3::formats
