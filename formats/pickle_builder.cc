@@ -16,7 +16,7 @@ constexpr std::uint8_t kTaken = 0x80;  // in PickleBuilder::depths_
 constexpr std::uint32_t kNoSegment = UINT32_MAX;
 // Links before a segment's items: where the segment before it begins, and the number of its items.
 constexpr std::uint32_t kSegmentHead = 2;
-constexpr std::size_t kMaxLinks = std::size_t{1} << 24;
+constexpr std::size_t kMaxLinks = 20'000'000;
 constexpr std::size_t kMaxGlobals = 10'000;
 constexpr std::string_view kSaveLess =
     "save the weights alone, in several files where there are many";
@@ -65,10 +65,13 @@ void PickleErrors::ForbiddenGlobal(std::string_view name) const {
 PickleBuilder::PickleBuilder(std::string_view text, const PickleGlobals& allowed,
                              const PickleErrors& errors)
     : allowed_(allowed), errors_(errors) {
-  constexpr std::size_t kTypicalValueBytes = 3;
+  // As large pickles need. Memory that is never written costs nothing; growing would copy all.
+  constexpr std::size_t kTypicalValueBytes = 7;
+  constexpr std::size_t kTypicalLinkBytes = 3;
   out_.text_ = text;
   out_.nodes_.reserve(text.size() / kTypicalValueBytes);
   depths_.reserve(text.size() / kTypicalValueBytes);
+  out_.links_.reserve(text.size() / kTypicalLinkBytes);
   small_ints_.fill(kNoPickle);
   for (const Kind kind : {Kind::kNone, Kind::kFalse, Kind::kTrue, Kind::kTuple}) Add(kind, 0);
 }

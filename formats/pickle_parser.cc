@@ -22,7 +22,10 @@ static_assert(std::endian::native == std::endian::little, "numbers are read as t
 class Machine {
  public:
   Machine(std::string_view text, const PickleGlobals& allowed, const PickleSource& source)
-      : text_(text), errors_(source), build_(text, allowed, errors_) {}
+      : text_(text), errors_(source), build_(text, allowed, errors_) {
+    constexpr std::size_t kTypicalMemoBytes = 8;
+    memo_.reserve(text.size() / kTypicalMemoBytes);
+  }
 
   Pickle Run() {
     constexpr std::uint8_t kOldest = 2;

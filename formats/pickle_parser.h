@@ -9,9 +9,9 @@
 
 namespace dsv3::formats {
 
-inline constexpr std::size_t kMaxPickleBytes = std::size_t{1} << 26;
+inline constexpr std::size_t kMaxPickleBytes = 96'000'000;
 // Of values, beside those of one integer from 0 to 255, None, True, False and ().
-inline constexpr std::size_t kMaxPickleValues = std::size_t{1} << 23;
+inline constexpr std::size_t kMaxPickleValues = 12'000'000;
 inline constexpr std::size_t kMaxPickleIntegerBytes = 32;
 
 // The globals that a pickle may name, by their full names ("torch.Size") or how these begin
@@ -34,7 +34,7 @@ struct PickleSource {
 // end; text that is not UTF-8; lengths and memo indexes beyond the text; integers of more than
 // kMaxPickleIntegerBytes; values that contain themselves, or change after another one took them;
 // nesting beyond Pickle::kMaxDepth; and pickles beyond the limits above. Time is linear; memory is
-// a small multiple of the text's length, at most about 180 MiB beside it.
+// a small multiple of the text's length, at most about 250 MB beside it.
 // `text` must outlive the result. Throws Error (kBadInput).
 Pickle ParsePickle(std::string_view text, const PickleGlobals& allowed, const PickleSource& source);
 

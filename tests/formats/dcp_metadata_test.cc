@@ -243,7 +243,7 @@ TEST(DcpMetadataTest, ReadsAFileOfLimitedSize) {
   EXPECT_EQ(ReadDcpMetadata(InputFile(directory / ".metadata", ".metadata")).tensors.size(), 1U);
   std::filesystem::resize_file(directory / ".metadata", std::uint64_t{1} << 40);
   ExpectBadInput([&] { ReadDcpMetadata(InputFile(directory / ".metadata", ".metadata")); },
-                 ".metadata: the metadata has 1.1 TB", "at most 67.1 MB");
+                 ".metadata: the metadata has 1.1 TB", "at most 96.0 MB");
 }
 
 // The time for four times as many chunks of one tensor is not sixteen times as long.

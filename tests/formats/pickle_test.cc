@@ -391,10 +391,10 @@ TEST(PickleTest, RefusesPicklesBeyondTheLimits) {
     for (std::size_t i = 0; i < count; ++i) ops += op;
     return PickleText(4).Op("](").Op(ops).Stop();
   };
-  ExpectRefused(std::string(kMaxPickleBytes + 1, '\x80'), "has 67.1 MB", "in several files");
+  ExpectRefused(std::string(kMaxPickleBytes + 1, '\x80'), "has 96.0 MB", "in several files");
   ExpectRefused(repeat((std::size_t{1} << 22) + 1, "N"), "more than 4,194,304 values at once");
-  ExpectRefused(repeat(kMaxPickleValues / 3, "]]\x86"), "more than 8,388,608 values");
-  ExpectRefused(repeat(std::size_t{6} << 20, "Ne("), "more than 16,777,216 items");
+  ExpectRefused(repeat(kMaxPickleValues / 3, "]]\x86"), "more than 12,000,000 values");
+  ExpectRefused(repeat(std::size_t{7} << 20, "Ne("), "more than 20,000,000 items");
   std::string globals;
   for (int i = 0; i <= 10'000; ++i) globals += "cmegatron\n" + std::to_string(i) + "\n";
   ExpectRefused(repeat(1, globals), "more than 10,000 globals");
