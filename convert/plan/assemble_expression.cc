@@ -27,6 +27,29 @@ std::string BoxText(const Box& box) {
                      box.col_end);
 }
 
+std::uint64_t SourceCols(const Catalog& catalog, const Tile& tile) {
+  return MatrixOf(catalog.tensors()[tile.tensor].shape).cols;
+}
+
+// Tile::row_step and col_step.
+struct Steps {
+  std::uint64_t row = 0;
+  std::uint64_t col = 1;
+  bool are_plain = true;  // the box lies in the source as it is
+
+  // Whether a column's elements lie nearer to each other than a row's. Then they are read by
+  // columns, else by rows.
+  bool by_columns() const { return col > row; }
+};
+
+Steps StepsOf(const Tile& tile, std::uint64_t source_cols) {
+  if (tile.row_step == 0) return {source_cols, 1, true};
+  // A row of the box must not go on in the source's next row.
+  const bool plain = tile.row_step == source_cols && tile.col_step == 1 &&
+                     tile.col + tile.target.cols() <= source_cols;
+  return {tile.row_step, tile.col_step, plain};
+}
+
 class AssembleExpression final : public Expression {
  public:
   // `tiles` are in order and cover the value; `row_elements` of sources are read for a row at most.
@@ -42,11 +65,12 @@ class AssembleExpression final : public Expression {
     for (const Tile& tile : tiles) {
       Placed& placed = tiles_.emplace_back();
       placed.tile = tile;
-      placed.source_cols = MatrixOf(catalog.tensors()[tile.tensor].shape).cols;
+      placed.source_cols = SourceCols(catalog, tile);
+      placed.steps = StepsOf(tile, placed.source_cols);
       last_row = std::max(last_row, tile.target.row_end);
       placed.last_row = last_row;
-      whole_rows_ =
-          whole_rows_ && tile.target.cols() == matrix_.cols && placed.source_cols == matrix_.cols;
+      whole_rows_ = whole_rows_ && placed.steps.are_plain && tile.target.cols() == matrix_.cols &&
+                    placed.source_cols == matrix_.cols;
     }
   }
 
@@ -61,6 +85,9 @@ class AssembleExpression final : public Expression {
       text += fmt::format(FMT_STRING("{}-{},{}-{}={}:{},{};"), tile.target.row_begin,
                           tile.target.row_end, tile.target.col_begin, tile.target.col_end, place,
                           tile.row, tile.col);
+      if (!placed.steps.are_plain) {
+        text += fmt::format(FMT_STRING("+{}+{};"), placed.steps.row, placed.steps.col);
+      }
     }
     return text;
   }
@@ -94,10 +121,27 @@ class AssembleExpression final : public Expression {
         reads.push_back({tile.tensor, first + moved, last + moved});
         return;
       }
-      const std::uint64_t source_row_bytes = placed.source_cols * element_bytes_;
-      const std::uint64_t row = tile.row + (first - tile.target.row_begin);
-      reads.push_back(
-          {tile.tensor, row * source_row_bytes, (row + (last - first)) * source_row_bytes});
+      const std::uint64_t row = first - tile.target.row_begin;
+      if (placed.steps.are_plain) {
+        const std::uint64_t source_row_bytes = placed.source_cols * element_bytes_;
+        reads.push_back({tile.tensor, (tile.row + row) * source_row_bytes,
+                         (tile.row + row + (last - first)) * source_row_bytes});
+        return;
+      }
+      const Steps& steps = placed.steps;
+      const std::uint64_t begin_element = placed.first_element() + row * steps.row;
+      const std::uint64_t row_span = (last - first - 1) * steps.row;
+      const std::uint64_t cols = tile.target.cols();
+      const auto read = [&](std::uint64_t from, std::uint64_t elements) {
+        reads.push_back({tile.tensor, from * element_bytes_, (from + elements) * element_bytes_});
+      };
+      if (!steps.by_columns()) {
+        read(begin_element, row_span + (cols - 1) * steps.col + 1);
+        return;
+      }
+      for (std::uint64_t col = 0; col < cols; ++col) {
+        read(begin_element + col * steps.col, row_span + 1);
+      }
     });
   }
 
@@ -106,6 +150,12 @@ class AssembleExpression final : public Expression {
                 EvaluationOutput& out) const override {
     std::size_t next = 0;
     ForEachPiece(begin, end, [&](const Placed& placed, std::uint64_t first, std::uint64_t last) {
+      if (!placed.steps.are_plain) {
+        std::byte* const to = out.value.data() + (first - begin / row_bytes_) * row_bytes_ +
+                              placed.tile.target.col_begin * element_bytes_;
+        Gather(placed, last - first, inputs, next, to);
+        return;
+      }
       const std::span<const std::byte> input = inputs[next++];
       if (whole_rows_) {
         std::memcpy(out.value.data() + (first - begin), input.data(), input.size());
@@ -128,8 +178,36 @@ class AssembleExpression final : public Expression {
   struct Placed {
     Tile tile;
     std::uint64_t source_cols = 0;
+    Steps steps;
     std::uint64_t last_row = 0;  // where this tile and all before it end
+
+    std::uint64_t first_element() const { return tile.row * source_cols + tile.col; }
   };
+
+  // Puts `rows` rows of a stepped tile to `to`, of the inputs from `next` on.
+  void Gather(const Placed& placed, std::uint64_t rows,
+              std::span<const std::span<const std::byte>> inputs, std::size_t& next,
+              std::byte* to) const {
+    const std::size_t width = static_cast<std::size_t>(element_bytes_);
+    const std::uint64_t cols = placed.tile.target.cols();
+    const std::size_t row_step = static_cast<std::size_t>(placed.steps.row) * width;
+    const std::size_t col_step = static_cast<std::size_t>(placed.steps.col) * width;
+    if (!placed.steps.by_columns()) {
+      const std::byte* from = inputs[next++].data();
+      for (std::uint64_t row = 0; row < rows; ++row, from += row_step, to += row_bytes_) {
+        for (std::uint64_t col = 0; col < cols; ++col) {
+          std::memcpy(to + col * width, from + col * col_step, width);
+        }
+      }
+      return;
+    }
+    for (std::uint64_t col = 0; col < cols; ++col) {
+      const std::byte* from = inputs[next++].data();
+      for (std::uint64_t row = 0; row < rows; ++row) {
+        std::memcpy(to + row * row_bytes_ + col * width, from + row * row_step, width);
+      }
+    }
+  }
 
   // Calls `function` with each tile that has bytes of [begin, end) and what it has of them: bytes
   // of the value if all tiles are whole rows, otherwise rows.
@@ -164,8 +242,8 @@ class AssembleExpression final : public Expression {
 class Coverage {
  public:
   Coverage(const Catalog& catalog, const std::string& name, const MatrixShape& matrix,
-           const std::vector<Tile>& tiles)
-      : catalog_(catalog), name_(name), matrix_(matrix), tiles_(tiles) {}
+           const std::vector<Tile>& tiles, std::string_view advice)
+      : catalog_(catalog), name_(name), matrix_(matrix), tiles_(tiles), advice_(advice) {}
 
   // Throws unless every element lies in exactly one tile. Returns how many elements of the sources'
   // rows lie beside a row of the value at most.
@@ -196,8 +274,13 @@ class Coverage {
   }
 
  private:
-  std::uint64_t SourceCols(const Tile& tile) const {
-    return MatrixOf(catalog_.tensors()[tile.tensor].shape).cols;
+  // Elements that are read for a row of the tile.
+  std::uint64_t ReadFor(const Tile& tile) const {
+    const Steps steps = StepsOf(tile, SourceCols(catalog_, tile));
+    if (steps.are_plain) return steps.row;
+    const std::uint64_t cols = tile.target.cols();
+    return steps.by_columns() ? cols * std::max<std::uint64_t>(1, steps.row)
+                              : std::max(steps.row, (cols - 1) * steps.col + 1);
   }
 
   void Add(const Tile& tile) {
@@ -206,13 +289,13 @@ class Coverage {
     if (behind != current_.begin()) RequireApart(tile, *std::prev(behind)->second);
     current_.emplace_hint(behind, tile.target.col_begin, &tile);
     covered_ += tile.target.cols();
-    source_elements_ += SourceCols(tile);
+    source_elements_ += ReadFor(tile);
   }
 
   void Remove(const Tile& tile) {
     current_.erase(tile.target.col_begin);
     covered_ -= tile.target.cols();
-    source_elements_ -= SourceCols(tile);
+    source_elements_ -= ReadFor(tile);
   }
 
   void RequireApart(const Tile& a, const Tile& b) const {
@@ -221,9 +304,9 @@ class Coverage {
     throw Error(
         ErrorCode::kBadInput,
         fmt::format("{}: {} come from both {} in {} and {} in {}; each element must come from one "
-                    "place. Make the rank shards again",
+                    "place: {}",
                     QuoteForMessage(name_), BoxText(both), TensorName(b), FileName(b),
-                    TensorName(a), FileName(a)),
+                    TensorName(a), FileName(a), advice_),
         {FileName(a), name_});
   }
 
@@ -232,11 +315,12 @@ class Coverage {
     auto tile = current_.begin();
     for (; tile != current_.end() && tile->first == col; ++tile) col = tile->second->target.col_end;
     const Box gap = {row, end, col, tile == current_.end() ? matrix_.cols : tile->first};
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: no file holds {}; expected all {} rows of {} columns. Give every "
-                            "rank's files, or make the rank shards again",
-                            QuoteForMessage(name_), BoxText(gap), matrix_.rows, matrix_.cols),
-                {"", name_});
+    throw Error(
+        ErrorCode::kBadInput,
+        fmt::format("{}: no file holds {}; expected all {} rows of {} columns: give every "
+                    "rank's files, or {}",
+                    QuoteForMessage(name_), BoxText(gap), matrix_.rows, matrix_.cols, advice_),
+        {"", name_});
   }
 
   std::string TensorName(const Tile& tile) const {
@@ -250,21 +334,22 @@ class Coverage {
   const std::string& name_;
   const MatrixShape matrix_;
   const std::vector<Tile>& tiles_;
+  const std::string_view advice_;
   std::map<std::uint64_t, const Tile*> current_;  // by first column
   std::uint64_t covered_ = 0;                     // columns
   std::uint64_t source_elements_ = 0;
 };
 
 void CheckTile(const Catalog& catalog, const std::string& name, formats::Dtype dtype,
-               const MatrixShape& matrix, const Tile& tile) {
+               const MatrixShape& matrix, const Tile& tile, std::string_view advice) {
   const CatalogTensor& source = catalog.tensors().at(tile.tensor);
   const std::string file = catalog.files()[source.extent.file].DisplayName();
   const std::string held_name(catalog.NameInFile(tile.tensor));
   const MatrixShape held = MatrixOf(source.shape);
   const auto fail = [&](const std::string& what) {
     throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: {} of {} {}; make the rank shards again", formats::ShownPath(file),
-                            QuoteForMessage(held_name), QuoteForMessage(name), what),
+                fmt::format("{}: {} of {} {}; {}", formats::ShownPath(file),
+                            QuoteForMessage(held_name), QuoteForMessage(name), what, advice),
                 {file, held_name});
   };
   if (source.dtype != dtype) {
@@ -275,6 +360,18 @@ void CheckTile(const Catalog& catalog, const std::string& name, formats::Dtype d
   if (box.row_end > matrix.rows || box.col_end > matrix.cols) {
     fail(fmt::format("is said to hold {}, and there are {} rows of {} columns", BoxText(box),
                      matrix.rows, matrix.cols));
+  }
+  const Steps steps = StepsOf(tile, held.cols);
+  if (!steps.are_plain) {
+    const auto last = static_cast<unsigned __int128>(tile.row) * held.cols + tile.col +
+                      static_cast<unsigned __int128>(box.rows() - 1) * steps.row +
+                      static_cast<unsigned __int128>(box.cols() - 1) * steps.col;
+    if (last >= static_cast<unsigned __int128>(held.rows) * held.cols) {
+      fail(fmt::format("is said to hold {} x {} elements with steps of {} and {}, and has shape {}",
+                       box.rows(), box.cols(), steps.row, steps.col,
+                       formats::ShapeToString(source.shape)));
+    }
+    return;
   }
   if (tile.row > held.rows || box.rows() > held.rows - tile.row || tile.col > held.cols ||
       box.cols() > held.cols - tile.col) {
@@ -288,20 +385,21 @@ void CheckTile(const Catalog& catalog, const std::string& name, formats::Dtype d
 }  // namespace
 
 ExpressionPtr Assemble(const Catalog& catalog, const std::string& name, formats::Dtype dtype,
-                       formats::Shape shape, std::vector<Tile> tiles) {
+                       formats::Shape shape, std::vector<Tile> tiles, std::string_view advice) {
   if (formats::DtypeBits(dtype) % 8 != 0 || !formats::NumBytes(dtype, shape)) {
     throw Error(ErrorCode::kInternal, "a tensor without a size in bytes reached the plan",
                 {"", name});
   }
   const MatrixShape matrix = MatrixOf(shape);
   std::erase_if(tiles, [](const Tile& tile) { return tile.target.empty(); });
-  for (const Tile& tile : tiles) CheckTile(catalog, name, dtype, matrix, tile);
+  for (const Tile& tile : tiles) CheckTile(catalog, name, dtype, matrix, tile, advice);
   if (tiles.size() == 1 && tiles[0].target == Whole(matrix) &&
+      StepsOf(tiles[0], SourceCols(catalog, tiles[0])).are_plain &&
       catalog.tensors()[tiles[0].tensor].shape == shape) {
     return Copy(catalog, tiles[0].tensor);
   }
   std::sort(tiles.begin(), tiles.end(), Before);
-  const std::uint64_t row_elements = Coverage(catalog, name, matrix, tiles).Check();
+  const std::uint64_t row_elements = Coverage(catalog, name, matrix, tiles, advice).Check();
   return std::make_shared<AssembleExpression>(catalog, dtype, std::move(shape), std::move(tiles),
                                               row_elements);
 }

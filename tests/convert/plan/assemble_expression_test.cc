@@ -1,6 +1,7 @@
 #include "convert/plan/assemble_expression.h"
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <random>
 #include <string>
@@ -99,6 +100,60 @@ TEST(AssembleTest, PutsTilesWhereTheyBelongInAnyPieces) {
     if (!rows_only) continue;
     EXPECT_EQ(value->input_bytes_per_output_byte(), 1U);
     EXPECT_LE(value->CutAfter(0), formats::DtypeBits(dtype) / 8);
+  }
+}
+
+// As the elements of a transposed tensor lie in its storage, or those of a slice with a step.
+TEST(AssembleTest, GathersTilesWhoseElementsLieApart) {
+  std::mt19937 random(17);
+  for (int round = 0; round < 200; ++round) {
+    const MatrixShape matrix = {1 + random() % 12, 1 + random() % 12};
+    std::vector<Box> boxes;
+    CutAtRandom(Whole(matrix), static_cast<int>(random() % 3), false, random, boxes);
+    TinyCheckpoint checkpoint;
+    std::vector<Tile> tiles;
+    std::string expected(matrix.rows * matrix.cols * 2, '\0');
+    for (const Box& box : boxes) {
+      const std::uint64_t first = random() % 5;
+      const bool transposed = random() % 2 == 0;
+      const std::uint64_t near = 1 + random() % 3;
+      const std::uint64_t far = near * (transposed ? box.rows() : box.cols()) + random() % 3;
+      const std::uint64_t row_step = transposed ? near : far;
+      const std::uint64_t col_step = transposed ? far : near;
+      const std::uint64_t elements =
+          first + (box.rows() - 1) * row_step + (box.cols() - 1) * col_step + 1;
+      const std::string& bytes =
+          checkpoint.Add("s", "t" + std::to_string(tiles.size()), Dtype::kBF16, {elements}).bytes;
+      for (std::uint64_t r = 0; r < box.rows(); ++r) {
+        for (std::uint64_t c = 0; c < box.cols(); ++c) {
+          expected.replace(((box.row_begin + r) * matrix.cols + box.col_begin + c) * 2, 2, bytes,
+                           (first + r * row_step + c * col_step) * 2, 2);
+        }
+      }
+      tiles.push_back({box, static_cast<std::uint32_t>(tiles.size()), first, 0, row_step, col_step});
+    }
+    const MemorySource source(checkpoint);
+    const ExpressionPtr value =
+        Assemble(source.catalog(), "value", Dtype::kBF16, {matrix.rows, matrix.cols}, tiles);
+    testing::ExpectInAnyPieces(source, *value, expected, random);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(AssembleTest, RefusesStepsThatLeaveTheirSource) {
+  TinyCheckpoint checkpoint;
+  checkpoint.Add("s", "storage", Dtype::kBF16, {12});
+  const MemorySource source(checkpoint);
+  const auto assemble = [&](std::uint64_t first, std::uint64_t row_step, std::uint64_t col_step) {
+    return Assemble(source.catalog(), "value", Dtype::kBF16, {3, 4},
+                    {{{0, 3, 0, 4}, 0, first, 0, row_step, col_step}});
+  };
+  EXPECT_EQ(assemble(0, 1, 3)->num_bytes(), 24U);
+  for (const auto& [first, row_step, col_step] :
+       {std::array<std::uint64_t, 3>{1, 1, 3}, {0, 2, 3}, {0, 1, 4}, {0, UINT64_MAX, 3}}) {
+    const Error error = testing::ErrorOf([&] { assemble(first, row_step, col_step); });
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+    EXPECT_THAT(error.message(), HasSubstr("steps of"));
   }
 }
 
