@@ -1,3 +1,4 @@
+#include <atomic>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -77,7 +78,7 @@ class ClosedRenameFileSystem final : public formats::FileSystem {
  private:
   testing::QuickFileSystem inner_;
   OpenCounts counts_;
-  int renames_ = 0;
+  std::atomic<int> renames_ = 0;
 };
 
 using ClosedRenameTest = testing::PartTest;

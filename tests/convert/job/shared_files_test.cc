@@ -1,6 +1,7 @@
 // Shards that keep every byte share them with the source's.
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <filesystem>
 #include <memory>
@@ -63,7 +64,7 @@ class CloningFileSystem final : public formats::FileSystem {
   void RemoveDirectory(const fs::path& path) override { inner_.RemoveDirectory(path); }
   void SyncDirectory(const fs::path&) override {}
 
-  int shared = 0;
+  std::atomic<int> shared = 0;
 
  private:
   QuickFileSystem inner_;
