@@ -1,7 +1,11 @@
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "cli/commands.h"
 #include "cli/conversion_command.h"
@@ -16,6 +20,7 @@ namespace {
 struct Options {
   ConversionOptions conversion;
   std::string mtp_from;
+  std::string config;
   convert::TrainToInferOptions recipe;
 };
 
@@ -23,8 +28,17 @@ std::string Run(const Options& options, CommandContext& context) {
   convert::ConversionRequest request;
   request.train_to_infer = options.recipe;
   request.train_to_infer.mtp_from = options.mtp_from;
+  request.train_to_infer.config = options.config;
   return RunConversion(options.conversion, std::move(request), convert::ConvertTrainToInfer,
                        context);
+}
+
+std::vector<ChoiceOf<convert::Stack>> StackChoices() {
+  std::vector<ChoiceOf<convert::Stack>> choices;
+  for (const std::string_view name : convert::StackNames()) {
+    choices.push_back({std::string(name), *convert::ParseStackName(name), ""});
+  }
+  return choices;
 }
 
 std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
@@ -33,6 +47,19 @@ std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
   using convert::TrainDtype;
   convert::TrainToInferOptions* recipe = &options->recipe;
   std::vector<Option> table;
+  table.push_back(OneOf<convert::Stack>(
+      "from", "STACK", StackChoices(), &recipe->from,
+      fmt::format("The training stack whose names the tensors of IN have: {}. Without it the names "
+                  "say which one it is, and the output is the same.",
+                  fmt::join(convert::StackNames(), ", "))));
+  table.push_back(PathOption(
+      "config", "FILE", PathUse::kInputFile, &options->config,
+      "The model's config.json as it is on Hugging Face, for a training checkpoint that has none "
+      "beside it."));
+  table.push_back(Size("max-shard-size", &recipe->shard_bytes,
+                       "The most bytes of tensors in a shard, 5G by default, where IN has no "
+                       "shards of its own: bytes, or a number with K, M, G (1000) or Ki, Mi, Gi "
+                       "(1024)."));
   table.push_back(OneOf<MtpAction>(
       "mtp", "ACTION",
       {{"keep", MtpAction::kKeep, "keep the MTP layers"},
@@ -92,8 +119,11 @@ Command TrainToInferCommand() {
       "bytes."};
   command.arguments = {
       {"IN",
-       "The checkpoint: a directory, a single safetensors file, or a model directory of the "
-       "Hugging Face hub cache, or rank shards of dsv3-reshard.",
+       "The checkpoint: a file of torch.save (.pt, .bin, .pth), a directory of "
+       "torch.distributed.checkpoint, an iteration of Megatron or the directory around it, a "
+       "directory of pytorch_model-*.bin files; or a Hugging Face checkpoint: a directory, a "
+       "single safetensors file, a model directory of the hub cache, or rank shards of "
+       "dsv3-reshard.",
        &options->conversion.input},
       {"OUT",
        "The directory to write. It may be missing, empty, or hold what an earlier run of the "

@@ -32,10 +32,12 @@ OpenedModel Open(const ConversionKind& conversion, const JobRequest& request) {
   OpenOptions opening = conversion.opening;
   opening.freed = ReadFreedShards(request.output);
   OpenedModel model = OpenModel(request.input, opening);
-  if (request.run.delete_source_shards && model.ranks) {
-    throw Error(ErrorCode::kUsage,
-                "--delete-source-shards: rank shards are needed whole until the last file is "
-                "written; leave the option out, and delete them when the output is complete");
+  if (request.run.delete_source_shards && model.assembled) {
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("--delete-source-shards: {} are needed whole until the last file is "
+                    "written; leave the option out, and delete them when the output is complete",
+                    model.ranks ? "rank shards" : "the files of a training checkpoint"));
   }
   return model;
 }

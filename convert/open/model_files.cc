@@ -71,7 +71,7 @@ std::string WithLength(const std::string& header) {
 }
 
 ModelFiles ReadModelFiles(const OpenedModel& model) {
-  if (model.ranks) return {model.ranks->index, model.ranks->headers};
+  if (model.assembled) return {model.assembled->index, model.assembled->headers};
   ModelFiles files;
   files.headers = ReadHeaders(model);
   if (model.form == formats::CheckpointFiles::Form::kIndexed) {

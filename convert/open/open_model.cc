@@ -12,6 +12,8 @@
 #include "convert/open/modelopt_description.h"
 #include "convert/open/rank_directory.h"
 #include "convert/open/rank_model.h"
+#include "convert/open/training_model.h"
+#include "convert/open/training_place.h"
 #include "convert/open/unfinished.h"
 #include "convert/parallel/slicing.h"
 #include "formats/checkpoint_check.h"
@@ -190,6 +192,7 @@ OpenedModel OpenRanks(const fs::path& input, const OpenOptions& options) {
     RequireModel(model.config, model.catalog, model.findings);
   }
   model.ranks = std::make_shared<const RankShards>(std::move(opened.shards));
+  model.assembled = model.ranks;
   return model;
 }
 
@@ -198,24 +201,25 @@ OpenedModel OpenRanks(const fs::path& input, const OpenOptions& options) {
 OpenedModel OpenModel(const fs::path& input, const OpenOptions& options) {
   if (options.faults == OpenOptions::Faults::kThrow) RefuseUnfinishedConversion(input);
   RefuseDemoDirectory(input);
+  if (const auto place = FindTraining(input)) return OpenTraining(*place, options);
   return IsRankDirectory(input) ? OpenRanks(input, options) : OpenCheckpoint(input, options);
 }
 
 ModelTensors TensorsOf(const OpenedModel& model) {
   ModelTensors tensors{model.catalog, {}, model.directory};
-  if (model.ranks) {
+  if (model.assembled) {
     tensors.derived.push_back(
-        {&model.ranks->stored, model.ranks->origins, 0, &model.ranks->digests});
+        {&model.assembled->stored, model.assembled->origins, 0, &model.assembled->digests});
   }
   return tensors;
 }
 
 ModelTensors StoredTensorsOf(const OpenedModel& model) {
-  return {model.ranks ? model.ranks->stored : model.catalog, {}, model.directory};
+  return {model.assembled ? model.assembled->stored : model.catalog, {}, model.directory};
 }
 
 ExpressionPtr OriginOf(const OpenedModel& model, std::uint32_t tensor) {
-  return model.ranks ? model.ranks->origins[tensor] : Copy(model.catalog, tensor);
+  return model.assembled ? model.assembled->origins[tensor] : Copy(model.catalog, tensor);
 }
 
 }  // namespace dsv3::convert

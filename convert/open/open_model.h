@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "convert/catalog/catalog.h"
+#include "convert/layouts/stacks.h"
 #include "convert/model/model_config.h"
 #include "convert/open/completeness.h"
 #include "convert/open/rank_shards.h"
@@ -22,8 +23,9 @@
 namespace dsv3::convert {
 
 // The opened input: a model under Hugging Face's names of tensors, whatever form its files have: a
-// directory of shards, a single file, a snapshot of the hub cache, or rank shards that are put
-// together while they are read. Immutable once opened, so threads may share it.
+// directory of shards, a single file, a snapshot of the hub cache, or rank shards or a training
+// checkpoint that are put together while they are read. Immutable once opened, so threads may share
+// it.
 struct OpenedModel {
   std::filesystem::path directory;      // of config and side files; absolute
   std::vector<std::string> side_files;  // relative names, config.json among them
@@ -55,9 +57,21 @@ struct OpenedModel {
   formats::Findings unfinished;
   bool half_made = false;
   formats::Findings missing_files;
-  UnlistedTensors unlisted;                 // with kReport
-  std::shared_ptr<const RankShards> ranks;  // nullptr for a checkpoint
-  std::vector<formats::FreedShard> freed;   // those of OpenOptions
+  UnlistedTensors unlisted;  // with kReport
+  // How the tensors are made, where they are in no file as they are; nullptr for a checkpoint.
+  std::shared_ptr<const AssembledModel> assembled;
+  std::shared_ptr<const RankShards> ranks;  // the same where that is rank shards
+  // Whether the shards of `catalog` are those of the model; a training checkpoint has none, so that
+  // a conversion may make others.
+  bool has_own_shards = true;
+  // Of a training checkpoint.
+  struct Training {
+    std::string stack;          // whose names the tensors have: "megatron"; empty for other inputs
+    std::uint64_t skipped = 0;  // tensors that are not of the model, such as an optimizer's
+    std::uint64_t padding_rows = 0;  // of the embedding, which are not taken
+    std::vector<std::uint32_t> order = {};  // positions in `catalog`, in the model's order
+  } training = {};
+  std::vector<formats::FreedShard> freed;  // those of OpenOptions
 };
 
 struct OpenOptions {
@@ -71,6 +85,10 @@ struct OpenOptions {
   // Whether a model is whole without the MTP layers that its config counts: training may leave them
   // out, but then all of them.
   bool mtp_may_be_missing = false;
+  // Of a training checkpoint: the model's config.json (empty: the one beside it), and the stack
+  // whose names its tensors have (nothing: found by the names).
+  std::filesystem::path config = {};
+  std::optional<Stack> from = std::nullopt;
 };
 
 // Opens `input`, reading headers, index, config and, of rank shards, layout.json and the digests of

@@ -229,13 +229,13 @@ class Builder {
     model.config = original_.config;
     model.warnings = std::move(ranks_.warnings);
     model.catalog = std::move(catalog);
-    model.shards = {.stored = std::move(ranks_.catalog),
-                    .origins = std::move(origins_),
-                    .layout = std::move(ranks_.layout),
-                    .digests = std::move(digests),
-                    .is_original = is_original,
-                    .index = std::move(index),
-                    .headers = std::move(headers)};
+    model.shards.stored = std::move(ranks_.catalog);
+    model.shards.origins = std::move(origins_);
+    model.shards.layout = std::move(ranks_.layout);
+    model.shards.digests = std::move(digests);
+    model.shards.is_original = is_original;
+    model.shards.index = std::move(index);
+    model.shards.headers = std::move(headers);
     if (changed_) ChangeConfig(model);
     return model;
   }

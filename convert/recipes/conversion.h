@@ -8,6 +8,7 @@
 #include "convert/catalog/progress.h"
 #include "convert/job/conversion_report.h"
 #include "convert/job/run_options.h"
+#include "convert/layouts/stacks.h"
 #include "convert/model/scale_names.h"
 #include "formats/io/file_system.h"
 #include "quant/quantize.h"
@@ -51,6 +52,9 @@ struct TrainToInferOptions {
   std::filesystem::path mtp_from = {};  // of kGraft: the checkpoint that has the layers
   MlaForm mla = MlaForm::kKeep;
   TrainDtype dtype = TrainDtype::kBF16;
+  std::filesystem::path config = {};  // the model's config.json; empty: the one beside the input
+  std::optional<Stack> from = std::nullopt;  // whose names the tensors have; nothing: found
+  std::uint64_t shard_bytes = 0;             // of shards that are new; 0: kDefaultShardBytes
 };
 
 struct ConversionRequest {

@@ -37,7 +37,6 @@ namespace fs = std::filesystem;
 using formats::kConfigName;
 using formats::kMaxConfigBytes;
 
-constexpr std::uint64_t kShardBytes = 5'000'000'000;
 constexpr std::string_view kMtpField = "num_nextn_predict_layers";
 
 [[noreturn]] void Fail(const std::string& file, const std::string& tensor,
@@ -197,36 +196,6 @@ std::tuple<std::uint64_t, std::string_view> PlaceOfName(std::string_view name) {
   return {layer ? *layer + 1 : UINT64_MAX, name};
 }
 
-// The model's tensors in new shards.
-void MakeShards(const std::vector<std::pair<std::string, ExpressionPtr>>& ordered,
-                OpenedModel& model, RankShards& shards_of_ranks) {
-  std::vector<NamedExpressions> shards(1);
-  std::uint64_t bytes = 0;
-  for (const auto& [name, expression] : ordered) {
-    if (bytes > 0 && bytes + expression->num_bytes() > kShardBytes) {
-      shards.emplace_back();
-      bytes = 0;
-    }
-    bytes += expression->num_bytes();
-    shards.back().emplace_back(name, expression);
-  }
-  Plan plan;
-  for (std::size_t i = 0; i < shards.size(); ++i) {
-    std::string name = shards.size() == 1
-                           ? "model.safetensors"
-                           : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
-    plan.files.push_back(PlanFile(std::move(name), std::move(shards[i])));
-  }
-  if (plan.files.size() > 1) shards_of_ranks.index = PlanIndex(plan);
-  for (const PlannedFile& planned : plan.files) {
-    shards_of_ranks.headers.push_back(FileHeader(planned).substr(sizeof(std::uint64_t)));
-    for (const PlannedTensor& tensor : planned.tensors) {
-      shards_of_ranks.origins.push_back(tensor.expression);
-    }
-  }
-  model.catalog = CatalogOf(plan);
-}
-
 std::string ReadConfig(const fs::path& directory, const fs::path& given) {
   const fs::path path = given.empty() ? directory / kConfigName : given;
   std::error_code ignored;
@@ -331,7 +300,7 @@ DemoModel OpenDemoModel(const fs::path& input, const fs::path& config) {
   ModelConfig parsed = ParseModelConfig(text, config_file);
   Ranks ranks = ReadRanks(directory);
   Joiner joiner(ranks.catalog, ranks.catalog.files().size());
-  std::vector<std::pair<std::string, ExpressionPtr>> ordered;
+  NamedExpressions ordered;
   ordered.reserve(ranks.tensors.size());
   for (const auto& [name, gathered] : ranks.tensors) {
     ordered.emplace_back(name, joiner.Join(name, gathered));
@@ -351,16 +320,13 @@ DemoModel OpenDemoModel(const fs::path& input, const fs::path& config) {
   model.has_config = true;
   model.config_text = text;
   model.config = std::move(parsed);
-  RankShards shards{.stored = std::move(ranks.catalog),
-                    .origins = {},
-                    .layout = {},
-                    .digests = {},
-                    .is_original = false,
-                    .index = std::nullopt,
-                    .headers = {}};
-  MakeShards(ordered, model, shards);
+  RankShards shards;
+  shards.stored = std::move(ranks.catalog);
+  shards.is_original = false;
+  model.catalog = MakeShards(std::move(ordered), kDefaultShardBytes, shards);
   model.needs_index = shards.index.has_value();
   model.ranks = std::make_shared<const RankShards>(std::move(shards));
+  model.assembled = model.ranks;
   FitConfig(demo, config_file);
   TakeSideFiles(directory, model);
   RequireModel(model.config, model.catalog, model.findings);

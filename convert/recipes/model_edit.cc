@@ -46,10 +46,15 @@ ModelEdit BeginEdit(const OpenedModel& model) {
   edit.config = model.config_text;
   edit.needs_index = model.needs_index;
   edit.tensors.reserve(model.catalog.tensors_end());
-  for (std::uint32_t i = 0; i < model.catalog.tensors_end(); ++i) {
+  const auto add = [&](std::uint32_t i) {
     const CatalogTensor& tensor = model.catalog.tensors()[i];
     edit.tensors.push_back(
         {tensor.name, model.catalog.files()[tensor.extent.file].name, Copy(model.catalog, i), i});
+  };
+  if (model.has_own_shards) {
+    for (std::uint32_t i = 0; i < model.catalog.tensors_end(); ++i) add(i);
+  } else {
+    for (const std::uint32_t i : model.training.order) add(i);
   }
   return edit;
 }
@@ -63,7 +68,17 @@ void SetConfigNumber(const ModelConfig& config, std::string_view field, std::uin
   text = SetConfigMember(text, member, number);
 }
 
-Plan PlanEdit(const OpenedModel& model, ModelEdit edit) {
+Plan PlanEdit(const OpenedModel& model, ModelEdit edit, std::uint64_t shard_bytes) {
+  if (!model.has_own_shards && !edit.names_files) {
+    NamedExpressions tensors;
+    for (EditedTensor& tensor : edit.tensors) {
+      tensors.emplace_back(std::move(tensor.name), std::move(tensor.expression));
+    }
+    Plan plan;
+    plan.files = PlanShards(std::move(tensors), shard_bytes);
+    if (plan.files.size() > 1) plan.index = PlanIndex(plan);
+    return plan;
+  }
   const Catalog& catalog = model.catalog;
   std::map<std::string, std::uint32_t> shards;  // of the source, positions in the catalog
   for (std::uint32_t i = 0; i < catalog.files_end(); ++i)

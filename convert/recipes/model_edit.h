@@ -27,6 +27,9 @@ struct ModelEdit {
   std::vector<EditedTensor> tensors;
   std::string config;  // text of config.json
   bool needs_index = false;
+  // Whether every tensor goes to the file that is named, also where the model has no shards of its
+  // own.
+  bool names_files = false;
   // For the report: names of source tensors.
   std::vector<std::string> dropped;
   std::vector<std::string> grafted;
@@ -43,8 +46,9 @@ void SetConfigNumber(const ModelConfig& config, std::string_view field, std::uin
                      std::string& text);
 
 // The files of the edited model. A shard whose tensors are all as they were keeps every byte, and
-// says so (PlannedFile::same_bytes_as); a shard that lost all of its tensors is not written. Fills
-// all of the plan but its name, options and side files.
-Plan PlanEdit(const OpenedModel& model, ModelEdit edit);
+// says so (PlannedFile::same_bytes_as); a shard that lost all of its tensors is not written. Of a
+// model without shards of its own the tensors go into shards of at most `shard_bytes`. Fills all of
+// the plan but its name, options and side files.
+Plan PlanEdit(const OpenedModel& model, ModelEdit edit, std::uint64_t shard_bytes);
 
 }  // namespace dsv3::convert

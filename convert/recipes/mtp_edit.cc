@@ -174,6 +174,7 @@ void ExtractMtp(const OpenedModel& model, ModelEdit& edit) {
   }
   edit.tensors = std::move(kept);
   edit.needs_index = true;
+  edit.names_files = true;
   SetConfigNumber(config, "num_hidden_layers", 1, edit.config);
   edit.config =
       SetConfigMember(edit.config, "architectures", fmt::format("[\"{}\"]", kNextNArchitecture));

@@ -54,7 +54,7 @@ Origins::Origins(const OpenedModel& model, const std::vector<ScaledWeight>& scal
     const CatalogTensor& tensor = model.catalog.tensors()[sliced.tensor];
     RequireWholeBytes(tensor, model.catalog);
     if (sliced.to_bf16) {
-      if (model.ranks) {
+      if (model.assembled) {
         throw Error(ErrorCode::kUsage,
                     fmt::format("--on-misaligned bf16: {} would be dequantised, which needs whole "
                                 "weights beside their scales; make the checkpoint with "

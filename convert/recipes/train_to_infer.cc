@@ -1,6 +1,8 @@
 #include "convert/recipes/train_to_infer.h"
 
+#include <algorithm>
 #include <cstddef>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,7 +17,10 @@
 #include "convert/model/config_edit.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/quantized_form.h"
+#include "convert/model/scaled_weights.h"
+#include "convert/open/assembled_model.h"
 #include "convert/plan/cast_expression.h"
+#include "convert/recipes/fp8_to_bf16.h"
 #include "convert/recipes/mla_edit.h"
 #include "convert/recipes/mtp_edit.h"
 #include "convert/recipes/side_files.h"
@@ -67,6 +72,28 @@ void CheckOptions(const TrainToInferOptions& options) {
   if (options.mtp != MtpAction::kGraft && !options.mtp_from.empty()) {
     throw Error(ErrorCode::kUsage,
                 "--mtp-from goes with --mtp graft, which takes the MTP layers of that checkpoint");
+  }
+}
+
+// Options that only a training checkpoint needs.
+void CheckForm(const TrainToInferOptions& options, const OpenedModel& model) {
+  const bool training = !model.training.stack.empty();
+  if (!training && options.from && *options.from != Stack::kHuggingFace) {
+    throw Error(
+        ErrorCode::kBadInput,
+        fmt::format("{}: this is a checkpoint with Hugging Face names, not one of {}; leave "
+                    "out --from",
+                    formats::ShownPath(model.directory), StackName(*options.from)),
+        {model.directory.string(), ""});
+  }
+  if (!training && !options.config.empty()) {
+    throw Error(ErrorCode::kUsage,
+                "--config goes with a training checkpoint; this one has a config.json of its own");
+  }
+  if (model.has_own_shards && options.shard_bytes != 0) {
+    throw Error(ErrorCode::kUsage,
+                "--max-shard-size goes with a training checkpoint; the shards of this one keep "
+                "their tensors");
   }
 }
 
@@ -143,8 +170,9 @@ void CastWeights(const OpenedModel& model, TrainDtype dtype, ModelEdit& edit) {
   }
 }
 
-// Has the config say that weights are BF16, where some became BF16.
-void SetDtype(const ModelConfig& config, std::string& text) {
+// Has the config say in which dtype the weights are.
+void SetDtype(const ModelConfig& config, std::string_view dtype, std::string& text) {
+  const std::string value = fmt::format("\"{}\"", dtype);
   bool said = false;
   std::vector<std::string> prefixes = {""};
   if (!config.prefix.empty()) prefixes.push_back(config.prefix);
@@ -152,11 +180,36 @@ void SetDtype(const ModelConfig& config, std::string& text) {
     for (const std::string_view key : {"torch_dtype", "dtype"}) {
       const std::string member = prefix + std::string(key);
       if (!formats::JsonMember(text, member, formats::kConfigName)) continue;
-      text = formats::ReplaceJsonMember(text, member, "\"bfloat16\"", formats::kConfigName);
+      text = formats::ReplaceJsonMember(text, member, value, formats::kConfigName);
       said = true;
     }
   }
-  if (!said) text = SetConfigMember(text, "torch_dtype", "\"bfloat16\"");
+  if (!said) text = SetConfigMember(text, "torch_dtype", value);
+}
+
+// The config of a training checkpoint is often that of a release, whose weights are FP8.
+void FitConfig(const OpenedModel& model, ModelEdit& edit) {
+  if (model.training.stack.empty()) {
+    if (!edit.cast.empty()) SetDtype(model.config, "bfloat16", edit.config);
+    return;
+  }
+  const bool has_fp8 =
+      std::any_of(edit.tensors.begin(), edit.tensors.end(),
+                  [](const EditedTensor& tensor) { return IsFp8(tensor.expression->dtype()); });
+  if (has_fp8) return;
+  if (model.config.quantization) {
+    Plan unused;
+    edit.config = ConfigForBf16(edit.config, model.config, unused);
+  }
+  // Whatever the few tensors that stay F32 are, most bytes are weights.
+  std::map<Dtype, std::uint64_t> bytes;
+  for (const EditedTensor& tensor : edit.tensors) {
+    bytes[tensor.expression->dtype()] += tensor.expression->num_bytes();
+  }
+  const std::uint64_t bf16 = bytes[Dtype::kBF16];
+  const bool is_f32 = bytes[Dtype::kF32] > bf16 && bytes[Dtype::kF32] > bytes[Dtype::kF16];
+  const bool is_f16 = !is_f32 && bytes[Dtype::kF16] > bf16;
+  SetDtype(model.config, is_f32 ? "float32" : is_f16 ? "float16" : "bfloat16", edit.config);
 }
 
 ReportFact Fact(const char* member, std::vector<std::string> names, const char* what) {
@@ -164,6 +217,19 @@ ReportFact Fact(const char* member, std::vector<std::string> names, const char* 
   if (!fact.names.empty()) {
     fact.text =
         fmt::format("{} tensor{} {}", fact.names.size(), fact.names.size() == 1 ? "" : "s", what);
+  }
+  return fact;
+}
+
+// What the training checkpoint is, and what of it is not taken.
+ReportFact SourceFact(const OpenedModel::Training& training) {
+  ReportFact fact{"source", "source", fmt::format("names of {}", training.stack), {training.stack}};
+  if (training.skipped > 0) {
+    fact.text += fmt::format("; {} other tensor{}, such as an optimizer's, not read",
+                             training.skipped, training.skipped == 1 ? "" : "s");
+  }
+  if (training.padding_rows > 0) {
+    fact.text += fmt::format("; {} rows of padding cut off the embedding", training.padding_rows);
   }
   return fact;
 }
@@ -189,7 +255,7 @@ ModelEdit EditForInference(const TrainToInferOptions& options, const std::filesy
       break;
   }
   if (options.mla == MlaForm::kSplit) SplitKvB(model, edit);
-  if (!edit.cast.empty()) SetDtype(model.config, edit.config);
+  FitConfig(model, edit);
   return edit;
 }
 
@@ -201,11 +267,16 @@ ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::
   conversion.title = TitleOf(options);
   conversion.converted_text = "to BF16";
   conversion.opening.mtp_may_be_missing = true;
+  conversion.opening.config = options.config;
+  conversion.opening.from = options.from;
   conversion.check_options = [&] { CheckOptions(options); };
   conversion.make_recipe = [&](OpenedModel& model) {
+    CheckForm(options, model);
     const auto edit = std::make_shared<ModelEdit>(EditForInference(options, request.output, model));
     ModelEdit steps = *edit;
-    const auto plan = std::make_shared<Plan>(PlanEdit(model, std::move(steps)));
+    const auto plan = std::make_shared<Plan>(
+        PlanEdit(model, std::move(steps),
+                 options.shard_bytes == 0 ? kDefaultShardBytes : options.shard_bytes));
     plan->recipe = kTrainToInfer;
     plan->options = {{"dtype", options.dtype == TrainDtype::kBF16 ? "\"bf16\"" : "\"keep\""},
                      {"mla", options.mla == MlaForm::kSplit ? "\"split\"" : "\"keep\""},
@@ -215,10 +286,11 @@ ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::
     recipe.converted_tensors = edit->cast.size();
     recipe.warnings = edit->warnings;
     recipe.hooks.preflight = [](const PreflightRun& run) { return run.known; };
-    recipe.add_facts = [edit](ConversionReport& report) {
+    recipe.add_facts = [edit, training = model.training](ConversionReport& report) {
       report.facts.push_back(Fact("dropped", std::move(edit->dropped), "of MTP layers"));
       report.facts.push_back(Fact("grafted", std::move(edit->grafted), "of MTP layers"));
       report.facts.push_back(Fact("split", std::move(edit->split), "into k_b_proj and v_b_proj"));
+      if (!training.stack.empty()) report.facts.push_back(SourceFact(training));
     };
     return recipe;
   };

@@ -23,7 +23,7 @@ void JudgeDirectory(const OpenedModel& model, formats::Findings& findings) {
   const bool all_there = findings.empty();
   AddUnlessKnown(model.unfinished, findings);
   AddUnlessKnown(model.missing_files, findings);
-  if (!all_there || model.ranks) return;
+  if (!all_there || model.assembled) return;
   if (auto missing = FindMissingTensors(model.config, model.catalog, model.form)) {
     findings.push_back(*std::move(missing));
     NameUnlistedHolders(model.unlisted, findings);

@@ -1,0 +1,115 @@
+#include "convert/open/training_model.h"
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "convert/layouts/stacks.h"
+#include "convert/open/assembled_model.h"
+#include "convert/open/sharded_tensors.h"
+#include "convert/open/training_reader.h"
+#include "formats/checkpoint_files.h"
+#include "formats/checkpoint_location.h"
+#include "formats/error.h"
+#include "formats/left_behind.h"
+#include "formats/message_text.h"
+
+namespace dsv3::convert {
+namespace {
+
+namespace fs = std::filesystem;
+using formats::kConfigName;
+
+// The config that was named, or that lies beside the files or in the directory around them.
+fs::path FindConfig(const TrainingPlace& place, const fs::path& given) {
+  if (!given.empty()) return given;
+  std::error_code ignored;
+  for (const fs::path& directory : {place.directory, place.directory.parent_path()}) {
+    if (fs::exists(directory / kConfigName, ignored)) return directory / kConfigName;
+  }
+  throw Error(ErrorCode::kUsage,
+              fmt::format("{}: a training checkpoint does not say what the model is, and there is "
+                          "no config.json beside it; copy the model's config.json, as it is on "
+                          "Hugging Face, into this directory, or name it with --config FILE",
+                          formats::ShownPath(place.directory)));
+}
+
+// Of a directory of torch.save files, those that belong to the model. The other kinds of directory
+// hold nothing but the training's own files.
+void TakeSideFiles(const TrainingPlace& place, OpenedModel& model) {
+  if (place.kind == TrainingPlace::Kind::kTorchFiles) {
+    for (const std::string& name : formats::ListCheckpoint(place.directory, false).side_files) {
+      if (name == kConfigName || std::count(place.files.begin(), place.files.end(), name) != 0) {
+        continue;
+      }
+      if (const auto kind = formats::KindOfLeftBehind(name)) {
+        std::error_code error;
+        const std::uintmax_t bytes = fs::file_size(place.directory / name, error);
+        model.left_behind.push_back({name, *kind, error ? 0 : bytes});
+      } else {
+        model.side_files.push_back(name);
+      }
+    }
+  }
+  model.side_files.emplace_back(kConfigName);
+  std::sort(model.side_files.begin(), model.side_files.end());
+}
+
+std::vector<bool> SourcesOf(const LayoutReading& reading, std::size_t tensors) {
+  std::vector<bool> wanted(tensors, false);
+  for (const ComposedTensor& tensor : reading.tensors) {
+    for (const TensorPart& part : tensor.parts) wanted[part.source] = true;
+  }
+  return wanted;
+}
+
+}  // namespace
+
+OpenedModel OpenTraining(const TrainingPlace& place, const OpenOptions& options) {
+  OpenedModel model;
+  model.directory = place.directory;
+  model.form = formats::CheckpointFiles::Form::kUnindexed;
+  model.has_own_shards = false;
+  model.has_config = true;
+  const fs::path config = FindConfig(place, options.config);
+  model.config_text = formats::ReadSmallFile(config, formats::kMaxConfigBytes);
+  model.config = ParseModelConfig(model.config_text, config.string());
+
+  const std::unique_ptr<TrainingReader> reader =
+      place.kind == TrainingPlace::Kind::kDcp ? ReadDcp(place) : ReadTorchFiles(place);
+  std::vector<StackTensor> names;
+  names.reserve(reader->tensors().size());
+  for (const ShardedTensor& tensor : reader->tensors()) {
+    names.push_back({tensor.name, tensor.shape});
+  }
+  const DetectedStack stack = DetectStack(names, options.from);
+  const LayoutReading reading = ReadStack(stack, model.config, names);
+  if (!reading.has_mtp) {
+    model.missing_mtp_layers = std::exchange(model.config.num_nextn_predict_layers, 0);
+  }
+
+  AssembledModel assembled;
+  assembled.stored = reader->Locate(SourcesOf(reading, names.size()));
+  NamedExpressions tensors;
+  tensors.reserve(reading.tensors.size());
+  Composer composer(reader->tensors(), assembled.stored);
+  for (const ComposedTensor& tensor : reading.tensors) {
+    tensors.emplace_back(tensor.name, composer.Make(tensor));
+  }
+  model.catalog = MakeShards(std::move(tensors), kDefaultShardBytes, assembled);
+  model.needs_index = assembled.index.has_value();
+  model.assembled = std::make_shared<const AssembledModel>(std::move(assembled));
+  model.training = {std::string(StackName(stack.stack)), reading.skipped, reading.padding_rows, {}};
+  for (const ComposedTensor& tensor : reading.tensors) {
+    model.training.order.push_back(model.catalog.Find(tensor.name));
+  }
+  TakeSideFiles(place, model);
+  return model;
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,231 @@
+#include "convert/open/training_place.h"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <string_view>
+#include <system_error>
+
+#include <fmt/format.h>
+
+#include "formats/checkpoint_files.h"
+#include "formats/error.h"
+#include "formats/io/input_file.h"
+#include "formats/json/json_reader.h"
+#include "formats/message_text.h"
+#include "formats/shard_index.h"
+
+namespace dsv3::convert {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kLatest[] = "latest_checkpointed_iteration.txt";
+constexpr char kDcpMetadata[] = ".metadata";
+constexpr char kTorchIndex[] = "pytorch_model.bin.index.json";
+
+[[noreturn]] void Refuse(const fs::path& path, const std::string& problem) {
+  throw Error(ErrorCode::kBadInput, fmt::format("{}: {}", formats::ShownPath(path), problem),
+              {path.string(), ""});
+}
+
+bool Exists(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
+
+// The names in a directory, sorted. Other errors than a missing directory are those of opening it.
+std::vector<std::string> NamesIn(const fs::path& directory) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
+    names.push_back(entry->path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+bool IsTorchName(std::string_view name) {
+  return name.ends_with(".pt") || name.ends_with(".pth") || name.ends_with(".bin");
+}
+
+// Files beside the weights that trainers also write with torch.save.
+bool IsStateOfTraining(std::string_view name) {
+  constexpr std::array<std::string_view, 7> kStarts = {
+      "optimizer", "scheduler", "rng_state", "training_args", "scaler", "adapter_", "trainer_"};
+  return std::any_of(kStarts.begin(), kStarts.end(),
+                     [&](std::string_view start) { return name.starts_with(start); });
+}
+
+// Whether the first bytes are those of a zip archive, or of torch.save before version 1.6.
+enum class TorchStart { kNone, kZip, kOld };
+TorchStart StartOf(const fs::path& path) {
+  std::array<std::byte, 16> start{};
+  std::error_code ignored;
+  if (!fs::is_regular_file(path, ignored)) return TorchStart::kNone;
+  const formats::InputFile file(path, path.filename().string());
+  const std::size_t bytes = static_cast<std::size_t>(std::min<std::uint64_t>(16, file.bytes()));
+  file.ReadAt(0, std::span(start).first(bytes));
+  const std::string_view text(reinterpret_cast<const char*>(start.data()), bytes);
+  if (text.starts_with("PK\x03\x04")) return TorchStart::kZip;
+  // The pickle of the number 0x1950a86a20f9469cfc6c, which begins such a file.
+  if (text.starts_with(
+          std::string_view("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", 14))) {
+    return TorchStart::kOld;
+  }
+  return TorchStart::kNone;
+}
+
+// The directory of the iteration that a Megatron directory names.
+fs::path LatestIteration(const fs::path& directory) {
+  std::string text = formats::ReadSmallFile(directory / kLatest, 64);
+  while (!text.empty() && (text.back() == '\n' || text.back() == '\r' || text.back() == ' ')) {
+    text.pop_back();
+  }
+  std::string name = text;
+  const bool number = !text.empty() && text.size() <= 18 &&
+                      text.find_first_not_of("0123456789") == std::string::npos;
+  if (number) name = fmt::format("iter_{:07}", std::stoull(text));
+  if (!number && text != "release") {
+    Refuse(directory / kLatest,
+           fmt::format("it says {}, expected the number of an iteration or release; name the "
+                       "directory of an iteration (iter_0000007)",
+                       QuoteForMessage(text)));
+  }
+  std::error_code ignored;
+  if (!fs::is_directory(directory / name, ignored)) {
+    Refuse(directory / kLatest,
+           fmt::format("it names {}, and there is no such directory; name the directory of an "
+                       "iteration that is there",
+                       QuoteForMessage(name)));
+  }
+  return directory / name;
+}
+
+// Forms of other stacks, which are known by their names.
+void RefuseOtherStacks(const fs::path& directory, const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    if (name.starts_with("zero_pp_rank_") || name.ends_with("_model_states.pt") ||
+        name == "zero_to_fp32.py") {
+      Refuse(directory,
+             "these are the files of a DeepSpeed checkpoint, which is not read; run the "
+             "zero_to_fp32.py beside it, and give what it writes");
+    }
+    if (name.starts_with("model_world_size_") && name.ends_with(".pt")) {
+      Refuse(directory,
+             "these are verl's files of FSDP ranks, which hold pickled objects and are not read; "
+             "run verl's model_merger first, and give what it writes");
+    }
+    if (name.starts_with("mp_rank_")) {
+      Refuse(directory,
+             "this is a Megatron checkpoint of the format torch (mp_rank_*), which is not read; "
+             "convert it with Megatron: --ckpt-convert-format torch_dist --ckpt-convert-save DIR");
+    }
+  }
+  if (std::find(names.begin(), names.end(), "metadata.json") != names.end()) {
+    const std::string text = formats::ReadSmallFile(directory / "metadata.json", 1 << 16);
+    if (text.find("zarr") != std::string::npos) {
+      Refuse(directory,
+             "metadata.json says that the checkpoint is in the format zarr, which is not read; "
+             "save it with Megatron as torch_dist (--ckpt-format torch_dist)");
+    }
+  }
+}
+
+// "shard-00001-model-00001-of-00002.safetensors"
+bool IsDcpShard(std::string_view name) {
+  return name.starts_with("shard-") && name.ends_with(".safetensors") &&
+         name.find("-model-") != std::string_view::npos;
+}
+
+// The files that an index of PyTorch files lists.
+std::vector<std::string> ListedFiles(const fs::path& directory) {
+  const std::string text =
+      formats::ReadSmallFile(directory / kTorchIndex, std::uint64_t{256} << 20);
+  std::vector<std::string> files;
+  formats::JsonReader reader(
+      text, {.file = kTorchIndex, .part = "the index", .advice = "download it again"});
+  reader.BeginObject();
+  while (const auto member = reader.NextMember()) {
+    if (*member != "weight_map") {
+      reader.SkipValue();
+      continue;
+    }
+    reader.BeginObject();
+    while (reader.NextMember()) files.emplace_back(reader.String());
+  }
+  reader.End();
+  std::sort(files.begin(), files.end());
+  files.erase(std::unique(files.begin(), files.end()), files.end());
+  for (const std::string& file : files) {
+    if (file.find('/') != std::string::npos || file == ".." || file == ".") {
+      Refuse(directory / kTorchIndex,
+             fmt::format("it lists {}, which is not the name of a file beside it; the index is "
+                         "damaged, download it again",
+                         QuoteForMessage(file)));
+    }
+    if (!Exists(directory / file)) {
+      Refuse(directory / file,
+             fmt::format("there is no such file, and {} lists it; download what is missing",
+                         kTorchIndex));
+    }
+  }
+  return files;
+}
+
+std::optional<TrainingPlace> FindInDirectory(const fs::path& directory) {
+  using Kind = TrainingPlace::Kind;
+  const std::vector<std::string> names = NamesIn(directory);
+  const auto has = [&](std::string_view name) {
+    return std::binary_search(names.begin(), names.end(), name);
+  };
+  if (has(kLatest)) return FindInDirectory(LatestIteration(directory));
+  std::vector<std::string> shards;
+  bool others = has(formats::kShardIndexName);
+  for (const std::string& name : names) {
+    if (IsDcpShard(name)) {
+      shards.push_back(name);
+    } else {
+      others = others || (name.ends_with(".safetensors") && !name.starts_with("._") &&
+                          !name.starts_with("adapter_"));
+    }
+  }
+  if (has(kDcpMetadata) && !others) return TrainingPlace{Kind::kDcp, directory, {}};
+  if (others) return std::nullopt;
+  if (!shards.empty()) return TrainingPlace{Kind::kDcpSafetensors, directory, shards};
+  RefuseOtherStacks(directory, names);
+  if (has(kTorchIndex)) return TrainingPlace{Kind::kTorchFiles, directory, ListedFiles(directory)};
+  std::vector<std::string> files;
+  for (const std::string& name : names) {
+    if (IsTorchName(name) && !IsStateOfTraining(name)) files.push_back(name);
+  }
+  // Files without an index belong together only where they say so.
+  const bool together = std::all_of(files.begin(), files.end(), [](const std::string& name) {
+    return name.starts_with("pytorch_model-");
+  });
+  if (files.empty() || (files.size() > 1 && !together)) return std::nullopt;
+  return TrainingPlace{Kind::kTorchFiles, directory, files};
+}
+
+}  // namespace
+
+std::optional<TrainingPlace> FindTraining(const fs::path& input) {
+  std::error_code ignored;
+  const fs::path path = fs::absolute(input);
+  if (fs::is_directory(path, ignored)) return FindInDirectory(path.lexically_normal());
+  switch (StartOf(path)) {
+    case TorchStart::kZip:
+      return TrainingPlace{
+          TrainingPlace::Kind::kTorchFiles, path.parent_path(), {path.filename().string()}};
+    case TorchStart::kOld:
+      Refuse(input,
+             "this is a file of torch.save before PyTorch 1.6, which is not read; load it with a "
+             "newer PyTorch and save it again");
+    case TorchStart::kNone:
+      break;
+  }
+  return std::nullopt;
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+// What a training checkpoint is made of, by the names of its files.
+namespace dsv3::convert {
+
+struct TrainingPlace {
+  enum class Kind {
+    kTorchFiles,      // files of torch.save, which hold the tensors of one model together
+    kDcp,             // a directory of torch.distributed.checkpoint: .metadata and *.distcp
+    kDcpSafetensors,  // the same as safetensors: shard-00001-model-00001-of-00002.safetensors
+  };
+  Kind kind = Kind::kTorchFiles;
+  std::filesystem::path directory;  // of the files; absolute
+  std::vector<std::string> files;   // names in it, sorted; empty for kDcp
+};
+
+// The training checkpoint at `input`: a file of torch.save, a directory of one of the kinds, or a
+// directory of Megatron's iterations, of which latest_checkpointed_iteration.txt names one. Nothing
+// where there is none, or where a checkpoint of safetensors lies in the directory, too. Throws
+// Error (kBadInput) for forms that are recognised and not read: Megatron's zarr and mp_rank_*,
+// DeepSpeed's, verl's, and a file before PyTorch 1.6, with what to do.
+std::optional<TrainingPlace> FindTraining(const std::filesystem::path& input);
+
+}  // namespace dsv3::convert

@@ -1,0 +1,48 @@
+#include "convert/open/training_reader.h"
+
+#include <span>
+#include <utility>
+
+#include "formats/hash/xxh3.h"
+
+namespace dsv3::convert {
+
+std::uint32_t StoredTensors::AddFile(const std::filesystem::path& path,
+                                     const formats::InputFile& file, std::string_view description) {
+  SourceFile source;
+  source.name = file.name();
+  source.path = path;
+  source.bytes = file.bytes();
+  source.mtime_ns = file.mtime_ns();
+  source.header_digest = formats::Xxh3Hex(std::as_bytes(std::span(description)));
+  source.shares_names = true;
+  files_.push_back(std::move(source));
+  return static_cast<std::uint32_t>(files_.size() - 1);
+}
+
+StoredPiece StoredTensors::AddView(std::uint32_t file, const std::string& name,
+                                   const formats::TorchTensor& view,
+                                   const formats::TorchStorage& storage, formats::Dtype dtype) {
+  const std::uint64_t width = view.type->bytes;
+  CatalogTensor stored{files_[file].name + '/' + name, dtype, {}, {file, 0, 0}};
+  StoredPiece piece;
+  piece.sizes = view.shape;
+  piece.offsets.assign(view.shape.size(), 0);
+  if (view.IsContiguous()) {
+    piece.strides = RowMajorStrides(view.shape);
+    stored.shape = view.shape;
+    stored.extent.offset = storage.range.offset + view.offset * width;
+    stored.extent.length = formats::NumBytes(dtype, view.shape).value_or(0);
+  } else {
+    piece.strides = view.strides;
+    piece.first = view.offset;
+    stored.shape = {storage.range.bytes / width};
+    stored.extent.offset = storage.range.offset;
+    stored.extent.length = storage.range.bytes;
+  }
+  piece.stored = static_cast<std::uint32_t>(tensors_.size());
+  tensors_.push_back(std::move(stored));
+  return piece;
+}
+
+}  // namespace dsv3::convert

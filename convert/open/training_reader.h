@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "convert/catalog/catalog.h"
+#include "convert/open/sharded_tensors.h"
+#include "convert/open/training_place.h"
+#include "formats/io/input_file.h"
+#include "formats/torch_save.h"
+
+namespace dsv3::convert {
+
+// Reads what the files of a training checkpoint say of tensors; no values.
+class TrainingReader {
+ public:
+  virtual ~TrainingReader() = default;
+
+  // All tensors, also those that are not of the model. Their pieces may be unknown until Locate.
+  virtual const std::vector<ShardedTensor>& tensors() const = 0;
+
+  // Finds the pieces of the tensors that are wanted, by position in tensors(), and returns the
+  // catalog of stored tensors that the pieces lie in, called FILE/TENSOR. Call it once.
+  virtual Catalog Locate(const std::vector<bool>& wanted) = 0;
+};
+
+// Both throw Error (kBadInput; kIo) as the readers of the formats do; DCP's Locate also for an item
+// that is missing, lies outside its file, or holds another tensor than .metadata says.
+std::unique_ptr<TrainingReader> ReadTorchFiles(const TrainingPlace& place);
+std::unique_ptr<TrainingReader> ReadDcp(const TrainingPlace& place);
+
+// Collects the stored tensors of a training checkpoint.
+class StoredTensors {
+ public:
+  // `description` is what the file says of its tensors.
+  std::uint32_t AddFile(const std::filesystem::path& path, const formats::InputFile& file,
+                        std::string_view description);
+
+  // Adds what a view of a storage takes, as a piece with all offsets 0: the tensor alone where its
+  // elements lie together, else the whole storage, of which the piece takes some elements.
+  StoredPiece AddView(std::uint32_t file, const std::string& name, const formats::TorchTensor& view,
+                      const formats::TorchStorage& storage, formats::Dtype dtype);
+
+  Catalog Take() { return {std::move(files_), std::move(tensors_)}; }
+
+ private:
+  std::vector<SourceFile> files_;
+  std::vector<CatalogTensor> tensors_;
+};
+
+}  // namespace dsv3::convert

@@ -1,0 +1,274 @@
+"""`dsv3-convert train-to-infer` on checkpoints that torch itself wrote, against the tensors that were saved."""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+import unittest
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+import torch.multiprocessing
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+
+import tools
+import training_saves
+
+
+def save_rank(rank, ranks, tensors, directory, port):
+    """One of several gloo ranks, each of which holds a slice of every tensor."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=ranks)
+    mesh = init_device_mesh("cpu", (ranks,))
+    state = {}
+    for number, (name, tensor) in enumerate(tensors.items()):
+        # Uneven slices and empty ones occur: 3 rows over 4 ranks.
+        dim = number % tensor.dim() if tensor.dim() else 0
+        state[name] = distribute_tensor(tensor, mesh, [Shard(dim)])
+    dcp.save(state, checkpoint_id=str(directory))
+    dist.destroy_process_group()
+
+
+class Runs:
+    """What a pickle must not do."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+class Training(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.scratch = pathlib.Path(tempfile.mkdtemp())
+        tools.run("dsv3-convert", "sample", cls.scratch / "fp8", "--preset", "tiny", "--quiet")
+        cls.source = cls.scratch / "bf16"
+        tools.run("dsv3-convert", "fp8-to-bf16", cls.scratch / "fp8", cls.source, "--quiet")
+        cls.tensors = training_saves.load(cls.source)
+        cls.config = training_saves.config_of(cls.source)
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.scratch)
+
+    def setUp(self):
+        self.input = self.scratch / "in"
+        self.output = self.scratch / "out"
+        for directory in (self.input, self.output):
+            shutil.rmtree(directory, ignore_errors=True)
+        training_saves.copy_config(self.source, self.input)
+
+    def convert(self, *options, source=None, exit_code=0):
+        shutil.rmtree(self.output, ignore_errors=True)
+        return tools.run(
+            "dsv3-convert", "train-to-infer", *options, "--json", source or self.input,
+            self.output, exit_code=exit_code,
+        )
+
+    def expect_model(self, *options, source=None, expected=None):
+        report = json.loads(self.convert(*options, source=source).stdout)
+        self.expect_tensors(self.tensors if expected is None else expected)
+        config = training_saves.config_of(self.output)
+        self.assertEqual(config["torch_dtype"], "bfloat16")
+        self.assertNotIn("quantization_config", config)
+        return report
+
+    def expect_tensors(self, expected):
+        found = training_saves.load(self.output)
+        self.assertEqual(found.keys(), expected.keys())
+        for name, tensor in expected.items():
+            self.assertEqual(found[name].dtype, tensor.dtype, name)
+            self.assertTrue(torch.equal(found[name], tensor), name)
+
+    def megatron(self, **options):
+        return training_saves.megatron(self.tensors, self.config, **options)
+
+    def torchtitan(self):
+        return training_saves.torchtitan(self.tensors, self.config)
+
+    # Files of torch.save.
+
+    def test_state_dict(self):
+        torch.save(self.tensors, self.input / "model.pt")
+        report = self.expect_model()
+        self.assertEqual(report["source"], ["hf"])
+        self.expect_model("--from", "hf", source=self.input / "model.pt")
+
+    def test_every_pickle_protocol(self):
+        for protocol in (2, 3, 4, 5):
+            torch.save(self.tensors, self.input / "model.pt", pickle_protocol=protocol)
+            self.expect_model()
+
+    def test_wrapped_state_dict(self):
+        state = {"module._orig_mod." + name: tensor for name, tensor in self.tensors.items()}
+        torch.save({"state_dict": state, "epoch": 3}, self.input / "model.pt")
+        self.expect_model()
+
+    def test_views_of_any_strides(self):
+        def view(name, tensor):
+            if tensor.dim() != 2:
+                return torch.cat([tensor, tensor])[: len(tensor)]
+            if "o_proj" in name:
+                return tensor.t().contiguous().t()
+            if "down_proj" in name:
+                return torch.stack([tensor, -tensor], 2)[:, :, 0]
+            return torch.cat([-tensor, tensor], 1)[:, tensor.shape[1] :]
+
+        state = {name: view(name, tensor) for name, tensor in self.tensors.items()}
+        torch.save(state, self.input / "model.pt")
+        self.expect_model()
+
+    def test_tensors_that_share_a_storage(self):
+        flat = torch.cat([t.flatten() for t in self.tensors.values() if t.dtype == torch.bfloat16])
+        state, begin = {}, 0
+        for name, tensor in self.tensors.items():
+            if tensor.dtype != torch.bfloat16:
+                state[name] = tensor
+                continue
+            state[name] = flat[begin : begin + tensor.numel()].view(tensor.shape)
+            begin += tensor.numel()
+        torch.save(state, self.input / "model.pt")
+        self.expect_model()
+
+    def test_sharded_bin_files(self):
+        names = list(self.tensors)
+        weight_map = {}
+        for number, part in enumerate((names[::2], names[1::2]), 1):
+            file = f"pytorch_model-{number:05}-of-00002.bin"
+            torch.save({name: self.tensors[name] for name in part}, self.input / file)
+            weight_map.update({name: file for name in part})
+        index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
+        (self.input / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+        self.expect_model()
+
+    def test_float32_and_float16_masters(self):
+        for dtype in (torch.float32, torch.float16):
+            state = {
+                name: tensor.to(dtype) * (1 + 1 / 512) if tensor.dtype == torch.bfloat16 else tensor
+                for name, tensor in self.tensors.items()
+            }
+            expected = {
+                name: tensor.to(self.tensors[name].dtype) for name, tensor in state.items()
+            }
+            torch.save(state, self.input / "model.pt")
+            self.expect_model(expected=expected)
+            self.convert("--dtype", "keep")
+            self.expect_tensors(state)
+            name = str(dtype).removeprefix("torch.")
+            self.assertEqual(training_saves.config_of(self.output)["torch_dtype"], name)
+
+    def test_megatron_in_a_file(self):
+        state = {
+            "args": argparse.Namespace(tensor_model_parallel_size=1),
+            "model": self.megatron(padded_rows=24),
+            "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}},
+        }
+        torch.save(state, self.input / "model.pt")
+        report = self.expect_model()
+        self.assertEqual(report["source"], ["megatron"])
+
+    def test_torchtitan_in_a_file(self):
+        state = {name: tensor.float() for name, tensor in self.torchtitan().items()}
+        torch.save(state, self.input / "model.pt")
+        self.assertEqual(self.expect_model()["source"], ["torchtitan"])
+
+    # torch.distributed.checkpoint.
+
+    def test_dcp_of_one_process(self):
+        for state in (self.tensors, self.megatron(), self.torchtitan()):
+            shutil.rmtree(self.input)
+            training_saves.copy_config(self.source, self.input)
+            dcp.save(state, checkpoint_id=str(self.input))
+            self.expect_model()
+
+    def test_dcp_of_four_ranks(self):
+        for number, state in enumerate((self.megatron(), self.torchtitan())):
+            directory = self.input / f"step-{number}"
+            torch.multiprocessing.spawn(
+                save_rank, (4, state, directory, 29611 + number), nprocs=4, join=True
+            )
+            (directory / "__9_0.distcp").write_bytes(b"left by an earlier save")
+            self.expect_model(source=directory)
+
+    def test_dcp_with_an_optimizer(self):
+        state = {"model": self.tensors, "optimizer": {"state": {"x.exp_avg": torch.zeros(4)}}}
+        dcp.save(state, checkpoint_id=str(self.input))
+        self.expect_model()
+
+    def test_dcp_with_a_missing_file(self):
+        dcp.save(self.megatron(), checkpoint_id=str(self.input))
+        (self.input / "__0_0.distcp").unlink()
+        done = self.convert(exit_code=3)
+        self.assertIn("__0_0.distcp", json.loads(done.stdout)["error"]["message"])
+        self.assertFalse(self.output.exists())
+
+    # MTP layers and the vocabulary.
+
+    def test_without_mtp_layers(self):
+        mtp = f"model.layers.{self.config['num_hidden_layers']}."
+        main = {name: t for name, t in self.tensors.items() if not name.startswith(mtp)}
+        for state in (main, training_saves.megatron(main, self.config)):
+            torch.save(state, self.input / "model.pt")
+            report = self.expect_model(expected=main)
+            self.assertEqual(report["warnings"][0]["kind"], "no-mtp")
+            self.assertEqual(training_saves.config_of(self.output)["num_nextn_predict_layers"], 0)
+
+    def test_shards_of_a_size(self):
+        torch.save(self.megatron(), self.input / "model.pt")
+        self.expect_model("--max-shard-size", "1M")
+        shards = sorted(self.output.glob("*.safetensors"))
+        self.assertGreater(len(shards), 5)
+        self.assertEqual(shards[0].name, f"model-00001-of-{len(shards):05}.safetensors")
+
+    def test_steps_together(self):
+        torch.save(self.megatron(), self.input / "model.pt")
+        self.convert("--mtp", "drop", "--mla", "split")
+        found = training_saves.load(self.output)
+        self.assertIn("model.layers.0.self_attn.k_b_proj.weight", found)
+        mtp = f"model.layers.{self.config['num_hidden_layers']}."
+        self.assertFalse([name for name in found if name.startswith(mtp)])
+
+    # Files that are not what they should be.
+
+    def test_a_pickle_that_runs_a_program(self):
+        witness = self.scratch / "ran"
+        for state in (
+            Runs(f"touch {witness}"),
+            {"model": self.tensors, "args": Runs(f"touch {witness}")},
+        ):
+            torch.save(state, self.input / "model.pt")
+            done = self.convert(exit_code=3)
+            self.assertIn("posix.system", json.loads(done.stdout)["error"]["message"])
+            self.assertFalse(witness.exists())
+            self.assertFalse(self.output.exists())
+
+    def test_a_truncated_file(self):
+        torch.save(self.tensors, self.input / "model.pt")
+        data = (self.input / "model.pt").read_bytes()
+        for size in (10, len(data) // 2, len(data) - 1):
+            (self.input / "model.pt").write_bytes(data[:size])
+            self.convert(exit_code=3)
+            self.assertFalse(self.output.exists())
+
+    def test_a_missing_expert(self):
+        state = self.torchtitan()
+        key = next(name for name in state if name.endswith("inner_experts.w1_EFD"))
+        state[key] = state[key][:-1].clone()
+        torch.save(state, self.input / "model.pt")
+        self.convert(exit_code=3)
+
+    def test_other_commands_read_it(self):
+        dcp.save(self.megatron(), checkpoint_id=str(self.input))
+        tools.run("dsv3-verify", "compare", self.input, self.source)
+        tools.run("dsv3-verify", "numeric", self.input)
+        tools.run("dsv3-inspect", self.input)
+
+
+if __name__ == "__main__":
+    unittest.main()
