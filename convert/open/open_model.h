@@ -68,7 +68,7 @@ struct OpenedModel {
   struct Training {
     std::string stack;          // whose names the tensors have: "megatron"; empty for other inputs
     std::uint64_t skipped = 0;  // tensors that are not of the model, such as an optimizer's
-    std::uint64_t padding_rows = 0;  // of the embedding, which are not taken
+    std::uint64_t padding_rows = 0;         // of the embedding, which are not taken
     std::vector<std::uint32_t> order = {};  // positions in `catalog`, in the model's order
   } training = {};
   std::vector<formats::FreedShard> freed;  // those of OpenOptions

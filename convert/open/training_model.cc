@@ -80,8 +80,7 @@ OpenedModel OpenTraining(const TrainingPlace& place, const OpenOptions& options)
   model.config_text = formats::ReadSmallFile(config, formats::kMaxConfigBytes);
   model.config = ParseModelConfig(model.config_text, config.string());
 
-  const std::unique_ptr<TrainingReader> reader =
-      place.kind == TrainingPlace::Kind::kDcp ? ReadDcp(place) : ReadTorchFiles(place);
+  const std::unique_ptr<TrainingReader> reader = ReadTraining(place);
   std::vector<StackTensor> names;
   names.reserve(reader->tensors().size());
   for (const ShardedTensor& tensor : reader->tensors()) {

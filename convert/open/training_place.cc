@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "formats/checkpoint_files.h"
+#include "formats/dcp_safetensors.h"
 #include "formats/error.h"
 #include "formats/io/input_file.h"
 #include "formats/json/json_reader.h"
@@ -133,12 +134,6 @@ void RefuseOtherStacks(const fs::path& directory, const std::vector<std::string>
   }
 }
 
-// "shard-00001-model-00001-of-00002.safetensors"
-bool IsDcpShard(std::string_view name) {
-  return name.starts_with("shard-") && name.ends_with(".safetensors") &&
-         name.find("-model-") != std::string_view::npos;
-}
-
 // The files that an index of PyTorch files lists.
 std::vector<std::string> ListedFiles(const fs::path& directory) {
   const std::string text =
@@ -184,7 +179,7 @@ std::optional<TrainingPlace> FindInDirectory(const fs::path& directory) {
   std::vector<std::string> shards;
   bool others = has(formats::kShardIndexName);
   for (const std::string& name : names) {
-    if (IsDcpShard(name)) {
+    if (formats::ParseDcpShardName(name)) {
       shards.push_back(name);
     } else {
       others = others || (name.ends_with(".safetensors") && !name.starts_with("._") &&

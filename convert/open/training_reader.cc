@@ -3,6 +3,8 @@
 #include <span>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "formats/hash/xxh3.h"
 
 namespace dsv3::convert {
@@ -43,6 +45,28 @@ StoredPiece StoredTensors::AddView(std::uint32_t file, const std::string& name,
   piece.stored = static_cast<std::uint32_t>(tensors_.size());
   tensors_.push_back(std::move(stored));
   return piece;
+}
+
+StoredPiece StoredTensors::AddBox(std::uint32_t file, const formats::SafetensorsTensor& box,
+                                  std::uint64_t data_offset, const formats::Shape& offsets) {
+  const auto stored = static_cast<std::uint32_t>(tensors_.size());
+  tensors_.push_back({fmt::format("{}/{}", files_[file].name, box.name),
+                      box.dtype,
+                      box.shape,
+                      {file, data_offset + box.begin, box.end - box.begin}});
+  return {offsets, box.shape, stored, 0, RowMajorStrides(box.shape)};
+}
+
+std::unique_ptr<TrainingReader> ReadTraining(const TrainingPlace& place) {
+  switch (place.kind) {
+    case TrainingPlace::Kind::kTorchFiles:
+      return ReadTorchFiles(place);
+    case TrainingPlace::Kind::kDcp:
+      return ReadDcp(place);
+    case TrainingPlace::Kind::kDcpSafetensors:
+      return ReadDcpSafetensors(place);
+  }
+  return nullptr;
 }
 
 }  // namespace dsv3::convert

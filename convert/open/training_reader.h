@@ -9,6 +9,7 @@
 #include "convert/open/sharded_tensors.h"
 #include "convert/open/training_place.h"
 #include "formats/io/input_file.h"
+#include "formats/safetensors.h"
 #include "formats/torch_save.h"
 
 namespace dsv3::convert {
@@ -26,10 +27,14 @@ class TrainingReader {
   virtual Catalog Locate(const std::vector<bool>& wanted) = 0;
 };
 
-// Both throw Error (kBadInput; kIo) as the readers of the formats do; DCP's Locate also for an item
+// They throw Error (kBadInput; kIo) as the readers of the formats do; DCP's Locate also for an item
 // that is missing, lies outside its file, or holds another tensor than .metadata says.
 std::unique_ptr<TrainingReader> ReadTorchFiles(const TrainingPlace& place);
 std::unique_ptr<TrainingReader> ReadDcp(const TrainingPlace& place);
+std::unique_ptr<TrainingReader> ReadDcpSafetensors(const TrainingPlace& place);
+
+// By the place's kind.
+std::unique_ptr<TrainingReader> ReadTraining(const TrainingPlace& place);
 
 // Collects the stored tensors of a training checkpoint.
 class StoredTensors {
@@ -42,6 +47,11 @@ class StoredTensors {
   // elements lie together, else the whole storage, of which the piece takes some elements.
   StoredPiece AddView(std::uint32_t file, const std::string& name, const formats::TorchTensor& view,
                       const formats::TorchStorage& storage, formats::Dtype dtype);
+
+  // The same for a tensor of a safetensors file, whose data begin at `data_offset`, as a box at
+  // `offsets`.
+  StoredPiece AddBox(std::uint32_t file, const formats::SafetensorsTensor& box,
+                     std::uint64_t data_offset, const formats::Shape& offsets);
 
   Catalog Take() { return {std::move(files_), std::move(tensors_)}; }
 

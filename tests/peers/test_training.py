@@ -19,7 +19,7 @@ import tools
 import training_saves
 
 
-def save_rank(rank, ranks, tensors, directory, port):
+def save_rank(rank, ranks, tensors, directory, port, safetensors=False):
     """One of several gloo ranks, each of which holds a slice of every tensor."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=ranks)
@@ -29,7 +29,10 @@ def save_rank(rank, ranks, tensors, directory, port):
         # Uneven slices and empty ones occur: 3 rows over 4 ranks.
         dim = number % tensor.dim() if tensor.dim() else 0
         state[name] = distribute_tensor(tensor, mesh, [Shard(dim)])
-    dcp.save(state, checkpoint_id=str(directory))
+    if safetensors:
+        dcp.save(state, storage_writer=dcp.HuggingFaceStorageWriter(str(directory), save_distributed=True))
+    else:
+        dcp.save(state, checkpoint_id=str(directory))
     dist.destroy_process_group()
 
 
@@ -195,6 +198,16 @@ class Training(unittest.TestCase):
             )
             (directory / "__9_0.distcp").write_bytes(b"left by an earlier save")
             self.expect_model(source=directory)
+
+    def test_dcp_safetensors_of_four_ranks(self):
+        torch.multiprocessing.spawn(
+            save_rank, (4, self.tensors, self.input, 29621, True), nprocs=4, join=True
+        )
+        self.expect_model()
+        self.assertEqual(self.expect_model()["source"], ["hf"])
+        next(self.input.glob("shard-00002-*")).unlink()
+        done = self.convert(exit_code=3)
+        self.assertIn("none of rank 1", json.loads(done.stdout)["error"]["message"])
 
     def test_dcp_with_an_optimizer(self):
         state = {"model": self.tensors, "optimizer": {"state": {"x.exp_avg": torch.zeros(4)}}}
