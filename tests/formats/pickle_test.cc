@@ -296,6 +296,7 @@ TEST(PickleTest, RefusesStacksThatAreTooShort) {
   ExpectRefused(PickleText().Op("t").Stop(), words);
   ExpectRefused(PickleText().Op("NN\x87").Stop(), words);
   ExpectRefused(PickleText().Op("N(Na").Stop(), words);
+  ExpectRefused(PickleText().Op("N(N\x86t").Stop(), words);
   ExpectRefused(PickleText().Op("").Stop(), "it does not end with one value");
   ExpectRefused(PickleText().Op("NN").Stop(), "it does not end with one value");
   ExpectRefused(PickleText().Op("N(").Stop(), "it does not end with one value");

@@ -1,6 +1,7 @@
 #include "formats/torch_save.h"
 
 #include <array>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
@@ -202,6 +203,10 @@ TEST_F(TorchSaveTest, RefusesViewsThatLeaveTheirStorage) {
   tensor = {.storage_elements = 6, .shape = {std::int64_t{1} << 62, 5}, .strides = {8, 8}};
   ExpectRefused(tensor, words);
   tensor = {.storage_elements = 6, .offset = 6, .shape = {}, .strides = {}};
+  ExpectRefused(tensor, words);
+  // The place of the last element is 2^64.
+  constexpr std::int64_t kLargest = INT64_MAX;
+  tensor = {.storage_elements = 6, .offset = 2, .shape = {2, 2}, .strides = {kLargest, kLargest}};
   ExpectRefused(tensor, words);
   // Strides of 0 keep all elements within it, but their number has no end.
   tensor = {.storage_elements = 6,

@@ -237,6 +237,7 @@ TEST_F(ZipDirectoryTest, RejectsFalseEndRecords) {
   ExpectBadInput([&] { Read(MakeZip(kTwo, {.end64 = 0})); }, "no zip64 end record at byte 0");
   ExpectBadInput([&] { Read(MakeZip(kTwo, {.narrow_entries = 1})); },
                  "its two end records contradict each other", "1 or 2 entries");
+  ExpectBadInput([&] { Read(MakeZip(kTwo, {.narrow_directory = 5})); }, "lies at byte 5 or ");
 }
 
 TEST_F(ZipDirectoryTest, RejectsARecordThatLeavesTheDirectory) {

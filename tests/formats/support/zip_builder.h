@@ -31,8 +31,9 @@ struct ZipShape {
   std::optional<std::uint64_t> num_entries = {};
   std::optional<std::uint64_t> directory_bytes = {};
   std::optional<std::uint64_t> directory = {};
-  std::optional<std::uint64_t> end64 = {};           // where the locator says that it lies
-  std::optional<std::uint16_t> narrow_entries = {};  // in the end record alone
+  std::optional<std::uint64_t> end64 = {};             // where the locator says that it lies
+  std::optional<std::uint16_t> narrow_entries = {};    // in the end record alone
+  std::optional<std::uint64_t> narrow_directory = {};  // the same
   std::uint16_t volume = 0;
 };
 
@@ -107,7 +108,7 @@ inline std::string MakeZip(const std::vector<ZipItem>& items, const ZipShape& sh
   Put(out, entries, 2);
   Put(out, entries, 2);
   Put(out, narrow(bytes, 0xFFFFFFFF), 4);
-  Put(out, narrow(place, 0xFFFFFFFF), 4);
+  Put(out, shape.narrow_directory.value_or(narrow(place, 0xFFFFFFFF)), 4);
   Put(out, shape.comment.size(), 2);
   return out + shape.comment;
 }
