@@ -21,7 +21,7 @@ from verify import measure_verify
 HERE = pathlib.Path(__file__).resolve().parent
 CONVERT = BIN / "dsv3-convert"
 INSPECT = BIN / "dsv3-inspect"
-PARTS = ("hash", "kernels", "convert", "quantize", "reshard", "verify", "inspect", "official")
+PARTS = ("hash", "kernels", "convert", "quantize", "reshard", "verify", "inspect", "metadata", "official")
 
 
 def say(text):
@@ -152,6 +152,24 @@ class Bench:
             "dry_run_ratio": round(Series(dry).median / library.median, 2),
             "peak_rss_mib": round(max(rss), 1),
         }
+
+    def metadata(self):
+        """Opening the .metadata of a 671B checkpoint, without and with the plans of all ranks."""
+        self.results["metadata"] = {}
+        for name, options in (("states", ()), ("plans", ("--plans",))):
+            say(f"Metadata of a distributed checkpoint, {name} ...")
+            file = self.work / f"{name}.metadata"
+            if not file.exists():
+                run([sys.executable, HERE / "dcp_metadata.py", file, *options])
+            done = run([BIN / "dsv3-dcp-metadata-bench", "--benchmark_format=json",
+                        "--benchmark_repetitions=5", file])
+            runs = [b for b in json.loads(done.stdout)["benchmarks"] if b["run_type"] == "iteration"]
+            self.results["metadata"][name] = {
+                "seconds": Series([b["real_time"] / 1e3 for b in runs]).summary(),
+                "chunks": round(runs[0]["chunks"]),
+                "megabytes": round(file.stat().st_size / 1e6, 1),
+                "peak_rss_mib": round(done.peak_rss_mib, 1),
+            }
 
     # What users run today.
 

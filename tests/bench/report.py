@@ -125,6 +125,11 @@ def rows(results):
         yield ("`fp8-to-bf16 --dry-run`, 671B shapes", spread(inspect["dry_run_seconds"]), library,
                f"{inspect['dry_run_ratio']:.2f}", "≤ 1")
         yield ("… peak RSS of the two", f"{inspect['peak_rss_mib']:.0f} MiB", "", "", "≤ 300 MiB")
+    for name, opened in results.get("metadata", {}).items():
+        words = "with the plans of all ranks" if name == "plans" else "a 671B model and its optimizer"
+        yield (f"`.metadata` of {opened['chunks']:,} chunks, {words}", spread(opened["seconds"]),
+               f"{opened['megabytes']} MB", "", "≤ 1 s")
+        yield ("… peak RSS", f"{opened['peak_rss_mib']:.0f} MiB", "", "", "≤ 300 MiB")
 
 
 def main():
