@@ -187,7 +187,7 @@ Command ChecksumCheckCommand() {
   command.name = "checksum check";
   command.summary = "compare a model directory with its checksums";
   command.description = {
-      "Compares the files of DIR with the first of these that is there: the manifest that "
+      "Compares the files of DIR with the first of these that is there: the manifest or list that "
       "--manifest names, checkpoint.manifest.json in DIR, lists of SHA-256 digests in DIR "
       "(SHA256SUMS, NAME.sha256 and like names, in the forms of sha256sum, openssl and BSD), and "
       "what a download "
@@ -200,7 +200,8 @@ Command ChecksumCheckCommand() {
   command.arguments = {{"DIR", kDirectoryHelp, &options->directory}};
   command.options = {
       PathOption("manifest", "FILE", PathUse::kInputFile, &options->manifest,
-                 "Compare with this manifest, whatever checksums DIR has."),
+                 "Compare with this manifest or list of SHA-256 digests, whatever checksums DIR "
+                 "has."),
       Flag("quick", &options->quick,
            "Compare sizes and headers only. The data is not read, so damage within it is not "
            "found."),

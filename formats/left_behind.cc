@@ -125,7 +125,8 @@ std::optional<LeftBehindKind> KindOfLeftBehind(std::string_view relative_name) {
   if (name.starts_with("adapter_")) return LeftBehindKind::kAdapter;
   if (IsTrainingState(components)) return LeftBehindKind::kTrainingState;
   if (IsOtherIndex(name)) return LeftBehindKind::kOtherIndex;
-  if (IsSumsName(name) || EndsWithOneOf(name, kChecksumSuffixes) || IsOneOf(name, kChecksumNames)) {
+  if (IsSumsName(name) || IsSumsSignatureName(name) || EndsWithOneOf(name, kChecksumSuffixes) ||
+      IsOneOf(name, kChecksumNames)) {
     return LeftBehindKind::kChecksums;
   }
   if (IsOtherWeights(components)) return LeftBehindKind::kOtherWeights;

@@ -17,8 +17,8 @@ class Parser : DocumentReader {
  public:
   Parser(std::string_view text, const std::string& file)
       : DocumentReader(text, file, "the manifest",
-                       "restore it, or remove it and make it again with `dsv3-verify checksum "
-                       "create`") {}
+                       "restore it from where it came from; until then nothing says that the "
+                       "files are right") {}
 
   Manifest Parse();
 

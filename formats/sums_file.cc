@@ -209,6 +209,16 @@ bool IsSumsName(std::string_view file_name) {
                      [&](std::string_view end) { return name.ends_with(end); });
 }
 
+bool IsSumsSignatureName(std::string_view file_name) {
+  constexpr std::array<std::string_view, 6> kExtensions = {".asc",  ".gpg",     ".sig",
+                                                           ".sign", ".minisig", ".sigstore"};
+  const std::string name = AsciiLower(file_name);
+  return std::any_of(kExtensions.begin(), kExtensions.end(), [&](std::string_view extension) {
+    return name.ends_with(extension) &&
+           IsSumsName(std::string_view(name).substr(0, name.size() - extension.size()));
+  });
+}
+
 std::string SumsLine(std::string_view name, std::string_view sha256) {
   std::string line;
   if (name.find_first_of(kEscaped) != name.npos) line.push_back('\\');

@@ -18,6 +18,11 @@ inline constexpr std::uint64_t kMaxSumsBytes = std::uint64_t{64} << 20;
 // or "sha-256", with ".txt" or ".asc" (a list that PGP signed) behind it or not.
 bool IsSumsName(std::string_view file_name);
 
+// Whether a file of this name is the signature of such a list: the list's name with ".asc", ".gpg",
+// ".sig", ".sign", ".minisig" or ".sigstore" behind it, in capitals or not. ".asc" may also be a
+// list that holds its signature itself, see ParseSums.
+bool IsSumsSignatureName(std::string_view file_name);
+
 struct SumsEntry {
   std::string name;  // as it is on the disk; any bytes but NUL; empty for a digest alone
   std::string sha256;

@@ -24,7 +24,7 @@ struct CreateChecksumsReport {
   // Its errors are why nothing was written, unless `overwrite` asked to go on.
   Verification verification;
   bool written = false;
-  bool list_unreadable = false;  // there are checksums that cannot be read
+  bool list_unreadable = false;  // there are checksums that cannot be read, or a part of them
   bool replaced = false;         // written, and the earlier checksums differed
   std::filesystem::path output;  // where the files were written; empty where none was
   bool kept_provenance = false;  // of an earlier manifest
@@ -52,9 +52,11 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
 
 struct CheckChecksumsRequest {
   std::filesystem::path directory;  // or a hub cache "models--org--name"
-  std::filesystem::path manifest;   // a manifest to use instead of the directory's; may be empty
-  bool quick = false;               // sizes and headers only
-  unsigned threads = 0;             // compute threads; 0: all processors
+  // A manifest, or a list of SHA-256 digests, to use instead of what is in the directory; may be
+  // empty.
+  std::filesystem::path manifest;
+  bool quick = false;    // sizes and headers only
+  unsigned threads = 0;  // compute threads; 0: all processors
 };
 
 struct CheckChecksumsReport {

@@ -130,9 +130,24 @@ formats::Manifest ReadManifestFile(const fs::path& path) {
                                 path.string());
 }
 
+namespace {
+
+// Whether a file that was named is a manifest, whatever its state, and not a list of digests.
+bool IsManifest(const fs::path& file) {
+  if (file.filename() == formats::kManifestName) return true;
+  const std::string text = formats::ReadSmallFile(file, formats::kMaxManifestBytes);
+  const std::size_t begin = text.find_first_not_of(" \t\r\n");
+  return begin != text.npos && text[begin] == '{';
+}
+
+}  // namespace
+
 std::optional<ChecksumBasis> FindChecksumBasis(const fs::path& directory, const fs::path& manifest,
                                                bool with_hub) {
-  if (!manifest.empty()) return FromManifest(ReadManifestFile(manifest), manifest.string());
+  if (!manifest.empty()) {
+    if (!IsManifest(manifest)) return ReadSumsList(manifest, directory);
+    return FromManifest(ReadManifestFile(manifest), manifest.string());
+  }
   Findings findings;
   std::optional<Error> unreadable;
   // Whatever cannot be read is a finding as long as something else says what the files must be.

@@ -44,7 +44,8 @@ struct ChecksumBasis {
 };
 
 // The first basis that there is, see CheckChecksums; `with_hub` lets hub metadata count. Nothing
-// when there is none. Throws Error: kBadInput when `manifest` is given and cannot be read, or when
+// when there is none. `manifest` may also be a list of digests. Throws Error: kBadInput when
+// `manifest` is given and cannot be read, or when
 // the only basis cannot; kIo.
 std::optional<ChecksumBasis> FindChecksumBasis(const std::filesystem::path& directory,
                                                const std::filesystem::path& manifest,

@@ -336,9 +336,10 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
     earlier = FindChecksumBasis(directory, output / formats::kManifestName, false);
   }
   const formats::Findings& of_basis = basis ? basis->findings : findings;
-  report.list_unreadable = std::any_of(
-      of_basis.begin(), of_basis.end(),
-      [](const formats::Finding& finding) { return finding.kind.starts_with("unreadable-"); });
+  report.list_unreadable =
+      std::any_of(of_basis.begin(), of_basis.end(), [](const formats::Finding& finding) {
+        return finding.kind.starts_with("unreadable-") || finding.kind == "bad-sums-line";
+      });
   // Nothing could come of reading all files.
   if (!basis && report.list_unreadable && !request.overwrite) return report;
   std::vector<CreatedFile> files = ReadHeaders(listing);

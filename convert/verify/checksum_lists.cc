@@ -39,7 +39,8 @@ std::string SubjectOf(const std::string& list) {
   return "";
 }
 
-// Relative names of all lists below the directory, SHA256SUMS first, then sorted.
+// Relative names of all lists below the directory and their signatures, SHA256SUMS first, then
+// sorted.
 std::vector<std::string> FindLists(const fs::path& directory) {
   std::vector<std::string> lists;
   std::error_code error;
@@ -49,7 +50,7 @@ std::vector<std::string> FindLists(const fs::path& directory) {
     std::error_code ignored;
     if (entry->symlink_status(ignored).type() == fs::file_type::directory) {
       if (base == ".git" || base == ".cache") entry.disable_recursion_pending();
-    } else if (formats::IsSumsName(base)) {
+    } else if (formats::IsSumsName(base) || formats::IsSumsSignatureName(base)) {
       lists.push_back(entry->path().lexically_relative(directory).generic_string());
     }
   }
@@ -98,6 +99,12 @@ std::string_view DescribeBadLine(BadSumsLine form) {
   return "it is not of the form \"SHA-256  NAME\"";
 }
 
+// Lists that were made on Windows have backslashes between folders.
+std::string WithSlashes(std::string name) {
+  std::replace(name.begin(), name.end(), '\\', '/');
+  return name;
+}
+
 // Puts what the lists of a directory say into one basis.
 class Collector {
  public:
@@ -107,26 +114,13 @@ class Collector {
 
   // Throws Error (kBadInput) for a list that cannot be used.
   void Add(const std::string& list) {
-    const std::string text = formats::ReadSmallFile(directory_ / list, formats::kMaxSumsBytes);
-    // The signature of a list that is another file.
-    if (text.starts_with("-----BEGIN PGP SIGNATURE-----")) return;
-    const formats::SumsFile sums = formats::ParseSums(text);
-    if (sums.entries.empty()) {
-      throw Error(
-          ErrorCode::kBadInput,
-          fmt::format("{}: {}; {}", formats::ShownPath(list), DescribeUseless(text, sums), kAdvice),
-          {list, ""});
-    }
-    for (std::size_t i = 0; i < sums.bad_lines.size(); ++i) {
-      Fault(list, fmt::format("{}: line {} cannot be used: {}; correct the line, or put the "
-                              "publisher's list in its place",
-                              formats::ShownPath(list), sums.bad_lines[i],
-                              DescribeBadLine(sums.bad_forms[i])));
-    }
-    lists_.push_back(list);
-    basis_.lists.insert(list);
-    if (sums.entries.size() == 1 && TakeSubject(list, sums.entries[0])) return;
-    for (const SumsEntry& entry : sums.entries) AddEntry(list, entry);
+    Add(List{list, list}, formats::ReadSmallFile(directory_ / list, formats::kMaxSumsBytes));
+  }
+
+  // The same for a list from elsewhere, which is shown by its path.
+  void AddFrom(const fs::path& path) {
+    Add(List{path.string(), path.filename().string()},
+        formats::ReadSmallFile(path, formats::kMaxSumsBytes));
   }
 
   // Nothing where no list names a file.
@@ -140,19 +134,84 @@ class Collector {
   }
 
  private:
+  struct List {
+    std::string shown;
+    std::string place;  // relative to the directory
+  };
+
+  void Add(const List& list, const std::string& text) {
+    const formats::SumsFile sums = formats::ParseSums(text);
+    if (sums.entries.empty()) {
+      if (IsSignature(list.place, text)) {
+        basis_.lists.insert(list.place);
+        return;
+      }
+      throw Error(ErrorCode::kBadInput,
+                  fmt::format("{}: {}; {}", formats::ShownPath(list.shown),
+                              DescribeUseless(text, sums), kAdvice),
+                  {list.shown, ""});
+    }
+    for (std::size_t i = 0; i < sums.bad_lines.size(); ++i) {
+      Fault(list, fmt::format("line {} cannot be used: {}; correct the line, or put the "
+                              "publisher's list in its place",
+                              sums.bad_lines[i], DescribeBadLine(sums.bad_forms[i])));
+    }
+    lists_.push_back(list.shown);
+    basis_.lists.insert(list.place);
+    if (sums.entries.size() == 1 && TakeSubject(list, sums.entries[0])) return;
+    const std::string above = FolderAbove(list, sums.entries);
+    for (const SumsEntry& entry : sums.entries) AddEntry(list, entry, above);
+  }
+
   bool Exists(const std::string& name) const {
     std::error_code error;
     return fs::exists(directory_ / name, error);
   }
 
+  // The signature of a list that is another file. What lies alone under such a name was to be a
+  // list.
+  bool IsSignature(const std::string& name, std::string_view text) const {
+    if (text.starts_with("-----BEGIN PGP SIGNATURE-----")) return true;
+    const std::string base = fs::path(name).filename().string();
+    return formats::IsSumsSignatureName(base) &&
+           (!formats::IsSumsName(base) || Exists(name.substr(0, name.rfind('.'))));
+  }
+
+  // The folder, with a slash behind it, that all names begin with and that is not there: of lists
+  // that were made from above the model. Empty where the names are right as they are, or where no
+  // file is there without the folder either.
+  std::string FolderAbove(const List& list, const std::vector<SumsEntry>& entries) const {
+    const auto any_there = [&](std::size_t without) {
+      return std::any_of(entries.begin(), entries.end(), [&](const SumsEntry& entry) {
+        const std::string name = WithSlashes(entry.name).substr(without);
+        return formats::OutsidePath(name).empty() && Exists(InFolderOf(list.place, name));
+      });
+    };
+    std::string common = WithSlashes(entries.front().name);
+    common.resize(common.rfind('/') + 1);  // to nothing where there is none
+    for (const SumsEntry& entry : entries) {
+      const std::string name = WithSlashes(entry.name);
+      while (!name.starts_with(common)) {
+        common.pop_back();
+        common.resize(common.rfind('/') + 1);
+      }
+    }
+    if (common.empty() || any_there(0)) return "";
+    for (std::size_t slash = common.find('/'); slash != common.npos;
+         slash = common.find('/', slash + 1)) {
+      if (any_there(slash + 1)) return common.substr(0, slash + 1);
+    }
+    return "";
+  }
+
   // NAME.sha256 that is about NAME.
-  bool TakeSubject(const std::string& list, const SumsEntry& entry) {
-    const std::string subject = SubjectOf(list);
+  bool TakeSubject(const List& list, const SumsEntry& entry) {
+    const std::string subject = SubjectOf(list.place);
     if (subject.empty() || subject.ends_with('/')) return false;
     const std::string_view name = entry.name;
     const std::string_view last = name.substr(name.find_last_of("/\\") + 1);
     const bool about_it = name.empty() || name == "-" || last == fs::path(subject).filename();
-    if (!about_it && (!Exists(subject) || Exists(InFolderOf(list, entry.name)))) return false;
+    if (!about_it && (!Exists(subject) || Exists(InFolderOf(list.place, entry.name)))) return false;
     Expect(list, subject, entry.sha256);
     return true;
   }
@@ -162,49 +221,51 @@ class Collector {
     return folder.empty() ? name : (folder / name).lexically_normal().generic_string();
   }
 
-  void AddEntry(const std::string& list, const SumsEntry& entry) {
+  // `above`: see FolderAbove.
+  void AddEntry(const List& list, const SumsEntry& entry, const std::string& above) {
     if (entry.name.empty()) {
-      Fault(list,
-            fmt::format("{}: line {} cannot be used: it has a digest and no name; correct the "
-                        "line, or put the publisher's list in its place",
-                        formats::ShownPath(list), entry.line));
+      Fault(list, fmt::format("line {} cannot be used: it has a digest and no name; correct the "
+                              "line, or put the publisher's list in its place",
+                              entry.line));
       return;
     }
-    const std::string_view outside = formats::OutsidePath(entry.name);
+    const std::string given =
+        above.empty() ? entry.name : WithSlashes(entry.name).substr(above.size());
+    const std::string_view outside = formats::OutsidePath(given);
     if (!outside.empty()) {
-      Fault(list, fmt::format("{}: it lists {}, {}; only files in the directory are checked",
-                              formats::ShownPath(list), QuoteForMessage(entry.name), outside));
+      Fault(list, fmt::format("it lists {}, {}; only files in the directory are checked",
+                              QuoteForMessage(entry.name), outside));
       return;
     }
-    std::string name = InFolderOf(list, entry.name);
+    std::string name = InFolderOf(list.place, given);
     if (!Exists(name)) {
       // Lists that were made on Windows.
-      std::string slashes = name;
-      std::replace(slashes.begin(), slashes.end(), '\\', '/');
+      std::string slashes = WithSlashes(name);
       if (formats::OutsidePath(slashes).empty() && Exists(slashes)) name = std::move(slashes);
     }
     Expect(list, name, entry.sha256);
   }
 
-  void Expect(const std::string& list, const std::string& name, const std::string& sha256) {
+  void Expect(const List& list, const std::string& name, const std::string& sha256) {
     ExpectedFile& expected = basis_.files[name];
     if (!expected.sha256.empty() && expected.sha256 != sha256) {
-      Fault(list, fmt::format("{}: it gives {} another digest than {} does; find out which of them "
-                              "is the publisher's",
-                              formats::ShownPath(list), formats::ShownPath(name),
-                              expected.record == list ? "an earlier line" : expected.record));
+      Fault(list,
+            fmt::format("it gives {} another digest than {} does; find out which of them is the "
+                        "publisher's",
+                        formats::ShownPath(name),
+                        expected.record == list.shown ? "an earlier line" : expected.record));
       return;
     }
     expected.sha256 = sha256;
-    expected.record = list;
+    expected.record = list.shown;
   }
 
-  void Fault(const std::string& list, std::string message) {
+  void Fault(const List& list, const std::string& problem) {
     basis_.findings.push_back({.severity = formats::Severity::kError,
                                .kind = "bad-sums-line",
-                               .file = list,
+                               .file = list.shown,
                                .tensor = {},
-                               .message = std::move(message),
+                               .message = formats::ShownPath(list.shown) + ": " + problem,
                                .unreadable = false});
   }
 
@@ -228,6 +289,19 @@ SumsLists ReadSumsLists(const fs::path& directory) {
   }
   lists.basis = collector.Take();
   return lists;
+}
+
+ChecksumBasis ReadSumsList(const fs::path& list, const fs::path& directory) {
+  Collector collector(directory);
+  collector.AddFrom(list);
+  std::optional<ChecksumBasis> basis = collector.Take();
+  if (!basis) {
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: it is the signature of a list; give the list itself",
+                            formats::ShownPath(list)),
+                {list.string(), ""});
+  }
+  return *std::move(basis);
 }
 
 }  // namespace dsv3::convert

@@ -17,8 +17,16 @@ struct SumsLists {
 };
 
 // Reads all lists below the directory (formats::IsSumsName), SHA256SUMS first. Names in a list are
-// relative to its folder. A list NAME.sha256 that holds one digest, alone, or with NAME's last part
-// or "-" as its name, is about NAME beside it. Lists need not name all files. Throws Error (kIo).
+// relative to its folder; where none of them is there, a folder that all of them begin with is left
+// out if some are there then, for lists are also made from above the model. A list NAME.sha256 that
+// holds one digest, alone, or with NAME's last part or "-" as its name, is about NAME beside it.
+// Lists need not name all files. Throws Error (kIo).
 SumsLists ReadSumsLists(const std::filesystem::path& directory);
+
+// Reads one list that lies anywhere, with names relative to `directory`, otherwise like those
+// above. Throws Error (kIo; kBadInput for a file that is no such list, which says what it is
+// instead).
+ChecksumBasis ReadSumsList(const std::filesystem::path& list,
+                           const std::filesystem::path& directory);
 
 }  // namespace dsv3::convert

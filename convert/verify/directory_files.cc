@@ -58,7 +58,7 @@ std::string_view DescribeKind(DirectoryFile::Kind kind) {
     case DirectoryFile::Kind::kFile:
       return "a file";
     case DirectoryFile::Kind::kDeadLink:
-      return "a symlink that leads nowhere";
+      return "a dead link, a symlink that leads nowhere";
     case DirectoryFile::Kind::kDirectoryLink:
       return "a symlink to a directory";
     case DirectoryFile::Kind::kSpecial:

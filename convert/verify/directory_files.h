@@ -21,7 +21,7 @@ struct DirectoryFile {
   std::uint64_t bytes = 0;  // kFile
 };
 
-// "a symlink that leads nowhere" and so on.
+// "a dead link, a symlink that leads nowhere" and so on.
 std::string_view DescribeKind(DirectoryFile::Kind kind);
 
 // Everything below `directory` but directories, sorted by name. Left out, in the directory itself:

@@ -37,6 +37,16 @@ TEST(SumsFileTest, KnowsListsByTheirNames) {
   }
 }
 
+TEST(SumsFileTest, KnowsSignaturesOfListsByTheirNames) {
+  for (const char* name : {"SHA256SUMS.asc", "SHA256SUMS.gpg", "sha256sums.txt.sig",
+                           "CHECKSUM.sign", "SHASUMS256.minisig", "a.sha256.SigStore"}) {
+    EXPECT_TRUE(IsSumsSignatureName(name)) << name;
+  }
+  for (const char* name : {"SHA256SUMS", "model.sig", "README.asc", "SHA256SUMS.md"}) {
+    EXPECT_FALSE(IsSumsSignatureName(name)) << name;
+  }
+}
+
 TEST(SumsFileTest, EscapesAsSha256sumDoes) {
   EXPECT_EQ(SumsLine("a b", kDigest), kDigest + "  a b\n");
   EXPECT_EQ(SumsLine("a\\b\nc\rd", kDigest), "\\" + kDigest + "  a\\\\b\\nc\\rd\n");

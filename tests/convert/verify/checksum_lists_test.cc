@@ -121,6 +121,65 @@ TEST_F(ChecksumListsTest, TheSignatureOfAListIsNotAList) {
   EXPECT_THAT(Found(), Contains(std::string("wrong-digest ") + kTinyShard1 + " "));
 }
 
+TEST_F(ChecksumListsTest, SignaturesBesideAListAreNeitherListsNorExtraFiles) {
+  WriteFile(model_ / "SHA256SUMS", Sums());
+  const std::vector<std::pair<std::string, std::string>> signatures = {
+      {"SHA256SUMS.asc", "iQIzBAABCgAd"},
+      {"SHA256SUMS.gpg", std::string("\x88\x75\x04\x00\x0a", 5)},
+      {"SHA256SUMS.minisig", "untrusted comment: signature\nRUQ\n"},
+      {"SHA256SUMS.sig", "MEUCIQ=="},
+      {"CHECKSUM.asc", "-----BEGIN PGP SIGNATURE-----\n\niQIz\n-----END PGP SIGNATURE-----\n"}};
+  for (const auto& [name, content] : signatures) WriteFile(model_ / name, content);
+  EXPECT_THAT(Found(), IsEmpty());
+  EXPECT_EQ(Check().basis_name, "SHA256SUMS");
+  // Without a list beside it, the name is that of a list that holds its signature.
+  fs::rename(model_ / "SHA256SUMS", model_ / "sha256sums.txt");
+  EXPECT_THAT(Found(), Contains("unreadable-sums SHA256SUMS.asc "));
+}
+
+TEST_F(ChecksumListsTest, AFolderThatAllNamesBeginWithIsLeftOut) {
+  for (const std::string& above :
+       {std::string("DeepSeek-V3/"), std::string("models/x/"), std::string("/data/models/x/"),
+        std::string(".\\"), std::string("C:\\models\\x\\")}) {
+    std::string text;
+    for (const auto& [name, content] : testing::ReadTree(model_)) {
+      if (name.ends_with('/') || formats::IsSumsName(name)) continue;
+      text += Sha256Of(content) + "  " + above + name + "\n";
+    }
+    WriteFile(model_ / "SHA256SUMS", text);
+    EXPECT_THAT(Found(), IsEmpty()) << above;
+  }
+  // One name that is right means that all are; and nothing outside is looked at.
+  const std::string digest = DigestOf(kTinyShard1);
+  WriteFile(model_ / "SHA256SUMS",
+            digest + "  code/modeling_tiny.py\n" + digest + "  code/" + kTinyShard1 + "\n");
+  EXPECT_THAT(Found(), Contains(std::string("missing-file code/") + kTinyShard1 + " "));
+  WriteFile(model_ / "SHA256SUMS", digest + "  /" + kTinyShard2 + "\n" + digest + "  x/" +
+                                       kTinyShard2 + "\n" + digest + "  ../x\n");
+  EXPECT_THAT(Found(), AllOf(Contains("bad-sums-line SHA256SUMS "),
+                             Contains(std::string("missing-file x/") + kTinyShard2 + " ")));
+}
+
+TEST_F(ChecksumListsTest, AListFromElsewhereCanBeNamed) {
+  const fs::path list = dir_ / "v3.sha256";
+  WriteFile(list, Sums("\r\n"));
+  CheckChecksumsReport checked = Check(/*quick=*/false, list);
+  EXPECT_EQ(checked.basis, CheckChecksumsReport::Basis::kSha256Sums);
+  EXPECT_EQ(checked.basis_name, list.string());
+  EXPECT_THAT(checked.verification.findings, IsEmpty());
+  Spoil(kTinyShard2, ReadFile(model_ / kTinyShard2).size() - 1);
+  EXPECT_THAT(Lines(Check(false, list).verification.findings),
+              ElementsAre(std::string("wrong-digest ") + kTinyShard2 + " "));
+  for (const std::string& text : {std::string("<html>"), std::string("GGUF\x03"), std::string()}) {
+    WriteFile(list, text);
+    const Error error = ErrorOf([&] { Check(false, list); });
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+    ExpectHarmless(error.message());
+  }
+  WriteFile(list, "{\"format\": 1}");
+  ExpectHarmless(ErrorOf([&] { Check(false, list); }).message());
+}
+
 TEST_F(ChecksumListsTest, ListsOfOtherDigestsAreNamedWhereThereIsNothingElse) {
   WriteFile(model_ / "MD5SUMS", std::string(32, 'a') + "  " + kTinyShard1 + "\n");
   const Error error = ErrorOf([&] { Check(); });
@@ -169,6 +228,9 @@ TEST_F(ChecksumListsTest, SingleBadLinesSayWhatIsWrongWithThem) {
   EXPECT_THAT(findings[1].message, HasSubstr("another kind"));
   EXPECT_THAT(findings[2].message, HasSubstr("no name"));
   for (const formats::Finding& finding : findings) ExpectHarmless(finding.message);
+  const CreateChecksumsReport created = Create();
+  EXPECT_FALSE(created.written);
+  EXPECT_TRUE(created.list_unreadable);
 }
 
 TEST_F(ChecksumListsTest, CreateChecksAgainstListsFirst) {
