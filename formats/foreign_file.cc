@@ -70,6 +70,15 @@ std::string_view DescribeNoSafetensors(std::string_view start) {
     return "it is an AppleDouble file, which macOS leaves beside the file itself; give the file "
            "whose name is without '._'";
   }
+  for (const std::string_view archive : {"\x1f\x8b", "\x28\xb5\x2f\xfd", "\xfd\x37zXZ", "BZh"}) {
+    if (start.starts_with(archive)) {
+      return "it is a compressed file; unpack it, and give the safetensors checkpoint in it";
+    }
+  }
+  constexpr std::size_t kTarMark = 257;
+  if (start.size() > kTarMark && start.substr(kTarMark).starts_with("ustar")) {
+    return "it is a tar archive; unpack it, and give the safetensors checkpoint in it";
+  }
   const std::size_t text = start.find_first_not_of(" \t\r\n");
   const bool is_text =
       text != std::string_view::npos && std::all_of(start.begin(), start.end(), [](char c) {

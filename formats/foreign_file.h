@@ -10,7 +10,7 @@ namespace dsv3::formats {
 std::string_view DescribeForeignFile(std::string_view start);
 
 // The same for a file that was expected to be a safetensors file: it also recognises JSON and other
-// texts, pickles and arrays.
+// texts, pickles, arrays and archives.
 std::string_view DescribeNoSafetensors(std::string_view start);
 
 }  // namespace dsv3::formats

@@ -132,6 +132,8 @@ std::uint64_t CheckedHeaderBytes(std::span<const std::byte> prefix, std::uint64_
                      "the file is damaged or is not a safetensors file, download it again",
                      ExactBytes(bytes), ExactBytes(kMaxSafetensorsHeaderBytes)));
   }
+  const bool has_header = prefix.size() > kLengthBytes && AsText(prefix)[kLengthBytes] == '{';
+  if ((bytes == 0 || bytes > file_bytes - kLengthBytes) && !has_header) fail_foreign();
   if (bytes == 0) {
     Fail(file, "",
          fmt::format("the first 8 bytes say that the header has 0 bytes, it has at least 2; {}",

@@ -44,8 +44,9 @@ TEST(LeftBehindTest, KnowsEachKindByName) {
   ExpectKind(LeftBehindKind::kOtherIndex,
              {"model.fp8.safetensors.index.json", "pytorch_model.bin.index.json",
               "model.safetensors.index.fp16.json", "tf_model.h5.index.json"});
-  ExpectKind(LeftBehindKind::kChecksums, {"model.safetensors.sha256", "MD5SUMS", "a.md5",
-                                          "CHECKSUM", "v1_SHA256SUMS", "checksums.txt"});
+  ExpectKind(LeftBehindKind::kChecksums,
+             {"model.safetensors.sha256", "MD5SUMS", "a.md5", "CHECKSUM", "v1_SHA256SUMS",
+              "checksums.txt", "SHA256SUMS.asc", "SHA256SUMS.gpg"});
   ExpectKind(LeftBehindKind::kSystemRecord,
              {".msc", ".mdl", ".mv", ".DS_Store", "code/.DS_Store", "._config.json",
               "._____temp/a.json", "__MACOSX/a.txt", "Thumbs.db", "a.safetensors.aria2"});
@@ -134,6 +135,13 @@ TEST_F(CheckpointFilesTest, NamesFilesOfOtherKinds) {
       {std::string("\x80\x04\x95\x1b\0\0\0\0\0\0\0\x8c", 12), "it is a Python pickle"},
       {"\x93NUMPY\x01\0\x76\0", "it is a NumPy array"},
       {"\x89HDF\r\n\x1a\n", "it is an HDF5 file"},
+      // Lengths of a header that the format allows, and that the file does not have.
+      {std::string("PK\x03\x04", 4) + std::string(100, '\0'), "it is a zip archive"},
+      {std::string("\x80\x04\x95", 3) + std::string(50, '\0'), "it is a Python pickle"},
+      {std::string("\x1f\x8b\x08", 3) + std::string(50, '\0'), "it is a compressed file"},
+      {std::string(257, '\0') + "ustar" + std::string(250, '\0'), "it is a tar archive"},
+      // The header of a file that was cut off, whose length begins like a pickle.
+      {std::string("\x80\x04\0\0\0\0\0\0{\"a\"", 12), "the download was cut off"},
       {std::string("\0\x05\x16\x07\0\x02\0\0Mac OS X", 16), "it is an AppleDouble file"}};
   for (const auto& [content, words] : files) {
     Write("file", content);
