@@ -187,6 +187,19 @@ formats::Shape FusedShape(const ModelConfig& config, const ExpectedTensorView& e
   return {config.n_routed_experts, parts * expected.shape[0], expected.shape[1]};
 }
 
+// The config's quant_method where neither RecogniseForm nor the conversions know how it stores
+// weights; else empty.
+std::string_view UnknownMethodOf(const ModelConfig& config) {
+  constexpr std::string_view kKnown[] = {
+      "",      "fp8",    "compressed-tensors", "gptq",       "awq",       "bitsandbytes", "quark",
+      "mxfp4", "w4afp8", "blockwise_int8",     "auto-round", "fbgemm_fp8"};
+  if (!config.quantization) return "";
+  const std::string_view method = config.quantization->quant_method;
+  const bool known = method.starts_with("modelopt") ||
+                     std::find(std::begin(kKnown), std::end(kKnown), method) != std::end(kKnown);
+  return known ? std::string_view() : method;
+}
+
 // How many tensors of a layer the config predicts, and how many of these are missing.
 struct LayerTally {
   std::uint64_t expected = 0;
@@ -201,14 +214,14 @@ struct LayerTally {
 };
 
 formats::Finding WrongShape(const ModelConfig& config, const Catalog& catalog,
-                            std::uint32_t position, const formats::Shape& expected,
+                            std::uint32_t position, TensorRole role, const formats::Shape& expected,
                             std::string_view form = {}) {
   const CatalogTensor& tensor = catalog.tensors()[position];
   const std::string& file = catalog.files()[tensor.extent.file].name;
   // Embedding and head may have rows beyond the tokens.
-  const bool has_other_rows = expected.size() == 2 && tensor.shape.size() == 2 &&
-                              expected[0] == config.vocab_size &&
-                              expected[1] == config.hidden_size && tensor.shape[1] == expected[1];
+  const bool has_other_rows = (role == TensorRole::kEmbedding || role == TensorRole::kHead) &&
+                              expected.size() == 2 && tensor.shape.size() == 2 &&
+                              tensor.shape[1] == expected[1];
   const std::string vocabulary =
       has_other_rows ? fmt::format("; vocab_size {} would fit this tensor", tensor.shape[0]) : "";
   return {
@@ -308,7 +321,8 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
         const std::vector<formats::Shape> shapes = CodeShapes(codes->form, shape[0], shape[1]);
         const formats::Shape& found = catalog.tensors()[codes->position].shape;
         if (!shapes.empty() && std::find(shapes.begin(), shapes.end(), found) == shapes.end()) {
-          findings.push_back(WrongShape(config, catalog, codes->position, shapes.front(),
+          findings.push_back(WrongShape(config, catalog, codes->position, expected.role,
+                                        shapes.front(),
                                         fmt::format(" for {} weights", codes->form.name)));
         }
         return;
@@ -324,7 +338,7 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
             name.find(".experts.0.") != std::string::npos && !name.ends_with(".up_proj.weight");
         const formats::Shape fused_shape = FusedShape(config, expected);
         if (first && catalog.tensors()[fused].shape != fused_shape) {
-          findings.push_back(WrongShape(config, catalog, fused, fused_shape));
+          findings.push_back(WrongShape(config, catalog, fused, expected.role, fused_shape));
         }
         return;
       }
@@ -333,24 +347,35 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
                                          {split->values, config.v_head_dim}}) {
           const formats::Shape half_shape = {config.num_attention_heads * rows, shape[1]};
           if (catalog.tensors()[half].shape == half_shape) continue;
-          findings.push_back(WrongShape(config, catalog, half, half_shape));
+          findings.push_back(WrongShape(config, catalog, half, expected.role, half_shape));
         }
         return;
       }
       findings.push_back(
           {Severity::kError, "missing-tensor", "", name,
-           fmt::format("tensor {}: config.json ({}, {} layers) predicts it with shape {}, but no "
-                       "file holds it; the checkpoint is incomplete or the config belongs to "
-                       "another model: download what is missing{}",
+           fmt::format("tensor {}: config.json ({}, {} layers) predicts it with shape {}{}",
                        QuoteForMessage(name), config.model_type, config.num_hidden_layers,
-                       formats::ShapeToString(shape), FittingValue(config, layers, expected))});
+                       formats::ShapeToString(shape), kNoFileHoldsIt)});
+      std::string& message = findings.back().message;
+      const std::string_view method = UnknownMethodOf(config);
+      if (!method.empty()) {
+        message += fmt::format(
+            " under this name; the config says that the weights are quantised by {}, a form that "
+            "is not known here: give the checkpoint that they were made from",
+            QuoteForMessage(method));
+        return;
+      }
+      message +=
+          "; the checkpoint is incomplete or the config belongs to another model: download "
+          "what is missing" +
+          FittingValue(config, layers, expected);
       if (expected.layer != ExpectedTensor::kNoLayer) {
         ++tallies[expected.layer].missing;
         missing.emplace_back(findings.size() - 1, expected.layer);
       }
       return;
     }
-    findings.push_back(WrongShape(config, catalog, position, shape));
+    findings.push_back(WrongShape(config, catalog, position, expected.role, shape));
   });
   for (const auto& [finding, layer] : missing) {
     findings[finding].message += tallies[layer].Text(layer);

@@ -73,6 +73,9 @@ struct KvHalves {
 };
 std::optional<KvHalves> FindKvHalves(const Catalog& catalog, std::string_view name);
 
+// What the message of "missing-tensor" says between the tensor and what to do about it.
+inline constexpr std::string_view kNoFileHoldsIt = ", but no file holds it";
+
 // Tensors that the config predicts and the catalog lacks ("missing-tensor"), or has in another
 // shape ("wrong-shape"); errors, in the model's order, all of them. An unknown model_type gives one
 // warning ("unknown-model-type"). Tensors that the config does not predict give no finding here.

@@ -19,6 +19,7 @@ using formats::Shape;
 constexpr std::string_view kWeight = ".weight";
 constexpr std::string_view kPacked = ".weight_packed";
 constexpr std::string_view kQWeight = ".qweight";
+constexpr std::string_view kBlocks = ".weight_blocks";
 constexpr std::uint64_t kWordBits = 32;
 
 // The names of forms that several rules find.
@@ -284,6 +285,10 @@ std::optional<QuantizedForm> RecogniseForm(const Catalog& catalog, const ModelCo
   }
   if (name.ends_with(kQWeight) && dtype == Dtype::kI32)
     return WordsOfColumns(config, tensor, beside);
+  if (name.ends_with(kBlocks) && dtype == Dtype::kU8) {
+    return QuantizedForm{"MXFP4 (E2M1 in blocks of 32 columns)", CodeLayout::kUnknown, 0,
+                         beside.Name("weight_scales")};
+  }
   if (!name.ends_with(kWeight)) return std::nullopt;
   if (dtype == Dtype::kF8E4M3) return Fp8(config, tensor, beside);
   if (dtype == Dtype::kI32) return std::nullopt;
@@ -296,7 +301,7 @@ std::optional<StoredCodes> FindCodes(const Catalog& catalog, const ModelConfig& 
                                      std::string_view weight) {
   if (!weight.ends_with(kWeight)) return std::nullopt;
   const std::string_view module = weight.substr(0, weight.size() - kWeight.size());
-  for (const std::string_view part : {kWeight, kPacked, kQWeight}) {
+  for (const std::string_view part : {kWeight, kPacked, kQWeight, kBlocks}) {
     const std::uint32_t position = catalog.Find(std::string(module).append(part));
     if (position == Catalog::kNone) continue;
     auto form = RecogniseForm(catalog, config, position);
@@ -351,6 +356,8 @@ std::vector<std::string> NamesBesideWeight(std::string_view weight) {
       "weight_zero_point",
       "weight_g_idx",
       "weight_global_scale",
+      "weight_blocks",
+      "weight_scales",
       "weight_offset",
       "weight_format",
       "input_global_scale",

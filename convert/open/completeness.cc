@@ -23,7 +23,9 @@
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/io/dead_link.h"
+#include "formats/io/input_file.h"
 #include "formats/message_text.h"
+#include "formats/safetensors.h"
 #include "formats/shard_index.h"
 
 namespace dsv3::convert {
@@ -224,12 +226,31 @@ Findings FindMissingFiles(const CheckpointFiles& files) {
 
 namespace {
 
-// Takes back ", or set FIELD to VALUE …": what lies beside the checkpoint was not left out on
-// purpose, and the value would lose it.
-void DropFittingValue(std::string& message) {
-  const std::size_t begin = message.find(", or set ");
-  if (begin == std::string::npos) return;
-  message.erase(begin, std::min(message.find(';', begin), message.size()) - begin);
+constexpr std::string_view kStructureLists =
+    "; `dsv3-verify structure` lists what is missing: download it";
+
+void AddTensorsOf(const formats::ShardFile& file, UnlistedTensors& unlisted) {
+  for (const formats::SafetensorsTensor& tensor : file.header.tensors) {
+    unlisted.files.emplace(tensor.name, file.name);
+  }
+}
+
+// Of the files in subdirectories. One that cannot be read holds nothing.
+void AddTensorsBelow(const CheckpointFiles& files, UnlistedTensors& unlisted) {
+  std::set<std::string_view> shards;
+  for (const formats::ShardFile& shard : files.shards) shards.insert(shard.name);
+  for (const std::string& name : formats::ListCheckpoint(files.directory, true).safetensors) {
+    if (name.find('/') == std::string::npos || shards.count(name) != 0) continue;
+    formats::ShardFile file;
+    file.name = name;
+    file.path = files.directory / name;
+    try {
+      file.header = formats::ReadSafetensorsHeader(formats::InputFile(file.path, name));
+    } catch (const Error&) {
+      continue;
+    }
+    AddTensorsOf(file, unlisted);
+  }
 }
 
 }  // namespace
@@ -237,11 +258,8 @@ void DropFittingValue(std::string& message) {
 UnlistedTensors FindUnlistedTensors(const CheckpointFiles& files) {
   UnlistedTensors unlisted;
   unlisted.has_index = files.index.has_value();
-  for (const formats::ShardFile& file : files.unlisted) {
-    for (const formats::SafetensorsTensor& tensor : file.header.tensors) {
-      unlisted.files.emplace(tensor.name, file.name);
-    }
-  }
+  for (const formats::ShardFile& file : files.unlisted) AddTensorsOf(file, unlisted);
+  AddTensorsBelow(files, unlisted);
   return unlisted;
 }
 
@@ -250,10 +268,14 @@ void NameUnlistedHolders(const UnlistedTensors& unlisted, Findings& findings) {
     if (finding.kind != "missing-tensor") continue;
     const auto holder = unlisted.files.find(finding.tensor);
     if (holder == unlisted.files.end()) continue;
-    DropFittingValue(finding.message);
+    // What lies there is neither to be downloaded nor left out on purpose.
+    const std::string_view advice = finding.file.empty() ? kNoFileHoldsIt : kStructureLists;
+    const std::size_t end = finding.message.rfind(advice);
+    if (end != std::string::npos) finding.message.resize(end);
     finding.message += fmt::format(
         "; {} holds {} and lies beside the checkpoint, {}: use an index that lists all files",
-        holder->second, finding.file.empty() ? "it" : QuoteForMessage(finding.tensor),
+        formats::ShownPath(holder->second),
+        finding.file.empty() ? "it" : QuoteForMessage(finding.tensor),
         unlisted.has_index ? "but the index does not list that file"
                            : "but does not belong to it without an index");
   }
@@ -302,10 +324,10 @@ std::optional<Finding> FindMissingTensors(const ModelConfig& config, const Catal
   summary.severity = known_whole ? Severity::kWarning : Severity::kError;
   summary.file = kConfigName;
   summary.message = fmt::format(
-      "{}: it predicts {} that no file holds, such as {}; `dsv3-verify structure` lists what is "
-      "missing: download it{}",
-      kConfigName, count == 1 ? std::string("1 tensor") : fmt::format("{} tensors", count),
-      QuoteForMessage(summary.tensor), FittingValue(config, catalog, summary.tensor));
+      "{}: it predicts {} that no file of the checkpoint holds, such as {}{}{}", kConfigName,
+      count == 1 ? std::string("1 tensor") : fmt::format("{} tensors", count),
+      QuoteForMessage(summary.tensor), kStructureLists,
+      FittingValue(config, catalog, summary.tensor));
   return summary;
 }
 

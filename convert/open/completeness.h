@@ -37,15 +37,15 @@ std::optional<formats::Finding> FindMissingTensors(const ModelConfig& config,
                                                    const Catalog& catalog,
                                                    formats::CheckpointFiles::Form form);
 
-// The tensors of files beside a checkpoint that are no part of it.
+// The tensors of files beside a checkpoint, and below its directory, that are no part of it.
 struct UnlistedTensors {
   std::map<std::string, std::string, std::less<>> files;  // by tensor
   bool has_index = false;                                 // which leaves them out
 };
 UnlistedTensors FindUnlistedTensors(const formats::CheckpointFiles& files);
 
-// Adds to "missing-tensor" of `findings` the names of such files that hold the missing tensors, and
-// what to do.
+// Says in "missing-tensor" of `findings` which such file holds the missing tensor, and what to do;
+// this takes the place of other advice, which would lose what is there.
 void NameUnlistedHolders(const UnlistedTensors& unlisted, formats::Findings& findings);
 
 // Adds to "missing-shard" and "missing-tensor" of `findings` the names of files beside the

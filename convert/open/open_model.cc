@@ -117,6 +117,15 @@ void TakeMissingMtp(OpenedModel& model) {
   model.missing_mtp_layers = std::exchange(config.num_nextn_predict_layers, 0);
 }
 
+// Adds the marks of downloads: what they keep may be a file that the checkpoint should have.
+void NoteUnfinishedDownloads(const fs::path& input, formats::CheckpointFiles& files) {
+  std::error_code ignored;
+  if (!fs::is_directory(input, ignored)) return;
+  for (formats::Finding& finding : FindUnfinished(files.directory)) {
+    if (finding.kind == kUnfinishedDownload) files.findings.push_back(std::move(finding));
+  }
+}
+
 OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {
   const bool strict = options.faults == OpenOptions::Faults::kThrow;
   OpenedModel model;
@@ -138,6 +147,7 @@ OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {
     model.config = ParseModelConfig(model.config_text, kConfigName);
     model.config.modelopt = ReadModelOptDescription(files.directory);
     model.has_config = true;
+    NoteUnfinishedDownloads(input, files);
   } else {
     NameUnlistedHolders(files, files.findings);
     model.unlisted = FindUnlistedTensors(files);
@@ -200,7 +210,7 @@ OpenedModel OpenRanks(const fs::path& input, const OpenOptions& options) {
 
 OpenedModel OpenModel(const fs::path& input, const OpenOptions& options) {
   if (options.faults == OpenOptions::Faults::kThrow) RefuseUnfinishedConversion(input);
-  RefuseDemoDirectory(input);
+  RefuseDemo(input);
   if (const auto place = FindTraining(input)) return OpenTraining(*place, options);
   return IsRankDirectory(input) ? OpenRanks(input, options) : OpenCheckpoint(input, options);
 }

@@ -30,16 +30,27 @@ bool IsDemoDirectory(const fs::path& input) {
   return DemoRanks(formats::ListSafetensors(input)).has_value();
 }
 
-void RefuseDemoDirectory(const fs::path& input) {
-  if (!IsDemoDirectory(input)) return;
-  const std::string file = formats::ListSafetensors(input).front();
-  throw Error(ErrorCode::kBadInput,
-              fmt::format("{}: this directory holds the files of DeepSeek's inference demo ({}), "
-                          "with tensors under names of its own; make a checkpoint of them with "
-                          "`dsv3-reshard merge --config FILE`, where FILE is the model's "
-                          "config.json as on Hugging Face, and give that",
-                          formats::ShownPath(input), file),
-              {file, ""});
+void RefuseDemo(const fs::path& input) {
+  std::error_code ignored;
+  const bool is_file = fs::is_regular_file(input, ignored);
+  const fs::path directory = is_file ? fs::absolute(input).parent_path() : input;
+  if (!IsDemoDirectory(directory)) return;
+  const std::vector<std::string> files = formats::ListSafetensors(directory);
+  const std::string file = is_file ? input.filename().string() : files.front();
+  if (std::find(files.begin(), files.end(), file) == files.end()) return;
+  throw Error(
+      ErrorCode::kBadInput,
+      fmt::format("{}: {}, with tensors under names of its own; make a checkpoint of {} with "
+                  "`dsv3-reshard merge --config FILE{}`, where FILE is the model's config.json as "
+                  "on Hugging Face, and give that",
+                  formats::ShownPath(input),
+                  is_file ? "this is a file of DeepSeek's inference demo"
+                          : fmt::format("this directory holds the files of DeepSeek's inference "
+                                        "demo ({})",
+                                        file),
+                  is_file ? "its directory" : "them",
+                  is_file ? " " + formats::ShownPath(directory) + " OUT" : ""),
+      {file, ""});
 }
 
 }  // namespace dsv3::convert

@@ -24,7 +24,8 @@ bool IsRankDirectory(const std::filesystem::path& input);
 // and no layout.json that says how they were cut.
 bool IsDemoDirectory(const std::filesystem::path& input);
 
-// Throws Error (kBadInput) for such a directory; it names `dsv3-reshard merge --config`.
-void RefuseDemoDirectory(const std::filesystem::path& input);
+// Throws Error (kBadInput) for such a directory or a file in it; it names `dsv3-reshard merge
+// --config`.
+void RefuseDemo(const std::filesystem::path& input);
 
 }  // namespace dsv3::convert

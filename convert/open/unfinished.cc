@@ -30,12 +30,11 @@ using formats::Findings;
 using formats::Severity;
 
 constexpr const char* kConversionKind = "unfinished-conversion";
-constexpr const char* kDownloadKind = "unfinished-download";
 constexpr std::string_view kHubDownloads = ".cache/huggingface/download";
 constexpr std::string_view kIncomplete = ".incomplete";
 constexpr std::string_view kModelScopeFolder = "._____temp";
 
-Finding Note(Severity severity, const char* kind, const std::string& file,
+Finding Note(Severity severity, std::string_view kind, const std::string& file,
              const std::string& message) {
   Finding finding;
   finding.severity = severity;
@@ -109,7 +108,7 @@ Finding OfDownload(const std::string& name, const fs::path& path, std::string_vi
   std::error_code error;
   const std::uint64_t bytes = fs::file_size(path, error);
   return Note(
-      Severity::kWarning, kDownloadKind, name,
+      Severity::kWarning, kUnfinishedDownload, name,
       fmt::format("{}: a download is under way or was interrupted: it keeps this file "
                   "({}) until a file is complete; wait for it, or {}; if it was given up "
                   "and nothing is missing, remove this file",

@@ -2,11 +2,14 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 
 #include "formats/finding.h"
 
 // Finds an unfinished conversion into a directory, or an unfinished download of it.
 namespace dsv3::convert {
+
+inline constexpr std::string_view kUnfinishedDownload = "unfinished-download";
 
 // Looks at names alone, and at the journals of a conversion. Gives
 // - "unfinished-conversion": an error that says how many of how many files are complete and which

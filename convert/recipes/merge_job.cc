@@ -28,17 +28,22 @@ void RequireRankDirectory(const std::filesystem::path& input, const MergeOptions
   }
   if (IsRankDirectory(input)) return;
   std::error_code ignored;
-  const bool is_there = std::filesystem::is_directory(input, ignored);
+  const std::filesystem::file_status status = std::filesystem::status(input, ignored);
   const std::string dead = formats::DeadLinkProblem(input);
+  std::string problem = "there is no such directory";
+  if (std::filesystem::is_directory(status)) {
+    problem = "there is no layout.json, which says what each rank file holds";
+  } else if (std::filesystem::exists(status)) {
+    problem = "it is a file, and a directory is merged";
+  } else if (!dead.empty()) {
+    problem = "it is " + dead;
+  }
   throw Error(
       ErrorCode::kBadInput,
-      fmt::format("{}: {}; give the directory that dsv3-reshard wrote the rank shards to, or one "
-                  "of the files of DeepSeek's inference demo (model0-mp8.safetensors), with "
+      fmt::format("{}: {}; give the directory that dsv3-reshard wrote the rank shards to, or the "
+                  "one with the files of DeepSeek's inference demo (model0-mp8.safetensors), with "
                   "--config FILE",
-                  formats::ShownPath(input),
-                  is_there       ? "there is no layout.json, which says what each rank file holds"
-                  : dead.empty() ? "there is no such directory"
-                                 : "it is " + dead),
+                  formats::ShownPath(input), problem),
       {std::string(formats::kRankLayoutName), ""});
 }
 

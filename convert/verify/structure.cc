@@ -216,7 +216,7 @@ StructureReport VerifyStructure(const StructureRequest& request) {
   if (IsRankDirectory(request.input)) {
     return VerifyRankStructure(location.directory, std::move(unfinished));
   }
-  RefuseDemoDirectory(request.input);
+  RefuseDemo(request.input);
   CheckpointFiles files =
       formats::OpenCheckpointFiles(request.input, {}, formats::FaultyIndex::kReport);
   StructureReport report;

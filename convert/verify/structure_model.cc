@@ -222,6 +222,10 @@ std::string WhyUnexpected(std::string_view name, const ModelConfig& config, std:
            "loads "
            "this one";
   }
+  if (config.tie_word_embeddings && name == std::string(prefix) + "lm_head.weight") {
+    return "tie_word_embeddings is true, so that programs use the embedding in its place: set it "
+           "to false unless this is a copy of the embedding";
+  }
   return "if nothing loads it, leave it out, else the config belongs to another model";
 }
 

@@ -94,6 +94,14 @@ TEST_F(ReshardCommandTest, MergesTheFilesOfTheDemo) {
     EXPECT_EQ(refused.exit_code, 3) << words[0];
     EXPECT_THAT(refused.err, HasSubstr("the files of DeepSeek's inference demo"));
   }
+  const std::string one = At("demo") + "/model0-mp2.safetensors";
+  const ToolResult file = RunTool({"dsv3-inspect", one});
+  EXPECT_EQ(file.exit_code, 3);
+  EXPECT_THAT(file.err, AllOf(HasSubstr("this is a file of DeepSeek's inference demo"),
+                              HasSubstr("merge --config FILE " + At("demo"))));
+  const ToolResult merged_file = Reshard({"merge", one, At("merged")});
+  EXPECT_EQ(merged_file.exit_code, 3);
+  EXPECT_THAT(merged_file.err, HasSubstr("it is a file, and a directory is merged"));
   const ToolResult without = Reshard({"merge", At("demo"), At("merged")});
   EXPECT_EQ(without.exit_code, 2);
   EXPECT_THAT(without.err, HasSubstr("add --config FILE"));

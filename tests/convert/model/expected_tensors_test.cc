@@ -229,6 +229,49 @@ TEST(CheckAgainstModel, ReportsEveryMissingTensorInOrder) {
   EXPECT_EQ(findings[1].tensor, "lm_head.weight");
 }
 
+TEST(CheckAgainstModel, CallsNothingIncompleteThatIsQuantisedInAFormNotKnown) {
+  json changes = testing::SmallConfig();
+  changes["quantization_config"] = {{"quant_method", "hqq"}};
+  const ModelConfig config = Parse(changes);
+  auto tensors = ExpectedTensors(config);
+  for (auto& tensor : tensors) {
+    if (tensor.name == "model.layers.0.mlp.up_proj.weight") {
+      tensor.name = "model.layers.0.mlp.up_proj.W_q";
+    }
+  }
+  const auto findings = CheckAgainstModel(config, MakeCatalog(tensors));
+  ASSERT_THAT(findings, SizeIs(1));
+  EXPECT_THAT(
+      findings[0].message,
+      AllOf(HasSubstr("quantised by 'hqq', a form that is not known here"),
+            ::testing::Not(HasSubstr("incomplete")), ::testing::Not(HasSubstr("another model"))));
+}
+
+// A vocabulary as large as another matrix is high.
+TEST(CheckAgainstModel, NamesTheVocabularyForEmbeddingAndHeadAlone) {
+  json changes = testing::SmallConfig();
+  const ModelConfig config = Parse(changes);
+  auto tensors = ExpectedTensors(config);
+  std::uint64_t rows = 0;
+  for (auto& tensor : tensors) {
+    if (tensor.name == "model.layers.0.self_attn.kv_a_proj_with_mqa.weight") {
+      rows = tensor.shape[0]++;
+    }
+  }
+  changes["vocab_size"] = rows;
+  for (auto& tensor : tensors) {
+    if (tensor.name == "model.embed_tokens.weight") tensor.shape[0] = rows + 7;
+  }
+  std::map<std::string, std::string> messages;
+  for (const auto& finding : CheckAgainstModel(Parse(changes), MakeCatalog(tensors))) {
+    messages[finding.tensor] = finding.message;
+  }
+  EXPECT_THAT(messages["model.layers.0.self_attn.kv_a_proj_with_mqa.weight"],
+              AllOf(HasSubstr("has shape"), ::testing::Not(HasSubstr("vocab_size"))));
+  EXPECT_THAT(messages["model.embed_tokens.weight"],
+              HasSubstr("vocab_size " + std::to_string(rows + 7) + " would fit"));
+}
+
 // The message about the first missing tensor of a layer when the checkpoint was made with `made`
 // and the config says `says`; "" where nothing of it is missing.
 std::string MessageOfLayer(const json& made, const json& says, std::uint32_t layer) {

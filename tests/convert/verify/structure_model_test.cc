@@ -131,6 +131,13 @@ TEST_F(StructureModelTest, NamesNoNumberOfLayersWhereALayerIsThereInPart) {
   EXPECT_THAT(OnlyFinding().message, Not(HasSubstr("num_nextn_predict_layers")));
 }
 
+TEST_F(StructureModelTest, AHeadThatATiedModelHasIsNotToBeLeftOut) {
+  SetConfig("tie_word_embeddings", "true");
+  const formats::Finding head = OnlyFinding();
+  EXPECT_EQ(head.kind, "unexpected-tensor");
+  EXPECT_THAT(head.message, AllOf(HasSubstr("set it to false"), Not(HasSubstr("leave it out"))));
+}
+
 TEST_F(StructureModelTest, NamesTheFieldsThatWouldFitHeadAndVocabulary) {
   Drop("lm_head.weight");
   const formats::Finding head = OnlyFinding();
