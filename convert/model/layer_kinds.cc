@@ -29,6 +29,8 @@ struct Words {
 constexpr Words kMlpWords = {"sparse", "dense"};
 constexpr Words kIndexerWords = {"full", "shared"};
 constexpr Words kIndexerLetters = {"F", "S"};
+constexpr const char* kMlpTypes = "mlp_layer_types";
+constexpr const char* kFrequency = "moe_layer_freq";
 
 void RequireLength(const ConfigFields& fields, const char* name, std::size_t length,
                    const ModelConfig& config) {
@@ -77,6 +79,22 @@ std::optional<std::vector<bool>> ReadWords(const ConfigFields& fields, const cha
   return kinds;
 }
 
+// moe_layer_freq as an array: 1 (or true) for each layer with routed experts, 0 for the others.
+std::optional<std::vector<bool>> ReadFrequencies(const ConfigFields& fields,
+                                                 const ModelConfig& config) {
+  const Json* value = fields.Find(kFrequency);
+  if (value == nullptr || !value->is_array()) return std::nullopt;
+  std::vector<bool> kinds;
+  for (const Json& item : *value) {
+    if (item != 0 && item != 1 && !item.is_boolean()) {
+      fields.Wrong(kFrequency, "a number, or an array with 0 or 1 for each layer", *value);
+    }
+    kinds.push_back(item == 1 || item == true);
+  }
+  RequireLength(fields, kFrequency, kinds.size(), config);
+  return kinds;
+}
+
 // Programs read mlp_layer_types or first_k_dense_replace and moe_layer_freq, so both must say the
 // same.
 void RequireAgreement(const ConfigFields& fields, const char* name, const ModelConfig& config) {
@@ -93,7 +111,7 @@ void RequireAgreement(const ConfigFields& fields, const char* name, const ModelC
         has_first && (listed ? is_before_first : !is_before_first && !is_dense_by_frequency);
     const bool by_frequency = !by_first && listed && is_dense_by_frequency;
     if (!by_first && !by_frequency) continue;
-    const char* const other = by_first ? "first_k_dense_replace" : "moe_layer_freq";
+    const char* const other = by_first ? "first_k_dense_replace" : kFrequency;
     const std::uint64_t value = by_first ? config.first_k_dense_replace : config.moe_layer_freq;
     fields.Fail(fmt::format(
         "the field '{}' says that layer {} is \"{}\", but '{}' is {}, which says \"{}\"; programs "
@@ -142,8 +160,18 @@ std::vector<bool> ReadIndexerLayers(const ConfigFields& fields, const ModelConfi
 }  // namespace
 
 void ReadLayerKinds(const ConfigFields& fields, bool has_indexer, ModelConfig& config) {
-  constexpr const char* kMlpTypes = "mlp_layer_types";
-  if (auto kinds = ReadWords(fields, kMlpTypes, kMlpWords, nullptr, config)) {
+  std::optional<std::vector<bool>> kinds = ReadWords(fields, kMlpTypes, kMlpWords, nullptr, config);
+  std::optional<std::vector<bool>> frequencies = ReadFrequencies(fields, config);
+  if (kinds && frequencies && *kinds != *frequencies) {
+    fields.Fail(
+        fmt::format("the fields '{}' and '{}' say different things of the same layers; "
+                    "programs read one or the other, so correct the one that does not fit "
+                    "the weights, or remove it",
+                    fields.PathOf(kMlpTypes), fields.PathOf(kFrequency)));
+  }
+  const char* const list = kinds ? kMlpTypes : kFrequency;
+  if (!kinds) kinds = std::move(frequencies);
+  if (kinds) {
     config.moe_layers = *std::move(kinds);
     const auto sparse = std::find(config.moe_layers.begin(), config.moe_layers.end(), true);
     if (config.n_routed_experts == 0 && sparse != config.moe_layers.end()) {
@@ -151,9 +179,9 @@ void ReadLayerKinds(const ConfigFields& fields, bool has_indexer, ModelConfig& c
           fmt::format("the field '{}' says that layer {} is \"{}\", but "
                       "'n_routed_experts' is 0; take the config.json that belongs to the "
                       "weights",
-                      fields.PathOf(kMlpTypes), sparse - config.moe_layers.begin(), kMlpWords.yes));
+                      fields.PathOf(list), sparse - config.moe_layers.begin(), kMlpWords.yes));
     }
-    if (config.n_routed_experts > 0) RequireAgreement(fields, kMlpTypes, config);
+    if (config.n_routed_experts > 0) RequireAgreement(fields, list, config);
   }
   if (has_indexer) config.indexer_layers = ReadIndexerLayers(fields, config);
 }

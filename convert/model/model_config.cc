@@ -78,7 +78,9 @@ void ReadDimensions(const Fields& fields, const FieldDefaults* d, ModelConfig& m
           : dimension("moe_intermediate_size", &FieldDefaults::moe_intermediate_size);
   m.num_nextn_predict_layers = fields.Count("num_nextn_predict_layers", 0);
   constexpr std::uint64_t kEveryLayer = 1;
-  m.moe_layer_freq = fields.Dimension("moe_layer_freq", &kEveryLayer);
+  const Json* const frequency = fields.Find("moe_layer_freq");
+  const bool is_list = frequency != nullptr && frequency->is_array();  // see ReadLayerKinds
+  m.moe_layer_freq = is_list ? kEveryLayer : fields.Dimension("moe_layer_freq", &kEveryLayer);
   m.attention_bias = fields.Bool("attention_bias", false);
   m.tie_word_embeddings = fields.Bool("tie_word_embeddings", false);
 }

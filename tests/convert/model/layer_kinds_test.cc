@@ -97,6 +97,25 @@ TEST(LayerKinds, FollowMlpLayerTypes) {
   EXPECT_THAT(MoeLayers(Parse(Glm({{"mlp_layer_types", nullptr}}))), ElementsAre(3, 4, 5));
 }
 
+TEST(LayerKinds, FollowAListOfFrequencies) {
+  for (const json& list : {json{0, 0, 1, 0, 1}, json{false, false, true, false, true}}) {
+    EXPECT_THAT(MoeLayers(Parse(Glm({{"moe_layer_freq", list}}))), ElementsAre(2, 4, 5));
+  }
+  EXPECT_THAT(
+      MoeLayers(Parse(Glm({{"moe_layer_freq", {0, 1, 1, 1, 1}}, {"first_k_dense_replace", 1}}))),
+      ElementsAre(1, 2, 3, 4, 5));
+  EXPECT_THAT(ErrorOf(Glm({{"moe_layer_freq", {0, 1, 1, 1, 1}}, {"first_k_dense_replace", 3}})),
+              AllOf(HasSubstr("'moe_layer_freq' says that layer 1 is \"sparse\""),
+                    HasSubstr("'first_k_dense_replace' is 3")));
+  EXPECT_THAT(
+      ErrorOf(Glm({{"moe_layer_freq", {0, 1, 1, 1, 1}}, {"mlp_layer_types", Mlp("nnyyy")}})),
+      HasSubstr("'mlp_layer_types' and 'moe_layer_freq' say different things"));
+  EXPECT_THAT(ErrorOf(Glm({{"moe_layer_freq", {0, 1}}})),
+              HasSubstr("'moe_layer_freq' has 2 entries, but num_hidden_layers is 5"));
+  EXPECT_THAT(ErrorOf(Glm({{"moe_layer_freq", {0, 1, 2, 1, 1}}})),
+              HasSubstr("a number, or an array with 0 or 1 for each layer"));
+}
+
 TEST(LayerKinds, TakeAListThatAgreesWithTheNumbers) {
   EXPECT_THAT(
       MoeLayers(Parse(Glm({{"mlp_layer_types", Mlp("nnyyy")}, {"first_k_dense_replace", 2}}))),
