@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "convert/job/runner.h"
+#include "convert/model/scale_fmt.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/open/open_model.h"
 #include "convert/recipes/bf16_to_fp8.h"
@@ -111,6 +112,8 @@ class Bf16ToFp8Job {
     manifest_ = ReadSourceManifest(model_);
     original_ = OpenOriginal(options_, request_.output, model_.catalog);
     selection_ = SelectLikeOriginal(model_.catalog, *original_, options_);
+    selection_.warnings.insert(selection_.warnings.end(), original_->warnings.begin(),
+                               original_->warnings.end());
     plan_ = PlanLikeOriginal(model_.catalog, selection_, *original_, options_);
     TakeSideFiles(ConfigLikeOriginal(model_.config_text, *original_));
   }
@@ -129,6 +132,10 @@ class Bf16ToFp8Job {
                                      request_.run.tensor_sha256, run.sources, progress_, stop_);
       for (std::size_t i = 0; i < original_->pairs.size(); ++i) {
         digests.emplace(original_->pairs[i].scale, std::move(check.digests[i]));
+      }
+      if (auto warning = CheckScaleFmt(model_.catalog, original_->config, original_->pairs,
+                                       check.significands)) {
+        run.warn(OfOriginal(*original_, *std::move(warning)));
       }
       if (manifest_) RequireOriginalOf(*manifest_, model_.catalog, *original_, digests);
     }

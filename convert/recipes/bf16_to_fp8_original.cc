@@ -58,6 +58,9 @@ void OpenFiles(const std::filesystem::path& output, Catalog& catalog, Original& 
   formats::CheckpointFiles files = formats::OpenCheckpointFiles(original.directory);
   RequireApart(files.directory, output);
   formats::RequireConsistent(files);
+  for (formats::Finding& finding : files.findings) {
+    original.warnings.push_back(OfOriginal(original, std::move(finding)));
+  }
   CheckShardNames(files);
   original.config_text = ReadConfigText(files);
   original.config = ParseModelConfig(original.config_text, "config.json");
@@ -186,6 +189,11 @@ Fp8Form FormOf(const Catalog& catalog, const Original& original, const Bf16ToFp8
 std::optional<quant::FloatFormat> OwnFormatOf(const ScaledWeight& pair) {
   if (pair.scale_format != quant::ScaleFormat::kF16) return std::nullopt;
   return quant::FloatFormat::kF16;
+}
+
+formats::Finding OfOriginal(const Original& original, formats::Finding finding) {
+  finding.message.insert(0, Prefix(original.directory));
+  return finding;
 }
 
 Original OpenOriginal(const Bf16ToFp8Options& options, const std::filesystem::path& output,

@@ -36,7 +36,11 @@ struct Original {
   ModelConfig config;
   std::vector<ScaledWeight> pairs;  // positions in the catalog that it was appended to
   Fp8Form form;
+  formats::Findings warnings;  // of opening it; messages begin with "--scales-from DIR: "
 };
+
+// The same for a finding about the original that was made later.
+formats::Finding OfOriginal(const Original& original, formats::Finding finding);
 
 // What llm-compressor took for the own format of a weight that is BF16 by now: F16 where its scales
 // are; nothing where it is BF16.

@@ -181,6 +181,22 @@ TEST_F(Bf16ToFp8OriginalTest, ManifestTellsEverythingThatDecidesBytes) {
   EXPECT_TRUE(ReadTree(out()) == tree);
 }
 
+TEST_F(Bf16ToFp8OriginalTest, WarningsAboutTheOriginalAreShownAndReported) {
+  MakeSample();
+  testing::WriteFile(fp8() / "consolidated.safetensors", "x");
+  Json config = Json::parse(ReadFile(fp8() / "config.json"));
+  config["quantization_config"]["scale_fmt"] = "ue8m0";
+  testing::WriteFile(fp8() / "config.json", config.dump());
+  options().scales_from = fp8();
+  Convert();
+  std::map<std::string, std::string> messages;
+  for (const formats::Finding& warning : report_.warnings) messages[warning.kind] = warning.message;
+  EXPECT_THAT(messages["unlisted-shard"],
+              ::testing::AllOf(::testing::StartsWith("--scales-from "),
+                               ::testing::HasSubstr("consolidated.safetensors")));
+  EXPECT_THAT(messages["scale-fmt-contradiction"], ::testing::StartsWith("--scales-from "));
+}
+
 TEST_F(Bf16ToFp8OriginalTest, DeletesTheSourceAndNeverTheOriginal) {
   MakeSample();
   const auto original = ReadTree(fp8());
