@@ -5,6 +5,7 @@
 #include <cctype>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <optional>
 #include <string_view>
 #include <system_error>
@@ -14,6 +15,7 @@
 #include "formats/error.h"
 #include "formats/io/dead_link.h"
 #include "formats/message_text.h"
+#include "formats/text_encoding.h"
 
 namespace dsv3::cli {
 
@@ -22,6 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kSchemeEnd = "://";
+constexpr std::string_view kDefaultRevision = "main";
 
 // The scheme of "scheme://…"; empty for a path.
 std::string_view SchemeOf(std::string_view value) {
@@ -54,14 +57,59 @@ std::optional<std::string> RepositoryIn(std::string_view text, bool more) {
   return fmt::format("{}/{}", org, name);
 }
 
-// The repository of the hub that `value` names.
-std::optional<std::string> HubRepository(std::string_view value) {
-  if (SchemeOf(value).empty()) return RepositoryIn(value, false);
-  for (const std::string_view prefix :
-       {"hf://", "https://huggingface.co/", "http://huggingface.co/", "https://hf.co/"}) {
-    if (value.starts_with(prefix)) return RepositoryIn(value.substr(prefix.size()), true);
+// A repository of the hub, and the branch, tag or commit where one is named.
+struct HubName {
+  std::string repository;
+  std::string revision;
+};
+
+// The revision in what follows "ORG/NAME" in a web address: "/tree/REVISION/…".
+std::string RevisionBehind(std::string_view rest) {
+  for (const std::string_view view : {"/tree/", "/blob/", "/resolve/", "/raw/", "/commit/"}) {
+    if (!rest.starts_with(view)) continue;
+    rest.remove_prefix(view.size());
+    std::string revision(rest.substr(0, rest.find_first_of("/?#")));
+    constexpr std::string_view kSlash = "%2F";  // of "refs/pr/1"
+    for (std::size_t at; (at = revision.find(kSlash)) != std::string::npos;) {
+      revision.replace(at, kSlash.size(), "/");
+    }
+    return revision;
   }
-  return std::nullopt;
+  return "";
+}
+
+// What `value` names on the hub: ORG/NAME, hf://ORG/NAME@REVISION, or a web address.
+std::optional<HubName> NameOnHub(std::string_view value) {
+  constexpr std::string_view kOfHub = "hf://";
+  const bool of_hub = value.starts_with(kOfHub);
+  std::string_view rest = value;
+  bool web = false;
+  if (of_hub) rest.remove_prefix(kOfHub.size());
+  for (const std::string_view prefix : {"https://huggingface.co/", "http://huggingface.co/",
+                                        "https://hf.co/", "huggingface.co/", "hf.co/"}) {
+    if (web || of_hub || !value.starts_with(prefix)) continue;
+    web = true;
+    rest.remove_prefix(prefix.size());
+  }
+  if (!of_hub && !web && !SchemeOf(value).empty()) return std::nullopt;
+  // Neither of these is a model.
+  if (rest.starts_with("datasets/") || rest.starts_with("spaces/")) return std::nullopt;
+  HubName name;
+  const std::size_t end = std::min(rest.find('/', rest.find('/') + 1), rest.size());
+  std::string_view repository = rest.substr(0, end);
+  if (const std::size_t at = repository.find('@'); at != std::string_view::npos) {
+    name.revision = repository.substr(at + 1);
+    repository = repository.substr(0, at);
+  } else if (web) {
+    name.revision = RevisionBehind(rest.substr(end));
+  }
+  if (name.revision == kDefaultRevision) name.revision.clear();
+  // A path may have more parts; an address may name a file of the repository.
+  const bool more = of_hub || web || rest.substr(end) == "/";
+  const auto found = RepositoryIn(repository, false);
+  if (!found || (end != rest.size() && !more)) return std::nullopt;
+  name.repository = *found;
+  return name;
 }
 
 std::string Environment(const char* name) {
@@ -79,10 +127,27 @@ fs::path HubCache() {
   return fs::path(Environment("HOME")) / ".cache/huggingface/hub";
 }
 
-fs::path CachedRepository(const std::string& repository) {
-  const std::size_t slash = repository.find('/');
-  return HubCache() /
-         fmt::format("models--{}--{}", repository.substr(0, slash), repository.substr(slash + 1));
+// The first line of a small file; empty where there is none.
+std::string FirstLine(const fs::path& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+// The repository's directory in the cache, or the snapshot of the revision that is named; empty
+// where the cache does not hold it.
+fs::path Cached(const HubName& name) {
+  const std::size_t slash = name.repository.find('/');
+  const fs::path directory =
+      HubCache() / fmt::format("models--{}--{}", name.repository.substr(0, slash),
+                               name.repository.substr(slash + 1));
+  std::error_code ignored;
+  if (name.revision.empty()) return fs::is_directory(directory, ignored) ? directory : fs::path();
+  if (name.revision.find("..") != std::string::npos) return {};
+  const std::string commit = FirstLine(directory / "refs" / name.revision);
+  const fs::path snapshot = directory / "snapshots" / (commit.empty() ? name.revision : commit);
+  return fs::is_directory(snapshot, ignored) ? snapshot : fs::path();
 }
 
 [[noreturn]] void FailAddress(const std::string& name, const std::string& value,
@@ -94,9 +159,10 @@ fs::path CachedRepository(const std::string& repository) {
 }
 
 bool LooksLikeAFile(const fs::path& path) {
-  constexpr std::array<std::string_view, 9> kSuffixes = {
-      ".safetensors", ".gguf", ".bin", ".pt", ".pth", ".json", ".zip", ".tar", ".onnx"};
-  const std::string suffix = path.extension().string();
+  constexpr std::array<std::string_view, 18> kSuffixes = {
+      ".safetensors", ".gguf", ".bin", ".pt",  ".pth", ".ckpt", ".h5",  ".msgpack", ".onnx",
+      ".json",        ".txt",  ".zip", ".tar", ".tgz", ".gz",   ".zst", ".xz",      ".npz"};
+  const std::string suffix = formats::AsciiLower(path.extension().string());
   return std::find(kSuffixes.begin(), kSuffixes.end(), suffix) != kSuffixes.end();
 }
 
@@ -107,16 +173,16 @@ std::string InputPath(const std::string& name, const std::string& value) {
   if (fs::exists(fs::symlink_status(value, ignored))) return value;
   // What opens it says where the link leads.
   if (!formats::DeadLinkProblem(value).empty()) return value;
-  const std::optional<std::string> repository = HubRepository(value);
-  if (!repository) {
+  const std::optional<HubName> hub = NameOnHub(value);
+  if (!hub) {
     if (SchemeOf(value).empty()) return value;
     FailAddress(name, value, "copy the files to a local directory first, and give that");
   }
-  const fs::path cached = CachedRepository(*repository);
-  if (fs::is_directory(cached, ignored)) return cached.string();
+  if (const fs::path cached = Cached(*hub); !cached.empty()) return cached.string();
   // A path like "models/v3" may also be misspelled, so the message names both possibilities.
-  const std::string download = fmt::format("`hf download {}` brings it into the cache {}",
-                                           *repository, formats::ShownPath(HubCache()));
+  const std::string download = fmt::format(
+      "`hf download {}{}` brings it into the cache {}", hub->repository,
+      hub->revision.empty() ? "" : " --revision " + hub->revision, formats::ShownPath(HubCache()));
   if (!SchemeOf(value).empty()) {
     FailAddress(name, value, download + "; then give the same address, or its directory");
   }

@@ -9,7 +9,8 @@ namespace dsv3::cli {
 
 // The path for an argument or option value `value`, called `name` in messages. A path that exists
 // is taken as it is. Of a repository of the Hugging Face hub, as ORG/NAME, hf://ORG/NAME or its
-// web address, it is the snapshot's repository directory in the hub cache where that is there.
+// web address, it is the repository's directory in the hub cache where that is there; with a
+// revision (ORG/NAME@REVISION, hf://ORG/NAME@REVISION, …/tree/REVISION) the snapshot of that one.
 // Throws Error (kUsage) for any other address (s3://…), and for a repository that the cache lacks,
 // with the command that downloads it.
 std::string InputPath(const std::string& name, const std::string& value);

@@ -64,6 +64,29 @@ TEST_F(PlaceArgumentsTest, TakesARepositoryFromTheCache) {
   }
 }
 
+TEST_F(PlaceArgumentsTest, TakesTheRevisionThatIsNamed) {
+  const fs::path cached = dir_ / "hub" / "models--org--name";
+  fs::create_directories(cached / "snapshots" / "aa11");
+  fs::create_directories(cached / "refs" / "refs" / "pr");
+  testing::WriteFile(cached / "refs" / "v1.0", "aa11");
+  testing::WriteFile(cached / "refs" / "refs" / "pr" / "1", "aa11");
+  for (const std::string name :
+       {"org/name@aa11", "hf://org/name@v1.0", "hf://org/name@v1.0/config.json",
+        "https://huggingface.co/org/name/tree/v1.0", "huggingface.co/org/name/tree/v1.0",
+        "https://huggingface.co/org/name/blob/aa11/config.json",
+        "https://huggingface.co/org/name/tree/refs%2Fpr%2F1"}) {
+    EXPECT_EQ(InputPath("IN", name), (cached / "snapshots" / "aa11").string()) << name;
+  }
+  for (const std::string name :
+       {"org/name@v2", "hf://org/name@v2", "https://huggingface.co/org/name/tree/v2"}) {
+    EXPECT_THAT(Refusal([&] { InputPath("IN", name); }).message(),
+                HasSubstr("`hf download org/name --revision v2`"))
+        << name;
+  }
+  EXPECT_THAT(Refusal([&] { InputPath("IN", "hf://datasets/org/name"); }).message(),
+              ::testing::Not(HasSubstr("hf download")));
+}
+
 TEST_F(PlaceArgumentsTest, TakesPathsAsTheyAre) {
   const std::string there = (dir_ / "s3:").string();
   fs::create_directories(there);
@@ -75,7 +98,8 @@ TEST_F(PlaceArgumentsTest, TakesPathsAsTheyAre) {
 }
 
 TEST_F(PlaceArgumentsTest, RefusesAnOutputThatLooksLikeAFile) {
-  for (const std::string name : {"model.safetensors", "a/model.gguf", "model.bin"}) {
+  for (const std::string name : {"model.safetensors", "a/model.gguf", "model.bin",
+                                 "model.SafeTensors", "v3.tar.gz", "notes.txt"}) {
     const Error error = Refusal([&] { OutputDirectory("OUT", name); });
     EXPECT_EQ(error.code(), ErrorCode::kUsage);
     EXPECT_THAT(error.message(), HasSubstr("name of a file"));
