@@ -155,8 +155,9 @@ BadSumsLine JudgeBadLine(std::string_view line) {
 class Lines {
  public:
   explicit Lines(std::string_view text) : text_(text) {
-    // Old editors end lines with CR alone.
-    if (text.find('\n') == text.npos) end_ = '\r';
+    if (text.find('\n') != text.npos) return;
+    // `sha256sum -z` ends lines with NUL, old editors with CR alone.
+    end_ = text.find('\0') != text.npos ? '\0' : '\r';
   }
 
   std::optional<std::string_view> Next() {

@@ -50,7 +50,7 @@ std::string SumsLine(std::string_view name, std::string_view sha256);
 //   tab (BSD's `sha256 -r`), and the digest alone,
 // - "SHA256 (NAME) = HEX" (--tag, BSD) and openssl's "SHA256(NAME)= HEX", "SHA2-256(NAME)= HEX".
 // The text may be UTF-8 or UTF-16, with a byte order mark or without, and its lines may end with
-// LF, CR LF or CR. Skipped are empty lines, those that begin with '#' or ';', and the frame of
+// LF, CR LF, CR or NUL. Skipped are empty lines, those that begin with '#' or ';', and the frame of
 // a text that PGP signed; its signature is not checked. A "./" before a name is dropped. Digests
 // are returned in lowercase. Names are not judged: see OutsidePath.
 SumsFile ParseSums(std::string_view text);

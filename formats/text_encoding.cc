@@ -67,6 +67,12 @@ std::string ToUtf8(std::string_view text) {
   return out;
 }
 
+std::string Latin1ToUtf8(std::string_view text) {
+  std::string out;
+  for (const char c : text) AppendUtf8(out, char32_t{static_cast<unsigned char>(c)});
+  return out;
+}
+
 std::string AsciiLower(std::string_view text) {
   std::string lower(text);
   for (char& c : lower) {

@@ -10,6 +10,9 @@ namespace dsv3::formats {
 // units that are not characters become U+FFFD. Any other text is returned unchanged.
 std::string ToUtf8(std::string_view text);
 
+// A text of ISO 8859-1, of which every byte is a character, as UTF-8.
+std::string Latin1ToUtf8(std::string_view text);
+
 // The text with the ASCII letters in lowercase, in any locale.
 std::string AsciiLower(std::string_view text);
 

@@ -126,10 +126,11 @@ Findings ExtraFiles(const ChecksumBasis& basis, const std::vector<DirectoryFile>
     if (file.kind != DirectoryFile::Kind::kFile) {
       what = fmt::format("it is {}, and ", DescribeKind(file.kind));
     }
-    // A publisher's lists may be about some files only.
-    const bool complete = basis.kind != CheckChecksumsReport::Basis::kSha256Sums;
-    const std::string who =
-        complete ? basis.name + " does not list it" : std::string("no list of digests names it");
+    // A publisher's lists may be about some files only, and so may the records of a download.
+    const bool complete = basis.kind == CheckChecksumsReport::Basis::kManifest;
+    const std::string who = basis.kind == CheckChecksumsReport::Basis::kSha256Sums
+                                ? std::string("no list of digests names it")
+                                : basis.name + " does not list it";
     findings.push_back(Difference("extra-file", file.name, "",
                                   fmt::format("{}: {}{}, so nothing says what it must be; {}",
                                               formats::ShownPath(file.name), what, who,

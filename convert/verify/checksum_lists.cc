@@ -239,9 +239,12 @@ class Collector {
     }
     std::string name = InFolderOf(list.place, given);
     if (!Exists(name)) {
-      // Lists that were made on Windows.
-      std::string slashes = WithSlashes(name);
-      if (formats::OutsidePath(slashes).empty() && Exists(slashes)) name = std::move(slashes);
+      // Lists that were made on Windows, and names in an encoding of its editors.
+      for (std::string other : {WithSlashes(name), formats::Latin1ToUtf8(name)}) {
+        if (!formats::OutsidePath(other).empty() || !Exists(other)) continue;
+        name = std::move(other);
+        break;
+      }
     }
     Expect(list, name, entry.sha256);
   }

@@ -150,6 +150,17 @@ TEST_F(HubTest, ChecksALocalDirectoryByItsRecords) {
   EXPECT_THAT(Kinds(local_), Contains("extra-file"));
 }
 
+TEST_F(HubTest, AFileThatWasAddedToADownloadIsAWarning) {
+  WriteLocal(true);
+  WriteFile(local_ / "NOTES.md", "my notes");
+  const Verification found = testing::Check(local_).verification;
+  ASSERT_EQ(found.findings.size(), 1U);
+  EXPECT_EQ(found.findings[0].kind, "extra-file");
+  EXPECT_THAT(found.findings[0].message, ::testing::Not(HasSubstr("remove it")));
+  EXPECT_TRUE(found.Passes(/*strict=*/false));
+  EXPECT_FALSE(found.Passes(/*strict=*/true));
+}
+
 TEST_F(HubTest, ChecksALocalDirectoryByItsTreeAlone) {
   WriteLocal(false);
   WriteFile(local_ / ".cache/huggingface/trees" / (kCommit + ".json"), Tree());

@@ -68,6 +68,18 @@ TEST_F(ChecksumListsTest, ReadsListsThatEditorsSaved) {
   EXPECT_THAT(Found(), ElementsAre(std::string("wrong-digest ") + kTinyShard1 + " "));
 }
 
+TEST_F(ChecksumListsTest, ReadsNamesInLatin1AndLinesThatEndWithNul) {
+  WriteFile(model_ / "r\xC3\xA9sum\xC3\xA9.txt", "x");
+  std::string latin1 = Sums();
+  for (std::size_t at; (at = latin1.find("\xC3\xA9")) != std::string::npos;) {
+    latin1.replace(at, 2, "\xE9");
+  }
+  for (const std::string& text : {latin1, Sums(std::string(1, '\0'))}) {
+    WriteFile(model_ / "SHA256SUMS", text);
+    EXPECT_THAT(Found(), IsEmpty());
+  }
+}
+
 TEST_F(ChecksumListsTest, FilesThatAListDoesNotNameAreWarnings) {
   WriteFile(model_ / "SHA256SUMS", DigestOf(kTinyShard1) + "  " + kTinyShard1 + "\n");
   const Verification found = Check().verification;
