@@ -24,8 +24,19 @@ constexpr std::array<std::string_view, 7> kTrainingPrefixes = {
     "optimizer.", "optimizer-", "optimizer_",    "scheduler.pt",
     "scaler.pt",  "rng_state",  "random_states_"};
 
-constexpr std::array<std::string_view, 8> kSystemNames = {
-    ".msc", ".mdl", ".mv", ".ds_store", "thumbs.db", "desktop.ini", ".localized", ".directory"};
+constexpr std::array<std::string_view, 10> kSystemNames = {
+    ".msc",        ".mdl",        ".mv",        ".ds_store",  "thumbs.db",
+    "desktop.ini", "ehthumbs.db", ".localized", ".directory", "icon\r"};
+
+// Of operating systems, network disks, editors and downloaders.
+constexpr std::array<std::string_view, 14> kSystemFolders = {
+    "__macosx",        ".appledouble",
+    ".spotlight-v100", ".fseventsd",
+    ".trashes",        ".temporaryitems",
+    "$recycle.bin",    "system volume information",
+    "lost+found",      "@eadir",
+    ".huggingface",    ".ipynb_checkpoints",
+    "__pycache__",     ".idea"};
 
 constexpr std::array<std::string_view, 6> kDownloadSuffixes = {
     ".incomplete", ".aria2", ".crdownload", ".part", ".download", ".aria2__temp"};
@@ -60,7 +71,8 @@ bool IsOneOf(std::string_view name, const std::array<std::string_view, N>& names
 bool IsSystemRecord(const std::vector<std::string_view>& components) {
   return std::any_of(components.begin(), components.end(),
                      [](std::string_view component) {
-                       return component.starts_with("._") || component == "__macosx";
+                       return component.starts_with("._") || component.starts_with(".trash-") ||
+                              component.starts_with(".nfs") || IsOneOf(component, kSystemFolders);
                      }) ||
          IsOneOf(components.back(), kSystemNames) ||
          EndsWithOneOf(components.back(), kDownloadSuffixes);

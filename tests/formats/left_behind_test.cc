@@ -49,7 +49,9 @@ TEST(LeftBehindTest, KnowsEachKindByName) {
               "checksums.txt", "SHA256SUMS.asc", "SHA256SUMS.gpg"});
   ExpectKind(LeftBehindKind::kSystemRecord,
              {".msc", ".mdl", ".mv", ".DS_Store", "code/.DS_Store", "._config.json",
-              "._____temp/a.json", "__MACOSX/a.txt", "Thumbs.db", "a.safetensors.aria2"});
+              "._____temp/a.json", "__MACOSX/a.txt", "Thumbs.db", "a.safetensors.aria2",
+              "$RECYCLE.BIN/a", ".Trash-1000/files/a", ".nfs000000001", "lost+found/a",
+              "code/__pycache__/m.pyc", ".huggingface/download/a", "System Volume Information/a"});
 }
 
 TEST(LeftBehindTest, LeavesWhatBelongsToEveryCopy) {
