@@ -12,6 +12,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/layouts/deepseek_names.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/layers_held.h"
 #include "convert/open/hub.h"
@@ -155,6 +156,24 @@ Findings OfRanks(const fs::path& directory) {
   return faults;
 }
 
+// Files of DeepSeek's inference demo, whose names say of how many ranks they are.
+Findings OfDemo(const fs::path& directory) {
+  const std::vector<std::string> files = formats::ListSafetensors(directory);
+  const std::uint64_t ranks = DemoRanks(files).value_or(0);
+  Findings findings;
+  // A name may say any number.
+  for (std::uint64_t rank = 0; rank < ranks && findings.empty(); ++rank) {
+    const std::string file = DeepseekFileName(rank, ranks);
+    if (std::find(files.begin(), files.end(), file) != files.end()) continue;
+    findings.push_back(Missing(
+        "missing-shard", file,
+        fmt::format("{}: the other files are of {} ranks, and this one is missing; copy it from "
+                    "where they come from",
+                    file, ranks)));
+  }
+  return findings;
+}
+
 // The config; nothing where there is none that can be read.
 std::optional<ModelConfig> ReadConfig(const CheckpointFiles& files) {
   if (!files.HasConfig()) return std::nullopt;
@@ -201,6 +220,7 @@ bool HoldsCheckpoint(const fs::path& directory) {
 
 Findings OfFiles(const fs::path& directory) {
   if (IsRankDirectory(directory)) return OfRanks(directory);
+  if (IsDemoDirectory(directory)) return OfDemo(directory);
   Findings findings;
   if (!HoldsCheckpoint(directory)) {
     AddListed(directory, findings);

@@ -198,6 +198,17 @@ TEST_F(CompletenessTest, EveryCheckSaysWhereAnIndexIsOfAnotherDivision) {
   EXPECT_THAT(Codes(ErrorOf([&] { Inspect(in_); })), says_it);
 }
 
+TEST_F(CompletenessTest, FilesOfTheDemoAreAllOfTheirRanks) {
+  const std::string shard = testing::SmallModelCheckpoint().ShardBytes(kTinyShard1);
+  const fs::path demo = dir_ / "demo";
+  WriteFile(demo / "model0-mp2.safetensors", shard);
+  EXPECT_THAT(Lines(JudgeCompleteness(demo)), ElementsAre(Missing("model1-mp2.safetensors")));
+  EXPECT_THAT(Codes(ErrorOf([&] { testing::Create(demo, false); })),
+              AllOf(HasSubstr("bad-input: model1-mp2.safetensors: "), HasSubstr("2 ranks")));
+  WriteFile(demo / "model1-mp2.safetensors", shard);
+  EXPECT_THAT(JudgeCompleteness(demo), IsEmpty());
+}
+
 TEST_F(CompletenessTest, AddsNoFileTwice) {
   formats::Findings findings(2);
   findings[0].kind = "missing-file";
