@@ -102,6 +102,12 @@ std::string TensorsText(const std::vector<std::string>& names) {
   }
   std::string text = FormatCountOf(names.size(), "tensor");
   if (!common.empty()) text += " of " + Printable(common);
+  // Such as the scales of activations that became useless.
+  const std::string_view last = std::string_view(names[0]).substr(names[0].rfind('.') + 1);
+  const bool alike = std::all_of(names.begin(), names.end(), [&](std::string_view name) {
+    return name.substr(name.rfind('.') + 1) == last;
+  });
+  if (alike && names.size() > 1) text += fmt::format(", each {}", Printable(std::string(last)));
   return text;
 }
 

@@ -236,6 +236,8 @@ void AddUnexpected(const Catalog& catalog, const std::vector<bool>& explained,
   for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
     if (explained[i]) continue;
     const CatalogTensor& tensor = catalog.tensors()[i];
+    // The towers and projectors beside the language model, which text_config does not describe.
+    if (!config.prefix.empty() && !prefix.empty() && !tensor.name.starts_with(prefix)) continue;
     const std::string& file = FileOf(catalog, i);
     findings.push_back(
         {Severity::kWarning, "unexpected-tensor", file, tensor.name,

@@ -141,6 +141,9 @@ TEST(ReshardReportTest, SaysWhatDiffersFromThePlainCase) {
   EXPECT_THAT(text, HasSubstr("  left out    3 tensors of model.layers.6\n"));
   report.dropped.push_back("other");
   EXPECT_THAT(Text(report), HasSubstr("  left out    4 tensors\n"));
+  report.dropped = {"model.layers.0.a.input_scale", "model.layers.0.b.input_scale"};
+  EXPECT_THAT(Text(report),
+              HasSubstr("  left out    2 tensors of model.layers.0, each input_scale\n"));
   EXPECT_THAT(text, HasSubstr("  balance     even: every rank loads 27.0 MB\n"));
   EXPECT_THAT(text, HasSubstr("rank  stage  TP  DP  EP  expert TP  experts"));
 }
