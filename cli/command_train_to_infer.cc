@@ -1,16 +1,13 @@
 #include <memory>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
-
-#include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include "cli/commands.h"
 #include "cli/conversion_command.h"
 #include "cli/run_options.h"
 #include "cli/tool_main.h"
+#include "cli/training_options.h"
 #include "convert/recipes/conversion.h"
 
 namespace dsv3::cli {
@@ -33,33 +30,13 @@ std::string Run(const Options& options, CommandContext& context) {
                        context);
 }
 
-std::vector<ChoiceOf<convert::Stack>> StackChoices() {
-  std::vector<ChoiceOf<convert::Stack>> choices;
-  for (const std::string_view name : convert::StackNames()) {
-    choices.push_back({std::string(name), *convert::ParseStackName(name), ""});
-  }
-  return choices;
-}
-
 std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
   using convert::MlaForm;
   using convert::MtpAction;
   using convert::TrainDtype;
   convert::TrainToInferOptions* recipe = &options->recipe;
-  std::vector<Option> table;
-  table.push_back(OneOf<convert::Stack>(
-      "from", "STACK", StackChoices(), &recipe->from,
-      fmt::format("The training stack whose names the tensors of IN have: {}. Without it the names "
-                  "say which one it is, and the output is the same.",
-                  fmt::join(convert::StackNames(), ", "))));
-  table.push_back(PathOption(
-      "config", "FILE", PathUse::kInputFile, &options->config,
-      "The model's config.json as it is on Hugging Face, for a training checkpoint that has none "
-      "beside it."));
-  table.push_back(Size("max-shard-size", &recipe->shard_bytes,
-                       "The most bytes of tensors in a shard, 5G by default, where IN has no "
-                       "shards of its own: bytes, or a number with K, M, G (1000) or Ki, Mi, Gi "
-                       "(1024)."));
+  std::vector<Option> table =
+      TrainingOptionTable(&recipe->from, &options->config, &recipe->shard_bytes);
   table.push_back(OneOf<MtpAction>(
       "mtp", "ACTION",
       {{"keep", MtpAction::kKeep, "keep the MTP layers"},

@@ -8,6 +8,7 @@
 
 #include "convert/catalog/box.h"
 #include "convert/plan/assemble_expression.h"
+#include "convert/plan/slice_expression.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
@@ -194,7 +195,16 @@ ExpressionPtr Composer::Make(const ComposedTensor& composed) {
     }
     AddTiles(part, composed.name, tiles);
   }
-  return Assemble(stored_, composed.name, first.dtype, composed.shape, std::move(tiles), kAdvice);
+  if (composed.matrix == MatrixOf(composed.shape)) {
+    return Assemble(stored_, composed.name, first.dtype, composed.shape, std::move(tiles), kAdvice);
+  }
+  // The same bytes under another shape.
+  ExpressionPtr matrix =
+      Assemble(stored_, composed.name, first.dtype, {composed.matrix.rows, composed.matrix.cols},
+               std::move(tiles), kAdvice);
+  std::vector<SlicePart> whole;
+  whole.push_back({std::move(matrix), Whole(composed.matrix)});
+  return std::make_shared<SliceExpression>(first.dtype, composed.shape, std::move(whole));
 }
 
 }  // namespace dsv3::convert

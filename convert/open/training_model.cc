@@ -42,9 +42,11 @@ fs::path FindConfig(const TrainingPlace& place, const fs::path& given) {
 // Of a directory of torch.save files, those that belong to the model. The other kinds of directory
 // hold nothing but the training's own files.
 void TakeSideFiles(const TrainingPlace& place, OpenedModel& model) {
-  if (place.kind == TrainingPlace::Kind::kTorchFiles) {
+  if (place.kind == TrainingPlace::Kind::kTorchFiles ||
+      place.kind == TrainingPlace::Kind::kNamedSafetensors) {
     for (const std::string& name : formats::ListCheckpoint(place.directory, false).side_files) {
-      if (name == kConfigName || std::count(place.files.begin(), place.files.end(), name) != 0) {
+      if (name == kConfigName || name == kParameterMap ||
+          std::count(place.files.begin(), place.files.end(), name) != 0) {
         continue;
       }
       if (const auto kind = formats::KindOfLeftBehind(name)) {

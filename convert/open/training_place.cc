@@ -186,6 +186,13 @@ std::optional<TrainingPlace> FindInDirectory(const fs::path& directory) {
                           !name.starts_with("adapter_"));
     }
   }
+  if (has(kParameterMap) && !has(formats::kShardIndexName)) {
+    std::vector<std::string> files;
+    for (const std::string& name : names) {
+      if (name.ends_with(".safetensors") && !name.starts_with("._")) files.push_back(name);
+    }
+    return TrainingPlace{Kind::kNamedSafetensors, directory, files};
+  }
   if (has(kDcpMetadata) && !others) return TrainingPlace{Kind::kDcp, directory, {}};
   if (others) return std::nullopt;
   if (!shards.empty()) return TrainingPlace{Kind::kDcpSafetensors, directory, shards};

@@ -8,11 +8,14 @@
 // What a training checkpoint is made of, by the names of its files.
 namespace dsv3::convert {
 
+inline constexpr char kParameterMap[] = "param_name_map.json";
+
 struct TrainingPlace {
   enum class Kind {
-    kTorchFiles,      // files of torch.save, which hold the tensors of one model together
-    kDcp,             // a directory of torch.distributed.checkpoint: .metadata and *.distcp
-    kDcpSafetensors,  // the same as safetensors: shard-00001-model-00001-of-00002.safetensors
+    kTorchFiles,        // files of torch.save, which hold the tensors of one model together
+    kDcp,               // a directory of torch.distributed.checkpoint: .metadata and *.distcp
+    kDcpSafetensors,    // the same as safetensors: shard-00001-model-00001-of-00002.safetensors
+    kNamedSafetensors,  // MindSpore's safetensors files, which kParameterMap lists
   };
   Kind kind = Kind::kTorchFiles;
   std::filesystem::path directory;  // of the files; absolute

@@ -65,6 +65,8 @@ std::unique_ptr<TrainingReader> ReadTraining(const TrainingPlace& place) {
       return ReadDcp(place);
     case TrainingPlace::Kind::kDcpSafetensors:
       return ReadDcpSafetensors(place);
+    case TrainingPlace::Kind::kNamedSafetensors:
+      return ReadNamedSafetensors(place);
   }
   return nullptr;
 }

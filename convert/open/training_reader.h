@@ -32,6 +32,7 @@ class TrainingReader {
 std::unique_ptr<TrainingReader> ReadTorchFiles(const TrainingPlace& place);
 std::unique_ptr<TrainingReader> ReadDcp(const TrainingPlace& place);
 std::unique_ptr<TrainingReader> ReadDcpSafetensors(const TrainingPlace& place);
+std::unique_ptr<TrainingReader> ReadNamedSafetensors(const TrainingPlace& place);
 
 // By the place's kind.
 std::unique_ptr<TrainingReader> ReadTraining(const TrainingPlace& place);

@@ -1,57 +1,118 @@
 #include "convert/plan/cast_expression.h"
 
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include <fmt/format.h>
+
+#include "convert/catalog/ceil_div.h"
 #include "formats/error.h"
 #include "quant/float_cast.h"
+#include "quant/statistics.h"
 
 namespace dsv3::convert {
 namespace {
 
+using formats::Dtype;
+
+quant::FloatFormat FormatOf(Dtype dtype) {
+  if (dtype == Dtype::kF32) return quant::FloatFormat::kF32;
+  return dtype == Dtype::kF16 ? quant::FloatFormat::kF16 : quant::FloatFormat::kBF16;
+}
+
 class CastExpression final : public Expression {
  public:
-  CastExpression(const CatalogTensor& source, std::uint32_t tensor)
-      : Expression(formats::Dtype::kBF16, source.shape),
-        tensor_(tensor),
-        format_(source.dtype == formats::Dtype::kF32 ? quant::FloatFormat::kF32
-                                                     : quant::FloatFormat::kF16),
-        width_(formats::DtypeBits(source.dtype) / 8) {}
+  CastExpression(ExpressionPtr origin, Dtype dtype)
+      : Expression(dtype, origin->shape()),
+        origin_(std::move(origin)),
+        from_(formats::DtypeBits(origin_->dtype()) / 8),
+        to_(formats::DtypeBits(dtype) / 8),
+        is_copy_(origin_->rule() == "copy") {}
 
   std::string_view rule() const override { return "cast"; }
-  std::vector<std::uint32_t> streamed_sources() const override { return {tensor_}; }
-  std::uint64_t input_bytes_per_output_byte() const override { return width_ / 2; }
+  std::string parameters() const override {
+    return is_copy_ ? "" : fmt::format("{}({})", origin_->rule(), origin_->parameters());
+  }
+  std::vector<std::uint32_t> streamed_sources() const override {
+    return origin_->streamed_sources();
+  }
+  bool streams_whole_source() const override { return origin_->streams_whole_source(); }
+  std::vector<std::uint32_t> side_sources() const override { return origin_->side_sources(); }
+
+  std::uint64_t CutAtOrBefore(std::uint64_t position) const override {
+    return ToValue(origin_->CutAtOrBefore(ToOrigin(position)));
+  }
+  std::uint64_t CutAfter(std::uint64_t position) const override {
+    return ToValue(origin_->CutAfter(ToOrigin(position)));
+  }
+  std::uint64_t LongestPiece() const override { return ToValue(origin_->LongestPiece()); }
+
+  // The origin's value is held beside its inputs unless it is one of them.
+  std::uint64_t input_bytes_per_output_byte() const override {
+    const std::uint64_t origin = origin_->input_bytes_per_output_byte() + (is_copy_ ? 0 : 1);
+    return CeilDiv(origin * from_, to_);
+  }
 
   void AppendReads(std::uint64_t begin, std::uint64_t end,
                    std::vector<SourceRange>& reads) const override {
-    reads.push_back({tensor_, begin / 2 * width_, end / 2 * width_});
+    origin_->AppendReads(ToOrigin(begin), ToOrigin(end), reads);
   }
 
-  void Evaluate(std::uint64_t, std::uint64_t, std::span<const std::span<const std::byte>> inputs,
+  void Evaluate(std::uint64_t begin, std::uint64_t end,
+                std::span<const std::span<const std::byte>> inputs,
                 EvaluationOutput& out) const override {
-    // Tensors start on multiples of their element size in the files that are written, so `value` is
-    // aligned for 16-bit elements.
-    quant::CastToBF16(format_, inputs[0], reinterpret_cast<std::uint16_t*>(out.value.data()));
+    if (is_copy_) return Convert(inputs[0], out.value);
+    std::vector<std::byte> value(static_cast<std::size_t>(ToOrigin(end) - ToOrigin(begin)));
+    EvaluationOutput made{value, {}, {}};
+    origin_->Evaluate(ToOrigin(begin), ToOrigin(end), inputs, made);
+    out.counts.nan_codes += made.counts.nan_codes;
+    Convert(value, out.value);
   }
 
  private:
-  std::uint32_t tensor_;
-  quant::FloatFormat format_;
-  std::uint64_t width_;
+  std::uint64_t ToOrigin(std::uint64_t position) const { return position / to_ * from_; }
+  std::uint64_t ToValue(std::uint64_t position) const { return position / from_ * to_; }
+
+  // Tensors start on multiples of their element size in the files that are written, so `out` is
+  // aligned for its elements.
+  void Convert(std::span<const std::byte> bytes, std::span<std::byte> out) const {
+    const Dtype source = origin_->dtype();
+    if (dtype() == Dtype::kBF16) {
+      quant::CastToBF16(FormatOf(source), bytes, reinterpret_cast<std::uint16_t*>(out.data()));
+    } else {
+      quant::DecodeFloats(
+          source == Dtype::kF16 ? quant::StoredFloat::kF16 : quant::StoredFloat::kBF16, bytes,
+          reinterpret_cast<float*>(out.data()));
+    }
+  }
+
+  const ExpressionPtr origin_;
+  const std::uint64_t from_;  // bytes of an element
+  const std::uint64_t to_;
+  const bool is_copy_;
 };
 
 }  // namespace
 
-bool IsWiderFloat(formats::Dtype dtype) {
-  return dtype == formats::Dtype::kF32 || dtype == formats::Dtype::kF16;
+bool IsWiderFloat(Dtype dtype) { return dtype == Dtype::kF32 || dtype == Dtype::kF16; }
+
+ExpressionPtr Cast(ExpressionPtr origin, Dtype dtype) {
+  if (origin->dtype() == dtype) return origin;
+  const Dtype from = origin->dtype();
+  const bool to_bf16 = dtype == Dtype::kBF16 && IsWiderFloat(from);
+  const bool to_f32 = dtype == Dtype::kF32 && (from == Dtype::kBF16 || from == Dtype::kF16);
+  if (!to_bf16 && !to_f32) {
+    throw Error(
+        ErrorCode::kInternal,
+        fmt::format("{} is to be cast to {}", formats::DtypeName(from), formats::DtypeName(dtype)));
+  }
+  return std::make_shared<CastExpression>(std::move(origin), dtype);
 }
 
 ExpressionPtr CastToBF16(const Catalog& catalog, std::uint32_t tensor) {
-  const CatalogTensor& source = catalog.tensors()[tensor];
-  if (!IsWiderFloat(source.dtype)) {
-    throw Error(ErrorCode::kInternal, "a tensor that is not F32 or F16 is to be cast to BF16",
-                {"", source.name});
-  }
-  return std::make_shared<CastExpression>(source, tensor);
+  return Cast(Copy(catalog, tensor), Dtype::kBF16);
 }
 
 }  // namespace dsv3::convert

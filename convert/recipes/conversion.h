@@ -57,6 +57,14 @@ struct TrainToInferOptions {
   std::uint64_t shard_bytes = 0;             // of shards that are new; 0: kDefaultShardBytes
 };
 
+struct LayoutOptions {
+  std::string to;  // a name of WritableLayouts()
+  // As in TrainToInferOptions.
+  std::filesystem::path config = {};
+  std::optional<Stack> from = std::nullopt;
+  std::uint64_t shard_bytes = 0;
+};
+
 struct ConversionRequest {
   std::filesystem::path input;
   std::filesystem::path output;
@@ -64,6 +72,7 @@ struct ConversionRequest {
   Fp8ToBf16Options fp8_to_bf16;
   Bf16ToFp8Options bf16_to_fp8;
   TrainToInferOptions train_to_infer;
+  LayoutOptions layout;
   RunOptions run;
 };
 
@@ -79,5 +88,9 @@ ConversionReport ConvertBf16ToFp8(const ConversionRequest& request, formats::Fil
 // Runs `dsv3-convert train-to-infer`, in the same way.
 ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::FileSystem& fs,
                                      ProgressSink& progress, const StopToken& stop);
+
+// Runs `dsv3-convert layout`, in the same way.
+ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSystem& fs,
+                               ProgressSink& progress, const StopToken& stop);
 
 }  // namespace dsv3::convert

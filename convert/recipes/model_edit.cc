@@ -8,10 +8,14 @@
 #include <system_error>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "convert/model/config_edit.h"
 #include "convert/open/model_files.h"
 #include "formats/checkpoint_files.h"
+#include "formats/error.h"
 #include "formats/json/json_edit.h"
+#include "formats/message_text.h"
 #include "formats/safetensors.h"
 
 namespace dsv3::convert {
@@ -115,6 +119,23 @@ Plan PlanEdit(const OpenedModel& model, ModelEdit edit, std::uint64_t shard_byte
   }
   if (edit.needs_index) plan.index = PlanIndex(plan);
   return plan;
+}
+
+void RequireTrainingOptions(const std::filesystem::path& config, std::optional<Stack> from,
+                            const OpenedModel& model) {
+  if (!model.training.stack.empty()) return;
+  if (from && *from != Stack::kHuggingFace) {
+    throw Error(
+        ErrorCode::kBadInput,
+        fmt::format("{}: this is a checkpoint with Hugging Face names, not one of {}; leave "
+                    "out --from",
+                    formats::ShownPath(model.directory), StackName(*from)),
+        {model.directory.string(), ""});
+  }
+  if (!config.empty()) {
+    throw Error(ErrorCode::kUsage,
+                "--config goes with a training checkpoint; this one has a config.json of its own");
+  }
 }
 
 }  // namespace dsv3::convert

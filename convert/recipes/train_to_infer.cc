@@ -7,7 +7,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -15,7 +14,6 @@
 
 #include "convert/job/runner.h"
 #include "convert/model/config_edit.h"
-#include "convert/model/expected_tensors.h"
 #include "convert/model/quantized_form.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/open/assembled_model.h"
@@ -24,6 +22,7 @@
 #include "convert/recipes/mla_edit.h"
 #include "convert/recipes/mtp_edit.h"
 #include "convert/recipes/side_files.h"
+#include "convert/recipes/weight_dtypes.h"
 #include "formats/checkpoint_files.h"
 #include "formats/dtype.h"
 #include "formats/error.h"
@@ -75,58 +74,14 @@ void CheckOptions(const TrainToInferOptions& options) {
   }
 }
 
-// Options that only a training checkpoint needs.
 void CheckForm(const TrainToInferOptions& options, const OpenedModel& model) {
-  const bool training = !model.training.stack.empty();
-  if (!training && options.from && *options.from != Stack::kHuggingFace) {
-    throw Error(
-        ErrorCode::kBadInput,
-        fmt::format("{}: this is a checkpoint with Hugging Face names, not one of {}; leave "
-                    "out --from",
-                    formats::ShownPath(model.directory), StackName(*options.from)),
-        {model.directory.string(), ""});
-  }
-  if (!training && !options.config.empty()) {
-    throw Error(ErrorCode::kUsage,
-                "--config goes with a training checkpoint; this one has a config.json of its own");
-  }
+  RequireTrainingOptions(options.config, options.from, model);
   if (model.has_own_shards && options.shard_bytes != 0) {
     throw Error(ErrorCode::kUsage,
                 "--max-shard-size goes with a training checkpoint; the shards of this one keep "
                 "their tensors");
   }
 }
-
-// The names of the model's weights that a conversion makes BF16: those that the config predicts but
-// the router's bias, which engines add in F32, and the norm of V3.2's indexer, which is F32 in the
-// releases.
-class CastNames {
- public:
-  explicit CastNames(const OpenedModel& model) : known_(model.config.known) {
-    ForEachExpected(
-        model.config, FindNamePrefix(model.catalog), [&](const ExpectedTensorView& tensor) {
-          const bool keeps_f32 = tensor.role == TensorRole::kRouterBias ||
-                                 tensor.name.find(".indexer.k_norm.") != std::string_view::npos;
-          if (!keeps_f32) names_.emplace(tensor.name);
-        });
-  }
-
-  bool Hold(const std::string& name) const {
-    if (known_) return names_.count(name) != 0 || IsFusedExpert(name) || IsSplitKvB(name);
-    return name.ends_with(".weight");
-  }
-
- private:
-  static bool IsFusedExpert(std::string_view name) {
-    return name.ends_with(".mlp.experts.gate_up_proj") || name.ends_with(".mlp.experts.down_proj");
-  }
-  static bool IsSplitKvB(std::string_view name) {
-    return name.ends_with(".k_b_proj.weight") || name.ends_with(".v_b_proj.weight");
-  }
-
-  const bool known_;
-  std::unordered_set<std::string> names_;
-};
 
 bool IsStored(Dtype dtype) {
   switch (dtype) {
@@ -149,7 +104,7 @@ bool IsStored(Dtype dtype) {
 
 // F32 and F16 weights become BF16; nothing else changes its numbers.
 void CastWeights(const OpenedModel& model, TrainDtype dtype, ModelEdit& edit) {
-  const CastNames names(model);
+  const Bf16Names names(model);
   for (EditedTensor& tensor : edit.tensors) {
     const CatalogTensor& source = model.catalog.tensors()[tensor.copy_of];
     if (!names.Hold(tensor.name)) continue;

@@ -39,7 +39,7 @@ StackModel Fused() {
       model.Add(tensor.name, tensor.shape, tensor.name);
     }
   }
-  for (const std::uint64_t layer : {1, 2}) {
+  for (const std::uint64_t layer : {1U, 2U}) {
     const std::string experts = fmt::format("model.layers.{}.mlp.experts.", layer);
     model.AddRows(experts + "gate_up_proj", {kExperts, 12, 8},
                   Experts(layer, {"gate_proj.weight", "up_proj.weight"}));

@@ -1,0 +1,90 @@
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/conversion_command.h"
+#include "cli/run_options.h"
+#include "cli/tool_main.h"
+#include "cli/training_options.h"
+#include "convert/layouts/stacks.h"
+#include "convert/recipes/conversion.h"
+
+namespace dsv3::cli {
+
+namespace {
+
+struct Options {
+  ConversionOptions conversion;
+  std::string config;
+  convert::LayoutOptions recipe;
+};
+
+std::string Run(const Options& options, CommandContext& context) {
+  convert::ConversionRequest request;
+  request.layout = options.recipe;
+  request.layout.config = options.config;
+  return RunConversion(options.conversion, std::move(request), convert::ConvertLayout, context);
+}
+
+Option ToOption(convert::LayoutOptions* recipe) {
+  std::vector<ChoiceOf<std::string>> choices;
+  for (const convert::WritableLayout& layout : convert::WritableLayouts()) {
+    choices.push_back({std::string(layout.name), std::string(layout.name), ""});
+  }
+  std::vector<std::string> names;
+  for (const auto& choice : choices) names.push_back(choice.value);
+  return OneOf<std::string>("to", "LAYOUT", std::move(choices), &recipe->to,
+                            "The layout to write: " + JoinWords(names) + ". Needed.");
+}
+
+}  // namespace
+
+Command LayoutCommand() {
+  const auto options = std::make_shared<Options>();
+  Command command;
+  command.name = "layout";
+  command.summary = "write a model in the names and forms of another stack";
+  command.description = {
+      "Writes the model IN to OUT in another layout: other names, experts together or apart, "
+      "matrices transposed, rows in another order. hf is the layout of Hugging Face checkpoints; "
+      "deepseek that of DeepSeek's inference demo for one rank; transformers-fused has the experts "
+      "of a layer in two tensors; the others are those of MindFormers' training and inference "
+      "networks. Values change only where a layout has no scales (FP8 becomes BF16) or stores some "
+      "tensors in F32.",
+      "Files appear in OUT under their names only when they are complete. After an interruption of "
+      "any kind the same command continues and gives the same bytes."};
+  command.arguments = {
+      {"IN",
+       "The model: a Hugging Face checkpoint, rank shards of dsv3-reshard, or a training "
+       "checkpoint, see train-to-infer; also a directory in a layout of MindFormers.",
+       &options->conversion.input},
+      {"OUT",
+       "The directory to write. It may be missing, empty, or hold what an earlier run of the "
+       "same command left.",
+       &options->conversion.output}};
+  command.options.push_back(ToOption(&options->recipe));
+  for (Option& option :
+       TrainingOptionTable(&options->recipe.from, &options->config, &options->recipe.shard_bytes)) {
+    command.options.push_back(std::move(option));
+  }
+  for (Option& option : RunOptionTable(&options->conversion.run)) {
+    command.options.push_back(std::move(option));
+  }
+  for (Option& option : PartOptionTable(&options->conversion.run)) {
+    command.options.push_back(std::move(option));
+  }
+  command.examples = {
+      {"layout --to mindformers-train DeepSeek-V3-bf16 DeepSeek-V3-ms",
+       "For MindFormers' training"},
+      {"layout --to hf DeepSeek-V3-ms DeepSeek-V3-hf --config DeepSeek-V3/config.json",
+       "Back to Hugging Face's names"}};
+  command.after_stop = "run the same command again to continue";
+  command.stops_by_itself = true;
+  command.shares_work = true;
+  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  return command;
+}
+
+}  // namespace dsv3::cli

@@ -1,0 +1,328 @@
+#include "convert/recipes/layout.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <tuple>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/job/runner.h"
+#include "convert/layouts/scaled_layout.h"
+#include "convert/layouts/transformers_names.h"
+#include "convert/model/activation_scales.h"
+#include "convert/model/expected_tensors.h"
+#include "convert/model/layer_kinds.h"
+#include "convert/model/scaled_weights.h"
+#include "convert/open/assembled_model.h"
+#include "convert/open/sharded_tensors.h"
+#include "convert/plan/cast_expression.h"
+#include "convert/plan/dequantize_expression.h"
+#include "convert/recipes/conversion.h"
+#include "convert/recipes/fp8_to_bf16.h"
+#include "convert/recipes/layout_files.h"
+#include "convert/recipes/model_edit.h"
+#include "convert/recipes/mtp_edit.h"
+#include "convert/recipes/side_files.h"
+#include "convert/recipes/weight_dtypes.h"
+#include "formats/error.h"
+#include "formats/message_text.h"
+#include "formats/require_no_errors.h"
+
+namespace dsv3::convert {
+namespace {
+
+using formats::Dtype;
+
+// MindFormers' networks take floats; the other layouts have a name for scales.
+bool HasScales(const WritableLayout& layout) { return !layout.name.starts_with("mindformers-"); }
+
+// A tensor of a catalog as one piece; without a piece where the catalog does not have it.
+ShardedTensor WholeTensor(const StackTensor& name, const Catalog& catalog) {
+  const std::uint32_t position = catalog.Find(name.name);
+  if (position == Catalog::kNone) return {name.name, Dtype::kU8, name.shape, {}};
+  StoredPiece piece;
+  piece.offsets.assign(name.shape.size(), 0);
+  piece.sizes = name.shape;
+  piece.stored = position;
+  piece.strides = RowMajorStrides(name.shape);
+  return {name.name, catalog.tensors()[position].dtype, name.shape, {std::move(piece)}};
+}
+
+class LayoutPlanner {
+ public:
+  LayoutPlanner(const OpenedModel& model, const WritableLayout& layout)
+      : model_(model),
+        layout_(layout),
+        prefix_(FindNamePrefix(model.catalog)),
+        bf16_names_(model),
+        scaled_(FindScaledWeights(model.catalog, model.config)) {
+    RefuseOtherForms(scaled_,
+                     "which layout does not carry; only floats and FP8 weights (F8_E4M3, F8_E5M2) "
+                     "with the scales that config.json describes are");
+    formats::RequireNoErrors(scaled_.findings,
+                             {"fault of weights and scales", "faults of weights and scales"});
+    scales_ = ScaleMap(scaled_.pairs, model.catalog.tensors().size());
+  }
+
+  LayoutPlan Make(std::uint64_t shard_bytes) {
+    TakeNames();
+    const std::vector<ComposedTensor> composed =
+        WriteScaledLayout(*layout_.table, model_.config, names_, layout_.variants);
+    LayoutPlan result;
+    MakeSource(composed, result);
+    std::vector<ShardedTensor> tensors;
+    tensors.reserve(names_.size());
+    for (const StackTensor& name : names_)
+      tensors.push_back(WholeTensor(name, result.source.catalog));
+    Composer composer(tensors, result.source.catalog);
+    std::vector<LaidOutTensor> laid_out;
+    laid_out.reserve(composed.size());
+    for (const ComposedTensor& tensor : composed) {
+      const std::string& source = names_[tensor.parts.front().source].name;
+      laid_out.push_back({tensor.name, LayerOf(source, prefix_), composer.Make(tensor)});
+    }
+    result.plan.recipe = kLayout;
+    PlanLayoutFiles(layout_, model_.config, std::move(laid_out), shard_bytes, result.plan);
+    result.config = model_.config_text;
+    if (dequantized_) {
+      Plan removed;
+      result.config = ConfigForBf16(result.config, model_.config, removed);
+    }
+    return result;
+  }
+
+ private:
+  // The embedding, the layers, the rest.
+  std::tuple<std::uint64_t, std::string_view> PlaceOfName(std::string_view name) const {
+    if (const auto layer = LayerOf(name, prefix_)) return {*layer + 1, name};
+    const bool first = name.find("embed_tokens") != std::string_view::npos;
+    return {first ? 0 : UINT64_MAX, name};
+  }
+
+  // The tensors that the layout is to hold, in the model's order.
+  void TakeNames() {
+    const std::vector<CatalogTensor>& tensors = model_.catalog.tensors();
+    std::vector<bool> goes(tensors.size(), false);
+    if (!HasScales(layout_)) {
+      for (const ScaledWeight& pair : scaled_.pairs) goes[pair.scale] = true;
+      for (const std::uint32_t i : FindActivationScales(model_.catalog, scaled_.pairs)) {
+        goes[i] = true;
+      }
+    }
+    for (std::uint32_t i = 0; i < tensors.size(); ++i) {
+      if (goes[i]) {
+        dropped_.push_back(tensors[i].name);
+      } else {
+        positions_.push_back(i);
+      }
+    }
+    std::sort(positions_.begin(), positions_.end(), [&](std::uint32_t a, std::uint32_t b) {
+      return PlaceOfName(tensors[a].name) < PlaceOfName(tensors[b].name);
+    });
+    for (const std::uint32_t i : positions_) names_.push_back({tensors[i].name, tensors[i].shape});
+  }
+
+  // How the layout stores a tensor, which is one or a part of `name`. Training checkpoints keep
+  // weights in wider floats than releases do.
+  Dtype DtypeFor(const std::string& name, const std::string& model_name, Dtype now) const {
+    if (HasScales(layout_)) {
+      const bool wider = !model_.has_own_shards && IsWiderFloat(now);
+      return wider && bf16_names_.Hold(model_name) ? Dtype::kBF16 : now;
+    }
+    if (IsStoredAsF32(*layout_.table, name)) return Dtype::kF32;
+    // Where BF16 would lose the bias, which engines add in F32.
+    if (!bf16_names_.Hold(model_name)) return now;
+    if (layout_.name == "mindformers-infer") return now;
+    return Dtype::kBF16;
+  }
+
+  ExpressionPtr ValueOf(std::uint32_t tensor) {
+    const ScaledWeight* const pair = HasScales(layout_) ? nullptr : scales_.OfWeight(tensor);
+    if (pair == nullptr) return OriginOf(model_, tensor);
+    if (model_.assembled) {
+      const std::string& name = model_.catalog.tensors()[tensor].name;
+      throw Error(ErrorCode::kBadInput,
+                  fmt::format("tensor {} is FP8, and {} has no scales; make BF16 of IN first: "
+                              "dsv3-convert fp8-to-bf16",
+                              QuoteForMessage(name), layout_.name),
+                  {"", name});
+    }
+    dequantized_ = true;
+    return Dequantize(model_.catalog, *pair);
+  }
+
+  // The model with the dtypes of the layout: what the plan reads.
+  void MakeSource(const std::vector<ComposedTensor>& composed, LayoutPlan& result) {
+    std::vector<ExpressionPtr> values(names_.size());
+    for (const ComposedTensor& tensor : composed) {
+      for (const TensorPart& part : tensor.parts) {
+        if (values[part.source]) continue;
+        const std::uint32_t position = positions_[part.source];
+        ExpressionPtr value = ValueOf(position);
+        const Dtype dtype = DtypeFor(tensor.name, names_[part.source].name, value->dtype());
+        RequireFloat(position, value->dtype(), dtype);
+        if (dtype != model_.catalog.tensors()[position].dtype) ++result.converted;
+        values[part.source] = Cast(std::move(value), dtype);
+      }
+    }
+    NamedExpressions held;
+    for (std::size_t i = 0; i < names_.size(); ++i) {
+      if (values[i]) {
+        held.emplace_back(names_[i].name, std::move(values[i]));
+      } else {
+        dropped_.push_back(names_[i].name);
+      }
+    }
+    AssembledModel assembled;
+    if (model_.assembled) {
+      assembled.stored = model_.assembled->stored;
+      assembled.digests = model_.assembled->digests;
+    } else {
+      assembled.stored = model_.catalog;
+    }
+    result.source.directory = model_.directory;
+    result.source.catalog = MakeShards(std::move(held), kDefaultShardBytes, assembled);
+    result.source.assembled = std::make_shared<const AssembledModel>(std::move(assembled));
+    result.dropped = std::move(dropped_);
+  }
+
+  void RequireFloat(std::uint32_t tensor, Dtype from, Dtype to) const {
+    if (from == to || ((from == Dtype::kF32 || from == Dtype::kF16 || from == Dtype::kBF16)))
+      return;
+    const CatalogTensor& source = model_.catalog.tensors()[tensor];
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("tensor {} is {}, and {} stores it as {}; save the model in BF16",
+                            QuoteForMessage(source.name), formats::DtypeName(from), layout_.name,
+                            formats::DtypeName(to)),
+                {"", source.name});
+  }
+
+  const OpenedModel& model_;
+  const WritableLayout& layout_;
+  const std::string_view prefix_;
+  const Bf16Names bf16_names_;
+  const ScaledWeights scaled_;
+  ScaleMap scales_;
+  std::vector<std::uint32_t> positions_;  // in the model's catalog, of each of names_
+  std::vector<StackTensor> names_;
+  std::vector<std::string> dropped_;
+  bool dequantized_ = false;
+};
+
+bool HasFusedExperts(const Catalog& catalog) {
+  return std::any_of(catalog.tensors().begin(), catalog.tensors().end(),
+                     [](const CatalogTensor& tensor) {
+                       return tensor.name.ends_with(".mlp.experts.gate_up_proj");
+                     });
+}
+
+// The model with a tensor for each expert.
+OpenedModel WithExpertsApart(const OpenedModel& model) {
+  if (model.assembled) {
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: the experts of a layer are in two tensors, and these are put "
+                            "together of several files; make a checkpoint of it first: "
+                            "dsv3-reshard merge",
+                            formats::ShownPath(model.directory)),
+                {model.directory.string(), ""});
+  }
+  std::vector<StackTensor> names;
+  std::vector<ShardedTensor> tensors;
+  for (std::uint32_t i = 0; i < model.catalog.tensors_end(); ++i) {
+    const CatalogTensor& tensor = model.catalog.tensors()[i];
+    names.push_back({tensor.name, tensor.shape});
+    tensors.push_back(WholeTensor(names.back(), model.catalog));
+  }
+  const LayoutReading reading = ReadScaledLayout(TransformersNames(), model.config, names);
+  AssembledModel assembled;
+  assembled.stored = model.catalog;
+  Composer composer(tensors, assembled.stored);
+  NamedExpressions held;
+  for (const ComposedTensor& tensor : reading.tensors) {
+    held.emplace_back(tensor.name, composer.Make(tensor));
+  }
+  OpenedModel apart;
+  apart.directory = model.directory;
+  apart.config = model.config;
+  apart.config_text = model.config_text;
+  apart.missing_mtp_layers = model.missing_mtp_layers;
+  apart.catalog = MakeShards(std::move(held), kDefaultShardBytes, assembled);
+  apart.assembled = std::make_shared<const AssembledModel>(std::move(assembled));
+  return apart;
+}
+
+}  // namespace
+
+const WritableLayout* FindWritableLayout(std::string_view name) {
+  for (const WritableLayout& layout : WritableLayouts()) {
+    if (layout.name == name) return &layout;
+  }
+  return nullptr;
+}
+
+LayoutPlan PlanLayout(const OpenedModel& model, const WritableLayout& layout,
+                      std::uint64_t shard_bytes) {
+  if (HasFusedExperts(model.catalog)) {
+    return LayoutPlanner(WithExpertsApart(model), layout).Make(shard_bytes);
+  }
+  return LayoutPlanner(model, layout).Make(shard_bytes);
+}
+
+ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSystem& fs,
+                               ProgressSink& progress, const StopToken& stop) {
+  const LayoutOptions& options = request.layout;
+  ConversionKind conversion;
+  conversion.recipe = kLayout;
+  conversion.title = "Changed the layout to " + options.to;
+  conversion.converted_text = "to another dtype";
+  conversion.keeps_source =
+      "a tensor of another layout is made of tensors of several shards, so that none can be "
+      "deleted "
+      "on the way; leave the option out";
+  conversion.opening.mtp_may_be_missing = true;
+  conversion.opening.config = options.config;
+  conversion.opening.from = options.from;
+  const WritableLayout* const layout = FindWritableLayout(options.to);
+  conversion.check_options = [&] {
+    if (layout == nullptr) {
+      throw Error(ErrorCode::kUsage,
+                  "--to is missing; give the layout to write, such as --to mindformers-train");
+    }
+  };
+  conversion.make_recipe = [&](OpenedModel& model) {
+    RequireTrainingOptions(options.config, options.from, model);
+    const auto made = std::make_shared<LayoutPlan>(PlanLayout(
+        model, *layout, options.shard_bytes == 0 ? kDefaultShardBytes : options.shard_bytes));
+    made->plan.options = {{"to", fmt::format("\"{}\"", options.to)}};
+    std::vector<PlannedSideFile> own = std::move(made->plan.side_files);
+    made->plan.side_files.clear();
+    ModelEdit config;
+    config.config = std::move(made->config);
+    KeepMtp(model, config);
+    PlanSideFiles(model, config.config, {.all = request.run.all_side_files}, made->plan);
+    for (PlannedSideFile& file : own) made->plan.side_files.push_back(std::move(file));
+    std::sort(made->plan.side_files.begin(), made->plan.side_files.end(),
+              [](const PlannedSideFile& a, const PlannedSideFile& b) { return a.name < b.name; });
+    Recipe recipe{.plan = std::shared_ptr<const Plan>(made, &made->plan),
+                  .tensors = TensorsOf(made->source)};
+    recipe.converted_tensors = made->converted;
+    recipe.warnings = config.warnings;
+    recipe.hooks.preflight = [](const PreflightRun& run) { return run.known; };
+    recipe.add_facts = [made](ConversionReport& report) {
+      ReportFact fact{"dropped", "dropped", "", std::move(made->dropped)};
+      if (!fact.names.empty()) {
+        fact.text = fmt::format("{} tensor{} that the layout does not hold", fact.names.size(),
+                                fact.names.size() == 1 ? "" : "s");
+      }
+      report.facts.push_back(std::move(fact));
+    };
+    return recipe;
+  };
+  return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,
+                       stop);
+}
+
+}  // namespace dsv3::convert

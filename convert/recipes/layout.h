@@ -1,0 +1,34 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "convert/layouts/stacks.h"
+#include "convert/open/open_model.h"
+#include "convert/plan/plan.h"
+
+// A model in another layout: the names and forms of another stack.
+namespace dsv3::convert {
+
+inline constexpr char kLayout[] = "layout";
+
+// A layout that `dsv3-convert layout --to` writes, by its name; nullptr for another one.
+const WritableLayout* FindWritableLayout(std::string_view name);
+
+// What a recipe makes of a model. `source` is a model whose tensors have the dtypes of the layout;
+// the plan's expressions read its catalog.
+struct LayoutPlan {
+  OpenedModel source;
+  Plan plan;  // without options and side files other than the layout's own
+  std::string config;
+  std::vector<std::string> dropped;  // scales of weights that became BF16, copies in MTP layers
+  std::uint64_t converted = 0;       // tensors that changed their dtype
+};
+
+// `shard_bytes` is for layouts whose shards have no sizes of their own. Throws Error (kBadInput)
+// for a tensor that the layout has no name for, and for FP8 in rank shards where the layout has no
+// scales.
+LayoutPlan PlanLayout(const OpenedModel& model, const WritableLayout& layout,
+                      std::uint64_t shard_bytes);
+
+}  // namespace dsv3::convert

@@ -1,0 +1,169 @@
+#include "convert/recipes/layout.h"
+
+#include <filesystem>
+#include <map>
+#include <set>
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/convert/recipes/train_to_infer_test.h"
+
+namespace dsv3::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+class LayoutTest : public TrainToInferTest {
+ protected:
+  static convert::ConversionReport Write(const fs::path& input, const fs::path& output,
+                                         const std::string& to) {
+    Conversion conversion(input, output);
+    conversion.convert = convert::ConvertLayout;
+    conversion.request.layout.to = to;
+    return conversion.Run();
+  }
+
+  static std::set<std::string> WeightFiles(const fs::path& directory) {
+    std::set<std::string> names;
+    for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
+      const std::string name = entry.path().filename().string();
+      if (name.ends_with(".safetensors")) names.insert(name);
+    }
+    return names;
+  }
+};
+
+TEST_F(LayoutTest, EveryLayoutComesBackToTheByte) {
+  const fs::path in = Bf16Sample();
+  Write(in, dir_ / "hf", "hf");
+  const std::string model = ReadFile(dir_ / "hf" / "model.safetensors");
+  const std::string config = ReadFile(dir_ / "hf" / "config.json");
+  EXPECT_TRUE(ReadTensors(dir_ / "hf" / "model.safetensors") == ReadCheckpoint(in));
+  EXPECT_EQ(config, ReadFile(in / "config.json"));
+  for (const convert::WritableLayout& layout : convert::WritableLayouts()) {
+    // The demo's form is a rank's; dsv3-reshard merge reads it.
+    if (layout.name == "hf" || layout.name == "deepseek") continue;
+    const fs::path there = dir_ / std::string(layout.name);
+    const fs::path back = dir_ / ("back-" + std::string(layout.name));
+    Write(in, there, std::string(layout.name));
+    Write(there, back, "hf");
+    EXPECT_TRUE(ReadFile(back / "model.safetensors") == model) << layout.name;
+    EXPECT_EQ(ReadFile(back / "config.json"), config) << layout.name;
+  }
+}
+
+TEST_F(LayoutTest, AnyLayoutGoesIntoAnyOther) {
+  const fs::path in = Bf16Sample();
+  Write(in, dir_ / "train", "mindformers-train-bmm");
+  Write(dir_ / "train", dir_ / "infer", "mindformers-infer");
+  Write(dir_ / "infer", dir_ / "mcore", "mindformers-mcore-v2");
+  Write(dir_ / "mcore", dir_ / "hf", "hf");
+  EXPECT_TRUE(ReadTensors(dir_ / "hf" / "model.safetensors") == ReadCheckpoint(in));
+}
+
+TEST_F(LayoutTest, KeepsFp8WhereTheLayoutHasScales) {
+  MakeSample(convert::SamplePreset::kTiny, 1, dir_ / "fp8");
+  Write(dir_ / "fp8", dir_ / "demo", "deepseek");
+  const auto demo = ReadTensors(dir_ / "demo" / "model0-mp1.safetensors");
+  const auto in = ReadCheckpoint(dir_ / "fp8");
+  EXPECT_EQ(demo.size(), in.size());
+  EXPECT_TRUE(demo.at("layers.0.attn.wo.weight") ==
+              in.at("model.layers.0.self_attn.o_proj.weight"));
+  EXPECT_TRUE(demo.at("layers.0.attn.wo.scale") ==
+              in.at("model.layers.0.self_attn.o_proj.weight_scale_inv"));
+}
+
+TEST_F(LayoutTest, MakesBf16OfFp8WhereTheLayoutHasNoScales) {
+  const fs::path bf16 = Bf16Sample();  // of dir_ / "fp8"
+  Write(dir_ / "fp8", dir_ / "of-fp8", "mindformers-train");
+  Write(bf16, dir_ / "of-bf16", "mindformers-train");
+  for (const std::string& name : WeightFiles(dir_ / "of-bf16")) {
+    EXPECT_TRUE(ReadFile(dir_ / "of-fp8" / name) == ReadFile(dir_ / "of-bf16" / name)) << name;
+  }
+  EXPECT_FALSE(Json(dir_ / "of-fp8" / "config.json").contains("quantization_config"));
+}
+
+// The formulas of the forms: RoPE rows of each head sorted, experts transposed, norms in F32.
+TEST_F(LayoutTest, WritesWhatMindformersTrainingReads) {
+  const fs::path in = Bf16Sample();
+  Write(in, dir_ / "out", "mindformers-train");
+  const auto model = ReadCheckpoint(in);
+  EXPECT_EQ(WeightFiles(dir_ / "out").size(), kMainLayers + 1U);
+  const auto first = ReadTensors(dir_ / "out" / "ms-model-00001-of-00005.safetensors");
+  const auto last = ReadTensors(dir_ / "out" / "ms-model-00005-of-00005.safetensors");
+  EXPECT_TRUE(first.at("model.tok_embeddings.embedding_weight") ==
+              model.at("model.embed_tokens.weight"));
+  EXPECT_TRUE(last.at("lm_head.weight") == model.at("lm_head.weight"));
+  EXPECT_TRUE(last.at("model.norm_out.weight") == Widened(model.at("model.norm.weight")));
+  EXPECT_TRUE(last.at("model.mtp_hidden_fusers.0.dense.weight") ==
+              model.at("model.layers.4.eh_proj.weight"));
+  const auto second = ReadTensors(dir_ / "out" / "ms-model-00002-of-00005.safetensors");
+  const HeldTensor& experts = second.at("model.layers.1.feed_forward.routed_experts.ffn.w1");
+  const HeldTensor& gate = model.at("model.layers.1.mlp.experts.2.gate_proj.weight");
+  const HeldTensor& up = model.at("model.layers.1.mlp.experts.2.up_proj.weight");
+  const std::uint64_t width = gate.shape[0];
+  const std::uint64_t hidden = gate.shape[1];
+  ASSERT_EQ(experts.shape[1], hidden);
+  ASSERT_EQ(experts.shape[2], 2 * width);
+  for (const auto& [h, i] :
+       {std::pair<std::uint64_t, std::uint64_t>{0, 0}, {5, 7}, {hidden - 1, 3}}) {
+    const std::uint64_t at = (2 * hidden + h) * 2 * width;
+    EXPECT_EQ(experts.bytes.substr((at + i) * 2, 2), gate.bytes.substr((i * hidden + h) * 2, 2));
+    EXPECT_EQ(experts.bytes.substr((at + width + i) * 2, 2),
+              up.bytes.substr((i * hidden + h) * 2, 2));
+  }
+  const nlohmann::json map = Json(dir_ / "out" / "param_name_map.json");
+  EXPECT_EQ(map["lm_head.weight"], "ms-model-00005-of-00005.safetensors");
+  EXPECT_THAT(ReadFile(dir_ / "out" / "ms-model-00001-of-00005.safetensors").substr(0, 200),
+              HasSubstr(R"("format":"ms")"));
+}
+
+TEST_F(LayoutTest, NamesTheFilesOfTheInferenceNetwork) {
+  Write(Bf16Sample(), dir_ / "out", "mindformers-infer");
+  const std::set<std::string> files = WeightFiles(dir_ / "out");
+  EXPECT_TRUE(files.contains("model.safetensors"));
+  EXPECT_TRUE(files.contains("model_layer_0.safetensors"));
+  EXPECT_TRUE(files.contains("model_layer_4_routed_experts_w3.safetensors"));
+  EXPECT_FALSE(files.contains("model_layer_0_routed_experts_w1.safetensors"));
+  EXPECT_TRUE(ReadTensors(dir_ / "out" / "model_layer_4.safetensors")
+                  .contains("model.layers.4.enorm.weight"));
+}
+
+TEST_F(LayoutTest, ContinuesAFinishedOutputAndRefusesAnotherLayoutInIt) {
+  const fs::path in = Bf16Sample();
+  Write(in, dir_ / "out", "mindformers-train");
+  EXPECT_EQ(Write(in, dir_ / "out", "mindformers-train").outcome,
+            convert::ConversionReport::Outcome::kNothingToDo);
+  const Error error = ErrorOf([&] { Write(in, dir_ / "out", "mindformers-infer"); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+}
+
+TEST_F(LayoutTest, RefusesAMapThatGivesATensorToAnotherFile) {
+  Write(Bf16Sample(), dir_ / "out", "mindformers-train");
+  nlohmann::json map = Json(dir_ / "out" / "param_name_map.json");
+  map["lm_head.weight"] = "ms-model-00001-of-00005.safetensors";
+  WriteFile(dir_ / "out" / "param_name_map.json", map.dump(2));
+  const Error error = ErrorOf([&] { Write(dir_ / "out", dir_ / "back", "hf"); });
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_EQ(error.place().tensor, "lm_head.weight");
+  EXPECT_FALSE(fs::exists(dir_ / "back"));
+}
+
+TEST_F(LayoutTest, NeedsALayout) {
+  const Error error = ErrorOf([&] { Write(Bf16Sample(), dir_ / "out", ""); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.message(), HasSubstr("--to"));
+}
+
+TEST_F(LayoutTest, RefusesAModelThatIsSplitAlready) {
+  Convert(Bf16Sample(), dir_ / "split", {.mla = convert::MlaForm::kSplit});
+  const Error error = ErrorOf([&] { Write(dir_ / "split", dir_ / "out", "mindformers-train"); });
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_FALSE(fs::exists(dir_ / "out"));
+}
+
+}  // namespace
+}  // namespace dsv3::testing
