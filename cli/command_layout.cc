@@ -30,11 +30,12 @@ std::string Run(const Options& options, CommandContext& context) {
 
 Option ToOption(convert::LayoutOptions* recipe) {
   std::vector<ChoiceOf<std::string>> choices;
-  for (const convert::WritableLayout& layout : convert::WritableLayouts()) {
-    choices.push_back({std::string(layout.name), std::string(layout.name), ""});
-  }
   std::vector<std::string> names;
-  for (const auto& choice : choices) names.push_back(choice.value);
+  names.reserve(convert::WritableLayouts().size());
+  for (const convert::WritableLayout& layout : convert::WritableLayouts()) {
+    names.emplace_back(layout.name);
+    choices.push_back({names.back(), names.back(), ""});
+  }
   return OneOf<std::string>("to", "LAYOUT", std::move(choices), &recipe->to,
                             "The layout to write: " + JoinWords(names) + ". Needed.");
 }

@@ -115,14 +115,14 @@ class MetadataReader {
   void ReadTensors(std::span<const PickleId> items) {
     out_.tensors.reserve(items.size() / 2);
     NameTable names(items.size() / 2);
-    const auto name_at = [&](std::uint32_t i) { return *pickle_.Text(items[2 * i]); };
+    const auto name_at = [&](std::uint32_t i) { return *pickle_.Text(items[std::size_t{2} * i]); };
     for (std::uint32_t i = 0; i < items.size() / 2; ++i) {
-      const std::optional<std::string_view> name = pickle_.Text(items[2 * i]);
-      if (!name) FailValue("", "the name of a tensor", items[2 * i], "a text");
+      const std::optional<std::string_view> name = pickle_.Text(items[std::size_t{2} * i]);
+      if (!name) FailValue("", "the name of a tensor", items[std::size_t{2} * i], "a text");
       if (names.Add(i, HashName(*name), name_at) != NameTable::kNone) {
         Fail(*name, "it is listed twice, so it is not clear which one is meant");
       }
-      const PickleId value = items[2 * i + 1];
+      const PickleId value = items[std::size_t{2} * i + 1];
       const std::optional<PickleRecord> record = pickle_.Record(value);
       if (record && record->global == kTensor) {
         ReadTensor(*name, value);

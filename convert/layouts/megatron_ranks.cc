@@ -181,6 +181,10 @@ class RankReader {
         }
       }
     }
+    if (first == nullptr) {
+      throw Error(ErrorCode::kInternal, "a tensor of no rank reached the layout",
+                  {"", sliced.name});
+    }
     const formats::Shape& shape = first->tensor->shape;
     const MegatronCut cut = MegatronCutOf(sliced.name, shape, config_);
     if (cut == MegatronCut::kWhole || shape.size() != 2) return Copied(sliced, *first);

@@ -93,6 +93,7 @@ const StackRow& RowOf(Stack stack) {
 // "hf (model.embed_tokens.weight), …"
 std::string KnownStacks() {
   std::vector<std::string> known;
+  known.reserve(kStacks.size());
   for (const StackRow& row : kStacks) {
     known.push_back(fmt::format("{} ({})", row.name, row.embedding));
   }
@@ -128,6 +129,7 @@ std::optional<Stack> ParseStackName(std::string_view name) {
 
 std::vector<std::string_view> StackNames() {
   std::vector<std::string_view> names;
+  names.reserve(kStacks.size());
   for (const StackRow& row : kStacks) names.push_back(row.name);
   return names;
 }

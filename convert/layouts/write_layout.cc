@@ -78,6 +78,7 @@ std::vector<ComposedTensor> WriteLayout(const LayoutTable& table, const ModelCon
     }
   }
   std::vector<ComposedTensor> composed;
+  composed.reserve(targets.size());
   for (const Target& target : targets) composed.push_back(Composed(target, config, model));
   return composed;
 }

@@ -9,7 +9,7 @@
 
 namespace dsv3::convert {
 
-std::vector<PlannedFile> PlanShards(NamedExpressions tensors, std::uint64_t shard_bytes) {
+std::vector<PlannedFile> PlanShards(NamedExpressions&& tensors, std::uint64_t shard_bytes) {
   std::vector<NamedExpressions> shards(1);
   std::uint64_t bytes = 0;
   for (auto& [name, expression] : tensors) {
@@ -31,7 +31,8 @@ std::vector<PlannedFile> PlanShards(NamedExpressions tensors, std::uint64_t shar
   return files;
 }
 
-Catalog MakeShards(NamedExpressions tensors, std::uint64_t shard_bytes, AssembledModel& assembled) {
+Catalog MakeShards(NamedExpressions&& tensors, std::uint64_t shard_bytes,
+                   AssembledModel& assembled) {
   Plan plan;
   plan.files = PlanShards(std::move(tensors), shard_bytes);
   if (plan.files.size() > 1) assembled.index = PlanIndex(plan);

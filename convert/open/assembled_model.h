@@ -30,10 +30,11 @@ struct AssembledModel {
 // The files of a model without shards of its own: its tensors, in this order, in shards of at most
 // `shard_bytes` bytes of tensors (one that is larger has a shard of its own), called as on the
 // Hugging Face hub: model.safetensors, or model-00001-of-00007.safetensors and so on.
-std::vector<PlannedFile> PlanShards(NamedExpressions tensors, std::uint64_t shard_bytes);
+std::vector<PlannedFile> PlanShards(NamedExpressions&& tensors, std::uint64_t shard_bytes);
 
 // The catalog of a model in such shards; fills origins, index and headers of `assembled`.
-Catalog MakeShards(NamedExpressions tensors, std::uint64_t shard_bytes, AssembledModel& assembled);
+Catalog MakeShards(NamedExpressions&& tensors, std::uint64_t shard_bytes,
+                   AssembledModel& assembled);
 
 // 5 GB, as huggingface_hub's tools write.
 inline constexpr std::uint64_t kDefaultShardBytes = 5'000'000'000;

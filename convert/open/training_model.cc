@@ -106,6 +106,7 @@ OpenedModel OpenTraining(const TrainingPlace& place, const OpenOptions& options)
   model.needs_index = assembled.index.has_value();
   model.assembled = std::make_shared<const AssembledModel>(std::move(assembled));
   model.training = {std::string(StackName(stack.stack)), reading.skipped, reading.padding_rows, {}};
+  model.training.order.reserve(reading.tensors.size());
   for (const ComposedTensor& tensor : reading.tensors) {
     model.training.order.push_back(model.catalog.Find(tensor.name));
   }

@@ -122,6 +122,7 @@ class LayoutPlanner {
     std::sort(positions_.begin(), positions_.end(), [&](std::uint32_t a, std::uint32_t b) {
       return PlaceOfName(tensors[a].name) < PlaceOfName(tensors[b].name);
     });
+    names_.reserve(positions_.size());
     for (const std::uint32_t i : positions_) names_.push_back({tensors[i].name, tensors[i].shape});
   }
 
@@ -241,6 +242,7 @@ OpenedModel WithExpertsApart(const OpenedModel& model) {
   assembled.stored = model.catalog;
   Composer composer(tensors, assembled.stored);
   NamedExpressions held;
+  held.reserve(reading.tensors.size());
   for (const ComposedTensor& tensor : reading.tensors) {
     held.emplace_back(tensor.name, composer.Make(tensor));
   }
