@@ -130,7 +130,8 @@ TEST(AssembleTest, GathersTilesWhoseElementsLieApart) {
                            (first + r * row_step + c * col_step) * 2, 2);
         }
       }
-      tiles.push_back({box, static_cast<std::uint32_t>(tiles.size()), first, 0, row_step, col_step});
+      tiles.push_back(
+          {box, static_cast<std::uint32_t>(tiles.size()), first, 0, row_step, col_step});
     }
     const MemorySource source(checkpoint);
     const ExpressionPtr value =
@@ -149,9 +150,9 @@ TEST(AssembleTest, RefusesStepsThatLeaveTheirSource) {
                     {{{0, 3, 0, 4}, 0, first, 0, row_step, col_step}});
   };
   EXPECT_EQ(assemble(0, 1, 3)->num_bytes(), 24U);
-  for (const auto& [first, row_step, col_step] :
+  for (const std::array<std::uint64_t, 3>& tile :
        {std::array<std::uint64_t, 3>{1, 1, 3}, {0, 2, 3}, {0, 1, 4}, {0, UINT64_MAX, 3}}) {
-    const Error error = testing::ErrorOf([&] { assemble(first, row_step, col_step); });
+    const Error error = testing::ErrorOf([&] { assemble(tile[0], tile[1], tile[2]); });
     EXPECT_EQ(error.code(), ErrorCode::kBadInput);
     EXPECT_THAT(error.message(), HasSubstr("steps of"));
   }
