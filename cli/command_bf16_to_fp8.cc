@@ -137,15 +137,9 @@ Command Bf16ToFp8Command() {
        "same command left.",
        &options->conversion.output}};
   command.options = RecipeOptions(options);
-  for (Option& option : RunOptionTable(&options->conversion.run)) {
-    command.options.push_back(std::move(option));
-  }
-  for (Option& option : PartOptionTable(&options->conversion.run)) {
-    command.options.push_back(std::move(option));
-  }
-  for (Option& option : DeletionOptionTable(&options->conversion.run, &options->conversion.yes)) {
-    command.options.push_back(std::move(option));
-  }
+  AddOptions(RunOptionTable(&options->conversion.run), command);
+  AddOptions(PartOptionTable(&options->conversion.run), command);
+  AddOptions(DeletionOptionTable(&options->conversion.run, &options->conversion.yes), command);
   command.examples = {
       {"bf16-to-fp8 DeepSeek-V3-BF16 DeepSeek-V3-FP8", "Quantise as DeepSeek does"},
       {"bf16-to-fp8 DeepSeek-V3-tuned DeepSeek-V3-tuned-FP8 --scales-from DeepSeek-V3",

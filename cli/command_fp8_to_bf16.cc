@@ -51,12 +51,8 @@ Command Fp8ToBf16Command() {
       Flag("allow-bad-scales", &options->recipe.allow_bad_scales,
            "Go on when a scale is NaN, infinite, negative or zero, and count these by tensor. "
            "Without it they are an error."));
-  for (Option& option : PartOptionTable(&options->conversion.run)) {
-    command.options.push_back(std::move(option));
-  }
-  for (Option& option : DeletionOptionTable(&options->conversion.run, &options->conversion.yes)) {
-    command.options.push_back(std::move(option));
-  }
+  AddOptions(PartOptionTable(&options->conversion.run), command);
+  AddOptions(DeletionOptionTable(&options->conversion.run, &options->conversion.yes), command);
   command.examples = {
       {"fp8-to-bf16 DeepSeek-V3 DeepSeek-V3-BF16", "Convert a checkpoint"},
       {"fp8-to-bf16 --dry-run DeepSeek-V3 DeepSeek-V3-BF16", "See first whether it fits"},

@@ -66,16 +66,11 @@ Command LayoutCommand() {
        "same command left.",
        &options->conversion.output}};
   command.options.push_back(ToOption(&options->recipe));
-  for (Option& option :
-       TrainingOptionTable(&options->recipe.from, &options->config, &options->recipe.shard_bytes)) {
-    command.options.push_back(std::move(option));
-  }
-  for (Option& option : RunOptionTable(&options->conversion.run)) {
-    command.options.push_back(std::move(option));
-  }
-  for (Option& option : PartOptionTable(&options->conversion.run)) {
-    command.options.push_back(std::move(option));
-  }
+  AddOptions(
+      TrainingOptionTable(&options->recipe.from, &options->config, &options->recipe.shard_bytes),
+      command);
+  AddOptions(RunOptionTable(&options->conversion.run), command);
+  AddOptions(PartOptionTable(&options->conversion.run), command);
   command.examples = {
       {"layout --to mindformers-train DeepSeek-V3-bf16 DeepSeek-V3-ms",
        "For MindFormers' training"},

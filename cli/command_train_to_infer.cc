@@ -107,15 +107,9 @@ Command TrainToInferCommand() {
        "same command left.",
        &options->conversion.output}};
   command.options = RecipeOptions(options);
-  for (Option& option : RunOptionTable(&options->conversion.run)) {
-    command.options.push_back(std::move(option));
-  }
-  for (Option& option : PartOptionTable(&options->conversion.run)) {
-    command.options.push_back(std::move(option));
-  }
-  for (Option& option : DeletionOptionTable(&options->conversion.run, &options->conversion.yes)) {
-    command.options.push_back(std::move(option));
-  }
+  AddOptions(RunOptionTable(&options->conversion.run), command);
+  AddOptions(PartOptionTable(&options->conversion.run), command);
+  AddOptions(DeletionOptionTable(&options->conversion.run, &options->conversion.yes), command);
   command.examples = {
       {"train-to-infer --mtp drop DeepSeek-V3 DeepSeek-V3-main", "Leave the MTP layer out"},
       {"train-to-infer --mtp graft --mtp-from DeepSeek-V3-bf16 tuned tuned-mtp",

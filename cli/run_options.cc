@@ -1,6 +1,9 @@
 #include "cli/run_options.h"
 
+#include <algorithm>
+#include <iterator>
 #include <string>
+#include <utility>
 
 namespace dsv3::cli {
 
@@ -99,6 +102,10 @@ std::vector<Option> DeletionOptionTable(convert::RunOptions* run, bool* yes) {
   options.push_back(
       OfOneRun(Flag("yes", yes, "Answer the questions of --delete-source-shards with yes.")));
   return options;
+}
+
+void AddOptions(std::vector<Option> options, Command& command) {
+  std::move(options.begin(), options.end(), std::back_inserter(command.options));
 }
 
 }  // namespace dsv3::cli

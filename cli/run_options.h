@@ -16,4 +16,7 @@ std::vector<Option> PartOptionTable(convert::RunOptions* run);
 // --delete-source-shards and --yes, for commands whose source another place has.
 std::vector<Option> DeletionOptionTable(convert::RunOptions* run, bool* yes);
 
+// Puts `options` behind those of the command.
+void AddOptions(std::vector<Option> options, Command& command);
+
 }  // namespace dsv3::cli

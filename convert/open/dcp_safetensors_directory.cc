@@ -52,7 +52,7 @@ void RequireAllShards(const TrainingPlace& place) {
   }
 }
 
-class DcpSafetensors final : public TrainingReader {
+class DcpSafetensors final : public ReaderOfPieces {
  public:
   explicit DcpSafetensors(const TrainingPlace& place) {
     RequireAllShards(place);
@@ -78,9 +78,6 @@ class DcpSafetensors final : public TrainingReader {
     }
   }
 
-  const std::vector<ShardedTensor>& tensors() const override { return tensors_; }
-  Catalog Locate(const std::vector<bool>& /*wanted*/) override { return stored_.Take(); }
-
  private:
   static void RequireAlike(const ShardedTensor& tensor, const formats::SafetensorsTensor& box,
                            const std::string& file) {
@@ -91,9 +88,6 @@ class DcpSafetensors final : public TrainingReader {
                      QuoteForMessage(box.name), formats::DtypeName(box.dtype), box.shape.size(),
                      formats::DtypeName(tensor.dtype), tensor.shape.size()));
   }
-
-  StoredTensors stored_;
-  std::vector<ShardedTensor> tensors_;
 };
 
 }  // namespace

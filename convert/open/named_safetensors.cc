@@ -44,7 +44,7 @@ std::map<std::string, std::string> ReadMap(const std::filesystem::path& path) {
   return files;
 }
 
-class NamedSafetensors final : public TrainingReader {
+class NamedSafetensors final : public ReaderOfPieces {
  public:
   explicit NamedSafetensors(const TrainingPlace& place) {
     std::map<std::string, std::string> listed = ReadMap(place.directory / kParameterMap);
@@ -71,13 +71,6 @@ class NamedSafetensors final : public TrainingReader {
                             kParameterMap, QuoteForMessage(tensor), formats::ShownPath(file)),
                 {kParameterMap, tensor});
   }
-
-  const std::vector<ShardedTensor>& tensors() const override { return tensors_; }
-  Catalog Locate(const std::vector<bool>& /*wanted*/) override { return stored_.Take(); }
-
- private:
-  StoredTensors stored_;
-  std::vector<ShardedTensor> tensors_;
 };
 
 }  // namespace

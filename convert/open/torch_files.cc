@@ -12,7 +12,7 @@
 namespace dsv3::convert {
 namespace {
 
-class TorchFiles final : public TrainingReader {
+class TorchFiles final : public ReaderOfPieces {
  public:
   explicit TorchFiles(const TrainingPlace& place) {
     for (const std::string& name : place.files) {
@@ -32,13 +32,6 @@ class TorchFiles final : public TrainingReader {
       }
     }
   }
-
-  const std::vector<ShardedTensor>& tensors() const override { return tensors_; }
-  Catalog Locate(const std::vector<bool>& /*wanted*/) override { return stored_.Take(); }
-
- private:
-  StoredTensors stored_;
-  std::vector<ShardedTensor> tensors_;
 };
 
 }  // namespace

@@ -61,4 +61,15 @@ class StoredTensors {
   std::vector<CatalogTensor> tensors_;
 };
 
+// A reader that knows all pieces from the start: its constructor fills both members.
+class ReaderOfPieces : public TrainingReader {
+ public:
+  const std::vector<ShardedTensor>& tensors() const final { return tensors_; }
+  Catalog Locate(const std::vector<bool>& /*wanted*/) final { return stored_.Take(); }
+
+ protected:
+  StoredTensors stored_;
+  std::vector<ShardedTensor> tensors_;
+};
+
 }  // namespace dsv3::convert

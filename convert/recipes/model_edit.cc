@@ -72,7 +72,7 @@ void SetConfigNumber(const ModelConfig& config, std::string_view field, std::uin
   text = SetConfigMember(text, member, number);
 }
 
-Plan PlanEdit(const OpenedModel& model, ModelEdit edit, std::uint64_t shard_bytes) {
+Plan PlanEdit(const OpenedModel& model, ModelEdit& edit, std::uint64_t shard_bytes) {
   if (!model.has_own_shards && !edit.names_files) {
     NamedExpressions tensors;
     for (EditedTensor& tensor : edit.tensors) {

@@ -49,9 +49,9 @@ void SetConfigNumber(const ModelConfig& config, std::string_view field, std::uin
 
 // The files of the edited model. A shard whose tensors are all as they were keeps every byte, and
 // says so (PlannedFile::same_bytes_as); a shard that lost all of its tensors is not written. Of a
-// model without shards of its own the tensors go into shards of at most `shard_bytes`. Fills all of
-// the plan but its name, options and side files.
-Plan PlanEdit(const OpenedModel& model, ModelEdit edit, std::uint64_t shard_bytes);
+// model without shards of its own the tensors go into shards of at most `shard_bytes`. Takes the
+// tensors out of `edit`, and fills all of the plan but its name, options and side files.
+Plan PlanEdit(const OpenedModel& model, ModelEdit& edit, std::uint64_t shard_bytes);
 
 // --config and --from are for training checkpoints. Throws Error: kUsage for a config beside a
 // model that has one, kBadInput for a stack that a Hugging Face checkpoint is not of.

@@ -228,10 +228,8 @@ ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::
   conversion.make_recipe = [&](OpenedModel& model) {
     CheckForm(options, model);
     const auto edit = std::make_shared<ModelEdit>(EditForInference(options, request.output, model));
-    ModelEdit steps = *edit;
-    const auto plan = std::make_shared<Plan>(
-        PlanEdit(model, std::move(steps),
-                 options.shard_bytes == 0 ? kDefaultShardBytes : options.shard_bytes));
+    const auto plan = std::make_shared<Plan>(PlanEdit(
+        model, *edit, options.shard_bytes == 0 ? kDefaultShardBytes : options.shard_bytes));
     plan->recipe = kTrainToInfer;
     plan->options = {{"dtype", options.dtype == TrainDtype::kBF16 ? "\"bf16\"" : "\"keep\""},
                      {"mla", options.mla == MlaForm::kSplit ? "\"split\"" : "\"keep\""},
