@@ -61,9 +61,6 @@ struct OpenedModel {
   // How the tensors are made, where they are in no file as they are; nullptr for a checkpoint.
   std::shared_ptr<const AssembledModel> assembled;
   std::shared_ptr<const RankShards> ranks;  // the same where that is rank shards
-  // Whether the shards of `catalog` are those of the model; a training checkpoint has none, so that
-  // a conversion may make others.
-  bool has_own_shards = true;
   // Of a training checkpoint.
   struct Training {
     std::string stack;          // whose names the tensors have: "megatron"; empty for other inputs
@@ -72,6 +69,10 @@ struct OpenedModel {
     std::vector<std::uint32_t> order = {};  // positions in `catalog`, in the model's order
   } training = {};
   std::vector<formats::FreedShard> freed;  // those of OpenOptions
+
+  // Whether the shards of `catalog` are those of the model; a training checkpoint has none, so that
+  // a conversion may make others.
+  bool has_own_shards() const { return training.stack.empty(); }
 };
 
 struct OpenOptions {

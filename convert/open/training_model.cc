@@ -76,7 +76,6 @@ OpenedModel OpenTraining(const TrainingPlace& place, const OpenOptions& options)
   OpenedModel model;
   model.directory = place.directory;
   model.form = formats::CheckpointFiles::Form::kUnindexed;
-  model.has_own_shards = false;
   model.has_config = true;
   const fs::path config = FindConfig(place, options.config);
   model.config_text = formats::ReadSmallFile(config, formats::kMaxConfigBytes);

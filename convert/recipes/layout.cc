@@ -130,7 +130,7 @@ class LayoutPlanner {
   // weights in wider floats than releases do.
   Dtype DtypeFor(const std::string& name, const std::string& model_name, Dtype now) const {
     if (HasScales(layout_)) {
-      const bool wider = !model_.has_own_shards && IsWiderFloat(now);
+      const bool wider = !model_.has_own_shards() && IsWiderFloat(now);
       return wider && bf16_names_.Hold(model_name) ? Dtype::kBF16 : now;
     }
     if (IsStoredAsF32(*layout_.table, name)) return Dtype::kF32;

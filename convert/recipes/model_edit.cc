@@ -55,7 +55,7 @@ ModelEdit BeginEdit(const OpenedModel& model) {
     edit.tensors.push_back(
         {tensor.name, model.catalog.files()[tensor.extent.file].name, Copy(model.catalog, i), i});
   };
-  if (model.has_own_shards) {
+  if (model.has_own_shards()) {
     for (std::uint32_t i = 0; i < model.catalog.tensors_end(); ++i) add(i);
   } else {
     for (const std::uint32_t i : model.training.order) add(i);
@@ -73,7 +73,7 @@ void SetConfigNumber(const ModelConfig& config, std::string_view field, std::uin
 }
 
 Plan PlanEdit(const OpenedModel& model, ModelEdit& edit, std::uint64_t shard_bytes) {
-  if (!model.has_own_shards && !edit.names_files) {
+  if (!model.has_own_shards() && !edit.names_files) {
     NamedExpressions tensors;
     for (EditedTensor& tensor : edit.tensors) {
       tensors.emplace_back(std::move(tensor.name), std::move(tensor.expression));

@@ -76,7 +76,7 @@ void CheckOptions(const TrainToInferOptions& options) {
 
 void CheckForm(const TrainToInferOptions& options, const OpenedModel& model) {
   RequireTrainingOptions(options.config, options.from, model);
-  if (model.has_own_shards && options.shard_bytes != 0) {
+  if (model.has_own_shards() && options.shard_bytes != 0) {
     throw Error(ErrorCode::kUsage,
                 "--max-shard-size goes with a training checkpoint; the shards of this one keep "
                 "their tensors");
