@@ -1,8 +1,8 @@
 #include "quant/float_cast.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <random>
 #include <span>
 #include <string>
@@ -32,7 +32,8 @@ template <typename Bits>
 std::vector<std::uint16_t> Cast(FloatFormat format, const std::vector<Bits>& values,
                                 std::size_t shift = 0) {
   std::vector<std::byte> bytes(values.size() * sizeof(Bits) + shift);
-  std::memcpy(bytes.data() + shift, values.data(), values.size() * sizeof(Bits));
+  std::ranges::copy(std::as_bytes(std::span(values)),
+                    bytes.begin() + static_cast<std::ptrdiff_t>(shift));
   std::vector<std::uint16_t> out(values.size());
   CastToBF16(format, std::span(bytes).subspan(shift), out.data());
   return out;
