@@ -1,8 +1,11 @@
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 
 #include "cli/verify_report.h"
+#include "convert/layouts/stacks.h"
 
 // The checks of dsv3-verify that need one directory alone, each with its report: a command runs one
 // of them, and "all" runs every check that applies. They throw Error as the functions of
@@ -15,6 +18,8 @@ VerifyReport CheckStructure(const std::string& input, const VerifyOptions& optio
                             CommandContext& context);
 
 struct ValueOptions {
+  std::string config = {};  // see convert::OpenOptions
+  std::optional<convert::Stack> from = std::nullopt;
   std::string histogram;
   std::uint64_t memory_bytes = 0;
 };

@@ -1,6 +1,7 @@
 #include <cstdint>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "cli/inspect_list.h"
 #include "cli/inspect_render.h"
 #include "cli/tool_main.h"
+#include "cli/training_options.h"
 #include "convert/inspect/inspection.h"
 #include "convert/inspect/tensor_statistics.h"
 
@@ -18,6 +20,8 @@ namespace {
 
 struct Options {
   std::string input;
+  std::string config;
+  std::optional<convert::Stack> from;
   std::string tensor;
   bool list = false;
 };
@@ -38,7 +42,8 @@ std::string Run(const Options& options, CommandContext& context) {
   // Never freed: freeing the names of 92 k tensors one by one, at the end of the process, would
   // take a tenth of the time that reading them takes.
   static const convert::Inspection* kept = nullptr;
-  kept = new convert::Inspection(convert::Inspect(options.input));
+  kept = new convert::Inspection(
+      convert::Inspect(options.input, {.config = options.config, .from = options.from}));
   const convert::Inspection& inspection = *kept;
   const bool json = context.output.json;
   const std::string& tool = context.tool.name;
@@ -83,9 +88,11 @@ Command InspectCommand() {
       "Of rank shards it shows the deployment and the model that they hold."};
   command.arguments = {
       {"IN",
-       "The checkpoint: a directory, a single safetensors file, or a model directory of the "
-       "Hugging Face hub cache, or rank shards of dsv3-reshard.",
+       "The checkpoint: a directory, a single safetensors file, a model directory of the Hugging "
+       "Face hub cache, rank shards of dsv3-reshard, or a training checkpoint, see dsv3-convert "
+       "train-to-infer.",
        &options->input}};
+  command.options = {ConfigOption(&options->config), FromOption(&options->from)};
   command.options.push_back(
       Text("tensor", "NAME", &options->tensor,
            "Show the header, the place and the statistics of this one tensor. Its values are "

@@ -9,6 +9,7 @@
 #include "cli/json_members.h"
 #include "cli/table.h"
 #include "cli/tool_main.h"
+#include "cli/training_options.h"
 #include "cli/units.h"
 #include "cli/verify_report.h"
 #include "cli/weight_forms.h"
@@ -29,6 +30,7 @@ struct Options {
   VerifyOptions verify;
   std::string a;
   std::string b;
+  std::string config;
   double atol = 0;
   double rtol = 0;
   std::uint64_t memory_bytes = 0;
@@ -129,6 +131,7 @@ VerifyReport Check(const Options& options, CommandContext& context) {
   convert::CompareRequest request;
   request.a = options.a;
   request.b = options.b;
+  request.config = options.config;
   request.atol = options.atol;
   request.rtol = options.rtol;
   request.threads = ThreadCount(options.verify);
@@ -171,8 +174,9 @@ VerifyReport Check(const Options& options, CommandContext& context) {
 Command CompareCommand() {
   const auto options = std::make_shared<Options>();
   constexpr const char* kCheckpointHelp =
-      "A checkpoint: a directory, a single safetensors file, or a model directory of the Hugging "
-      "Face hub cache, or rank shards of dsv3-reshard.";
+      "A checkpoint: a directory, a single safetensors file, a model directory of the Hugging "
+      "Face hub cache, rank shards of dsv3-reshard, or a training checkpoint, see dsv3-convert "
+      "train-to-infer.";
   Command command;
   command.name = "compare";
   command.summary = "compare the values of two checkpoints";
@@ -189,6 +193,7 @@ Command CompareCommand() {
       {"A", kCheckpointHelp, &options->a},
       {"B", "The other one. Relative errors are relative to its values.", &options->b}};
   command.options = {
+      ConfigOption(&options->config),
       RealNumber("atol", "X", &options->atol,
                  "Accept values with |a - b| <= X + rtol * |b|; 0 by default."),
       RealNumber("rtol", "X", &options->rtol,

@@ -15,6 +15,7 @@
 #include "cli/json_members.h"
 #include "cli/table.h"
 #include "cli/tool_main.h"
+#include "cli/training_options.h"
 #include "cli/units.h"
 #include "cli/verify_report.h"
 #include "cli/weight_forms.h"
@@ -146,6 +147,8 @@ VerifyReport CheckValues(const std::string& input, const ValueOptions& values,
                          const VerifyOptions& options, CommandContext& context) {
   convert::NumericRequest request;
   request.input = input;
+  request.config = values.config;
+  request.from = values.from;
   request.threads = ThreadCount(options);
   request.memory_bytes = values.memory_bytes;
   request.histogram = values.histogram;
@@ -201,14 +204,18 @@ Command NumericCommand() {
       "bitsandbytes) are named with their number; of their codes only zeros are judged."};
   command.arguments = {
       {"DIR",
-       "The checkpoint: a directory, a single safetensors file, or a model directory of the "
-       "Hugging Face hub cache, or rank shards of dsv3-reshard.",
+       "The checkpoint: a directory, a single safetensors file, a model directory of the Hugging "
+       "Face hub cache, rank shards of dsv3-reshard, or a training checkpoint, see dsv3-convert "
+       "train-to-infer.",
        &options->input}};
   command.options = {
+      ConfigOption(&options->values.config),
+      FromOption(&options->values.from),
       Text("histogram", "GLOB", &options->values.histogram,
            "Also show how the magnitudes of these tensors are distributed: a shell pattern for "
            "whole tensor names, such as '*.o_proj.weight'."),
-      StrictOption(&options->verify), ThreadsOption(&options->verify),
+      StrictOption(&options->verify),
+      ThreadsOption(&options->verify),
       Size("memory", &options->values.memory_bytes,
            "Bound for the buffers, 160Mi by default: bytes, or a number with K, M, G (1000) or Ki, "
            "Mi, Gi (1024). The report does not depend on it.")};

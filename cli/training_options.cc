@@ -19,23 +19,27 @@ std::vector<ChoiceOf<convert::Stack>> StackChoices() {
 
 }  // namespace
 
+Option ConfigOption(std::string* config) {
+  return PathOption(
+      "config", "FILE", PathUse::kInputFile, config,
+      "The model's config.json as it is on Hugging Face, for a checkpoint that has none beside "
+      "it. Of a training checkpoint it is taken in place of the one beside it.");
+}
+
+Option FromOption(std::optional<convert::Stack>* from) {
+  return OneOf<convert::Stack>(
+      "from", "STACK", StackChoices(), from,
+      fmt::format("The training stack whose names the tensors of the checkpoint have: {}. Without "
+                  "it the names say which one it is, and the result is the same.",
+                  fmt::join(convert::StackNames(), ", ")));
+}
+
 std::vector<Option> TrainingOptionTable(std::optional<convert::Stack>* from, std::string* config,
                                         std::uint64_t* shard_bytes) {
-  std::vector<Option> table;
-  table.push_back(OneOf<convert::Stack>(
-      "from", "STACK", StackChoices(), from,
-      fmt::format("The training stack whose names the tensors of IN have: {}. Without it the names "
-                  "say which one it is, and the output is the same.",
-                  fmt::join(convert::StackNames(), ", "))));
-  table.push_back(PathOption(
-      "config", "FILE", PathUse::kInputFile, config,
-      "The model's config.json as it is on Hugging Face, for a training checkpoint that has none "
-      "beside it."));
-  table.push_back(Size("max-shard-size", shard_bytes,
-                       "The most bytes of tensors in a shard, 5G by default, where IN has no "
-                       "shards of its own: bytes, or a number with K, M, G (1000) or Ki, Mi, Gi "
-                       "(1024)."));
-  return table;
+  return {FromOption(from), ConfigOption(config),
+          Size("max-shard-size", shard_bytes,
+               "The most bytes of tensors in a shard, 5G by default, where IN has no shards of its "
+               "own: bytes, or a number with K, M, G (1000) or Ki, Mi, Gi (1024).")};
 }
 
 }  // namespace dsv3::cli

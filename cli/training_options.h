@@ -10,7 +10,11 @@
 
 namespace dsv3::cli {
 
-// --from, --config and --max-shard-size, for commands that read training checkpoints.
+// Options of commands that read training checkpoints.
+Option ConfigOption(std::string* config);
+Option FromOption(std::optional<convert::Stack>* from);
+
+// Both, and --max-shard-size of those that write shards.
 std::vector<Option> TrainingOptionTable(std::optional<convert::Stack>* from, std::string* config,
                                         std::uint64_t* shard_bytes);
 

@@ -37,7 +37,8 @@ std::optional<ModelConfig> ConfigOf(const OpenedModel& model, Findings& findings
   if (!model.has_config) {
     findings.push_back({Severity::kWarning, "no-config", kConfigName, "",
                         "config.json: there is none, so what the model should hold and which "
-                        "parameters a token meets is not known"});
+                        "parameters a token meets is not known; name the model's with --config "
+                        "FILE"});
     return std::nullopt;
   }
   if (model.config_fault) {
@@ -124,10 +125,14 @@ void CountRankFiles(const formats::RankLayout& layout, Summary& summary) {
 
 }  // namespace
 
-Inspection Inspect(const std::filesystem::path& path) {
+Inspection Inspect(const std::filesystem::path& path, const OpenOptions& options) {
   Inspection inspection;
   inspection.path = path;
-  inspection.model = OpenModel(path, {.faults = OpenOptions::Faults::kReport});
+  OpenOptions opening = options;
+  opening.faults = OpenOptions::Faults::kReport;
+  opening.takes_config = true;
+  inspection.model = OpenModel(path, opening);
+  RequireUsed(opening, inspection.model);
   OpenedModel& model = inspection.model;
   RequireReadable(model.findings);
   inspection.form = model.form;

@@ -38,7 +38,9 @@ struct Inspection {
 // shown. Throws Error like formats::OpenCheckpointFiles and, so that what is shown is always whole,
 // kBadInput (or kIo) for a shard whose header cannot be read, and for rank shards that are not all
 // as their layout.json says.
-Inspection Inspect(const std::filesystem::path& path);
+//
+// Of `options` config and from are taken, see RequireUsed.
+Inspection Inspect(const std::filesystem::path& path, const OpenOptions& options = {});
 
 // Positions in the catalog of the tensor of this name, or of all whose names match a glob. Throws
 // Error (kUsage) when there is none, with the most similar name.

@@ -31,16 +31,16 @@ namespace fs = std::filesystem;
 using formats::kConfigName;
 using formats::kMaxConfigBytes;
 
-void RequireConfig(const formats::CheckpointFiles& files) {
-  if (files.HasConfig()) return;
+[[noreturn]] void FailNoConfig(const formats::CheckpointFiles& files, bool takes_config) {
   const fs::path path = files.directory / kConfigName;
   std::error_code ignored;
   // If something else has that name, reading it gives the error that describes it.
   if (fs::exists(fs::symlink_status(path, ignored))) formats::ReadSmallFile(path, 0);
   throw Error(ErrorCode::kBadInput,
               fmt::format("{}: there is no config.json, which gives the block size of the scales; "
-                          "copy it from where these weights came from",
-                          formats::ShownPath(files.directory)),
+                          "copy it from where these weights came from{}",
+                          formats::ShownPath(files.directory),
+                          takes_config ? ", or name it with --config FILE" : ""),
               {kConfigName, ""});
 }
 
@@ -76,16 +76,44 @@ void CheckShardNames(const formats::CheckpointFiles& files) {
 }
 
 std::string ReadConfigText(const formats::CheckpointFiles& files) {
-  RequireConfig(files);
+  if (!files.HasConfig()) FailNoConfig(files, false);
   return formats::ReadSmallFile(files.directory / kConfigName, kMaxConfigBytes);
+}
+
+void RequireUsed(const OpenOptions& options, const OpenedModel& model) {
+  const bool training = !model.training.stack.empty();
+  if (!training && options.from && *options.from != Stack::kHuggingFace) {
+    throw Error(
+        ErrorCode::kBadInput,
+        fmt::format("{}: this is a checkpoint with Hugging Face names, not one of {}; leave "
+                    "out --from",
+                    formats::ShownPath(model.directory), StackName(*options.from)),
+        {model.directory.string(), ""});
+  }
+  if (!options.config.empty() && !model.config_given) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--config: {} has a config.json of its own, which is taken; leave the "
+                            "option out",
+                            formats::ShownPath(model.directory)));
+  }
 }
 
 namespace {
 
-// The caller judges faults of the config; an error of the disk is thrown.
-void ReadConfig(const formats::CheckpointFiles& files, OpenedModel& model) {
+// Where the config is: beside the files or, where there is none, what the options name.
+fs::path ConfigPath(const formats::CheckpointFiles& files, const OpenOptions& options,
+                    OpenedModel& model) {
   std::error_code ignored;
   const fs::path path = files.directory / kConfigName;
+  model.config_given = !options.config.empty() && !fs::exists(fs::symlink_status(path, ignored));
+  return model.config_given ? options.config : path;
+}
+
+// The caller judges faults of the config; an error of the disk is thrown.
+void ReadConfig(const formats::CheckpointFiles& files, const OpenOptions& options,
+                OpenedModel& model) {
+  std::error_code ignored;
+  const fs::path path = ConfigPath(files, options, model);
   model.has_config = fs::exists(fs::symlink_status(path, ignored));
   if (!model.has_config) return;
   try {
@@ -143,8 +171,11 @@ OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {
     NameUnlistedHolders(files, files.findings);
     formats::RequireConsistent(files);
     CheckShardNames(files);
-    model.config_text = ReadConfigText(files);
-    model.config = ParseModelConfig(model.config_text, kConfigName);
+    const fs::path config = ConfigPath(files, options, model);
+    if (!model.config_given && !files.HasConfig()) FailNoConfig(files, options.takes_config);
+    model.config_text = formats::ReadSmallFile(config, kMaxConfigBytes);
+    model.config =
+        ParseModelConfig(model.config_text, model.config_given ? config.string() : kConfigName);
     model.config.modelopt = ReadModelOptDescription(files.directory);
     model.has_config = true;
     NoteUnfinishedDownloads(input, files);
@@ -152,13 +183,17 @@ OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {
     NameUnlistedHolders(files, files.findings);
     model.unlisted = FindUnlistedTensors(files);
     formats::DropSecondCopies(files);
-    ReadConfig(files, model);
+    ReadConfig(files, options, model);
     std::error_code ignored;
     if (fs::is_directory(input, ignored)) model.missing_files = FindMissingFiles(files);
   }
   using Form = formats::CheckpointFiles::Form;
   model.needs_index = files.form != Form::kSingle || files.shards[0].name != "model.safetensors";
   model.side_files = std::move(files.side_files);
+  if (model.config_given) {
+    model.side_files.emplace_back(kConfigName);
+    std::sort(model.side_files.begin(), model.side_files.end());
+  }
   model.left_behind = std::move(files.left_behind);
   model.findings = std::move(files.findings);
   model.catalog = Catalog::FromCheckpoint(files);

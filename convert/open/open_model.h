@@ -39,6 +39,7 @@ struct OpenedModel {
   // The config of the whole model. Without a config, or with a faulty one, all members have their
   // defaults.
   bool has_config = false;
+  bool config_given = false;          // whether it is that of OpenOptions::config
   std::optional<Error> config_fault;  // with Faults::kReport
   std::string config_text;
   ModelConfig config;
@@ -86,9 +87,11 @@ struct OpenOptions {
   // Whether a model is whole without the MTP layers that its config counts: training may leave them
   // out, but then all of them.
   bool mtp_may_be_missing = false;
-  // Of a training checkpoint: the model's config.json (empty: the one beside it), and the stack
-  // whose names its tensors have (nothing: found by the names).
+  // The model's config.json, for a training checkpoint, and for others that have none. Empty: the
+  // one beside the files.
   std::filesystem::path config = {};
+  bool takes_config = false;  // whether the command has an option for it, which messages then name
+  // Of a training checkpoint: the stack whose names its tensors have. Nothing: found by the names.
   std::optional<Stack> from = std::nullopt;
 };
 
@@ -121,6 +124,10 @@ void RequireModel(const ModelConfig& config, const Catalog& catalog, formats::Fi
 // An index may name any file. A shard keeps its name in the output, where some names are taken:
 // throws Error (kBadInput) for these.
 void CheckShardNames(const formats::CheckpointFiles& files);
+
+// OpenOptions::config and `from` are for inputs that need them. Throws Error: kUsage for a config
+// beside a model that has its own, kBadInput for a stack that a Hugging Face checkpoint is not of.
+void RequireUsed(const OpenOptions& options, const OpenedModel& model);
 
 // The text of config.json. Throws Error (kBadInput) when there is none, kIo.
 std::string ReadConfigText(const formats::CheckpointFiles& files);

@@ -26,8 +26,8 @@ namespace fs = std::filesystem;
 using formats::kConfigName;
 
 // The config that was named, or that lies beside the files or in the directory around them.
-fs::path FindConfig(const TrainingPlace& place, const fs::path& given) {
-  if (!given.empty()) return given;
+fs::path FindConfig(const TrainingPlace& place, const OpenOptions& options) {
+  if (!options.config.empty()) return options.config;
   std::error_code ignored;
   for (const fs::path& directory : {place.directory, place.directory.parent_path()}) {
     if (fs::exists(directory / kConfigName, ignored)) return directory / kConfigName;
@@ -35,8 +35,9 @@ fs::path FindConfig(const TrainingPlace& place, const fs::path& given) {
   throw Error(ErrorCode::kUsage,
               fmt::format("{}: a training checkpoint does not say what the model is, and there is "
                           "no config.json beside it; copy the model's config.json, as it is on "
-                          "Hugging Face, into this directory, or name it with --config FILE",
-                          formats::ShownPath(place.directory)));
+                          "Hugging Face, into this directory{}",
+                          formats::ShownPath(place.directory),
+                          options.takes_config ? ", or name it with --config FILE" : ""));
 }
 
 // Of a directory of torch.save files, those that belong to the model. The other kinds of directory
@@ -77,7 +78,8 @@ OpenedModel OpenTraining(const TrainingPlace& place, const OpenOptions& options)
   model.directory = place.directory;
   model.form = formats::CheckpointFiles::Form::kUnindexed;
   model.has_config = true;
-  const fs::path config = FindConfig(place, options.config);
+  model.config_given = !options.config.empty();
+  const fs::path config = FindConfig(place, options);
   model.config_text = formats::ReadSmallFile(config, formats::kMaxConfigBytes);
   model.config = ParseModelConfig(model.config_text, config.string());
 

@@ -286,6 +286,7 @@ ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSy
       "on the way; leave the option out";
   conversion.opening.mtp_may_be_missing = true;
   conversion.opening.config = options.config;
+  conversion.opening.takes_config = true;
   conversion.opening.from = options.from;
   const WritableLayout* const layout = FindWritableLayout(options.to);
   conversion.check_options = [&] {
@@ -295,7 +296,7 @@ ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSy
     }
   };
   conversion.make_recipe = [&](OpenedModel& model) {
-    RequireTrainingOptions(options.config, options.from, model);
+    RequireUsed(conversion.opening, model);
     const auto made = std::make_shared<LayoutPlan>(PlanLayout(
         model, *layout, options.shard_bytes == 0 ? kDefaultShardBytes : options.shard_bytes));
     made->plan.options = {{"to", fmt::format("\"{}\"", options.to)}};

@@ -121,21 +121,4 @@ Plan PlanEdit(const OpenedModel& model, ModelEdit& edit, std::uint64_t shard_byt
   return plan;
 }
 
-void RequireTrainingOptions(const std::filesystem::path& config, std::optional<Stack> from,
-                            const OpenedModel& model) {
-  if (!model.training.stack.empty()) return;
-  if (from && *from != Stack::kHuggingFace) {
-    throw Error(
-        ErrorCode::kBadInput,
-        fmt::format("{}: this is a checkpoint with Hugging Face names, not one of {}; leave "
-                    "out --from",
-                    formats::ShownPath(model.directory), StackName(*from)),
-        {model.directory.string(), ""});
-  }
-  if (!config.empty()) {
-    throw Error(ErrorCode::kUsage,
-                "--config goes with a training checkpoint; this one has a config.json of its own");
-  }
-}
-
 }  // namespace dsv3::convert

@@ -53,9 +53,4 @@ void SetConfigNumber(const ModelConfig& config, std::string_view field, std::uin
 // tensors out of `edit`, and fills all of the plan but its name, options and side files.
 Plan PlanEdit(const OpenedModel& model, ModelEdit& edit, std::uint64_t shard_bytes);
 
-// --config and --from are for training checkpoints. Throws Error: kUsage for a config beside a
-// model that has one, kBadInput for a stack that a Hugging Face checkpoint is not of.
-void RequireTrainingOptions(const std::filesystem::path& config, std::optional<Stack> from,
-                            const OpenedModel& model);
-
 }  // namespace dsv3::convert

@@ -75,7 +75,6 @@ void CheckOptions(const TrainToInferOptions& options) {
 }
 
 void CheckForm(const TrainToInferOptions& options, const OpenedModel& model) {
-  RequireTrainingOptions(options.config, options.from, model);
   if (model.has_own_shards() && options.shard_bytes != 0) {
     throw Error(ErrorCode::kUsage,
                 "--max-shard-size goes with a training checkpoint; the shards of this one keep "
@@ -223,9 +222,11 @@ ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::
   conversion.converted_text = "to BF16";
   conversion.opening.mtp_may_be_missing = true;
   conversion.opening.config = options.config;
+  conversion.opening.takes_config = true;
   conversion.opening.from = options.from;
   conversion.check_options = [&] { CheckOptions(options); };
   conversion.make_recipe = [&](OpenedModel& model) {
+    RequireUsed(conversion.opening, model);
     CheckForm(options, model);
     const auto edit = std::make_shared<ModelEdit>(EditForInference(options, request.output, model));
     const auto plan = std::make_shared<Plan>(PlanEdit(

@@ -208,10 +208,13 @@ CompareReport CompareCheckpoints(const CompareRequest& request, ProgressSink& pr
                                  const StopToken& stop) {
   RequireTolerance(request.atol, "--atol");
   RequireTolerance(request.rtol, "--rtol");
-  ValueCheckpoint a = OpenForValues(request.a);
+  const OpenOptions opening{.config = request.config};
+  ValueCheckpoint a = OpenForValues(request.a, opening);
   RequireWhole(a);
-  ValueCheckpoint b = OpenForValues(request.b);
+  ValueCheckpoint b = OpenForValues(request.b, opening);
   RequireWhole(b);
+  // One side may have a config of its own.
+  if (!a.model.config_given) RequireUsed(opening, b.model);
   CompareReport report;
   report.verification.check = "compare";
   // Warnings alone are left.

@@ -45,7 +45,9 @@ std::vector<NumericTensor> Describe(const ValueCheckpoint& checkpoint,
 
 NumericReport VerifyNumeric(const NumericRequest& request, ProgressSink& progress,
                             const StopToken& stop) {
-  const ValueCheckpoint checkpoint = OpenForValues(request.input);
+  const OpenOptions opening{.config = request.config, .from = request.from};
+  const ValueCheckpoint checkpoint = OpenForValues(request.input, opening);
+  RequireUsed(opening, checkpoint.model);
   const Catalog& catalog = checkpoint.model.catalog;
   const std::vector<MtpCopy> copies = FindMtpCopies(catalog);
   std::vector<MeasureWish> wishes(catalog.tensors().size());

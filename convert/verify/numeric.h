@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "convert/catalog/progress.h"
+#include "convert/layouts/stacks.h"
 #include "convert/verify/verification.h"
 #include "convert/verify/weight_forms.h"
 #include "formats/dtype.h"
@@ -16,7 +17,10 @@
 namespace dsv3::convert {
 
 struct NumericRequest {
-  std::filesystem::path input;     // see formats::OpenCheckpointFiles
+  std::filesystem::path input;  // see OpenModel
+  // See OpenOptions.
+  std::filesystem::path config = {};
+  std::optional<Stack> from = std::nullopt;
   unsigned threads = 1;            // compute threads, at least 1
   std::uint64_t memory_bytes = 0;  // bound for buffers; 0: kDefaultMemoryBytes
   // Tensors to make histograms of: '*' matches any characters, '?' one. Empty: none.

@@ -58,10 +58,13 @@ void TakeForms(ValueCheckpoint& checkpoint) {
 
 }  // namespace
 
-ValueCheckpoint OpenForValues(const std::filesystem::path& path) {
+ValueCheckpoint OpenForValues(const std::filesystem::path& path, const OpenOptions& options) {
   RefuseUnfinishedConversion(path);
   ValueCheckpoint checkpoint;
-  checkpoint.model = OpenModel(path, {.faults = OpenOptions::Faults::kReport});
+  OpenOptions opening = options;
+  opening.faults = OpenOptions::Faults::kReport;
+  opening.takes_config = true;
+  checkpoint.model = OpenModel(path, opening);
   for (formats::Finding& finding : checkpoint.model.findings) {
     if (finding.severity == formats::Severity::kError) {
       checkpoint.files.push_back(std::move(finding));

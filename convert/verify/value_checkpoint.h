@@ -23,9 +23,9 @@ struct ValueCheckpoint {
   formats::Findings files;
 };
 
-// Opens a checkpoint or rank shards as OpenModel does with Faults::kReport. Throws Error
-// (kBadInput) for an unfinished conversion, too.
-ValueCheckpoint OpenForValues(const std::filesystem::path& path);
+// Opens a model as OpenModel does with Faults::kReport and these options' config and from. Throws
+// Error (kBadInput) for an unfinished conversion, too.
+ValueCheckpoint OpenForValues(const std::filesystem::path& path, const OpenOptions& options);
 
 // Throws the first of the errors in `files` as an Error (kBadInput), with the number of others.
 void RequireWhole(const ValueCheckpoint& checkpoint);
