@@ -14,12 +14,23 @@ namespace dsv3::cli {
 
 struct CommandContext;
 
-VerifyReport CheckStructure(const std::string& input, const VerifyOptions& options,
-                            CommandContext& context);
+// DIR of the checks that judge a model, whatever form its files have.
+inline constexpr char kModelDescription[] =
+    "The checkpoint: a directory, a single safetensors file, a model directory of the Hugging Face "
+    "hub cache, rank shards of dsv3-reshard, or a training checkpoint, see dsv3-convert "
+    "train-to-infer.";
+
+// What DIR does not say of itself; see convert::OpenOptions.
+struct ModelOptions {
+  std::string config = {};
+  std::optional<convert::Stack> from = std::nullopt;
+};
+
+VerifyReport CheckStructure(const std::string& input, const ModelOptions& model,
+                            const VerifyOptions& options, CommandContext& context);
 
 struct ValueOptions {
-  std::string config = {};  // see convert::OpenOptions
-  std::optional<convert::Stack> from = std::nullopt;
+  ModelOptions model = {};
   std::string histogram;
   std::uint64_t memory_bytes = 0;
 };

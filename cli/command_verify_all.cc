@@ -14,6 +14,7 @@
 #include "cli/json_members.h"
 #include "cli/table.h"
 #include "cli/tool_main.h"
+#include "cli/training_options.h"
 #include "cli/units.h"
 #include "cli/verify_report.h"
 #include "cli/version.h"
@@ -33,6 +34,7 @@ namespace fs = std::filesystem;
 struct Options {
   VerifyOptions verify;
   std::string input;
+  ModelOptions model;
   std::string source;
   SignatureOptions signature;
   std::uint64_t memory_bytes = 0;
@@ -51,7 +53,8 @@ class AllChecks {
 
   std::string Run() {
     CheckFindingFiles(verify_);
-    Check("structure", [&] { return CheckStructure(options_.input, verify_, context_); });
+    Check("structure",
+          [&] { return CheckStructure(options_.input, options_.model, verify_, context_); });
     // Where not even the headers can be listed, the other checks would report the same.
     if (const CheckRun& structure = runs_.front(); structure.thrown) {
       Abandon(structure.thrown);
@@ -67,8 +70,10 @@ class AllChecks {
     CheckOrSkip("checksum check", WhyNoChecksums(),
                 [&] { return CheckChecksums(options_.input, "", false, verify_, context_); });
     Check("numeric", [&] {
-      return CheckValues(options_.input, {.histogram = "", .memory_bytes = options_.memory_bytes},
-                         verify_, context_);
+      return CheckValues(
+          options_.input,
+          {.model = options_.model, .histogram = "", .memory_bytes = options_.memory_bytes},
+          verify_, context_);
     });
     WriteFindingFiles(options_.input, directory_, Records(), verify_, context_);
     SetExitCode();
@@ -275,12 +280,10 @@ Command AllChecksCommand() {
       "The exit code is 0 where all checks that ran passed, 1 where one found an error, and that "
       "of the error where one could not run; the other checks still run. --junit and --sarif write "
       "one file each, with the findings of all checks."};
-  command.arguments = {
-      {"DIR",
-       "The checkpoint: a directory, a single safetensors file, or a model directory of the "
-       "Hugging Face hub cache.",
-       &options->input}};
+  command.arguments = {{"DIR", kModelDescription, &options->input}};
   command.options = {
+      ConfigOption(&options->model.config),
+      FromOption(&options->model.from),
       PathOption("key", "PUBLIC.pem", PathUse::kInputFile, &options->signature.key,
                  "The signer's public key, in PEM form; without it no signature is checked."),
       PathOption("signature", "FILE", PathUse::kInputFile, &options->signature.signature,

@@ -147,8 +147,8 @@ VerifyReport CheckValues(const std::string& input, const ValueOptions& values,
                          const VerifyOptions& options, CommandContext& context) {
   convert::NumericRequest request;
   request.input = input;
-  request.config = values.config;
-  request.from = values.from;
+  request.config = values.model.config;
+  request.from = values.model.from;
   request.threads = ThreadCount(options);
   request.memory_bytes = values.memory_bytes;
   request.histogram = values.histogram;
@@ -202,15 +202,10 @@ Command NumericCommand() {
       "that stand out most, with --all of every one.",
       "Weights in forms whose codes are not decoded (INT4, AWQ, GPTQ, NVFP4, MXFP4, W4AFP8, INT8, "
       "bitsandbytes) are named with their number; of their codes only zeros are judged."};
-  command.arguments = {
-      {"DIR",
-       "The checkpoint: a directory, a single safetensors file, a model directory of the Hugging "
-       "Face hub cache, rank shards of dsv3-reshard, or a training checkpoint, see dsv3-convert "
-       "train-to-infer.",
-       &options->input}};
+  command.arguments = {{"DIR", kModelDescription, &options->input}};
   command.options = {
-      ConfigOption(&options->values.config),
-      FromOption(&options->values.from),
+      ConfigOption(&options->values.model.config),
+      FromOption(&options->values.model.from),
       Text("histogram", "GLOB", &options->values.histogram,
            "Also show how the magnitudes of these tensors are distributed: a shell pattern for "
            "whole tensor names, such as '*.o_proj.weight'."),

@@ -8,6 +8,7 @@
 #include "cli/commands.h"
 #include "cli/json_members.h"
 #include "cli/tool_main.h"
+#include "cli/training_options.h"
 #include "cli/units.h"
 #include "cli/verify_report.h"
 #include "convert/verify/structure.h"
@@ -19,6 +20,7 @@ namespace {
 
 struct Options {
   VerifyOptions verify;
+  ModelOptions model;
   std::string input;
 };
 
@@ -47,12 +49,48 @@ void RanksMember(formats::JsonWriter& json, const std::optional<convert::RankStr
   json.EndObject();
 }
 
+// "Names of megatron, 12 tensors that are not of the model left out"
+std::string TrainingText(const convert::TrainingStructure& training) {
+  if (training.stack.empty()) return "cannot be put together";
+  std::string text = "names of " + training.stack;
+  if (training.skipped > 0) {
+    text += fmt::format(", {} not of the model", FormatCountOf(training.skipped, "further tensor"));
+  }
+  if (training.missing_mtp_layers > 0) {
+    text += fmt::format(", without {} that the config counts",
+                        FormatCountOf(training.missing_mtp_layers, "MTP layer"));
+  }
+  return text;
+}
+
+void TrainingMember(formats::JsonWriter& json,
+                    const std::optional<convert::TrainingStructure>& training) {
+  json.Key("training");
+  if (!training || training->stack.empty()) {
+    json.Null();
+    return;
+  }
+  json.BeginObject();
+  StringMember(json, "stack", training->stack);
+  UintMember(json, "skipped_tensors", training->skipped);
+  UintMember(json, "missing_mtp_layers", training->missing_mtp_layers);
+  json.EndObject();
+}
+
+std::string GoodText(const convert::StructureReport& checked) {
+  if (checked.ranks) return "rank files, layout.json and the model's config agree";
+  if (checked.training) return "the checkpoint holds every tensor of the config's model";
+  return "headers, index and config agree";
+}
+
 }  // namespace
 
-VerifyReport CheckStructure(const std::string& input, const VerifyOptions& options,
-                            CommandContext& /*context*/) {
+VerifyReport CheckStructure(const std::string& input, const ModelOptions& model,
+                            const VerifyOptions& options, CommandContext& /*context*/) {
   convert::StructureRequest request;
   request.input = input;
+  request.config = model.config;
+  request.from = model.from;
   const auto held =
       std::make_shared<const convert::StructureReport>(convert::VerifyStructure(request));
   const convert::StructureReport& checked = *held;
@@ -62,19 +100,19 @@ VerifyReport CheckStructure(const std::string& input, const VerifyOptions& optio
   report.verification = checked.verification;
   report.passes = checked.verification.Passes(options.strict);
   report.title = "Checked the structure of " + formats::ShownPath(input);
-  report.good = checked.ranks ? "rank files, layout.json and the model's config agree"
-                              : "headers, index and config agree";
-  std::string model = checked.model_type.empty() ? std::string("not known: config.json gives none")
-                                                 : Printable(checked.model_type);
+  report.good = GoodText(checked);
+  std::string model_text = checked.model_type.empty()
+                               ? std::string("not known: config.json gives none")
+                               : Printable(checked.model_type);
   if (checked.known_model) {
-    model += fmt::format(", which has {} without scales",
-                         FormatCountOf(checked.expected_tensors, "tensor"));
+    model_text += fmt::format(", which has {} without scales",
+                              FormatCountOf(checked.expected_tensors, "tensor"));
   } else if (!checked.model_type.empty()) {
-    model += ", whose tensors are not known, so they were not compared";
+    model_text += ", whose tensors are not known, so they were not compared";
   }
   // The files of an unfinished conversion are not looked at.
   const bool looked = !checked.verification.files.empty();
-  if (looked) report.lines.emplace_back("model", model);
+  if (looked) report.lines.emplace_back("model", model_text);
   for (const convert::FormCount& form : checked.forms) {
     report.lines.emplace_back("form",
                               fmt::format("{}: {}, whose codes are not read", Printable(form.name),
@@ -85,6 +123,7 @@ VerifyReport CheckStructure(const std::string& input, const VerifyOptions& optio
                                            ? std::string("not known: layout.json cannot be used")
                                            : RanksText(*checked.ranks));
   }
+  if (checked.training) report.lines.emplace_back("training", TrainingText(*checked.training));
   if (looked) {
     report.lines.emplace_back("files", FormatCountOf(checked.verification.files.size(), "file") +
                                            ", of weights the headers only");
@@ -108,6 +147,7 @@ VerifyReport CheckStructure(const std::string& input, const VerifyOptions& optio
     }
     json.EndArray();
     RanksMember(json, checked.ranks);
+    TrainingMember(json, checked.training);
   };
   return report;
 }
@@ -125,13 +165,12 @@ Command StructureCommand() {
       "that readers accept though they do not conform, and tensors that the config does not "
       "predict, are warnings.",
       "Rank shards are judged by their layout.json: every file is of one job and holds the tensors "
-      "that layout.json lists, and the slices give each tensor of the model once."};
-  command.arguments = {
-      {"DIR",
-       "The checkpoint: a directory, a single safetensors file, or a model directory of the "
-       "Hugging Face hub cache.",
-       &options->input}};
-  command.options = {StrictOption(&options->verify)};
+      "that layout.json lists, and the slices give each tensor of the model once.",
+      "A training checkpoint holds every tensor that the config predicts, whole and once; the "
+      "first fault is the only one that is listed."};
+  command.arguments = {{"DIR", kModelDescription, &options->input}};
+  command.options = {ConfigOption(&options->model.config), FromOption(&options->model.from),
+                     StrictOption(&options->verify)};
   AppendReportOptions(&options->verify, command.options);
   command.examples = {{"structure DeepSeek-V3", "Check a checkpoint in a second"},
                       {"structure --strict DeepSeek-V3 --junit structure.xml",
@@ -139,8 +178,9 @@ Command StructureCommand() {
   command.after_stop = "nothing was changed";
   command.returns_data = true;
   command.run = [options](CommandContext& context) {
-    return RunCheck(options->input, options->verify, context,
-                    [&] { return CheckStructure(options->input, options->verify, context); });
+    return RunCheck(options->input, options->verify, context, [&] {
+      return CheckStructure(options->input, options->model, options->verify, context);
+    });
   };
   return command;
 }

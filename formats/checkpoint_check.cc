@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <optional>
 #include <string>
-#include <unordered_set>
+#include <unordered_map>
 
 #include <fmt/format.h>
 #include <tbb/blocked_range.h>
@@ -190,14 +190,28 @@ Findings CompareShards(const std::vector<ShardToCheck>& shards) {
   return findings;
 }
 
-void DropSecondCopies(CheckpointFiles& files) {
-  const bool any = std::any_of(files.findings.begin(), files.findings.end(),
-                               [](const auto& f) { return f.kind == "tensor-in-two-shards"; });
-  if (!any) return;
-  std::unordered_set<std::string> seen;
-  for (ShardFile& shard : files.shards) {
-    std::erase_if(shard.header.tensors, [&](const auto& t) { return !seen.insert(t.name).second; });
+std::uint64_t DropSecondCopies(CheckpointFiles& files) {
+  std::unordered_map<std::string_view, std::optional<std::size_t>> keepers;
+  for (const Finding& finding : files.findings) {
+    if (finding.kind == "tensor-in-two-shards") keepers.try_emplace(finding.tensor);
   }
+  if (keepers.empty()) return 0;
+  for (std::size_t i = 0; i < files.shards.size(); ++i) {
+    for (const SafetensorsTensor& tensor : files.shards[i].header.tensors) {
+      const auto keeper = keepers.find(tensor.name);
+      if (keeper == keepers.end()) continue;
+      const bool is_listed = files.index && files.index->FindShard(tensor.name) == i;
+      if (is_listed || !keeper->second) keeper->second = i;
+    }
+  }
+  std::uint64_t removed = 0;
+  for (std::size_t i = 0; i < files.shards.size(); ++i) {
+    removed += std::erase_if(files.shards[i].header.tensors, [&](const SafetensorsTensor& tensor) {
+      const auto keeper = keepers.find(tensor.name);
+      return keeper != keepers.end() && keeper->second != i;
+    });
+  }
+  return removed;
 }
 
 }  // namespace dsv3::formats

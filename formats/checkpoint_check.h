@@ -29,8 +29,9 @@ Findings CompareWithIndex(const ShardIndex& index, const std::vector<ShardToChec
 // For shards without an index. Gives tensor-in-two-shards.
 Findings CompareShards(const std::vector<ShardToCheck>& shards);
 
-// Removes all but the first of several tensors of one name, in the order of the shards, for callers
-// that need each name once. A finding reports the others already (tensor-in-two-shards).
-void DropSecondCopies(CheckpointFiles& files);
+// Leaves of several tensors of one name the one in the shard that the index lists for it, or else
+// the first, for callers that need each name once. A finding reports the others already
+// (tensor-in-two-shards). Returns how many were removed.
+std::uint64_t DropSecondCopies(CheckpointFiles& files);
 
 }  // namespace dsv3::formats

@@ -100,6 +100,8 @@ void RequireUsed(const OpenOptions& options, const OpenedModel& model) {
 
 namespace {
 
+using Faults = OpenOptions::Faults;
+
 // Where the config is: beside the files or, where there is none, what the options name.
 fs::path ConfigPath(const formats::CheckpointFiles& files, const OpenOptions& options,
                     OpenedModel& model) {
@@ -109,7 +111,7 @@ fs::path ConfigPath(const formats::CheckpointFiles& files, const OpenOptions& op
   return model.config_given ? options.config : path;
 }
 
-// The caller judges faults of the config; an error of the disk is thrown.
+// The caller judges faults of the config; an error of the disk is thrown but with kReportAll.
 void ReadConfig(const formats::CheckpointFiles& files, const OpenOptions& options,
                 OpenedModel& model) {
   std::error_code ignored;
@@ -118,11 +120,11 @@ void ReadConfig(const formats::CheckpointFiles& files, const OpenOptions& option
   if (!model.has_config) return;
   try {
     std::string text = formats::ReadSmallFile(path, kMaxConfigBytes);
-    model.config = ParseModelConfig(text, kConfigName);
+    model.config = ParseModelConfig(text, model.config_given ? path.string() : kConfigName);
     model.config.modelopt = ReadModelOptDescription(files.directory);
     model.config_text = std::move(text);
   } catch (const Error& error) {
-    if (error.code() == ErrorCode::kIo) throw;
+    if (error.code() == ErrorCode::kIo && options.faults == Faults::kReport) throw;
     model.config_fault = error;
   }
 }
@@ -154,39 +156,23 @@ void NoteUnfinishedDownloads(const fs::path& input, formats::CheckpointFiles& fi
   }
 }
 
-OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {
-  const bool strict = options.faults == OpenOptions::Faults::kThrow;
-  OpenedModel model;
-  if (!strict) FindUnfinishedIn(input, model);
-  formats::CheckpointFiles files;
+// Opens files for a caller that reports faults.
+formats::CheckpointFiles OpenFaultyFiles(const fs::path& input, const OpenOptions& options,
+                                         const OpenedModel& model) {
   try {
-    files = formats::OpenCheckpointFiles(input, options.freed);
+    return formats::OpenCheckpointFiles(input, options.freed,
+                                        options.faults == Faults::kReportAll
+                                            ? formats::FaultyIndex::kReport
+                                            : formats::FaultyIndex::kThrow);
   } catch (const Error& error) {
     if (model.half_made && error.code() == ErrorCode::kBadInput) RefuseUnfinishedConversion(input);
     throw;
   }
+}
+
+void TakeFiles(formats::CheckpointFiles& files, OpenedModel& model) {
   model.directory = files.directory;
   model.form = files.form;
-  if (strict) {
-    NameUnlistedHolders(files, files.findings);
-    formats::RequireConsistent(files);
-    CheckShardNames(files);
-    const fs::path config = ConfigPath(files, options, model);
-    if (!model.config_given && !files.HasConfig()) FailNoConfig(files, options.takes_config);
-    model.config_text = formats::ReadSmallFile(config, kMaxConfigBytes);
-    model.config =
-        ParseModelConfig(model.config_text, model.config_given ? config.string() : kConfigName);
-    model.config.modelopt = ReadModelOptDescription(files.directory);
-    model.has_config = true;
-    NoteUnfinishedDownloads(input, files);
-  } else {
-    NameUnlistedHolders(files, files.findings);
-    model.unlisted = FindUnlistedTensors(files);
-    formats::DropSecondCopies(files);
-    ReadConfig(files, options, model);
-    std::error_code ignored;
-    if (fs::is_directory(input, ignored)) model.missing_files = FindMissingFiles(files);
-  }
   using Form = formats::CheckpointFiles::Form;
   model.needs_index = files.form != Form::kSingle || files.shards[0].name != "model.safetensors";
   model.side_files = std::move(files.side_files);
@@ -196,9 +182,45 @@ OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {
   }
   model.left_behind = std::move(files.left_behind);
   model.findings = std::move(files.findings);
+}
+
+// A checkpoint whose faults are reported.
+OpenedModel OpenFaultyCheckpoint(const fs::path& input, const OpenOptions& options) {
+  OpenedModel model;
+  FindUnfinishedIn(input, model);
+  formats::CheckpointFiles files = OpenFaultyFiles(input, options, model);
+  NameUnlistedHolders(files, files.findings);
+  model.unlisted = FindUnlistedTensors(files);
+  std::error_code ignored;
+  if (fs::is_directory(input, ignored)) model.missing_files = FindMissingFiles(files);
+  model.second_copies = formats::DropSecondCopies(files);
+  ReadConfig(files, options, model);
+  TakeFiles(files, model);
   model.catalog = Catalog::FromCheckpoint(files);
   model.freed = options.freed;
-  if (!strict) return model;
+  if (options.faults == Faults::kReportAll) {
+    model.files = std::make_shared<const formats::CheckpointFiles>(std::move(files));
+  }
+  return model;
+}
+
+OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {
+  OpenedModel model;
+  formats::CheckpointFiles files = formats::OpenCheckpointFiles(input, options.freed);
+  NameUnlistedHolders(files, files.findings);
+  formats::RequireConsistent(files);
+  CheckShardNames(files);
+  const fs::path config = ConfigPath(files, options, model);
+  if (!model.config_given && !files.HasConfig()) FailNoConfig(files, options.takes_config);
+  model.config_text = formats::ReadSmallFile(config, kMaxConfigBytes);
+  model.config =
+      ParseModelConfig(model.config_text, model.config_given ? config.string() : kConfigName);
+  model.config.modelopt = ReadModelOptDescription(files.directory);
+  model.has_config = true;
+  NoteUnfinishedDownloads(input, files);
+  TakeFiles(files, model);
+  model.catalog = Catalog::FromCheckpoint(files);
+  model.freed = options.freed;
   if (options.mtp_may_be_missing) TakeMissingMtp(model);
   formats::Findings compared = CheckAgainstModel(model.config, model.catalog);
   NameUnlistedHolders(files, compared);
@@ -207,19 +229,8 @@ OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {
   return model;
 }
 
-OpenedModel OpenRanks(const fs::path& input, const OpenOptions& options) {
-  RankModel opened = AssembleRankModel(OpenRankDirectory(fs::absolute(input)));
-  OpenedModel model;
-  if (options.faults == OpenOptions::Faults::kReport) FindUnfinishedIn(input, model);
-  model.directory = std::move(opened.directory);
-  model.form = formats::CheckpointFiles::Form::kIndexed;
-  model.needs_index = opened.shards.index.has_value();
-  model.has_config = true;
-  model.config_text = std::move(opened.config_text);
-  model.config = std::move(opened.config);
-  model.catalog = std::move(opened.catalog);
-  model.findings = std::move(opened.warnings);
-  for (const formats::LayoutSideFile& side : opened.shards.layout.side_files) {
+void TakeSideFiles(const formats::RankLayout& layout, OpenedModel& model) {
+  for (const formats::LayoutSideFile& side : layout.side_files) {
     if (const auto kind = formats::KindOfLeftBehind(side.name)) {
       model.left_behind.push_back({side.name, *kind, side.bytes});
     } else {
@@ -231,23 +242,101 @@ OpenedModel OpenRanks(const fs::path& input, const OpenOptions& options) {
   std::sort(model.side_files.begin(), model.side_files.end());
   model.side_files.erase(std::unique(model.side_files.begin(), model.side_files.end()),
                          model.side_files.end());
-  // Where tensors were dropped, the config may predict tensors that are not there.
-  if (options.mtp_may_be_missing) TakeMissingMtp(model);
-  if (opened.shards.layout.dropped.empty()) {
-    RequireModel(model.config, model.catalog, model.findings);
-  }
+}
+
+void TakeRankModel(RankModel opened, OpenedModel& model) {
+  model.form = formats::CheckpointFiles::Form::kIndexed;
+  model.needs_index = opened.shards.index.has_value();
+  model.has_config = true;
+  model.config_text = std::move(opened.config_text);
+  model.config = std::move(opened.config);
+  model.catalog = std::move(opened.catalog);
+  TakeSideFiles(opened.shards.layout, model);
   model.ranks = std::make_shared<const RankShards>(std::move(opened.shards));
   model.assembled = model.ranks;
+}
+
+OpenedModel OpenRanks(const fs::path& input, const OpenOptions& options) {
+  OpenedModel model;
+  model.directory = fs::absolute(input);
+  if (options.faults == Faults::kReport) FindUnfinishedIn(input, model);
+  RankDirectory ranks = OpenRankDirectory(model.directory);
+  model.findings = std::move(ranks.warnings);
+  TakeRankModel(AssembleRankModel(ranks), model);
+  // Where tensors were dropped, the config may predict tensors that are not there.
+  if (options.mtp_may_be_missing) TakeMissingMtp(model);
+  if (model.ranks->layout.dropped.empty()) {
+    RequireModel(model.config, model.catalog, model.findings);
+  }
+  return model;
+}
+
+// Rank shards whose faults are reported.
+OpenedModel OpenFaultyRanks(const fs::path& input) {
+  OpenedModel model;
+  model.directory = fs::absolute(input);
+  FindUnfinishedIn(input, model);
+  RankDirectory ranks;
+  try {
+    ranks = OpenRankDirectory(model.directory, model.findings);
+    const bool sound =
+        std::none_of(model.findings.begin(), model.findings.end(),
+                     [](const auto& f) { return f.severity == formats::Severity::kError; });
+    std::move(ranks.warnings.begin(), ranks.warnings.end(), std::back_inserter(model.findings));
+    // Slices of files that are not those of the layout say nothing about it.
+    if (sound) {
+      TakeRankModel(AssembleRankModel(ranks), model);
+      return model;
+    }
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kBadInput) throw;
+    model.fault = error;
+  }
+  RankShards known;
+  known.layout = std::move(ranks.layout);
+  known.stored = std::move(ranks.catalog);
+  model.ranks = std::make_shared<const RankShards>(std::move(known));
+  return model;
+}
+
+OpenedModel OpenFaultyTraining(const TrainingPlace& place, const OpenOptions& options) {
+  try {
+    return OpenTraining(place, options);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kBadInput) throw;
+    OpenedModel model;
+    model.directory = place.directory;
+    model.fault = error;
+    return model;
+  }
+}
+
+// What the directory that was named says before anything in it is opened; nothing where it is to be
+// opened.
+std::optional<OpenedModel> StopAtUnfinished(const fs::path& input) {
+  OpenedModel model;
+  FindUnfinishedIn(input, model);
+  if (!model.half_made) return std::nullopt;
+  model.directory = formats::LocateCheckpoint(input).directory;
   return model;
 }
 
 }  // namespace
 
 OpenedModel OpenModel(const fs::path& input, const OpenOptions& options) {
-  if (options.faults == OpenOptions::Faults::kThrow) RefuseUnfinishedConversion(input);
+  const bool report_all = options.faults == Faults::kReportAll;
+  if (options.faults == Faults::kThrow) RefuseUnfinishedConversion(input);
+  if (report_all) {
+    if (std::optional<OpenedModel> stopped = StopAtUnfinished(input)) return *std::move(stopped);
+  }
   RefuseDemo(input);
-  if (const auto place = FindTraining(input)) return OpenTraining(*place, options);
-  return IsRankDirectory(input) ? OpenRanks(input, options) : OpenCheckpoint(input, options);
+  if (const auto place = FindTraining(input)) {
+    return report_all ? OpenFaultyTraining(*place, options) : OpenTraining(*place, options);
+  }
+  if (IsRankDirectory(input))
+    return report_all ? OpenFaultyRanks(input) : OpenRanks(input, options);
+  return options.faults == Faults::kThrow ? OpenCheckpoint(input, options)
+                                          : OpenFaultyCheckpoint(input, options);
 }
 
 ModelTensors TensorsOf(const OpenedModel& model) {

@@ -40,7 +40,7 @@ struct OpenedModel {
   // defaults.
   bool has_config = false;
   bool config_given = false;          // whether it is that of OpenOptions::config
-  std::optional<Error> config_fault;  // with Faults::kReport
+  std::optional<Error> config_fault;  // not with Faults::kThrow
   std::string config_text;
   ModelConfig config;
   // With OpenOptions::mtp_may_be_missing: how many MTP layers config_text counts though not one of
@@ -52,13 +52,20 @@ struct OpenedModel {
   // Faults and notes on files, index and headers; only warnings with Faults::kThrow, which then
   // include those of comparing the tensors with the config.
   formats::Findings findings;
-  // With Faults::kReport, of an input that is a directory: the unfinished conversions and downloads
-  // in it (FindUnfinished), whether that is a conversion of this toolkit, and which files are
-  // missing beside those that the index lists (FindMissingFiles).
+  // Not with Faults::kThrow, of an input that is a directory: the unfinished conversions and
+  // downloads in it (FindUnfinished), whether that is a conversion of this toolkit, and which files
+  // are missing beside those that the index lists (FindMissingFiles).
   formats::Findings unfinished;
   bool half_made = false;
   formats::Findings missing_files;
-  UnlistedTensors unlisted;  // with kReport
+  UnlistedTensors unlisted;
+  std::uint64_t second_copies = 0;  // tensors that are left out, for another shard has them, too
+  // With kReportAll: the files of a checkpoint, whose findings, side files and tensors are above;
+  // and why the tensors of rank shards or of a training checkpoint cannot be put together. Then,
+  // and where files of rank shards have faults, `catalog` is empty, and `ranks` has what is known:
+  // the layout, and the stored tensors of sound files.
+  std::shared_ptr<const formats::CheckpointFiles> files;
+  std::optional<Error> fault;
   // How the tensors are made, where they are in no file as they are; nullptr for a checkpoint.
   std::shared_ptr<const AssembledModel> assembled;
   std::shared_ptr<const RankShards> ranks;  // the same where that is rank shards
@@ -78,9 +85,11 @@ struct OpenedModel {
 
 struct OpenOptions {
   // How faults are reported: as an Error, or as findings. With kReport the tensors of shards that
-  // cannot be read are left out, of a tensor in two shards the first is kept, and nothing is
-  // compared with the config. Rank shards are refused with any fault in both.
-  enum class Faults { kThrow, kReport };
+  // cannot be read are left out, of a tensor in two shards one is kept (DropSecondCopies),
+  // and nothing is compared with the config; rank shards and training checkpoints with any fault
+  // are refused. kReportAll is for the check of the structure: faults of these and of the index are
+  // reported, too, and nothing of an unfinished conversion is opened.
+  enum class Faults { kThrow, kReport, kReportAll };
   Faults faults = Faults::kThrow;
   // Shards that an unfinished run freed: their headers are known from there.
   std::vector<formats::FreedShard> freed = {};
@@ -96,10 +105,10 @@ struct OpenOptions {
 };
 
 // Opens `input`, reading headers, index, config and, of rank shards, layout.json and the digests of
-// side files; no weights. Throws Error: kBadInput where there is nothing to open, for rank shards
-// that are not all as layout.json says, and with kThrow for an unfinished conversion, for any fault
-// of files, index, headers or config and for tensors that the config predicts and that are missing
-// or of another shape; kIo.
+// side files; no weights. Throws Error: kUsage for a shard that an index beside it lists; kBadInput
+// where there is nothing to open, for rank shards that are not all as layout.json says, and with
+// kThrow for an unfinished conversion, for any fault of files, index, headers or config and for
+// tensors that the config predicts and that are missing or of another shape; kIo.
 OpenedModel OpenModel(const std::filesystem::path& input, const OpenOptions& options = {});
 
 // The tensors that plans and readers use, by position in `catalog`. A view of the model, which must

@@ -198,10 +198,8 @@ class Pieces {
 
 class Builder {
  public:
-  explicit Builder(RankDirectory ranks)
-      : ranks_(std::move(ranks)),
-        original_(ReadOriginal(ranks_.layout)),
-        pieces_(ranks_, original_.catalog) {}
+  explicit Builder(RankDirectory& ranks)
+      : ranks_(ranks), original_(ReadOriginal(ranks_.layout)), pieces_(ranks_, original_.catalog) {}
 
   RankModel Build() {
     FindScales();
@@ -224,10 +222,8 @@ class Builder {
     const bool is_original =
         !changed_ && ranks_.layout.dropped.empty() && ranks_.layout.bf16_modules.empty();
     RankModel model;
-    model.directory = std::move(ranks_.directory);
     model.config_text = ranks_.layout.source_config;
     model.config = original_.config;
-    model.warnings = std::move(ranks_.warnings);
     model.catalog = std::move(catalog);
     model.shards.stored = std::move(ranks_.catalog);
     model.shards.origins = std::move(origins_);
@@ -358,7 +354,7 @@ class Builder {
     model.config = ParseModelConfig(model.config_text, kConfigName);
   }
 
-  RankDirectory ranks_;
+  RankDirectory& ranks_;
   Original original_;
   Pieces pieces_;
   std::vector<ScaledWeight> scaled_;
@@ -370,6 +366,6 @@ class Builder {
 
 }  // namespace
 
-RankModel AssembleRankModel(RankDirectory ranks) { return Builder(std::move(ranks)).Build(); }
+RankModel AssembleRankModel(RankDirectory& ranks) { return Builder(ranks).Build(); }
 
 }  // namespace dsv3::convert

@@ -17,12 +17,10 @@
 #include "convert/model/scaled_weights.h"
 #include "convert/open/completeness.h"
 #include "convert/open/open_model.h"
-#include "convert/open/unfinished.h"
+#include "convert/verify/structure_assembled.h"
 #include "convert/verify/structure_config.h"
 #include "convert/verify/structure_model.h"
-#include "convert/verify/structure_ranks.h"
 #include "formats/checkpoint_files.h"
-#include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 
@@ -80,30 +78,6 @@ bool IsBlind(const Finding& finding, const UnreadableTensors& unreadable) {
   const std::vector<std::string> names = CounterpartNames(finding);
   return std::any_of(names.begin(), names.end(),
                      [&](const std::string& name) { return unreadable.MayHold(name); });
-}
-
-// Leaves each tensor in one shard, the one that the index lists for it or else the first, so that
-// the tensors can be looked up by name. What is dropped is a finding already.
-void DropDuplicates(CheckpointFiles& files) {
-  std::unordered_map<std::string_view, std::optional<std::size_t>> keepers;
-  for (const Finding& finding : files.findings) {
-    if (finding.kind == "tensor-in-two-shards") keepers.try_emplace(finding.tensor);
-  }
-  if (keepers.empty()) return;
-  for (std::size_t i = 0; i < files.shards.size(); ++i) {
-    for (const formats::SafetensorsTensor& tensor : files.shards[i].header.tensors) {
-      const auto keeper = keepers.find(tensor.name);
-      if (keeper == keepers.end()) continue;
-      const bool is_listed = files.index && files.index->FindShard(tensor.name) == i;
-      if (is_listed || !keeper->second) keeper->second = i;
-    }
-  }
-  for (std::size_t i = 0; i < files.shards.size(); ++i) {
-    std::erase_if(files.shards[i].header.tensors, [&](const formats::SafetensorsTensor& tensor) {
-      const auto keeper = keepers.find(tensor.name);
-      return keeper != keepers.end() && keeper->second != i;
-    });
-  }
 }
 
 // A file beside the shards that the index lists, which holds the same or other tensors: programs
@@ -200,45 +174,26 @@ std::vector<std::string> FileNames(const CheckpointFiles& files) {
   return names;
 }
 
-}  // namespace
-
-StructureReport VerifyStructure(const StructureRequest& request) {
-  const formats::CheckpointLocation location = formats::LocateCheckpoint(request.input);
-  Findings unfinished;
-  if (!location.file_name) unfinished = FindUnfinished(location.directory);
-  if (HasUnfinishedConversion(unfinished)) {
-    // Whatever else is missing or contradicts the rest comes with the files that are to come.
-    StructureReport report;
-    report.verification = {"structure", {}, std::move(unfinished)};
-    report.directory = location.directory;
-    return report;
-  }
-  if (IsRankDirectory(request.input)) {
-    return VerifyRankStructure(location.directory, std::move(unfinished));
-  }
-  RefuseDemo(request.input);
-  CheckpointFiles files =
-      formats::OpenCheckpointFiles(request.input, {}, formats::FaultyIndex::kReport);
+StructureReport JudgeCheckpoint(OpenedModel& model) {
+  const CheckpointFiles& files = *model.files;
   StructureReport report;
   report.verification.check = "structure";
   report.verification.files = FileNames(files);
-  report.directory = files.directory;
+  report.directory = model.directory;
+  report.tensors = model.catalog.tensors().size() + model.second_copies;
   for (const ShardFile& shard : files.shards) {
-    report.tensors += shard.header.tensors.size();
     report.tensor_bytes += shard.header.file_bytes - shard.header.data_offset;
   }
 
   Findings& findings = report.verification.findings;
   const UnreadableTensors unreadable(files);
-  DropDuplicates(files);
-  const Catalog catalog = Catalog::FromCheckpoint(files);
-  findings = std::move(files.findings);
+  const Catalog& catalog = model.catalog;
+  findings = std::move(model.findings);
   JudgeStrictly(files, catalog, findings);
   JudgeNames(files, findings);
-  NoteUnfinished(files, unfinished, findings);
+  NoteUnfinished(files, model.unfinished, findings);
 
-  if (const std::optional<StructureConfig> config =
-          ReadStructureConfig(files.directory, findings)) {
+  if (const std::optional<StructureConfig> config = ConfigOf(model, findings)) {
     report.model_type = config->model.model_type;
     report.known_model = config->model.known;
     const ScaledWeights scales = FindScaledWeights(catalog, config->model);
@@ -248,11 +203,33 @@ StructureReport VerifyStructure(const StructureRequest& request) {
         CompareWithModel(*config, catalog, scales, !unreadable.any(), findings);
     if (!unreadable.any()) CheckLeftoverQuantization(config->model, catalog, findings);
   }
-  if (!location.file_name) AddUnlessKnown(FindMissingFiles(files), findings);
-  NameUnlistedHolders(files, findings);
+  AddUnlessKnown(std::move(model.missing_files), findings);
+  NameUnlistedHolders(model.unlisted, findings);
   std::erase_if(findings, [&](const Finding& finding) { return IsBlind(finding, unreadable); });
   Order(catalog, findings);
   return report;
+}
+
+// Whatever else is missing or contradicts the rest comes with the files that are to come.
+StructureReport ReportHalfMade(OpenedModel& model) {
+  StructureReport report;
+  report.verification = {"structure", {}, std::move(model.unfinished)};
+  report.directory = model.directory;
+  return report;
+}
+
+}  // namespace
+
+StructureReport VerifyStructure(const StructureRequest& request) {
+  const OpenOptions opening{.faults = OpenOptions::Faults::kReportAll,
+                            .config = request.config,
+                            .takes_config = true,
+                            .from = request.from};
+  OpenedModel model = OpenModel(request.input, opening);
+  if (model.half_made) return ReportHalfMade(model);
+  if (!model.fault) RequireUsed(opening, model);
+  if (model.files) return JudgeCheckpoint(model);
+  return model.ranks ? JudgeRanks(model) : JudgeTraining(model);
 }
 
 }  // namespace dsv3::convert

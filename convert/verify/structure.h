@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "convert/layouts/stacks.h"
 #include "convert/model/quantized_form.h"
 #include "convert/verify/verification.h"
 #include "formats/rank_layout.h"
@@ -13,7 +14,17 @@
 namespace dsv3::convert {
 
 struct StructureRequest {
-  std::filesystem::path input;  // see formats::OpenCheckpointFiles
+  std::filesystem::path input;  // as OpenModel takes it
+  // Of a training checkpoint; see OpenOptions.
+  std::filesystem::path config = {};
+  std::optional<Stack> from = std::nullopt;
+};
+
+// What a training checkpoint holds; all defaults where it has faults.
+struct TrainingStructure {
+  std::string stack;                     // whose names the tensors have
+  std::uint64_t skipped = 0;             // tensors that are not of the model
+  std::uint64_t missing_mtp_layers = 0;  // that the config counts, and none is there
 };
 
 // What layout.json of rank shards says; all defaults where it cannot be read.
@@ -38,6 +49,8 @@ struct StructureReport {
   std::vector<FormCount> forms;
   // Of a directory of rank shards; then `tensors` are those of all rank files.
   std::optional<RankStructure> ranks;
+  // Of a training checkpoint; then `tensors` are those that the model is made of.
+  std::optional<TrainingStructure> training;
 };
 
 // Judges a checkpoint by headers, index and config.json alone: that the files can be read, index
@@ -48,10 +61,11 @@ struct StructureReport {
 // of one file, config.json included, does not keep the others from being judged: nothing is said
 // about the tensors of a file that cannot be read, and nothing that needs the config without it.
 // Rank shards are judged by their layout.json instead: files, headers and slices against each
-// other. Of a conversion that is not finished nothing but that is said.
-// Throws Error where there is nothing to judge: kUsage for a shard that an index beside it lists;
-// kBadInput for a path that does not exist, a directory without a checkpoint, or an empty
-// weight_map; kIo for a directory that cannot be listed.
+// other; a training checkpoint by whether the model can be put together, where the first fault is
+// the only one. Of a conversion that is not finished nothing but that is said.
+// Throws Error where there is nothing to judge: kUsage for a shard that an index beside it lists,
+// or a training checkpoint without a config; kBadInput for a path that does not exist, a directory
+// without a checkpoint, or an empty weight_map; kIo for a directory that cannot be listed.
 StructureReport VerifyStructure(const StructureRequest& request);
 
 }  // namespace dsv3::convert

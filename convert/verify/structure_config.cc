@@ -2,21 +2,16 @@
 
 #include <algorithm>
 #include <string_view>
-#include <system_error>
 
 #include <fmt/format.h>
 
-#include "convert/open/modelopt_description.h"
 #include "formats/checkpoint_files.h"
-#include "formats/error.h"
 #include "formats/json/json_edit.h"
 
 namespace dsv3::convert {
 namespace {
 
-namespace fs = std::filesystem;
 using formats::kConfigName;
-using formats::kMaxConfigBytes;
 
 formats::Finding ConfigFinding(std::string_view kind, std::string message) {
   return {.severity = formats::Severity::kError,
@@ -44,32 +39,24 @@ std::string TorchDtype(const std::string& text, const std::string& prefix) {
 
 }  // namespace
 
-std::optional<StructureConfig> ReadStructureConfig(const fs::path& directory,
-                                                   formats::Findings& findings) {
-  const fs::path path = directory / kConfigName;
-  std::error_code ignored;
-  if (fs::symlink_status(path, ignored).type() == fs::file_type::not_found) {
+std::optional<StructureConfig> ConfigOf(const OpenedModel& model, formats::Findings& findings) {
+  if (!model.has_config) {
     findings.push_back(ConfigFinding(
         "missing-config",
         fmt::format("{}: there is no such file, so whether tensors are missing or have wrong "
                     "shapes, dtypes or scales was not checked; copy it from where these weights "
-                    "came from",
+                    "came from, or name it with --config FILE",
                     kConfigName)));
     return std::nullopt;
   }
-  try {
-    StructureConfig config;
-    const std::string text = formats::ReadSmallFile(path, kMaxConfigBytes);
-    config.model = ParseModelConfig(text, kConfigName);
-    config.model.modelopt = ReadModelOptDescription(directory);
-    config.torch_dtype = TorchDtype(text, config.model.prefix);
-    return config;
-  } catch (const Error& error) {
-    findings.push_back(ConfigFinding(
-        "unreadable-config",
-        fmt::format("{}; the tensors were not compared with the config", error.message())));
+  if (model.config_fault) {
+    findings.push_back(
+        ConfigFinding("unreadable-config", fmt::format("{}; the tensors were not compared with the "
+                                                       "config",
+                                                       model.config_fault->message())));
     return std::nullopt;
   }
+  return StructureConfig{model.config, TorchDtype(model.config_text, model.config.prefix)};
 }
 
 bool LooksQuantized(const CatalogTensor& tensor) {

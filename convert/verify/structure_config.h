@@ -1,11 +1,11 @@
 #pragma once
 
-#include <filesystem>
 #include <optional>
 #include <string>
 
 #include "convert/catalog/catalog.h"
 #include "convert/model/model_config.h"
+#include "convert/open/open_model.h"
 #include "formats/finding.h"
 
 // config.json as VerifyStructure judges it; an internal part of structure.h.
@@ -16,10 +16,9 @@ struct StructureConfig {
   std::string torch_dtype;  // also from "dtype", its newer name; empty when absent
 };
 
-// Reads config.json of a checkpoint's directory. Nothing, with a finding (missing-config,
-// unreadable-config), where that is not possible.
-std::optional<StructureConfig> ReadStructureConfig(const std::filesystem::path& directory,
-                                                   formats::Findings& findings);
+// The config of a checkpoint. Nothing, with a finding (missing-config, unreadable-config), where
+// there is none or it has a fault.
+std::optional<StructureConfig> ConfigOf(const OpenedModel& model, formats::Findings& findings);
 
 // Whether a tensor holds quantised weights by its dtype or name.
 bool LooksQuantized(const CatalogTensor& tensor);

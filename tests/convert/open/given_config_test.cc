@@ -12,6 +12,7 @@
 #include "convert/open/open_model.h"
 #include "convert/verify/compare.h"
 #include "convert/verify/numeric.h"
+#include "convert/verify/structure.h"
 #include "formats/error.h"
 #include "tests/convert/recipes/train_to_infer_test.h"
 
@@ -20,6 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using ::testing::Not;
 
 class GivenConfigTest : public TrainToInferTest {
@@ -40,6 +42,9 @@ class GivenConfigTest : public TrainToInferTest {
     return convert::VerifyNumeric({.input = input, .config = config, .histogram = {}}, progress,
                                   {});
   }
+  static convert::StructureReport Structure(const fs::path& input, const fs::path& config) {
+    return convert::VerifyStructure({.input = input, .config = config});
+  }
   static convert::CompareReport Compare(const fs::path& a, const fs::path& b,
                                         const fs::path& config) {
     convert::ProgressSink progress;
@@ -54,7 +59,7 @@ class GivenConfigTest : public TrainToInferTest {
 TEST_F(GivenConfigTest, IsAskedForByItsOption) {
   for (const Error& error :
        {ErrorOf([&] { convert::Inspect(train_); }), ErrorOf([&] { Numeric(train_, ""); }),
-        ErrorOf([&] { Compare(hf_, train_, ""); }),
+        ErrorOf([&] { Structure(train_, ""); }), ErrorOf([&] { Compare(hf_, train_, ""); }),
         ErrorOf([&] { Convert(train_, dir_ / "o"); })}) {
     EXPECT_EQ(error.code(), ErrorCode::kUsage) << error.message();
     EXPECT_THAT(error.message(), HasSubstr("there is no config.json beside it"));
@@ -71,6 +76,7 @@ TEST_F(GivenConfigTest, OpensATrainingCheckpoint) {
   EXPECT_EQ(shown.model.catalog.tensors().size(),
             convert::Inspect(hf_).model.catalog.tensors().size());
   EXPECT_TRUE(Numeric(train_, config_).verification.Passes(false));
+  EXPECT_THAT(Structure(train_, config_).verification.findings, IsEmpty());
   for (const auto& [a, b] : {std::pair(train_, hf_), std::pair(hf_, train_)}) {
     const convert::CompareReport compared = Compare(a, b, config_);
     EXPECT_EQ(compared.counts.identical_values + compared.counts.identical_bytes,
@@ -89,12 +95,14 @@ TEST_F(GivenConfigTest, OpensAHuggingFaceCheckpointWithoutOne) {
   EXPECT_EQ(ReadFile(dir_ / "out" / "config.json"), ReadFile(config_));
   EXPECT_TRUE(convert::Inspect(bare, {.config = config_}).config.has_value());
   EXPECT_TRUE(Numeric(bare, config_).verification.Passes(false));
+  EXPECT_THAT(Structure(bare, config_).verification.findings, IsEmpty());
 }
 
 TEST_F(GivenConfigTest, IsRefusedBesideAnother) {
   for (const Error& error :
        {ErrorOf([&] { convert::Inspect(hf_, {.config = config_}); }),
-        ErrorOf([&] { Numeric(hf_, config_); }), ErrorOf([&] { Compare(hf_, hf_, config_); }),
+        ErrorOf([&] { Numeric(hf_, config_); }), ErrorOf([&] { Structure(hf_, config_); }),
+        ErrorOf([&] { Compare(hf_, hf_, config_); }),
         ErrorOf([&] { Convert(hf_, dir_ / "out", {.config = config_}); })}) {
     EXPECT_EQ(error.code(), ErrorCode::kUsage) << error.message();
     EXPECT_THAT(error.message(), HasSubstr("has a config.json of its own"));
