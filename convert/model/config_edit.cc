@@ -98,6 +98,30 @@ std::string SetConfigMember(const std::string& config_text, const std::string& m
       kConfigName);
 }
 
+std::vector<std::pair<std::string, std::string>> SetConfigDtype(const ModelConfig& config,
+                                                                std::string_view dtype,
+                                                                std::string& config_text) {
+  const std::string value = fmt::format("\"{}\"", dtype);
+  // Multimodal configs nest the language model's fields; either level may carry either member.
+  std::vector<std::string> prefixes = {""};
+  if (!config.prefix.empty()) prefixes.push_back(config.prefix);
+  std::vector<std::pair<std::string, std::string>> replaced;
+  bool is_said = false;
+  for (const std::string& prefix : prefixes) {
+    for (const std::string_view key : {"torch_dtype", "dtype"}) {
+      const std::string member = prefix + std::string(key);
+      std::optional<std::string> before = formats::JsonMember(config_text, member, kConfigName);
+      if (!before) continue;
+      is_said = true;
+      if (*before == value) continue;
+      config_text = formats::ReplaceJsonMember(config_text, member, value, kConfigName);
+      replaced.emplace_back(member, *std::move(before));
+    }
+  }
+  if (!is_said) config_text = SetConfigMember(config_text, "torch_dtype", value);
+  return replaced;
+}
+
 void EditModuleLists(const ModelConfig& config,
                      const std::function<void(std::vector<std::string>& modules)>& edit,
                      std::string& config_text) {

@@ -2,6 +2,8 @@
 
 #include <functional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "convert/model/model_config.h"
@@ -12,6 +14,13 @@ namespace dsv3::convert {
 // object is an error (kBadInput).
 std::string SetConfigMember(const std::string& config_text, const std::string& member,
                             const std::string& json);
+
+// Has the config say in which dtype the weights are ("bfloat16"): in torch_dtype and dtype, its
+// newer name, wherever they are; in torch_dtype where neither is. Returns the paths of members that
+// had another value, and these values.
+std::vector<std::pair<std::string, std::string>> SetConfigDtype(const ModelConfig& config,
+                                                                std::string_view dtype,
+                                                                std::string& config_text);
 
 // Gives each list of modules that quantization_config leaves as they are (modules_to_not_convert,
 // ignored_layers, compressed-tensors' ignore) to `edit`, and puts what it makes of the list into

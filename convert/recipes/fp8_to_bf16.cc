@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "convert/model/activation_scales.h"
+#include "convert/model/config_edit.h"
 #include "convert/plan/dequantize_expression.h"
 #include "formats/error.h"
 #include "formats/json/json_edit.h"
@@ -73,7 +74,6 @@ std::string ConfigForBf16(const std::string& config_text, const ModelConfig& con
   // Multimodal configs nest the language model's fields; either level may carry any of these.
   std::vector<std::string> prefixes = {""};
   if (!config.prefix.empty()) prefixes.push_back(config.prefix);
-  bool says_dtype = false;
   for (const std::string& prefix : prefixes) {
     for (const std::string_view key :
          {"quantization_config", "compression_config", "expert_dtype"}) {
@@ -83,17 +83,10 @@ std::string ConfigForBf16(const std::string& config_text, const ModelConfig& con
         text = formats::RemoveJsonMember(text, path, file);
       }
     }
-    for (const std::string_view key : {"torch_dtype", "dtype"}) {
-      const std::string path = prefix + std::string(key);
-      if (auto value = formats::JsonMember(text, path, file)) {
-        says_dtype = true;
-        if (*value == "\"bfloat16\"") continue;
-        plan.removed_config.emplace_back(path, std::move(*value));
-        text = formats::ReplaceJsonMember(text, path, "\"bfloat16\"", file);
-      }
-    }
   }
-  if (!says_dtype) text = formats::AppendJsonMember(text, "torch_dtype", "\"bfloat16\"", file);
+  for (auto& member : SetConfigDtype(config, "bfloat16", text)) {
+    plan.removed_config.push_back(std::move(member));
+  }
   return text;
 }
 

@@ -26,7 +26,6 @@
 #include "formats/checkpoint_files.h"
 #include "formats/dtype.h"
 #include "formats/error.h"
-#include "formats/json/json_edit.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -124,27 +123,10 @@ void CastWeights(const OpenedModel& model, TrainDtype dtype, ModelEdit& edit) {
   }
 }
 
-// Has the config say in which dtype the weights are.
-void SetDtype(const ModelConfig& config, std::string_view dtype, std::string& text) {
-  const std::string value = fmt::format("\"{}\"", dtype);
-  bool said = false;
-  std::vector<std::string> prefixes = {""};
-  if (!config.prefix.empty()) prefixes.push_back(config.prefix);
-  for (const std::string& prefix : prefixes) {
-    for (const std::string_view key : {"torch_dtype", "dtype"}) {
-      const std::string member = prefix + std::string(key);
-      if (!formats::JsonMember(text, member, formats::kConfigName)) continue;
-      text = formats::ReplaceJsonMember(text, member, value, formats::kConfigName);
-      said = true;
-    }
-  }
-  if (!said) text = SetConfigMember(text, "torch_dtype", value);
-}
-
 // The config of a training checkpoint is often that of a release, whose weights are FP8.
 void FitConfig(const OpenedModel& model, ModelEdit& edit) {
   if (model.training.stack.empty()) {
-    if (!edit.cast.empty()) SetDtype(model.config, "bfloat16", edit.config);
+    if (!edit.cast.empty()) SetConfigDtype(model.config, "bfloat16", edit.config);
     return;
   }
   const bool has_fp8 =
@@ -163,7 +145,7 @@ void FitConfig(const OpenedModel& model, ModelEdit& edit) {
   const std::uint64_t bf16 = bytes[Dtype::kBF16];
   const bool is_f32 = bytes[Dtype::kF32] > bf16 && bytes[Dtype::kF32] > bytes[Dtype::kF16];
   const bool is_f16 = !is_f32 && bytes[Dtype::kF16] > bf16;
-  SetDtype(model.config, is_f32 ? "float32" : is_f16 ? "float16" : "bfloat16", edit.config);
+  SetConfigDtype(model.config, is_f32 ? "float32" : is_f16 ? "float16" : "bfloat16", edit.config);
 }
 
 ReportFact Fact(const char* member, std::vector<std::string> names, const char* what) {
