@@ -14,6 +14,14 @@
 
 namespace dsv3::convert {
 
+// Bytes of a file whose CRC-32 an archive knows.
+struct CheckedBytes {
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0;
+  std::uint32_t crc = 0;
+  std::string entry = {};  // the archive's name of them: "data/0"
+};
+
 // A source file as it was when the catalog was made.
 struct SourceFile {
   std::string name;  // relative to its checkpoint
@@ -27,6 +35,8 @@ struct SourceFile {
   std::string checkpoint = {};
   // Whether other files hold tensors of the same names, as rank shards do.
   bool shares_names = false;
+  // In the order of the file; they do not overlap.
+  std::vector<CheckedBytes> checked = {};
 
   // For messages: shards of two checkpoints may have one name.
   std::string DisplayName() const { return checkpoint.empty() ? name : path.string(); }

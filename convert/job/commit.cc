@@ -40,10 +40,13 @@ Committer::Committer(formats::FileSystem& fs, std::filesystem::path directory, c
       journal_(journal),
       sha256_(run.checksum == ChecksumMode::kSha256),
       sharing_(run.link ? formats::Sharing::kInode : formats::Sharing::kBlocks),
-      waits_(WaitsToBeVisible(plan)),
+      waits_(WaitsToBeVisible(plan, run)),
       records_(finished.begin(), finished.end()) {}
 
-bool WaitsToBeVisible(const Plan& plan) { return !plan.source_digests.empty(); }
+bool WaitsToBeVisible(const Plan& plan, const RunOptions& run) {
+  // A source that is freed on the way is needed no more only when its files are visible.
+  return !plan.source_digests.empty() || (run.source_is_checked && !run.delete_source_shards);
+}
 
 void Committer::CreateParents(const std::string& name) {
   formats::CreateDirectories(fs_, (directory_ / name).parent_path());

@@ -102,6 +102,6 @@ class Committer final : public OutputSink {
 };
 
 // Whether a plan's files become visible together, when all of them are made and checked.
-bool WaitsToBeVisible(const Plan& plan);
+bool WaitsToBeVisible(const Plan& plan, const RunOptions& run);
 
 }  // namespace dsv3::convert

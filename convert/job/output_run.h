@@ -52,7 +52,8 @@ class OutputRun {
   void ReportNothingToDo();
   void ReportPlan();
   void RequireParts() const {
-    RequireAllParts(output_, plan_, BundlesOf(plan_, hooks_.bundles), state_.journals);
+    RequireAllParts(output_, plan_, BundlesOf(plan_, hooks_.bundles), state_.journals,
+                    WaitsToBeVisible(plan_, run_));
   }
   void TakeFinishedFiles(bool sizes_only);
   std::vector<std::size_t> FilesToMake() const;

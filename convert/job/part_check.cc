@@ -8,7 +8,6 @@
 
 #include <fmt/format.h>
 
-#include "convert/job/commit.h"
 #include "convert/job/output_state.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
@@ -19,7 +18,7 @@ namespace {
 // Parts that a message names; of a job array of thousands all may be missing.
 constexpr std::uint64_t kNamedParts = 8;
 
-bool IsComplete(const std::filesystem::path& output, const Plan& plan, const JobJournals& journals,
+bool IsComplete(const std::filesystem::path& output, const JobJournals& journals, bool waits,
                 const std::string& name) {
   const auto record = journals.files.find(name);
   if (record == journals.files.end()) return false;
@@ -27,13 +26,13 @@ bool IsComplete(const std::filesystem::path& output, const Plan& plan, const Job
     std::error_code error;
     return std::filesystem::file_size(output / file, error) == record->second.bytes && !error;
   };
-  return has_its_size(name) || (WaitsToBeVisible(plan) && has_its_size(PartialName(name)));
+  return has_its_size(name) || (waits && has_its_size(PartialName(name)));
 }
 
 // The files of a part that are missing or differ from its journal.
 std::vector<std::string> MissingOf(const std::filesystem::path& output, const Plan& plan,
                                    const FileBundles& bundles, const JobJournals& journals,
-                                   const RunOptions::Part& part) {
+                                   bool waits, const RunOptions::Part& part) {
   std::vector<std::string> names;
   for (const std::size_t file : FilesOfPart(plan, bundles, part)) {
     names.push_back(plan.files[file].name);
@@ -43,7 +42,7 @@ std::vector<std::string> MissingOf(const std::filesystem::path& output, const Pl
   }
   names.erase(std::remove_if(names.begin(), names.end(),
                              [&](const std::string& name) {
-                               return IsComplete(output, plan, journals, name);
+                               return IsComplete(output, journals, waits, name);
                              }),
               names.end());
   return names;
@@ -52,7 +51,7 @@ std::vector<std::string> MissingOf(const std::filesystem::path& output, const Pl
 }  // namespace
 
 void RequireAllParts(const std::filesystem::path& output, const Plan& plan,
-                     const FileBundles& bundles, const JobJournals& journals) {
+                     const FileBundles& bundles, const JobJournals& journals, bool waits) {
   std::uint64_t count = 0;
   for (const BegunRun& run : journals.runs) {
     if (run.name.kind == RunId::Kind::kPart) count = run.name.count;
@@ -71,7 +70,7 @@ void RequireAllParts(const std::filesystem::path& output, const Plan& plan,
     const bool begun = std::any_of(journals.runs.begin(), journals.runs.end(),
                                    [&](const BegunRun& run) { return run.name == part; });
     const std::vector<std::string> names =
-        MissingOf(output, plan, bundles, journals, {index, count});
+        MissingOf(output, plan, bundles, journals, waits, {index, count});
     if (begun && names.empty()) continue;
     if (++missing_parts > kNamedParts) continue;
     missing += missing.empty() ? "" : ", ";

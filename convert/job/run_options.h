@@ -35,6 +35,8 @@ struct RunOptions {
   bool finish = false;  // --finish: all parts are there; completes the job
   // The processes that share the run; nullptr: this process works alone. Not owned.
   WorkSharing* sharing = nullptr;
+  // Whether reading may find that the source is damaged. The runner fills it in.
+  bool source_is_checked = false;
   // For messages and the journal, as a shell takes them (formats/message_text.h): IN, which the
   // runner fills in, and the command that makes the whole job, without OUT. Empty: not known.
   std::string input = {};

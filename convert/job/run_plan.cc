@@ -104,7 +104,7 @@ void OutputRun::TakeFinishedFiles(bool sizes_only) {
     for (const PlannedSideFile& side : plan_.side_files) records.erase(side.name);
   }
   const unsigned threads = sizes_only ? 1 : ResolveThreads(run_.threads);
-  const bool waits = WaitsToBeVisible(plan_);
+  const bool waits = WaitsToBeVisible(plan_, run_);
   formats::Findings warnings;
   unchecked_ = CheckFinishedFiles(output_, others, 1, true, warnings, progress_, stop_, waits);
   ends_ = assignment_.may_end && assignment_.files.size() + unchecked_.size() == plan_.files.size();
@@ -288,7 +288,7 @@ std::vector<std::string> OutputRun::ReplacedBefore() const {
 // wait for their final names.
 std::vector<std::string> OutputRun::UnfinishedNames() const {
   std::vector<std::string> names = job_.writes;
-  if (!WaitsToBeVisible(plan_)) return names;
+  if (!WaitsToBeVisible(plan_, run_)) return names;
   names.erase(std::remove_if(names.begin(), names.end(),
                              [&](const std::string& name) {
                                return finished_files_.count(name) != 0 ||
@@ -309,7 +309,7 @@ void OutputRun::LookAgain() {
 // Whether this run removes its files when the source turns out to be wrong. Other runs of the job
 // may be writing beside this one; the files of all runs then stay under NAME.partial.
 bool OutputRun::MayAbandon() const {
-  return WaitsToBeVisible(plan_) && assignment_.run == RunId() && !IsShared(run_.sharing);
+  return WaitsToBeVisible(plan_, run_) && assignment_.run == RunId() && !IsShared(run_.sharing);
 }
 
 void OutputRun::Abandon(std::optional<Journal>& journal) {

@@ -8,6 +8,7 @@
 #include "convert/job/finished_output.h"
 #include "convert/job/output_place.h"
 #include "convert/job/source_release.h"
+#include "convert/stream/archive_checks.h"
 #include "convert/stream/executor.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
@@ -84,6 +85,7 @@ ConversionReport RunConversion(const ConversionKind& conversion, const JobReques
   report.converted_text = conversion.converted_text;
   RunOptions run = request.run;
   run.input = formats::ShownAbsolutePath(request.input);
+  run.source_is_checked = model.assembled && HasCheckedBytes(model.assembled->stored);
   report = RunPlan(recipe.tensors, *recipe.plan, request.output, run, recipe.hooks,
                    std::move(report), file_system, progress, stop);
   if (recipe.add_facts) recipe.add_facts(report);

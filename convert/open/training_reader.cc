@@ -1,5 +1,6 @@
 #include "convert/open/training_reader.h"
 
+#include <algorithm>
 #include <span>
 #include <utility>
 
@@ -44,7 +45,23 @@ StoredPiece StoredTensors::AddView(std::uint32_t file, const std::string& name,
   }
   piece.stored = static_cast<std::uint32_t>(tensors_.size());
   tensors_.push_back(std::move(stored));
+  if (storage.crc != 0 && storage.range.bytes != 0) {
+    files_[file].checked.push_back(
+        {storage.range.offset, storage.range.bytes, storage.crc, "data/" + storage.key});
+  }
   return piece;
+}
+
+Catalog StoredTensors::Take() {
+  for (SourceFile& file : files_) {
+    // Several tensors may share a storage.
+    const auto place = [](const CheckedBytes& entry) { return entry.offset; };
+    std::ranges::sort(file.checked, {}, place);
+    const auto [first, last] = std::ranges::unique(file.checked, {}, place);
+    file.checked.erase(first, last);
+    file.checked.shrink_to_fit();
+  }
+  return {std::move(files_), std::move(tensors_)};
 }
 
 StoredPiece StoredTensors::AddBox(std::uint32_t file, const formats::SafetensorsTensor& box,

@@ -54,7 +54,7 @@ class StoredTensors {
   StoredPiece AddBox(std::uint32_t file, const formats::SafetensorsTensor& box,
                      std::uint64_t data_offset, const formats::Shape& offsets);
 
-  Catalog Take() { return {std::move(files_), std::move(tensors_)}; }
+  Catalog Take();
 
  private:
   std::vector<SourceFile> files_;

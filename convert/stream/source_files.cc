@@ -39,7 +39,8 @@ struct Request {
 SourceFiles::SourceFiles(const Catalog& catalog, const std::vector<DerivedTensors>& derived)
     : catalog_(catalog),
       // Each by up to two descriptors, and as many for output files.
-      max_open_(std::min(kMaxOpen, formats::OpenFileBudget() / 4)) {
+      max_open_(std::min(kMaxOpen, formats::OpenFileBudget() / 4)),
+      checks_(catalog) {
   for (const DerivedTensors& tensors : derived) {
     derived_.push_back({tensors, std::make_unique<SourceFiles>(*tensors.stored)});
   }
@@ -177,6 +178,7 @@ void SourceFiles::Read(std::span<const SourceRange> ranges, formats::AlignedBuff
       input->ReadAt(request.begin, room.first(request.length()));
       read[i] = room.first(request.length());
     }
+    checks_.Add(request.file, request.begin, read[i]);
     bytes_read_.fetch_add(request.length(), std::memory_order_relaxed);
   }
   inputs.resize(ranges.size());

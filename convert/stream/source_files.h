@@ -11,6 +11,7 @@
 #include "convert/catalog/catalog.h"
 #include "convert/plan/derived_tensors.h"
 #include "convert/plan/expression.h"
+#include "convert/stream/archive_checks.h"
 #include "formats/io/aligned_buffer.h"
 #include "formats/io/input_file.h"
 
@@ -33,7 +34,7 @@ class SourceFiles {
   // Reads the ranges into `buffer`, which grows as needed, and sets `inputs[i]` to the bytes of
   // `ranges[i]`. Neighbouring ranges are read in one request; beyond the ranges' own bytes and
   // their alignment the buffer takes 16 KiB at most. The spans are valid until the buffer
-  // is used again.
+  // is used again. Throws Error (kBadInput) as ArchiveChecks does.
   void Read(std::span<const SourceRange> ranges, formats::AlignedBuffer& buffer,
             std::vector<std::span<const std::byte>>& inputs);
 
@@ -62,6 +63,7 @@ class SourceFiles {
   const Catalog& catalog_;
   std::vector<Derived> derived_;
   const std::size_t max_open_;
+  ArchiveChecks checks_;
   std::mutex mutex_;
   std::list<Open> open_;  // most recently used first
   std::atomic<std::uint64_t> bytes_read_{0};

@@ -10,4 +10,8 @@ namespace dsv3::formats {
 // 0 at the beginning.
 std::uint32_t Crc32(std::span<const std::byte> data, std::uint32_t crc = 0);
 
+// For CRCs of pieces that come in any order: of bytes A followed by bytes B,
+// Crc32(AB) = Crc32Before(Crc32(A), B.size()) ^ Crc32(B).
+std::uint32_t Crc32Before(std::uint32_t crc, std::uint64_t bytes_behind);
+
 }  // namespace dsv3::formats

@@ -269,6 +269,37 @@ class Training(unittest.TestCase):
             self.convert(exit_code=3)
             self.assertFalse(self.output.exists())
 
+    def test_a_bit_that_flipped(self):
+        """Every storage that is read whole is compared with the CRC of its archive."""
+        o_proj = "model.layers.0.self_attn.o_proj.weight"
+        payload = self.tensors[o_proj].view(torch.uint8).numpy().tobytes()
+        for save in (
+            lambda: torch.save(self.tensors, self.input / "model.pt"),
+            lambda: dcp.save(self.tensors, checkpoint_id=str(self.input)),
+            lambda: dcp.save(self.megatron(), checkpoint_id=str(self.input)),
+        ):
+            self.setUp()
+            save()
+            # Over many files, of which the first are complete before the damage is met.
+            self.expect_model("--max-shard-size", "100K")
+            file = next(f for f in self.input.iterdir() if f.name.endswith((".pt", ".distcp")))
+            data = bytearray(file.read_bytes())
+            data[data.index(payload) + len(payload) // 2] ^= 4
+            file.write_bytes(data)
+            done = self.convert("--max-shard-size", "100K", exit_code=3)
+            message = json.loads(done.stdout)["error"]["message"]
+            self.assertRegex(message, rf"{file.name}: entry 'data/\d+' at byte \d+ has the CRC-32")
+            self.assertFalse(self.output.exists())
+            tools.run("dsv3-verify", "numeric", self.input, exit_code=3)
+
+    def test_an_archive_without_crcs(self):
+        torch.serialization.set_crc32_options(False)
+        try:
+            torch.save(self.tensors, self.input / "model.pt")
+        finally:
+            torch.serialization.set_crc32_options(True)
+        self.expect_model()
+
     def test_a_missing_expert(self):
         state = self.torchtitan()
         key = next(name for name in state if name.endswith("inner_experts.w1_EFD"))
