@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <tuple>
 #include <utility>
@@ -10,6 +11,7 @@
 #include <fmt/format.h>
 
 #include "convert/job/runner.h"
+#include "convert/layouts/layout_names.h"
 #include "convert/layouts/scaled_layout.h"
 #include "convert/layouts/transformers_names.h"
 #include "convert/model/activation_scales.h"
@@ -267,10 +269,18 @@ const WritableLayout* FindWritableLayout(std::string_view name) {
 
 LayoutPlan PlanLayout(const OpenedModel& model, const WritableLayout& layout,
                       std::uint64_t shard_bytes) {
-  if (HasFusedExperts(model.catalog)) {
-    return LayoutPlanner(WithExpertsApart(model), layout).Make(shard_bytes);
+  LayoutPlan made = HasFusedExperts(model.catalog)
+                        ? LayoutPlanner(WithExpertsApart(model), layout).Make(shard_bytes)
+                        : LayoutPlanner(model, layout).Make(shard_bytes);
+  const LayoutNames names(*layout.table, model.config);
+  for (const std::string& name : made.dropped) {
+    const std::optional<std::string_view> main_name = names.CopiedFrom(name);
+    if (!main_name) continue;
+    const std::uint32_t copy = model.catalog.Find(name);
+    const std::uint32_t main = model.catalog.Find(*main_name);
+    if (copy != Catalog::kNone && main != Catalog::kNone) made.copies.push_back({copy, main});
   }
-  return LayoutPlanner(model, layout).Make(shard_bytes);
+  return made;
 }
 
 ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSystem& fs,
@@ -313,7 +323,10 @@ ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSy
                   .tensors = TensorsOf(made->source)};
     recipe.converted_tensors = made->converted;
     recipe.warnings = config.warnings;
-    recipe.hooks.preflight = [](const PreflightRun& run) { return run.known; };
+    recipe.hooks.preflight = [&model, made, &stop](const PreflightRun& run) {
+      if (!run.to_make.empty()) RequireEqualCopies(model, made->copies, stop);
+      return run.known;
+    };
     recipe.add_facts = [made](ConversionReport& report) {
       ReportFact fact{"dropped", "dropped", "", std::move(made->dropped)};
       if (!fact.names.empty()) {

@@ -6,6 +6,7 @@
 #include "convert/layouts/stacks.h"
 #include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
+#include "convert/recipes/shared_copies.h"
 
 // A model in another layout: the names and forms of another stack.
 namespace dsv3::convert {
@@ -23,6 +24,7 @@ struct LayoutPlan {
   std::string config;
   std::vector<std::string> dropped;  // scales of weights that became BF16, copies in MTP layers
   std::uint64_t converted = 0;       // tensors that changed their dtype
+  std::vector<SharedCopy> copies;    // to be compared before they are left out
 };
 
 // `shard_bytes` is for layouts whose shards have no sizes of their own. Throws Error (kBadInput)

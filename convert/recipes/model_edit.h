@@ -9,6 +9,7 @@
 #include "convert/open/open_model.h"
 #include "convert/plan/expression.h"
 #include "convert/plan/plan.h"
+#include "convert/recipes/shared_copies.h"
 #include "formats/finding.h"
 
 // The model as train-to-infer changes it, step by step, before it becomes a plan.
@@ -37,6 +38,7 @@ struct ModelEdit {
   std::vector<std::string> grafted;
   std::vector<std::string> split;
   std::vector<std::string> cast;
+  std::vector<SharedCopy> copies;  // to be compared before they are left out
   formats::Findings warnings;
 };
 

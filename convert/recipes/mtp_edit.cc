@@ -32,7 +32,8 @@ constexpr std::string_view kV4Prefix = "mtp.";
 constexpr char kNextNFile[] = "nextn_layer_parameters.safetensors";
 constexpr char kNextNArchitecture[] = "DeepseekV3ForCausalLMNextN";
 // What engines share with the main model.
-constexpr std::string_view kShared[] = {"embed_tokens.weight", "shared_head.head.weight"};
+constexpr std::string_view kSharedEmbedding = "embed_tokens.weight";
+constexpr std::string_view kSharedHead = "shared_head.head.weight";
 
 void RequireNumberOfLayers(const ModelConfig& config) {
   if (config.num_hidden_layers > 0) return;
@@ -54,6 +55,16 @@ class MtpNames {
 
   bool Holds(std::string_view name) const {
     return name.starts_with(kV4Prefix) || PlaceOf(name, prefix_, config_).mtp;
+  }
+  // The tensor of the main model that an MTP layer's tensor is a copy of, by what is behind the
+  // layer's name; kNone where it is none.
+  std::uint32_t MainOf(const Catalog& catalog, std::string_view rest) const {
+    std::uint32_t main = Catalog::kNone;
+    if (rest == kSharedHead) main = catalog.Find(prefix_ + "lm_head.weight");
+    if (main == Catalog::kNone && (rest == kSharedHead || rest == kSharedEmbedding)) {
+      main = catalog.Find(prefix_ + "model.embed_tokens.weight");
+    }
+    return main;
   }
   // "model.layers.61."
   std::string LayerName(std::uint64_t layer) const {
@@ -167,7 +178,12 @@ void ExtractMtp(const OpenedModel& model, ModelEdit& edit) {
   for (EditedTensor& tensor : edit.tensors) {
     if (!names.Holds(tensor.name)) continue;
     const std::string rest = tensor.name.substr(from.size());
-    if (std::find(std::begin(kShared), std::end(kShared), rest) != std::end(kShared)) continue;
+    if (rest == kSharedEmbedding || rest == kSharedHead) {
+      const std::uint32_t main = names.MainOf(model.catalog, rest);
+      const std::uint32_t copy = model.catalog.Find(tensor.name);
+      if (main != Catalog::kNone && copy != Catalog::kNone) edit.copies.push_back({copy, main});
+      continue;
+    }
     tensor.name = to + rest;
     tensor.file = kNextNFile;
     kept.push_back(std::move(tensor));

@@ -221,7 +221,10 @@ ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::
     Recipe recipe{.plan = plan, .tensors = TensorsOf(model)};
     recipe.converted_tensors = edit->cast.size();
     recipe.warnings = edit->warnings;
-    recipe.hooks.preflight = [](const PreflightRun& run) { return run.known; };
+    recipe.hooks.preflight = [&model, edit, &stop](const PreflightRun& run) {
+      if (!run.to_make.empty()) RequireEqualCopies(model, edit->copies, stop);
+      return run.known;
+    };
     recipe.add_facts = [edit, training = model.training](ConversionReport& report) {
       report.facts.push_back(Fact("dropped", std::move(edit->dropped), "of MTP layers"));
       report.facts.push_back(Fact("grafted", std::move(edit->grafted), "of MTP layers"));

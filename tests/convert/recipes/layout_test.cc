@@ -152,6 +152,33 @@ TEST_F(LayoutTest, RefusesAMapThatGivesATensorToAnotherFile) {
   EXPECT_FALSE(fs::exists(dir_ / "back"));
 }
 
+// Forms that share the embedding and the head with the main model would lose what is the MTP
+// layer's own.
+TEST_F(LayoutTest, RefusesCopiesThatDifferFromTheMainModels) {
+  const fs::path in = Bf16Sample();
+  for (const std::string copy : {"embed_tokens.weight", "shared_head.head.weight"}) {
+    auto tensors = ReadCheckpoint(in);
+    HeldTensor& spoiled = tensors.at(kMtpLayer + copy);
+    spoiled.bytes.back() = static_cast<char>(spoiled.bytes.back() ^ 1);
+    fs::remove_all(dir_ / "spoiled");
+    WriteTensors(tensors, in, dir_ / "spoiled");
+    const Error error =
+        ErrorOf([&] { Write(dir_ / "spoiled", dir_ / "out", "mindformers-train"); });
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+    EXPECT_EQ(error.place().tensor, kMtpLayer + copy);
+    EXPECT_THAT(error.message(), HasSubstr("--mtp drop"));
+    EXPECT_FALSE(fs::exists(dir_ / "out"));
+    const Error extract = ErrorOf(
+        [&] { Convert(dir_ / "spoiled", dir_ / "out", {.mtp = convert::MtpAction::kExtract}); });
+    EXPECT_EQ(extract.place().tensor, kMtpLayer + copy);
+    EXPECT_FALSE(fs::exists(dir_ / "out"));
+    // hf holds both.
+    Write(dir_ / "spoiled", dir_ / "hf", "hf");
+    EXPECT_TRUE(ReadCheckpoint(dir_ / "hf") == tensors);
+    fs::remove_all(dir_ / "hf");
+  }
+}
+
 TEST_F(LayoutTest, NeedsALayout) {
   const Error error = ErrorOf([&] { Write(Bf16Sample(), dir_ / "out", ""); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);

@@ -1,0 +1,74 @@
+#include "convert/recipes/shared_copies.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <system_error>
+
+#include <fmt/format.h>
+
+#include "convert/stream/source_files.h"
+#include "formats/error.h"
+#include "formats/io/aligned_buffer.h"
+#include "formats/message_text.h"
+
+namespace dsv3::convert {
+namespace {
+
+constexpr std::uint64_t kReadBytes = std::uint64_t{4} << 20;
+
+[[noreturn]] void FailDifferent(const OpenedModel& model, const SharedCopy& pair,
+                                const std::string& how) {
+  const std::string& name = model.catalog.tensors()[pair.copy].name;
+  throw Error(ErrorCode::kBadInput,
+              fmt::format("tensor {}: {} {}, and the output has one tensor for both, so that the "
+                          "values of one would be lost; where the MTP layers are not needed, leave "
+                          "them out first: dsv3-convert train-to-infer --mtp drop",
+                          QuoteForMessage(name), how,
+                          QuoteForMessage(model.catalog.tensors()[pair.main].name)),
+              {"", name});
+}
+
+// Whether all files are there that hold bytes of a tensor.
+bool IsThere(const OpenedModel& model, std::uint32_t tensor) {
+  const Catalog& stored = model.assembled ? model.assembled->stored : model.catalog;
+  const std::vector<std::uint32_t> sources = OriginOf(model, tensor)->streamed_sources();
+  return std::all_of(sources.begin(), sources.end(), [&](std::uint32_t source) {
+    std::error_code ignored;
+    const Extent& extent = stored.tensors()[source].extent;
+    return std::filesystem::exists(stored.files()[extent.file].path, ignored);
+  });
+}
+
+}  // namespace
+
+void RequireEqualCopies(const OpenedModel& model, const std::vector<SharedCopy>& copies,
+                        const StopToken& stop) {
+  SourceFiles sources(model.catalog, TensorsOf(model).derived);
+  formats::AlignedBuffer buffer;
+  std::vector<std::span<const std::byte>> inputs;
+  for (const SharedCopy& pair : copies) {
+    const CatalogTensor& copy = model.catalog.tensors()[pair.copy];
+    const CatalogTensor& main = model.catalog.tensors()[pair.main];
+    if (copy.dtype != main.dtype || copy.shape != main.shape) {
+      FailDifferent(model, pair, "it has another dtype or shape than");
+    }
+    if (!IsThere(model, pair.copy) || !IsThere(model, pair.main)) continue;
+    const std::uint64_t bytes = copy.extent.length;
+    for (std::uint64_t begin = 0; begin < bytes; begin += kReadBytes) {
+      if (stop.stopped()) ThrowInterrupted();
+      const std::uint64_t end = std::min(bytes, begin + kReadBytes);
+      const SourceRange ranges[] = {{pair.copy, begin, end}, {pair.main, begin, end}};
+      sources.Read(ranges, buffer, inputs);
+      const auto [here, there] = std::ranges::mismatch(inputs[0], inputs[1]);
+      if (here == inputs[0].end()) continue;
+      FailDifferent(model, pair,
+                    fmt::format("from byte {} on it differs from",
+                                begin + static_cast<std::uint64_t>(here - inputs[0].begin())));
+    }
+  }
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "convert/catalog/progress.h"
+#include "convert/open/open_model.h"
+
+namespace dsv3::convert {
+
+// A tensor of an MTP layer that a form does not hold, since it is a copy of one of the main model:
+// positions in the model's catalog.
+struct SharedCopy {
+  std::uint32_t copy = 0;
+  std::uint32_t main = 0;
+};
+
+// Reads both of each and compares their bytes. Those of files that are no longer there were
+// compared before these were freed. Throws Error (kBadInput), naming the copy, where they differ;
+// kIo, kInterrupted.
+void RequireEqualCopies(const OpenedModel& model, const std::vector<SharedCopy>& copies,
+                        const StopToken& stop);
+
+}  // namespace dsv3::convert
