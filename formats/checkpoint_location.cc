@@ -222,7 +222,10 @@ void FailNoCheckpoint(const fs::path& directory) {
     instead = "it holds GGUF files, give the safetensors checkpoint that they were made from";
   }
   if (has_pytorch) {
-    instead = "its weights seem to be PyTorch files, convert them to safetensors first";
+    instead =
+        "its weights seem to be PyTorch files; several of them need their "
+        "pytorch_model.bin.index.json, and one can be given by its name: dsv3-convert "
+        "train-to-infer FILE OUT";
   }
   FailPath(ErrorCode::kBadInput, directory,
            fmt::format("this directory holds no checkpoint: there is no {} and no *.safetensors "

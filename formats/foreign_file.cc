@@ -31,7 +31,8 @@ constexpr std::array<Signature, 9> kSignatures = {{
     {"<?xml", kXml},
     {"<error", kXml},
     {"pk\x03\x04",
-     "it is a zip archive, perhaps a PyTorch checkpoint; convert it to safetensors first"},
+     "it is a zip archive, perhaps a PyTorch checkpoint; if so, make one of safetensors of it: "
+     "dsv3-convert train-to-infer"},
     {"gguf", "it is a GGUF file; give the safetensors checkpoint that it was made from"},
 }};
 
@@ -58,7 +59,8 @@ std::string_view DescribeNoSafetensors(std::string_view start) {
   if (const std::string_view foreign = DescribeForeignFile(start); !foreign.empty()) return foreign;
   constexpr char kPickle = '\x80';
   if (start.size() >= 2 && start[0] == kPickle && start[1] >= 2 && start[1] <= 5) {
-    return "it is a Python pickle, perhaps of PyTorch; convert its tensors to safetensors first";
+    return "it is a Python pickle, perhaps of PyTorch before 1.6; load it with a newer PyTorch, "
+           "save it again, and convert that with dsv3-convert train-to-infer";
   }
   if (start.starts_with("\x93NUMPY")) {
     return "it is a NumPy array; give a safetensors checkpoint";

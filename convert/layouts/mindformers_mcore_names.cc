@@ -129,4 +129,13 @@ const LayoutTable& MindformersMcoreV2Names() {
   return table;
 }
 
+const LayoutTable& MindformersMcoreV2ContiguousNames() {
+  static const LayoutTable table =
+      MakeTable("MindFormers' mcore network (v2, gate before up)",
+                LayerRules({ConcatenatedAttention("qkv-concat"), SeparateAttention()}, kUpper,
+                           kLower, RuleAxes::kInRows),
+                {"expert_bias"});
+  return table;
+}
+
 }  // namespace dsv3::convert

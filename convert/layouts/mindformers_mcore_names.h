@@ -15,4 +15,8 @@ const LayoutTable& MindformersMcoreV1Names();
 // - "qkv-concat": attention as networks with mla_qkv_concat save it after training
 const LayoutTable& MindformersMcoreV2Names();
 
+// The same from networks without use_interleaved_weight_layout_mlp: gate lies before up, as in v1.
+// Neither names nor shapes tell the two apart.
+const LayoutTable& MindformersMcoreV2ContiguousNames();
+
 }  // namespace dsv3::convert

@@ -69,7 +69,7 @@ LayoutReading ReadScaledBy(const ModelConfig& config, const Tensors& tensors) {
   return ReadScaledLayout(kTable(), config, tensors);
 }
 
-constexpr std::array<StackRow, 8> kStacks = {{
+constexpr std::array<StackRow, 9> kStacks = {{
     {Stack::kHuggingFace, "hf", "model.embed_tokens.weight", IsAny,
      ReadScaledBy<TransformersNames>},
     {Stack::kDeepseek, "deepseek", "embed.weight", IsAny, ReadScaledBy<DeepseekNames>},
@@ -77,6 +77,8 @@ constexpr std::array<StackRow, 8> kStacks = {{
      ReadBy<MindformersMcoreV1Names>},
     {Stack::kMindformersMcoreV2, "mindformers-mcore-v2", kMcoreEmbedding, IsMcoreV2,
      ReadBy<MindformersMcoreV2Names>},
+    {Stack::kMindformersMcoreV2Contiguous, "mindformers-mcore-v2-contiguous", kMcoreEmbedding,
+     IsMcoreV2, ReadBy<MindformersMcoreV2ContiguousNames>},
     {Stack::kMegatron, "megatron", kMcoreEmbedding, IsAny, ReadBy<MegatronNames>},
     {Stack::kTorchtitan, "torchtitan", "tok_embeddings.weight", IsAny, ReadBy<TorchtitanNames>},
     {Stack::kMindformersInfer, "mindformers-infer", "model.tok_embeddings.embedding_weight",
@@ -88,6 +90,11 @@ constexpr std::array<StackRow, 8> kStacks = {{
 const StackRow& RowOf(Stack stack) {
   return *std::find_if(kStacks.begin(), kStacks.end(),
                        [&](const StackRow& row) { return row.stack == stack; });
+}
+
+// Whether nothing in names and shapes tells the stack from the usual one.
+bool AreAlike(Stack usual, Stack other) {
+  return usual == Stack::kMindformersMcoreV2 && other == Stack::kMindformersMcoreV2Contiguous;
 }
 
 // "hf (model.embed_tokens.weight), …"
@@ -142,12 +149,17 @@ DetectedStack DetectStack(const std::vector<StackTensor>& tensors, std::optional
   std::vector<Evidence> found;
   for (const StackTensor& tensor : tensors) {
     const std::string name = WithoutWrappedModules(tensor.name);
-    const auto row = std::find_if(kStacks.begin(), kStacks.end(), [&](const StackRow& candidate) {
+    const auto is_of = [&](const StackRow& candidate) {
       return name.ends_with(candidate.embedding) &&
              IsWrapperPrefix(
                  std::string_view(name).substr(0, name.size() - candidate.embedding.size())) &&
              candidate.is_of(tensors);
-    });
+    };
+    const auto usual = std::find_if(kStacks.begin(), kStacks.end(), is_of);
+    // Of two stacks with one kind of names and shapes the user may know which one it is.
+    const auto row = usual != kStacks.end() && wanted && AreAlike(usual->stack, *wanted)
+                         ? &RowOf(*wanted)
+                         : usual;
     if (row == kStacks.end()) continue;
     found.push_back(
         {{row->stack, name.substr(0, name.size() - row->embedding.size())}, &tensor.name});
@@ -196,6 +208,7 @@ const std::vector<WritableLayout>& WritableLayouts() {
       {"mindformers-infer", &MindformersInferNames(), {}},
       {"mindformers-mcore-v1", &MindformersMcoreV1Names(), {}},
       {"mindformers-mcore-v2", &MindformersMcoreV2Names(), {}},
+      {"mindformers-mcore-v2-contiguous", &MindformersMcoreV2ContiguousNames(), {}},
   };
   return layouts;
 }

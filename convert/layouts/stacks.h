@@ -22,10 +22,12 @@ enum class Stack {
   kMindformersInfer,
   kMindformersMcoreV1,
   kMindformersMcoreV2,
+  kMindformersMcoreV2Contiguous,
 };
 
 // "hf", "deepseek", "megatron", "torchtitan", "mindformers-train", "mindformers-infer",
-// "mindformers-mcore-v1", "mindformers-mcore-v2"; and the way back, nothing for another name.
+// "mindformers-mcore-v1", "mindformers-mcore-v2", "mindformers-mcore-v2-contiguous"; and the way
+// back, nothing for another name.
 std::string_view StackName(Stack stack);
 std::optional<Stack> ParseStackName(std::string_view name);
 std::vector<std::string_view> StackNames();
@@ -36,7 +38,8 @@ struct DetectedStack {
 };
 
 // The stack that the names of a checkpoint's tensors are of, by that of the embedding and by
-// tensors that one of several such stacks alone has. Throws Error (kBadInput) that says what was
+// tensors that one of several such stacks alone has; of those that nothing tells apart, `wanted` or
+// the usual one. Throws Error (kBadInput) that says what was
 // seen where they are of no known stack, of several, or of another than `wanted`.
 DetectedStack DetectStack(const std::vector<StackTensor>& tensors,
                           std::optional<Stack> wanted = std::nullopt);
@@ -54,7 +57,8 @@ struct WritableLayout {
 };
 
 // "hf", "deepseek", "transformers-fused", "mindformers-train", "mindformers-train-bmm",
-// "mindformers-infer", "mindformers-mcore-v1", "mindformers-mcore-v2".
+// "mindformers-infer", "mindformers-mcore-v1", "mindformers-mcore-v2",
+// "mindformers-mcore-v2-contiguous".
 const std::vector<WritableLayout>& WritableLayouts();
 
 }  // namespace dsv3::convert

@@ -78,12 +78,13 @@ OpenedModel OpenTraining(const TrainingPlace& place, const OpenOptions& options)
   model.directory = place.directory;
   model.form = formats::CheckpointFiles::Form::kUnindexed;
   model.has_config = true;
+  // A file that is not read at all says so before a config is asked for.
+  const std::unique_ptr<TrainingReader> reader = ReadTraining(place);
   model.config_given = !options.config.empty();
   const fs::path config = FindConfig(place, options);
   model.config_text = formats::ReadSmallFile(config, formats::kMaxConfigBytes);
   model.config = ParseModelConfig(model.config_text, config.string());
 
-  const std::unique_ptr<TrainingReader> reader = ReadTraining(place);
   std::vector<StackTensor> names;
   names.reserve(reader->tensors().size());
   for (const ShardedTensor& tensor : reader->tensors()) {

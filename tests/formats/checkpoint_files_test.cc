@@ -225,7 +225,7 @@ TEST_F(CheckpointFilesTest, APathThatIsNoCheckpointIsAnError) {
   ExpectBadInput([&] { OpenCheckpointFiles(directory_ / "absent"); }, "there is no such file");
   ExpectBadInput([&] { Open(); }, "this directory holds no checkpoint");
   Write("pytorch_model.bin", "x");
-  ExpectBadInput([&] { Open(); }, "PyTorch files, convert them to safetensors first");
+  ExpectBadInput([&] { Open(); }, "PyTorch files; several of them need");
   fs::create_symlink("loop", directory_ / "loop");
   ExpectBadInput([&] { OpenCheckpointFiles(directory_ / "loop"); }, "form a loop");
   fs::create_symlink("nowhere", directory_ / "dead");

@@ -31,9 +31,10 @@ std::vector<StackTensor> Named(const std::vector<std::string>& names) {
 }
 
 TEST(Stacks, HaveNames) {
-  EXPECT_THAT(StackNames(), UnorderedElementsAre("hf", "deepseek", "megatron", "torchtitan",
-                                                 "mindformers-train", "mindformers-infer",
-                                                 "mindformers-mcore-v1", "mindformers-mcore-v2"));
+  EXPECT_THAT(StackNames(),
+              UnorderedElementsAre("hf", "deepseek", "megatron", "torchtitan", "mindformers-train",
+                                   "mindformers-infer", "mindformers-mcore-v1",
+                                   "mindformers-mcore-v2", "mindformers-mcore-v2-contiguous"));
   for (const std::string_view name : StackNames())
     EXPECT_EQ(StackName(*ParseStackName(name)), name);
   EXPECT_FALSE(ParseStackName("Megatron"));

@@ -115,5 +115,15 @@ TEST_F(GivenConfigTest, StackMustBeTheCheckpoints) {
   EXPECT_THAT(error.message(), HasSubstr("leave out --from"));
 }
 
+// Who fetched the config first would have done so for nothing.
+TEST_F(GivenConfigTest, IsNotAskedForWhereTheFileIsNotRead) {
+  fs::create_directory(dir_ / "old");
+  WriteFile(dir_ / "old" / "model.pt",
+            std::string("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15));
+  const Error error = ErrorOf([&] { Convert(dir_ / "old", dir_ / "out"); });
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_THAT(error.message(), HasSubstr("before PyTorch 1.6"));
+}
+
 }  // namespace
 }  // namespace dsv3::testing
