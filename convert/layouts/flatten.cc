@@ -12,17 +12,23 @@ namespace {
 
 // Where in its tensor a part lies.
 Box TargetOf(const TensorPart& part) {
-  return {part.row, part.row + part.box.rows(), part.col, part.col + part.box.cols()};
+  const std::uint64_t rows = part.transposed ? part.box.cols() : part.box.rows();
+  const std::uint64_t cols = part.transposed ? part.box.rows() : part.box.cols();
+  return {part.row, part.row + rows, part.col, part.col + cols};
 }
 
 // The piece of `source`, a part of the tensor that `part` takes a box of, that lies in that box.
 TensorPart PieceOf(const TensorPart& part, const TensorPart& source, const Box& shared) {
-  const std::uint64_t row = source.box.row_begin + (shared.row_begin - source.row);
-  const std::uint64_t col = source.box.col_begin + (shared.col_begin - source.col);
+  const std::uint64_t down = shared.row_begin - source.row;
+  const std::uint64_t right = shared.col_begin - source.col;
+  const std::uint64_t row = source.box.row_begin + (source.transposed ? right : down);
+  const std::uint64_t col = source.box.col_begin + (source.transposed ? down : right);
+  const std::uint64_t rows = source.transposed ? shared.cols() : shared.rows();
+  const std::uint64_t cols = source.transposed ? shared.rows() : shared.cols();
   return {source.source,
           source.matrix,
-          {row, row + shared.rows(), col, col + shared.cols()},
-          false,
+          {row, row + rows, col, col + cols},
+          source.transposed,
           part.row + (shared.row_begin - part.box.row_begin),
           part.col + (shared.col_begin - part.box.col_begin)};
 }
@@ -37,7 +43,7 @@ ComposedTensor Flatten(const ComposedTensor& outer, const std::vector<ComposedTe
     for (const TensorPart& source : made.parts) {
       const Box shared = Intersect(part.box, TargetOf(source));
       if (shared.empty()) continue;
-      if (part.transposed || source.transposed || part.matrix != made.matrix) break;
+      if (part.transposed || part.matrix != made.matrix) break;
       elements += shared.elements();
       flat.parts.push_back(PieceOf(part, source, shared));
     }

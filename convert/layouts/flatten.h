@@ -7,8 +7,8 @@
 namespace dsv3::convert {
 
 // The tensor made of the sources of `inner`, where `outer` is made of the tensors of `inner`: the
-// sources of `outer` are positions in `inner`. Nothing may be transposed, and `inner` must be whole
-// (Error kInternal otherwise). Pure and thread-safe.
+// sources of `outer` are positions in `inner`. No part of `outer` may be transposed, and `inner`
+// must be whole (Error kInternal otherwise). Pure and thread-safe.
 ComposedTensor Flatten(const ComposedTensor& outer, const std::vector<ComposedTensor>& inner);
 
 }  // namespace dsv3::convert

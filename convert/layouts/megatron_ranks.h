@@ -19,6 +19,8 @@ struct MegatronSizes {
   std::uint64_t expert = 1;
   std::uint64_t expert_tensor =
       1;  // expert_tensor_parallel_size; that of `tensor` where it is None
+
+  friend bool operator==(const MegatronSizes&, const MegatronSizes&) = default;
 };
 
 // The model of one file, or one of its virtual stages (model0, model1 …).
@@ -46,9 +48,10 @@ struct RankReading {
 
 // Not every combination of tensor and expert rank has a file, but each rank of each kind has one.
 //
-// Throws Error (kBadInput) that names file and tensor: a rank beyond the sizes or twice, a pipeline
-// stage that no file is of, slices of a tensor that are missing or have different shapes, an expert
-// beyond those of a rank; and as ReadLayout does for what the slices make.
+// Throws Error (kBadInput) that names file and tensor: a rank beyond the sizes or twice; a pipeline
+// stage, or a tensor or expert rank of one, that no file is of; slices of a tensor that are missing
+// or have different shapes; a layer or an expert beyond those of the model or a rank; and as
+// ReadLayout does for what the slices make.
 RankReading ReadMegatronRanks(const ModelConfig& config, const MegatronSizes& sizes,
                               const std::vector<MegatronRank>& ranks);
 

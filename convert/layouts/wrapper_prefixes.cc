@@ -50,4 +50,12 @@ std::string CanonicalName(std::string_view name, std::string_view prefix) {
   return canonical;
 }
 
+std::string WithoutWrappers(std::string_view name) {
+  std::string canonical = WithoutWrappedModules(name);
+  while (!canonical.empty() && Contains(kWrapperSegments, FirstSegment(canonical))) {
+    canonical.erase(0, FirstSegment(canonical).size());
+  }
+  return canonical;
+}
+
 }  // namespace dsv3::convert

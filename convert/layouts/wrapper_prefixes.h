@@ -17,4 +17,8 @@ bool IsWrapperPrefix(std::string_view text);
 // The name without wrapped modules, and without `prefix` where it begins with it.
 std::string CanonicalName(std::string_view name, std::string_view prefix);
 
+// The name without wrapped modules, and without all segments before it that wrappers of the whole
+// model add. For stacks whose own names begin with no such segment.
+std::string WithoutWrappers(std::string_view name);
+
 }  // namespace dsv3::convert

@@ -21,6 +21,9 @@ struct AssembledModel {
   // The XXH3-128 digests that stored tensors must have, by position in `stored`, where they are
   // known.
   std::unordered_map<std::uint32_t, std::string> digests;
+  // Tensors of `stored` that several ranks hold and must hold alike: the one that is read, then the
+  // others.
+  std::vector<std::vector<std::uint32_t>> copies;
   // Of the model's shards: the text of the index (nothing where there is none), and the headers
   // without their lengths, by position in the model's catalog.files().
   std::optional<std::string> index;

@@ -342,8 +342,8 @@ OpenedModel OpenModel(const fs::path& input, const OpenOptions& options) {
 ModelTensors TensorsOf(const OpenedModel& model) {
   ModelTensors tensors{model.catalog, {}, model.directory};
   if (model.assembled) {
-    tensors.derived.push_back(
-        {&model.assembled->stored, model.assembled->origins, 0, &model.assembled->digests});
+    tensors.derived.push_back({&model.assembled->stored, model.assembled->origins, 0,
+                               &model.assembled->digests, model.assembled->copies});
   }
   return tensors;
 }

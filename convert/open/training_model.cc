@@ -1,6 +1,8 @@
 #include "convert/open/training_model.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <system_error>
@@ -71,6 +73,21 @@ std::vector<bool> SourcesOf(const LayoutReading& reading, std::size_t tensors) {
   return wanted;
 }
 
+// The groups of stored tensors that must be equal. Each of these tensors is stored in one piece.
+std::vector<std::vector<std::uint32_t>> StoredCopies(const std::vector<EqualTensors>& copies,
+                                                     const std::vector<ShardedTensor>& tensors) {
+  std::map<std::uint32_t, std::vector<std::uint32_t>> groups;  // by the tensor that is read
+  for (const EqualTensors& copy : copies) {
+    std::vector<std::uint32_t>& group = groups[copy.first];
+    if (group.empty()) group.push_back(tensors[copy.first].pieces[0].stored);
+    group.push_back(tensors[copy.second].pieces[0].stored);
+  }
+  std::vector<std::vector<std::uint32_t>> stored;
+  stored.reserve(groups.size());
+  for (auto& [first, group] : groups) stored.push_back(std::move(group));
+  return stored;
+}
+
 }  // namespace
 
 OpenedModel OpenTraining(const TrainingPlace& place, const OpenOptions& options) {
@@ -85,19 +102,15 @@ OpenedModel OpenTraining(const TrainingPlace& place, const OpenOptions& options)
   model.config_text = formats::ReadSmallFile(config, formats::kMaxConfigBytes);
   model.config = ParseModelConfig(model.config_text, config.string());
 
-  std::vector<StackTensor> names;
-  names.reserve(reader->tensors().size());
-  for (const ShardedTensor& tensor : reader->tensors()) {
-    names.push_back({tensor.name, tensor.shape});
-  }
-  const DetectedStack stack = DetectStack(names, options.from);
-  const LayoutReading reading = ReadStack(stack, model.config, names);
+  const TrainingReading training = reader->ReadModel(model.config, options.from);
+  const LayoutReading& reading = training.layout;
   if (!reading.has_mtp) {
     model.missing_mtp_layers = std::exchange(model.config.num_nextn_predict_layers, 0);
   }
 
   AssembledModel assembled;
-  assembled.stored = reader->Locate(SourcesOf(reading, names.size()));
+  assembled.stored = reader->Locate(SourcesOf(reading, reader->tensors().size()));
+  assembled.copies = StoredCopies(training.copies, reader->tensors());
   NamedExpressions tensors;
   tensors.reserve(reading.tensors.size());
   Composer composer(reader->tensors(), assembled.stored);
@@ -107,7 +120,8 @@ OpenedModel OpenTraining(const TrainingPlace& place, const OpenOptions& options)
   model.catalog = MakeShards(std::move(tensors), kDefaultShardBytes, assembled);
   model.needs_index = assembled.index.has_value();
   model.assembled = std::make_shared<const AssembledModel>(std::move(assembled));
-  model.training = {std::string(StackName(stack.stack)), reading.skipped, reading.padding_rows, {}};
+  model.training = {
+      std::string(StackName(training.stack)), reading.skipped, reading.padding_rows, {}};
   model.training.order.reserve(reading.tensors.size());
   for (const ComposedTensor& tensor : reading.tensors) {
     model.training.order.push_back(model.catalog.Find(tensor.name));

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <string_view>
 #include <system_error>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -118,11 +119,6 @@ void RefuseOtherStacks(const fs::path& directory, const std::vector<std::string>
              "these are verl's files of FSDP ranks, which hold pickled objects and are not read; "
              "run verl's model_merger first, and give what it writes");
     }
-    if (name.starts_with("mp_rank_")) {
-      Refuse(directory,
-             "this is a Megatron checkpoint of the format torch (mp_rank_*), which is not read; "
-             "convert it with Megatron: --ckpt-convert-format torch_dist --ckpt-convert-save DIR");
-    }
   }
   if (std::find(names.begin(), names.end(), "metadata.json") != names.end()) {
     const std::string text = formats::ReadSmallFile(directory / "metadata.json", 1 << 16);
@@ -132,6 +128,29 @@ void RefuseOtherStacks(const fs::path& directory, const std::vector<std::string>
              "save it with Megatron as torch_dist (--ckpt-format torch_dist)");
     }
   }
+}
+
+// The files of Megatron's ranks, each in a folder of its own.
+std::vector<std::string> RankFiles(const fs::path& directory,
+                                   const std::vector<std::string>& names) {
+  std::vector<std::string> files;
+  std::error_code ignored;
+  for (const std::string& name : names) {
+    if (!name.starts_with(kMegatronRankStart) || !fs::is_directory(directory / name, ignored)) {
+      continue;
+    }
+    files.push_back(fmt::format("{}/{}", name, kMegatronRankFile));
+    if (Exists(directory / files.back())) continue;
+    Refuse(directory / files.back(),
+           "there is no such file; copy the folder again from where it comes from");
+  }
+  return files;
+}
+
+// Whether a folder is that of one of Megatron's ranks.
+bool IsRankFolder(const fs::path& directory) {
+  return directory.filename().string().starts_with(kMegatronRankStart) &&
+         Exists(directory / kMegatronRankFile);
 }
 
 // The files that an index of PyTorch files lists.
@@ -197,6 +216,8 @@ std::optional<TrainingPlace> FindInDirectory(const fs::path& directory) {
   if (others) return std::nullopt;
   if (!shards.empty()) return TrainingPlace{Kind::kDcpSafetensors, directory, shards};
   RefuseOtherStacks(directory, names);
+  std::vector<std::string> ranks = RankFiles(directory, names);
+  if (!ranks.empty()) return TrainingPlace{Kind::kMegatronRanks, directory, std::move(ranks)};
   if (has(kTorchIndex)) return TrainingPlace{Kind::kTorchFiles, directory, ListedFiles(directory)};
   std::vector<std::string> files;
   for (const std::string& name : names) {
@@ -215,9 +236,16 @@ std::optional<TrainingPlace> FindInDirectory(const fs::path& directory) {
 std::optional<TrainingPlace> FindTraining(const fs::path& input) {
   std::error_code ignored;
   const fs::path path = fs::absolute(input);
-  if (fs::is_directory(path, ignored)) return FindInDirectory(path.lexically_normal());
+  if (fs::is_directory(path, ignored)) {
+    fs::path directory = path.lexically_normal();
+    if (!directory.has_filename()) directory = directory.parent_path();
+    return FindInDirectory(IsRankFolder(directory) ? directory.parent_path() : directory);
+  }
   switch (StartOf(path)) {
     case TorchStart::kZip:
+      if (path.filename() == kMegatronRankFile && IsRankFolder(path.parent_path())) {
+        return FindInDirectory(path.parent_path().parent_path());
+      }
       return TrainingPlace{
           TrainingPlace::Kind::kTorchFiles, path.parent_path(), {path.filename().string()}};
     case TorchStart::kOld:

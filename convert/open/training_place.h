@@ -9,6 +9,9 @@
 namespace dsv3::convert {
 
 inline constexpr char kParameterMap[] = "param_name_map.json";
+// Of Megatron's format torch: how the folder of a rank begins, and the file in it.
+inline constexpr char kMegatronRankStart[] = "mp_rank_";
+inline constexpr char kMegatronRankFile[] = "model_optim_rng.pt";
 
 struct TrainingPlace {
   enum class Kind {
@@ -16,17 +19,19 @@ struct TrainingPlace {
     kDcp,               // a directory of torch.distributed.checkpoint: .metadata and *.distcp
     kDcpSafetensors,    // the same as safetensors: shard-00001-model-00001-of-00002.safetensors
     kNamedSafetensors,  // MindSpore's safetensors files, which kParameterMap lists
+    kMegatronRanks,     // Megatron's format torch: mp_rank_00_001/model_optim_rng.pt
   };
   Kind kind = Kind::kTorchFiles;
   std::filesystem::path directory;  // of the files; absolute
-  std::vector<std::string> files;   // names in it, sorted; empty for kDcp
+  std::vector<std::string> files;   // relative names, sorted; empty for kDcp
 };
 
 // The training checkpoint at `input`: a file of torch.save, a directory of one of the kinds, or a
 // directory of Megatron's iterations, of which latest_checkpointed_iteration.txt names one. Nothing
-// where there is none, or where a checkpoint of safetensors lies in the directory, too. Throws
-// Error (kBadInput) for forms that are recognised and not read: Megatron's zarr and mp_rank_*,
-// DeepSpeed's, verl's, and a file before PyTorch 1.6, with what to do.
+// where there is none, or where a checkpoint of safetensors lies in the directory, too. One of
+// Megatron's ranks stands for all beside it. Throws Error (kBadInput) for forms that are recognised
+// and not read: Megatron's zarr, DeepSpeed's, verl's, and a file before PyTorch 1.6, with what to
+// do; and for a rank's folder without its file.
 std::optional<TrainingPlace> FindTraining(const std::filesystem::path& input);
 
 }  // namespace dsv3::convert

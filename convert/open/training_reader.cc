@@ -10,6 +10,15 @@
 
 namespace dsv3::convert {
 
+TrainingReading TrainingReader::ReadModel(const ModelConfig& config,
+                                          std::optional<Stack> from) const {
+  std::vector<StackTensor> names;
+  names.reserve(tensors().size());
+  for (const ShardedTensor& tensor : tensors()) names.push_back({tensor.name, tensor.shape});
+  const DetectedStack detected = DetectStack(names, from);
+  return {detected.stack, ReadStack(detected, config, names), {}};
+}
+
 std::uint32_t StoredTensors::AddFile(const std::filesystem::path& path,
                                      const formats::InputFile& file, std::string_view description) {
   SourceFile source;
@@ -84,6 +93,8 @@ std::unique_ptr<TrainingReader> ReadTraining(const TrainingPlace& place) {
       return ReadDcpSafetensors(place);
     case TrainingPlace::Kind::kNamedSafetensors:
       return ReadNamedSafetensors(place);
+    case TrainingPlace::Kind::kMegatronRanks:
+      return ReadMegatronRankFiles(place);
   }
   return nullptr;
 }

@@ -2,10 +2,15 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "convert/catalog/catalog.h"
+#include "convert/layouts/layout_tensors.h"
+#include "convert/layouts/megatron_ranks.h"
+#include "convert/layouts/stacks.h"
+#include "convert/model/model_config.h"
 #include "convert/open/sharded_tensors.h"
 #include "convert/open/training_place.h"
 #include "formats/io/input_file.h"
@@ -13,6 +18,14 @@
 #include "formats/torch_save.h"
 
 namespace dsv3::convert {
+
+// The tensors of a training checkpoint as those of a model. Sources are positions in
+// TrainingReader::tensors().
+struct TrainingReading {
+  Stack stack = Stack::kHuggingFace;
+  LayoutReading layout;
+  std::vector<EqualTensors> copies;  // what several ranks hold, and must hold alike
+};
 
 // Reads what the files of a training checkpoint say of tensors; no values.
 class TrainingReader {
@@ -22,17 +35,24 @@ class TrainingReader {
   // All tensors, also those that are not of the model. Their pieces may be unknown until Locate.
   virtual const std::vector<ShardedTensor>& tensors() const = 0;
 
+  // Finds the model's tensors among all, by the names of the stack `from` or of the one that the
+  // names are of. Throws Error (kBadInput) as DetectStack and ReadStack do.
+  virtual TrainingReading ReadModel(const ModelConfig& config, std::optional<Stack> from) const;
+
   // Finds the pieces of the tensors that are wanted, by position in tensors(), and returns the
   // catalog of stored tensors that the pieces lie in, called FILE/TENSOR. Call it once.
   virtual Catalog Locate(const std::vector<bool>& wanted) = 0;
 };
 
 // They throw Error (kBadInput; kIo) as the readers of the formats do; DCP's Locate also for an item
-// that is missing, lies outside its file, or holds another tensor than .metadata says.
+// that is missing, lies outside its file, or holds another tensor than .metadata says; that of
+// Megatron's ranks for a file without arguments or weights or of another training's sizes and for
+// a folder whose name does not fit the sizes, and in ReadModel as ReadMegatronRanks does.
 std::unique_ptr<TrainingReader> ReadTorchFiles(const TrainingPlace& place);
 std::unique_ptr<TrainingReader> ReadDcp(const TrainingPlace& place);
 std::unique_ptr<TrainingReader> ReadDcpSafetensors(const TrainingPlace& place);
 std::unique_ptr<TrainingReader> ReadNamedSafetensors(const TrainingPlace& place);
+std::unique_ptr<TrainingReader> ReadMegatronRankFiles(const TrainingPlace& place);
 
 // By the place's kind.
 std::unique_ptr<TrainingReader> ReadTraining(const TrainingPlace& place);

@@ -4,6 +4,7 @@
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "convert/catalog/catalog.h"
 #include "convert/plan/expression.h"
@@ -19,6 +20,9 @@ struct DerivedTensors {
   // The XXH3-128 digests (hex) that stored tensors must have, by position in `stored`; nullptr:
   // none is known.
   const std::unordered_map<std::uint32_t, std::string>* digests = nullptr;
+  // Groups of stored tensors that must be equal, by position in `stored`: the one that origins
+  // read, then the others.
+  std::span<const std::vector<std::uint32_t>> copies = {};
 
   bool Holds(std::uint32_t tensor) const {
     return tensor >= first && tensor - first < origins.size();

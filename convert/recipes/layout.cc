@@ -183,6 +183,7 @@ class LayoutPlanner {
     if (model_.assembled) {
       assembled.stored = model_.assembled->stored;
       assembled.digests = model_.assembled->digests;
+      assembled.copies = model_.assembled->copies;
     } else {
       assembled.stored = model_.catalog;
     }

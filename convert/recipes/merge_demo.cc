@@ -1,13 +1,12 @@
 #include "convert/recipes/merge_demo.h"
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
-#include <span>
 #include <string_view>
 #include <system_error>
 #include <tuple>
@@ -269,28 +268,6 @@ void TakeSideFiles(const fs::path& directory, OpenedModel& source) {
   std::sort(source.side_files.begin(), source.side_files.end());
 }
 
-bool AreEqual(const Catalog& catalog, const CatalogTensor& a, const CatalogTensor& b) {
-  constexpr std::uint64_t kPart = 1 << 20;
-  const auto open = [&](const CatalogTensor& tensor) {
-    const SourceFile& file = catalog.files()[tensor.extent.file];
-    return formats::InputFile(file.path, file.name);
-  };
-  const formats::InputFile file_a = open(a);
-  const formats::InputFile file_b = open(b);
-  std::vector<std::byte> part_a(std::min(kPart, a.extent.length));
-  std::vector<std::byte> part_b(part_a.size());
-  for (std::uint64_t at = 0; at < a.extent.length; at += kPart) {
-    const auto bytes = static_cast<std::size_t>(std::min(kPart, a.extent.length - at));
-    file_a.ReadAt(a.extent.offset + at, std::span(part_a).first(bytes));
-    file_b.ReadAt(b.extent.offset + at, std::span(part_b).first(bytes));
-    if (!std::equal(part_a.begin(), part_a.begin() + static_cast<std::ptrdiff_t>(bytes),
-                    part_b.begin())) {
-      return false;
-    }
-  }
-  return true;
-}
-
 }  // namespace
 
 DemoModel OpenDemoModel(const fs::path& input, const fs::path& config) {
@@ -309,7 +286,6 @@ DemoModel OpenDemoModel(const fs::path& input, const fs::path& config) {
     return PlaceOfName(a.first) < PlaceOfName(b.first);
   });
   DemoModel demo;
-  demo.copies = joiner.TakeCopies();
   demo.differences = {
       "The shards are new: the demo's files do not say in which shards the tensors were. Each "
       "tensor "
@@ -322,6 +298,7 @@ DemoModel OpenDemoModel(const fs::path& input, const fs::path& config) {
   model.config = std::move(parsed);
   RankShards shards;
   shards.stored = std::move(ranks.catalog);
+  shards.copies = joiner.TakeCopies();
   shards.is_original = false;
   model.catalog = MakeShards(std::move(ordered), kDefaultShardBytes, shards);
   model.needs_index = shards.index.has_value();
@@ -331,26 +308,6 @@ DemoModel OpenDemoModel(const fs::path& input, const fs::path& config) {
   TakeSideFiles(directory, model);
   RequireModel(model.config, model.catalog, model.findings);
   return demo;
-}
-
-void RequireEqualCopies(const Catalog& catalog,
-                        const std::vector<std::vector<std::uint32_t>>& copies_of_all) {
-  tbb::parallel_for(std::size_t{0}, copies_of_all.size(), [&](std::size_t i) {
-    const std::vector<std::uint32_t>& copies = copies_of_all[i];
-    const CatalogTensor& first = catalog.tensors()[copies.front()];
-    for (std::size_t k = 1; k < copies.size(); ++k) {
-      const CatalogTensor& other = catalog.tensors()[copies[k]];
-      if (AreEqual(catalog, first, other)) continue;
-      const std::string& file = catalog.files()[other.extent.file].name;
-      Fail(
-          file, std::string(catalog.NameInFile(copies[k])),
-          fmt::format("tensor {}: every rank holds a copy, but that of {} is not that of {}; the "
-                      "files are of two conversions, or one is damaged: copy them again from where "
-                      "they come from",
-                      QuoteForMessage(catalog.NameInFile(copies[k])), file,
-                      catalog.files()[first.extent.file].name));
-    }
-  });
 }
 
 }  // namespace dsv3::convert

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -14,9 +13,6 @@ namespace dsv3::convert {
 struct DemoModel {
   // Under Hugging Face names, in new shards; ranks->layout is empty.
   OpenedModel model;
-  // Tensors of model.ranks->stored that every rank holds whole, and must hold alike: the one that
-  // is read first, then the others.
-  std::vector<std::vector<std::uint32_t>> copies;
   std::vector<std::string> differences;  // from the original, in sentences
 };
 
@@ -27,10 +23,5 @@ struct DemoModel {
 // is not the demo's, a config that is the demo's own or another model's, and for tensors that the
 // config predicts and no rank holds; kIo.
 DemoModel OpenDemoModel(const std::filesystem::path& input, const std::filesystem::path& config);
-
-// Reads DemoModel::copies. Throws Error (kBadInput) that names the tensor and both files where two
-// differ.
-void RequireEqualCopies(const Catalog& catalog,
-                        const std::vector<std::vector<std::uint32_t>>& copies);
 
 }  // namespace dsv3::convert

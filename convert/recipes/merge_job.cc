@@ -10,6 +10,7 @@
 #include "convert/recipes/merge.h"
 #include "convert/recipes/merge_demo.h"
 #include "convert/recipes/reshard_job.h"
+#include "convert/stream/equal_tensors.h"
 #include "formats/error.h"
 #include "formats/io/dead_link.h"
 #include "formats/message_text.h"
@@ -79,7 +80,8 @@ MergeReport Merge(const ConversionRequest& request, formats::FileSystem& fs, Pro
       }
     }
     recipe.hooks.preflight = [&](const PreflightRun& run) {
-      if (demo) RequireEqualCopies(model.ranks->stored, demo->copies);
+      RequireEqualTensors(model.ranks->stored, model.ranks->copies, request.run.threads, progress,
+                          stop);
       return run.known;
     };
     return recipe;

@@ -9,6 +9,7 @@
 #include "convert/plan/slice_expression.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "convert/recipes/reshard.h"
+#include "convert/stream/equal_tensors.h"
 #include "formats/error.h"
 #include "formats/rank_layout.h"
 
@@ -31,7 +32,7 @@ class ReshardJob {
   static Recipe MakeRecipe(const std::shared_ptr<ReshardJob>& job) {
     Recipe recipe{.plan = std::shared_ptr<const Plan>(job, &job->reshard_.plan),
                   .tensors = job->stored_};
-    recipe.hooks.preflight = [job](const PreflightRun& run) { return job->CheckDequantized(run); };
+    recipe.hooks.preflight = [job](const PreflightRun& run) { return job->CheckSources(run); };
     recipe.hooks.closing_name = formats::kRankLayoutName;
     recipe.hooks.closing_text = [job](const FileRecords& records, const std::string& fingerprint) {
       return LayoutText(job->reshard_, job->model_, job->files_, fingerprint, records);
@@ -98,8 +99,12 @@ class ReshardJob {
     return converted;
   }
 
-  // As fp8-to-bf16 does before it multiplies with them.
-  SideDigests CheckDequantized(const PreflightRun& run) {
+  // Copies that ranks hold, and scales, as fp8-to-bf16 does before it multiplies with them.
+  SideDigests CheckSources(const PreflightRun& run) {
+    if (model_.assembled) {
+      RequireEqualTensors(stored_.catalog, model_.assembled->copies, request_.run.threads,
+                          progress_, stop_);
+    }
     SideDigests digests = run.known;
     if (reshard_.dequantized.empty()) return digests;
     ScaleCheck check =

@@ -3,17 +3,18 @@
 #include <algorithm>
 #include <cstddef>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "convert/catalog/catalog.h"
+#include "convert/stream/equal_tensors.h"
 #include "convert/stream/file_digests.h"
 #include "convert/stream/source_checks.h"
 
 namespace dsv3::convert {
 namespace {
 
-// Stored tensors with known digests that any of `tensors` needs, each once, in the order of their
-// files.
+// Stored tensors that any of `tensors` needs, each once.
 std::vector<std::uint32_t> StoredTensorsOf(const DerivedTensors& derived,
                                            const std::vector<std::uint32_t>& tensors) {
   std::vector<std::uint32_t> stored;
@@ -26,6 +27,13 @@ std::vector<std::uint32_t> StoredTensorsOf(const DerivedTensors& derived,
   }
   std::sort(stored.begin(), stored.end());
   stored.erase(std::unique(stored.begin(), stored.end()), stored.end());
+  return stored;
+}
+
+// Those with known digests, in the order of their files.
+std::vector<std::uint32_t> WithDigests(const DerivedTensors& derived,
+                                       std::vector<std::uint32_t> stored) {
+  if (derived.digests == nullptr) return {};
   const std::vector<CatalogTensor>& all = derived.stored->tensors();
   std::erase_if(stored, [&](std::uint32_t tensor) {
     return all[tensor].extent.length == 0 || derived.digests->count(tensor) == 0;
@@ -65,8 +73,13 @@ void CheckDerivedTensors(const std::vector<DerivedTensors>& derived,
                          const std::vector<std::uint32_t>& tensors, unsigned threads,
                          ProgressSink& progress, const StopToken& stop) {
   for (const DerivedTensors& part : derived) {
-    if (part.digests == nullptr) continue;
-    const std::vector<std::uint32_t> stored = StoredTensorsOf(part, tensors);
+    std::vector<std::uint32_t> needed = StoredTensorsOf(part, tensors);
+    std::vector<std::vector<std::uint32_t>> copies;
+    for (const std::vector<std::uint32_t>& group : part.copies) {
+      if (std::binary_search(needed.begin(), needed.end(), group.front())) copies.push_back(group);
+    }
+    RequireEqualTensors(*part.stored, copies, threads, progress, stop);
+    const std::vector<std::uint32_t> stored = WithDigests(part, std::move(needed));
     if (stored.empty()) continue;
     std::uint64_t bytes = 0;
     for (const std::uint32_t tensor : stored) bytes += part.stored->tensors()[tensor].extent.length;
@@ -83,6 +96,13 @@ void CheckDerivedTensors(const std::vector<DerivedTensors>& derived,
         RequireSourceDigest(*part.stored, tensor, part.digests->at(tensor), found[i].ranges[t]);
       }
     }
+  }
+}
+
+void CheckCopies(const std::vector<DerivedTensors>& derived, unsigned threads,
+                 ProgressSink& progress, const StopToken& stop) {
+  for (const DerivedTensors& part : derived) {
+    RequireEqualTensors(*part.stored, part.copies, threads, progress, stop);
   }
 }
 

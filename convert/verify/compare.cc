@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/stream/derived_checks.h"
 #include "convert/stream/source_files.h"
 #include "convert/verify/compare_pairs.h"
 #include "convert/verify/compare_values.h"
@@ -239,6 +240,7 @@ CompareReport CompareCheckpoints(const CompareRequest& request, ProgressSink& pr
   };
   std::vector<DerivedTensors> derived;
   const TwoCheckpoints both = Join(a, b, derived);
+  CheckCopies(derived, request.threads, progress, stop);
   const std::vector<TensorPair> pairs = PairTensors(both);
   SourceFiles sources(both.catalog, derived);
   const std::vector<PairResult> results =

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "convert/catalog/glob.h"
+#include "convert/stream/derived_checks.h"
 #include "convert/stream/source_files.h"
 #include "convert/verify/numeric_judge.h"
 #include "convert/verify/numeric_measure.h"
@@ -60,7 +61,9 @@ NumericReport VerifyNumeric(const NumericRequest& request, ProgressSink& progres
     wishes[copy.main].digests = true;
   }
 
-  SourceFiles sources(catalog, TensorsOf(checkpoint.model).derived);
+  const std::vector<DerivedTensors> derived = TensorsOf(checkpoint.model).derived;
+  CheckCopies(derived, request.threads, progress, stop);
+  SourceFiles sources(catalog, derived);
   std::vector<Measurement> measurements = MeasureAll(checkpoint, wishes, request.threads,
                                                      request.memory_bytes, sources, progress, stop);
 

@@ -221,6 +221,57 @@ class Training(unittest.TestCase):
         self.assertIn("__0_0.distcp", json.loads(done.stdout)["error"]["message"])
         self.assertFalse(self.output.exists())
 
+    # Megatron's ranks.
+
+    def rank_files(self, **sizes):
+        """The directory of an iteration."""
+        shutil.rmtree(self.input)
+        training_saves.copy_config(self.source, self.input)
+        (self.input / "latest_checkpointed_iteration.txt").write_text("7\n")
+        iteration = self.input / "iter_0000007"
+        state = self.megatron(padded_rows=24)
+        training_saves.megatron_rank_files(iteration, state, self.config, **sizes)
+        return iteration
+
+    def test_megatron_ranks(self):
+        for sizes, files in (
+            ({}, 1),
+            ({"tensor": 2, "pipeline": 2, "expert": 2}, 4),
+            ({"tensor": 2, "pipeline": 2, "expert": 2, "expert_tensor": 2}, 8),
+            ({"pipeline": 4, "expert": 4}, 16),
+        ):
+            iteration = self.rank_files(**sizes)
+            self.assertEqual(len(list(iteration.glob("mp_rank_*"))), files)
+            report = self.expect_model()
+            self.assertEqual(report["source"], ["megatron"])
+            self.expect_model("--from", "megatron", source=iteration)
+
+    def test_megatron_ranks_in_other_commands(self):
+        iteration = self.rank_files(tensor=2, pipeline=2, expert=2)
+        tools.run("dsv3-verify", "compare", iteration, self.source)
+        tools.run("dsv3-verify", "numeric", iteration)
+        tools.run("dsv3-inspect", iteration)
+        tools.run("dsv3-convert", "layout", iteration, self.output, "--to", "mindformers-train")
+        tools.run("dsv3-verify", "compare", self.output, self.source)
+
+    def test_megatron_ranks_that_are_not_whole(self):
+        iteration = self.rank_files(tensor=2, pipeline=2, expert=2)
+        shutil.rmtree(iteration / "mp_rank_01_001_001")
+        message = json.loads(self.convert(exit_code=3).stdout)["error"]["message"]
+        self.assertIn("pipeline rank 1: no file holds the slice of tensor parallel rank 1", message)
+        self.assertFalse(self.output.exists())
+
+    def test_megatron_ranks_with_unequal_copies(self):
+        iteration = self.rank_files(pipeline=2, expert=2)
+        file = iteration / "mp_rank_00_000_001" / "model_optim_rng.pt"
+        saved = torch.load(file, weights_only=False)
+        saved["model"]["decoder.layers.1.input_layernorm.weight"][3] += 1
+        torch.save(saved, file)
+        error = json.loads(self.convert(exit_code=3).stdout)["error"]
+        self.assertEqual(error["tensor"], "model.decoder.layers.1.input_layernorm.weight")
+        self.assertEqual(error["file"], "mp_rank_00_000_001/model_optim_rng.pt")
+        self.assertFalse(self.output.exists())
+
     # MTP layers and the vocabulary.
 
     def test_without_mtp_layers(self):

@@ -1,5 +1,7 @@
 """Checkpoints as training stacks write them, by torch itself, of the tensors of a Hugging Face checkpoint."""
 
+import argparse
+import itertools
 import json
 import shutil
 
@@ -95,6 +97,62 @@ def megatron(tensors, config, padded_rows=0):
             out[f"{target}{name}.weight"] = tensors[f"{source}{name}.weight"]
         out[f"{target}final_layernorm.weight"] = tensors[f"{source}shared_head.norm.weight"]
     return out
+
+
+def megatron_rank_files(directory, state, config, tensor=1, pipeline=1, expert=1, expert_tensor=1):
+    """Writes `state`, which `megatron` made, as Megatron's ranks do with `--ckpt-format torch`, Transformer Engine's
+    grouped experts and rows of the down projections on each tensor parallel rank (up to 0.13)."""
+    experts = config["n_routed_experts"] // expert
+    layers = config["num_hidden_layers"] // pipeline
+    rows = ("word_embeddings.", "output_layer.", "_proj.weight")  # beside o_proj's columns
+
+    def cut(name, value, rank, ranks):
+        if "linear_fc1.weight" in name:
+            return torch.cat([half.chunk(ranks)[rank] for half in value.chunk(2)])
+        if "linear_fc2." in name or "linear_proj." in name:
+            return value.chunk(ranks, 1)[rank].clone()
+        return value.chunk(ranks)[rank].clone() if any(text in name for text in rows) else value
+
+    def model_of(t, p, e):
+        model = {}
+        for name, value in state.items():
+            if name.startswith("decoder.layers."):
+                number, rest = name.removeprefix("decoder.layers.").split(".", 1)
+                if int(number) // layers != p:
+                    continue
+                name = f"decoder.layers.{int(number) % layers}.{rest}"
+            elif name.startswith("embedding."):
+                if p not in (0, pipeline - 1):
+                    continue
+            elif p != pipeline - 1:
+                continue
+            if ".mlp.experts.experts." in name:
+                live = name.replace(".experts.experts.", ".experts.")
+                for number in range(experts):
+                    one = cut(name, value[e * experts + number], t % expert_tensor, expert_tensor)
+                    model[f"{live}{number}"] = one
+            else:
+                model[name] = cut(name, value, t, tensor)
+                model[name.rsplit(".", 1)[0] + "._extra_state"] = None
+        return model
+
+    arguments = argparse.Namespace(
+        tensor_model_parallel_size=tensor,
+        pipeline_model_parallel_size=pipeline,
+        virtual_pipeline_model_parallel_size=None,
+        expert_model_parallel_size=expert,
+        expert_tensor_parallel_size=expert_tensor,
+    )
+    for t, p, e in itertools.product(range(tensor), range(pipeline), range(expert)):
+        # Of several processes with the same experts the first one alone saves.
+        if expert_tensor < tensor and t % expert != e:
+            continue
+        folder = f"mp_rank_{t:02}" + (f"_{p:03}" if pipeline > 1 else "")
+        folder = directory / (folder + (f"_{e:03}" if expert > 1 else ""))
+        folder.mkdir(parents=True)
+        saved = {"args": arguments, "checkpoint_version": 3.0, "iteration": 7, "model": model_of(t, p, e)}
+        saved["optimizer"] = {"state": {0: {"exp_avg": torch.zeros(3)}}}
+        torch.save(saved, folder / "model_optim_rng.pt")
 
 
 def torchtitan(tensors, config):

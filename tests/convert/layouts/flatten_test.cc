@@ -51,6 +51,17 @@ TEST(Flatten, LeavesOutSourcesBesideTheBox) {
   EXPECT_EQ(Make(flat, kSources), (Elements{7, 8, 10, 11}));
 }
 
+TEST(Flatten, FollowsTransposedSources) {
+  // 0 3 6 9 over 1 4 7 10 over 2 5 8 11.
+  const ComposedTensor inner{
+      "inner",
+      {3, 4},
+      {3, 4},
+      {{0, kHalf, Whole(kHalf), true, 0, 0}, {1, kHalf, Whole(kHalf), true, 0, 2}}};
+  const ComposedTensor outer{"outer", {2, 3}, {2, 3}, {{0, {3, 4}, {1, 3, 1, 4}, false, 0, 0}}};
+  EXPECT_EQ(Make(Flatten(outer, {inner}), kSources), (Elements{4, 7, 10, 5, 8, 11}));
+}
+
 TEST(Flatten, RejectsWhatItCannotFollow) {
   const ComposedTensor outer{"outer", {2, 6}, {2, 6}, {{0, {2, 6}, {0, 2, 0, 6}, false, 0, 0}}};
   const auto refused = [&](const ComposedTensor& from, const ComposedTensor& inner) {

@@ -19,6 +19,12 @@ TEST(WrapperPrefixes, GoFromNames) {
   EXPECT_EQ(CanonicalName("", "model."), "");
 }
 
+TEST(WrapperPrefixes, AllGoFromTheNamesOfAStackThatHasNone) {
+  EXPECT_EQ(WithoutWrappers("module.module.decoder.layers.0._orig_mod.x"), "decoder.layers.0.x");
+  EXPECT_EQ(WithoutWrappers("decoder.module.x"), "decoder.module.x");
+  EXPECT_EQ(WithoutWrappers("module."), "");
+}
+
 TEST(WrapperPrefixes, AreKnownSegments) {
   for (const char* prefix :
        {"", "module.", "model.module.", "app.model.", "state_dict.model.", "model_state_dict."}) {

@@ -105,13 +105,30 @@ TEST_F(TrainingPlaceTest, RefusesALatestIterationThatIsNone) {
   EXPECT_THAT(Refusal(), HasSubstr("expected the number of an iteration"));
 }
 
+TEST_F(TrainingPlaceTest, TakesTheFilesOfMegatronsRanks) {
+  Put("latest_checkpointed_iteration.txt", "7");
+  Put("iter_0000007/mp_rank_01/model_optim_rng.pt", testing::TorchArchive("", {}));
+  Put("iter_0000007/mp_rank_00/model_optim_rng.pt");
+  Put("iter_0000007/mp_rank_00/distrib_optim.pt");
+  // One rank stands for all.
+  for (const char* input : {"", "iter_0000007", "iter_0000007/", "iter_0000007/mp_rank_00",
+                            "iter_0000007/mp_rank_01/model_optim_rng.pt"}) {
+    const auto place = FindTraining(dir_ / input);
+    ASSERT_TRUE(place) << input;
+    EXPECT_EQ(place->kind, Kind::kMegatronRanks);
+    EXPECT_EQ(place->directory, dir_ / "iter_0000007");
+    EXPECT_THAT(place->files,
+                ElementsAre("mp_rank_00/model_optim_rng.pt", "mp_rank_01/model_optim_rng.pt"));
+  }
+  Put("iter_0000007/mp_rank_02/distrib_optim.pt");
+  EXPECT_THAT(Refusal(), HasSubstr("mp_rank_02/model_optim_rng.pt: there is no such file"));
+}
+
 TEST_F(TrainingPlaceTest, SaysWhatToDoWithFormsOfOtherStacks) {
   Put("ds/zero_pp_rank_0_mp_rank_00_optim_states.pt");
   EXPECT_THAT(Refusal("ds"), HasSubstr("zero_to_fp32.py"));
   Put("verl/model_world_size_8_rank_0.pt");
   EXPECT_THAT(Refusal("verl"), HasSubstr("model_merger"));
-  Put("legacy/mp_rank_00/model_optim_rng.pt");
-  EXPECT_THAT(Refusal("legacy"), HasSubstr("--ckpt-convert-format torch_dist"));
   Put("zarr/metadata.json", R"({"sharded_backend": "zarr"})");
   EXPECT_THAT(Refusal("zarr"), HasSubstr("zarr"));
 }
