@@ -23,6 +23,11 @@ namespace {
 constexpr std::string_view kDamaged =
     "the checkpoint is damaged or was not saved to its end: copy it again or save it again";
 
+// Of the 671B model with an optimizer, in slices, there are some 100,000. Many names may share what
+// is said of a tensor, so that the size of the pickle does not bound them.
+constexpr std::size_t kMostTensors = 500'000;
+constexpr std::size_t kMostChunks = 1'000'000;
+
 constexpr std::string_view kMetadata = "torch.distributed.checkpoint.metadata.Metadata";
 constexpr std::string_view kTensor = "torch.distributed.checkpoint.metadata.TensorStorageMetadata";
 constexpr std::string_view kBytes = "torch.distributed.checkpoint.metadata.BytesStorageMetadata";
@@ -113,6 +118,10 @@ class MetadataReader {
   }
 
   void ReadTensors(std::span<const PickleId> items) {
+    if (items.size() / 2 > kMostTensors) {
+      Fail("", fmt::format("it lists {} tensors and other values; at most {} are read",
+                           ShownCount(items.size() / 2), ShownCount(kMostTensors)));
+    }
     out_.tensors.reserve(items.size() / 2);
     NameTable names(items.size() / 2);
     const auto name_at = [&](std::uint32_t i) { return *pickle_.Text(items[std::size_t{2} * i]); };
@@ -144,6 +153,11 @@ class MetadataReader {
       FailValue(name, "its list of chunks", list, "a list");
     }
     const std::span<const PickleId> chunks = pickle_.Items(list);
+    num_chunks_ += chunks.size();
+    if (num_chunks_ > kMostChunks) {
+      Fail(name,
+           fmt::format("its chunks and those before it are more than {}", ShownCount(kMostChunks)));
+    }
     tensor.chunks.reserve(chunks.size());
     for (const PickleId chunk : chunks) {
       DcpChunk& added = tensor.chunks.emplace_back();
@@ -307,6 +321,7 @@ class MetadataReader {
   const Pickle& pickle_;
   const std::string& file_;
   DcpMetadata out_;
+  std::size_t num_chunks_ = 0;
   std::string keys_;                     // of all chunks, one behind the other
   std::vector<std::size_t> key_begins_;  // where each begins, and where the last one ends
   std::unordered_map<std::string_view, std::uint32_t> file_numbers_;

@@ -86,6 +86,11 @@ void CheckStart(const InputFile& file, FileRange archive) {
   }
 }
 
+// The 671B model with its scales and an optimizer has some 300,000 tensors. Beyond these limits
+// what is remembered of them would need more memory than a conversion takes.
+constexpr std::size_t kMostTensors = 400'000;
+constexpr std::size_t kMostKeys = 1'000'000;
+
 class SaveReader {
  public:
   SaveReader(const InputFile& file, FileRange archive)
@@ -183,7 +188,7 @@ class SaveReader {
         const std::span<const PickleId> items = save_.pickle.Items(id);
         for (std::size_t i = 0; i < items.size(); ++i) {
           if (!MayHold(items[i])) continue;
-          Walk(items[i], StepTo(step, kNoPickle, static_cast<std::uint32_t>(i)));
+          WalkTo(items[i], step, kNoPickle, static_cast<std::uint32_t>(i));
         }
         break;
       }
@@ -212,11 +217,16 @@ class SaveReader {
     const std::span<const PickleId> items = save_.pickle.Items(id);
     CheckKeys(items, step);
     for (std::size_t i = 0; i < items.size(); i += 2) {
-      if (MayHold(items[i + 1])) Walk(items[i + 1], StepTo(step, items[i], 0));
+      if (MayHold(items[i + 1])) WalkTo(items[i + 1], step, items[i], 0);
     }
   }
 
   void CheckKeys(std::span<const PickleId> items, std::uint32_t step) const {
+    if (items.size() / 2 > kMostKeys) {
+      Fail(fmt::format("a dict has {} keys; at most {} are read", ShownCount(items.size() / 2),
+                       ShownCount(kMostKeys)),
+           "save the weights alone, in several files where there are many");
+    }
     NameTable names(items.size() / 2);
     const auto name_at = [&](std::uint32_t i) { return *save_.pickle.Text(items[i]); };
     for (std::uint32_t i = 0; i < items.size(); i += 2) {
@@ -234,6 +244,10 @@ class SaveReader {
         rebuilder_->Read(record, [&] { return step == 0 ? "" : NameOf(step); });
     if (tensor) {
       CheckName(step);
+      if (save_.tensors.size() == kMostTensors) {
+        Fail(fmt::format("it holds more than {} tensors", ShownCount(kMostTensors)),
+             "save the weights alone, in several files where there are many");
+      }
       tensor->path = step;
       save_.tensors.push_back(*std::move(tensor));
       return;
@@ -243,9 +257,14 @@ class SaveReader {
     }
   }
 
-  std::uint32_t StepTo(std::uint32_t from, PickleId key, std::uint32_t position) {
+  // Walks to a value within another one.
+  void WalkTo(PickleId id, std::uint32_t from, PickleId key, std::uint32_t position) {
+    const std::size_t steps = save_.steps.size();
+    const std::size_t tensors = save_.tensors.size();
     save_.steps.push_back({.from = from, .key = key, .position = position});
-    return static_cast<std::uint32_t>(save_.steps.size() - 1);
+    Walk(id, static_cast<std::uint32_t>(steps));
+    // No path leads through what has no tensor.
+    if (save_.tensors.size() == tensors) save_.steps.resize(steps);
   }
 
   std::string NameOf(std::uint32_t step) const {
