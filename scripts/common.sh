@@ -63,12 +63,13 @@ python_environment() {
   # model_signing does not start without pyopenssl.
   others+=(model-signing==1.1.1 pyopenssl pyyaml)
   local beside=(transformers==5.23.0)  # cannot be installed together with version 4
-  local wanted="${torch[*]} ${others[*]} ${beside[*]}" stamp=$root/.venv/installed
+  local alone=(megatron-core==0.13.1)  # its dependencies are there, numpy in a newer version
+  local wanted="${torch[*]} ${others[*]} ${beside[*]} ${alone[*]}" stamp=$root/.venv/installed
   [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && return 0
   local pip=("$root/.venv/bin/python" -m pip install --disable-pip-version-check)
   # Joined by && because set -e is off in what `quietly` calls.
   rm -rf "$root/.venv" && python3 -m venv "$root/.venv" &&
-    "${pip[@]}" "${torch[@]}" && "${pip[@]}" "${others[@]}" &&
+    "${pip[@]}" "${torch[@]}" && "${pip[@]}" "${others[@]}" && "${pip[@]}" --no-deps "${alone[@]}" &&
     "${pip[@]}" --target "$root/.venv/transformers-5" "${beside[@]}" &&
     printf '%s\n' "$wanted" >"$stamp"
 }
