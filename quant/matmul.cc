@@ -31,6 +31,9 @@ inline constexpr std::size_t kSumLanes = 16;
 // Activations that stay in the second-level cache while the weights stream past.
 inline constexpr std::size_t kBlockBytes = std::size_t{512} << 10;
 
+// A page: no machine reads ahead beyond it.
+inline constexpr std::size_t kLongRowBytes = 4096;
+
 inline float Widen(float value) { return value; }
 inline float Widen(std::uint16_t bits) { return DecodeBF16(bits); }
 
@@ -222,8 +225,13 @@ void Multiply(const Weight* weights, std::size_t rows, std::size_t cols, const A
     float* const to = out + first * out_stride;
     std::size_t r = 0;
     if (tokens == 1) {
-      for (; r + kSingleRows <= rows; r += kSingleRows) {
+      // Rows side by side share the loads of the token. Short rows one after another make one long
+      // stream, which the machine reads ahead best.
+      for (; cols * sizeof(Weight) >= kLongRowBytes && r + kSingleRows <= rows; r += kSingleRows) {
         MultiplyTile<kSingleRows, 1>(weights + r * cols, cols, from, x.stride, to + r, out_stride);
+      }
+      for (; r < rows; ++r) {
+        MultiplyTile<1, 1>(weights + r * cols, cols, from, x.stride, to + r, out_stride);
       }
     }
     for (; r + kTileRows <= rows; r += kTileRows) {

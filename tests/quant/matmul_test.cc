@@ -111,6 +111,11 @@ TEST_P(MatmulKernel, EqualsTheScalarDefinitionAroundEveryTile) {
   }
 }
 
+// Single tokens take long rows in another way.
+TEST_P(MatmulKernel, EqualsTheScalarDefinitionOverLongRows) {
+  for (std::size_t rows = 1; rows < 18; ++rows) Case(rows, 2051, 1, 0).ExpectEqual();
+}
+
 // More tokens than stay in the cache at once.
 TEST_P(MatmulKernel, EqualsTheScalarDefinitionOverManyTokens) {
   Case(5, 20001, 15, 1).ExpectEqual();
