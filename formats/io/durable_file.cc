@@ -1,8 +1,8 @@
 #include "formats/io/durable_file.h"
 
-#include <memory>
 #include <span>
 #include <system_error>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -11,26 +11,44 @@
 
 namespace dsv3::formats {
 
-void WriteFileDurably(FileSystem& fs, const std::filesystem::path& path, std::string_view content) {
-  std::filesystem::path partial = path;
-  partial += ".partial";
-  const std::filesystem::path parent = path.has_parent_path() ? path.parent_path() : ".";
-  std::unique_ptr<OutputFile> file = fs.Create(partial, 0);
+namespace {
+
+std::filesystem::path PartialOf(std::filesystem::path path) {
+  path += ".partial";
+  return path;
+}
+
+}  // namespace
+
+DurableFile::DurableFile(FileSystem& fs, std::filesystem::path path, std::uint64_t expected_bytes)
+    : fs_(fs),
+      path_(std::move(path)),
+      partial_(PartialOf(path_)),
+      file_(fs.Create(partial_, expected_bytes)) {}
+
+DurableFile::~DurableFile() {
+  if (named_) return;
+  file_.reset();
   try {
-    file->WriteAt(0, std::as_bytes(std::span(content)));
-    file->Sync();
-    // Some file systems cannot rename an open file.
-    file.reset();
-    fs.Rename(partial, path);
+    fs_.Remove(partial_);
   } catch (const Error&) {
-    try {
-      fs.Remove(partial);
-    } catch (const Error&) {
-      // The first error says why.
-    }
-    throw;
+    // The error that ended the writing says why.
   }
-  fs.SyncDirectory(parent);
+}
+
+void DurableFile::Commit() {
+  file_->Sync();
+  // Some file systems cannot rename an open file.
+  file_.reset();
+  fs_.Rename(partial_, path_);
+  named_ = true;
+  fs_.SyncDirectory(path_.has_parent_path() ? path_.parent_path() : ".");
+}
+
+void WriteFileDurably(FileSystem& fs, const std::filesystem::path& path, std::string_view content) {
+  DurableFile file(fs, path, 0);
+  file.file().WriteAt(0, std::as_bytes(std::span(content)));
+  file.Commit();
 }
 
 void RequireWritable(FileSystem& fs, const std::filesystem::path& path) {
@@ -41,8 +59,7 @@ void RequireWritable(FileSystem& fs, const std::filesystem::path& path) {
                             ShownPath(path)),
                 {path.string(), ""});
   }
-  std::filesystem::path partial = path;
-  partial += ".partial";
+  const std::filesystem::path partial = PartialOf(path);
   fs.Create(partial, 0);
   fs.Remove(partial);
 }
