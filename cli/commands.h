@@ -21,6 +21,7 @@ Command ChecksumCreateCommand();
 Command ChecksumCheckCommand();
 Command StructureCommand();
 Command NumericCommand();
+Command ForwardCommand();
 Command CompareCommand();
 Command ProvenanceCommand();
 Command AllChecksCommand();

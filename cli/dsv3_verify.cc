@@ -18,6 +18,7 @@ int main(int argc, char** argv) {
     tool.commands.push_back(dsv3::cli::StructureCommand());
     tool.commands.push_back(dsv3::cli::NumericCommand());
     tool.commands.push_back(dsv3::cli::CompareCommand());
+    tool.commands.push_back(dsv3::cli::ForwardCommand());
     tool.commands.push_back(dsv3::cli::ProvenanceCommand());
     tool.commands.push_back(dsv3::cli::SignCommand());
     tool.commands.push_back(dsv3::cli::VerifySignatureCommand());

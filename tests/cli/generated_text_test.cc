@@ -45,6 +45,7 @@ TEST(HelpTest, IsWhatTheGoldenFilesSay) {
                                                        {"dsv3-verify", "structure"},
                                                        {"dsv3-verify", "numeric"},
                                                        {"dsv3-verify", "compare"},
+                                                       {"dsv3-verify", "forward"},
                                                        {"dsv3-verify", "provenance"},
                                                        {"dsv3-verify", "sign"},
                                                        {"dsv3-verify", "verify-signature"},
@@ -187,7 +188,7 @@ TEST(CompletionTest, BashCompletesCommandsOfTwoWords) {
     return BashCompletes("dsv3-verify", words, dir.path().string());
   };
   EXPECT_EQ(complete({""}),
-            "all checksum structure numeric compare provenance sign verify-signature ");
+            "all checksum structure numeric compare forward provenance sign verify-signature ");
   EXPECT_EQ(complete({"ch"}), "checksum ");
   EXPECT_EQ(complete({"checksum", ""}), "create check ");
   EXPECT_EQ(complete({"--color", "never", "checksum", "--json", "cr"}), "create ");

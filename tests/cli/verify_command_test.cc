@@ -119,6 +119,27 @@ TEST_F(VerifyCommandTest, ChecksumCheckWithNothingToCompareWithIsBadInput) {
   EXPECT_THAT(result.err, StartsWith("dsv3-verify: error: "));
 }
 
+TEST_F(VerifyCommandTest, ForwardRunsTokens) {
+  const ToolResult result =
+      Verify({"forward", model_, "--tokens", "1,2,3", "--top", "2", "--generate", "2"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(result.err, "");
+  EXPECT_THAT(result.out, AllOf(StartsWith("Ran " + model_), HasSubstr("3 in 1 sequence\n"),
+                                HasSubstr("perplexity"), HasSubstr("generated"),
+                                EndsWith("OK: every weight that was met is finite\n")));
+  ExpectForms({"forward", model_, "--tokens", "1,2,3", "--top", "2", "--generate", "2", "--routing",
+               "--logits-out", Path("logits.npy")},
+              0, "verify-forward");
+  EXPECT_THAT(ReadFile(dir_ / "logits.npy"), StartsWith("\x93NUMPY"));
+
+  EXPECT_EQ(Verify({"forward", model_, "--tokens", "1,x"}).exit_code, 2);
+  EXPECT_EQ(Verify({"forward", model_, "--tokens", "-1"}).exit_code, 2);
+  EXPECT_EQ(Verify({"forward", model_, "--tokens", "1", "--tokens-file", "f"}).exit_code, 2);
+  EXPECT_EQ(Verify({"forward", model_, "--weights", "int4"}).exit_code, 2);
+  EXPECT_EQ(Verify({"forward", model_, "--logits-out", Path("no/where.npy")}).exit_code, 2);
+  EXPECT_EQ(Verify({"forward", Path("nowhere")}).exit_code, 3);
+}
+
 TEST_F(VerifyCommandTest, StructureListsEveryFinding) {
   EXPECT_EQ(Verify({"structure", model_}).exit_code, 0);
   EXPECT_EQ(Verify({"structure", "--strict", model_}).exit_code, 0);

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "convert/forward/modules.h"
+#include "convert/forward/rotary.h"
+#include "convert/model/forward_config.h"
+#include "convert/model/model_config.h"
+
+// Multi-head latent attention, with V3.2's indexer; an internal part of forward.h.
+namespace dsv3::convert {
+
+// The form in which attention is computed; the values are the same but for rounding.
+enum class AttentionForm {
+  kNaive,     // keys and values of every head, as engines prefill
+  kAbsorbed,  // queries and results in the space of the latents, as engines decode
+};
+
+// The rows of a batch that belong to one sequence: `count` of them from `first` on, at positions
+// from `past` on.
+struct SequenceRows {
+  std::size_t first = 0;
+  std::size_t count = 0;
+  std::size_t past = 0;
+};
+
+// What a layer keeps of the tokens of one sequence, for those that follow; by position.
+struct SequenceCache {
+  std::vector<float> latents;     // after their norm
+  std::vector<float> rope_keys;   // turned
+  std::vector<float> index_keys;  // of the layer's own indexer, turned
+};
+using LayerCache = std::vector<SequenceCache>;  // by sequence
+
+// The keys that each row of a batch attends to: positions, ascending. Empty: all up to its own.
+using KeyChoice = std::vector<std::vector<std::uint32_t>>;
+
+// The attention of one layer. `name` is what its tensors begin with: "model.layers.0.self_attn.".
+class Attention {
+ public:
+  Attention(const ModelConfig& model, const ForwardConfig& forward, const Rotary& rotary,
+            AttentionForm form, Modules& modules, std::string name);
+
+  // The output for normed inputs; adds their latents to `cache`. Layers with an indexer set `keys`,
+  // layers without one use what is in it.
+  Rows Run(const Rows& in, const std::vector<SequenceRows>& sequences, bool has_indexer,
+           LayerCache& cache, KeyChoice& keys);
+
+ private:
+  Linear BiasedLinear(const std::string& part, std::uint64_t rows, std::uint64_t cols);
+  Rows MakeQueries(const Rows& in, Rows& q_latents);
+  void AddToCache(const Rows& in, const std::vector<SequenceRows>& sequences, LayerCache& cache);
+  void ChooseKeys(const Rows& in, const Rows& q_latents, const std::vector<SequenceRows>& sequences,
+                  LayerCache& cache, KeyChoice& keys);
+  Rows AttendNaive(const Rows& queries, const std::vector<SequenceRows>& sequences,
+                   const LayerCache& cache, const KeyChoice& keys);
+  Rows AttendAbsorbed(const Rows& queries, const std::vector<SequenceRows>& sequences,
+                      const LayerCache& cache, const KeyChoice& keys);
+  Rows KeysAndValues(const std::vector<float>& latents, std::size_t positions);
+  WeightRows KeyRows(std::uint64_t head) const;    // [nope, latents]
+  WeightRows ValueRows(std::uint64_t head) const;  // [v, latents]
+  // Sets `weights` to the softmax of the scores of a row's keys.
+  template <typename Score>
+  void Weigh(std::size_t keys, const Score& score, std::vector<float>& weights) const;
+
+  const ModelConfig& model_;
+  const ForwardConfig& forward_;
+  const Rotary& rotary_;
+  const AttentionForm form_;
+  Modules& modules_;
+  const std::string name_;
+};
+
+}  // namespace dsv3::convert

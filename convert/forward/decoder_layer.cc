@@ -1,0 +1,130 @@
+#include "convert/forward/decoder_layer.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/model/expected_tensors.h"
+#include "convert/model/layer_kinds.h"
+#include "quant/matmul.h"
+
+namespace dsv3::convert {
+
+DecoderLayer::DecoderLayer(const ModelConfig& model, const ForwardConfig& forward,
+                           const Rotary& rotary, AttentionForm form, Modules& modules,
+                           std::uint64_t layer)
+    : model_(model),
+      forward_(forward),
+      rotary_(rotary),
+      form_(form),
+      modules_(modules),
+      layer_(layer),
+      name_(fmt::format("model.layers.{}.", layer)),
+      is_moe_(IsMoeLayer(model, layer)) {}
+
+GatedMlp DecoderLayer::Mlp(const std::string& part, std::uint64_t width) {
+  const ModelWeights& weights = modules_.weights();
+  const std::string name = name_ + "mlp." + part;
+  return {weights.Matrix(name + "gate_proj.weight", width, model_.hidden_size),
+          weights.Matrix(name + "up_proj.weight", width, model_.hidden_size),
+          weights.Matrix(name + "down_proj.weight", model_.hidden_size, width)};
+}
+
+// transformers may keep the experts of a layer in two tensors, gate above up.
+GatedMlp DecoderLayer::Expert(std::uint64_t expert) {
+  const ModelWeights& weights = modules_.weights();
+  const std::string fused = name_ + "mlp.experts.";
+  if (!weights.Has(fused + "gate_up_proj")) {
+    return Mlp(fmt::format("experts.{}.", expert), model_.moe_intermediate_size);
+  }
+  const std::uint64_t width = model_.moe_intermediate_size;
+  const std::uint64_t experts = model_.n_routed_experts;
+  const auto part = [&](std::uint64_t first) {
+    return weights.MatrixOf(fused + "gate_up_proj", expert, experts, first, width, 2 * width,
+                            model_.hidden_size);
+  };
+  return {part(0), part(width),
+          weights.MatrixOf(fused + "down_proj", expert, experts, 0, model_.hidden_size,
+                           model_.hidden_size, width)};
+}
+
+// The weighted outputs of each row's experts, summed in the order of their numbers.
+Rows DecoderLayer::RoutedSum(const Rows& in, const std::vector<ExpertChoice>& choices) {
+  struct Visit {
+    std::uint32_t expert = 0;
+    std::size_t row = 0;
+    float weight = 0;
+  };
+  std::vector<Visit> visits;
+  for (std::size_t row = 0; row < choices.size(); ++row) {
+    for (std::size_t i = 0; i < choices[row].experts.size(); ++i) {
+      visits.push_back({choices[row].experts[i], row, choices[row].weights[i]});
+    }
+  }
+  std::stable_sort(visits.begin(), visits.end(),
+                   [](const Visit& a, const Visit& b) { return a.expert < b.expert; });
+  Rows gathered(visits.size(), in.width);
+  std::vector<Modules::MlpRows> mlps;
+  for (std::size_t i = 0; i < visits.size(); ++i) {
+    std::copy_n(in.row(visits[i].row), in.width, gathered.row(i));
+    if (i == 0 || visits[i].expert != visits[i - 1].expert) {
+      mlps.push_back({Expert(visits[i].expert), i, 0});
+    }
+    ++mlps.back().count;
+  }
+  const Rows outputs = modules_.ApplyMlps(mlps, std::move(gathered));
+  Rows sum(in.count(), in.width);
+  for (std::size_t i = 0; i < visits.size(); ++i) {
+    quant::AddScaled(visits[i].weight, outputs.row(i), sum.row(visits[i].row), in.width);
+  }
+  modules_.Round(sum.values);
+  return sum;
+}
+
+Rows DecoderLayer::RunExperts(const Rows& in, std::vector<ExpertChoice>& choices) {
+  ModelWeights& weights = modules_.weights();
+  const auto experts = static_cast<std::size_t>(model_.n_routed_experts);
+  Rows logits(in.count(), experts);
+  // In floats whatever activations are, as every engine does it.
+  weights.Multiply(Product{weights.Matrix(name_ + "mlp.gate.weight", experts, model_.hidden_size),
+                           in.values.data(), in.width, in.count(), logits.values.data(), experts});
+  std::vector<float> bias;
+  if (model_.router_bias) {
+    bias = weights.Vector(name_ + "mlp.gate.e_score_correction_bias", experts);
+  }
+  choices.resize(in.count());
+  for (std::size_t row = 0; row < in.count(); ++row) {
+    choices[row] = ChooseExperts(forward_, model_.n_group, model_.num_experts_per_tok,
+                                 {logits.row(row), experts}, bias);
+  }
+  Rows sum = RoutedSum(in, choices);
+  if (model_.n_shared_experts > 0) {
+    const GatedMlp shared =
+        Mlp("shared_experts.", model_.n_shared_experts * model_.moe_intermediate_size);
+    modules_.Add(modules_.ApplyMlp(shared, in), sum);
+  }
+  return sum;
+}
+
+void DecoderLayer::Run(Rows& stream, Batch& batch, LayerCache& cache,
+                       std::vector<ExpertChoice>& choices) {
+  ModelWeights& weights = modules_.weights();
+  const auto norm = [&](const char* part) {
+    return modules_.RmsNorm(weights.Vector(name_ + part, model_.hidden_size), forward_.rms_norm_eps,
+                            stream);
+  };
+  Attention attention(model_, forward_, rotary_, form_, modules_, name_ + "self_attn.");
+  modules_.Add(attention.Run(norm("input_layernorm.weight"), batch.sequences,
+                             HasIndexer(model_, layer_), cache, batch.keys),
+               stream);
+  Rows normed = norm("post_attention_layernorm.weight");
+  if (is_moe_) {
+    modules_.Add(RunExperts(normed, choices), stream);
+  } else {
+    modules_.Add(modules_.ApplyMlp(Mlp("", model_.intermediate_size), std::move(normed)), stream);
+  }
+}
+
+}  // namespace dsv3::convert

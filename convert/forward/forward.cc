@@ -1,0 +1,385 @@
+#include "convert/forward/forward.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <numeric>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/forward/decoder_layer.h"
+#include "convert/forward/output_head.h"
+#include "convert/forward/rotary.h"
+#include "convert/model/expected_tensors.h"
+#include "convert/model/forward_config.h"
+#include "convert/model/layer_kinds.h"
+#include "convert/open/open_model.h"
+#include "convert/stream/executor.h"
+#include "formats/checkpoint_files.h"
+#include "formats/error.h"
+#include "formats/npy_writer.h"
+#include "formats/shape.h"
+
+namespace dsv3::convert {
+namespace {
+
+using Tokens = std::vector<std::uint32_t>;
+
+std::vector<Tokens> DefaultSequence(std::uint64_t vocabulary) {
+  constexpr std::uint64_t kStep = 7919;  // a prime, so that the ids spread
+  Tokens tokens(kDefaultTokens);
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    tokens[i] = static_cast<std::uint32_t>((1 + kStep * i) % vocabulary);
+  }
+  return {tokens};
+}
+
+void CheckTokens(const std::vector<Tokens>& sequences, std::uint64_t vocabulary) {
+  for (std::size_t s = 0; s < sequences.size(); ++s) {
+    if (sequences[s].empty()) {
+      throw Error(ErrorCode::kUsage, fmt::format("sequence {} has no tokens", s + 1));
+    }
+    for (std::size_t i = 0; i < sequences[s].size(); ++i) {
+      if (sequences[s][i] < vocabulary) continue;
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("token {} of sequence {} is {}, but the vocabulary of the model has "
+                              "the ids 0 to {}",
+                              i + 1, s + 1, sequences[s][i], vocabulary - 1));
+    }
+  }
+}
+
+// An array that is written while the model runs.
+class ArrayOutput {
+ public:
+  ArrayOutput() = default;
+  ArrayOutput(formats::FileSystem& fs, const std::filesystem::path& path,
+              const formats::Shape& shape) {
+    if (!path.empty()) writer_ = std::make_unique<formats::NpyWriter>(fs, path, shape);
+  }
+
+  explicit operator bool() const { return writer_ != nullptr; }
+  void Write(std::uint64_t first, std::span<const float> values) {
+    if (writer_) writer_->Write(first, values);
+  }
+  void Commit() {
+    if (writer_) writer_->Commit();
+  }
+
+ private:
+  std::unique_ptr<formats::NpyWriter> writer_;
+};
+
+class Run {
+ public:
+  Run(const ForwardRequest& request, const OpenedModel& model, ProgressSink& progress,
+      const StopToken& stop)
+      : request_(request),
+        config_(model.config),
+        forward_(ParseForwardConfig(model.config_text, model.config, formats::kConfigName)),
+        sequences_(request.sequences.empty() ? DefaultSequence(config_.vocab_size)
+                                             : request.sequences),
+        weights_(model, request.weights, request.threads,
+                 request.memory_bytes == 0 ? kDefaultMemoryBytes : request.memory_bytes, progress,
+                 stop),
+        modules_(weights_, request.activations) {
+    progress_ = &progress;
+    report_.directory = model.directory;
+    report_.model_type = config_.model_type;
+    report_.layers = config_.num_hidden_layers;
+    CheckTokens(sequences_, config_.vocab_size);
+    report_.sequences = sequences_.size();
+    for (const Tokens& tokens : sequences_) report_.tokens += tokens.size();
+    if (!request.mtp_logits.empty()) CheckMtp();
+  }
+
+  ForwardReport Execute(formats::FileSystem& fs) {
+    const std::uint64_t tokens = report_.tokens;
+    ArrayOutput logits(fs, request_.logits, {tokens, config_.vocab_size});
+    ArrayOutput hidden(fs, request_.hidden,
+                       {config_.num_hidden_layers + 1, tokens, config_.hidden_size});
+    ArrayOutput mtp_logits(fs, request_.mtp_logits,
+                           {tokens - sequences_.size(), config_.vocab_size});
+    Prepare();
+    progress_->OnPhase("running the model", BytesOf(tokens));
+    Rows stream = RunLayers(sequences_, &hidden);
+    Rows normed = FinalNorm(stream);
+    stream = {};
+    std::vector<LogitSummary> summaries = Summarize(normed, logits);
+    TakePerplexity(summaries);
+    TakeTop(summaries);
+    if (mtp_logits) RunMtp(normed, mtp_logits);
+    normed = {};
+    Generate(summaries);
+    CountExperts();
+    report_.bytes_read = weights_.bytes_read();
+    logits.Commit();
+    hidden.Commit();
+    mtp_logits.Commit();
+    return std::move(report_);
+  }
+
+ private:
+  void CheckMtp() const {
+    if (config_.num_nextn_predict_layers == 0) {
+      throw Error(ErrorCode::kUsage,
+                  "--mtp-logits-out: the model has no MTP layer; leave the option out");
+    }
+    for (const Tokens& tokens : sequences_) {
+      if (tokens.size() > 1) continue;
+      throw Error(ErrorCode::kUsage,
+                  "--mtp-logits-out: an MTP layer predicts from a token and the one behind it, so "
+                  "every sequence needs two tokens or more");
+    }
+  }
+
+  void Prepare() {
+    std::size_t longest = 0;
+    for (const Tokens& tokens : sequences_) longest = std::max(longest, tokens.size());
+    rotary_.emplace(forward_, config_.qk_rope_head_dim,
+                    longest + static_cast<std::size_t>(request_.generate));
+    const std::uint64_t layers = config_.num_hidden_layers + config_.num_nextn_predict_layers;
+    experts_met_.resize(layers);
+    caches_.assign(config_.num_hidden_layers, {});
+    past_.assign(sequences_.size(), 0);
+  }
+
+  // About how many bytes of weights so many tokens read: all but the embedding and MTP layers, and
+  // of the experts as many as the tokens choose at most.
+  std::uint64_t BytesOf(std::uint64_t tokens) const {
+    const std::string_view prefix = FindNamePrefix(weights_.catalog());
+    double bytes = 0;
+    for (const CatalogTensor& tensor : weights_.catalog().tensors()) {
+      const std::optional<std::uint64_t> layer = LayerOf(tensor.name, prefix);
+      const bool is_embedding = tensor.name.ends_with("embed_tokens.weight");
+      if (is_embedding || (layer && *layer >= config_.num_hidden_layers)) continue;
+      const bool is_expert = tensor.name.find(".mlp.experts.") != std::string::npos;
+      const double share =
+          is_expert ? std::min(1.0, static_cast<double>(tokens * config_.num_experts_per_tok) /
+                                        static_cast<double>(config_.n_routed_experts))
+                    : 1.0;
+      bytes += share * static_cast<double>(tensor.extent.length);
+    }
+    return static_cast<std::uint64_t>(bytes);
+  }
+
+  // The stream behind the last layer. Sequences that were begun before go on where they ended.
+  Rows RunLayers(const std::vector<Tokens>& sequences, ArrayOutput* hidden) {
+    Batch batch;
+    Tokens all;
+    for (std::size_t s = 0; s < sequences.size(); ++s) {
+      batch.sequences.push_back({all.size(), sequences[s].size(), past_[s]});
+      past_[s] += sequences[s].size();
+      all.insert(all.end(), sequences[s].begin(), sequences[s].end());
+    }
+    Rows stream = Embed("model.embed_tokens.weight", all);
+    if (hidden != nullptr) hidden->Write(0, stream.values);
+    for (std::uint64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
+      LayerCache& cache = caches_[layer];
+      cache.resize(sequences.size());
+      RunLayer(layer, stream, batch, cache, hidden != nullptr);
+      if (request_.generate == 0) cache = {};
+      if (hidden != nullptr) hidden->Write((layer + 1) * stream.values.size(), stream.values);
+    }
+    return stream;
+  }
+
+  void RunLayer(std::uint64_t layer, Rows& stream, Batch& batch, LayerCache& cache,
+                bool is_prompt) {
+    std::vector<ExpertChoice> choices;
+    DecoderLayer decoder(config_, forward_, *rotary_, request_.attention, modules_, layer);
+    decoder.Run(stream, batch, cache, choices);
+    if (!decoder.is_moe()) return;
+    std::vector<bool>& met = experts_met_[layer];
+    met.resize(config_.n_routed_experts, false);
+    for (const ExpertChoice& choice : choices) {
+      for (const std::uint32_t expert : choice.experts) met[expert] = true;
+    }
+    if (!request_.routing || !is_prompt) return;
+    LayerRouting routing;
+    routing.layer = layer;
+    for (ExpertChoice& choice : choices) {
+      routing.experts.push_back(std::move(choice.experts));
+      routing.margins.push_back(choice.margin);
+    }
+    report_.routing.push_back(std::move(routing));
+  }
+
+  Rows Embed(const std::string& name, const Tokens& tokens) {
+    const WeightRows matrix = weights_.Matrix(name, config_.vocab_size, config_.hidden_size);
+    Rows rows(tokens.size(), static_cast<std::size_t>(config_.hidden_size));
+    const std::vector<std::uint64_t> ids(tokens.begin(), tokens.end());
+    weights_.ReadRows(matrix, ids, rows.values.data());
+    modules_.Round(rows.values);
+    return rows;
+  }
+
+  Rows FinalNorm(const Rows& stream) {
+    return modules_.RmsNorm(weights_.Vector("model.norm.weight", config_.hidden_size),
+                            forward_.rms_norm_eps, stream);
+  }
+
+  WeightRows Head() const {
+    return weights_.Matrix(
+        config_.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight",
+        config_.vocab_size, config_.hidden_size);
+  }
+
+  // Logits of all rows, and what is kept of each.
+  std::vector<LogitSummary> Summarize(const Rows& normed, ArrayOutput& output) {
+    std::vector<LogitSummary> summaries;
+    for (const Tokens& tokens : sequences_) {
+      for (std::size_t i = 0; i < tokens.size(); ++i) {
+        const bool is_last = i + 1 == tokens.size();
+        summaries.emplace_back(is_last ? std::max<std::uint64_t>(request_.top, 1) : 0,
+                               is_last ? std::nullopt : std::optional(tokens[i + 1]));
+      }
+    }
+    VisitLogits(normed, Head(), summaries, output);
+    return summaries;
+  }
+
+  void VisitLogits(const Rows& normed, const WeightRows& head, std::vector<LogitSummary>& summaries,
+                   ArrayOutput& output) {
+    ComputeLogits(modules_, head, normed, [&](std::uint64_t first, const Rows& slab) {
+      for (std::size_t row = 0; output && row < slab.count(); ++row) {
+        output.Write(row * head.rows + first, {slab.row(row), slab.width});
+      }
+      weights_.ForEach(summaries.size(), [&](std::size_t row) {
+        summaries[row].Add(first, {slab.row(row), slab.width});
+      });
+    });
+  }
+
+  void TakePerplexity(const std::vector<LogitSummary>& summaries) {
+    if (sequences_.size() != 1 || summaries.size() < 2) return;
+    double loss = 0;
+    for (std::size_t i = 0; i + 1 < summaries.size(); ++i) loss += summaries[i].TargetLoss();
+    report_.perplexity = std::exp(loss / static_cast<double>(summaries.size() - 1));
+  }
+
+  // The summary of each sequence's last row.
+  std::vector<const LogitSummary*> LastOf(const std::vector<LogitSummary>& summaries) const {
+    std::vector<const LogitSummary*> last;
+    std::size_t end = 0;
+    for (const Tokens& tokens : sequences_) {
+      end += tokens.size();
+      last.push_back(&summaries[end - 1]);
+    }
+    return last;
+  }
+
+  void TakeTop(const std::vector<LogitSummary>& summaries) {
+    if (request_.top == 0) return;
+    for (const LogitSummary* const last : LastOf(summaries)) {
+      report_.top.emplace_back();
+      for (const LogitSummary::Best& best : last->best()) {
+        report_.top.back().push_back({best.token, best.logit});
+      }
+    }
+  }
+
+  // The input of the MTP layer at a position is the embedding of the next token beside the main
+  // model's output there, each behind a norm.
+  void RunMtp(const Rows& normed, ArrayOutput& output) {
+    const std::uint64_t layer = config_.num_hidden_layers;
+    const std::string name = fmt::format("model.layers.{}.", layer);
+    const auto hidden = static_cast<std::size_t>(config_.hidden_size);
+    Batch batch;
+    Tokens next;
+    Rows before(normed.count() - sequences_.size(), hidden);
+    std::size_t row = 0;
+    for (const Tokens& tokens : sequences_) {
+      batch.sequences.push_back({next.size(), tokens.size() - 1, 0});
+      for (std::size_t i = 0; i + 1 < tokens.size(); ++i) {
+        std::copy_n(normed.row(row + i), hidden, before.row(next.size()));
+        next.push_back(tokens[i + 1]);
+      }
+      row += tokens.size();
+    }
+    const bool has_copies = weights_.Has(name + "embed_tokens.weight");
+    const Rows embedded =
+        Embed(has_copies ? name + "embed_tokens.weight" : "model.embed_tokens.weight", next);
+    const auto norm = [&](const std::string& part, const Rows& in) {
+      return modules_.RmsNorm(weights_.Vector(name + part, hidden), forward_.rms_norm_eps, in);
+    };
+    const Rows first = norm("enorm.weight", embedded);
+    const Rows second = norm("hnorm.weight", before);
+    Rows joined(next.size(), 2 * hidden);
+    for (std::size_t i = 0; i < next.size(); ++i) {
+      std::copy_n(first.row(i), hidden, joined.row(i));
+      std::copy_n(second.row(i), hidden, joined.row(i) + hidden);
+    }
+    Rows stream = modules_.ApplyLinear(
+        {weights_.Matrix(name + "eh_proj.weight", hidden, 2 * hidden)}, joined);
+    LayerCache cache(sequences_.size());
+    RunLayer(layer, stream, batch, cache, true);
+    const Rows last = norm("shared_head.norm.weight", stream);
+    const std::string head = name + "shared_head.head.weight";
+    std::vector<LogitSummary> none;
+    VisitLogits(last,
+                weights_.Has(head) ? weights_.Matrix(head, config_.vocab_size, config_.hidden_size)
+                                   : Head(),
+                none, output);
+  }
+
+  void Generate(const std::vector<LogitSummary>& summaries) {
+    if (request_.generate == 0) return;
+    std::vector<Tokens> next;
+    for (const LogitSummary* const last : LastOf(summaries)) {
+      next.push_back({last->best().front().token});
+    }
+    report_.generated = next;
+    progress_->OnPhase("generating", (request_.generate - 1) * BytesOf(next.size()));
+    ArrayOutput none;
+    for (std::uint64_t step = 1; step < request_.generate; ++step) {
+      const Rows normed = FinalNorm(RunLayers(next, nullptr));
+      std::vector<LogitSummary> of_step(next.size(), LogitSummary(1));
+      VisitLogits(normed, Head(), of_step, none);
+      for (std::size_t s = 0; s < next.size(); ++s) {
+        next[s] = {of_step[s].best().front().token};
+        report_.generated[s].push_back(next[s].front());
+      }
+    }
+  }
+
+  void CountExperts() {
+    for (const std::vector<bool>& met : experts_met_) {
+      report_.experts += met.size();
+      report_.experts_read += static_cast<std::uint64_t>(std::count(met.begin(), met.end(), true));
+    }
+  }
+
+  const ForwardRequest& request_;
+  const ModelConfig& config_;
+  const ForwardConfig forward_;
+  const std::vector<Tokens> sequences_;
+  ModelWeights weights_;
+  Modules modules_;
+  std::optional<Rotary> rotary_;
+  std::vector<LayerCache> caches_;              // by layer, where tokens are generated
+  std::vector<std::size_t> past_;               // positions that ran, by sequence
+  std::vector<std::vector<bool>> experts_met_;  // by layer; empty for one without experts
+  ProgressSink* progress_ = nullptr;
+  ForwardReport report_;
+};
+
+}  // namespace
+
+ForwardReport RunForward(const ForwardRequest& request, formats::FileSystem& fs,
+                         ProgressSink& progress, const StopToken& stop) {
+  OpenOptions opening;
+  opening.mtp_may_be_missing = true;
+  opening.config = request.config;
+  opening.takes_config = true;
+  opening.from = request.from;
+  const OpenedModel model = OpenModel(request.input, opening);
+  RequireUsed(opening, model);
+  return Run(request, model, progress, stop).Execute(fs);
+}
+
+}  // namespace dsv3::convert

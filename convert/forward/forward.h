@@ -1,0 +1,86 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "convert/catalog/progress.h"
+#include "convert/forward/attention.h"
+#include "convert/forward/model_weights.h"
+#include "convert/forward/modules.h"
+#include "convert/layouts/stacks.h"
+#include "formats/io/file_system.h"
+
+// A reference forward pass. Weights are read from the files when they are needed, a panel of rows
+// at a time, and only those that the tokens meet: rows of the embedding, experts.
+//
+// The arithmetic is that of transformers in float32, with each sum in one order of its own, so that
+// the results of a token are the same bits whatever the threads, the memory, the other sequences,
+// or the tokens behind it. docs/forward.md has the formulas.
+namespace dsv3::convert {
+
+struct ForwardRequest {
+  std::filesystem::path input;  // as OpenModel takes it
+  // See OpenOptions.
+  std::filesystem::path config = {};
+  std::optional<Stack> from = std::nullopt;
+  std::vector<std::vector<std::uint32_t>> sequences;  // token ids; none: kDefaultTokens fixed ids
+  WeightValues weights = WeightValues::kBF16;
+  ActivationValues activations = ActivationValues::kFloat;
+  AttentionForm attention = AttentionForm::kNaive;
+  std::uint64_t generate = 0;  // tokens behind each sequence
+  std::uint64_t top = 0;       // best next tokens to report, of each sequence
+  bool routing = false;        // whether the report has the experts of every token
+  // Arrays of floats in NumPy's format; empty: not written. Sequences one after another.
+  std::filesystem::path logits;      // [tokens, vocabulary]
+  std::filesystem::path hidden;      // [layers + 1, tokens, hidden]: after the embedding and layers
+  std::filesystem::path mtp_logits;  // [tokens − sequences, vocabulary], of the first MTP layer
+  unsigned threads = 1;              // at least 1
+  std::uint64_t memory_bytes = 0;    // bound for the weights in memory; 0: kDefaultMemoryBytes
+};
+
+inline constexpr std::size_t kDefaultTokens = 64;
+
+struct NextToken {
+  std::uint32_t token = 0;
+  float logit = 0;
+};
+
+// The experts of one layer, by token.
+struct LayerRouting {
+  std::uint64_t layer = 0;
+  std::vector<std::vector<std::uint32_t>> experts;  // the best first
+  // The score of the last one less that of the best expert that was not chosen; infinite where
+  // there is none.
+  std::vector<float> margins;
+};
+
+struct ForwardReport {
+  std::filesystem::path directory;  // of the model; absolute
+  std::string model_type;
+  std::uint64_t layers = 0;
+  std::uint64_t sequences = 0;
+  std::uint64_t tokens = 0;  // of all sequences, without those that were generated
+  std::uint64_t bytes_read = 0;
+  std::uint64_t experts = 0;       // in all layers that ran
+  std::uint64_t experts_read = 0;  // that a token met
+  // Of one sequence of two tokens or more: exp of the mean of −log p of each token behind the
+  // first.
+  std::optional<double> perplexity;
+  std::vector<std::vector<std::uint32_t>> generated;  // by sequence; empty without `generate`
+  std::vector<std::vector<NextToken>> top;            // by sequence, the best first
+  std::vector<LayerRouting> routing;
+  std::vector<std::string> warnings;
+};
+
+// Throws Error: kUsage for tokens that the vocabulary lacks, for MTP logits of a model without an
+// MTP layer or of sequences of one token, and where an output cannot be written; kBadInput for what
+// OpenModel does not take, for what ParseForwardConfig does not know, and for weights that are
+// missing, of another shape or not finite, with the tensor; kIo; kInterrupted. Outputs appear whole
+// or not at all.
+ForwardReport RunForward(const ForwardRequest& request, formats::FileSystem& fs,
+                         ProgressSink& progress, const StopToken& stop);
+
+}  // namespace dsv3::convert

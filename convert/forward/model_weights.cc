@@ -1,0 +1,319 @@
+#include "convert/forward/model_weights.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include <fmt/format.h>
+#include <tbb/blocked_range.h>
+#include <tbb/enumerable_thread_specific.h>
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+#include "convert/model/expected_tensors.h"
+#include "convert/stream/value_reader.h"
+#include "formats/error.h"
+#include "formats/io/aligned_buffer.h"
+#include "formats/message_text.h"
+#include "formats/require_no_errors.h"
+#include "quant/codec.h"
+#include "quant/matmul.h"
+#include "quant/statistics.h"
+
+namespace dsv3::convert {
+namespace {
+
+using formats::Dtype;
+
+// Of floats: a panel of BF16 is read in one request of a megabyte.
+constexpr std::uint64_t kPanelBytes = std::uint64_t{2} << 20;
+// Beside its floats a panel has the bytes that were read.
+constexpr std::uint64_t kBuffersOfPanel = 2;
+
+ScaledWeights FindScales(const OpenedModel& model) {
+  ScaledWeights scaled = FindScaledWeights(model.catalog, model.config);
+  formats::RequireNoErrors(scaled.findings, {"fault of the scales", "faults of the scales"});
+  if (!scaled.unsupported.empty()) {
+    formats::Findings first = {scaled.unsupported.front()};
+    first.front().message += "; the forward pass reads FP8, BF16, F16 and F32 weights";
+    formats::RequireNoErrors(first, {"weight of another form", "weights of other forms"});
+  }
+  return scaled;
+}
+
+bool IsFloat(Dtype dtype) {
+  return dtype == Dtype::kF32 || dtype == Dtype::kBF16 || dtype == Dtype::kF16;
+}
+
+}  // namespace
+
+class ModelWeights::Arena {
+ public:
+  explicit Arena(unsigned threads) : arena_(static_cast<int>(threads)) {}
+
+  template <typename Task>
+  void ForEach(std::size_t count, const Task& task) {
+    arena_.execute([&] {
+      tbb::parallel_for(
+          tbb::blocked_range<std::size_t>(0, count, 1),
+          [&](const tbb::blocked_range<std::size_t>& range) {
+            for (std::size_t i = range.begin(); i < range.end(); ++i) task(i);
+          },
+          tbb::simple_partitioner());
+    });
+  }
+
+  Buffers& buffers() { return buffers_.local(); }
+
+ private:
+  tbb::task_arena arena_;
+  tbb::enumerable_thread_specific<Buffers> buffers_;
+};
+
+// Of one thread.
+struct ModelWeights::Buffers {
+  formats::AlignedBuffer read;
+  std::vector<std::span<const std::byte>> inputs;
+  ValueReader::Scales scales;
+  std::vector<std::uint16_t> bf16;
+  std::vector<float> floats;
+  // The values: one of them, the other is nullptr.
+  const std::uint16_t* as_bf16 = nullptr;
+  const float* as_floats = nullptr;
+};
+
+ModelWeights::ModelWeights(const OpenedModel& model, WeightValues values, unsigned threads,
+                           std::uint64_t memory_bytes, ProgressSink& progress,
+                           const StopToken& stop)
+    : model_(model),
+      values_(values),
+      scaled_(FindScales(model)),
+      scales_(scaled_.pairs, model.catalog.tensors().size()),
+      prefix_(FindNamePrefix(model.catalog)),
+      sources_(model.catalog, TensorsOf(model).derived),
+      progress_(progress),
+      stop_(stop),
+      panel_bytes_(
+          std::clamp<std::uint64_t>(memory_bytes / (kBuffersOfPanel * threads), 1, kPanelBytes)),
+      arena_(std::make_unique<Arena>(threads)) {}
+
+ModelWeights::~ModelWeights() = default;
+
+std::string ModelWeights::FileOf(std::uint32_t tensor) const {
+  return model_.catalog.files()[model_.catalog.tensors()[tensor].extent.file].name;
+}
+
+bool ModelWeights::Has(const std::string& name) const {
+  return model_.catalog.Find(prefix_ + name) != Catalog::kNone;
+}
+
+std::uint32_t ModelWeights::Find(const std::string& name) const {
+  const std::uint32_t tensor = model_.catalog.Find(prefix_ + name);
+  if (tensor != Catalog::kNone) return tensor;
+  throw Error(ErrorCode::kBadInput,
+              fmt::format("tensor {} is missing, which the forward pass needs; `dsv3-verify "
+                          "structure` lists what is missing",
+                          QuoteForMessage(prefix_ + name)),
+              {"", prefix_ + name});
+}
+
+WeightRows ModelWeights::Matrix(const std::string& name, std::uint64_t rows,
+                                std::uint64_t cols) const {
+  return MatrixOf(name, 0, 1, 0, rows, rows, cols);
+}
+
+WeightRows ModelWeights::MatrixOf(const std::string& name, std::uint64_t matrix,
+                                  std::uint64_t matrices, std::uint64_t first_row,
+                                  std::uint64_t rows, std::uint64_t all_rows,
+                                  std::uint64_t cols) const {
+  const std::uint32_t position = Find(name);
+  const CatalogTensor& tensor = model_.catalog.tensors()[position];
+  const formats::Shape expected =
+      matrices == 1 ? formats::Shape{all_rows, cols} : formats::Shape{matrices, all_rows, cols};
+  if (tensor.shape != expected) {
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: tensor {} has shape {}, expected {} as config.json says",
+                            formats::ShownPath(FileOf(position)), QuoteForMessage(tensor.name),
+                            formats::ShapeToString(tensor.shape), formats::ShapeToString(expected)),
+                {FileOf(position), tensor.name});
+  }
+  if (!IsFloat(tensor.dtype) && scales_.OfWeight(position) == nullptr) {
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: tensor {} is {} without a scale; the forward pass reads FP8 with "
+                            "scales, BF16, F16 and F32 weights",
+                            formats::ShownPath(FileOf(position)), QuoteForMessage(tensor.name),
+                            formats::DtypeName(tensor.dtype)),
+                {FileOf(position), tensor.name});
+  }
+  return {position, matrix * all_rows + first_row, rows, cols};
+}
+
+bool ModelWeights::IsFp8(const WeightRows& weight) const {
+  return scales_.OfWeight(weight.tensor) != nullptr;
+}
+
+void ModelWeights::Read(const WeightRows& weight, std::uint64_t begin, std::uint64_t end,
+                        Buffers& buffers) {
+  const ValueReader reader(model_.catalog, weight.tensor, scales_);
+  const std::uint64_t first = (weight.first_row + begin) * weight.cols;
+  const std::uint64_t last = (weight.first_row + end) * weight.cols;
+  std::vector<SourceRange> ranges = {{weight.tensor, reader.BytesTo(first), reader.BytesTo(last)}};
+  if (const auto scale = reader.ScaleRange(first, last)) ranges.push_back(*scale);
+  sources_.Read(ranges, buffers.read, buffers.inputs);
+  const std::span<const std::byte> bytes = buffers.inputs[0];
+  progress_.OnBytes(bytes.size(), FileOf(weight.tensor));
+  const auto count = static_cast<std::size_t>(last - first);
+  buffers.as_bf16 = nullptr;
+  buffers.as_floats = nullptr;
+  if (!reader.scaled() && model_.catalog.tensors()[weight.tensor].dtype == Dtype::kBF16) {
+    buffers.as_bf16 = reinterpret_cast<const std::uint16_t*>(bytes.data());
+    if (reinterpret_cast<std::uintptr_t>(bytes.data()) % alignof(std::uint16_t) != 0) {
+      buffers.bf16.resize(count);
+      std::memcpy(buffers.bf16.data(), bytes.data(), bytes.size());
+      buffers.as_bf16 = buffers.bf16.data();
+    }
+    return;
+  }
+  if (reader.scaled()) reader.DecodeScales(first, last, buffers.inputs[1], buffers.scales);
+  if (reader.scaled() && values_ == WeightValues::kBF16) {
+    buffers.bf16.resize(count);
+    reader.RoundedToBF16(first, bytes, buffers.scales, buffers.bf16.data());
+    buffers.as_bf16 = buffers.bf16.data();
+    return;
+  }
+  buffers.floats.resize(count);
+  reader.Floats(first, bytes, buffers.scales, buffers.floats.data());
+  buffers.as_floats = buffers.floats.data();
+}
+
+void ModelWeights::FailNotFinite(const WeightRows& weight, std::uint64_t row) {
+  Buffers buffers;
+  Read(weight, row, row + 1, buffers);
+  std::optional<std::uint64_t> column;
+  for (std::uint64_t k = 0; k < weight.cols && !column; ++k) {
+    const float value =
+        buffers.as_floats != nullptr ? buffers.as_floats[k] : quant::DecodeBF16(buffers.as_bf16[k]);
+    if (!std::isfinite(value)) column = k;
+  }
+  const std::string& name = model_.catalog.tensors()[weight.tensor].name;
+  const std::string problem =
+      column ? fmt::format("is not finite in row {}, column {}", weight.first_row + row, *column)
+             : fmt::format("makes values that are not finite, in row {}", weight.first_row + row);
+  throw Error(
+      ErrorCode::kBadInput,
+      fmt::format("{}: tensor {} {}; `dsv3-verify numeric` lists all such tensors",
+                  formats::ShownPath(FileOf(weight.tensor)), QuoteForMessage(name), problem),
+      {FileOf(weight.tensor), name});
+}
+
+std::vector<float> ModelWeights::Vector(const std::string& name, std::uint64_t length) {
+  const std::uint32_t position = Find(name);
+  const CatalogTensor& tensor = model_.catalog.tensors()[position];
+  if (tensor.shape != formats::Shape{length} || !IsFloat(tensor.dtype)) {
+    throw Error(
+        ErrorCode::kBadInput,
+        fmt::format("{}: tensor {} is {} {}, expected a float of shape [{}]",
+                    formats::ShownPath(FileOf(position)), QuoteForMessage(tensor.name),
+                    formats::DtypeName(tensor.dtype), formats::ShapeToString(tensor.shape), length),
+        {FileOf(position), tensor.name});
+  }
+  std::vector<float> values(length);
+  const std::vector<std::uint64_t> row = {0};
+  ReadRows({position, 0, 1, length}, row, values.data());
+  return values;
+}
+
+void ModelWeights::ReadRows(const WeightRows& weight, std::span<const std::uint64_t> rows,
+                            float* out) {
+  ForEach(rows.size(), [&](std::size_t i) {
+    Buffers& buffers = arena_->buffers();
+    Read(weight, rows[i], rows[i] + 1, buffers);
+    float* const values = out + i * weight.cols;
+    for (std::uint64_t k = 0; k < weight.cols; ++k) {
+      values[k] = buffers.as_floats != nullptr ? buffers.as_floats[k]
+                                               : quant::DecodeBF16(buffers.as_bf16[k]);
+      if (!std::isfinite(values[k])) FailNotFinite(weight, rows[i]);
+    }
+  });
+}
+
+std::uint64_t ModelWeights::RowsOfPanel(const WeightRows& weight) const {
+  return std::max<std::uint64_t>(1, panel_bytes_ / (weight.cols * sizeof(float)));
+}
+
+void ModelWeights::MultiplyPanel(const Product& product, std::uint64_t begin, std::uint64_t end) {
+  Buffers& buffers = arena_->buffers();
+  Read(product.weight, begin, end, buffers);
+  const auto rows = static_cast<std::size_t>(end - begin);
+  const auto cols = static_cast<std::size_t>(product.weight.cols);
+  float* const out = product.out + begin;
+  const quant::Activations in{product.in, product.tokens, product.in_stride};
+  if (buffers.as_bf16 != nullptr) {
+    quant::MultiplyBF16(buffers.as_bf16, rows, cols, in, out, product.out_stride);
+  } else {
+    quant::MultiplyF32(buffers.as_floats, rows, cols, in, out, product.out_stride);
+  }
+  for (std::size_t token = 0; token < product.tokens; ++token) {
+    const float* const values = out + token * product.out_stride;
+    for (std::size_t row = 0; row < rows; ++row) {
+      if (!std::isfinite(values[row])) FailNotFinite(product.weight, begin + row);
+    }
+  }
+}
+
+void ModelWeights::Multiply(std::span<const Product> products) {
+  struct Panel {
+    std::size_t product = 0;
+    std::uint64_t begin = 0;
+    std::uint64_t end = 0;
+  };
+  std::vector<Panel> panels;
+  for (std::size_t i = 0; i < products.size(); ++i) {
+    if (products[i].tokens == 0) continue;
+    const WeightRows& weight = products[i].weight;
+    const std::uint64_t step = RowsOfPanel(weight);
+    for (std::uint64_t row = 0; row < weight.rows; row += step) {
+      panels.push_back({i, row, std::min(weight.rows, row + step)});
+    }
+  }
+  ForEach(panels.size(), [&](std::size_t i) {
+    MultiplyPanel(products[panels[i].product], panels[i].begin, panels[i].end);
+  });
+}
+
+void ModelWeights::Multiply(std::span<const TransposedProduct> products) {
+  ForEach(products.size(), [&](std::size_t i) {
+    const TransposedProduct& product = products[i];
+    Buffers& buffers = arena_->buffers();
+    Read(product.weight, 0, product.weight.rows, buffers);
+    const auto cols = static_cast<std::size_t>(product.weight.cols);
+    if (buffers.as_bf16 != nullptr) {
+      const std::size_t count = product.weight.rows * cols;
+      buffers.floats.resize(count);
+      quant::DecodeFloats(quant::StoredFloat::kBF16,
+                          std::as_bytes(std::span(buffers.as_bf16, count)), buffers.floats.data());
+      buffers.as_floats = buffers.floats.data();
+    }
+    for (std::size_t token = 0; token < product.tokens; ++token) {
+      float* const out = product.out + token * product.out_stride;
+      for (std::size_t row = 0; row < product.weight.rows; ++row) {
+        quant::AddScaled(product.in[token * product.in_stride + row],
+                         buffers.as_floats + row * cols, out, cols);
+      }
+      for (std::size_t k = 0; k < cols; ++k) {
+        if (!std::isfinite(out[k])) FailNotFinite(product.weight, 0);
+      }
+    }
+  });
+}
+
+void ModelWeights::ForEach(std::size_t count, const std::function<void(std::size_t)>& task) {
+  arena_->ForEach(count, [&](std::size_t i) {
+    if (stop_.stopped()) ThrowInterrupted();
+    task(i);
+  });
+}
+
+}  // namespace dsv3::convert

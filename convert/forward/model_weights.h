@@ -1,0 +1,123 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "convert/catalog/progress.h"
+#include "convert/model/scaled_weights.h"
+#include "convert/open/open_model.h"
+#include "convert/stream/source_files.h"
+
+// The weights of a model as the forward pass uses them: read when they are needed, a panel of rows
+// at a time. An internal part of forward.h.
+namespace dsv3::convert {
+
+// What an FP8 weight with a scale is.
+enum class WeightValues {
+  kBF16,   // code × scale rounded to BF16, as programs that load BF16 weights hold it
+  kExact,  // code × scale as a float
+};
+
+// Rows [first_row, first_row + rows) of a tensor of the model, which has `cols` columns; tensors of
+// three dimensions are matrices one behind the other.
+struct WeightRows {
+  std::uint32_t tensor = 0;
+  std::uint64_t first_row = 0;
+  std::uint64_t rows = 0;
+  std::uint64_t cols = 0;
+};
+
+// out[t · out_stride + r] = Σ_k in[t · in_stride + k] · weight[r][k].
+struct Product {
+  WeightRows weight;
+  const float* in = nullptr;
+  std::size_t in_stride = 0;
+  std::size_t tokens = 0;
+  float* out = nullptr;
+  std::size_t out_stride = 0;
+};
+
+// out[t · out_stride + k] += Σ_r in[t · in_stride + r] · weight[r][k], the rows in their order.
+// `weight` is few rows: they are read whole.
+struct TransposedProduct {
+  WeightRows weight;
+  const float* in = nullptr;
+  std::size_t in_stride = 0;
+  std::size_t tokens = 0;
+  float* out = nullptr;
+  std::size_t out_stride = 0;
+};
+
+class ModelWeights {
+ public:
+  // `model`, `progress` and `stop` must outlive the object. Throws Error (kBadInput) for weights
+  // whose values are not known.
+  ModelWeights(const OpenedModel& model, WeightValues values, unsigned threads,
+               std::uint64_t memory_bytes, ProgressSink& progress, const StopToken& stop);
+  ~ModelWeights();
+  ModelWeights(const ModelWeights&) = delete;
+  ModelWeights& operator=(const ModelWeights&) = delete;
+
+  const Catalog& catalog() const { return model_.catalog; }
+
+  // The tensor of this name, behind the prefix of the model's names. Throws Error (kBadInput) where
+  // there is none; Has says whether there is.
+  std::uint32_t Find(const std::string& name) const;
+  bool Has(const std::string& name) const;
+
+  // A whole matrix. Throws Error (kBadInput) for another shape.
+  WeightRows Matrix(const std::string& name, std::uint64_t rows, std::uint64_t cols) const;
+  // The same where experts lie in one tensor of three dimensions.
+  WeightRows MatrixOf(const std::string& name, std::uint64_t matrix, std::uint64_t matrices,
+                      std::uint64_t first_row, std::uint64_t rows, std::uint64_t all_rows,
+                      std::uint64_t cols) const;
+  bool IsFp8(const WeightRows& weight) const;
+
+  // A norm or a bias. Throws Error (kBadInput) for another length, and for values that are not
+  // finite.
+  std::vector<float> Vector(const std::string& name, std::uint64_t length);
+  // Single rows, one behind the other, such as those of the embedding.
+  void ReadRows(const WeightRows& weight, std::span<const std::uint64_t> rows, float* out);
+
+  // All products, on all threads. Throws Error (kBadInput) that names the tensor where a weight is
+  // not finite.
+  void Multiply(std::span<const Product> products);
+  void Multiply(const Product& product) { Multiply(std::span(&product, 1)); }
+  void Multiply(std::span<const TransposedProduct> products);
+
+  // Calls task(i) for i in [0, count) on all threads. Throws what a task throws, and Error
+  // (kInterrupted) where a stop was requested.
+  void ForEach(std::size_t count, const std::function<void(std::size_t)>& task);
+
+  std::uint64_t bytes_read() const { return sources_.bytes_read(); }
+
+ private:
+  class Arena;
+  struct Buffers;
+
+  std::uint64_t RowsOfPanel(const WeightRows& weight) const;
+  // Reads rows [begin, end) of `weight`, and makes BF16 values or floats of them.
+  void Read(const WeightRows& weight, std::uint64_t begin, std::uint64_t end, Buffers& buffers);
+  void MultiplyPanel(const Product& product, std::uint64_t begin, std::uint64_t end);
+  // A result of the row, counted in the tensor, is not finite.
+  [[noreturn]] void FailNotFinite(const WeightRows& weight, std::uint64_t row);
+  std::string FileOf(std::uint32_t tensor) const;
+
+  const OpenedModel& model_;
+  const WeightValues values_;
+  const ScaledWeights scaled_;
+  const ScaleMap scales_;
+  const std::string prefix_;
+  SourceFiles sources_;
+  ProgressSink& progress_;
+  const StopToken& stop_;
+  std::uint64_t panel_bytes_;  // of floats
+  std::unique_ptr<Arena> arena_;
+};
+
+}  // namespace dsv3::convert

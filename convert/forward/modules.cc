@@ -1,0 +1,130 @@
+#include "convert/forward/modules.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <utility>
+
+#include "quant/activations.h"
+#include "quant/elementwise.h"
+
+namespace dsv3::convert {
+const float* Modules::InputOf(const WeightRows& weight, const float* in, std::size_t rows,
+                              std::size_t width, std::vector<float>& scratch) {
+  const bool quantizes =
+      activations_ == ActivationValues::kFp8 || activations_ == ActivationValues::kFp8Ue8m0;
+  if (!quantizes || !weights_.IsFp8(weight)) return in;
+  scratch.resize(rows * width);
+  weights_.ForEach(rows, [&](std::size_t i) {
+    const std::span<float> row(scratch.data() + i * width, width);
+    std::copy_n(in + i * width, width, row.data());
+    std::vector<float> scales((width + quant::kActivationGroup - 1) / quant::kActivationGroup);
+    quant::QuantizeActivations(row, activations_ == ActivationValues::kFp8Ue8m0, scales.data());
+    for (std::size_t k = 0; k < width; ++k) row[k] *= scales[k / quant::kActivationGroup];
+  });
+  return scratch.data();
+}
+
+void Modules::Round(std::span<float> values) {
+  if (activations_ == ActivationValues::kBF16) quant::RoundToBF16(values);
+}
+
+void Modules::Add(const Rows& more, Rows& to) {
+  for (std::size_t i = 0; i < to.values.size(); ++i) to.values[i] += more.values[i];
+  Round(to.values);
+}
+
+Rows Modules::ApplyLinear(const Linear& linear, const Rows& in) {
+  Rows out(in.count(), linear.weight.rows);
+  std::vector<float> scratch;
+  const float* const input =
+      InputOf(linear.weight, in.values.data(), in.count(), in.width, scratch);
+  weights_.Multiply(
+      Product{linear.weight, input, in.width, in.count(), out.values.data(), out.width});
+  if (!linear.bias.empty()) {
+    for (std::size_t i = 0; i < out.count(); ++i) {
+      for (std::size_t k = 0; k < out.width; ++k) out.row(i)[k] += linear.bias[k];
+    }
+  }
+  Round(out.values);
+  return out;
+}
+
+Rows Modules::RmsNorm(const std::vector<float>& weight, double eps, const Rows& in) {
+  const std::size_t width = weight.size();
+  Rows out(in.count(), width);
+  weights_.ForEach(in.count(), [&](std::size_t i) {
+    const float* const row = in.row(i);
+    double squares = 0;
+    for (std::size_t k = 0; k < width; ++k) squares += static_cast<double>(row[k]) * row[k];
+    const auto factor =
+        static_cast<float>(1 / std::sqrt(squares / static_cast<double>(width) + eps));
+    const std::span<float> result(out.row(i), width);
+    for (std::size_t k = 0; k < width; ++k) result[k] = row[k] * factor;
+    Round(result);
+    for (std::size_t k = 0; k < width; ++k) result[k] *= weight[k];
+    Round(result);
+  });
+  return out;
+}
+
+Rows Modules::LayerNorm(const std::vector<float>& weight, const std::vector<float>& bias,
+                        double eps, const Rows& in) {
+  Rows out(in.count(), in.width);
+  weights_.ForEach(in.count(), [&](std::size_t i) {
+    const float* const row = in.row(i);
+    const auto size = static_cast<double>(in.width);
+    double sum = 0;
+    for (std::size_t k = 0; k < in.width; ++k) sum += row[k];
+    const double mean = sum / size;
+    double squares = 0;
+    for (std::size_t k = 0; k < in.width; ++k) squares += (row[k] - mean) * (row[k] - mean);
+    const double factor = 1 / std::sqrt(squares / size + eps);
+    for (std::size_t k = 0; k < in.width; ++k) {
+      out.row(i)[k] = static_cast<float>((row[k] - mean) * factor) * weight[k] + bias[k];
+    }
+    Round({out.row(i), in.width});
+  });
+  return out;
+}
+
+Rows Modules::ApplyMlps(std::span<const MlpRows> mlps, Rows in) {
+  if (mlps.empty()) return in;
+  const std::size_t inner = mlps.front().mlp.gate.rows;
+  Rows gate(in.count(), inner);
+  Rows up(in.count(), inner);
+  std::vector<float> scratch;
+  // All of them are of one form.
+  const float* const input =
+      InputOf(mlps.front().mlp.gate, in.values.data(), in.count(), in.width, scratch);
+  std::vector<Product> products;
+  for (const MlpRows& one : mlps) {
+    const float* const rows = input + one.first * in.width;
+    products.push_back({one.mlp.gate, rows, in.width, one.count, gate.row(one.first), inner});
+    products.push_back({one.mlp.up, rows, in.width, one.count, up.row(one.first), inner});
+  }
+  weights_.Multiply(products);
+  Round(gate.values);
+  Round(up.values);
+  weights_.ForEach(gate.count(), [&](std::size_t i) {
+    quant::SiluProduct(gate.row(i), up.row(i), gate.row(i), inner);
+  });
+  Round(gate.values);
+  const float* const hidden =
+      InputOf(mlps.front().mlp.down, gate.values.data(), gate.count(), inner, scratch);
+  products.clear();
+  for (const MlpRows& one : mlps) {
+    products.push_back(
+        {one.mlp.down, hidden + one.first * inner, inner, one.count, in.row(one.first), in.width});
+  }
+  weights_.Multiply(products);
+  Round(in.values);
+  return in;
+}
+
+Rows Modules::ApplyMlp(const GatedMlp& mlp, Rows in) {
+  const MlpRows all{mlp, 0, in.count()};
+  return ApplyMlps(std::span(&all, 1), std::move(in));
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "convert/forward/modules.h"
+
+// Logits, a slab of the vocabulary at a time; an internal part of forward.h.
+namespace dsv3::convert {
+
+// Logits of a slab: `logits` has a row for each token, whose columns are tokens of the vocabulary
+// from `first` on. Slabs come in their order.
+using LogitVisitor = std::function<void(std::uint64_t first, const Rows& logits)>;
+
+// `in`: the stream behind the final norm. A slab takes some megabytes, whatever the vocabulary.
+void ComputeLogits(Modules& modules, const WeightRows& head, const Rows& in,
+                   const LogitVisitor& visit);
+
+// What is kept of the logits of one row.
+class LogitSummary {
+ public:
+  struct Best {
+    std::uint32_t token = 0;
+    float logit = 0;
+  };
+
+  // Keeps the `top` best tokens; `target` is the token whose probability is asked for.
+  explicit LogitSummary(std::size_t top, std::optional<std::uint32_t> target = std::nullopt)
+      : top_(top), target_(target) {}
+
+  // The logits of tokens from `first` on; in order.
+  void Add(std::uint64_t first, std::span<const float> logits);
+
+  const std::vector<Best>& best() const { return best_; }  // of equal ones the lower token first
+  // −log p of the target.
+  double TargetLoss() const;
+
+ private:
+  std::size_t top_;
+  std::optional<std::uint32_t> target_;
+  std::vector<Best> best_;
+  double largest_ = -std::numeric_limits<double>::infinity();
+  double sum_ = 0;  // of exp(logit − largest_)
+  double target_logit_ = 0;
+};
+
+}  // namespace dsv3::convert

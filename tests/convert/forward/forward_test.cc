@@ -1,0 +1,242 @@
+#include "convert/forward/forward.h"
+
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "convert/catalog/progress.h"
+#include "formats/error.h"
+#include "formats/io/file_system.h"
+#include "tests/convert/recipes/train_to_infer_test.h"
+
+namespace dsv3::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using convert::ForwardReport;
+using convert::ForwardRequest;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+class ForwardTest : public TrainToInferTest {
+ protected:
+  static void SetUpTestSuite() {
+    shared_ = new TempDir;
+    MakeSample(convert::SamplePreset::kTiny, 1, *shared_ / "fp8");
+    Conversion(*shared_ / "fp8", *shared_ / "bf16").Run();
+  }
+  static void TearDownTestSuite() {
+    delete shared_;
+    shared_ = nullptr;
+  }
+
+  static ForwardRequest Request(std::vector<std::vector<std::uint32_t>> sequences = {kTokens}) {
+    ForwardRequest request;
+    request.input = *shared_ / "fp8";
+    request.sequences = std::move(sequences);
+    return request;
+  }
+  static ForwardReport Run(const ForwardRequest& request) {
+    convert::ProgressSink progress;
+    return convert::RunForward(request, formats::PosixFileSystem(), progress, {});
+  }
+  // The floats of the array that a request writes.
+  std::vector<float> Array(ForwardRequest request, fs::path ForwardRequest::*output) const {
+    request.*output = dir_ / "out.npy";
+    Run(request);
+    const std::string bytes = ReadFile(dir_ / "out.npy");
+    const std::size_t header = 10 + static_cast<unsigned char>(bytes[8]) +
+                               256 * static_cast<std::size_t>(static_cast<unsigned char>(bytes[9]));
+    std::vector<float> values((bytes.size() - header) / sizeof(float));
+    std::memcpy(values.data(), bytes.data() + header, bytes.size() - header);
+    return values;
+  }
+  std::vector<float> Logits(const ForwardRequest& request) const {
+    return Array(request, &ForwardRequest::logits);
+  }
+  // Some rows of logits of `rows` rows.
+  static std::vector<float> RowsOf(const std::vector<float>& logits, std::size_t rows,
+                                   std::size_t begin, std::size_t end) {
+    const std::size_t width = logits.size() / rows;
+    return {logits.begin() + static_cast<std::ptrdiff_t>(begin * width),
+            logits.begin() + static_cast<std::ptrdiff_t>(end * width)};
+  }
+
+  static const std::vector<std::uint32_t> kTokens;
+  static TempDir* shared_;
+};
+
+const std::vector<std::uint32_t> ForwardTest::kTokens = {3, 141, 59, 26, 5, 35, 89, 79, 32, 38};
+TempDir* ForwardTest::shared_ = nullptr;
+
+TEST_F(ForwardTest, GivesTheSameBytesWhateverTheThreadsAndTheMemory) {
+  const std::vector<float> expected = Logits(Request());
+  for (const unsigned threads : {1U, 3U}) {
+    for (const std::uint64_t memory : {std::uint64_t{1}, std::uint64_t{1} << 30}) {
+      ForwardRequest request = Request();
+      request.threads = threads;
+      request.memory_bytes = memory;
+      EXPECT_TRUE(Logits(request) == expected) << threads << " threads, " << memory << " bytes";
+    }
+  }
+}
+
+TEST_F(ForwardTest, ATokenDependsOnThoseBeforeItAlone) {
+  for (const convert::AttentionForm form :
+       {convert::AttentionForm::kNaive, convert::AttentionForm::kAbsorbed}) {
+    const auto logits = [&](std::vector<std::vector<std::uint32_t>> sequences) {
+      ForwardRequest request = Request(std::move(sequences));
+      request.attention = form;
+      return Logits(request);
+    };
+    const std::vector<float> whole = logits({kTokens});
+    const std::vector<std::uint32_t> prefix(kTokens.begin(), kTokens.begin() + 4);
+    EXPECT_TRUE(logits({prefix}) == RowsOf(whole, 10, 0, 4));
+    EXPECT_TRUE(RowsOf(logits({{1, 2}, kTokens, {7}}), 13, 2, 12) == whole);
+  }
+}
+
+TEST_F(ForwardTest, GeneratesWhatTheLogitsOfThePromptSay) {
+  ForwardRequest request = Request({kTokens, {17, 4}});
+  request.generate = 4;
+  const ForwardReport generated = Run(request);
+  ASSERT_THAT(generated.generated, ElementsAre(SizeIs(4), SizeIs(4)));
+  for (std::size_t s = 0; s < 2; ++s) {
+    std::vector<std::uint32_t> tokens = request.sequences[s];
+    for (const std::uint32_t next : generated.generated[s]) {
+      ForwardRequest prompt = Request({tokens});
+      prompt.top = 1;
+      EXPECT_EQ(Run(prompt).top.at(0).at(0).token, next);
+      tokens.push_back(next);
+    }
+  }
+}
+
+TEST_F(ForwardTest, AbsorbedAttentionIsTheSameButForRounding) {
+  ForwardRequest request = Request();
+  const std::vector<float> naive = Logits(request);
+  request.attention = convert::AttentionForm::kAbsorbed;
+  const std::vector<float> absorbed = Logits(request);
+  EXPECT_FALSE(naive == absorbed);
+  for (std::size_t i = 0; i < naive.size(); ++i) ASSERT_NEAR(naive[i], absorbed[i], 1e-4);
+}
+
+TEST_F(ForwardTest, Fp8WeightsAreThoseOfTheirBf16Form) {
+  ForwardRequest request = Request();
+  const std::vector<float> fp8 = Logits(request);
+  request.input = *shared_ / "bf16";
+  EXPECT_TRUE(Logits(request) == fp8);
+  request.input = *shared_ / "fp8";
+  request.weights = convert::WeightValues::kExact;
+  EXPECT_FALSE(Logits(request) == fp8);
+}
+
+TEST_F(ForwardTest, RunsOtherFormsOfTheSameModel) {
+  ForwardRequest request = Request();
+  request.input = *shared_ / "bf16";
+  const std::vector<float> expected = Logits(request);
+  convert::TrainToInferOptions split;
+  split.mla = convert::MlaForm::kSplit;
+  Convert(*shared_ / "bf16", dir_ / "split", split);
+  Conversion fused(*shared_ / "bf16", dir_ / "fused");
+  fused.convert = convert::ConvertLayout;
+  fused.request.layout.to = "transformers-fused";
+  fused.Run();
+  for (const char* const form : {"split", "fused"}) {
+    request.input = dir_ / form;
+    EXPECT_TRUE(Logits(request) == expected) << form;
+  }
+}
+
+TEST_F(ForwardTest, HiddenStatesAreOfTheEmbeddingAndEveryLayer) {
+  const std::vector<float> hidden = Array(Request(), &ForwardRequest::hidden);
+  EXPECT_THAT(hidden, SizeIs((kMainLayers + 1) * kTokens.size() * 256));
+}
+
+TEST_F(ForwardTest, MtpLogitsHaveARowLess) {
+  const std::vector<float> logits = Logits(Request());
+  const std::vector<float> mtp = Array(Request(), &ForwardRequest::mtp_logits);
+  EXPECT_EQ(mtp.size() / (kTokens.size() - 1), logits.size() / kTokens.size());
+}
+
+TEST_F(ForwardTest, ReadsOnlyTheExpertsThatAreMet) {
+  ForwardRequest one = Request({{5}});
+  one.routing = true;
+  const ForwardReport report = Run(one);
+  const ForwardReport all = Run(Request());
+  EXPECT_LT(report.experts_read, all.experts_read);
+  EXPECT_LT(report.bytes_read, all.bytes_read);
+  EXPECT_EQ(report.experts, all.experts);
+  ASSERT_THAT(report.routing, Not(IsEmpty()));
+  std::uint64_t chosen = 0;
+  for (const convert::LayerRouting& layer : report.routing) {
+    chosen += layer.experts.at(0).size();
+    EXPECT_GE(layer.margins.at(0), 0);
+  }
+  EXPECT_EQ(chosen, report.experts_read);
+}
+
+TEST_F(ForwardTest, WithoutTokensRunsFixedOnes) {
+  const ForwardReport report = Run(Request({}));
+  EXPECT_EQ(report.tokens, convert::kDefaultTokens);
+  ASSERT_TRUE(report.perplexity);
+  EXPECT_GT(*report.perplexity, 1);
+}
+
+TEST_F(ForwardTest, NanInAWeightThatIsMetIsAnErrorAndNothingIsWritten) {
+  const fs::path spoilt = dir_ / "spoilt";
+  auto tensors = ReadCheckpoint(*shared_ / "bf16");
+  const std::string name = "model.layers.1.self_attn.o_proj.weight";
+  tensors.at(name).bytes[6] = '\xFF';
+  tensors.at(name).bytes[7] = '\x7F';
+  WriteTensors(tensors, *shared_ / "bf16", spoilt);
+  ForwardRequest request = Request();
+  request.input = spoilt;
+  request.logits = dir_ / "logits.npy";
+  const Error error = ErrorOf([&] { Run(request); });
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_THAT(error.message(), HasSubstr(name + "' is not finite in row 0, column 3"));
+  EXPECT_EQ(error.place().tensor, name);
+  EXPECT_FALSE(fs::exists(dir_ / "logits.npy"));
+  EXPECT_FALSE(fs::exists(dir_ / "logits.npy.partial"));
+}
+
+TEST_F(ForwardTest, RefusesTokensAndOptionsThatTheModelCannotTake) {
+  const auto expect = [&](const ForwardRequest& request, const std::string& problem) {
+    const Error error = ErrorOf([&] { Run(request); });
+    EXPECT_EQ(error.code(), ErrorCode::kUsage);
+    EXPECT_THAT(error.message(), HasSubstr(problem));
+  };
+  expect(Request({{1, 1'000'000'000}}), "token 2 of sequence 1 is 1000000000");
+  expect(Request({{}}), "has no tokens");
+  ForwardRequest short_one = Request({{1}});
+  short_one.mtp_logits = dir_ / "mtp.npy";
+  expect(short_one, "needs two tokens or more");
+  convert::TrainToInferOptions drop;
+  drop.mtp = convert::MtpAction::kDrop;
+  Convert(*shared_ / "bf16", dir_ / "drop", drop);
+  ForwardRequest without = Request();
+  without.input = dir_ / "drop";
+  without.mtp_logits = dir_ / "mtp.npy";
+  expect(without, "the model has no MTP layer");
+  EXPECT_FALSE(fs::exists(dir_ / "mtp.npy"));
+}
+
+TEST_F(ForwardTest, StopsWhenAsked) {
+  convert::StopToken stop;
+  stop.RequestStop();
+  convert::ProgressSink progress;
+  const Error error =
+      ErrorOf([&] { convert::RunForward(Request(), formats::PosixFileSystem(), progress, stop); });
+  EXPECT_EQ(error.code(), ErrorCode::kInterrupted);
+}
+
+}  // namespace
+}  // namespace dsv3::testing
