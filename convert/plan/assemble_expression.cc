@@ -1,9 +1,11 @@
 #include "convert/plan/assemble_expression.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -30,6 +32,9 @@ std::string BoxText(const Box& box) {
 std::uint64_t SourceCols(const Catalog& catalog, const Tile& tile) {
   return MatrixOf(catalog.tensors()[tile.tensor].shape).cols;
 }
+
+// Rows and columns of the squares in which a tile is transposed.
+constexpr std::size_t kSquare = 64;
 
 // Tile::row_step and col_step.
 struct Steps {
@@ -112,6 +117,20 @@ class AssembleExpression final : public Expression {
     return whole_rows_ ? 1 : CeilDiv(row_elements_, matrix_.cols);
   }
 
+  std::optional<SourceRange> AsStored(std::uint64_t begin, std::uint64_t end) const override {
+    if (!whole_rows_) return std::nullopt;
+    std::optional<SourceRange> stored;
+    ForEachPiece(begin, end, [&](const Placed& placed, std::uint64_t first, std::uint64_t last) {
+      const Tile& tile = placed.tile;
+      if (first != begin || last != end) return;
+      const std::uint64_t source_begin = tile.row * row_bytes_;
+      const std::uint64_t target_begin = tile.target.row_begin * row_bytes_;
+      stored = {tile.tensor, source_begin + (first - target_begin),
+                source_begin + (last - target_begin)};
+    });
+    return stored;
+  }
+
   void AppendReads(std::uint64_t begin, std::uint64_t end,
                    std::vector<SourceRange>& reads) const override {
     ForEachPiece(begin, end, [&](const Placed& placed, std::uint64_t first, std::uint64_t last) {
@@ -136,6 +155,10 @@ class AssembleExpression final : public Expression {
         reads.push_back({tile.tensor, from * element_bytes_, (from + elements) * element_bytes_});
       };
       if (!steps.by_columns()) {
+        read(begin_element, row_span + (cols - 1) * steps.col + 1);
+        return;
+      }
+      if (LeavesNoGaps(steps, last - first)) {
         read(begin_element, row_span + (cols - 1) * steps.col + 1);
         return;
       }
@@ -184,29 +207,68 @@ class AssembleExpression final : public Expression {
     std::uint64_t first_element() const { return tile.row * source_cols + tile.col; }
   };
 
+  // Whether columns that are read one by one would be read without a byte between them.
+  static bool LeavesNoGaps(const Steps& steps, std::uint64_t rows) {
+    return rows * std::max<std::uint64_t>(1, steps.row) >= steps.col;
+  }
+
   // Puts `rows` rows of a stepped tile to `to`, of the inputs from `next` on.
   void Gather(const Placed& placed, std::uint64_t rows,
               std::span<const std::span<const std::byte>> inputs, std::size_t& next,
               std::byte* to) const {
-    const std::size_t width = static_cast<std::size_t>(element_bytes_);
-    const std::uint64_t cols = placed.tile.target.cols();
-    const std::size_t row_step = static_cast<std::size_t>(placed.steps.row) * width;
-    const std::size_t col_step = static_cast<std::size_t>(placed.steps.col) * width;
+    switch (element_bytes_) {
+      case 1:
+        return GatherElements<std::uint8_t>(placed, rows, inputs, next, to);
+      case 2:
+        return GatherElements<std::uint16_t>(placed, rows, inputs, next, to);
+      case 4:
+        return GatherElements<std::uint32_t>(placed, rows, inputs, next, to);
+      default:
+        return GatherElements<std::uint64_t>(placed, rows, inputs, next, to);
+    }
+  }
+
+  // Source and value are unaligned, so elements are moved as bytes of a size that is known here.
+  template <typename Element>
+  void GatherElements(const Placed& placed, std::uint64_t rows,
+                      std::span<const std::span<const std::byte>> inputs, std::size_t& next,
+                      std::byte* to) const {
+    constexpr std::size_t kWidth = sizeof(Element);
+    const auto cols = static_cast<std::size_t>(placed.tile.target.cols());
+    const std::size_t row_step = static_cast<std::size_t>(placed.steps.row) * kWidth;
+    const std::size_t col_step = static_cast<std::size_t>(placed.steps.col) * kWidth;
+    const auto move = [&](const std::byte* from, std::byte* target) {
+      std::memcpy(target, from, kWidth);
+    };
     if (!placed.steps.by_columns()) {
       const std::byte* from = inputs[next++].data();
       for (std::uint64_t row = 0; row < rows; ++row, from += row_step, to += row_bytes_) {
-        for (std::uint64_t col = 0; col < cols; ++col) {
-          std::memcpy(to + col * width, from + col * col_step, width);
+        if (col_step == kWidth) {
+          std::memcpy(to, from, cols * kWidth);
+          continue;
         }
+        for (std::size_t col = 0; col < cols; ++col) move(from + col * col_step, to + col * kWidth);
       }
       return;
     }
-    for (std::uint64_t col = 0; col < cols; ++col) {
-      const std::byte* from = inputs[next++].data();
-      for (std::uint64_t row = 0; row < rows; ++row) {
-        std::memcpy(to + row * row_bytes_ + col * width, from + row * row_step, width);
+    // Squares that fit the cache: each line of source and value is fetched once.
+    const bool one_read = LeavesNoGaps(placed.steps, rows);
+    const std::byte* const first = inputs[next].data();
+    for (std::size_t col_begin = 0; col_begin < cols; col_begin += kSquare) {
+      const std::size_t col_end = std::min(cols, col_begin + kSquare);
+      for (std::uint64_t row_begin = 0; row_begin < rows; row_begin += kSquare) {
+        const std::uint64_t row_end = std::min<std::uint64_t>(rows, row_begin + kSquare);
+        for (std::size_t col = col_begin; col < col_end; ++col) {
+          const std::byte* const from =
+              one_read ? first + col * col_step : inputs[next + col].data();
+          std::byte* const target = to + col * kWidth;
+          for (std::uint64_t row = row_begin; row < row_end; ++row) {
+            move(from + row * row_step, target + row * row_bytes_);
+          }
+        }
       }
     }
+    next += one_read ? 1 : cols;
   }
 
   // Calls `function` with each tile that has bytes of [begin, end) and what it has of them: bytes

@@ -26,6 +26,10 @@ class CopyExpression final : public Expression {
     reads.push_back({tensor_, begin, end});
   }
 
+  std::optional<SourceRange> AsStored(std::uint64_t begin, std::uint64_t end) const override {
+    return SourceRange{tensor_, begin, end};
+  }
+
   void Evaluate(std::uint64_t, std::uint64_t, std::span<const std::span<const std::byte>> inputs,
                 EvaluationOutput& out) const override {
     std::memcpy(out.value.data(), inputs[0].data(), out.value.size());

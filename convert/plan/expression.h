@@ -122,6 +122,13 @@ class Expression {
   virtual void AppendReads(std::uint64_t begin, std::uint64_t end,
                            std::vector<SourceRange>& reads) const = 0;
 
+  // The source bytes that the value's bytes [begin, end) are, where these lie together in one
+  // streamed source as they are; nothing otherwise. `begin` < `end`, at any byte.
+  virtual std::optional<SourceRange> AsStored(std::uint64_t /*begin*/,
+                                              std::uint64_t /*end*/) const {
+    return std::nullopt;
+  }
+
   // Writes the value's bytes [begin, end), and those of the by-product that belong to them, to
   // `out`. `inputs` holds the bytes of the ranges that AppendReads named for the same range, in
   // that order. Throws Error (kBadInput) for values that must not be converted.

@@ -173,6 +173,14 @@ void SliceExpression::ForEachPiece(std::uint64_t begin, std::uint64_t end,
   }
 }
 
+std::optional<SourceRange> SliceExpression::AsStored(std::uint64_t begin, std::uint64_t end) const {
+  if (begin >= num_bytes() - zero_bytes_) return std::nullopt;
+  const auto [part, part_begin] = PartAt(begin);
+  if (!WholeRows(*part) || end - part_begin > PartBytes(*part)) return std::nullopt;
+  const std::uint64_t skipped = part->box.row_begin * OriginRowBytes(*part);
+  return part->origin->AsStored(skipped + begin - part_begin, skipped + end - part_begin);
+}
+
 void SliceExpression::AppendReads(std::uint64_t begin, std::uint64_t end,
                                   std::vector<SourceRange>& reads) const {
   ForEachPiece(begin, end, [&](const Piece& piece) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -46,6 +47,7 @@ class SliceExpression final : public Expression {
   std::uint64_t CutAfter(std::uint64_t position) const override;
   std::uint64_t LongestPiece() const override { return longest_piece_; }
   std::uint64_t input_bytes_per_output_byte() const override;
+  std::optional<SourceRange> AsStored(std::uint64_t begin, std::uint64_t end) const override;
   void AppendReads(std::uint64_t begin, std::uint64_t end,
                    std::vector<SourceRange>& reads) const override;
   void Evaluate(std::uint64_t begin, std::uint64_t end,

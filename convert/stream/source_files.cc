@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -21,6 +23,7 @@ constexpr std::uint64_t kMinStreamingBytes = 128 << 10;
 constexpr std::size_t kDerivedAlignment = 64;
 
 struct Request {
+  SourceFiles* files = nullptr;  // whose `file` it is
   std::uint32_t file = 0;
   std::uint64_t begin = 0;
   std::uint64_t end = 0;
@@ -116,18 +119,30 @@ void SourceFiles::Close(std::uint32_t file) {
 void SourceFiles::Read(std::span<const SourceRange> ranges, formats::AlignedBuffer& buffer,
                        std::vector<std::span<const std::byte>>& inputs) {
   std::vector<Request> wanted(ranges.size());
-  for (std::size_t i = 0; i < ranges.size(); ++i) {
-    const Extent& extent = catalog_.tensors()[ranges[i].tensor].extent;
-    wanted[i] = {extent.file, extent.offset + ranges[i].begin, extent.offset + ranges[i].end, 0};
-  }
   std::vector<const Derived*> derived_of(ranges.size(), nullptr);
   std::vector<std::size_t> order;
   order.reserve(ranges.size());
   for (std::size_t i = 0; i < ranges.size(); ++i) {
-    if (!derived_.empty()) derived_of[i] = DerivedOf(ranges[i].tensor);
+    SourceFiles* files = this;
+    SourceRange range = ranges[i];
+    if (!derived_.empty()) derived_of[i] = DerivedOf(range.tensor);
+    // What lies in a file as it is need not be made.
+    if (derived_of[i] != nullptr && range.begin < range.end) {
+      const std::optional<SourceRange> stored =
+          derived_of[i]->tensors.OriginOf(range.tensor).AsStored(range.begin, range.end);
+      if (stored) {
+        files = derived_of[i]->stored.get();
+        range = *stored;
+        derived_of[i] = nullptr;
+      }
+    }
+    const Extent& extent = files->catalog_.tensors()[range.tensor].extent;
+    wanted[i] = {files, extent.file, extent.offset + range.begin, extent.offset + range.end, 0};
     if (derived_of[i] == nullptr) order.push_back(i);
   }
+  const std::less<SourceFiles*> before;
   std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    if (wanted[a].files != wanted[b].files) return before(wanted[a].files, wanted[b].files);
     return std::pair(wanted[a].file, wanted[a].begin) < std::pair(wanted[b].file, wanted[b].begin);
   });
 
@@ -135,7 +150,8 @@ void SourceFiles::Read(std::span<const SourceRange> ranges, formats::AlignedBuff
   std::vector<std::size_t> request_of(ranges.size());
   std::uint64_t gap_bytes_left = kMaxGapBytes;
   for (const std::size_t i : order) {
-    if (!requests.empty() && requests.back().file == wanted[i].file &&
+    if (!requests.empty() && requests.back().files == wanted[i].files &&
+        requests.back().file == wanted[i].file &&
         wanted[i].begin <= requests.back().end + gap_bytes_left) {
       Request& last = requests.back();
       gap_bytes_left -= wanted[i].begin - std::min(wanted[i].begin, last.end);
@@ -169,7 +185,8 @@ void SourceFiles::Read(std::span<const SourceRange> ranges, formats::AlignedBuff
   std::vector<std::span<const std::byte>> read(requests.size());
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const Request& request = requests[i];
-    const auto input = Get(request.file);
+    SourceFiles& files = *request.files;
+    const auto input = files.Get(request.file);
     const std::span<std::byte> room =
         buffer.span().subspan(request.buffer_offset, request.buffer_bytes());
     if (request.streaming()) {
@@ -178,8 +195,8 @@ void SourceFiles::Read(std::span<const SourceRange> ranges, formats::AlignedBuff
       input->ReadAt(request.begin, room.first(request.length()));
       read[i] = room.first(request.length());
     }
-    checks_.Add(request.file, request.begin, read[i]);
-    bytes_read_.fetch_add(request.length(), std::memory_order_relaxed);
+    files.checks_.Add(request.file, request.begin, read[i]);
+    files.bytes_read_.fetch_add(request.length(), std::memory_order_relaxed);
   }
   inputs.resize(ranges.size());
   for (std::size_t i = 0; i < ranges.size(); ++i) {
