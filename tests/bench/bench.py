@@ -16,12 +16,14 @@ from measure import BIN, Series, fresh, run, settle
 from multiply import multiply
 from race import Race
 from reshard import measure_reshard
+from training import measure_training
 from verify import measure_verify
 
 HERE = pathlib.Path(__file__).resolve().parent
 CONVERT = BIN / "dsv3-convert"
 INSPECT = BIN / "dsv3-inspect"
-PARTS = ("hash", "kernels", "convert", "quantize", "reshard", "verify", "inspect", "metadata", "official")
+PARTS = ("hash", "kernels", "convert", "quantize", "reshard", "verify", "inspect", "metadata", "training",
+         "official")
 
 
 def say(text):
@@ -170,6 +172,16 @@ class Bench:
                 "megabytes": round(file.stat().st_size / 1e6, 1),
                 "peak_rss_mib": round(done.peak_rss_mib, 1),
             }
+
+    # Training checkpoints.
+
+    def training(self):
+        self.prepare()
+        model = self.work / "small-bf16"
+        if not (model / "checkpoint.manifest.json").exists():
+            fresh(model)
+            run([CONVERT, "fp8-to-bf16", self.small, model, "--quiet", "--overwrite"])
+        self.results["training"] = measure_training(model, self.work, min(self.pairs, 3), say)
 
     # What users run today.
 

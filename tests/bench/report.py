@@ -80,6 +80,32 @@ def verify_rows(verify):
     yield ("… peak RSS of these", f"{peak:.0f} MiB", "", "", "≤ 300 MiB")
 
 
+def training_rows(training):
+    if not training:
+        return
+    peers = {"dcp": ("`dcp_to_torch_save` and `save_file`", "≥ 4"),
+             "torch_dist": ("`load_plain_tensors` and `save_file`", "≥ 3")}
+    for name, run in training["saves"].items():
+        yield (f"`train-to-infer` of {name}", spread(run["seconds"]),
+               f"a plain copy {spread(run['copy'])}", f"{run['ratio']:.2f}", "≥ 0.9")
+        yield ("… peak RSS", f"{run['peak_rss_mib']:.0f} MiB", "", "", "≤ 300 MiB")
+        if "peer" in run:
+            words, wanted = peers[name.partition(",")[0]]
+            yield (f"… {words}", f"{run['peer']['seconds']:.3g} s",
+                   f"{run['peer']['peak_rss_mib']:.0f} MiB RSS", f"{run['times_peer']}× the time",
+                   wanted)
+    for layout, run in training["layouts"].items():
+        yield (f"`layout --to {layout}`, and back with `--to hf`",
+               f"{run['to']:.3g} s, {run['back']:.3g} s; {run['peak_rss_mib']:.0f} MiB RSS",
+               f"a plain copy {run['copy']:.3g} s",
+               f"{run['copy'] / run['to']:.2f}, {run['copy'] / run['back']:.2f}", "≥ 0.5")
+    drop = training["drop"]
+    yield ("`train-to-infer --mtp drop --link`",
+           f"{drop['seconds']:.3g} s, {drop['peak_rss_mib']:.0f} MiB RSS",
+           f"{drop['bytes_of_new_files'] / 1e9:.2f} GB in new shards of {training['bytes'] / 1e9:.2f} GB",
+           "", "")
+
+
 def rows(results):
     """(what, measured, limit, ratio, wanted) for each figure that is there."""
     hashing = results.get("hash")
@@ -117,6 +143,7 @@ def rows(results):
                f"{run['peak_rss_mib']:.0f} MiB RSS", f"{faster:.1f}× slower", "")
     yield from reshard_rows(results.get("reshard"))
     yield from verify_rows(results.get("verify"))
+    yield from training_rows(results.get("training"))
     inspect = results.get("inspect")
     if inspect:
         library = f"Python library: {spread(inspect['python_library_seconds'])}"
