@@ -107,12 +107,16 @@ TEST(AssembleTest, PutsTilesWhereTheyBelongInAnyPieces) {
 TEST(AssembleTest, GathersTilesWhoseElementsLieApart) {
   std::mt19937 random(17);
   for (int round = 0; round < 200; ++round) {
-    const MatrixShape matrix = {1 + random() % 12, 1 + random() % 12};
+    // Some are larger than the squares in which tiles are transposed.
+    const std::uint64_t most = round % 20 == 0 ? 150 : 12;
+    const MatrixShape matrix = {1 + random() % most, 1 + random() % most};
+    const Dtype dtype = std::vector{Dtype::kU8, Dtype::kBF16, Dtype::kF32, Dtype::kF64}[round % 4];
+    const std::uint64_t width = formats::DtypeBits(dtype) / 8;
     std::vector<Box> boxes;
     CutAtRandom(Whole(matrix), static_cast<int>(random() % 3), false, random, boxes);
     TinyCheckpoint checkpoint;
     std::vector<Tile> tiles;
-    std::string expected(matrix.rows * matrix.cols * 2, '\0');
+    std::string expected(matrix.rows * matrix.cols * width, '\0');
     for (const Box& box : boxes) {
       const std::uint64_t first = random() % 5;
       const bool transposed = random() % 2 == 0;
@@ -123,11 +127,11 @@ TEST(AssembleTest, GathersTilesWhoseElementsLieApart) {
       const std::uint64_t elements =
           first + (box.rows() - 1) * row_step + (box.cols() - 1) * col_step + 1;
       const std::string& bytes =
-          checkpoint.Add("s", "t" + std::to_string(tiles.size()), Dtype::kBF16, {elements}).bytes;
+          checkpoint.Add("s", "t" + std::to_string(tiles.size()), dtype, {elements}).bytes;
       for (std::uint64_t r = 0; r < box.rows(); ++r) {
         for (std::uint64_t c = 0; c < box.cols(); ++c) {
-          expected.replace(((box.row_begin + r) * matrix.cols + box.col_begin + c) * 2, 2, bytes,
-                           (first + r * row_step + c * col_step) * 2, 2);
+          expected.replace(((box.row_begin + r) * matrix.cols + box.col_begin + c) * width, width,
+                           bytes, (first + r * row_step + c * col_step) * width, width);
         }
       }
       tiles.push_back(
@@ -135,7 +139,7 @@ TEST(AssembleTest, GathersTilesWhoseElementsLieApart) {
     }
     const MemorySource source(checkpoint);
     const ExpressionPtr value =
-        Assemble(source.catalog(), "value", Dtype::kBF16, {matrix.rows, matrix.cols}, tiles);
+        Assemble(source.catalog(), "value", dtype, {matrix.rows, matrix.cols}, tiles);
     testing::ExpectInAnyPieces(source, *value, expected, random);
     if (HasFatalFailure()) return;
   }

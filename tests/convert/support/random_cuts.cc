@@ -43,6 +43,23 @@ std::uint64_t BytesRead(const Expression& expression, std::uint64_t begin, std::
   return bytes;
 }
 
+// What AsStored says of some ranges at any byte.
+void ExpectStoredBytes(const MemorySource& source, const Expression& expression,
+                       const std::string& expected, std::mt19937& random) {
+  for (int round = 0; round < 8; ++round) {
+    const std::uint64_t begin = random() % expected.size();
+    const std::uint64_t end = begin + 1 + random() % (expected.size() - begin);
+    const auto stored = expression.AsStored(begin, end);
+    if (!stored) continue;
+    const convert::ExpressionPtr tensor = convert::Copy(source.catalog(), stored->tensor);
+    ASSERT_LE(stored->end, tensor->num_bytes());
+    convert::EvaluationCounts counts;
+    ASSERT_TRUE(source.Evaluate(*tensor, stored->begin, stored->end, counts) ==
+                expected.substr(begin, end - begin))
+        << begin << " to " << end;
+  }
+}
+
 }  // namespace
 
 void ExpectInAnyPieces(const MemorySource& source, const Expression& expression,
@@ -51,6 +68,7 @@ void ExpectInAnyPieces(const MemorySource& source, const Expression& expression,
   convert::EvaluationCounts whole_counts;
   ASSERT_TRUE(source.Evaluate(expression, whole_counts) == expected);
   if (expected.empty()) return;
+  ExpectStoredBytes(source, expression, expected, random);
   const std::vector<std::uint64_t> places = PlacesOf(expression);
   for (int round = 0; round < 6; ++round) {
     // All places, then fewer and fewer.
