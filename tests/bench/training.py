@@ -76,6 +76,12 @@ def measure_peer(race, name, source):
     return {"seconds": round(done.seconds, 2), "peak_rss_mib": round(done.peak_rss_mib, 1)}
 
 
+def way_back(layout, model, made, output):
+    if layout == "deepseek":
+        return [BIN / "dsv3-reshard", "merge", made, output, "--config", model / "config.json", "--quiet"]
+    return [CONVERT, "layout", made, output, "--to", "hf", "--quiet"]
+
+
 def measure_training(model, work, pairs, say):
     """`model`: a BF16 checkpoint of Hugging Face."""
     dcp, megatron = work / "dcp", work / "torch-dist"
@@ -110,9 +116,7 @@ def measure_training(model, work, pairs, say):
         made.rmdir()
         race.settle()
         to = run([CONVERT, "layout", model, made, "--to", layout, "--quiet"])
-        config = ["--config", model / "config.json"]
-        back = TrainingRace(made, output, floor, say).once(
-            [CONVERT, "layout", made, output, "--to", "hf", "--quiet", *config])
+        back = TrainingRace(made, output, floor, say).once(way_back(layout, model, made, output))
         result["layouts"][layout] = {
             "copy": round(copy, 2), "to": round(to.seconds, 2), "back": round(back.seconds, 2),
             "peak_rss_mib": round(max(to.peak_rss_mib, back.peak_rss_mib), 1)}
