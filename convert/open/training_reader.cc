@@ -66,8 +66,10 @@ Catalog StoredTensors::Take() {
     // Several tensors may share a storage.
     const auto place = [](const CheckedBytes& entry) { return entry.offset; };
     std::ranges::sort(file.checked, {}, place);
-    const auto [first, last] = std::ranges::unique(file.checked, {}, place);
-    file.checked.erase(first, last);
+    const auto end = std::unique(
+        file.checked.begin(), file.checked.end(),
+        [&](const CheckedBytes& a, const CheckedBytes& b) { return place(a) == place(b); });
+    file.checked.erase(end, file.checked.end());
     file.checked.shrink_to_fit();
   }
   return {std::move(files_), std::move(tensors_)};
