@@ -8,6 +8,7 @@
 #include "cli/checks.h"
 #include "cli/commands.h"
 #include "cli/console.h"
+#include "cli/forward_comparison_report.h"
 #include "cli/json_members.h"
 #include "cli/output_file.h"
 #include "cli/table.h"
@@ -15,6 +16,7 @@
 #include "cli/training_options.h"
 #include "cli/units.h"
 #include "cli/verify_report.h"
+#include "convert/forward/comparison_verdict.h"
 #include "convert/forward/forward.h"
 #include "convert/forward/token_ids.h"
 #include "formats/error.h"
@@ -33,6 +35,9 @@ using convert::WeightValues;
 struct Options {
   VerifyOptions verify;
   std::string input;
+  std::string other;
+  convert::ForwardLimits limits;
+  bool replay_routing = false;
   ModelOptions model;
   std::string tokens;
   std::string tokens_file;
@@ -85,6 +90,14 @@ convert::ForwardRequest RequestOf(const Options& options) {
   }
   convert::ForwardRequest request;
   request.input = options.input;
+  request.other = options.other;
+  request.replay_routing = options.replay_routing;
+  request.measure_bf16 = options.limits.max_nmse_is_bf16;
+  if (options.other.empty() && (options.replay_routing || options.limits.any())) {
+    throw Error(ErrorCode::kUsage,
+                "--replay-routing, --max-nmse, --max-kl, --min-cosine and --min-top1 are for two "
+                "models; name OTHER behind MODEL");
+  }
   request.config = options.model.config;
   request.from = options.model.from;
   if (!options.tokens.empty()) {
@@ -206,6 +219,14 @@ VerifyReport ReportOf(const Options& options, const ForwardReport& run) {
   report.verification.check = "forward";
   report.title = "Ran " + formats::ShownPath(options.input);
   report.good = "every weight that was met is finite";
+  if (ran.comparison) {
+    report.title += " and " + formats::ShownPath(options.other);
+    report.good = options.limits.any() ? "the outputs are within the limits"
+                                       : "every weight that was met has the same values, and the "
+                                         "outputs are the same";
+    report.verification.findings = convert::JudgeComparison(*ran.comparison, options.limits);
+    report.passes = report.verification.Passes(false);
+  }
   report.lines.emplace_back("model", fmt::format("{}, {}", Printable(ran.model_type),
                                                  FormatCountOf(ran.layers, "layer")));
   report.lines.emplace_back("tokens", fmt::format("{} in {}", FormatCount(ran.tokens),
@@ -219,6 +240,7 @@ VerifyReport ReportOf(const Options& options, const ForwardReport& run) {
   if (ran.perplexity) {
     report.lines.emplace_back("perplexity", fmt::format("{:.6g}", *ran.perplexity));
   }
+  if (ran.comparison) AppendComparisonLines(*ran.comparison, report.lines);
   for (std::size_t s = 0; s < ran.generated.size(); ++s) {
     report.lines.emplace_back("generated", fmt::format("{}", fmt::join(ran.generated[s], ",")));
   }
@@ -228,6 +250,7 @@ VerifyReport ReportOf(const Options& options, const ForwardReport& run) {
   report.detail += routing;
   const Options copy = options;
   report.members = [held, copy, &ran](formats::JsonWriter& json) {
+    StringOrNullMember(json, "other", copy.other);
     StringMember(json, "weights", WordOf(WeightChoices(), RequestOf(copy).weights));
     StringMember(json, "activations", WordOf(ActivationChoices(), copy.activations));
     StringMember(json, "attention", WordOf(AttentionChoices(), copy.attention));
@@ -245,6 +268,7 @@ VerifyReport ReportOf(const Options& options, const ForwardReport& run) {
     GeneratedMember(json, ran);
     TopMember(json, ran);
     RoutingMember(json, ran);
+    ComparisonMembers(json, ran.comparison ? &*ran.comparison : nullptr);
   };
   return report;
 }
@@ -263,8 +287,14 @@ Command ForwardCommand() {
       "behind it.",
       "Shows that every weight that was met is there, of its shape and finite, and gives logits, "
       "hidden states and the choices of the router for comparisons with other programs.",
-      "Of rank shards it runs the model that they hold together."};
-  command.arguments = {{"MODEL", kModelDescription, &options->input}};
+      "Of rank shards it runs the model that they hold together.",
+      "With OTHER it compares two models. Each module of OTHER whose weights or config differ also "
+      "runs on MODEL's input, so a fault is named where it is and nothing behind it; the logits of "
+      "OTHER's own run give the figures. The exit code is 0 where nothing differs, or where the "
+      "limits hold that are given, and 1 otherwise."};
+  command.arguments = {
+      {"MODEL", kModelDescription, &options->input},
+      {"OTHER", "A second checkpoint of the same model, in any form.", &options->other, true}};
   command.options = {
       ConfigOption(&options->model.config),
       FromOption(&options->model.from),
@@ -307,10 +337,16 @@ Command ForwardCommand() {
       Size("memory", &options->memory_bytes,
            "Bound for the weights in memory, 160Mi by default: bytes, or a number with K, M, G "
            "(1000) or Ki, Mi, Gi (1024). The results do not depend on it.")};
+  command.options.push_back(
+      Flag("replay-routing", &options->replay_routing,
+           "Of two models: OTHER takes the experts that MODEL chose, and the keys of its indexer, "
+           "so that one choice at a small margin does not hide the rest."));
+  AppendLimitOptions(&options->limits, command.options);
   AppendReportOptions(&options->verify, command.options);
   command.examples = {
       {"forward DeepSeek-V3", "Run 64 fixed tokens"},
       {"forward DeepSeek-V3 --tokens 0,671,37 --top 5 --generate 8", "Show what follows a prompt"},
+      {"forward DeepSeek-V3 DeepSeek-V3-BF16", "Show that a conversion kept the model"},
       {"forward DeepSeek-V3 --tokens-file ids.txt --logits-out logits.npy",
        "Write logits, to compare them with those of another program"}};
   command.after_stop = "nothing was written";

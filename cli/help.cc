@@ -93,7 +93,9 @@ std::string CallName(const Tool& tool, const Command& command) {
 
 std::string Synopsis(const Tool& tool, const Command& command) {
   std::string text = CallName(tool, command) + " [OPTION]...";
-  for (const Argument& argument : command.arguments) text += " " + argument.name;
+  for (const Argument& argument : command.arguments) {
+    text += argument.optional ? " [" + argument.name + "]" : " " + argument.name;
+  }
   return text;
 }
 

@@ -32,6 +32,7 @@ std::string JobCommand(const Tool& tool, const ParsedCall& call) {
     if (option.TakesValue()) text += " " + ShownValue(option, given.value);
   }
   for (const Argument& argument : call.command->arguments) {
+    if (argument.target->empty()) continue;
     if (argument.name != kOutputName) text += " " + formats::ShownAbsolutePath(*argument.target);
   }
   return text;

@@ -75,7 +75,7 @@ void AppendSynopsis(std::string& out, const Tool& tool) {
     if (!command.name.empty()) out += ".Cm " + Words(command.name) + "\n";
     out += ".Op Ar OPTION ...\n";
     for (const Argument& argument : command.arguments) {
-      out += ".Ar " + Word(argument.name) + "\n";
+      out += (argument.optional ? ".Op Ar " : ".Ar ") + Word(argument.name) + "\n";
     }
   }
   for (const Option& option : tool.shared_options) {

@@ -61,11 +61,13 @@ struct Option {
 // The name of the argument that is the directory to write.
 inline constexpr std::string_view kOutputName = "OUT";
 
-// A positional argument; all of them are paths and are required.
+// A positional argument; all of them are paths. Those that may be left out, whose target stays
+// empty then, are the last ones.
 struct Argument {
   std::string name;  // "IN"
   std::string help;
   std::string* target = nullptr;
+  bool optional = false;
 };
 
 struct Example {

@@ -247,7 +247,8 @@ void CheckArguments(const Tool& tool, const Command& command,
   const std::string hint = "Usage: " + Synopsis(tool, command) + "\n" + HelpHint(tool, &command);
   if (values.size() > command.arguments.size()) {
     std::string message = "unexpected argument '" + values[command.arguments.size()] + "': " + who +
-                          " takes " + std::to_string(command.arguments.size());
+                          " takes " + (command.arguments.back().optional ? "at most " : "") +
+                          std::to_string(command.arguments.size());
     const std::string near =
         command.name.empty() ? Nearest(values[0], NextWords(tool)) : std::string();
     if (!near.empty()) message += "; did you mean '" + tool.name + " " + near + "'?";
@@ -256,8 +257,10 @@ void CheckArguments(const Tool& tool, const Command& command,
   for (std::size_t i = 0; i < command.arguments.size(); ++i) {
     const Argument& argument = command.arguments[i];
     if (i >= values.size()) {
+      if (argument.optional) break;
       std::string missing;
       for (std::size_t k = i; k < command.arguments.size(); ++k) {
+        if (command.arguments[k].optional) break;
         if (k > i) missing += " and ";
         missing += command.arguments[k].name;
       }

@@ -115,6 +115,7 @@ class Call {
     const std::string text = Information(call.command);
     if (text.empty()) {
       for (const Argument& argument : call.command->arguments) {
+        if (argument.optional && argument.target->empty()) continue;
         const PathUse use =
             argument.name == kOutputName ? PathUse::kOutputDirectory : PathUse::kCheckpoint;
         *argument.target = PlacedPath(use, argument.name, *argument.target);

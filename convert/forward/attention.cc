@@ -66,7 +66,7 @@ Linear Attention::BiasedLinear(const std::string& part, std::uint64_t rows, std:
 }
 
 Rows Attention::MakeQueries(const Rows& in, Rows& q_latents) {
-  ModelWeights& weights = modules_.weights();
+  const ModelWeights& weights = modules_.weights();
   const std::uint64_t rows =
       model_.num_attention_heads * (model_.qk_nope_head_dim + model_.qk_rope_head_dim);
   if (model_.q_lora_rank == 0) {
@@ -75,8 +75,7 @@ Rows Attention::MakeQueries(const Rows& in, Rows& q_latents) {
   }
   const Rows down =
       modules_.ApplyLinear(BiasedLinear("q_a_proj", model_.q_lora_rank, model_.hidden_size), in);
-  q_latents = modules_.RmsNorm(weights.Vector(name_ + "q_a_layernorm.weight", model_.q_lora_rank),
-                               kLatentNormEps, down);
+  q_latents = modules_.RmsNorm(name_ + "q_a_layernorm", model_.q_lora_rank, kLatentNormEps, down);
   return modules_.ApplyLinear({weights.Matrix(name_ + "q_b_proj.weight", rows, model_.q_lora_rank)},
                               q_latents);
 }
@@ -87,8 +86,7 @@ void Attention::AddToCache(const Rows& in, const std::vector<SequenceRows>& sequ
   const std::uint64_t rope = model_.qk_rope_head_dim;
   Rows compressed =
       modules_.ApplyLinear(BiasedLinear("kv_a_proj_with_mqa", rank + rope, model_.hidden_size), in);
-  const Rows latents = modules_.RmsNorm(
-      modules_.weights().Vector(name_ + "kv_a_layernorm.weight", rank), kLatentNormEps, compressed);
+  const Rows latents = modules_.RmsNorm(name_ + "kv_a_layernorm", rank, kLatentNormEps, compressed);
   for (std::size_t s = 0; s < sequences.size(); ++s) {
     for (std::size_t i = 0; i < sequences[s].count; ++i) {
       const std::size_t row = sequences[s].first + i;
@@ -112,8 +110,7 @@ void Attention::ChooseKeys(const Rows& in, const Rows& q_latents,
   Rows queries = modules_.ApplyLinear(
       {weights.Matrix(name + "wq_b.weight", heads * dims, model_.q_lora_rank)}, q_latents);
   Rows own_keys = modules_.LayerNorm(
-      weights.Vector(name + "k_norm.weight", dims), weights.Vector(name + "k_norm.bias", dims),
-      kLatentNormEps,
+      name + "k_norm", kLatentNormEps,
       modules_.ApplyLinear({weights.Matrix(name + "wk.weight", dims, model_.hidden_size)}, in));
   const Rows head_weights = modules_.ApplyLinear(
       {weights.Matrix(name + "weights_proj.weight", heads, model_.hidden_size)}, in);

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <span>
+#include <string>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "convert/forward/weight_comparison.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/layer_kinds.h"
 #include "quant/matmul.h"
@@ -83,7 +86,8 @@ Rows DecoderLayer::RoutedSum(const Rows& in, const std::vector<ExpertChoice>& ch
   return sum;
 }
 
-Rows DecoderLayer::RunExperts(const Rows& in, std::vector<ExpertChoice>& choices) {
+Rows DecoderLayer::RunExperts(const Rows& in, std::vector<ExpertChoice>& choices,
+                              const std::vector<ExpertChoice>* replay) {
   ModelWeights& weights = modules_.weights();
   const auto experts = static_cast<std::size_t>(model_.n_routed_experts);
   Rows logits(in.count(), experts);
@@ -96,8 +100,13 @@ Rows DecoderLayer::RunExperts(const Rows& in, std::vector<ExpertChoice>& choices
   }
   choices.resize(in.count());
   for (std::size_t row = 0; row < in.count(); ++row) {
-    choices[row] = ChooseExperts(forward_, model_.n_group, model_.num_experts_per_tok,
-                                 {logits.row(row), experts}, bias);
+    const std::span<const float> of_row(logits.row(row), experts);
+    choices[row] = replay != nullptr ? WeighExperts(forward_, of_row, (*replay)[row].experts)
+                                     : ChooseExperts(forward_, model_.n_group,
+                                                     model_.num_experts_per_tok, of_row, bias);
+  }
+  if (WeightComparison* const comparison = weights.comparison()) {
+    comparison->CompareChoices(name_ + "mlp.gate", logits, bias, choices);
   }
   Rows sum = RoutedSum(in, choices);
   if (model_.n_shared_experts > 0) {
@@ -108,20 +117,43 @@ Rows DecoderLayer::RunExperts(const Rows& in, std::vector<ExpertChoice>& choices
   return sum;
 }
 
+void DecoderLayer::CompareAttention(const Rows& in, const Rows& out, const Batch& batch) {
+  WeightComparison* const comparison = modules_.weights().comparison();
+  if (comparison->attention_fields().empty()) return;
+  const std::string name = name_ + "self_attn";
+  if (!comparison->attention_fits()) {
+    comparison->RecordAttention(name, nullptr, nullptr);
+    return;
+  }
+  std::size_t longest = 0;
+  for (const SequenceRows& sequence : batch.sequences) longest = std::max(longest, sequence.count);
+  const ForwardConfig& forward = comparison->b().forward;
+  const Rotary rotary(forward, model_.qk_rope_head_dim, longest);
+  LayerCache cache(batch.sequences.size());
+  KeyChoice keys = batch.keys;
+  // This model's weights, which are compared already.
+  modules_.weights().set_comparison(nullptr);
+  const Rows other = Attention(model_, forward, rotary, form_, modules_, name + ".")
+                         .Run(in, batch.sequences, HasIndexer(model_, layer_), cache, keys);
+  modules_.weights().set_comparison(comparison);
+  comparison->RecordAttention(name, &out, &other);
+}
+
 void DecoderLayer::Run(Rows& stream, Batch& batch, LayerCache& cache,
-                       std::vector<ExpertChoice>& choices) {
-  ModelWeights& weights = modules_.weights();
+                       std::vector<ExpertChoice>& choices,
+                       const std::vector<ExpertChoice>* replay) {
   const auto norm = [&](const char* part) {
-    return modules_.RmsNorm(weights.Vector(name_ + part, model_.hidden_size), forward_.rms_norm_eps,
-                            stream);
+    return modules_.RmsNorm(name_ + part, model_.hidden_size, forward_.rms_norm_eps, stream);
   };
   Attention attention(model_, forward_, rotary_, form_, modules_, name_ + "self_attn.");
-  modules_.Add(attention.Run(norm("input_layernorm.weight"), batch.sequences,
-                             HasIndexer(model_, layer_), cache, batch.keys),
-               stream);
-  Rows normed = norm("post_attention_layernorm.weight");
+  const Rows in = norm("input_layernorm");
+  const Rows attended = attention.Run(
+      in, batch.sequences, HasIndexer(model_, layer_) && replay == nullptr, cache, batch.keys);
+  if (modules_.weights().comparison() != nullptr) CompareAttention(in, attended, batch);
+  modules_.Add(attended, stream);
+  Rows normed = norm("post_attention_layernorm");
   if (is_moe_) {
-    modules_.Add(RunExperts(normed, choices), stream);
+    modules_.Add(RunExperts(normed, choices, replay), stream);
   } else {
     modules_.Add(modules_.ApplyMlp(Mlp("", model_.intermediate_size), std::move(normed)), stream);
   }

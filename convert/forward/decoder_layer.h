@@ -31,11 +31,16 @@ class DecoderLayer {
   bool is_moe() const { return is_moe_; }
 
   // Adds the layer's outputs to `stream`. `choices` becomes the experts of each row; it stays empty
-  // for a layer without experts.
-  void Run(Rows& stream, Batch& batch, LayerCache& cache, std::vector<ExpertChoice>& choices);
+  // for a layer without experts. `replay` (nullptr: none) has the experts of each row, and then
+  // batch.keys the keys: the layer takes these and chooses none.
+  void Run(Rows& stream, Batch& batch, LayerCache& cache, std::vector<ExpertChoice>& choices,
+           const std::vector<ExpertChoice>* replay = nullptr);
 
  private:
-  Rows RunExperts(const Rows& in, std::vector<ExpertChoice>& choices);
+  Rows RunExperts(const Rows& in, std::vector<ExpertChoice>& choices,
+                  const std::vector<ExpertChoice>* replay);
+  // Runs the attention as the config of the other model says, and compares it with `out`.
+  void CompareAttention(const Rows& in, const Rows& out, const Batch& batch);
   Rows RoutedSum(const Rows& in, const std::vector<ExpertChoice>& choices);
   GatedMlp Mlp(const std::string& part, std::uint64_t width);
   GatedMlp Expert(std::uint64_t expert);

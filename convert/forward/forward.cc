@@ -11,9 +11,12 @@
 
 #include <fmt/format.h>
 
+#include "convert/forward/array_output.h"
 #include "convert/forward/decoder_layer.h"
+#include "convert/forward/model_parts.h"
 #include "convert/forward/output_head.h"
 #include "convert/forward/rotary.h"
+#include "convert/forward/token_ids.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/forward_config.h"
 #include "convert/model/layer_kinds.h"
@@ -21,58 +24,11 @@
 #include "convert/stream/executor.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
-#include "formats/npy_writer.h"
-#include "formats/shape.h"
 
 namespace dsv3::convert {
 namespace {
 
 using Tokens = std::vector<std::uint32_t>;
-
-std::vector<Tokens> DefaultSequence(std::uint64_t vocabulary) {
-  constexpr std::uint64_t kStep = 7919;  // a prime, so that the ids spread
-  Tokens tokens(kDefaultTokens);
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    tokens[i] = static_cast<std::uint32_t>((1 + kStep * i) % vocabulary);
-  }
-  return {tokens};
-}
-
-void CheckTokens(const std::vector<Tokens>& sequences, std::uint64_t vocabulary) {
-  for (std::size_t s = 0; s < sequences.size(); ++s) {
-    if (sequences[s].empty()) {
-      throw Error(ErrorCode::kUsage, fmt::format("sequence {} has no tokens", s + 1));
-    }
-    for (std::size_t i = 0; i < sequences[s].size(); ++i) {
-      if (sequences[s][i] < vocabulary) continue;
-      throw Error(ErrorCode::kUsage,
-                  fmt::format("token {} of sequence {} is {}, but the vocabulary of the model has "
-                              "the ids 0 to {}",
-                              i + 1, s + 1, sequences[s][i], vocabulary - 1));
-    }
-  }
-}
-
-// An array that is written while the model runs.
-class ArrayOutput {
- public:
-  ArrayOutput() = default;
-  ArrayOutput(formats::FileSystem& fs, const std::filesystem::path& path,
-              const formats::Shape& shape) {
-    if (!path.empty()) writer_ = std::make_unique<formats::NpyWriter>(fs, path, shape);
-  }
-
-  explicit operator bool() const { return writer_ != nullptr; }
-  void Write(std::uint64_t first, std::span<const float> values) {
-    if (writer_) writer_->Write(first, values);
-  }
-  void Commit() {
-    if (writer_) writer_->Commit();
-  }
-
- private:
-  std::unique_ptr<formats::NpyWriter> writer_;
-};
 
 class Run {
  public:
@@ -81,8 +37,9 @@ class Run {
       : request_(request),
         config_(model.config),
         forward_(ParseForwardConfig(model.config_text, model.config, formats::kConfigName)),
-        sequences_(request.sequences.empty() ? DefaultSequence(config_.vocab_size)
-                                             : request.sequences),
+        sequences_(request.sequences.empty()
+                       ? std::vector<Tokens>{DefaultTokenIds(config_.vocab_size)}
+                       : request.sequences),
         weights_(model, request.weights, request.threads,
                  request.memory_bytes == 0 ? kDefaultMemoryBytes : request.memory_bytes, progress,
                  stop),
@@ -91,7 +48,7 @@ class Run {
     report_.directory = model.directory;
     report_.model_type = config_.model_type;
     report_.layers = config_.num_hidden_layers;
-    CheckTokens(sequences_, config_.vocab_size);
+    CheckTokenIds(sequences_, config_.vocab_size);
     report_.sequences = sequences_.size();
     for (const Tokens& tokens : sequences_) report_.tokens += tokens.size();
     if (!request.mtp_logits.empty()) CheckMtp();
@@ -105,25 +62,41 @@ class Run {
     ArrayOutput mtp_logits(fs, request_.mtp_logits,
                            {tokens - sequences_.size(), config_.vocab_size});
     Prepare();
-    progress_->OnPhase("running the model", BytesOf(tokens));
+    progress_->OnPhase("running the model", (comparison_ ? 2 : 1) * BytesOf(tokens));
     Rows stream = RunLayers(sequences_, &hidden);
-    Rows normed = FinalNorm(stream);
+    Rows normed = Normed(stream);
+    if (comparison_) comparison_->OnNormed(stream, normed);
     stream = {};
     std::vector<LogitSummary> summaries = Summarize(normed, logits);
     TakePerplexity(summaries);
     TakeTop(summaries);
     if (mtp_logits) RunMtp(normed, mtp_logits);
     normed = {};
+    EndComparison();
     Generate(summaries);
     CountExperts();
-    report_.bytes_read = weights_.bytes_read();
+    report_.bytes_read += weights_.bytes_read();
     logits.Commit();
     hidden.Commit();
     mtp_logits.Commit();
     return std::move(report_);
   }
 
+  // Compares the model with another while it runs.
+  void CompareWith(const OpenedModel& other, const ComparisonOptions& options,
+                   ProgressSink& progress, const StopToken& stop) {
+    comparison_ = std::make_unique<ForwardComparison>(ComparedModel{config_, forward_, weights_},
+                                                      other, options, progress, stop);
+  }
+
  private:
+  void EndComparison() {
+    if (!comparison_) return;
+    report_.comparison = comparison_->Finish();
+    report_.bytes_read += report_.comparison->bytes_read;
+    comparison_.reset();
+  }
+
   void CheckMtp() const {
     if (config_.num_nextn_predict_layers == 0) {
       throw Error(ErrorCode::kUsage,
@@ -176,7 +149,8 @@ class Run {
       past_[s] += sequences[s].size();
       all.insert(all.end(), sequences[s].begin(), sequences[s].end());
     }
-    Rows stream = Embed("model.embed_tokens.weight", all);
+    Rows stream = Embed(modules_, config_, kEmbeddingName, all);
+    if (comparison_) comparison_->OnEmbedded(sequences);
     if (hidden != nullptr) hidden->Write(0, stream.values);
     for (std::uint64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
       LayerCache& cache = caches_[layer];
@@ -192,7 +166,13 @@ class Run {
                 bool is_prompt) {
     std::vector<ExpertChoice> choices;
     DecoderLayer decoder(config_, forward_, *rotary_, request_.attention, modules_, layer);
+    ForwardComparison* const comparison =
+        layer < config_.num_hidden_layers ? comparison_.get() : nullptr;
+    if (comparison != nullptr) comparison->BeforeLayer(stream, batch);
     decoder.Run(stream, batch, cache, choices);
+    if (comparison != nullptr) {
+      comparison->AfterLayer(layer, stream, batch, decoder.is_moe(), choices);
+    }
     if (!decoder.is_moe()) return;
     std::vector<bool>& met = experts_met_[layer];
     met.resize(config_.n_routed_experts, false);
@@ -209,25 +189,8 @@ class Run {
     report_.routing.push_back(std::move(routing));
   }
 
-  Rows Embed(const std::string& name, const Tokens& tokens) {
-    const WeightRows matrix = weights_.Matrix(name, config_.vocab_size, config_.hidden_size);
-    Rows rows(tokens.size(), static_cast<std::size_t>(config_.hidden_size));
-    const std::vector<std::uint64_t> ids(tokens.begin(), tokens.end());
-    weights_.ReadRows(matrix, ids, rows.values.data());
-    modules_.Round(rows.values);
-    return rows;
-  }
-
-  Rows FinalNorm(const Rows& stream) {
-    return modules_.RmsNorm(weights_.Vector("model.norm.weight", config_.hidden_size),
-                            forward_.rms_norm_eps, stream);
-  }
-
-  WeightRows Head() const {
-    return weights_.Matrix(
-        config_.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight",
-        config_.vocab_size, config_.hidden_size);
-  }
+  Rows Normed(const Rows& stream) { return FinalNorm(modules_, config_, forward_, stream); }
+  WeightRows Head() const { return HeadOf(weights_, config_); }
 
   // Logits of all rows, and what is kept of each.
   std::vector<LogitSummary> Summarize(const Rows& normed, ArrayOutput& output) {
@@ -239,13 +202,14 @@ class Run {
                                is_last ? std::nullopt : std::optional(tokens[i + 1]));
       }
     }
-    VisitLogits(normed, Head(), summaries, output);
+    VisitLogits(normed, Head(), summaries, output, comparison_.get());
     return summaries;
   }
 
   void VisitLogits(const Rows& normed, const WeightRows& head, std::vector<LogitSummary>& summaries,
-                   ArrayOutput& output) {
+                   ArrayOutput& output, ForwardComparison* comparison = nullptr) {
     ComputeLogits(modules_, head, normed, [&](std::uint64_t first, const Rows& slab) {
+      if (comparison != nullptr) comparison->AddLogits(first, slab);
       for (std::size_t row = 0; output && row < slab.count(); ++row) {
         output.Write(row * head.rows + first, {slab.row(row), slab.width});
       }
@@ -303,12 +267,12 @@ class Run {
     }
     const bool has_copies = weights_.Has(name + "embed_tokens.weight");
     const Rows embedded =
-        Embed(has_copies ? name + "embed_tokens.weight" : "model.embed_tokens.weight", next);
+        Embed(modules_, config_, has_copies ? name + "embed_tokens.weight" : kEmbeddingName, next);
     const auto norm = [&](const std::string& part, const Rows& in) {
-      return modules_.RmsNorm(weights_.Vector(name + part, hidden), forward_.rms_norm_eps, in);
+      return modules_.RmsNorm(name + part, hidden, forward_.rms_norm_eps, in);
     };
-    const Rows first = norm("enorm.weight", embedded);
-    const Rows second = norm("hnorm.weight", before);
+    const Rows first = norm("enorm", embedded);
+    const Rows second = norm("hnorm", before);
     Rows joined(next.size(), 2 * hidden);
     for (std::size_t i = 0; i < next.size(); ++i) {
       std::copy_n(first.row(i), hidden, joined.row(i));
@@ -318,7 +282,7 @@ class Run {
         {weights_.Matrix(name + "eh_proj.weight", hidden, 2 * hidden)}, joined);
     LayerCache cache(sequences_.size());
     RunLayer(layer, stream, batch, cache, true);
-    const Rows last = norm("shared_head.norm.weight", stream);
+    const Rows last = norm("shared_head.norm", stream);
     const std::string head = name + "shared_head.head.weight";
     std::vector<LogitSummary> none;
     VisitLogits(last,
@@ -337,7 +301,7 @@ class Run {
     progress_->OnPhase("generating", (request_.generate - 1) * BytesOf(next.size()));
     ArrayOutput none;
     for (std::uint64_t step = 1; step < request_.generate; ++step) {
-      const Rows normed = FinalNorm(RunLayers(next, nullptr));
+      const Rows normed = Normed(RunLayers(next, nullptr));
       std::vector<LogitSummary> of_step(next.size(), LogitSummary(1));
       VisitLogits(normed, Head(), of_step, none);
       for (std::size_t s = 0; s < next.size(); ++s) {
@@ -361,25 +325,70 @@ class Run {
   ModelWeights weights_;
   Modules modules_;
   std::optional<Rotary> rotary_;
-  std::vector<LayerCache> caches_;              // by layer, where tokens are generated
-  std::vector<std::size_t> past_;               // positions that ran, by sequence
-  std::vector<std::vector<bool>> experts_met_;  // by layer; empty for one without experts
+  std::vector<LayerCache> caches_;                 // by layer, where tokens are generated
+  std::vector<std::size_t> past_;                  // positions that ran, by sequence
+  std::vector<std::vector<bool>> experts_met_;     // by layer; empty for one without experts
+  std::unique_ptr<ForwardComparison> comparison_;  // nullptr: none, or it ended
   ProgressSink* progress_ = nullptr;
   ForwardReport report_;
 };
 
-}  // namespace
-
-ForwardReport RunForward(const ForwardRequest& request, formats::FileSystem& fs,
-                         ProgressSink& progress, const StopToken& stop) {
+OpenedModel OpenForRun(const ForwardRequest& request, const std::filesystem::path& input) {
   OpenOptions opening;
   opening.mtp_may_be_missing = true;
   opening.config = request.config;
   opening.takes_config = true;
   opening.from = request.from;
-  const OpenedModel model = OpenModel(request.input, opening);
-  RequireUsed(opening, model);
-  return Run(request, model, progress, stop).Execute(fs);
+  return OpenModel(input, opening);
+}
+
+ComparisonOptions OptionsOf(const ForwardRequest& request) {
+  ComparisonOptions options;
+  options.weights = request.weights;
+  options.activations = request.activations;
+  options.attention = request.attention;
+  options.replay_routing = request.replay_routing;
+  options.threads = request.threads;
+  options.memory_bytes = request.memory_bytes == 0 ? kDefaultMemoryBytes : request.memory_bytes;
+  return options;
+}
+
+// The error of the logits where the model's own activations are BF16.
+double MeasureBF16(const ForwardRequest& request, const OpenedModel& model, formats::FileSystem& fs,
+                   ProgressSink& progress, const StopToken& stop) {
+  ForwardRequest plain;
+  plain.sequences = request.sequences;
+  plain.weights = request.weights;
+  plain.activations = request.activations;
+  plain.attention = request.attention;
+  plain.threads = request.threads;
+  plain.memory_bytes = request.memory_bytes;
+  ComparisonOptions options = OptionsOf(plain);
+  options.activations = ActivationValues::kBF16;
+  options.compare_weights = false;
+  Run run(plain, model, progress, stop);
+  run.CompareWith(model, options, progress, stop);
+  return run.Execute(fs).comparison->logits.nmse;
+}
+
+}  // namespace
+
+ForwardReport RunForward(const ForwardRequest& request, formats::FileSystem& fs,
+                         ProgressSink& progress, const StopToken& stop) {
+  const OpenedModel model = OpenForRun(request, request.input);
+  std::optional<OpenedModel> other;
+  if (!request.other.empty()) other = OpenForRun(request, request.other);
+  // One of two may need the config or the stack.
+  if (!other || (!model.config_given && model.training.stack.empty())) {
+    RequireUsed({.config = request.config, .from = request.from}, other ? *other : model);
+  }
+  Run run(request, model, progress, stop);
+  if (other) run.CompareWith(*other, OptionsOf(request), progress, stop);
+  ForwardReport report = run.Execute(fs);
+  if (report.comparison && request.measure_bf16) {
+    report.comparison->bf16_nmse = MeasureBF16(request, model, fs, progress, stop);
+  }
+  return report;
 }
 
 }  // namespace dsv3::convert

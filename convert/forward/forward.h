@@ -8,8 +8,10 @@
 
 #include "convert/catalog/progress.h"
 #include "convert/forward/attention.h"
+#include "convert/forward/forward_comparison.h"
 #include "convert/forward/model_weights.h"
 #include "convert/forward/modules.h"
+#include "convert/forward/token_ids.h"
 #include "convert/layouts/stacks.h"
 #include "formats/io/file_system.h"
 
@@ -37,11 +39,14 @@ struct ForwardRequest {
   std::filesystem::path logits;      // [tokens, vocabulary]
   std::filesystem::path hidden;      // [layers + 1, tokens, hidden]: after the embedding and layers
   std::filesystem::path mtp_logits;  // [tokens − sequences, vocabulary], of the first MTP layer
-  unsigned threads = 1;              // at least 1
-  std::uint64_t memory_bytes = 0;    // bound for the weights in memory; 0: kDefaultMemoryBytes
+  // A second model that is compared with the first, as OpenModel takes it; empty: none. Tokens that
+  // are generated are not compared.
+  std::filesystem::path other = {};
+  bool replay_routing = false;     // whether it takes the first one's experts and keys
+  bool measure_bf16 = false;       // whether to measure what the first loses with BF16 activations
+  unsigned threads = 1;            // at least 1
+  std::uint64_t memory_bytes = 0;  // bound for the weights in memory; 0: kDefaultMemoryBytes
 };
-
-inline constexpr std::size_t kDefaultTokens = 64;
 
 struct NextToken {
   std::uint32_t token = 0;
@@ -72,6 +77,7 @@ struct ForwardReport {
   std::vector<std::vector<std::uint32_t>> generated;  // by sequence; empty without `generate`
   std::vector<std::vector<NextToken>> top;            // by sequence, the best first
   std::vector<LayerRouting> routing;
+  std::optional<ForwardComparisonReport> comparison;
   std::vector<std::string> warnings;
 };
 

@@ -12,6 +12,7 @@
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
+#include "convert/forward/product_comparison.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/stream/value_reader.h"
 #include "formats/error.h"
@@ -105,6 +106,11 @@ std::string ModelWeights::FileOf(std::uint32_t tensor) const {
   return model_.catalog.files()[model_.catalog.tensors()[tensor].extent.file].name;
 }
 
+std::string ModelWeights::ShownFile(std::uint32_t tensor) const {
+  const std::string file = FileOf(tensor);
+  return formats::ShownPath(names_directory_ ? (model_.directory / file).string() : file);
+}
+
 bool ModelWeights::Has(const std::string& name) const {
   return model_.catalog.Find(prefix_ + name) != Catalog::kNone;
 }
@@ -135,7 +141,7 @@ WeightRows ModelWeights::MatrixOf(const std::string& name, std::uint64_t matrix,
   if (tensor.shape != expected) {
     throw Error(ErrorCode::kBadInput,
                 fmt::format("{}: tensor {} has shape {}, expected {} as config.json says",
-                            formats::ShownPath(FileOf(position)), QuoteForMessage(tensor.name),
+                            ShownFile(position), QuoteForMessage(tensor.name),
                             formats::ShapeToString(tensor.shape), formats::ShapeToString(expected)),
                 {FileOf(position), tensor.name});
   }
@@ -143,7 +149,7 @@ WeightRows ModelWeights::MatrixOf(const std::string& name, std::uint64_t matrix,
     throw Error(ErrorCode::kBadInput,
                 fmt::format("{}: tensor {} is {} without a scale; the forward pass reads FP8 with "
                             "scales, BF16, F16 and F32 weights",
-                            formats::ShownPath(FileOf(position)), QuoteForMessage(tensor.name),
+                            ShownFile(position), QuoteForMessage(tensor.name),
                             formats::DtypeName(tensor.dtype)),
                 {FileOf(position), tensor.name});
   }
@@ -201,11 +207,10 @@ void ModelWeights::FailNotFinite(const WeightRows& weight, std::uint64_t row) {
   const std::string problem =
       column ? fmt::format("is not finite in row {}, column {}", weight.first_row + row, *column)
              : fmt::format("makes values that are not finite, in row {}", weight.first_row + row);
-  throw Error(
-      ErrorCode::kBadInput,
-      fmt::format("{}: tensor {} {}; `dsv3-verify numeric` lists all such tensors",
-                  formats::ShownPath(FileOf(weight.tensor)), QuoteForMessage(name), problem),
-      {FileOf(weight.tensor), name});
+  throw Error(ErrorCode::kBadInput,
+              fmt::format("{}: tensor {} {}; `dsv3-verify numeric` lists all such tensors",
+                          ShownFile(weight.tensor), QuoteForMessage(name), problem),
+              {FileOf(weight.tensor), name});
 }
 
 std::vector<float> ModelWeights::Vector(const std::string& name, std::uint64_t length) {
@@ -214,19 +219,32 @@ std::vector<float> ModelWeights::Vector(const std::string& name, std::uint64_t l
   if (tensor.shape != formats::Shape{length} || !IsFloat(tensor.dtype)) {
     throw Error(
         ErrorCode::kBadInput,
-        fmt::format("{}: tensor {} is {} {}, expected a float of shape [{}]",
-                    formats::ShownPath(FileOf(position)), QuoteForMessage(tensor.name),
-                    formats::DtypeName(tensor.dtype), formats::ShapeToString(tensor.shape), length),
+        fmt::format("{}: tensor {} is {} {}, expected a float of shape [{}]", ShownFile(position),
+                    QuoteForMessage(tensor.name), formats::DtypeName(tensor.dtype),
+                    formats::ShapeToString(tensor.shape), length),
         {FileOf(position), tensor.name});
   }
   std::vector<float> values(length);
   const std::vector<std::uint64_t> row = {0};
-  ReadRows({position, 0, 1, length}, row, values.data());
+  ReadSingleRows({position, 0, 1, length}, row, values.data());
   return values;
+}
+
+WeightPanel ModelWeights::ReadPanel(const WeightRows& weight, std::uint64_t begin,
+                                    std::uint64_t end) {
+  Buffers& buffers = arena_->buffers();
+  Read(weight, begin, end, buffers);
+  return {buffers.as_bf16, buffers.as_floats};
 }
 
 void ModelWeights::ReadRows(const WeightRows& weight, std::span<const std::uint64_t> rows,
                             float* out) {
+  ReadSingleRows(weight, rows, out);
+  if (comparison_ != nullptr) comparison_->CompareRows(weight, rows, out);
+}
+
+void ModelWeights::ReadSingleRows(const WeightRows& weight, std::span<const std::uint64_t> rows,
+                                  float* out) {
   ForEach(rows.size(), [&](std::size_t i) {
     Buffers& buffers = arena_->buffers();
     Read(weight, rows[i], rows[i] + 1, buffers);
@@ -243,7 +261,8 @@ std::uint64_t ModelWeights::RowsOfPanel(const WeightRows& weight) const {
   return std::max<std::uint64_t>(1, panel_bytes_ / (weight.cols * sizeof(float)));
 }
 
-void ModelWeights::MultiplyPanel(const Product& product, std::uint64_t begin, std::uint64_t end) {
+WeightPanel ModelWeights::MultiplyPanel(const Product& product, std::uint64_t begin,
+                                        std::uint64_t end) {
   Buffers& buffers = arena_->buffers();
   Read(product.weight, begin, end, buffers);
   const auto rows = static_cast<std::size_t>(end - begin);
@@ -256,11 +275,13 @@ void ModelWeights::MultiplyPanel(const Product& product, std::uint64_t begin, st
     quant::MultiplyF32(buffers.as_floats, rows, cols, in, out, product.out_stride);
   }
   for (std::size_t token = 0; token < product.tokens; ++token) {
-    const float* const values = out + token * product.out_stride;
+    float* const values = out + token * product.out_stride;
     for (std::size_t row = 0; row < rows; ++row) {
+      if (product.bias != nullptr) values[row] += product.bias[begin + row];
       if (!std::isfinite(values[row])) FailNotFinite(product.weight, begin + row);
     }
   }
+  return {buffers.as_bf16, buffers.as_floats};
 }
 
 void ModelWeights::Multiply(std::span<const Product> products) {
@@ -278,12 +299,19 @@ void ModelWeights::Multiply(std::span<const Product> products) {
       panels.push_back({i, row, std::min(weight.rows, row + step)});
     }
   }
+  std::optional<ProductComparison> comparison;
+  if (comparison_ != nullptr) comparison.emplace(*comparison_, products);
   ForEach(panels.size(), [&](std::size_t i) {
-    MultiplyPanel(products[panels[i].product], panels[i].begin, panels[i].end);
+    const auto [product, begin, end] = panels[i];
+    const WeightPanel values = MultiplyPanel(products[product], begin, end);
+    if (comparison) comparison->Compare(product, begin, end, values);
   });
+  if (comparison) comparison->Finish();
 }
 
 void ModelWeights::Multiply(std::span<const TransposedProduct> products) {
+  std::optional<ProductComparison> comparison;
+  if (comparison_ != nullptr) comparison.emplace(*comparison_, products);
   ForEach(products.size(), [&](std::size_t i) {
     const TransposedProduct& product = products[i];
     Buffers& buffers = arena_->buffers();
@@ -306,7 +334,11 @@ void ModelWeights::Multiply(std::span<const TransposedProduct> products) {
         if (!std::isfinite(out[k])) FailNotFinite(product.weight, 0);
       }
     }
+    if (comparison) {
+      comparison->Compare(i, 0, product.weight.rows, {nullptr, buffers.as_floats});
+    }
   });
+  if (comparison) comparison->Finish();
 }
 
 void ModelWeights::ForEach(std::size_t count, const std::function<void(std::size_t)>& task) {

@@ -32,7 +32,7 @@ struct WeightRows {
   std::uint64_t cols = 0;
 };
 
-// out[t · out_stride + r] = Σ_k in[t · in_stride + k] · weight[r][k].
+// out[t · out_stride + r] = Σ_k in[t · in_stride + k] · weight[r][k] + bias[r].
 struct Product {
   WeightRows weight;
   const float* in = nullptr;
@@ -40,7 +40,21 @@ struct Product {
   std::size_t tokens = 0;
   float* out = nullptr;
   std::size_t out_stride = 0;
+  const float* bias = nullptr;  // nullptr: none
 };
+
+// Values of rows, one behind the other: BF16 numbers or floats, the other is nullptr.
+struct WeightPanel {
+  const std::uint16_t* bf16 = nullptr;
+  const float* floats = nullptr;
+
+  WeightPanel From(std::size_t element) const {
+    return {bf16 == nullptr ? nullptr : bf16 + element,
+            floats == nullptr ? nullptr : floats + element};
+  }
+};
+
+class WeightComparison;
 
 // out[t · out_stride + k] += Σ_r in[t · in_stride + r] · weight[r][k], the rows in their order.
 // `weight` is few rows: they are read whole.
@@ -64,6 +78,14 @@ class ModelWeights {
   ModelWeights& operator=(const ModelWeights&) = delete;
 
   const Catalog& catalog() const { return model_.catalog; }
+  // What stands before the names that the functions below take.
+  const std::string& prefix() const { return prefix_; }
+  // Errors name files with the model's directory from now on, which tells two models apart.
+  void NameDirectory() { names_directory_ = true; }
+
+  // Compares all that is read from now on with another model; nullptr: no longer.
+  void set_comparison(WeightComparison* comparison) { comparison_ = comparison; }
+  WeightComparison* comparison() const { return comparison_; }
 
   // The tensor of this name, behind the prefix of the model's names. Throws Error (kBadInput) where
   // there is none; Has says whether there is.
@@ -81,6 +103,15 @@ class ModelWeights {
   // A norm or a bias. Throws Error (kBadInput) for another length, and for values that are not
   // finite.
   std::vector<float> Vector(const std::string& name, std::uint64_t length);
+  std::string FileOf(std::uint32_t tensor) const;
+  // The same for messages.
+  std::string ShownFile(std::uint32_t tensor) const;
+  // Rows [begin, end) of `weight`. The thread's next panel ends the values.
+  WeightPanel ReadPanel(const WeightRows& weight, std::uint64_t begin, std::uint64_t end);
+  // Rows that are read at a time.
+  std::uint64_t RowsOfPanel(const WeightRows& weight) const;
+  // Throws Error (kBadInput): a result of the row, counted in the tensor, is not finite.
+  [[noreturn]] void FailNotFinite(const WeightRows& weight, std::uint64_t row);
   // Single rows, one behind the other, such as those of the embedding.
   void ReadRows(const WeightRows& weight, std::span<const std::uint64_t> rows, float* out);
 
@@ -100,13 +131,10 @@ class ModelWeights {
   class Arena;
   struct Buffers;
 
-  std::uint64_t RowsOfPanel(const WeightRows& weight) const;
+  void ReadSingleRows(const WeightRows& weight, std::span<const std::uint64_t> rows, float* out);
   // Reads rows [begin, end) of `weight`, and makes BF16 values or floats of them.
   void Read(const WeightRows& weight, std::uint64_t begin, std::uint64_t end, Buffers& buffers);
-  void MultiplyPanel(const Product& product, std::uint64_t begin, std::uint64_t end);
-  // A result of the row, counted in the tensor, is not finite.
-  [[noreturn]] void FailNotFinite(const WeightRows& weight, std::uint64_t row);
-  std::string FileOf(std::uint32_t tensor) const;
+  WeightPanel MultiplyPanel(const Product& product, std::uint64_t begin, std::uint64_t end);
 
   const OpenedModel& model_;
   const WeightValues values_;
@@ -118,6 +146,8 @@ class ModelWeights {
   const StopToken& stop_;
   std::uint64_t panel_bytes_;  // of floats
   std::unique_ptr<Arena> arena_;
+  WeightComparison* comparison_ = nullptr;
+  bool names_directory_ = false;
 };
 
 }  // namespace dsv3::convert

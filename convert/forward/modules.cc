@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <utility>
 
+#include "convert/forward/weight_comparison.h"
 #include "quant/activations.h"
 #include "quant/elementwise.h"
 
@@ -39,18 +40,38 @@ Rows Modules::ApplyLinear(const Linear& linear, const Rows& in) {
   std::vector<float> scratch;
   const float* const input =
       InputOf(linear.weight, in.values.data(), in.count(), in.width, scratch);
-  weights_.Multiply(
-      Product{linear.weight, input, in.width, in.count(), out.values.data(), out.width});
-  if (!linear.bias.empty()) {
-    for (std::size_t i = 0; i < out.count(); ++i) {
-      for (std::size_t k = 0; k < out.width; ++k) out.row(i)[k] += linear.bias[k];
-    }
-  }
+  weights_.Multiply(Product{linear.weight, input, in.width, in.count(), out.values.data(),
+                            out.width, linear.bias.empty() ? nullptr : linear.bias.data()});
   Round(out.values);
   return out;
 }
 
-Rows Modules::RmsNorm(const std::vector<float>& weight, double eps, const Rows& in) {
+Rows Modules::RmsNorm(const std::string& name, std::uint64_t width, double eps, const Rows& in) {
+  const std::vector<float> weight = weights_.Vector(name + ".weight", width);
+  Rows out = RmsNormed(weight, eps, in);
+  if (WeightComparison* const comparison = weights_.comparison()) {
+    comparison->CompareNorm(name, {{name + ".weight", weight}}, eps, out,
+                            [&](const std::vector<NamedVector>& other, double other_eps) {
+                              return RmsNormed(other[0].values, other_eps, in);
+                            });
+  }
+  return out;
+}
+
+Rows Modules::LayerNorm(const std::string& name, double eps, const Rows& in) {
+  const std::vector<float> weight = weights_.Vector(name + ".weight", in.width);
+  const std::vector<float> bias = weights_.Vector(name + ".bias", in.width);
+  Rows out = LayerNormed(weight, bias, eps, in);
+  if (WeightComparison* const comparison = weights_.comparison()) {
+    comparison->CompareNorm(name, {{name + ".weight", weight}, {name + ".bias", bias}}, eps, out,
+                            [&](const std::vector<NamedVector>& other, double other_eps) {
+                              return LayerNormed(other[0].values, other[1].values, other_eps, in);
+                            });
+  }
+  return out;
+}
+
+Rows Modules::RmsNormed(const std::vector<float>& weight, double eps, const Rows& in) {
   const std::size_t width = weight.size();
   Rows out(in.count(), width);
   weights_.ForEach(in.count(), [&](std::size_t i) {
@@ -68,8 +89,8 @@ Rows Modules::RmsNorm(const std::vector<float>& weight, double eps, const Rows& 
   return out;
 }
 
-Rows Modules::LayerNorm(const std::vector<float>& weight, const std::vector<float>& bias,
-                        double eps, const Rows& in) {
+Rows Modules::LayerNormed(const std::vector<float>& weight, const std::vector<float>& bias,
+                          double eps, const Rows& in) {
   Rows out(in.count(), in.width);
   weights_.ForEach(in.count(), [&](std::size_t i) {
     const float* const row = in.row(i);

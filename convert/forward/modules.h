@@ -52,14 +52,14 @@ class Modules {
       : weights_(weights), activations_(activations) {}
 
   ModelWeights& weights() { return weights_; }
+  ActivationValues activations() const { return activations_; }
 
   Rows ApplyLinear(const Linear& linear, const Rows& in);
-  // x · rsqrt(mean(x²) + eps) · weight for each row; columns [0, weight.size()) of rows that may be
-  // longer.
-  Rows RmsNorm(const std::vector<float>& weight, double eps, const Rows& in);
-  // (x − mean) · rsqrt(variance + eps) · weight + bias.
-  Rows LayerNorm(const std::vector<float>& weight, const std::vector<float>& bias, double eps,
-                 const Rows& in);
+  // x · rsqrt(mean(x²) + eps) · weight for each row; columns [0, width) of rows that may be longer.
+  // The weight is NAME.weight.
+  Rows RmsNorm(const std::string& name, std::uint64_t width, double eps, const Rows& in);
+  // (x − mean) · rsqrt(variance + eps) · weight + bias, with NAME.weight and NAME.bias.
+  Rows LayerNorm(const std::string& name, double eps, const Rows& in);
 
   // MLPs over rows of their own: of `in` those from `firsts[i]` on, `counts[i]` of them. Returns
   // their outputs in the place of their inputs.
@@ -80,6 +80,10 @@ class Modules {
   void Add(const Rows& more, Rows& to);
 
  private:
+  Rows RmsNormed(const std::vector<float>& weight, double eps, const Rows& in);
+  Rows LayerNormed(const std::vector<float>& weight, const std::vector<float>& bias, double eps,
+                   const Rows& in);
+
   ModelWeights& weights_;
   const ActivationValues activations_;
 };

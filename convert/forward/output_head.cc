@@ -50,6 +50,8 @@ void LogitSummary::Add(std::uint64_t first, std::span<const float> logits) {
   }
 }
 
-double LogitSummary::TargetLoss() const { return largest_ + std::log(sum_) - target_logit_; }
+double LogitSummary::LogSumExp() const { return largest_ + std::log(sum_); }
+
+double LogitSummary::TargetLoss() const { return LogSumExp() - target_logit_; }
 
 }  // namespace dsv3::convert

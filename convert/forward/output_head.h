@@ -37,6 +37,8 @@ class LogitSummary {
   void Add(std::uint64_t first, std::span<const float> logits);
 
   const std::vector<Best>& best() const { return best_; }  // of equal ones the lower token first
+  // log Σ exp(logit).
+  double LogSumExp() const;
   // −log p of the target.
   double TargetLoss() const;
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "quant/elementwise.h"
 
@@ -53,6 +54,20 @@ void KeepGroups(const ForwardConfig& config, std::uint64_t groups, std::span<flo
   }
 }
 
+void SetWeights(const ForwardConfig& config, const std::vector<float>& scores,
+                ExpertChoice& result) {
+  float sum = 0;
+  for (const std::uint32_t expert : result.experts) {
+    result.weights.push_back(scores[expert]);
+    sum += scores[expert];
+  }
+  const auto factor = static_cast<float>(config.routed_scaling_factor);
+  for (float& weight : result.weights) {
+    if (config.norm_topk_prob) weight /= sum + 1e-20F;
+    weight *= factor;
+  }
+}
+
 }  // namespace
 
 ExpertChoice ChooseExperts(const ForwardConfig& config, std::uint64_t groups, std::uint64_t top_k,
@@ -69,16 +84,15 @@ ExpertChoice ChooseExperts(const ForwardConfig& config, std::uint64_t groups, st
     result.margin = choice[result.experts[top_k - 1]] - choice[result.experts[top_k]];
     result.experts.resize(top_k);
   }
-  float sum = 0;
-  for (const std::uint32_t expert : result.experts) {
-    result.weights.push_back(scores[expert]);
-    sum += scores[expert];
-  }
-  const auto factor = static_cast<float>(config.routed_scaling_factor);
-  for (float& weight : result.weights) {
-    if (config.norm_topk_prob) weight /= sum + 1e-20F;
-    weight *= factor;
-  }
+  SetWeights(config, scores, result);
+  return result;
+}
+
+ExpertChoice WeighExperts(const ForwardConfig& config, std::span<const float> logits,
+                          std::vector<std::uint32_t> experts) {
+  ExpertChoice result;
+  result.experts = std::move(experts);
+  SetWeights(config, Scores(config, logits), result);
   return result;
 }
 

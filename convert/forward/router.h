@@ -22,4 +22,8 @@ struct ExpertChoice {
 ExpertChoice ChooseExperts(const ForwardConfig& config, std::uint64_t groups, std::uint64_t top_k,
                            std::span<const float> logits, std::span<const float> bias);
 
+// The same for experts that are given: `experts` with the weights that the logits give them.
+ExpertChoice WeighExperts(const ForwardConfig& config, std::span<const float> logits,
+                          std::vector<std::uint32_t> experts);
+
 }  // namespace dsv3::convert

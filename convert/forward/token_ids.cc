@@ -116,4 +116,29 @@ std::vector<std::vector<std::uint32_t>> ReadTokenFile(const std::filesystem::pat
   return sequences;
 }
 
+std::vector<std::uint32_t> DefaultTokenIds(std::uint64_t vocabulary) {
+  constexpr std::uint64_t kStep = 7919;  // a prime, so that the ids spread
+  std::vector<std::uint32_t> tokens(kDefaultTokens);
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    tokens[i] = static_cast<std::uint32_t>((1 + kStep * i) % vocabulary);
+  }
+  return tokens;
+}
+
+void CheckTokenIds(const std::vector<std::vector<std::uint32_t>>& sequences,
+                   std::uint64_t vocabulary) {
+  for (std::size_t s = 0; s < sequences.size(); ++s) {
+    if (sequences[s].empty()) {
+      throw Error(ErrorCode::kUsage, fmt::format("sequence {} has no tokens", s + 1));
+    }
+    for (std::size_t i = 0; i < sequences[s].size(); ++i) {
+      if (sequences[s][i] < vocabulary) continue;
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("token {} of sequence {} is {}, but the vocabulary of the model has "
+                              "the ids 0 to {}",
+                              i + 1, s + 1, sequences[s][i], vocabulary - 1));
+    }
+  }
+}
+
 }  // namespace dsv3::convert

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <string_view>
@@ -17,5 +18,13 @@ std::vector<std::uint32_t> ParseTokenIds(std::string_view text, std::string_view
 // one dimension). Throws Error: kUsage for a file without ids, or with what are none; kBadInput for
 // a damaged array or a file that is missing; kIo.
 std::vector<std::vector<std::uint32_t>> ReadTokenFile(const std::filesystem::path& file);
+
+// The ids that run where none are given.
+inline constexpr std::size_t kDefaultTokens = 64;
+std::vector<std::uint32_t> DefaultTokenIds(std::uint64_t vocabulary);
+
+// Throws Error (kUsage) for a sequence without ids, and for an id that the vocabulary lacks.
+void CheckTokenIds(const std::vector<std::vector<std::uint32_t>>& sequences,
+                   std::uint64_t vocabulary);
 
 }  // namespace dsv3::convert

@@ -113,17 +113,18 @@ class Reader {
     yarn.beta_slow = Positive(scaling, where, "beta_slow", 1);
     const auto truncate = scaling.find("truncate");
     yarn.truncate = truncate == scaling.end() || *truncate != Json(false);
+    yarn.mscale = Number(scaling, where, "mscale", 0);
+    yarn.mscale_all_dim = Number(scaling, where, "mscale_all_dim", 0);
+    yarn.attention_factor = OptionalNumber(scaling, where, "attention_factor");
     result_.yarn = yarn;
-    const double mscale = Number(scaling, where, "mscale", 0);
-    const double all_dim = Number(scaling, where, "mscale_all_dim", 0);
+    const double mscale = yarn.mscale;
+    const double all_dim = yarn.mscale_all_dim;
     const auto magnitude = [&](double scale) {
       return yarn.factor <= 1 ? 1.0 : 0.1 * scale * std::log(yarn.factor) + 1;
     };
     result_.rotary_factor =
         mscale != 0 && all_dim != 0 ? magnitude(mscale) / magnitude(all_dim) : magnitude(1);
-    if (const auto given = OptionalNumber(scaling, where, "attention_factor")) {
-      result_.rotary_factor = *given;
-    }
+    if (yarn.attention_factor) result_.rotary_factor = *yarn.attention_factor;
     if (all_dim != 0) result_.softmax_scale *= magnitude(all_dim) * magnitude(all_dim);
   }
 

@@ -20,6 +20,10 @@ struct YarnScaling {
   double beta_fast = 32;
   double beta_slow = 1;
   bool truncate = true;  // whether the correction range is rounded to whole dimensions
+  // Of these ForwardConfig has rotary_factor and softmax_scale. 0: absent.
+  double mscale = 0;
+  double mscale_all_dim = 0;
+  std::optional<double> attention_factor;
 };
 
 // Which groups of experts a router keeps before it takes the top experts.

@@ -132,6 +132,28 @@ TEST_F(VerifyCommandTest, ForwardRunsTokens) {
               0, "verify-forward");
   EXPECT_THAT(ReadFile(dir_ / "logits.npy"), StartsWith("\x93NUMPY"));
 
+  const ToolResult same = Verify({"forward", model_, model_, "--tokens", "1,2,3"});
+  EXPECT_EQ(same.exit_code, 0) << same.err;
+  EXPECT_THAT(same.out, AllOf(StartsWith("Ran " + model_ + " and " + model_),
+                              HasSubstr("NMSE 0, smallest cosine 1.000000000")));
+  ExpectForms({"forward", model_, model_, "--tokens", "1,2,3"}, 0, "verify-forward");
+  const std::string other = Path("other");
+  ASSERT_EQ(RunTool({"dsv3-convert", "sample", other, "--seed", "9", "-q"}).exit_code, 0);
+  const ToolResult differ = Verify({"forward", model_, other, "--tokens", "1,2,3"});
+  EXPECT_EQ(differ.exit_code, 1);
+  EXPECT_THAT(differ.out,
+              AllOf(HasSubstr("'model.embed_tokens.weight': OTHER's tensor has other values"),
+                    HasSubstr("[forward-difference]"), HasSubstr("\nFAILED: ")));
+  ExpectForms({"forward", model_, other, "--tokens", "1,2,3"}, 1, "verify-forward");
+  EXPECT_EQ(Verify({"forward", model_, other, "--tokens", "1,2,3", "--max-nmse", "1e9"}).exit_code,
+            0);
+  EXPECT_EQ(Verify({"forward", model_, other, "--tokens", "1,2,3", "--max-nmse", "bf16"}).exit_code,
+            1);
+  EXPECT_EQ(Verify({"forward", model_, model_, "x"}).exit_code, 2);
+  EXPECT_EQ(Verify({"forward", model_, "--max-kl", "1"}).exit_code, 2);
+  EXPECT_EQ(Verify({"forward", model_, model_, "--max-nmse", "bf"}).exit_code, 2);
+  EXPECT_EQ(Verify({"forward", model_, Path("nowhere")}).exit_code, 3);
+
   EXPECT_EQ(Verify({"forward", model_, "--tokens", "1,x"}).exit_code, 2);
   EXPECT_EQ(Verify({"forward", model_, "--tokens", "-1"}).exit_code, 2);
   EXPECT_EQ(Verify({"forward", model_, "--tokens", "1", "--tokens-file", "f"}).exit_code, 2);

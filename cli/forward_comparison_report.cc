@@ -1,0 +1,198 @@
+#include "cli/forward_comparison_report.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "cli/json_members.h"
+#include "cli/units.h"
+#include "formats/message_text.h"
+
+namespace dsv3::cli {
+namespace {
+
+using convert::ForwardComparisonReport;
+using convert::ModuleDifference;
+
+Option Limit(std::string name, std::optional<double>* target, std::string help) {
+  // RealNumber checks the text.
+  Option option = RealNumber(std::move(name), "X", nullptr, std::move(help));
+  option.set = [target](const std::string& text) {
+    double value = 0;
+    RealNumber("", "", &value, "").set(text);
+    *target = value;
+  };
+  return option;
+}
+
+void OptionalMember(formats::JsonWriter& json, std::string_view key,
+                    const std::optional<double>& value) {
+  json.Key(key);
+  if (value) {
+    json.Double(*value);
+  } else {
+    json.Null();
+  }
+}
+
+void LogitsMember(formats::JsonWriter& json, const convert::LogitFigures& logits) {
+  json.Key("logits");
+  json.BeginObject();
+  DoubleMember(json, "nmse", logits.nmse);
+  DoubleMember(json, "cosine", logits.cosine);
+  DoubleMember(json, "max_abs", logits.max_abs);
+  DoubleMember(json, "kl_mean", logits.kl_mean);
+  DoubleMember(json, "kl_max", logits.kl_max);
+  DoubleMember(json, "top1_agreement", logits.top1_agreement);
+  OptionalMember(json, "perplexity", logits.perplexity);
+  OptionalMember(json, "other_perplexity", logits.other_perplexity);
+  json.EndObject();
+}
+
+void FiguresMember(formats::JsonWriter& json, const ForwardComparisonReport& report) {
+  json.Key("comparison");
+  json.BeginObject();
+  LogitsMember(json, report.logits);
+  json.Key("top1_differences");
+  json.BeginArray();
+  for (const convert::Top1Difference& row : report.top1_differences) {
+    json.BeginObject();
+    UintMember(json, "sequence", row.sequence);
+    UintMember(json, "position", row.position);
+    UintMember(json, "token", row.token);
+    UintMember(json, "other_token", row.other_token);
+    DoubleMember(json, "margin", row.margin);
+    DoubleMember(json, "other_margin", row.other_margin);
+    json.EndObject();
+  }
+  json.EndArray();
+  json.Key("layers");
+  json.BeginArray();
+  for (const ForwardComparisonReport::Layer& layer : report.layers) {
+    json.BeginObject();
+    UintMember(json, "layer", layer.layer);
+    DoubleMember(json, "nmse", layer.nmse);
+    DoubleMember(json, "cosine", layer.cosine);
+    json.EndObject();
+  }
+  json.EndArray();
+  json.Key("routing");
+  json.BeginObject();
+  UintMember(json, "choices", report.choices);
+  UintMember(json, "differing", report.differing);
+  OptionalMember(json, "smallest_margin", report.smallest_margin);
+  json.EndObject();
+  OptionalMember(json, "bf16_nmse", report.bf16_nmse);
+  json.EndObject();
+}
+
+void WriteDifference(formats::JsonWriter& json, const ModuleDifference& difference) {
+  json.BeginObject();
+  StringMember(json, "module", difference.module);
+  json.Key("layer");
+  if (difference.layer) {
+    json.Uint(*difference.layer);
+  } else {
+    json.Null();
+  }
+  StringOrNullMember(json, "tensor", difference.tensor);
+  json.Key("rank");
+  json.Null();
+  OptionalMember(json, "nmse", difference.nmse);
+  OptionalMember(json, "cosine", difference.cosine);
+  StringMember(json, "relation", convert::RelationName(difference.relation));
+  OptionalMember(json, "factor", difference.factor);
+  StringsMember(json, "config", difference.config);
+  json.EndObject();
+}
+
+}  // namespace
+
+void AppendLimitOptions(convert::ForwardLimits* limits, std::vector<Option>& table) {
+  Option nmse = Limit("max-nmse", &limits->max_nmse,
+                      "Of two models: accept logits with a normalised squared error of at most X, "
+                      "or with bf16 of what MODEL itself loses where its activations are BF16. "
+                      "With a limit the limits alone decide.");
+  nmse.choices = {{"bf16", "what MODEL loses in BF16"}};
+  nmse.open = true;
+  const auto set_number = nmse.set;
+  nmse.set = [limits, set_number](const std::string& text) {
+    limits->max_nmse_is_bf16 = text == "bf16";
+    limits->max_nmse.reset();
+    if (limits->max_nmse_is_bf16) return;
+    try {
+      set_number(text);
+    } catch (const BadValue&) {
+      throw BadValue("give a number that is not negative, such as 1e-4, or bf16");
+    }
+  };
+  table.push_back(std::move(nmse));
+  table.push_back(Limit("max-kl", &limits->max_kl,
+                        "Of two models: accept a mean KL divergence of at most X nats."));
+  table.push_back(Limit("min-cosine", &limits->min_cosine,
+                        "Of two models: accept rows of logits whose cosine is at least X."));
+  table.push_back(Limit("min-top1", &limits->min_top1,
+                        "Of two models: accept one best token in at least this share of the rows, "
+                        "such as 0.99."));
+}
+
+void AppendComparisonLines(const ForwardComparisonReport& report,
+                           std::vector<std::pair<std::string, std::string>>& lines) {
+  const convert::LogitFigures& logits = report.logits;
+  lines.emplace_back("logits",
+                     fmt::format("NMSE {:.3g}, smallest cosine {:.9f}, largest difference {:.3g}",
+                                 logits.nmse, logits.cosine, logits.max_abs));
+  lines.emplace_back(
+      "KL", fmt::format("{:.3g} nats in the mean, {:.3g} at most", logits.kl_mean, logits.kl_max));
+  lines.emplace_back("best token",
+                     fmt::format("the same in {:.4g} % of the rows", 100 * logits.top1_agreement));
+  if (logits.other_perplexity) {
+    lines.emplace_back("OTHER's perplexity", fmt::format("{:.6g}", *logits.other_perplexity));
+  }
+  const auto first = std::find_if(
+      report.layers.begin(), report.layers.end(),
+      [](const ForwardComparisonReport::Layer& layer) { return layer.nmse > convert::kSameNmse; });
+  if (first != report.layers.end()) {
+    lines.emplace_back("stream", fmt::format("NMSE {:.3g} behind layer {}, {:.3g} behind the last",
+                                             first->nmse, first->layer, report.layers.back().nmse));
+  }
+  if (report.choices > 0) {
+    std::string text = fmt::format("{} of {} choices of experts differ",
+                                   FormatCount(report.differing), FormatCount(report.choices));
+    if (report.smallest_margin) {
+      text += fmt::format("; the smallest margin is {:.3g}", *report.smallest_margin);
+    }
+    lines.emplace_back("routing", text);
+  }
+  if (report.bf16_nmse) {
+    lines.emplace_back("in BF16", fmt::format("MODEL itself loses NMSE {:.3g}", *report.bf16_nmse));
+  }
+}
+
+void ComparisonMembers(formats::JsonWriter& json, const ForwardComparisonReport* report) {
+  if (report == nullptr) {
+    json.Key("comparison");
+    json.Null();
+    json.Key("differences");
+    json.BeginArray();
+    json.EndArray();
+    json.Key("first_difference");
+    json.Null();
+    return;
+  }
+  FiguresMember(json, *report);
+  json.Key("differences");
+  json.BeginArray();
+  for (const ModuleDifference& difference : report->differences) WriteDifference(json, difference);
+  json.EndArray();
+  json.Key("first_difference");
+  if (report->differences.empty()) {
+    json.Null();
+  } else {
+    WriteDifference(json, report->differences.front());
+  }
+}
+
+}  // namespace dsv3::cli

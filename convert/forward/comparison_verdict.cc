@@ -1,0 +1,101 @@
+#include "convert/forward/comparison_verdict.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+namespace dsv3::convert {
+namespace {
+
+using formats::Finding;
+using formats::Findings;
+using formats::Severity;
+
+std::string RelationText(const ModuleDifference& difference) {
+  switch (difference.relation) {
+    case TensorRelation::kScaled:
+      return fmt::format("OTHER's tensor is MODEL's times {:.7g}", difference.factor.value_or(1));
+    case TensorRelation::kRowsPermuted:
+      return "OTHER's tensor has MODEL's rows in another order";
+    case TensorRelation::kZeroed:
+      return "OTHER's tensor is 0 where it differs";
+    case TensorRelation::kValues:
+      return "OTHER's tensor has other values";
+    case TensorRelation::kShape:
+      return "OTHER's tensor has another shape";
+    case TensorRelation::kConfig:
+      return fmt::format("config.json of MODEL and OTHER differ in {}",
+                         fmt::join(difference.config, ", "));
+  }
+  return "";
+}
+
+std::string DifferenceText(const ModuleDifference& difference) {
+  // The tensor is named beside the text.
+  const bool is_named = difference.tensor.find(difference.module + ".") != std::string::npos;
+  std::string text = is_named ? "" : difference.module + ": ";
+  text += RelationText(difference);
+  if (difference.nmse) {
+    text += fmt::format("; on MODEL's input the outputs differ by NMSE {:.3g}, cosine {:.6f}",
+                        *difference.nmse, difference.cosine.value_or(0));
+  }
+  return text;
+}
+
+void AddLimit(Findings& findings, bool holds, std::string message) {
+  if (holds) return;
+  findings.push_back({Severity::kError, "forward-limit", "", "", std::move(message)});
+}
+
+}  // namespace
+
+Findings JudgeComparison(const ForwardComparisonReport& report, const ForwardLimits& limits) {
+  Findings findings;
+  const Severity severity = limits.any() ? Severity::kWarning : Severity::kError;
+  for (const ModuleDifference& difference : report.differences) {
+    findings.push_back({severity, "forward-difference", difference.file, difference.tensor,
+                        DifferenceText(difference)});
+  }
+  const LogitFigures& logits = report.logits;
+  if (!limits.any()) {
+    double worst = logits.nmse;
+    for (const ForwardComparisonReport::Layer& layer : report.layers) {
+      worst = std::max(worst, layer.nmse);
+    }
+    if (findings.empty() && worst > kSameNmse) {
+      findings.push_back({severity, "forward-difference", "", "",
+                          fmt::format("the outputs differ by NMSE {:.3g}, and no weight and no "
+                                      "field of config.json does; the models quantise other inputs",
+                                      worst)});
+    }
+    return findings;
+  }
+  const std::optional<double> max_nmse =
+      limits.max_nmse_is_bf16 ? report.bf16_nmse : limits.max_nmse;
+  if (max_nmse) {
+    AddLimit(findings, logits.nmse <= *max_nmse,
+             fmt::format("the NMSE of the logits is {:.3g}, above --max-nmse {}{:.3g}", logits.nmse,
+                         limits.max_nmse_is_bf16 ? "bf16, which is " : "", *max_nmse));
+  }
+  if (limits.max_kl) {
+    AddLimit(findings, logits.kl_mean <= *limits.max_kl,
+             fmt::format("the mean KL divergence is {:.3g} nats, above --max-kl {:.3g}",
+                         logits.kl_mean, *limits.max_kl));
+  }
+  if (limits.min_cosine) {
+    AddLimit(findings, logits.cosine >= *limits.min_cosine,
+             fmt::format("the smallest cosine of a row of logits is {:.9f}, below --min-cosine {}",
+                         logits.cosine, *limits.min_cosine));
+  }
+  if (limits.min_top1) {
+    AddLimit(findings, logits.top1_agreement >= *limits.min_top1,
+             fmt::format("the best token is the same in {:.6f} of the rows, below --min-top1 {}",
+                         logits.top1_agreement, *limits.min_top1));
+  }
+  return findings;
+}
+
+}  // namespace dsv3::convert

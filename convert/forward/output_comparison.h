@@ -1,0 +1,71 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "convert/forward/difference.h"
+#include "convert/forward/modules.h"
+#include "convert/forward/output_head.h"
+
+// How far the logits of one model are from those of another; an internal part of forward.h.
+namespace dsv3::convert {
+
+struct LogitFigures {
+  double nmse = 0;            // Σ(a − b)² / Σa²
+  double cosine = 1;          // of the row where it is smallest
+  double max_abs = 0;         // of a − b
+  double kl_mean = 0;         // nats, from A to B
+  double kl_max = 0;          //
+  double top1_agreement = 1;  // share of the rows with one best token
+  // Of one sequence of two tokens or more.
+  std::optional<double> perplexity;
+  std::optional<double> other_perplexity;
+};
+
+// A row whose best token is another. Margins: the best logit of a model less its second.
+struct Top1Difference {
+  std::uint64_t sequence = 0;
+  std::uint64_t position = 0;
+  std::uint32_t token = 0;
+  std::uint32_t other_token = 0;
+  double margin = 0;
+  double other_margin = 0;
+};
+
+class OutputComparison {
+ public:
+  explicit OutputComparison(const std::vector<std::vector<std::uint32_t>>& sequences);
+
+  // Logits of all rows for tokens from `first` on; slabs in their order.
+  void Add(ModelWeights& weights, std::uint64_t first, const Rows& a, const Rows& b);
+
+  LogitFigures Figures() const;
+  std::vector<Top1Difference> Top1Differences() const;
+
+ private:
+  struct Row {
+    Row(std::uint64_t of_sequence, std::uint64_t at, std::optional<std::uint32_t> target)
+        : sequence(of_sequence), position(at), a(2, target), b(2, target) {}
+
+    double Kl() const;
+
+    std::uint64_t sequence;
+    std::uint64_t position;
+    LogitSummary a;
+    LogitSummary b;
+    ErrorSums sums;
+    double max_abs = 0;
+    // Σ exp(a − largest) · (a − b), and Σ exp(a − largest).
+    double largest = -std::numeric_limits<double>::infinity();
+    double cross = 0;
+    double weights = 0;
+  };
+
+  std::vector<Row> rows_;
+  bool one_sequence_ = false;
+};
+
+}  // namespace dsv3::convert

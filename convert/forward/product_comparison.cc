@@ -1,0 +1,274 @@
+#include "convert/forward/product_comparison.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <utility>
+
+#include "quant/codec.h"
+#include "quant/matmul.h"
+
+namespace dsv3::convert {
+namespace {
+
+// Of outputs that are computed at a time.
+constexpr std::size_t kOutputs = std::size_t{1} << 18;
+
+bool AreEqual(const WeightPanel& a, const WeightPanel& b, std::size_t count) {
+  if (a.bf16 != nullptr && b.bf16 != nullptr) {
+    if (std::memcmp(a.bf16, b.bf16, count * sizeof(std::uint16_t)) == 0) return true;
+  }
+  const auto equal = [&](const auto& of_a, const auto& of_b) {
+    constexpr std::size_t kStep = 4096;  // loops without an exit are fast ones
+    for (std::size_t first = 0; first < count; first += kStep) {
+      const std::size_t end = std::min(count, first + kStep);
+      unsigned differing = 0;
+      for (std::size_t i = first; i < end; ++i) {
+        differing |= static_cast<unsigned>(!(of_a(i) == of_b(i)));
+      }
+      if (differing != 0) return false;
+    }
+    return true;
+  };
+  const auto bf16 = [](const std::uint16_t* values) {
+    return [values](std::size_t i) { return quant::DecodeBF16(values[i]); };
+  };
+  const auto floats = [](const float* values) {
+    return [values](std::size_t i) { return values[i]; };
+  };
+  if (a.bf16 != nullptr) {
+    return b.bf16 != nullptr ? equal(bf16(a.bf16), bf16(b.bf16))
+                             : equal(bf16(a.bf16), floats(b.floats));
+  }
+  return b.bf16 != nullptr ? equal(floats(a.floats), bf16(b.bf16))
+                           : equal(floats(a.floats), floats(b.floats));
+}
+
+}  // namespace
+
+// A product of the call.
+struct ProductComparison::One {
+  std::uint64_t order = 0;
+  ModuleRows module;
+  WeightRows weight;
+  RowMap::Result result = RowMap::Result::kFound;
+  bool transposed = false;
+  // The product's members, whichever form it has.
+  const float* in = nullptr;
+  std::size_t in_stride = 0;
+  std::size_t tokens = 0;
+  const float* out = nullptr;
+  std::size_t out_stride = 0;
+  std::size_t outputs = 0;  // of a token
+  const float* bias = nullptr;
+  std::vector<float> other_bias;
+  bool bias_differs = false;
+  std::atomic<bool> differs = false;
+  // Of each output; empty where all weights are equal.
+  std::mutex mutex;
+  std::vector<ErrorSums> sums;
+  std::vector<char> computed;
+
+  void Allocate() {
+    const std::lock_guard lock(mutex);
+    if (!sums.empty()) return;
+    computed.assign(outputs, 0);
+    sums.resize(outputs);
+  }
+};
+
+ProductComparison::~ProductComparison() = default;
+
+void ProductComparison::Prepare(One& one, const WeightRows& weight) {
+  one.order = comparison_.next_order_++;
+  one.weight = weight;
+  one.module = ModuleOf(comparison_.a_.weights, comparison_.a_.config, weight, true);
+  std::vector<OtherRows> found;
+  one.result = comparison_.map_.Find(weight, true, found);
+}
+
+// A's bias, or nullptr. B has one where its config says so.
+void ProductComparison::PrepareBias(One& one, const float* bias) {
+  one.bias = bias;
+  const std::string name = one.module.module + ".bias";
+  const ComparedModel& b = comparison_.b_;
+  const bool other_has = b.config.attention_bias && b.weights.Has(name) && one.module.layer;
+  if (other_has && one.result == RowMap::Result::kFound) {
+    one.other_bias = b.weights.Vector(name, one.outputs);
+  }
+  if (bias == nullptr) {
+    one.bias_differs = !one.other_bias.empty();
+  } else {
+    one.bias_differs =
+        one.other_bias.empty() || !std::equal(one.other_bias.begin(), one.other_bias.end(), bias);
+  }
+}
+
+ProductComparison::ProductComparison(WeightComparison& comparison,
+                                     std::span<const Product> products)
+    : comparison_(comparison) {
+  for (const Product& product : products) {
+    One& one = *all_.emplace_back(std::make_unique<One>());
+    Prepare(one, product.weight);
+    one.in = product.in;
+    one.in_stride = product.in_stride;
+    one.tokens = product.tokens;
+    one.out = product.out;
+    one.out_stride = product.out_stride;
+    one.outputs = static_cast<std::size_t>(product.weight.rows);
+    PrepareBias(one, product.bias);
+  }
+}
+
+ProductComparison::ProductComparison(WeightComparison& comparison,
+                                     std::span<const TransposedProduct> products)
+    : comparison_(comparison) {
+  for (const TransposedProduct& product : products) {
+    One& one = *all_.emplace_back(std::make_unique<One>());
+    Prepare(one, product.weight);
+    one.transposed = true;
+    one.in = product.in;
+    one.in_stride = product.in_stride;
+    one.tokens = product.tokens;
+    one.out = product.out;
+    one.out_stride = product.out_stride;
+    one.outputs = static_cast<std::size_t>(product.weight.cols);
+  }
+}
+
+void ProductComparison::Compare(std::size_t product, std::uint64_t begin, std::uint64_t end,
+                                const WeightPanel& values) {
+  One& one = *all_[product];
+  if (one.result != RowMap::Result::kFound) return;
+  const WeightRows rows{one.weight.tensor, one.weight.first_row + begin, end - begin,
+                        one.weight.cols};
+  std::vector<OtherRows> runs;
+  comparison_.map_.Find(rows, true, runs);
+  for (OtherRows& run : runs) {
+    const WeightPanel mine = values.From(run.begin * rows.cols);
+    run.begin += begin;
+    CompareRun(one, run, mine);
+  }
+}
+
+void ProductComparison::CompareRun(One& one, const OtherRows& run, const WeightPanel& values) {
+  ModelWeights& weights = comparison_.b_.weights;
+  const WeightPanel other = weights.ReadPanel(run.rows, 0, run.rows.rows);
+  const auto cols = static_cast<std::size_t>(run.rows.cols);
+  const bool equal = AreEqual(values, other, static_cast<std::size_t>(run.rows.rows) * cols);
+  if (!equal) one.differs = true;
+  if (equal && !one.bias_differs) return;
+  one.Allocate();
+  if (one.transposed) {
+    // The rows of such a weight are read together, and B may keep them in several runs only where
+    // it keeps them by heads, as A reads them.
+    MultiplyTransposed(one, run.rows, other);
+  } else {
+    MultiplyRows(one, run.begin, run.rows, other);
+  }
+}
+
+void ProductComparison::MultiplyRows(One& one, std::uint64_t begin, const WeightRows& rows,
+                                     const WeightPanel& values) {
+  const auto cols = static_cast<std::size_t>(rows.cols);
+  const std::size_t step =
+      std::max<std::size_t>(1, kOutputs / std::max<std::size_t>(1, one.tokens));
+  const quant::Activations in{one.in, one.tokens, one.in_stride};
+  std::vector<float> out;
+  for (std::size_t first = 0; first < rows.rows; first += step) {
+    const std::size_t count = std::min(step, static_cast<std::size_t>(rows.rows) - first);
+    const WeightPanel part = values.From(first * cols);
+    out.resize(count * one.tokens);
+    if (part.bf16 != nullptr) {
+      quant::MultiplyBF16(part.bf16, count, cols, in, out.data(), count);
+    } else {
+      quant::MultiplyF32(part.floats, count, cols, in, out.data(), count);
+    }
+    for (std::size_t row = 0; row < count; ++row) {
+      const std::size_t output = static_cast<std::size_t>(begin) + first + row;
+      ErrorSums sums;
+      for (std::size_t token = 0; token < one.tokens; ++token) {
+        float b = out[token * count + row];
+        if (!one.other_bias.empty()) b += one.other_bias[output];
+        if (!std::isfinite(b)) comparison_.b_.weights.FailNotFinite(rows, first + row);
+        sums.Add(one.out[token * one.out_stride + output], b);
+      }
+      one.sums[output] = sums;
+      one.computed[output] = 1;
+    }
+  }
+}
+
+void ProductComparison::MultiplyTransposed(One& one, const WeightRows& of_other,
+                                           const WeightPanel& values) {
+  const std::size_t cols = one.outputs;
+  const auto rows = static_cast<std::size_t>(of_other.rows);
+  std::vector<float> weights(rows * cols);
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    weights[i] = values.floats != nullptr ? values.floats[i] : quant::DecodeBF16(values.bf16[i]);
+  }
+  std::vector<float> out(cols);
+  for (std::size_t token = 0; token < one.tokens; ++token) {
+    std::fill(out.begin(), out.end(), 0.0F);
+    for (std::size_t row = 0; row < rows; ++row) {
+      quant::AddScaled(one.in[token * one.in_stride + row], weights.data() + row * cols, out.data(),
+                       cols);
+    }
+    for (std::size_t k = 0; k < cols; ++k) {
+      if (!std::isfinite(out[k])) comparison_.b_.weights.FailNotFinite(of_other, 0);
+      one.sums[k].Add(one.out[token * one.out_stride + k], out[k]);
+    }
+  }
+  std::fill(one.computed.begin(), one.computed.end(), char{1});
+}
+
+// Every output has its own sums over the tokens, which are added in their order: the result does
+// not depend on which rows were read together.
+void ProductComparison::SumUp(One& one) {
+  std::vector<double> squares(one.outputs, 0);
+  for (std::size_t token = 0; token < one.tokens; ++token) {
+    const float* const out = one.out + token * one.out_stride;
+    for (std::size_t k = 0; k < one.outputs; ++k)
+      squares[k] += static_cast<double>(out[k]) * out[k];
+  }
+  ErrorSums all;
+  for (std::size_t k = 0; k < one.outputs; ++k) {
+    const bool computed = !one.computed.empty() && one.computed[k] != 0;
+    all.Add(computed ? one.sums[k] : ErrorSums{0, squares[k], squares[k], squares[k]});
+  }
+  one.sums.assign(1, all);
+}
+
+void ProductComparison::Finish() {
+  WeightComparison& comparison = comparison_;
+  comparison.a_.weights.ForEach(all_.size(), [&](std::size_t i) { SumUp(*all_[i]); });
+  for (const std::unique_ptr<One>& each : all_) {
+    One& one = *each;
+    if (one.tokens == 0) continue;
+    if (one.result == RowMap::Result::kMissing) {
+      comparison.RecordMissing(one.module, one.weight.tensor, one.order);
+      continue;
+    }
+    if (one.result == RowMap::Result::kShape) {
+      comparison.RecordOf(one.module, one.weight.tensor, true, one.order).difference.relation =
+          TensorRelation::kShape;
+      continue;
+    }
+    comparison.sums_[one.module.module].Add(one.sums.front());
+    if (one.differs) comparison.RecordOf(one.module, one.weight.tensor, true, one.order);
+    if (!one.bias_differs) continue;
+    if ((one.bias == nullptr) != one.other_bias.empty()) {
+      comparison.found_ = true;
+      if (std::exchange(comparison.bias_recorded_, true)) continue;
+      comparison.RecordConfig(one.module.module, {"attention_bias"}, &one.sums.front(), one.order);
+      continue;
+    }
+    const std::uint32_t bias = comparison.a_.weights.Find(one.module.module + ".bias");
+    comparison.RecordOf({one.module.module, one.module.layer, {bias, 0, 1, one.outputs}}, bias,
+                        false, one.order);
+  }
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "convert/forward/model_weights.h"
+#include "convert/forward/weight_comparison.h"
+
+// The products of weight_comparison.h; an internal part of forward.h.
+namespace dsv3::convert {
+
+// The products of one call, whose panels are compared on all threads.
+class ProductComparison {
+ public:
+  ProductComparison(WeightComparison& comparison, std::span<const Product> products);
+  ProductComparison(WeightComparison& comparison, std::span<const TransposedProduct> products);
+  ~ProductComparison();
+
+  // `values`: rows [begin, end) of the product's weight as A has them.
+  void Compare(std::size_t product, std::uint64_t begin, std::uint64_t end,
+               const WeightPanel& values);
+  // A's outputs are complete.
+  void Finish();
+
+ private:
+  struct One;
+
+  void Prepare(One& one, const WeightRows& weight);
+  void PrepareBias(One& one, const float* bias);
+  void CompareRun(One& one, const OtherRows& run, const WeightPanel& values);
+  void MultiplyRows(One& one, std::uint64_t begin, const WeightRows& rows,
+                    const WeightPanel& values);
+  void MultiplyTransposed(One& one, const WeightRows& rows, const WeightPanel& values);
+  void SumUp(One& one);
+
+  WeightComparison& comparison_;
+  std::vector<std::unique_ptr<One>> all_;
+};
+
+}  // namespace dsv3::convert

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <optional>
+
+#include "convert/forward/difference.h"
+#include "convert/forward/weight_comparison.h"
+
+// What a tensor is to the same tensor of another model; an internal part of forward.h.
+namespace dsv3::convert {
+
+struct FoundRelation {
+  TensorRelation relation = TensorRelation::kValues;
+  std::optional<double> factor;
+};
+
+// Reads the module's rows of both models, whole and in panels. kRowsPermuted: the same rows, of a
+// vector the same elements, in another order. kScaled: each element, or each that differs, is the
+// factor times A's but for two roundings to BF16. Throws Error as ModelWeights does.
+FoundRelation FindRelation(const WeightComparison& comparison,
+                           const WeightComparison::Record& record);
+
+}  // namespace dsv3::convert

@@ -1,0 +1,111 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "convert/forward/difference.h"
+#include "convert/forward/model_weights.h"
+#include "convert/forward/module_rows.h"
+#include "convert/forward/modules.h"
+#include "convert/forward/router.h"
+#include "convert/model/forward_config.h"
+#include "convert/model/model_config.h"
+
+// Compares the weights that one model, A, reads for its forward pass with the same weights of
+// another, B, and runs B's module on A's input where they differ. So a difference is found where it
+// is, and nowhere behind it. An internal part of forward.h.
+namespace dsv3::convert {
+
+struct ComparedModel {
+  const ModelConfig& config;
+  const ForwardConfig& forward;
+  ModelWeights& weights;
+};
+
+// A norm's weight or bias.
+struct NamedVector {
+  std::string name;
+  std::vector<float> values;
+};
+
+class WeightComparison {
+ public:
+  // Of a linear layer, a norm or an embedding; for kConfig with the fields.
+  struct Record {
+    std::uint64_t order = 0;
+    ModuleDifference difference;
+    ErrorSums sums;
+    bool has_sums = false;
+    bool is_product = false;
+    WeightRows rows = {};  // of A; not for kConfig
+  };
+
+  // The models must outlive the object.
+  WeightComparison(const ComparedModel& a, const ComparedModel& b);
+
+  const ComparedModel& a() const { return a_; }
+  const ComparedModel& b() const { return b_; }
+  const RowMap& map() const { return map_; }
+
+  // Single rows that A looked up.
+  void CompareRows(const WeightRows& weight, std::span<const std::uint64_t> rows, const float* out);
+
+  // A norm of A: its vectors, and what it gave. `run` runs it with vectors in their place.
+  using RunNorm = std::function<Rows(const std::vector<NamedVector>&, double eps)>;
+  void CompareNorm(const std::string& module, const std::vector<NamedVector>& vectors, double eps,
+                   const Rows& out, const RunNorm& run);
+
+  // The choice of experts by A's logits: the bias of the choice and the fields of the router. The
+  // output is the weight of every expert, 0 for those that were not chosen.
+  void CompareChoices(const std::string& module, const Rows& logits, const std::vector<float>& bias,
+                      const std::vector<ExpertChoice>& choices);
+
+  // Fields of the attention that differ, without those of its biases; empty: none, or they were
+  // recorded. `RecordAttention` has B's output on A's input, where the shapes allow it.
+  const std::vector<std::string>& attention_fields() const { return attention_fields_; }
+  bool attention_fits() const;
+  void RecordAttention(const std::string& module, const Rows* a, const Rows* b);
+
+  // Whether a difference was found since the last call.
+  bool TakeFound() { return std::exchange(found_, false); }
+
+  // In the order of execution.
+  std::vector<Record> Records() const;
+
+ private:
+  friend class ProductComparison;
+
+  // The record of a module's tensor; made where there is none.
+  Record& RecordOf(const ModuleRows& module, std::uint32_t tensor, bool is_product,
+                   std::uint64_t order);
+  void RecordConfig(const std::string& module, std::vector<std::string> fields,
+                    const ErrorSums* sums, std::uint64_t order);
+  // B lacks the tensor: throws Error (kBadInput), or where the configs say other modules, records
+  // the fields.
+  void RecordMissing(const ModuleRows& module, std::uint32_t tensor, std::uint64_t order);
+  // B's vector; empty where it has none, or one of another length, which is recorded.
+  std::vector<float> OtherVector(const std::string& module, const NamedVector& mine,
+                                 std::uint64_t order);
+
+  const ComparedModel a_;
+  const ComparedModel b_;
+  const RowMap map_;
+  std::vector<std::string> structure_fields_;
+  std::vector<std::string> attention_fields_;
+  std::vector<std::string> router_fields_;
+  bool eps_recorded_ = false;
+  bool bias_recorded_ = false;
+  bool structure_recorded_ = false;
+  bool found_ = false;
+  std::uint64_t next_order_ = 0;
+  std::map<std::pair<std::string, std::string>, Record> records_;  // by module and tensor
+  std::map<std::string, ErrorSums> sums_;                          // of all modules, by name
+};
+
+}  // namespace dsv3::convert
