@@ -122,7 +122,9 @@ double LeastSeconds(const Work& work) {
 template <typename Value, typename Multiply>
 void Measure(const char* name, const Shape& shape, double peak, double reading,
              const Multiply& multiply) {
-  const auto [rows, cols, tokens] = shape;
+  const std::size_t rows = shape.rows;
+  const std::size_t cols = shape.cols;
+  const std::size_t tokens = shape.tokens;
   std::mt19937 random(1);
   const auto value = [&] { return static_cast<float>(random() % 2001) / 1000 - 1; };
   std::vector<Value> weights(rows * cols);
