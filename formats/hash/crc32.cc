@@ -82,9 +82,10 @@ constexpr auto kPowers = [] {
 
 // x^n as the multiplication of reflected numbers wants it.
 constexpr long long FoldBy(int n) {
-  std::uint32_t power = kOne;
-  for (int i = 0; i < n; ++i) power = TimesX(power);
-  return static_cast<long long>(std::uint64_t{power} << 1);
+  std::uint64_t power = kOne;
+  for (int i = 0; i < n; ++i) power = TimesX(static_cast<std::uint32_t>(power));
+  power <<= 1;
+  return static_cast<long long>(power);
 }
 
 #define DSV3_CLMUL __attribute__((target("pclmul,sse4.1")))
