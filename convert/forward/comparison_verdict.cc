@@ -10,7 +10,6 @@
 namespace dsv3::convert {
 namespace {
 
-using formats::Finding;
 using formats::Findings;
 using formats::Severity;
 

@@ -82,7 +82,7 @@ void ForwardComparison::BeforeLayer(const Rows& stream, const Batch& batch) {
 
 void ForwardComparison::RunLayer(std::uint64_t layer, const Batch& batch, bool is_moe,
                                  const std::vector<ExpertChoice>& choices) {
-  Batch own{sequences_, options_.replay_routing ? batch.keys : std::move(keys_)};
+  Batch own{sequences_, options_.replay_routing ? batch.keys : keys_};
   LayerCache cache(sequences_.size());
   std::vector<ExpertChoice> own_choices;
   DecoderLayer decoder(other_.config, forward_, *rotary_, options_.attention, modules_, layer);
