@@ -67,14 +67,15 @@ TEST_F(TokenFileTest, ReadsTheRowsOfAnArray) {
   EXPECT_THAT(ReadTokenFile(WriteArray("(2, 2)", {1, 2, 3, 4})),
               ElementsAre(ElementsAre(1, 2), ElementsAre(3, 4)));
   EXPECT_THAT(ReadTokenFile(WriteArray("(3,)", {1, 2, 3})), ElementsAre(ElementsAre(1, 2, 3)));
-  for (const auto& [shape, ids] : {std::pair<std::string, std::vector<std::int64_t>>("(1,)", {-1}),
-                                   {"(1,)", {1LL << 32}},
-                                   {"(1, 1, 1)", {1}},
-                                   {"()", {1}},
-                                   {"(0,)", {}},
-                                   {"(2, 0)", {}}}) {
-    EXPECT_EQ(ErrorOf([&] { ReadTokenFile(WriteArray(shape, ids)); }).code(), ErrorCode::kUsage)
-        << shape;
+  struct Array {
+    const char* shape;
+    std::vector<std::int64_t> ids;
+  };
+  const std::vector<Array> refused = {{"(1,)", {-1}}, {"(1,)", {1LL << 32}}, {"(1, 1, 1)", {1}},
+                                      {"()", {1}},    {"(0,)", {}},          {"(2, 0)", {}}};
+  for (const Array& array : refused) {
+    const Error error = ErrorOf([&] { ReadTokenFile(WriteArray(array.shape, array.ids)); });
+    EXPECT_EQ(error.code(), ErrorCode::kUsage) << array.shape;
   }
 }
 

@@ -140,7 +140,7 @@ void Group(RankModel& ranks) {
 }
 
 TEST(MegatronRanks, MayHoldTheExpertsOfLegacyGroupedGemm) {
-  for (const std::uint64_t expert_tensor : {1, 2}) {
+  for (const std::uint64_t expert_tensor : {1U, 2U}) {
     RankModel ranks(Json(2), {2, 1, 1, 2, expert_tensor}, {2});
     ranks.Save(true, {"sequential", "local", "live-mtp"});
     Group(ranks);

@@ -110,7 +110,8 @@ TEST(AssembleTest, GathersTilesWhoseElementsLieApart) {
     // Some are larger than the squares in which tiles are transposed.
     const std::uint64_t most = round % 20 == 0 ? 150 : 12;
     const MatrixShape matrix = {1 + random() % most, 1 + random() % most};
-    const Dtype dtype = std::vector{Dtype::kU8, Dtype::kBF16, Dtype::kF32, Dtype::kF64}[round % 4];
+    const Dtype dtype =
+        std::vector{Dtype::kU8, Dtype::kBF16, Dtype::kF32, Dtype::kF64}[random() % 4];
     const std::uint64_t width = formats::DtypeBits(dtype) / 8;
     std::vector<Box> boxes;
     CutAtRandom(Whole(matrix), static_cast<int>(random() % 3), false, random, boxes);

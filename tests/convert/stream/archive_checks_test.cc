@@ -54,7 +54,7 @@ TEST_F(ArchiveChecksTest, TakesPiecesInAnyOrderAndTwice) {
 }
 
 TEST_F(ArchiveChecksTest, NamesFileAndEntryWhereAByteIsWrong) {
-  for (const std::size_t wrong : {100, 2047, 2048, 4099}) {
+  for (const std::size_t wrong : {100U, 2047U, 2048U, 4099U}) {
     std::string spoiled = bytes_;
     spoiled[wrong] = static_cast<char>(spoiled[wrong] ^ 1);
     ArchiveChecks checks(catalog_);

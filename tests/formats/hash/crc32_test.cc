@@ -48,7 +48,7 @@ TEST(Crc32Test, IsThatOfTheBitsAtEveryLengthAndPlace) {
 
 TEST(Crc32Test, PiecesInAnyOrderGiveTheCrcOfTheWhole) {
   const std::string text = testing::RandomBytes(1000, 3);
-  for (const std::size_t cut : {0, 1, 63, 64, 500, 999, 1000}) {
+  for (const std::size_t cut : {0U, 1U, 63U, 64U, 500U, 999U, 1000U}) {
     const auto front = AsBytes(text).first(cut);
     const auto back = AsBytes(text).subspan(cut);
     EXPECT_EQ(Crc32Before(Crc32(front), back.size()) ^ Crc32(back), Crc32(AsBytes(text)));
