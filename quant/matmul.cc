@@ -93,6 +93,8 @@ constexpr std::size_t kSingleRows = kParts == 2 ? 4 : 2;
 
 template <std::size_t kRows, std::size_t kTokens>
 struct Sums {
+  // Written out so that it is compiled for the instruction set of its vectors.
+  HWY_INLINE Sums() {}  // NOLINT(modernize-use-equals-default)
   VF of[kRows][kTokens][kParts];
 };
 
@@ -285,16 +287,35 @@ namespace internal {
 HWY_EXPORT(MultiplyBF16Of);
 HWY_EXPORT(MultiplyF32Of);
 HWY_EXPORT(AddScaledOf);
+
+// Where one target alone is compiled, the macro names its namespace, which lies in this one.
+namespace {
+
+void CallMultiplyBF16(const std::uint16_t* weights, std::size_t rows, std::size_t cols,
+                      const Activations& x, float* out, std::size_t out_stride) {
+  HWY_DYNAMIC_DISPATCH(MultiplyBF16Of)(weights, rows, cols, x, out, out_stride);
+}
+
+void CallMultiplyF32(const float* weights, std::size_t rows, std::size_t cols, const Activations& x,
+                     float* out, std::size_t out_stride) {
+  HWY_DYNAMIC_DISPATCH(MultiplyF32Of)(weights, rows, cols, x, out, out_stride);
+}
+
+void CallAddScaled(float factor, const float* x, float* out, std::size_t n) {
+  HWY_DYNAMIC_DISPATCH(AddScaledOf)(factor, x, out, n);
+}
+
+}  // namespace
 }  // namespace internal
 
 void MultiplyBF16(const std::uint16_t* weights, std::size_t rows, std::size_t cols,
                   const Activations& x, float* out, std::size_t out_stride) {
-  HWY_DYNAMIC_DISPATCH(internal::MultiplyBF16Of)(weights, rows, cols, x, out, out_stride);
+  internal::CallMultiplyBF16(weights, rows, cols, x, out, out_stride);
 }
 
 void MultiplyF32(const float* weights, std::size_t rows, std::size_t cols, const Activations& x,
                  float* out, std::size_t out_stride) {
-  HWY_DYNAMIC_DISPATCH(internal::MultiplyF32Of)(weights, rows, cols, x, out, out_stride);
+  internal::CallMultiplyF32(weights, rows, cols, x, out, out_stride);
 }
 
 float Dot(const float* a, const float* b, std::size_t n) {
@@ -304,7 +325,7 @@ float Dot(const float* a, const float* b, std::size_t n) {
 }
 
 void AddScaled(float factor, const float* x, float* out, std::size_t n) {
-  HWY_DYNAMIC_DISPATCH(internal::AddScaledOf)(factor, x, out, n);
+  internal::CallAddScaled(factor, x, out, n);
 }
 
 float DotScalar(const float* a, const float* b, std::size_t n) {
