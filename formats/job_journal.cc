@@ -1,7 +1,6 @@
 #include "formats/job_journal.h"
 
 #include <algorithm>
-#include <charconv>
 #include <set>
 #include <span>
 #include <system_error>
@@ -11,6 +10,7 @@
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
 #include "formats/json/json_reader.h"
+#include "formats/number_of.h"
 #include "formats/shard_index.h"
 
 namespace dsv3::formats {
@@ -27,10 +27,7 @@ std::uint64_t PartsOf(std::string_view name) {
   name.remove_prefix(kJournalName.size());
   const std::size_t of = name.find(kOf);
   if (!name.starts_with(kPart) || of == std::string_view::npos) return 0;
-  const std::string_view digits = name.substr(of + kOf.size());
-  std::uint64_t parts = 0;
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), parts);
-  return error == std::errc() && end == digits.data() + digits.size() ? parts : 0;
+  return NumberOf<std::uint64_t>(name.substr(of + kOf.size())).value_or(0);
 }
 
 std::vector<std::string> JournalNames(const fs::path& directory) {

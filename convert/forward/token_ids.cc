@@ -1,11 +1,9 @@
 #include "convert/forward/token_ids.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cstddef>
 #include <span>
 #include <string>
-#include <system_error>
 
 #include <fmt/format.h>
 
@@ -15,6 +13,7 @@
 #include "formats/message_text.h"
 #include "formats/npy.h"
 #include "formats/npy_elements.h"
+#include "formats/number_of.h"
 
 namespace dsv3::convert {
 namespace {
@@ -27,9 +26,7 @@ constexpr std::string_view kSpace = " \t\r";
 }
 
 std::uint32_t ParseId(std::string_view word, std::string_view where) {
-  std::uint32_t id = 0;
-  const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), id);
-  if (error == std::errc() && end == word.data() + word.size()) return id;
+  if (const auto id = formats::NumberOf<std::uint32_t>(word)) return *id;
   Fail(where, fmt::format("{} is not a token id; give whole numbers from 0, such as 1,2,3",
                           QuoteForMessage(std::string(word))));
 }

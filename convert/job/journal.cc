@@ -1,6 +1,6 @@
 #include "convert/job/journal.h"
 
-#include <charconv>
+#include <optional>
 #include <set>
 #include <span>
 #include <stdexcept>
@@ -15,6 +15,7 @@
 #include "formats/job_journal.h"
 #include "formats/json/json_writer.h"
 #include "formats/message_text.h"
+#include "formats/number_of.h"
 #include "formats/shard_index.h"
 
 namespace dsv3::convert {
@@ -94,10 +95,9 @@ void WriteExactly(formats::JsonWriter& writer, double value) {
 
 double ReadExactly(const json& value) {
   const std::string& text = value.get_ref<const std::string&>();
-  double number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || end != text.data() + text.size()) throw std::invalid_argument(text);
-  return number;
+  const std::optional<double> number = formats::NumberOf<double>(text);
+  if (!number) throw std::invalid_argument(text);
+  return *number;
 }
 
 void WriteQuality(formats::JsonWriter& writer, const quant::Quality& quality) {

@@ -1,7 +1,6 @@
 #include "convert/open/completeness.h"
 
 #include <algorithm>
-#include <charconv>
 #include <iterator>
 #include <map>
 #include <set>
@@ -26,6 +25,7 @@
 #include "formats/io/dead_link.h"
 #include "formats/io/input_file.h"
 #include "formats/message_text.h"
+#include "formats/number_of.h"
 #include "formats/safetensors.h"
 #include "formats/shard_index.h"
 
@@ -63,13 +63,6 @@ struct NumberedName {
   std::uint64_t count = 0;
 };
 
-std::optional<std::uint64_t> NumberOf(std::string_view digits) {
-  std::uint64_t number = 0;
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
-  if (error != std::errc() || end != digits.data() + digits.size()) return std::nullopt;
-  return number;
-}
-
 std::optional<NumberedName> ParseNumbered(const std::string& name) {
   constexpr std::string_view kOf = "-of-";
   constexpr std::size_t kFewestDigits = 5;
@@ -81,8 +74,10 @@ std::optional<NumberedName> ParseNumbered(const std::string& name) {
   const std::size_t count_begin = of + kOf.size();
   const std::size_t count_end = name.find_first_not_of(kDigits, count_begin);
   if (of - begin < kFewestDigits || count_end - count_begin < kFewestDigits) return std::nullopt;
-  const auto number = NumberOf(std::string_view(name).substr(begin, of - begin));
-  const auto count = NumberOf(std::string_view(name).substr(count_begin, count_end - count_begin));
+  const auto number =
+      formats::NumberOf<std::uint64_t>(std::string_view(name).substr(begin, of - begin));
+  const auto count = formats::NumberOf<std::uint64_t>(
+      std::string_view(name).substr(count_begin, count_end - count_begin));
   if (!number || !count) return std::nullopt;
   return NumberedName{name.substr(0, begin), name.substr(begin, of - begin), name.substr(of),
                       *number, *count};

@@ -2,13 +2,11 @@
 // arguments of the training beside its weights.
 
 #include <algorithm>
-#include <charconv>
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -19,6 +17,7 @@
 #include "convert/open/training_reader.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
+#include "formats/number_of.h"
 
 namespace dsv3::convert {
 namespace {
@@ -33,14 +32,6 @@ constexpr std::string_view kConvertAdvice =
                          const std::string& problem) {
   throw Error(ErrorCode::kBadInput, fmt::format("{}: {}", formats::ShownPath(file), problem),
               {file, tensor});
-}
-
-std::optional<std::uint64_t> NumberOf(std::string_view digits) {
-  std::uint64_t number = 0;
-  const char* const end = digits.data() + digits.size();
-  const auto [stop, error] = std::from_chars(digits.data(), end, number);
-  if (error != std::errc() || stop != end) return std::nullopt;
-  return number;
 }
 
 // The arguments of the training, which a file holds beside the weights.
@@ -119,7 +110,8 @@ MegatronRank RankOf(const std::string& file, const MegatronSizes& sizes) {
   std::size_t read = 0;
   for (bool more = true; more; ++read) {
     const std::size_t end = std::min(rest.find('_'), rest.size());
-    const std::optional<std::uint64_t> number = NumberOf(rest.substr(0, end));
+    const std::optional<std::uint64_t> number =
+        formats::NumberOf<std::uint64_t>(rest.substr(0, end));
     if (!number || read == numbers.size()) break;
     *numbers[read] = *number;
     more = end < rest.size();
@@ -141,7 +133,8 @@ MegatronRank RankOf(const std::string& file, const MegatronSizes& sizes) {
 std::optional<std::uint64_t> StageOf(std::string_view key) {
   constexpr std::string_view kModel = "model";
   if (key == kModel) return 0;
-  return key.starts_with(kModel) ? NumberOf(key.substr(kModel.size())) : std::nullopt;
+  return key.starts_with(kModel) ? formats::NumberOf<std::uint64_t>(key.substr(kModel.size()))
+                                 : std::nullopt;
 }
 
 class MegatronRankFiles final : public ReaderOfPieces {

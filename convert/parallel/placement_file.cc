@@ -1,12 +1,10 @@
 #include "convert/parallel/placement_file.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cstddef>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <system_error>
 
 #include <fmt/format.h>
 
@@ -16,6 +14,7 @@
 #include "formats/foreign_file.h"
 #include "formats/json/json_reader.h"
 #include "formats/message_text.h"
+#include "formats/number_of.h"
 
 namespace dsv3::convert {
 namespace {
@@ -139,15 +138,6 @@ class MatrixReader {
   const ModelConfig& config_;
 };
 
-// A number in a JSON text, all of it.
-template <typename T>
-std::optional<T> ParseAll(std::string_view text) {
-  T value{};
-  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size()) return std::nullopt;
-  return value;
-}
-
 // The largest load of an expert: sums over all experts stay finite in float.
 constexpr double kMaxLoad = 1e30;
 
@@ -163,7 +153,7 @@ std::vector<std::vector<std::uint32_t>> ReadExpertLocation(const std::filesystem
                       .cols = topology.physical_experts};
   MatrixReader<std::uint32_t> reader(path, matrix, config);
   std::vector<std::vector<std::uint32_t>> maps = reader.Read([&](std::string_view text) {
-    const std::optional<std::uint32_t> expert = ParseAll<std::uint32_t>(text);
+    const std::optional<std::uint32_t> expert = formats::NumberOf<std::uint32_t>(text);
     return expert && *expert < topology.experts ? expert : std::nullopt;
   });
   for (std::size_t layer = 0; layer < maps.size(); ++layer) {
@@ -189,7 +179,7 @@ std::vector<std::vector<double>> ReadExpertLoad(const std::filesystem::path& pat
                       .value = "a number from 0 to 1e30",
                       .cols = topology.experts};
   return MatrixReader<double>(path, matrix, config).Read([](std::string_view text) {
-    const std::optional<double> load = ParseAll<double>(text);
+    const std::optional<double> load = formats::NumberOf<double>(text);
     return load && *load >= 0 && *load <= kMaxLoad ? load : std::nullopt;
   });
 }
