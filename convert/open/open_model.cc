@@ -129,11 +129,12 @@ void ReadConfig(const formats::CheckpointFiles& files, const OpenOptions& option
   }
 }
 
-// Finds unfinished conversions and downloads in the directory that was named.
+// Finds unfinished conversions and downloads in the directory that was named; sets that, too.
 void FindUnfinishedIn(const fs::path& input, OpenedModel& model) {
-  const formats::CheckpointLocation location = formats::LocateCheckpoint(input);
+  formats::CheckpointLocation location = formats::LocateCheckpoint(input);
+  model.directory = std::move(location.directory);
   if (location.file_name) return;
-  model.unfinished = FindUnfinished(location.directory);
+  model.unfinished = FindUnfinished(model.directory);
   model.half_made = HasUnfinishedConversion(model.unfinished);
 }
 
@@ -184,10 +185,9 @@ void TakeFiles(formats::CheckpointFiles& files, OpenedModel& model) {
   model.findings = std::move(files.findings);
 }
 
-// A checkpoint whose faults are reported.
-OpenedModel OpenFaultyCheckpoint(const fs::path& input, const OpenOptions& options) {
-  OpenedModel model;
-  FindUnfinishedIn(input, model);
+// A checkpoint whose faults are reported. `model` has what FindUnfinishedIn found.
+OpenedModel OpenFaultyCheckpoint(const fs::path& input, const OpenOptions& options,
+                                 OpenedModel model) {
   formats::CheckpointFiles files = OpenFaultyFiles(input, options, model);
   NameUnlistedHolders(files, files.findings);
   model.unlisted = FindUnlistedTensors(files);
@@ -256,10 +256,9 @@ void TakeRankModel(RankModel opened, OpenedModel& model) {
   model.assembled = model.ranks;
 }
 
-OpenedModel OpenRanks(const fs::path& input, const OpenOptions& options) {
-  OpenedModel model;
+// `model` has what FindUnfinishedIn found, but with kThrow.
+OpenedModel OpenRanks(const fs::path& input, const OpenOptions& options, OpenedModel model) {
   model.directory = fs::absolute(input);
-  if (options.faults == Faults::kReport) FindUnfinishedIn(input, model);
   RankDirectory ranks = OpenRankDirectory(model.directory);
   model.findings = std::move(ranks.warnings);
   TakeRankModel(AssembleRankModel(ranks), model);
@@ -271,11 +270,9 @@ OpenedModel OpenRanks(const fs::path& input, const OpenOptions& options) {
   return model;
 }
 
-// Rank shards whose faults are reported.
-OpenedModel OpenFaultyRanks(const fs::path& input) {
-  OpenedModel model;
+// Rank shards whose faults are reported. `model` has what FindUnfinishedIn found.
+OpenedModel OpenFaultyRanks(const fs::path& input, OpenedModel model) {
   model.directory = fs::absolute(input);
-  FindUnfinishedIn(input, model);
   RankDirectory ranks;
   try {
     ranks = OpenRankDirectory(model.directory, model.findings);
@@ -311,32 +308,27 @@ OpenedModel OpenFaultyTraining(const TrainingPlace& place, const OpenOptions& op
   }
 }
 
-// What the directory that was named says before anything in it is opened; nothing where it is to be
-// opened.
-std::optional<OpenedModel> StopAtUnfinished(const fs::path& input) {
-  OpenedModel model;
-  FindUnfinishedIn(input, model);
-  if (!model.half_made) return std::nullopt;
-  model.directory = formats::LocateCheckpoint(input).directory;
-  return model;
-}
-
 }  // namespace
 
 OpenedModel OpenModel(const fs::path& input, const OpenOptions& options) {
   const bool report_all = options.faults == Faults::kReportAll;
-  if (options.faults == Faults::kThrow) RefuseUnfinishedConversion(input);
-  if (report_all) {
-    if (std::optional<OpenedModel> stopped = StopAtUnfinished(input)) return *std::move(stopped);
+  OpenedModel begun;
+  if (options.faults == Faults::kThrow) {
+    RefuseUnfinishedConversion(input);
+  } else {
+    FindUnfinishedIn(input, begun);
   }
+  if (report_all && begun.half_made) return begun;
   RefuseDemo(input);
   if (const auto place = FindTraining(input)) {
     return report_all ? OpenFaultyTraining(*place, options) : OpenTraining(*place, options);
   }
-  if (IsRankDirectory(input))
-    return report_all ? OpenFaultyRanks(input) : OpenRanks(input, options);
+  if (IsRankDirectory(input)) {
+    return report_all ? OpenFaultyRanks(input, std::move(begun))
+                      : OpenRanks(input, options, std::move(begun));
+  }
   return options.faults == Faults::kThrow ? OpenCheckpoint(input, options)
-                                          : OpenFaultyCheckpoint(input, options);
+                                          : OpenFaultyCheckpoint(input, options, std::move(begun));
 }
 
 ModelTensors TensorsOf(const OpenedModel& model) {
