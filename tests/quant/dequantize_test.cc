@@ -17,6 +17,7 @@
 
 #include "quant/codec.h"
 #include "tests/quant/float_environment.h"
+#include "tests/quant/targets.h"
 
 namespace dsv3::quant {
 namespace {
@@ -164,18 +165,9 @@ TEST(DequantizeScalar, MultipliesInfinitiesOfE5M2) {
   }
 }
 
-// Every kernel that was compiled and that this machine can run.
-class DequantizeKernel : public testing::TestWithParam<std::int64_t> {
- protected:
-  void SetUp() override { hwy::SetSupportedTargetsForTest(GetParam()); }
-  void TearDown() override { hwy::SetSupportedTargetsForTest(0); }
-};
+class DequantizeKernel : public TargetTest {};
 
-INSTANTIATE_TEST_SUITE_P(Targets, DequantizeKernel,
-                         testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
-                         [](const testing::TestParamInfo<std::int64_t>& target) {
-                           return std::string(hwy::TargetName(target.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(Targets, DequantizeKernel, EveryTarget(), TargetName);
 
 TEST_P(DequantizeKernel, IsTheOneUnderTest) {
   EXPECT_STREQ(KernelTargetName(), hwy::TargetName(GetParam()));

@@ -10,23 +10,15 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <hwy/targets.h>
+
+#include "tests/quant/targets.h"
 
 namespace dsv3::quant {
 namespace {
 
-// Every kernel that was compiled and that this machine can run.
-class FloatCastKernel : public testing::TestWithParam<std::int64_t> {
- protected:
-  void SetUp() override { hwy::SetSupportedTargetsForTest(GetParam()); }
-  void TearDown() override { hwy::SetSupportedTargetsForTest(0); }
-};
+class FloatCastKernel : public TargetTest {};
 
-INSTANTIATE_TEST_SUITE_P(Targets, FloatCastKernel,
-                         testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
-                         [](const testing::TestParamInfo<std::int64_t>& target) {
-                           return std::string(hwy::TargetName(target.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(Targets, FloatCastKernel, EveryTarget(), TargetName);
 
 template <typename Bits>
 std::vector<std::uint16_t> Cast(FloatFormat format, const std::vector<Bits>& values,

@@ -10,30 +10,22 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <hwy/targets.h>
 
 #include "quant/default_float_environment.h"
 #include "quant/quantize_rule.h"
 #include "quant/quantize_tile.h"
 #include "tests/quant/float_environment.h"
 #include "tests/quant/quantize_oracle.h"
+#include "tests/quant/targets.h"
 
 namespace dsv3::quant {
 namespace {
 
 using internal::BlockRule;
 
-class QuantizeKernel : public testing::TestWithParam<std::int64_t> {
- protected:
-  void SetUp() override { hwy::SetSupportedTargetsForTest(GetParam()); }
-  void TearDown() override { hwy::SetSupportedTargetsForTest(0); }
-};
+class QuantizeKernel : public TargetTest {};
 
-INSTANTIATE_TEST_SUITE_P(Targets, QuantizeKernel,
-                         testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
-                         [](const testing::TestParamInfo<std::int64_t>& target) {
-                           return std::string(hwy::TargetName(target.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(Targets, QuantizeKernel, EveryTarget(), TargetName);
 
 // Encodes the values as one block, by the kernel and by the scalar truth, and compares.
 void ExpectTruth(const BlockRule& rule, FloatFormat format, std::span<const std::byte> bytes) {

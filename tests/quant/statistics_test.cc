@@ -13,9 +13,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <hwy/targets.h>
 
 #include "quant/codec.h"
+#include "tests/quant/targets.h"
 
 namespace dsv3::quant {
 namespace {
@@ -28,18 +28,9 @@ std::uint32_t Bits(float value) { return std::bit_cast<std::uint32_t>(value); }
 // The same number, NaNs being one.
 bool Same(float a, float b) { return std::isnan(a) ? std::isnan(b) : Bits(a) == Bits(b); }
 
-// Every kernel that was compiled and that this machine can run.
-class StatisticsKernel : public testing::TestWithParam<std::int64_t> {
- protected:
-  void SetUp() override { hwy::SetSupportedTargetsForTest(GetParam()); }
-  void TearDown() override { hwy::SetSupportedTargetsForTest(0); }
-};
+class StatisticsKernel : public TargetTest {};
 
-INSTANTIATE_TEST_SUITE_P(Targets, StatisticsKernel,
-                         testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
-                         [](const testing::TestParamInfo<std::int64_t>& target) {
-                           return std::string(hwy::TargetName(target.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(Targets, StatisticsKernel, EveryTarget(), TargetName);
 
 struct FormatCase {
   StoredFloat format;

@@ -20,7 +20,7 @@
 #include "formats/error.h"
 #include "formats/io/file_system.h"
 #include "quant/codec.h"
-#include "tests/convert/recipes/train_to_infer_test.h"
+#include "tests/convert/forward/forward_models.h"
 
 namespace dsv3::testing {
 namespace {
@@ -78,29 +78,19 @@ constexpr char kHead[] = "lm_head.weight";
 constexpr char kEmbedding[] = "model.embed_tokens.weight";
 constexpr char kOut[] = "model.layers.3.self_attn.o_proj.weight";
 
-class ForwardComparisonTest : public TrainToInferTest {
+class ForwardComparisonTest : public ForwardModelsTest {
  protected:
-  static void SetUpTestSuite() {
-    shared_ = new TempDir;
-    MakeSample(convert::SamplePreset::kTiny, 1, *shared_ / "fp8");
-    Conversion(*shared_ / "fp8", *shared_ / "bf16").Run();
-  }
-  static void TearDownTestSuite() {
-    delete shared_;
-    shared_ = nullptr;
-  }
-
   // A copy of the BF16 model with changed tensors.
   fs::path Changed(const char* name, const std::map<std::string, Change>& changes) {
-    Tensors tensors = ReadCheckpoint(*shared_ / "bf16");
+    Tensors tensors = ReadCheckpoint(Bf16());
     for (const auto& [tensor, change] : changes) Edit(tensors, tensor, change);
-    WriteTensors(tensors, *shared_ / "bf16", dir_ / name);
+    WriteTensors(tensors, Bf16(), dir_ / name);
     return dir_ / name;
   }
 
   static ForwardRequest Request(const fs::path& other) {
     ForwardRequest request;
-    request.input = *shared_ / "bf16";
+    request.input = Bf16();
     request.other = other;
     request.sequences = {{3, 141, 59, 26, 5, 35, 89, 79, 32, 38}, {7, 11, 300}};
     return request;
@@ -120,21 +110,17 @@ class ForwardComparisonTest : public TrainToInferTest {
     }
     return found;
   }
-
-  static TempDir* shared_;
 };
-
-TempDir* ForwardComparisonTest::shared_ = nullptr;
 
 TEST_F(ForwardComparisonTest, EveryFormOfAModelIsTheSame) {
   convert::TrainToInferOptions split;
   split.mla = convert::MlaForm::kSplit;
-  Convert(*shared_ / "bf16", dir_ / "split", split);
-  Conversion fused(*shared_ / "bf16", dir_ / "fused");
+  Convert(Bf16(), dir_ / "split", split);
+  Conversion fused(Bf16(), dir_ / "fused");
   fused.convert = convert::ConvertLayout;
   fused.request.layout.to = "transformers-fused";
   fused.Run();
-  for (const fs::path& form : {*shared_ / "fp8", dir_ / "split", dir_ / "fused"}) {
+  for (const fs::path& form : {Fp8(), dir_ / "split", dir_ / "fused"}) {
     for (const bool turned : {false, true}) {
       for (const auto attention :
            {convert::AttentionForm::kNaive, convert::AttentionForm::kAbsorbed}) {
@@ -193,7 +179,7 @@ TEST_F(ForwardComparisonTest, NamesThreeFaultsInTheOrderOfExecution) {
 }
 
 TEST_F(ForwardComparisonTest, NamesAnExpertWhereverItLies) {
-  Conversion fused(*shared_ / "bf16", dir_ / "fused");
+  Conversion fused(Bf16(), dir_ / "fused");
   fused.convert = convert::ConvertLayout;
   fused.request.layout.to = "transformers-fused";
   fused.Run();
@@ -291,7 +277,7 @@ TEST_F(ForwardComparisonTest, RefusesModelsThatCannotBeCompared) {
   EXPECT_THAT(nan.message(), HasSubstr("nan/"));
   EXPECT_EQ(nan.place().tensor, kOut);
 
-  Tensors tensors = ReadCheckpoint(*shared_ / "bf16");
+  Tensors tensors = ReadCheckpoint(Bf16());
   std::erase_if(tensors, [](const auto& one) { return one.first.starts_with("model.layers.3."); });
   for (auto it = tensors.begin(); it != tensors.end();) {
     if (!it->first.starts_with(kMtpLayer)) {
@@ -302,7 +288,7 @@ TEST_F(ForwardComparisonTest, RefusesModelsThatCannotBeCompared) {
     node.key().replace(0, std::string(kMtpLayer).size(), "model.layers.3.");
     tensors.insert(std::move(node));
   }
-  WriteTensors(tensors, *shared_ / "bf16", dir_ / "short");
+  WriteTensors(tensors, Bf16(), dir_ / "short");
   SetConfig(dir_ / "short", "num_hidden_layers", 3);
   const Error error = ErrorOf([&] { Compare(dir_ / "short"); });
   EXPECT_EQ(error.code(), ErrorCode::kBadInput);

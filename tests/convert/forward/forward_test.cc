@@ -12,7 +12,7 @@
 #include "convert/catalog/progress.h"
 #include "formats/error.h"
 #include "formats/io/file_system.h"
-#include "tests/convert/recipes/train_to_infer_test.h"
+#include "tests/convert/forward/forward_models.h"
 
 namespace dsv3::testing {
 namespace {
@@ -25,21 +25,11 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
-class ForwardTest : public TrainToInferTest {
+class ForwardTest : public ForwardModelsTest {
  protected:
-  static void SetUpTestSuite() {
-    shared_ = new TempDir;
-    MakeSample(convert::SamplePreset::kTiny, 1, *shared_ / "fp8");
-    Conversion(*shared_ / "fp8", *shared_ / "bf16").Run();
-  }
-  static void TearDownTestSuite() {
-    delete shared_;
-    shared_ = nullptr;
-  }
-
   static ForwardRequest Request(std::vector<std::vector<std::uint32_t>> sequences = {kTokens}) {
     ForwardRequest request;
-    request.input = *shared_ / "fp8";
+    request.input = Fp8();
     request.sequences = std::move(sequences);
     return request;
   }
@@ -70,11 +60,9 @@ class ForwardTest : public TrainToInferTest {
   }
 
   static const std::vector<std::uint32_t> kTokens;
-  static TempDir* shared_;
 };
 
 const std::vector<std::uint32_t> ForwardTest::kTokens = {3, 141, 59, 26, 5, 35, 89, 79, 32, 38};
-TempDir* ForwardTest::shared_ = nullptr;
 
 TEST_F(ForwardTest, GivesTheSameBytesWhateverTheThreadsAndTheMemory) {
   const std::vector<float> expected = Logits(Request());
@@ -131,21 +119,21 @@ TEST_F(ForwardTest, AbsorbedAttentionIsTheSameButForRounding) {
 TEST_F(ForwardTest, Fp8WeightsAreThoseOfTheirBf16Form) {
   ForwardRequest request = Request();
   const std::vector<float> fp8 = Logits(request);
-  request.input = *shared_ / "bf16";
+  request.input = Bf16();
   EXPECT_TRUE(Logits(request) == fp8);
-  request.input = *shared_ / "fp8";
+  request.input = Fp8();
   request.weights = convert::WeightValues::kExact;
   EXPECT_FALSE(Logits(request) == fp8);
 }
 
 TEST_F(ForwardTest, RunsOtherFormsOfTheSameModel) {
   ForwardRequest request = Request();
-  request.input = *shared_ / "bf16";
+  request.input = Bf16();
   const std::vector<float> expected = Logits(request);
   convert::TrainToInferOptions split;
   split.mla = convert::MlaForm::kSplit;
-  Convert(*shared_ / "bf16", dir_ / "split", split);
-  Conversion fused(*shared_ / "bf16", dir_ / "fused");
+  Convert(Bf16(), dir_ / "split", split);
+  Conversion fused(Bf16(), dir_ / "fused");
   fused.convert = convert::ConvertLayout;
   fused.request.layout.to = "transformers-fused";
   fused.Run();
@@ -192,11 +180,11 @@ TEST_F(ForwardTest, WithoutTokensRunsFixedOnes) {
 
 TEST_F(ForwardTest, NanInAWeightThatIsMetIsAnErrorAndNothingIsWritten) {
   const fs::path spoilt = dir_ / "spoilt";
-  auto tensors = ReadCheckpoint(*shared_ / "bf16");
+  auto tensors = ReadCheckpoint(Bf16());
   const std::string name = "model.layers.1.self_attn.o_proj.weight";
   tensors.at(name).bytes[6] = '\xFF';
   tensors.at(name).bytes[7] = '\x7F';
-  WriteTensors(tensors, *shared_ / "bf16", spoilt);
+  WriteTensors(tensors, Bf16(), spoilt);
   ForwardRequest request = Request();
   request.input = spoilt;
   request.logits = dir_ / "logits.npy";
@@ -221,7 +209,7 @@ TEST_F(ForwardTest, RefusesTokensAndOptionsThatTheModelCannotTake) {
   expect(short_one, "needs two tokens or more");
   convert::TrainToInferOptions drop;
   drop.mtp = convert::MtpAction::kDrop;
-  Convert(*shared_ / "bf16", dir_ / "drop", drop);
+  Convert(Bf16(), dir_ / "drop", drop);
   ForwardRequest without = Request();
   without.input = dir_ / "drop";
   without.mtp_logits = dir_ / "mtp.npy";
