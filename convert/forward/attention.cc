@@ -57,7 +57,12 @@ Attention::Attention(const ModelConfig& model, const ForwardConfig& forward, con
       rotary_(rotary),
       form_(form),
       modules_(modules),
-      name_(std::move(name)) {}
+      name_(std::move(name)),
+      heads_(static_cast<std::size_t>(model.num_attention_heads)),
+      nope_(static_cast<std::size_t>(model.qk_nope_head_dim)),
+      rope_(static_cast<std::size_t>(model.qk_rope_head_dim)),
+      v_(static_cast<std::size_t>(model.v_head_dim)),
+      rank_(static_cast<std::size_t>(model.kv_lora_rank)) {}
 
 Linear Attention::BiasedLinear(const std::string& part, std::uint64_t rows, std::uint64_t cols) {
   Linear linear{modules_.weights().Matrix(name_ + part + ".weight", rows, cols)};
@@ -67,8 +72,7 @@ Linear Attention::BiasedLinear(const std::string& part, std::uint64_t rows, std:
 
 Rows Attention::MakeQueries(const Rows& in, Rows& q_latents) {
   const ModelWeights& weights = modules_.weights();
-  const std::uint64_t rows =
-      model_.num_attention_heads * (model_.qk_nope_head_dim + model_.qk_rope_head_dim);
+  const std::size_t rows = heads_ * (nope_ + rope_);
   if (model_.q_lora_rank == 0) {
     return modules_.ApplyLinear({weights.Matrix(name_ + "q_proj.weight", rows, model_.hidden_size)},
                                 in);
@@ -82,19 +86,18 @@ Rows Attention::MakeQueries(const Rows& in, Rows& q_latents) {
 
 void Attention::AddToCache(const Rows& in, const std::vector<SequenceRows>& sequences,
                            LayerCache& cache) {
-  const std::uint64_t rank = model_.kv_lora_rank;
-  const std::uint64_t rope = model_.qk_rope_head_dim;
-  Rows compressed =
-      modules_.ApplyLinear(BiasedLinear("kv_a_proj_with_mqa", rank + rope, model_.hidden_size), in);
-  const Rows latents = modules_.RmsNorm(name_ + "kv_a_layernorm", rank, kLatentNormEps, compressed);
+  Rows compressed = modules_.ApplyLinear(
+      BiasedLinear("kv_a_proj_with_mqa", rank_ + rope_, model_.hidden_size), in);
+  const Rows latents =
+      modules_.RmsNorm(name_ + "kv_a_layernorm", rank_, kLatentNormEps, compressed);
   for (std::size_t s = 0; s < sequences.size(); ++s) {
     for (std::size_t i = 0; i < sequences[s].count; ++i) {
       const std::size_t row = sequences[s].first + i;
-      const std::span<float> key(compressed.row(row) + rank, rope);
+      const std::span<float> key(compressed.row(row) + rank_, rope_);
       rotary_.Turn(sequences[s].past + i, forward_.rope_pairs, key);
       modules_.Round(key);
-      Append(latents.row(row), rank, cache[s].latents);
-      Append(key.data(), rope, cache[s].rope_keys);
+      Append(latents.row(row), rank_, cache[s].latents);
+      Append(key.data(), rope_, cache[s].rope_keys);
     }
   }
 }
@@ -106,7 +109,6 @@ void Attention::ChooseKeys(const Rows& in, const Rows& q_latents,
   const std::string name = name_ + "indexer.";
   const auto heads = static_cast<std::size_t>(model_.index_n_heads);
   const auto dims = static_cast<std::size_t>(model_.index_head_dim);
-  const auto rope = static_cast<std::size_t>(model_.qk_rope_head_dim);
   Rows queries = modules_.ApplyLinear(
       {weights.Matrix(name + "wq_b.weight", heads * dims, model_.q_lora_rank)}, q_latents);
   Rows own_keys = modules_.LayerNorm(
@@ -119,9 +121,9 @@ void Attention::ChooseKeys(const Rows& in, const Rows& q_latents,
     const auto [sequence, position] = places[row];
     for (std::size_t head = 0; head < heads; ++head) {
       rotary_.Turn(position, forward_.index_rope_pairs,
-                   std::span(queries.row(row) + head * dims, rope));
+                   std::span(queries.row(row) + head * dims, rope_));
     }
-    rotary_.Turn(position, forward_.index_rope_pairs, std::span(own_keys.row(row), rope));
+    rotary_.Turn(position, forward_.index_rope_pairs, std::span(own_keys.row(row), rope_));
     Append(own_keys.row(row), dims, cache[sequence].index_keys);
   }
   const float head_factor = 1 / std::sqrt(static_cast<float>(heads));
@@ -152,53 +154,42 @@ void Attention::ChooseKeys(const Rows& in, const Rows& q_latents,
   });
 }
 
-// kv_b_proj has the rows of each head's keys, then those of its values; --mla split parts them.
-WeightRows Attention::KeyRows(std::uint64_t head) const {
+// --mla split writes the keys' and the values' rows of all heads apart; kv_b_proj has those of a
+// head's key, then those of its value.
+WeightRows Attention::RowsOfHead(std::size_t head, const char* own, std::size_t first,
+                                 std::size_t rows) const {
   const ModelWeights& weights = modules_.weights();
-  const std::uint64_t nope = model_.qk_nope_head_dim;
-  const std::uint64_t v = model_.v_head_dim;
-  const std::uint64_t heads = model_.num_attention_heads;
-  if (weights.Has(name_ + "k_b_proj.weight")) {
-    return weights.MatrixOf(name_ + "k_b_proj.weight", 0, 1, head * nope, nope, heads * nope,
-                            model_.kv_lora_rank);
+  if (weights.Has(name_ + own)) {
+    return weights.MatrixOf(name_ + own, 0, 1, head * rows, rows, heads_ * rows, rank_);
   }
-  return weights.MatrixOf(name_ + "kv_b_proj.weight", 0, 1, head * (nope + v), nope,
-                          heads * (nope + v), model_.kv_lora_rank);
+  return weights.MatrixOf(name_ + "kv_b_proj.weight", 0, 1, head * (nope_ + v_) + first, rows,
+                          heads_ * (nope_ + v_), rank_);
 }
 
-WeightRows Attention::ValueRows(std::uint64_t head) const {
-  const ModelWeights& weights = modules_.weights();
-  const std::uint64_t nope = model_.qk_nope_head_dim;
-  const std::uint64_t v = model_.v_head_dim;
-  const std::uint64_t heads = model_.num_attention_heads;
-  if (weights.Has(name_ + "v_b_proj.weight")) {
-    return weights.MatrixOf(name_ + "v_b_proj.weight", 0, 1, head * v, v, heads * v,
-                            model_.kv_lora_rank);
-  }
-  return weights.MatrixOf(name_ + "kv_b_proj.weight", 0, 1, head * (nope + v) + nope, v,
-                          heads * (nope + v), model_.kv_lora_rank);
+WeightRows Attention::KeyRows(std::size_t head) const {
+  return RowsOfHead(head, "k_b_proj.weight", 0, nope_);
+}
+
+WeightRows Attention::ValueRows(std::size_t head) const {
+  return RowsOfHead(head, "v_b_proj.weight", nope_, v_);
 }
 
 // Of each position: for every head its key, without the rotary part, and its value.
 Rows Attention::KeysAndValues(const std::vector<float>& latents, std::size_t positions) {
   ModelWeights& weights = modules_.weights();
-  const auto heads = static_cast<std::size_t>(model_.num_attention_heads);
-  const auto nope = static_cast<std::size_t>(model_.qk_nope_head_dim);
-  const auto v = static_cast<std::size_t>(model_.v_head_dim);
-  const auto rank = static_cast<std::size_t>(model_.kv_lora_rank);
-  const std::size_t width = heads * (nope + v);
+  const std::size_t width = heads_ * (nope_ + v_);
   Rows kv(positions, width);
   std::vector<float> scratch;
-  const float* const in = modules_.InputOf(KeyRows(0), latents.data(), positions, rank, scratch);
+  const float* const in = modules_.InputOf(KeyRows(0), latents.data(), positions, rank_, scratch);
   std::vector<Product> products;
   if (weights.Has(name_ + "kv_b_proj.weight")) {
-    products.push_back({weights.Matrix(name_ + "kv_b_proj.weight", width, rank), in, rank,
+    products.push_back({weights.Matrix(name_ + "kv_b_proj.weight", width, rank_), in, rank_,
                         positions, kv.values.data(), width});
   } else {
-    for (std::size_t head = 0; head < heads; ++head) {
-      float* const out = kv.values.data() + head * (nope + v);
-      products.push_back({KeyRows(head), in, rank, positions, out, width});
-      products.push_back({ValueRows(head), in, rank, positions, out + nope, width});
+    for (std::size_t head = 0; head < heads_; ++head) {
+      float* const out = kv.values.data() + head * (nope_ + v_);
+      products.push_back({KeyRows(head), in, rank_, positions, out, width});
+      products.push_back({ValueRows(head), in, rank_, positions, out + nope_, width});
     }
   }
   weights.Multiply(products);
@@ -217,33 +208,28 @@ void Attention::Weigh(std::size_t keys, const Score& score, std::vector<float>& 
 Rows Attention::AttendNaive(const Rows& queries, const std::vector<SequenceRows>& sequences,
                             const LayerCache& cache, const KeyChoice& keys) {
   ModelWeights& weights = modules_.weights();
-  const auto heads = static_cast<std::size_t>(model_.num_attention_heads);
-  const auto nope = static_cast<std::size_t>(model_.qk_nope_head_dim);
-  const auto rope = static_cast<std::size_t>(model_.qk_rope_head_dim);
-  const auto v = static_cast<std::size_t>(model_.v_head_dim);
-  const auto rank = static_cast<std::size_t>(model_.kv_lora_rank);
-  Rows out(queries.count(), heads * v);
+  Rows out(queries.count(), heads_ * v_);
   const std::vector<RowPlace> places = PlacesOf(sequences, queries.count());
   for (std::size_t s = 0; s < sequences.size(); ++s) {
-    const std::size_t positions = cache[s].latents.size() / rank;
+    const std::size_t positions = cache[s].latents.size() / rank_;
     const Rows kv = KeysAndValues(cache[s].latents, positions);
-    weights.ForEach(sequences[s].count * heads, [&](std::size_t task) {
-      const std::size_t row = sequences[s].first + task / heads;
-      const std::size_t head = task % heads;
+    weights.ForEach(sequences[s].count * heads_, [&](std::size_t task) {
+      const std::size_t row = sequences[s].first + task / heads_;
+      const std::size_t head = task % heads_;
       const KeysOfRow of_row(keys, row, places[row].position);
-      const float* const query = queries.row(row) + head * (nope + rope);
+      const float* const query = queries.row(row) + head * (nope_ + rope_);
       std::vector<float> weight;
       Weigh(
           of_row.count(),
           [&](std::size_t i) {
             const std::size_t key = of_row.At(i);
-            return quant::Dot(query, kv.row(key) + head * (nope + v), nope) +
-                   quant::Dot(query + nope, cache[s].rope_keys.data() + key * rope, rope);
+            return quant::Dot(query, kv.row(key) + head * (nope_ + v_), nope_) +
+                   quant::Dot(query + nope_, cache[s].rope_keys.data() + key * rope_, rope_);
           },
           weight);
-      float* const result = out.row(row) + head * v;
+      float* const result = out.row(row) + head * v_;
       for (std::size_t i = 0; i < of_row.count(); ++i) {
-        quant::AddScaled(weight[i], kv.row(of_row.At(i)) + head * (nope + v) + nope, result, v);
+        quant::AddScaled(weight[i], kv.row(of_row.At(i)) + head * (nope_ + v_) + nope_, result, v_);
       }
     });
   }
@@ -253,48 +239,43 @@ Rows Attention::AttendNaive(const Rows& queries, const std::vector<SequenceRows>
 Rows Attention::AttendAbsorbed(const Rows& queries, const std::vector<SequenceRows>& sequences,
                                const LayerCache& cache, const KeyChoice& keys) {
   ModelWeights& weights = modules_.weights();
-  const auto heads = static_cast<std::size_t>(model_.num_attention_heads);
-  const auto nope = static_cast<std::size_t>(model_.qk_nope_head_dim);
-  const auto rope = static_cast<std::size_t>(model_.qk_rope_head_dim);
-  const auto v = static_cast<std::size_t>(model_.v_head_dim);
-  const auto rank = static_cast<std::size_t>(model_.kv_lora_rank);
   // First the queries in the space of the latents, then what the latents give.
-  Rows in_latents(queries.count(), heads * rank);
+  Rows in_latents(queries.count(), heads_ * rank_);
   std::vector<TransposedProduct> absorb;
-  for (std::size_t head = 0; head < heads; ++head) {
-    absorb.push_back({KeyRows(head), queries.values.data() + head * (nope + rope), queries.width,
-                      queries.count(), in_latents.values.data() + head * rank, in_latents.width});
+  for (std::size_t head = 0; head < heads_; ++head) {
+    absorb.push_back({KeyRows(head), queries.values.data() + head * (nope_ + rope_), queries.width,
+                      queries.count(), in_latents.values.data() + head * rank_, in_latents.width});
   }
   weights.Multiply(absorb);
   modules_.Round(in_latents.values);
   const std::vector<RowPlace> places = PlacesOf(sequences, queries.count());
-  weights.ForEach(queries.count() * heads, [&](std::size_t task) {
-    const std::size_t row = task / heads;
-    const std::size_t head = task % heads;
+  weights.ForEach(queries.count() * heads_, [&](std::size_t task) {
+    const std::size_t row = task / heads_;
+    const std::size_t head = task % heads_;
     const SequenceCache& of_sequence = cache[places[row].sequence];
     const KeysOfRow of_row(keys, row, places[row].position);
-    float* const query = in_latents.row(row) + head * rank;
-    const float* const rope_query = queries.row(row) + head * (nope + rope) + nope;
+    float* const query = in_latents.row(row) + head * rank_;
+    const float* const rope_query = queries.row(row) + head * (nope_ + rope_) + nope_;
     std::vector<float> weight;
     Weigh(
         of_row.count(),
         [&](std::size_t i) {
           const std::size_t key = of_row.At(i);
-          return quant::Dot(query, of_sequence.latents.data() + key * rank, rank) +
-                 quant::Dot(rope_query, of_sequence.rope_keys.data() + key * rope, rope);
+          return quant::Dot(query, of_sequence.latents.data() + key * rank_, rank_) +
+                 quant::Dot(rope_query, of_sequence.rope_keys.data() + key * rope_, rope_);
         },
         weight);
-    std::fill_n(query, rank, 0.0F);
+    std::fill_n(query, rank_, 0.0F);
     for (std::size_t i = 0; i < of_row.count(); ++i) {
-      quant::AddScaled(weight[i], of_sequence.latents.data() + of_row.At(i) * rank, query, rank);
+      quant::AddScaled(weight[i], of_sequence.latents.data() + of_row.At(i) * rank_, query, rank_);
     }
   });
   modules_.Round(in_latents.values);
-  Rows out(queries.count(), heads * v);
+  Rows out(queries.count(), heads_ * v_);
   std::vector<Product> products;
-  for (std::size_t head = 0; head < heads; ++head) {
-    products.push_back({ValueRows(head), in_latents.values.data() + head * rank, in_latents.width,
-                        queries.count(), out.values.data() + head * v, out.width});
+  for (std::size_t head = 0; head < heads_; ++head) {
+    products.push_back({ValueRows(head), in_latents.values.data() + head * rank_, in_latents.width,
+                        queries.count(), out.values.data() + head * v_, out.width});
   }
   weights.Multiply(products);
   return out;
@@ -302,17 +283,14 @@ Rows Attention::AttendAbsorbed(const Rows& queries, const std::vector<SequenceRo
 
 Rows Attention::Run(const Rows& in, const std::vector<SequenceRows>& sequences, bool has_indexer,
                     LayerCache& cache, KeyChoice& keys) {
-  const auto heads = static_cast<std::size_t>(model_.num_attention_heads);
-  const auto nope = static_cast<std::size_t>(model_.qk_nope_head_dim);
-  const auto rope = static_cast<std::size_t>(model_.qk_rope_head_dim);
   Rows q_latents;
   Rows queries = MakeQueries(in, q_latents);
   AddToCache(in, sequences, cache);
   if (has_indexer) ChooseKeys(in, q_latents, sequences, cache, keys);
   const std::vector<RowPlace> places = PlacesOf(sequences, in.count());
   for (std::size_t row = 0; row < in.count(); ++row) {
-    for (std::size_t head = 0; head < heads; ++head) {
-      const std::span<float> turned(queries.row(row) + head * (nope + rope) + nope, rope);
+    for (std::size_t head = 0; head < heads_; ++head) {
+      const std::span<float> turned(queries.row(row) + head * (nope_ + rope_) + nope_, rope_);
       rotary_.Turn(places[row].position, forward_.rope_pairs, turned);
       modules_.Round(turned);
     }
@@ -320,9 +298,7 @@ Rows Attention::Run(const Rows& in, const std::vector<SequenceRows>& sequences, 
   Rows mixed = form_ == AttentionForm::kNaive ? AttendNaive(queries, sequences, cache, keys)
                                               : AttendAbsorbed(queries, sequences, cache, keys);
   modules_.Round(mixed.values);
-  return modules_.ApplyLinear(BiasedLinear("o_proj", model_.hidden_size,
-                                           heads * static_cast<std::size_t>(model_.v_head_dim)),
-                              mixed);
+  return modules_.ApplyLinear(BiasedLinear("o_proj", model_.hidden_size, heads_ * v_), mixed);
 }
 
 }  // namespace dsv3::convert

@@ -60,8 +60,12 @@ class Attention {
   Rows AttendAbsorbed(const Rows& queries, const std::vector<SequenceRows>& sequences,
                       const LayerCache& cache, const KeyChoice& keys);
   Rows KeysAndValues(const std::vector<float>& latents, std::size_t positions);
-  WeightRows KeyRows(std::uint64_t head) const;    // [nope, latents]
-  WeightRows ValueRows(std::uint64_t head) const;  // [v, latents]
+  WeightRows KeyRows(std::size_t head) const;    // [nope, latents]
+  WeightRows ValueRows(std::size_t head) const;  // [v, latents]
+  // `rows` rows of a head: all that it has in the tensor `own`, or those from `first` on in
+  // kv_b_proj.
+  WeightRows RowsOfHead(std::size_t head, const char* own, std::size_t first,
+                        std::size_t rows) const;
   // Sets `weights` to the softmax of the scores of a row's keys.
   template <typename Score>
   void Weigh(std::size_t keys, const Score& score, std::vector<float>& weights) const;
@@ -72,6 +76,11 @@ class Attention {
   const AttentionForm form_;
   Modules& modules_;
   const std::string name_;
+  const std::size_t heads_;
+  const std::size_t nope_;  // dimensions of a head's key without the rotary ones
+  const std::size_t rope_;
+  const std::size_t v_;     // of a head's value
+  const std::size_t rank_;  // of a latent
 };
 
 }  // namespace dsv3::convert

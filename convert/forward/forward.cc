@@ -3,10 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <numeric>
 #include <span>
 #include <string>
-#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -17,11 +15,9 @@
 #include "convert/forward/output_head.h"
 #include "convert/forward/rotary.h"
 #include "convert/forward/token_ids.h"
-#include "convert/model/expected_tensors.h"
 #include "convert/model/forward_config.h"
 #include "convert/model/layer_kinds.h"
 #include "convert/open/open_model.h"
-#include "convert/stream/executor.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 
@@ -40,11 +36,9 @@ class Run {
         sequences_(request.sequences.empty()
                        ? std::vector<Tokens>{DefaultTokenIds(config_.vocab_size)}
                        : request.sequences),
-        weights_(model, request.weights, request.threads,
-                 request.memory_bytes == 0 ? kDefaultMemoryBytes : request.memory_bytes, progress,
-                 stop),
-        modules_(weights_, request.activations) {
-    progress_ = &progress;
+        weights_(model, request.weights, request.threads, request.memory_bytes, progress, stop),
+        modules_(weights_, request.activations),
+        progress_(progress) {
     report_.directory = model.directory;
     report_.model_type = config_.model_type;
     report_.layers = config_.num_hidden_layers;
@@ -62,7 +56,7 @@ class Run {
     ArrayOutput mtp_logits(fs, request_.mtp_logits,
                            {tokens - sequences_.size(), config_.vocab_size});
     Prepare();
-    progress_->OnPhase("running the model", (comparison_ ? 2 : 1) * BytesOf(tokens));
+    progress_.OnPhase("running the model", (comparison_ ? 2 : 1) * BytesOf(tokens));
     Rows stream = RunLayers(sequences_, &hidden);
     Rows normed = Normed(stream);
     if (comparison_) comparison_->OnNormed(stream, normed);
@@ -124,10 +118,9 @@ class Run {
   // About how many bytes of weights so many tokens read: all but the embedding and MTP layers, and
   // of the experts as many as the tokens choose at most.
   std::uint64_t BytesOf(std::uint64_t tokens) const {
-    const std::string_view prefix = FindNamePrefix(weights_.catalog());
     double bytes = 0;
     for (const CatalogTensor& tensor : weights_.catalog().tensors()) {
-      const std::optional<std::uint64_t> layer = LayerOf(tensor.name, prefix);
+      const std::optional<std::uint64_t> layer = LayerOf(tensor.name, weights_.prefix());
       const bool is_embedding = tensor.name.ends_with("embed_tokens.weight");
       if (is_embedding || (layer && *layer >= config_.num_hidden_layers)) continue;
       const bool is_expert = tensor.name.find(".mlp.experts.") != std::string::npos;
@@ -298,7 +291,7 @@ class Run {
       next.push_back({last->best().front().token});
     }
     report_.generated = next;
-    progress_->OnPhase("generating", (request_.generate - 1) * BytesOf(next.size()));
+    progress_.OnPhase("generating", (request_.generate - 1) * BytesOf(next.size()));
     ArrayOutput none;
     for (std::uint64_t step = 1; step < request_.generate; ++step) {
       const Rows normed = Normed(RunLayers(next, nullptr));
@@ -329,7 +322,7 @@ class Run {
   std::vector<std::size_t> past_;                  // positions that ran, by sequence
   std::vector<std::vector<bool>> experts_met_;     // by layer; empty for one without experts
   std::unique_ptr<ForwardComparison> comparison_;  // nullptr: none, or it ended
-  ProgressSink* progress_ = nullptr;
+  ProgressSink& progress_;
   ForwardReport report_;
 };
 
@@ -349,7 +342,7 @@ ComparisonOptions OptionsOf(const ForwardRequest& request) {
   options.attention = request.attention;
   options.replay_routing = request.replay_routing;
   options.threads = request.threads;
-  options.memory_bytes = request.memory_bytes == 0 ? kDefaultMemoryBytes : request.memory_bytes;
+  options.memory_bytes = request.memory_bytes;
   return options;
 }
 

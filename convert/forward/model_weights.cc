@@ -14,12 +14,12 @@
 
 #include "convert/forward/product_comparison.h"
 #include "convert/model/expected_tensors.h"
+#include "convert/stream/executor.h"
 #include "convert/stream/value_reader.h"
 #include "formats/error.h"
 #include "formats/io/aligned_buffer.h"
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
-#include "quant/codec.h"
 #include "quant/matmul.h"
 #include "quant/statistics.h"
 
@@ -80,10 +80,16 @@ struct ModelWeights::Buffers {
   ValueReader::Scales scales;
   std::vector<std::uint16_t> bf16;
   std::vector<float> floats;
-  // The values: one of them, the other is nullptr.
-  const std::uint16_t* as_bf16 = nullptr;
-  const float* as_floats = nullptr;
+  WeightPanel values;
 };
+
+void WeightPanel::CopyTo(float* out, std::size_t count) const {
+  if (floats != nullptr) {
+    std::copy_n(floats, count, out);
+  } else {
+    quant::DecodeFloats(quant::StoredFloat::kBF16, std::as_bytes(std::span(bf16, count)), out);
+  }
+}
 
 ModelWeights::ModelWeights(const OpenedModel& model, WeightValues values, unsigned threads,
                            std::uint64_t memory_bytes, ProgressSink& progress,
@@ -96,8 +102,9 @@ ModelWeights::ModelWeights(const OpenedModel& model, WeightValues values, unsign
       sources_(model.catalog, TensorsOf(model).derived),
       progress_(progress),
       stop_(stop),
-      panel_bytes_(
-          std::clamp<std::uint64_t>(memory_bytes / (kBuffersOfPanel * threads), 1, kPanelBytes)),
+      panel_bytes_(std::clamp<std::uint64_t>(
+          (memory_bytes == 0 ? kDefaultMemoryBytes : memory_bytes) / (kBuffersOfPanel * threads), 1,
+          kPanelBytes)),
       arena_(std::make_unique<Arena>(threads)) {}
 
 ModelWeights::~ModelWeights() = default;
@@ -171,14 +178,13 @@ void ModelWeights::Read(const WeightRows& weight, std::uint64_t begin, std::uint
   const std::span<const std::byte> bytes = buffers.inputs[0];
   progress_.OnBytes(bytes.size(), FileOf(weight.tensor));
   const auto count = static_cast<std::size_t>(last - first);
-  buffers.as_bf16 = nullptr;
-  buffers.as_floats = nullptr;
+  buffers.values = {};
   if (!reader.scaled() && model_.catalog.tensors()[weight.tensor].dtype == Dtype::kBF16) {
-    buffers.as_bf16 = reinterpret_cast<const std::uint16_t*>(bytes.data());
+    buffers.values.bf16 = reinterpret_cast<const std::uint16_t*>(bytes.data());
     if (reinterpret_cast<std::uintptr_t>(bytes.data()) % alignof(std::uint16_t) != 0) {
       buffers.bf16.resize(count);
       std::memcpy(buffers.bf16.data(), bytes.data(), bytes.size());
-      buffers.as_bf16 = buffers.bf16.data();
+      buffers.values.bf16 = buffers.bf16.data();
     }
     return;
   }
@@ -186,12 +192,12 @@ void ModelWeights::Read(const WeightRows& weight, std::uint64_t begin, std::uint
   if (reader.scaled() && values_ == WeightValues::kBF16) {
     buffers.bf16.resize(count);
     reader.RoundedToBF16(first, bytes, buffers.scales, buffers.bf16.data());
-    buffers.as_bf16 = buffers.bf16.data();
+    buffers.values.bf16 = buffers.bf16.data();
     return;
   }
   buffers.floats.resize(count);
   reader.Floats(first, bytes, buffers.scales, buffers.floats.data());
-  buffers.as_floats = buffers.floats.data();
+  buffers.values.floats = buffers.floats.data();
 }
 
 void ModelWeights::FailNotFinite(const WeightRows& weight, std::uint64_t row) {
@@ -199,9 +205,7 @@ void ModelWeights::FailNotFinite(const WeightRows& weight, std::uint64_t row) {
   Read(weight, row, row + 1, buffers);
   std::optional<std::uint64_t> column;
   for (std::uint64_t k = 0; k < weight.cols && !column; ++k) {
-    const float value =
-        buffers.as_floats != nullptr ? buffers.as_floats[k] : quant::DecodeBF16(buffers.as_bf16[k]);
-    if (!std::isfinite(value)) column = k;
+    if (!std::isfinite(buffers.values.At(k))) column = k;
   }
   const std::string& name = model_.catalog.tensors()[weight.tensor].name;
   const std::string problem =
@@ -234,7 +238,7 @@ WeightPanel ModelWeights::ReadPanel(const WeightRows& weight, std::uint64_t begi
                                     std::uint64_t end) {
   Buffers& buffers = arena_->buffers();
   Read(weight, begin, end, buffers);
-  return {buffers.as_bf16, buffers.as_floats};
+  return buffers.values;
 }
 
 void ModelWeights::ReadRows(const WeightRows& weight, std::span<const std::uint64_t> rows,
@@ -249,9 +253,8 @@ void ModelWeights::ReadSingleRows(const WeightRows& weight, std::span<const std:
     Buffers& buffers = arena_->buffers();
     Read(weight, rows[i], rows[i] + 1, buffers);
     float* const values = out + i * weight.cols;
+    buffers.values.CopyTo(values, static_cast<std::size_t>(weight.cols));
     for (std::uint64_t k = 0; k < weight.cols; ++k) {
-      values[k] = buffers.as_floats != nullptr ? buffers.as_floats[k]
-                                               : quant::DecodeBF16(buffers.as_bf16[k]);
       if (!std::isfinite(values[k])) FailNotFinite(weight, rows[i]);
     }
   });
@@ -269,10 +272,10 @@ WeightPanel ModelWeights::MultiplyPanel(const Product& product, std::uint64_t be
   const auto cols = static_cast<std::size_t>(product.weight.cols);
   float* const out = product.out + begin;
   const quant::Activations in{product.in, product.tokens, product.in_stride};
-  if (buffers.as_bf16 != nullptr) {
-    quant::MultiplyBF16(buffers.as_bf16, rows, cols, in, out, product.out_stride);
+  if (buffers.values.bf16 != nullptr) {
+    quant::MultiplyBF16(buffers.values.bf16, rows, cols, in, out, product.out_stride);
   } else {
-    quant::MultiplyF32(buffers.as_floats, rows, cols, in, out, product.out_stride);
+    quant::MultiplyF32(buffers.values.floats, rows, cols, in, out, product.out_stride);
   }
   for (std::size_t token = 0; token < product.tokens; ++token) {
     float* const values = out + token * product.out_stride;
@@ -281,7 +284,7 @@ WeightPanel ModelWeights::MultiplyPanel(const Product& product, std::uint64_t be
       if (!std::isfinite(values[row])) FailNotFinite(product.weight, begin + row);
     }
   }
-  return {buffers.as_bf16, buffers.as_floats};
+  return buffers.values;
 }
 
 void ModelWeights::Multiply(std::span<const Product> products) {
@@ -317,26 +320,23 @@ void ModelWeights::Multiply(std::span<const TransposedProduct> products) {
     Buffers& buffers = arena_->buffers();
     Read(product.weight, 0, product.weight.rows, buffers);
     const auto cols = static_cast<std::size_t>(product.weight.cols);
-    if (buffers.as_bf16 != nullptr) {
+    if (buffers.values.bf16 != nullptr) {
       const std::size_t count = product.weight.rows * cols;
       buffers.floats.resize(count);
-      quant::DecodeFloats(quant::StoredFloat::kBF16,
-                          std::as_bytes(std::span(buffers.as_bf16, count)), buffers.floats.data());
-      buffers.as_floats = buffers.floats.data();
+      buffers.values.CopyTo(buffers.floats.data(), count);
+      buffers.values = {nullptr, buffers.floats.data()};
     }
     for (std::size_t token = 0; token < product.tokens; ++token) {
       float* const out = product.out + token * product.out_stride;
       for (std::size_t row = 0; row < product.weight.rows; ++row) {
         quant::AddScaled(product.in[token * product.in_stride + row],
-                         buffers.as_floats + row * cols, out, cols);
+                         buffers.values.floats + row * cols, out, cols);
       }
       for (std::size_t k = 0; k < cols; ++k) {
         if (!std::isfinite(out[k])) FailNotFinite(product.weight, 0);
       }
     }
-    if (comparison) {
-      comparison->Compare(i, 0, product.weight.rows, {nullptr, buffers.as_floats});
-    }
+    if (comparison) comparison->Compare(i, 0, product.weight.rows, buffers.values);
   });
   if (comparison) comparison->Finish();
 }

@@ -12,6 +12,7 @@
 #include "convert/model/scaled_weights.h"
 #include "convert/open/open_model.h"
 #include "convert/stream/source_files.h"
+#include "quant/codec.h"
 
 // The weights of a model as the forward pass uses them: read when they are needed, a panel of rows
 // at a time. An internal part of forward.h.
@@ -52,6 +53,11 @@ struct WeightPanel {
     return {bf16 == nullptr ? nullptr : bf16 + element,
             floats == nullptr ? nullptr : floats + element};
   }
+  float At(std::size_t element) const {
+    return floats != nullptr ? floats[element] : quant::DecodeBF16(bf16[element]);
+  }
+  // The first `count` of them.
+  void CopyTo(float* out, std::size_t count) const;
 };
 
 class WeightComparison;
@@ -69,7 +75,8 @@ struct TransposedProduct {
 
 class ModelWeights {
  public:
-  // `model`, `progress` and `stop` must outlive the object. Throws Error (kBadInput) for weights
+  // `memory_bytes` bounds the weights that are in memory; 0: kDefaultMemoryBytes. `model`,
+  // `progress` and `stop` must outlive the object. Throws Error (kBadInput) for weights
   // whose values are not known.
   ModelWeights(const OpenedModel& model, WeightValues values, unsigned threads,
                std::uint64_t memory_bytes, ProgressSink& progress, const StopToken& stop);
@@ -78,9 +85,10 @@ class ModelWeights {
   ModelWeights& operator=(const ModelWeights&) = delete;
 
   const Catalog& catalog() const { return model_.catalog; }
-  // What stands before the names that the functions below take.
+  // The prefix of the catalog's names, which the functions below do not take.
   const std::string& prefix() const { return prefix_; }
-  // Errors name files with the model's directory from now on, which tells two models apart.
+  // Errors name files with the model's directory from now on: two models may have files of one
+  // name.
   void NameDirectory() { names_directory_ = true; }
 
   // Compares all that is read from now on with another model; nullptr: no longer.

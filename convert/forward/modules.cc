@@ -10,6 +10,7 @@
 #include "quant/elementwise.h"
 
 namespace dsv3::convert {
+
 const float* Modules::InputOf(const WeightRows& weight, const float* in, std::size_t rows,
                               std::size_t width, std::vector<float>& scratch) {
   const bool quantizes =

@@ -29,29 +29,20 @@ void OutputComparison::Add(ModelWeights& weights, std::uint64_t first, const Row
     Row& row = rows_[i];
     const std::span<const float> of_a(a.row(i), a.width);
     const std::span<const float> of_b(b.row(i), b.width);
-    row.a.Add(first, of_a);
+    row.cross *= row.a.Add(first, of_a);
     row.b.Add(first, of_b);
-    const double largest = *std::max_element(of_a.begin(), of_a.end());
-    if (largest > row.largest) {
-      const double factor = std::exp(row.largest - largest);
-      row.cross *= factor;
-      row.weights *= factor;
-      row.largest = largest;
-    }
     for (std::size_t k = 0; k < a.width; ++k) {
       const double difference = static_cast<double>(of_a[k]) - of_b[k];
-      const double weight = std::exp(of_a[k] - row.largest);
       row.sums.Add(of_a[k], of_b[k]);
       row.max_abs = std::max(row.max_abs, std::abs(difference));
-      row.cross += weight * difference;
-      row.weights += weight;
+      row.cross += std::exp(of_a[k] - row.a.largest()) * difference;
     }
   });
 }
 
 // Σ p (log p − log q) with log p = a − LogSumExp(a).
 double OutputComparison::Row::Kl() const {
-  return std::max(0.0, cross / weights - a.LogSumExp() + b.LogSumExp());
+  return std::max(0.0, cross / a.sum() - a.LogSumExp() + b.LogSumExp());
 }
 
 LogitFigures OutputComparison::Figures() const {

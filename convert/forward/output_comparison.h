@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <vector>
 
@@ -58,10 +57,7 @@ class OutputComparison {
     LogitSummary b;
     ErrorSums sums;
     double max_abs = 0;
-    // Σ exp(a − largest) · (a − b), and Σ exp(a − largest).
-    double largest = -std::numeric_limits<double>::infinity();
-    double cross = 0;
-    double weights = 0;
+    double cross = 0;  // Σ exp(a − largest) · (a − b)
   };
 
   std::vector<Row> rows_;

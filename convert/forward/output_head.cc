@@ -30,10 +30,12 @@ void ComputeLogits(Modules& modules, const WeightRows& head, const Rows& in,
   }
 }
 
-void LogitSummary::Add(std::uint64_t first, std::span<const float> logits) {
+double LogitSummary::Add(std::uint64_t first, std::span<const float> logits) {
   const double largest = *std::max_element(logits.begin(), logits.end());
+  double factor = 1;
   if (largest > largest_) {
-    sum_ *= std::exp(largest_ - largest);
+    factor = std::exp(largest_ - largest);
+    sum_ *= factor;
     largest_ = largest;
   }
   for (const float logit : logits) sum_ += std::exp(logit - largest_);
@@ -48,6 +50,7 @@ void LogitSummary::Add(std::uint64_t first, std::span<const float> logits) {
     best_.insert(place, {static_cast<std::uint32_t>(first + i), logits[i]});
     if (best_.size() > top_) best_.pop_back();
   }
+  return factor;
 }
 
 double LogitSummary::LogSumExp() const { return largest_ + std::log(sum_); }

@@ -33,10 +33,13 @@ class LogitSummary {
   explicit LogitSummary(std::size_t top, std::optional<std::uint32_t> target = std::nullopt)
       : top_(top), target_(target) {}
 
-  // The logits of tokens from `first` on; in order.
-  void Add(std::uint64_t first, std::span<const float> logits);
+  // The logits of tokens from `first` on; in order. Returns what sums of exp(logit − largest())
+  // that were made before must be multiplied by: 1 where the largest is as before.
+  double Add(std::uint64_t first, std::span<const float> logits);
 
   const std::vector<Best>& best() const { return best_; }  // of equal ones the lower token first
+  double largest() const { return largest_; }
+  double sum() const { return sum_; }  // Σ exp(logit − largest())
   // log Σ exp(logit).
   double LogSumExp() const;
   // −log p of the target.
@@ -47,7 +50,7 @@ class LogitSummary {
   std::optional<std::uint32_t> target_;
   std::vector<Best> best_;
   double largest_ = -std::numeric_limits<double>::infinity();
-  double sum_ = 0;  // of exp(logit − largest_)
+  double sum_ = 0;
   double target_logit_ = 0;
 };
 

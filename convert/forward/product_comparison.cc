@@ -55,7 +55,7 @@ struct ProductComparison::One {
   WeightRows weight;
   RowMap::Result result = RowMap::Result::kFound;
   bool transposed = false;
-  // The product's members, whichever form it has.
+  // The members of the product, of either kind.
   const float* in = nullptr;
   std::size_t in_stride = 0;
   std::size_t tokens = 0;
@@ -206,9 +206,7 @@ void ProductComparison::MultiplyTransposed(One& one, const WeightRows& of_other,
   const std::size_t cols = one.outputs;
   const auto rows = static_cast<std::size_t>(of_other.rows);
   std::vector<float> weights(rows * cols);
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    weights[i] = values.floats != nullptr ? values.floats[i] : quant::DecodeBF16(values.bf16[i]);
-  }
+  values.CopyTo(weights.data(), weights.size());
   std::vector<float> out(cols);
   for (std::size_t token = 0; token < one.tokens; ++token) {
     std::fill(out.begin(), out.end(), 0.0F);

@@ -9,8 +9,6 @@
 #include <functional>
 #include <vector>
 
-#include "quant/codec.h"
-
 namespace dsv3::convert {
 namespace {
 
@@ -156,29 +154,22 @@ class Relation {
       const std::uint64_t end = std::min(rows_.rows, begin + step);
       const auto count = static_cast<std::size_t>((end - begin) * rows_.cols);
       std::vector<float> of_a(part == Part::kOther ? 0 : count);
-      if (part != Part::kOther) Copy(a.ReadPanel(rows_, begin, end), count, of_a.data());
+      if (part != Part::kOther) a.ReadPanel(rows_, begin, end).CopyTo(of_a.data(), count);
       std::vector<float> of_b(count);
       std::vector<OtherRows> runs;
       comparison_.map().Find({rows_.tensor, rows_.first_row + begin, end - begin, rows_.cols},
                              is_product_, runs);
       for (const OtherRows& run : runs) {
-        Copy(comparison_.b().weights.ReadPanel(run.rows, 0, run.rows.rows),
-             static_cast<std::size_t>(run.rows.rows * rows_.cols),
-             of_b.data() + run.begin * rows_.cols);
+        comparison_.b()
+            .weights.ReadPanel(run.rows, 0, run.rows.rows)
+            .CopyTo(of_b.data() + run.begin * rows_.cols,
+                    static_cast<std::size_t>(run.rows.rows * rows_.cols));
       }
       for (std::size_t i = 0; i < count; i += width_) {
         visit(static_cast<std::size_t>(begin) + i / width_,
               part == Part::kOther ? nullptr : of_a.data() + i, of_b.data() + i);
       }
     });
-  }
-
-  static void Copy(const WeightPanel& panel, std::size_t count, float* out) {
-    if (panel.floats != nullptr) {
-      std::copy_n(panel.floats, count, out);
-      return;
-    }
-    for (std::size_t i = 0; i < count; ++i) out[i] = quant::DecodeBF16(panel.bf16[i]);
   }
 
   void AddFacts(std::size_t row, const float* a, const float* b) {

@@ -10,7 +10,6 @@
 #include "convert/forward/config_differences.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
-#include "quant/codec.h"
 
 namespace dsv3::convert {
 namespace {
@@ -134,8 +133,7 @@ void WeightComparison::CompareRows(const WeightRows& weight, std::span<const std
     const WeightPanel other = b_.weights.ReadPanel(found.front().rows, 0, 1);
     const float* const mine = out + i * weight.cols;
     for (std::uint64_t k = 0; k < weight.cols; ++k) {
-      const float value =
-          other.floats != nullptr ? other.floats[k] : quant::DecodeBF16(other.bf16[k]);
+      const float value = other.At(k);
       if (!std::isfinite(value)) b_.weights.FailNotFinite(found.front().rows, 0);
       if (value != mine[k]) differs = true;
       of_row[i].Add(mine[k], value);
