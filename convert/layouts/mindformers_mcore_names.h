@@ -16,7 +16,7 @@ const LayoutTable& MindformersMcoreV1Names();
 const LayoutTable& MindformersMcoreV2Names();
 
 // The same from networks without use_interleaved_weight_layout_mlp: gate lies before up, as in v1.
-// Neither names nor shapes tell the two apart.
+// Names and shapes are the same.
 const LayoutTable& MindformersMcoreV2ContiguousNames();
 
 }  // namespace dsv3::convert

@@ -92,7 +92,7 @@ const StackRow& RowOf(Stack stack) {
                        [&](const StackRow& row) { return row.stack == stack; });
 }
 
-// Whether nothing in names and shapes tells the stack from the usual one.
+// Whether the stack has the same names and shapes as the usual one.
 bool AreAlike(Stack usual, Stack other) {
   return usual == Stack::kMindformersMcoreV2 && other == Stack::kMindformersMcoreV2Contiguous;
 }

@@ -38,9 +38,9 @@ struct DetectedStack {
 };
 
 // The stack that the names of a checkpoint's tensors are of, by that of the embedding and by
-// tensors that one of several such stacks alone has; of those that nothing tells apart, `wanted` or
-// the usual one. Throws Error (kBadInput) that says what was
-// seen where they are of no known stack, of several, or of another than `wanted`.
+// tensors that one of several such stacks alone has; of stacks with the same names and shapes,
+// `wanted` or the usual one. Throws Error (kBadInput) that says what was seen where they are of no
+// known stack, of several, or of another than `wanted`.
 DetectedStack DetectStack(const std::vector<StackTensor>& tensors,
                           std::optional<Stack> wanted = std::nullopt);
 

@@ -29,9 +29,9 @@ struct TrainingPlace {
 // The training checkpoint at `input`: a file of torch.save, a directory of one of the kinds, or a
 // directory of Megatron's iterations, of which latest_checkpointed_iteration.txt names one. Nothing
 // where there is none, or where a checkpoint of safetensors lies in the directory, too. One of
-// Megatron's ranks stands for all beside it. Throws Error (kBadInput) for forms that are recognised
-// and not read: Megatron's zarr, DeepSpeed's, verl's, and a file before PyTorch 1.6, with what to
-// do; and for a rank's folder without its file.
+// Megatron's ranks means all ranks beside it. Throws Error (kBadInput) for forms that are
+// recognised and not read: Megatron's zarr, DeepSpeed's, verl's, and a file before PyTorch 1.6,
+// with what to do; and for a rank's folder without its file.
 std::optional<TrainingPlace> FindTraining(const std::filesystem::path& input);
 
 }  // namespace dsv3::convert
