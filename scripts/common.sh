@@ -74,6 +74,15 @@ python_environment() {
     printf '%s\n' "$wanted" >"$stamp"
 }
 
+# Starts the running script anew, with its arguments "$@", without randomised addresses: libFuzzer
+# chooses by addresses, so a repeated run needs the same ones, and ThreadSanitizer's shadow memory
+# meets a program's own from time to time. Some containers do not allow it.
+fix_addresses() {
+  if [[ -z ${DSV3_FIXED_ADDRESSES-} ]] && setarch --addr-no-randomize true 2>/dev/null; then
+    DSV3_FIXED_ADDRESSES=1 exec setarch --addr-no-randomize "$0" "$@"
+  fi
+}
+
 # Has CMake call the compilers through ccache where it is installed: before a configuration is made.
 use_ccache() {
   command -v ccache >/dev/null || return 0
