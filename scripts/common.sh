@@ -104,3 +104,32 @@ build_preset() {
       cmake --build --preset "$preset" ${1:+--target "$@"}
   )
 }
+
+# run_shard PRESET PROGRAM SHARD: one part of a test program; its log is shown only when it fails.
+run_shard() {
+  local log=$root/build/logs/$1-$2-$3.log status=0
+  GTEST_SHARD_INDEX=$3 timeout --kill-after=10 1800 "$root/build/$1/bin/$2" >"$log" 2>&1 </dev/null || status=$?
+  if [[ $status -eq 0 ]]; then
+    printf '%s, part %d: %s\n' "$2" "$3" "$(grep -a ' ran\. ' "$log")"
+    return 0
+  fi
+  printf '%s, part %d: FAILED (exit %d), the end of %s:\n' "$2" "$3" "$status" "$log"
+  tail -n 100 "$log"
+  return 1
+}
+
+# run_programs PRESET PROGRAM...: runs whole test programs, not each test as a process of its own, for
+# programs with sanitizers are slow to start. Each is cut into parts, so that all processors work.
+# GTEST_FILTER chooses tests.
+run_programs() {
+  local preset=$1 program part
+  shift
+  export root
+  export -f run_shard
+  export GTEST_TOTAL_SHARDS=$((2 * $(nproc)))
+  for program in "$@"; do
+    for ((part = 0; part < GTEST_TOTAL_SHARDS; part++)); do
+      printf '%s %s %d\n' "$preset" "$program" "$part"
+    done
+  done | xargs -P "$(nproc)" -L 1 bash -c 'run_shard "$@"' run_shard
+}
