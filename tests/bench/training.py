@@ -19,11 +19,15 @@ def weight_files(directory):
 
 
 class TrainingRace(Race):
-    """One source, in the page cache or on the disk only; the copy writes as many bytes as it reads."""
+    """One source, in the page cache or on the disk only; the copy writes `written` bytes, as many as
+    it reads where that is None, in as many files as it reads."""
 
-    def __init__(self, source, output, floor, say, warm=False):
+    def __init__(self, source, output, floor, say, warm=False, written=None):
         super().__init__("", weight_files(source), output, floor, None, say)
         self.warm = warm
+        sizes = [path.stat().st_size for path in self.shards]
+        share = 1 if written is None else written / sum(sizes)
+        self.pairs = [f"{path}={int(size * share)}" for path, size in zip(self.shards, sizes)]
 
     def settle(self):
         settle(*([] if self.warm else self.shards))
@@ -39,10 +43,9 @@ class TrainingRace(Race):
         for threads, request in WAYS:
             fresh(self.floor)
             self.settle()
-            pairs = [f"{path}={path.stat().st_size}" for path in self.shards]
             command = [BIN / "dsv3-floor-copy", "--threads", threads, "--request", request]
             command += ["--buffered"] if self.warm else []
-            seconds.append(run([*command, self.floor, *pairs]).seconds)
+            seconds.append(run([*command, self.floor, *self.pairs]).seconds)
         fresh(self.floor)
         return min(seconds)
 
@@ -100,8 +103,11 @@ def measure_training(model, work, pairs, say):
         for warm in (False, True):
             state = "warm" if warm else "cold"
             say(f"{name} to Hugging Face, {state} ...")
-            race = TrainingRace(source, output, floor, say, warm)
-            row = against_copy(race, [CONVERT, "train-to-infer", source, output, "--quiet"], pairs)
+            # A shared tensor is saved once, and written once for each of its names.
+            race = TrainingRace(source, output, floor, say, warm, written=result["bytes"])
+            shard = -(-result["bytes"] // len(race.shards))
+            command = [CONVERT, "train-to-infer", source, output, "--max-shard-size", shard]
+            row = against_copy(race, [*command, "--quiet"], pairs)
             if name in peers:
                 row["peer"] = measure_peer(race, *peers[name])
                 row["times_peer"] = round(row["peer"]["seconds"] / row["seconds"]["median"], 1)
