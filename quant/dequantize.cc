@@ -1,6 +1,7 @@
 #include "quant/dequantize.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -164,6 +165,19 @@ void DecodeScales(ScaleFormat format, std::span<const std::byte> bytes, std::vec
         out.push_back(DecodeF16(static_cast<std::uint16_t>(byte(i) | byte(i + 1) << 8)));
       }
       return;
+    case ScaleFormat::kE4M3: {
+      // NVFP4 has a scale for 16 codes, too many to decode them one by one.
+      static const std::array<float, 256> kValues = [] {
+        std::array<float, 256> values{};
+        for (std::size_t i = 0; i < values.size(); ++i) {
+          values[i] = DecodeE4M3(static_cast<std::uint8_t>(i));
+        }
+        return values;
+      }();
+      out.resize(bytes.size());
+      for (std::size_t i = 0; i < bytes.size(); ++i) out[i] = kValues[byte(i)];
+      return;
+    }
   }
 }
 

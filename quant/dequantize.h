@@ -16,21 +16,23 @@ struct BlockShape {
 
 enum class Fp8Format { kE4M3, kE5M2 };
 
-enum class ScaleFormat { kF32, kBF16, kE8M0, kF16 };
+enum class ScaleFormat { kF32, kBF16, kE8M0, kF16, kE4M3 };
 
 struct DequantizeCounts {
   std::uint64_t nan_codes = 0;  // FP8 NaN codes met; each became a BF16 NaN
 };
 
-// Elements [first, first + codes.size()) of a row-major matrix with `cols` columns, where element i
-// lies in row i / cols. `scales` holds the scale rows from the one of the first element's row
-// (first / cols / block.rows) to the one of the last, each of ceil(cols / block.cols) floats.
+// Consecutive elements from `first` on of a row-major matrix with `cols` columns, where element i
+// lies in row i / cols; of FP8, one for each byte of `codes` (codes.h has other codes). `scales`
+// holds the scale rows from the one of the first element's row (first / cols / block.rows) to the
+// one of the last, each of ceil(cols / block.cols) floats, and so does `zeros`, or it is empty.
 struct DequantizeSpan {
   std::span<const std::uint8_t> codes;
   std::uint64_t first = 0;
   std::uint64_t cols = 0;
   BlockShape block;
   std::span<const float> scales;
+  std::span<const float> zeros = {};  // what the codes mean 0 with; never of FP8
 };
 
 // out[i] = BF16(float(code) × scale), one float multiplication and one rounding to nearest even

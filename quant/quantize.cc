@@ -18,6 +18,7 @@ std::size_t FloatBytes(FloatFormat format) { return format == FloatFormat::kF32 
 std::size_t ScaleBytes(ScaleFormat format) {
   switch (format) {
     case ScaleFormat::kE8M0:
+    case ScaleFormat::kE4M3:
       return 1;
     case ScaleFormat::kBF16:
     case ScaleFormat::kF16:

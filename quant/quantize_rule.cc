@@ -151,6 +151,8 @@ void StoreScale(ScaleFormat format, float scale, std::byte* to) {
       return put(EncodeF16(scale), 2);
     case ScaleFormat::kE8M0:
       return put(bits >> kFloatMantissaBits, 1);  // 2^-127 is a subnormal float: field 0
+    case ScaleFormat::kE4M3:
+      return put(EncodeE4M3(scale), 1);
     case ScaleFormat::kF32:
       break;
   }

@@ -60,6 +60,8 @@ formats::Dtype ScaleDtype(quant::ScaleFormat format) {
       return formats::Dtype::kF16;
     case quant::ScaleFormat::kE8M0:
       return formats::Dtype::kF8E8M0;
+    case quant::ScaleFormat::kE4M3:
+      return formats::Dtype::kF8E4M3;
     case quant::ScaleFormat::kF32:
       break;
   }
