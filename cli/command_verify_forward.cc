@@ -226,9 +226,14 @@ VerifyReport ReportOf(const Options& options, const ForwardReport& run) {
                                          "outputs are the same";
     report.verification.findings = convert::JudgeComparison(*ran.comparison, options.limits);
     report.passes = report.verification.Passes(false);
+  } else if (ran.ranks) {
+    report.good = "every weight that was met is finite, and all ranks have the same copies of it";
+    report.verification.findings = convert::JudgeCopies(ran.rank_differences);
+    report.passes = report.verification.Passes(false);
   }
   report.lines.emplace_back("model", fmt::format("{}, {}", Printable(ran.model_type),
                                                  FormatCountOf(ran.layers, "layer")));
+  AppendRankLines(ran, report.lines);
   report.lines.emplace_back("tokens", fmt::format("{} in {}", FormatCount(ran.tokens),
                                                   FormatCountOf(ran.sequences, "sequence")));
   if (ran.experts > 0) {
@@ -254,6 +259,7 @@ VerifyReport ReportOf(const Options& options, const ForwardReport& run) {
     StringMember(json, "weights", WordOf(WeightChoices(), RequestOf(copy).weights));
     StringMember(json, "activations", WordOf(ActivationChoices(), copy.activations));
     StringMember(json, "attention", WordOf(AttentionChoices(), copy.attention));
+    RanksMember(json, ran);
     UintMember(json, "sequences", ran.sequences);
     UintMember(json, "tokens", ran.tokens);
     UintMember(json, "bytes_read", ran.bytes_read);
@@ -268,7 +274,7 @@ VerifyReport ReportOf(const Options& options, const ForwardReport& run) {
     GeneratedMember(json, ran);
     TopMember(json, ran);
     RoutingMember(json, ran);
-    ComparisonMembers(json, ran.comparison ? &*ran.comparison : nullptr);
+    ComparisonMembers(json, ran);
   };
   return report;
 }
@@ -287,7 +293,10 @@ Command ForwardCommand() {
       "behind it.",
       "Shows that every weight that was met is there, of its shape and finite, and gives logits, "
       "hidden states and the choices of the router for comparisons with other programs.",
-      "Of rank shards it runs the model that they hold together.",
+      "Rank shards run as their ranks do: each multiplies its own slices, partial sums are added "
+      "in "
+      "the order of the ranks, and each expert runs where it lies. Copies that several ranks hold "
+      "are compared; one that differs is named with its rank, and the exit code is 1.",
       "With OTHER it compares two models. Each module of OTHER whose weights or config differ also "
       "runs on MODEL's input, so a fault is named where it is and nothing behind it; the logits of "
       "OTHER's own run give the figures. The exit code is 0 where nothing differs, or where the "

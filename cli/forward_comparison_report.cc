@@ -15,6 +15,7 @@ namespace {
 
 using convert::ForwardComparisonReport;
 using convert::ModuleDifference;
+using Sizes = formats::RankLayout::Sizes;
 
 Option Limit(std::string name, std::optional<double>* target, std::string help) {
   // RealNumber checks the text.
@@ -99,7 +100,11 @@ void WriteDifference(formats::JsonWriter& json, const ModuleDifference& differen
   }
   StringOrNullMember(json, "tensor", difference.tensor);
   json.Key("rank");
-  json.Null();
+  if (difference.rank) {
+    json.Uint(*difference.rank);
+  } else {
+    json.Null();
+  }
   OptionalMember(json, "nmse", difference.nmse);
   OptionalMember(json, "cosine", difference.cosine);
   StringMember(json, "relation", convert::RelationName(difference.relation));
@@ -171,27 +176,55 @@ void AppendComparisonLines(const ForwardComparisonReport& report,
   }
 }
 
-void ComparisonMembers(formats::JsonWriter& json, const ForwardComparisonReport* report) {
-  if (report == nullptr) {
+void AppendRankLines(const convert::ForwardReport& report,
+                     std::vector<std::pair<std::string, std::string>>& lines) {
+  const auto append = [&](const char* name, const std::optional<Sizes>& sizes) {
+    if (!sizes) return;
+    lines.emplace_back(name,
+                       fmt::format("{}: TP {}, EP {}, DP {}, PP {}", FormatCount(sizes->world_size),
+                                   sizes->tp, sizes->ep, sizes->dp, sizes->pp));
+  };
+  append("ranks", report.ranks);
+  if (report.comparison) append("OTHER's ranks", report.comparison->ranks);
+}
+
+void RanksMember(formats::JsonWriter& json, const convert::ForwardReport& report) {
+  json.Key("ranks");
+  std::optional<Sizes> sizes = report.ranks;
+  if (!sizes && report.comparison) sizes = report.comparison->ranks;
+  if (!sizes) return json.Null();
+  json.BeginObject();
+  UintMember(json, "world_size", sizes->world_size);
+  UintMember(json, "tp", sizes->tp);
+  UintMember(json, "ep", sizes->ep);
+  UintMember(json, "dp", sizes->dp);
+  UintMember(json, "pp", sizes->pp);
+  UintMember(json, "moe_tp", sizes->moe_tp);
+  UintMember(json, "dense_tp", sizes->dense_tp);
+  UintMember(json, "shared_expert_tp", sizes->shared_expert_tp);
+  UintMember(json, "embed_tp", sizes->embed_tp);
+  UintMember(json, "redundant_experts", sizes->redundant_experts);
+  json.EndObject();
+}
+
+void ComparisonMembers(formats::JsonWriter& json, const convert::ForwardReport& report) {
+  if (report.comparison) {
+    FiguresMember(json, *report.comparison);
+  } else {
     json.Key("comparison");
     json.Null();
-    json.Key("differences");
-    json.BeginArray();
-    json.EndArray();
-    json.Key("first_difference");
-    json.Null();
-    return;
   }
-  FiguresMember(json, *report);
+  const std::vector<ModuleDifference>& differences =
+      report.comparison ? report.comparison->differences : report.rank_differences;
   json.Key("differences");
   json.BeginArray();
-  for (const ModuleDifference& difference : report->differences) WriteDifference(json, difference);
+  for (const ModuleDifference& difference : differences) WriteDifference(json, difference);
   json.EndArray();
   json.Key("first_difference");
-  if (report->differences.empty()) {
+  if (differences.empty()) {
     json.Null();
   } else {
-    WriteDifference(json, report->differences.front());
+    WriteDifference(json, differences.front());
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "cli/option_table.h"
 #include "convert/forward/comparison_verdict.h"
+#include "convert/forward/forward.h"
 #include "convert/forward/forward_comparison.h"
 #include "formats/json/json_writer.h"
 
@@ -18,7 +19,13 @@ void AppendLimitOptions(convert::ForwardLimits* limits, std::vector<Option>& tab
 void AppendComparisonLines(const convert::ForwardComparisonReport& report,
                            std::vector<std::pair<std::string, std::string>>& lines);
 
-// comparison, differences and first_difference; null, [] and null without a report.
-void ComparisonMembers(formats::JsonWriter& json, const convert::ForwardComparisonReport* report);
+// "4: TP 2, EP 4, DP 2, PP 1" of the ranks that ran.
+void AppendRankLines(const convert::ForwardReport& report,
+                     std::vector<std::pair<std::string, std::string>>& lines);
+// ranks: those of MODEL, or where it has none, those of OTHER; null without ranks.
+void RanksMember(formats::JsonWriter& json, const convert::ForwardReport& report);
+
+// comparison, differences and first_difference.
+void ComparisonMembers(formats::JsonWriter& json, const convert::ForwardReport& report);
 
 }  // namespace dsv3::cli

@@ -13,18 +13,26 @@ namespace {
 using formats::Findings;
 using formats::Severity;
 
+// What differs: a rank's copy from that of the other ranks, or OTHER's tensor from MODEL's.
 std::string RelationText(const ModuleDifference& difference) {
+  std::string other = "OTHER's tensor";
+  std::string mine = "MODEL's";
+  if (difference.rank) {
+    other = difference.of_copies ? fmt::format("rank {}'s copy", *difference.rank)
+                                 : fmt::format("on rank {} OTHER's tensor", *difference.rank);
+  }
+  if (difference.of_copies) mine = "the other ranks'";
   switch (difference.relation) {
     case TensorRelation::kScaled:
-      return fmt::format("OTHER's tensor is MODEL's times {:.7g}", difference.factor.value_or(1));
+      return fmt::format("{} is {} times {:.7g}", other, mine, difference.factor.value_or(1));
     case TensorRelation::kRowsPermuted:
-      return "OTHER's tensor has MODEL's rows in another order";
+      return fmt::format("{} has {} rows in another order", other, mine);
     case TensorRelation::kZeroed:
-      return "OTHER's tensor is 0 where it differs";
+      return fmt::format("{} is 0 where it differs", other);
     case TensorRelation::kValues:
-      return "OTHER's tensor has other values";
+      return fmt::format("{} has other values", other);
     case TensorRelation::kShape:
-      return "OTHER's tensor has another shape";
+      return fmt::format("{} has another shape", other);
     case TensorRelation::kConfig:
       return fmt::format("config.json of MODEL and OTHER differ in {}",
                          fmt::join(difference.config, ", "));
@@ -38,10 +46,20 @@ std::string DifferenceText(const ModuleDifference& difference) {
   std::string text = is_named ? "" : difference.module + ": ";
   text += RelationText(difference);
   if (difference.nmse) {
-    text += fmt::format("; on MODEL's input the outputs differ by NMSE {:.3g}, cosine {:.6f}",
-                        *difference.nmse, difference.cosine.value_or(0));
+    text += fmt::format("; on {} input the outputs differ by NMSE {:.3g}, cosine {:.6f}",
+                        difference.of_copies ? "one" : "MODEL's", *difference.nmse,
+                        difference.cosine.value_or(0));
   }
   return text;
+}
+
+Findings FindingsOf(const std::vector<ModuleDifference>& differences, Severity severity) {
+  Findings findings;
+  for (const ModuleDifference& difference : differences) {
+    findings.push_back({severity, difference.of_copies ? "rank-difference" : "forward-difference",
+                        difference.file, difference.tensor, DifferenceText(difference)});
+  }
+  return findings;
 }
 
 void AddLimit(Findings& findings, bool holds, std::string message) {
@@ -51,13 +69,13 @@ void AddLimit(Findings& findings, bool holds, std::string message) {
 
 }  // namespace
 
+Findings JudgeCopies(const std::vector<ModuleDifference>& differences) {
+  return FindingsOf(differences, Severity::kError);
+}
+
 Findings JudgeComparison(const ForwardComparisonReport& report, const ForwardLimits& limits) {
-  Findings findings;
   const Severity severity = limits.any() ? Severity::kWarning : Severity::kError;
-  for (const ModuleDifference& difference : report.differences) {
-    findings.push_back({severity, "forward-difference", difference.file, difference.tensor,
-                        DifferenceText(difference)});
-  }
+  Findings findings = FindingsOf(report.differences, severity);
   const LogitFigures& logits = report.logits;
   if (!limits.any()) {
     double worst = logits.nmse;

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
+#include "convert/forward/difference.h"
 #include "convert/forward/forward_comparison.h"
 #include "formats/finding.h"
 
@@ -21,6 +23,9 @@ struct ForwardLimits {
 
 // Outputs that differ by more count as different, without limits.
 inline constexpr double kSameNmse = 1e-10;
+
+// A finding rank-difference for each rank that has another copy of a tensor, an error.
+formats::Findings JudgeCopies(const std::vector<ModuleDifference>& differences);
 
 // A finding forward-difference for each difference, an error without limits and a warning with
 // them, and a finding forward-limit for each limit that does not hold.

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 #include <span>
 #include <string>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "convert/forward/ranks.h"
 #include "convert/forward/weight_comparison.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/layer_kinds.h"
@@ -53,12 +55,24 @@ GatedMlp DecoderLayer::Expert(std::uint64_t expert) {
                            model_.hidden_size, width)};
 }
 
-// The weighted outputs of each row's experts, summed in the order of their numbers.
+std::uint32_t DecoderLayer::RankOf(const GatedMlp& expert) const {
+  const Ranks* const ranks = modules_.weights().ranks().get();
+  if (ranks == nullptr) return 0;
+  std::uint32_t first = std::numeric_limits<std::uint32_t>::max();
+  for (const Ranks::Slice& slice : ranks->SlicesOf(expert.down.tensor)) {
+    first = std::min(first, slice.rank);
+  }
+  return first;
+}
+
+// The weighted outputs of each row's experts, summed in the order of their numbers; of ranks first
+// those of each rank, which are then added in the order of the ranks.
 Rows DecoderLayer::RoutedSum(const Rows& in, const std::vector<ExpertChoice>& choices) {
   struct Visit {
     std::uint32_t expert = 0;
     std::size_t row = 0;
     float weight = 0;
+    std::uint32_t rank = 0;
   };
   std::vector<Visit> visits;
   for (std::size_t row = 0; row < choices.size(); ++row) {
@@ -74,14 +88,32 @@ Rows DecoderLayer::RoutedSum(const Rows& in, const std::vector<ExpertChoice>& ch
     std::copy_n(in.row(visits[i].row), in.width, gathered.row(i));
     if (i == 0 || visits[i].expert != visits[i - 1].expert) {
       mlps.push_back({Expert(visits[i].expert), i, 0});
+      visits[i].rank = RankOf(mlps.back().mlp);
+    } else {
+      visits[i].rank = visits[i - 1].rank;
     }
     ++mlps.back().count;
   }
   const Rows outputs = modules_.ApplyMlps(mlps, std::move(gathered));
+  std::vector<std::vector<std::size_t>> of_row(in.count());
+  for (std::size_t i = 0; i < visits.size(); ++i) of_row[visits[i].row].push_back(i);
   Rows sum(in.count(), in.width);
-  for (std::size_t i = 0; i < visits.size(); ++i) {
-    quant::AddScaled(visits[i].weight, outputs.row(i), sum.row(visits[i].row), in.width);
-  }
+  modules_.weights().ForEach(in.count(), [&](std::size_t row) {
+    std::vector<std::size_t>& order = of_row[row];
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::size_t a, std::size_t b) { return visits[a].rank < visits[b].rank; });
+    std::vector<float> part;
+    for (std::size_t i = 0; i < order.size();) {
+      const std::uint32_t rank = visits[order[i]].rank;
+      // The first rank's sum is made in its place.
+      if (i > 0) part.assign(in.width, 0);
+      float* const target = i == 0 ? sum.row(row) : part.data();
+      for (; i < order.size() && visits[order[i]].rank == rank; ++i) {
+        quant::AddScaled(visits[order[i]].weight, outputs.row(order[i]), target, in.width);
+      }
+      for (std::size_t k = 0; k < part.size(); ++k) sum.row(row)[k] += part[k];
+    }
+  });
   modules_.Round(sum.values);
   return sum;
 }

@@ -41,6 +41,8 @@ class DecoderLayer {
                   const std::vector<ExpertChoice>* replay);
   // Runs the attention as the config of the other model says, and compares it with `out`.
   void CompareAttention(const Rows& in, const Rows& out, const Batch& batch);
+  // The first rank that holds an expert; 0 without ranks.
+  std::uint32_t RankOf(const GatedMlp& expert) const;
   Rows RoutedSum(const Rows& in, const std::vector<ExpertChoice>& choices);
   GatedMlp Mlp(const std::string& part, std::uint64_t width);
   GatedMlp Expert(std::uint64_t expert);

@@ -50,6 +50,11 @@ struct ModuleDifference {
   std::optional<std::uint64_t> layer;
   std::string tensor;  // of this model; empty for kConfig
   std::string file;    // of that tensor
+  // On which the tensor differs; nothing where there are no ranks, or where it differs on all that
+  // hold it.
+  std::optional<std::uint32_t> rank = std::nullopt;
+  // Whether the rank's copy differs from those of other ranks; otherwise from the other model's.
+  bool of_copies = false;
   // Of the other's module on this model's input; nothing where its shapes do not fit.
   std::optional<double> nmse;
   std::optional<double> cosine;

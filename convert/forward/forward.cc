@@ -12,7 +12,9 @@
 #include "convert/forward/array_output.h"
 #include "convert/forward/decoder_layer.h"
 #include "convert/forward/model_parts.h"
+#include "convert/forward/module_differences.h"
 #include "convert/forward/output_head.h"
+#include "convert/forward/ranks.h"
 #include "convert/forward/rotary.h"
 #include "convert/forward/token_ids.h"
 #include "convert/model/forward_config.h"
@@ -46,6 +48,10 @@ class Run {
     report_.sequences = sequences_.size();
     for (const Tokens& tokens : sequences_) report_.tokens += tokens.size();
     if (!request.mtp_logits.empty()) CheckMtp();
+    if (!weights_.ranks()) return;
+    report_.ranks = weights_.ranks()->sizes();
+    copies_ = std::make_unique<WeightComparison>(ComparedModel{config_, forward_, weights_});
+    weights_.set_comparison(copies_.get());
   }
 
   ForwardReport Execute(formats::FileSystem& fs) {
@@ -85,7 +91,11 @@ class Run {
 
  private:
   void EndComparison() {
-    if (!comparison_) return;
+    weights_.set_comparison(nullptr);
+    if (!comparison_) {
+      if (copies_) report_.rank_differences = FindModuleDifferences(*copies_);
+      return;
+    }
     report_.comparison = comparison_->Finish();
     report_.bytes_read += report_.comparison->bytes_read;
     comparison_.reset();
@@ -321,6 +331,7 @@ class Run {
   std::vector<LayerCache> caches_;                 // by layer, where tokens are generated
   std::vector<std::size_t> past_;                  // positions that ran, by sequence
   std::vector<std::vector<bool>> experts_met_;     // by layer; empty for one without experts
+  std::unique_ptr<WeightComparison> copies_;       // of the ranks; nullptr without ranks
   std::unique_ptr<ForwardComparison> comparison_;  // nullptr: none, or it ended
   ProgressSink& progress_;
   ForwardReport report_;

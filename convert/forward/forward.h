@@ -65,6 +65,7 @@ struct LayerRouting {
 struct ForwardReport {
   std::filesystem::path directory;  // of the model; absolute
   std::string model_type;
+  std::optional<formats::RankLayout::Sizes> ranks;  // nothing without ranks
   std::uint64_t layers = 0;
   std::uint64_t sequences = 0;
   std::uint64_t tokens = 0;  // of all sequences, without those that were generated
@@ -78,6 +79,9 @@ struct ForwardReport {
   std::vector<std::vector<NextToken>> top;            // by sequence, the best first
   std::vector<LayerRouting> routing;
   std::optional<ForwardComparisonReport> comparison;
+  // Of ranks without another model: modules that give another output on some ranks, for these have
+  // other copies of a tensor.
+  std::vector<ModuleDifference> rank_differences;
   std::vector<std::string> warnings;
 };
 

@@ -6,7 +6,8 @@
 
 #include "convert/forward/config_differences.h"
 #include "convert/forward/model_parts.h"
-#include "convert/forward/relation.h"
+#include "convert/forward/module_differences.h"
+#include "convert/forward/ranks.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 
@@ -46,8 +47,10 @@ ForwardComparison::ForwardComparison(const ComparedModel& a, const OpenedModel& 
   }
   report_.directory = other.directory;
   // The inputs of a linear are quantised where its weight is FP8, which no comparison of values
-  // shows.
-  diverged_ = !options.compare_weights || Quantizes(options.activations);
+  // shows, and ranks add in an order of their own.
+  diverged_ = !options.compare_weights || Quantizes(options.activations) || a.weights.ranks() ||
+              weights_.ranks();
+  if (weights_.ranks()) report_.ranks = weights_.ranks()->sizes();
   if (!options.compare_weights) return;
   comparison_ =
       std::make_unique<WeightComparison>(a, ComparedModel{other.config, forward_, weights_});
@@ -143,18 +146,7 @@ ForwardComparisonReport ForwardComparison::Finish() {
   a_.weights.set_comparison(nullptr);
   report_.logits = outputs_->Figures();
   report_.top1_differences = outputs_->Top1Differences();
-  if (comparison_ != nullptr) {
-    for (WeightComparison::Record& record : comparison_->Records()) {
-      ModuleDifference& difference = record.difference;
-      if (difference.relation == TensorRelation::kValues) {
-        const FoundRelation found = FindRelation(*comparison_, record);
-        difference.relation = found.relation;
-        difference.factor = found.factor;
-      }
-      if (!difference.tensor.empty()) difference.file = a_.weights.FileOf(record.rows.tensor);
-      report_.differences.push_back(std::move(difference));
-    }
-  }
+  if (comparison_ != nullptr) report_.differences = FindModuleDifferences(*comparison_);
   report_.bytes_read = weights_.bytes_read();
   return std::move(report_);
 }

@@ -22,7 +22,8 @@ namespace dsv3::convert {
 
 // How far the other model's own run is from this model's.
 struct ForwardComparisonReport {
-  std::filesystem::path directory;  // of the other model; absolute
+  std::filesystem::path directory;                  // of the other model; absolute
+  std::optional<formats::RankLayout::Sizes> ranks;  // of the other model; nothing without ranks
   LogitFigures logits;
   std::vector<Top1Difference> top1_differences;
   struct Layer {

@@ -13,6 +13,7 @@
 #include <tbb/task_arena.h>
 
 #include "convert/forward/product_comparison.h"
+#include "convert/forward/ranks.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/stream/executor.h"
 #include "convert/stream/value_reader.h"
@@ -48,6 +49,33 @@ bool IsFloat(Dtype dtype) {
   return dtype == Dtype::kF32 || dtype == Dtype::kBF16 || dtype == Dtype::kF16;
 }
 
+std::vector<DerivedTensors> DerivedOf(const OpenedModel& model,
+                                      const std::vector<ExpressionPtr>& origins) {
+  std::vector<DerivedTensors> derived = TensorsOf(model).derived;
+  if (!origins.empty()) derived.front().origins = origins;
+  return derived;
+}
+
+// Columns [begin, end) of rows of `cols` columns.
+template <typename T>
+const T* CutColumns(const T* values, std::size_t rows, std::size_t cols, std::size_t begin,
+                    std::size_t end, std::vector<T>& cut) {
+  cut.resize(rows * (end - begin));
+  for (std::size_t row = 0; row < rows; ++row) {
+    std::copy_n(values + row * cols + begin, end - begin, cut.data() + row * (end - begin));
+  }
+  return cut.data();
+}
+
+void MultiplyPlain(const WeightPanel& values, std::size_t rows, std::size_t cols,
+                   const quant::Activations& in, float* out, std::size_t out_stride) {
+  if (values.bf16 != nullptr) {
+    quant::MultiplyBF16(values.bf16, rows, cols, in, out, out_stride);
+  } else {
+    quant::MultiplyF32(values.floats, rows, cols, in, out, out_stride);
+  }
+}
+
 }  // namespace
 
 class ModelWeights::Arena {
@@ -81,6 +109,9 @@ struct ModelWeights::Buffers {
   std::vector<std::uint16_t> bf16;
   std::vector<float> floats;
   WeightPanel values;
+  // Of some columns.
+  std::vector<std::uint16_t> bf16_columns;
+  std::vector<float> float_columns;
 };
 
 void WeightPanel::CopyTo(float* out, std::size_t count) const {
@@ -94,12 +125,26 @@ void WeightPanel::CopyTo(float* out, std::size_t count) const {
 ModelWeights::ModelWeights(const OpenedModel& model, WeightValues values, unsigned threads,
                            std::uint64_t memory_bytes, ProgressSink& progress,
                            const StopToken& stop)
+    : ModelWeights(model, values, threads, memory_bytes, progress, stop, {}) {
+  if (!model.ranks) return;
+  ranks_ = std::make_shared<Ranks>(model);
+  sources_.ObserveStored([this](const SourceRange& range, std::span<const std::byte> bytes) {
+    ranks_->CompareCopies(range, bytes);
+  });
+}
+
+ModelWeights::ModelWeights(const OpenedModel& model, WeightValues values, unsigned threads,
+                           std::uint64_t memory_bytes, ProgressSink& progress,
+                           const StopToken& stop, std::vector<ExpressionPtr> origins)
     : model_(model),
       values_(values),
+      threads_(threads),
+      memory_bytes_(memory_bytes),
       scaled_(FindScales(model)),
       scales_(scaled_.pairs, model.catalog.tensors().size()),
       prefix_(FindNamePrefix(model.catalog)),
-      sources_(model.catalog, TensorsOf(model).derived),
+      origins_(std::move(origins)),
+      sources_(model.catalog, DerivedOf(model, origins_)),
       progress_(progress),
       stop_(stop),
       panel_bytes_(std::clamp<std::uint64_t>(
@@ -109,12 +154,59 @@ ModelWeights::ModelWeights(const OpenedModel& model, WeightValues values, unsign
 
 ModelWeights::~ModelWeights() = default;
 
-std::string ModelWeights::FileOf(std::uint32_t tensor) const {
+ModelWeights& ModelWeights::OfRank(std::uint32_t rank) {
+  std::unique_ptr<ModelWeights>& weights = of_rank_[rank];
+  if (!weights) {
+    weights.reset(new ModelWeights(model_, values_, threads_, memory_bytes_, progress_, stop_,
+                                   ranks_->OriginsFor(rank)));
+    weights->ranks_ = ranks_;
+    weights->rank_ = rank;
+    weights->names_directory_ = names_directory_;
+  }
+  return *weights;
+}
+
+std::vector<std::uint32_t> ModelWeights::DifferingRanks(std::uint32_t tensor) const {
+  if (!ranks_) return {};
+  std::vector<std::uint32_t> ranks = ranks_->DifferingRanks(tensor);
+  if (const ScaledWeight* const scaled = scales_.OfWeight(tensor)) {
+    for (const std::uint32_t rank : ranks_->DifferingRanks(scaled->scale)) {
+      if (!ranks_->BoxesOf(rank, tensor).empty()) ranks.push_back(rank);
+    }
+    std::sort(ranks.begin(), ranks.end());
+    ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());
+  }
+  return ranks;
+}
+
+bool ModelWeights::IsRightOn(std::uint32_t rank, std::uint32_t tensor) const {
+  const ScaledWeight* const scaled = scales_.OfWeight(tensor);
+  return ranks_->IsRight(rank, tensor) ||
+         (scaled != nullptr && ranks_->IsRight(rank, scaled->scale));
+}
+
+std::vector<std::uint64_t> ModelWeights::ColumnEnds(const WeightRows& weight) const {
+  if (!ranks_ || weight.tensor_cols != 0) return {weight.cols};
+  return ranks_->ColumnEnds(weight.tensor);
+}
+
+std::uint64_t ModelWeights::bytes_read() const {
+  std::uint64_t bytes = sources_.bytes_read();
+  // Of the ranks' copies the weights have an account of their own.
+  if (ranks_ && !rank_) bytes += ranks_->bytes_read();
+  for (const auto& [rank, weights] : of_rank_) bytes += weights->bytes_read();
+  return bytes;
+}
+
+std::string ModelWeights::FileOf(std::uint32_t tensor, std::uint64_t row, std::uint64_t col) const {
+  if (rank_) return ranks_->FileOf(*rank_, tensor);
+  if (ranks_) return ranks_->FileOf(tensor, row, col);
   return model_.catalog.files()[model_.catalog.tensors()[tensor].extent.file].name;
 }
 
-std::string ModelWeights::ShownFile(std::uint32_t tensor) const {
-  const std::string file = FileOf(tensor);
+std::string ModelWeights::ShownFile(std::uint32_t tensor, std::uint64_t row,
+                                    std::uint64_t col) const {
+  const std::string file = FileOf(tensor, row, col);
   return formats::ShownPath(names_directory_ ? (model_.directory / file).string() : file);
 }
 
@@ -169,6 +261,21 @@ bool ModelWeights::IsFp8(const WeightRows& weight) const {
 
 void ModelWeights::Read(const WeightRows& weight, std::uint64_t begin, std::uint64_t end,
                         Buffers& buffers) {
+  if (weight.tensor_cols != 0) {
+    const std::uint64_t all = weight.tensor_cols;
+    Read({weight.tensor, weight.first_row, weight.rows, all}, begin, end, buffers);
+    const auto cut = [&](const auto* values, auto& columns) {
+      return CutColumns(values, static_cast<std::size_t>(end - begin),
+                        static_cast<std::size_t>(all), static_cast<std::size_t>(weight.first_col),
+                        static_cast<std::size_t>(weight.first_col + weight.cols), columns);
+    };
+    if (buffers.values.bf16 != nullptr) {
+      buffers.values.bf16 = cut(buffers.values.bf16, buffers.bf16_columns);
+    } else {
+      buffers.values.floats = cut(buffers.values.floats, buffers.float_columns);
+    }
+    return;
+  }
   const ValueReader reader(model_.catalog, weight.tensor, scales_);
   const std::uint64_t first = (weight.first_row + begin) * weight.cols;
   const std::uint64_t last = (weight.first_row + end) * weight.cols;
@@ -211,10 +318,12 @@ void ModelWeights::FailNotFinite(const WeightRows& weight, std::uint64_t row) {
   const std::string problem =
       column ? fmt::format("is not finite in row {}, column {}", weight.first_row + row, *column)
              : fmt::format("makes values that are not finite, in row {}", weight.first_row + row);
+  const std::uint64_t in_tensor = weight.first_row + row;
   throw Error(ErrorCode::kBadInput,
               fmt::format("{}: tensor {} {}; `dsv3-verify numeric` lists all such tensors",
-                          ShownFile(weight.tensor), QuoteForMessage(name), problem),
-              {FileOf(weight.tensor), name});
+                          ShownFile(weight.tensor, in_tensor, column.value_or(0)),
+                          QuoteForMessage(name), problem),
+              {FileOf(weight.tensor, in_tensor, column.value_or(0)), name});
 }
 
 std::vector<float> ModelWeights::Vector(const std::string& name, std::uint64_t length) {
@@ -264,19 +373,45 @@ std::uint64_t ModelWeights::RowsOfPanel(const WeightRows& weight) const {
   return std::max<std::uint64_t>(1, panel_bytes_ / (weight.cols * sizeof(float)));
 }
 
+void ModelWeights::MultiplyValues(const WeightRows& weight, std::size_t rows,
+                                  const WeightPanel& values, const quant::Activations& in,
+                                  float* out, std::size_t out_stride) const {
+  const auto cols = static_cast<std::size_t>(weight.cols);
+  const std::vector<std::uint64_t> ends = ColumnEnds(weight);
+  if (ends.size() < 2) return MultiplyPlain(values, rows, cols, in, out, out_stride);
+  std::vector<std::uint16_t> bf16;
+  std::vector<float> floats;
+  std::vector<float> partial(in.tokens * rows);
+  std::size_t begin = 0;
+  for (const std::uint64_t column : ends) {
+    const auto end = static_cast<std::size_t>(column);
+    WeightPanel part;
+    if (values.bf16 != nullptr) part.bf16 = CutColumns(values.bf16, rows, cols, begin, end, bf16);
+    if (values.floats != nullptr) {
+      part.floats = CutColumns(values.floats, rows, cols, begin, end, floats);
+    }
+    const quant::Activations of_part{in.values + begin, in.tokens, in.stride};
+    if (begin == 0) {
+      MultiplyPlain(part, rows, end, of_part, out, out_stride);
+    } else {
+      MultiplyPlain(part, rows, end - begin, of_part, partial.data(), rows);
+      for (std::size_t token = 0; token < in.tokens; ++token) {
+        float* const sum = out + token * out_stride;
+        for (std::size_t row = 0; row < rows; ++row) sum[row] += partial[token * rows + row];
+      }
+    }
+    begin = end;
+  }
+}
+
 WeightPanel ModelWeights::MultiplyPanel(const Product& product, std::uint64_t begin,
                                         std::uint64_t end) {
   Buffers& buffers = arena_->buffers();
   Read(product.weight, begin, end, buffers);
   const auto rows = static_cast<std::size_t>(end - begin);
-  const auto cols = static_cast<std::size_t>(product.weight.cols);
   float* const out = product.out + begin;
   const quant::Activations in{product.in, product.tokens, product.in_stride};
-  if (buffers.values.bf16 != nullptr) {
-    quant::MultiplyBF16(buffers.values.bf16, rows, cols, in, out, product.out_stride);
-  } else {
-    quant::MultiplyF32(buffers.values.floats, rows, cols, in, out, product.out_stride);
-  }
+  MultiplyValues(product.weight, rows, buffers.values, in, out, product.out_stride);
   for (std::size_t token = 0; token < product.tokens; ++token) {
     float* const values = out + token * product.out_stride;
     for (std::size_t row = 0; row < rows; ++row) {

@@ -3,7 +3,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,6 +15,7 @@
 #include "convert/open/open_model.h"
 #include "convert/stream/source_files.h"
 #include "quant/codec.h"
+#include "quant/matmul.h"
 
 // The weights of a model as the forward pass uses them: read when they are needed, a panel of rows
 // at a time. An internal part of forward.h.
@@ -31,6 +34,22 @@ struct WeightRows {
   std::uint64_t first_row = 0;
   std::uint64_t rows = 0;
   std::uint64_t cols = 0;
+  // Where these are some of the tensor's columns: the first of them, and how many the tensor has;
+  // 0: they are all.
+  std::uint64_t first_col = 0;
+  std::uint64_t tensor_cols = 0;
+
+  // Some of its rows, and some of its columns.
+  WeightRows Part(std::uint64_t first, std::uint64_t count) const {
+    WeightRows part = *this;
+    part.first_row += first;
+    part.rows = count;
+    return part;
+  }
+  WeightRows Columns(std::uint64_t first, std::uint64_t count) const {
+    return {tensor, first_row,         rows,
+            count,  first_col + first, tensor_cols == 0 ? cols : tensor_cols};
+  }
 };
 
 // out[t · out_stride + r] = Σ_k in[t · in_stride + k] · weight[r][k] + bias[r].
@@ -60,6 +79,7 @@ struct WeightPanel {
   void CopyTo(float* out, std::size_t count) const;
 };
 
+class Ranks;
 class WeightComparison;
 
 // out[t · out_stride + k] += Σ_r in[t · in_stride + r] · weight[r][k], the rows in their order.
@@ -91,6 +111,21 @@ class ModelWeights {
   // name.
   void NameDirectory() { names_directory_ = true; }
 
+  // How ranks share the model; nullptr for other models.
+  const std::shared_ptr<Ranks>& ranks() const { return ranks_; }
+  // The weights as a rank has them: its own copies of what several ranks hold. Of ranks only. Not
+  // while a thread reads.
+  ModelWeights& OfRank(std::uint32_t rank);
+  // Ranks whose copies of a weight or of its scale differ from what is read, as Ranks says; empty
+  // for other models.
+  std::vector<std::uint32_t> DifferingRanks(std::uint32_t tensor) const;
+  // Of one of these: whether layout.json says that its copy is right and the one that is read is
+  // wrong.
+  bool IsRightOn(std::uint32_t rank, std::uint32_t tensor) const;
+  // The columns where the parts of a weight end whose products are added in their order: those of
+  // the ranks.
+  std::vector<std::uint64_t> ColumnEnds(const WeightRows& weight) const;
+
   // Compares all that is read from now on with another model; nullptr: no longer.
   void set_comparison(WeightComparison* comparison) { comparison_ = comparison; }
   WeightComparison* comparison() const { return comparison_; }
@@ -111,15 +146,19 @@ class ModelWeights {
   // A norm or a bias. Throws Error (kBadInput) for another length, and for values that are not
   // finite.
   std::vector<float> Vector(const std::string& name, std::uint64_t length);
-  std::string FileOf(std::uint32_t tensor) const;
+  // The file of an element; of ranks that of the first one that has it.
+  std::string FileOf(std::uint32_t tensor, std::uint64_t row = 0, std::uint64_t col = 0) const;
   // The same for messages.
-  std::string ShownFile(std::uint32_t tensor) const;
+  std::string ShownFile(std::uint32_t tensor, std::uint64_t row = 0, std::uint64_t col = 0) const;
   // Rows [begin, end) of `weight`. The thread's next panel ends the values.
   WeightPanel ReadPanel(const WeightRows& weight, std::uint64_t begin, std::uint64_t end);
   // Rows that are read at a time.
   std::uint64_t RowsOfPanel(const WeightRows& weight) const;
   // Throws Error (kBadInput): a result of the row, counted in the tensor, is not finite.
   [[noreturn]] void FailNotFinite(const WeightRows& weight, std::uint64_t row);
+  // The product of rows of a weight, whose values are given, in the parts of ColumnEnds.
+  void MultiplyValues(const WeightRows& weight, std::size_t rows, const WeightPanel& values,
+                      const quant::Activations& in, float* out, std::size_t out_stride) const;
   // Single rows, one behind the other, such as those of the embedding.
   void ReadRows(const WeightRows& weight, std::span<const std::uint64_t> rows, float* out);
 
@@ -133,11 +172,16 @@ class ModelWeights {
   // (kInterrupted) where a stop was requested.
   void ForEach(std::size_t count, const std::function<void(std::size_t)>& task);
 
-  std::uint64_t bytes_read() const { return sources_.bytes_read(); }
+  std::uint64_t bytes_read() const;
 
  private:
   class Arena;
   struct Buffers;
+
+  // With `origins` the tensors are made as these say.
+  ModelWeights(const OpenedModel& model, WeightValues values, unsigned threads,
+               std::uint64_t memory_bytes, ProgressSink& progress, const StopToken& stop,
+               std::vector<ExpressionPtr> origins);
 
   void ReadSingleRows(const WeightRows& weight, std::span<const std::uint64_t> rows, float* out);
   // Reads rows [begin, end) of `weight`, and makes BF16 values or floats of them.
@@ -146,9 +190,12 @@ class ModelWeights {
 
   const OpenedModel& model_;
   const WeightValues values_;
+  const unsigned threads_;
+  const std::uint64_t memory_bytes_;
   const ScaledWeights scaled_;
   const ScaleMap scales_;
   const std::string prefix_;
+  const std::vector<ExpressionPtr> origins_;
   SourceFiles sources_;
   ProgressSink& progress_;
   const StopToken& stop_;
@@ -156,6 +203,9 @@ class ModelWeights {
   std::unique_ptr<Arena> arena_;
   WeightComparison* comparison_ = nullptr;
   bool names_directory_ = false;
+  std::shared_ptr<Ranks> ranks_;
+  std::optional<std::uint32_t> rank_;  // whose weights these are
+  std::map<std::uint32_t, std::unique_ptr<ModelWeights>> of_rank_;
 };
 
 }  // namespace dsv3::convert

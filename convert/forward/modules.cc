@@ -17,12 +17,19 @@ const float* Modules::InputOf(const WeightRows& weight, const float* in, std::si
       activations_ == ActivationValues::kFp8 || activations_ == ActivationValues::kFp8Ue8m0;
   if (!quantizes || !weights_.IsFp8(weight)) return in;
   scratch.resize(rows * width);
+  const std::vector<std::uint64_t> ends = weights_.ColumnEnds(weight);
   weights_.ForEach(rows, [&](std::size_t i) {
     const std::span<float> row(scratch.data() + i * width, width);
     std::copy_n(in + i * width, width, row.data());
     std::vector<float> scales((width + quant::kActivationGroup - 1) / quant::kActivationGroup);
-    quant::QuantizeActivations(row, activations_ == ActivationValues::kFp8Ue8m0, scales.data());
-    for (std::size_t k = 0; k < width; ++k) row[k] *= scales[k / quant::kActivationGroup];
+    // A rank quantises its own columns.
+    std::size_t begin = 0;
+    for (const std::uint64_t end : ends) {
+      const std::span<float> part = row.subspan(begin, static_cast<std::size_t>(end) - begin);
+      quant::QuantizeActivations(part, activations_ == ActivationValues::kFp8Ue8m0, scales.data());
+      for (std::size_t k = 0; k < part.size(); ++k) part[k] *= scales[k / quant::kActivationGroup];
+      begin = static_cast<std::size_t>(end);
+    }
   });
   return scratch.data();
 }

@@ -81,22 +81,31 @@ struct ProductComparison::One {
 
 ProductComparison::~ProductComparison() = default;
 
-void ProductComparison::Prepare(One& one, const WeightRows& weight) {
+ProductComparison::One& ProductComparison::Prepare(const WeightRows& weight, const float* in,
+                                                   std::size_t in_stride, std::size_t tokens,
+                                                   const float* out, std::size_t out_stride) {
+  One& one = *all_.emplace_back(std::make_unique<One>());
   one.order = comparison_.next_order_++;
   one.weight = weight;
   one.module = ModuleOf(comparison_.a_.weights, comparison_.a_.config, weight, true);
   std::vector<OtherRows> found;
-  one.result = comparison_.map_.Find(weight, true, found);
+  one.result = other_.map.Find(weight, true, found);
+  one.in = in;
+  one.in_stride = in_stride;
+  one.tokens = tokens;
+  one.out = out;
+  one.out_stride = out_stride;
+  return one;
 }
 
 // A's bias, or nullptr. B has one where its config says so.
 void ProductComparison::PrepareBias(One& one, const float* bias) {
   one.bias = bias;
   const std::string name = one.module.module + ".bias";
-  const ComparedModel& b = comparison_.b_;
-  const bool other_has = b.config.attention_bias && b.weights.Has(name) && one.module.layer;
+  const bool other_has =
+      other_.config.attention_bias && other_.weights.Has(name) && one.module.layer;
   if (other_has && one.result == RowMap::Result::kFound) {
-    one.other_bias = b.weights.Vector(name, one.outputs);
+    one.other_bias = other_.weights.Vector(name, one.outputs);
   }
   if (bias == nullptr) {
     one.bias_differs = !one.other_bias.empty();
@@ -108,15 +117,10 @@ void ProductComparison::PrepareBias(One& one, const float* bias) {
 
 ProductComparison::ProductComparison(WeightComparison& comparison,
                                      std::span<const Product> products)
-    : comparison_(comparison) {
+    : comparison_(comparison), other_(comparison.Other({})) {
   for (const Product& product : products) {
-    One& one = *all_.emplace_back(std::make_unique<One>());
-    Prepare(one, product.weight);
-    one.in = product.in;
-    one.in_stride = product.in_stride;
-    one.tokens = product.tokens;
-    one.out = product.out;
-    one.out_stride = product.out_stride;
+    One& one = Prepare(product.weight, product.in, product.in_stride, product.tokens, product.out,
+                       product.out_stride);
     one.outputs = static_cast<std::size_t>(product.weight.rows);
     PrepareBias(one, product.bias);
   }
@@ -124,28 +128,41 @@ ProductComparison::ProductComparison(WeightComparison& comparison,
 
 ProductComparison::ProductComparison(WeightComparison& comparison,
                                      std::span<const TransposedProduct> products)
-    : comparison_(comparison) {
+    : comparison_(comparison), other_(comparison.Other({})) {
   for (const TransposedProduct& product : products) {
-    One& one = *all_.emplace_back(std::make_unique<One>());
-    Prepare(one, product.weight);
+    One& one = Prepare(product.weight, product.in, product.in_stride, product.tokens, product.out,
+                       product.out_stride);
     one.transposed = true;
-    one.in = product.in;
-    one.in_stride = product.in_stride;
-    one.tokens = product.tokens;
-    one.out = product.out;
-    one.out_stride = product.out_stride;
     one.outputs = static_cast<std::size_t>(product.weight.cols);
   }
+}
+
+ProductComparison::ProductComparison(WeightComparison& comparison, const One& like,
+                                     const OtherSide& side)
+    : comparison_(comparison), other_(comparison.Other(side)) {
+  One& one = *all_.emplace_back(std::make_unique<One>());
+  one.order = like.order;
+  one.module = like.module;
+  one.weight = like.weight;
+  one.transposed = like.transposed;
+  one.in = like.in;
+  one.in_stride = like.in_stride;
+  one.tokens = like.tokens;
+  one.out = like.out;
+  one.out_stride = like.out_stride;
+  one.outputs = like.outputs;
+  PrepareBias(one, like.bias);
 }
 
 void ProductComparison::Compare(std::size_t product, std::uint64_t begin, std::uint64_t end,
                                 const WeightPanel& values) {
   One& one = *all_[product];
-  if (one.result != RowMap::Result::kFound) return;
+  const bool is_itself = !comparison_.has_other() && !other_.is_rank();
+  if (one.result != RowMap::Result::kFound || is_itself) return;
   const WeightRows rows{one.weight.tensor, one.weight.first_row + begin, end - begin,
                         one.weight.cols};
   std::vector<OtherRows> runs;
-  comparison_.map_.Find(rows, true, runs);
+  other_.map.Find(rows, true, runs);
   for (OtherRows& run : runs) {
     const WeightPanel mine = values.From(run.begin * rows.cols);
     run.begin += begin;
@@ -154,10 +171,16 @@ void ProductComparison::Compare(std::size_t product, std::uint64_t begin, std::u
 }
 
 void ProductComparison::CompareRun(One& one, const OtherRows& run, const WeightPanel& values) {
-  ModelWeights& weights = comparison_.b_.weights;
-  const WeightPanel other = weights.ReadPanel(run.rows, 0, run.rows.rows);
-  const auto cols = static_cast<std::size_t>(run.rows.cols);
-  const bool equal = AreEqual(values, other, static_cast<std::size_t>(run.rows.rows) * cols);
+  WeightPanel other = other_.weights.ReadPanel(run.rows, 0, run.rows.rows);
+  const std::size_t count = static_cast<std::size_t>(run.rows.rows * run.rows.cols);
+  std::vector<float> own;
+  if (other_.is_rank()) {
+    own.resize(count);
+    other.CopyTo(own.data(), count);
+    other_.KeepOwn(run.rows, values, own.data());
+    other = {nullptr, own.data()};
+  }
+  const bool equal = AreEqual(values, other, count);
   if (!equal) one.differs = true;
   if (equal && !one.bias_differs) return;
   one.Allocate();
@@ -181,18 +204,14 @@ void ProductComparison::MultiplyRows(One& one, std::uint64_t begin, const Weight
     const std::size_t count = std::min(step, static_cast<std::size_t>(rows.rows) - first);
     const WeightPanel part = values.From(first * cols);
     out.resize(count * one.tokens);
-    if (part.bf16 != nullptr) {
-      quant::MultiplyBF16(part.bf16, count, cols, in, out.data(), count);
-    } else {
-      quant::MultiplyF32(part.floats, count, cols, in, out.data(), count);
-    }
+    other_.weights.MultiplyValues(rows, count, part, in, out.data(), count);
     for (std::size_t row = 0; row < count; ++row) {
       const std::size_t output = static_cast<std::size_t>(begin) + first + row;
       ErrorSums sums;
       for (std::size_t token = 0; token < one.tokens; ++token) {
         float b = out[token * count + row];
         if (!one.other_bias.empty()) b += one.other_bias[output];
-        if (!std::isfinite(b)) comparison_.b_.weights.FailNotFinite(rows, first + row);
+        if (!std::isfinite(b)) other_.weights.FailNotFinite(rows, first + row);
         sums.Add(one.out[token * one.out_stride + output], b);
       }
       one.sums[output] = sums;
@@ -215,7 +234,7 @@ void ProductComparison::MultiplyTransposed(One& one, const WeightRows& of_other,
                        cols);
     }
     for (std::size_t k = 0; k < cols; ++k) {
-      if (!std::isfinite(out[k])) comparison_.b_.weights.FailNotFinite(of_other, 0);
+      if (!std::isfinite(out[k])) other_.weights.FailNotFinite(of_other, 0);
       one.sums[k].Add(one.out[token * one.out_stride + k], out[k]);
     }
   }
@@ -239,33 +258,60 @@ void ProductComparison::SumUp(One& one) {
   one.sums.assign(1, all);
 }
 
-void ProductComparison::Finish() {
+void ProductComparison::Record(const One& one) {
   WeightComparison& comparison = comparison_;
-  comparison.a_.weights.ForEach(all_.size(), [&](std::size_t i) { SumUp(*all_[i]); });
-  for (const std::unique_ptr<One>& each : all_) {
-    One& one = *each;
-    if (one.tokens == 0) continue;
-    if (one.result == RowMap::Result::kMissing) {
-      comparison.RecordMissing(one.module, one.weight.tensor, one.order);
-      continue;
+  const OtherSide& side = other_.side;
+  if (one.result == RowMap::Result::kMissing) {
+    return comparison.RecordMissing(one.module, one.weight.tensor, one.order);
+  }
+  if (one.result == RowMap::Result::kShape) {
+    comparison.RecordOf(one.module, one.weight.tensor, true, one.order, side).difference.relation =
+        TensorRelation::kShape;
+    return;
+  }
+  comparison.sums_[{one.module.module, side}].Add(one.sums.front());
+  if (one.differs) comparison.RecordOf(one.module, one.weight.tensor, true, one.order, side);
+  if (!one.bias_differs) return;
+  if ((one.bias == nullptr) != one.other_bias.empty()) {
+    comparison.found_ = true;
+    if (std::exchange(comparison.bias_recorded_, true)) return;
+    comparison.RecordConfig(one.module.module, {"attention_bias"}, &one.sums.front(), one.order);
+    return;
+  }
+  const std::uint32_t bias = comparison.a_.weights.Find(one.module.module + ".bias");
+  comparison.RecordOf({one.module.module, one.module.layer, {bias, 0, 1, one.outputs}}, bias, false,
+                      one.order, side);
+}
+
+void ProductComparison::CompareRanks(const One& one) {
+  ModelWeights& weights = comparison_.a_.weights;
+  std::vector<OtherSide> sides = comparison_.DifferingRanks(one.weight, true);
+  if (one.bias != nullptr) {
+    const NamedVector bias{one.module.module + ".bias", {one.bias, one.bias + one.outputs}};
+    for (const OtherSide& side : comparison_.DifferingRanks(std::vector<NamedVector>{bias})) {
+      if (std::find(sides.begin(), sides.end(), side) == sides.end()) sides.push_back(side);
     }
-    if (one.result == RowMap::Result::kShape) {
-      comparison.RecordOf(one.module, one.weight.tensor, true, one.order).difference.relation =
-          TensorRelation::kShape;
-      continue;
-    }
-    comparison.sums_[one.module.module].Add(one.sums.front());
-    if (one.differs) comparison.RecordOf(one.module, one.weight.tensor, true, one.order);
-    if (!one.bias_differs) continue;
-    if ((one.bias == nullptr) != one.other_bias.empty()) {
-      comparison.found_ = true;
-      if (std::exchange(comparison.bias_recorded_, true)) continue;
-      comparison.RecordConfig(one.module.module, {"attention_bias"}, &one.sums.front(), one.order);
-      continue;
-    }
-    const std::uint32_t bias = comparison.a_.weights.Find(one.module.module + ".bias");
-    comparison.RecordOf({one.module.module, one.module.layer, {bias, 0, 1, one.outputs}}, bias,
-                        false, one.order);
+  }
+  const std::uint64_t rows = one.weight.rows;
+  const std::uint64_t step = one.transposed ? rows : weights.RowsOfPanel(one.weight);
+  for (const OtherSide& side : sides) {
+    ProductComparison of_rank(comparison_, one, side);
+    weights.ForEach(static_cast<std::size_t>((rows + step - 1) / step), [&](std::size_t panel) {
+      const std::uint64_t begin = panel * step;
+      const std::uint64_t end = std::min(rows, begin + step);
+      of_rank.Compare(0, begin, end, weights.ReadPanel(one.weight, begin, end));
+    });
+    of_rank.SumUp(*of_rank.all_.front());
+    of_rank.Record(*of_rank.all_.front());
+  }
+}
+
+void ProductComparison::Finish() {
+  comparison_.a_.weights.ForEach(all_.size(), [&](std::size_t i) { SumUp(*all_[i]); });
+  for (const std::unique_ptr<One>& one : all_) {
+    if (one->tokens == 0) continue;
+    Record(*one);
+    if (one->result == RowMap::Result::kFound) CompareRanks(*one);
   }
 }
 

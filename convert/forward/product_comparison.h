@@ -28,15 +28,23 @@ class ProductComparison {
  private:
   struct One;
 
-  void Prepare(One& one, const WeightRows& weight);
+  // A product that was compared, with the weights of a rank.
+  ProductComparison(WeightComparison& comparison, const One& like, const OtherSide& side);
+
+  One& Prepare(const WeightRows& weight, const float* in, std::size_t in_stride, std::size_t tokens,
+               const float* out, std::size_t out_stride);
   void PrepareBias(One& one, const float* bias);
   void CompareRun(One& one, const OtherRows& run, const WeightPanel& values);
   void MultiplyRows(One& one, std::uint64_t begin, const WeightRows& rows,
                     const WeightPanel& values);
   void MultiplyTransposed(One& one, const WeightRows& rows, const WeightPanel& values);
   void SumUp(One& one);
+  void Record(const One& one);
+  // Compares all rows with those that ranks have whose copies differ.
+  void CompareRanks(const One& one);
 
   WeightComparison& comparison_;
+  const OtherWeights other_;
   std::vector<std::unique_ptr<One>> all_;
 };
 

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <utility>
 #include <vector>
 
 namespace dsv3::convert {
@@ -60,8 +61,8 @@ class Relation {
  public:
   Relation(const WeightComparison& comparison, const WeightComparison::Record& record)
       : comparison_(comparison),
+        record_(record),
         rows_(record.rows),
-        is_product_(record.is_product),
         // Elements of a vector are its rows.
         width_(rows_.rows == 1 ? 1 : static_cast<std::size_t>(rows_.cols)),
         facts_(rows_.rows == 1 ? rows_.cols : rows_.rows) {}
@@ -153,21 +154,16 @@ class Relation {
       const std::uint64_t begin = panel * step;
       const std::uint64_t end = std::min(rows_.rows, begin + step);
       const auto count = static_cast<std::size_t>((end - begin) * rows_.cols);
-      std::vector<float> of_a(part == Part::kOther ? 0 : count);
-      if (part != Part::kOther) a.ReadPanel(rows_, begin, end).CopyTo(of_a.data(), count);
+      const bool needs_a = part != Part::kOther || record_.rank || record_.side.rank >= 0;
+      std::vector<float> of_a(needs_a ? count : 0);
+      if (needs_a) a.ReadPanel(rows_, begin, end).CopyTo(of_a.data(), count);
       std::vector<float> of_b(count);
-      std::vector<OtherRows> runs;
-      comparison_.map().Find({rows_.tensor, rows_.first_row + begin, end - begin, rows_.cols},
-                             is_product_, runs);
-      for (const OtherRows& run : runs) {
-        comparison_.b()
-            .weights.ReadPanel(run.rows, 0, run.rows.rows)
-            .CopyTo(of_b.data() + run.begin * rows_.cols,
-                    static_cast<std::size_t>(run.rows.rows * rows_.cols));
-      }
+      ReadOther(comparison_, record_, begin, end, of_a.data(), of_b.data());
       for (std::size_t i = 0; i < count; i += width_) {
-        visit(static_cast<std::size_t>(begin) + i / width_,
-              part == Part::kOther ? nullptr : of_a.data() + i, of_b.data() + i);
+        const float* x = needs_a ? of_a.data() + i : nullptr;
+        const float* y = of_b.data() + i;
+        if (record_.turned) std::swap(x, y);
+        visit(static_cast<std::size_t>(begin) + i / width_, x, y);
       }
     });
   }
@@ -227,13 +223,34 @@ class Relation {
   }
 
   const WeightComparison& comparison_;
+  const WeightComparison::Record& record_;
   const WeightRows rows_;
-  const bool is_product_;
   const std::size_t width_;
   std::vector<RowFacts> facts_;
 };
 
 }  // namespace
+
+void ReadOther(const WeightComparison& comparison, const WeightComparison::Record& record,
+               std::uint64_t begin, std::uint64_t end, const float* of_a, float* of_b) {
+  const OtherWeights other = comparison.Other(record.side);
+  const WeightRows rows = record.rows.Part(begin, end - begin);
+  const Ranks* const ranks = other.weights.ranks().get();
+  std::vector<OtherRows> runs;
+  other.map.Find(rows, record.is_product, runs);
+  for (const OtherRows& run : runs) {
+    const std::uint64_t first = run.begin * rows.cols;
+    float* const values = of_b + first;
+    other.weights.ReadPanel(run.rows, 0, run.rows.rows)
+        .CopyTo(values, static_cast<std::size_t>(run.rows.rows * rows.cols));
+    const WeightPanel mine{nullptr, of_a == nullptr ? nullptr : of_a + first};
+    other.KeepOwn(run.rows, mine, values);
+    if (record.rank && ranks != nullptr) KeepBoxesOf(*ranks, *record.rank, run.rows, mine, values);
+  }
+  if (record.rank && ranks == nullptr) {
+    KeepBoxesOf(*comparison.a().weights.ranks(), *record.rank, rows, {nullptr, of_a}, of_b);
+  }
+}
 
 FoundRelation FindRelation(const WeightComparison& comparison,
                            const WeightComparison::Record& record) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
 
 #include "convert/forward/difference.h"
@@ -12,6 +13,11 @@ struct FoundRelation {
   TensorRelation relation = TensorRelation::kValues;
   std::optional<double> factor;
 };
+
+// Sets `of_b` to the other's rows [begin, end) of the record's, where a rank is meant with A's
+// values, which are `of_a`, in all that the rank does not hold.
+void ReadOther(const WeightComparison& comparison, const WeightComparison::Record& record,
+               std::uint64_t begin, std::uint64_t end, const float* of_a, float* of_b);
 
 // Reads the module's rows of both models, whole and in panels. kRowsPermuted: the same rows, of a
 // vector the same elements, in another order. kScaled: each element, or each that differs, is the

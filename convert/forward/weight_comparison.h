@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -13,6 +15,7 @@
 #include "convert/forward/model_weights.h"
 #include "convert/forward/module_rows.h"
 #include "convert/forward/modules.h"
+#include "convert/forward/other_weights.h"
 #include "convert/forward/router.h"
 #include "convert/model/forward_config.h"
 #include "convert/model/model_config.h"
@@ -44,14 +47,22 @@ class WeightComparison {
     bool has_sums = false;
     bool is_product = false;
     WeightRows rows = {};  // of A; not for kConfig
+    OtherSide side = {};
+    // Of the other model: the rank whose part alone is meant; nothing: all.
+    std::optional<std::uint32_t> rank = {};
+    bool turned = false;  // whether the relation is that of A's tensor to the other's
   };
 
   // The models must outlive the object.
   WeightComparison(const ComparedModel& a, const ComparedModel& b);
+  // Of ranks alone: compares their copies with each other.
+  explicit WeightComparison(const ComparedModel& a);
 
   const ComparedModel& a() const { return a_; }
   const ComparedModel& b() const { return b_; }
-  const RowMap& map() const { return map_; }
+  // Whether there is another model.
+  bool has_other() const { return has_other_; }
+  OtherWeights Other(const OtherSide& side) const;
 
   // Single rows that A looked up.
   void CompareRows(const WeightRows& weight, std::span<const std::uint64_t> rows, const float* out);
@@ -83,19 +94,33 @@ class WeightComparison {
 
   // The record of a module's tensor; made where there is none.
   Record& RecordOf(const ModuleRows& module, std::uint32_t tensor, bool is_product,
-                   std::uint64_t order);
+                   std::uint64_t order, const OtherSide& side);
+  // The ranks of both models whose copies of A's rows differ from what is read.
+  std::vector<OtherSide> DifferingRanks(const WeightRows& rows, bool is_product) const;
+  std::vector<OtherSide> DifferingRanks(const std::vector<NamedVector>& vectors) const;
   void RecordConfig(const std::string& module, std::vector<std::string> fields,
                     const ErrorSums* sums, std::uint64_t order);
   // B lacks the tensor: throws Error (kBadInput), or where the configs say other modules, records
   // the fields.
   void RecordMissing(const ModuleRows& module, std::uint32_t tensor, std::uint64_t order);
-  // B's vector; empty where it has none, or one of another length, which is recorded.
+  // The vector of the other weights; empty where they have none, or one of another length, which
+  // is recorded.
   std::vector<float> OtherVector(const std::string& module, const NamedVector& mine,
-                                 std::uint64_t order);
+                                 std::uint64_t order, const OtherSide& side);
+  void CompareRowsWith(const OtherSide& side, const ModuleRows& module, const WeightRows& weight,
+                       std::span<const std::uint64_t> rows, const float* out, std::uint64_t order);
+  void CompareNormWith(const OtherSide& side, const std::string& module,
+                       const std::vector<NamedVector>& vectors, double eps, const Rows& out,
+                       const RunNorm& run, std::uint64_t order);
+  void CompareBiasWith(const OtherSide& side, const std::string& module, const NamedVector& bias,
+                       const std::function<ErrorSums(const std::vector<float>&)>& run,
+                       std::uint64_t order);
 
   const ComparedModel a_;
-  const ComparedModel b_;
+  const ComparedModel b_;  // A itself where there is no other
+  const bool has_other_;
   const RowMap map_;
+  const RowMap to_itself_;
   std::vector<std::string> structure_fields_;
   std::vector<std::string> attention_fields_;
   std::vector<std::string> router_fields_;
@@ -104,8 +129,9 @@ class WeightComparison {
   bool structure_recorded_ = false;
   bool found_ = false;
   std::uint64_t next_order_ = 0;
-  std::map<std::pair<std::string, std::string>, Record> records_;  // by module and tensor
-  std::map<std::string, ErrorSums> sums_;                          // of all modules, by name
+  std::map<std::tuple<std::string, std::string, OtherSide>, Record> records_;  // module, tensor
+  // Of all modules, by name.
+  std::map<std::pair<std::string, OtherSide>, ErrorSums> sums_;
 };
 
 }  // namespace dsv3::convert

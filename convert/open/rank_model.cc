@@ -133,22 +133,27 @@ struct Piece {
   const LayoutTensor* from = nullptr;
 };
 
+using Copies = std::unordered_map<std::uint32_t, std::vector<RankShards::Copy>>;
+
 // The pieces of every tensor of the original, by position in its catalog. Of pieces with the same
 // box only that of the first file is here.
 class Pieces {
  public:
-  Pieces(const RankDirectory& ranks, const Catalog& original) : of_(original.tensors().size()) {
-    std::vector<bool> seen(ranks.layout.tensors.size(), false);
+  Pieces(const RankDirectory& ranks, const Catalog& original)
+      : of_(original.tensors().size()), stored_of_(ranks.layout.tensors.size()) {
     for (std::uint32_t i = 0; i < ranks.catalog.tensors().size(); ++i) {
       const std::uint32_t position = ranks.layout_tensors[i];
-      if (seen[position]) continue;
-      seen[position] = true;
-      Add(ranks, original, i, ranks.layout.tensors[position]);
+      std::vector<std::uint32_t>& stored = stored_of_[position];
+      stored.push_back(i);
+      if (stored.size() == 1) Add(ranks, original, i, ranks.layout.tensors[position]);
     }
-    for (std::vector<Piece>& pieces : of_) DropCopies(pieces);
+    for (std::vector<Piece>& pieces : of_) DropCopies(ranks, pieces);
+    stored_of_ = {};
   }
 
   const std::vector<Piece>& Of(std::uint32_t tensor) const { return of_[tensor]; }
+  // What further files hold of the pieces.
+  Copies TakeCopies() { return std::move(copies_); }
 
  private:
   void Add(const RankDirectory& ranks, const Catalog& original, std::uint32_t tensor,
@@ -181,19 +186,38 @@ class Pieces {
     return true;
   }
 
-  static void DropCopies(std::vector<Piece>& pieces) {
+  void DropCopies(const RankDirectory& ranks, std::vector<Piece>& pieces) {
     const auto box_of = [](const Piece& piece) {
       const Box& box = piece.tile.target;
       return std::tuple(box.row_begin, box.row_end, box.col_begin, box.col_end);
     };
     std::stable_sort(pieces.begin(), pieces.end(),
                      [&](const Piece& a, const Piece& b) { return box_of(a) < box_of(b); });
-    const auto end = std::unique(pieces.begin(), pieces.end(), IsCopy);
-    pieces.erase(end, pieces.end());
+    std::vector<Piece> kept;
+    for (const Piece& piece : pieces) {
+      if (kept.empty() || !IsCopy(kept.back(), piece)) kept.push_back(piece);
+      AddCopies(ranks, kept.back().tile, piece);
+    }
+    pieces = std::move(kept);
     pieces.shrink_to_fit();
   }
 
+  // The files of `piece` but the one that `read` is read from.
+  void AddCopies(const RankDirectory& ranks, const Tile& read, const Piece& piece) {
+    const auto position = static_cast<std::size_t>(piece.from - ranks.layout.tensors.data());
+    const std::uint64_t row_bytes =
+        read.target.cols() * formats::DtypeBits(ranks.catalog.tensors()[read.tensor].dtype) / 8;
+    const std::uint64_t begin = read.row * row_bytes;
+    for (const std::uint32_t stored : stored_of_[position]) {
+      if (stored == read.tensor) continue;
+      copies_[read.tensor].push_back(
+          {begin, begin + read.target.rows() * row_bytes, stored, piece.tile.row * row_bytes});
+    }
+  }
+
   std::vector<std::vector<Piece>> of_;
+  std::vector<std::vector<std::uint32_t>> stored_of_;  // by position in the layout's tensors
+  Copies copies_;
 };
 
 class Builder {
@@ -206,7 +230,10 @@ class Builder {
     MakeOrigins();
     std::vector<std::string> headers;
     std::optional<std::string> index = ranks_.layout.source_index;
-    Catalog catalog = changed_ ? Rewrite(headers, index) : std::move(original_.catalog);
+    Catalog rewritten = changed_ ? Rewrite(headers, index) : Catalog();
+    std::vector<std::vector<RankShards::Slice>> slices =
+        SlicesOf(changed_ ? rewritten : original_.catalog);
+    Catalog catalog = changed_ ? std::move(rewritten) : std::move(original_.catalog);
     if (!changed_) {
       for (formats::LayoutSourceFile& file : ranks_.layout.source_files) {
         headers.push_back(std::move(file.header));
@@ -230,6 +257,8 @@ class Builder {
     model.shards.layout = std::move(ranks_.layout);
     model.shards.digests = std::move(digests);
     model.shards.is_original = is_original;
+    model.shards.slices = std::move(slices);
+    model.shards.further_copies = pieces_.TakeCopies();
     model.shards.index = std::move(index);
     model.shards.headers = std::move(headers);
     if (changed_) ChangeConfig(model);
@@ -268,6 +297,19 @@ class Builder {
       origins_[i] = OriginOf(i);
       if (origins_[i]->dtype() != original_.catalog.tensors()[i].dtype) changed_ = true;
     }
+  }
+
+  // Of the tensors of a catalog that has the original's, or some of them.
+  std::vector<std::vector<RankShards::Slice>> SlicesOf(const Catalog& catalog) const {
+    std::vector<std::vector<RankShards::Slice>> slices;
+    slices.reserve(catalog.tensors().size());
+    for (const CatalogTensor& tensor : catalog.tensors()) {
+      std::vector<RankShards::Slice>& of_tensor = slices.emplace_back();
+      for (const Piece& piece : pieces_.Of(original_.catalog.Find(tensor.name))) {
+        of_tensor.push_back({piece.tile.target, piece.tile.tensor});
+      }
+    }
+    return slices;
   }
 
   ExpressionPtr OriginOf(std::uint32_t position) const {

@@ -1,7 +1,11 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <unordered_map>
+#include <vector>
 
+#include "convert/catalog/box.h"
 #include "convert/open/assembled_model.h"
 #include "formats/rank_layout.h"
 
@@ -14,6 +18,24 @@ struct RankShards : AssembledModel {
   formats::RankLayout layout;
   // Whether nothing was dropped or became BF16 since the original was cut into ranks.
   bool is_original = true;
+
+  // A box of a tensor of the model, and the stored tensor that origins read it from. Of scales for
+  // other blocks, rows and columns are those of layout.recut_block.
+  struct Slice {
+    Box box;
+    std::uint32_t stored = 0;
+  };
+  std::vector<std::vector<Slice>> slices;  // by position in the model's catalog
+
+  // Bytes [begin, end) of a stored tensor that origins read, which other ranks hold, too: in
+  // `stored` from byte `at` on.
+  struct Copy {
+    std::uint64_t begin = 0;
+    std::uint64_t end = 0;
+    std::uint32_t stored = 0;
+    std::uint64_t at = 0;
+  };
+  std::unordered_map<std::uint32_t, std::vector<Copy>> further_copies;  // by the one that is read
 };
 
 // Whether a directory holds rank shards: it has a layout.json and, unlike a checkpoint with a file

@@ -64,7 +64,8 @@ const SourceFiles::Derived* SourceFiles::DerivedOf(std::uint32_t tensor) const {
 
 // Writes bytes of a derived tensor to `out`. Where the origin cannot be cut at the range's ends,
 // the whole pieces around them are made.
-void SourceFiles::Make(const Derived& derived, const SourceRange& range, std::span<std::byte> out) {
+void SourceFiles::Make(const Derived& derived, const SourceRange& range,
+                       std::span<std::byte> out) const {
   if (out.empty()) return;
   const Expression& origin = derived.tensors.OriginOf(range.tensor);
   const std::uint64_t begin = origin.CutAtOrBefore(range.begin);
@@ -75,6 +76,7 @@ void SourceFiles::Make(const Derived& derived, const SourceRange& range, std::sp
   formats::AlignedBuffer buffer;
   std::vector<std::span<const std::byte>> inputs;
   derived.stored->Read(reads, buffer, inputs);
+  for (std::size_t i = 0; observer_ && i < reads.size(); ++i) observer_(reads[i], inputs[i]);
   if (begin == range.begin && end == range.end) {
     EvaluationOutput made{out, {}, {}};
     return origin.Evaluate(begin, end, inputs, made);
@@ -120,6 +122,7 @@ void SourceFiles::Read(std::span<const SourceRange> ranges, formats::AlignedBuff
                        std::vector<std::span<const std::byte>>& inputs) {
   std::vector<Request> wanted(ranges.size());
   std::vector<const Derived*> derived_of(ranges.size(), nullptr);
+  std::vector<std::optional<SourceRange>> stored_of(ranges.size());
   std::vector<std::size_t> order;
   order.reserve(ranges.size());
   for (std::size_t i = 0; i < ranges.size(); ++i) {
@@ -128,11 +131,10 @@ void SourceFiles::Read(std::span<const SourceRange> ranges, formats::AlignedBuff
     if (!derived_.empty()) derived_of[i] = DerivedOf(range.tensor);
     // What lies in a file as it is need not be made.
     if (derived_of[i] != nullptr && range.begin < range.end) {
-      const std::optional<SourceRange> stored =
-          derived_of[i]->tensors.OriginOf(range.tensor).AsStored(range.begin, range.end);
-      if (stored) {
+      stored_of[i] = derived_of[i]->tensors.OriginOf(range.tensor).AsStored(range.begin, range.end);
+      if (stored_of[i]) {
         files = derived_of[i]->stored.get();
-        range = *stored;
+        range = *stored_of[i];
         derived_of[i] = nullptr;
       }
     }
@@ -210,6 +212,7 @@ void SourceFiles::Read(std::span<const SourceRange> ranges, formats::AlignedBuff
     const Request& request = requests[request_of[i]];
     inputs[i] = read[request_of[i]].subspan(
         static_cast<std::size_t>(wanted[i].begin - request.begin), wanted[i].length());
+    if (observer_ && stored_of[i]) observer_(*stored_of[i], inputs[i]);
   }
 }
 

@@ -2,10 +2,12 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "convert/catalog/catalog.h"
@@ -38,6 +40,11 @@ class SourceFiles {
   void Read(std::span<const SourceRange> ranges, formats::AlignedBuffer& buffer,
             std::vector<std::span<const std::byte>>& inputs);
 
+  // Calls `observer` with the stored bytes that derived tensors are made of from now on, on the
+  // threads that read. Not while a thread reads.
+  using StoredObserver = std::function<void(const SourceRange&, std::span<const std::byte>)>;
+  void ObserveStored(StoredObserver observer) { observer_ = std::move(observer); }
+
   // Closes the file, so that removing it frees its space.
   void Close(std::uint32_t file);
 
@@ -58,12 +65,13 @@ class SourceFiles {
   };
 
   const Derived* DerivedOf(std::uint32_t tensor) const;
-  static void Make(const Derived& derived, const SourceRange& range, std::span<std::byte> out);
+  void Make(const Derived& derived, const SourceRange& range, std::span<std::byte> out) const;
 
   const Catalog& catalog_;
   std::vector<Derived> derived_;
   const std::size_t max_open_;
   ArchiveChecks checks_;
+  StoredObserver observer_;
   std::mutex mutex_;
   std::list<Open> open_;  // most recently used first
   std::atomic<std::uint64_t> bytes_read_{0};

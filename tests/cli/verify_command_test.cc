@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <string>
 #include <utility>
@@ -160,6 +162,38 @@ TEST_F(VerifyCommandTest, ForwardRunsTokens) {
   EXPECT_EQ(Verify({"forward", model_, "--weights", "int4"}).exit_code, 2);
   EXPECT_EQ(Verify({"forward", model_, "--logits-out", Path("no/where.npy")}).exit_code, 2);
   EXPECT_EQ(Verify({"forward", Path("nowhere")}).exit_code, 3);
+}
+
+TEST_F(VerifyCommandTest, ForwardNamesTheRankOfACopy) {
+  const std::string ranks = Path("ranks");
+  ASSERT_EQ(RunTool({"dsv3-reshard", "--ep", "2", model_, ranks, "-q"}).exit_code, 0);
+  const ToolResult good = Verify({"forward", ranks, "--tokens", "1,2,3"});
+  EXPECT_EQ(good.exit_code, 0) << good.err;
+  EXPECT_THAT(good.out, AllOf(HasSubstr("2: TP 1, EP 2, DP 2, PP 1\n"),
+                              EndsWith("all ranks have the same copies of it\n")));
+  ExpectForms({"forward", ranks, "--tokens", "1,2,3"}, 0, "verify-forward");
+
+  const fs::path file = dir_ / "ranks" / "model-rank-1-part-0.safetensors";
+  std::string bytes = ReadFile(file);
+  std::uint64_t header = 0;
+  std::memcpy(&header, bytes.data(), sizeof(header));
+  const json norm = json::parse(bytes.substr(sizeof(header), header))["model.norm.weight"];
+  // The sign of the first element.
+  bytes[sizeof(header) + header + norm["data_offsets"][0].get<std::size_t>() + 1] ^= '\x80';
+  WriteFile(file, bytes);
+  const std::vector<std::string> words = {"forward", ranks, "--tokens", "1,2,3"};
+  const ToolResult bad = Verify(words);
+  EXPECT_EQ(bad.exit_code, 1) << bad.err;
+  EXPECT_THAT(bad.out, AllOf(HasSubstr("model-rank-1-part-0.safetensors: tensor "
+                                       "'model.norm.weight': rank 1's copy has other values"),
+                             HasSubstr("[rank-difference]")));
+  ExpectForms(words, 1, "verify-forward");
+  const json report =
+      json::parse(Verify({"forward", model_, ranks, "--tokens", "1,2,3", "--json"}).out);
+  EXPECT_EQ(report["first_difference"]["tensor"], "model.norm.weight");
+  EXPECT_EQ(report["first_difference"]["rank"], 1);
+  EXPECT_EQ(report["ranks"]["ep"], 2);
+  EXPECT_EQ(report["differences"].size(), 1U);
 }
 
 TEST_F(VerifyCommandTest, StructureListsEveryFinding) {
