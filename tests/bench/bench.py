@@ -12,6 +12,7 @@ import re
 import sys
 
 import measure
+from forward import measure_forward
 from measure import BIN, Series, fresh, run, settle
 from multiply import multiply
 from race import Race
@@ -22,8 +23,8 @@ from verify import measure_verify
 HERE = pathlib.Path(__file__).resolve().parent
 CONVERT = BIN / "dsv3-convert"
 INSPECT = BIN / "dsv3-inspect"
-PARTS = ("hash", "kernels", "convert", "quantize", "reshard", "verify", "inspect", "metadata", "training",
-         "official")
+PARTS = ("hash", "kernels", "convert", "quantize", "reshard", "verify", "forward", "inspect", "metadata",
+         "training", "official")
 
 
 def say(text):
@@ -124,6 +125,12 @@ class Bench:
         self.prepare_shapes()
         self.results["verify"] = measure_verify(self.source, self.shapes, self.work, self.pairs,
                                                 say)
+
+    # Running a model.
+
+    def forward(self):
+        self.prepare_shapes()
+        self.results["forward"] = measure_forward(self.work, self.shapes, self.pairs, say)
 
     # Opening a checkpoint of the true shapes.
 

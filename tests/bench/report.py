@@ -106,6 +106,52 @@ def training_rows(training):
            "", "")
 
 
+def forward_rows(forward):
+    if not forward:
+        return
+    prefill, tokens = forward["prefill"], forward["tokens"]
+    four = prefill["transformers_4"]
+    for name, words in (("bf16", "BF16"), ("fp8", "FP8")):
+        own = prefill[name]
+        yield (f"`forward`, {tokens} tokens, {words} in the page cache, the whole process",
+               f"{spread(own['seconds'])}, {own['peak_rss_mib']:.0f} MiB RSS",
+               f"transformers {four['version']} in fp32, the forward alone: {spread(four['seconds'])}",
+               f"{four['seconds']['median'] / own['seconds']['median']:.2f}", "≥ 1")
+        if name == "bf16":
+            yield ("… the same", spread(own["seconds"]),
+                   f"the whole process of transformers: {spread(four['process_seconds'])}, "
+                   f"{four['peak_rss_mib']:.0f} MiB RSS",
+                   f"{four['process_seconds']['median'] / own['seconds']['median']:.1f}", "≥ 5")
+            five = prefill["transformers_5"]
+            yield ("… the same", spread(own["seconds"]),
+                   f"transformers {five['version']}, the forward alone: {spread(five['seconds'])}; its whole "
+                   f"process: {spread(five['process_seconds'])}",
+                   f"{five['seconds']['median'] / own['seconds']['median']:.2f}", "")
+    generation = forward["generation"]
+    for name, words in (("bf16", "BF16"), ("fp8", "FP8")):
+        own = generation[name]
+        for version, wanted in ((4, "≥ 1.5"), (5, "")):
+            other = generation[f"transformers_{version}"]
+            yield (f"`forward --generate`, {words} in the page cache", spread(own, "tokens/s"),
+                   f"transformers {other['version']} in bf16: {spread(other, 'tokens/s')}",
+                   f"{own['median'] / other['median']:.2f}", wanted if name == "bf16" else "")
+    for name, words in (("bf16", "BF16"), ("fp8", "FP8")):
+        run = forward["disk"][name]
+        yield (f"`forward`, 4 tokens, {words} from the disk, {run['bytes_read'] / 1e9:.2f} GB",
+               spread(run["seconds"]), f"disk {run['gb_per_s_of_disk']} GB/s",
+               f"{run['ratio']['median']:.2f} ({run['ratio']['min']:.2f}–{run['ratio']['max']:.2f})", "≥ 0.85")
+        yield ("… bytes that the kernel counts, of those in the report", f"{run['kernel_reads']:.3f}", "", "", "≤ 1.05")
+    for name, words in (("equal", "FP8 and the BF16 of `fp8-to-bf16`"), ("other", "BF16 and the FP8 of `bf16-to-fp8`")):
+        run = forward["two_models"][name]
+        yield (f"`forward A B`, {tokens} tokens, {words}",
+               f"{spread(run['seconds'])}, {run['peak_rss_mib']:.0f} MiB RSS", "`forward A`", f"{run['ratio']:.2f}",
+               "≤ 2.5")
+    shapes = forward["shapes"]
+    yield ("`forward`, one token, 671B shapes in sparse files",
+           f"{shapes['seconds']:.3g} s, {shapes['peak_rss_mib']:.0f} MiB RSS",
+           f"{shapes['bytes_read'] / 1e9:.1f} GB read", "", "≤ 40 GB")
+
+
 def rows(results):
     """(what, measured, limit, ratio, wanted) for each figure that is there."""
     hashing = results.get("hash")
@@ -143,6 +189,7 @@ def rows(results):
                f"{run['peak_rss_mib']:.0f} MiB RSS", f"{faster:.1f}× slower", "")
     yield from reshard_rows(results.get("reshard"))
     yield from verify_rows(results.get("verify"))
+    yield from forward_rows(results.get("forward"))
     yield from training_rows(results.get("training"))
     inspect = results.get("inspect")
     if inspect:
