@@ -69,6 +69,11 @@ void AddScaledOf(float factor, const float* x, float* out, std::size_t n) {
   for (std::size_t i = 0; i < n; ++i) out[i] = std::fma(factor, x[i], out[i]);
 }
 
+void AddScaledRowsOf(const float* factors, std::size_t count, const float* x, std::size_t stride,
+                     float* out, std::size_t n) {
+  for (std::size_t r = 0; r < count; ++r) AddScaledOf(factors[r], x + r * stride, out, n);
+}
+
 #else
 
 using DF = hn::CappedTag<float, kSumLanes>;
@@ -265,6 +270,39 @@ void AddScaledOf(float factor, const float* HWY_RESTRICT x, float* HWY_RESTRICT 
   std::copy_n(last_out.begin(), n - i, out + i);
 }
 
+// A strip of sums stays in registers while the rows pass.
+template <std::size_t kVectors>
+HWY_INLINE void AddStrip(const float* HWY_RESTRICT factors, std::size_t count,
+                         const float* HWY_RESTRICT x, std::size_t stride, float* HWY_RESTRICT out) {
+  const DF df;
+  VF sums[kVectors];
+  for (std::size_t i = 0; i < kVectors; ++i) sums[i] = hn::LoadU(df, out + i * kLanesOfVector);
+  for (std::size_t r = 0; r < count; ++r) {
+    const VF factor = hn::Set(df, factors[r]);
+    const float* const row = x + r * stride;
+    for (std::size_t i = 0; i < kVectors; ++i) {
+      sums[i] = hn::MulAdd(factor, hn::LoadU(df, row + i * kLanesOfVector), sums[i]);
+    }
+  }
+  for (std::size_t i = 0; i < kVectors; ++i) hn::StoreU(sums[i], df, out + i * kLanesOfVector);
+}
+
+void AddScaledRowsOf(const float* factors, std::size_t count, const float* x, std::size_t stride,
+                     float* out, std::size_t n) {
+  if (count == 0) return;
+  constexpr std::size_t kVectors = 8;
+  constexpr std::size_t kStrip = kVectors * kLanesOfVector;
+  std::size_t i = 0;
+  for (; i + kStrip <= n; i += kStrip) AddStrip<kVectors>(factors, count, x + i, stride, out + i);
+  for (; i + kLanesOfVector <= n; i += kLanesOfVector) {
+    AddStrip<1>(factors, count, x + i, stride, out + i);
+  }
+  if (i == n) return;
+  for (std::size_t r = 0; r < count; ++r) {
+    AddScaledOf(factors[r], x + r * stride + i, out + i, n - i);
+  }
+}
+
 #endif  // HWY_TARGET == HWY_SCALAR
 
 void MultiplyBF16Of(const std::uint16_t* weights, std::size_t rows, std::size_t cols,
@@ -287,6 +325,7 @@ namespace internal {
 HWY_EXPORT(MultiplyBF16Of);
 HWY_EXPORT(MultiplyF32Of);
 HWY_EXPORT(AddScaledOf);
+HWY_EXPORT(AddScaledRowsOf);
 
 // Where one target alone is compiled, the macro names its namespace, which lies in this one.
 namespace {
@@ -303,6 +342,11 @@ void CallMultiplyF32(const float* weights, std::size_t rows, std::size_t cols, c
 
 void CallAddScaled(float factor, const float* x, float* out, std::size_t n) {
   HWY_DYNAMIC_DISPATCH(AddScaledOf)(factor, x, out, n);
+}
+
+void CallAddScaledRows(const float* factors, std::size_t count, const float* x, std::size_t stride,
+                       float* out, std::size_t n) {
+  HWY_DYNAMIC_DISPATCH(AddScaledRowsOf)(factors, count, x, stride, out, n);
 }
 
 }  // namespace
@@ -326,6 +370,11 @@ float Dot(const float* a, const float* b, std::size_t n) {
 
 void AddScaled(float factor, const float* x, float* out, std::size_t n) {
   internal::CallAddScaled(factor, x, out, n);
+}
+
+void AddScaledRows(const float* factors, std::size_t count, const float* x, std::size_t stride,
+                   float* out, std::size_t n) {
+  internal::CallAddScaledRows(factors, count, x, stride, out, n);
 }
 
 float DotScalar(const float* a, const float* b, std::size_t n) {

@@ -39,6 +39,11 @@ float Dot(const float* a, const float* b, std::size_t n);
 // out[i] = factor * x[i] + out[i], one fused multiply-add. `out` and `x` do not overlap.
 void AddScaled(float factor, const float* x, float* out, std::size_t n);
 
+// The same for `count` rows, one after the other: row r is at x + r * stride, its factor is
+// factors[r].
+void AddScaledRows(const float* factors, std::size_t count, const float* x, std::size_t stride,
+                   float* out, std::size_t n);
+
 // The scalar meaning, with fused multiply-adds: the oracle of the tests.
 float DotScalar(const float* a, const float* b, std::size_t n);
 

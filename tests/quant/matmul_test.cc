@@ -193,6 +193,29 @@ TEST_P(MatmulKernel, AddsScaled) {
   }
 }
 
+TEST_P(MatmulKernel, AddsScaledRowsInTheirOrder) {
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  for (std::size_t n = 0; n < 300; n += 1 + n / 9) {
+    for (std::size_t rows = 0; rows < 4; ++rows) {
+      const std::size_t stride = n + rows;
+      std::vector<float> factors(rows);
+      // Ends where its data ends.
+      std::vector<float> x(rows == 0 ? 0 : (rows - 1) * stride + n);
+      std::vector<float> out(n);
+      for (auto* const values : {&factors, &x, &out}) {
+        for (float& value : *values) value = normal(random);
+      }
+      std::vector<float> expected = out;
+      for (std::size_t r = 0; r < rows; ++r) {
+        AddScaled(factors[r], x.data() + r * stride, expected.data(), n);
+      }
+      AddScaledRows(factors.data(), rows, x.data(), stride, out.data(), n);
+      EXPECT_EQ(out, expected) << rows << " rows of " << n;
+    }
+  }
+}
+
 // Lane 0 holds elements 0 and 16; the tree adds lanes 0 and 8 first, then 4, then 2, then 1.
 TEST(MatmulTest, AddsInTheOrderOfTheHeader) {
   const std::vector<float> ones(17, 1.0F);
