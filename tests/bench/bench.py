@@ -129,8 +129,7 @@ class Bench:
     # Running a model.
 
     def forward(self):
-        self.prepare_shapes()
-        self.results["forward"] = measure_forward(self.work, self.shapes, self.pairs, say)
+        self.results["forward"] = measure_forward(self.work, self.pairs, say)
 
     # Opening a checkpoint of the true shapes.
 
