@@ -6,7 +6,9 @@
 #include <span>
 #include <utility>
 
+#include "convert/forward/attend.h"
 #include "convert/model/expected_tensors.h"
+#include "convert/stream/executor.h"
 #include "quant/elementwise.h"
 #include "quant/matmul.h"
 
@@ -29,26 +31,26 @@ std::vector<RowPlace> PlacesOf(const std::vector<SequenceRows>& sequences, std::
   return places;
 }
 
-// The keys of one row: chosen positions, or all up to its own.
-class KeysOfRow {
- public:
-  KeysOfRow(const KeyChoice& keys, std::size_t row, std::size_t position)
-      : chosen_(keys.empty() || keys[row].empty() ? nullptr : &keys[row]),
-        count_(chosen_ == nullptr ? position + 1 : chosen_->size()) {}
-
-  std::size_t count() const { return count_; }
-  std::size_t At(std::size_t i) const { return chosen_ == nullptr ? i : (*chosen_)[i]; }
-
- private:
-  const std::vector<std::uint32_t>* chosen_;
-  std::size_t count_;
-};
-
 void Append(const float* values, std::size_t count, std::vector<float>& to) {
   to.insert(to.end(), values, values + count);
 }
 
 }  // namespace
+
+void KeepKeysAndValues(const ModelConfig& model, const std::vector<std::size_t>& positions,
+                       std::uint64_t memory_bytes, std::vector<LayerCache>& layers) {
+  std::uint64_t bytes = (memory_bytes == 0 ? kDefaultMemoryBytes : memory_bytes) / 2;
+  const std::uint64_t position_bytes =
+      model.num_attention_heads * (model.qk_nope_head_dim + model.v_head_dim) * sizeof(float);
+  const std::uint64_t layer_bytes =
+      position_bytes * std::accumulate(positions.begin(), positions.end(), std::uint64_t{0});
+  for (LayerCache& layer : layers) {
+    if (bytes < layer_bytes) return;
+    bytes -= layer_bytes;
+    layer.resize(positions.size());
+    for (std::size_t s = 0; s < positions.size(); ++s) layer[s].kept_positions = positions[s];
+  }
+}
 
 Attention::Attention(const ModelConfig& model, const ForwardConfig& forward, const Rotary& rotary,
                      AttentionForm form, Modules& modules, std::string name)
@@ -68,6 +70,28 @@ Linear Attention::BiasedLinear(const std::string& part, std::uint64_t rows, std:
   Linear linear{modules_.weights().Matrix(name_ + part + ".weight", rows, cols)};
   if (model_.attention_bias) linear.bias = modules_.weights().Vector(name_ + part + ".bias", rows);
   return linear;
+}
+
+// In the order in which Run uses them; without those of an indexer.
+void Attention::ExpectWeights() {
+  ModelWeights& weights = modules_.weights();
+  std::vector<WeightRows> expected;
+  const auto add = [&](const char* part, std::uint64_t rows, std::uint64_t cols) {
+    expected.push_back(weights.Matrix(name_ + part, rows, cols));
+  };
+  const std::size_t query_rows = heads_ * (nope_ + rope_);
+  if (model_.q_lora_rank == 0) {
+    add("q_proj.weight", query_rows, model_.hidden_size);
+  } else {
+    add("q_a_proj.weight", model_.q_lora_rank, model_.hidden_size);
+    add("q_b_proj.weight", query_rows, model_.q_lora_rank);
+  }
+  add("kv_a_proj_with_mqa.weight", rank_ + rope_, model_.hidden_size);
+  if (form_ == AttentionForm::kNaive && weights.Has(name_ + "kv_b_proj.weight")) {
+    add("kv_b_proj.weight", heads_ * (nope_ + v_), rank_);
+  }
+  add("o_proj.weight", model_.hidden_size, heads_ * v_);
+  weights.Expect(expected);
 }
 
 Rows Attention::MakeQueries(const Rows& in, Rows& q_latents) {
@@ -174,22 +198,24 @@ WeightRows Attention::ValueRows(std::size_t head) const {
   return RowsOfHead(head, "v_b_proj.weight", nope_, v_);
 }
 
-// Of each position: for every head its key, without the rotary part, and its value.
-Rows Attention::KeysAndValues(const std::vector<float>& latents, std::size_t positions) {
+// Of each row: for every head its key, without the rotary part, and its value.
+Rows Attention::KeysAndValues(const Rows& latents) {
   ModelWeights& weights = modules_.weights();
   const std::size_t width = heads_ * (nope_ + v_);
-  Rows kv(positions, width);
+  const std::size_t count = latents.count();
+  Rows kv(count, width);
   std::vector<float> scratch;
-  const float* const in = modules_.InputOf(KeyRows(0), latents.data(), positions, rank_, scratch);
+  const float* const in =
+      modules_.InputOf(KeyRows(0), latents.values.data(), count, rank_, scratch);
   std::vector<Product> products;
   if (weights.Has(name_ + "kv_b_proj.weight")) {
-    products.push_back({weights.Matrix(name_ + "kv_b_proj.weight", width, rank_), in, rank_,
-                        positions, kv.values.data(), width});
+    products.push_back({weights.Matrix(name_ + "kv_b_proj.weight", width, rank_), in, rank_, count,
+                        kv.values.data(), width});
   } else {
     for (std::size_t head = 0; head < heads_; ++head) {
       float* const out = kv.values.data() + head * (nope_ + v_);
-      products.push_back({KeyRows(head), in, rank_, positions, out, width});
-      products.push_back({ValueRows(head), in, rank_, positions, out + nope_, width});
+      products.push_back({KeyRows(head), in, rank_, count, out, width});
+      products.push_back({ValueRows(head), in, rank_, count, out + nope_, width});
     }
   }
   weights.Multiply(products);
@@ -197,42 +223,87 @@ Rows Attention::KeysAndValues(const std::vector<float>& latents, std::size_t pos
   return kv;
 }
 
-template <typename Score>
-void Attention::Weigh(std::size_t keys, const Score& score, std::vector<float>& weights) const {
-  weights.resize(keys);
-  const auto scale = static_cast<float>(forward_.softmax_scale);
-  for (std::size_t i = 0; i < keys; ++i) weights[i] = score(i) * scale;
-  quant::SoftmaxInPlace(weights);
+// The keys and values of every sequence, all made with one read of the weights; `made` holds those
+// that the cache does not keep.
+std::vector<const float*> Attention::KeysAndValuesOf(LayerCache& cache, Rows& made) {
+  const std::size_t width = heads_ * (nope_ + v_);
+  Rows latents;
+  latents.width = rank_;
+  std::vector<std::size_t> firsts;  // in `made`
+  for (const SequenceCache& of : cache) {
+    firsts.push_back(latents.count());
+    const std::size_t kept = of.keys_values.size() / width * rank_;
+    Append(of.latents.data() + kept, of.latents.size() - kept, latents.values);
+  }
+  made = KeysAndValues(latents);
+  std::vector<const float*> all;
+  for (std::size_t s = 0; s < cache.size(); ++s) {
+    SequenceCache& of = cache[s];
+    if (of.kept_positions == 0) {
+      all.push_back(made.row(firsts[s]));
+      continue;
+    }
+    const std::size_t end = s + 1 < cache.size() ? firsts[s + 1] : made.count();
+    of.keys_values.reserve(of.kept_positions * width);
+    Append(made.row(firsts[s]), (end - firsts[s]) * width, of.keys_values);
+    all.push_back(of.keys_values.data());
+  }
+  return all;
+}
+
+// Attends with all heads of all rows. `queries` has their rotary parts; a head's own part is the
+// first in it of `own`, which may be `out`. `memory` says what a head of a sequence knows.
+template <typename Memory>
+void Attention::AttendAll(const Rows& queries, const Rows& own,
+                          const std::vector<SequenceRows>& sequences, const KeyChoice& keys,
+                          const Memory& memory, Rows& out) {
+  struct Task {
+    std::size_t sequence = 0;
+    std::size_t first = 0;  // row of the batch
+    std::size_t count = 0;
+    std::size_t position = 0;
+  };
+  std::vector<Task> tasks;
+  for (std::size_t s = 0; s < sequences.size(); ++s) {
+    const SequenceRows& rows = sequences[s];
+    for (std::size_t i = 0; i < rows.count; i += kAttendedRows) {
+      tasks.push_back({s, rows.first + i, std::min(kAttendedRows, rows.count - i), rows.past + i});
+    }
+  }
+  const std::size_t own_size = own.width / heads_;
+  const std::size_t out_size = out.width / heads_;
+  modules_.weights().ForEach(tasks.size() * heads_, [&](std::size_t i) {
+    const Task& task = tasks[i / heads_];
+    const std::size_t head = i % heads_;
+    HeadQueries rows;
+    rows.queries = own.row(task.first) + head * own_size;
+    rows.query_stride = own.width;
+    rows.rope_queries = queries.row(task.first) + head * (nope_ + rope_) + nope_;
+    rows.rope_stride = queries.width;
+    rows.count = task.count;
+    rows.position = task.position;
+    rows.chosen = keys.empty() ? nullptr : keys.data() + task.first;
+    rows.scale = static_cast<float>(forward_.softmax_scale);
+    rows.out = out.row(task.first) + head * out_size;
+    rows.out_stride = out.width;
+    Attend(rows, memory(task.sequence, head));
+  });
 }
 
 Rows Attention::AttendNaive(const Rows& queries, const std::vector<SequenceRows>& sequences,
-                            const LayerCache& cache, const KeyChoice& keys) {
-  ModelWeights& weights = modules_.weights();
+                            LayerCache& cache, const KeyChoice& keys) {
+  const std::size_t width = heads_ * (nope_ + v_);
+  Rows made;
+  const std::vector<const float*> kv = KeysAndValuesOf(cache, made);
   Rows out(queries.count(), heads_ * v_);
-  const std::vector<RowPlace> places = PlacesOf(sequences, queries.count());
-  for (std::size_t s = 0; s < sequences.size(); ++s) {
-    const std::size_t positions = cache[s].latents.size() / rank_;
-    const Rows kv = KeysAndValues(cache[s].latents, positions);
-    weights.ForEach(sequences[s].count * heads_, [&](std::size_t task) {
-      const std::size_t row = sequences[s].first + task / heads_;
-      const std::size_t head = task % heads_;
-      const KeysOfRow of_row(keys, row, places[row].position);
-      const float* const query = queries.row(row) + head * (nope_ + rope_);
-      std::vector<float> weight;
-      Weigh(
-          of_row.count(),
-          [&](std::size_t i) {
-            const std::size_t key = of_row.At(i);
-            return quant::Dot(query, kv.row(key) + head * (nope_ + v_), nope_) +
-                   quant::Dot(query + nope_, cache[s].rope_keys.data() + key * rope_, rope_);
-          },
-          weight);
-      float* const result = out.row(row) + head * v_;
-      for (std::size_t i = 0; i < of_row.count(); ++i) {
-        quant::AddScaled(weight[i], kv.row(of_row.At(i)) + head * (nope_ + v_) + nope_, result, v_);
-      }
-    });
-  }
+  AttendAll(
+      queries, queries, sequences, keys,
+      [&](std::size_t s, std::size_t head) {
+        const float* const of_head = kv[s] + head * (nope_ + v_);
+        return HeadMemory{of_head, width,           nope_, cache[s].rope_keys.data(),
+                          rope_,   of_head + nope_, width, v_};
+      },
+      out);
   return out;
 }
 
@@ -248,28 +319,14 @@ Rows Attention::AttendAbsorbed(const Rows& queries, const std::vector<SequenceRo
   }
   weights.Multiply(absorb);
   modules_.Round(in_latents.values);
-  const std::vector<RowPlace> places = PlacesOf(sequences, queries.count());
-  weights.ForEach(queries.count() * heads_, [&](std::size_t task) {
-    const std::size_t row = task / heads_;
-    const std::size_t head = task % heads_;
-    const SequenceCache& of_sequence = cache[places[row].sequence];
-    const KeysOfRow of_row(keys, row, places[row].position);
-    float* const query = in_latents.row(row) + head * rank_;
-    const float* const rope_query = queries.row(row) + head * (nope_ + rope_) + nope_;
-    std::vector<float> weight;
-    Weigh(
-        of_row.count(),
-        [&](std::size_t i) {
-          const std::size_t key = of_row.At(i);
-          return quant::Dot(query, of_sequence.latents.data() + key * rank_, rank_) +
-                 quant::Dot(rope_query, of_sequence.rope_keys.data() + key * rope_, rope_);
-        },
-        weight);
-    std::fill_n(query, rank_, 0.0F);
-    for (std::size_t i = 0; i < of_row.count(); ++i) {
-      quant::AddScaled(weight[i], of_sequence.latents.data() + of_row.At(i) * rank_, query, rank_);
-    }
-  });
+  AttendAll(
+      queries, in_latents, sequences, keys,
+      [&](std::size_t s, std::size_t /*head*/) {
+        const float* const latents = cache[s].latents.data();
+        return HeadMemory{latents, rank_,   rank_, cache[s].rope_keys.data(),
+                          rope_,   latents, rank_, rank_};
+      },
+      in_latents);
   modules_.Round(in_latents.values);
   Rows out(queries.count(), heads_ * v_);
   std::vector<Product> products;

@@ -32,8 +32,17 @@ struct SequenceCache {
   std::vector<float> latents;     // after their norm
   std::vector<float> rope_keys;   // turned
   std::vector<float> index_keys;  // of the layer's own indexer, turned
+  // Keys and values of every head, where they are kept; else they are made anew of the latents.
+  std::vector<float> keys_values;
+  std::size_t kept_positions = 0;  // 0: they are not kept; else there are at most so many
 };
 using LayerCache = std::vector<SequenceCache>;  // by sequence
+
+// Has the caches keep the keys and values of sequences of so many positions, in as many layers as
+// half of the memory suffices for; 0: of kDefaultMemoryBytes. The attention's results do not depend
+// on it.
+void KeepKeysAndValues(const ModelConfig& model, const std::vector<std::size_t>& positions,
+                       std::uint64_t memory_bytes, std::vector<LayerCache>& layers);
 
 // The keys that each row of a batch attends to: positions, ascending. Empty: all up to its own.
 using KeyChoice = std::vector<std::vector<std::uint32_t>>;
@@ -44,6 +53,8 @@ class Attention {
   Attention(const ModelConfig& model, const ForwardConfig& forward, const Rotary& rotary,
             AttentionForm form, Modules& modules, std::string name);
 
+  // Has the weights read ahead, see ModelWeights::Expect.
+  void ExpectWeights();
   // The output for normed inputs; adds their latents to `cache`. Layers with an indexer set `keys`,
   // layers without one use what is in it.
   Rows Run(const Rows& in, const std::vector<SequenceRows>& sequences, bool has_indexer,
@@ -56,19 +67,20 @@ class Attention {
   void ChooseKeys(const Rows& in, const Rows& q_latents, const std::vector<SequenceRows>& sequences,
                   LayerCache& cache, KeyChoice& keys);
   Rows AttendNaive(const Rows& queries, const std::vector<SequenceRows>& sequences,
-                   const LayerCache& cache, const KeyChoice& keys);
+                   LayerCache& cache, const KeyChoice& keys);
   Rows AttendAbsorbed(const Rows& queries, const std::vector<SequenceRows>& sequences,
                       const LayerCache& cache, const KeyChoice& keys);
-  Rows KeysAndValues(const std::vector<float>& latents, std::size_t positions);
+  Rows KeysAndValues(const Rows& latents);
+  std::vector<const float*> KeysAndValuesOf(LayerCache& cache, Rows& made);
+  template <typename Memory>
+  void AttendAll(const Rows& queries, const Rows& own, const std::vector<SequenceRows>& sequences,
+                 const KeyChoice& keys, const Memory& memory, Rows& out);
   WeightRows KeyRows(std::size_t head) const;    // [nope, latents]
   WeightRows ValueRows(std::size_t head) const;  // [v, latents]
   // `rows` rows of a head: all that it has in the tensor `own`, or those from `first` on in
   // kv_b_proj.
   WeightRows RowsOfHead(std::size_t head, const char* own, std::size_t first,
                         std::size_t rows) const;
-  // Sets `weights` to the softmax of the scores of a row's keys.
-  template <typename Score>
-  void Weigh(std::size_t keys, const Score& score, std::vector<float>& weights) const;
 
   const ModelConfig& model_;
   const ForwardConfig& forward_;

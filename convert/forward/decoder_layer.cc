@@ -65,6 +65,28 @@ std::uint32_t DecoderLayer::RankOf(const GatedMlp& expert) const {
   return first;
 }
 
+GatedMlp DecoderLayer::SharedExpert() {
+  return Mlp("shared_experts.", model_.n_shared_experts * model_.moe_intermediate_size);
+}
+
+// Weights are expected in the order in which they are used.
+void DecoderLayer::ExpectMlps(const std::vector<Modules::MlpRows>& mlps) {
+  std::vector<WeightRows> weights;
+  for (const Modules::MlpRows& one : mlps) {
+    weights.push_back(one.mlp.gate);
+    weights.push_back(one.mlp.up);
+  }
+  for (const Modules::MlpRows& one : mlps) weights.push_back(one.mlp.down);
+  modules_.weights().Expect(weights);
+}
+
+void DecoderLayer::ExpectNextLayer() {
+  if (layer_ + 1 >= model_.num_hidden_layers) return;
+  Attention(model_, forward_, rotary_, form_, modules_,
+            fmt::format("model.layers.{}.self_attn.", layer_ + 1))
+      .ExpectWeights();
+}
+
 // The weighted outputs of each row's experts, summed in the order of their numbers; of ranks first
 // those of each rank, which are then added in the order of the ranks.
 Rows DecoderLayer::RoutedSum(const Rows& in, const std::vector<ExpertChoice>& choices) {
@@ -82,10 +104,12 @@ Rows DecoderLayer::RoutedSum(const Rows& in, const std::vector<ExpertChoice>& ch
   }
   std::stable_sort(visits.begin(), visits.end(),
                    [](const Visit& a, const Visit& b) { return a.expert < b.expert; });
+  ModelWeights& weights = modules_.weights();
   Rows gathered(visits.size(), in.width);
+  std::vector<std::vector<std::size_t>> visits_of(choices.size());  // of each row, in their order
   std::vector<Modules::MlpRows> mlps;
   for (std::size_t i = 0; i < visits.size(); ++i) {
-    std::copy_n(in.row(visits[i].row), in.width, gathered.row(i));
+    visits_of[visits[i].row].push_back(i);
     if (i == 0 || visits[i].expert != visits[i - 1].expert) {
       mlps.push_back({Expert(visits[i].expert), i, 0});
       visits[i].rank = RankOf(mlps.back().mlp);
@@ -94,12 +118,16 @@ Rows DecoderLayer::RoutedSum(const Rows& in, const std::vector<ExpertChoice>& ch
     }
     ++mlps.back().count;
   }
+  ExpectMlps(mlps);
+  if (model_.n_shared_experts > 0) ExpectMlps({{{SharedExpert(), 0, 0}}});
+  ExpectNextLayer();
+  weights.ForEach(visits.size(), [&](std::size_t i) {
+    std::copy_n(in.row(visits[i].row), in.width, gathered.row(i));
+  });
   const Rows outputs = modules_.ApplyMlps(mlps, std::move(gathered));
-  std::vector<std::vector<std::size_t>> of_row(in.count());
-  for (std::size_t i = 0; i < visits.size(); ++i) of_row[visits[i].row].push_back(i);
   Rows sum(in.count(), in.width);
-  modules_.weights().ForEach(in.count(), [&](std::size_t row) {
-    std::vector<std::size_t>& order = of_row[row];
+  weights.ForEach(in.count(), [&](std::size_t row) {
+    std::vector<std::size_t>& order = visits_of[row];
     std::stable_sort(order.begin(), order.end(),
                      [&](std::size_t a, std::size_t b) { return visits[a].rank < visits[b].rank; });
     std::vector<float> part;
@@ -142,9 +170,7 @@ Rows DecoderLayer::RunExperts(const Rows& in, std::vector<ExpertChoice>& choices
   }
   Rows sum = RoutedSum(in, choices);
   if (model_.n_shared_experts > 0) {
-    const GatedMlp shared =
-        Mlp("shared_experts.", model_.n_shared_experts * model_.moe_intermediate_size);
-    modules_.Add(modules_.ApplyMlp(shared, in), sum);
+    modules_.Add(modules_.ApplyMlp(SharedExpert(), in), sum);
   }
   return sum;
 }
@@ -178,6 +204,11 @@ void DecoderLayer::Run(Rows& stream, Batch& batch, LayerCache& cache,
     return modules_.RmsNorm(name_ + part, model_.hidden_size, forward_.rms_norm_eps, stream);
   };
   Attention attention(model_, forward_, rotary_, form_, modules_, name_ + "self_attn.");
+  attention.ExpectWeights();
+  if (!is_moe_) {
+    ExpectMlps({{{Mlp("", model_.intermediate_size), 0, 0}}});
+    ExpectNextLayer();
+  }
   const Rows in = norm("input_layernorm");
   const Rows attended = attention.Run(
       in, batch.sequences, HasIndexer(model_, layer_) && replay == nullptr, cache, batch.keys);

@@ -46,6 +46,9 @@ class DecoderLayer {
   Rows RoutedSum(const Rows& in, const std::vector<ExpertChoice>& choices);
   GatedMlp Mlp(const std::string& part, std::uint64_t width);
   GatedMlp Expert(std::uint64_t expert);
+  GatedMlp SharedExpert();
+  void ExpectMlps(const std::vector<Modules::MlpRows>& mlps);
+  void ExpectNextLayer();
 
   const ModelConfig& model_;
   const ForwardConfig& forward_;

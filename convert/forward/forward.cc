@@ -123,6 +123,16 @@ class Run {
     experts_met_.resize(layers);
     caches_.assign(config_.num_hidden_layers, {});
     past_.assign(sequences_.size(), 0);
+    PrepareCaches();
+  }
+
+  void PrepareCaches() {
+    if (request_.generate < 2 || request_.attention != AttentionForm::kNaive) return;
+    std::vector<std::size_t> positions;
+    for (const Tokens& tokens : sequences_) {
+      positions.push_back(tokens.size() + static_cast<std::size_t>(request_.generate));
+    }
+    KeepKeysAndValues(config_, positions, request_.memory_bytes, caches_);
   }
 
   // About how many bytes of weights so many tokens read: all but the embedding and MTP layers, and
@@ -159,7 +169,7 @@ class Run {
       LayerCache& cache = caches_[layer];
       cache.resize(sequences.size());
       RunLayer(layer, stream, batch, cache, hidden != nullptr);
-      if (request_.generate == 0) cache = {};
+      if (request_.generate < 2) cache = {};
       if (hidden != nullptr) hidden->Write((layer + 1) * stream.values.size(), stream.values);
     }
     return stream;
@@ -201,8 +211,10 @@ class Run {
     for (const Tokens& tokens : sequences_) {
       for (std::size_t i = 0; i < tokens.size(); ++i) {
         const bool is_last = i + 1 == tokens.size();
+        const bool has_target = !is_last && sequences_.size() == 1;
         summaries.emplace_back(is_last ? std::max<std::uint64_t>(request_.top, 1) : 0,
-                               is_last ? std::nullopt : std::optional(tokens[i + 1]));
+                               has_target ? std::optional(tokens[i + 1]) : std::nullopt,
+                               has_target);
       }
     }
     VisitLogits(normed, Head(), summaries, output, comparison_.get());
@@ -305,7 +317,7 @@ class Run {
     ArrayOutput none;
     for (std::uint64_t step = 1; step < request_.generate; ++step) {
       const Rows normed = Normed(RunLayers(next, nullptr));
-      std::vector<LogitSummary> of_step(next.size(), LogitSummary(1));
+      std::vector<LogitSummary> of_step(next.size(), LogitSummary(1, std::nullopt, false));
       VisitLogits(normed, Head(), of_step, none);
       for (std::size_t s = 0; s < next.size(); ++s) {
         next[s] = {of_step[s].best().front().token};

@@ -7,18 +7,16 @@
 #include <utility>
 
 #include <fmt/format.h>
-#include <tbb/blocked_range.h>
 #include <tbb/enumerable_thread_specific.h>
-#include <tbb/parallel_for.h>
-#include <tbb/task_arena.h>
 
 #include "convert/forward/product_comparison.h"
 #include "convert/forward/ranks.h"
+#include "convert/forward/thread_arena.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/stream/executor.h"
 #include "convert/stream/value_reader.h"
 #include "formats/error.h"
-#include "formats/io/aligned_buffer.h"
+#include "formats/io/page_cache.h"
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
 #include "quant/matmul.h"
@@ -33,6 +31,15 @@ using formats::Dtype;
 constexpr std::uint64_t kPanelBytes = std::uint64_t{2} << 20;
 // Beside its floats a panel has the bytes that were read.
 constexpr std::uint64_t kBuffersOfPanel = 2;
+// Half of the memory is for panels; the other half is for keys and values that are kept.
+constexpr std::uint64_t kPanelsShare = 2;
+// Of panels that are read ahead.
+constexpr std::uint64_t kReadAheadBytes = std::uint64_t{16} << 20;
+constexpr std::uint64_t kMinReadAhead = 2;  // panels
+
+std::uint64_t MemoryOfPanels(std::uint64_t memory_bytes) {
+  return (memory_bytes == 0 ? kDefaultMemoryBytes : memory_bytes) / kPanelsShare;
+}
 
 ScaledWeights FindScales(const OpenedModel& model) {
   ScaledWeights scaled = FindScaledWeights(model.catalog, model.config);
@@ -45,8 +52,28 @@ ScaledWeights FindScales(const OpenedModel& model) {
   return scaled;
 }
 
+// A loop without an exit is a fast one.
+bool AreFinite(std::span<const float> values) {
+  unsigned others = 0;
+  for (const float value : values) others |= static_cast<unsigned>(!std::isfinite(value));
+  return others == 0;
+}
+
+std::optional<std::size_t> FirstNotFinite(std::span<const float> values) {
+  if (AreFinite(values)) return std::nullopt;
+  const auto found = std::find_if_not(values.begin(), values.end(),
+                                      [](float value) { return std::isfinite(value); });
+  return static_cast<std::size_t>(found - values.begin());
+}
+
 bool IsFloat(Dtype dtype) {
   return dtype == Dtype::kF32 || dtype == Dtype::kBF16 || dtype == Dtype::kF16;
+}
+
+// Rows [begin, end) of a weight with all columns of the tensor.
+TensorRows RowsIn(const WeightRows& weight, std::uint64_t begin, std::uint64_t end) {
+  return {weight.tensor, weight.first_row + begin, weight.first_row + end,
+          weight.tensor_cols == 0 ? weight.cols : weight.tensor_cols};
 }
 
 std::vector<DerivedTensors> DerivedOf(const OpenedModel& model,
@@ -78,33 +105,9 @@ void MultiplyPlain(const WeightPanel& values, std::size_t rows, std::size_t cols
 
 }  // namespace
 
-class ModelWeights::Arena {
- public:
-  explicit Arena(unsigned threads) : arena_(static_cast<int>(threads)) {}
-
-  template <typename Task>
-  void ForEach(std::size_t count, const Task& task) {
-    arena_.execute([&] {
-      tbb::parallel_for(
-          tbb::blocked_range<std::size_t>(0, count, 1),
-          [&](const tbb::blocked_range<std::size_t>& range) {
-            for (std::size_t i = range.begin(); i < range.end(); ++i) task(i);
-          },
-          tbb::simple_partitioner());
-    });
-  }
-
-  Buffers& buffers() { return buffers_.local(); }
-
- private:
-  tbb::task_arena arena_;
-  tbb::enumerable_thread_specific<Buffers> buffers_;
-};
-
 // Of one thread.
 struct ModelWeights::Buffers {
-  formats::AlignedBuffer read;
-  std::vector<std::span<const std::byte>> inputs;
+  RowBytes read;
   ValueReader::Scales scales;
   std::vector<std::uint16_t> bf16;
   std::vector<float> floats;
@@ -112,6 +115,15 @@ struct ModelWeights::Buffers {
   // Of some columns.
   std::vector<std::uint16_t> bf16_columns;
   std::vector<float> float_columns;
+};
+
+class ModelWeights::Arena : public ThreadArena {
+ public:
+  using ThreadArena::ThreadArena;
+  Buffers& buffers() { return buffers_.local(); }
+
+ private:
+  tbb::enumerable_thread_specific<Buffers> buffers_;
 };
 
 void WeightPanel::CopyTo(float* out, std::size_t count) const {
@@ -147,10 +159,17 @@ ModelWeights::ModelWeights(const OpenedModel& model, WeightValues values, unsign
       sources_(model.catalog, DerivedOf(model, origins_)),
       progress_(progress),
       stop_(stop),
-      panel_bytes_(std::clamp<std::uint64_t>(
-          (memory_bytes == 0 ? kDefaultMemoryBytes : memory_bytes) / (kBuffersOfPanel * threads), 1,
-          kPanelBytes)),
-      arena_(std::make_unique<Arena>(threads)) {}
+      panel_rule_{std::clamp<std::uint64_t>(
+                      MemoryOfPanels(memory_bytes) / (kBuffersOfPanel * threads), 1, kPanelBytes),
+                  threads},
+      arena_(std::make_unique<Arena>(threads)),
+      read_ahead_(
+          [this](const TensorRows& rows, RowBytes& bytes) {
+            sources_.Read(RangesOf(rows), bytes.buffer, bytes.inputs);
+          },
+          static_cast<std::size_t>(
+              std::max(kMinReadAhead, std::min(kReadAheadBytes, MemoryOfPanels(memory_bytes)) /
+                                          panel_rule_.panel_bytes))) {}
 
 ModelWeights::~ModelWeights() = default;
 
@@ -259,6 +278,15 @@ bool ModelWeights::IsFp8(const WeightRows& weight) const {
   return scales_.OfWeight(weight.tensor) != nullptr;
 }
 
+std::vector<SourceRange> ModelWeights::RangesOf(const TensorRows& rows) const {
+  const ValueReader reader(model_.catalog, rows.tensor, scales_);
+  const std::uint64_t first = rows.first * rows.cols;
+  const std::uint64_t last = rows.end * rows.cols;
+  std::vector<SourceRange> ranges = {{rows.tensor, reader.BytesTo(first), reader.BytesTo(last)}};
+  if (const auto scale = reader.ScaleRange(first, last)) ranges.push_back(*scale);
+  return ranges;
+}
+
 void ModelWeights::Read(const WeightRows& weight, std::uint64_t begin, std::uint64_t end,
                         Buffers& buffers) {
   if (weight.tensor_cols != 0) {
@@ -276,13 +304,14 @@ void ModelWeights::Read(const WeightRows& weight, std::uint64_t begin, std::uint
     }
     return;
   }
+  const TensorRows rows = RowsIn(weight, begin, end);
+  if (!read_ahead_.Take(rows, buffers.read)) {
+    sources_.Read(RangesOf(rows), buffers.read.buffer, buffers.read.inputs);
+  }
   const ValueReader reader(model_.catalog, weight.tensor, scales_);
-  const std::uint64_t first = (weight.first_row + begin) * weight.cols;
-  const std::uint64_t last = (weight.first_row + end) * weight.cols;
-  std::vector<SourceRange> ranges = {{weight.tensor, reader.BytesTo(first), reader.BytesTo(last)}};
-  if (const auto scale = reader.ScaleRange(first, last)) ranges.push_back(*scale);
-  sources_.Read(ranges, buffers.read, buffers.inputs);
-  const std::span<const std::byte> bytes = buffers.inputs[0];
+  const std::uint64_t first = rows.first * rows.cols;
+  const std::uint64_t last = rows.end * rows.cols;
+  const std::span<const std::byte> bytes = buffers.read.inputs[0];
   progress_.OnBytes(bytes.size(), FileOf(weight.tensor));
   const auto count = static_cast<std::size_t>(last - first);
   buffers.values = {};
@@ -295,7 +324,7 @@ void ModelWeights::Read(const WeightRows& weight, std::uint64_t begin, std::uint
     }
     return;
   }
-  if (reader.scaled()) reader.DecodeScales(first, last, buffers.inputs[1], buffers.scales);
+  if (reader.scaled()) reader.DecodeScales(first, last, buffers.read.inputs[1], buffers.scales);
   if (reader.scaled() && values_ == WeightValues::kBF16) {
     buffers.bf16.resize(count);
     reader.RoundedToBF16(first, bytes, buffers.scales, buffers.bf16.data());
@@ -363,14 +392,40 @@ void ModelWeights::ReadSingleRows(const WeightRows& weight, std::span<const std:
     Read(weight, rows[i], rows[i] + 1, buffers);
     float* const values = out + i * weight.cols;
     buffers.values.CopyTo(values, static_cast<std::size_t>(weight.cols));
-    for (std::uint64_t k = 0; k < weight.cols; ++k) {
-      if (!std::isfinite(values[k])) FailNotFinite(weight, rows[i]);
+    if (!AreFinite({values, static_cast<std::size_t>(weight.cols)})) {
+      FailNotFinite(weight, rows[i]);
     }
   });
 }
 
 std::uint64_t ModelWeights::RowsOfPanel(const WeightRows& weight) const {
-  return std::max<std::uint64_t>(1, panel_bytes_ / (weight.cols * sizeof(float)));
+  return panel_rule_.RowsOf(weight.rows, weight.cols,
+                            formats::DtypeBits(model_.catalog.tensors()[weight.tensor].dtype));
+}
+
+void ModelWeights::AppendPanels(const WeightRows& weight, std::vector<TensorRows>& panels) const {
+  const std::uint64_t step = RowsOfPanel(weight);
+  for (std::uint64_t row = 0; row < weight.rows; row += step) {
+    panels.push_back(RowsIn(weight, row, std::min(weight.rows, row + step)));
+  }
+}
+
+// As far as is known. Tensors that are made of others, as those of rank shards, are not read ahead.
+bool ModelWeights::IsCached(const SourceRange& range) const {
+  if (!TensorsOf(model_).derived.empty()) return true;
+  const Extent& extent = model_.catalog.tensors()[range.tensor].extent;
+  return formats::IsInPageCache(model_.catalog.files()[extent.file].path,
+                                extent.offset + range.begin, extent.offset + range.end);
+}
+
+void ModelWeights::Expect(std::span<const WeightRows> weights) {
+  std::vector<TensorRows> panels;
+  for (const WeightRows& weight : weights) {
+    const TensorRows first = RowsIn(weight, 0, std::min(weight.rows, RowsOfPanel(weight)));
+    if (read_ahead_.IsAsked(first) || IsCached(RangesOf(first).front())) continue;
+    AppendPanels(weight, panels);
+  }
+  if (!panels.empty()) read_ahead_.Ask(panels);
 }
 
 void ModelWeights::MultiplyValues(const WeightRows& weight, std::size_t rows,
@@ -414,9 +469,11 @@ WeightPanel ModelWeights::MultiplyPanel(const Product& product, std::uint64_t be
   MultiplyValues(product.weight, rows, buffers.values, in, out, product.out_stride);
   for (std::size_t token = 0; token < product.tokens; ++token) {
     float* const values = out + token * product.out_stride;
-    for (std::size_t row = 0; row < rows; ++row) {
-      if (product.bias != nullptr) values[row] += product.bias[begin + row];
-      if (!std::isfinite(values[row])) FailNotFinite(product.weight, begin + row);
+    if (product.bias != nullptr) {
+      for (std::size_t row = 0; row < rows; ++row) values[row] += product.bias[begin + row];
+    }
+    if (const auto row = FirstNotFinite({values, rows})) {
+      FailNotFinite(product.weight, begin + *row);
     }
   }
   return buffers.values;
@@ -429,14 +486,17 @@ void ModelWeights::Multiply(std::span<const Product> products) {
     std::uint64_t end = 0;
   };
   std::vector<Panel> panels;
+  std::vector<WeightRows> weights;
   for (std::size_t i = 0; i < products.size(); ++i) {
     if (products[i].tokens == 0) continue;
     const WeightRows& weight = products[i].weight;
+    weights.push_back(weight);
     const std::uint64_t step = RowsOfPanel(weight);
     for (std::uint64_t row = 0; row < weight.rows; row += step) {
       panels.push_back({i, row, std::min(weight.rows, row + step)});
     }
   }
+  Expect(weights);
   std::optional<ProductComparison> comparison;
   if (comparison_ != nullptr) comparison.emplace(*comparison_, products);
   ForEach(panels.size(), [&](std::size_t i) {
@@ -463,13 +523,10 @@ void ModelWeights::Multiply(std::span<const TransposedProduct> products) {
     }
     for (std::size_t token = 0; token < product.tokens; ++token) {
       float* const out = product.out + token * product.out_stride;
-      for (std::size_t row = 0; row < product.weight.rows; ++row) {
-        quant::AddScaled(product.in[token * product.in_stride + row],
-                         buffers.values.floats + row * cols, out, cols);
-      }
-      for (std::size_t k = 0; k < cols; ++k) {
-        if (!std::isfinite(out[k])) FailNotFinite(product.weight, 0);
-      }
+      quant::AddScaledRows(product.in + token * product.in_stride,
+                           static_cast<std::size_t>(product.weight.rows), buffers.values.floats,
+                           cols, out, cols);
+      if (!AreFinite({out, cols})) FailNotFinite(product.weight, 0);
     }
     if (comparison) comparison->Compare(i, 0, product.weight.rows, buffers.values);
   });

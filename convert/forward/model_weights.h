@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "convert/catalog/progress.h"
+#include "convert/forward/panel_rule.h"
+#include "convert/forward/read_ahead.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/open/open_model.h"
 #include "convert/stream/source_files.h"
@@ -152,6 +154,8 @@ class ModelWeights {
   std::string ShownFile(std::uint32_t tensor, std::uint64_t row = 0, std::uint64_t col = 0) const;
   // Rows [begin, end) of `weight`. The thread's next panel ends the values.
   WeightPanel ReadPanel(const WeightRows& weight, std::uint64_t begin, std::uint64_t end);
+  // These weights are multiplied next, in this order: what lies on the disk is read ahead.
+  void Expect(std::span<const WeightRows> weights);
   // Rows that are read at a time.
   std::uint64_t RowsOfPanel(const WeightRows& weight) const;
   // Throws Error (kBadInput): a result of the row, counted in the tensor, is not finite.
@@ -183,6 +187,10 @@ class ModelWeights {
                std::uint64_t memory_bytes, ProgressSink& progress, const StopToken& stop,
                std::vector<ExpressionPtr> origins);
 
+  // Where the rows and their scales lie.
+  std::vector<SourceRange> RangesOf(const TensorRows& rows) const;
+  bool IsCached(const SourceRange& range) const;
+  void AppendPanels(const WeightRows& weight, std::vector<TensorRows>& panels) const;
   void ReadSingleRows(const WeightRows& weight, std::span<const std::uint64_t> rows, float* out);
   // Reads rows [begin, end) of `weight`, and makes BF16 values or floats of them.
   void Read(const WeightRows& weight, std::uint64_t begin, std::uint64_t end, Buffers& buffers);
@@ -199,8 +207,9 @@ class ModelWeights {
   SourceFiles sources_;
   ProgressSink& progress_;
   const StopToken& stop_;
-  std::uint64_t panel_bytes_;  // of floats
-  std::unique_ptr<Arena> arena_;
+  const PanelRule panel_rule_;
+  const std::unique_ptr<Arena> arena_;
+  ReadAhead read_ahead_;
   WeightComparison* comparison_ = nullptr;
   bool names_directory_ = false;
   std::shared_ptr<Ranks> ranks_;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "quant/exponentials.h"
+
 namespace dsv3::convert {
 namespace {
 
@@ -27,15 +29,17 @@ void OutputComparison::Add(ModelWeights& weights, std::uint64_t first, const Row
                            const Rows& b) {
   weights.ForEach(rows_.size(), [&](std::size_t i) {
     Row& row = rows_[i];
+    std::vector<double> exponentials(a.width);
     const std::span<const float> of_a(a.row(i), a.width);
     const std::span<const float> of_b(b.row(i), b.width);
     row.cross *= row.a.Add(first, of_a);
     row.b.Add(first, of_b);
+    quant::Exponentials(of_a, row.a.largest(), exponentials.data());
     for (std::size_t k = 0; k < a.width; ++k) {
       const double difference = static_cast<double>(of_a[k]) - of_b[k];
       row.sums.Add(of_a[k], of_b[k]);
       row.max_abs = std::max(row.max_abs, std::abs(difference));
-      row.cross += std::exp(of_a[k] - row.a.largest()) * difference;
+      row.cross += exponentials[k] * difference;
     }
   });
 }

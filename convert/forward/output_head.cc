@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "quant/exponentials.h"
+
 namespace dsv3::convert {
 namespace {
 
@@ -30,7 +32,7 @@ void ComputeLogits(Modules& modules, const WeightRows& head, const Rows& in,
   }
 }
 
-double LogitSummary::Add(std::uint64_t first, std::span<const float> logits) {
+double LogitSummary::AddToSum(std::span<const float> logits) {
   const double largest = *std::max_element(logits.begin(), logits.end());
   double factor = 1;
   if (largest > largest_) {
@@ -38,12 +40,17 @@ double LogitSummary::Add(std::uint64_t first, std::span<const float> logits) {
     sum_ *= factor;
     largest_ = largest;
   }
-  for (const float logit : logits) sum_ += std::exp(logit - largest_);
+  sum_ += quant::SumOfExponentials(logits, largest_);
+  return factor;
+}
+
+double LogitSummary::Add(std::uint64_t first, std::span<const float> logits) {
+  const double factor = sums_ ? AddToSum(logits) : 1;
   if (target_ && *target_ >= first && *target_ - first < logits.size()) {
     target_logit_ = logits[*target_ - first];
   }
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    if (best_.size() == top_ && (top_ == 0 || logits[i] <= best_.back().logit)) continue;
+  for (std::size_t i = 0; top_ > 0 && i < logits.size(); ++i) {
+    if (best_.size() == top_ && logits[i] <= best_.back().logit) continue;
     const auto place =
         std::upper_bound(best_.begin(), best_.end(), logits[i],
                          [](float logit, const Best& other) { return logit > other.logit; });

@@ -29,9 +29,11 @@ class LogitSummary {
     float logit = 0;
   };
 
-  // Keeps the `top` best tokens; `target` is the token whose probability is asked for.
-  explicit LogitSummary(std::size_t top, std::optional<std::uint32_t> target = std::nullopt)
-      : top_(top), target_(target) {}
+  // Keeps the `top` best tokens; `target` is the token whose probability is asked for. `sums`:
+  // whether sum() and what follows from it are needed.
+  explicit LogitSummary(std::size_t top, std::optional<std::uint32_t> target = std::nullopt,
+                        bool sums = true)
+      : top_(top), target_(target), sums_(sums) {}
 
   // The logits of tokens from `first` on; in order. Returns what sums of exp(logit − largest())
   // that were made before must be multiplied by: 1 where the largest is as before.
@@ -46,8 +48,11 @@ class LogitSummary {
   double TargetLoss() const;
 
  private:
+  double AddToSum(std::span<const float> logits);
+
   std::size_t top_;
   std::optional<std::uint32_t> target_;
+  bool sums_;
   std::vector<Best> best_;
   double largest_ = -std::numeric_limits<double>::infinity();
   double sum_ = 0;

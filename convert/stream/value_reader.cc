@@ -13,6 +13,9 @@ namespace {
 
 using formats::Dtype;
 
+// Elements that are rounded in one call: larger results would pass the caches by.
+constexpr std::uint64_t kRoundedTogether = std::uint64_t{1} << 16;
+
 std::optional<quant::StoredFloat> StoredFloatOf(Dtype dtype) {
   switch (dtype) {
     case Dtype::kF8E4M3:
@@ -190,6 +193,22 @@ void ValueReader::RoundedToBF16(std::uint64_t first, std::span<const std::byte> 
   for (std::size_t done = 0; done < codes.size();) {
     const std::uint64_t element = first + done;
     const std::uint64_t column = element % pair_->cols;
+    if (column == 0 && codes.size() - done >= pair_->cols) {
+      // Whole rows of one matrix, which share what is made of a scale.
+      const std::uint64_t row = element / pair_->cols % pair_->rows;
+      const std::uint64_t rows =
+          std::min({(codes.size() - done) / pair_->cols, pair_->rows - row,
+                    std::max<std::uint64_t>(1, kRoundedTogether / pair_->cols)});
+      quant::DequantizeSpan span;
+      span.codes = codes.subspan(done, static_cast<std::size_t>(rows * pair_->cols));
+      span.first = row % pair_->block.rows * pair_->cols;
+      span.cols = pair_->cols;
+      span.block = pair_->block;
+      span.scales = std::span(scales.values).subspan(ScaleRowStart(element) - scales.first);
+      quant::DequantizeToBF16(pair_->format, span, out + done, counts);
+      done += span.codes.size();
+      continue;
+    }
     const std::uint64_t block_column = column % pair_->block.cols;
     // A part of one row, as a matrix of its own that begins with a block.
     const auto size = static_cast<std::size_t>(

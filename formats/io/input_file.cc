@@ -7,12 +7,12 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "formats/error.h"
 #include "formats/io/aligned_buffer.h"
 #include "formats/io/dead_link.h"
+#include "formats/io/page_cache.h"
 #include "formats/io/posix.h"
 #include "formats/message_text.h"
 
@@ -55,25 +55,6 @@ Error OpenError(const std::filesystem::path& path, const std::string& name, int 
     default:
       return IoError("open", name, errno_value);
   }
-}
-
-// Whether [begin, end) of the file is in the page cache as a whole, by Linux's cachestat (6.5 or
-// newer, and not for files of others). Unlike a read with RWF_NOWAIT it starts no read-ahead, so
-// asking costs nothing where the answer is no.
-bool IsCached(int fd, std::uint64_t begin, std::uint64_t end) {
-  constexpr long kCachestat = 451;  // the C library of Debian 12 has no name for it
-  struct {
-    std::uint64_t offset;
-    std::uint64_t bytes;
-  } range = {begin, end - begin};
-  struct {
-    std::uint64_t cached_pages;
-    std::uint64_t others[4];
-  } found = {};
-  if (end <= begin || ::syscall(kCachestat, fd, &range, &found, 0) != 0) return false;
-  const auto page_bytes = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-  const std::uint64_t pages = (end - 1) / page_bytes - begin / page_bytes + 1;
-  return found.cached_pages >= pages;
 }
 
 const char* KindOf(mode_t mode) {
@@ -211,7 +192,7 @@ std::span<const std::byte> InputFile::ReadStreaming(std::uint64_t offset, std::s
   const std::size_t lead = static_cast<std::size_t>(offset - begin);
   const std::size_t wanted = lead + length;
   // Memory is faster than the disk, and a direct read of fresh pages would first write them back.
-  const bool cached = IsCached(fd_, offset, offset + length);
+  const bool cached = IsInPageCache(fd_, offset, offset + length);
   const std::size_t in_place =
       cached ? 0 : ReadDirect(begin, scratch.first(static_cast<std::size_t>(end - begin)));
   if (in_place < wanted) {

@@ -107,6 +107,33 @@ TEST_F(ForwardTest, GeneratesWhatTheLogitsOfThePromptSay) {
   }
 }
 
+TEST_F(ForwardTest, GeneratesTheSameWhetherKeysAndValuesAreKept) {
+  ForwardRequest request = Request({kTokens, {17, 4}});
+  request.generate = 12;
+  const auto expected = Run(request).generated;
+  // Of no layer, and of some: half of the memory is for them.
+  for (const std::uint64_t memory : {std::uint64_t{1}, std::uint64_t{80} << 10}) {
+    request.memory_bytes = memory;
+    EXPECT_EQ(Run(request).generated, expected) << memory;
+  }
+}
+
+// Sequences that run together share one read of each weight, also in each generated token.
+TEST_F(ForwardTest, SequencesShareOneReadOfEachWeight) {
+  const auto read = [](std::size_t sequences, std::uint64_t generate, std::uint64_t memory) {
+    ForwardRequest request =
+        Request(std::vector<std::vector<std::uint32_t>>(sequences, {5, 141, 7}));
+    request.generate = generate;
+    request.memory_bytes = memory;
+    return Run(request).bytes_read;
+  };
+  // Equal tokens meet equal experts; an embedding row of each is read, of 256 BF16 values.
+  EXPECT_EQ(read(3, 0, 0), read(1, 0, 0) + 6 * 512);
+  for (const std::uint64_t memory : {std::uint64_t{0}, std::uint64_t{1} << 14}) {
+    EXPECT_EQ(read(3, 4, memory), read(1, 4, memory) + (6 + 2 * 3) * 512) << memory;
+  }
+}
+
 TEST_F(ForwardTest, AbsorbedAttentionIsTheSameButForRounding) {
   ForwardRequest request = Request();
   const std::vector<float> naive = Logits(request);
