@@ -47,9 +47,10 @@ struct StructureReport {
   std::uint64_t tensor_bytes = 0;      // of those, without headers
   // The forms of quantised weights that are not read as FP8.
   std::vector<FormCount> forms;
-  // Of a directory of rank shards; then `tensors` are those of all rank files.
+  // Of a directory of rank shards; then `tensors` are those of the model, each once, or of all rank
+  // files where these have faults.
   std::optional<RankStructure> ranks;
-  // Of a training checkpoint; then `tensors` are those that the model is made of.
+  // Of a training checkpoint; then `tensors` are those of the model.
   std::optional<TrainingStructure> training;
 };
 

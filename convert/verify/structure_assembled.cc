@@ -51,8 +51,10 @@ void JudgeStrictly(Findings& findings) {
   }
 }
 
-void CountTensors(const Catalog& stored, StructureReport& report) {
-  for (const CatalogTensor& tensor : stored.tensors()) {
+// The model's tensors, each once; where they could not be put together, what the files hold.
+void CountTensors(const OpenedModel& model, const Catalog& stored, StructureReport& report) {
+  const Catalog& counted = model.catalog.tensors().empty() ? stored : model.catalog;
+  for (const CatalogTensor& tensor : counted.tensors()) {
     ++report.tensors;
     report.tensor_bytes += tensor.extent.length;
   }
@@ -86,7 +88,7 @@ StructureReport JudgeRanks(OpenedModel& model) {
   report.verification.files = FilesOf(layout);
   report.directory = model.directory;
   report.ranks = RankStructure{layout.format, layout.grouping, layout.sizes};
-  CountTensors(model.ranks->stored, report);
+  CountTensors(model, model.ranks->stored, report);
   Findings& findings = report.verification.findings;
   findings = std::move(model.findings);
   JudgeStrictly(findings);
@@ -120,7 +122,7 @@ StructureReport JudgeTraining(OpenedModel& model) {
   report.training->stack = model.training.stack;
   report.training->skipped = model.training.skipped;
   report.training->missing_mtp_layers = model.missing_mtp_layers;
-  CountTensors(model.assembled->stored, report);
+  CountTensors(model, model.assembled->stored, report);
   DescribeModel(model, report);
   return report;
 }
