@@ -5,6 +5,8 @@
 #include <optional>
 #include <utility>
 
+#include "convert/stream/made_memory.h"
+
 namespace dsv3::convert {
 namespace {
 
@@ -187,9 +189,10 @@ std::uint64_t ChunkEnd(const PlannedFile& file, std::uint64_t begin, std::uint64
 }
 
 ChunkMemory MostChunkMemory(const Plan& plan, std::span<const std::size_t> files,
-                            std::uint64_t chunk_bytes) {
+                            std::uint64_t chunk_bytes, std::span<const DerivedTensors> derived) {
   std::uint64_t output = chunk_bytes;
   std::uint64_t input = chunk_bytes;
+  std::uint64_t made = 0;
   for (const std::size_t file : files) {
     for (const PlannedTensor& tensor : plan.files[file].tensors) {
       if (tensor.entry.bytes == 0 || tensor.maker != PlannedTensor::kNone) continue;
@@ -198,11 +201,12 @@ ChunkMemory MostChunkMemory(const Plan& plan, std::span<const std::size_t> files
           std::max(2 * chunk_bytes * kUnit / cost.total(), tensor.expression->LongestPiece());
       output = std::max(output, bytes * cost.output / kUnit);
       input = std::max(input, bytes * cost.input / kUnit);
+      made = std::max(made, MadeMemory(*tensor.expression, bytes * cost.input / kUnit, derived));
     }
   }
   // Room before the first byte, for its place in a page, and behind the last; direct reads take
   // whole pages, and there are gaps between them.
-  return {output + 2 * kPage, input + 6 * kPage};
+  return {output + 2 * kPage, input + 6 * kPage, made};
 }
 
 void ReadChunk(const PlannedFile& file, std::uint64_t output_bytes, SourceFiles& sources,

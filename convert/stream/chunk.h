@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "convert/plan/derived_tensors.h"
 #include "convert/plan/expression.h"
 #include "convert/plan/plan.h"
 #include "convert/stream/page_writer.h"
@@ -71,11 +72,15 @@ std::uint64_t ChunkEnd(const PlannedFile& file, std::uint64_t begin, std::uint64
 struct ChunkMemory {
   std::uint64_t output_bytes = 0;
   std::uint64_t input_bytes = 0;
+  // While it is read, beside the two: what derived tensors are made of.
+  std::uint64_t made_bytes = 0;
   std::uint64_t bytes() const { return output_bytes + input_bytes; }
 };
-// For any chunk of `plan`'s `files` that ChunkEnd makes.
+// For any chunk of `plan`'s `files` that ChunkEnd makes, with the derived tensors among its
+// sources.
 ChunkMemory MostChunkMemory(const Plan& plan, std::span<const std::size_t> files,
-                            std::uint64_t chunk_bytes);
+                            std::uint64_t chunk_bytes,
+                            std::span<const DerivedTensors> derived = {});
 
 // First part of making the chunk [chunk.offset, chunk.end) of `file`: reads the input of its bytes.
 // `output_bytes` is the least size of its output buffer.

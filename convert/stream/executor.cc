@@ -319,15 +319,30 @@ ExecutorResources PlanResources(const ExecutorOptions& options, const Plan& plan
   }
   resources.open_files = std::max<std::size_t>(1, std::min(open_files, files.size()));
   resources.chunk_bytes = ChunkBytes(options.memory_bytes);
-  const ChunkMemory chunk = MostChunkMemory(plan, files, resources.chunk_bytes);
+  ChunkMemory chunk = MostChunkMemory(plan, files, resources.chunk_bytes, options.derived);
+  // Smaller chunks where making what they read would leave threads without memory.
+  const auto taken = [](const ChunkMemory& one) { return one.bytes() + one.made_bytes; };
+  while (chunk.made_bytes > 0 && resources.chunk_bytes > kMinChunkBytes &&
+         options.memory_bytes / taken(chunk) < options.threads + kIoThreads) {
+    const ChunkMemory smaller =
+        MostChunkMemory(plan, files, resources.chunk_bytes / 2, options.derived);
+    if (3 * taken(smaller) > 2 * taken(chunk)) break;
+    resources.chunk_bytes /= 2;
+    chunk = smaller;
+  }
   resources.output_bytes = static_cast<std::size_t>(chunk.output_bytes);
-  const std::uint64_t affordable = std::max<std::uint64_t>(2, options.memory_bytes / chunk.bytes());
+  const std::uint64_t most_workers =
+      std::max<std::uint64_t>(2, options.memory_bytes / taken(chunk));
   resources.workers =
-      static_cast<unsigned>(std::min<std::uint64_t>(options.threads + kIoThreads, affordable));
+      static_cast<unsigned>(std::min<std::uint64_t>(options.threads + kIoThreads, most_workers));
+  // Each worker reads one chunk at a time.
+  const std::uint64_t made = resources.workers * chunk.made_bytes;
+  const std::uint64_t affordable = std::max<std::uint64_t>(
+      2, (options.memory_bytes - std::min(options.memory_bytes, made)) / chunk.bytes());
   // Beyond the workers' own, chunks only wait for their digests.
   resources.chunks = static_cast<std::size_t>(
       std::min<std::uint64_t>(affordable, resources.workers + 2 * resources.open_files));
-  resources.memory_bytes = resources.chunks * chunk.bytes();
+  resources.memory_bytes = resources.chunks * chunk.bytes() + made;
   return resources;
 }
 

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "convert/catalog/progress.h"
+#include "convert/plan/derived_tensors.h"
 #include "convert/plan/plan.h"
 #include "convert/stream/record.h"
 #include "convert/stream/source_checks.h"
@@ -36,6 +37,8 @@ class OutputSink {
 struct ExecutorOptions {
   unsigned threads = 1;  // compute threads, at least 1; threads that wait for the disk come on top
   std::uint64_t memory_bytes = 0;  // bound for chunk memory
+  // The derived tensors among the sources, whose making takes some of it.
+  std::span<const DerivedTensors> derived = {};
   // Output files that advance together, or of ExecuteSharedReads, whose descriptors stay open; 0:
   // chosen.
   std::size_t max_open_files = 0;
@@ -60,7 +63,7 @@ struct ExecutorResources {
   std::size_t output_bytes = 0;    // buffer that takes any chunk with its by-products
   std::size_t chunks = 0;          // in flight at most
   unsigned workers = 1;            // threads, those that wait for the disk included
-  std::uint64_t memory_bytes = 0;  // of all chunks at most
+  std::uint64_t memory_bytes = 0;  // of all chunks at most, and of what is made for them
 };
 ExecutorResources PlanResources(const ExecutorOptions& options, const Plan& plan,
                                 std::span<const std::size_t> files);
