@@ -59,7 +59,9 @@ Command LayoutCommand() {
   command.arguments = {
       {"IN",
        "The model: a Hugging Face checkpoint, rank shards of dsv3-reshard, or a training "
-       "checkpoint, see train-to-infer; also a directory in a layout of MindFormers.",
+       "checkpoint, see train-to-infer; also a directory in a layout of MindFormers, or one with "
+       "the "
+       "files of DeepSeek's inference demo.",
        &options->conversion.input},
       {"OUT",
        "The directory to write. It may be missing, empty, or hold what an earlier run of the "
@@ -71,6 +73,7 @@ Command LayoutCommand() {
       command);
   AddOptions(RunOptionTable(&options->conversion.run), command);
   AddOptions(PartOptionTable(&options->conversion.run), command);
+  AddOptions(DeletionOptionTable(&options->conversion.run, &options->conversion.yes), command);
   command.examples = {
       {"layout --to mindformers-train DeepSeek-V3-bf16 DeepSeek-V3-ms",
        "For MindFormers' training"},

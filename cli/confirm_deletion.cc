@@ -8,8 +8,6 @@
 
 #include "cli/console.h"
 #include "cli/deletion_text.h"
-#include "convert/job/source_deletion.h"
-#include "formats/checkpoint_files.h"
 #include "formats/error.h"
 
 namespace dsv3::cli {
@@ -38,21 +36,20 @@ void Ask(const std::string& question, const std::string& wanted) {
 
 }  // namespace
 
-void ConfirmDeletion(const std::filesystem::path& input) {
+void RequireSomebodyToAsk() {
   if (::isatty(STDIN_FILENO) != 1 || ::isatty(STDERR_FILENO) != 1) {
     throw Error(ErrorCode::kUsage,
                 "--delete-source-shards deletes the source while it converts, and there is no "
                 "terminal to ask on; add --yes if that is what you want");
   }
-  const formats::CheckpointFiles files = formats::OpenCheckpointFiles(input);
-  std::vector<std::filesystem::path> shards;
-  for (const formats::ShardFile& shard : files.shards) shards.push_back(shard.path);
-  const std::vector<convert::SourceDeletion> deletions =
-      convert::PlanDeletion(files.directory, shards);
-  if (deletions.empty()) return;  // an earlier run deleted all of them
+}
+
+void ConfirmDeletion(const std::vector<convert::SourceDeletion>& deletions,
+                     const std::string& beside) {
   std::string question =
       "--delete-source-shards deletes " + DeletionTotal(deletions) + " of the source:\n";
   for (const std::string& line : DeletionLines(deletions)) question += "  " + line + "\n";
+  if (!beside.empty()) question += beside + ".\n";
   WriteStderr(question +
               "Each is deleted once all output that needs it is written and verified. There is no "
               "way back\nto the source without another copy of it.\n");

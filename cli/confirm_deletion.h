@@ -1,13 +1,19 @@
 #pragma once
 
-#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "convert/job/source_deletion.h"
 
 namespace dsv3::cli {
 
-// Asks twice on the terminal whether the weight files of `input` may be deleted. Returns when both
-// answers are yes. Throws Error: kUsage when stdin or stderr is not a terminal, or where they must
-// not be deleted (see convert::DeletionRules); kInterrupted when an answer is no; kBadInput or kIo
-// when the input cannot be read.
-void ConfirmDeletion(const std::filesystem::path& input);
+// Throws Error (kUsage) when stdin or stderr is not a terminal, so that nobody can be asked.
+void RequireSomebodyToAsk();
+
+// Asks twice on the terminal whether these files of the source may be deleted. Returns when both
+// answers are yes. `beside` is a sentence on what else goes with them; empty: nothing. Throws Error
+// (kInterrupted) when an answer is no.
+void ConfirmDeletion(const std::vector<convert::SourceDeletion>& deletions,
+                     const std::string& beside);
 
 }  // namespace dsv3::cli

@@ -16,7 +16,8 @@ std::string RunConversion(const ConversionOptions& options, convert::ConversionR
   // Processes that share a run are refused the deletion, and cannot ask.
   if (options.run.delete_source_shards && !options.run.dry_run && !options.yes &&
       !convert::IsShared(context.sharing)) {
-    ConfirmDeletion(request.input);
+    RequireSomebodyToAsk();
+    request.run.confirm_deletion = ConfirmDeletion;
   }
   const convert::ConversionReport report =
       conversion(request, formats::PosixFileSystem(), context.progress, context.stop);

@@ -71,29 +71,13 @@ Finding ReadingFinding(const ShardFile& shard, const Error& error) {
 
 using FreedShards = std::vector<FreedShard>;
 
-// The shard's saved header, unless the shard is on the disk.
-const FreedShard* FindFreed(const FreedShards& freed, const ShardFile& shard) {
-  const auto found = std::find_if(freed.begin(), freed.end(),
-                                  [&](const FreedShard& one) { return one.name == shard.name; });
-  std::error_code ignored;
-  return found == freed.end() || fs::exists(shard.path, ignored) ? nullptr : &*found;
-}
-
 OpenedShard OpenShard(const fs::path& directory, const std::string& name,
                       const FreedShards& freed) {
   OpenedShard opened;
   opened.shard.name = name;
   opened.shard.path = directory / name;
   try {
-    if (const FreedShard* saved = FindFreed(freed, opened.shard)) {
-      opened.shard.bytes = saved->bytes;
-      opened.shard.mtime_ns = saved->mtime_ns;
-      opened.shard.header =
-          ParseSafetensorsHeader(std::as_bytes(std::span(saved->header)), saved->bytes, name);
-      opened.readable = true;
-      return opened;
-    }
-    const InputFile file(opened.shard.path, name);
+    const InputFile file = OpenOrFreed(opened.shard.path, name, freed);
     opened.shard.bytes = file.bytes();
     opened.shard.mtime_ns = file.mtime_ns();
     opened.shard.header = ReadSafetensorsHeader(file);
@@ -365,10 +349,7 @@ bool CheckpointFiles::HasConfig() const {
 
 CheckpointFiles OpenCheckpointFiles(const fs::path& path, const FreedShards& freed,
                                     FaultyIndex faulty_index) {
-  const bool is_freed_file = std::any_of(freed.begin(), freed.end(), [&](const FreedShard& shard) {
-    std::error_code ignored;
-    return path.filename() == shard.name && !fs::exists(path, ignored);
-  });
+  const bool is_freed_file = FindFreed(freed, path.filename().string(), path) != nullptr;
   const CheckpointLocation location =
       is_freed_file ? CheckpointLocation{fs::absolute(path).parent_path(), path.filename().string()}
                     : LocateCheckpoint(path);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "formats/finding.h"
+#include "formats/freed_shard.h"
 #include "formats/left_behind.h"
 #include "formats/safetensors.h"
 #include "formats/shard_index.h"
@@ -57,14 +58,6 @@ struct CheckpointFiles {
   Findings findings;
 
   bool HasConfig() const;  // config.json is among the side files
-};
-
-// A shard that is no longer on the disk, but whose header was saved before it went.
-struct FreedShard {
-  std::string name;
-  std::uint64_t bytes = 0;
-  std::int64_t mtime_ns = 0;
-  std::string header;  // the file's bytes before the data
 };
 
 // How an index that cannot be read whole is reported: as an Error or as findings. With findings,

@@ -25,6 +25,7 @@ Catalog Catalog::FromCheckpoint(formats::CheckpointFiles& files) {
     const auto file = static_cast<std::uint32_t>(source_files.size());
     source_files.push_back(
         {shard.name, shard.path, shard.bytes, shard.mtime_ns, shard.header.digest});
+    source_files.back().described_by = {{0, shard.header.data_offset}};
     for (formats::SafetensorsTensor& tensor : shard.header.tensors) {
       tensors.push_back(
           {std::move(tensor.name),

@@ -9,6 +9,7 @@
 
 #include "formats/checkpoint_files.h"
 #include "formats/dtype.h"
+#include "formats/file_range.h"
 #include "formats/name_table.h"
 #include "formats/shape.h"
 
@@ -37,6 +38,8 @@ struct SourceFile {
   bool shares_names = false;
   // In the order of the file; they do not overlap.
   std::vector<CheckedBytes> checked = {};
+  // The bytes that opening the checkpoint reads, such as headers; in the order of the file.
+  std::vector<formats::FileRange> described_by = {};
 
   // For messages: shards of two checkpoints may have one name.
   std::string DisplayName() const { return checkpoint.empty() ? name : path.string(); }

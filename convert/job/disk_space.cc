@@ -4,8 +4,6 @@
 
 #include <sys/stat.h>
 
-#include "convert/job/source_release.h"
-
 namespace dsv3::convert {
 namespace {
 
@@ -18,11 +16,11 @@ dev_t DeviceOf(std::filesystem::path path) {
 
 // The highest point when files are made one after the other: when one begins, what the ones before
 // it freed is free.
-std::uint64_t Peak(const Plan& plan, const Catalog& catalog, const std::vector<std::size_t>& files,
+std::uint64_t Peak(const Plan& plan, const SourceUse& use, const std::vector<std::size_t>& files,
                    const std::vector<std::uint64_t>& freed_bytes) {
-  std::vector<std::uint32_t> needs(catalog.files().size(), 0);
+  std::vector<std::uint32_t> needs(use.files().size(), 0);
   for (const std::size_t file : files) {
-    for (const std::uint32_t source : SourcesOf(plan.files[file], catalog)) ++needs[source];
+    for (const std::uint32_t source : use.FilesOf(plan.files[file])) ++needs[source];
   }
   std::uint64_t taken = 0;
   std::uint64_t freed = 0;
@@ -30,7 +28,7 @@ std::uint64_t Peak(const Plan& plan, const Catalog& catalog, const std::vector<s
   for (const std::size_t file : files) {
     taken += plan.files[file].bytes;
     peak = std::max(peak, taken - std::min(taken, freed));
-    for (const std::uint32_t source : SourcesOf(plan.files[file], catalog)) {
+    for (const std::uint32_t source : use.FilesOf(plan.files[file])) {
       if (--needs[source] == 0) freed += freed_bytes[source];
     }
   }
@@ -39,10 +37,9 @@ std::uint64_t Peak(const Plan& plan, const Catalog& catalog, const std::vector<s
 
 }  // namespace
 
-DiskNeed EstimateDisk(const Plan& plan, const Catalog& catalog,
-                      const std::vector<std::size_t>& files, std::uint64_t other_bytes,
-                      const std::vector<std::uint64_t>& freed_bytes, std::size_t open_files,
-                      std::uint64_t free_bytes) {
+DiskNeed EstimateDisk(const Plan& plan, const SourceUse& use, const std::vector<std::size_t>& files,
+                      std::uint64_t other_bytes, const std::vector<std::uint64_t>& freed_bytes,
+                      std::size_t open_files, std::uint64_t free_bytes) {
   DiskNeed need;
   need.open_files = std::max<std::size_t>(1, open_files);
   if (freed_bytes.empty()) {
@@ -55,7 +52,7 @@ DiskNeed EstimateDisk(const Plan& plan, const Catalog& catalog,
   need.peak_bytes += other_bytes;
   if (need.peak_bytes <= free_bytes) return need;
   need.open_files = 1;
-  need.peak_bytes = Peak(plan, catalog, files, freed_bytes) + other_bytes;
+  need.peak_bytes = Peak(plan, use, files, freed_bytes) + other_bytes;
   return need;
 }
 

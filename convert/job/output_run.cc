@@ -54,7 +54,7 @@ void OutputRun::WriteWeights(Committer& committer, const std::vector<std::size_t
 
   std::optional<SourceRelease> release;
   if (run_.delete_source_shards) {
-    release.emplace(fs_, output_, source_.directory, plan_, source_.catalog, sources_, stop_);
+    release.emplace(fs_, output_, source_.directory, plan_, use_, sources_, stop_);
     for (std::size_t i = 0; i < plan_.files.size(); ++i) {
       if (finished_files_.count(plan_.files[i].name) != 0) release->Checked(i);
     }

@@ -14,6 +14,7 @@
 #include "convert/job/part_check.h"
 #include "convert/job/process_messages.h"
 #include "convert/job/run_plan.h"
+#include "convert/job/source_use.h"
 #include "convert/stream/executor.h"
 #include "convert/stream/source_checks.h"
 
@@ -35,6 +36,7 @@ class OutputRun {
         fs_(file_system),
         progress_(progress),
         stop_(stop),
+        use_(source),
         sources_(source.catalog, source.derived) {}
 
   // The run of a process that works alone, or of process 0.
@@ -104,6 +106,7 @@ class OutputRun {
   bool ordered_ = false;  // whether the helpers got the list of files
   std::uint64_t bytes_read_by_helpers_ = 0;
   std::uint64_t bytes_written_by_helpers_ = 0;
+  const SourceUse use_;
   SourceFiles sources_;
   std::size_t open_files_ = 0;
   std::vector<std::filesystem::path> created_directories_;

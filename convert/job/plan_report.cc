@@ -8,6 +8,7 @@
 
 #include "convert/job/describe_job.h"
 #include "convert/job/disk_space.h"
+#include "convert/job/source_use.h"
 #include "convert/stream/shared_reads.h"
 #include "formats/error.h"
 #include "formats/io/file_system.h"
@@ -17,13 +18,13 @@ namespace dsv3::convert {
 namespace {
 
 // Bytes that --delete-source-shards would free with each source file; empty where it is refused.
-std::vector<std::uint64_t> FreedBytes(const ModelTensors& source) {
-  std::vector<std::uint64_t> bytes(source.catalog.files().size(), 0);
+std::vector<std::uint64_t> FreedBytes(const ModelTensors& source, const SourceUse& use) {
+  std::vector<std::uint64_t> bytes(use.files().size(), 0);
   try {
     const DeletionRules rules(source.directory);
-    for (std::uint32_t i = 0; i < source.catalog.files_end(); ++i) {
+    for (std::uint32_t i = 0; i < use.files_end(); ++i) {
       std::error_code error;
-      const std::filesystem::path& path = source.catalog.files()[i].path;
+      const std::filesystem::path& path = use.files()[i].path;
       if (std::filesystem::exists(path, error)) bytes[i] = rules.Of(path).freed_bytes;
     }
   } catch (const Error&) {
@@ -53,7 +54,8 @@ std::size_t ReportDisk(const ModelTensors& source, const Plan& plan,
   other_bytes += kRecordBytes * report.tensors;
   report.disk_free_bytes = formats::FreeDiskBytes(output);
   const std::size_t open_files = ResourcesOf(options, plan, to_make).open_files;
-  const bool may_free = !run.part && !run.finish && !plan.shared_reads;
+  const SourceUse use(source);
+  const bool may_free = run.source_may_go && !run.part && !run.finish && !plan.shared_reads;
   const bool can_free = may_free && SameFileSystem(output, source.directory);
   // Files that become further names of source files take no space, and free none.
   std::vector<std::size_t> written;
@@ -62,8 +64,8 @@ std::size_t ReportDisk(const ModelTensors& source, const Plan& plan,
     if (!run.link || same.empty() || !SameFileSystem(same, output)) written.push_back(file);
   }
   const auto estimate = [&](bool frees) {
-    return EstimateDisk(plan, source.catalog, written, other_bytes,
-                        frees ? FreedBytes(source) : std::vector<std::uint64_t>(), open_files,
+    return EstimateDisk(plan, use, written, other_bytes,
+                        frees ? FreedBytes(source, use) : std::vector<std::uint64_t>(), open_files,
                         report.disk_free_bytes);
   };
   const DiskNeed need = estimate(can_free && run.delete_source_shards);
@@ -87,9 +89,10 @@ void RequireDisk(const std::filesystem::path& output, const ConversionReport& re
 }
 
 std::vector<SourceDeletion> PlanDeletionOf(const ModelTensors& source) {
+  const SourceUse use(source);
   std::vector<std::filesystem::path> shards;
-  for (std::uint32_t i = 0; i < source.catalog.files_end(); ++i) {
-    shards.push_back(source.catalog.files()[i].path);
+  for (std::uint32_t i = 0; i < use.files_end(); ++i) {
+    shards.push_back(use.files()[i].path);
   }
   return PlanDeletion(source.directory, shards);
 }

@@ -1,8 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
+#include <vector>
+
+#include "convert/job/source_deletion.h"
 
 namespace dsv3::convert {
 
@@ -25,6 +29,10 @@ struct RunOptions {
   bool overwrite = false;
   bool dry_run = false;
   bool delete_source_shards = false;
+  // With delete_source_shards, but not in a dry run: called once the source is open and before
+  // anything is read of its weights, with what is to be deleted, and a sentence on what else goes
+  // with it (empty: nothing). It throws where the user does not agree. Empty: the user has agreed.
+  std::function<void(const std::vector<SourceDeletion>&, const std::string&)> confirm_deletion = {};
   // --part i/n: this run makes the i-th of n parts of the weight files and leaves the rest to other
   // runs. It does not check the whole output; --finish does.
   struct Part {
@@ -37,6 +45,8 @@ struct RunOptions {
   WorkSharing* sharing = nullptr;
   // Whether reading may find that the source is damaged. The runner fills it in.
   bool source_is_checked = false;
+  // Whether the conversion could delete the source's files on the way. The runner fills it in.
+  bool source_may_go = true;
   // For messages and the journal, as a shell takes them (formats/message_text.h): IN, which the
   // runner fills in, and the command that makes the whole job, without OUT. Empty: not known.
   std::string input = {};

@@ -206,10 +206,10 @@ void OutputRun::CheckDerived(const std::vector<std::size_t>& to_make) {
 void OutputRun::RequireSources(const std::vector<std::size_t>& to_make) const {
   if (!IsUnfinished()) return;
   for (const std::size_t file : to_make) {
-    for (const std::uint32_t source : SourcesOf(plan_.files[file], source_.catalog)) {
+    for (const std::uint32_t source : use_.FilesOf(plan_.files[file])) {
       std::error_code error;
-      const SourceFile& shard = source_.catalog.files()[source];
-      if (shard.path.empty() || fs::exists(shard.path, error)) continue;
+      const SourceFile& shard = use_.files()[source];
+      if (fs::exists(shard.path, error)) continue;
       throw Error(ErrorCode::kBadInput,
                   fmt::format("{}: this file is not as the interrupted run wrote it, and {}, of "
                               "which it is made, was deleted by --delete-source-shards; download "

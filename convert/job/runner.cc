@@ -1,12 +1,21 @@
 #include "convert/job/runner.h"
 
+#include <algorithm>
 #include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <set>
+#include <string>
+#include <system_error>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
 #include "convert/job/finished_output.h"
 #include "convert/job/output_place.h"
+#include "convert/job/plan_report.h"
 #include "convert/job/source_release.h"
 #include "convert/stream/archive_checks.h"
 #include "convert/stream/executor.h"
@@ -15,6 +24,8 @@
 
 namespace dsv3::convert {
 namespace {
+
+namespace fs = std::filesystem;
 
 void CheckOptions(const ConversionKind& conversion, const RunOptions& run) {
   if (run.memory_bytes != 0 && run.memory_bytes < kMinMemoryBytes) {
@@ -27,20 +38,68 @@ void CheckOptions(const ConversionKind& conversion, const RunOptions& run) {
   if (conversion.check_options) conversion.check_options();
 }
 
+bool MayDelete(const ConversionKind& conversion, const OpenedModel& model) {
+  return conversion.keeps_source.empty() && (!model.assembled || conversion.frees_assembled);
+}
+
+// What goes with the files of a training checkpoint, a sentence; empty where they hold the model
+// alone.
+std::string DeletedBeside(const OpenedModel& model) {
+  const std::uint64_t others = model.training.skipped;
+  if (others == 0) return "";
+  return fmt::format(
+      "{} of the source {} not of the model, such as those of an optimizer; where they lie in "
+      "files with weights, --delete-source-shards deletes them with these",
+      others == 1 ? "1 tensor" : fmt::format("{} tensors", others), others == 1 ? "is" : "are");
+}
+
 OpenedModel Open(const ConversionKind& conversion, const JobRequest& request) {
   RequirePlaces(request.input, request.output);
-  if (conversion.open) return conversion.open(request.input);
   OpenOptions opening = conversion.opening;
   opening.freed = ReadFreedShards(request.output);
-  OpenedModel model = OpenModel(request.input, opening);
-  if (request.run.delete_source_shards && model.assembled) {
+  OpenedModel model =
+      conversion.open ? conversion.open(request.input, opening) : OpenModel(request.input, opening);
+  if (!request.run.delete_source_shards) return model;
+  if (!MayDelete(conversion, model)) {
     throw Error(
         ErrorCode::kUsage,
         fmt::format("--delete-source-shards: {} are needed whole until the last file is "
                     "written; leave the option out, and delete them when the output is complete",
                     model.ranks ? "rank shards" : "the files of a training checkpoint"));
   }
+  if (!request.run.dry_run && request.run.confirm_deletion) {
+    const std::vector<SourceDeletion> deletions = PlanDeletionOf(TensorsOf(model));
+    // An earlier run may have deleted all of them.
+    if (!deletions.empty()) request.run.confirm_deletion(deletions, DeletedBeside(model));
+  }
   return model;
+}
+
+// The files of a training checkpoint that stay, for nothing in OUT comes from them.
+ReportFact StayingFiles(const OpenedModel& model, const ConversionReport& report) {
+  std::set<fs::path> going;
+  for (const SourceDeletion& deletion : report.deletions) {
+    if (deletion.shard_goes()) going.insert(deletion.shard);
+  }
+  ReportFact fact{"staying", "staying", "", {}};
+  std::uint64_t bytes = 0;
+  std::error_code error;
+  const fs::path directory = fs::canonical(model.directory, error);
+  for (fs::recursive_directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
+    std::error_code ignored;
+    if (!entry->is_regular_file(ignored) || going.contains(entry->path())) continue;
+    const std::uintmax_t size = entry->file_size(ignored);
+    bytes += ignored ? 0 : size;
+    fact.names.push_back(entry->path().lexically_relative(directory).string());
+  }
+  std::sort(fact.names.begin(), fact.names.end());
+  if (!fact.names.empty()) {
+    fact.text = fmt::format("{} file{} of IN, {}: no weight comes from {}", fact.names.size(),
+                            fact.names.size() == 1 ? "" : "s", formats::ExactBytes(bytes),
+                            fact.names.size() == 1 ? "it" : "them");
+  }
+  return fact;
 }
 
 ConversionReport ReportPlanned(const OpenedModel& model, const Recipe& recipe) {
@@ -72,23 +131,40 @@ ConversionReport RunConversion(const ConversionKind& conversion, const JobReques
                                const StopToken& stop) {
   const auto begin = std::chrono::steady_clock::now();
   CheckOptions(conversion, request.run);
-  if (request.run.delete_source_shards) {
+  std::optional<OpenedModel> opened;
+  try {
+    opened = Open(conversion, request);
+  } catch (const Error& error) {
+    // The source may be gone because an earlier run deleted it and ended.
+    if (!request.run.delete_source_shards || error.code() != ErrorCode::kBadInput) throw;
     auto finished =
         FinishedWithoutSource(request.input, request.output, conversion.recipe, file_system);
-    if (finished) return std::move(*finished);
+    if (!finished) throw;
+    return std::move(*finished);
   }
-  OpenedModel model = Open(conversion, request);
+  OpenedModel& model = *opened;
   const Recipe recipe = conversion.make_recipe(model);
   ConversionReport report = ReportPlanned(model, recipe);
   report.recipe = conversion.recipe;
   report.title = conversion.title;
   report.converted_text = conversion.converted_text;
+  const std::string beside = DeletedBeside(model);
+  if (request.run.delete_source_shards && !beside.empty()) {
+    report.warnings.push_back({formats::Severity::kWarning, "deletes-others", "", "", beside});
+  }
   RunOptions run = request.run;
   run.input = formats::ShownAbsolutePath(request.input);
+  run.source_may_go = MayDelete(conversion, model);
   run.source_is_checked = model.assembled && HasCheckedBytes(model.assembled->stored);
   report = RunPlan(recipe.tensors, *recipe.plan, request.output, run, recipe.hooks,
                    std::move(report), file_system, progress, stop);
   if (recipe.add_facts) recipe.add_facts(report);
+  std::error_code ignored;
+  if (run.delete_source_shards && !model.has_own_shards() &&
+      report.outcome != ConversionReport::Outcome::kNothingToDo &&
+      fs::is_directory(request.input, ignored)) {
+    report.facts.push_back(StayingFiles(model, report));
+  }
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return report;
 }

@@ -42,10 +42,14 @@ struct ConversionKind {
   // Why --delete-source-shards is refused, a whole sentence; empty where shards may be deleted on
   // the way.
   std::string keeps_source = {};
+  // Whether that holds of rank shards and training checkpoints, too: the recipe needs to know no
+  // values of files that an earlier run deleted.
+  bool frees_assembled = false;
   // Throws Error (kUsage) for options that are wrong whatever the input is. May be empty.
   std::function<void()> check_options = {};
-  // Opens the input; empty: OpenModel with `opening`, and with what an unfinished run freed.
-  std::function<OpenedModel(const std::filesystem::path& input)> open = {};
+  // Opens the input, by `opening` and with what an unfinished run freed; empty: OpenModel.
+  std::function<OpenedModel(const std::filesystem::path& input, const OpenOptions& options)> open =
+      {};
   OpenOptions opening = {};
   // A recipe may append a second checkpoint to the model's catalog.
   std::function<Recipe(OpenedModel& model)> make_recipe = {};

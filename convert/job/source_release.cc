@@ -1,8 +1,10 @@
 #include "convert/job/source_release.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -13,7 +15,9 @@
 
 #include "convert/job/finished_files.h"
 #include "convert/job/output_state.h"
+#include "formats/checkpoint_files.h"
 #include "formats/error.h"
+#include "formats/file_range.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -22,9 +26,10 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kFreedPrefix = ".dsv3-freed-";
-constexpr std::uint64_t kMaxSavedBytes = formats::kMaxSafetensorsHeaderBytes + (1 << 20);
+// More than any file that is opened is described by.
+constexpr std::uint64_t kMaxSavedBytes = std::uint64_t{1} << 30;
 
-std::vector<fs::path> SavedHeaders(const fs::path& directory, bool with_partial) {
+std::vector<fs::path> SavedFiles(const fs::path& directory, bool with_partial) {
   std::vector<fs::path> paths;
   std::error_code error;
   for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
@@ -38,6 +43,36 @@ std::vector<fs::path> SavedHeaders(const fs::path& directory, bool with_partial)
   return paths;
 }
 
+void AppendNumber(std::uint64_t number, std::string& text) {
+  std::array<char, sizeof(number)> bytes;
+  std::memcpy(bytes.data(), &number, sizeof(number));
+  text.append(bytes.data(), bytes.size());
+}
+
+// Takes a number from the front of `text`; nothing where it ends before.
+std::optional<std::uint64_t> TakeNumber(std::string_view& text) {
+  std::uint64_t number = 0;
+  if (text.size() < sizeof(number)) return std::nullopt;
+  std::memcpy(&number, text.data(), sizeof(number));
+  text.remove_prefix(sizeof(number));
+  return number;
+}
+
+// The saved ranges of a shard; false where the text does not end with one.
+bool TakeRanges(std::string_view text, formats::FreedShard& shard) {
+  while (!text.empty()) {
+    const auto offset = TakeNumber(text);
+    const auto bytes = TakeNumber(text);
+    if (!offset || !bytes || *bytes > text.size() || *offset > shard.bytes ||
+        *bytes > shard.bytes - *offset) {
+      return false;
+    }
+    shard.saved.push_back({*offset, std::string(text.substr(0, *bytes))});
+    text.remove_prefix(*bytes);
+  }
+  return true;
+}
+
 // Progress of the re-reads does not count in the job's bytes.
 ProgressSink& Silent() {
   static ProgressSink sink;
@@ -46,40 +81,17 @@ ProgressSink& Silent() {
 
 }  // namespace
 
-std::vector<std::uint32_t> SourcesOf(const PlannedFile& file, const Catalog& catalog) {
-  std::vector<std::uint32_t> sources;
-  const auto add = [&](std::uint32_t tensor) {
-    const std::uint32_t source = catalog.tensors()[tensor].extent.file;
-    if (source < catalog.files_end()) sources.push_back(source);
-  };
-  for (const PlannedTensor& tensor : file.tensors) {
-    for (const std::uint32_t one : tensor.expression->streamed_sources()) add(one);
-    for (const std::uint32_t side : tensor.expression->side_sources()) add(side);
-  }
-  std::sort(sources.begin(), sources.end());
-  sources.erase(std::unique(sources.begin(), sources.end()), sources.end());
-  return sources;
-}
-
-std::vector<std::uint32_t> CountNeeds(const Plan& plan, const Catalog& catalog) {
-  std::vector<std::uint32_t> needs(catalog.files().size(), 0);
-  for (const PlannedFile& file : plan.files) {
-    for (const std::uint32_t source : SourcesOf(file, catalog)) ++needs[source];
-  }
-  return needs;
-}
-
 SourceRelease::SourceRelease(formats::FileSystem& file_system, fs::path directory, fs::path source,
-                             const Plan& plan, const Catalog& catalog, SourceFiles& sources,
+                             const Plan& plan, const SourceUse& use, SourceFiles& sources,
                              const StopToken& stop)
     : fs_(file_system),
       directory_(std::move(directory)),
       source_(std::move(source)),
       plan_(plan),
-      catalog_(catalog),
-      sources_(sources),
+      use_(use),
+      sources_(sources.stored()),
       stop_(stop),
-      needs_(CountNeeds(plan, catalog)) {}
+      needs_(use.CountNeeds(plan)) {}
 
 void SourceRelease::Committed(std::size_t file, const FileRecord& record) {
   if (!MatchesRecord(directory_ / record.name, record, Silent(), stop_)) {
@@ -96,13 +108,13 @@ void SourceRelease::Committed(std::size_t file, const FileRecord& record) {
 
 void SourceRelease::Checked(std::size_t file) {
   const std::lock_guard lock(mutex_);
-  for (const std::uint32_t source : SourcesOf(plan_.files[file], catalog_)) {
+  for (const std::uint32_t source : use_.FilesOf(plan_.files[file])) {
     if (--needs_[source] == 0) Free(source);
   }
 }
 
 void SourceRelease::Free(std::uint32_t source) {
-  const fs::path& path = catalog_.files()[source].path;
+  const fs::path& path = use_.files()[source].path;
   std::error_code error;
   const bool is_link = fs::is_symlink(fs::symlink_status(path, error));
   if (!fs::exists(path, error)) {
@@ -114,7 +126,7 @@ void SourceRelease::Free(std::uint32_t source) {
   // Links are looked for again: a download may have made one since the run began.
   SourceDeletion deletion = DeletionRules(source_).Of(path);
   if (deletion.shard_goes()) {
-    SaveHeader(source);
+    Save(source);
     sources_.Close(source);
     // In a hub cache the shard is a symlink to the blob that takes the space.
     if (deletion.is_link() && deletion.file_goes()) fs_.Remove(deletion.file);
@@ -124,15 +136,18 @@ void SourceRelease::Free(std::uint32_t source) {
   deletions_.push_back(std::move(deletion));
 }
 
-void SourceRelease::SaveHeader(std::uint32_t source) {
-  const SourceFile& file = catalog_.files()[source];
+// A line with size, time and name; then each saved range: where it begins, its length, its bytes.
+void SourceRelease::Save(std::uint32_t source) {
+  const SourceFile& file = use_.files()[source];
   const auto input = sources_.Get(source);
-  std::uint64_t header_bytes = 0;
-  input->ReadAt(0, std::as_writable_bytes(std::span(&header_bytes, 1)));
   std::string saved = fmt::format("{} {} {}\n", file.bytes, file.mtime_ns, file.name);
-  const std::size_t line = saved.size();
-  saved.resize(line + sizeof(header_bytes) + header_bytes);
-  input->ReadAt(0, std::as_writable_bytes(std::span(saved)).subspan(line));
+  for (const formats::FileRange& range : file.described_by) {
+    AppendNumber(range.offset, saved);
+    AppendNumber(range.bytes, saved);
+    const std::size_t begin = saved.size();
+    saved.resize(begin + range.bytes);
+    input->ReadAt(range.offset, std::as_writable_bytes(std::span(saved)).subspan(begin));
+  }
 
   const std::string name = fmt::format("{}{:05}", kFreedPrefix, source);
   {
@@ -146,7 +161,7 @@ void SourceRelease::SaveHeader(std::uint32_t source) {
 
 std::vector<formats::FreedShard> ReadFreedShards(const fs::path& directory) {
   std::vector<formats::FreedShard> shards;
-  for (const fs::path& path : SavedHeaders(directory, false)) {
+  for (const fs::path& path : SavedFiles(directory, false)) {
     const std::string saved = formats::ReadSmallFile(path, kMaxSavedBytes);
     const std::size_t line = saved.find('\n');
     formats::FreedShard shard;
@@ -157,14 +172,15 @@ std::vector<formats::FreedShard> ReadFreedShards(const fs::path& directory) {
     const auto mtime = std::from_chars(bytes.ptr + 1, end, shard.mtime_ns);
     if (mtime.ec != std::errc() || mtime.ptr == end) continue;
     shard.name.assign(mtime.ptr + 1, end);
-    shard.header = saved.substr(line + 1);
-    shards.push_back(std::move(shard));
+    if (TakeRanges(std::string_view(saved).substr(line + 1), shard)) {
+      shards.push_back(std::move(shard));
+    }
   }
   return shards;
 }
 
 void RemoveFreedShards(const fs::path& directory, formats::FileSystem& file_system) {
-  const std::vector<fs::path> paths = SavedHeaders(directory, true);
+  const std::vector<fs::path> paths = SavedFiles(directory, true);
   for (const fs::path& path : paths) file_system.Remove(path);
   if (!paths.empty()) file_system.SyncDirectory(directory);
 }

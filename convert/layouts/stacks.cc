@@ -188,6 +188,13 @@ DetectedStack DetectStack(const std::vector<StackTensor>& tensors, std::optional
   return chosen->stack;
 }
 
+std::optional<Stack> LookAlikeOf(Stack stack) {
+  for (const StackRow& row : kStacks) {
+    if (AreAlike(stack, row.stack) || AreAlike(row.stack, stack)) return row.stack;
+  }
+  return std::nullopt;
+}
+
 LayoutReading ReadStack(const DetectedStack& stack, const ModelConfig& config,
                         const std::vector<StackTensor>& tensors) {
   std::vector<StackTensor> canonical;

@@ -44,6 +44,10 @@ struct DetectedStack {
 DetectedStack DetectStack(const std::vector<StackTensor>& tensors,
                           std::optional<Stack> wanted = std::nullopt);
 
+// The stack whose tensors have the same names and shapes as those of `stack`; nothing where there
+// is none.
+std::optional<Stack> LookAlikeOf(Stack stack);
+
 // ReadLayout by the stack's table, of tensors under the names that their checkpoint gives them. The
 // Errors name a tensor without what wrappers add.
 LayoutReading ReadStack(const DetectedStack& stack, const ModelConfig& config,

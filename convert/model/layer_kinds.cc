@@ -226,6 +226,13 @@ std::optional<std::uint64_t> LayerOf(std::string_view name, std::string_view pre
   return number;
 }
 
+std::pair<std::uint64_t, std::string_view> PlaceInModel(std::string_view name,
+                                                        std::string_view prefix) {
+  if (const auto layer = LayerOf(name, prefix)) return {*layer + 1, name};
+  const bool first = name.find("embed_tokens") != std::string_view::npos;
+  return {first ? 0 : UINT64_MAX, name};
+}
+
 bool IsOfIndexer(std::string_view name) {
   return name.find(".self_attn.indexer.") != std::string_view::npos;
 }

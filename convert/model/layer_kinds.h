@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <utility>
 
 #include "convert/model/model_config.h"
 
@@ -26,6 +27,11 @@ bool HasIndexer(const ModelConfig& config, std::uint64_t layer);
 // The layer that a tensor's name says, behind `prefix` and "model.layers."; nothing where the name
 // says none.
 std::optional<std::uint64_t> LayerOf(std::string_view name, std::string_view prefix);
+
+// Where releases have a tensor, for sorting: the embedding, the layers, norm and head; by name
+// within these. Refers to `name`.
+std::pair<std::uint64_t, std::string_view> PlaceInModel(std::string_view name,
+                                                        std::string_view prefix);
 
 // Whether the name is one of a layer's indexer.
 bool IsOfIndexer(std::string_view name);

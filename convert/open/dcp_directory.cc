@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <optional>
+#include <set>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -15,6 +16,7 @@
 #include "convert/open/training_reader.h"
 #include "formats/dcp_metadata.h"
 #include "formats/error.h"
+#include "formats/freed_shard.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -34,8 +36,8 @@ struct FoundItem {
 
 class DcpDirectory final : public TrainingReader {
  public:
-  explicit DcpDirectory(const TrainingPlace& place) : directory_(place.directory) {
-    const formats::InputFile file(directory_ / formats::kDcpMetadataName,
+  explicit DcpDirectory(TrainingPlace place) : place_(std::move(place)) {
+    const formats::InputFile file(place_.directory / formats::kDcpMetadataName,
                                   std::string(formats::kDcpMetadataName));
     metadata_ = formats::ReadDcpMetadata(file);
     // Without a dtype that safetensors files have: an optimizer's.
@@ -53,9 +55,15 @@ class DcpDirectory final : public TrainingReader {
     for (std::uint32_t t = 0; t < tensors_.size(); ++t) {
       if (!wanted[t]) continue;
       const formats::DcpTensor& tensor = metadata_.tensors[t];
+      std::set<formats::Shape> places;
       for (std::uint32_t c = 0; c < tensor.chunks.size(); ++c) {
         const formats::DcpChunk& chunk = tensor.chunks[c];
         if (std::count(chunk.sizes.begin(), chunk.sizes.end(), 0U) != 0) continue;
+        if (!places.insert(chunk.offsets).second) {
+          Fail(std::string(formats::kDcpMetadataName), tensor.name,
+               fmt::format("two of its chunks begin at {}, so they overlap",
+                           formats::ShapeToString(chunk.offsets)));
+        }
         if (chunk.file == formats::kNoDcpFile) {
           Fail(std::string(formats::kDcpMetadataName), tensor.name,
                fmt::format("no file holds its chunk at {}, so the save was not complete",
@@ -76,7 +84,7 @@ class DcpDirectory final : public TrainingReader {
     for (std::size_t f = 0; f < items.size(); ++f) {
       if (items[f].empty()) continue;
       const std::uint32_t file =
-          stored.AddFile(directory_ / metadata_.files[f], *files[f], metadata_.version);
+          stored.AddFile(place_.directory / metadata_.files[f], *files[f], metadata_.version);
       for (std::size_t i = 0; i < items[f].size(); ++i) {
         const formats::DcpTensor& tensor = metadata_.tensors[items[f][i].tensor];
         const formats::DcpChunk& chunk = tensor.chunks[items[f][i].chunk];
@@ -100,16 +108,17 @@ class DcpDirectory final : public TrainingReader {
   }
 
   formats::InputFile Open(const std::string& name) const {
-    const std::filesystem::path path = directory_ / name;
+    const std::filesystem::path path = place_.directory / name;
     std::error_code ignored;
-    if (!std::filesystem::exists(path, ignored)) {
+    if (!std::filesystem::exists(path, ignored) &&
+        formats::FindFreed(place_.freed, name, path) == nullptr) {
       throw Error(ErrorCode::kBadInput,
                   fmt::format("{}: there is no such file, and {} says that it holds tensors; copy "
                               "it from where the checkpoint was saved",
                               formats::ShownPath(name), formats::kDcpMetadataName),
                   {name, ""});
     }
-    return {path, name};
+    return OpenFileOf(place_, name);
   }
 
   FoundItem ReadItem(const formats::InputFile& file, const Item& item) const {
@@ -163,7 +172,7 @@ class DcpDirectory final : public TrainingReader {
     view.shape = sizes;
   }
 
-  const std::filesystem::path directory_;
+  const TrainingPlace place_;
   formats::DcpMetadata metadata_;
   std::vector<ShardedTensor> tensors_;
 };

@@ -59,7 +59,7 @@ class DcpSafetensors final : public ReaderOfPieces {
     std::map<std::string, std::size_t> known;  // positions in tensors_
     for (const std::string& name : place.files) {
       const std::filesystem::path path = place.directory / name;
-      const formats::InputFile file(path, name);
+      const formats::InputFile file = OpenFileOf(place, name);
       const formats::SafetensorsHeader header = formats::ReadSafetensorsHeader(file);
       const std::vector<formats::Shape> offsets = formats::ReadDcpOffsets(header, name);
       const std::uint32_t source = stored_.AddFile(path, file, header.digest);

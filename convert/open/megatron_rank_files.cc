@@ -140,7 +140,7 @@ std::optional<std::uint64_t> StageOf(std::string_view key) {
 class MegatronRankFiles final : public ReaderOfPieces {
  public:
   explicit MegatronRankFiles(const TrainingPlace& place) {
-    for (const std::string& name : place.files) ReadFile(place.directory / name, name);
+    for (const std::string& name : place.files) ReadFile(place, name);
   }
 
   TrainingReading ReadModel(const ModelConfig& config, std::optional<Stack> from) const override {
@@ -160,8 +160,8 @@ class MegatronRankFiles final : public ReaderOfPieces {
   }
 
  private:
-  void ReadFile(const std::filesystem::path& path, const std::string& name) {
-    const formats::InputFile file(path, name);
+  void ReadFile(const TrainingPlace& place, const std::string& name) {
+    const formats::InputFile file = OpenFileOf(place, name);
     const formats::TorchSave save = formats::ReadTorchSave(file);
     const MegatronSizes sizes = Arguments(save.pickle, name).Sizes();
     if (ranks_.empty()) sizes_ = sizes;
@@ -189,7 +189,7 @@ class MegatronRankFiles final : public ReaderOfPieces {
              "it holds no weights (model); take the file that Megatron's training saved, or copy "
              "it again from where it comes from");
     }
-    const std::uint32_t source = stored_.AddFile(path, file, *save.text);
+    const std::uint32_t source = stored_.AddFile(place.directory / name, file, *save.text);
     for (const auto& [stage, views] : stages) {
       ranks_.push_back(rank);
       ranks_.back().virtual_stage = stage;

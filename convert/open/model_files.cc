@@ -1,18 +1,16 @@
 #include "convert/open/model_files.h"
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <filesystem>
 #include <span>
-#include <system_error>
 
 #include <fmt/format.h>
 #include <tbb/parallel_for.h>
 
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
+#include "formats/freed_shard.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/input_file.h"
 #include "formats/message_text.h"
@@ -27,14 +25,7 @@ constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{256} << 20;
 // The bytes before the data of a shard, without the length. A shard that an unfinished run freed
 // has left them.
 std::string ReadHeader(const SourceFile& file, const std::vector<formats::FreedShard>& freed) {
-  std::error_code ignored;
-  const auto saved =
-      std::find_if(freed.begin(), freed.end(),
-                   [&](const formats::FreedShard& shard) { return shard.name == file.name; });
-  if (saved != freed.end() && !std::filesystem::exists(file.path, ignored)) {
-    return saved->header.substr(sizeof(std::uint64_t));
-  }
-  const formats::InputFile input(file.path, file.name);
+  const formats::InputFile input = formats::OpenOrFreed(file.path, file.name, freed);
   std::uint64_t length = 0;
   input.ReadAt(0, std::as_writable_bytes(std::span(&length, 1)));
   std::string bytes(sizeof(length), '\0');

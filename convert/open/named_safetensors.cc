@@ -50,7 +50,7 @@ class NamedSafetensors final : public ReaderOfPieces {
     std::map<std::string, std::string> listed = ReadMap(place.directory / kParameterMap);
     for (const std::string& name : place.files) {
       const std::filesystem::path path = place.directory / name;
-      const formats::InputFile file(path, name);
+      const formats::InputFile file = OpenFileOf(place, name);
       const formats::SafetensorsHeader header = formats::ReadSafetensorsHeader(file);
       const std::uint32_t source = stored_.AddFile(path, file, header.digest);
       for (const formats::SafetensorsTensor& held : header.tensors) {

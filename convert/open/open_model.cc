@@ -259,7 +259,7 @@ void TakeRankModel(RankModel opened, OpenedModel& model) {
 // `model` has what FindUnfinishedIn found, but with kThrow.
 OpenedModel OpenRanks(const fs::path& input, const OpenOptions& options, OpenedModel model) {
   model.directory = fs::absolute(input);
-  RankDirectory ranks = OpenRankDirectory(model.directory);
+  RankDirectory ranks = OpenRankDirectory(model.directory, options.freed);
   model.findings = std::move(ranks.warnings);
   TakeRankModel(AssembleRankModel(ranks), model);
   // Where tensors were dropped, the config may predict tensors that are not there.
@@ -320,7 +320,7 @@ OpenedModel OpenModel(const fs::path& input, const OpenOptions& options) {
   }
   if (report_all && begun.half_made) return begun;
   RefuseDemo(input);
-  if (const auto place = FindTraining(input)) {
+  if (const auto place = FindTraining(input, options.freed)) {
     return report_all ? OpenFaultyTraining(*place, options) : OpenTraining(*place, options);
   }
   if (IsRankDirectory(input)) {

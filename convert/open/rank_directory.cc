@@ -14,6 +14,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
+#include "formats/freed_shard.h"
 #include "formats/hash/sha256.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/dead_link.h"
@@ -79,7 +80,8 @@ bool IsAsListed(const fs::path& path, const formats::LayoutSideFile& side) {
 
 class Opener {
  public:
-  explicit Opener(const fs::path& directory) : directory_(directory) {
+  Opener(const fs::path& directory, const std::vector<formats::FreedShard>& freed)
+      : directory_(directory), freed_(freed) {
     const fs::path path = directory / formats::kRankLayoutName;
     layout_ = formats::ParseRankLayout(formats::ReadSmallFile(path, formats::kMaxRankLayoutBytes),
                                        path.string());
@@ -118,7 +120,8 @@ class Opener {
     opened.file.path = directory_ / listed.name;
     try {
       std::error_code ignored;
-      if (fs::status(opened.file.path, ignored).type() == fs::file_type::not_found) {
+      if (fs::status(opened.file.path, ignored).type() == fs::file_type::not_found &&
+          formats::FindFreed(freed_, listed.name, opened.file.path) == nullptr) {
         const std::string dead = formats::DeadLinkProblem(opened.file.path);
         opened.faults.push_back(FileFault(
             "missing-shard", listed.name, "",
@@ -127,7 +130,7 @@ class Opener {
                         dead.empty() ? "there is no such file" : "it is " + dead, kCopyAgain)));
         return opened;
       }
-      const formats::InputFile input(opened.file.path, listed.name);
+      const formats::InputFile input = formats::OpenOrFreed(opened.file.path, listed.name, freed_);
       opened.file.bytes = input.bytes();
       opened.file.mtime_ns = input.mtime_ns();
       if (input.bytes() != listed.bytes) {
@@ -143,6 +146,7 @@ class Opener {
       }
       opened.header = formats::ReadSafetensorsHeader(input);
       opened.file.header_digest = opened.header.digest;
+      opened.file.described_by = {{0, opened.header.data_offset}};
       if (opened.header.digest != listed.header_xxh3) {
         opened.faults.push_back(FileFault(
             "foreign-shard", listed.name, "",
@@ -284,6 +288,7 @@ class Opener {
   }
 
   const fs::path& directory_;
+  const std::vector<formats::FreedShard>& freed_;
   RankLayout layout_;
   // Positions in layout_.tensors for each file, and where the file's begin.
   std::vector<std::uint32_t> table_;
@@ -293,12 +298,13 @@ class Opener {
 }  // namespace
 
 RankDirectory OpenRankDirectory(const fs::path& directory, formats::Findings& faults) {
-  return Opener(directory).Open(faults);
+  return Opener(directory, {}).Open(faults);
 }
 
-RankDirectory OpenRankDirectory(const fs::path& directory) {
+RankDirectory OpenRankDirectory(const fs::path& directory,
+                                const std::vector<formats::FreedShard>& freed) {
   formats::Findings faults;
-  RankDirectory ranks = OpenRankDirectory(directory, faults);
+  RankDirectory ranks = Opener(directory, freed).Open(faults);
   formats::RequireNoErrors(faults, {"file of this directory is not as layout.json records it",
                                     "files of this directory are not as layout.json records them"});
   return ranks;

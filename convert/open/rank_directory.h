@@ -27,9 +27,11 @@ struct RankDirectory {
 // Reads layout.json and the headers of the files that it lists, in parallel, and digests the side
 // files that it lists. Throws Error: kBadInput for a layout.json that is malformed, for files that
 // are missing, of another size or with another header, for tensors that contradict layout.json, and
-// for side files with another digest; kIo. *.safetensors files that layout.json does not list give
+// for side files with another digest; kIo. Files of `freed` that are not on the disk are taken from
+// there. *.safetensors files that layout.json does not list give
 // warnings.
-RankDirectory OpenRankDirectory(const std::filesystem::path& directory);
+RankDirectory OpenRankDirectory(const std::filesystem::path& directory,
+                                const std::vector<formats::FreedShard>& freed = {});
 // The same for a check: all faults of files are added to `faults` (docs/verify.md lists the kinds),
 // and the catalog lacks the tensors of files that have any.
 RankDirectory OpenRankDirectory(const std::filesystem::path& directory, formats::Findings& faults);

@@ -1,5 +1,6 @@
 #include "convert/open/rank_shards.h"
 
+#include <algorithm>
 #include <string>
 #include <system_error>
 
@@ -21,13 +22,22 @@ bool IsRankDirectory(const fs::path& input) {
          !fs::exists(fs::symlink_status(input / formats::kShardIndexName, ignored));
 }
 
-bool IsDemoDirectory(const fs::path& input) {
+std::vector<std::string> DemoFiles(const fs::path& directory,
+                                   const std::vector<formats::FreedShard>& freed) {
+  std::vector<std::string> names = formats::ListSafetensors(directory);
+  for (const formats::FreedShard& file : freed) names.push_back(file.name);
+  std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
+  return names;
+}
+
+bool IsDemoDirectory(const fs::path& input, const std::vector<formats::FreedShard>& freed) {
   std::error_code ignored;
   if (!fs::is_directory(input, ignored) || IsRankDirectory(input) ||
       fs::exists(fs::symlink_status(input / formats::kShardIndexName, ignored))) {
     return false;
   }
-  return DemoRanks(formats::ListSafetensors(input)).has_value();
+  return DemoRanks(DemoFiles(input, freed)).has_value();
 }
 
 void RefuseDemo(const fs::path& input) {

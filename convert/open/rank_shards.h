@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "convert/catalog/box.h"
 #include "convert/open/assembled_model.h"
+#include "formats/freed_shard.h"
 #include "formats/rank_layout.h"
 
 namespace dsv3::convert {
@@ -43,8 +45,14 @@ struct RankShards : AssembledModel {
 bool IsRankDirectory(const std::filesystem::path& input);
 
 // Whether a directory holds the files of DeepSeek's inference demo alone (model0-mp8.safetensors),
-// and no layout.json that says how they were cut.
-bool IsDemoDirectory(const std::filesystem::path& input);
+// and no layout.json that says how they were cut. Files that a run freed count as if they were
+// there.
+bool IsDemoDirectory(const std::filesystem::path& input,
+                     const std::vector<formats::FreedShard>& freed = {});
+
+// The names of the safetensors files in a directory, those that a run freed among them; sorted.
+std::vector<std::string> DemoFiles(const std::filesystem::path& directory,
+                                   const std::vector<formats::FreedShard>& freed);
 
 // Throws Error (kBadInput) for such a directory or a file in it; it names `dsv3-reshard merge
 // --config`.

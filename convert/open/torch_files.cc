@@ -17,7 +17,7 @@ class TorchFiles final : public ReaderOfPieces {
   explicit TorchFiles(const TrainingPlace& place) {
     for (const std::string& name : place.files) {
       const std::filesystem::path path = place.directory / name;
-      const formats::InputFile file(path, name);
+      const formats::InputFile file = OpenFileOf(place, name);
       const formats::TorchSave save = formats::ReadTorchSave(file);
       const std::uint32_t source = stored_.AddFile(path, file, *save.text);
       for (const formats::TorchTensor& view : save.tensors) {

@@ -5,14 +5,17 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "convert/layouts/stacks.h"
 #include "convert/open/assembled_model.h"
+#include "convert/open/gate_up_order.h"
 #include "convert/open/sharded_tensors.h"
 #include "convert/open/training_reader.h"
 #include "formats/checkpoint_files.h"
@@ -88,6 +91,22 @@ std::vector<std::vector<std::uint32_t>> StoredCopies(const std::vector<EqualTens
   return stored;
 }
 
+// That a stack was taken which another one has the names and shapes of.
+formats::Finding GuessedOrder(Stack taken, const GateUpOrder& order) {
+  const std::string_view other = StackName(*LookAlikeOf(taken));
+  const std::string why =
+      order.said.empty()
+          ? fmt::format("no config.json or YAML file beside the weights has {}", kGateUpSwitch)
+          : fmt::format("{} contradict each other on {}", fmt::join(order.said, " and "),
+                        kGateUpSwitch);
+  return {formats::Severity::kWarning, "order-not-known", "", "",
+          fmt::format("the names and shapes of {} and {} are the same, and {}; the first was "
+                      "taken, which has the rows of gate and up in turns. If the network had "
+                      "gate before up, every MLP would be wrong: read it with --from {}; if not, "
+                      "say --from {}",
+                      StackName(taken), other, why, other, StackName(taken))};
+}
+
 }  // namespace
 
 OpenedModel OpenTraining(const TrainingPlace& place, const OpenOptions& options) {
@@ -102,7 +121,14 @@ OpenedModel OpenTraining(const TrainingPlace& place, const OpenOptions& options)
   model.config_text = formats::ReadSmallFile(config, formats::kMaxConfigBytes);
   model.config = ParseModelConfig(model.config_text, config.string());
 
-  const TrainingReading training = reader->ReadModel(model.config, options.from);
+  TrainingReading training = reader->ReadModel(model.config, options.from);
+  if (!options.from && LookAlikeOf(training.stack)) {
+    const GateUpOrder order = FindGateUpOrder(place.directory, model.config_text);
+    if (order.stack && *order.stack != training.stack) {
+      training = reader->ReadModel(model.config, order.stack);
+    }
+    if (!order.stack) model.findings.push_back(GuessedOrder(training.stack, order));
+  }
   const LayoutReading& reading = training.layout;
   if (!reading.has_mtp) {
     model.missing_mtp_layers = std::exchange(model.config.num_nextn_predict_layers, 0);

@@ -36,15 +36,27 @@ bool Exists(const fs::path& path) {
   return fs::exists(path, ignored);
 }
 
-// The names in a directory, sorted. Other errors than a missing directory are those of opening it.
-std::vector<std::string> NamesIn(const fs::path& directory) {
+using Freed = std::vector<formats::FreedShard>;
+
+// Whether the directory has the file, or had it before a run freed it.
+bool HasFile(const fs::path& directory, const std::string& name, const Freed& freed) {
+  return Exists(directory / name) || formats::FindFreed(freed, name, directory / name) != nullptr;
+}
+
+// The names in a directory, sorted, those of freed files among them. Other errors than a missing
+// directory are those of opening it.
+std::vector<std::string> NamesIn(const fs::path& directory, const Freed& freed) {
   std::vector<std::string> names;
   std::error_code error;
   for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
        entry.increment(error)) {
     names.push_back(entry->path().filename().string());
   }
+  for (const formats::FreedShard& file : freed) {
+    if (file.name.find('/') == std::string::npos) names.push_back(file.name);
+  }
   std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
   return names;
 }
 
@@ -62,11 +74,14 @@ bool IsStateOfTraining(std::string_view name) {
 
 // Whether the first bytes are those of a zip archive, or of torch.save before version 1.6.
 enum class TorchStart { kNone, kZip, kOld };
-TorchStart StartOf(const fs::path& path) {
+TorchStart StartOf(const fs::path& path, const Freed& freed) {
   std::array<std::byte, 16> start{};
   std::error_code ignored;
-  if (!fs::is_regular_file(path, ignored)) return TorchStart::kNone;
-  const formats::InputFile file(path, path.filename().string());
+  const std::string name = path.filename().string();
+  if (!fs::is_regular_file(path, ignored) && formats::FindFreed(freed, name, path) == nullptr) {
+    return TorchStart::kNone;
+  }
+  const formats::InputFile file = formats::OpenOrFreed(path, name, freed);
   const std::size_t bytes = static_cast<std::size_t>(std::min<std::uint64_t>(16, file.bytes()));
   file.ReadAt(0, std::span(start).first(bytes));
   const std::string_view text(reinterpret_cast<const char*>(start.data()), bytes);
@@ -131,8 +146,8 @@ void RefuseOtherStacks(const fs::path& directory, const std::vector<std::string>
 }
 
 // The files of Megatron's ranks, each in a folder of its own.
-std::vector<std::string> RankFiles(const fs::path& directory,
-                                   const std::vector<std::string>& names) {
+std::vector<std::string> RankFiles(const fs::path& directory, const std::vector<std::string>& names,
+                                   const Freed& freed) {
   std::vector<std::string> files;
   std::error_code ignored;
   for (const std::string& name : names) {
@@ -140,7 +155,7 @@ std::vector<std::string> RankFiles(const fs::path& directory,
       continue;
     }
     files.push_back(fmt::format("{}/{}", name, kMegatronRankFile));
-    if (Exists(directory / files.back())) continue;
+    if (HasFile(directory, files.back(), freed)) continue;
     Refuse(directory / files.back(),
            "there is no such file; copy the folder again from where it comes from");
   }
@@ -148,13 +163,14 @@ std::vector<std::string> RankFiles(const fs::path& directory,
 }
 
 // Whether a folder is that of one of Megatron's ranks.
-bool IsRankFolder(const fs::path& directory) {
-  return directory.filename().string().starts_with(kMegatronRankStart) &&
-         Exists(directory / kMegatronRankFile);
+bool IsRankFolder(const fs::path& directory, const Freed& freed) {
+  const std::string folder = directory.filename().string();
+  return folder.starts_with(kMegatronRankStart) &&
+         HasFile(directory.parent_path(), fmt::format("{}/{}", folder, kMegatronRankFile), freed);
 }
 
 // The files that an index of PyTorch files lists.
-std::vector<std::string> ListedFiles(const fs::path& directory) {
+std::vector<std::string> ListedFiles(const fs::path& directory, const Freed& freed) {
   const std::string text =
       formats::ReadSmallFile(directory / kTorchIndex, std::uint64_t{256} << 20);
   std::vector<std::string> files;
@@ -179,7 +195,7 @@ std::vector<std::string> ListedFiles(const fs::path& directory) {
                          "damaged, download it again",
                          QuoteForMessage(file)));
     }
-    if (!Exists(directory / file)) {
+    if (!HasFile(directory, file, freed)) {
       Refuse(directory / file,
              fmt::format("there is no such file, and {} lists it; download what is missing",
                          kTorchIndex));
@@ -188,13 +204,13 @@ std::vector<std::string> ListedFiles(const fs::path& directory) {
   return files;
 }
 
-std::optional<TrainingPlace> FindInDirectory(const fs::path& directory) {
+std::optional<TrainingPlace> FindInDirectory(const fs::path& directory, const Freed& freed) {
   using Kind = TrainingPlace::Kind;
-  const std::vector<std::string> names = NamesIn(directory);
+  const std::vector<std::string> names = NamesIn(directory, freed);
   const auto has = [&](std::string_view name) {
     return std::binary_search(names.begin(), names.end(), name);
   };
-  if (has(kLatest)) return FindInDirectory(LatestIteration(directory));
+  if (has(kLatest)) return FindInDirectory(LatestIteration(directory), freed);
   std::vector<std::string> shards;
   bool others = has(formats::kShardIndexName);
   for (const std::string& name : names) {
@@ -216,9 +232,10 @@ std::optional<TrainingPlace> FindInDirectory(const fs::path& directory) {
   if (others) return std::nullopt;
   if (!shards.empty()) return TrainingPlace{Kind::kDcpSafetensors, directory, shards};
   RefuseOtherStacks(directory, names);
-  std::vector<std::string> ranks = RankFiles(directory, names);
+  std::vector<std::string> ranks = RankFiles(directory, names, freed);
   if (!ranks.empty()) return TrainingPlace{Kind::kMegatronRanks, directory, std::move(ranks)};
-  if (has(kTorchIndex)) return TrainingPlace{Kind::kTorchFiles, directory, ListedFiles(directory)};
+  if (has(kTorchIndex))
+    return TrainingPlace{Kind::kTorchFiles, directory, ListedFiles(directory, freed)};
   std::vector<std::string> files;
   for (const std::string& name : names) {
     if (IsTorchName(name) && !IsStateOfTraining(name)) files.push_back(name);
@@ -231,21 +248,11 @@ std::optional<TrainingPlace> FindInDirectory(const fs::path& directory) {
   return TrainingPlace{Kind::kTorchFiles, directory, files};
 }
 
-}  // namespace
-
-std::optional<TrainingPlace> FindTraining(const fs::path& input) {
-  std::error_code ignored;
-  const fs::path path = fs::absolute(input);
-  if (fs::is_directory(path, ignored)) {
-    fs::path directory = path.lexically_normal();
-    if (!directory.has_filename()) directory = directory.parent_path();
-    return FindInDirectory(IsRankFolder(directory) ? directory.parent_path() : directory);
-  }
-  switch (StartOf(path)) {
+std::optional<TrainingPlace> FindFile(const fs::path& input, const fs::path& path,
+                                      const Freed& freed) {
+  RefuseOtherStacks(path.parent_path(), {path.filename().string()});
+  switch (StartOf(path, freed)) {
     case TorchStart::kZip:
-      if (path.filename() == kMegatronRankFile && IsRankFolder(path.parent_path())) {
-        return FindInDirectory(path.parent_path().parent_path());
-      }
       return TrainingPlace{
           TrainingPlace::Kind::kTorchFiles, path.parent_path(), {path.filename().string()}};
     case TorchStart::kOld:
@@ -256,6 +263,26 @@ std::optional<TrainingPlace> FindTraining(const fs::path& input) {
       break;
   }
   return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<TrainingPlace> FindTraining(const fs::path& input, const Freed& freed) {
+  std::error_code ignored;
+  const fs::path path = fs::absolute(input);
+  std::optional<TrainingPlace> found;
+  if (fs::is_directory(path, ignored)) {
+    fs::path directory = path.lexically_normal();
+    if (!directory.has_filename()) directory = directory.parent_path();
+    found = FindInDirectory(IsRankFolder(directory, freed) ? directory.parent_path() : directory,
+                            freed);
+  } else if (path.filename() == kMegatronRankFile && IsRankFolder(path.parent_path(), freed)) {
+    found = FindInDirectory(path.parent_path().parent_path(), freed);
+  } else {
+    found = FindFile(input, path, freed);
+  }
+  if (found) found->freed = freed;
+  return found;
 }
 
 }  // namespace dsv3::convert

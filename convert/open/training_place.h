@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "formats/freed_shard.h"
+
 // What a training checkpoint is made of, by the names of its files.
 namespace dsv3::convert {
 
@@ -24,6 +26,8 @@ struct TrainingPlace {
   Kind kind = Kind::kTorchFiles;
   std::filesystem::path directory;  // of the files; absolute
   std::vector<std::string> files;   // relative names, sorted; empty for kDcp
+  // Files that an unfinished run freed; a reader takes them as if they were there.
+  std::vector<formats::FreedShard> freed = {};
 };
 
 // The training checkpoint at `input`: a file of torch.save, a directory of one of the kinds, or a
@@ -32,6 +36,7 @@ struct TrainingPlace {
 // Megatron's ranks means all ranks beside it. Throws Error (kBadInput) for forms that are
 // recognised and not read: Megatron's zarr, DeepSpeed's, verl's, and a file before PyTorch 1.6,
 // with what to do; and for a rank's folder without its file.
-std::optional<TrainingPlace> FindTraining(const std::filesystem::path& input);
+std::optional<TrainingPlace> FindTraining(const std::filesystem::path& input,
+                                          const std::vector<formats::FreedShard>& freed = {});
 
 }  // namespace dsv3::convert

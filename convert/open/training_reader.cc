@@ -1,14 +1,39 @@
 #include "convert/open/training_reader.h"
 
 #include <algorithm>
+#include <numeric>
 #include <span>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "formats/freed_shard.h"
 #include "formats/hash/xxh3.h"
 
 namespace dsv3::convert {
+
+namespace {
+
+// Ranges that lie this close together are one.
+constexpr std::uint64_t kGapBytes = 512;
+
+std::vector<formats::FileRange> Joined(std::vector<formats::FileRange> ranges) {
+  std::ranges::sort(ranges, {}, &formats::FileRange::offset);
+  std::vector<formats::FileRange> joined;
+  for (const formats::FileRange& range : ranges) {
+    if (joined.empty() || range.offset > joined.back().offset + joined.back().bytes + kGapBytes) {
+      joined.push_back(range);
+      continue;
+    }
+    const std::uint64_t end =
+        std::max(joined.back().offset + joined.back().bytes, range.offset + range.bytes);
+    joined.back().bytes = end - joined.back().offset;
+  }
+  return joined;
+}
+
+}  // namespace
 
 TrainingReading TrainingReader::ReadModel(const ModelConfig& config,
                                           std::optional<Stack> from) const {
@@ -28,6 +53,7 @@ std::uint32_t StoredTensors::AddFile(const std::filesystem::path& path,
   source.mtime_ns = file.mtime_ns();
   source.header_digest = formats::Xxh3Hex(std::as_bytes(std::span(description)));
   source.shares_names = true;
+  source.described_by = Joined(file.reads());
   files_.push_back(std::move(source));
   return static_cast<std::uint32_t>(files_.size() - 1);
 }
@@ -61,7 +87,25 @@ StoredPiece StoredTensors::AddView(std::uint32_t file, const std::string& name,
   return piece;
 }
 
+// A file may give two tensors one name: {"a.b": …, "a": {"b": …}}. Where both are of the model they
+// are refused by their names; here the later one gets another.
+void StoredTensors::MakeNamesUnique() {
+  std::vector<std::uint32_t> order(tensors_.size());
+  std::iota(order.begin(), order.end(), 0U);
+  const auto key = [&](std::uint32_t i) {
+    return std::pair<std::string_view, std::uint32_t>(tensors_[i].name, i);
+  };
+  std::sort(order.begin(), order.end(),
+            [&](std::uint32_t a, std::uint32_t b) { return key(a) < key(b); });
+  std::vector<std::uint32_t> repeated;
+  for (std::size_t i = 1; i < order.size(); ++i) {
+    if (tensors_[order[i]].name == tensors_[order[i - 1]].name) repeated.push_back(order[i]);
+  }
+  for (const std::uint32_t i : repeated) tensors_[i].name += fmt::format("#{}/{}", i, order.size());
+}
+
 Catalog StoredTensors::Take() {
+  MakeNamesUnique();
   for (SourceFile& file : files_) {
     // Several tensors may share a storage.
     const auto place = [](const CheckedBytes& entry) { return entry.offset; };
@@ -83,6 +127,12 @@ StoredPiece StoredTensors::AddBox(std::uint32_t file, const formats::Safetensors
                       box.shape,
                       {file, data_offset + box.begin, box.end - box.begin}});
   return {offsets, box.shape, stored, 0, RowMajorStrides(box.shape)};
+}
+
+formats::InputFile OpenFileOf(const TrainingPlace& place, const std::string& name) {
+  formats::InputFile file = formats::OpenOrFreed(place.directory / name, name, place.freed);
+  file.ListReads();
+  return file;
 }
 
 std::unique_ptr<TrainingReader> ReadTraining(const TrainingPlace& place) {

@@ -54,13 +54,16 @@ std::unique_ptr<TrainingReader> ReadDcpSafetensors(const TrainingPlace& place);
 std::unique_ptr<TrainingReader> ReadNamedSafetensors(const TrainingPlace& place);
 std::unique_ptr<TrainingReader> ReadMegatronRankFiles(const TrainingPlace& place);
 
+// Opens a file of the place by its name, also one that was freed, and lists what is read of it.
+formats::InputFile OpenFileOf(const TrainingPlace& place, const std::string& name);
+
 // By the place's kind.
 std::unique_ptr<TrainingReader> ReadTraining(const TrainingPlace& place);
 
 // Collects the stored tensors of a training checkpoint.
 class StoredTensors {
  public:
-  // `description` is what the file says of its tensors.
+  // `description` is what the file says of its tensors; all that is to be read of it has been.
   std::uint32_t AddFile(const std::filesystem::path& path, const formats::InputFile& file,
                         std::string_view description);
 
@@ -77,6 +80,8 @@ class StoredTensors {
   Catalog Take();
 
  private:
+  void MakeNamesUnique();
+
   std::vector<SourceFile> files_;
   std::vector<CatalogTensor> tensors_;
 };

@@ -5,7 +5,6 @@
 #include <memory>
 #include <optional>
 #include <string_view>
-#include <tuple>
 #include <utility>
 
 #include <fmt/format.h>
@@ -19,16 +18,21 @@
 #include "convert/model/layer_kinds.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/open/assembled_model.h"
+#include "convert/open/rank_shards.h"
 #include "convert/open/sharded_tensors.h"
+#include "convert/open/unfinished.h"
 #include "convert/plan/cast_expression.h"
 #include "convert/plan/dequantize_expression.h"
 #include "convert/recipes/conversion.h"
+#include "convert/recipes/demo_model.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "convert/recipes/layout_files.h"
 #include "convert/recipes/model_edit.h"
 #include "convert/recipes/mtp_edit.h"
 #include "convert/recipes/side_files.h"
+#include "convert/recipes/source_fact.h"
 #include "convert/recipes/weight_dtypes.h"
+#include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
@@ -97,13 +101,6 @@ class LayoutPlanner {
   }
 
  private:
-  // The embedding, the layers, the rest.
-  std::tuple<std::uint64_t, std::string_view> PlaceOfName(std::string_view name) const {
-    if (const auto layer = LayerOf(name, prefix_)) return {*layer + 1, name};
-    const bool first = name.find("embed_tokens") != std::string_view::npos;
-    return {first ? 0 : UINT64_MAX, name};
-  }
-
   // The tensors that the layout is to hold, in the model's order.
   void TakeNames() {
     const std::vector<CatalogTensor>& tensors = model_.catalog.tensors();
@@ -122,7 +119,7 @@ class LayoutPlanner {
       }
     }
     std::sort(positions_.begin(), positions_.end(), [&](std::uint32_t a, std::uint32_t b) {
-      return PlaceOfName(tensors[a].name) < PlaceOfName(tensors[b].name);
+      return PlaceInModel(tensors[a].name, prefix_) < PlaceInModel(tensors[b].name, prefix_);
     });
     names_.reserve(positions_.size());
     for (const std::uint32_t i : positions_) names_.push_back({tensors[i].name, tensors[i].shape});
@@ -261,6 +258,30 @@ OpenedModel WithExpertsApart(const OpenedModel& model) {
 
 }  // namespace
 
+namespace {
+
+// DeepSeek's demo as the model that it was cut from. What its config says differently is a warning.
+OpenedModel OpenDemo(const std::filesystem::path& input, const OpenOptions& opening) {
+  RefuseUnfinishedConversion(input);
+  if (opening.from && *opening.from != Stack::kDeepseek) {
+    throw Error(
+        ErrorCode::kBadInput,
+        fmt::format("{}: these are files of DeepSeek's inference demo, not of {}; leave out "
+                    "--from, or say --from {}",
+                    formats::ShownPath(input), StackName(*opening.from),
+                    StackName(Stack::kDeepseek)),
+        {input.string(), ""});
+  }
+  DemoModel demo = OpenDemoModel(input, opening.config, opening.freed);
+  for (std::size_t i = demo.config_differences; i < demo.differences.size(); ++i) {
+    demo.model.findings.push_back({formats::Severity::kWarning, "demo-config", formats::kConfigName,
+                                   "", demo.differences[i]});
+  }
+  return std::move(demo.model);
+}
+
+}  // namespace
+
 const WritableLayout* FindWritableLayout(std::string_view name) {
   for (const WritableLayout& layout : WritableLayouts()) {
     if (layout.name == name) return &layout;
@@ -291,10 +312,7 @@ ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSy
   conversion.recipe = kLayout;
   conversion.title = "Changed the layout to " + options.to;
   conversion.converted_text = "to another dtype";
-  conversion.keeps_source =
-      "a tensor of another layout is made of tensors of several shards, so that none can be "
-      "deleted "
-      "on the way; leave the option out";
+  conversion.frees_assembled = true;
   conversion.opening.mtp_may_be_missing = true;
   conversion.opening.config = options.config;
   conversion.opening.takes_config = true;
@@ -306,8 +324,13 @@ ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSy
                   "--to is missing; give the layout to write, such as --to mindformers-train");
     }
   };
+  bool is_demo = false;
+  conversion.open = [&](const std::filesystem::path& input, const OpenOptions& opening) {
+    is_demo = IsDemoDirectory(input, opening.freed);
+    return is_demo ? OpenDemo(input, opening) : OpenModel(input, opening);
+  };
   conversion.make_recipe = [&](OpenedModel& model) {
-    RequireUsed(conversion.opening, model);
+    if (!is_demo) RequireUsed(conversion.opening, model);
     const auto made = std::make_shared<LayoutPlan>(PlanLayout(
         model, *layout, options.shard_bytes == 0 ? kDefaultShardBytes : options.shard_bytes));
     made->plan.options = {{"to", fmt::format("\"{}\"", options.to)}};
@@ -328,13 +351,16 @@ ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSy
       if (!run.to_make.empty()) RequireEqualCopies(model, made->copies, stop);
       return run.known;
     };
-    recipe.add_facts = [made](ConversionReport& report) {
+    OpenedModel::Training training = model.training;
+    if (is_demo) training.stack = StackName(Stack::kDeepseek);
+    recipe.add_facts = [made, training](ConversionReport& report) {
       ReportFact fact{"dropped", "dropped", "", std::move(made->dropped)};
       if (!fact.names.empty()) {
         fact.text = fmt::format("{} tensor{} that the layout does not hold", fact.names.size(),
                                 fact.names.size() == 1 ? "" : "s");
       }
       report.facts.push_back(std::move(fact));
+      if (!training.stack.empty()) report.facts.push_back(SourceFact(training));
     };
     return recipe;
   };

@@ -7,8 +7,8 @@
 #include "convert/job/runner.h"
 #include "convert/open/open_model.h"
 #include "convert/open/unfinished.h"
+#include "convert/recipes/demo_model.h"
 #include "convert/recipes/merge.h"
-#include "convert/recipes/merge_demo.h"
 #include "convert/recipes/reshard_job.h"
 #include "convert/stream/equal_tensors.h"
 #include "formats/error.h"
@@ -63,8 +63,8 @@ MergeReport Merge(const ConversionRequest& request, formats::FileSystem& fs, Pro
   conversion.check_options = [&] {
     if (!IsDemoDirectory(request.input)) RequireRankDirectory(request.input, options);
   };
-  conversion.open = [&](const std::filesystem::path& input) {
-    if (!IsDemoDirectory(input)) return OpenModel(input);
+  conversion.open = [&](const std::filesystem::path& input, const OpenOptions& opening) {
+    if (!IsDemoDirectory(input)) return OpenModel(input, opening);
     demo = OpenDemoModel(input, options.demo_config);
     return std::move(demo->model);
   };

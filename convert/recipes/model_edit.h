@@ -36,9 +36,13 @@ struct ModelEdit {
   // For the report: names of source tensors.
   std::vector<std::string> dropped;
   std::vector<std::string> grafted;
+  std::vector<std::string> shared;  // of these, what the main model's tensors gave
   std::vector<std::string> split;
   std::vector<std::string> cast;
   std::vector<SharedCopy> copies;  // to be compared before they are left out
+  // Of --mtp-from: copies that were not taken; where one differs from its main tensor, the user is
+  // warned.
+  std::vector<SharedCopy> left_copies;
   formats::Findings warnings;
 };
 

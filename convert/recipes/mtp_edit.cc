@@ -66,6 +66,15 @@ class MtpNames {
     }
     return main;
   }
+  // The same of a catalog's appended checkpoint.
+  std::uint32_t MainOfAppended(const Catalog& catalog, std::string_view rest) const {
+    std::uint32_t main = Catalog::kNone;
+    if (rest == kSharedHead) main = catalog.FindAppended(prefix_ + "lm_head.weight");
+    if (main == Catalog::kNone) {
+      main = catalog.FindAppended(prefix_ + "model.embed_tokens.weight");
+    }
+    return main;
+  }
   // "model.layers.61."
   std::string LayerName(std::uint64_t layer) const {
     return fmt::format("{}model.layers.{}.", prefix_, layer);
@@ -220,6 +229,11 @@ class Graft {
     if (other_.ranks) {
       Refuse("it holds rank shards; join them first: dsv3-reshard merge");
     }
+    if (other_.assembled) {
+      Refuse(
+          "it is a training checkpoint; make a Hugging Face one of it first: dsv3-convert "
+          "train-to-infer");
+    }
     names_.emplace(other_.catalog, other_.config);
     if (other_.config.num_nextn_predict_layers == 0) {
       Refuse(
@@ -237,6 +251,7 @@ class Graft {
     const std::uint32_t first = model.catalog.tensors_end();
     const auto count = static_cast<std::uint32_t>(other_.catalog.tensors().size());
     Catalog other = std::move(other_.catalog);
+    const std::size_t kept = edit.tensors.size();
     std::vector<std::string> renamed(count);
     for (std::uint32_t i = 0; i < count; ++i) {
       const std::string& name = other.tensors()[i].name;
@@ -251,6 +266,7 @@ class Graft {
     for (std::uint32_t i = 0; i < count; ++i) {
       if (renamed[i].empty()) continue;
       edit.grafted.push_back(renamed[i]);
+      if (TakeFromMain(own, model, i, first, file, renamed[i], kept, edit)) continue;
       edit.tensors.push_back(
           {std::move(renamed[i]), file, Copy(model.catalog, first + i), first + i});
     }
@@ -259,6 +275,38 @@ class Graft {
   }
 
  private:
+  // The embedding and the head of an MTP layer are those of the main model: where that was trained
+  // further, the other checkpoint's copies are of what it was before. Adds the model's own tensor;
+  // false for any other tensor. `other` is its position in the other catalog, which begins at
+  // `first` of the model's; `kept` tensors of `edit` are the model's.
+  bool TakeFromMain(const MtpNames& own, const OpenedModel& model, std::uint32_t other,
+                    std::uint32_t first, const std::string& file, const std::string& name,
+                    std::size_t kept, ModelEdit& edit) const {
+    const std::string_view rest = RestOf(name, own, model.config);
+    const std::uint32_t main = own.MainOf(model.catalog, rest);
+    if (main == Catalog::kNone) return false;
+    const std::string& main_name = model.catalog.tensors()[main].name;
+    const auto main_tensor =
+        std::find_if(edit.tensors.begin(), edit.tensors.begin() + static_cast<std::ptrdiff_t>(kept),
+                     [&](const EditedTensor& tensor) { return tensor.name == main_name; });
+    edit.shared.push_back(name);
+    const std::uint32_t theirs = names_->MainOfAppended(model.catalog, rest);
+    if (theirs != Catalog::kNone) edit.left_copies.push_back({first + other, theirs});
+    EditedTensor copy = *main_tensor;
+    copy.name = name;
+    copy.file = file;
+    edit.tensors.push_back(std::move(copy));
+    return true;
+  }
+
+  // What is behind "model.layers.61." in the name of an MTP layer's tensor.
+  static std::string_view RestOf(std::string_view name, const MtpNames& own,
+                                 const ModelConfig& config) {
+    const std::string layer = own.LayerName(config.num_hidden_layers);
+    const std::size_t number = layer.find_last_of('.', layer.size() - 2) + 1;
+    return name.substr(name.find('.', number) + 1);
+  }
+
   // Modules of the layers that the other config lists as not quantised.
   void AddListedModules(const MtpNames& own, const ModelConfig& config, std::uint64_t layers,
                         std::string& text) const {

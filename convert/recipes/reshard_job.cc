@@ -136,7 +136,9 @@ ReshardReport Reshard(const ReshardRequest& request, formats::FileSystem& fs,
   conversion.keeps_source =
       "rank shards need the source whole until the last of them is written; leave the option out";
   conversion.check_options = [&] { CheckReshardOptions(request.options); };
-  conversion.open = [](const std::filesystem::path& input) { return OpenModel(input); };
+  conversion.open = [](const std::filesystem::path& input, const OpenOptions&) {
+    return OpenModel(input);
+  };
   conversion.make_recipe = [&](const OpenedModel& model) {
     const auto job = std::make_shared<ReshardJob>(request, model, progress, stop);
     report = job->Describe();

@@ -33,8 +33,10 @@ constexpr std::uint64_t kReadBytes = std::uint64_t{4} << 20;
 
 // Whether all files are there that hold bytes of a tensor.
 bool IsThere(const OpenedModel& model, std::uint32_t tensor) {
-  const Catalog& stored = model.assembled ? model.assembled->stored : model.catalog;
-  const std::vector<std::uint32_t> sources = OriginOf(model, tensor)->streamed_sources();
+  const bool derived = model.assembled && tensor < model.catalog.tensors_end();
+  const Catalog& stored = derived ? model.assembled->stored : model.catalog;
+  const std::vector<std::uint32_t> sources =
+      derived ? OriginOf(model, tensor)->streamed_sources() : std::vector<std::uint32_t>{tensor};
   return std::all_of(sources.begin(), sources.end(), [&](std::uint32_t source) {
     std::error_code ignored;
     const Extent& extent = stored.tensors()[source].extent;
@@ -44,29 +46,38 @@ bool IsThere(const OpenedModel& model, std::uint32_t tensor) {
 
 }  // namespace
 
-void RequireEqualCopies(const OpenedModel& model, const std::vector<SharedCopy>& copies,
-                        const StopToken& stop) {
+std::optional<std::uint64_t> FindDifference(const OpenedModel& model, const SharedCopy& pair,
+                                            const StopToken& stop) {
+  const CatalogTensor& copy = model.catalog.tensors()[pair.copy];
+  const CatalogTensor& main = model.catalog.tensors()[pair.main];
+  if (copy.dtype != main.dtype || copy.shape != main.shape) return 0;
+  if (!IsThere(model, pair.copy) || !IsThere(model, pair.main)) return std::nullopt;
   SourceFiles sources(model.catalog, TensorsOf(model).derived);
   formats::AlignedBuffer buffer;
   std::vector<std::span<const std::byte>> inputs;
+  const std::uint64_t bytes = copy.extent.length;
+  for (std::uint64_t begin = 0; begin < bytes; begin += kReadBytes) {
+    if (stop.stopped()) ThrowInterrupted();
+    const std::uint64_t end = std::min(bytes, begin + kReadBytes);
+    const SourceRange ranges[] = {{pair.copy, begin, end}, {pair.main, begin, end}};
+    sources.Read(ranges, buffer, inputs);
+    const auto [here, there] = std::ranges::mismatch(inputs[0], inputs[1]);
+    if (here != inputs[0].end())
+      return begin + static_cast<std::uint64_t>(here - inputs[0].begin());
+  }
+  return std::nullopt;
+}
+
+void RequireEqualCopies(const OpenedModel& model, const std::vector<SharedCopy>& copies,
+                        const StopToken& stop) {
   for (const SharedCopy& pair : copies) {
     const CatalogTensor& copy = model.catalog.tensors()[pair.copy];
     const CatalogTensor& main = model.catalog.tensors()[pair.main];
     if (copy.dtype != main.dtype || copy.shape != main.shape) {
       FailDifferent(model, pair, "it has another dtype or shape than");
     }
-    if (!IsThere(model, pair.copy) || !IsThere(model, pair.main)) continue;
-    const std::uint64_t bytes = copy.extent.length;
-    for (std::uint64_t begin = 0; begin < bytes; begin += kReadBytes) {
-      if (stop.stopped()) ThrowInterrupted();
-      const std::uint64_t end = std::min(bytes, begin + kReadBytes);
-      const SourceRange ranges[] = {{pair.copy, begin, end}, {pair.main, begin, end}};
-      sources.Read(ranges, buffer, inputs);
-      const auto [here, there] = std::ranges::mismatch(inputs[0], inputs[1]);
-      if (here == inputs[0].end()) continue;
-      FailDifferent(model, pair,
-                    fmt::format("from byte {} on it differs from",
-                                begin + static_cast<std::uint64_t>(here - inputs[0].begin())));
+    if (const auto difference = FindDifference(model, pair, stop)) {
+      FailDifferent(model, pair, fmt::format("from byte {} on it differs from", *difference));
     }
   }
 }

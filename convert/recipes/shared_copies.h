@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "convert/catalog/progress.h"
@@ -14,6 +15,11 @@ struct SharedCopy {
   std::uint32_t copy = 0;
   std::uint32_t main = 0;
 };
+
+// Where the bytes of the two first differ; nothing where they are equal, and where a file of either
+// is no longer there. A copy of another dtype or shape differs at 0.
+std::optional<std::uint64_t> FindDifference(const OpenedModel& model, const SharedCopy& pair,
+                                            const StopToken& stop);
 
 // Reads both of each and compares their bytes. Those of files that are no longer there were
 // compared before these were freed. Throws Error (kBadInput), naming the copy, where they differ;

@@ -22,6 +22,7 @@
 #include "convert/recipes/mla_edit.h"
 #include "convert/recipes/mtp_edit.h"
 #include "convert/recipes/side_files.h"
+#include "convert/recipes/source_fact.h"
 #include "convert/recipes/weight_dtypes.h"
 #include "formats/checkpoint_files.h"
 #include "formats/dtype.h"
@@ -157,17 +158,20 @@ ReportFact Fact(const char* member, std::vector<std::string> names, const char* 
   return fact;
 }
 
-// What the training checkpoint is, and what of it is not taken.
-ReportFact SourceFact(const OpenedModel::Training& training) {
-  ReportFact fact{"source", "source", fmt::format("names of {}", training.stack), {training.stack}};
-  if (training.skipped > 0) {
-    fact.text += fmt::format("; {} other tensor{}, such as an optimizer's, not read",
-                             training.skipped, training.skipped == 1 ? "" : "s");
+// Where the MTP layers of --mtp-from have an embedding or a head of their own, which are not taken.
+void WarnOfOtherCopies(const OpenedModel& model, const std::vector<SharedCopy>& copies,
+                       const PreflightRun& run, const StopToken& stop) {
+  for (const SharedCopy& pair : copies) {
+    if (!FindDifference(model, pair, stop)) continue;
+    const CatalogTensor& copy = model.catalog.tensors()[pair.copy];
+    run.warn({formats::Severity::kWarning, "own-copy", model.catalog.files()[copy.extent.file].name,
+              copy.name,
+              fmt::format("--mtp-from: tensor {} differs from {} there, so its MTP layer was "
+                          "trained with one of its own; OUT has that of IN's main model, which "
+                          "engines share with MTP layers",
+                          QuoteForMessage(copy.name),
+                          QuoteForMessage(model.catalog.tensors()[pair.main].name))});
   }
-  if (training.padding_rows > 0) {
-    fact.text += fmt::format("; {} rows of padding cut off the embedding", training.padding_rows);
-  }
-  return fact;
 }
 
 }  // namespace
@@ -202,6 +206,7 @@ ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::
   conversion.recipe = kTrainToInfer;
   conversion.title = TitleOf(options);
   conversion.converted_text = "to BF16";
+  conversion.frees_assembled = true;
   conversion.opening.mtp_may_be_missing = true;
   conversion.opening.config = options.config;
   conversion.opening.takes_config = true;
@@ -222,13 +227,17 @@ ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::
     recipe.converted_tensors = edit->cast.size();
     recipe.warnings = edit->warnings;
     recipe.hooks.preflight = [&model, edit, &stop](const PreflightRun& run) {
-      if (!run.to_make.empty()) RequireEqualCopies(model, edit->copies, stop);
+      if (run.to_make.empty()) return run.known;
+      RequireEqualCopies(model, edit->copies, stop);
+      WarnOfOtherCopies(model, edit->left_copies, run, stop);
       return run.known;
     };
     recipe.add_facts = [edit, training = model.training](ConversionReport& report) {
       report.facts.push_back(Fact("dropped", std::move(edit->dropped), "of MTP layers"));
       report.facts.push_back(Fact("grafted", std::move(edit->grafted), "of MTP layers"));
       report.facts.push_back(Fact("split", std::move(edit->split), "into k_b_proj and v_b_proj"));
+      report.facts.push_back(Fact("shared", std::move(edit->shared),
+                                  "of MTP layers, made of IN's embedding and head"));
       if (!training.stack.empty()) report.facts.push_back(SourceFact(training));
     };
     return recipe;

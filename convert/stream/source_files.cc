@@ -113,6 +113,11 @@ std::shared_ptr<const formats::InputFile> SourceFiles::Get(std::uint32_t file) {
   return input;
 }
 
+SourceFiles& SourceFiles::stored() {
+  const bool derived = !derived_.empty() && derived_.front().tensors.first == 0;
+  return derived ? *derived_.front().stored : *this;
+}
+
 void SourceFiles::Close(std::uint32_t file) {
   const std::lock_guard lock(mutex_);
   open_.remove_if([&](const Open& open) { return open.file == file; });

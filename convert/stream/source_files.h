@@ -49,6 +49,9 @@ class SourceFiles {
   void Close(std::uint32_t file);
 
   const Catalog& catalog() const { return catalog_; }
+  // The files as they lie on the disk: these or, where the catalog's first tensors are derived
+  // ones, those of the stored tensors.
+  SourceFiles& stored();
   // Bytes read from files; for derived tensors the bytes that their origins read.
   std::uint64_t bytes_read() const;
 

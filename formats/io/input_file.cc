@@ -94,7 +94,8 @@ InputFile::InputFile(InputFile&& other) noexcept
       direct_fd_(other.direct_fd_.exchange(kNotOpened)),
       direct_works_(other.direct_works_.load()),
       bytes_(other.bytes_),
-      mtime_ns_(other.mtime_ns_) {}
+      mtime_ns_(other.mtime_ns_),
+      reads_(std::move(other.reads_)) {}
 
 InputFile& InputFile::operator=(InputFile&& other) noexcept {
   if (this == &other) return *this;
@@ -106,6 +107,7 @@ InputFile& InputFile::operator=(InputFile&& other) noexcept {
   direct_works_ = other.direct_works_.load();
   bytes_ = other.bytes_;
   mtime_ns_ = other.mtime_ns_;
+  reads_ = std::move(other.reads_);
   return *this;
 }
 
@@ -121,8 +123,14 @@ void InputFile::CheckRange(std::uint64_t offset, std::size_t length) const {
                                     ShownPath(name_), ExactBytes(length), offset, bytes_));
 }
 
+const std::vector<FileRange>& InputFile::reads() const {
+  static const std::vector<FileRange> kNone;
+  return reads_ ? *reads_ : kNone;
+}
+
 void InputFile::ReadAt(std::uint64_t offset, std::span<std::byte> out) const {
   CheckRange(offset, out.size());
+  if (reads_) reads_->push_back({offset, out.size()});
   for (std::size_t done = 0; done < out.size();) {
     const ssize_t count = RetryInterrupted([&] {
       return ::pread(fd_, out.data() + done, out.size() - done, static_cast<off_t>(offset + done));

@@ -4,8 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
+#include <vector>
+
+#include "formats/file_range.h"
 
 namespace dsv3::formats {
 
@@ -33,6 +37,11 @@ class InputFile {
   // Fills `out` from `offset` through the page cache. Throws Error: kBadInput when the file ends
   // before, kIo when the disk fails.
   void ReadAt(std::uint64_t offset, std::span<std::byte> out) const;
+
+  // From now on `reads` lists what ReadAt reads. One thread alone may then use the file.
+  void ListReads() { reads_.emplace(); }
+  // In the order of the reads; empty without ListReads.
+  const std::vector<FileRange>& reads() const;
 
   // How many bytes of scratch ReadStreaming needs for `length` bytes.
   static std::size_t ScratchBytes(std::size_t length);
@@ -66,6 +75,7 @@ class InputFile {
   mutable std::atomic<bool> direct_works_ = true;
   std::uint64_t bytes_ = 0;
   std::int64_t mtime_ns_ = 0;
+  mutable std::optional<std::vector<FileRange>> reads_;
 };
 
 }  // namespace dsv3::formats

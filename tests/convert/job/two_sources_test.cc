@@ -13,6 +13,7 @@
 #include "convert/job/disk_space.h"
 #include "convert/job/run_plan.h"
 #include "convert/job/source_release.h"
+#include "convert/job/source_use.h"
 #include "formats/error.h"
 #include "tests/convert/support/catalog_of.h"
 #include "tests/convert/support/conversion.h"
@@ -98,8 +99,9 @@ TEST_F(TwoSourcesTest, OnlyShardsOfTheConvertedOneAreFreed) {
 TEST_F(TwoSourcesTest, OnlyShardsOfTheConvertedOneGiveTheirSpaceBack) {
   MakePlan();
   const Catalog& catalog = source_->catalog;
-  EXPECT_EQ(SourcesOf(plan_.files[0], catalog), (std::vector<std::uint32_t>{0}));
-  EXPECT_EQ(CountNeeds(plan_, catalog)[1], 0U);
+  const SourceUse use({catalog, {}, {}});
+  EXPECT_EQ(use.FilesOf(plan_.files[0]), (std::vector<std::uint32_t>{0}));
+  EXPECT_EQ(use.CountNeeds(plan_)[1], 0U);
 }
 
 TEST_F(TwoSourcesTest, AChangeOfTheSecondOneIsSeenWhenARunContinues) {

@@ -1,8 +1,10 @@
+#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,7 +18,9 @@
 #include "formats/error.h"
 #include "tests/convert/layouts/rank_model.h"
 #include "tests/convert/recipes/train_to_infer_test.h"
+#include "tests/convert/support/quick_file_system.h"
 #include "tests/formats/support/torch_archive.h"
+#include "tests/support/faulty_file_system.h"
 #include "tests/support/files.h"
 
 // Checkpoints of Megatron's ranks as files, from the first byte to the model.
@@ -187,6 +191,46 @@ TEST_F(MegatronRankFilesTest, HoldTheirVirtualStagesByNumber) {
   files[0].args.emplace_back("virtual_pipeline_model_parallel_size", 2);
   files[0].models = {{"model1", 1}, {"model0", 0}};
   ExpectModel(ranks, WriteFiles(ranks, files));
+}
+
+// The disk fails at every change of the run, one after the other; each time the same command goes
+// on.
+TEST_F(MegatronRankFilesTest, GoWithTheLastShardThatNeedsThemOrTheirCopies) {
+  const RankModel ranks = Saved();
+  Write(ranks, "saved");
+  WriteFile(dir_ / "saved" / "mp_rank_00_000_000" / "distrib_optim.pt", "an optimizer's");
+  Conversion conversion = Command(dir_ / "saved", dir_ / "expected", {});
+  conversion.request.train_to_infer.shard_bytes = 3000;
+  conversion.Run();
+  const auto expected = ReadTree(dir_ / "expected");
+  conversion.request.run.delete_source_shards = true;
+  conversion.request.input = dir_ / "in";
+  conversion.request.output = dir_ / "out";
+  bool fails = true;
+  std::size_t gone_before_the_end = 0;
+  for (std::size_t change = 0; fails; ++change) {
+    fs::remove_all(dir_ / "in");
+    fs::remove_all(dir_ / "out");
+    fs::copy(dir_ / "saved", dir_ / "in", fs::copy_options::recursive);
+    QuickFileSystem quick;
+    FaultyFileSystem faulty(quick, change, EIO, FaultyFileSystem::Failing::kFromThenOn);
+    fails = ErrorOf([&] { conversion.Run(faulty); }).code() == ErrorCode::kIo;
+    std::size_t there = 0;
+    for (const RankFile& file : FilesOf(ranks)) {
+      there += fs::exists(dir_ / "in" / file.folder / "model_optim_rng.pt") ? 1 : 0;
+    }
+    if (fails && there > 0 && there < ranks.ranks.size()) ++gone_before_the_end;
+    conversion.Run();
+    ASSERT_TRUE(ReadTree(dir_ / "out") == expected) << change;
+    std::set<std::string> left;
+    for (const auto& [name, content] : ReadTree(dir_ / "in")) {
+      if (!name.ends_with('/')) left.insert(name);
+    }
+    ASSERT_EQ(left, (std::set<std::string>{"config.json", "mp_rank_00_000_000/distrib_optim.pt"}))
+        << change;
+  }
+  // The files of the first pipeline stage go before those of the second one.
+  EXPECT_GT(gone_before_the_end, 0U);
 }
 
 TEST_F(MegatronRankFilesTest, RejectUnequalCopies) {

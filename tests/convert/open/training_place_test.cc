@@ -129,6 +129,8 @@ TEST_F(TrainingPlaceTest, SaysWhatToDoWithFormsOfOtherStacks) {
   EXPECT_THAT(Refusal("ds"), HasSubstr("zero_to_fp32.py"));
   Put("verl/model_world_size_8_rank_0.pt");
   EXPECT_THAT(Refusal("verl"), HasSubstr("model_merger"));
+  EXPECT_THAT(Refusal("verl/model_world_size_8_rank_0.pt"), HasSubstr("model_merger"));
+  EXPECT_THAT(Refusal("ds/zero_pp_rank_0_mp_rank_00_optim_states.pt"), HasSubstr("zero_to_fp32"));
   Put("zarr/metadata.json", R"({"sharded_backend": "zarr"})");
   EXPECT_THAT(Refusal("zarr"), HasSubstr("zarr"));
 }

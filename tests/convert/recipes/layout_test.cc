@@ -44,8 +44,7 @@ TEST_F(LayoutTest, EveryLayoutComesBackToTheByte) {
   EXPECT_TRUE(ReadTensors(dir_ / "hf" / "model.safetensors") == ReadCheckpoint(in));
   EXPECT_EQ(config, ReadFile(in / "config.json"));
   for (const convert::WritableLayout& layout : convert::WritableLayouts()) {
-    // The demo's form is a rank's; dsv3-reshard merge reads it.
-    if (layout.name == "hf" || layout.name == "deepseek") continue;
+    if (layout.name == "hf") continue;
     // Nothing in its files says which rows are the gate's.
     if (layout.name == "mindformers-mcore-v2-contiguous") continue;
     const fs::path there = dir_ / std::string(layout.name);
@@ -79,8 +78,78 @@ TEST_F(LayoutTest, TakesTheOrderOfGateAndUpFromTheUser) {
     EXPECT_TRUE(ReadCheckpoint(dir_ / "back") == model) << there;
     fs::remove_all(dir_ / "back");
   }
-  Convert(dir_ / "behind", dir_ / "back");
+  const convert::ConversionReport guessed = Convert(dir_ / "behind", dir_ / "back");
   EXPECT_FALSE(ReadCheckpoint(dir_ / "back") == model);
+  ASSERT_EQ(guessed.warnings.size(), 1U);
+  EXPECT_EQ(guessed.warnings[0].kind, "order-not-known");
+  EXPECT_THAT(guessed.warnings[0].message,
+              HasSubstr("read it with --from mindformers-mcore-v2-contiguous; if not, say --from "
+                        "mindformers-mcore-v2"));
+}
+
+TEST_F(LayoutTest, TakesTheOrderOfGateAndUpFromMindformersYaml) {
+  const fs::path in = Bf16Sample();
+  Write(in, dir_ / "behind", "mindformers-mcore-v2-contiguous");
+  WriteFile(dir_ / "behind" / "train.yaml", "use_interleaved_weight_layout_mlp: False\n");
+  const convert::ConversionReport report = Convert(dir_ / "behind", dir_ / "back");
+  EXPECT_TRUE(ReadCheckpoint(dir_ / "back") == ReadCheckpoint(in));
+  EXPECT_TRUE(report.warnings.empty());
+  EXPECT_THAT(report.facts.back().names, ::testing::ElementsAre("mindformers-mcore-v2-contiguous"));
+}
+
+// One model, cut for two ranks of the demo, with and without its MTP layer.
+TEST_F(LayoutTest, ReadsTheDemosFilesAsMergeDoes) {
+  MakeSample(convert::SamplePreset::kTinyTp, 1, dir_ / "in");
+  for (const bool keep_mtp : {true, false}) {
+    convert::ReshardOptions options;
+    options.parallel.tp = 2;
+    options.parallel.ep = 2;
+    options.format = convert::RankFormat::kDeepseek;
+    options.keep_mtp = keep_mtp;
+    const fs::path demo = dir_ / (keep_mtp ? "demo" : "demo-main");
+    RunReshard(dir_ / "in", demo, options);
+    fs::remove(demo / "layout.json");
+    fs::remove(demo / "checkpoint.manifest.json");
+    const fs::path merged = demo.string() + "-merged";
+    RunMerge(demo, merged);
+    const fs::path out = demo.string() + "-hf";
+    const convert::ConversionReport report = Write(demo, out, "hf");
+    auto expected = ReadTree(merged);
+    auto found = ReadTree(out);
+    expected.erase("checkpoint.manifest.json");
+    found.erase("checkpoint.manifest.json");
+    EXPECT_TRUE(found == expected) << keep_mtp;
+    EXPECT_TRUE(report.warnings.empty());
+    EXPECT_THAT(report.facts.back().names, ::testing::ElementsAre("deepseek"));
+  }
+}
+
+TEST_F(LayoutTest, SaysWhereTheConfigOfADemoCountsOtherMtpLayers) {
+  const fs::path in = Bf16Sample();
+  Convert(in, dir_ / "main", {.mtp = convert::MtpAction::kDrop});
+  Write(dir_ / "main", dir_ / "demo", "deepseek");
+  Conversion conversion(dir_ / "demo", dir_ / "ms");
+  conversion.convert = convert::ConvertLayout;
+  conversion.request.layout = {.to = "mindformers-train", .config = in / "config.json"};
+  const convert::ConversionReport report = conversion.Run();
+  ASSERT_EQ(report.warnings.size(), 1U);
+  EXPECT_EQ(report.warnings[0].kind, "demo-config");
+  Write(dir_ / "main", dir_ / "expected", "mindformers-train");
+  for (const std::string& name : WeightFiles(dir_ / "expected")) {
+    EXPECT_TRUE(ReadFile(dir_ / "ms" / name) == ReadFile(dir_ / "expected" / name)) << name;
+  }
+}
+
+TEST_F(LayoutTest, RefusesADemoUnderAnotherName) {
+  const fs::path in = Bf16Sample();
+  Write(in, dir_ / "demo", "deepseek");
+  Conversion conversion(dir_ / "demo", dir_ / "out");
+  conversion.convert = convert::ConvertLayout;
+  conversion.request.layout = {.to = "hf", .from = convert::Stack::kMegatron};
+  const Error error = ErrorOf([&] { conversion.Run(); });
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_THAT(error.message(), HasSubstr("say --from deepseek"));
+  EXPECT_FALSE(fs::exists(dir_ / "out"));
 }
 
 TEST_F(LayoutTest, AnyLayoutGoesIntoAnyOther) {

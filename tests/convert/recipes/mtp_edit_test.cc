@@ -104,6 +104,51 @@ TEST_F(MtpEditTest, GraftsTheLayerOfAnotherCheckpoint) {
   }
 }
 
+// The copies of an embedding that was tuned follow it; the other checkpoint's are of before.
+TEST_F(MtpEditTest, GraftsCopiesOfTheModelsOwnEmbeddingAndHead) {
+  const fs::path whole = Bf16Sample();
+  const fs::path lost = Lost(whole, 1);
+  std::map<std::string, HeldTensor> tuned = ReadCheckpoint(lost);
+  for (const char* const name : {"model.embed_tokens.weight", "lm_head.weight"}) {
+    tuned.at(name).bytes[7] ^= 1;
+  }
+  WriteTensors(tuned, lost, dir_ / "tuned");
+  const convert::ConversionReport report = Convert(dir_ / "tuned", dir_ / "out", GraftFrom(whole));
+  std::map<std::string, HeldTensor> expected = ReadCheckpoint(whole);
+  for (const auto& [name, tensor] : tuned) expected.at(name) = tensor;
+  expected.at("model.layers.4.embed_tokens.weight") = tuned.at("model.embed_tokens.weight");
+  expected.at("model.layers.4.shared_head.head.weight") = tuned.at("lm_head.weight");
+  EXPECT_TRUE(ReadCheckpoint(dir_ / "out") == expected);
+  EXPECT_TRUE(report.warnings.empty());
+  EXPECT_EQ(report.facts[3].member, "shared");
+  EXPECT_THAT(report.facts[3].names,
+              ::testing::ElementsAre("model.layers.4.embed_tokens.weight",
+                                     "model.layers.4.shared_head.head.weight"));
+}
+
+TEST_F(MtpEditTest, WarnsWhereTheGraftedLayerHadAnEmbeddingOfItsOwn) {
+  const fs::path whole = Bf16Sample();
+  const fs::path lost = Lost(whole, 1);
+  std::map<std::string, HeldTensor> own = ReadCheckpoint(whole);
+  own.at("model.layers.4.embed_tokens.weight").bytes.back() ^= 1;
+  WriteTensors(own, whole, dir_ / "own");
+  const convert::ConversionReport report = Convert(lost, dir_ / "out", GraftFrom(dir_ / "own"));
+  EXPECT_TRUE(ReadCheckpoint(dir_ / "out") == ReadCheckpoint(whole));
+  ASSERT_EQ(report.warnings.size(), 1U);
+  EXPECT_EQ(report.warnings[0].tensor, "model.layers.4.embed_tokens.weight");
+  EXPECT_THAT(report.warnings[0].message, HasSubstr("was trained with one of its own"));
+}
+
+TEST_F(MtpEditTest, RefusesToGraftFromATrainingCheckpoint) {
+  const fs::path whole = Bf16Sample();
+  Conversion conversion(whole, dir_ / "ms");
+  conversion.convert = convert::ConvertLayout;
+  conversion.request.layout.to = "mindformers-train";
+  conversion.Run();
+  EXPECT_THAT(GraftError(Lost(whole, 1), dir_ / "ms").message(),
+              HasSubstr("it is a training checkpoint"));
+}
+
 TEST_F(MtpEditTest, GraftsFp8IntoFp8) {
   MakeSample(convert::SamplePreset::kTiny, 1, dir_ / "whole");
   const fs::path lost = Lost(dir_ / "whole", 0);

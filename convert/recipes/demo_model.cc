@@ -1,4 +1,4 @@
-#include "convert/recipes/merge_demo.h"
+#include "convert/recipes/demo_model.h"
 
 #include <algorithm>
 #include <cstddef>
@@ -9,7 +9,6 @@
 #include <set>
 #include <string_view>
 #include <system_error>
-#include <tuple>
 #include <utility>
 
 #include <fmt/format.h>
@@ -18,12 +17,14 @@
 #include "convert/catalog/box.h"
 #include "convert/layouts/deepseek_names.h"
 #include "convert/model/config_edit.h"
+#include "convert/model/layer_kinds.h"
 #include "convert/plan/assemble_expression.h"
 #include "convert/plan/plan.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "formats/checkpoint_files.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
+#include "formats/freed_shard.h"
 #include "formats/io/input_file.h"
 #include "formats/json/json_edit.h"
 #include "formats/message_text.h"
@@ -53,8 +54,8 @@ struct Ranks {
   std::map<std::string, Gathered> tensors;  // by Hugging Face name
 };
 
-Ranks ReadRanks(const fs::path& directory) {
-  const std::uint64_t size = *DemoRanks(formats::ListSafetensors(directory));
+Ranks ReadRanks(const fs::path& directory, const std::vector<formats::FreedShard>& freed) {
+  const std::uint64_t size = *DemoRanks(DemoFiles(directory, freed));
   std::vector<SourceFile> files(size);
   std::vector<formats::SafetensorsHeader> headers(size);
   tbb::parallel_for(std::uint64_t{0}, size, [&](std::uint64_t rank) {
@@ -62,17 +63,19 @@ Ranks ReadRanks(const fs::path& directory) {
     file.name = DeepseekFileName(rank, size);
     file.path = directory / file.name;
     std::error_code ignored;
-    if (!fs::exists(fs::symlink_status(file.path, ignored))) {
+    if (!fs::exists(fs::symlink_status(file.path, ignored)) &&
+        formats::FindFreed(freed, file.name, file.path) == nullptr) {
       Fail(file.name, "",
            fmt::format("{}: the other files are of {} ranks, and this one is missing; copy it from "
                        "where they come from",
                        formats::ShownPath(file.name), size));
     }
-    const formats::InputFile input(file.path, file.name);
+    const formats::InputFile input = formats::OpenOrFreed(file.path, file.name, freed);
     headers[rank] = formats::ReadSafetensorsHeader(input);
     file.bytes = input.bytes();
     file.mtime_ns = input.mtime_ns();
     file.header_digest = headers[rank].digest;
+    file.described_by = {{0, headers[rank].data_offset}};
     file.shares_names = true;
   });
   std::vector<CatalogTensor> tensors;
@@ -174,27 +177,6 @@ class Joiner {
   std::vector<std::vector<std::uint32_t>> copies_;
 };
 
-// The number of the layer that a tensor is in.
-std::optional<std::uint64_t> LayerOf(std::string_view name) {
-  constexpr std::string_view kLayers = "model.layers.";
-  constexpr std::size_t kMostDigits = 9;
-  if (!name.starts_with(kLayers)) return std::nullopt;
-  const std::string_view number =
-      name.substr(kLayers.size(), name.find('.', kLayers.size()) - kLayers.size());
-  if (number.empty() || number.size() > kMostDigits ||
-      number.find_first_not_of("0123456789") != std::string_view::npos) {
-    return std::nullopt;
-  }
-  return std::stoull(std::string(number));
-}
-
-// Embedding, layers, norm and head, as releases order them.
-std::tuple<std::uint64_t, std::string_view> PlaceOfName(std::string_view name) {
-  if (name.starts_with("model.embed_tokens.")) return {0, name};
-  const std::optional<std::uint64_t> layer = LayerOf(name);
-  return {layer ? *layer + 1 : UINT64_MAX, name};
-}
-
 std::string ReadConfig(const fs::path& directory, const fs::path& given) {
   const fs::path path = given.empty() ? directory / kConfigName : given;
   std::error_code ignored;
@@ -225,7 +207,7 @@ void FitConfig(DemoModel& demo, const std::string& file) {
   std::set<std::uint64_t> mtp_layers;
   bool has_fp8 = false;
   for (const CatalogTensor& tensor : demo.model.catalog.tensors()) {
-    const std::optional<std::uint64_t> layer = LayerOf(tensor.name);
+    const std::optional<std::uint64_t> layer = LayerOf(tensor.name, "");
     if (layer && *layer >= source.config.num_hidden_layers) mtp_layers.insert(*layer);
     has_fp8 = has_fp8 || tensor.dtype == formats::Dtype::kF8E4M3;
   }
@@ -270,12 +252,13 @@ void TakeSideFiles(const fs::path& directory, OpenedModel& source) {
 
 }  // namespace
 
-DemoModel OpenDemoModel(const fs::path& input, const fs::path& config) {
+DemoModel OpenDemoModel(const fs::path& input, const fs::path& config,
+                        const std::vector<formats::FreedShard>& freed) {
   const fs::path directory = fs::absolute(input);
   const std::string text = ReadConfig(directory, config);
   const std::string config_file = config.empty() ? std::string(kConfigName) : config.string();
   ModelConfig parsed = ParseModelConfig(text, config_file);
-  Ranks ranks = ReadRanks(directory);
+  Ranks ranks = ReadRanks(directory, freed);
   Joiner joiner(ranks.catalog, ranks.catalog.files().size());
   NamedExpressions ordered;
   ordered.reserve(ranks.tensors.size());
@@ -283,17 +266,18 @@ DemoModel OpenDemoModel(const fs::path& input, const fs::path& config) {
     ordered.emplace_back(name, joiner.Join(name, gathered));
   }
   std::sort(ordered.begin(), ordered.end(), [](const auto& a, const auto& b) {
-    return PlaceOfName(a.first) < PlaceOfName(b.first);
+    return PlaceInModel(a.first, "") < PlaceInModel(b.first, "");
   });
   DemoModel demo;
   demo.differences = {
       "The shards are new: the demo's files do not say in which shards the tensors were. Each "
-      "tensor "
-      "has its original bytes."};
+      "tensor has its original bytes."};
+  demo.config_differences = demo.differences.size();
   OpenedModel& model = demo.model;
   model.directory = directory;
   model.form = formats::CheckpointFiles::Form::kUnindexed;
   model.has_config = true;
+  model.config_given = !config.empty();
   model.config_text = text;
   model.config = std::move(parsed);
   RankShards shards;
