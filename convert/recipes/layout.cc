@@ -144,11 +144,12 @@ class LayoutPlanner {
     if (pair == nullptr) return OriginOf(model_, tensor);
     if (model_.assembled) {
       const std::string& name = model_.catalog.tensors()[tensor].name;
-      throw Error(ErrorCode::kBadInput,
-                  fmt::format("tensor {} is FP8, and {} has no scales; make BF16 of IN first: "
-                              "dsv3-convert fp8-to-bf16",
-                              QuoteForMessage(name), layout_.name),
-                  {"", name});
+      throw Error(
+          ErrorCode::kBadInput,
+          fmt::format("tensor {} is FP8, and {} has no scales; write IN with --to hf first, "
+                      "make BF16 of that (dsv3-convert fp8-to-bf16), and give the result",
+                      QuoteForMessage(name), layout_.name),
+          {"", name});
     }
     dequantized_ = true;
     return Dequantize(model_.catalog, *pair);
