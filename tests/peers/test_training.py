@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pathlib
+import pickle
 import shutil
 import tempfile
 import unittest
@@ -349,6 +350,22 @@ class Training(unittest.TestCase):
             torch.save(self.tensors, self.input / "model.pt")
         finally:
             torch.serialization.set_crc32_options(True)
+        self.expect_model()
+
+    def test_a_chunk_that_is_there_twice(self):
+        name = "lm_head.weight"
+        dcp.save(self.tensors, checkpoint_id=str(self.input))
+        metadata = pickle.loads((self.input / ".metadata").read_bytes())
+        metadata.state_dict_metadata[name].chunks *= 2
+        (self.input / ".metadata").write_bytes(pickle.dumps(metadata, 4))
+        error = json.loads(self.convert(exit_code=3).stdout)["error"]
+        self.assertEqual((error["file"], error["tensor"]), (".metadata", name))
+        self.assertIn("so they overlap", error["message"])
+        self.assertFalse(self.output.exists())
+
+    def test_other_tensors_of_one_name(self):
+        state = torch.zeros(3)
+        torch.save({**self.tensors, "state.x": state, "state": {"x": state}}, self.input / "model.pt")
         self.expect_model()
 
     def test_a_missing_expert(self):
