@@ -53,14 +53,18 @@ void KeepKeysAndValues(const ModelConfig& model, const std::vector<std::size_t>&
 }
 
 Attention::Attention(const ModelConfig& model, const ForwardConfig& forward, const Rotary& rotary,
-                     AttentionForm form, Modules& modules, std::string name)
+                     AttentionForm form, Modules& modules, std::string name,
+                     std::optional<HeadRange> heads)
     : model_(model),
       forward_(forward),
       rotary_(rotary),
       form_(form),
       modules_(modules),
       name_(std::move(name)),
-      heads_(static_cast<std::size_t>(model.num_attention_heads)),
+      is_part_(heads.has_value()),
+      all_heads_(static_cast<std::size_t>(model.num_attention_heads)),
+      first_head_(heads ? heads->first : 0),
+      heads_(heads ? heads->count : all_heads_),
       nope_(static_cast<std::size_t>(model.qk_nope_head_dim)),
       rope_(static_cast<std::size_t>(model.qk_rope_head_dim)),
       v_(static_cast<std::size_t>(model.v_head_dim)),
@@ -95,17 +99,19 @@ void Attention::ExpectWeights() {
 }
 
 Rows Attention::MakeQueries(const Rows& in, Rows& q_latents) {
-  const ModelWeights& weights = modules_.weights();
-  const std::size_t rows = heads_ * (nope_ + rope_);
+  const auto queries = [&](const char* part, std::uint64_t cols) {
+    const std::size_t size = nope_ + rope_;
+    return modules_.weights()
+        .Matrix(name_ + part, all_heads_ * size, cols)
+        .Part(first_head_ * size, heads_ * size);
+  };
   if (model_.q_lora_rank == 0) {
-    return modules_.ApplyLinear({weights.Matrix(name_ + "q_proj.weight", rows, model_.hidden_size)},
-                                in);
+    return modules_.ApplyLinear({queries("q_proj.weight", model_.hidden_size)}, in);
   }
   const Rows down =
       modules_.ApplyLinear(BiasedLinear("q_a_proj", model_.q_lora_rank, model_.hidden_size), in);
   q_latents = modules_.RmsNorm(name_ + "q_a_layernorm", model_.q_lora_rank, kLatentNormEps, down);
-  return modules_.ApplyLinear({weights.Matrix(name_ + "q_b_proj.weight", rows, model_.q_lora_rank)},
-                              q_latents);
+  return modules_.ApplyLinear({queries("q_b_proj.weight", model_.q_lora_rank)}, q_latents);
 }
 
 void Attention::AddToCache(const Rows& in, const std::vector<SequenceRows>& sequences,
@@ -184,10 +190,12 @@ WeightRows Attention::RowsOfHead(std::size_t head, const char* own, std::size_t 
                                  std::size_t rows) const {
   const ModelWeights& weights = modules_.weights();
   if (weights.Has(name_ + own)) {
-    return weights.MatrixOf(name_ + own, 0, 1, head * rows, rows, heads_ * rows, rank_);
+    return weights.MatrixOf(name_ + own, 0, 1, (first_head_ + head) * rows, rows, all_heads_ * rows,
+                            rank_);
   }
-  return weights.MatrixOf(name_ + "kv_b_proj.weight", 0, 1, head * (nope_ + v_) + first, rows,
-                          heads_ * (nope_ + v_), rank_);
+  return weights.MatrixOf(name_ + "kv_b_proj.weight", 0, 1,
+                          (first_head_ + head) * (nope_ + v_) + first, rows,
+                          all_heads_ * (nope_ + v_), rank_);
 }
 
 WeightRows Attention::KeyRows(std::size_t head) const {
@@ -209,8 +217,10 @@ Rows Attention::KeysAndValues(const Rows& latents) {
       modules_.InputOf(KeyRows(0), latents.values.data(), count, rank_, scratch);
   std::vector<Product> products;
   if (weights.Has(name_ + "kv_b_proj.weight")) {
-    products.push_back({weights.Matrix(name_ + "kv_b_proj.weight", width, rank_), in, rank_, count,
-                        kv.values.data(), width});
+    const WeightRows all =
+        weights.Matrix(name_ + "kv_b_proj.weight", all_heads_ * (nope_ + v_), rank_);
+    products.push_back(
+        {all.Part(first_head_ * (nope_ + v_), width), in, rank_, count, kv.values.data(), width});
   } else {
     for (std::size_t head = 0; head < heads_; ++head) {
       float* const out = kv.values.data() + head * (nope_ + v_);
@@ -355,7 +365,13 @@ Rows Attention::Run(const Rows& in, const std::vector<SequenceRows>& sequences, 
   Rows mixed = form_ == AttentionForm::kNaive ? AttendNaive(queries, sequences, cache, keys)
                                               : AttendAbsorbed(queries, sequences, cache, keys);
   modules_.Round(mixed.values);
-  return modules_.ApplyLinear(BiasedLinear("o_proj", model_.hidden_size, heads_ * v_), mixed);
+  const std::size_t columns = all_heads_ * v_;
+  if (!is_part_) {
+    return modules_.ApplyLinear(BiasedLinear("o_proj", model_.hidden_size, columns), mixed);
+  }
+  const WeightRows all =
+      modules_.weights().Matrix(name_ + "o_proj.weight", model_.hidden_size, columns);
+  return modules_.ApplyLinear({all.Columns(first_head_ * v_, heads_ * v_)}, mixed);
 }
 
 }  // namespace dsv3::convert

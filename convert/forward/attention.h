@@ -2,6 +2,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +37,8 @@ struct SequenceCache {
   // Keys and values of every head, where they are kept; else they are made anew of the latents.
   std::vector<float> keys_values;
   std::size_t kept_positions = 0;  // 0: they are not kept; else there are at most so many
+  // One for each rank that runs on its own.
+  std::map<std::uint32_t, std::vector<SequenceCache>> of_ranks = {};
 };
 using LayerCache = std::vector<SequenceCache>;  // by sequence
 
@@ -47,11 +51,19 @@ void KeepKeysAndValues(const ModelConfig& model, const std::vector<std::size_t>&
 // The keys that each row of a batch attends to: positions, ascending. Empty: all up to its own.
 using KeyChoice = std::vector<std::vector<std::uint32_t>>;
 
-// The attention of one layer. `name` is what its tensors begin with: "model.layers.0.self_attn.".
+// Some heads of a layer, and none of its output's bias.
+struct HeadRange {
+  std::size_t first = 0;
+  std::size_t count = 0;
+};
+
+// The attention of one layer, or what some of its heads add to the output. `name` is what its
+// tensors begin with: "model.layers.0.self_attn.".
 class Attention {
  public:
   Attention(const ModelConfig& model, const ForwardConfig& forward, const Rotary& rotary,
-            AttentionForm form, Modules& modules, std::string name);
+            AttentionForm form, Modules& modules, std::string name,
+            std::optional<HeadRange> heads = std::nullopt);
 
   // Has the weights read ahead, see ModelWeights::Expect.
   void ExpectWeights();
@@ -88,8 +100,11 @@ class Attention {
   const AttentionForm form_;
   Modules& modules_;
   const std::string name_;
-  const std::size_t heads_;
-  const std::size_t nope_;  // dimensions of a head's key without the rotary ones
+  const bool is_part_;
+  const std::size_t all_heads_;
+  const std::size_t first_head_;
+  const std::size_t heads_;  // from first_head_ on
+  const std::size_t nope_;   // dimensions of a head's key without the rotary ones
   const std::size_t rope_;
   const std::size_t v_;     // of a head's value
   const std::size_t rank_;  // of a latent

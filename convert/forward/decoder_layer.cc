@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <limits>
+#include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -89,7 +91,8 @@ void DecoderLayer::ExpectNextLayer() {
 
 // The weighted outputs of each row's experts, summed in the order of their numbers; of ranks first
 // those of each rank, which are then added in the order of the ranks.
-Rows DecoderLayer::RoutedSum(const Rows& in, const std::vector<ExpertChoice>& choices) {
+Rows DecoderLayer::RoutedSum(const Rows& in, const std::vector<ExpertChoice>& choices,
+                             const ExpertPart& part_of) {
   struct Visit {
     std::uint32_t expert = 0;
     std::size_t row = 0;
@@ -105,22 +108,32 @@ Rows DecoderLayer::RoutedSum(const Rows& in, const std::vector<ExpertChoice>& ch
   std::stable_sort(visits.begin(), visits.end(),
                    [](const Visit& a, const Visit& b) { return a.expert < b.expert; });
   ModelWeights& weights = modules_.weights();
+  std::map<std::uint32_t, GatedMlp> experts;
+  std::erase_if(visits, [&](const Visit& visit) {
+    if (experts.contains(visit.expert)) return false;
+    const GatedMlp whole = Expert(visit.expert);
+    const std::optional<GatedMlp> part = part_of ? part_of(whole) : whole;
+    if (part) experts.emplace(visit.expert, *part);
+    return !part;
+  });
   Rows gathered(visits.size(), in.width);
   std::vector<std::vector<std::size_t>> visits_of(choices.size());  // of each row, in their order
   std::vector<Modules::MlpRows> mlps;
   for (std::size_t i = 0; i < visits.size(); ++i) {
     visits_of[visits[i].row].push_back(i);
     if (i == 0 || visits[i].expert != visits[i - 1].expert) {
-      mlps.push_back({Expert(visits[i].expert), i, 0});
+      mlps.push_back({experts.at(visits[i].expert), i, 0});
       visits[i].rank = RankOf(mlps.back().mlp);
     } else {
       visits[i].rank = visits[i - 1].rank;
     }
     ++mlps.back().count;
   }
-  ExpectMlps(mlps);
-  if (model_.n_shared_experts > 0) ExpectMlps({{{SharedExpert(), 0, 0}}});
-  ExpectNextLayer();
+  if (!part_of) {
+    ExpectMlps(mlps);
+    if (model_.n_shared_experts > 0) ExpectMlps({{{SharedExpert(), 0, 0}}});
+    ExpectNextLayer();
+  }
   weights.ForEach(visits.size(), [&](std::size_t i) {
     std::copy_n(in.row(visits[i].row), in.width, gathered.row(i));
   });
@@ -146,8 +159,8 @@ Rows DecoderLayer::RoutedSum(const Rows& in, const std::vector<ExpertChoice>& ch
   return sum;
 }
 
-Rows DecoderLayer::RunExperts(const Rows& in, std::vector<ExpertChoice>& choices,
-                              const std::vector<ExpertChoice>* replay) {
+void DecoderLayer::Choose(const Rows& in, std::vector<ExpertChoice>& choices,
+                          const std::vector<ExpertChoice>* replay) {
   ModelWeights& weights = modules_.weights();
   const auto experts = static_cast<std::size_t>(model_.n_routed_experts);
   Rows logits(in.count(), experts);
@@ -168,6 +181,11 @@ Rows DecoderLayer::RunExperts(const Rows& in, std::vector<ExpertChoice>& choices
   if (WeightComparison* const comparison = weights.comparison()) {
     comparison->CompareChoices(name_ + "mlp.gate", logits, bias, choices);
   }
+}
+
+Rows DecoderLayer::RunExperts(const Rows& in, std::vector<ExpertChoice>& choices,
+                              const std::vector<ExpertChoice>* replay) {
+  Choose(in, choices, replay);
   Rows sum = RoutedSum(in, choices);
   if (model_.n_shared_experts > 0) {
     modules_.Add(modules_.ApplyMlp(SharedExpert(), in), sum);
@@ -209,17 +227,26 @@ void DecoderLayer::Run(Rows& stream, Batch& batch, LayerCache& cache,
     ExpectMlps({{{Mlp("", model_.intermediate_size), 0, 0}}});
     ExpectNextLayer();
   }
+  const bool has_indexer = HasIndexer(model_, layer_) && replay == nullptr;
+  if (has_indexer) batch.keys_of_ranks.clear();
+  CopiesDiffer();
   const Rows in = norm("input_layernorm");
-  const Rows attended = attention.Run(
-      in, batch.sequences, HasIndexer(model_, layer_) && replay == nullptr, cache, batch.keys);
+  Rows attended = attention.Run(in, batch.sequences, has_indexer, cache, batch.keys);
   if (modules_.weights().comparison() != nullptr) CompareAttention(in, attended, batch);
+  if (CopiesDiffer() || !batch.keys_of_ranks.empty()) {
+    attended = AttentionOfRanks(stream, batch, has_indexer, cache);
+  }
   modules_.Add(attended, stream);
   Rows normed = norm("post_attention_layernorm");
+  Rows out;
   if (is_moe_) {
-    modules_.Add(RunExperts(normed, choices, replay), stream);
+    out = RunExperts(normed, choices, replay);
+    if (CopiesDiffer()) out = ExpertsOfRanks(stream, batch.sequences, replay);
   } else {
-    modules_.Add(modules_.ApplyMlp(Mlp("", model_.intermediate_size), std::move(normed)), stream);
+    out = modules_.ApplyMlp(Mlp("", model_.intermediate_size), std::move(normed));
+    if (CopiesDiffer()) out = MlpOfRanks(stream, batch.sequences, "", model_.intermediate_size);
   }
+  modules_.Add(out, stream);
 }
 
 }  // namespace dsv3::convert

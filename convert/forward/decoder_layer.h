@@ -1,6 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +22,8 @@ namespace dsv3::convert {
 struct Batch {
   std::vector<SequenceRows> sequences;
   KeyChoice keys;  // of the last layer that had an indexer
+  // The same of ranks that run on their own and chose other keys.
+  std::map<std::uint32_t, KeyChoice> keys_of_ranks = {};
 };
 
 class DecoderLayer {
@@ -37,13 +42,32 @@ class DecoderLayer {
            const std::vector<ExpertChoice>* replay = nullptr);
 
  private:
+  // Sets `choices` to the experts of each row.
+  void Choose(const Rows& in, std::vector<ExpertChoice>& choices,
+              const std::vector<ExpertChoice>* replay);
   Rows RunExperts(const Rows& in, std::vector<ExpertChoice>& choices,
                   const std::vector<ExpertChoice>* replay);
   // Runs the attention as the config of the other model says, and compares it with `out`.
   void CompareAttention(const Rows& in, const Rows& out, const Batch& batch);
   // The first rank that holds an expert; 0 without ranks.
   std::uint32_t RankOf(const GatedMlp& expert) const;
-  Rows RoutedSum(const Rows& in, const std::vector<ExpertChoice>& choices);
+  // `part` says which part of an expert runs, if any; empty: all of each.
+  using ExpertPart = std::function<std::optional<GatedMlp>(const GatedMlp&)>;
+  Rows RoutedSum(const Rows& in, const std::vector<ExpertChoice>& choices,
+                 const ExpertPart& part = {});
+
+  // Whether ranks have other copies of what was read since the last call than the first ones.
+  bool CopiesDiffer();
+  // The layer with the weights that a rank has.
+  DecoderLayer With(Modules& modules) const;
+  // The parts with which each rank runs on its own copies, behind its own norm; `stream` is the
+  // layer's before the part.
+  Rows AttentionOfRanks(const Rows& stream, Batch& batch, bool has_indexer, LayerCache& cache);
+  Rows MlpOfRanks(const Rows& stream, const std::vector<SequenceRows>& sequences,
+                  const std::string& part, std::uint64_t width);
+  Rows ExpertsOfRanks(const Rows& stream, const std::vector<SequenceRows>& sequences,
+                      const std::vector<ExpertChoice>* replay);
+
   GatedMlp Mlp(const std::string& part, std::uint64_t width);
   GatedMlp Expert(std::uint64_t expert);
   GatedMlp SharedExpert();

@@ -11,6 +11,7 @@
 
 #include "convert/forward/array_output.h"
 #include "convert/forward/decoder_layer.h"
+#include "convert/forward/head_of_ranks.h"
 #include "convert/forward/model_parts.h"
 #include "convert/forward/module_differences.h"
 #include "convert/forward/output_head.h"
@@ -40,6 +41,7 @@ class Run {
                        : request.sequences),
         weights_(model, request.weights, request.threads, request.memory_bytes, progress, stop),
         modules_(weights_, request.activations),
+        head_(modules_, config_, forward_),
         progress_(progress) {
     report_.directory = model.directory;
     report_.model_type = config_.model_type;
@@ -64,7 +66,7 @@ class Run {
     Prepare();
     progress_.OnPhase("running the model", (comparison_ ? 2 : 1) * BytesOf(tokens));
     Rows stream = RunLayers(sequences_, &hidden);
-    Rows normed = Normed(stream);
+    Rows normed = Normed(sequences_, stream);
     if (comparison_) comparison_->OnNormed(stream, normed);
     stream = {};
     std::vector<LogitSummary> summaries = Summarize(normed, logits);
@@ -162,7 +164,7 @@ class Run {
       past_[s] += sequences[s].size();
       all.insert(all.end(), sequences[s].begin(), sequences[s].end());
     }
-    Rows stream = Embed(modules_, config_, kEmbeddingName, all);
+    Rows stream = EmbedOnRanks(modules_, config_, kEmbeddingName, all, batch.sequences);
     if (comparison_) comparison_->OnEmbedded(sequences);
     if (hidden != nullptr) hidden->Write(0, stream.values);
     for (std::uint64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
@@ -202,7 +204,15 @@ class Run {
     report_.routing.push_back(std::move(routing));
   }
 
-  Rows Normed(const Rows& stream) { return FinalNorm(modules_, config_, forward_, stream); }
+  Rows Normed(const std::vector<Tokens>& sequences, const Rows& stream) {
+    std::vector<SequenceRows> rows;
+    std::size_t first = 0;
+    for (const Tokens& tokens : sequences) {
+      rows.push_back({first, tokens.size(), 0});
+      first += tokens.size();
+    }
+    return head_.Norm(stream, rows);
+  }
   WeightRows Head() const { return HeadOf(weights_, config_); }
 
   // Logits of all rows, and what is kept of each.
@@ -217,13 +227,14 @@ class Run {
                                has_target);
       }
     }
-    VisitLogits(normed, Head(), summaries, output, comparison_.get());
+    VisitLogits(normed, Head(), summaries, output, comparison_.get(), &head_);
     return summaries;
   }
 
   void VisitLogits(const Rows& normed, const WeightRows& head, std::vector<LogitSummary>& summaries,
-                   ArrayOutput& output, ForwardComparison* comparison = nullptr) {
-    ComputeLogits(modules_, head, normed, [&](std::uint64_t first, const Rows& slab) {
+                   ArrayOutput& output, ForwardComparison* comparison = nullptr,
+                   HeadOfRanks* of_ranks = nullptr) {
+    const auto visit = [&](std::uint64_t first, const Rows& slab) {
       if (comparison != nullptr) comparison->AddLogits(first, slab);
       for (std::size_t row = 0; output && row < slab.count(); ++row) {
         output.Write(row * head.rows + first, {slab.row(row), slab.width});
@@ -231,7 +242,8 @@ class Run {
       weights_.ForEach(summaries.size(), [&](std::size_t row) {
         summaries[row].Add(first, {slab.row(row), slab.width});
       });
-    });
+    };
+    ComputeLogits(modules_, head, normed, visit, of_ranks);
   }
 
   void TakePerplexity(const std::vector<LogitSummary>& summaries) {
@@ -316,9 +328,9 @@ class Run {
     progress_.OnPhase("generating", (request_.generate - 1) * BytesOf(next.size()));
     ArrayOutput none;
     for (std::uint64_t step = 1; step < request_.generate; ++step) {
-      const Rows normed = Normed(RunLayers(next, nullptr));
+      const Rows normed = Normed(next, RunLayers(next, nullptr));
       std::vector<LogitSummary> of_step(next.size(), LogitSummary(1, std::nullopt, false));
-      VisitLogits(normed, Head(), of_step, none);
+      VisitLogits(normed, Head(), of_step, none, nullptr, &head_);
       for (std::size_t s = 0; s < next.size(); ++s) {
         next[s] = {of_step[s].best().front().token};
         report_.generated[s].push_back(next[s].front());
@@ -339,6 +351,7 @@ class Run {
   const std::vector<Tokens> sequences_;
   ModelWeights weights_;
   Modules modules_;
+  HeadOfRanks head_;
   std::optional<Rotary> rotary_;
   std::vector<LayerCache> caches_;                 // by layer, where tokens are generated
   std::vector<std::size_t> past_;                  // positions that ran, by sequence

@@ -34,7 +34,8 @@ ForwardComparison::ForwardComparison(const ComparedModel& a, const OpenedModel& 
       options_(options),
       forward_(ParseForwardConfig(other.config_text, other.config, formats::kConfigName)),
       weights_(other, options.weights, options.threads, options.memory_bytes, progress, stop),
-      modules_(weights_, options.activations) {
+      modules_(weights_, options.activations),
+      head_(modules_, other.config, forward_) {
   weights_.NameDirectory();
   RequireComparable(a.config, other.config);
   if (options.replay_routing &&
@@ -74,7 +75,9 @@ void ForwardComparison::OnEmbedded(const std::vector<std::vector<std::uint32_t>>
   rotary_ = std::make_unique<Rotary>(forward_, other_.config.qk_rope_head_dim, longest);
   outputs_ = std::make_unique<OutputComparison>(sequences);
   if (Diverges()) diverged_ = true;
-  if (diverged_) stream_ = Embed(modules_, other_.config, kEmbeddingName, tokens);
+  if (diverged_) {
+    stream_ = EmbedOnRanks(modules_, other_.config, kEmbeddingName, tokens, sequences_);
+  }
 }
 
 void ForwardComparison::BeforeLayer(const Rows& stream, const Batch& batch) {
@@ -122,7 +125,7 @@ void ForwardComparison::OnNormed(const Rows& stream, const Rows& normed) {
     diverged_ = true;
     stream_ = stream;
   }
-  normed_ = diverged_ ? FinalNorm(modules_, other_.config, forward_, stream_) : normed;
+  normed_ = diverged_ ? head_.Norm(stream_, sequences_) : normed;
   stream_ = {};
 }
 
@@ -139,6 +142,7 @@ void ForwardComparison::AddLogits(std::uint64_t first, const Rows& logits) {
   weights_.Multiply(
       Product{slab, in, normed_.width, normed_.count(), other.values.data(), other.width});
   modules_.Round(other.values);
+  head_.Correct(HeadOf(weights_, other_.config), first, normed_, other);
   outputs_->Add(a_.weights, first, logits, other);
 }
 

@@ -9,6 +9,7 @@
 #include "convert/catalog/progress.h"
 #include "convert/forward/decoder_layer.h"
 #include "convert/forward/difference.h"
+#include "convert/forward/head_of_ranks.h"
 #include "convert/forward/model_weights.h"
 #include "convert/forward/modules.h"
 #include "convert/forward/output_comparison.h"
@@ -82,6 +83,7 @@ class ForwardComparison {
   const ForwardConfig forward_;
   ModelWeights weights_;
   Modules modules_;
+  HeadOfRanks head_;
   std::unique_ptr<WeightComparison> comparison_;  // nullptr: weights are not compared
   std::unique_ptr<Rotary> rotary_;
   bool diverged_ = false;

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <tbb/enumerable_thread_specific.h>
 
+#include "convert/forward/columns.h"
 #include "convert/forward/product_comparison.h"
 #include "convert/forward/ranks.h"
 #include "convert/forward/thread_arena.h"
@@ -83,26 +84,6 @@ std::vector<DerivedTensors> DerivedOf(const OpenedModel& model,
   return derived;
 }
 
-// Columns [begin, end) of rows of `cols` columns.
-template <typename T>
-const T* CutColumns(const T* values, std::size_t rows, std::size_t cols, std::size_t begin,
-                    std::size_t end, std::vector<T>& cut) {
-  cut.resize(rows * (end - begin));
-  for (std::size_t row = 0; row < rows; ++row) {
-    std::copy_n(values + row * cols + begin, end - begin, cut.data() + row * (end - begin));
-  }
-  return cut.data();
-}
-
-void MultiplyPlain(const WeightPanel& values, std::size_t rows, std::size_t cols,
-                   const quant::Activations& in, float* out, std::size_t out_stride) {
-  if (values.bf16 != nullptr) {
-    quant::MultiplyBF16(values.bf16, rows, cols, in, out, out_stride);
-  } else {
-    quant::MultiplyF32(values.floats, rows, cols, in, out, out_stride);
-  }
-}
-
 }  // namespace
 
 // Of one thread.
@@ -172,56 +153,6 @@ ModelWeights::ModelWeights(const OpenedModel& model, WeightValues values, unsign
                                           panel_rule_.panel_bytes))) {}
 
 ModelWeights::~ModelWeights() = default;
-
-ModelWeights& ModelWeights::OfRank(std::uint32_t rank) {
-  std::unique_ptr<ModelWeights>& weights = of_rank_[rank];
-  if (!weights) {
-    weights.reset(new ModelWeights(model_, values_, threads_, memory_bytes_, progress_, stop_,
-                                   ranks_->OriginsFor(rank)));
-    weights->ranks_ = ranks_;
-    weights->rank_ = rank;
-    weights->names_directory_ = names_directory_;
-  }
-  return *weights;
-}
-
-std::vector<std::uint32_t> ModelWeights::DifferingRanks(std::uint32_t tensor) const {
-  if (!ranks_) return {};
-  std::vector<std::uint32_t> ranks = ranks_->DifferingRanks(tensor);
-  if (const ScaledWeight* const scaled = scales_.OfWeight(tensor)) {
-    for (const std::uint32_t rank : ranks_->DifferingRanks(scaled->scale)) {
-      if (!ranks_->BoxesOf(rank, tensor).empty()) ranks.push_back(rank);
-    }
-    std::sort(ranks.begin(), ranks.end());
-    ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());
-  }
-  return ranks;
-}
-
-bool ModelWeights::IsRightOn(std::uint32_t rank, std::uint32_t tensor) const {
-  const ScaledWeight* const scaled = scales_.OfWeight(tensor);
-  return ranks_->IsRight(rank, tensor) ||
-         (scaled != nullptr && ranks_->IsRight(rank, scaled->scale));
-}
-
-std::vector<std::uint64_t> ModelWeights::ColumnEnds(const WeightRows& weight) const {
-  if (!ranks_ || weight.tensor_cols != 0) return {weight.cols};
-  return ranks_->ColumnEnds(weight.tensor);
-}
-
-std::uint64_t ModelWeights::bytes_read() const {
-  std::uint64_t bytes = sources_.bytes_read();
-  // Of the ranks' copies the weights have an account of their own.
-  if (ranks_ && !rank_) bytes += ranks_->bytes_read();
-  for (const auto& [rank, weights] : of_rank_) bytes += weights->bytes_read();
-  return bytes;
-}
-
-std::string ModelWeights::FileOf(std::uint32_t tensor, std::uint64_t row, std::uint64_t col) const {
-  if (rank_) return ranks_->FileOf(*rank_, tensor);
-  if (ranks_) return ranks_->FileOf(tensor, row, col);
-  return model_.catalog.files()[model_.catalog.tensors()[tensor].extent.file].name;
-}
 
 std::string ModelWeights::ShownFile(std::uint32_t tensor, std::uint64_t row,
                                     std::uint64_t col) const {
@@ -307,6 +238,12 @@ void ModelWeights::Read(const WeightRows& weight, std::uint64_t begin, std::uint
   const TensorRows rows = RowsIn(weight, begin, end);
   if (!read_ahead_.Take(rows, buffers.read)) {
     sources_.Read(RangesOf(rows), buffers.read.buffer, buffers.read.inputs);
+  }
+  if (ranks_ && !rank_) {
+    ranks_->NoteUse(weight.tensor);
+    if (const ScaledWeight* const pair = scales_.OfWeight(weight.tensor)) {
+      ranks_->NoteUse(pair->scale);
+    }
   }
   const ValueReader reader(model_.catalog, weight.tensor, scales_);
   const std::uint64_t first = rows.first * rows.cols;
@@ -426,37 +363,6 @@ void ModelWeights::Expect(std::span<const WeightRows> weights) {
     AppendPanels(weight, panels);
   }
   if (!panels.empty()) read_ahead_.Ask(panels);
-}
-
-void ModelWeights::MultiplyValues(const WeightRows& weight, std::size_t rows,
-                                  const WeightPanel& values, const quant::Activations& in,
-                                  float* out, std::size_t out_stride) const {
-  const auto cols = static_cast<std::size_t>(weight.cols);
-  const std::vector<std::uint64_t> ends = ColumnEnds(weight);
-  if (ends.size() < 2) return MultiplyPlain(values, rows, cols, in, out, out_stride);
-  std::vector<std::uint16_t> bf16;
-  std::vector<float> floats;
-  std::vector<float> partial(in.tokens * rows);
-  std::size_t begin = 0;
-  for (const std::uint64_t column : ends) {
-    const auto end = static_cast<std::size_t>(column);
-    WeightPanel part;
-    if (values.bf16 != nullptr) part.bf16 = CutColumns(values.bf16, rows, cols, begin, end, bf16);
-    if (values.floats != nullptr) {
-      part.floats = CutColumns(values.floats, rows, cols, begin, end, floats);
-    }
-    const quant::Activations of_part{in.values + begin, in.tokens, in.stride};
-    if (begin == 0) {
-      MultiplyPlain(part, rows, end, of_part, out, out_stride);
-    } else {
-      MultiplyPlain(part, rows, end - begin, of_part, partial.data(), rows);
-      for (std::size_t token = 0; token < in.tokens; ++token) {
-        float* const sum = out + token * out_stride;
-        for (std::size_t row = 0; row < rows; ++row) sum[row] += partial[token * rows + row];
-      }
-    }
-    begin = end;
-  }
 }
 
 WeightPanel ModelWeights::MultiplyPanel(const Product& product, std::uint64_t begin,

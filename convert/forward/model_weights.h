@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -116,7 +115,7 @@ class ModelWeights {
   // How ranks share the model; nullptr for other models.
   const std::shared_ptr<Ranks>& ranks() const { return ranks_; }
   // The weights as a rank has them: its own copies of what several ranks hold. Of ranks only. Not
-  // while a thread reads.
+  // while a thread reads; a few calls for other ranks end them.
   ModelWeights& OfRank(std::uint32_t rank);
   // Ranks whose copies of a weight or of its scale differ from what is read, as Ranks says; empty
   // for other models.
@@ -204,6 +203,7 @@ class ModelWeights {
   const ScaleMap scales_;
   const std::string prefix_;
   const std::vector<ExpressionPtr> origins_;
+  std::shared_ptr<Ranks> ranks_;
   SourceFiles sources_;
   ProgressSink& progress_;
   const StopToken& stop_;
@@ -212,9 +212,9 @@ class ModelWeights {
   ReadAhead read_ahead_;
   WeightComparison* comparison_ = nullptr;
   bool names_directory_ = false;
-  std::shared_ptr<Ranks> ranks_;
-  std::optional<std::uint32_t> rank_;  // whose weights these are
-  std::map<std::uint32_t, std::unique_ptr<ModelWeights>> of_rank_;
+  std::optional<std::uint32_t> rank_;                    // whose weights these are
+  std::vector<std::unique_ptr<ModelWeights>> of_ranks_;  // most recently used first
+  std::uint64_t bytes_of_ranks_ = 0;                     // read by those that are gone
 };
 
 }  // namespace dsv3::convert

@@ -107,7 +107,7 @@ class Finder {
       std::vector<float> of_a(count);
       a.ReadPanel(rows, 0, rows.rows).CopyTo(of_a.data(), count);
       std::vector<float> of_b(count);
-      ReadOther(comparison_, record, begin, end, of_a.data(), of_b.data());
+      ReadOther(comparison_, other, record, begin, end, of_a.data(), of_b.data());
       std::vector<OtherRows> runs = {{0, rows}};
       if (of_other) other.map.Find(rows, record.is_product, runs);
       for (const OtherRows& run : runs) {

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "convert/forward/head_of_ranks.h"
 #include "convert/forward/modules.h"
 
 // Logits, a slab of the vocabulary at a time; an internal part of forward.h.
@@ -18,8 +19,9 @@ namespace dsv3::convert {
 using LogitVisitor = std::function<void(std::uint64_t first, const Rows& logits)>;
 
 // `in`: the stream behind the final norm. A slab takes some megabytes, whatever the vocabulary.
+// `of_ranks` (nullptr: none) made `in`.
 void ComputeLogits(Modules& modules, const WeightRows& head, const Rows& in,
-                   const LogitVisitor& visit);
+                   const LogitVisitor& visit, HeadOfRanks* of_ranks = nullptr);
 
 // What is kept of the logits of one row.
 class LogitSummary {

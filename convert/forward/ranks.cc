@@ -77,6 +77,17 @@ std::span<const Ranks::Copy> Ranks::CopiesOf(std::uint32_t stored) const {
   return found->second;
 }
 
+std::vector<std::uint32_t> Ranks::RanksOfStage(std::uint32_t tensor) const {
+  std::vector<std::uint32_t> found;
+  const std::vector<Slice> slices = SlicesOf(tensor);
+  if (slices.empty()) return found;
+  const std::uint64_t stage = At(slices.front().rank).stage;
+  for (std::uint32_t rank = 0; rank < shards_.layout.ranks.size(); ++rank) {
+    if (At(rank).stage == stage) found.push_back(rank);
+  }
+  return found;
+}
+
 std::vector<std::uint64_t> Ranks::ColumnEnds(std::uint32_t tensor) const {
   std::set<std::uint64_t> ends;
   for (const RankShards::Slice& slice : shards_.slices[tensor]) ends.insert(slice.box.col_end);
@@ -140,16 +151,9 @@ std::size_t Ranks::HoldersOf(std::uint32_t tensor) const {
 void Ranks::CompareCopies(const SourceRange& stored, std::span<const std::byte> bytes) {
   const std::span<const Copy> copies = CopiesOf(stored.tensor);
   if (copies.empty() || stored.begin >= stored.end) return;
-  const auto known = [&] {
-    const auto found = differing_.find(stored.tensor);
-    if (found == differing_.end()) return;
-    for (const std::uint32_t copy : found->second) {
-      taken_.insert(RanksOf(copy).begin(), RanksOf(copy).end());
-    }
-  };
   {
     const std::lock_guard lock(mutex_);
-    if (!compared_.emplace(stored.tensor, stored.begin, stored.end).second) return known();
+    if (!compared_.emplace(stored.tensor, stored.begin, stored.end).second) return;
   }
   formats::AlignedBuffer buffer;
   std::vector<std::span<const std::byte>> inputs;
@@ -163,9 +167,20 @@ void Ranks::CompareCopies(const SourceRange& stored, std::span<const std::byte> 
     if (std::memcmp(read, inputs[0].data(), inputs[0].size()) == 0) continue;
     const std::lock_guard lock(mutex_);
     differing_[stored.tensor].insert(copy.stored);
+    ranks_that_differ_.insert(RanksOf(copy.stored).begin(), RanksOf(copy.stored).end());
   }
+}
+
+void Ranks::NoteUse(std::uint32_t tensor) {
   const std::lock_guard lock(mutex_);
-  known();
+  if (differing_.empty()) return;
+  for (const RankShards::Slice& slice : shards_.slices[tensor]) {
+    const auto found = differing_.find(slice.stored);
+    if (found == differing_.end()) continue;
+    for (const std::uint32_t copy : found->second) {
+      taken_.insert(RanksOf(copy).begin(), RanksOf(copy).end());
+    }
+  }
 }
 
 std::vector<std::uint32_t> Ranks::DifferingRanks(std::uint32_t tensor) const {
@@ -186,6 +201,11 @@ std::vector<std::uint32_t> Ranks::TakeDiffering() {
   const std::vector<std::uint32_t> ranks(taken_.begin(), taken_.end());
   taken_.clear();
   return ranks;
+}
+
+bool Ranks::HasDiffering(std::uint32_t rank) const {
+  const std::lock_guard lock(mutex_);
+  return ranks_that_differ_.contains(rank);
 }
 
 std::string Ranks::DigestOf(std::uint32_t stored) {

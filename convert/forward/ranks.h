@@ -28,6 +28,9 @@ class Ranks {
   const formats::RankLayout::Sizes& sizes() const { return shards_.layout.sizes; }
   const formats::LayoutRank& At(std::uint32_t rank) const { return shards_.layout.ranks[rank]; }
 
+  // All ranks of the pipeline stage that holds a tensor, ascending.
+  std::vector<std::uint32_t> RanksOfStage(std::uint32_t tensor) const;
+
   // The columns where the slices of a tensor end, ascending; one where the ranks do not divide its
   // columns. The products of the slices are added in this order.
   std::vector<std::uint64_t> ColumnEnds(std::uint32_t tensor) const;
@@ -53,8 +56,12 @@ class Ranks {
   // Ranks whose copies of a tensor differ from those that are read, as far as these were read:
   // the first rank of each copy, ascending.
   std::vector<std::uint32_t> DifferingRanks(std::uint32_t tensor) const;
-  // All ranks whose copies differ of what was read since the last call, ascending.
+  // Says that the run uses rows of a tensor which were read.
+  void NoteUse(std::uint32_t tensor);
+  // All ranks whose copies differ of what was used since the last call, ascending.
   std::vector<std::uint32_t> TakeDiffering();
+  // Whether a copy of a rank was found that differs.
+  bool HasDiffering(std::uint32_t rank) const;
   // Of a copy of the tensor that differs on `rank`: whether layout.json has the digest of the
   // rank's copy, and not that of the one that is read.
   bool IsRight(std::uint32_t rank, std::uint32_t tensor);
@@ -87,7 +94,8 @@ class Ranks {
   mutable std::mutex mutex_;
   std::set<std::tuple<std::uint32_t, std::uint64_t, std::uint64_t>> compared_;
   std::unordered_map<std::uint32_t, std::set<std::uint32_t>> differing_;  // copies, by what is read
-  std::set<std::uint32_t> taken_;
+  std::set<std::uint32_t> taken_;  // by the next TakeDiffering
+  std::set<std::uint32_t> ranks_that_differ_;
 };
 
 }  // namespace dsv3::convert

@@ -62,6 +62,7 @@ class Relation {
   Relation(const WeightComparison& comparison, const WeightComparison::Record& record)
       : comparison_(comparison),
         record_(record),
+        other_(comparison.Other(record.side)),
         rows_(record.rows),
         // Elements of a vector are its rows.
         width_(rows_.rows == 1 ? 1 : static_cast<std::size_t>(rows_.cols)),
@@ -158,7 +159,7 @@ class Relation {
       std::vector<float> of_a(needs_a ? count : 0);
       if (needs_a) a.ReadPanel(rows_, begin, end).CopyTo(of_a.data(), count);
       std::vector<float> of_b(count);
-      ReadOther(comparison_, record_, begin, end, of_a.data(), of_b.data());
+      ReadOther(comparison_, other_, record_, begin, end, of_a.data(), of_b.data());
       for (std::size_t i = 0; i < count; i += width_) {
         const float* x = needs_a ? of_a.data() + i : nullptr;
         const float* y = of_b.data() + i;
@@ -224,6 +225,7 @@ class Relation {
 
   const WeightComparison& comparison_;
   const WeightComparison::Record& record_;
+  const OtherWeights other_;
   const WeightRows rows_;
   const std::size_t width_;
   std::vector<RowFacts> facts_;
@@ -231,9 +233,9 @@ class Relation {
 
 }  // namespace
 
-void ReadOther(const WeightComparison& comparison, const WeightComparison::Record& record,
-               std::uint64_t begin, std::uint64_t end, const float* of_a, float* of_b) {
-  const OtherWeights other = comparison.Other(record.side);
+void ReadOther(const WeightComparison& comparison, const OtherWeights& other,
+               const WeightComparison::Record& record, std::uint64_t begin, std::uint64_t end,
+               const float* of_a, float* of_b) {
   const WeightRows rows = record.rows.Part(begin, end - begin);
   const Ranks* const ranks = other.weights.ranks().get();
   std::vector<OtherRows> runs;

@@ -15,9 +15,11 @@ struct FoundRelation {
 };
 
 // Sets `of_b` to the other's rows [begin, end) of the record's, where a rank is meant with A's
-// values, which are `of_a`, in all that the rank does not hold.
-void ReadOther(const WeightComparison& comparison, const WeightComparison::Record& record,
-               std::uint64_t begin, std::uint64_t end, const float* of_a, float* of_b);
+// values, which are `of_a`, in all that the rank does not hold. `other` is that of the record's
+// side. Thread-safe.
+void ReadOther(const WeightComparison& comparison, const OtherWeights& other,
+               const WeightComparison::Record& record, std::uint64_t begin, std::uint64_t end,
+               const float* of_a, float* of_b);
 
 // Reads the module's rows of both models, whole and in panels. kRowsPermuted: the same rows, of a
 // vector the same elements, in another order. kScaled: each element, or each that differs, is the

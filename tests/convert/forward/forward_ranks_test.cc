@@ -86,6 +86,15 @@ void Edit(const fs::path& file, const std::string& name, const Change& change) {
   WriteFile(file, bytes);
 }
 
+// The file of a checkpoint that has a tensor.
+fs::path ShardOf(const fs::path& checkpoint, const std::string& name) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(checkpoint)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    if (ReadTensors(entry.path()).contains(name)) return entry.path();
+  }
+  return {};
+}
+
 constexpr char kNorm[] = "model.layers.2.post_attention_layernorm.weight";
 constexpr char kFirstNorm[] = "model.layers.0.input_layernorm.weight";
 constexpr char kHeads[] = "model.layers.1.self_attn.q_b_proj.weight";
@@ -375,6 +384,74 @@ TEST_F(ForwardRanksTest, AScaleOfOneRankIsNamedByItsWeight) {
     EXPECT_THAT(Differences(Bf16(), faulty), ElementsAre(expected));
     EXPECT_THAT(Lines(Run(Request(faulty)).rank_differences), ElementsAre(expected));
   }
+}
+
+// A rank whose norm is zero adds nothing to the sum of the ranks. So its part of the model can be
+// taken out of a checkpoint.
+TEST_F(ForwardRanksTest, EachRankRunsWithItsOwnCopies) {
+  RunReshard(Bf16(), dir_ / "ranks", Sizes(2, 2));
+  const Change no_right_half = [](std::vector<float>& values, std::size_t cols) {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      if (i % cols >= cols / 2) values[i] = 0;
+    }
+  };
+  const Change no_rows_of_rank_1 = [](std::vector<float>& values, std::size_t cols) {
+    std::fill(values.begin() + static_cast<std::ptrdiff_t>(512 * cols), values.end(), 0.0F);
+  };
+  std::vector<std::pair<std::string, Change>> experts = {
+      {"model.layers.2.mlp.shared_experts.down_proj.weight", no_right_half}};
+  for (int expert = 16; expert < 32; ++expert) {
+    experts.emplace_back(fmt::format("model.layers.2.mlp.experts.{}.down_proj.weight", expert),
+                         Zero);
+  }
+  const std::vector<std::pair<std::string, std::vector<std::pair<std::string, Change>>>> cases = {
+      {kFirstNorm, {{"model.layers.0.self_attn.o_proj.weight", no_right_half}}},
+      {"model.layers.0.post_attention_layernorm.weight",
+       {{"model.layers.0.mlp.down_proj.weight", no_right_half}}},
+      {kNorm, experts},
+      {"model.norm.weight", {{kHead, no_rows_of_rank_1}}},
+  };
+  for (const auto& [norm, changes] : cases) {
+    SCOPED_TRACE(norm);
+    const fs::path faulty = Faulty({{1, norm, Zero}}, dir_ / "ranks");
+    const fs::path model = dir_ / "model";
+    fs::remove_all(model);
+    fs::copy(Bf16(), model, fs::copy_options::recursive);
+    for (const auto& [tensor, change] : changes) Edit(ShardOf(model, tensor), tensor, change);
+    for (const auto form : {convert::AttentionForm::kNaive, convert::AttentionForm::kAbsorbed}) {
+      ForwardRequest request = Request(model, faulty);
+      request.attention = form;
+      EXPECT_LT(Run(request).comparison->logits.nmse, 1e-11);
+      request.input = Bf16();
+      EXPECT_GT(Run(request).comparison->logits.nmse, 1e-6);
+    }
+  }
+}
+
+TEST_F(ForwardRanksTest, SequencesAreDealtOutToDataParallelGroups) {
+  const fs::path faulty = Faulty({{2, "model.norm.weight", Zero}, {3, "model.norm.weight", Zero}});
+  ForwardRequest request = Request(faulty);
+  request.top = 1;
+  const ForwardReport report = Run(request);
+  EXPECT_NE(report.top[0][0].logit, 0);
+  EXPECT_EQ(report.top[1][0].logit, 0);
+  EXPECT_NE(report.top[2][0].logit, 0);
+  request.input = Faulty({{2, kEmbedding, Zero}, {3, kEmbedding, Zero}});
+  const ForwardReport embedded = Run(request);
+  request.input = Ranks();
+  const ForwardReport right = Run(request);
+  EXPECT_EQ(embedded.top[0][0].logit, right.top[0][0].logit);
+  EXPECT_NE(embedded.top[1][0].logit, right.top[1][0].logit);
+}
+
+TEST_F(ForwardRanksTest, RanksGenerateWithTheirOwnCopies) {
+  ForwardRequest request = Request(Faulty({{1, kFirstNorm, Scale}, {0, kNorm, Zero}}));
+  request.sequences = {{3, 141, 59, 26, 5}};
+  request.generate = 3;
+  const std::vector<std::uint32_t> next = Run(request).generated.front();
+  request.sequences.front().insert(request.sequences.front().end(), next.begin(), next.end() - 1);
+  request.generate = 1;
+  EXPECT_EQ(Run(request).generated.front().front(), next.back());
 }
 
 TEST_F(ForwardRanksTest, ReportsDoNotDependOnThreadsAndMemory) {
