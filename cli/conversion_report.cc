@@ -126,6 +126,8 @@ void WarningLines(std::string& out, const ConversionReport& report) {
   if (!report.all_zero.empty()) {
     ReportLine(out, "all zero", FormatCountOf(report.all_zero.size(), "weight"));
   }
+  CountLine(out, "holes", "zero run", report.zero_runs);
+  CountLine(out, "zero blocks", "zero block", report.zero_blocks);
 }
 
 // The files that are deleted, under the label.
@@ -256,6 +258,14 @@ void WarnOfCounts(const ConversionReport& report, convert::ProgressSink& progres
                report.bad_scales);
   WarnByTensor(progress, "NaN or infinite value", ", saturated", NonfiniteCounts(report.quality));
   WarnOfZeros(progress, report.all_zero);
+  WarnByTensor(progress, "zero run",
+               " (4096 zero bytes and more), which no trained weight has: a part of its file was "
+               "never written; check IN with dsv3-verify numeric",
+               report.zero_runs);
+  WarnByTensor(progress, "zero block",
+               " under a scale that no tool writes for zeros: a part of its file was never "
+               "written; check IN with dsv3-verify numeric",
+               report.zero_blocks);
 }
 
 std::string ConversionReportText(const ConversionRequest& request, const ConversionReport& report) {

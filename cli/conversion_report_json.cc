@@ -130,6 +130,8 @@ void ConversionMembers(JsonWriter& json, const std::filesystem::path& input,
   Counts(json, "nan_codes", report.nan_codes);
   Counts(json, "bad_scales", report.bad_scales);
   StringsMember(json, "all_zero", report.all_zero);
+  Counts(json, "zero_runs", report.zero_runs);
+  Counts(json, "zero_blocks", report.zero_blocks);
   QualityMember(json, report.quality, like_original);
   StringsMember(json, "already_fp8", report.already_fp8);
   BoolMember(json, "resumed", report.resumed);

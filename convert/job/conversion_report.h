@@ -65,6 +65,9 @@ struct ConversionReport {
   std::vector<TensorCount> nan_codes;   // FP8 NaN codes by tensor
   std::vector<TensorCount> bad_scales;  // with allow_bad_scales
   std::vector<std::string> all_zero;    // weight matrices of the output whose values are all zero
+  // Of others, by tensor: see TensorRecord.
+  std::vector<TensorCount> zero_runs;
+  std::vector<TensorCount> zero_blocks;
   // Of all quantised tensors, by file and in file order; files that an earlier run finished
   // included. Empty in a dry run and where there was nothing to do.
   std::vector<TensorQuality> quality;

@@ -129,6 +129,15 @@ quant::Quality ParseQuality(const json& value) {
   return quality;
 }
 
+void WriteZeros(formats::JsonWriter& writer, const TensorRecord& tensor) {
+  writer.BeginObject();
+  writer.Key("zero_runs");
+  writer.Uint(tensor.zero_runs);
+  writer.Key("zero_blocks");
+  writer.Uint(tensor.zero_blocks);
+  writer.EndObject();
+}
+
 std::string RecordLine(const FileRecord& record) {
   formats::JsonWriter writer(0);
   writer.BeginObject();
@@ -148,6 +157,7 @@ std::string RecordLine(const FileRecord& record) {
     WriteDigests(writer, tensor.streamed);
     writer.Uint(tensor.nan_codes);
     if (tensor.all_zero) writer.Bool(true);
+    if (tensor.zero_runs != 0 || tensor.zero_blocks != 0) WriteZeros(writer, tensor);
     if (tensor.quality) WriteQuality(writer, *tensor.quality);
     writer.EndArray();
   }
@@ -198,6 +208,9 @@ FileRecord ParseRecord(const json& value) {
     for (std::size_t i = 5; i < tensor.size(); ++i) {
       if (tensor[i].is_boolean()) {
         read.all_zero = tensor[i];
+      } else if (tensor[i].is_object()) {
+        read.zero_runs = tensor[i].at("zero_runs");
+        read.zero_blocks = tensor[i].at("zero_blocks");
       } else {
         read.quality = std::make_shared<quant::Quality>(ParseQuality(tensor[i]));
       }

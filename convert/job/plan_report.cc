@@ -133,6 +133,8 @@ void ReportFiles(const Plan& plan, std::span<const std::size_t> files,
         const std::string& name = file.tensors[i].entry.name;
         if (tensor.nan_codes != 0) report.nan_codes.push_back({name, tensor.nan_codes});
         if (tensor.all_zero) report.all_zero.push_back(name);
+        if (tensor.zero_runs != 0) report.zero_runs.push_back({name, tensor.zero_runs});
+        if (tensor.zero_blocks != 0) report.zero_blocks.push_back({name, tensor.zero_blocks});
         if (tensor.quality) report.quality.push_back({name, *tensor.quality});
       }
     }

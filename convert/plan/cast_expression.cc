@@ -68,6 +68,7 @@ class CastExpression final : public Expression {
     EvaluationOutput made{value, {}, {}};
     origin_->Evaluate(ToOrigin(begin), ToOrigin(end), inputs, made);
     out.counts.nan_codes += made.counts.nan_codes;
+    out.counts.zero_blocks = std::move(made.counts.zero_blocks);
     Convert(value, out.value);
   }
 

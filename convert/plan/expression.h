@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "convert/catalog/catalog.h"
+#include "convert/model/zero_blocks.h"
 #include "formats/dtype.h"
 #include "formats/shape.h"
 #include "quant/quality.h"
@@ -26,6 +27,7 @@ struct SourceRange {
 // The counts that evaluating finds.
 struct EvaluationCounts {
   std::uint64_t nan_codes = 0;  // FP8 NaN codes that became BF16 NaNs
+  ZeroBlocks zero_blocks;       // of the FP8 weight that the value is made of
   // The quality of the quantised values, one element for each panel in the order of the value, so
   // that sums do not depend on how the work was cut. Empty for other rules.
   std::vector<quant::Quality> quality;

@@ -60,7 +60,7 @@ void FileDigests::AddParts(const Chunk& chunk) {
       if (!tensor.quality) tensor.quality = std::make_shared<quant::Quality>();
       tensor.quality->Add(quality);
     }
-    LookForValues(part);
+    LookForZeros(part);
     UpdateStream(output_, part.output);
     if (file_.tensors[part.tensor].expression->streams_whole_source()) {
       UpdateStream(streamed_, part.streamed);
@@ -72,13 +72,30 @@ void FileDigests::AddParts(const Chunk& chunk) {
   }
 }
 
-void FileDigests::LookForValues(const ChunkPart& part) {
+void FileDigests::LookForZeros(const ChunkPart& part) {
   const PlannedTensor& tensor = file_.tensors[part.tensor];
-  const Expression& expression = *tensor.expression;
-  if (!IsWeightMatrix(tensor.entry.name, expression.dtype(), expression.shape())) return;
-  if (part.range.begin == 0) has_values_ = false;
-  if (!has_values_) has_values_ = !AreZero(formats::DtypeBits(expression.dtype()) / 8, part.output);
-  if (part.ends_tensor) record_.tensors[part.tensor].all_zero = !has_values_;
+  const formats::Dtype dtype = tensor.expression->dtype();
+  const formats::Shape& shape = tensor.expression->shape();
+  if (!IsWeightMatrix(tensor.entry.name, dtype, shape)) return;
+  if (part.range.begin == 0) {
+    has_values_ = false;
+    zero_runs_ = ZeroRuns(LeastZeroRun(dtype));
+    zero_blocks_ = ZeroBlocks();
+  }
+  if (!has_values_) has_values_ = !AreZero(formats::DtypeBits(dtype) / 8, part.output);
+  zero_runs_.Add(part.range.begin, part.output);
+  zero_blocks_.Add(part.counts.zero_blocks);
+  if (!part.ends_tensor) return;
+  TensorRecord& record = record_.tensors[part.tensor];
+  record.all_zero = !has_values_;
+  if (record.all_zero) return;
+  record.zero_blocks = zero_blocks_.Count().blocks;
+  if (record.zero_blocks != 0) return;
+  for (const ZeroRun& run : zero_runs_.Find()) {
+    if (KindOfZeroRun(tensor.entry.name, dtype, shape, run) == ZeroRunKind::kHole) {
+      ++record.zero_runs;
+    }
+  }
 }
 
 void FileDigests::CheckSources(const Chunk& chunk, const ChunkPart& part) const {

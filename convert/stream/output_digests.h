@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <span>
 
+#include "convert/model/zero_blocks.h"
+#include "convert/model/zero_runs.h"
 #include "convert/plan/plan.h"
 #include "convert/stream/chunk.h"
 #include "convert/stream/record.h"
@@ -60,15 +62,18 @@ class FileDigests {
   void AddParts(const Chunk& chunk);
   void CheckSources(const Chunk& chunk, const ChunkPart& part) const;
   void EndTensor(const ChunkPart& part);
-  void LookForValues(const ChunkPart& part);
+  void LookForZeros(const ChunkPart& part);
   void UpdateStream(Stream& stream, std::span<const std::byte> data) const;
   Digests FinishStream(Stream& stream) const;
 
   const PlannedFile& file_;
   Options options_;
   FileRecord record_;
-  std::uint64_t next_ = 0;   // as far as the file's digest has come
-  bool has_values_ = false;  // a value of the tensor at hand is not zero
+  std::uint64_t next_ = 0;  // as far as the file's digest has come
+  // Of the tensor at hand:
+  bool has_values_ = false;  // a value is not zero
+  ZeroRuns zero_runs_;
+  ZeroBlocks zero_blocks_;
   bool unexpected_ = false;  // some by-product has other bytes than were digested in its place
   formats::Sha256 file_sha256_;
   formats::Xxh3 file_xxh3_;

@@ -22,6 +22,11 @@ struct TensorRecord {
   Digests streamed;
   std::uint64_t nan_codes = 0;
   bool all_zero = false;  // a weight matrix (IsWeightMatrix) whose values are all zero, of any sign
+  // Of a weight matrix that is not all zero: runs that are holes (KindOfZeroRun), and blocks of an
+  // FP8 weight that are zero under a scale that says otherwise. Where there are such blocks, runs
+  // are not counted.
+  std::uint64_t zero_runs = 0;
+  std::uint64_t zero_blocks = 0;
   // Of a quantised tensor, added in the order of its value.
   // nullptr for others, of which there may be half a million.
   std::shared_ptr<quant::Quality> quality = nullptr;

@@ -152,15 +152,6 @@ float ValueReader::ScaleOf(std::uint64_t element, const Scales& scales) const {
   return scales.values[ScaleRowStart(element) + column - scales.first];
 }
 
-ValueReader::ScaleRow ValueReader::ScaleRowOf(std::uint64_t element) const {
-  const std::uint64_t row = element / pair_->cols;
-  const std::uint64_t row_of_matrix = row % pair_->rows;
-  const std::uint64_t row_of_block = row_of_matrix % pair_->block.rows;
-  const std::uint64_t rows =
-      std::min(pair_->rows - row_of_matrix, pair_->block.rows - row_of_block);
-  return {ScaleRowStart(element), element - row * pair_->cols, (row + rows) * pair_->cols};
-}
-
 void ValueReader::Floats(std::uint64_t first, std::span<const std::byte> bytes,
                          const Scales& scales, float* out) const {
   if (pair_ == nullptr) return StoredFloats(bytes, out);

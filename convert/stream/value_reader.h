@@ -56,15 +56,7 @@ class ValueReader {
   // The scale of one element. Scaled only.
   float ScaleOf(std::uint64_t element, const Scales& scales) const;
 
-  // The rows of an element that share a row of scales. Scaled only.
-  struct ScaleRow {
-    std::uint64_t first_scale = 0;  // position of the row's first scale in the scale tensor
-    std::uint64_t column = 0;       // of the element
-    std::uint64_t end = 0;          // the first element behind these rows
-  };
-  ScaleRow ScaleRowOf(std::uint64_t element) const;
-  std::uint64_t cols() const { return pair_->cols; }
-  std::uint64_t block_cols() const { return pair_->block.cols; }
+  // Scaled only.
   std::uint64_t num_scales() const { return pair_->matrices * scale_rows_ * scale_cols_; }
 
   // The values of consecutive elements from `first` on, whose bytes are given; `out` has as many.

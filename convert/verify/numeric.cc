@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "convert/catalog/glob.h"
+#include "convert/model/zero_weights.h"
 #include "convert/stream/derived_checks.h"
 #include "convert/stream/source_files.h"
 #include "convert/verify/numeric_judge.h"
@@ -55,6 +56,9 @@ NumericReport VerifyNumeric(const NumericRequest& request, ProgressSink& progres
   for (std::size_t i = 0; i < wishes.size(); ++i) {
     wishes[i].histogram =
         !request.histogram.empty() && MatchesGlob(request.histogram, catalog.tensors()[i].name);
+    const CatalogTensor& tensor = catalog.tensors()[i];
+    wishes[i].zero_runs =
+        checkpoint.undecoded[i] || IsWeightMatrix(tensor.name, tensor.dtype, tensor.shape);
   }
   for (const MtpCopy& copy : copies) {
     wishes[copy.copy].digests = true;

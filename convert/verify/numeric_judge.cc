@@ -2,15 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
 
-#include "convert/model/zero_weights.h"
 #include "convert/stream/value_reader.h"
 #include "convert/verify/numeric_outliers.h"
+#include "convert/verify/numeric_zeros.h"
 #include "formats/error.h"
 #include "formats/io/aligned_buffer.h"
 #include "formats/message_text.h"
@@ -23,8 +24,6 @@ using formats::Severity;
 
 constexpr std::string_view kDamaged =
     "the file is damaged, or the program that wrote it had a fault: fetch or convert it again";
-// An interrupted download may leave the file's full length with zeros in it.
-constexpr std::string_view kHole = "this part of the file was never written: fetch the file again";
 
 bool IsFloat(Dtype dtype) {
   switch (dtype) {
@@ -45,12 +44,6 @@ bool IsFloat(Dtype dtype) {
 
 bool IsFp8(Dtype dtype) { return dtype == Dtype::kF8E4M3 || dtype == Dtype::kF8E5M2; }
 
-// "[3, 17]", the element's place in a shape; its number in tensors of another rank than two.
-std::string Place(const formats::Shape& shape, std::uint64_t element) {
-  if (shape.size() != 2 || shape[1] == 0) return fmt::format("[{}]", element);
-  return fmt::format("[{}, {}]", element / shape[1], element % shape[1]);
-}
-
 std::string Times(std::uint64_t count, std::string_view one, std::string_view many) {
   return fmt::format("{} {}", count, count == 1 ? one : many);
 }
@@ -63,7 +56,8 @@ class Judge {
         catalog_(checkpoint.model.catalog),
         measurements_(measurements),
         sources_(sources),
-        scales_(checkpoint.scaled.pairs, catalog_.tensors().size()) {}
+        scales_(checkpoint.scaled.pairs, catalog_.tensors().size()),
+        zeros_(checkpoint, measurements) {}
 
   formats::Findings Run(const std::vector<MtpCopy>& copies) {
     for (std::uint32_t i = 0; i < measurements_.size(); ++i) JudgeAlone(i);
@@ -82,11 +76,9 @@ class Judge {
     const CatalogTensor& tensor = catalog_.tensors()[i];
     const Measurement& m = measurements_[i];
     if (m.values == 0) return;
-    if (checkpoint_.undecoded[i]) {
-      // Codes are not values, but a file that was never written shows in them, too.
-      if (m.absmax == 0 && m.finite == m.values) JudgeZeros(i);
-      return;
-    }
+    // Codes that are not decoded are not values, but a file that was never written shows in them,
+    // too.
+    if (checkpoint_.undecoded[i]) return JudgeZeros(i);
     if (m.bad_scales.count != 0) {
       Add(i, Severity::kError, "bad-scale",
           fmt::format("{} {}, the first is {} at {}, expected finite positive numbers; {}",
@@ -94,31 +86,23 @@ class Judge {
                       fmt::format("{} {} bad", m.values, m.bad_scales.count == 1 ? "is" : "are"),
                       tensor.dtype == Dtype::kF8E8M0 ? "the NaN code 0xFF"
                                                      : fmt::format("{}", m.bad_scales.first_value),
-                      Place(tensor.shape, m.bad_scales.first), kDamaged));
+                      ElementPlace(tensor.shape, m.bad_scales.first), kDamaged));
     }
     if (m.nans != 0) {
       Add(i, Severity::kError, "nan",
           fmt::format("{}, the first at {}; {}",
                       Times(m.nans, NanName(tensor.dtype, false), NanName(tensor.dtype, true)),
-                      Place(tensor.shape, m.first_nan), kDamaged));
+                      ElementPlace(tensor.shape, m.first_nan), kDamaged));
     }
     if (m.infinities != 0) {
       Add(i, Severity::kError, "infinity",
           fmt::format("{}, the first at {}; {}",
                       Times(m.infinities, "value is infinite", "values are infinite"),
-                      Place(tensor.shape, m.first_infinity), kDamaged));
+                      ElementPlace(tensor.shape, m.first_infinity), kDamaged));
     }
-    const bool finite = m.finite == m.values;
-    if (m.zero_blocks.blocks != 0 && (m.absmax != 0 || !finite)) {
-      Add(i, Severity::kError, "zero-blocks",
-          fmt::format("{} all zero, but {}; {}",
-                      Times(m.zero_blocks.blocks, "block is", "blocks are"), ZeroBlocksSay(i),
-                      kHole));
-    }
-    if (scales_.OfScale(i) != nullptr || !finite) return;
-    if (m.absmax == 0) {
-      JudgeZeros(i);
-    } else if (m.constant && m.values > 1 && IsFloat(tensor.dtype)) {
+    JudgeZeros(i);
+    if (scales_.OfScale(i) == nullptr && m.finite == m.values && m.absmax != 0 && m.constant &&
+        m.values > 1 && IsFloat(tensor.dtype)) {
       Add(i, Severity::kWarning, "constant",
           fmt::format("all {} values are {}; if the model was trained, the tensor was never "
                       "written: compare it with where it came from",
@@ -127,36 +111,9 @@ class Judge {
   }
 
   void JudgeZeros(std::uint32_t i) {
-    const CatalogTensor& tensor = catalog_.tensors()[i];
-    const Measurement& m = measurements_[i];
-    const std::string all = fmt::format("all {} values are zero", m.values);
-    if (m.zero_blocks.blocks != 0) {
-      Add(i, Severity::kError, "all-zero",
-          fmt::format("{}, but {}; {}", all, ZeroBlocksSay(i), kHole));
-    } else if (scales_.OfWeight(i) != nullptr) {
-      Add(i, Severity::kWarning, "all-zero",
-          fmt::format("{}, and its scales are those of zeros, so it was zero when it was "
-                      "quantised; if the model was trained, compare it with where it came from",
-                      all));
-    } else if (IsWeightMatrix(tensor.name, tensor.dtype, tensor.shape)) {
-      Add(i, Severity::kError, "all-zero",
-          fmt::format("{}, and no trained weight matrix is; {}", all, kHole));
-    } else {
-      Add(i, Severity::kWarning, "all-zero",
-          fmt::format("{}; if the model was trained, the tensor was never "
-                      "written: compare it with where it came from",
-                      all));
+    if (const std::optional<ZeroFinding> found = zeros_.Of(i)) {
+      Add(i, found->severity, found->kind, found->message);
     }
-  }
-
-  // Of a weight with zero blocks.
-  std::string ZeroBlocksSay(std::uint32_t i) const {
-    const ZeroBlockCount& zero = measurements_[i].zero_blocks;
-    const formats::Shape& scales = catalog_.tensors()[scales_.OfWeight(i)->scale].shape;
-    const std::string place =
-        formats::NumElements(scales) == 1 ? "" : fmt::format(" at {}", Place(scales, zero.first));
-    return fmt::format("the scale{} is {:.4g}, which no tool writes for zeros", place,
-                       double{zero.first_scale});
   }
 
   static std::string_view NanName(Dtype dtype, bool many) {
@@ -202,8 +159,9 @@ class Judge {
     sources_.Read(ranges, buffer, inputs);
     const auto [at, unused] = std::mismatch(inputs[0].begin(), inputs[0].end(), inputs[1].begin());
     const auto byte = static_cast<std::uint64_t>(at - inputs[0].begin());
-    return fmt::format("the bytes differ from {} on",
-                       Place(catalog_.tensors()[copy.copy].shape, begin + reader.ElementAt(byte)));
+    return fmt::format(
+        "the bytes differ from {} on",
+        ElementPlace(catalog_.tensors()[copy.copy].shape, begin + reader.ElementAt(byte)));
   }
 
   void JudgeMagnitudes() {
@@ -261,10 +219,16 @@ class Judge {
   const std::vector<Measurement>& measurements_;
   SourceFiles& sources_;
   const ScaleMap scales_;
+  const ZeroJudge zeros_;
   std::vector<std::pair<std::uint32_t, formats::Finding>> found_;  // by the tensor's position
 };
 
 }  // namespace
+
+std::string ElementPlace(const formats::Shape& shape, std::uint64_t element) {
+  if (shape.size() != 2 || shape[1] == 0) return fmt::format("[{}]", element);
+  return fmt::format("[{}, {}]", element / shape[1], element % shape[1]);
+}
 
 std::vector<MtpCopy> FindMtpCopies(const Catalog& catalog) {
   constexpr std::string_view kLayers = "layers.";

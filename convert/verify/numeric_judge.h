@@ -1,15 +1,20 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "convert/stream/source_files.h"
 #include "convert/verify/numeric_measure.h"
 #include "convert/verify/value_checkpoint.h"
 #include "formats/finding.h"
+#include "formats/shape.h"
 
 // The findings from what was measured; an internal part of numeric.h.
 namespace dsv3::convert {
+
+// "[3, 17]", the element's place in a shape; its number in tensors of another rank than two.
+std::string ElementPlace(const formats::Shape& shape, std::uint64_t element);
 
 // A tensor of an MTP layer that must equal one of the main model; positions in the catalog.
 struct MtpCopy {

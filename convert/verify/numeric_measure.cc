@@ -44,6 +44,7 @@ struct Gathered {
   std::vector<std::pair<std::uint64_t, long double>> sums;  // by the panels' first elements
   std::vector<std::pair<std::uint64_t, std::string>> digests;
   ZeroBlocks blocks;
+  ZeroRuns runs;
 };
 
 void Merge(PanelResult& panel, Gathered& tensor) {
@@ -83,9 +84,11 @@ void Finish(Gathered& tensor) {
   std::sort(tensor.digests.begin(), tensor.digests.end());
   for (auto& [begin, digest] : tensor.digests) result.digests.push_back(std::move(digest));
   result.zero_blocks = tensor.blocks.Count();
+  result.zero_runs = tensor.runs.Find();
   tensor.sums = {};
   tensor.digests = {};
   tensor.blocks = {};
+  tensor.runs = {};
 }
 
 class Measurer {
@@ -106,6 +109,11 @@ class Measurer {
     const ValueReader& reader = piece.reader;
     std::vector<PanelResult> panels;
     ZeroBlocks blocks;
+    ZeroRuns runs;
+    if (wishes_[piece.tensor].zero_runs) {
+      runs = ZeroRuns(LeastZeroRun(catalog_.tensors()[piece.tensor].dtype));
+      runs.Add(piece.first_byte, piece.bytes);
+    }
     if (reader.form() != ValueForm::kNone) {
       const std::uint64_t size = PanelElements(reader.elements());
       for (std::uint64_t first = piece.begin; first < piece.end; first += size) {
@@ -113,7 +121,8 @@ class Measurer {
       }
       if (reader.scaled()) {
         blocks = ZeroBlocks(piece.scales.first, piece.scales.values.size());
-        blocks.Add(reader, piece.begin, piece.bytes, piece.scales);
+        blocks.Add(*scales_.OfWeight(piece.tensor), piece.begin, piece.bytes,
+                   {piece.scales.first, piece.scales.values});
       }
     }
     Gathered& tensor = gathered_[piece.tensor];
@@ -123,6 +132,7 @@ class Measurer {
       if (tensor.blocks.empty()) tensor.blocks = ZeroBlocks(0, reader.num_scales());
       tensor.blocks.Add(blocks);
     }
+    tensor.runs.Add(runs);
     tensor.bytes_left -= piece.bytes.size();
     if (tensor.bytes_left == 0) Finish(tensor);
   }

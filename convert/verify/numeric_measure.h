@@ -9,11 +9,12 @@
 #include "convert/catalog/catalog.h"
 #include "convert/catalog/progress.h"
 #include "convert/model/scale_fmt.h"
+#include "convert/model/zero_blocks.h"
+#include "convert/model/zero_runs.h"
 #include "convert/stream/source_files.h"
 #include "convert/stream/value_scan.h"
 #include "convert/verify/numeric.h"
 #include "convert/verify/value_checkpoint.h"
-#include "convert/verify/zero_blocks.h"
 
 // The reading of all values; an internal part of numeric.h.
 namespace dsv3::convert {
@@ -22,6 +23,7 @@ namespace dsv3::convert {
 struct MeasureWish {
   bool histogram = false;
   bool digests = false;
+  bool zero_runs = false;
 };
 
 // What the values of a tensor are like. Positions of elements are row-major.
@@ -42,6 +44,7 @@ struct Measurement {
   std::vector<std::string> digests;
   ScaleSignificands significands;  // of a scale
   ZeroBlockCount zero_blocks;      // of a weight with a scale
+  std::vector<ZeroRun> zero_runs;  // in order, where they are wished for
 };
 
 // Elements between two places where a tensor is cut for sums and digests; only its size decides.

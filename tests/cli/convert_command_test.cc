@@ -85,6 +85,29 @@ TEST_F(ConvertCommandTest, TrainToInferReportsTheTensorsThatItDrops) {
   EXPECT_EQ(RunTool({"dsv3-convert", "train-to-infer", "--mtp", "keep", in_, out_}).exit_code, 2);
 }
 
+TEST_F(ConvertCommandTest, WarnsOfPagesThatWereNeverWritten) {
+  // The page is within one tensor, which has other values.
+  const std::string shard = in_ + "/model-00001-of-00004.safetensors";
+  std::string bytes = ReadFile(shard);
+  const json inspected = json::parse(
+      RunTool({"dsv3-inspect", in_, "--tensor", "model.embed_tokens.weight", "--json"}).out);
+  const std::size_t begin = inspected["tensors"][0]["offset"].get<std::size_t>() + 1000;
+  bytes.replace(begin, 4096, 4096, '\0');
+  WriteFile(shard, bytes);
+  const ToolResult result = Convert({});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("warning: tensor 'model.embed_tokens.weight' has 1 zero run "
+                                    "(4096 zero bytes and more), which no trained weight has"));
+  EXPECT_THAT(result.out, HasSubstr("  holes       1 zero run in 1 tensor\n"));
+  std::filesystem::remove_all(out_);
+  const ToolResult report = Convert({"--json"});
+  ExpectConforms(report.out, "convert-report");
+  EXPECT_EQ(json::parse(report.out)["zero_runs"].size(), 1U);
+  const ToolResult judged = RunTool({"dsv3-verify", "numeric", in_, "--quiet"});
+  EXPECT_EQ(judged.exit_code, 1);
+  EXPECT_THAT(judged.out, HasSubstr("FAILED: "));
+}
+
 TEST_F(ConvertCommandTest, WarnsOfWeightsThatWereNeverWritten) {
   // A download with a hole: the file's last part has its length, but it is zero.
   const std::string shard = in_ + "/model-00002-of-00004.safetensors";

@@ -45,6 +45,8 @@ FileRecord Record(const std::string& name) {
   record.tensors[0] = {{"a", "b"}, {"c", "d"}, 3};
   record.tensors[1].output.xxh3 = "e";
   record.tensors[1].all_zero = true;
+  record.tensors[1].zero_runs = 4;
+  record.tensors[1].zero_blocks = 5;
   return record;
 }
 
@@ -99,6 +101,9 @@ TEST_F(JournalTest, ReadsBackWhatWasWritten) {
   EXPECT_FALSE(record.tensors[0].all_zero);
   EXPECT_EQ(record.tensors[1].output.xxh3, "e");
   EXPECT_TRUE(record.tensors[1].all_zero);
+  EXPECT_EQ(record.tensors[0].zero_runs, 0U);
+  EXPECT_EQ(record.tensors[1].zero_runs, 4U);
+  EXPECT_EQ(record.tensors[1].zero_blocks, 5U);
 }
 
 TEST_F(JournalTest, EveryPrefixReadsAsItsWholeLines) {

@@ -1,6 +1,7 @@
 #include "convert/recipes/fp8_to_bf16.h"
 
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <limits>
 #include <ostream>
@@ -11,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "convert/recipes/conversion.h"
+#include "convert/stream/executor.h"
 #include "tests/convert/recipes/expected_bf16.h"
 #include "tests/convert/support/quick_file_system.h"
 #include "tests/support/files.h"
@@ -134,6 +136,41 @@ TEST_F(Fp8ToBf16Test, NamesWeightsThatAreAllZero) {
   add("f.weight", Dtype::kBF16, {8});                                  // a vector
   add("g.bias", Dtype::kF32, {8, 8});
   EXPECT_THAT(ExpectMeaning().all_zero, ElementsAre("a.weight", "b.weight", "d.weight"));
+}
+
+TEST_F(Fp8ToBf16Test, CountsZerosWithinWeights) {
+  SetBlock(4, 8);
+  const auto add = [&](const std::string& name, Dtype dtype, const formats::Shape& shape) {
+    std::string& bytes = checkpoint_.Add(kTinyShard1, name, dtype, shape).bytes;
+    for (char& byte : bytes) byte = static_cast<char>(byte | 1);
+    return &bytes;
+  };
+  const auto add_fp8 = [&](const std::string& name) {
+    std::string& scales =
+        checkpoint_.AddScale(kTinyShard1, name + "_scale_inv", Dtype::kF32, {250, 125}).bytes;
+    const float scale = 1.5e-3F;
+    for (std::size_t i = 0; i < scales.size(); i += 4) std::memcpy(&scales[i], &scale, 4);
+    return add(name, Dtype::kF8E4M3, {1000, 1000});
+  };
+  // Rows 400 to 699 without their last code: 75 × 124 whole blocks.
+  std::string* codes = add_fp8("a.weight");
+  for (std::size_t row = 400; row < 700; ++row) codes->replace(row * 1000, 999, 999, '\0');
+  // No block is zero as a whole.
+  add_fp8("b.weight")->replace(123'456, 3000, 3000, '\0');
+  add_fp8("c.weight");
+  add("d.weight", Dtype::kBF16, {1000, 3000})->replace(100'000, 4097, 4097, '\0');
+  add("e.weight", Dtype::kBF16, {1000, 3000})->replace(6'000, 6'000, 6'000, '\0');  // one row
+  request_.run.threads = 3;
+  request_.run.memory_bytes = kMinMemoryBytes;
+  const ConversionReport report = ExpectMeaning();
+  EXPECT_THAT(report.all_zero, ::testing::IsEmpty());
+  ASSERT_EQ(report.zero_blocks.size(), 1U);
+  EXPECT_EQ(report.zero_blocks[0].tensor, "a.weight");
+  EXPECT_EQ(report.zero_blocks[0].count, 75U * 124U);
+  ASSERT_EQ(report.zero_runs.size(), 2U);
+  EXPECT_EQ(report.zero_runs[0].tensor, "b.weight");
+  EXPECT_EQ(report.zero_runs[1].tensor, "d.weight");
+  EXPECT_EQ(report.zero_runs[1].count, 1U);
 }
 
 TEST_F(Fp8ToBf16Test, CountsNanCodesByTensor) {

@@ -1,4 +1,4 @@
-#include "convert/verify/zero_blocks.h"
+#include "convert/model/zero_blocks.h"
 
 #include <algorithm>
 #include <cmath>
@@ -15,27 +15,40 @@ constexpr float kHasValues = std::numeric_limits<float>::quiet_NaN();
 
 ZeroBlocks::ZeroBlocks(std::uint64_t first, std::uint64_t count) : blocks_(count), first_(first) {}
 
-void ZeroBlocks::Add(const ValueReader& reader, std::uint64_t first,
-                     std::span<const std::byte> codes, const ValueReader::Scales& scales) {
+void ZeroBlocks::Add(const ScaledWeight& weight, std::uint64_t first,
+                     std::span<const std::byte> codes, const Scales& scales) {
   for (std::size_t done = 0; done < codes.size();) {
-    const ValueReader::ScaleRow rows = reader.ScaleRowOf(first + done);
-    const auto rest = codes.subspan(done, static_cast<std::size_t>(std::min<std::uint64_t>(
-                                              rows.end - (first + done), codes.size() - done)));
-    AddRows(reader, rows, rest, std::span(scales.values).subspan(rows.first_scale - scales.first));
+    const std::uint64_t row = (first + done) / weight.cols;
+    const std::uint64_t row_of_matrix = row % weight.rows;
+    const std::uint64_t first_scale =
+        (row / weight.rows * weight.ScaleRows() + row_of_matrix / weight.block.rows) *
+        weight.ScaleCols();
+    // The rows that share a row of scales.
+    const std::uint64_t rows = std::min(weight.rows - row_of_matrix,
+                                        weight.block.rows - row_of_matrix % weight.block.rows);
+    const auto rest =
+        codes.subspan(done, static_cast<std::size_t>(std::min<std::uint64_t>(
+                                (row + rows) * weight.cols - (first + done), codes.size() - done)));
+    // The scales may begin within the row of scales, with that of the first code.
+    const std::uint64_t column = (first + done) % weight.cols;
+    const std::uint64_t skipped = first_scale < scales.first ? scales.first - first_scale : 0;
+    AddRows(weight, column - skipped * weight.block.cols, first_scale + skipped, rest,
+            scales.values.subspan(static_cast<std::size_t>(first_scale + skipped - scales.first)));
     done += rest.size();
   }
 }
 
-// `scales` begins with the row of scales.
-void ZeroBlocks::AddRows(const ValueReader& reader, const ValueReader::ScaleRow& rows,
-                         std::span<const std::byte> codes, std::span<const float> scales) {
-  const std::span<float> blocks = std::span(blocks_).subspan(rows.first_scale - first_);
-  std::uint64_t column = rows.column;
+// `column` is counted from the block of `first_scale`, with which `scales` begins.
+void ZeroBlocks::AddRows(const ScaledWeight& weight, std::uint64_t column,
+                         std::uint64_t first_scale, std::span<const std::byte> codes,
+                         std::span<const float> scales) {
+  const std::span<float> blocks =
+      std::span(blocks_).subspan(static_cast<std::size_t>(first_scale - first_));
   while (!codes.empty()) {
     const auto row = codes.first(
-        static_cast<std::size_t>(std::min<std::uint64_t>(reader.cols() - column, codes.size())));
-    const bool whole = row.size() == reader.cols();
-    const bool have_values = AddRow(column, reader.block_cols(), row, scales, blocks);
+        static_cast<std::size_t>(std::min<std::uint64_t>(weight.cols - column, codes.size())));
+    const bool whole = row.size() == weight.cols;
+    const bool have_values = AddRow(column, weight.block.cols, row, scales, blocks);
     // Nothing is left to learn of blocks that all have values: most often after one row.
     if (whole && have_values) return;
     codes = codes.subspan(row.size());
@@ -70,6 +83,8 @@ bool ZeroBlocks::AddRow(std::uint64_t column, std::uint64_t block_cols,
 }
 
 void ZeroBlocks::Add(const ZeroBlocks& piece) {
+  const std::uint64_t piece_end = piece.first_ - first_ + piece.blocks_.size();
+  if (blocks_.size() < piece_end) blocks_.resize(static_cast<std::size_t>(piece_end));
   for (std::size_t i = 0; i < piece.blocks_.size(); ++i) {
     float& block = blocks_[piece.first_ - first_ + i];
     if (std::isnan(block) || piece.blocks_[i] == 0) continue;

@@ -5,10 +5,9 @@
 #include <span>
 #include <vector>
 
-#include "convert/stream/value_reader.h"
+#include "convert/model/scaled_weights.h"
 
-// Blocks of FP8 codes that are all zero though their scale says that they had values; an internal
-// part of numeric.h.
+// Blocks of FP8 codes that are all zero though their scale says that they had values.
 namespace dsv3::convert {
 
 // What was found, when all codes were added.
@@ -25,18 +24,23 @@ class ZeroBlocks {
   ZeroBlocks() = default;
   ZeroBlocks(std::uint64_t first, std::uint64_t count);
 
-  // The codes of consecutive elements from `first` on; `scales` covers them. For readers that are
-  // scaled.
-  void Add(const ValueReader& reader, std::uint64_t first, std::span<const std::byte> codes,
-           const ValueReader::Scales& scales);
-  // Of blocks that are all among these; several pieces may add codes to one block.
+  // Scales as floats, with the position of the first in the scale tensor.
+  struct Scales {
+    std::uint64_t first = 0;
+    std::span<const float> values;
+  };
+  // The codes of consecutive elements of `weight` from `first` on; `scales` covers them.
+  void Add(const ScaledWeight& weight, std::uint64_t first, std::span<const std::byte> codes,
+           const Scales& scales);
+  // Several pieces may add codes to one block. The piece's first block is among these or the next
+  // one behind them.
   void Add(const ZeroBlocks& piece);
 
   bool empty() const { return blocks_.empty(); }
   ZeroBlockCount Count() const;
 
  private:
-  void AddRows(const ValueReader& reader, const ValueReader::ScaleRow& rows,
+  void AddRows(const ScaledWeight& weight, std::uint64_t column, std::uint64_t first_scale,
                std::span<const std::byte> codes, std::span<const float> scales);
   static bool AddRow(std::uint64_t column, std::uint64_t block_cols,
                      std::span<const std::byte> codes, std::span<const float> scales,
