@@ -41,12 +41,6 @@ constexpr std::array<std::string_view, 14> kSystemFolders = {
 constexpr std::array<std::string_view, 6> kDownloadSuffixes = {
     ".incomplete", ".aria2", ".crdownload", ".part", ".download", ".aria2__temp"};
 
-// Of lists of other digests than SHA-256.
-constexpr std::array<std::string_view, 4> kChecksumSuffixes = {".sha512", ".sha1", ".md5",
-                                                               ".md5sum"};
-
-constexpr std::array<std::string_view, 3> kChecksumNames = {"sha512sums", "md5sums", "md5sum.txt"};
-
 std::vector<std::string_view> Components(std::string_view path) {
   std::vector<std::string_view> components;
   while (true) {
@@ -137,8 +131,7 @@ std::optional<LeftBehindKind> KindOfLeftBehind(std::string_view relative_name) {
   if (name.starts_with("adapter_")) return LeftBehindKind::kAdapter;
   if (IsTrainingState(components)) return LeftBehindKind::kTrainingState;
   if (IsOtherIndex(name)) return LeftBehindKind::kOtherIndex;
-  if (IsSumsName(name) || IsSumsSignatureName(name) || EndsWithOneOf(name, kChecksumSuffixes) ||
-      IsOneOf(name, kChecksumNames)) {
+  if (IsSumsName(name) || IsSumsSignatureName(name) || !OtherDigestOfName(name).empty()) {
     return LeftBehindKind::kChecksums;
   }
   if (IsOtherWeights(components)) return LeftBehindKind::kOtherWeights;

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <span>
 #include <utility>
 
+#include "formats/sums_windows.h"
 #include "formats/text_encoding.h"
 
 namespace dsv3::formats {
@@ -107,13 +109,28 @@ std::optional<PlainLine> ParsePlain(std::string_view line) {
   return PlainLine{name, digits};
 }
 
+bool IsHex(std::string_view text) {
+  return text.find_first_not_of("0123456789abcdefABCDEF") == text.npos;
+}
+
+// `algorithm` as AlgorithmName gives it.
+bool IsSha256(std::string_view algorithm) {
+  return algorithm == "SHA256" || algorithm == "SHA2256";
+}
+
+// As most lists have names: relative to their own folder.
+std::string WithoutDot(std::string name) {
+  while (name.starts_with("./") && name.size() > 2) name.erase(0, 2);
+  return name;
+}
+
 std::optional<SumsEntry> ParseLine(std::string_view line) {
   const bool escaped = line.starts_with('\\');
   if (escaped) line.remove_prefix(1);
   std::string_view name;
   std::string_view digits;
   if (const std::optional<TaggedLine> tagged = ParseTagged(line);
-      tagged && (tagged->algorithm == "SHA256" || tagged->algorithm == "SHA2256")) {
+      tagged && IsSha256(tagged->algorithm)) {
     name = tagged->name;
     digits = tagged->digits;
     if (name.empty()) return std::nullopt;
@@ -124,59 +141,81 @@ std::optional<SumsEntry> ParseLine(std::string_view line) {
   const std::optional<std::string> sha256 = Digest(digits);
   std::optional<std::string> plain = escaped ? Unescaped(name) : std::string(name);
   if (!sha256 || !plain) return std::nullopt;
-  while (plain->starts_with("./") && plain->size() > 2) plain->erase(0, 2);
-  return SumsEntry{std::move(*plain), *sha256};
+  return SumsEntry{WithoutDot(std::move(*plain)), *sha256};
 }
 
-bool IsHex(std::string_view text) {
-  return text.find_first_not_of("0123456789abcdefABCDEF") == text.npos;
+// What a line that has no known form is.
+struct BadLine {
+  BadSumsLine form = BadSumsLine::kUnknown;
+  std::string other_digest = {};
+};
+
+// The kind of a digest by its number of digits; empty for 64, which several kinds have.
+std::string_view DigestOfSize(std::size_t digits) {
+  constexpr std::array<std::pair<std::size_t, std::string_view>, 5> kKinds = {
+      {{32, "MD5"}, {40, "SHA-1"}, {56, "SHA-224"}, {96, "SHA-384"}, {128, "SHA-512"}}};
+  for (const auto& [size, name] : kKinds) {
+    if (size == digits) return name;
+  }
+  return "";
+}
+
+// A digest of `algorithm`, as the line calls it.
+BadLine OtherDigest(std::string_view algorithm, std::string_view digits) {
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 12> kNames = {
+      {{"SHA1", "SHA-1"},
+       {"SHA3256", "SHA3-256"},
+       {"SHA3512", "SHA3-512"},
+       {"BLAKE2B512", "BLAKE2b"},
+       {"SHA224", "SHA-224"},
+       {"SHA2224", "SHA-224"},
+       {"SHA384", "SHA-384"},
+       {"SHA2384", "SHA-384"},
+       {"SHA512", "SHA-512"},
+       {"SHA2512", "SHA-512"},
+       {"BLAKE2B", "BLAKE2b"},
+       {"BLAKE2S", "BLAKE2s"}}};
+  if (digits.empty() || !IsHex(digits)) return {};
+  const std::string name = AlgorithmName(algorithm);
+  if (name.empty()) return {BadSumsLine::kOtherDigest, std::string(DigestOfSize(digits.size()))};
+  for (const auto& [written, shown] : kNames) {
+    if (written == name) return {BadSumsLine::kOtherDigest, std::string(shown)};
+  }
+  return {BadSumsLine::kOtherDigest, name};
 }
 
 // The likely nature of a line that has no known form.
-BadSumsLine JudgeBadLine(std::string_view line) {
+BadLine JudgeBadLine(std::string_view line) {
   line = TrimmedRight(TrimmedLeft(line));
   if (line.size() > kDigits && Digest(line.substr(line.size() - kDigits))) {
     const std::string_view before = line.substr(0, line.size() - kDigits);
     if (IsBlank(before.back()) && !TrimmedRight(before).ends_with('=')) {
-      return BadSumsLine::kSwapped;
+      return {BadSumsLine::kSwapped};
     }
   }
-  // MD5, SHA-1, SHA-224, SHA-384, SHA-512.
-  constexpr std::array<std::size_t, 5> kOthers = {32, 40, 56, 96, 128};
-  const std::optional<TaggedLine> tagged = ParseTagged(line);
-  const std::string_view first =
-      tagged ? tagged->digits : line.substr(0, std::min(line.find_first_of(" \t"), line.size()));
-  const bool other =
-      IsHex(first) && std::find(kOthers.begin(), kOthers.end(), first.size()) != kOthers.end();
-  return other ? BadSumsLine::kOtherDigest : BadSumsLine::kUnknown;
+  if (const std::optional<TaggedLine> tagged = ParseTagged(line)) {
+    if (!IsSha256(tagged->algorithm)) return OtherDigest(tagged->algorithm, tagged->digits);
+    return {};
+  }
+  const std::string_view first = line.substr(0, std::min(line.find_first_of(" \t"), line.size()));
+  return DigestOfSize(first.size()).empty() ? BadLine() : OtherDigest("", first);
 }
 
-// Goes through a text's lines without their ends.
-class Lines {
- public:
-  explicit Lines(std::string_view text) : text_(text) {
-    if (text.find('\n') != text.npos) return;
-    // `sha256sum -z` ends lines with NUL, old editors with CR alone.
-    end_ = text.find('\0') != text.npos ? '\0' : '\r';
-  }
-
-  std::optional<std::string_view> Next() {
-    if (begin_ >= text_.size()) return std::nullopt;
-    const std::size_t end = std::min(text_.find(end_, begin_), text_.size());
-    std::string_view line = text_.substr(begin_, end - begin_);
-    begin_ = end + 1;
-    ++number_;
+// The lines of a text without their ends.
+std::vector<std::string_view> LinesOf(std::string_view text) {
+  char last = '\n';
+  // `sha256sum -z` ends lines with NUL, old editors with CR alone.
+  if (text.find('\n') == text.npos) last = text.find('\0') != text.npos ? '\0' : '\r';
+  std::vector<std::string_view> lines;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find(last, begin), text.size());
+    std::string_view line = text.substr(begin, end - begin);
     if (line.ends_with('\r')) line.remove_suffix(1);
-    return line;
+    lines.push_back(line);
+    begin = end + 1;
   }
-  std::size_t number() const { return number_; }  // of the last line, from 1
-
- private:
-  std::string_view text_;
-  char end_ = '\n';
-  std::size_t begin_ = 0;
-  std::size_t number_ = 0;
-};
+  return lines;
+}
 
 // Says which lines of a text that PGP signed belong to its frame.
 class PgpFrame {
@@ -240,20 +279,69 @@ std::string SumsLine(std::string_view name, std::string_view sha256) {
   return line;
 }
 
+std::string_view OtherDigestOfName(std::string_view file_name) {
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 11> kKinds = {
+      {{"md5", "MD5"},
+       {"sha1", "SHA-1"},
+       {"sha224", "SHA-224"},
+       {"sha384", "SHA-384"},
+       {"sha512", "SHA-512"},
+       {"b2", "BLAKE2"},
+       {"blake2", "BLAKE2"},
+       {"b3", "BLAKE3"},
+       {"blake3", "BLAKE3"},
+       {"xxh64", "XXH64"},
+       {"xxh128", "XXH128"}}};
+  std::string name = AsciiLower(file_name);
+  for (const std::string_view extension : {".txt", ".asc"}) {
+    if (name.ends_with(extension)) name.resize(name.size() - extension.size());
+  }
+  const bool is_list = name.ends_with("sum") || name.ends_with("sums");
+  if (is_list) name.resize(name.rfind("sum"));
+  for (const auto& [kind, shown] : kKinds) {
+    if (!name.ends_with(kind)) continue;
+    const std::string_view before = std::string_view(name).substr(0, name.size() - kind.size());
+    if (before.ends_with('.') ||
+        (is_list && (before.empty() || before.ends_with('_') || before.ends_with('-')))) {
+      return shown;
+    }
+  }
+  return "";
+}
+
 SumsFile ParseSums(std::string_view bytes) {
   const std::string text = ToUtf8(bytes);
+  const std::vector<std::string_view> lines = LinesOf(text);
   SumsFile sums;
-  Lines lines(text);
   PgpFrame frame;
-  while (const std::optional<std::string_view> line = lines.Next()) {
-    const std::string_view shown = TrimmedLeft(*line);
-    if (frame.Holds(*line) || shown.empty() || shown[0] == '#' || shown[0] == ';') continue;
-    if (std::optional<SumsEntry> entry = ParseLine(*line)) {
-      entry->line = lines.number();
+  bool in_table = false;  // of PowerShell, which puts blanks around names
+  const auto add_bad = [&](std::size_t line, BadLine bad) {
+    sums.bad_lines.push_back(line + 1);
+    sums.bad_forms.push_back(bad.form);
+    sums.other_digests.push_back(std::move(bad.other_digest));
+  };
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    const std::string_view shown = TrimmedLeft(lines[i]);
+    if (frame.Holds(lines[i]) || shown.empty() || shown[0] == '#' || shown[0] == ';') continue;
+    if (std::optional<SumsEntry> entry = ParseLine(lines[i])) {
+      entry->line = i + 1;
+      if (in_table) entry->name = std::string(TrimmedRight(TrimmedLeft(entry->name)));
       sums.entries.push_back(std::move(*entry));
+    } else if (const auto windows = TakeWindowsDigest(std::span(lines).subspan(i))) {
+      const std::optional<std::string> sha256 = Digest(windows->digits);
+      const std::string algorithm = AlgorithmName(windows->algorithm);
+      if (!sha256 || !(algorithm.empty() || IsSha256(algorithm))) {
+        add_bad(i, OtherDigest(windows->algorithm, windows->digits));
+      } else if (windows->name_is_cut) {
+        add_bad(i, {BadSumsLine::kCutName});
+      } else {
+        sums.entries.push_back({WithoutDot(windows->name), *sha256, i + 1});
+      }
+      i += windows->lines - 1;
+    } else if (IsWindowsFrame(lines[i])) {
+      in_table = true;
     } else {
-      sums.bad_lines.push_back(lines.number());
-      sums.bad_forms.push_back(JudgeBadLine(*line));
+      add_bad(i, JudgeBadLine(lines[i]));
     }
   }
   return sums;

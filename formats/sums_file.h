@@ -23,6 +23,10 @@ bool IsSumsName(std::string_view file_name);
 // list that holds its signature itself, see ParseSums.
 bool IsSumsSignatureName(std::string_view file_name);
 
+// Of a file whose name says that it holds digests of another kind ("SHA512SUMS", "a.bin.md5",
+// "B3SUMS.txt"): how the kind is called ("SHA-512", "MD5", "BLAKE3"). Empty for other names.
+std::string_view OtherDigestOfName(std::string_view file_name);
+
 struct SumsEntry {
   std::string name;  // as it is on the disk; any bytes but NUL; empty for a digest alone
   std::string sha256;
@@ -34,12 +38,14 @@ enum class BadSumsLine {
   kUnknown,
   kSwapped,      // the name first, the digest second
   kOtherDigest,  // a digest of another kind, such as MD5
+  kCutName,      // PowerShell cut the end of the name off
 };
 
 struct SumsFile {
-  std::vector<SumsEntry> entries;      // in the order of the file
-  std::vector<std::size_t> bad_lines;  // numbers of lines that have no known form, from 1
-  std::vector<BadSumsLine> bad_forms;  // the likely nature of each of them
+  std::vector<SumsEntry> entries;          // in the order of the file
+  std::vector<std::size_t> bad_lines;      // numbers of lines that have no known form, from 1
+  std::vector<BadSumsLine> bad_forms;      // the likely nature of each of them
+  std::vector<std::string> other_digests;  // of kOtherDigest the kind ("MD5"), else empty
 };
 
 // One line, its newline included. Without a name, it is the digest alone.
@@ -48,11 +54,12 @@ std::string SumsLine(std::string_view name, std::string_view sha256);
 // Reads, in any mixture:
 // - sha256sum's forms: "HEX  NAME", "HEX *NAME" (binary), with escapes; also with one blank or a
 //   tab (BSD's `sha256 -r`), and the digest alone,
-// - "SHA256 (NAME) = HEX" (--tag, BSD) and openssl's "SHA256(NAME)= HEX", "SHA2-256(NAME)= HEX".
-// The text may be UTF-8 or UTF-16, with a byte order mark or without, and its lines may end with
-// LF, CR LF, CR or NUL. Skipped are empty lines, those that begin with '#' or ';', and the frame of
-// a text that PGP signed; its signature is not checked. A "./" before a name is dropped. Digests
-// are returned in lowercase. Names are not judged: see OutsidePath.
+// - "SHA256 (NAME) = HEX" (--tag, BSD) and openssl's "SHA256(NAME)= HEX", "SHA2-256(NAME)= HEX",
+// - certutil's and PowerShell's forms, see sums_windows.h.
+// The text may be UTF-8, UTF-16 or UTF-32, with a byte order mark or without, and its lines may end
+// with LF, CR LF, CR or NUL. Skipped are empty lines, those that begin with '#' or ';', and the
+// frame of a text that PGP signed; its signature is not checked. A "./" before a name is dropped.
+// Digests are returned in lowercase. Names are not judged: see OutsidePath.
 SumsFile ParseSums(std::string_view text);
 
 }  // namespace dsv3::formats

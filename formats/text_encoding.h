@@ -6,8 +6,8 @@
 namespace dsv3::formats {
 
 // Converts a text that an editor or a shell saved to UTF-8: removes a byte order mark, and decodes
-// UTF-16 (with a mark, or recognised by ASCII characters, of which every other byte is 0). Code
-// units that are not characters become U+FFFD. Any other text is returned unchanged.
+// UTF-16 and UTF-32 (with a mark, or recognised by ASCII characters, of which the other bytes are
+// 0). Code units that are not characters become U+FFFD. Any other text is returned unchanged.
 std::string ToUtf8(std::string_view text);
 
 // A text of ISO 8859-1, of which every byte is a character, as UTF-8.

@@ -13,10 +13,10 @@
 #include "convert/verify/checksum_compare.h"
 #include "convert/verify/directory_files.h"
 #include "formats/error.h"
-#include "formats/left_behind.h"
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
 #include "formats/shard_index.h"
+#include "formats/sums_file.h"
 
 namespace dsv3::convert {
 namespace {
@@ -37,12 +37,13 @@ std::uint64_t BytesToRead(const std::vector<FileToDigest>& files) {
 [[noreturn]] void FailWithoutBasis(const fs::path& directory) {
   for (const DirectoryFile& file : ListDirectory(directory)) {
     const std::string base = fs::path(file.name).filename().string();
-    if (formats::KindOfLeftBehind(base) != formats::LeftBehindKind::kChecksums) continue;
+    const std::string_view kind = formats::OtherDigestOfName(base);
+    if (kind.empty()) continue;
     throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: {} holds digests of another kind than SHA-256, which are not "
-                            "read; check the files with the program for these (such as `md5sum "
-                            "-c`), or get the publisher's list of SHA-256 digests",
-                            formats::ShownPath(directory), QuoteForMessage(file.name)),
+                fmt::format("{}: {} holds digests of another kind than SHA-256, {}, which are not "
+                            "read; check the files with a program for these, or get the "
+                            "publisher's list of SHA-256 digests",
+                            formats::ShownPath(directory), QuoteForMessage(file.name), kind),
                 {(directory / file.name).string(), ""});
   }
   throw Error(ErrorCode::kBadInput,

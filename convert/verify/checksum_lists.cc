@@ -62,6 +62,13 @@ std::vector<std::string> FindLists(const fs::path& directory) {
   return lists;
 }
 
+// The kind of the first digest that is not a SHA-256.
+std::string OtherDigestOf(const formats::SumsFile& sums) {
+  const auto known = std::find_if(sums.other_digests.begin(), sums.other_digests.end(),
+                                  [](const std::string& kind) { return !kind.empty(); });
+  return known == sums.other_digests.end() ? "such as MD5 or SHA-512" : *known;
+}
+
 // What a list is in which no line is of a known form.
 std::string DescribeUseless(const std::string& text, const formats::SumsFile& sums) {
   const auto all = [&](BadSumsLine form) {
@@ -81,18 +88,27 @@ std::string DescribeUseless(const std::string& text, const formats::SumsFile& su
            "and the digest must come first, as `sha256sum` writes it";
   }
   if (all(BadSumsLine::kOtherDigest)) {
-    return "its digests are of another kind, such as MD5 or SHA-512, and SHA-256 is needed";
+    return fmt::format("its digests are of another kind, {}, and SHA-256 is needed",
+                       OtherDigestOf(sums));
+  }
+  if (all(BadSumsLine::kCutName)) {
+    return "the names of its files are cut off, as PowerShell does where a table does not fit into "
+           "the console; make it again with `Format-List`";
   }
   return "no line of it is of a form that is known (\"SHA-256  NAME\", \"SHA256 (NAME) = "
          "SHA-256\")";
 }
 
-std::string_view DescribeBadLine(BadSumsLine form) {
-  switch (form) {
+std::string DescribeBadLine(const formats::SumsFile& sums, std::size_t i) {
+  switch (sums.bad_forms[i]) {
     case BadSumsLine::kSwapped:
       return "it has the file's name first and the digest second";
     case BadSumsLine::kOtherDigest:
-      return "its digest is of another kind than SHA-256";
+      return fmt::format(
+          "its digest is of another kind than SHA-256, {}",
+          sums.other_digests[i].empty() ? "which one is not known" : sums.other_digests[i]);
+    case BadSumsLine::kCutName:
+      return "the file's name is cut off at \"...\"";
     case BadSumsLine::kUnknown:
       break;
   }
@@ -119,6 +135,15 @@ class Collector {
 
   // The same for a list from elsewhere, which is shown by its path.
   void AddFrom(const fs::path& path) {
+    // BLAKE3 has as many digits as SHA-256.
+    const std::string_view other = formats::OtherDigestOfName(path.filename().string());
+    if (!other.empty()) {
+      throw Error(ErrorCode::kBadInput,
+                  fmt::format("{}: its name says that its digests are of another kind, {}, and "
+                              "SHA-256 is needed; {}",
+                              formats::ShownPath(path), other, kAdvice),
+                  {path.string(), ""});
+    }
     Add(List{path.string(), path.filename().string()},
         formats::ReadSmallFile(path, formats::kMaxSumsBytes));
   }
@@ -154,7 +179,7 @@ class Collector {
     for (std::size_t i = 0; i < sums.bad_lines.size(); ++i) {
       Fault(list, fmt::format("line {} cannot be used: {}; correct the line, or put the "
                               "publisher's list in its place",
-                              sums.bad_lines[i], DescribeBadLine(sums.bad_forms[i])));
+                              sums.bad_lines[i], DescribeBadLine(sums, i)));
     }
     lists_.push_back(list.shown);
     basis_.lists.insert(list.place);

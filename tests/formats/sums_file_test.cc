@@ -1,6 +1,8 @@
 #include "formats/sums_file.h"
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -112,6 +114,106 @@ TEST(SumsFileTest, ReadsWhatEditorsMakeOfIt) {
   EXPECT_EQ(ParseSums(utf16).entries.size(), 2U);
   EXPECT_EQ(ParseSums(utf16).entries[1].name, "b");
   EXPECT_EQ(ParseSums(lines).entries[1].line, 3U);
+}
+
+TEST(SumsFileTest, ReadsUtf32) {
+  const std::string lines = kDigest + "  a\r\n" + kDigest + " *b\r\n";
+  for (const bool little : {true, false}) {
+    for (const bool mark : {true, false}) {
+      const std::string zeros(3, '\0');
+      std::string text;
+      if (mark) text = little ? std::string("\xFF\xFE\0\0", 4) : std::string("\0\0\xFE\xFF", 4);
+      for (const char c : lines) text += little ? c + zeros : zeros + c;
+      const SumsFile sums = ParseSums(text);
+      ASSERT_EQ(sums.entries.size(), 2U) << little << mark;
+      EXPECT_EQ(sums.entries[1].name, "b");
+      EXPECT_THAT(sums.bad_lines, IsEmpty());
+    }
+  }
+}
+
+TEST(SumsFileTest, ReadsCertutil) {
+  std::string spaced;
+  for (std::size_t i = 0; i < kDigest.size(); i += 2) spaced += kDigest.substr(i, 2) + " ";
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"SHA256 hash of a b.bin:\r\n" + kDigest +
+           "\r\nCertUtil: -hashfile command completed successfully.\r\n",
+       "a b.bin"},
+      {"SHA256 hash of file C:\\m\\a.bin:\r\n" + spaced +
+           "\r\nCertUtil: -hashfile command completed successfully.\r\n",
+       "C:\\m\\a.bin"},
+      {"SHA256-Hash von a.bin:\n" + kDigest +
+           "\nCertUtil: -hashfile-Befehl wurde erfolgreich ausgef\u00fchrt.\n",
+       "a.bin"},
+      {"Hachage SHA256 du fichier a.bin :\n" + kDigest + "\n", "a.bin"},
+      {"SHA256 hash of file:\n" + kDigest + "\n", "file"}};
+  for (const auto& [text, name] : cases) EXPECT_EQ(OnlyEntry(text).name, name) << text;
+  const SumsFile two = ParseSums(cases[0].first + cases[2].first);
+  ASSERT_EQ(two.entries.size(), 2U);
+  EXPECT_EQ(two.entries[1].line, 4U);
+  // Without an algorithm certutil makes SHA-1.
+  const SumsFile other = ParseSums("SHA1 hash of a:\n" + std::string(40, 'a') + "\n");
+  EXPECT_THAT(other.other_digests, ElementsAre("SHA-1"));
+  const SumsFile failed =
+      ParseSums("CertUtil: -hashfile command FAILED: 0x80070002 (WIN32: 2)\nCertUtil: no file\n");
+  EXPECT_THAT(failed.bad_lines, ElementsAre(1));
+}
+
+TEST(SumsFileTest, ReadsGetFileHash) {
+  const std::string table = "\r\nAlgorithm       Hash" + std::string(70, ' ') +
+                            "Path\r\n---------       ----" + std::string(70, ' ') +
+                            "----\r\nSHA256          " + std::string(64, 'A') +
+                            "       C:\\m x\\a.bin  \r\n\r\n\r\n";
+  EXPECT_EQ(OnlyEntry(table).name, "C:\\m x\\a.bin");
+  EXPECT_EQ(OnlyEntry(table).sha256, kDigest);
+  const std::string list = "\r\n\r\nAlgorithm : SHA256\r\nHash      : " + kDigest.substr(0, 50) +
+                           "\r\n            " + kDigest.substr(50) +
+                           "\r\nPath      : C:\\m\\a long\r\n            er.bin\r\n\r\n";
+  EXPECT_EQ(OnlyEntry(list).name, "C:\\m\\a longer.bin");
+  EXPECT_EQ(ParseSums(list + list).entries.size(), 2U);
+  EXPECT_EQ(OnlyEntry("Hash : " + kDigest + "\nPath : a:b\n").name, "a:b");
+  EXPECT_EQ(OnlyEntry("Hash" + std::string(70, ' ') + "Path\n----" + std::string(70, ' ') +
+                      "----\n" + kDigest + "          C:\\a.bin\n")
+                .name,
+            "C:\\a.bin");
+  EXPECT_EQ(
+      OnlyEntry("\"Algorithm\",\"Hash\",\"Path\"\n\"SHA256\",\"" + kDigest + "\",\"C:\\a,b.bin\"\n")
+          .name,
+      "C:\\a,b.bin");
+  for (const std::string end : {"...", "\u2026"}) {
+    EXPECT_THAT(ParseSums("SHA256  " + kDigest + "  C:\\mod" + end + "\n").bad_forms,
+                ElementsAre(BadSumsLine::kCutName));
+  }
+  EXPECT_THAT(
+      ParseSums("Algorithm : MD5\nHash : " + std::string(32, 'a') + "\nPath : a\n").other_digests,
+      ElementsAre("MD5"));
+  EXPECT_THAT(ParseSums("Algorithm : SHA256\nPath : a\n").bad_lines, ElementsAre(1, 2));
+}
+
+TEST(SumsFileTest, NamesOtherDigests) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {std::string(32, 'a') + "  x", "MD5"},
+      {std::string(128, 'a') + " *x", "SHA-512"},
+      {"SHA512 (x) = " + std::string(128, 'a'), "SHA-512"},
+      {"BLAKE3 (x) = " + kDigest, "BLAKE3"},
+      {"BLAKE2b (x) = " + std::string(128, 'a'), "BLAKE2b"},
+      {"SHA3-256(x)= " + kDigest, "SHA3-256"},
+      {"SHA2-512(x)= " + std::string(128, 'a'), "SHA-512"}};
+  for (const auto& [line, kind] : cases) {
+    EXPECT_THAT(ParseSums(line + "\n").other_digests, ElementsAre(kind)) << line;
+  }
+}
+
+TEST(SumsFileTest, KnowsListsOfOtherDigestsByTheirNames) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"B3SUMS", "BLAKE3"},         {"model.safetensors.b3", "BLAKE3"},
+      {"blake3sums.txt", "BLAKE3"}, {"SHA512SUMS", "SHA-512"},
+      {"a.SHA512", "SHA-512"},      {"md5sum.txt", "MD5"},
+      {"a.md5sum", "MD5"},          {"release_SHA1SUMS", "SHA-1"}};
+  for (const auto& [name, kind] : cases) EXPECT_EQ(OtherDigestOfName(name), kind) << name;
+  for (const char* name : {"SHA256SUMS", "a.sha256", "md5", "web3", "README.md", "checksums"}) {
+    EXPECT_EQ(OtherDigestOfName(name), "") << name;
+  }
 }
 
 TEST(SumsFileTest, PassesOverTheFrameOfASignedText) {

@@ -37,6 +37,16 @@ TEST(TextEncodingTest, SeesUtf16WithoutAMark) {
   EXPECT_EQ(ToUtf8(Utf16("ab\n", true)), "ab\n");
 }
 
+TEST(TextEncodingTest, DecodesUtf32) {
+  using namespace std::string_literals;
+  EXPECT_EQ(ToUtf8("\xFF\xFE\0\0a\0\0\0\x00\xF6\x01\0"s), "a\xf0\x9f\x98\x80");
+  EXPECT_EQ(ToUtf8("\0\0\xFE\xFF\0\0\0a\0\0\0\n"s), "a\n");
+  EXPECT_EQ(ToUtf8("a\0\0\0\n\0\0\0"s), "a\n");
+  EXPECT_EQ(ToUtf8("\0\0\0a\0\0\0\n"s), "a\n");
+  // Half of a pair, a number beyond all characters, and bytes that are too few.
+  EXPECT_EQ(ToUtf8("\xFF\xFE\0\0\0\xD8\0\0\0\0\x11\0\x61\0"s), "\xef\xbf\xbd\xef\xbf\xbd");
+}
+
 TEST(TextEncodingTest, DecodesCharactersOfOneAndTwoUnits) {
   using namespace std::string_literals;
   EXPECT_EQ(ToUtf8("\xFF\xFE\xfc\x00\x3d\xd8\x00\xde"s), "\xc3\xbc\xf0\x9f\x98\x80");

@@ -200,6 +200,33 @@ TEST_F(ChecksumListsTest, ListsOfOtherDigestsAreNamedWhereThereIsNothingElse) {
   EXPECT_THAT(error.message(), Not(HasSubstr("checksum create")));
 }
 
+TEST_F(ChecksumListsTest, ListsOfOtherDigestsAreCalledByTheirKind) {
+  for (const auto& [name, kind] :
+       {std::pair("B3SUMS", "BLAKE3"), std::pair("a.sha512", "SHA-512")}) {
+    WriteFile(model_ / name, Sums());
+    EXPECT_THAT(ErrorOf([&] { Check(); }).message(), HasSubstr(std::string("SHA-256, ") + kind));
+    const Error named = ErrorOf([&] { Check(false, model_ / name); });
+    EXPECT_THAT(named.message(), HasSubstr(std::string("of another kind, ") + kind));
+    ExpectHarmless(named.message());
+    fs::remove(model_ / name);
+  }
+}
+
+TEST_F(ChecksumListsTest, ReadsListsOfWindowsThatWereMadeAboveTheModel) {
+  std::string table = "\r\nAlgorithm       Hash    Path\r\n---------       ----    ----\r\n";
+  for (const char* name : {kTinyShard1, kTinyShard2}) {
+    table += "SHA256          " + DigestOf(name) + "       C:\\models\\v3\\" + name + "\r\n";
+  }
+  std::string utf16 = "\xFF\xFE";
+  for (const char c : table) utf16 += {c, '\0'};
+  WriteFile(model_ / "SHA256SUMS", utf16);
+  EXPECT_THAT(Found(), Not(Contains(HasSubstr(kTinyShard1))));
+  std::string bytes = ReadFile(model_ / kTinyShard1);
+  bytes.back() ^= 1;
+  WriteFile(model_ / kTinyShard1, bytes);
+  EXPECT_THAT(Found(), Contains(HasSubstr(std::string("wrong-digest ") + kTinyShard1)));
+}
+
 TEST_F(ChecksumListsTest, AListThatIsNoneIsCalledWhatItIs) {
   std::string swapped;
   for (const char* name : {kTinyShard1, kTinyShard2}) {
