@@ -20,9 +20,20 @@ constexpr std::array<std::string_view, 17> kWeightSuffixes = {
 constexpr std::array<std::string_view, 5> kWeightSuffixesOfParts = {".gguf-", ".gguf.", ".bin.part",
                                                                     ".pth.part", ".pt.part"};
 
-constexpr std::array<std::string_view, 7> kTrainingPrefixes = {
-    "optimizer.", "optimizer-", "optimizer_",    "scheduler.pt",
-    "scaler.pt",  "rng_state",  "random_states_"};
+constexpr std::array<std::string_view, 12> kTrainingPrefixes = {
+    "optimizer.",     "optimizer-",         "optimizer_",  "scheduler.pt",
+    "scheduler.bin",  "scaler.pt",          "sampler.bin", "rng_state",
+    "random_states_", "custom_checkpoint_", "dl_state_",   "events.out.tfevents"};
+
+// Of Hugging Face's Trainer, DeepSpeed and Megatron.
+constexpr std::array<std::string_view, 8> kTrainingNames = {"training_args.bin",
+                                                            "trainer_state.json",
+                                                            "training_args.json",
+                                                            "training_state.pt",
+                                                            "latest",
+                                                            "latest_universal",
+                                                            "latest_checkpointed_iteration.txt",
+                                                            "zero_to_fp32.py"};
 
 constexpr std::array<std::string_view, 10> kSystemNames = {
     ".msc",        ".mdl",        ".mv",        ".ds_store",  "thumbs.db",
@@ -77,13 +88,16 @@ bool IsTrainingState(const std::vector<std::string_view>& components) {
   // The directories of DeepSpeed.
   const auto is_step = [](std::string_view component) {
     constexpr std::string_view kStep = "global_step";
-    return component.size() > kStep.size() && component.starts_with(kStep) &&
-           component.find_first_not_of("0123456789", kStep.size()) == std::string_view::npos;
+    if (!component.starts_with(kStep)) return false;
+    component.remove_prefix(kStep.size());
+    if (component.starts_with('_')) component.remove_prefix(1);
+    return !component.empty() &&
+           component.find_first_not_of("0123456789") == std::string_view::npos;
   };
   return std::any_of(components.begin(), components.end() - 1, is_step) ||
          std::any_of(kTrainingPrefixes.begin(), kTrainingPrefixes.end(),
                      [&](std::string_view prefix) { return name.starts_with(prefix); }) ||
-         name.find("optim_states.") != std::string_view::npos || name == "training_args.bin" ||
+         IsOneOf(name, kTrainingNames) || name.find("optim_states.") != std::string_view::npos ||
          name.ends_with(".distcp");
 }
 

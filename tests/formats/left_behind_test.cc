@@ -37,10 +37,27 @@ TEST(LeftBehindTest, KnowsEachKindByName) {
               "m.gguf.part1of2", "original/params.json", "original/consolidated.00.pth"});
   ExpectKind(LeftBehindKind::kAdapter,
              {"adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"});
-  ExpectKind(LeftBehindKind::kTrainingState,
-             {"optimizer.pt", "optimizer.bin", "optimizer.safetensors", "scheduler.pt",
-              "rng_state_3.pth", "global_step500/mp_rank_00_model_states.pt",
-              "zero_pp_rank_0_mp_rank_00_optim_states.pt", "training_args.bin", "__0_0.distcp"});
+  ExpectKind(LeftBehindKind::kTrainingState, {"optimizer.pt",
+                                              "optimizer.bin",
+                                              "optimizer.safetensors",
+                                              "scheduler.pt",
+                                              "rng_state_3.pth",
+                                              "global_step500/mp_rank_00_model_states.pt",
+                                              "zero_pp_rank_0_mp_rank_00_optim_states.pt",
+                                              "training_args.bin",
+                                              "__0_0.distcp",
+                                              "trainer_state.json",
+                                              "rng_state.pth",
+                                              "scheduler.bin",
+                                              "sampler.bin",
+                                              "latest",
+                                              "latest_universal",
+                                              "zero_to_fp32.py",
+                                              "global_step_20/actor/notes.txt",
+                                              "global_step7/config.json",
+                                              "latest_checkpointed_iteration.txt",
+                                              "runs/Nov29/events.out.tfevents.1732.host.1.0",
+                                              "Trainer_State.json"});
   ExpectKind(LeftBehindKind::kOtherIndex,
              {"model.fp8.safetensors.index.json", "pytorch_model.bin.index.json",
               "model.safetensors.index.fp16.json", "tf_model.h5.index.json"});
@@ -55,11 +72,27 @@ TEST(LeftBehindTest, KnowsEachKindByName) {
 }
 
 TEST(LeftBehindTest, LeavesWhatBelongsToEveryCopy) {
-  for (const char* name :
-       {"config.json", "tokenizer.json", "tokenizer.model", "tiktoken.model", "README.md",
-        "LICENSE", "modeling_deepseek.py", "model.safetensors", "model.safetensors.index.json.txt",
-        "code/original/readme.md", "global_steps/notes.txt", "figures/a b.svg", "index.json",
-        "consolidated.safetensors", "binary.txt", "scheduler/scheduler_config.json"}) {
+  for (const char* name : {"config.json",
+                           "tokenizer.json",
+                           "tokenizer.model",
+                           "tiktoken.model",
+                           "README.md",
+                           "LICENSE",
+                           "modeling_deepseek.py",
+                           "model.safetensors",
+                           "model.safetensors.index.json.txt",
+                           "code/original/readme.md",
+                           "latest.md",
+                           "latest_news.txt",
+                           "trainer_states.md",
+                           "global_step/notes.txt",
+                           "scheduler.json",
+                           "global_steps/notes.txt",
+                           "figures/a b.svg",
+                           "index.json",
+                           "consolidated.safetensors",
+                           "binary.txt",
+                           "scheduler/scheduler_config.json"}) {
     EXPECT_FALSE(KindOfLeftBehind(name)) << name;
   }
 }
