@@ -74,6 +74,8 @@ const char* KeptName(convert::SourceDeletion::Kept kept) {
       return "outside";
     case convert::SourceDeletion::Kept::kLinked:
       return "linked";
+    case convert::SourceDeletion::Kept::kPassed:
+      return "passed";
     case convert::SourceDeletion::Kept::kNo:
       break;
   }

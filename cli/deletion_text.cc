@@ -31,7 +31,9 @@ struct Group {
 
 std::string WhyKept(Kept kept, const Group& group) {
   if (kept == Kept::kOutside) return "it is not in the directory that was named";
-  return fmt::format("other links lead there, such as {}", formats::ShownPath(group.other_link));
+  const std::string_view where = kept == Kept::kPassed ? "through it" : "there";
+  return fmt::format("other links lead {}, such as {}", where,
+                     formats::ShownPath(group.other_link));
 }
 
 std::string Line(const Place& place, const Group& group) {
@@ -44,6 +46,9 @@ std::string Line(const Place& place, const Group& group) {
     return fmt::format("{} in {}: not deleted, {}", counted, directory, WhyKept(kept, group));
   }
   const std::string counted = FormatCountOf(group.shards, "link");
+  if (kept == Kept::kPassed) {
+    return fmt::format("{} in {}: not deleted, {}", counted, directory, WhyKept(kept, group));
+  }
   const std::string target = formats::ShownPath(files);
   if (kept == Kept::kNo) {
     return fmt::format("{} in {} with {} in {}: frees {}", counted, directory,
@@ -61,7 +66,7 @@ std::string DeletionTotal(const std::vector<SourceDeletion>& deletions) {
   std::uint64_t bytes = 0;
   for (const SourceDeletion& deletion : deletions) {
     if (deletion.file_goes()) ++files;
-    if (deletion.is_link()) ++links;
+    if (deletion.is_link() && deletion.shard_goes()) ++links;
     bytes += deletion.freed_bytes;
   }
   std::string text = fmt::format("{} ({})", FormatCountOf(files, "file"), FormatBytes(bytes));

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
+#include "convert/job/deletion_permission.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 
@@ -68,15 +69,18 @@ DeletionRules::DeletionRules(const fs::path& directory) : directory_(RealPath(di
     if (IsLink(parent)) RefuseLink(parent, RealPath(parent));
   }
   const fs::path repository = directory_.parent_path().parent_path();
+  hub_ = repository.parent_path();
   // Blobs that are a link to another place may be anybody's.
   if (!IsLink(repository / "blobs")) blobs_ = repository / "blobs";
   std::error_code error;
-  for (fs::directory_iterator entry(repository.parent_path(), error), end; !error && entry != end;
+  for (fs::directory_iterator entry(hub_, error), end; !error && entry != end;
        entry.increment(error)) {
     std::error_code ignored;
-    if (fs::is_directory(entry->path() / "blobs", ignored)) FindLinks(entry->path());
+    if (!fs::is_directory(entry->path() / "blobs", ignored)) continue;
+    if (IsLink(entry->path())) RefuseDirectoryLink(entry->path());
+    FindLinks(entry->path());
   }
-  if (error) throw IoError("list", repository.parent_path().string(), error.value());
+  if (error) throw IoError("list", hub_.string(), error.value());
 }
 
 void DeletionRules::FindLinks(const fs::path& directory) {
@@ -84,12 +88,37 @@ void DeletionRules::FindLinks(const fs::path& directory) {
   fs::recursive_directory_iterator entry(directory, error);
   for (const fs::recursive_directory_iterator end; !error && entry != end; entry.increment(error)) {
     std::error_code ignored;
-    struct stat status {};
-    if (!entry->is_symlink(ignored) || ::stat(entry->path().c_str(), &status) != 0) continue;
-    links_.emplace(FileId(status.st_dev, status.st_ino), entry->path());
+    if (entry->is_symlink(ignored)) AddLink(entry->path());
   }
   // A link that cannot be seen may lead to any file.
   if (error) throw IoError("look for links in", directory.string(), error.value());
+}
+
+void DeletionRules::AddLink(const fs::path& link) {
+  struct stat status {};
+  if (::stat(link.c_str(), &status) != 0) return;  // a dead one leads to nothing
+  if (S_ISDIR(status.st_mode)) return RefuseDirectoryLink(link);
+  links_.emplace(FileId(status.st_dev, status.st_ino), link);
+  // The links on the way. There are no circles, for the way has an end.
+  for (fs::path at = link; IsLink(at);) {
+    std::error_code error;
+    const fs::path target = at.parent_path() / fs::read_symlink(at, error);
+    if (error) throw IoError("read the link", at.string(), error.value());
+    at = RealPath(target.parent_path()) / target.filename();
+    if (IsLink(at)) passing_.emplace(at, link);
+  }
+}
+
+// A link of the hub cache to a directory, such as snapshots/main to a commit.
+void DeletionRules::RefuseDirectoryLink(const fs::path& link) const {
+  const fs::path real = RealPath(link);
+  if (hub_.empty() || real == hub_ || !IsBelow(directory_, real) || !IsBelow(real, hub_)) return;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("{}: this link leads to the files that --delete-source-shards would "
+                          "delete, so they would vanish there, too; remove the link, or leave the "
+                          "option out",
+                          formats::ShownPath(link)),
+              {link.string(), ""});
 }
 
 SourceDeletion DeletionRules::Of(const fs::path& shard) const {
@@ -98,6 +127,11 @@ SourceDeletion DeletionRules::Of(const fs::path& shard) const {
   SourceDeletion deletion;
   deletion.shard = parent / shard.filename();
   deletion.file = RealPath(shard);
+  if (const auto passing = passing_.find(deletion.shard); passing != passing_.end()) {
+    deletion.kept = SourceDeletion::Kept::kPassed;
+    deletion.other_link = passing->second;
+    return deletion;
+  }
   const bool is_inside = IsBelow(deletion.file, directory_);
   if (!is_inside && (blobs_.empty() || !IsBelow(deletion.file, blobs_))) {
     deletion.kept = SourceDeletion::Kept::kOutside;
@@ -124,6 +158,10 @@ std::vector<SourceDeletion> PlanDeletion(const fs::path& directory,
   for (const fs::path& shard : shards) {
     std::error_code error;
     if (fs::exists(shard, error)) deletions.push_back(rules.Of(shard));
+  }
+  for (const SourceDeletion& deletion : deletions) {
+    if (deletion.shard_goes()) RequireDeletable(deletion.shard);
+    if (deletion.is_link() && deletion.file_goes()) RequireDeletable(deletion.file);
   }
   return deletions;
 }
