@@ -140,6 +140,7 @@ void DeletionReportLines(std::string& out, std::string_view label, const Convers
 void FactLines(std::string& out, const ConversionReport& report) {
   for (const convert::ReportFact& fact : report.facts) {
     if (!fact.text.empty()) ReportLine(out, fact.label, fact.text);
+    for (const std::string& line : fact.lines) ReportLine(out, "", "  " + line);
   }
 }
 

@@ -49,6 +49,21 @@ std::string RawObject(const std::vector<std::pair<std::string, std::string>>& me
   return writer.Take();
 }
 
+std::string DroppedLines(const std::vector<std::pair<std::string, std::uint64_t>>& dropped) {
+  std::string lines;
+  for (const auto& [pattern, tensors] : dropped) {
+    JsonWriter writer(0);
+    writer.BeginObject();
+    writer.Key("pattern");
+    writer.String(pattern);
+    writer.Key("tensors");
+    writer.Uint(tensors);
+    writer.EndObject();
+    lines += (lines.empty() ? "" : ",\n") + writer.text();
+  }
+  return lines;
+}
+
 std::string ContentLine(const ManifestTensor& tensor) {
   JsonWriter writer(0);
   writer.BeginArray();
@@ -96,8 +111,9 @@ std::string ManifestJobText(const ManifestJob& job) {
   std::string text = "\"recipe\": ";
   AppendJsonString(text, job.recipe);
   text += ",\n\"options\": " + RawObject(job.options) +
-          ",\n\"source\": {\n\"removed_config\": " + RawObject(job.removed_config) +
-          ",\n\"files\": [\n";
+          ",\n\"source\": {\n\"removed_config\": " + RawObject(job.removed_config);
+  if (!job.dropped.empty()) text += ",\n\"dropped\": [\n" + DroppedLines(job.dropped) + "\n]";
+  text += ",\n\"files\": [\n";
   bool first = true;
   for (const ManifestSourceFile& file : job.source_files) {
     JsonWriter writer(0);

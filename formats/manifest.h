@@ -74,6 +74,8 @@ struct ManifestJob {
   // Option or member path → its value as JSON text, in the order of the file.
   std::vector<std::pair<std::string, std::string>> options;
   std::vector<std::pair<std::string, std::string>> removed_config;
+  // Tensors of the source that nothing of the output is made of: pattern of names → how many.
+  std::vector<std::pair<std::string, std::uint64_t>> dropped;
   std::vector<ManifestSourceFile> source_files;
 };
 

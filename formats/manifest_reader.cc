@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
@@ -40,6 +41,7 @@ class Parser : DocumentReader {
   }
 
   ManifestSourceFile ReadSourceFile();
+  std::pair<std::string, std::uint64_t> ReadDropped();
   ManifestFile ReadFile();
   ManifestSource ReadSource();
   ManifestTensor ReadTensor();
@@ -58,6 +60,17 @@ ManifestSourceFile Parser::ReadSourceFile() {
   });
   Require(seen, 0b0110, kNames, "a source file");
   return file;
+}
+
+std::pair<std::string, std::uint64_t> Parser::ReadDropped() {
+  constexpr std::string_view kNames[] = {"pattern", "tensors"};
+  std::pair<std::string, std::uint64_t> dropped;
+  const unsigned seen = Object(kNames, "a member of \"dropped\"", [&](std::size_t member) {
+    if (member == 0) dropped.first = json().String();
+    if (member == 1) dropped.second = json().Uint();
+  });
+  Require(seen, 0b11, kNames, "a member of \"dropped\"");
+  return dropped;
 }
 
 ManifestFile Parser::ReadFile() {
@@ -118,7 +131,7 @@ ManifestTensor Parser::ReadTensor() {
 }
 
 void Parser::ReadSourceMember(ManifestJob& job) {
-  constexpr std::string_view kNames[] = {"removed_config", "files"};
+  constexpr std::string_view kNames[] = {"removed_config", "files", "dropped"};
   const unsigned seen = Object(kNames, "\"source\"", [&](std::size_t member) {
     if (member == 0) {
       // Values of a config, which may hold what Python writes.
@@ -127,9 +140,14 @@ void Parser::ReadSourceMember(ManifestJob& job) {
       json().AllowPythonNumbers(false);
       return;
     }
-    Array([&] { job.source_files.push_back(ReadSourceFile()); });
+    if (member == 1) {
+      Array([&] { job.source_files.push_back(ReadSourceFile()); });
+    }
+    if (member == 2) {
+      Array([&] { job.dropped.push_back(ReadDropped()); });
+    }
   });
-  Require(seen, 0b11, kNames, "\"source\"");
+  Require(seen, 0b011, kNames, "\"source\"");
 }
 
 void Parser::Check(const Manifest& manifest) const {

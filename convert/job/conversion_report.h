@@ -38,6 +38,7 @@ struct ReportFact {
   std::string label;   // of the line: "dropped"
   std::string text;    // "3 tensors of MTP layers"; empty: no line
   std::vector<std::string> names;
+  std::vector<std::string> lines = {};  // of the text, below the line: patterns of the names
 };
 
 struct ConversionReport {

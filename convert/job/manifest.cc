@@ -4,6 +4,7 @@
 #include <string_view>
 #include <utility>
 
+#include "convert/plan/dropped_tensors.h"
 #include "convert/plan/slice_expression.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
@@ -127,6 +128,8 @@ formats::ManifestJob ManifestJobOf(const Plan& plan, const Catalog& catalog,
                            run.checksum == ChecksumMode::kSha256 ? "\"sha256\"" : "\"none\"");
   job.options.emplace_back("tensor_sha256", run.tensor_sha256 ? "true" : "false");
   job.removed_config = plan.removed_config;
+  const PatternCounts dropped = DroppedTensors(plan, catalog);
+  job.dropped.assign(dropped.begin(), dropped.end());
   for (const SourceFile& file : catalog.files()) {
     job.source_files.push_back({file.checkpoint, file.name, file.bytes, file.header_digest});
   }

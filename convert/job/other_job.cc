@@ -151,7 +151,9 @@ void RefuseFinished(const fs::path& directory, const ManifestSummary& manifest,
                     const OutputJob& job) {
   std::string what = CompareJobs(HeadOf(manifest.job), HeadOf(job.manifest_job)).Text();
   if (what.empty()) {
-    what = manifest.job.removed_config != job.manifest_job.removed_config
+    what = manifest.job.dropped != job.manifest_job.dropped
+               ? "it left out other tensors of IN, or an older version of dsv3 made it"
+           : manifest.job.removed_config != job.manifest_job.removed_config
                ? "the config.json of its IN had other values"
                : "another version of dsv3 made it";
   }

@@ -13,6 +13,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/catalog/name_pattern.h"
 #include "convert/job/finished_output.h"
 #include "convert/job/output_place.h"
 #include "convert/job/plan_report.h"
@@ -45,7 +46,7 @@ bool MayDelete(const ConversionKind& conversion, const OpenedModel& model) {
 // What goes with the files of a training checkpoint, a sentence; empty where they hold the model
 // alone.
 std::string DeletedBeside(const OpenedModel& model) {
-  const std::uint64_t others = model.training.skipped;
+  const std::uint64_t others = TotalOf(model.training.skipped);
   if (others == 0) return "";
   return fmt::format(
       "{} of the source {} not of the model, such as those of an optimizer; where they lie in "

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "convert/catalog/box.h"
+#include "convert/catalog/name_pattern.h"
 #include "formats/shape.h"
 
 // Tensors of one layout as pieces of the tensors of another. Names and shapes alone: nothing here
@@ -46,8 +47,8 @@ struct LayoutReading {
   // has all columns of its tensor, so the elements of the parts, one part after the other, are the
   // tensor's.
   std::vector<ComposedTensor> tensors;
-  // How many tensors are not of the model, such as those of an optimizer.
-  std::uint64_t skipped = 0;
+  // The tensors that are not of the model, such as those of an optimizer.
+  PatternCounts skipped;
   // Whether the MTP layers that the config predicts are there; false where it predicts none.
   bool has_mtp = false;
   // Rows of the embedding beyond the config's vocab_size, which no tensor takes.

@@ -86,7 +86,7 @@ class RankReader {
       whole.push_back({composed.back().name, composed.back().shape});
     }
     reading_.model = ReadLayout(MegatronNames(), config_, whole);
-    reading_.model.skipped += skipped_;
+    for (const auto& [pattern, count] : skipped_) reading_.model.skipped[pattern] += count;
     for (ComposedTensor& tensor : reading_.model.tensors) tensor = Flatten(tensor, composed);
     return std::move(reading_);
   }
@@ -196,7 +196,7 @@ class RankReader {
 
   void AddTensor(std::uint32_t source, const MegatronRank& rank, const StackTensor& tensor) {
     if (!IsOfModel(MegatronNames(), tensor.name)) {
-      ++skipped_;
+      ++skipped_[NamePattern(tensor.name)];
       return;
     }
     if (const auto grouped = GroupedExpertsOf(tensor.name)) {
@@ -347,7 +347,7 @@ class RankReader {
   std::vector<Sliced> sliced_;
   std::unordered_map<std::string, std::size_t> positions_;  // in sliced_, by name
   std::unordered_set<std::uint32_t> copied_;                // the second tensors of reading_.copies
-  std::uint64_t skipped_ = 0;
+  PatternCounts skipped_;
   RankReading reading_;
 };
 

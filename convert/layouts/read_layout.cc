@@ -74,7 +74,7 @@ class Reader {
     positions_.reserve(stack_.size());
     for (std::uint32_t i = 0; i < stack_.size(); ++i) {
       if (!IsOfModel(table_, stack_[i].name)) {
-        ++reading_.skipped;
+        ++reading_.skipped[NamePattern(stack_[i].name)];
       } else if (!positions_.emplace(stack_[i].name, i).second) {
         Fail(stack_[i].name,
              "the checkpoint has it twice, and which of the two belongs to the model is not known; "

@@ -155,7 +155,7 @@ class MegatronRankFiles final : public ReaderOfPieces {
       RequireComparable(copy.first);
       RequireComparable(copy.second);
     }
-    reading.model.skipped += others_;
+    for (const auto& [pattern, count] : others_) reading.model.skipped[pattern] += count;
     return {Stack::kMegatron, std::move(reading.model), std::move(reading.copies)};
   }
 
@@ -181,7 +181,9 @@ class MegatronRankFiles final : public ReaderOfPieces {
       if (stage && view.type->dtype) {
         stages[*stage].push_back(&view);
       } else {
-        ++others_;
+        std::string joined;
+        for (const std::string& key : keys) joined += (joined.empty() ? "" : ".") + key;
+        ++others_[NamePattern(joined)];
       }
     }
     if (stages.empty()) {
@@ -227,7 +229,7 @@ class MegatronRankFiles final : public ReaderOfPieces {
   std::vector<MegatronRank> ranks_;
   // The files of tensors whose elements do not lie one behind the other, by position.
   std::map<std::uint32_t, std::string> apart_;
-  std::uint64_t others_ = 0;  // tensors outside the model
+  PatternCounts others_;  // tensors outside the model
 };
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "convert/catalog/catalog.h"
+#include "convert/catalog/name_pattern.h"
 #include "convert/layouts/stacks.h"
 #include "convert/model/model_config.h"
 #include "convert/open/completeness.h"
@@ -71,8 +72,8 @@ struct OpenedModel {
   std::shared_ptr<const RankShards> ranks;  // the same where that is rank shards
   // Of a training checkpoint.
   struct Training {
-    std::string stack;          // whose names the tensors have: "megatron"; empty for other inputs
-    std::uint64_t skipped = 0;  // tensors that are not of the model, such as an optimizer's
+    std::string stack;           // whose names the tensors have: "megatron"; empty for other inputs
+    PatternCounts skipped = {};  // tensors that are not of the model, such as an optimizer's
     std::uint64_t padding_rows = 0;         // of the embedding, which are not taken
     std::vector<std::uint32_t> order = {};  // positions in `catalog`, in the model's order
   } training = {};

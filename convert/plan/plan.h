@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "convert/catalog/catalog.h"
+#include "convert/catalog/name_pattern.h"
 #include "convert/plan/planned_file.h"
 #include "formats/left_behind.h"
 
@@ -33,6 +34,8 @@ struct Plan {
   // The members that the recipe removed from config.json, for the way back: member path → JSON
   // value.
   std::vector<std::pair<std::string, std::string>> removed_config;
+  // Tensors of a training checkpoint that are not of the model, by the patterns of their names.
+  PatternCounts not_read;
   std::vector<PlannedFile> files;                // sorted by name
   std::vector<PlannedSideFile> side_files;       // config.json among them; the index is not
   std::vector<formats::LeftBehind> left_behind;  // side files of the source that are not copied

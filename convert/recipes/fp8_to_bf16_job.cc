@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/job/report_fact.h"
 #include "convert/job/runner.h"
 #include "convert/model/activation_scales.h"
 #include "convert/recipes/conversion.h"
@@ -40,15 +41,11 @@ SideDigests CheckAllScales(const OpenedModel& model, const std::vector<ScaledWei
 
 // The scales of activations, which nothing reads beside a BF16 weight.
 ReportFact DroppedScales(const Catalog& catalog, const std::vector<ScaledWeight>& pairs) {
-  ReportFact fact{"dropped", "dropped", "", {}};
+  std::vector<std::string> names;
   for (const std::uint32_t i : FindActivationScales(catalog, pairs)) {
-    fact.names.push_back(catalog.tensors()[i].name);
+    names.push_back(catalog.tensors()[i].name);
   }
-  if (!fact.names.empty()) {
-    fact.text = fmt::format("{} scale{} of activations, which only FP8 weights need",
-                            fact.names.size(), fact.names.size() == 1 ? "" : "s");
-  }
-  return fact;
+  return DroppedFact(std::move(names), "scale", "of activations, which only FP8 weights need");
 }
 
 }  // namespace

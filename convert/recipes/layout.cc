@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/job/report_fact.h"
 #include "convert/job/runner.h"
 #include "convert/layouts/layout_names.h"
 #include "convert/layouts/scaled_layout.h"
@@ -334,6 +335,7 @@ ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSy
     if (!is_demo) RequireUsed(conversion.opening, model);
     const auto made = std::make_shared<LayoutPlan>(PlanLayout(
         model, *layout, options.shard_bytes == 0 ? kDefaultShardBytes : options.shard_bytes));
+    made->plan.not_read = model.training.skipped;
     made->plan.options = {{"to", fmt::format("\"{}\"", options.to)}};
     std::vector<PlannedSideFile> own = std::move(made->plan.side_files);
     made->plan.side_files.clear();
@@ -355,12 +357,8 @@ ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSy
     OpenedModel::Training training = model.training;
     if (is_demo) training.stack = StackName(Stack::kDeepseek);
     recipe.add_facts = [made, training](ConversionReport& report) {
-      ReportFact fact{"dropped", "dropped", "", std::move(made->dropped)};
-      if (!fact.names.empty()) {
-        fact.text = fmt::format("{} tensor{} that the layout does not hold", fact.names.size(),
-                                fact.names.size() == 1 ? "" : "s");
-      }
-      report.facts.push_back(std::move(fact));
+      report.facts.push_back(
+          DroppedFact(std::move(made->dropped), "tensor", "that the layout does not hold"));
       if (!training.stack.empty()) report.facts.push_back(SourceFact(training));
     };
     return recipe;

@@ -12,6 +12,8 @@
 
 #include <fmt/format.h>
 
+#include "convert/catalog/name_pattern.h"
+#include "convert/job/report_fact.h"
 #include "convert/job/runner.h"
 #include "convert/model/config_edit.h"
 #include "convert/model/quantized_form.h"
@@ -149,15 +151,6 @@ void FitConfig(const OpenedModel& model, ModelEdit& edit) {
   SetConfigDtype(model.config, is_f32 ? "float32" : is_f16 ? "float16" : "bfloat16", edit.config);
 }
 
-ReportFact Fact(const char* member, std::vector<std::string> names, const char* what) {
-  ReportFact fact{member, member, "", std::move(names)};
-  if (!fact.names.empty()) {
-    fact.text =
-        fmt::format("{} tensor{} {}", fact.names.size(), fact.names.size() == 1 ? "" : "s", what);
-  }
-  return fact;
-}
-
 // Where the MTP layers of --mtp-from have an embedding or a head of their own, which are not taken.
 void WarnOfOtherCopies(const OpenedModel& model, const std::vector<SharedCopy>& copies,
                        const PreflightRun& run, const StopToken& stop) {
@@ -219,6 +212,7 @@ ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::
     const auto plan = std::make_shared<Plan>(PlanEdit(
         model, *edit, options.shard_bytes == 0 ? kDefaultShardBytes : options.shard_bytes));
     plan->recipe = kTrainToInfer;
+    plan->not_read = model.training.skipped;
     plan->options = {{"dtype", options.dtype == TrainDtype::kBF16 ? "\"bf16\"" : "\"keep\""},
                      {"mla", options.mla == MlaForm::kSplit ? "\"split\"" : "\"keep\""},
                      {"mtp", fmt::format("\"{}\"", NameOf(options.mtp))}};
@@ -233,11 +227,13 @@ ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::
       return run.known;
     };
     recipe.add_facts = [edit, training = model.training](ConversionReport& report) {
-      report.facts.push_back(Fact("dropped", std::move(edit->dropped), "of MTP layers"));
-      report.facts.push_back(Fact("grafted", std::move(edit->grafted), "of MTP layers"));
-      report.facts.push_back(Fact("split", std::move(edit->split), "into k_b_proj and v_b_proj"));
-      report.facts.push_back(Fact("shared", std::move(edit->shared),
-                                  "of MTP layers, made of IN's embedding and head"));
+      report.facts.push_back(DroppedFact(std::move(edit->dropped), "tensor", "of MTP layers"));
+      report.facts.push_back(
+          FactOf("grafted", std::move(edit->grafted), "tensor", "of MTP layers"));
+      report.facts.push_back(
+          FactOf("split", std::move(edit->split), "tensor", "into k_b_proj and v_b_proj"));
+      report.facts.push_back(FactOf("shared", std::move(edit->shared), "tensor",
+                                    "of MTP layers, made of IN's embedding and head"));
       if (!training.stack.empty()) report.facts.push_back(SourceFact(training));
     };
     return recipe;

@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/catalog/name_pattern.h"
 #include "convert/stream/value_reader.h"
 #include "convert/verify/numeric_outliers.h"
 #include "convert/verify/numeric_zeros.h"

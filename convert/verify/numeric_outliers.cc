@@ -59,20 +59,6 @@ void JudgeGroup(std::span<const TensorMagnitude> group, std::vector<Outlier>& ou
 
 }  // namespace
 
-std::string NamePattern(std::string_view name) {
-  std::string pattern;
-  while (true) {
-    const std::size_t dot = name.find('.');
-    const std::string_view part = name.substr(0, dot);
-    const bool number = !part.empty() && std::all_of(part.begin(), part.end(),
-                                                     [](char c) { return c >= '0' && c <= '9'; });
-    pattern += number ? "*" : part;
-    if (dot == std::string_view::npos) return pattern;
-    pattern += '.';
-    name.remove_prefix(dot + 1);
-  }
-}
-
 std::vector<Outlier> FindOutliers(std::vector<TensorMagnitude> magnitudes) {
   std::sort(magnitudes.begin(), magnitudes.end(), [](const auto& a, const auto& b) {
     return std::pair(std::string_view(a.pattern), a.tensor) <

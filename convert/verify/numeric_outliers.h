@@ -9,12 +9,9 @@
 // numeric.h.
 namespace dsv3::convert {
 
-// The name without layer and expert numbers: "model.layers.*.mlp.experts.*.up_proj.weight".
-std::string NamePattern(std::string_view name);
-
 struct TensorMagnitude {
   std::uint32_t tensor = 0;  // position in the catalog
-  std::string pattern;       // NamePattern of its name
+  std::string pattern;       // of its name (NamePattern)
   double rms = 0;            // positive and finite, both
   double absmax = 0;
 };

@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/catalog/name_pattern.h"
 #include "convert/model/expected_tensors.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
@@ -120,7 +121,7 @@ StructureReport JudgeTraining(OpenedModel& model) {
     report.verification.files.push_back(file.name);
   }
   report.training->stack = model.training.stack;
-  report.training->skipped = model.training.skipped;
+  report.training->skipped = TotalOf(model.training.skipped);
   report.training->missing_mtp_layers = model.missing_mtp_layers;
   CountTensors(model, model.assembled->stored, report);
   DescribeModel(model, report);

@@ -29,6 +29,7 @@ Manifest WholeManifest() {
   manifest.job.recipe = "fp8-to-bf16";
   manifest.job.options = {{"checksum", "\"sha256\""}, {"block", "[128,128]"}};
   manifest.job.removed_config = {{"quantization_config", "{ \"fmt\": \"e4m3\" }"}};
+  manifest.job.dropped = {{"layers.*.input_scale", 48}, {"odd \"name\"", 1}};
   manifest.job.source_files = {{"", "in.safetensors", 12, kA},
                                {"original", "in.safetensors", 9, kB}};
   manifest.files = {{"config.json", 2, Sha('1'), "", true},

@@ -1,16 +1,20 @@
 #include "convert/model/activation_scales.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/catalog/name_pattern.h"
 #include "convert/recipes/conversion.h"
 #include "formats/checkpoint_files.h"
+#include "formats/manifest.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/support/files.h"
@@ -88,12 +92,19 @@ TEST_F(ActivationScalesTest, GoWhereTheWeightBecomesBf16AndAreReported) {
     EXPECT_EQ(report.facts[0].member, "dropped");
     EXPECT_THAT(report.facts[0].names, ::testing::UnorderedElementsAreArray(kDropped));
     EXPECT_THAT(report.facts[0].text, HasSubstr("3 scales of activations"));
+    EXPECT_THAT(report.facts[0].lines,
+                ::testing::Contains("1 × 'a.experts.*.up_proj.input_scale'"));
     conversion.request.run.dry_run = false;
   }
   EXPECT_THAT(NamesOf("out"),
               ElementsAre("a.attn.k_scale", "a.experts.7.up_proj.weight", "a.norm.input_scale",
                           "a.norm.weight", "a.q_proj.weight"));
   EXPECT_THAT(testing::ReadFile(dir_ / "out" / "config.json"), Not(HasSubstr("static")));
+  const formats::Manifest manifest =
+      formats::ParseManifest(testing::ReadFile(dir_ / "out" / formats::kManifestName), "manifest");
+  std::vector<std::pair<std::string, std::uint64_t>> patterns;
+  for (const std::string& name : kDropped) patterns.emplace_back(NamePattern(name), 1);
+  EXPECT_THAT(manifest.job.dropped, ::testing::UnorderedElementsAreArray(patterns));
 }
 
 TEST_F(ActivationScalesTest, NothingIsReportedWhereThereAreNone) {

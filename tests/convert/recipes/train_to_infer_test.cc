@@ -8,6 +8,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/catalog/name_pattern.h"
+
 namespace dsv3::testing {
 namespace {
 
@@ -34,6 +36,12 @@ TEST_F(TrainToInferTest, DropsTheTensorsOfMtpLayersAloneFromShardsIndexAndConfig
   ASSERT_FALSE(report.facts.empty());
   EXPECT_EQ(report.facts[0].member, "dropped");
   EXPECT_EQ(report.facts[0].names.size(), dropped);
+  convert::PatternCounts in_manifest;
+  for (const nlohmann::json& pattern :
+       Json(out / "checkpoint.manifest.json")["source"]["dropped"]) {
+    in_manifest[pattern["pattern"]] = pattern["tensors"];
+  }
+  EXPECT_EQ(in_manifest, convert::CountPatterns(report.facts[0].names));
   EXPECT_EQ(report.copied_tensors, expected.size());
 
   const nlohmann::json index = Json(out / "model.safetensors.index.json");

@@ -12,13 +12,6 @@ namespace {
 
 using ::testing::IsEmpty;
 
-TEST(NamePatternTest, ReplacesNumbers) {
-  EXPECT_EQ(NamePattern("model.layers.12.mlp.experts.255.w1.weight"),
-            "model.layers.*.mlp.experts.*.w1.weight");
-  EXPECT_EQ(NamePattern("lm_head"), "lm_head");
-  EXPECT_EQ(NamePattern("a..7"), "a..*");
-}
-
 TEST(FindOutliersTest, LeavesWideAndSmallGroupsAlone) {
   const auto group = [](const std::vector<double>& logs) {
     std::vector<TensorMagnitude> tensors;
