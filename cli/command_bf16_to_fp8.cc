@@ -124,18 +124,13 @@ Command Bf16ToFp8Command() {
       "in the shard of its weight, "
       "and each tensor in the shard that it was in. The source is not changed.",
       "The report says for each tensor how far the quantised weights are from the source's.",
-      "Files appear in OUT under their names only when they are complete, the index after all "
-      "shards. After an interruption of any kind the same command continues and gives the same "
-      "bytes."};
+      std::string(kCompletesInAnyCase)};
   command.arguments = {
       {"IN",
        "The BF16, F16 or F32 checkpoint: a directory, a single safetensors file, or a model "
        "directory of the Hugging Face hub cache, or rank shards of dsv3-reshard.",
        &options->conversion.input},
-      {"OUT",
-       "The directory to write. It may be missing, empty, or hold what an earlier run of the "
-       "same command left.",
-       &options->conversion.output}};
+      OutputArgument(&options->conversion.output)};
   command.options = RecipeOptions(options);
   AddOptions(RunOptionTable(&options->conversion.run), command);
   AddOptions(PartOptionTable(&options->conversion.run), command);

@@ -42,10 +42,7 @@ Command Fp8ToBf16Command() {
        "The FP8 checkpoint: a directory, a single safetensors file, or a model directory of the "
        "Hugging Face hub cache, or rank shards of dsv3-reshard.",
        &options->conversion.input},
-      {"OUT",
-       "The directory to write. It may be missing, empty, or hold what an earlier run of the "
-       "same command left.",
-       &options->conversion.output}};
+      OutputArgument(&options->conversion.output)};
   command.options = RunOptionTable(&options->conversion.run);
   command.options.push_back(
       Flag("allow-bad-scales", &options->recipe.allow_bad_scales,

@@ -63,10 +63,7 @@ Command LayoutCommand() {
        "the "
        "files of DeepSeek's inference demo.",
        &options->conversion.input},
-      {"OUT",
-       "The directory to write. It may be missing, empty, or hold what an earlier run of the "
-       "same command left.",
-       &options->conversion.output}};
+      OutputArgument(&options->conversion.output)};
   command.options.push_back(ToOption(&options->recipe));
   AddOptions(
       TrainingOptionTable(&options->recipe.from, &options->config, &options->recipe.shard_bytes),

@@ -53,10 +53,7 @@ Command MergeCommand() {
   command.arguments = {
       {"RANKS", "The directory of rank shards, with its layout.json, or of the demo's files.",
        &options->input},
-      {"OUT",
-       "The directory to write. It may be missing, empty, or hold what an earlier run of the "
-       "same command left.",
-       &options->output}};
+      OutputArgument(&options->output)};
   command.options = RunOptionTable(&options->run);
   command.options.push_back(PathOption(
       "config", "FILE", PathUse::kInputFile, &options->config,

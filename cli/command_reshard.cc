@@ -292,10 +292,7 @@ Command ReshardCommand() {
        "Hugging Face hub cache; or a directory of rank shards with its layout.json. A "
        "directory that is called merge is written ./merge.",
        &options->input},
-      {"OUT",
-       "The directory to write. It may be missing, empty, or hold what an earlier run of the "
-       "same command left.",
-       &options->output}};
+      OutputArgument(&options->output)};
   command.options = OptionTable(*options);
   command.examples = {
       {"--tp 8 DeepSeek-V3 ranks", "Cut everything 8 ways"},

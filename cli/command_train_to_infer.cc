@@ -91,9 +91,7 @@ Command TrainToInferCommand() {
       "them alone or from another checkpoint, and split kv_b_proj.",
       "Tensors, index and config.json change together. A shard of which nothing changes keeps "
       "every byte, and is not written anew where the file system can share it.",
-      "Files appear in OUT under their names only when they are complete, the index after all "
-      "shards. After an interruption of any kind the same command continues and gives the same "
-      "bytes."};
+      std::string(kCompletesInAnyCase)};
   command.arguments = {
       {"IN",
        "The checkpoint: a file of torch.save (.pt, .bin, .pth), a directory of "
@@ -102,10 +100,7 @@ Command TrainToInferCommand() {
        "single safetensors file, a model directory of the hub cache, or rank shards of "
        "dsv3-reshard.",
        &options->conversion.input},
-      {"OUT",
-       "The directory to write. It may be missing, empty, or hold what an earlier run of the "
-       "same command left.",
-       &options->conversion.output}};
+      OutputArgument(&options->conversion.output)};
   command.options = RecipeOptions(options);
   AddOptions(RunOptionTable(&options->conversion.run), command);
   AddOptions(PartOptionTable(&options->conversion.run), command);

@@ -292,9 +292,7 @@ Command AllChecksCommand() {
                  "The directory that DIR was made from, for provenance."),
       StrictOption(&options->verify),
       ThreadsOption(&options->verify),
-      Size("memory", &options->memory_bytes,
-           "Bound for the buffers, 160Mi by default: bytes, or a number with K, M, G (1000) or Ki, "
-           "Mi, Gi (1024). The report does not depend on it.")};
+      MemoryOption(&options->memory_bytes)};
   AppendReportOptions(&options->verify, command.options);
   command.examples = {{"all DeepSeek-V3", "Run all checks that apply"},
                       {"all --strict DeepSeek-V3 --junit reports/verify.xml --sarif "

@@ -192,16 +192,12 @@ Command CompareCommand() {
   command.arguments = {
       {"A", kCheckpointHelp, &options->a},
       {"B", "The other one. Relative errors are relative to its values.", &options->b}};
-  command.options = {
-      ConfigOption(&options->config),
-      RealNumber("atol", "X", &options->atol,
-                 "Accept values with |a - b| <= X + rtol * |b|; 0 by default."),
-      RealNumber("rtol", "X", &options->rtol,
-                 "Accept values with |a - b| <= atol + X * |b|; 0 by default."),
-      ThreadsOption(&options->verify),
-      Size("memory", &options->memory_bytes,
-           "Bound for the buffers, 160Mi by default: bytes, or a number with K, M, G (1000) or Ki, "
-           "Mi, Gi (1024). The report does not depend on it.")};
+  command.options = {ConfigOption(&options->config),
+                     RealNumber("atol", "X", &options->atol,
+                                "Accept values with |a - b| <= X + rtol * |b|; 0 by default."),
+                     RealNumber("rtol", "X", &options->rtol,
+                                "Accept values with |a - b| <= atol + X * |b|; 0 by default."),
+                     ThreadsOption(&options->verify), MemoryOption(&options->memory_bytes)};
   AppendReportOptions(&options->verify, command.options);
   command.examples = {
       {"compare DeepSeek-V3 DeepSeek-V3-BF16", "Compare an FP8 checkpoint with its BF16 cast"},

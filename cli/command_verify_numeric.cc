@@ -211,9 +211,7 @@ Command NumericCommand() {
            "whole tensor names, such as '*.o_proj.weight'."),
       StrictOption(&options->verify),
       ThreadsOption(&options->verify),
-      Size("memory", &options->values.memory_bytes,
-           "Bound for the buffers, 160Mi by default: bytes, or a number with K, M, G (1000) or Ki, "
-           "Mi, Gi (1024). The report does not depend on it.")};
+      MemoryOption(&options->values.memory_bytes)};
   AppendReportOptions(&options->verify, command.options);
   command.examples = {{"numeric DeepSeek-V3", "Check all values"},
                       {"numeric DeepSeek-V3 --histogram '*.o_proj.weight'",

@@ -104,6 +104,13 @@ std::vector<Option> DeletionOptionTable(convert::RunOptions* run, bool* yes) {
   return options;
 }
 
+Argument OutputArgument(std::string* output) {
+  return {"OUT",
+          "The directory to write. It may be missing, empty, or hold what an earlier run of the "
+          "same command left.",
+          output};
+}
+
 void AddOptions(std::vector<Option> options, Command& command) {
   std::move(options.begin(), options.end(), std::back_inserter(command.options));
 }

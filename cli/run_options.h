@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "cli/option_table.h"
@@ -15,6 +17,15 @@ std::vector<Option> PartOptionTable(convert::RunOptions* run);
 
 // --delete-source-shards and --yes, for commands whose source another place has.
 std::vector<Option> DeletionOptionTable(convert::RunOptions* run, bool* yes);
+
+// The argument OUT of a command that converts.
+Argument OutputArgument(std::string* output);
+
+// The last paragraph of the help of such a command.
+inline constexpr std::string_view kCompletesInAnyCase =
+    "Files appear in OUT under their names only when they are complete, the index after all "
+    "shards. After an interruption of any kind the same command continues and gives the same "
+    "bytes.";
 
 // Puts `options` behind those of the command.
 void AddOptions(std::vector<Option> options, Command& command);

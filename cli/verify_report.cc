@@ -66,6 +66,12 @@ Option ThreadsOption(VerifyOptions* options) {
       'j');
 }
 
+Option MemoryOption(std::uint64_t* memory_bytes) {
+  return Size("memory", memory_bytes,
+              "Bound for the buffers, 160Mi by default: bytes, or a number with K, M, G (1000) or "
+              "Ki, Mi, Gi (1024). The report does not depend on it.");
+}
+
 Option StrictOption(VerifyOptions* options) {
   return Flag("strict", &options->strict, "Fail on warnings, too.");
 }

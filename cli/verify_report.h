@@ -29,6 +29,7 @@ struct VerifyOptions {
 };
 
 Option ThreadsOption(VerifyOptions* options);
+Option MemoryOption(std::uint64_t* memory_bytes);
 Option StrictOption(VerifyOptions* options);
 // --all, --junit and --sarif.
 void AppendReportOptions(VerifyOptions* options, std::vector<Option>& table);
