@@ -14,12 +14,12 @@ namespace {
 
 struct Options {
   ConversionOptions conversion;
-  convert::Fp8ToBf16Options recipe;
+  convert::DequantizeOptions recipe;
 };
 
 std::string Run(const Options& options, CommandContext& context) {
   convert::ConversionRequest request;
-  request.fp8_to_bf16 = options.recipe;
+  request.dequantize = options.recipe;
   return RunConversion(options.conversion, std::move(request), convert::ConvertFp8ToBf16, context);
 }
 

@@ -7,6 +7,7 @@ namespace dsv3::cli {
 
 Command Bf16ToFp8Command();
 Command Fp8ToBf16Command();
+Command DequantizeCommand();
 Command TrainToInferCommand();
 Command LayoutCommand();
 Command SampleCommand();

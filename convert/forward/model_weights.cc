@@ -214,7 +214,7 @@ std::vector<SourceRange> ModelWeights::RangesOf(const TensorRows& rows) const {
   const std::uint64_t first = rows.first * rows.cols;
   const std::uint64_t last = rows.end * rows.cols;
   std::vector<SourceRange> ranges = {{rows.tensor, reader.BytesTo(first), reader.BytesTo(last)}};
-  if (const auto scale = reader.ScaleRange(first, last)) ranges.push_back(*scale);
+  reader.AppendScaleReads(first, last, ranges);
   return ranges;
 }
 
@@ -261,7 +261,9 @@ void ModelWeights::Read(const WeightRows& weight, std::uint64_t begin, std::uint
     }
     return;
   }
-  if (reader.scaled()) reader.DecodeScales(first, last, buffers.read.inputs[1], buffers.scales);
+  if (reader.scaled()) {
+    reader.DecodeScales(first, last, std::span(buffers.read.inputs).subspan(1), buffers.scales);
+  }
   if (reader.scaled() && values_ == WeightValues::kBF16) {
     buffers.bf16.resize(count);
     reader.RoundedToBF16(first, bytes, buffers.scales, buffers.bf16.data());

@@ -57,7 +57,7 @@ void Measure(const OpenedModel& model, std::uint32_t position, std::span<const S
   const auto visit = [&](const ValuePiece& piece) {
     stored.Add(piece.bytes);
     if (!piece.reader.scaled()) return;
-    values.resize(piece.bytes.size());
+    values.resize(static_cast<std::size_t>(piece.end - piece.begin));
     piece.reader.RoundedToBF16(piece.begin, piece.bytes, piece.scales, values.data());
     dequantized.Add(std::as_bytes(std::span(values)));
   };

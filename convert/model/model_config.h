@@ -22,6 +22,7 @@ struct QuantizationGroup {
   std::string strategy;  // "tensor", "channel", "block", "group" …
   std::optional<quant::BlockShape> block_structure;
   std::uint64_t group_size = 0;  // columns; 0 when absent
+  bool symmetric = true;         // whether codes have no zero points
 };
 
 // config.json's quantization_config, as far as this toolkit acts on it. Strings are empty when

@@ -108,6 +108,8 @@ void ParseGroups(const ConfigFields& fields, const std::string& file, const std:
     group.type = inner.String("type");
     if (group.type.empty()) group.type = "int";
     group.block_structure = ParseBlock(inner, "block_structure", /*text_too=*/true);
+    const Json* symmetric = inner.Find("symmetric");
+    group.symmetric = symmetric == nullptr || *symmetric != false;
     ParseStrategy(inner, group);
     config.groups.push_back(std::move(group));
   }

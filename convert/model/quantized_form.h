@@ -11,9 +11,9 @@
 #include "formats/shape.h"
 
 // The forms of quantised weights beside FP8 with scales: INT4 pack-quantized, AWQ, GPTQ, NVFP4,
-// MXFP4, MXFP8, W4AFP8, INT8, ModelOpt FP8, bitsandbytes. Only this file distinguishes them, by the
-// tensors beside a weight, by config.json and by ModelOpt's hf_quant_config.json. Headers only;
-// thread-safe.
+// MXFP4, MXFP8, W4AFP8, INT8, ModelOpt FP8, bitsandbytes. Only the table in form_table.cc
+// distinguishes them, by the tensors beside a weight, by config.json and by ModelOpt's
+// hf_quant_config.json. Headers only; thread-safe.
 namespace dsv3::convert {
 
 // How a form stores the codes of a matrix [N, K] in a tensor.

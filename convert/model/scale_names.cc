@@ -58,6 +58,15 @@ std::optional<ParsedScaleName> ParseScaleName(std::string_view name) {
   return std::nullopt;
 }
 
+std::string WeightNameOf(std::string_view codes) {
+  auto weight = Without(codes, kPackedEnding);
+  return weight && weight->ends_with(kWeight) ? std::move(*weight) : std::string(codes);
+}
+
+std::string PackedNameOf(std::string_view weight) {
+  return std::string(weight).append(kPackedEnding);
+}
+
 std::vector<std::string> CodeNamesOf(std::string_view scale) {
   auto weight = Without(scale, kSecondEnding);
   if (!weight) {

@@ -35,6 +35,13 @@ struct ParsedScaleName {
 // whether the tensor is a scale at all, the name cannot say.
 std::optional<ParsedScaleName> ParseScaleName(std::string_view name);
 
+// The name of the weight that codes make: that of the codes where it ends in ".weight", else
+// "….weight" for "….weight_packed".
+std::string WeightNameOf(std::string_view codes);
+
+// "….weight_packed" for "….weight".
+std::string PackedNameOf(std::string_view weight);
+
 // The names that the codes of a scale's weight can have in any form, packed codes and second scales
 // included; empty where the name does not end like a scale's.
 std::vector<std::string> CodeNamesOf(std::string_view scale);

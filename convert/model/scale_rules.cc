@@ -54,9 +54,7 @@ void AddGroupRule(const QuantizationGroup& group, ScaleRules& rules) {
 
 ScaleRules ReadCompressedTensors(const QuantizationConfig& config) {
   ScaleRules rules;
-  for (const QuantizationGroup& group : config.groups) {
-    if (group.type == "float" && group.num_bits == 8) AddGroupRule(group, rules);
-  }
+  AddGroupRules(config, "float", 8, rules);
   if (rules.rules.empty()) {
     rules.problem = fmt::format(
         "config.json: quantization_config ({}) has no group of 8-bit float weights with strategy "
@@ -102,6 +100,13 @@ std::pair<std::uint64_t, std::uint64_t> Covered(const ScaledWeight& pair) {
 }
 
 }  // namespace
+
+void AddGroupRules(const QuantizationConfig& config, std::string_view type, std::uint64_t bits,
+                   ScaleRules& rules) {
+  for (const QuantizationGroup& group : config.groups) {
+    if (group.type == type && group.num_bits == bits) AddGroupRule(group, rules);
+  }
+}
 
 ScaleRules ReadScaleRules(const ModelConfig& config) {
   ScaleRules rules;

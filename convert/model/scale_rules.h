@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,6 +30,10 @@ struct ScaleRules {
 };
 
 ScaleRules ReadScaleRules(const ModelConfig& config);
+
+// Adds what compressed-tensors' groups of weights of a type ("float" or "int") and width say.
+void AddGroupRules(const QuantizationConfig& config, std::string_view type, std::uint64_t bits,
+                   ScaleRules& rules);
 
 // The problem where the config gives no block size and a tensor has more than one scale.
 inline constexpr const char* kNoBlockSize =

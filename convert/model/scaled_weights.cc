@@ -9,7 +9,7 @@
 
 #include <fmt/format.h>
 
-#include "convert/catalog/ceil_div.h"
+#include "convert/model/coded_weight.h"
 #include "convert/model/quantized_form.h"
 #include "convert/model/scale_names.h"
 #include "convert/model/scale_rules.h"
@@ -31,6 +31,10 @@ bool IsFloat(Dtype dtype) {
          dtype == Dtype::kF64;
 }
 
+// What no plain weight has beside it.
+constexpr std::array<std::string_view, 5> kCompanions = {
+    "weight_scale_2", "weight_global_scale", "weight_zero_point", "weight_shape", "weight_offset"};
+
 class Finder {
  public:
   Finder(const Catalog& catalog, const ModelConfig& config)
@@ -38,7 +42,7 @@ class Finder {
 
   ScaledWeights Run() {
     for (std::uint32_t i = 0; i < catalog_.tensors().size(); ++i) {
-      if (!VisitScale(i)) VisitWeight(i);
+      if (!VisitScale(i) && !VisitCompanion(i)) VisitWeight(i);
     }
     ReportUnpaired();
     ReportRules();
@@ -108,6 +112,26 @@ class Finder {
     }
   }
 
+  // Whether the tensor is one that only codes have beside them; reports it when there are none.
+  bool VisitCompanion(std::uint32_t i) {
+    const std::string& name = At(i).name;
+    const std::size_t dot = name.rfind('.');
+    if (dot == std::string::npos) return false;
+    const std::string_view part = std::string_view(name).substr(dot + 1);
+    if (std::find(kCompanions.begin(), kCompanions.end(), part) == kCompanions.end()) return false;
+    const std::string module = name.substr(0, dot + 1);
+    for (const char* const codes : {"weight", "weight_packed"}) {
+      const std::uint32_t position = catalog_.Find(module + codes);
+      if (position != Catalog::kNone && !IsFloat(At(position).dtype)) return true;
+    }
+    Add(i, "companion-without-codes",
+        fmt::format("tensor {} belongs beside the codes of a quantised weight, but there are none: "
+                    "neither {} nor another name of theirs is in any shard; the checkpoint is "
+                    "incomplete, or was converted in part",
+                    QuoteForMessage(name), QuoteForMessage(module + "weight_packed")));
+    return true;
+  }
+
   void VisitWeight(std::uint32_t i) {
     const CatalogTensor& tensor = At(i);
     if (const auto form = RecogniseForm(catalog_, config_, i)) {
@@ -117,9 +141,13 @@ class Finder {
             fmt::format("tensor {} holds {} weights, but its scale {} is in no shard; without it "
                         "the weight means nothing. The checkpoint is incomplete, download it again",
                         QuoteForMessage(tensor.name), form->name, QuoteForMessage(form->scale)));
-      } else if (tensor.dtype == Dtype::kF8E4M3) {
-        AddReadable(i, catalog_.Find(form->scale));
       }
+      CodedWeight coded = ReadCodedWeight(catalog_, config_, i);
+      for (const CodedWeight::Fault& fault : coded.faults) {
+        Add(fault.tensor, fault.kind, fault.message);
+      }
+      if (coded.weight) result_.readable.push_back(*coded.weight);
+      result_.formed.back().unread = std::move(coded.unread);
       return;
     }
     if (!IsFp8(tensor.dtype)) return;
@@ -147,35 +175,6 @@ class Finder {
     }
   }
 
-  // FP8 codes of another form: the scale's shape says what it is of.
-  void AddReadable(std::uint32_t weight_at, std::uint32_t scale_at) {
-    constexpr std::uint64_t kMxGroup = 32;
-    const CatalogTensor& weight = At(weight_at);
-    const CatalogTensor& scale = At(scale_at);
-    const auto format =
-        scale.dtype == Dtype::kU8 ? quant::ScaleFormat::kE8M0 : ScaleFormatOf(scale.dtype);
-    if (weight.shape.size() != 2 || !format) return;
-    ScaledWeight pair;
-    pair.weight = weight_at;
-    pair.scale = scale_at;
-    pair.matrices = 1;
-    pair.rows = weight.shape[0];
-    pair.cols = weight.shape[1];
-    pair.scale_format = *format;
-    if (formats::NumElements(scale.shape) == 1) {
-      pair.block = {pair.rows, pair.cols};
-    } else if (scale.shape == formats::Shape{pair.rows, 1} ||
-               scale.shape == formats::Shape{pair.rows}) {
-      pair.block = {1, pair.cols};
-    } else if (scale.shape == formats::Shape{pair.rows, CeilDiv(pair.cols, kMxGroup)}) {
-      pair.block = {1, kMxGroup};
-    } else {
-      return;
-    }
-    if (pair.rows == 0 || pair.cols == 0 || pair.ScaleCols() > kMaxScaleColumns) return;
-    result_.readable.push_back(pair);
-  }
-
   void Pair(std::uint32_t weight_at, std::uint32_t scale_at) {
     const CatalogTensor& weight = At(weight_at);
     const CatalogTensor& scale = At(scale_at);
@@ -199,7 +198,7 @@ class Finder {
     pair.weight = weight_at;
     pair.scale = scale_at;
     pair.format =
-        weight.dtype == Dtype::kF8E4M3 ? quant::Fp8Format::kE4M3 : quant::Fp8Format::kE5M2;
+        weight.dtype == Dtype::kF8E4M3 ? quant::CodeFormat::kE4M3 : quant::CodeFormat::kE5M2;
     const auto scale_format = rules_.u8_is_e8m0 && scale.dtype == Dtype::kU8
                                   ? quant::ScaleFormat::kE8M0
                                   : ScaleFormatOf(scale.dtype);
@@ -273,7 +272,7 @@ class Finder {
     const auto known = std::find_if(result_.forms.begin(), result_.forms.end(),
                                     [&](const FormCount& count) { return count.name == form; });
     const auto position = static_cast<std::uint32_t>(known - result_.forms.begin());
-    result_.formed.push_back({weight, position});
+    result_.formed.push_back({weight, position, {}});
     if (known == result_.forms.end()) {
       result_.forms.push_back({form, 1});
     } else {
@@ -308,11 +307,17 @@ std::uint64_t ScaledWeight::ScaleCols() const {
   return cols / block.cols + (cols % block.cols != 0);
 }
 
+formats::Shape ShapeOfValues(const CatalogTensor& tensor, const ScaledWeight* pair) {
+  if (pair == nullptr || quant::CodeBits(pair->format) == 8) return tensor.shape;
+  return {pair->rows, pair->cols};
+}
+
 ScaleMap::ScaleMap(std::span<const ScaledWeight> pairs, std::size_t tensors)
     : pairs_(pairs), by_weight_(tensors, kNoPair), by_scale_(tensors, kNoPair) {
   for (std::uint32_t i = 0; i < pairs.size(); ++i) {
     by_weight_[pairs[i].weight] = i;
     by_scale_[pairs[i].scale] = i;
+    if (pairs[i].tensor_scale != Catalog::kNone) by_scale_[pairs[i].tensor_scale] = i;
   }
 }
 

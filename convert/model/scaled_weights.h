@@ -11,6 +11,8 @@
 #include "convert/model/quantized_form.h"
 #include "formats/dtype.h"
 #include "formats/finding.h"
+#include "formats/shape.h"
+#include "quant/codes.h"
 #include "quant/dequantize.h"
 
 // How quantised weights and scales belong together. No other file knows it; scale_names.h says how
@@ -24,11 +26,21 @@ inline constexpr std::uint64_t kMaxScaleColumns = std::uint64_t{1} << 18;
 // Whether a dtype is one of the 8-bit floating-point formats of weights, read here or not.
 bool IsFp8(formats::Dtype dtype);
 
-// An FP8 weight and the tensor that holds its scales; positions in the catalog. The weight is
+// How a tensor holds what codes mean 0 with.
+enum class ZeroFormat {
+  kF32,
+  kBF16,
+  kF16,
+  kI8,
+  // INT4 in offset binary, eight in a 32-bit word: those of eight rows of scales in one column.
+  kPackedRows,
+};
+
+// A quantised weight and the tensors that hold its scales; positions in the catalog. The weight is
 // `matrices` row-major matrices of `rows` × `cols`, one after the other (1 but for fused experts),
 // and so are the scales: each matrix has ceil(rows / block.rows) × ceil(cols / block.cols) of them,
 // row-major, without gaps. One scale for a row is the block {1, cols}, one for a matrix
-// {rows, cols}.
+// {rows, cols}. A value is (code − zero) × scale.
 struct ScaledWeight {
   std::uint32_t weight = 0;
   std::uint32_t scale = 0;
@@ -36,12 +48,22 @@ struct ScaledWeight {
   std::uint64_t rows = 0;
   std::uint64_t cols = 0;
   quant::BlockShape block;
-  quant::Fp8Format format = quant::Fp8Format::kE4M3;           // of the weight's codes
+  quant::CodeFormat format = quant::CodeFormat::kE4M3;
   quant::ScaleFormat scale_format = quant::ScaleFormat::kF32;  // of the scale's bytes
+  // One F32 value that all scales are multiplied with or divided by (NVFP4); kNone: none.
+  std::uint32_t tensor_scale = Catalog::kNone;
+  quant::TensorScaleUse tensor_scale_use = quant::TensorScaleUse::kMultiply;
+  // One value for each scale, which is subtracted from the codes; kNone: none.
+  std::uint32_t zeros = Catalog::kNone;
+  ZeroFormat zero_format = ZeroFormat::kF32;
 
   std::uint64_t ScaleRows() const;  // of one matrix
   std::uint64_t ScaleCols() const;
 };
+
+// The shape of a tensor's values: that of the weight where the tensor holds the codes of one;
+// `pair` may be nullptr.
+formats::Shape ShapeOfValues(const CatalogTensor& tensor, const ScaledWeight* pair);
 
 // The pairs by the positions of their tensors in the catalog. Refers to the pairs, which must
 // outlive it. Immutable, so threads may share it.
@@ -51,7 +73,8 @@ class ScaleMap {
   // `tensors`: how many the catalog has.
   ScaleMap(std::span<const ScaledWeight> pairs, std::size_t tensors);
 
-  // The pair of a weight, or of a scale; nullptr where the tensor is in no pair as that.
+  // The pair of a weight, or of a scale (the scale of its scales included); nullptr where the
+  // tensor is in no pair as that.
   const ScaledWeight* OfWeight(std::uint32_t tensor) const { return Pair(by_weight_[tensor]); }
   const ScaledWeight* OfScale(std::uint32_t tensor) const { return Pair(by_scale_[tensor]); }
 
@@ -78,6 +101,9 @@ struct ScaledWeights {
   //   scale-of-unquantized-weight  a scale's weight is BF16, F16, F32 …
   //   wrong-scale-dtype       the scale is not F32, BF16, F16 or F8_E8M0
   //   wrong-scale-shape       the shape contradicts the config's blocks
+  //   wrong-zero-points       what the codes mean 0 with contradicts the scales
+  //   several-forms           beside the codes are tensors of two forms
+  //   companion-without-codes a tensor that belongs beside codes (weight_shape …) has none
   //   too-many-scale-columns  more than 2^18 in a row, which a piece of a weight would need whole
   //   wrong-weight-shape      the FP8 weight is neither a matrix nor 3-D experts
   //   no-quantization-config  the config does not give the blocks of the FP8 weights (one finding)
@@ -91,10 +117,11 @@ struct ScaledWeights {
   struct FormedWeight {
     std::uint32_t weight = 0;
     std::uint32_t form = 0;
+    std::string unread = {};  // why it is not in `readable`; empty where a finding says that
   };
   std::vector<FormedWeight> formed;
-  // Those of them whose values are code × scale all the same, ordered by the weight's position:
-  // ModelOpt's FP8 and MXFP8. Conversions do not take them; what looks at values does.
+  // Those of them whose values can be made all the same, ordered by the weight's position.
+  // `dequantize` takes them, and so does what looks at values.
   std::vector<ScaledWeight> readable;
 };
 

@@ -2,50 +2,65 @@
 
 #include <algorithm>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "convert/catalog/ceil_div.h"
+#include "convert/plan/scale_values.h"
 #include "formats/error.h"
-#include "quant/dequantize.h"
+#include "quant/codes.h"
 
 namespace dsv3::convert {
 namespace {
 
 class DequantizeExpression final : public Expression {
  public:
-  DequantizeExpression(const CatalogTensor& weight, const ScaledWeight& pair,
-                       std::uint64_t scale_bytes)
-      : Expression(formats::Dtype::kBF16, weight.shape),
+  DequantizeExpression(const CatalogTensor& weight, const ScaledWeight& pair)
+      : Expression(formats::Dtype::kBF16, ShapeOfValues(weight, &pair)),
         pair_(pair),
-        scale_bytes_(scale_bytes),
+        codes_of_byte_(8 / quant::CodeBits(pair.format)),
         scale_rows_(pair.ScaleRows()),
         scale_cols_(pair.ScaleCols()) {}
 
   std::string_view rule() const override { return "dequantize"; }
   std::vector<std::uint32_t> streamed_sources() const override { return {pair_.weight}; }
-  std::vector<std::uint32_t> side_sources() const override { return {pair_.scale}; }
+  std::vector<std::uint32_t> side_sources() const override {
+    std::vector<std::uint32_t> sources = {pair_.scale};
+    if (pair_.tensor_scale != Catalog::kNone) sources.push_back(pair_.tensor_scale);
+    if (pair_.zeros != Catalog::kNone) sources.push_back(pair_.zeros);
+    return sources;
+  }
+
+  // At whole bytes of codes.
+  std::uint64_t CutAtOrBefore(std::uint64_t position) const override {
+    const std::uint64_t step = 2 * codes_of_byte_;
+    return position / step * step;
+  }
+  std::uint64_t CutAfter(std::uint64_t position) const override {
+    return CutAtOrBefore(position) + 2 * codes_of_byte_;
+  }
 
   // A code for two bytes, and its share of a scale, which is more than a code in tiny blocks.
   std::uint64_t input_bytes_per_output_byte() const override {
     const std::uint64_t block_elements =
         std::min(pair_.block.rows, pair_.rows) * std::min(pair_.block.cols, pair_.cols);
-    return CeilDiv(1 + CeilDiv(scale_bytes_, std::max<std::uint64_t>(1, block_elements)), 2);
+    return CeilDiv(1 + CeilDiv(ScaleBytes(pair_), std::max<std::uint64_t>(1, block_elements)), 2);
   }
 
   void AppendReads(std::uint64_t begin, std::uint64_t end,
                    std::vector<SourceRange>& reads) const override {
-    reads.push_back({pair_.weight, begin / 2, end / 2});
-    const std::uint64_t row_bytes = scale_cols_ * scale_bytes_;
-    reads.push_back({pair_.scale, ScaleRowOf(begin / 2) * row_bytes,
-                     (ScaleRowOf(end / 2 - 1) + 1) * row_bytes});
+    reads.push_back({pair_.weight, begin / 2 / codes_of_byte_, end / 2 / codes_of_byte_});
+    const auto [first, last] = ScalesOf(begin, end);
+    AppendScaleReads(pair_, first, last, reads);
   }
 
   void Evaluate(std::uint64_t begin, std::uint64_t end,
                 std::span<const std::span<const std::byte>> inputs,
                 EvaluationOutput& out) const override {
     // One small allocation for a tile of megabytes.
-    std::vector<float> scales;
-    quant::DecodeScales(pair_.scale_format, inputs[1], scales);
+    ScaleValues scales;
+    const auto [first_scale, end_scale] = ScalesOf(begin, end);
+    DecodeScaleValues(pair_, first_scale, end_scale, inputs.subspan(1), scales);
     const std::span<const std::uint8_t> codes(
         reinterpret_cast<const std::uint8_t*>(inputs[0].data()), inputs[0].size());
     // Tensors start on multiples of their element size in the files that are written, so `value` is
@@ -55,16 +70,17 @@ class DequantizeExpression final : public Expression {
     const std::uint64_t first = begin / 2;
     const std::uint64_t last = end / 2;
     const std::uint64_t matrix_elements = pair_.rows * pair_.cols;
-    const std::uint64_t first_scale_row = ScaleRowOf(first);
     for (std::uint64_t at = first; at < last;) {
       const std::uint64_t matrix = at / matrix_elements;
       const std::uint64_t matrix_end = std::min(last, (matrix + 1) * matrix_elements);
       quant::DequantizeSpan span;
-      span.codes = codes.subspan(at - first, matrix_end - at);
+      span.codes = codes.subspan((at - first) / codes_of_byte_, (matrix_end - at) / codes_of_byte_);
       span.first = at - matrix * matrix_elements;
       span.cols = pair_.cols;
       span.block = pair_.block;
-      span.scales = std::span(scales).subspan((ScaleRowOf(at) - first_scale_row) * scale_cols_);
+      const std::uint64_t scale = ScaleRowOf(at) * scale_cols_ - first_scale;
+      span.scales = std::span(scales.scales).subspan(scale);
+      if (!scales.zeros.empty()) span.zeros = std::span(scales.zeros).subspan(scale);
       quant::DequantizeToBF16(pair_.format, span, values + (at - first), counts);
       at = matrix_end;
     }
@@ -75,6 +91,11 @@ class DequantizeExpression final : public Expression {
   }
 
  private:
+  // The rows of scales that the value's bytes need, as positions of scales.
+  std::pair<std::uint64_t, std::uint64_t> ScalesOf(std::uint64_t begin, std::uint64_t end) const {
+    return {ScaleRowOf(begin / 2) * scale_cols_, (ScaleRowOf(end / 2 - 1) + 1) * scale_cols_};
+  }
+
   // Of an element, counted over all matrices.
   std::uint64_t ScaleRowOf(std::uint64_t element) const {
     const std::uint64_t row = element / pair_.cols;
@@ -82,7 +103,7 @@ class DequantizeExpression final : public Expression {
   }
 
   ScaledWeight pair_;
-  std::uint64_t scale_bytes_;
+  std::uint64_t codes_of_byte_;
   std::uint64_t scale_rows_;
   std::uint64_t scale_cols_;
 };
@@ -92,15 +113,14 @@ class DequantizeExpression final : public Expression {
 ExpressionPtr Dequantize(const Catalog& catalog, const ScaledWeight& pair) {
   const CatalogTensor& weight = catalog.tensors()[pair.weight];
   const CatalogTensor& scale = catalog.tensors()[pair.scale];
-  const bool fp8 =
-      weight.dtype == formats::Dtype::kF8E4M3 || weight.dtype == formats::Dtype::kF8E5M2;
+  const std::uint64_t codes_of_byte = 8 / quant::CodeBits(pair.format);
   const std::uint64_t scales = pair.matrices * pair.ScaleRows() * pair.ScaleCols();
-  if (!fp8 || formats::NumElements(weight.shape) != pair.matrices * pair.rows * pair.cols ||
-      formats::NumElements(scale.shape) != scales) {
+  if (weight.extent.length * codes_of_byte != pair.matrices * pair.rows * pair.cols ||
+      pair.cols % codes_of_byte != 0 || formats::NumElements(scale.shape) != scales) {
     throw Error(ErrorCode::kInternal, "an unchecked pair of weight and scale reached the plan",
                 {"", weight.name});
   }
-  return std::make_unique<DequantizeExpression>(weight, pair, formats::DtypeBits(scale.dtype) / 8);
+  return std::make_unique<DequantizeExpression>(weight, pair);
 }
 
 }  // namespace dsv3::convert

@@ -6,7 +6,7 @@
 
 namespace dsv3::convert {
 
-// An FP8 weight times its scales, rounded to BF16; quant::DequantizeToBF16 defines the numbers.
+// A weight's codes times its scales, rounded to BF16; quant::DequantizeToBF16 defines the numbers.
 // `pair` as FindScaledWeights gives it; kInternal when its dimensions contradict the tensors'.
 ExpressionPtr Dequantize(const Catalog& catalog, const ScaledWeight& pair);
 

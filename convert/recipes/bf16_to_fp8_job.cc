@@ -14,6 +14,7 @@
 #include "convert/recipes/bf16_to_fp8_original.h"
 #include "convert/recipes/conversion.h"
 #include "convert/recipes/first_passes.h"
+#include "convert/recipes/check_scales.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "convert/recipes/side_files.h"
 #include "formats/checkpoint_files.h"

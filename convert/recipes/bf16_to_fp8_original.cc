@@ -12,6 +12,7 @@
 #include "convert/job/output_place.h"
 #include "convert/model/config_edit.h"
 #include "convert/open/open_model.h"
+#include "convert/recipes/dequantize.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
@@ -140,7 +141,7 @@ Fp8Form FormOf(const Catalog& catalog, const Original& original, const Bf16ToFp8
   // What edited blocks get must be what is there.
   for (const ScaledWeight& pair : original.pairs) {
     const CatalogTensor& scale = tensor(pair.scale);
-    if (pair.format != quant::Fp8Format::kE4M3) {
+    if (pair.format != quant::CodeFormat::kE4M3) {
       Fail(original,
            fmt::format("tensor {} is {}, expected F8_E4M3, which alone is written here",
                        QuoteForMessage(tensor(pair.weight).name),

@@ -1,5 +1,9 @@
+#include "convert/recipes/check_scales.h"
+
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -7,12 +11,13 @@
 
 #include <fmt/format.h>
 
-#include "convert/recipes/fp8_to_bf16.h"
+#include "convert/model/scale_names.h"
 #include "convert/stream/executor.h"
 #include "convert/stream/value_scan.h"
 #include "formats/error.h"
 #include "formats/hash/sha256.h"
 #include "formats/hash/xxh3.h"
+#include "formats/io/aligned_buffer.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -28,17 +33,18 @@ std::string PlaceOf(std::uint64_t element, const formats::Shape& shape) {
   return formats::ShapeToString(place);
 }
 
-[[noreturn]] void FailBadScale(const Catalog& catalog, const CatalogTensor& scale,
+[[noreturn]] void FailBadScale(const Catalog& catalog, const CatalogTensor& scale, bool is_zero,
                                const BadScales& bad, std::size_t bad_tensors) {
   const std::string& file = catalog.files()[scale.extent.file].name;
   throw Error(
       ErrorCode::kBadInput,
       fmt::format(
-          "{}: scale {} is {} at {}, expected a finite positive number (bad "
+          "{}: {} {} is {} at {}, expected a finite {}number (bad "
           "scales in this tensor: {}; tensors with bad scales: {}); the checkpoint is damaged. "
           "--allow-bad-scales converts it all the same",
-          formats::ShownPath(file), QuoteForMessage(scale.name), bad.first_value,
-          PlaceOf(bad.first, scale.shape), bad.count, bad_tensors),
+          formats::ShownPath(file), is_zero ? "zero point" : "scale", QuoteForMessage(scale.name),
+          bad.first_value, PlaceOf(bad.first, scale.shape), is_zero ? "" : "positive ", bad.count,
+          bad_tensors),
       {file, scale.name});
 }
 
@@ -59,39 +65,69 @@ struct Hashes {
   }
 };
 
+// A tensor that is read before the weights are.
+struct SideTensor {
+  enum class Kind { kScale, kTensorScale, kZeros };
+  std::size_t pair = 0;
+  Kind kind = Kind::kScale;
+};
+
+// The values among some zero points that cannot be subtracted: NaN and infinite ones.
+void AddBadZeros(std::uint64_t begin, std::span<const float> values, BadScales& bad) {
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (!std::isfinite(values[i])) bad.Add(begin + i, values.subspan(i, 1));
+  }
+}
+
 }  // namespace
 
 ScaleCheck CheckScales(const Catalog& catalog, const std::vector<ScaledWeight>& pairs,
                        bool allow_bad_scales, bool sha256, SourceFiles& sources,
-                       ProgressSink& progress, const StopToken& stop) {
+                       ProgressSink& progress, const StopToken& stop, const SideDigests& known) {
   ScaleCheck result;
   result.digests.resize(pairs.size());
   result.significands.resize(pairs.size());
-  std::vector<BadScales> bad(pairs.size());
-  std::vector<std::unique_ptr<Hashes>> hashes(pairs.size());  // of scales that are being read
-  const ScaleMap scales(pairs, catalog.tensors().size());
-  // What belongs to a pair is changed by one thread at a time, since a scale's pieces come in
-  // order.
-  const auto visit = [&](const ValuePiece& piece) {
-    const auto pair = static_cast<std::size_t>(scales.OfScale(piece.tensor) - pairs.data());
-    std::vector<float> values(static_cast<std::size_t>(piece.end - piece.begin));
-    piece.reader.Floats(piece.begin, piece.bytes, piece.scales, values.data());
-    result.significands[pair].Add(values);
-    bad[pair].Add(piece.begin, values);
-    if (!hashes[pair]) hashes[pair] = std::make_unique<Hashes>();
-    hashes[pair]->Add(piece.bytes, sha256);
-    if (piece.end != piece.reader.elements()) return;
-    result.digests[pair] = hashes[pair]->Finish(sha256);
-    hashes[pair].reset();
-  };
+  std::vector<SideTensor> sides;  // in the order of `tensors`
   std::vector<std::uint32_t> tensors;
-  tensors.reserve(pairs.size());
+  const auto add = [&](std::uint32_t tensor, std::size_t pair, SideTensor::Kind kind) {
+    if (tensor == Catalog::kNone || known.count(tensor) != 0) return;
+    tensors.push_back(tensor);
+    sides.push_back({pair, kind});
+  };
   for (std::size_t i = 0; i < pairs.size(); ++i) {
-    tensors.push_back(pairs[i].scale);
-    // No piece will come of an empty one.
-    if (catalog.tensors()[pairs[i].scale].extent.length == 0) {
-      result.digests[i] = Hashes().Finish(sha256);
+    add(pairs[i].scale, i, SideTensor::Kind::kScale);
+    add(pairs[i].tensor_scale, i, SideTensor::Kind::kTensorScale);
+    add(pairs[i].zeros, i, SideTensor::Kind::kZeros);
+  }
+  std::vector<std::uint32_t> side_of(catalog.tensors().size());  // positions in `sides`
+  for (std::uint32_t i = 0; i < tensors.size(); ++i) side_of[tensors[i]] = i;
+  std::vector<Digests> digests(sides.size());
+  std::vector<BadScales> bad(sides.size());
+  std::vector<std::unique_ptr<Hashes>> hashes(sides.size());  // of those that are being read
+  const ScaleMap scales(pairs, catalog.tensors().size());
+  // What belongs to a tensor is changed by one thread at a time, since its pieces come in order.
+  const auto visit = [&](const ValuePiece& piece) {
+    const std::uint32_t at = side_of[piece.tensor];
+    const SideTensor& side = sides[at];
+    if (piece.reader.form() == ValueForm::kFloat) {
+      std::vector<float> values(static_cast<std::size_t>(piece.end - piece.begin));
+      piece.reader.Floats(piece.begin, piece.bytes, piece.scales, values.data());
+      if (side.kind == SideTensor::Kind::kScale) result.significands[side.pair].Add(values);
+      if (side.kind == SideTensor::Kind::kZeros) {
+        AddBadZeros(piece.begin, values, bad[at]);
+      } else {
+        bad[at].Add(piece.begin, values);
+      }
     }
+    if (!hashes[at]) hashes[at] = std::make_unique<Hashes>();
+    hashes[at]->Add(piece.bytes, sha256);
+    if (piece.end != piece.reader.elements()) return;
+    digests[at] = hashes[at]->Finish(sha256);
+    hashes[at].reset();
+  };
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    // No piece will come of an empty one.
+    if (catalog.tensors()[tensors[i]].extent.length == 0) digests[i] = Hashes().Finish(sha256);
   }
   ValueScanOptions options;
   options.threads = ResolveThreads(0);
@@ -102,15 +138,59 @@ ScaleCheck CheckScales(const Catalog& catalog, const std::vector<ScaledWeight>& 
 
   std::size_t first_bad = bad.size();
   for (std::size_t i = 0; i < bad.size(); ++i) {
+    if (sides[i].kind == SideTensor::Kind::kScale) {
+      result.digests[sides[i].pair] = std::move(digests[i]);
+    } else {
+      result.beside.emplace(tensors[i], std::move(digests[i]));
+    }
     if (bad[i].count == 0) continue;
     first_bad = std::min(first_bad, i);
-    result.bad_scales.push_back({catalog.tensors()[pairs[i].scale].name, bad[i].count});
+    result.bad_scales.push_back({catalog.tensors()[tensors[i]].name, bad[i].count});
   }
   if (!result.bad_scales.empty() && !allow_bad_scales) {
-    FailBadScale(catalog, catalog.tensors()[pairs[first_bad].scale], bad[first_bad],
+    FailBadScale(catalog, catalog.tensors()[tensors[first_bad]],
+                 sides[first_bad].kind == SideTensor::Kind::kZeros, bad[first_bad],
                  result.bad_scales.size());
   }
   return result;
+}
+
+void CheckWeightShapes(const Catalog& catalog, const std::vector<ScaledWeight>& weights,
+                       const std::function<bool(std::string_view file)>& is_there,
+                       SourceFiles& sources, const StopToken& stop) {
+  constexpr std::string_view kWeight = ".weight";
+  formats::AlignedBuffer buffer;
+  std::vector<std::span<const std::byte>> inputs;
+  for (const ScaledWeight& weight : weights) {
+    const CatalogTensor& codes = catalog.tensors()[weight.weight];
+    const std::string name = WeightNameOf(codes.name);
+    if (codes.dtype != formats::Dtype::kI32 || !name.ends_with(kWeight)) continue;
+    const std::uint32_t position = catalog.Find(name + "_shape");
+    if (position == Catalog::kNone) continue;
+    const CatalogTensor& shape = catalog.tensors()[position];
+    const std::string& file = catalog.files()[shape.extent.file].name;
+    if (!is_there(file)) continue;
+    if (stop.stopped()) ThrowInterrupted();
+    const SourceRange range{position, 0, shape.extent.length};
+    sources.Read(std::span(&range, 1), buffer, inputs);
+    const std::size_t bytes = inputs[0].size() / 2;
+    const auto dimension = [&](std::size_t i) {
+      std::uint64_t value = 0;
+      for (std::size_t byte = bytes; byte-- > 0;) {
+        value = value << 8 | std::to_integer<std::uint64_t>(inputs[0][i * bytes + byte]);
+      }
+      return value;
+    };
+    if (dimension(0) == weight.rows && dimension(1) == weight.cols) continue;
+    throw Error(
+        ErrorCode::kBadInput,
+        fmt::format("{}: tensor {} says [{}, {}], but {} of shape {} holds a weight of shape "
+                    "[{}, {}]; take all tensors of the weight from one checkpoint",
+                    formats::ShownPath(file), QuoteForMessage(shape.name), dimension(0),
+                    dimension(1), QuoteForMessage(codes.name), formats::ShapeToString(codes.shape),
+                    weight.rows, weight.cols),
+        {file, shape.name});
+  }
 }
 
 }  // namespace dsv3::convert

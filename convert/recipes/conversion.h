@@ -16,7 +16,8 @@
 // A conversion from the user's side: a request goes in, a report comes out. Nothing here prints.
 namespace dsv3::convert {
 
-struct Fp8ToBf16Options {
+// Of fp8-to-bf16 and dequantize.
+struct DequantizeOptions {
   bool allow_bad_scales = false;
 };
 
@@ -69,7 +70,7 @@ struct ConversionRequest {
   std::filesystem::path input;
   std::filesystem::path output;
   // Of the command that is run.
-  Fp8ToBf16Options fp8_to_bf16;
+  DequantizeOptions dequantize;
   Bf16ToFp8Options bf16_to_fp8;
   TrainToInferOptions train_to_infer;
   LayoutOptions layout;
@@ -80,6 +81,10 @@ struct ConversionRequest {
 // requested it ends with kInterrupted, leaving what the same request continues from.
 ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::FileSystem& fs,
                                   ProgressSink& progress, const StopToken& stop);
+
+// Runs `dsv3-convert dequantize`, in the same way.
+ConversionReport ConvertDequantize(const ConversionRequest& request, formats::FileSystem& fs,
+                                   ProgressSink& progress, const StopToken& stop);
 
 // Runs `dsv3-convert bf16-to-fp8`, in the same way.
 ConversionReport ConvertBf16ToFp8(const ConversionRequest& request, formats::FileSystem& fs,

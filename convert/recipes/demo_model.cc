@@ -20,7 +20,7 @@
 #include "convert/model/layer_kinds.h"
 #include "convert/plan/assemble_expression.h"
 #include "convert/plan/plan.h"
-#include "convert/recipes/fp8_to_bf16.h"
+#include "convert/recipes/dequantize.h"
 #include "formats/checkpoint_files.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"

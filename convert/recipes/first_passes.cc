@@ -1,8 +1,9 @@
 #include "convert/recipes/first_passes.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <optional>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -57,17 +58,18 @@ void RunFirstPasses(const Catalog& catalog, std::span<const Bf16ToFp8Plan::Pass>
   options.threads = ResolveThreads(run.threads);
   options.memory_bytes = run.memory_bytes;
   options.phase = "finding scales";
-  options.side = [&](std::uint32_t tensor, std::uint64_t begin,
-                     std::uint64_t end) -> std::optional<SourceRange> {
+  options.side = [&](std::uint32_t tensor, std::uint64_t begin, std::uint64_t end,
+                     std::vector<SourceRange>& reads) {
     const QuantizedWeight& weight = running.at(tensor).pass->weight();
-    if (!weight.original) return std::nullopt;
+    if (!weight.original) return;
     const std::uint64_t value_bytes = quant::FloatBytes(weight.values);
-    return SourceRange{weight.original->codes, begin / value_bytes, end / value_bytes};
+    reads.push_back({weight.original->codes, begin / value_bytes, end / value_bytes});
   };
   const auto visit = [&](const ScanPiece& piece) {
     const RunningPass& entry = running.at(piece.tensor);
     const std::uint64_t value_bytes = quant::FloatBytes(entry.pass->weight().values);
-    entry.pass->Add(piece.begin / value_bytes, piece.bytes, piece.side, entry.scales);
+    const auto original = piece.side.empty() ? std::span<const std::byte>() : piece.side[0];
+    entry.pass->Add(piece.begin / value_bytes, piece.bytes, original, entry.scales);
   };
   ScanTensors(catalog, weights, sources, options, {}, visit, progress, stop);
   for (const std::uint32_t weight : weights) {

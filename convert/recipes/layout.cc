@@ -1,3 +1,4 @@
+#include "convert/recipes/dequantize.h"
 #include "convert/recipes/layout.h"
 
 #include <algorithm>

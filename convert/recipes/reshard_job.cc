@@ -7,7 +7,7 @@
 #include "convert/model/layer_kinds.h"
 #include "convert/open/open_model.h"
 #include "convert/plan/slice_expression.h"
-#include "convert/recipes/fp8_to_bf16.h"
+#include "convert/recipes/check_scales.h"
 #include "convert/recipes/reshard.h"
 #include "convert/stream/equal_tensors.h"
 #include "formats/error.h"

@@ -16,9 +16,9 @@ using formats::LeftBehindKind;
 // Files of ModelOpt, AutoGPTQ, AutoAWQ, msmodelslim and llm-compressor that say which tensors are
 // quantised and how.
 bool DescribesQuantization(std::string_view name) {
-  constexpr std::array<std::string_view, 5> kNames = {"hf_quant_config.json",
-                                                      "quantize_config.json", "quant_config.json",
-                                                      "quantization_config.json", "recipe.yaml"};
+  constexpr std::array<std::string_view, 6> kNames = {
+      "hf_quant_config.json", "quant_cfg.json",           "quantize_config.json",
+      "quant_config.json",    "quantization_config.json", "recipe.yaml"};
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end() ||
          (name.starts_with("quant_model_description") && name.ends_with(".json"));
 }

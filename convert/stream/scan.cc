@@ -98,10 +98,9 @@ class UnitPlanner {
 struct Scratch {
   formats::AlignedBuffer buffer;
   std::vector<SourceRange> reads;    // the unit's ranges, then their side ranges
-  std::vector<std::size_t> side_of;  // position in `reads`, kNoSide where there is none
+  std::vector<std::size_t> side_of;  // where they begin in `reads`; the end of the last closes it
   std::vector<std::span<const std::byte>> inputs;
 };
-constexpr std::size_t kNoSide = SIZE_MAX;
 
 }  // namespace
 
@@ -122,12 +121,10 @@ void ScanTensors(const Catalog& catalog, std::span<const std::uint32_t> tensors,
     Scratch& scratch = scratches[worker];
     const std::span<const SourceRange> ranges = units.RangesOf(unit);
     scratch.reads.assign(ranges.begin(), ranges.end());
-    scratch.side_of.assign(ranges.size(), kNoSide);
-    for (std::size_t i = 0; options.side && i < ranges.size(); ++i) {
-      const auto side = options.side(ranges[i].tensor, ranges[i].begin, ranges[i].end);
-      if (!side) continue;
-      scratch.side_of[i] = scratch.reads.size();
-      scratch.reads.push_back(*side);
+    scratch.side_of.assign(1, scratch.reads.size());
+    for (const SourceRange& range : ranges) {
+      if (options.side) options.side(range.tensor, range.begin, range.end, scratch.reads);
+      scratch.side_of.push_back(scratch.reads.size());
     }
     sources.Read(scratch.reads, scratch.buffer, scratch.inputs);
   };
@@ -136,8 +133,9 @@ void ScanTensors(const Catalog& catalog, std::span<const std::uint32_t> tensors,
     const std::span<const SourceRange> ranges = units.RangesOf(unit);
     std::uint64_t bytes = 0;
     for (std::size_t i = 0; i < ranges.size(); ++i) {
-      ScanPiece piece{ranges[i].tensor, ranges[i].begin, scratch.inputs[i], {}};
-      if (scratch.side_of[i] != kNoSide) piece.side = scratch.inputs[scratch.side_of[i]];
+      const std::size_t side = scratch.side_of[i];
+      const ScanPiece piece{ranges[i].tensor, ranges[i].begin, scratch.inputs[i],
+                            std::span(scratch.inputs).subspan(side, scratch.side_of[i + 1] - side)};
       visit(piece);
       bytes += piece.bytes.size();
     }

@@ -3,9 +3,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "convert/catalog/catalog.h"
 #include "convert/catalog/progress.h"
@@ -19,7 +19,8 @@ struct ScanPiece {
   std::uint32_t tensor = 0;  // position in the catalog
   std::uint64_t begin = 0;
   std::span<const std::byte> bytes;
-  std::span<const std::byte> side;  // the bytes of the range that ScanOptions::side named
+  // The bytes of the ranges that ScanOptions::side named.
+  std::span<const std::span<const std::byte>> side;
 };
 
 // The largest cut that a scan makes: a place at or before `position` where a piece of this tensor
@@ -28,10 +29,10 @@ struct ScanPiece {
 // Called with 0 < position < the tensor's length.
 using ScanCut = std::function<std::uint64_t(std::uint32_t tensor, std::uint64_t position)>;
 
-// The range that is read together with bytes [begin, end) of a tensor: the scales that belong to
-// them.
-using ScanSide = std::function<std::optional<SourceRange>(std::uint32_t tensor, std::uint64_t begin,
-                                                          std::uint64_t end)>;
+// Appends the ranges that are read together with bytes [begin, end) of a tensor: the scales that
+// belong to them.
+using ScanSide = std::function<void(std::uint32_t tensor, std::uint64_t begin, std::uint64_t end,
+                                    std::vector<SourceRange>& reads)>;
 
 struct ScanOptions {
   unsigned threads = 1;            // compute threads, at least 1; those that wait for the disk come

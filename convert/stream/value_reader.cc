@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 
+#include "convert/plan/scale_values.h"
 #include "quant/codec.h"
-#include "quant/dequantize.h"
+#include "quant/codes.h"
 #include "quant/statistics.h"
 
 namespace dsv3::convert {
@@ -101,7 +103,11 @@ ValueReader::ValueReader(const Catalog& catalog, std::uint32_t tensor, const Sca
       bits_(dtype_ == Dtype::kC64 ? 32 : formats::DtypeBits(dtype_)),
       elements_(catalog.tensors()[tensor].extent.length * 8 / bits_) {
   if (pair == nullptr) return;
-  scale_bytes_ = formats::DtypeBits(catalog.tensors()[pair->scale].dtype) / 8;
+  if (pair->format == quant::CodeFormat::kE4M3) fp8_ = quant::Fp8Format::kE4M3;
+  if (pair->format == quant::CodeFormat::kE5M2) fp8_ = quant::Fp8Format::kE5M2;
+  form_ = ValueForm::kFloat;
+  bits_ = quant::CodeBits(pair->format);
+  elements_ = catalog.tensors()[tensor].extent.length * 8 / bits_;
   scale_rows_ = pair->ScaleRows();
   scale_cols_ = pair->ScaleCols();
 }
@@ -110,7 +116,8 @@ ValueReader::ValueReader(const Catalog& catalog, std::uint32_t tensor, const Sca
     : ValueReader(catalog, tensor, scales.OfWeight(tensor)) {
   const ScaledWeight* const of_scale = scales.OfScale(tensor);
   // U8 may hold E8M0.
-  if (of_scale != nullptr && of_scale->scale_format == quant::ScaleFormat::kE8M0) {
+  if (of_scale != nullptr && of_scale->scale == tensor &&
+      of_scale->scale_format == quant::ScaleFormat::kE8M0) {
     dtype_ = Dtype::kF8E8M0;
     form_ = ValueForm::kFloat;
   }
@@ -133,18 +140,25 @@ ValueReader::ScaleSpan ValueReader::ScalesOf(std::uint64_t begin, std::uint64_t 
   return {ScaleRowStart(begin), ScaleRowStart(last) + scale_cols_};
 }
 
-std::optional<SourceRange> ValueReader::ScaleRange(std::uint64_t begin, std::uint64_t end) const {
-  if (pair_ == nullptr) return std::nullopt;
+void ValueReader::AppendScaleReads(std::uint64_t begin, std::uint64_t end,
+                                   std::vector<SourceRange>& reads) const {
+  if (pair_ == nullptr) return;
   const ScaleSpan span = ScalesOf(begin, end);
-  return SourceRange{pair_->scale, span.first * scale_bytes_, span.end * scale_bytes_};
+  convert::AppendScaleReads(*pair_, span.first, span.end, reads);
 }
 
 void ValueReader::DecodeScales(std::uint64_t begin, std::uint64_t end,
-                               std::span<const std::byte> bytes, Scales& scales) const {
+                               std::span<const std::span<const std::byte>> inputs,
+                               Scales& scales) const {
   scales.values.clear();
+  scales.zeros.clear();
   if (pair_ == nullptr) return;
-  scales.first = ScalesOf(begin, end).first;
-  quant::DecodeScales(pair_->scale_format, bytes, scales.values);
+  const ScaleSpan span = ScalesOf(begin, end);
+  scales.first = span.first;
+  ScaleValues values{std::move(scales.values), std::move(scales.zeros)};
+  DecodeScaleValues(*pair_, span.first, span.end, inputs, values);
+  scales.values = std::move(values.scales);
+  scales.zeros = std::move(values.zeros);
 }
 
 float ValueReader::ScaleOf(std::uint64_t element, const Scales& scales) const {
@@ -152,23 +166,52 @@ float ValueReader::ScaleOf(std::uint64_t element, const Scales& scales) const {
   return scales.values[ScaleRowStart(element) + column - scales.first];
 }
 
+template <typename Work>
+void ValueReader::ForEachSpan(std::uint64_t first, std::span<const std::byte> bytes,
+                              const Scales& scales, std::uint64_t together,
+                              const Work& work) const {
+  const std::uint64_t codes_of_byte = 8 / bits_;
+  const std::span<const std::uint8_t> codes(reinterpret_cast<const std::uint8_t*>(bytes.data()),
+                                            bytes.size());
+  const std::uint64_t count = codes.size() * codes_of_byte;
+  for (std::uint64_t done = 0; done < count;) {
+    const std::uint64_t element = first + done;
+    const std::uint64_t column = element % pair_->cols;
+    std::uint64_t size = std::min(pair_->cols - column, count - done);
+    std::uint64_t scale = ScaleRowStart(element) - scales.first;
+    quant::DequantizeSpan span;
+    if (together != 0 && size == pair_->cols) {
+      // Whole rows of one matrix, which share what is made of a scale.
+      const std::uint64_t row = element / pair_->cols % pair_->rows;
+      size *= std::min({(count - done) / pair_->cols, pair_->rows - row,
+                        std::max<std::uint64_t>(1, together / pair_->cols)});
+      span.first = row % pair_->block.rows * pair_->cols;
+      span.cols = pair_->cols;
+      span.block = pair_->block;
+    } else {
+      // A part of one row, as a matrix of its own that begins with a block.
+      span.first = column % pair_->block.cols;
+      span.cols = span.first + size;
+      span.block = {1, pair_->block.cols};
+      scale += column / pair_->block.cols;
+    }
+    span.codes = codes.subspan(static_cast<std::size_t>(done / codes_of_byte),
+                               static_cast<std::size_t>(size / codes_of_byte));
+    span.scales = std::span(scales.values).subspan(scale);
+    if (!scales.zeros.empty()) span.zeros = std::span(scales.zeros).subspan(scale);
+    work(static_cast<std::size_t>(done), span);
+    done += size;
+  }
+}
+
 void ValueReader::Floats(std::uint64_t first, std::span<const std::byte> bytes,
                          const Scales& scales, float* out) const {
   if (pair_ == nullptr) return StoredFloats(bytes, out);
-  const std::span<const std::uint8_t> codes(reinterpret_cast<const std::uint8_t*>(bytes.data()),
-                                            bytes.size());
-  for (std::size_t done = 0; done < codes.size();) {
-    const std::uint64_t element = first + done;
-    const std::uint64_t column = element % pair_->cols;
-    const auto size = static_cast<std::size_t>(
-        std::min<std::uint64_t>(pair_->cols - column, codes.size() - done));
-    const std::uint64_t scale = ScaleRowStart(element) + column / pair_->block.cols;
-    quant::DecodeScaledFloats(pair_->format,
-                              {codes.subspan(done, size), column, pair_->block.cols,
-                               scales.values.data() + (scale - scales.first)},
-                              out + done);
-    done += size;
-  }
+  ForEachSpan(first, bytes, scales, 0, [&](std::size_t done, const quant::DequantizeSpan& span) {
+    if (!fp8_) return quant::DequantizeToFloat(pair_->format, span, out + done);
+    quant::DecodeScaledFloats(
+        *fp8_, {span.codes, span.first, pair_->block.cols, span.scales.data()}, out + done);
+  });
 }
 
 void ValueReader::StoredFloats(std::span<const std::byte> bytes, float* out) const {
@@ -178,52 +221,24 @@ void ValueReader::StoredFloats(std::span<const std::byte> bytes, float* out) con
 
 void ValueReader::RoundedToBF16(std::uint64_t first, std::span<const std::byte> bytes,
                                 const Scales& scales, std::uint16_t* out) const {
-  const std::span<const std::uint8_t> codes(reinterpret_cast<const std::uint8_t*>(bytes.data()),
-                                            bytes.size());
   quant::DequantizeCounts counts;
-  for (std::size_t done = 0; done < codes.size();) {
-    const std::uint64_t element = first + done;
-    const std::uint64_t column = element % pair_->cols;
-    if (column == 0 && codes.size() - done >= pair_->cols) {
-      // Whole rows of one matrix, which share what is made of a scale.
-      const std::uint64_t row = element / pair_->cols % pair_->rows;
-      const std::uint64_t rows =
-          std::min({(codes.size() - done) / pair_->cols, pair_->rows - row,
-                    std::max<std::uint64_t>(1, kRoundedTogether / pair_->cols)});
-      quant::DequantizeSpan span;
-      span.codes = codes.subspan(done, static_cast<std::size_t>(rows * pair_->cols));
-      span.first = row % pair_->block.rows * pair_->cols;
-      span.cols = pair_->cols;
-      span.block = pair_->block;
-      span.scales = std::span(scales.values).subspan(ScaleRowStart(element) - scales.first);
-      quant::DequantizeToBF16(pair_->format, span, out + done, counts);
-      done += span.codes.size();
-      continue;
-    }
-    const std::uint64_t block_column = column % pair_->block.cols;
-    // A part of one row, as a matrix of its own that begins with a block.
-    const auto size = static_cast<std::size_t>(
-        std::min<std::uint64_t>(pair_->cols - column, codes.size() - done));
-    const std::uint64_t scale = ScaleRowStart(element) + column / pair_->block.cols;
-    quant::DequantizeSpan span;
-    span.codes = codes.subspan(done, size);
-    span.first = block_column;
-    span.cols = block_column + size;
-    span.block = {1, pair_->block.cols};
-    span.scales = std::span(scales.values).subspan(scale - scales.first);
-    quant::DequantizeToBF16(pair_->format, span, out + done, counts);
-    done += size;
-  }
+  ForEachSpan(first, bytes, scales, kRoundedTogether,
+              [&](std::size_t done, const quant::DequantizeSpan& span) {
+                quant::DequantizeToBF16(pair_->format, span, out + done, counts);
+              });
 }
 
 void ValueReader::FloatsRoundedToBF16(std::uint64_t first, std::span<const std::byte> bytes,
                                       const Scales& scales, float* out) const {
   std::array<std::uint16_t, kValueChunk> rounded;
+  const std::size_t codes_of_byte = 8 / bits_;
   for (std::size_t done = 0; done < bytes.size();) {
-    const std::size_t size = std::min(bytes.size() - done, rounded.size());
-    RoundedToBF16(first + done, bytes.subspan(done, size), scales, rounded.data());
-    quant::DecodeFloats(quant::StoredFloat::kBF16, std::as_bytes(std::span(rounded).first(size)),
-                        out + done);
+    const std::size_t size = std::min(bytes.size() - done, rounded.size() / codes_of_byte);
+    const std::size_t element = done * codes_of_byte;
+    const std::size_t count = size * codes_of_byte;
+    RoundedToBF16(first + element, bytes.subspan(done, size), scales, rounded.data());
+    quant::DecodeFloats(quant::StoredFloat::kBF16, std::as_bytes(std::span(rounded).first(count)),
+                        out + element);
     done += size;
   }
 }

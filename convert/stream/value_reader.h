@@ -41,17 +41,23 @@ class ValueReader {
   std::uint64_t BytesTo(std::uint64_t element) const { return element * bits_ / 8; }
   std::uint64_t ElementAt(std::uint64_t byte) const { return byte * 8 / bits_; }
 
-  // The part of the scale that elements [begin, end) need; nothing when not scaled.
-  std::optional<SourceRange> ScaleRange(std::uint64_t begin, std::uint64_t end) const;
+  // Whether codes that are FP8 are scaled.
+  bool scaled_fp8() const { return pair_ != nullptr && fp8_.has_value(); }
+
+  // Appends the parts of the tensors with scales that elements [begin, end) need; nothing when not
+  // scaled.
+  void AppendScaleReads(std::uint64_t begin, std::uint64_t end,
+                        std::vector<SourceRange>& reads) const;
 
   // Scales as floats, with the position of the first in the scale tensor.
   struct Scales {
     std::uint64_t first = 0;
     std::vector<float> values;
+    std::vector<float> zeros;  // what the codes mean 0 with; empty, or as many as values
   };
-  // Decodes the bytes of ScaleRange(begin, end). One instance of Scales serves many calls.
-  void DecodeScales(std::uint64_t begin, std::uint64_t end, std::span<const std::byte> bytes,
-                    Scales& scales) const;
+  // Decodes the bytes of those parts. One instance of Scales serves many calls.
+  void DecodeScales(std::uint64_t begin, std::uint64_t end,
+                    std::span<const std::span<const std::byte>> inputs, Scales& scales) const;
 
   // The scale of one element. Scaled only.
   float ScaleOf(std::uint64_t element, const Scales& scales) const;
@@ -83,10 +89,16 @@ class ValueReader {
   ScaleSpan ScalesOf(std::uint64_t begin, std::uint64_t end) const;
   // Of the scale of an element's row and column block 0, and of its own block.
   std::uint64_t ScaleRowStart(std::uint64_t element) const;
+  // Calls `work(position, span)` for parts of consecutive elements: whole rows of a matrix of up to
+  // `together` elements, and parts of one row, each as a matrix of its own that begins with a
+  // block; with 0 never more than one row. `position` counts from the first of the elements.
+  template <typename Work>
+  void ForEachSpan(std::uint64_t first, std::span<const std::byte> bytes, const Scales& scales,
+                   std::uint64_t together, const Work& work) const;
 
   const ScaledWeight* pair_ = nullptr;
-  std::uint64_t scale_bytes_ = 0;  // of one scale
-  std::uint64_t scale_rows_ = 0;   // of one matrix
+  std::optional<quant::Fp8Format> fp8_;  // of codes that are scaled
+  std::uint64_t scale_rows_ = 0;         // of one matrix
   std::uint64_t scale_cols_ = 0;
   formats::Dtype dtype_ = formats::Dtype::kU8;
   ValueForm form_ = ValueForm::kNone;

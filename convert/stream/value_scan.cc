@@ -1,7 +1,7 @@
 #include "convert/stream/value_scan.h"
 
 #include <cmath>
-#include <optional>
+#include <vector>
 
 #include "convert/stream/scan.h"
 
@@ -16,9 +16,10 @@ void ScanValues(const Catalog& catalog, std::span<const std::uint32_t> tensors,
   scan.memory_bytes = options.memory_bytes;
   scan.phase = options.phase;
   scan.in_order = options.in_order;
-  scan.side = [&](std::uint32_t tensor, std::uint64_t begin, std::uint64_t end) {
+  scan.side = [&](std::uint32_t tensor, std::uint64_t begin, std::uint64_t end,
+                  std::vector<SourceRange>& reads) {
     const ValueReader reader(catalog, tensor, scales);
-    return reader.ScaleRange(reader.ElementAt(begin), reader.ElementAt(end));
+    reader.AppendScaleReads(reader.ElementAt(begin), reader.ElementAt(end), reads);
   };
   ScanCut scan_cut;
   if (cut) {

@@ -40,6 +40,8 @@ TwoCheckpoints Join(ValueCheckpoint& a, ValueCheckpoint& b, std::vector<DerivedT
   for (ScaledWeight pair : b.scaled.pairs) {
     pair.weight += both.catalog.tensors_end();
     pair.scale += both.catalog.tensors_end();
+    if (pair.tensor_scale != Catalog::kNone) pair.tensor_scale += both.catalog.tensors_end();
+    if (pair.zeros != Catalog::kNone) pair.zeros += both.catalog.tensors_end();
     both.scaled.push_back(pair);
   }
   return both;
@@ -64,6 +66,7 @@ ComparedTensor Describe(const Catalog& catalog, const TensorPair& pair, const Pa
     tensor.file_a = catalog.files()[a.extent.file].name;
     tensor.dtype_a = a.dtype;
     tensor.shape_a = a.shape;
+    tensor.value_shape = ShapeOfValues(a, pair.scale_a);
   }
   if (pair.b != Catalog::kNone) {
     const CatalogTensor& b = catalog.tensors()[pair.b];
@@ -128,7 +131,7 @@ std::string DescribeDifference(const ComparedTensor& tensor, const CompareReques
   return text + fmt::format(
                     "; max |a − b| {:.6g}, RMSE {:.6g}, relative {:.6g}; the first at {}: "
                     "{:.9g} and {:.9g}",
-                    s.max_abs, s.rmse, s.relative, Place(tensor.shape_a, s.first_element),
+                    s.max_abs, s.rmse, s.relative, Place(tensor.value_shape, s.first_element),
                     s.first_a, s.first_b);
 }
 

@@ -66,6 +66,7 @@ struct ComparedTensor {
   formats::Dtype dtype_b = formats::Dtype::kU8;
   formats::Shape shape_a;
   formats::Shape shape_b;
+  formats::Shape value_shape;  // of a's values: that of the weight where a holds codes
   // Whether either side holds codes of a form that is not decoded. Then codes were compared: the
   // statistics count those that differ, and their errors are infinite.
   bool codes = false;

@@ -1,7 +1,11 @@
 #include "convert/verify/compare_pairs.h"
 
 #include <algorithm>
+#include <string>
 #include <string_view>
+
+#include "convert/model/quantized_form.h"
+#include "convert/model/scale_names.h"
 
 namespace dsv3::convert {
 namespace {
@@ -11,23 +15,61 @@ bool IsScaledFp8(formats::Dtype dtype) {
   return dtype == formats::Dtype::kF8E4M3 || dtype == formats::Dtype::kF8E5M2;
 }
 
+// Finds tensors of the other checkpoint.
+class Others {
+ public:
+  Others(const Catalog& catalog, const ScaleMap& scales) : catalog_(catalog), scales_(scales) {}
+
+  // What the tensor is compared with: one of its name, or of the weight that its codes make.
+  std::uint32_t Of(std::uint32_t tensor) const {
+    const std::string& name = catalog_.tensors()[tensor].name;
+    const std::uint32_t same = FindOther(tensor, name);
+    if (same != Catalog::kNone) return same;
+    const std::string weight = WeightNameOf(name);
+    if (weight != name) {
+      return scales_.OfWeight(tensor) == nullptr ? Catalog::kNone : FindOther(tensor, weight);
+    }
+    const std::uint32_t packed = FindOther(tensor, PackedNameOf(name));
+    return packed != Catalog::kNone && scales_.OfWeight(packed) != nullptr ? packed
+                                                                           : Catalog::kNone;
+  }
+
+  // In the checkpoint of `tensor`.
+  std::uint32_t FindBeside(std::uint32_t tensor, std::string_view name) const {
+    return tensor < catalog_.tensors_end() ? catalog_.Find(name) : catalog_.FindAppended(name);
+  }
+
+ private:
+  std::uint32_t FindOther(std::uint32_t tensor, std::string_view name) const {
+    return tensor < catalog_.tensors_end() ? catalog_.FindAppended(name) : catalog_.Find(name);
+  }
+
+  const Catalog& catalog_;
+  const ScaleMap& scales_;
+};
+
 }  // namespace
 
 std::vector<TensorPair> PairTensors(const TwoCheckpoints& both) {
   const Catalog& catalog = both.catalog;
   const auto count = static_cast<std::uint32_t>(catalog.tensors().size());
-  const auto other_of = [&](std::uint32_t tensor) {
-    const std::string_view name = catalog.tensors()[tensor].name;
-    return tensor < catalog.tensors_end() ? catalog.FindAppended(name) : catalog.Find(name);
-  };
-
   const ScaleMap scales(both.scaled, count);
-  std::vector<bool> within(count, false);  // scales that are compared through their weight
+  const Others others(catalog, scales);
+  const auto other_of = [&](std::uint32_t tensor) { return others.Of(tensor); };
+  // Tensors beside a weight that are compared through it.
+  std::vector<bool> within(count, false);
   for (const ScaledWeight& pair : both.scaled) {
     const std::uint32_t other = other_of(pair.weight);
     if (other == Catalog::kNone) continue;
-    within[pair.scale] =
+    const CatalogTensor& codes = catalog.tensors()[pair.weight];
+    const bool through_weight =
         scales.OfWeight(other) != nullptr || !IsScaledFp8(catalog.tensors()[other].dtype);
+    within[pair.scale] = through_weight;
+    if (IsScaledFp8(codes.dtype)) continue;
+    for (const std::string& name : NamesBesideWeight(WeightNameOf(codes.name))) {
+      const std::uint32_t beside = others.FindBeside(pair.weight, name);
+      if (beside != Catalog::kNone && beside != pair.weight) within[beside] = through_weight;
+    }
   }
 
   std::vector<TensorPair> pairs;

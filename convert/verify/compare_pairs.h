@@ -24,7 +24,8 @@ struct TensorPair {
   const ScaledWeight* scale_b = nullptr;
 };
 
-// All tensors by name, sorted. A scale that belongs to a weight is left out where the other side
+// All tensors by name, sorted; codes under a name of their own are paired with the weight that they
+// make. A scale that belongs to a weight is left out where the other side
 // has that weight with a scale of its own or unquantised, unless the other side has a tensor of the
 // scale's name that is none.
 std::vector<TensorPair> PairTensors(const TwoCheckpoints& both);

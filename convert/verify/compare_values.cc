@@ -10,6 +10,7 @@
 #include <span>
 #include <utility>
 
+#include "convert/plan/scale_values.h"
 #include "convert/stream/executor.h"
 #include "convert/stream/unit_pipeline.h"
 #include "convert/stream/value_reader.h"
@@ -59,7 +60,10 @@ struct Scratch {
 bool SameScaleForm(const Catalog& catalog, const TensorPair& pair) {
   if (pair.scale_a == nullptr || pair.scale_b == nullptr) return pair.scale_a == pair.scale_b;
   return pair.scale_a->block == pair.scale_b->block &&
+         pair.scale_a->format == pair.scale_b->format &&
          pair.scale_a->scale_format == pair.scale_b->scale_format &&
+         pair.scale_a->tensor_scale_use == pair.scale_b->tensor_scale_use &&
+         pair.scale_a->zero_format == pair.scale_b->zero_format &&
          catalog.tensors()[pair.scale_a->scale].dtype ==
              catalog.tensors()[pair.scale_b->scale].dtype;
 }
@@ -86,22 +90,24 @@ class Comparer {
     const TensorPair& pair = pairs_[job.pair];
     reads.push_back({pair.a, job.a.BytesTo(unit.begin), job.a.BytesTo(unit.end)});
     reads.push_back({pair.b, job.b.BytesTo(unit.begin), job.b.BytesTo(unit.end)});
-    if (const auto scale = job.a.ScaleRange(unit.begin, unit.end)) reads.push_back(*scale);
-    if (const auto scale = job.b.ScaleRange(unit.begin, unit.end)) reads.push_back(*scale);
+    job.a.AppendScaleReads(unit.begin, unit.end, reads);
+    job.b.AppendScaleReads(unit.begin, unit.end, reads);
   }
 
   void Compare(const Unit& unit, std::span<const std::span<const std::byte>> inputs) {
     Job& job = jobs_[unit.job];
     Sides sides;
-    std::size_t next = 2;
-    const std::span<const std::byte> scale_a =
-        job.a.scaled() ? inputs[next++] : std::span<const std::byte>();
-    const std::span<const std::byte> scale_b =
-        job.b.scaled() ? inputs[next++] : std::span<const std::byte>();
-    job.a.DecodeScales(unit.begin, unit.end, scale_a, sides.scales_a);
-    job.b.DecodeScales(unit.begin, unit.end, scale_b, sides.scales_b);
+    const ScaledWeight* const scale_a = pairs_[job.pair].scale_a;
+    const std::size_t reads_a = scale_a == nullptr ? 0 : NumScaleReads(*scale_a);
+    const auto scales_of_a = inputs.subspan(2, reads_a);
+    const auto scales_of_b = inputs.subspan(2 + reads_a);
+    job.a.DecodeScales(unit.begin, unit.end, scales_of_a, sides.scales_a);
+    job.b.DecodeScales(unit.begin, unit.end, scales_of_b, sides.scales_b);
     const bool same_scales =
-        job.same_form && std::equal(scale_a.begin(), scale_a.end(), scale_b.begin(), scale_b.end());
+        job.same_form && std::equal(scales_of_a.begin(), scales_of_a.end(), scales_of_b.begin(),
+                                    scales_of_b.end(), [](const auto& a, const auto& b) {
+                                      return std::equal(a.begin(), a.end(), b.begin(), b.end());
+                                    });
     std::vector<PanelDifference> panels;
     const std::uint64_t size = PanelElements(job.a.elements());
     for (std::uint64_t begin = unit.begin; begin < unit.end; begin += size) {
@@ -139,7 +145,8 @@ class Comparer {
     job.pair = i;
     job.a = ValueReader(catalog_, pair.a, pair.scale_a);
     job.b = ValueReader(catalog_, pair.b, pair.scale_b);
-    if (a.shape != b.shape || job.a.elements() != job.b.elements()) {
+    if (ShapeOfValues(a, pair.scale_a) != ShapeOfValues(b, pair.scale_b) ||
+        job.a.elements() != job.b.elements()) {
       results_[i].comparison = Comparison::kDifferentShape;
       return;
     }

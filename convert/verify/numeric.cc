@@ -39,6 +39,7 @@ std::vector<NumericTensor> Describe(const ValueCheckpoint& checkpoint,
   for (const ScaledWeight& pair : checkpoint.scaled.pairs) {
     tensors[pair.weight].scaled = true;
     tensors[pair.scale].is_scale = true;
+    if (pair.tensor_scale != Catalog::kNone) tensors[pair.tensor_scale].is_scale = true;
   }
   return tensors;
 }

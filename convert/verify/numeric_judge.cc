@@ -82,12 +82,12 @@ class Judge {
     if (checkpoint_.undecoded[i]) return JudgeZeros(i);
     if (m.bad_scales.count != 0) {
       Add(i, Severity::kError, "bad-scale",
-          fmt::format("{} {}, the first is {} at {}, expected finite positive numbers; {}",
-                      Times(m.bad_scales.count, "scale of", "scales of"),
-                      fmt::format("{} {} bad", m.values, m.bad_scales.count == 1 ? "is" : "are"),
-                      tensor.dtype == Dtype::kF8E8M0 ? "the NaN code 0xFF"
-                                                     : fmt::format("{}", m.bad_scales.first_value),
-                      ElementPlace(tensor.shape, m.bad_scales.first), kDamaged));
+          fmt::format(
+              "{} {}, the first is {} at {}, expected finite positive numbers; {}",
+              Times(m.bad_scales.count, "scale of", "scales of"),
+              fmt::format("{} {} bad", m.values, m.bad_scales.count == 1 ? "is" : "are"),
+              HoldsE8M0(i) ? "the NaN code 0xFF" : fmt::format("{}", m.bad_scales.first_value),
+              ElementPlace(tensor.shape, m.bad_scales.first), kDamaged));
     }
     if (m.nans != 0) {
       Add(i, Severity::kError, "nan",
@@ -115,6 +115,13 @@ class Judge {
     if (const std::optional<ZeroFinding> found = zeros_.Of(i)) {
       Add(i, found->severity, found->kind, found->message);
     }
+  }
+
+  // As such, or as U8.
+  bool HoldsE8M0(std::uint32_t i) const {
+    const ScaledWeight* const pair = scales_.OfScale(i);
+    return catalog_.tensors()[i].dtype == Dtype::kF8E8M0 ||
+           (pair != nullptr && pair->scale == i && pair->scale_format == quant::ScaleFormat::kE8M0);
   }
 
   static std::string_view NanName(Dtype dtype, bool many) {
@@ -172,8 +179,9 @@ class Judge {
       const Measurement& m = measurements_[i];
       // Values without their scale cannot be compared.
       if (scales_.OfScale(i) != nullptr || checkpoint_.undecoded[i] ||
-          (IsFp8(tensor.dtype) && scales_.OfWeight(i) == nullptr) || !IsFloat(tensor.dtype) ||
-          !(m.rms > 0) || !std::isfinite(m.rms)) {
+          (IsFp8(tensor.dtype) && scales_.OfWeight(i) == nullptr) ||
+          (!IsFloat(tensor.dtype) && scales_.OfWeight(i) == nullptr) || !(m.rms > 0) ||
+          !std::isfinite(m.rms)) {
         continue;
       }
       magnitudes.push_back({i, NamePattern(tensor.name), m.rms, m.absmax});

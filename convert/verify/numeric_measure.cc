@@ -119,7 +119,7 @@ class Measurer {
       for (std::uint64_t first = piece.begin; first < piece.end; first += size) {
         panels.push_back(MeasurePanel(piece, first, std::min(piece.end, first + size)));
       }
-      if (reader.scaled()) {
+      if (reader.scaled_fp8()) {
         blocks = ZeroBlocks(piece.scales.first, piece.scales.values.size());
         blocks.Add(*scales_.OfWeight(piece.tensor), piece.begin, piece.bytes,
                    {piece.scales.first, piece.scales.values});
@@ -204,8 +204,10 @@ class Measurer {
                              std::span<const std::byte> chunk, std::span<const float> values,
                              const ValueReader::Scales& scales, Measurement& sum) {
     std::array<float, kValueChunk> stored;
-    if (reader.scaled()) {
+    if (reader.scaled_fp8()) {
       reader.StoredFloats(chunk, stored.data());
+    } else if (reader.scaled()) {
+      stored = {};  // integers and E2M1 are finite
     } else {
       std::copy(values.begin(), values.end(), stored.begin());
     }

@@ -92,7 +92,7 @@ ZeroFinding ZeroJudge::OfAllZero(std::uint32_t tensor) const {
     return {Severity::kError, "all-zero",
             fmt::format("{}, but {}; {}", all, ZeroBlocksSay(tensor), kHole)};
   }
-  if (scales_.OfWeight(tensor) != nullptr) {
+  if (scales_.OfWeight(tensor) != nullptr && IsFp8(t.dtype)) {
     return {Severity::kWarning, "all-zero",
             fmt::format("{}, and its scales are those of zeros, so it was zero when it was "
                         "quantised; if the model was trained, compare it with where it came from",

@@ -56,7 +56,8 @@ TEST_F(UnsupportedFormatTest, RefusesPackedInt4) {
   checkpoint_.tensors.clear();
   checkpoint_.config =
       R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized",
-          "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int"}}}}})";
+          "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int",
+          "strategy": "group", "group_size": 32}}}}})";
   checkpoint_.Add(kTinyShard1, "e.weight_packed", Dtype::kI32, {4, 8});
   checkpoint_.Add(kTinyShard1, "e.weight_scale", Dtype::kBF16, {4, 2});
   checkpoint_.Add(kTinyShard1, "e.weight_shape", Dtype::kI64, {2});

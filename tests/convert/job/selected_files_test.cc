@@ -17,6 +17,8 @@
 #include "convert/job/manifest.h"
 #include "convert/job/run_plan.h"
 #include "convert/open/open_model.h"
+#include "convert/recipes/check_scales.h"
+#include "convert/recipes/dequantize.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "convert/recipes/side_files.h"
 #include "tests/convert/support/conversion.h"

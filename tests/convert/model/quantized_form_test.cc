@@ -88,7 +88,7 @@ TEST_F(QuantizedFormTest, StructureFindsPackedCodesOfAnotherShapeAndALostScale) 
   ReplaceExperts([&](const Module& m) {
     const std::uint64_t words = CeilDiv(m.cols, 8) + (seen == 0 ? 100 : 0);
     m.Add("weight_packed", Dtype::kI32, {m.rows, words});
-    if (seen != 1) m.Add("weight_scale", Dtype::kBF16, {m.rows, 1});
+    if (seen != 1) m.Add("weight_scale", Dtype::kBF16, {m.rows, CeilDiv(words * 8, 32)});
     m.Add("weight_shape", Dtype::kI64, {2});
     ++seen;
   });

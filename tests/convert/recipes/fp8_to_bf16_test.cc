@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "convert/recipes/conversion.h"
+#include "convert/recipes/dequantize.h"
 #include "convert/stream/executor.h"
 #include "tests/convert/recipes/expected_bf16.h"
 #include "tests/convert/support/quick_file_system.h"
@@ -200,7 +201,7 @@ TEST_F(Fp8ToBf16Test, FollowsTheDefinitionForBadScalesThatAreAllowed) {
   for (std::size_t i = 0; i < weight.bytes.size(); ++i) weight.bytes[i] = static_cast<char>(i);
   TinyTensor& scale = checkpoint_.AddScale(kTinyShard1, "w_scale_inv", Dtype::kF32, {8, 1});
   std::memcpy(scale.bytes.data(), scales, sizeof(scales));
-  request_.fp8_to_bf16.allow_bad_scales = true;
+  request_.dequantize.allow_bad_scales = true;
   const ConversionReport report = ExpectMeaning();
   ASSERT_EQ(report.bad_scales.size(), 1u);
   EXPECT_EQ(report.bad_scales[0].tensor, "w_scale_inv");

@@ -67,7 +67,7 @@ class ScanTest : public ::testing::Test {
         [&](const ScanPiece& piece) {
           const std::lock_guard lock(mutex);
           EXPECT_TRUE(seen.pieces[piece.tensor].emplace(piece.begin, AsString(piece.bytes)).second);
-          if (!piece.side.empty()) seen.sides[piece.tensor][piece.begin] = AsString(piece.side);
+          if (!piece.side.empty()) seen.sides[piece.tensor][piece.begin] = AsString(piece.side[0]);
         },
         sink_, stop);
     return seen;
@@ -139,10 +139,9 @@ TEST_F(ScanTest, CutsWhereItIsAskedToAndMakesLongerPiecesForLongerPanels) {
 TEST_F(ScanTest, ReadsWhatBelongsToAPieceWithIt) {
   const std::uint32_t large = catalog_->Find("large");
   const std::uint32_t scale = catalog_->Find("scale");
-  const ScanSide side = [&](std::uint32_t tensor, std::uint64_t begin,
-                            std::uint64_t end) -> std::optional<SourceRange> {
-    if (tensor != large) return std::nullopt;
-    return SourceRange{scale, begin / 2000 * 4, end / 2000 * 4};
+  const ScanSide side = [&](std::uint32_t tensor, std::uint64_t begin, std::uint64_t end,
+                            std::vector<SourceRange>& reads) {
+    if (tensor == large) reads.push_back({scale, begin / 2000 * 4, end / 2000 * 4});
   };
   const Seen seen =
       Scan({.threads = 2, .memory_bytes = 1, .phase = {}, .side = side},

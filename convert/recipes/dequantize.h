@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "convert/catalog/catalog.h"
+#include "convert/catalog/progress.h"
+#include "convert/job/conversion_report.h"
+#include "convert/job/runner.h"
+#include "convert/model/model_config.h"
+#include "convert/model/scaled_weights.h"
+#include "convert/open/open_model.h"
+#include "convert/plan/plan.h"
+#include "convert/recipes/conversion.h"
+
+// Quantised checkpoint of any form → BF16.
+namespace dsv3::convert {
+
+// The weights of a checkpoint that become BF16, and what goes with their codes.
+struct QuantizedModel {
+  std::vector<ScaledWeight> weights;   // ordered by their positions
+  std::vector<std::uint32_t> dropped;  // tensors beside them that are not scaled with, ascending
+};
+
+// Every quantised weight of every form. Throws Error (kBadInput) with the first fault, or the first
+// weight that cannot be dequantised and why, saying how many more there are; and when there is none
+// at all, naming the method that the config says.
+QuantizedModel FindQuantizedModel(const Catalog& catalog, const ModelConfig& config);
+
+// Each of the weights dequantised, its scales and zeros and the `dropped` tensors left out,
+// everything else copied; each tensor stays in the shard it was in, and a shard that held nothing
+// else has none. Fills files, options, index and totals; side files but config.json are the
+// caller's.
+Plan PlanDequantize(const std::string& recipe, const Catalog& catalog,
+                    const std::vector<ScaledWeight>& weights,
+                    const std::vector<std::uint32_t>& dropped, const DequantizeOptions& options,
+                    bool write_index);
+
+// Text of config.json for a BF16 model: quantization_config (compression_config, expert_dtype)
+// removed, torch_dtype or dtype "bfloat16", every other byte as it is. Adds to plan.removed_config
+// what was taken out.
+std::string ConfigForBf16(const std::string& config_text, const ModelConfig& config, Plan& plan);
+
+// What the recipe of a conversion to BF16 is made of, beside the plan.
+struct DequantizeRecipe {
+  QuantizedModel quantized;
+  ReportFact dropped;  // for the report
+};
+// Refers to all but `parts`, which must outlive the recipe.
+Recipe MakeDequantizeRecipe(const OpenedModel& model, const std::string& name,
+                            DequantizeRecipe parts, const ConversionRequest& request,
+                            ProgressSink& progress, const StopToken& stop);
+
+}  // namespace dsv3::convert

@@ -1,0 +1,122 @@
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "convert/job/report_fact.h"
+#include "convert/job/runner.h"
+#include "convert/recipes/check_scales.h"
+#include "convert/recipes/conversion.h"
+#include "convert/recipes/dequantize.h"
+#include "convert/recipes/side_files.h"
+#include "formats/checkpoint_files.h"
+#include "formats/left_behind.h"
+
+namespace dsv3::convert {
+namespace {
+
+constexpr char kDequantize[] = "dequantize";
+
+// What the recipe needs after its plan was made.
+struct State {
+  DequantizeRecipe parts;
+  std::vector<TensorCount> bad_scales;  // found by the preflight
+};
+
+SideDigests CheckAllScales(const OpenedModel& model, const Plan& plan, bool allow_bad_scales,
+                           bool sha256, const PreflightRun& run, ProgressSink& progress,
+                           const StopToken& stop, State& state) {
+  const std::vector<ScaledWeight>& weights = state.parts.quantized.weights;
+  std::unordered_set<std::string_view> to_make;
+  for (const std::size_t file : run.to_make) to_make.insert(plan.files[file].name);
+  const auto is_there = [&](std::string_view file) { return to_make.count(file) != 0; };
+  CheckWeightShapes(model.catalog, weights, is_there, run.sources, stop);
+  ScaleCheck check = CheckScales(model.catalog, weights, allow_bad_scales, sha256, run.sources,
+                                 progress, stop, run.known);
+  state.bad_scales = std::move(check.bad_scales);
+  std::vector<ScaledWeight> fp8;  // scale_fmt says nothing of others
+  std::vector<ScaleSignificands> significands;
+  SideDigests digests = run.known;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    digests.emplace(weights[i].scale, std::move(check.digests[i]));
+    if (!IsFp8(model.catalog.tensors()[weights[i].weight].dtype)) continue;
+    fp8.push_back(weights[i]);
+    significands.push_back(check.significands[i]);
+  }
+  for (auto& [tensor, found] : check.beside) digests.emplace(tensor, std::move(found));
+  if (auto warning = CheckScaleFmt(model.catalog, model.config, fp8, significands)) {
+    run.warn(std::move(*warning));
+  }
+  return digests;
+}
+
+// Keeps the files that described the codes: the manifest holds them as it holds what config.json
+// lost. One that is no JSON is left behind alone.
+void KeepDescriptions(const std::filesystem::path& directory, Plan& plan) {
+  for (const formats::LeftBehind& file : plan.left_behind) {
+    if (file.kind != formats::LeftBehindKind::kUntrueDescription || !file.name.ends_with(".json") ||
+        file.bytes > formats::kMaxConfigBytes) {
+      continue;
+    }
+    std::string text = formats::ReadSmallFile(directory / file.name, formats::kMaxConfigBytes);
+    if (nlohmann::json::accept(text)) plan.removed_config.emplace_back(file.name, std::move(text));
+  }
+}
+
+// What is beside the codes and needed by engines alone.
+ReportFact Dropped(const Catalog& catalog, const std::vector<std::uint32_t>& dropped) {
+  std::vector<std::string> names;
+  for (const std::uint32_t i : dropped) names.push_back(catalog.tensors()[i].name);
+  return DroppedFact(std::move(names), "tensor", "beside the weights, which only codes need");
+}
+
+}  // namespace
+
+Recipe MakeDequantizeRecipe(const OpenedModel& model, const std::string& name,
+                            DequantizeRecipe parts, const ConversionRequest& request,
+                            ProgressSink& progress, const StopToken& stop) {
+  const auto state = std::make_shared<State>();
+  state->parts = std::move(parts);
+  const QuantizedModel& quantized = state->parts.quantized;
+  const auto plan = std::make_shared<Plan>(PlanDequantize(name, model.catalog, quantized.weights,
+                                                          quantized.dropped, request.dequantize,
+                                                          model.needs_index));
+  PlanSideFiles(model, ConfigForBf16(model.config_text, model.config, *plan),
+                {.all = request.run.all_side_files, .changes_quantization = true}, *plan);
+  if (name == kDequantize) KeepDescriptions(model.directory, *plan);
+  Recipe recipe{.plan = plan, .tensors = TensorsOf(model)};
+  recipe.converted_tensors = quantized.weights.size();
+  recipe.hooks.preflight = [&, plan, state](const PreflightRun& run) {
+    return CheckAllScales(model, *plan, request.dequantize.allow_bad_scales,
+                          request.run.tensor_sha256, run, progress, stop, *state);
+  };
+  recipe.add_facts = [state](ConversionReport& report) {
+    report.facts.push_back(state->parts.dropped);
+    report.bad_scales = std::move(state->bad_scales);
+  };
+  return recipe;
+}
+
+ConversionReport ConvertDequantize(const ConversionRequest& request, formats::FileSystem& fs,
+                                   ProgressSink& progress, const StopToken& stop) {
+  ConversionKind conversion;
+  conversion.recipe = kDequantize;
+  conversion.title = "Dequantised to BF16";
+  conversion.converted_text = "to BF16";
+  conversion.make_recipe = [&](OpenedModel& model) {
+    DequantizeRecipe parts;
+    parts.quantized = FindQuantizedModel(model.catalog, model.config);
+    parts.dropped = Dropped(model.catalog, parts.quantized.dropped);
+    return MakeDequantizeRecipe(model, conversion.recipe, std::move(parts), request, progress,
+                                stop);
+  };
+  return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,
+                       stop);
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,123 @@
+#include <cstring>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/convert/recipes/dequantize_test.h"
+
+// What dequantize refuses, and how it says so.
+namespace dsv3::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+TEST_F(DequantizeTest, RefusesScalesThatNoWeightHas) {
+  Made made = MxFp4(true);
+  made.checkpoint.Find(std::string(kModule) + "weight_scale").bytes[11] = '\xFF';
+  EXPECT_THAT(Refusal(made).message(), AllOf(HasSubstr("up_proj.weight_scale' is nan at [1, 3]"),
+                                             HasSubstr("--allow-bad-scales")));
+  made = NvFp4(false);
+  made.checkpoint.Find(std::string(kModule) + "weight_scale").bytes[3] = '\x7F';
+  EXPECT_THAT(Refusal(made).message(), HasSubstr("weight_scale' is nan at [0, 3]"));
+  made = NvFp4(true);
+  SetFloat(made.checkpoint.Find(std::string(kModule) + "weight_global_scale"), 0);
+  EXPECT_THAT(Refusal(made).message(), HasSubstr("weight_global_scale' is 0 at [0]"));
+  made = Int8Rows(Dtype::kF32, 5);
+  const float infinity = std::numeric_limits<float>::infinity();
+  std::memcpy(made.checkpoint.Find(std::string(kModule) + "weight_offset").bytes.data() + 8,
+              &infinity, 4);
+  EXPECT_THAT(Refusal(made).message(), HasSubstr("weight_offset' is inf at [2, 0]"));
+}
+
+TEST_F(DequantizeTest, AllowBadScalesGoesOnAndCountsThem) {
+  Made made = MxFp4(true);
+  made.checkpoint.Find(std::string(kModule) + "weight_scale").bytes[0] = '\xFF';
+  Write(made);
+  Conversion conversion = Command();
+  conversion.request.dequantize.allow_bad_scales = true;
+  const convert::ConversionReport report = conversion.Run();
+  ASSERT_EQ(report.bad_scales.size(), 1U);
+  EXPECT_EQ(report.bad_scales[0].count, 1U);
+}
+
+TEST_F(DequantizeTest, RefusesWhatIsMissing) {
+  const auto without = [&](Made made, const std::string& part) {
+    std::erase_if(made.checkpoint.tensors,
+                  [&](const TinyTensor& tensor) { return tensor.name == kModule + part; });
+    return Refusal(made).message();
+  };
+  EXPECT_THAT(without(PackedInt4(32), "weight_scale"), HasSubstr("weight_scale' is in no shard"));
+  EXPECT_THAT(without(NvFp4(false), "weight_scale_2"), HasSubstr("weight_scale_2' is in no shard"));
+  EXPECT_THAT(without(NvFp4(true), "weight_global_scale"),
+              HasSubstr("weight_global_scale' is in no shard"));
+  EXPECT_THAT(without(NvFp4(true), "weight_packed"), HasSubstr("but there are none"));
+  Made made = PackedInt4(32);
+  SetConfig(made, Compressed("pack-quantized", R"({"num_bits": 4, "type": "int",
+                       "strategy": "group", "group_size": 32, "symmetric": false})"));
+  EXPECT_THAT(Refusal(made).message(), HasSubstr("weight_zero_point' is in no shard"));
+}
+
+TEST_F(DequantizeTest, RefusesShapesThatContradict) {
+  Made made = PackedInt4(32);
+  made.checkpoint.Find(std::string(kModule) + "weight_shape").bytes[8] = 8;
+  EXPECT_THAT(Refusal(made).message(), HasSubstr("weight_shape' says [24, 264]"));
+  made = PackedInt4(32);
+  SetConfig(made, Compressed("pack-quantized", R"({"num_bits": 4, "type": "int",
+                       "strategy": "group", "group_size": 64})"));
+  EXPECT_THAT(Refusal(made).message(), HasSubstr("has shape [24, 8], expected [24, 4]"));
+  made = Made();
+  made.Add("weight", Dtype::kU8, {kRows, 20});
+  made.Add("weight_scale", Dtype::kF8E4M3, {kRows, 3});
+  SetFloat(made.Add("weight_scale_2", Dtype::kF32, {}), 1);
+  SetConfig(made, "");
+  EXPECT_THAT(Refusal(made).message(),
+              AllOf(HasSubstr("up_proj.weight'"),
+                    HasSubstr("groups of 16 columns do not divide its 40 columns")));
+  made = PackedInt4WithZeroPoints();
+  TinyTensor& zeros = made.checkpoint.Find(std::string(kModule) + "weight_zero_point");
+  zeros.shape = {kRows, 1};
+  zeros.bytes.resize(kRows * 4);
+  EXPECT_THAT(Refusal(made).message(), HasSubstr("expected I32 [3, 8]"));
+}
+
+TEST_F(DequantizeTest, RefusesTwoFormsOfOneWeight) {
+  Made made = Int8Rows(Dtype::kBF16, 0);
+  made.AddScale("weight_scale_inv", Dtype::kF32, {1, 2});
+  SetConfig(made, R"("quantization_config": {"quant_method": "blockwise_int8",
+                                             "weight_block_size": [128, 128]})");
+  EXPECT_THAT(Refusal(made).message(),
+              AllOf(HasSubstr("up_proj.weight'"), HasSubstr("belongs to another form")));
+  made = PackedInt4(32);
+  made.Add("weight", Dtype::kBF16, {kRows, kCols});
+  EXPECT_THAT(Refusal(made).code(), ErrorCode::kBadInput);
+}
+
+TEST_F(DequantizeTest, NamesWhatItDoesNotKnow) {
+  Made made = PackedInt4(32);
+  SetConfig(made, Compressed("marlin-24", R"({"num_bits": 4, "type": "int",
+                       "strategy": "group", "group_size": 32})"));
+  EXPECT_THAT(Refusal(made).message(), HasSubstr("'marlin-24'"));
+  made = Made();
+  SetConfig(made, R"("quantization_config": {"quant_method": "exl3"})");
+  EXPECT_THAT(Refusal(made).message(),
+              AllOf(HasSubstr("not a quantised checkpoint"), HasSubstr("'exl3'")));
+  made = Made();
+  made.Add("weight", Dtype::kI8, {kRows, kCols});
+  made.AddScale("deq_scale", Dtype::kF32, {kRows});
+  SetConfig(made, "");
+  EXPECT_THAT(Refusal(made).message(),
+              AllOf(HasSubstr("up_proj.weight' is I8"), HasSubstr("Static W8A8")));
+  made = Made();
+  made.Add("qweight", Dtype::kI32, {kCols / 8, kRows});
+  made.Add("qzeros", Dtype::kI32, {kCols / 128, kRows / 8});
+  made.Add("scales", Dtype::kF16, {kCols / 128, kRows});
+  SetConfig(made, R"("quantization_config": {"quant_method": "gptq", "bits": 4})");
+  EXPECT_THAT(Refusal(made).message(), AllOf(HasSubstr("GPTQ"), HasSubstr("is not read")));
+}
+
+}  // namespace
+}  // namespace dsv3::testing
