@@ -104,7 +104,8 @@ std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
       "The FP8 checkpoint that IN was made from: every block whose BF16 bits are unchanged gets "
       "its codes and scale back, so that parts that were not edited are the same to the byte, "
       "files and index included; other blocks are quantised again and counted. Names, blocks, "
-      "scale format, shards and the set of quantised tensors are those of this checkpoint."));
+      "scale format, shards and the set of quantised tensors are those of this checkpoint. It may "
+      "be whatever IN may be: a directory, a file, rank shards, a model of the hub cache."));
   return table;
 }
 

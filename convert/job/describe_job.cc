@@ -88,6 +88,16 @@ std::uint64_t SideFileBytes(const PlannedSideFile& side) {
   return error ? 0 : bytes;
 }
 
+namespace {
+
+// Which of the sources these tensors are of, as SourceFile::checkpoint.
+std::string CheckpointOf(const Catalog& catalog, const DerivedTensors& derived) {
+  if (derived.origins.empty()) return "";
+  return catalog.files()[catalog.tensors()[derived.first].extent.file].checkpoint;
+}
+
+}  // namespace
+
 OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const RecipeHooks& hooks,
                       const RunOptions& run, const RunAssignment& assignment) {
   OutputJob job;
@@ -109,8 +119,10 @@ OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const Recipe
     job.source_paths.push_back(file.path);
   }
   for (const DerivedTensors& derived : source.derived) {
+    const std::string checkpoint = CheckpointOf(source.catalog, derived);
     for (const SourceFile& file : derived.stored->files()) {
-      head.sources.push_back({file.name, file.bytes, file.mtime_ns, file.header_digest, ""});
+      head.sources.push_back(
+          {file.name, file.bytes, file.mtime_ns, file.header_digest, checkpoint});
       job.source_paths.push_back(file.path);
     }
   }

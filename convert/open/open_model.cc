@@ -331,12 +331,16 @@ OpenedModel OpenModel(const fs::path& input, const OpenOptions& options) {
                                           : OpenFaultyCheckpoint(input, options, std::move(begun));
 }
 
-ModelTensors TensorsOf(const OpenedModel& model) {
+ModelTensors TensorsOf(const OpenedModel& model) { return TensorsOf(model, nullptr); }
+
+ModelTensors TensorsOf(const OpenedModel& model, const AssembledModel* appended) {
   ModelTensors tensors{model.catalog, {}, model.directory};
-  if (model.assembled) {
-    tensors.derived.push_back({&model.assembled->stored, model.assembled->origins, 0,
-                               &model.assembled->digests, model.assembled->copies});
-  }
+  const auto add = [&](const AssembledModel& assembled, std::uint32_t first) {
+    tensors.derived.push_back(
+        {&assembled.stored, assembled.origins, first, &assembled.digests, assembled.copies});
+  };
+  if (model.assembled) add(*model.assembled, 0);
+  if (appended != nullptr) add(*appended, model.catalog.tensors_end());
   return tensors;
 }
 

@@ -121,6 +121,9 @@ struct ModelTensors {
 };
 // The model's tensors, whatever they are stored as.
 ModelTensors TensorsOf(const OpenedModel& model);
+// The same with those of a second model that was appended to the catalog; `appended`, how these are
+// made (OpenedModel::assembled), must outlive the view, too.
+ModelTensors TensorsOf(const OpenedModel& model, const AssembledModel* appended);
 // The tensors as they are stored: the same for a checkpoint, the rank files' for rank shards. The
 // expressions of OriginOf read these.
 ModelTensors StoredTensorsOf(const OpenedModel& model);

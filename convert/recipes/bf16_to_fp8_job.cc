@@ -73,7 +73,8 @@ class Bf16ToFp8Job {
 
   static Recipe MakeRecipe(const std::shared_ptr<Bf16ToFp8Job>& job) {
     Recipe recipe{.plan = std::shared_ptr<const Plan>(job, &job->plan_.plan),
-                  .tensors = TensorsOf(job->model_)};
+                  .tensors = TensorsOf(job->model_,
+                                       job->original_ ? job->original_->assembled.get() : nullptr)};
     recipe.converted_tensors = job->selection_.quantized.size();
     recipe.warnings = job->selection_.warnings;
     recipe.hooks.preflight = [job](const PreflightRun& run) { return job->LookAhead(run); };

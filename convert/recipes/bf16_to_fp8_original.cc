@@ -11,14 +11,13 @@
 
 #include "convert/job/output_place.h"
 #include "convert/model/config_edit.h"
+#include "convert/open/model_files.h"
 #include "convert/open/open_model.h"
 #include "convert/recipes/dequantize.h"
 #include "convert/recipes/fp8_to_bf16.h"
-#include "formats/checkpoint_files.h"
 #include "formats/error.h"
-#include "formats/hash/xxh3.h"
-#include "formats/io/input_file.h"
 #include "formats/message_text.h"
+#include "formats/safetensors.h"
 
 namespace dsv3::convert {
 namespace {
@@ -42,37 +41,19 @@ std::string Prefix(const std::filesystem::path& directory) {
                           option, formats::ShownPath(original.directory), has));
 }
 
-std::string ReadHeader(const formats::ShardFile& shard) {
-  std::string bytes(static_cast<std::size_t>(shard.header.data_offset), '\0');
-  formats::InputFile(shard.path, shard.name).ReadAt(0, std::as_writable_bytes(std::span(bytes)));
-  if (formats::Xxh3Hex(std::as_bytes(std::span(bytes))) != shard.header.digest) {
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: the file changed while it was read; let its writer finish, then "
-                            "run the command again",
-                            formats::ShownPath(shard.name)),
-                {shard.name, ""});
-  }
-  return bytes;
-}
-
 void OpenFiles(const std::filesystem::path& output, Catalog& catalog, Original& original) {
-  formats::CheckpointFiles files = formats::OpenCheckpointFiles(original.directory);
-  RequireApart(files.directory, output);
-  formats::RequireConsistent(files);
-  for (formats::Finding& finding : files.findings) {
+  OpenedModel model = OpenModel(original.directory, {.mtp_may_be_missing = true});
+  RequireApart(model.directory, output);
+  if (!model.has_own_shards()) {
+    throw Error(ErrorCode::kBadInput,
+                "this is a training checkpoint, which has no shards whose form the output could "
+                "take; name the FP8 checkpoint that IN was made from",
+                {model.directory.string(), ""});
+  }
+  for (formats::Finding& finding : model.findings) {
     original.warnings.push_back(OfOriginal(original, std::move(finding)));
   }
-  CheckShardNames(files);
-  original.config_text = ReadConfigText(files);
-  original.config = ParseModelConfig(original.config_text, "config.json");
-  using Form = formats::CheckpointFiles::Form;
-  original.needs_index = files.form != Form::kSingle || files.shards[0].name != "model.safetensors";
-  if (files.index) original.index = files.index->text->json;
-  for (const formats::ShardFile& shard : files.shards) {
-    original.shards.push_back({shard.name, ReadHeader(shard), shard.header});
-  }
-  Catalog second = Catalog::FromCheckpoint(files);
-  if (std::none_of(second.tensors().begin(), second.tensors().end(),
+  if (std::none_of(model.catalog.tensors().begin(), model.catalog.tensors().end(),
                    [](const CatalogTensor& tensor) {
                      return tensor.dtype == Dtype::kF8E4M3 || tensor.dtype == Dtype::kF8E5M2;
                    })) {
@@ -80,12 +61,25 @@ void OpenFiles(const std::filesystem::path& output, Catalog& catalog, Original& 
                 "this is not an FP8 checkpoint: not one of its tensors is FP8; name the checkpoint "
                 "that IN was made from");
   }
-  original.pairs = PairScales(second, original.config);
+  ModelFiles files = ReadModelFiles(model);
+  original.index = std::move(files.index).value_or("");
+  original.needs_index = model.needs_index;
+  for (std::size_t i = 0; i < model.catalog.files().size(); ++i) {
+    const SourceFile& file = model.catalog.files()[i];
+    std::string bytes = WithLength(files.headers[i]);
+    formats::SafetensorsHeader header =
+        formats::ParseSafetensorsHeader(std::as_bytes(std::span(bytes)), file.bytes, file.name);
+    original.shards.push_back({file.name, std::move(bytes), std::move(header)});
+  }
+  original.pairs = PairScales(model.catalog, model.config);
   for (ScaledWeight& pair : original.pairs) {
     pair.weight += catalog.tensors_end();
     pair.scale += catalog.tensors_end();
   }
-  catalog.Append(std::move(second), kScalesFrom);
+  original.config_text = std::move(model.config_text);
+  original.config = std::move(model.config);
+  original.assembled = model.assembled;
+  catalog.Append(std::move(model.catalog), kScalesFrom);
 }
 
 // How the scale of this weight is called.

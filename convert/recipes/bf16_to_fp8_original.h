@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "convert/job/run_plan.h"
 #include "convert/model/model_config.h"
 #include "convert/model/scaled_weights.h"
+#include "convert/open/assembled_model.h"
 #include "convert/recipes/bf16_to_fp8.h"
 #include "convert/recipes/conversion.h"
 #include "formats/manifest.h"
@@ -35,6 +37,8 @@ struct Original {
   std::string config_text;
   ModelConfig config;
   std::vector<ScaledWeight> pairs;  // positions in the catalog that it was appended to
+  // How its tensors are made, where they are in no file as they are; else nullptr.
+  std::shared_ptr<const AssembledModel> assembled;
   Fp8Form form;
   formats::Findings warnings;  // of opening it; messages begin with "--scales-from DIR: "
 };
@@ -46,10 +50,10 @@ formats::Finding OfOriginal(const Original& original, formats::Finding finding);
 // are; nothing where it is BF16.
 std::optional<quant::FloatFormat> OwnFormatOf(const ScaledWeight& pair);
 
-// Opens the checkpoint of options.scales_from and appends it to the catalog. Throws Error: as
-// OpenModel does for what is wrong with it (messages begin with "--scales-from DIR: "); kBadInput
-// where it is not an FP8 checkpoint, or of a kind that is not written here; kUsage for options that
-// contradict it.
+// Opens the model of options.scales_from and appends it to the catalog. Throws Error: as OpenModel
+// does for what is wrong with it (messages begin with "--scales-from DIR: "); kBadInput where it is
+// not an FP8 model with shards of its own, or of a kind that is not written here; kUsage for
+// options that contradict it.
 Original OpenOriginal(const Bf16ToFp8Options& options, const std::filesystem::path& output,
                       Catalog& catalog);
 

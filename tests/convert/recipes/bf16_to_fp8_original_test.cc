@@ -10,6 +10,8 @@
 
 #include "formats/manifest.h"
 #include "tests/convert/support/bf16_to_fp8_test.h"
+#include "tests/convert/support/conversion.h"
+#include "tests/convert/support/reshard.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/support/files.h"
 
@@ -49,6 +51,31 @@ TEST_F(Bf16ToFp8OriginalTest, GivesTheOriginalBackToTheByte) {
       EXPECT_EQ(each.quality.changed_codes, 0U);
     }
   }
+}
+
+TEST_F(Bf16ToFp8OriginalTest, TakesRankShardsForTheirModel) {
+  MakeSample();
+  ReshardOptions pipeline;
+  pipeline.parallel.tp = 1;
+  pipeline.parallel.pp = 2;
+  testing::RunReshard(fp8(), dir_ / "ranks", pipeline);
+  options().scales_from = dir_ / "ranks";
+  Convert();
+  std::map<std::string, std::string> tree = ReadTree(out());
+  EXPECT_EQ(tree.erase(kManifest), 1U);
+  EXPECT_TRUE(tree == ReadTree(fp8()));
+  // The manifest names the files that the bytes come from.
+  EXPECT_THAT(ReadFile(out() / kManifest), ::testing::HasSubstr("scales-from"));
+}
+
+TEST_F(Bf16ToFp8OriginalTest, RefusesAnOriginalWithoutShardsOfItsOwn) {
+  MakeSample();
+  testing::Conversion train(bf16(), dir_ / "train");
+  train.convert = ConvertLayout;
+  train.request.layout.to = "mindformers-train";
+  train.Run();
+  options().scales_from = dir_ / "train";
+  ExpectRefused(ErrorCode::kBadInput, {"--scales-from ", "training checkpoint"});
 }
 
 TEST_F(Bf16ToFp8OriginalTest, QuantisesEditedBlocksAlone) {
