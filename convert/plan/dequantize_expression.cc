@@ -85,9 +85,10 @@ class DequantizeExpression final : public Expression {
       at = matrix_end;
     }
     out.counts.nan_codes += counts.nan_codes;
-    const std::uint64_t first_scale = first_scale_row * scale_cols_;
-    out.counts.zero_blocks = ZeroBlocks(first_scale, scales.size());
-    out.counts.zero_blocks.Add(pair_, first, inputs[0], {first_scale, scales});
+    // The byte 0 of other forms may mean any value.
+    if (codes_of_byte_ != 1 || !scales.zeros.empty()) return;
+    out.counts.zero_blocks = ZeroBlocks(first_scale, scales.scales.size());
+    out.counts.zero_blocks.Add(pair_, first, inputs[0], {first_scale, scales.scales});
   }
 
  private:
