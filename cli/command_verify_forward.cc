@@ -1,27 +1,20 @@
-#include <cmath>
 #include <memory>
 #include <string>
-#include <vector>
-
-#include <fmt/format.h>
+#include <utility>
 
 #include "cli/checks.h"
 #include "cli/commands.h"
-#include "cli/console.h"
 #include "cli/forward_comparison_report.h"
-#include "cli/json_members.h"
+#include "cli/forward_report.h"
 #include "cli/output_file.h"
-#include "cli/table.h"
 #include "cli/tool_main.h"
 #include "cli/training_options.h"
-#include "cli/units.h"
 #include "cli/verify_report.h"
 #include "convert/forward/comparison_verdict.h"
 #include "convert/forward/forward.h"
 #include "convert/forward/token_ids.h"
 #include "formats/error.h"
 #include "formats/io/file_system.h"
-#include "formats/message_text.h"
 
 namespace dsv3::cli {
 
@@ -29,260 +22,103 @@ namespace {
 
 using convert::ActivationValues;
 using convert::AttentionForm;
-using convert::ForwardReport;
 using convert::WeightValues;
+
+constexpr char kAutoTokens[] = "auto";
 
 struct Options {
   VerifyOptions verify;
   std::string input;
   std::string other;
-  convert::ForwardLimits limits;
-  bool replay_routing = false;
   ModelOptions model;
   std::string tokens;
   std::string tokens_file;
-  std::string logits;
-  std::string hidden;
-  std::string mtp_logits;
-  std::uint64_t generate = 0;
-  std::uint64_t top = 0;
-  bool routing = false;
-  WeightValues weights = WeightValues::kBF16;
-  ActivationValues activations = ActivationValues::kFloat;
-  AttentionForm attention = AttentionForm::kNaive;
-  std::uint64_t memory_bytes = 0;
+  std::string against;
+  convert::ForwardLimits limits;
+  // What options store as it is; RequestOf adds the rest.
+  convert::ForwardRequest request;
 };
 
-const std::vector<ChoiceOf<WeightValues>>& WeightChoices() {
-  static const std::vector<ChoiceOf<WeightValues>> choices = {
-      {"bf16", WeightValues::kBF16, "rounded to BF16"},
-      {"exact", WeightValues::kExact, "code × scale"}};
-  return choices;
-}
-
-const std::vector<ChoiceOf<ActivationValues>>& ActivationChoices() {
-  static const std::vector<ChoiceOf<ActivationValues>> choices = {
-      {"fp32", ActivationValues::kFloat, "as they are"},
-      {"bf16", ActivationValues::kBF16, "rounded behind every module"},
-      {"fp8", ActivationValues::kFp8, "quantised where weights are FP8"},
-      {"fp8-ue8m0", ActivationValues::kFp8Ue8m0, "the same, scales powers of two"}};
-  return choices;
-}
-
-const std::vector<ChoiceOf<AttentionForm>>& AttentionChoices() {
-  static const std::vector<ChoiceOf<AttentionForm>> choices = {
-      {"naive", AttentionForm::kNaive, "as engines prefill"},
-      {"absorbed", AttentionForm::kAbsorbed, "as engines decode"}};
-  return choices;
-}
-
-template <typename T>
-const std::string& WordOf(const std::vector<ChoiceOf<T>>& choices, T meaning) {
-  for (const ChoiceOf<T>& choice : choices) {
-    if (choice.meaning == meaning) return choice.value;
+// Throws Error (kUsage) for options that compare with something that was not given.
+void RequireComparison(const Options& options) {
+  const convert::ForwardLimits& limits = options.limits;
+  const bool is_dump = !options.against.empty();
+  if (is_dump && !options.other.empty()) {
+    throw Error(ErrorCode::kUsage,
+                "--against and OTHER exclude each other; compare with one, then with the other");
   }
-  return choices.front().value;
+  const convert::ForwardRequest& request = options.request;
+  const bool writes = !request.logits.empty() || !request.hidden.empty() ||
+                      !request.mtp_logits.empty() || !request.trace.empty();
+  if (is_dump && (writes || request.generate > 0 || request.top > 0)) {
+    throw Error(ErrorCode::kUsage,
+                "with --against modules run on the dump's inputs, so the run has no logits of its "
+                "own; leave out --logits-out, --hidden-out, --mtp-logits-out, --trace, --generate "
+                "and --top");
+  }
+  const bool of_two = request.replay_routing || limits.max_nmse_is_bf16 || limits.max_kl ||
+                      limits.min_cosine || limits.min_top1;
+  if (options.other.empty() && of_two) {
+    throw Error(ErrorCode::kUsage,
+                "--replay-routing, --max-nmse bf16, --max-kl, --min-cosine and --min-top1 are for "
+                "two models; name OTHER behind MODEL");
+  }
+  if (options.other.empty() && !is_dump && limits.max_nmse) {
+    throw Error(ErrorCode::kUsage,
+                "--max-nmse is for a comparison; name OTHER behind MODEL, or give --against");
+  }
 }
 
 convert::ForwardRequest RequestOf(const Options& options) {
   if (!options.tokens.empty() && !options.tokens_file.empty()) {
     throw Error(ErrorCode::kUsage, "--tokens and --tokens-file exclude each other; give one");
   }
-  convert::ForwardRequest request;
+  convert::ForwardRequest request = options.request;
+  RequireComparison(options);
+  if (request.trace.empty() && !request.modules.empty()) {
+    throw Error(ErrorCode::kUsage, "--modules chooses what --trace writes; give --trace, too");
+  }
   request.input = options.input;
   request.other = options.other;
-  request.replay_routing = options.replay_routing;
-  request.measure_bf16 = options.limits.max_nmse_is_bf16;
-  if (options.other.empty() && (options.replay_routing || options.limits.any())) {
-    throw Error(ErrorCode::kUsage,
-                "--replay-routing, --max-nmse, --max-kl, --min-cosine and --min-top1 are for two "
-                "models; name OTHER behind MODEL");
-  }
+  request.against = options.against;
   request.config = options.model.config;
   request.from = options.model.from;
-  if (!options.tokens.empty()) {
+  request.measure_bf16 = options.limits.max_nmse_is_bf16;
+  request.auto_tokens = options.tokens == kAutoTokens;
+  if (!options.tokens.empty() && !request.auto_tokens) {
     request.sequences = {convert::ParseTokenIds(options.tokens, "--tokens")};
   }
   if (!options.tokens_file.empty()) request.sequences = convert::ReadTokenFile(options.tokens_file);
-  const bool quantizes = options.activations == ActivationValues::kFp8 ||
-                         options.activations == ActivationValues::kFp8Ue8m0;
-  request.weights = quantizes ? WeightValues::kExact : options.weights;
-  request.activations = options.activations;
-  request.attention = options.attention;
-  request.generate = options.generate;
-  request.top = options.top;
-  request.routing = options.routing;
-  request.logits = options.logits;
-  request.hidden = options.hidden;
-  request.mtp_logits = options.mtp_logits;
+  // Engines multiply codes of weights and of activations, and round no weight.
+  if (convert::Quantizes(request.activations)) request.weights = WeightValues::kExact;
   request.threads = ThreadCount(options.verify);
-  request.memory_bytes = options.memory_bytes;
   return request;
 }
 
-std::string TopText(const ForwardReport& report) {
-  if (report.top.empty()) return "";
-  Table table("rrr");
-  table.Add({"sequence", "token", "logit"});
-  for (std::size_t s = 0; s < report.top.size(); ++s) {
-    for (const convert::NextToken& next : report.top[s]) {
-      table.Add(
-          {FormatCount(s + 1), std::to_string(next.token), fmt::format("{:.6f}", next.logit)});
-    }
-  }
-  return table.Text("");
+Option TokensOption(std::string* tokens) {
+  Option option =
+      Text("tokens", "IDS", tokens,
+           "One sequence of token ids, such as 1,2,3; or auto: fixed ids, 64 and then twice as "
+           "many until every expert of every layer was met, 4096 at most. Without it and "
+           "--tokens-file 64 fixed ids.");
+  option.choices = {{kAutoTokens, "until every expert was met"}};
+  option.open = true;
+  return option;
 }
 
-std::string RoutingText(const ForwardReport& report, bool all) {
-  if (report.routing.empty()) return "";
-  Table table("rrrl");
-  table.Add({"layer", "token", "margin", "experts"});
-  std::size_t rows = 0;
-  std::size_t left_out = 0;
-  for (const convert::LayerRouting& layer : report.routing) {
-    for (std::size_t token = 0; token < layer.experts.size(); ++token) {
-      if (!all && rows == kFirstRows) {
-        ++left_out;
-        continue;
-      }
-      ++rows;
-      table.Add({std::to_string(layer.layer), std::to_string(token),
-                 fmt::format("{:.6f}", layer.margins[token]),
-                 fmt::format("{}", fmt::join(layer.experts[token], " "))});
-    }
-  }
-  return table.Text("") + MoreLine(left_out);
-}
-
-void RoutingMember(formats::JsonWriter& json, const ForwardReport& report) {
-  json.Key("routing");
-  json.BeginArray();
-  for (const convert::LayerRouting& layer : report.routing) {
-    json.BeginObject();
-    UintMember(json, "layer", layer.layer);
-    json.Key("experts");
-    json.BeginArray();
-    for (const std::vector<std::uint32_t>& experts : layer.experts) {
-      json.BeginArray();
-      for (const std::uint32_t expert : experts) json.Uint(expert);
-      json.EndArray();
-    }
-    json.EndArray();
-    json.Key("margins");
-    json.BeginArray();
-    for (const float margin : layer.margins) {
-      if (std::isfinite(margin)) {
-        json.Double(margin);
-      } else {
-        json.Null();
-      }
-    }
-    json.EndArray();
-    json.EndObject();
-  }
-  json.EndArray();
-}
-
-void GeneratedMember(formats::JsonWriter& json, const ForwardReport& report) {
-  json.Key("generated");
-  json.BeginArray();
-  for (const std::vector<std::uint32_t>& tokens : report.generated) {
-    json.BeginArray();
-    for (const std::uint32_t token : tokens) json.Uint(token);
-    json.EndArray();
-  }
-  json.EndArray();
-}
-
-void TopMember(formats::JsonWriter& json, const ForwardReport& report) {
-  json.Key("top");
-  json.BeginArray();
-  for (const std::vector<convert::NextToken>& best : report.top) {
-    json.BeginArray();
-    for (const convert::NextToken& next : best) {
-      json.BeginObject();
-      UintMember(json, "token", next.token);
-      DoubleMember(json, "logit", next.logit);
-      json.EndObject();
-    }
-    json.EndArray();
-  }
-  json.EndArray();
-}
-
-VerifyReport ReportOf(const Options& options, const ForwardReport& run) {
-  const auto held = std::make_shared<const ForwardReport>(run);
-  const ForwardReport& ran = *held;
-  VerifyReport report;
-  report.input = options.input;
-  report.directory = ran.directory;
-  report.verification.check = "forward";
-  report.title = "Ran " + formats::ShownPath(options.input);
-  report.good = "every weight that was met is finite";
-  if (ran.comparison) {
-    report.title += " and " + formats::ShownPath(options.other);
-    report.good = options.limits.any() ? "the outputs are within the limits"
-                                       : "every weight that was met has the same values, and the "
-                                         "outputs are the same";
-    report.verification.findings = convert::JudgeComparison(*ran.comparison, options.limits);
-    report.passes = report.verification.Passes(false);
-  } else if (ran.ranks) {
-    report.good = "every weight that was met is finite, and all ranks have the same copies of it";
-    report.verification.findings = convert::JudgeCopies(ran.rank_differences);
-    report.passes = report.verification.Passes(false);
-  }
-  report.lines.emplace_back("model", fmt::format("{}, {}", Printable(ran.model_type),
-                                                 FormatCountOf(ran.layers, "layer")));
-  AppendRankLines(ran, report.lines);
-  report.lines.emplace_back("tokens", fmt::format("{} in {}", FormatCount(ran.tokens),
-                                                  FormatCountOf(ran.sequences, "sequence")));
-  if (ran.experts > 0) {
-    report.lines.emplace_back("experts",
-                              fmt::format("{} of {} were met; of the others nothing is shown",
-                                          FormatCount(ran.experts_read), FormatCount(ran.experts)));
-  }
-  report.lines.emplace_back("read", FormatBytes(ran.bytes_read));
-  if (ran.perplexity) {
-    report.lines.emplace_back("perplexity", fmt::format("{:.6g}", *ran.perplexity));
-  }
-  if (ran.comparison) AppendComparisonLines(*ran.comparison, report.lines);
-  for (std::size_t s = 0; s < ran.generated.size(); ++s) {
-    report.lines.emplace_back("generated", fmt::format("{}", fmt::join(ran.generated[s], ",")));
-  }
-  report.detail = TopText(ran);
-  const std::string routing = RoutingText(ran, options.verify.all);
-  if (!report.detail.empty() && !routing.empty()) report.detail += "\n";
-  report.detail += routing;
-  const Options copy = options;
-  report.members = [held, copy, &ran](formats::JsonWriter& json) {
-    StringOrNullMember(json, "other", copy.other);
-    StringMember(json, "weights", WordOf(WeightChoices(), RequestOf(copy).weights));
-    StringMember(json, "activations", WordOf(ActivationChoices(), copy.activations));
-    StringMember(json, "attention", WordOf(AttentionChoices(), copy.attention));
-    RanksMember(json, ran);
-    UintMember(json, "sequences", ran.sequences);
-    UintMember(json, "tokens", ran.tokens);
-    UintMember(json, "bytes_read", ran.bytes_read);
-    UintMember(json, "experts", ran.experts);
-    UintMember(json, "experts_read", ran.experts_read);
-    json.Key("perplexity");
-    if (ran.perplexity) {
-      json.Double(*ran.perplexity);
-    } else {
-      json.Null();
-    }
-    GeneratedMember(json, ran);
-    TopMember(json, ran);
-    RoutingMember(json, ran);
-    ComparisonMembers(json, ran);
-  };
-  return report;
+Option OutputOption(std::string name, std::string value_name, std::filesystem::path* target,
+                    std::string help) {
+  Option option = PathOption(std::move(name), std::move(value_name), PathUse::kOutputFile, nullptr,
+                             std::move(help));
+  option.set = [target](const std::string& text) { *target = text; };
+  return option;
 }
 
 }  // namespace
 
 Command ForwardCommand() {
   const auto options = std::make_shared<Options>();
+  convert::ForwardRequest& request = options->request;
   Command command;
   command.name = "forward";
   command.summary = "run the model on token ids, in a defined arithmetic";
@@ -300,54 +136,68 @@ Command ForwardCommand() {
       "With OTHER it compares two models. Each module of OTHER whose weights or config differ also "
       "runs on MODEL's input, so a fault is named where it is and nothing behind it; the logits of "
       "OTHER's own run give the figures. The exit code is 0 where nothing differs, or where the "
-      "limits hold that are given, and 1 otherwise."};
+      "limits hold that are given, and 1 otherwise.",
+      "With --against it compares with the outputs of another program, such as an engine, and "
+      "names "
+      "the first module that differs. The exit code is 1 where one does."};
   command.arguments = {
       {"MODEL", kModelDescription, &options->input},
       {"OTHER", "A second checkpoint of the same model, in any form.", &options->other, true}};
   command.options = {
       ConfigOption(&options->model.config),
       FromOption(&options->model.from),
-      Text("tokens", "IDS", &options->tokens,
-           "One sequence of token ids, such as 1,2,3. Without it and --tokens-file 64 fixed ids."),
+      TokensOption(&options->tokens),
       PathOption("tokens-file", "FILE", PathUse::kInputFile, &options->tokens_file,
                  "Sequences of token ids: one on each line, or the rows of an array of integers in "
                  "NumPy's format."),
-      PathOption("logits-out", "F.npy", PathUse::kOutputFile, &options->logits,
-                 "Write the logits here: float32 [tokens, vocabulary], sequences one after "
-                 "another."),
-      PathOption("hidden-out", "F.npy", PathUse::kOutputFile, &options->hidden,
-                 "Write the hidden states here, after the embedding and after each layer, before "
-                 "the final norm: float32 [layers + 1, tokens, hidden]."),
-      PathOption("mtp-logits-out", "F.npy", PathUse::kOutputFile, &options->mtp_logits,
-                 "Also run the first MTP layer, and write its logits here: float32 [tokens - 1, "
-                 "vocabulary] of each sequence."),
+      OutputOption("logits-out", "F.npy", &request.logits,
+                   "Write the logits here: float32 [tokens, vocabulary], sequences one after "
+                   "another."),
+      OutputOption("hidden-out", "F.npy", &request.hidden,
+                   "Write the hidden states here, after the embedding and after each layer, before "
+                   "the final norm: float32 [layers + 1, tokens, hidden]."),
+      OutputOption("mtp-logits-out", "F.npy", &request.mtp_logits,
+                   "Also run the first MTP layer, and write its logits here: float32 [tokens - 1, "
+                   "vocabulary] of each sequence."),
+      OutputOption("trace", "F.safetensors", &request.trace,
+                   "Write the outputs of modules here, each under the name that a forward hook of "
+                   "PyTorch sees in transformers: float32 [tokens, n]."),
+      Text("modules", "PATTERN", &request.modules,
+           "With --trace: only modules whose names match this glob, such as "
+           "'model.layers.3.*' or '*.mlp'."),
+      PathOption(
+          "against", "F", PathUse::kInputFile, &options->against,
+          "Compare the outputs of modules with those of another program: a safetensors file "
+          "of F32, BF16 or F16 tensors with the names of --trace, or logits in NumPy's "
+          "format. Each module runs on the dump's inputs. Names the first one whose NMSE is above "
+          "--max-nmse."),
       Count(
-          "generate", "N", 1'000'000, [options](std::uint64_t n) { options->generate = n; },
+          "generate", "N", 1'000'000, [options](std::uint64_t n) { options->request.generate = n; },
           "Continue each sequence with the N most likely tokens, one after the other."),
       Count(
-          "top", "K", 1'000, [options](std::uint64_t k) { options->top = k; },
+          "top", "K", 1'000, [options](std::uint64_t k) { options->request.top = k; },
           "Show the K most likely next tokens of each sequence."),
-      Flag("routing", &options->routing,
+      Flag("routing", &request.routing,
            "Show the experts of every token and layer, and the margin between the last expert "
            "that was chosen and the best one that was not."),
-      OneOf<WeightValues>("weights", "VALUES", WeightChoices(), &options->weights,
+      OneOf<WeightValues>("weights", "VALUES", WeightChoices(), &request.weights,
                           "The values of FP8 weights: code × scale rounded to BF16, as loaded "
                           "models hold them (the default), or exact. Always exact with quantised "
                           "activations."),
       OneOf<ActivationValues>(
-          "activations", "VALUES", ActivationChoices(), &options->activations,
+          "activations", "VALUES", ActivationChoices(), &request.activations,
           "The values between modules: fp32 (the default); bf16 rounds the output of every "
           "module; fp8 quantises the inputs of FP8 linears for each token and 128 columns, as "
           "engines do, with fp8-ue8m0 by scales that are powers of two."),
-      OneOf<AttentionForm>("attention", "FORM", AttentionChoices(), &options->attention,
+      OneOf<AttentionForm>("attention", "FORM", AttentionChoices(), &request.attention,
                            "The form in which attention is computed: naive (the default) makes "
                            "keys and values of every head, absorbed works on the latents."),
       ThreadsOption(&options->verify),
-      Size("memory", &options->memory_bytes,
+      Size("memory", &request.memory_bytes,
            "Bound for the weights in memory, 160Mi by default: bytes, or a number with K, M, G "
            "(1000) or Ki, Mi, Gi (1024). The results do not depend on it.")};
   command.options.push_back(
-      Flag("replay-routing", &options->replay_routing,
+      Flag("replay-routing", &request.replay_routing,
            "Of two models: OTHER takes the experts that MODEL chose, and the keys of its indexer, "
            "so that one choice at a small margin does not hide the rest."));
   AppendLimitOptions(&options->limits, command.options);
@@ -357,17 +207,24 @@ Command ForwardCommand() {
       {"forward DeepSeek-V3 --tokens 0,671,37 --top 5 --generate 8", "Show what follows a prompt"},
       {"forward DeepSeek-V3 DeepSeek-V3-BF16", "Show that a conversion kept the model"},
       {"forward DeepSeek-V3 --tokens-file ids.txt --logits-out logits.npy",
-       "Write logits, to compare them with those of another program"}};
+       "Write logits, to compare them with those of another program"},
+      {"forward DeepSeek-V3 --trace outputs.safetensors --modules 'model.layers.3.*'",
+       "Write the outputs of every module of a layer"},
+      {"forward DeepSeek-V3 --tokens-file ids.npy --against dump.safetensors",
+       "Name the first module in which another program differs"}};
   command.after_stop = "nothing was written";
   command.stops_by_itself = true;
   command.returns_data = true;
   command.run = [options](CommandContext& context) {
     return RunCheck(options->input, options->verify, context, [&] {
-      CheckOutputFile("logits-out", options->logits);
-      CheckOutputFile("hidden-out", options->hidden);
-      CheckOutputFile("mtp-logits-out", options->mtp_logits);
-      return ReportOf(*options, convert::RunForward(RequestOf(*options), formats::PosixFileSystem(),
-                                                    context.progress, context.stop));
+      const convert::ForwardRequest asked = RequestOf(*options);
+      CheckOutputFile("logits-out", asked.logits);
+      CheckOutputFile("hidden-out", asked.hidden);
+      CheckOutputFile("mtp-logits-out", asked.mtp_logits);
+      CheckOutputFile("trace", asked.trace);
+      return ForwardVerifyReport(
+          asked, options->limits, options->verify.all,
+          convert::RunForward(asked, formats::PosixFileSystem(), context.progress, context.stop));
     });
   };
   return command;

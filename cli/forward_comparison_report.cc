@@ -5,6 +5,7 @@
 #include <optional>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "cli/json_members.h"
 #include "cli/units.h"
@@ -38,8 +39,9 @@ void OptionalMember(formats::JsonWriter& json, std::string_view key,
   }
 }
 
-void LogitsMember(formats::JsonWriter& json, const convert::LogitFigures& logits) {
-  json.Key("logits");
+void LogitsMember(formats::JsonWriter& json, std::string_view key,
+                  const convert::LogitFigures& logits) {
+  json.Key(key);
   json.BeginObject();
   DoubleMember(json, "nmse", logits.nmse);
   DoubleMember(json, "cosine", logits.cosine);
@@ -52,10 +54,48 @@ void LogitsMember(formats::JsonWriter& json, const convert::LogitFigures& logits
   json.EndObject();
 }
 
+void GeneratedMember(formats::JsonWriter& json, const convert::GeneratedComparison& generated) {
+  json.Key("generated");
+  json.BeginObject();
+  json.Key("tokens");
+  json.BeginArray();
+  for (const std::vector<std::uint32_t>& tokens : generated.tokens) {
+    json.BeginArray();
+    for (const std::uint32_t token : tokens) json.Uint(token);
+    json.EndArray();
+  }
+  json.EndArray();
+  DoubleMember(json, "agreement", generated.agreement);
+  json.Key("first_difference");
+  if (generated.first) {
+    json.BeginObject();
+    UintMember(json, "sequence", generated.first->sequence);
+    UintMember(json, "position", generated.first->position);
+    UintMember(json, "token", generated.first->token);
+    UintMember(json, "other_token", generated.first->other_token);
+    json.EndObject();
+  } else {
+    json.Null();
+  }
+  json.EndObject();
+}
+
 void FiguresMember(formats::JsonWriter& json, const ForwardComparisonReport& report) {
   json.Key("comparison");
   json.BeginObject();
-  LogitsMember(json, report.logits);
+  LogitsMember(json, "logits", report.logits);
+  if (report.mtp_logits) {
+    LogitsMember(json, "mtp_logits", *report.mtp_logits);
+  } else {
+    json.Key("mtp_logits");
+    json.Null();
+  }
+  if (report.generated) {
+    GeneratedMember(json, *report.generated);
+  } else {
+    json.Key("generated");
+    json.Null();
+  }
   json.Key("top1_differences");
   json.BeginArray();
   for (const convert::Top1Difference& row : report.top1_differences) {
@@ -113,13 +153,27 @@ void WriteDifference(formats::JsonWriter& json, const ModuleDifference& differen
   json.EndObject();
 }
 
+// `kind` begins the labels: "MTP ".
+void AppendLogitLines(const convert::LogitFigures& logits, const std::string& kind,
+                      std::vector<std::pair<std::string, std::string>>& lines) {
+  lines.emplace_back(kind + "logits",
+                     fmt::format("NMSE {:.3g}, smallest cosine {:.9f}, largest difference {:.3g}",
+                                 logits.nmse, logits.cosine, logits.max_abs));
+  lines.emplace_back(kind + "KL", fmt::format("{:.3g} nats in the mean, {:.3g} at most",
+                                              logits.kl_mean, logits.kl_max));
+  lines.emplace_back(kind + "best token",
+                     fmt::format("the same in {:.4g} % of the rows", 100 * logits.top1_agreement));
+}
+
 }  // namespace
 
 void AppendLimitOptions(convert::ForwardLimits* limits, std::vector<Option>& table) {
   Option nmse = Limit("max-nmse", &limits->max_nmse,
                       "Of two models: accept logits with a normalised squared error of at most X, "
                       "or with bf16 of what MODEL itself loses where its activations are BF16. "
-                      "With a limit the limits alone decide.");
+                      "With a limit the limits alone decide. With --against: what the output of a "
+                      "module may have, by default 1e-10 where the dump is F32, 1e-6 where it is "
+                      "F16, and 5e-5 where it is BF16.");
   nmse.choices = {{"bf16", "what MODEL loses in BF16"}};
   nmse.open = true;
   const auto set_number = nmse.set;
@@ -146,13 +200,7 @@ void AppendLimitOptions(convert::ForwardLimits* limits, std::vector<Option>& tab
 void AppendComparisonLines(const ForwardComparisonReport& report,
                            std::vector<std::pair<std::string, std::string>>& lines) {
   const convert::LogitFigures& logits = report.logits;
-  lines.emplace_back("logits",
-                     fmt::format("NMSE {:.3g}, smallest cosine {:.9f}, largest difference {:.3g}",
-                                 logits.nmse, logits.cosine, logits.max_abs));
-  lines.emplace_back(
-      "KL", fmt::format("{:.3g} nats in the mean, {:.3g} at most", logits.kl_mean, logits.kl_max));
-  lines.emplace_back("best token",
-                     fmt::format("the same in {:.4g} % of the rows", 100 * logits.top1_agreement));
+  AppendLogitLines(logits, "", lines);
   if (logits.other_perplexity) {
     lines.emplace_back("OTHER's perplexity", fmt::format("{:.6g}", *logits.other_perplexity));
   }
@@ -170,6 +218,13 @@ void AppendComparisonLines(const ForwardComparisonReport& report,
       text += fmt::format("; the smallest margin is {:.3g}", *report.smallest_margin);
     }
     lines.emplace_back("routing", text);
+  }
+  if (report.mtp_logits) AppendLogitLines(*report.mtp_logits, "MTP ", lines);
+  if (report.generated) {
+    lines.emplace_back("OTHER generated",
+                       fmt::format("{}; {:.4g} % of the tokens are the same",
+                                   fmt::join(report.generated->tokens.front(), ","),
+                                   100 * report.generated->agreement));
   }
   if (report.bf16_nmse) {
     lines.emplace_back("in BF16", fmt::format("MODEL itself loses NMSE {:.3g}", *report.bf16_nmse));

@@ -252,6 +252,10 @@ void FailNpy(const InputFile& file, std::string_view problem, std::string_view a
               {.file = file.name(), .tensor = {}});
 }
 
+bool IsNpy(const InputFile& file) {
+  return file.bytes() >= kMagic.size() && ReadText(file, 0, kMagic.size()) == kMagic;
+}
+
 NpyHeader ReadNpyHeader(const InputFile& file) {
   constexpr std::size_t kLongestPreamble = kPreambleBytes + 4;
   const std::string start =

@@ -31,6 +31,9 @@ struct NpyHeader {
   std::uint64_t data_offset = 0;  // of the first element in the file
 };
 
+// Whether the file begins with the magic. Throws Error (kIo) when the disk fails.
+bool IsNpy(const InputFile& file);
+
 // Reads the header and holds it against the file's length. Refuses what NumPy would read by
 // unpickling (dtype object), structured and sub-array dtypes, booleans, complex numbers, texts and
 // dates, and every header that is not what numpy.save writes: unknown, missing and repeated keys,

@@ -219,13 +219,15 @@ Rows Attention::KeysAndValues(const Rows& latents) {
   if (weights.Has(name_ + "kv_b_proj.weight")) {
     const WeightRows all =
         weights.Matrix(name_ + "kv_b_proj.weight", all_heads_ * (nope_ + v_), rank_);
-    products.push_back(
-        {all.Part(first_head_ * (nope_ + v_), width), in, rank_, count, kv.values.data(), width});
+    products.push_back({all.Part(first_head_ * (nope_ + v_), width), in, rank_, count,
+                        kv.values.data(), width, nullptr, latents.values.data()});
   } else {
     for (std::size_t head = 0; head < heads_; ++head) {
       float* const out = kv.values.data() + head * (nope_ + v_);
-      products.push_back({KeyRows(head), in, rank_, count, out, width});
-      products.push_back({ValueRows(head), in, rank_, count, out + nope_, width});
+      products.push_back(
+          {KeyRows(head), in, rank_, count, out, width, nullptr, latents.values.data()});
+      products.push_back(
+          {ValueRows(head), in, rank_, count, out + nope_, width, nullptr, latents.values.data()});
     }
   }
   weights.Multiply(products);
@@ -246,6 +248,7 @@ std::vector<const float*> Attention::KeysAndValuesOf(LayerCache& cache, Rows& ma
     Append(of.latents.data() + kept, of.latents.size() - kept, latents.values);
   }
   made = KeysAndValues(latents);
+  modules_.Emit(name_ + "kv_b_proj", made);
   std::vector<const float*> all;
   for (std::size_t s = 0; s < cache.size(); ++s) {
     SequenceCache& of = cache[s];

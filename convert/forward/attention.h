@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "convert/forward/attention_form.h"
 #include "convert/forward/modules.h"
 #include "convert/forward/rotary.h"
 #include "convert/model/forward_config.h"
@@ -14,12 +15,6 @@
 
 // Multi-head latent attention, with V3.2's indexer; an internal part of forward.h.
 namespace dsv3::convert {
-
-// The form in which attention is computed; the values are the same but for rounding.
-enum class AttentionForm {
-  kNaive,     // keys and values of every head, as engines prefill
-  kAbsorbed,  // queries and results in the space of the latents, as engines decode
-};
 
 // The rows of a batch that belong to one sequence: `count` of them from `first` on, at positions
 // from `past` on.

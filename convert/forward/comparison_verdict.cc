@@ -34,6 +34,9 @@ std::string RelationText(const ModuleDifference& difference) {
     case TensorRelation::kShape:
       return fmt::format("{} has another shape", other);
     case TensorRelation::kConfig:
+      if (difference.config == std::vector<std::string>{kFormField}) {
+        return "the weight is FP8 in one model alone, and so its inputs are quantised there alone";
+      }
       return fmt::format("config.json of MODEL and OTHER differ in {}",
                          fmt::join(difference.config, ", "));
   }
@@ -76,9 +79,18 @@ Findings JudgeCopies(const std::vector<ModuleDifference>& differences) {
 Findings JudgeComparison(const ForwardComparisonReport& report, const ForwardLimits& limits) {
   const Severity severity = limits.any() ? Severity::kWarning : Severity::kError;
   Findings findings = FindingsOf(report.differences, severity);
+  const bool same_tokens = !report.generated || !report.generated->first;
+  if (!same_tokens) {
+    const GeneratedDifference& first = *report.generated->first;
+    findings.push_back(
+        {severity, "forward-difference", "", "",
+         fmt::format("generated token {} of sequence {} is {} of MODEL and {} of "
+                     "OTHER",
+                     first.position + 1, first.sequence + 1, first.token, first.other_token)});
+  }
   const LogitFigures& logits = report.logits;
   if (!limits.any()) {
-    double worst = logits.nmse;
+    double worst = std::max(logits.nmse, report.mtp_logits ? report.mtp_logits->nmse : 0.0);
     for (const ForwardComparisonReport::Layer& layer : report.layers) {
       worst = std::max(worst, layer.nmse);
     }
@@ -113,6 +125,20 @@ Findings JudgeComparison(const ForwardComparisonReport& report, const ForwardLim
                          logits.top1_agreement, *limits.min_top1));
   }
   return findings;
+}
+
+Findings JudgeDump(const DumpReport& report, double max_nmse) {
+  const auto differs = [&](const DumpedModule& module) { return module.nmse > max_nmse; };
+  const auto first = std::find_if(report.modules.begin(), report.modules.end(), differs);
+  if (first == report.modules.end()) return {};
+  const auto behind = report.modules.end() - first - 1;
+  const auto more = std::count_if(first + 1, report.modules.end(), differs);
+  std::string message = fmt::format(
+      "{} is the first module whose output differs from {}: NMSE {:.3g} is above {:.3g}, cosine "
+      "{:.6f}, largest difference {:.3g}",
+      first->module, report.file, first->nmse, max_nmse, first->cosine, first->max_abs);
+  if (behind > 0) message += fmt::format("; of the {} behind it {} differ", behind, more);
+  return {{Severity::kError, "forward-difference", "", "", std::move(message)}};
 }
 
 }  // namespace dsv3::convert

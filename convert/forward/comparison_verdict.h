@@ -4,10 +4,11 @@
 #include <vector>
 
 #include "convert/forward/difference.h"
+#include "convert/forward/dump_comparison.h"
 #include "convert/forward/forward_comparison.h"
 #include "formats/finding.h"
 
-// Whether a forward pass of another model is near enough. A pure function.
+// Whether a forward pass of another model or program is near enough. Pure functions.
 namespace dsv3::convert {
 
 // Bounds that alone decide where there is one; without one nothing may differ.
@@ -31,5 +32,9 @@ formats::Findings JudgeCopies(const std::vector<ModuleDifference>& differences);
 // them, and a finding forward-limit for each limit that does not hold.
 formats::Findings JudgeComparison(const ForwardComparisonReport& report,
                                   const ForwardLimits& limits);
+
+// A finding forward-difference, an error, for the first module that differs from the dump by more
+// than `max_nmse`; none where every module agrees.
+formats::Findings JudgeDump(const DumpReport& report, double max_nmse);
 
 }  // namespace dsv3::convert

@@ -178,6 +178,7 @@ void DecoderLayer::Choose(const Rows& in, std::vector<ExpertChoice>& choices,
                                      : ChooseExperts(forward_, model_.n_group,
                                                      model_.num_experts_per_tok, of_row, bias);
   }
+  modules_.Emit(name_ + "mlp.gate", logits);
   if (WeightComparison* const comparison = weights.comparison()) {
     comparison->CompareChoices(name_ + "mlp.gate", logits, bias, choices);
   }
@@ -187,9 +188,11 @@ Rows DecoderLayer::RunExperts(const Rows& in, std::vector<ExpertChoice>& choices
                               const std::vector<ExpertChoice>* replay) {
   Choose(in, choices, replay);
   Rows sum = RoutedSum(in, choices);
+  modules_.Emit(name_ + "mlp.experts", sum);
   if (model_.n_shared_experts > 0) {
-    modules_.Add(modules_.ApplyMlp(SharedExpert(), in), sum);
+    modules_.Add(modules_.ApplyMlp(name_ + "mlp.shared_experts", SharedExpert(), in), sum);
   }
+  modules_.Emit(name_ + "mlp", sum);
   return sum;
 }
 
@@ -207,9 +210,10 @@ void DecoderLayer::CompareAttention(const Rows& in, const Rows& out, const Batch
   const Rotary rotary(forward, model_.qk_rope_head_dim, longest);
   LayerCache cache(batch.sequences.size());
   KeyChoice keys = batch.keys;
-  // This model's weights, which are compared already.
+  // This model's weights, which are compared already, and outputs that are not the run's.
   modules_.weights().set_comparison(nullptr);
-  const Rows other = Attention(model_, forward, rotary, form_, modules_, name + ".")
+  Modules quiet(modules_.weights(), modules_.activations());
+  const Rows other = Attention(model_, forward, rotary, form_, quiet, name + ".")
                          .Run(in, batch.sequences, HasIndexer(model_, layer_), cache, keys);
   modules_.weights().set_comparison(comparison);
   comparison->RecordAttention(name, &out, &other);
@@ -236,6 +240,7 @@ void DecoderLayer::Run(Rows& stream, Batch& batch, LayerCache& cache,
   if (CopiesDiffer() || !batch.keys_of_ranks.empty()) {
     attended = AttentionOfRanks(stream, batch, has_indexer, cache);
   }
+  modules_.Emit(name_ + "self_attn", attended);
   modules_.Add(attended, stream);
   Rows normed = norm("post_attention_layernorm");
   Rows out;
@@ -243,10 +248,11 @@ void DecoderLayer::Run(Rows& stream, Batch& batch, LayerCache& cache,
     out = RunExperts(normed, choices, replay);
     if (CopiesDiffer()) out = ExpertsOfRanks(stream, batch.sequences, replay);
   } else {
-    out = modules_.ApplyMlp(Mlp("", model_.intermediate_size), std::move(normed));
+    out = modules_.ApplyMlp(name_ + "mlp", Mlp("", model_.intermediate_size), std::move(normed));
     if (CopiesDiffer()) out = MlpOfRanks(stream, batch.sequences, "", model_.intermediate_size);
   }
   modules_.Add(out, stream);
+  modules_.Emit(name_.substr(0, name_.size() - 1), stream);
 }
 
 }  // namespace dsv3::convert

@@ -26,12 +26,15 @@ const char* RelationName(TensorRelation relation) {
 
 double ErrorSums::Nmse() const {
   if (difference == 0) return 0;
-  return a == 0 ? std::numeric_limits<double>::infinity() : difference / a;
+  const double nmse = difference / a;
+  // Also where an element of b is not finite.
+  return std::isfinite(nmse) ? nmse : std::numeric_limits<double>::infinity();
 }
 
 double ErrorSums::Cosine() const {
   if (difference == 0) return 1;
   if (a == 0 || b == 0) return a == b ? 1 : 0;
+  if (!std::isfinite(product)) return 0;
   // Rounding may give a little more than 1.
   return std::clamp(product / std::sqrt(a) / std::sqrt(b), -1.0, 1.0);
 }

@@ -18,6 +18,9 @@ enum class TensorRelation {
   kConfig,        // the tensor is the same; fields of config.json differ
 };
 
+// The field of config.json for a weight that is FP8 in one model alone.
+inline constexpr char kFormField[] = "quantization_config";
+
 // "scaled", "rows-permuted", "zeroed", "values", "shape", "config".
 const char* RelationName(TensorRelation relation);
 
@@ -40,9 +43,11 @@ struct ErrorSums {
     b += of_b * of_b;
     product += of_a * of_b;
   }
-  // Σ(a − b)² / Σa²: 0 where nothing differs, infinite where only a is zero.
+  // Σ(a − b)² / Σa²: 0 where nothing differs, infinite where only a is zero or an element is not
+  // finite.
   double Nmse() const;
-  double Cosine() const;  // 1 where both are zero, 0 where one is
+  // 1 where both are zero, 0 where one is or an element is not finite.
+  double Cosine() const;
 };
 
 struct ModuleDifference {

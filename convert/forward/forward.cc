@@ -7,19 +7,18 @@
 #include <string>
 #include <utility>
 
-#include <fmt/format.h>
-
-#include "convert/forward/array_output.h"
 #include "convert/forward/decoder_layer.h"
 #include "convert/forward/head_of_ranks.h"
 #include "convert/forward/model_parts.h"
 #include "convert/forward/module_differences.h"
+#include "convert/forward/mtp_layer.h"
+#include "convert/forward/output_comparison.h"
 #include "convert/forward/output_head.h"
 #include "convert/forward/ranks.h"
 #include "convert/forward/rotary.h"
+#include "convert/forward/run_outputs.h"
 #include "convert/forward/token_ids.h"
 #include "convert/model/forward_config.h"
-#include "convert/model/layer_kinds.h"
 #include "convert/open/open_model.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
@@ -31,14 +30,12 @@ using Tokens = std::vector<std::uint32_t>;
 
 class Run {
  public:
-  Run(const ForwardRequest& request, const OpenedModel& model, ProgressSink& progress,
-      const StopToken& stop)
+  Run(const ForwardRequest& request, const OpenedModel& model, std::vector<Tokens> sequences,
+      ProgressSink& progress, const StopToken& stop)
       : request_(request),
         config_(model.config),
         forward_(ParseForwardConfig(model.config_text, model.config, formats::kConfigName)),
-        sequences_(request.sequences.empty()
-                       ? std::vector<Tokens>{DefaultTokenIds(config_.vocab_size)}
-                       : request.sequences),
+        sequences_(std::move(sequences)),
         weights_(model, request.weights, request.threads, request.memory_bytes, progress, stop),
         modules_(weights_, request.activations),
         head_(modules_, config_, forward_),
@@ -56,32 +53,40 @@ class Run {
     weights_.set_comparison(copies_.get());
   }
 
-  ForwardReport Execute(formats::FileSystem& fs) {
+  // With `needs_all_experts` nothing, as soon as a layer has an expert that no token met; then
+  // nothing is written.
+  std::optional<ForwardReport> Execute(formats::FileSystem& fs, bool needs_all_experts = false) {
+    needs_all_experts_ = needs_all_experts;
     const std::uint64_t tokens = report_.tokens;
-    ArrayOutput logits(fs, request_.logits, {tokens, config_.vocab_size});
-    ArrayOutput hidden(fs, request_.hidden,
-                       {config_.num_hidden_layers + 1, tokens, config_.hidden_size});
-    ArrayOutput mtp_logits(fs, request_.mtp_logits,
-                           {tokens - sequences_.size(), config_.vocab_size});
+    RunOutputs outputs(fs, request_, config_, weights_, tokens, tokens - sequences_.size());
+    modules_.set_outputs(outputs.OfModules());
     Prepare();
-    progress_.OnPhase("running the model", (comparison_ ? 2 : 1) * BytesOf(tokens));
-    Rows stream = RunLayers(sequences_, &hidden);
+    progress_.OnPhase("running the model",
+                      (comparison_ ? 2 : 1) * EstimateBytes(weights_, config_, tokens));
+    Rows stream = RunLayers(sequences_, &outputs.hidden);
+    if (lacks_experts_) return std::nullopt;
     Rows normed = Normed(sequences_, stream);
     if (comparison_) comparison_->OnNormed(stream, normed);
     stream = {};
-    std::vector<LogitSummary> summaries = Summarize(normed, logits);
+    std::vector<LogitSummary> summaries = SummariesOf(sequences_);
+    VisitLogits(normed, MainHead(), summaries, outputs.logits, &head_);
     TakePerplexity(summaries);
     TakeTop(summaries);
-    if (mtp_logits) RunMtp(normed, mtp_logits);
+    if (outputs.mtp_logits) RunMtp(normed, outputs.mtp_logits);
+    if (lacks_experts_) return std::nullopt;
     normed = {};
     EndComparison();
+    if (outputs.against) report_.against = outputs.against->Finish();
+    modules_.set_outputs({});
     Generate(summaries);
     CountExperts();
     report_.bytes_read += weights_.bytes_read();
-    logits.Commit();
-    hidden.Commit();
-    mtp_logits.Commit();
+    outputs.Commit();
     return std::move(report_);
+  }
+
+  std::uint64_t bytes_read() const {
+    return weights_.bytes_read() + (comparison_ ? comparison_->bytes_read() : 0);
   }
 
   // Compares the model with another while it runs.
@@ -137,24 +142,6 @@ class Run {
     KeepKeysAndValues(config_, positions, request_.memory_bytes, caches_);
   }
 
-  // About how many bytes of weights so many tokens read: all but the embedding and MTP layers, and
-  // of the experts as many as the tokens choose at most.
-  std::uint64_t BytesOf(std::uint64_t tokens) const {
-    double bytes = 0;
-    for (const CatalogTensor& tensor : weights_.catalog().tensors()) {
-      const std::optional<std::uint64_t> layer = LayerOf(tensor.name, weights_.prefix());
-      const bool is_embedding = tensor.name.ends_with("embed_tokens.weight");
-      if (is_embedding || (layer && *layer >= config_.num_hidden_layers)) continue;
-      const bool is_expert = tensor.name.find(".mlp.experts.") != std::string::npos;
-      const double share =
-          is_expert ? std::min(1.0, static_cast<double>(tokens * config_.num_experts_per_tok) /
-                                        static_cast<double>(config_.n_routed_experts))
-                    : 1.0;
-      bytes += share * static_cast<double>(tensor.extent.length);
-    }
-    return static_cast<std::uint64_t>(bytes);
-  }
-
   // The stream behind the last layer. Sequences that were begun before go on where they ended.
   Rows RunLayers(const std::vector<Tokens>& sequences, ArrayOutput* hidden) {
     Batch batch;
@@ -165,12 +152,14 @@ class Run {
       all.insert(all.end(), sequences[s].begin(), sequences[s].end());
     }
     Rows stream = EmbedOnRanks(modules_, config_, kEmbeddingName, all, batch.sequences);
+    modules_.Emit("model.embed_tokens", stream);
     if (comparison_) comparison_->OnEmbedded(sequences);
     if (hidden != nullptr) hidden->Write(0, stream.values);
     for (std::uint64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
       LayerCache& cache = caches_[layer];
       cache.resize(sequences.size());
       RunLayer(layer, stream, batch, cache, hidden != nullptr);
+      if (lacks_experts_) return stream;
       if (request_.generate < 2) cache = {};
       if (hidden != nullptr) hidden->Write((layer + 1) * stream.values.size(), stream.values);
     }
@@ -181,18 +170,22 @@ class Run {
                 bool is_prompt) {
     std::vector<ExpertChoice> choices;
     DecoderLayer decoder(config_, forward_, *rotary_, request_.attention, modules_, layer);
-    ForwardComparison* const comparison =
-        layer < config_.num_hidden_layers ? comparison_.get() : nullptr;
-    if (comparison != nullptr) comparison->BeforeLayer(stream, batch);
+    if (comparison_) comparison_->BeforeLayer(stream, batch);
     decoder.Run(stream, batch, cache, choices);
-    if (comparison != nullptr) {
-      comparison->AfterLayer(layer, stream, batch, decoder.is_moe(), choices);
-    }
-    if (!decoder.is_moe()) return;
+    if (comparison_) comparison_->AfterLayer(layer, stream, batch, decoder.is_moe(), choices);
+    NoteChoices(layer, decoder.is_moe(), choices, is_prompt);
+  }
+
+  void NoteChoices(std::uint64_t layer, bool is_moe, std::vector<ExpertChoice>& choices,
+                   bool is_prompt) {
+    if (!is_moe) return;
     std::vector<bool>& met = experts_met_[layer];
     met.resize(config_.n_routed_experts, false);
     for (const ExpertChoice& choice : choices) {
       for (const std::uint32_t expert : choice.experts) met[expert] = true;
+    }
+    if (needs_all_experts_ && is_prompt) {
+      lacks_experts_ = lacks_experts_ || std::find(met.begin(), met.end(), false) != met.end();
     }
     if (!request_.routing || !is_prompt) return;
     LayerRouting routing;
@@ -213,40 +206,49 @@ class Run {
     }
     return head_.Norm(stream, rows);
   }
-  WeightRows Head() const { return HeadOf(weights_, config_); }
 
-  // Logits of all rows, and what is kept of each.
-  std::vector<LogitSummary> Summarize(const Rows& normed, ArrayOutput& output) {
+  // The matrix of logits, and the module that it is.
+  struct Head {
+    WeightRows weight;
+    std::string module;
+  };
+  Head MainHead() const { return {HeadOf(weights_, config_), "lm_head"}; }
+
+  // What is kept of the logits of each row, which predicts the next token of its sequence.
+  std::vector<LogitSummary> SummariesOf(const std::vector<Tokens>& sequences) const {
+    const std::size_t each = comparison_ ? OutputComparison::kBest : 0;
+    const std::size_t last = std::max<std::size_t>({each, request_.top, 1});
     std::vector<LogitSummary> summaries;
-    for (const Tokens& tokens : sequences_) {
-      for (std::size_t i = 0; i < tokens.size(); ++i) {
-        const bool is_last = i + 1 == tokens.size();
-        const bool has_target = !is_last && sequences_.size() == 1;
-        summaries.emplace_back(is_last ? std::max<std::uint64_t>(request_.top, 1) : 0,
-                               has_target ? std::optional(tokens[i + 1]) : std::nullopt,
-                               has_target);
+    for (const Tokens& tokens : sequences) {
+      for (std::size_t i = 0; i + 1 < tokens.size(); ++i) {
+        // Of several sequences nobody asks for the perplexity.
+        const bool sums = comparison_ || sequences.size() == 1;
+        summaries.emplace_back(each, tokens[i + 1], sums);
       }
+      summaries.emplace_back(last, std::nullopt, comparison_ != nullptr);
     }
-    VisitLogits(normed, Head(), summaries, output, comparison_.get(), &head_);
     return summaries;
   }
 
-  void VisitLogits(const Rows& normed, const WeightRows& head, std::vector<LogitSummary>& summaries,
-                   ArrayOutput& output, ForwardComparison* comparison = nullptr,
-                   HeadOfRanks* of_ranks = nullptr) {
-    const auto visit = [&](std::uint64_t first, const Rows& slab) {
-      if (comparison != nullptr) comparison->AddLogits(first, slab);
+  void VisitLogits(const Rows& normed, const Head& head, std::vector<LogitSummary>& summaries,
+                   ArrayOutput& output, HeadOfRanks* of_ranks = nullptr) {
+    const auto visit = [&](std::uint64_t first, Rows& slab) {
+      modules_.Emit(head.module, slab, 0, first);
       for (std::size_t row = 0; output && row < slab.count(); ++row) {
-        output.Write(row * head.rows + first, {slab.row(row), slab.width});
+        output.Write(row * head.weight.rows + first, {slab.row(row), slab.width});
       }
+      if (comparison_) return comparison_->AddLogits(first, slab, summaries);
       weights_.ForEach(summaries.size(), [&](std::size_t row) {
         summaries[row].Add(first, {slab.row(row), slab.width});
       });
     };
-    ComputeLogits(modules_, head, normed, visit, of_ranks);
+    ComputeLogits(modules_, head.weight, normed, visit, of_ranks);
+    if (comparison_) comparison_->EndLogits(summaries);
   }
 
   void TakePerplexity(const std::vector<LogitSummary>& summaries) {
+    // Modules on another program's inputs are no run of this model.
+    if (!request_.against.empty()) return;
     if (sequences_.size() != 1 || summaries.size() < 2) return;
     double loss = 0;
     for (std::size_t i = 0; i + 1 < summaries.size(); ++i) loss += summaries[i].TargetLoss();
@@ -269,53 +271,22 @@ class Run {
     for (const LogitSummary* const last : LastOf(summaries)) {
       report_.top.emplace_back();
       for (const LogitSummary::Best& best : last->best()) {
+        if (report_.top.back().size() == request_.top) break;
         report_.top.back().push_back({best.token, best.logit});
       }
     }
   }
 
-  // The input of the MTP layer at a position is the embedding of the next token beside the main
-  // model's output there, each behind a norm.
   void RunMtp(const Rows& normed, ArrayOutput& output) {
-    const std::uint64_t layer = config_.num_hidden_layers;
-    const std::string name = fmt::format("model.layers.{}.", layer);
-    const auto hidden = static_cast<std::size_t>(config_.hidden_size);
-    Batch batch;
-    Tokens next;
-    Rows before(normed.count() - sequences_.size(), hidden);
-    std::size_t row = 0;
-    for (const Tokens& tokens : sequences_) {
-      batch.sequences.push_back({next.size(), tokens.size() - 1, 0});
-      for (std::size_t i = 0; i + 1 < tokens.size(); ++i) {
-        std::copy_n(normed.row(row + i), hidden, before.row(next.size()));
-        next.push_back(tokens[i + 1]);
-      }
-      row += tokens.size();
-    }
-    const bool has_copies = weights_.Has(name + "embed_tokens.weight");
-    const Rows embedded =
-        Embed(modules_, config_, has_copies ? name + "embed_tokens.weight" : kEmbeddingName, next);
-    const auto norm = [&](const std::string& part, const Rows& in) {
-      return modules_.RmsNorm(name + part, hidden, forward_.rms_norm_eps, in);
-    };
-    const Rows first = norm("enorm", embedded);
-    const Rows second = norm("hnorm", before);
-    Rows joined(next.size(), 2 * hidden);
-    for (std::size_t i = 0; i < next.size(); ++i) {
-      std::copy_n(first.row(i), hidden, joined.row(i));
-      std::copy_n(second.row(i), hidden, joined.row(i) + hidden);
-    }
-    Rows stream = modules_.ApplyLinear(
-        {weights_.Matrix(name + "eh_proj.weight", hidden, 2 * hidden)}, joined);
-    LayerCache cache(sequences_.size());
-    RunLayer(layer, stream, batch, cache, true);
-    const Rows last = norm("shared_head.norm", stream);
-    const std::string head = name + "shared_head.head.weight";
-    std::vector<LogitSummary> none;
-    VisitLogits(last,
-                weights_.Has(head) ? weights_.Matrix(head, config_.vocab_size, config_.hidden_size)
-                                   : Head(),
-                none, output);
+    MtpLayer mtp(config_, forward_, *rotary_, request_.attention, modules_);
+    MtpLayer::Result result = mtp.Run(sequences_, normed);
+    if (comparison_) comparison_->OnMtp(sequences_, result);
+    NoteChoices(mtp.layer(), result.is_moe, result.choices, true);
+    // A row predicts the token behind the next.
+    std::vector<Tokens> next;
+    for (const Tokens& tokens : sequences_) next.emplace_back(tokens.begin() + 1, tokens.end());
+    std::vector<LogitSummary> summaries = SummariesOf(next);
+    VisitLogits(result.normed, {mtp.Head(), mtp.HeadName()}, summaries, output);
   }
 
   void Generate(const std::vector<LogitSummary>& summaries) {
@@ -325,12 +296,13 @@ class Run {
       next.push_back({last->best().front().token});
     }
     report_.generated = next;
-    progress_.OnPhase("generating", (request_.generate - 1) * BytesOf(next.size()));
+    progress_.OnPhase("generating",
+                      (request_.generate - 1) * EstimateBytes(weights_, config_, next.size()));
     ArrayOutput none;
     for (std::uint64_t step = 1; step < request_.generate; ++step) {
       const Rows normed = Normed(next, RunLayers(next, nullptr));
       std::vector<LogitSummary> of_step(next.size(), LogitSummary(1, std::nullopt, false));
-      VisitLogits(normed, Head(), of_step, none, nullptr, &head_);
+      VisitLogits(normed, MainHead(), of_step, none, &head_);
       for (std::size_t s = 0; s < next.size(); ++s) {
         next[s] = {of_step[s].best().front().token};
         report_.generated[s].push_back(next[s].front());
@@ -358,6 +330,8 @@ class Run {
   std::vector<std::vector<bool>> experts_met_;     // by layer; empty for one without experts
   std::unique_ptr<WeightComparison> copies_;       // of the ranks; nullptr without ranks
   std::unique_ptr<ForwardComparison> comparison_;  // nullptr: none, or it ended
+  bool needs_all_experts_ = false;
+  bool lacks_experts_ = false;
   ProgressSink& progress_;
   ForwardReport report_;
 };
@@ -373,31 +347,41 @@ OpenedModel OpenForRun(const ForwardRequest& request, const std::filesystem::pat
 
 ComparisonOptions OptionsOf(const ForwardRequest& request) {
   ComparisonOptions options;
-  options.weights = request.weights;
-  options.activations = request.activations;
-  options.attention = request.attention;
+  static_cast<RunSettings&>(options) = request;
   options.replay_routing = request.replay_routing;
-  options.threads = request.threads;
-  options.memory_bytes = request.memory_bytes;
   return options;
 }
 
-// The error of the logits where the model's own activations are BF16.
-double MeasureBF16(const ForwardRequest& request, const OpenedModel& model, formats::FileSystem& fs,
-                   ProgressSink& progress, const StopToken& stop) {
+// A request that has nothing of this one but the arithmetic.
+ForwardRequest PlainRequest(const ForwardRequest& request) {
   ForwardRequest plain;
-  plain.sequences = request.sequences;
-  plain.weights = request.weights;
-  plain.activations = request.activations;
-  plain.attention = request.attention;
-  plain.threads = request.threads;
-  plain.memory_bytes = request.memory_bytes;
+  static_cast<RunSettings&>(plain) = request;
+  return plain;
+}
+
+// The error of the logits where the model's own activations are BF16.
+double MeasureBF16(const ForwardRequest& request, const OpenedModel& model,
+                   const std::vector<Tokens>& sequences, formats::FileSystem& fs,
+                   ProgressSink& progress, const StopToken& stop) {
+  const ForwardRequest plain = PlainRequest(request);
   ComparisonOptions options = OptionsOf(plain);
   options.activations = ActivationValues::kBF16;
   options.compare_weights = false;
-  Run run(plain, model, progress, stop);
+  Run run(plain, model, sequences, progress, stop);
   run.CompareWith(model, options, progress, stop);
-  return run.Execute(fs).comparison->logits.nmse;
+  return run.Execute(fs)->comparison->logits.nmse;
+}
+
+// What the other model generates from the same tokens.
+GeneratedComparison GenerateBy(const OpenedModel& other, const ForwardRequest& request,
+                               const std::vector<Tokens>& sequences, ForwardReport& report,
+                               formats::FileSystem& fs, ProgressSink& progress,
+                               const StopToken& stop) {
+  ForwardRequest plain = PlainRequest(request);
+  plain.generate = request.generate;
+  ForwardReport ran = *Run(plain, other, sequences, progress, stop).Execute(fs);
+  report.bytes_read += ran.bytes_read;
+  return CompareGenerated(report.generated, std::move(ran.generated));
 }
 
 }  // namespace
@@ -411,13 +395,29 @@ ForwardReport RunForward(const ForwardRequest& request, formats::FileSystem& fs,
   if (!other || (!model.config_given && model.training.stack.empty())) {
     RequireUsed({.config = request.config, .from = request.from}, other ? *other : model);
   }
-  Run run(request, model, progress, stop);
-  if (other) run.CompareWith(*other, OptionsOf(request), progress, stop);
-  ForwardReport report = run.Execute(fs);
-  if (report.comparison && request.measure_bf16) {
-    report.comparison->bf16_nmse = MeasureBF16(request, model, fs, progress, stop);
+  std::uint64_t bytes_before = 0;
+  for (std::size_t tokens = kDefaultTokens;; tokens *= 2) {
+    const std::vector<Tokens> sequences = request.sequences.empty()
+                                              ? FixedTokenIds(model.config.vocab_size, tokens)
+                                              : request.sequences;
+    Run run(request, model, sequences, progress, stop);
+    if (other) run.CompareWith(*other, OptionsOf(request), progress, stop);
+    std::optional<ForwardReport> report =
+        run.Execute(fs, request.auto_tokens && tokens < kMostAutoTokens);
+    if (!report) {
+      bytes_before += run.bytes_read();
+      continue;
+    }
+    report->bytes_read += bytes_before;
+    if (other && request.generate > 0) {
+      report->comparison->generated =
+          GenerateBy(*other, request, sequences, *report, fs, progress, stop);
+    }
+    if (report->comparison && request.measure_bf16) {
+      report->comparison->bf16_nmse = MeasureBF16(request, model, sequences, fs, progress, stop);
+    }
+    return *std::move(report);
   }
-  return report;
 }
 
 }  // namespace dsv3::convert

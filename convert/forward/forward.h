@@ -7,10 +7,9 @@
 #include <vector>
 
 #include "convert/catalog/progress.h"
-#include "convert/forward/attention.h"
+#include "convert/forward/dump_comparison.h"
 #include "convert/forward/forward_comparison.h"
-#include "convert/forward/model_weights.h"
-#include "convert/forward/modules.h"
+#include "convert/forward/run_settings.h"
 #include "convert/forward/token_ids.h"
 #include "convert/layouts/stacks.h"
 #include "formats/io/file_system.h"
@@ -23,15 +22,15 @@
 // or the tokens behind it. docs/forward.md has the formulas.
 namespace dsv3::convert {
 
-struct ForwardRequest {
+struct ForwardRequest : RunSettings {
   std::filesystem::path input;  // as OpenModel takes it
   // See OpenOptions.
   std::filesystem::path config = {};
   std::optional<Stack> from = std::nullopt;
   std::vector<std::vector<std::uint32_t>> sequences;  // token ids; none: kDefaultTokens fixed ids
-  WeightValues weights = WeightValues::kBF16;
-  ActivationValues activations = ActivationValues::kFloat;
-  AttentionForm attention = AttentionForm::kNaive;
+  // In place of `sequences`: fixed ids, as many as it takes until every expert of every layer that
+  // runs was met, kMostAutoTokens at most.
+  bool auto_tokens = false;
   std::uint64_t generate = 0;  // tokens behind each sequence
   std::uint64_t top = 0;       // best next tokens to report, of each sequence
   bool routing = false;        // whether the report has the experts of every token
@@ -39,13 +38,17 @@ struct ForwardRequest {
   std::filesystem::path logits;      // [tokens, vocabulary]
   std::filesystem::path hidden;      // [layers + 1, tokens, hidden]: after the embedding and layers
   std::filesystem::path mtp_logits;  // [tokens − sequences, vocabulary], of the first MTP layer
-  // A second model that is compared with the first, as OpenModel takes it; empty: none. Tokens that
-  // are generated are not compared.
+  // Outputs of modules as float32 [tokens, n] in a safetensors file; empty: not written. `modules`
+  // is a glob of their names, see module_outputs.h; empty: all.
+  std::filesystem::path trace = {};
+  std::string modules = {};
+  // Module outputs, or logits, of another program, which those of the run are compared with: see
+  // dump_file.h; empty: none.
+  std::filesystem::path against = {};
+  // A second model that is compared with the first, as OpenModel takes it; empty: none.
   std::filesystem::path other = {};
-  bool replay_routing = false;     // whether it takes the first one's experts and keys
-  bool measure_bf16 = false;       // whether to measure what the first loses with BF16 activations
-  unsigned threads = 1;            // at least 1
-  std::uint64_t memory_bytes = 0;  // bound for the weights in memory; 0: kDefaultMemoryBytes
+  bool replay_routing = false;  // whether it takes the first one's experts and keys
+  bool measure_bf16 = false;    // whether to measure what the first loses with BF16 activations
 };
 
 struct NextToken {
@@ -82,14 +85,15 @@ struct ForwardReport {
   // Of ranks without another model: modules that give another output on some ranks, for these have
   // other copies of a tensor.
   std::vector<ModuleDifference> rank_differences;
+  std::optional<DumpReport> against;
   std::vector<std::string> warnings;
 };
 
 // Throws Error: kUsage for tokens that the vocabulary lacks, for MTP logits of a model without an
-// MTP layer or of sequences of one token, and where an output cannot be written; kBadInput for what
-// OpenModel does not take, for what ParseForwardConfig does not know, and for weights that are
-// missing, of another shape or not finite, with the tensor; kIo; kInterrupted. Outputs appear whole
-// or not at all.
+// MTP layer or of sequences of one token, and where an output cannot be written, and for a glob
+// that no module matches; kBadInput for what OpenModel does not take, for what ParseForwardConfig
+// does not know, and for weights that are missing, of another shape or not finite, with the tensor,
+// and for what DumpComparison does not take; kIo; kInterrupted. Outputs appear whole or not at all.
 ForwardReport RunForward(const ForwardRequest& request, formats::FileSystem& fs,
                          ProgressSink& progress, const StopToken& stop);
 

@@ -20,10 +20,6 @@ bool SameSet(std::vector<std::uint32_t> a, std::vector<std::uint32_t> b) {
   return a == b;
 }
 
-bool Quantizes(ActivationValues activations) {
-  return activations == ActivationValues::kFp8 || activations == ActivationValues::kFp8Ue8m0;
-}
-
 }  // namespace
 
 ForwardComparison::ForwardComparison(const ComparedModel& a, const OpenedModel& other,
@@ -53,8 +49,8 @@ ForwardComparison::ForwardComparison(const ComparedModel& a, const OpenedModel& 
               weights_.ranks();
   if (weights_.ranks()) report_.ranks = weights_.ranks()->sizes();
   if (!options.compare_weights) return;
-  comparison_ =
-      std::make_unique<WeightComparison>(a, ComparedModel{other.config, forward_, weights_});
+  comparison_ = std::make_unique<WeightComparison>(
+      a, ComparedModel{other.config, forward_, weights_}, options.activations);
   a.weights.set_comparison(comparison_.get());
 }
 
@@ -129,10 +125,29 @@ void ForwardComparison::OnNormed(const Rows& stream, const Rows& normed) {
   stream_ = {};
 }
 
-void ForwardComparison::AddLogits(std::uint64_t first, const Rows& logits) {
+void ForwardComparison::OnMtp(const std::vector<std::vector<std::uint32_t>>& sequences,
+                              const MtpLayer::Result& result) {
   if (Diverges()) diverged_ = true;
-  if (!diverged_) return outputs_->Add(a_.weights, first, logits, logits);
-  WeightRows slab = HeadOf(weights_, other_.config);
+  // Then the configs differ, which was recorded.
+  if (other_.config.num_nextn_predict_layers == 0) return;
+  mtp_.emplace(other_.config, forward_, *rotary_, options_.attention, modules_);
+  if (diverged_) {
+    normed_ = mtp_->Run(sequences, normed_, options_.replay_routing ? &result : nullptr).normed;
+  } else {
+    normed_ = result.normed;
+  }
+  // A row predicts the token behind the next.
+  std::vector<std::vector<std::uint32_t>> next;
+  for (const auto& tokens : sequences) next.emplace_back(tokens.begin() + 1, tokens.end());
+  outputs_ = std::make_unique<OutputComparison>(next);
+}
+
+void ForwardComparison::AddLogits(std::uint64_t first, const Rows& logits,
+                                  std::vector<LogitSummary>& of_a) {
+  if (Diverges()) diverged_ = true;
+  if (outputs_ == nullptr) return;
+  if (!diverged_) return outputs_->Add(a_.weights, first, logits, logits, of_a);
+  WeightRows slab = mtp_ ? mtp_->Head() : HeadOf(weights_, other_.config);
   slab.first_row += first;
   slab.rows = logits.width;
   std::vector<float> scratch;
@@ -142,14 +157,23 @@ void ForwardComparison::AddLogits(std::uint64_t first, const Rows& logits) {
   weights_.Multiply(
       Product{slab, in, normed_.width, normed_.count(), other.values.data(), other.width});
   modules_.Round(other.values);
-  head_.Correct(HeadOf(weights_, other_.config), first, normed_, other);
-  outputs_->Add(a_.weights, first, logits, other);
+  if (!mtp_) head_.Correct(HeadOf(weights_, other_.config), first, normed_, other);
+  outputs_->Add(a_.weights, first, logits, other, of_a);
+}
+
+void ForwardComparison::EndLogits(const std::vector<LogitSummary>& of_a) {
+  if (outputs_ == nullptr) return;
+  if (mtp_) {
+    report_.mtp_logits = outputs_->Figures(of_a);
+  } else {
+    report_.logits = outputs_->Figures(of_a);
+    report_.top1_differences = outputs_->Top1Differences(of_a);
+  }
+  outputs_.reset();
 }
 
 ForwardComparisonReport ForwardComparison::Finish() {
   a_.weights.set_comparison(nullptr);
-  report_.logits = outputs_->Figures();
-  report_.top1_differences = outputs_->Top1Differences();
   if (comparison_ != nullptr) report_.differences = FindModuleDifferences(*comparison_);
   report_.bytes_read = weights_.bytes_read();
   return std::move(report_);

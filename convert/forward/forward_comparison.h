@@ -12,8 +12,10 @@
 #include "convert/forward/head_of_ranks.h"
 #include "convert/forward/model_weights.h"
 #include "convert/forward/modules.h"
+#include "convert/forward/mtp_layer.h"
 #include "convert/forward/output_comparison.h"
 #include "convert/forward/router.h"
+#include "convert/forward/run_settings.h"
 #include "convert/forward/weight_comparison.h"
 #include "convert/open/open_model.h"
 
@@ -27,6 +29,8 @@ struct ForwardComparisonReport {
   std::optional<formats::RankLayout::Sizes> ranks;  // of the other model; nothing without ranks
   LogitFigures logits;
   std::vector<Top1Difference> top1_differences;
+  std::optional<LogitFigures> mtp_logits;        // where both models ran their first MTP layer
+  std::optional<GeneratedComparison> generated;  // where tokens were generated
   struct Layer {
     std::uint64_t layer = 0;
     double nmse = 0;  // of the stream behind the layer
@@ -41,15 +45,10 @@ struct ForwardComparisonReport {
   std::optional<double> bf16_nmse;            // of the logits, see ForwardRequest
 };
 
-// What both runs share.
-struct ComparisonOptions {
-  WeightValues weights = WeightValues::kBF16;
-  ActivationValues activations = ActivationValues::kFloat;  // of the other model
-  AttentionForm attention = AttentionForm::kNaive;
+// The settings are those of the other model.
+struct ComparisonOptions : RunSettings {
   bool compare_weights = true;  // otherwise only the figures are made
   bool replay_routing = false;
-  unsigned threads = 1;
-  std::uint64_t memory_bytes = 0;
 };
 
 // While nothing differs, the other model's stream is this one's, and it does not run. Calls follow
@@ -68,7 +67,14 @@ class ForwardComparison {
   void AfterLayer(std::uint64_t layer, const Rows& stream, const Batch& batch, bool is_moe,
                   const std::vector<ExpertChoice>& choices);
   void OnNormed(const Rows& stream, const Rows& normed);
-  void AddLogits(std::uint64_t first, const Rows& logits);
+  // A's first MTP layer ran; the logits that follow are its.
+  void OnMtp(const std::vector<std::vector<std::uint32_t>>& sequences,
+             const MtpLayer::Result& result);
+  // Adds A's logits to `of_a`, a summary of each row, see OutputComparison.
+  void AddLogits(std::uint64_t first, const Rows& logits, std::vector<LogitSummary>& of_a);
+  // All logits were added.
+  void EndLogits(const std::vector<LogitSummary>& of_a);
+  std::uint64_t bytes_read() const { return weights_.bytes_read(); }  // of the other model
   // Compares no more, and gives the figures.
   ForwardComparisonReport Finish();
 
@@ -91,8 +97,9 @@ class ForwardComparison {
   Rows stream_;
   KeyChoice keys_;
   std::vector<SequenceRows> sequences_;
-  Rows normed_;
-  std::unique_ptr<OutputComparison> outputs_;
+  Rows normed_;                                // what the head multiplies
+  std::optional<MtpLayer> mtp_;                // where the logits are its
+  std::unique_ptr<OutputComparison> outputs_;  // nullptr: the other model has no such logits
   ForwardComparisonReport report_;
 };
 

@@ -21,4 +21,9 @@ Rows FinalNorm(Modules& modules, const ModelConfig& config, const ForwardConfig&
 // The matrix that makes the logits.
 WeightRows HeadOf(const ModelWeights& weights, const ModelConfig& config);
 
+// About how many bytes of weights so many tokens read: all but the embedding and MTP layers, and of
+// the experts as many as the tokens choose at most.
+std::uint64_t EstimateBytes(const ModelWeights& weights, const ModelConfig& config,
+                            std::uint64_t tokens);
+
 }  // namespace dsv3::convert

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -154,6 +155,13 @@ ModelWeights::ModelWeights(const OpenedModel& model, WeightValues values, unsign
 
 ModelWeights::~ModelWeights() = default;
 
+std::string ModelWeights::ModuleName(const WeightRows& weight) const {
+  constexpr std::string_view kWeight = ".weight";
+  std::string name = model_.catalog.tensors()[weight.tensor].name.substr(prefix_.size());
+  if (name.ends_with(kWeight)) name.resize(name.size() - kWeight.size());
+  return name;
+}
+
 std::string ModelWeights::ShownFile(std::uint32_t tensor, std::uint64_t row,
                                     std::uint64_t col) const {
   const std::string file = FileOf(tensor, row, col);
@@ -219,12 +227,12 @@ std::vector<SourceRange> ModelWeights::RangesOf(const TensorRows& rows) const {
 }
 
 void ModelWeights::Read(const WeightRows& weight, std::uint64_t begin, std::uint64_t end,
-                        Buffers& buffers) {
+                        WeightValues values, Buffers& buffers) {
   if (weight.tensor_cols != 0) {
     const std::uint64_t all = weight.tensor_cols;
-    Read({weight.tensor, weight.first_row, weight.rows, all}, begin, end, buffers);
-    const auto cut = [&](const auto* values, auto& columns) {
-      return CutColumns(values, static_cast<std::size_t>(end - begin),
+    Read({weight.tensor, weight.first_row, weight.rows, all}, begin, end, values, buffers);
+    const auto cut = [&](const auto* all_columns, auto& columns) {
+      return CutColumns(all_columns, static_cast<std::size_t>(end - begin),
                         static_cast<std::size_t>(all), static_cast<std::size_t>(weight.first_col),
                         static_cast<std::size_t>(weight.first_col + weight.cols), columns);
     };
@@ -264,7 +272,7 @@ void ModelWeights::Read(const WeightRows& weight, std::uint64_t begin, std::uint
   if (reader.scaled()) {
     reader.DecodeScales(first, last, std::span(buffers.read.inputs).subspan(1), buffers.scales);
   }
-  if (reader.scaled() && values_ == WeightValues::kBF16) {
+  if (reader.scaled() && values == WeightValues::kBF16) {
     buffers.bf16.resize(count);
     reader.RoundedToBF16(first, bytes, buffers.scales, buffers.bf16.data());
     buffers.values.bf16 = buffers.bf16.data();
@@ -312,9 +320,9 @@ std::vector<float> ModelWeights::Vector(const std::string& name, std::uint64_t l
 }
 
 WeightPanel ModelWeights::ReadPanel(const WeightRows& weight, std::uint64_t begin,
-                                    std::uint64_t end) {
+                                    std::uint64_t end, WeightValues values) {
   Buffers& buffers = arena_->buffers();
-  Read(weight, begin, end, buffers);
+  Read(weight, begin, end, values, buffers);
   return buffers.values;
 }
 

@@ -62,6 +62,8 @@ struct Product {
   float* out = nullptr;
   std::size_t out_stride = 0;
   const float* bias = nullptr;  // nullptr: none
+  // `in` before it was quantised; nullptr: inputs of this weight never are.
+  const float* plain_in = nullptr;
 };
 
 // Values of rows, one behind the other: BF16 numbers or floats, the other is nullptr.
@@ -105,6 +107,7 @@ class ModelWeights {
   ModelWeights(const ModelWeights&) = delete;
   ModelWeights& operator=(const ModelWeights&) = delete;
 
+  WeightValues values() const { return values_; }
   const Catalog& catalog() const { return model_.catalog; }
   // The prefix of the catalog's names, which the functions below do not take.
   const std::string& prefix() const { return prefix_; }
@@ -149,10 +152,17 @@ class ModelWeights {
   std::vector<float> Vector(const std::string& name, std::uint64_t length);
   // The file of an element; of ranks that of the first one that has it.
   std::string FileOf(std::uint32_t tensor, std::uint64_t row = 0, std::uint64_t col = 0) const;
+  // The module that has a weight of its own: its tensor's name without prefix and ".weight".
+  std::string ModuleName(const WeightRows& weight) const;
   // The same for messages.
   std::string ShownFile(std::uint32_t tensor, std::uint64_t row = 0, std::uint64_t col = 0) const;
   // Rows [begin, end) of `weight`. The thread's next panel ends the values.
-  WeightPanel ReadPanel(const WeightRows& weight, std::uint64_t begin, std::uint64_t end);
+  WeightPanel ReadPanel(const WeightRows& weight, std::uint64_t begin, std::uint64_t end) {
+    return ReadPanel(weight, begin, end, values_);
+  }
+  // The same with other values of FP8 weights than those of the run.
+  WeightPanel ReadPanel(const WeightRows& weight, std::uint64_t begin, std::uint64_t end,
+                        WeightValues values);
   // These weights are multiplied next, in this order: what lies on the disk is read ahead.
   void Expect(std::span<const WeightRows> weights);
   // Rows that are read at a time.
@@ -192,7 +202,11 @@ class ModelWeights {
   void AppendPanels(const WeightRows& weight, std::vector<TensorRows>& panels) const;
   void ReadSingleRows(const WeightRows& weight, std::span<const std::uint64_t> rows, float* out);
   // Reads rows [begin, end) of `weight`, and makes BF16 values or floats of them.
-  void Read(const WeightRows& weight, std::uint64_t begin, std::uint64_t end, Buffers& buffers);
+  void Read(const WeightRows& weight, std::uint64_t begin, std::uint64_t end, Buffers& buffers) {
+    Read(weight, begin, end, values_, buffers);
+  }
+  void Read(const WeightRows& weight, std::uint64_t begin, std::uint64_t end, WeightValues values,
+            Buffers& buffers);
   WeightPanel MultiplyPanel(const Product& product, std::uint64_t begin, std::uint64_t end);
 
   const OpenedModel& model_;

@@ -11,11 +11,16 @@
 
 namespace dsv3::convert {
 
+void Modules::Emit(const std::string& module, Rows& out, std::uint64_t first_row,
+                   std::uint64_t first_column) {
+  for (ModuleOutputs* const each : outputs_) {
+    each->Take(module, {first_row, first_column, out.values.data(), out.count(), out.width});
+  }
+}
+
 const float* Modules::InputOf(const WeightRows& weight, const float* in, std::size_t rows,
                               std::size_t width, std::vector<float>& scratch) {
-  const bool quantizes =
-      activations_ == ActivationValues::kFp8 || activations_ == ActivationValues::kFp8Ue8m0;
-  if (!quantizes || !weights_.IsFp8(weight)) return in;
+  if (!Quantizes(activations_) || !weights_.IsFp8(weight)) return in;
   scratch.resize(rows * width);
   const std::vector<std::uint64_t> ends = weights_.ColumnEnds(weight);
   weights_.ForEach(rows, [&](std::size_t i) {
@@ -49,8 +54,10 @@ Rows Modules::ApplyLinear(const Linear& linear, const Rows& in) {
   const float* const input =
       InputOf(linear.weight, in.values.data(), in.count(), in.width, scratch);
   weights_.Multiply(Product{linear.weight, input, in.width, in.count(), out.values.data(),
-                            out.width, linear.bias.empty() ? nullptr : linear.bias.data()});
+                            out.width, linear.bias.empty() ? nullptr : linear.bias.data(),
+                            in.values.data()});
   Round(out.values);
+  if (!outputs_.empty()) Emit(weights_.ModuleName(linear.weight), out);
   return out;
 }
 
@@ -63,6 +70,7 @@ Rows Modules::RmsNorm(const std::string& name, std::uint64_t width, double eps, 
                               return RmsNormed(other[0].values, other_eps, in);
                             });
   }
+  Emit(name, out);
   return out;
 }
 
@@ -76,6 +84,7 @@ Rows Modules::LayerNorm(const std::string& name, double eps, const Rows& in) {
                               return LayerNormed(other[0].values, other[1].values, other_eps, in);
                             });
   }
+  Emit(name, out);
   return out;
 }
 
@@ -117,7 +126,7 @@ Rows Modules::LayerNormed(const std::vector<float>& weight, const std::vector<fl
   return out;
 }
 
-Rows Modules::ApplyMlps(std::span<const MlpRows> mlps, Rows in) {
+Rows Modules::RunMlps(std::span<const MlpRows> mlps, Rows in, const std::string& name) {
   if (mlps.empty()) return in;
   const std::size_t inner = mlps.front().mlp.gate.rows;
   Rows gate(in.count(), inner);
@@ -129,12 +138,19 @@ Rows Modules::ApplyMlps(std::span<const MlpRows> mlps, Rows in) {
   std::vector<Product> products;
   for (const MlpRows& one : mlps) {
     const float* const rows = input + one.first * in.width;
-    products.push_back({one.mlp.gate, rows, in.width, one.count, gate.row(one.first), inner});
-    products.push_back({one.mlp.up, rows, in.width, one.count, up.row(one.first), inner});
+    const float* const plain = in.row(one.first);
+    products.push_back(
+        {one.mlp.gate, rows, in.width, one.count, gate.row(one.first), inner, nullptr, plain});
+    products.push_back(
+        {one.mlp.up, rows, in.width, one.count, up.row(one.first), inner, nullptr, plain});
   }
   weights_.Multiply(products);
   Round(gate.values);
   Round(up.values);
+  if (!name.empty()) {
+    Emit(name + ".gate_proj", gate);
+    Emit(name + ".up_proj", up);
+  }
   weights_.ForEach(gate.count(), [&](std::size_t i) {
     quant::SiluProduct(gate.row(i), up.row(i), gate.row(i), inner);
   });
@@ -143,17 +159,20 @@ Rows Modules::ApplyMlps(std::span<const MlpRows> mlps, Rows in) {
       InputOf(mlps.front().mlp.down, gate.values.data(), gate.count(), inner, scratch);
   products.clear();
   for (const MlpRows& one : mlps) {
-    products.push_back(
-        {one.mlp.down, hidden + one.first * inner, inner, one.count, in.row(one.first), in.width});
+    products.push_back({one.mlp.down, hidden + one.first * inner, inner, one.count,
+                        in.row(one.first), in.width, nullptr, gate.row(one.first)});
   }
   weights_.Multiply(products);
   Round(in.values);
   return in;
 }
 
-Rows Modules::ApplyMlp(const GatedMlp& mlp, Rows in) {
+Rows Modules::ApplyMlp(const std::string& name, const GatedMlp& mlp, Rows in) {
   const MlpRows all{mlp, 0, in.count()};
-  return ApplyMlps(std::span(&all, 1), std::move(in));
+  Rows out = RunMlps(std::span(&all, 1), std::move(in), name);
+  Emit(name + ".down_proj", out);
+  Emit(name, out);
+  return out;
 }
 
 }  // namespace dsv3::convert

@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "convert/forward/model_weights.h"
+#include "convert/forward/module_outputs.h"
 
 // The modules that all parts of a model are made of: linear layers, norms, the gated MLP. An
 // internal part of forward.h. Activations are rows of floats, one row for each token.
@@ -19,6 +21,11 @@ enum class ActivationValues {
   kFp8,       // the inputs of FP8 linears are quantised, per token and 128 columns
   kFp8Ue8m0,  // the same with scales that are powers of two
 };
+
+// Whether the inputs of FP8 linears are quantised.
+inline bool Quantizes(ActivationValues activations) {
+  return activations == ActivationValues::kFp8 || activations == ActivationValues::kFp8Ue8m0;
+}
 
 // Rows of floats.
 struct Rows {
@@ -54,6 +61,12 @@ class Modules {
   ModelWeights& weights() { return weights_; }
   ActivationValues activations() const { return activations_; }
 
+  // Gives the outputs of modules to all of these from now on. They must outlive their use.
+  void set_outputs(std::vector<ModuleOutputs*> outputs) { outputs_ = std::move(outputs); }
+  // Gives them the output of a module, or some of its rows and columns; they may change it.
+  void Emit(const std::string& module, Rows& out, std::uint64_t first_row = 0,
+            std::uint64_t first_column = 0);
+
   Rows ApplyLinear(const Linear& linear, const Rows& in);
   // x · rsqrt(mean(x²) + eps) · weight for each row; columns [0, width) of rows that may be longer.
   // The weight is NAME.weight.
@@ -68,8 +81,11 @@ class Modules {
     std::size_t first = 0;
     std::size_t count = 0;
   };
-  Rows ApplyMlps(std::span<const MlpRows> mlps, Rows in);
-  Rows ApplyMlp(const GatedMlp& mlp, Rows in);
+  Rows ApplyMlps(std::span<const MlpRows> mlps, Rows in) {
+    return RunMlps(mlps, std::move(in), "");
+  }
+  // One MLP, the module `name`.
+  Rows ApplyMlp(const std::string& name, const GatedMlp& mlp, Rows in);
 
   // The input of a linear of this weight: `in`, or its quantised form in `scratch`.
   const float* InputOf(const WeightRows& weight, const float* in, std::size_t rows,
@@ -80,12 +96,15 @@ class Modules {
   void Add(const Rows& more, Rows& to);
 
  private:
+  // Emits the parts where there is a name.
+  Rows RunMlps(std::span<const MlpRows> mlps, Rows in, const std::string& name);
   Rows RmsNormed(const std::vector<float>& weight, double eps, const Rows& in);
   Rows LayerNormed(const std::vector<float>& weight, const std::vector<float>& bias, double eps,
                    const Rows& in);
 
   ModelWeights& weights_;
   const ActivationValues activations_;
+  std::vector<ModuleOutputs*> outputs_;
 };
 
 }  // namespace dsv3::convert

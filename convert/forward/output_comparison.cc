@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "quant/exponentials.h"
 
@@ -15,6 +16,26 @@ double Margin(const LogitSummary& summary) {
 
 }  // namespace
 
+GeneratedComparison CompareGenerated(const std::vector<std::vector<std::uint32_t>>& tokens,
+                                     std::vector<std::vector<std::uint32_t>> other) {
+  GeneratedComparison result;
+  double all = 0;
+  double differing = 0;
+  for (std::size_t s = 0; s < tokens.size(); ++s) {
+    for (std::size_t i = 0; i < tokens[s].size(); ++i) {
+      ++all;
+      if (tokens[s][i] == other[s][i]) continue;
+      ++differing;
+      if (!result.first || i < result.first->position) {
+        result.first = {s, i, tokens[s][i], other[s][i]};
+      }
+    }
+  }
+  if (all > 0) result.agreement = (all - differing) / all;
+  result.tokens = std::move(other);
+  return result;
+}
+
 OutputComparison::OutputComparison(const std::vector<std::vector<std::uint32_t>>& sequences)
     : one_sequence_(sequences.size() == 1) {
   for (std::size_t s = 0; s < sequences.size(); ++s) {
@@ -25,16 +46,16 @@ OutputComparison::OutputComparison(const std::vector<std::vector<std::uint32_t>>
   }
 }
 
-void OutputComparison::Add(ModelWeights& weights, std::uint64_t first, const Rows& a,
-                           const Rows& b) {
+void OutputComparison::Add(ModelWeights& weights, std::uint64_t first, const Rows& a, const Rows& b,
+                           std::vector<LogitSummary>& summaries) {
   weights.ForEach(rows_.size(), [&](std::size_t i) {
     Row& row = rows_[i];
     std::vector<double> exponentials(a.width);
     const std::span<const float> of_a(a.row(i), a.width);
     const std::span<const float> of_b(b.row(i), b.width);
-    row.cross *= row.a.Add(first, of_a);
+    row.cross *= summaries[i].Add(first, of_a);
     row.b.Add(first, of_b);
-    quant::Exponentials(of_a, row.a.largest(), exponentials.data());
+    quant::Exponentials(of_a, summaries[i].largest(), exponentials.data());
     for (std::size_t k = 0; k < a.width; ++k) {
       const double difference = static_cast<double>(of_a[k]) - of_b[k];
       row.sums.Add(of_a[k], of_b[k]);
@@ -45,11 +66,11 @@ void OutputComparison::Add(ModelWeights& weights, std::uint64_t first, const Row
 }
 
 // Σ p (log p − log q) with log p = a − LogSumExp(a).
-double OutputComparison::Row::Kl() const {
+double OutputComparison::Row::Kl(const LogitSummary& a) const {
   return std::max(0.0, cross / a.sum() - a.LogSumExp() + b.LogSumExp());
 }
 
-LogitFigures OutputComparison::Figures() const {
+LogitFigures OutputComparison::Figures(const std::vector<LogitSummary>& of_a) const {
   LogitFigures figures;
   ErrorSums all;
   double agreeing = 0;
@@ -60,12 +81,12 @@ LogitFigures OutputComparison::Figures() const {
     all.Add(row.sums);
     figures.cosine = std::min(figures.cosine, row.sums.Cosine());
     figures.max_abs = std::max(figures.max_abs, row.max_abs);
-    const double kl = row.Kl();
+    const double kl = row.Kl(of_a[i]);
     figures.kl_mean += kl;
     figures.kl_max = std::max(figures.kl_max, kl);
-    if (row.a.best().front().token == row.b.best().front().token) ++agreeing;
+    if (of_a[i].best().front().token == row.b.best().front().token) ++agreeing;
     if (i + 1 == rows_.size()) continue;
-    loss += row.a.TargetLoss();
+    loss += of_a[i].TargetLoss();
     other_loss += row.b.TargetLoss();
   }
   const auto count = static_cast<double>(rows_.size());
@@ -79,13 +100,15 @@ LogitFigures OutputComparison::Figures() const {
   return figures;
 }
 
-std::vector<Top1Difference> OutputComparison::Top1Differences() const {
+std::vector<Top1Difference> OutputComparison::Top1Differences(
+    const std::vector<LogitSummary>& of_a) const {
   std::vector<Top1Difference> found;
-  for (const Row& row : rows_) {
-    const std::uint32_t token = row.a.best().front().token;
+  for (std::size_t i = 0; i < rows_.size(); ++i) {
+    const Row& row = rows_[i];
+    const std::uint32_t token = of_a[i].best().front().token;
     const std::uint32_t other = row.b.best().front().token;
     if (token == other) continue;
-    found.push_back({row.sequence, row.position, token, other, Margin(row.a), Margin(row.b)});
+    found.push_back({row.sequence, row.position, token, other, Margin(of_a[i]), Margin(row.b)});
   }
   return found;
 }

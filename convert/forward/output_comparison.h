@@ -34,26 +34,50 @@ struct Top1Difference {
   double other_margin = 0;
 };
 
+// A token that one model generated and the other did not.
+struct GeneratedDifference {
+  std::uint64_t sequence = 0;
+  std::uint64_t position = 0;  // among the generated tokens
+  std::uint32_t token = 0;
+  std::uint32_t other_token = 0;
+};
+
+// What both models generated, each from its own tokens.
+struct GeneratedComparison {
+  std::vector<std::vector<std::uint32_t>> tokens;  // of the other model, by sequence
+  double agreement = 1;                            // share of the tokens that are the same
+  // The first one by position, of these that of the first sequence.
+  std::optional<GeneratedDifference> first;
+};
+// `other` has as many tokens as `tokens`.
+GeneratedComparison CompareGenerated(const std::vector<std::vector<std::uint32_t>>& tokens,
+                                     std::vector<std::vector<std::uint32_t>> other);
+
 class OutputComparison {
  public:
+  // Rows are the tokens of the sequences; each predicts the next token of its own.
   explicit OutputComparison(const std::vector<std::vector<std::uint32_t>>& sequences);
 
-  // Logits of all rows for tokens from `first` on; slabs in their order.
-  void Add(ModelWeights& weights, std::uint64_t first, const Rows& a, const Rows& b);
+  // Best tokens that a summary of A's logits must keep.
+  static constexpr std::size_t kBest = 2;
 
-  LogitFigures Figures() const;
-  std::vector<Top1Difference> Top1Differences() const;
+  // Logits of all rows for tokens from `first` on; slabs in their order. Adds a's to `of_a`, a
+  // summary of each row, which Figures and Top1Differences need, too.
+  void Add(ModelWeights& weights, std::uint64_t first, const Rows& a, const Rows& b,
+           std::vector<LogitSummary>& of_a);
+
+  LogitFigures Figures(const std::vector<LogitSummary>& of_a) const;
+  std::vector<Top1Difference> Top1Differences(const std::vector<LogitSummary>& of_a) const;
 
  private:
   struct Row {
     Row(std::uint64_t of_sequence, std::uint64_t at, std::optional<std::uint32_t> target)
-        : sequence(of_sequence), position(at), a(2, target), b(2, target) {}
+        : sequence(of_sequence), position(at), b(kBest, target) {}
 
-    double Kl() const;
+    double Kl(const LogitSummary& a) const;
 
     std::uint64_t sequence;
     std::uint64_t position;
-    LogitSummary a;
     LogitSummary b;
     ErrorSums sums;
     double max_abs = 0;

@@ -25,8 +25,8 @@ void ComputeLogits(Modules& modules, const WeightRows& head, const Rows& in,
     slab.first_row += first;
     slab.rows = std::min(columns, head.rows - first);
     Rows logits(in.count(), static_cast<std::size_t>(slab.rows));
-    modules.weights().Multiply(
-        Product{slab, input, in.width, in.count(), logits.values.data(), logits.width});
+    modules.weights().Multiply(Product{slab, input, in.width, in.count(), logits.values.data(),
+                                       logits.width, nullptr, in.values.data()});
     modules.Round(logits.values);
     if (of_ranks != nullptr) of_ranks->Correct(head, first, in, logits);
     visit(first, logits);

@@ -16,7 +16,7 @@ namespace dsv3::convert {
 
 // Logits of a slab: `logits` has a row for each token, whose columns are tokens of the vocabulary
 // from `first` on. Slabs come in their order.
-using LogitVisitor = std::function<void(std::uint64_t first, const Rows& logits)>;
+using LogitVisitor = std::function<void(std::uint64_t first, Rows& logits)>;
 
 // `in`: the stream behind the final norm. A slab takes some megabytes, whatever the vocabulary.
 // `of_ranks` (nullptr: none) made `in`.

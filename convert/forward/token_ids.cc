@@ -37,18 +37,8 @@ std::string_view Trim(std::string_view text) {
   return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
 }
 
-bool HasArrayMagic(const std::filesystem::path& file, const std::string& where) {
-  constexpr std::string_view kMagic = "\x93NUMPY";
-  const formats::InputFile input(file, where);
-  if (input.bytes() < kMagic.size()) return false;
-  std::string magic(kMagic.size(), '\0');
-  input.ReadAt(0, std::as_writable_bytes(std::span(magic)));
-  return magic == kMagic;
-}
-
-std::vector<std::vector<std::uint32_t>> ReadArray(const std::filesystem::path& file,
+std::vector<std::vector<std::uint32_t>> ReadArray(const formats::InputFile& input,
                                                   const std::string& where) {
-  const formats::InputFile input(file, where);
   const formats::NpyHeader header = formats::ReadNpyHeader(input);
   if (header.shape.empty() || header.shape.size() > 2) {
     Fail(where, fmt::format("the array has shape {}; give one of one dimension, or of two with a "
@@ -107,19 +97,22 @@ std::vector<std::uint32_t> ParseTokenIds(std::string_view text, std::string_view
 
 std::vector<std::vector<std::uint32_t>> ReadTokenFile(const std::filesystem::path& file) {
   const std::string where = formats::ShownPath(file);
+  const formats::InputFile input(file, where);
   std::vector<std::vector<std::uint32_t>> sequences =
-      HasArrayMagic(file, where) ? ReadArray(file, where) : ReadLines(file, where);
+      formats::IsNpy(input) ? ReadArray(input, where) : ReadLines(file, where);
   if (sequences.empty()) Fail(where, "there are no token ids in it; write a sequence on each line");
   return sequences;
 }
 
-std::vector<std::uint32_t> DefaultTokenIds(std::uint64_t vocabulary) {
+std::vector<std::vector<std::uint32_t>> FixedTokenIds(std::uint64_t vocabulary,
+                                                      std::size_t tokens) {
   constexpr std::uint64_t kStep = 7919;  // a prime, so that the ids spread
-  std::vector<std::uint32_t> tokens(kDefaultTokens);
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    tokens[i] = static_cast<std::uint32_t>((1 + kStep * i) % vocabulary);
+  std::vector<std::vector<std::uint32_t>> sequences;
+  for (std::size_t i = 0; i < tokens; ++i) {
+    if (i % kDefaultTokens == 0) sequences.emplace_back();
+    sequences.back().push_back(static_cast<std::uint32_t>((1 + kStep * i) % vocabulary));
   }
-  return tokens;
+  return sequences;
 }
 
 void CheckTokenIds(const std::vector<std::vector<std::uint32_t>>& sequences,

@@ -21,7 +21,11 @@ std::vector<std::vector<std::uint32_t>> ReadTokenFile(const std::filesystem::pat
 
 // The ids that run where none are given.
 inline constexpr std::size_t kDefaultTokens = 64;
-std::vector<std::uint32_t> DefaultTokenIds(std::uint64_t vocabulary);
+// So many fixed ids, in sequences of kDefaultTokens; of two counts the larger one's begin with the
+// smaller one's. `tokens` is a multiple of kDefaultTokens.
+std::vector<std::vector<std::uint32_t>> FixedTokenIds(std::uint64_t vocabulary,
+                                                      std::size_t tokens = kDefaultTokens);
+inline constexpr std::size_t kMostAutoTokens = 4096;
 
 // Throws Error (kUsage) for a sequence without ids, and for an id that the vocabulary lacks.
 void CheckTokenIds(const std::vector<std::vector<std::uint32_t>>& sequences,

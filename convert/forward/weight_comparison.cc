@@ -39,17 +39,20 @@ ErrorSums SumsOf(const Rows& a, const Rows& b) {
 
 }  // namespace
 
-WeightComparison::WeightComparison(const ComparedModel& a, const ComparedModel& b)
+WeightComparison::WeightComparison(const ComparedModel& a, const ComparedModel& b,
+                                   ActivationValues activations)
     : a_(a),
       b_(b),
       has_other_(&a.weights != &b.weights),
       map_({a.weights, a.config}, {b.weights, b.config}),
       to_itself_({a.weights, a.config}, {a.weights, a.config}),
+      activations_(activations),
       structure_fields_(StructureDifferences(a.config, b.config)),
       attention_fields_(AttentionDifferences(a.config, a.forward, b.config, b.forward)),
       router_fields_(RouterDifferences(a.config, a.forward, b.config, b.forward)) {}
 
-WeightComparison::WeightComparison(const ComparedModel& a) : WeightComparison(a, a) {}
+WeightComparison::WeightComparison(const ComparedModel& a)
+    : WeightComparison(a, a, ActivationValues::kFloat) {}
 
 OtherWeights WeightComparison::Other(const OtherSide& side) const {
   const ComparedModel& model = side.of_a ? a_ : b_;

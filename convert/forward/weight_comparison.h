@@ -53,8 +53,9 @@ class WeightComparison {
     bool turned = false;  // whether the relation is that of A's tensor to the other's
   };
 
-  // The models must outlive the object.
-  WeightComparison(const ComparedModel& a, const ComparedModel& b);
+  // The models must outlive the object. Both quantise the inputs of their own FP8 linears as
+  // `activations` says.
+  WeightComparison(const ComparedModel& a, const ComparedModel& b, ActivationValues activations);
   // Of ranks alone: compares their copies with each other.
   explicit WeightComparison(const ComparedModel& a);
 
@@ -121,11 +122,13 @@ class WeightComparison {
   const bool has_other_;
   const RowMap map_;
   const RowMap to_itself_;
+  const ActivationValues activations_;
   std::vector<std::string> structure_fields_;
   std::vector<std::string> attention_fields_;
   std::vector<std::string> router_fields_;
   bool eps_recorded_ = false;
   bool bias_recorded_ = false;
+  bool form_recorded_ = false;
   bool structure_recorded_ = false;
   bool found_ = false;
   std::uint64_t next_order_ = 0;

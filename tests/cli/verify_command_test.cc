@@ -196,6 +196,74 @@ TEST_F(VerifyCommandTest, ForwardNamesTheRankOfACopy) {
   EXPECT_EQ(report["differences"].size(), 1U);
 }
 
+TEST_F(VerifyCommandTest, ForwardAddsTokensForExperts) {
+  const ToolResult result = Verify({"forward", model_, "--tokens", "auto"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.out, AllOf(HasSubstr("4,096 in 64 sequences\n"),
+                                HasSubstr("23 of 24 were met; of 1 expert nothing is shown\n")));
+  ExpectForms({"forward", model_, "--tokens", "auto"}, 0, "verify-forward");
+  EXPECT_THAT(Verify({"forward", model_, "--tokens", "auto", "--json"}).out,
+              HasSubstr("\"experts_not_met\": 1,"));
+}
+
+TEST_F(VerifyCommandTest, ForwardComparesWhatItWasAskedFor) {
+  ExpectForms({"forward", model_, model_, "--tokens", "1,2,3", "--generate", "2",
+               "--mtp-logits-out", Path("mtp.npy")},
+              0, "verify-forward");
+  const ToolResult result = Verify({"forward", model_, model_, "--tokens", "1,2,3", "--generate",
+                                    "2", "--mtp-logits-out", Path("mtp.npy")});
+  EXPECT_THAT(result.out,
+              AllOf(HasSubstr("MTP logits"), HasSubstr("100 % of the tokens are the same")));
+}
+
+TEST_F(VerifyCommandTest, ForwardTracesModules) {
+  const std::string trace = Path("trace.safetensors");
+  const ToolResult all = Verify({"forward", model_, "--tokens", "1,2,3", "--trace", trace});
+  EXPECT_EQ(all.exit_code, 0) << all.err;
+  EXPECT_THAT(ReadFile(trace), AllOf(HasSubstr("\"lm_head\":"), HasSubstr("\"model.norm\":")));
+  EXPECT_EQ(Verify({"forward", model_, "--tokens", "1,2,3", "--trace", trace, "--modules",
+                    "*.kv_a_layernorm"})
+                .exit_code,
+            0);
+  EXPECT_THAT(ReadFile(trace), AllOf(HasSubstr("\"model.layers.0.self_attn.kv_a_layernorm\":"),
+                                     Not(HasSubstr("lm_head"))));
+  EXPECT_EQ(Verify({"forward", model_, "--trace", trace, "--modules", "x"}).exit_code, 2);
+  EXPECT_EQ(Verify({"forward", model_, "--modules", "*"}).exit_code, 2);
+  EXPECT_EQ(Verify({"forward", model_, "--trace", Path("no/where")}).exit_code, 2);
+}
+
+TEST_F(VerifyCommandTest, ForwardComparesWithADump) {
+  const std::string dump = Path("dump.safetensors");
+  ASSERT_EQ(Verify({"forward", model_, "--tokens", "1,2,3", "--trace", dump}).exit_code, 0);
+  const ToolResult same = Verify({"forward", model_, "--tokens", "1,2,3", "--against", dump});
+  EXPECT_EQ(same.exit_code, 0) << same.err;
+  EXPECT_THAT(
+      same.out,
+      AllOf(StartsWith("Ran " + model_ + " against " + dump), HasSubstr(" modules in F32\n"),
+            EndsWith("OK: every module that was compared gives the same output\n")));
+  ExpectForms({"forward", model_, "--tokens", "1,2,3", "--against", dump}, 0, "verify-forward");
+
+  const std::string other = Path("other");
+  ASSERT_EQ(RunTool({"dsv3-convert", "sample", other, "--seed", "9", "-q"}).exit_code, 0);
+  const ToolResult differ = Verify({"forward", other, "--tokens", "1,2,3", "--against", dump});
+  EXPECT_EQ(differ.exit_code, 1);
+  EXPECT_THAT(differ.out,
+              AllOf(HasSubstr("model.embed_tokens is the first module whose output differs"),
+                    HasSubstr("[forward-difference]"), HasSubstr("\nFAILED: 1 error\n")));
+  ExpectForms({"forward", other, "--tokens", "1,2,3", "--against", dump}, 1, "verify-forward");
+  EXPECT_EQ(Verify({"forward", other, "--tokens", "1,2,3", "--against", dump, "--max-nmse", "1e9"})
+                .exit_code,
+            0);
+
+  EXPECT_EQ(Verify({"forward", model_, "--tokens", "1,2", "--against", dump}).exit_code, 3);
+  EXPECT_EQ(Verify({"forward", model_, "--against", Path("nowhere")}).exit_code, 3);
+  EXPECT_EQ(Verify({"forward", model_, model_, "--against", dump}).exit_code, 2);
+  EXPECT_EQ(Verify({"forward", model_, "--against", dump, "--max-kl", "1"}).exit_code, 2);
+  EXPECT_EQ(Verify({"forward", model_, "--against", dump, "--max-nmse", "bf16"}).exit_code, 2);
+  EXPECT_EQ(Verify({"forward", model_, "--max-nmse", "1"}).exit_code, 2);
+  EXPECT_EQ(Verify({"forward", model_, "--against", dump, "--top", "1"}).exit_code, 2);
+}
+
 TEST_F(VerifyCommandTest, StructureListsEveryFinding) {
   EXPECT_EQ(Verify({"structure", model_}).exit_code, 0);
   EXPECT_EQ(Verify({"structure", "--strict", model_}).exit_code, 0);

@@ -1,8 +1,8 @@
 """Random models of the family that transformers runs in float32, each with its logits.
 
-    forward_models.py DIRECTORY
+    forward_models.py DIRECTORY [KIND...]
 
-Writes a checkpoint of every kind that the version of transformers, 4 or 5, runs as it should be to
+Writes a checkpoint of every kind, or of these, that the version of transformers, 4 or 5, runs as it should be to
 DIRECTORY/KIND, beside it tokens.npy [sequences, tokens] and what transformers makes of them:
 logits.npy, hidden.npy, and of a model with an MTP layer mtp_logits.npy. A directory with FP8
 weights has fp8.npy and fp8-ue8m0.npy: logits with activations that are quantised as engines do.
@@ -196,8 +196,10 @@ def main():
     directory = Path(sys.argv[1])
     version = int(transformers.__version__.split(".")[0])
     for kind, (_, _, versions) in KINDS.items():
-        if version in versions:
+        if version in versions and (kind in sys.argv[2:] or not sys.argv[2:]):
             make(kind, directory / kind)
+    if sys.argv[2:]:
+        return
     if version == 4:
         make_fp8(directory / "fp8")
     else:

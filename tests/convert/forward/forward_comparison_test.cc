@@ -1,11 +1,5 @@
-#include <algorithm>
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
 #include <filesystem>
-#include <functional>
 #include <limits>
-#include <map>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -19,8 +13,7 @@
 #include "convert/forward/forward.h"
 #include "formats/error.h"
 #include "formats/io/file_system.h"
-#include "quant/codec.h"
-#include "tests/convert/forward/forward_models.h"
+#include "tests/convert/forward/forward_comparisons.h"
 
 namespace dsv3::testing {
 namespace {
@@ -35,82 +28,11 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
-using Tensors = std::map<std::string, HeldTensor>;
-
-// Changes the values of a BF16 or F32 tensor.
-using Change = std::function<void(std::vector<float>&, std::size_t cols)>;
-
-void Edit(Tensors& tensors, const std::string& name, const Change& change) {
-  HeldTensor& tensor = tensors.at(name);
-  const bool is_float = tensor.dtype == formats::Dtype::kF32;
-  std::vector<float> values(tensor.bytes.size() / (is_float ? 4 : 2));
-  std::vector<std::uint16_t> codes(values.size());
-  if (is_float) {
-    std::memcpy(values.data(), tensor.bytes.data(), tensor.bytes.size());
-  } else {
-    std::memcpy(codes.data(), tensor.bytes.data(), tensor.bytes.size());
-    for (std::size_t i = 0; i < codes.size(); ++i) values[i] = quant::DecodeBF16(codes[i]);
-  }
-  change(values, tensor.shape.back());
-  for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = quant::EncodeBF16(values[i]);
-  std::memcpy(tensor.bytes.data(),
-              is_float ? static_cast<const void*>(values.data()) : codes.data(),
-              tensor.bytes.size());
-}
-
-void Scale(std::vector<float>& values, std::size_t) {
-  for (float& value : values) value *= 1.01F;
-}
-void SwapHeads(std::vector<float>& values, std::size_t cols) {
-  const auto half = static_cast<std::ptrdiff_t>(values.size() / cols / 2 * cols);
-  std::swap_ranges(values.begin(), values.begin() + half, values.begin() + half);
-}
-void ZeroRow(std::vector<float>& values, std::size_t cols) {
-  std::fill_n(values.begin(), cols, 0.0F);
-}
-void Disturb(std::vector<float>& values, std::size_t) {
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] += i % 2 == 0 ? 0.25F : -0.5F;
-}
-
 constexpr char kHeads[] = "model.layers.1.self_attn.q_b_proj.weight";
 constexpr char kNorm[] = "model.layers.2.post_attention_layernorm.weight";
 constexpr char kHead[] = "lm_head.weight";
 constexpr char kEmbedding[] = "model.embed_tokens.weight";
 constexpr char kOut[] = "model.layers.3.self_attn.o_proj.weight";
-
-class ForwardComparisonTest : public ForwardModelsTest {
- protected:
-  // A copy of the BF16 model with changed tensors.
-  fs::path Changed(const char* name, const std::map<std::string, Change>& changes) {
-    Tensors tensors = ReadCheckpoint(Bf16());
-    for (const auto& [tensor, change] : changes) Edit(tensors, tensor, change);
-    WriteTensors(tensors, Bf16(), dir_ / name);
-    return dir_ / name;
-  }
-
-  static ForwardRequest Request(const fs::path& other) {
-    ForwardRequest request;
-    request.input = Bf16();
-    request.other = other;
-    request.sequences = {{3, 141, 59, 26, 5, 35, 89, 79, 32, 38}, {7, 11, 300}};
-    return request;
-  }
-  static ForwardComparisonReport Compare(const ForwardRequest& request) {
-    convert::ProgressSink progress;
-    return *convert::RunForward(request, formats::PosixFileSystem(), progress, {}).comparison;
-  }
-  static ForwardComparisonReport Compare(const fs::path& other) { return Compare(Request(other)); }
-
-  // "tensor relation" of each difference.
-  static std::vector<std::string> Differences(const ForwardComparisonReport& report) {
-    std::vector<std::string> found;
-    for (const ModuleDifference& difference : report.differences) {
-      found.push_back((difference.tensor.empty() ? difference.module : difference.tensor) + " " +
-                      convert::RelationName(difference.relation));
-    }
-    return found;
-  }
-};
 
 TEST_F(ForwardComparisonTest, EveryFormOfAModelIsTheSame) {
   convert::TrainToInferOptions split;
@@ -232,6 +154,60 @@ TEST_F(ForwardComparisonTest, ReportsDoNotDependOnThreadsAndMemory) {
     EXPECT_EQ(other.differences[i].cosine, expected.differences[i].cosine);
     EXPECT_EQ(other.differences[i].factor, expected.differences[i].factor);
   }
+}
+
+TEST_F(ForwardComparisonTest, ComparesMtpLogitsAndGeneratedTokens) {
+  ForwardRequest request = Request(Fp8());
+  request.mtp_logits = dir_ / "mtp.npy";
+  request.generate = 4;
+  const ForwardComparisonReport same = Compare(request);
+  ASSERT_TRUE(same.mtp_logits && same.generated);
+  EXPECT_EQ(same.mtp_logits->nmse, 0);
+  EXPECT_EQ(same.generated->agreement, 1);
+  EXPECT_FALSE(same.generated->first);
+  EXPECT_THAT(convert::JudgeComparison(same, {}), IsEmpty());
+
+  // A fault of the MTP layer alone, then one of the main model, which acts on both.
+  const std::string mtp = std::string(kMtpLayer) + "self_attn.o_proj.weight";
+  for (const std::string& tensor : {mtp, std::string(kHeads)}) {
+    const fs::path other = Changed("mtp", {{tensor, SwapHeads}});
+    request.other = other;
+    const ForwardComparisonReport report = Compare(request);
+    EXPECT_THAT(Differences(report), ElementsAre(tensor + " rows-permuted"));
+    EXPECT_EQ(report.logits.nmse > 1e-10, tensor != mtp);
+    // What OTHER gives alone.
+    convert::ProgressSink progress;
+    ForwardRequest alone = request;
+    alone.input = other;
+    alone.other.clear();
+    alone.mtp_logits = dir_ / "alone.npy";
+    const auto run = convert::RunForward(alone, formats::PosixFileSystem(), progress, {});
+    EXPECT_EQ(report.generated->tokens, run.generated);
+    const std::vector<float> a = Array("mtp.npy");
+    const std::vector<float> b = Array("alone.npy");
+    convert::ErrorSums sums;
+    for (std::size_t i = 0; i < a.size(); ++i) sums.Add(a[i], b[i]);
+    EXPECT_NEAR(report.mtp_logits->nmse / sums.Nmse(), 1, 1e-9);
+    fs::remove_all(other);
+  }
+}
+
+TEST_F(ForwardComparisonTest, NamesTheFirstGeneratedTokenThatDiffers) {
+  const auto found =
+      convert::CompareGenerated({{1, 2, 3, 4}, {5, 6, 7, 8}}, {{1, 2, 9, 4}, {5, 0, 7, 0}});
+  ASSERT_TRUE(found.first);
+  EXPECT_EQ(found.first->sequence, 1);
+  EXPECT_EQ(found.first->position, 1);
+  EXPECT_EQ(found.first->token, 6);
+  EXPECT_EQ(found.first->other_token, 0);
+  EXPECT_EQ(found.agreement, 0.625);
+  ForwardComparisonReport report;
+  report.generated = found;
+  const formats::Findings findings = convert::JudgeComparison(report, {});
+  ASSERT_THAT(findings, SizeIs(1));
+  EXPECT_EQ(findings[0].message, "generated token 2 of sequence 2 is 6 of MODEL and 0 of OTHER");
+  EXPECT_EQ(convert::JudgeComparison(report, {.max_kl = 1})[0].severity,
+            formats::Severity::kWarning);
 }
 
 TEST_F(ForwardComparisonTest, ReplayedRoutingDiffersNowhere) {

@@ -1,6 +1,10 @@
 #pragma once
 
+#include <cstddef>
+#include <cstring>
 #include <filesystem>
+#include <string>
+#include <vector>
 
 #include "tests/convert/recipes/train_to_infer_test.h"
 #include "tests/support/temp_dir.h"
@@ -18,6 +22,16 @@ class ForwardModelsTest : public TrainToInferTest {
   static void TearDownTestSuite() {
     delete shared_;
     shared_ = nullptr;
+  }
+
+  // The floats of a .npy file.
+  std::vector<float> Array(const char* name) const {
+    const std::string bytes = ReadFile(dir_ / name);
+    const std::size_t header = 10 + static_cast<unsigned char>(bytes[8]) +
+                               256 * static_cast<std::size_t>(static_cast<unsigned char>(bytes[9]));
+    std::vector<float> values((bytes.size() - header) / sizeof(float));
+    std::memcpy(values.data(), bytes.data() + header, values.size() * sizeof(float));
+    return values;
   }
 
   static std::filesystem::path Fp8() { return *shared_ / "fp8"; }

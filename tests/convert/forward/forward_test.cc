@@ -1,5 +1,6 @@
 #include "convert/forward/forward.h"
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -38,18 +39,13 @@ class ForwardTest : public ForwardModelsTest {
     return convert::RunForward(request, formats::PosixFileSystem(), progress, {});
   }
   // The floats of the array that a request writes.
-  std::vector<float> Array(ForwardRequest request, fs::path ForwardRequest::*output) const {
+  std::vector<float> Output(ForwardRequest request, fs::path ForwardRequest::*output) const {
     request.*output = dir_ / "out.npy";
     Run(request);
-    const std::string bytes = ReadFile(dir_ / "out.npy");
-    const std::size_t header = 10 + static_cast<unsigned char>(bytes[8]) +
-                               256 * static_cast<std::size_t>(static_cast<unsigned char>(bytes[9]));
-    std::vector<float> values((bytes.size() - header) / sizeof(float));
-    std::memcpy(values.data(), bytes.data() + header, bytes.size() - header);
-    return values;
+    return Array("out.npy");
   }
   std::vector<float> Logits(const ForwardRequest& request) const {
-    return Array(request, &ForwardRequest::logits);
+    return Output(request, &ForwardRequest::logits);
   }
   // Some rows of logits of `rows` rows.
   static std::vector<float> RowsOf(const std::vector<float>& logits, std::size_t rows,
@@ -134,6 +130,47 @@ TEST_F(ForwardTest, SequencesShareOneReadOfEachWeight) {
   }
 }
 
+TEST_F(ForwardTest, AddsTokensUntilEveryExpertWasMet) {
+  // Without biases, which keep one expert of the sample from every token.
+  auto tensors = ReadCheckpoint(Bf16());
+  for (auto& [name, tensor] : tensors) {
+    if (!name.ends_with("e_score_correction_bias")) continue;
+    std::fill(tensor.bytes.begin(), tensor.bytes.end(), '\0');
+  }
+  WriteTensors(tensors, Bf16(), dir_ / "even");
+  ForwardRequest request = Request({});
+  request.input = dir_ / "even";
+  const ForwardReport fixed = Run(request);
+  EXPECT_LT(fixed.experts_read, fixed.experts);
+  const std::vector<float> expected = Logits(request);
+  request.auto_tokens = true;
+  const ForwardReport report = Run(request);
+  EXPECT_EQ(report.experts_read, report.experts);
+  EXPECT_GT(report.tokens, fixed.tokens);
+  EXPECT_LE(report.tokens, 4096);
+  EXPECT_EQ(report.sequences, report.tokens / 64);
+  // What was read by runs that were too short counts.
+  EXPECT_GT(report.bytes_read, fixed.bytes_read);
+  // The first ids are those of a run without the option.
+  EXPECT_TRUE(RowsOf(Logits(request), report.tokens, 0, 64) == expected);
+}
+
+TEST_F(ForwardTest, ManyTokensMayLeaveAnExpertUnmet) {
+  auto tensors = ReadCheckpoint(Bf16());
+  const float never = -1e6F;
+  std::memcpy(tensors.at("model.layers.2.mlp.gate.e_score_correction_bias").bytes.data(), &never,
+              sizeof(never));
+  WriteTensors(tensors, Bf16(), dir_ / "unmet");
+  ForwardRequest request = Request({});
+  request.input = dir_ / "unmet";
+  request.auto_tokens = true;
+  request.logits = dir_ / "out.npy";
+  const ForwardReport report = Run(request);
+  EXPECT_EQ(report.tokens, 4096);
+  EXPECT_GE(report.experts - report.experts_read, 1);
+  EXPECT_EQ(Array("out.npy").size() % 4096, 0);
+}
+
 TEST_F(ForwardTest, AbsorbedAttentionIsTheSameButForRounding) {
   ForwardRequest request = Request();
   const std::vector<float> naive = Logits(request);
@@ -171,13 +208,13 @@ TEST_F(ForwardTest, RunsOtherFormsOfTheSameModel) {
 }
 
 TEST_F(ForwardTest, HiddenStatesAreOfTheEmbeddingAndEveryLayer) {
-  const std::vector<float> hidden = Array(Request(), &ForwardRequest::hidden);
+  const std::vector<float> hidden = Output(Request(), &ForwardRequest::hidden);
   EXPECT_THAT(hidden, SizeIs((kMainLayers + 1) * kTokens.size() * 256));
 }
 
 TEST_F(ForwardTest, MtpLogitsHaveARowLess) {
   const std::vector<float> logits = Logits(Request());
-  const std::vector<float> mtp = Array(Request(), &ForwardRequest::mtp_logits);
+  const std::vector<float> mtp = Output(Request(), &ForwardRequest::mtp_logits);
   EXPECT_EQ(mtp.size() / (kTokens.size() - 1), logits.size() / kTokens.size());
 }
 
