@@ -65,6 +65,10 @@ struct ProductComparison::One {
   const float* bias = nullptr;
   std::vector<float> other_bias;
   bool bias_differs = false;
+  // Of one model alone the weight is FP8, so its alone are the inputs that are quantised.
+  bool form_differs = false;
+  const float* other_in = nullptr;  // with the same stride
+  std::vector<float> other_quantised;
   std::atomic<bool> differs = false;
   // Of each output; empty where all weights are equal.
   std::mutex mutex;
@@ -91,6 +95,7 @@ ProductComparison::One& ProductComparison::Prepare(const WeightRows& weight, con
   std::vector<OtherRows> found;
   one.result = other_.map.Find(weight, true, found);
   one.in = in;
+  one.other_in = in;
   one.in_stride = in_stride;
   one.tokens = tokens;
   one.out = out;
@@ -115,6 +120,22 @@ void ProductComparison::PrepareBias(One& one, const float* bias) {
   }
 }
 
+// B's module quantises the input itself, as the form of its weight says.
+void ProductComparison::PrepareInput(One& one, const float* plain) {
+  const ActivationValues activations = comparison_.activations_;
+  if (!Quantizes(activations) || plain == nullptr || one.tokens == 0 ||
+      one.result != RowMap::Result::kFound) {
+    return;
+  }
+  std::vector<OtherRows> found;
+  other_.map.Find(one.weight, true, found);
+  const WeightRows& rows = found.front().rows;
+  one.form_differs = comparison_.a_.weights.IsFp8(one.weight) != other_.weights.IsFp8(rows);
+  if (!one.form_differs) return;
+  one.other_in = Modules(other_.weights, activations)
+                     .InputOf(rows, plain, one.tokens, one.in_stride, one.other_quantised);
+}
+
 ProductComparison::ProductComparison(WeightComparison& comparison,
                                      std::span<const Product> products)
     : comparison_(comparison), other_(comparison.Other({})) {
@@ -123,6 +144,7 @@ ProductComparison::ProductComparison(WeightComparison& comparison,
                        product.out_stride);
     one.outputs = static_cast<std::size_t>(product.weight.rows);
     PrepareBias(one, product.bias);
+    PrepareInput(one, product.plain_in);
   }
 }
 
@@ -146,6 +168,7 @@ ProductComparison::ProductComparison(WeightComparison& comparison, const One& li
   one.weight = like.weight;
   one.transposed = like.transposed;
   one.in = like.in;
+  one.other_in = like.other_in;
   one.in_stride = like.in_stride;
   one.tokens = like.tokens;
   one.out = like.out;
@@ -182,7 +205,7 @@ void ProductComparison::CompareRun(One& one, const OtherRows& run, const WeightP
   }
   const bool equal = AreEqual(values, other, count);
   if (!equal) one.differs = true;
-  if (equal && !one.bias_differs) return;
+  if (equal && !one.bias_differs && !one.form_differs) return;
   one.Allocate();
   if (one.transposed) {
     // The rows of such a weight are read together, and B may keep them in several runs only where
@@ -198,7 +221,7 @@ void ProductComparison::MultiplyRows(One& one, std::uint64_t begin, const Weight
   const auto cols = static_cast<std::size_t>(rows.cols);
   const std::size_t step =
       std::max<std::size_t>(1, kOutputs / std::max<std::size_t>(1, one.tokens));
-  const quant::Activations in{one.in, one.tokens, one.in_stride};
+  const quant::Activations in{one.other_in, one.tokens, one.in_stride};
   std::vector<float> out;
   for (std::size_t first = 0; first < rows.rows; first += step) {
     const std::size_t count = std::min(step, static_cast<std::size_t>(rows.rows) - first);
@@ -270,6 +293,9 @@ void ProductComparison::Record(const One& one) {
     return;
   }
   comparison.sums_[{one.module.module, side}].Add(one.sums.front());
+  if (one.form_differs && !std::exchange(comparison.form_recorded_, true)) {
+    comparison.RecordConfig(one.module.module, {kFormField}, &one.sums.front(), one.order);
+  }
   if (one.differs) comparison.RecordOf(one.module, one.weight.tensor, true, one.order, side);
   if (!one.bias_differs) return;
   if ((one.bias == nullptr) != one.other_bias.empty()) {

@@ -34,6 +34,7 @@ class ProductComparison {
   One& Prepare(const WeightRows& weight, const float* in, std::size_t in_stride, std::size_t tokens,
                const float* out, std::size_t out_stride);
   void PrepareBias(One& one, const float* bias);
+  void PrepareInput(One& one, const float* plain);
   void CompareRun(One& one, const OtherRows& run, const WeightPanel& values);
   void MultiplyRows(One& one, std::uint64_t begin, const WeightRows& rows,
                     const WeightPanel& values);
