@@ -7,31 +7,25 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <utility>
 #include <vector>
+
+#include "convert/forward/scaled_elements.h"
+#include "formats/dtype.h"
 
 namespace dsv3::convert {
 namespace {
 
-// A BF16 number is within 2^-8 of what was rounded; both sides may be, and a little for the factor.
-constexpr double kTwoRoundings = 1.05 / 128;
-// Of the squared error a factor must explain more than the rest, or it is only noise.
-constexpr double kUnexplained = 0.25;
+// A factor of some elements is further from 1 than this: nearer ones change a BF16 number by less
+// than its last place, as another way of rounding does.
+constexpr double kLastPlace = 1.0 / 128;
 
 // A factor of fewer elements that differ says little.
 constexpr std::uint64_t kFewElements = 16;
 
 // Elements of a row that rows are recognised by at first.
 constexpr std::size_t kRowBegin = 64;
-
-// Sums over elements; of each row first, so that they do not depend on panels.
-struct Fit {
-  std::uint64_t elements = 0;
-  double squares = 0;
-  double products = 0;
-
-  double Factor() const { return squares == 0 ? 0 : products / squares; }
-};
 
 struct RowFacts {
   std::uint64_t hash_a = 0;
@@ -41,11 +35,30 @@ struct RowFacts {
   Fit differing;
 };
 
-struct RowResiduals {
-  bool fits = true;
-  double error = 0;     // of (b − a)²
-  double residual = 0;  // of (b − factor · a)²
+// What rounding to a dtype may change.
+struct Rounding {
+  int bits = 24;            // of the significand
+  int min_exponent = -126;  // of a number that has all of them
+
+  // Half a unit in the last place of a number.
+  double At(double value) const {
+    const int exponent = value == 0 ? min_exponent : std::max(std::ilogb(value), min_exponent);
+    return std::ldexp(1.0, exponent - bits);
+  }
 };
+
+// Of code × scale that of floats.
+Rounding RoundingOf(const ModelWeights& weights, const WeightRows& rows) {
+  if (weights.IsFp8(rows)) return {};
+  switch (weights.catalog().tensors()[rows.tensor].dtype) {
+    case formats::Dtype::kBF16:
+      return {8, -126};
+    case formats::Dtype::kF16:
+      return {11, -14};
+    default:
+      return {};
+  }
+}
 
 std::uint64_t Hash(const float* values, std::size_t count) {
   std::uint64_t hash = 0xCBF29CE484222325;
@@ -84,9 +97,12 @@ class Relation {
       differing.squares += row.differing.squares;
       differing.products += row.differing.products;
     }
+    if (const auto factor = RoundedFactor()) return {TensorRelation::kScaled, factor};
     if (Fits(all.Factor(), false)) return {TensorRelation::kScaled, all.Factor()};
-    if (differing.elements >= kFewElements && Fits(differing.Factor(), true))
+    if (differing.elements >= kFewElements && IsOfSome(differing.Factor()) &&
+        Fits(differing.Factor(), true)) {
       return {TensorRelation::kScaled, differing.Factor()};
+    }
     return {TensorRelation::kValues, {}};
   }
 
@@ -145,10 +161,58 @@ class Relation {
     kOther,  // B alone; `a` is nullptr
   };
 
-  // Calls visit(row, a, b) on all threads.
+  static bool IsOfSome(double factor) { return std::abs(factor - 1) > kLastPlace; }
+
+  // The factor with which B's elements, or those that differ, are A's times it, rounded once to
+  // the dtype of B's tensor, or where that is finer, to that of A's.
+  std::optional<double> RoundedFactor() const {
+    std::vector<OtherRows> runs;
+    other_.map.Find(rows_.Part(0, 1), record_.is_product, runs);
+    Rounding of_a = RoundingOf(comparison_.a().weights, rows_);
+    Rounding of_b = RoundingOf(other_.weights, runs.front().rows);
+    if (record_.turned) std::swap(of_a, of_b);
+    if (const auto factor = FactorWithin(of_b)) return factor;
+    return of_a.bits < of_b.bits ? FactorWithin(of_a) : std::nullopt;
+  }
+
+  std::optional<double> FactorWithin(Rounding rounding) const {
+    // Codes times scales are floats, too, and so may be the product that was rounded.
+    constexpr double kOfFloats = 0x1p-23;
+    std::vector<RowFactors> of_row(facts_.size());
+    Visit(
+        [&](std::size_t row, const float* a, const float* b) {
+          for (std::size_t i = 0; i < width_; ++i) {
+            const double x = a[i];
+            const double y = b[i];
+            if (x == 0 && y == 0) continue;
+            const double slack = rounding.At(y) + kOfFloats * std::abs(y);
+            const bool is_same = std::abs(y - x) <= slack;
+            const double one = (y - slack) / x;
+            const double two = (y + slack) / x;
+            of_row[row].all.Add(x, y, std::min(one, two), std::max(one, two));
+            if (!is_same) of_row[row].differing.Add(x, y, std::min(one, two), std::max(one, two));
+          }
+        },
+        Part::kWhole, WeightValues::kExact);
+    RowFactors whole;
+    for (const RowFactors& row : of_row) {
+      whole.all.Add(row.all);
+      whole.differing.Add(row.differing);
+    }
+    // Where nothing differs B's tensor is A's, rounded.
+    if (whole.differing.fit.elements == 0) return std::nullopt;
+    if (const auto factor = whole.all.Best()) return factor;
+    const auto factor = whole.differing.Best();
+    const bool is_of_some =
+        factor && IsOfSome(*factor) && whole.differing.fit.elements >= kFewElements;
+    return is_of_some ? factor : std::nullopt;
+  }
+
+  // Calls visit(row, a, b) on all threads. `values` are those of FP8 weights; the run's without.
   void Visit(const std::function<void(std::size_t, const float*, const float*)>& visit,
-             Part part = Part::kWhole) const {
+             Part part = Part::kWhole, std::optional<WeightValues> values = {}) const {
     ModelWeights& a = comparison_.a().weights;
+    const WeightValues of_fp8 = values.value_or(a.values());
     const std::uint64_t step = a.RowsOfPanel(rows_);
     const std::uint64_t panels = part == Part::kFirstPanel ? 1 : (rows_.rows + step - 1) / step;
     a.ForEach(static_cast<std::size_t>(panels), [&](std::size_t panel) {
@@ -157,9 +221,9 @@ class Relation {
       const auto count = static_cast<std::size_t>((end - begin) * rows_.cols);
       const bool needs_a = part != Part::kOther || record_.rank || record_.side.rank >= 0;
       std::vector<float> of_a(needs_a ? count : 0);
-      if (needs_a) a.ReadPanel(rows_, begin, end).CopyTo(of_a.data(), count);
+      if (needs_a) a.ReadPanel(rows_, begin, end, of_fp8).CopyTo(of_a.data(), count);
       std::vector<float> of_b(count);
-      ReadOther(comparison_, other_, record_, begin, end, of_a.data(), of_b.data());
+      ReadOther(comparison_, other_, record_, begin, end, of_a.data(), of_b.data(), of_fp8);
       for (std::size_t i = 0; i < count; i += width_) {
         const float* x = needs_a ? of_a.data() + i : nullptr;
         const float* y = of_b.data() + i;
@@ -201,26 +265,16 @@ class Relation {
   // Whether b is factor · a, in the elements that differ where only these are asked for.
   bool Fits(double factor, bool differing_only) const {
     if (factor == 0 || !std::isfinite(factor)) return false;
-    std::vector<RowResiduals> residuals(facts_.size());
+    std::vector<Residuals> of_row(facts_.size());
     Visit([&](std::size_t row, const float* a, const float* b) {
-      RowResiduals& found = residuals[row];
       for (std::size_t i = 0; i < width_; ++i) {
-        const double x = a[i];
-        const double y = b[i];
-        if (differing_only && x == y) continue;
-        const double residual = y - factor * x;
-        if (std::abs(residual) > kTwoRoundings * std::abs(factor * x)) found.fits = false;
-        found.error += (y - x) * (y - x);
-        found.residual += residual * residual;
+        if (!differing_only || a[i] != b[i]) of_row[row].Add(a[i], b[i], factor);
       }
     });
-    RowResiduals all;
-    for (const RowResiduals& row : residuals) {
-      all.fits = all.fits && row.fits;
-      all.error += row.error;
-      all.residual += row.residual;
-    }
-    return all.fits && all.residual <= kUnexplained * all.error;
+    Residuals whole;
+    for (const Residuals& row : of_row) whole.Add(row);
+    return whole.fits &&
+           (whole.ExplainMost() || (!differing_only && whole.ExplainMoreThanRounding()));
   }
 
   const WeightComparison& comparison_;
@@ -235,7 +289,7 @@ class Relation {
 
 void ReadOther(const WeightComparison& comparison, const OtherWeights& other,
                const WeightComparison::Record& record, std::uint64_t begin, std::uint64_t end,
-               const float* of_a, float* of_b) {
+               const float* of_a, float* of_b, std::optional<WeightValues> of_fp8) {
   const WeightRows rows = record.rows.Part(begin, end - begin);
   const Ranks* const ranks = other.weights.ranks().get();
   std::vector<OtherRows> runs;
@@ -243,7 +297,7 @@ void ReadOther(const WeightComparison& comparison, const OtherWeights& other,
   for (const OtherRows& run : runs) {
     const std::uint64_t first = run.begin * rows.cols;
     float* const values = of_b + first;
-    other.weights.ReadPanel(run.rows, 0, run.rows.rows)
+    other.weights.ReadPanel(run.rows, 0, run.rows.rows, of_fp8.value_or(other.weights.values()))
         .CopyTo(values, static_cast<std::size_t>(run.rows.rows * rows.cols));
     const WeightPanel mine{nullptr, of_a == nullptr ? nullptr : of_a + first};
     other.KeepOwn(run.rows, mine, values);
