@@ -46,7 +46,7 @@ class Run {
     CheckTokenIds(sequences_, config_.vocab_size);
     report_.sequences = sequences_.size();
     for (const Tokens& tokens : sequences_) report_.tokens += tokens.size();
-    if (!request.mtp_logits.empty()) CheckMtp();
+    if (!request.mtp_logits.empty()) RequireMtp(config_, sequences_);
     if (!weights_.ranks()) return;
     report_.ranks = weights_.ranks()->sizes();
     copies_ = std::make_unique<WeightComparison>(ComparedModel{config_, forward_, weights_});
@@ -106,19 +106,6 @@ class Run {
     report_.comparison = comparison_->Finish();
     report_.bytes_read += report_.comparison->bytes_read;
     comparison_.reset();
-  }
-
-  void CheckMtp() const {
-    if (config_.num_nextn_predict_layers == 0) {
-      throw Error(ErrorCode::kUsage,
-                  "--mtp-logits-out: the model has no MTP layer; leave the option out");
-    }
-    for (const Tokens& tokens : sequences_) {
-      if (tokens.size() > 1) continue;
-      throw Error(ErrorCode::kUsage,
-                  "--mtp-logits-out: an MTP layer predicts from a token and the one behind it, so "
-                  "every sequence needs two tokens or more");
-    }
   }
 
   void Prepare() {

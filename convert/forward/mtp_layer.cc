@@ -8,8 +8,23 @@
 
 #include "convert/forward/decoder_layer.h"
 #include "convert/forward/model_parts.h"
+#include "formats/error.h"
 
 namespace dsv3::convert {
+
+void RequireMtp(const ModelConfig& config,
+                const std::vector<std::vector<std::uint32_t>>& sequences) {
+  if (config.num_nextn_predict_layers == 0) {
+    throw Error(ErrorCode::kUsage,
+                "--mtp-logits-out: the model has no MTP layer; leave the option out");
+  }
+  for (const std::vector<std::uint32_t>& tokens : sequences) {
+    if (tokens.size() > 1) continue;
+    throw Error(ErrorCode::kUsage,
+                "--mtp-logits-out: an MTP layer predicts from a token and the one behind it, so "
+                "every sequence needs two tokens or more");
+  }
+}
 
 MtpLayer::MtpLayer(const ModelConfig& config, const ForwardConfig& forward, const Rotary& rotary,
                    AttentionForm form, Modules& modules)

@@ -15,6 +15,10 @@
 // forward.h.
 namespace dsv3::convert {
 
+// Throws Error (kUsage) where the model has no MTP layer, or a sequence no token behind its first.
+void RequireMtp(const ModelConfig& config,
+                const std::vector<std::vector<std::uint32_t>>& sequences);
+
 class MtpLayer {
  public:
   // All arguments must outlive the object.
