@@ -91,7 +91,7 @@ TEST_F(ConvertCommandTest, WarnsOfPagesThatWereNeverWritten) {
   std::string bytes = ReadFile(shard);
   const json inspected = json::parse(
       RunTool({"dsv3-inspect", in_, "--tensor", "model.embed_tokens.weight", "--json"}).out);
-  const std::size_t begin = inspected["tensors"][0]["offset"].get<std::size_t>() + 1000;
+  const std::size_t begin = inspected["offset"].get<std::size_t>() + 1000;
   bytes.replace(begin, 4096, 4096, '\0');
   WriteFile(shard, bytes);
   const ToolResult result = Convert({});

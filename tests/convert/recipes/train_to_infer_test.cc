@@ -37,8 +37,8 @@ TEST_F(TrainToInferTest, DropsTheTensorsOfMtpLayersAloneFromShardsIndexAndConfig
   EXPECT_EQ(report.facts[0].member, "dropped");
   EXPECT_EQ(report.facts[0].names.size(), dropped);
   convert::PatternCounts in_manifest;
-  for (const nlohmann::json& pattern :
-       Json(out / "checkpoint.manifest.json")["source"]["dropped"]) {
+  const nlohmann::json manifest = Json(out / "checkpoint.manifest.json");
+  for (const nlohmann::json& pattern : manifest["source"]["dropped"]) {
     in_manifest[pattern["pattern"]] = pattern["tensors"];
   }
   EXPECT_EQ(in_manifest, convert::CountPatterns(report.facts[0].names));
