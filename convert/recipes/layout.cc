@@ -1,4 +1,3 @@
-#include "convert/recipes/dequantize.h"
 #include "convert/recipes/layout.h"
 
 #include <algorithm>
@@ -27,6 +26,7 @@
 #include "convert/plan/dequantize_expression.h"
 #include "convert/recipes/conversion.h"
 #include "convert/recipes/demo_model.h"
+#include "convert/recipes/dequantize.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "convert/recipes/layout_files.h"
 #include "convert/recipes/model_edit.h"

@@ -1,4 +1,3 @@
-#include "convert/recipes/dequantize.h"
 #include "convert/recipes/train_to_infer.h"
 
 #include <algorithm>
@@ -21,6 +20,7 @@
 #include "convert/model/scaled_weights.h"
 #include "convert/open/assembled_model.h"
 #include "convert/plan/cast_expression.h"
+#include "convert/recipes/dequantize.h"
 #include "convert/recipes/mla_edit.h"
 #include "convert/recipes/mtp_edit.h"
 #include "convert/recipes/side_files.h"

@@ -69,8 +69,9 @@ struct NumericReport {
 // given its scale (of files, index, config and scales; errors only), then "nan", "infinity",
 // "bad-scale", "zero-blocks", "zero-run" and "mtp-copy-differs" (errors), "all-zero" (an error of a
 // weight matrix unless its scales are those of zeros or its whole expert is zero, else a warning),
-// "zero-rows", "constant", "outlier" and "scale-fmt-contradiction" (warnings). The report does not depend on threads or memory. Throws
-// Error: kUsage or kBadInput where there is nothing to judge, kIo, kInterrupted.
+// "zero-rows", "constant", "outlier" and "scale-fmt-contradiction" (warnings). The report does not
+// depend on threads or memory. Throws Error: kUsage or kBadInput where there is nothing to judge,
+// kIo, kInterrupted.
 NumericReport VerifyNumeric(const NumericRequest& request, ProgressSink& progress,
                             const StopToken& stop);
 
