@@ -58,8 +58,8 @@ const std::string& WordOf(const std::vector<ChoiceOf<T>>& choices, T meaning) {
 }
 
 std::string ExpertsText(const ForwardReport& report) {
-  const std::string met = fmt::format("{} of {} were met", FormatCount(report.experts_read),
-                                      FormatCount(report.experts));
+  std::string met = fmt::format("{} of {} were met", FormatCount(report.experts_read),
+                                FormatCount(report.experts));
   const std::uint64_t others = report.experts - report.experts_read;
   if (others == 0) return met;
   return met + fmt::format("; of {} nothing is shown", FormatCountOf(others, "expert"));

@@ -198,7 +198,7 @@ std::vector<std::uint32_t> Ranks::DifferingRanks(std::uint32_t tensor) const {
 
 std::vector<std::uint32_t> Ranks::TakeDiffering() {
   const std::lock_guard lock(mutex_);
-  const std::vector<std::uint32_t> ranks(taken_.begin(), taken_.end());
+  std::vector<std::uint32_t> ranks(taken_.begin(), taken_.end());
   taken_.clear();
   return ranks;
 }

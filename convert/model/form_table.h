@@ -38,8 +38,9 @@ struct FormDecoding {
   std::string_view packed_zeros = {};
 };
 
-// A form. The first row whose `is` holds is the form of a tensor.
-struct FormRow {
+// A form. The first row whose `is` holds is the form of a tensor. The members are in the order in
+// which a row is read.
+struct FormRow {           // NOLINT(clang-analyzer-optin.performance.Padding)
   std::string_view codes;  // last component of the codes' name
   formats::Dtype dtype;    // of the codes
   bool (*is)(const FormEvidence& evidence);
