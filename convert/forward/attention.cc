@@ -238,6 +238,7 @@ Rows Attention::KeysAndValues(const Rows& latents) {
 // The keys and values of every sequence, all made with one read of the weights; `made` holds those
 // that the cache does not keep.
 std::vector<const float*> Attention::KeysAndValuesOf(LayerCache& cache, Rows& made) {
+  if (heads_ == 0) return {};
   const std::size_t width = heads_ * (nope_ + v_);
   Rows latents;
   latents.width = rank_;
@@ -276,6 +277,7 @@ void Attention::AttendAll(const Rows& queries, const Rows& own,
     std::size_t count = 0;
     std::size_t position = 0;
   };
+  if (heads_ == 0) return;
   std::vector<Task> tasks;
   for (std::size_t s = 0; s < sequences.size(); ++s) {
     const SequenceRows& rows = sequences[s];

@@ -334,7 +334,7 @@ OpenedModel OpenForRun(const ForwardRequest& request, const std::filesystem::pat
 
 ComparisonOptions OptionsOf(const ForwardRequest& request) {
   ComparisonOptions options;
-  static_cast<RunSettings&>(options) = request;
+  static_cast<RunSettings&>(options) = static_cast<const RunSettings&>(request);
   options.replay_routing = request.replay_routing;
   return options;
 }
@@ -342,7 +342,7 @@ ComparisonOptions OptionsOf(const ForwardRequest& request) {
 // A request that has nothing of this one but the arithmetic.
 ForwardRequest PlainRequest(const ForwardRequest& request) {
   ForwardRequest plain;
-  static_cast<RunSettings&>(plain) = request;
+  static_cast<RunSettings&>(plain) = static_cast<const RunSettings&>(request);
   return plain;
 }
 
