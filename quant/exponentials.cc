@@ -15,9 +15,10 @@
 // After foreach_target.h.
 #include "hwy/highway.h"
 
+// A namespace of its own: elementwise.cc has constants of these names for floats.
 #ifndef DSV3_QUANT_EXPONENTIALS_ONCE
 #define DSV3_QUANT_EXPONENTIALS_ONCE
-namespace dsv3::quant::internal {
+namespace dsv3::quant::exponentials {
 
 inline constexpr std::size_t kSumLanes = 16;
 // At most so many doubles in a vector.
@@ -36,11 +37,11 @@ inline constexpr std::array<double, 12> kInverseFactorials = {
     1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320,
     1.0 / 5040,       1.0 / 720,       1.0 / 120,      1.0 / 24,      1.0 / 6,      1.0 / 2};
 
-}  // namespace dsv3::quant::internal
+}  // namespace dsv3::quant::exponentials
 #endif  // DSV3_QUANT_EXPONENTIALS_ONCE
 
 HWY_BEFORE_NAMESPACE();
-namespace dsv3::quant::internal {
+namespace dsv3::quant::exponentials {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -95,12 +96,12 @@ void ExponentialsOf(const float* HWY_RESTRICT x, std::size_t count, double shift
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace dsv3::quant::internal
+}  // namespace dsv3::quant::exponentials
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace dsv3::quant {
-namespace internal {
+namespace exponentials {
 HWY_EXPORT(ExponentialsOf);
 
 namespace {
@@ -111,22 +112,23 @@ void CallExponentials(const float* x, std::size_t count, double shift, double* o
 }
 
 }  // namespace
-}  // namespace internal
+}  // namespace exponentials
 
 void Exponentials(std::span<const float> x, double shift, double* out) {
-  internal::CallExponentials(x.data(), x.size(), shift, out);
+  exponentials::CallExponentials(x.data(), x.size(), shift, out);
 }
 
 double SumOfExponentials(std::span<const float> x, double shift) {
-  constexpr std::size_t kChunk = 32 * internal::kSumLanes;
+  constexpr std::size_t kChunk = 32 * exponentials::kSumLanes;
   std::array<double, kChunk> chunk;
-  std::array<double, internal::kSumLanes> sums{};
+  std::array<double, exponentials::kSumLanes> sums{};
   for (std::size_t done = 0; done < x.size(); done += kChunk) {
     const std::size_t count = std::min(kChunk, x.size() - done);
     Exponentials(x.subspan(done, count), shift, chunk.data());
     std::fill(chunk.begin() + static_cast<std::ptrdiff_t>(count), chunk.end(), 0.0);
-    for (std::size_t i = 0; i < count; i += internal::kSumLanes) {
-      for (std::size_t lane = 0; lane < internal::kSumLanes; ++lane) sums[lane] += chunk[i + lane];
+    for (std::size_t i = 0; i < count; i += exponentials::kSumLanes) {
+      for (std::size_t lane = 0; lane < exponentials::kSumLanes; ++lane)
+        sums[lane] += chunk[i + lane];
     }
   }
   double sum = 0;
