@@ -39,19 +39,19 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 #if HWY_TARGET == HWY_SCALAR
 
-struct CodeTable {
+struct ResultTable {
   std::array<std::uint16_t, 16> results;
 
   std::uint16_t Of(std::uint8_t code) const { return results[code]; }
 };
 
-void MakeTable(const float* values, float zero, float scale, CodeTable& table) {
+void MakeResults(const float* values, float zero, float scale, ResultTable& table) {
   for (std::size_t i = 0; i < 16; ++i) table.results[i] = ScaleToBF16(values[i], zero, scale);
 }
 
 // Whole bytes; returns how many elements it made.
-std::size_t LookUp(const std::uint8_t* /*codes*/, std::size_t /*bytes*/, const CodeTable& /*table*/,
-                   std::uint16_t* /*out*/) {
+std::size_t LookUp(const std::uint8_t* /*codes*/, std::size_t /*bytes*/,
+                   const ResultTable& /*table*/, std::uint16_t* /*out*/) {
   return 0;
 }
 
@@ -84,14 +84,14 @@ HWY_INLINE hn::Vec<hn::RebindToSigned<DF>> RoundLanes(DF /*df*/, VF value) {
 }
 
 // The results of sixteen codes: their lower and their upper bytes.
-struct CodeTable {
+struct ResultTable {
   HWY_ALIGN std::array<std::uint16_t, 16> results;
 
   std::uint16_t Of(std::uint8_t code) const { return results[code]; }
 };
 
-HWY_INLINE void MakeTable(const float* HWY_RESTRICT values, float zero, float scale,
-                          CodeTable& table) {
+HWY_INLINE void MakeResults(const float* HWY_RESTRICT values, float zero, float scale,
+                            ResultTable& table) {
   const hn::CappedTag<float, 16> df;
   const hn::Rebind<std::uint16_t, decltype(df)> d16;
   for (std::size_t i = 0; i < 16; i += hn::Lanes(df)) {
@@ -111,7 +111,7 @@ HWY_INLINE void StoreResults(V8 low, V8 high, V8 codes, std::uint16_t* HWY_RESTR
 }
 
 HWY_INLINE std::size_t LookUp(const std::uint8_t* HWY_RESTRICT codes, std::size_t bytes,
-                              const CodeTable& table, std::uint16_t* HWY_RESTRICT out) {
+                              const ResultTable& table, std::uint16_t* HWY_RESTRICT out) {
   const D8 d8;
   const D16 d16;
   const hn::FixedTag<std::uint64_t, 2> d64;
@@ -220,7 +220,7 @@ class Decoder {
     if (left_in_run_ == 0) return;
     scale_ = in_.scales[run_.scale()];
     zero_ = ZeroOf(in_, run_.scale());
-    if (values_ != nullptr) MakeTable(values_, zero_, scale_, table_);
+    if (values_ != nullptr) MakeResults(values_, zero_, scale_, table_);
   }
 
   void DecodeHalves(std::size_t size, std::uint16_t* HWY_RESTRICT out) {
@@ -247,7 +247,7 @@ class Decoder {
   const float* values_ = nullptr;  // of codes of four bits
   float scale_ = 0;
   float zero_ = 0;
-  CodeTable table_;
+  ResultTable table_;
 };
 
 void RunCodes(CodeFormat format, const DequantizeSpan& in, std::uint64_t elements, bool stream,
