@@ -203,12 +203,13 @@ TEST_F(ChecksumListsTest, ListsOfOtherDigestsAreNamedWhereThereIsNothingElse) {
 TEST_F(ChecksumListsTest, ListsOfOtherDigestsAreCalledByTheirKind) {
   for (const auto& [name, kind] :
        {std::pair("B3SUMS", "BLAKE3"), std::pair("a.sha512", "SHA-512")}) {
-    WriteFile(model_ / name, Sums());
+    const fs::path list = model_ / name;
+    WriteFile(list, Sums());
     EXPECT_THAT(ErrorOf([&] { Check(); }).message(), HasSubstr(std::string("SHA-256, ") + kind));
-    const Error named = ErrorOf([&] { Check(false, model_ / name); });
+    const Error named = ErrorOf([&] { Check(false, list); });
     EXPECT_THAT(named.message(), HasSubstr(std::string("of another kind, ") + kind));
     ExpectHarmless(named.message());
-    fs::remove(model_ / name);
+    fs::remove(list);
   }
 }
 
