@@ -32,27 +32,21 @@ Command DequantizeCommand() {
   command.summary = "turn a quantised checkpoint of any form into BF16";
   command.description = {
       "Multiplies the codes of each quantised weight of the checkpoint IN by their scales, rounds "
-      "to "
-      "BF16 and writes a complete checkpoint to OUT. The forms are FP8 with any scales, MXFP8, "
-      "INT8 "
-      "for rows or blocks, packed INT4 (Kimi K2), W4AFP8, NVFP4 and MXFP4; they are recognised by "
-      "the tensors beside a weight and by the config. Scales, zero points and what else is beside "
-      "the codes go, and so do the members of config.json and the files that describe them. All "
-      "other tensors are copied untouched, and so are the tokenizer and other side files. The "
-      "source is not changed.",
+      "to BF16 and writes a complete checkpoint to OUT. The forms are FP8 with any scales, MXFP8, "
+      "INT8 for rows or blocks, packed INT4 (Kimi K2), W4AFP8, NVFP4 and MXFP4; they are "
+      "recognised by the tensors beside a weight and by the config. Scales, zero points and what "
+      "else is beside the codes go, and so do the members of config.json and the files that "
+      "describe them. All other tensors are copied untouched, and so are the tokenizer and other "
+      "side files. The source is not changed.",
       "Files appear in OUT under their names only when they are complete, the index after all "
       "shards. After an interruption of any kind the same command continues and gives the same "
       "bytes; on a finished OUT it checks sizes and headers and says that there is nothing to do."};
   command.arguments = {
       {"IN",
        "The quantised checkpoint: a directory, a single safetensors file, or a model directory of "
-       "the "
-       "Hugging Face hub cache, or rank shards of dsv3-reshard.",
+       "the Hugging Face hub cache, or rank shards of dsv3-reshard.",
        &options->conversion.input},
-      {"OUT",
-       "The directory to write. It may be missing, empty, or hold what an earlier run of the "
-       "same command left.",
-       &options->conversion.output}};
+      OutputArgument(&options->conversion.output)};
   command.options = RunOptionTable(&options->conversion.run);
   command.options.push_back(
       Flag("allow-bad-scales", &options->recipe.allow_bad_scales,
