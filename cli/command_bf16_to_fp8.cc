@@ -144,9 +144,7 @@ Command Bf16ToFp8Command() {
        "Scales that are powers of two"},
       {"bf16-to-fp8 --exclude 'model.layers.0.*' DeepSeek-V3-BF16 OUT",
        "Leave the first layer as it is"}};
-  command.after_stop = "run the same command again to continue";
-  command.stops_by_itself = true;
-  command.shares_work = true;
+  StopAndContinue(command);
   command.run = [options](CommandContext& context) { return Run(*options, context); };
   return command;
 }

@@ -57,9 +57,7 @@ Command DequantizeCommand() {
   command.examples = {
       {"dequantize Kimi-K2-Thinking Kimi-K2-Thinking-BF16", "Convert a checkpoint of INT4 experts"},
       {"dequantize --dry-run DeepSeek-R1-NVFP4 DeepSeek-R1-BF16", "See first whether it fits"}};
-  command.after_stop = "run the same command again to continue";
-  command.stops_by_itself = true;
-  command.shares_work = true;
+  StopAndContinue(command);
   command.run = [options](CommandContext& context) { return Run(*options, context); };
   return command;
 }

@@ -55,9 +55,7 @@ Command Fp8ToBf16Command() {
       {"fp8-to-bf16 --dry-run DeepSeek-V3 DeepSeek-V3-BF16", "See first whether it fits"},
       {"fp8-to-bf16 --json --quiet DeepSeek-V3 DeepSeek-V3-BF16 > report.json",
        "Keep a report that programs can read"}};
-  command.after_stop = "run the same command again to continue";
-  command.stops_by_itself = true;
-  command.shares_work = true;
+  StopAndContinue(command);
   command.run = [options](CommandContext& context) { return Run(*options, context); };
   return command;
 }

@@ -76,9 +76,7 @@ Command LayoutCommand() {
        "For MindFormers' training"},
       {"layout --to hf DeepSeek-V3-ms DeepSeek-V3-hf --config DeepSeek-V3/config.json",
        "Back to Hugging Face's names"}};
-  command.after_stop = "run the same command again to continue";
-  command.stops_by_itself = true;
-  command.shares_work = true;
+  StopAndContinue(command);
   command.run = [options](CommandContext& context) { return Run(*options, context); };
   return command;
 }

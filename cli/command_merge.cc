@@ -62,9 +62,7 @@ Command MergeCommand() {
   command.examples = {{"merge ranks DeepSeek-V3", "Get the original files back"},
                       {"merge --config DeepSeek-V3/config.json demo DeepSeek-V3-again",
                        "Make a checkpoint of the demo's files"}};
-  command.after_stop = "run the same command again to continue";
-  command.stops_by_itself = true;
-  command.shares_work = true;
+  StopAndContinue(command);
   command.run = [options](CommandContext& context) { return Run(*options, context); };
   return command;
 }

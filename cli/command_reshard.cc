@@ -302,9 +302,7 @@ Command ReshardCommand() {
       {"--tp 8 --ranks 0-3 DeepSeek-V3 ranks", "Make the files of one node of two"},
       {"--tp 16 ranks more-ranks", "Go from ranks to other ranks"},
       {"--tp 8 --format deepseek DeepSeek-V3 demo", "Make the files of DeepSeek's convert.py"}};
-  command.after_stop = "run the same command again to continue";
-  command.stops_by_itself = true;
-  command.shares_work = true;
+  StopAndContinue(command);
   command.run = [options](CommandContext& context) { return Run(*options, context); };
   return command;
 }

@@ -111,9 +111,7 @@ Command TrainToInferCommand() {
        "Give a fine-tuned model the MTP layer that its training lost"},
       {"train-to-infer --mla split DeepSeek-V3 DeepSeek-V3-split",
        "Write k_b_proj and v_b_proj in place of kv_b_proj"}};
-  command.after_stop = "run the same command again to continue";
-  command.stops_by_itself = true;
-  command.shares_work = true;
+  StopAndContinue(command);
   command.run = [options](CommandContext& context) { return Run(*options, context); };
   return command;
 }

@@ -111,6 +111,12 @@ Argument OutputArgument(std::string* output) {
           output};
 }
 
+void StopAndContinue(Command& command) {
+  command.after_stop = "run the same command again to continue";
+  command.stops_by_itself = true;
+  command.shares_work = true;
+}
+
 void AddOptions(std::vector<Option> options, Command& command) {
   std::move(options.begin(), options.end(), std::back_inserter(command.options));
 }

@@ -27,6 +27,10 @@ inline constexpr std::string_view kCompletesInAnyCase =
     "shards. After an interruption of any kind the same command continues and gives the same "
     "bytes.";
 
+// Says of such a command that it stops by itself at a signal, continues when it is run again, and
+// shares its work among processes.
+void StopAndContinue(Command& command);
+
 // Puts `options` behind those of the command.
 void AddOptions(std::vector<Option> options, Command& command);
 
