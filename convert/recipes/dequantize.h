@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "convert/catalog/catalog.h"
@@ -45,7 +46,9 @@ std::string ConfigForBf16(const std::string& config_text, const ModelConfig& con
 // What the recipe of a conversion to BF16 is made of, beside the plan.
 struct DequantizeRecipe {
   QuantizedModel quantized;
-  ReportFact dropped;  // for the report
+  // What the report calls quantized.dropped, as DroppedFact has it.
+  std::string_view dropped_what;
+  std::string_view dropped_which;
 };
 // Refers to all but `parts`, which must outlive the recipe.
 Recipe MakeDequantizeRecipe(const OpenedModel& model, const std::string& name,

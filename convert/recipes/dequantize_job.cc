@@ -1,3 +1,4 @@
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -24,14 +25,15 @@ constexpr char kDequantize[] = "dequantize";
 
 // What the recipe needs after its plan was made.
 struct State {
-  DequantizeRecipe parts;
+  QuantizedModel quantized;
+  ReportFact dropped;
   std::vector<TensorCount> bad_scales;  // found by the preflight
 };
 
 SideDigests CheckAllScales(const OpenedModel& model, const Plan& plan, bool allow_bad_scales,
                            bool sha256, const PreflightRun& run, ProgressSink& progress,
                            const StopToken& stop, State& state) {
-  const std::vector<ScaledWeight>& weights = state.parts.quantized.weights;
+  const std::vector<ScaledWeight>& weights = state.quantized.weights;
   std::unordered_set<std::string_view> to_make;
   for (const std::size_t file : run.to_make) to_make.insert(plan.files[file].name);
   const auto is_there = [&](std::string_view file) { return to_make.count(file) != 0; };
@@ -68,21 +70,17 @@ void KeepDescriptions(const std::filesystem::path& directory, Plan& plan) {
   }
 }
 
-// What is beside the codes and needed by engines alone.
-ReportFact Dropped(const Catalog& catalog, const std::vector<std::uint32_t>& dropped) {
-  std::vector<std::string> names;
-  for (const std::uint32_t i : dropped) names.push_back(catalog.tensors()[i].name);
-  return DroppedFact(std::move(names), "tensor", "beside the weights, which only codes need");
-}
-
 }  // namespace
 
 Recipe MakeDequantizeRecipe(const OpenedModel& model, const std::string& name,
                             DequantizeRecipe parts, const ConversionRequest& request,
                             ProgressSink& progress, const StopToken& stop) {
   const auto state = std::make_shared<State>();
-  state->parts = std::move(parts);
-  const QuantizedModel& quantized = state->parts.quantized;
+  state->quantized = std::move(parts.quantized);
+  const QuantizedModel& quantized = state->quantized;
+  std::vector<std::string> names;
+  for (const std::uint32_t i : quantized.dropped) names.push_back(model.catalog.tensors()[i].name);
+  state->dropped = DroppedFact(std::move(names), parts.dropped_what, parts.dropped_which);
   const auto plan = std::make_shared<Plan>(PlanDequantize(name, model.catalog, quantized.weights,
                                                           quantized.dropped, request.dequantize,
                                                           model.needs_index));
@@ -96,7 +94,7 @@ Recipe MakeDequantizeRecipe(const OpenedModel& model, const std::string& name,
                           request.run.tensor_sha256, run, progress, stop, *state);
   };
   recipe.add_facts = [state](ConversionReport& report) {
-    report.facts.push_back(state->parts.dropped);
+    report.facts.push_back(state->dropped);
     report.bad_scales = std::move(state->bad_scales);
   };
   return recipe;
@@ -111,7 +109,9 @@ ConversionReport ConvertDequantize(const ConversionRequest& request, formats::Fi
   conversion.make_recipe = [&](OpenedModel& model) {
     DequantizeRecipe parts;
     parts.quantized = FindQuantizedModel(model.catalog, model.config);
-    parts.dropped = Dropped(model.catalog, parts.quantized.dropped);
+    // They are beside the codes, for engines alone.
+    parts.dropped_what = "tensor";
+    parts.dropped_which = "beside the weights, which only codes need";
     return MakeDequantizeRecipe(model, conversion.recipe, std::move(parts), request, progress,
                                 stop);
   };

@@ -1,9 +1,5 @@
-#include <cstdint>
-#include <string>
 #include <utility>
-#include <vector>
 
-#include "convert/job/report_fact.h"
 #include "convert/job/runner.h"
 #include "convert/model/activation_scales.h"
 #include "convert/recipes/conversion.h"
@@ -11,16 +7,6 @@
 #include "convert/recipes/fp8_to_bf16.h"
 
 namespace dsv3::convert {
-namespace {
-
-// The scales of activations, which nothing reads beside a BF16 weight.
-ReportFact DroppedScales(const Catalog& catalog, const std::vector<std::uint32_t>& dropped) {
-  std::vector<std::string> names;
-  for (const std::uint32_t i : dropped) names.push_back(catalog.tensors()[i].name);
-  return DroppedFact(std::move(names), "scale", "of activations, which only FP8 weights need");
-}
-
-}  // namespace
 
 ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::FileSystem& fs,
                                   ProgressSink& progress, const StopToken& stop) {
@@ -32,7 +18,9 @@ ConversionReport ConvertFp8ToBf16(const ConversionRequest& request, formats::Fil
     DequantizeRecipe parts;
     parts.quantized.weights = PairScales(model.catalog, model.config);
     parts.quantized.dropped = FindActivationScales(model.catalog, parts.quantized.weights);
-    parts.dropped = DroppedScales(model.catalog, parts.quantized.dropped);
+    // Nothing reads the scales of activations beside a BF16 weight.
+    parts.dropped_what = "scale";
+    parts.dropped_which = "of activations, which only FP8 weights need";
     return MakeDequantizeRecipe(model, conversion.recipe, std::move(parts), request, progress,
                                 stop);
   };
