@@ -2,9 +2,7 @@
 
 import importlib.util
 import json
-import pathlib
 import shutil
-import tempfile
 import unittest
 
 import torch
@@ -16,22 +14,15 @@ import training_saves
 
 
 @unittest.skipUnless(importlib.util.find_spec("megatron"), "megatron-core is not installed")
-class MegatronCore(unittest.TestCase):
+class MegatronCore(tools.SmallModel):
     @classmethod
     def setUpClass(cls):
-        cls.scratch = pathlib.Path(tempfile.mkdtemp())
-        tools.run("dsv3-convert", "sample", cls.scratch / "fp8", "--preset", "tiny", "--quiet")
-        cls.source = cls.scratch / "bf16"
-        tools.run("dsv3-convert", "fp8-to-bf16", cls.scratch / "fp8", cls.source, "--quiet")
+        super().setUpClass()
         cls.tensors = training_saves.load(cls.source)
         cls.saves = cls.scratch / "saves"
         torch.multiprocessing.spawn(
             megatron_core_saves.save_all, (4, cls.source, cls.saves, 29631), nprocs=4
         )
-
-    @classmethod
-    def tearDownClass(cls):
-        shutil.rmtree(cls.scratch)
 
     def expect_model(self, form, ckpt_format, files):
         saved = self.saves / form / ckpt_format

@@ -2,9 +2,7 @@
 
 import importlib.util
 import json
-import pathlib
 import shutil
-import tempfile
 import unittest
 
 import tools
@@ -19,18 +17,7 @@ LAYOUTS = (
 
 
 @unittest.skipUnless(importlib.util.find_spec("mindspore"), "mindspore is not installed")
-class MindSpore(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.scratch = pathlib.Path(tempfile.mkdtemp())
-        tools.run("dsv3-convert", "sample", cls.scratch / "fp8", "--preset", "tiny", "--quiet")
-        cls.source = cls.scratch / "bf16"
-        tools.run("dsv3-convert", "fp8-to-bf16", cls.scratch / "fp8", cls.source, "--quiet")
-
-    @classmethod
-    def tearDownClass(cls):
-        shutil.rmtree(cls.scratch)
-
+class MindSpore(tools.SmallModel):
     def save_again(self, directory, target):
         """Reads all files with MindSpore and writes them with it."""
         import mindspore

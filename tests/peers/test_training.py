@@ -3,10 +3,8 @@
 import argparse
 import json
 import os
-import pathlib
 import pickle
 import shutil
-import tempfile
 import unittest
 
 import torch
@@ -47,19 +45,12 @@ class Runs:
         return os.system, (self.command,)
 
 
-class Training(unittest.TestCase):
+class Training(tools.SmallModel):
     @classmethod
     def setUpClass(cls):
-        cls.scratch = pathlib.Path(tempfile.mkdtemp())
-        tools.run("dsv3-convert", "sample", cls.scratch / "fp8", "--preset", "tiny", "--quiet")
-        cls.source = cls.scratch / "bf16"
-        tools.run("dsv3-convert", "fp8-to-bf16", cls.scratch / "fp8", cls.source, "--quiet")
+        super().setUpClass()
         cls.tensors = training_saves.load(cls.source)
         cls.config = training_saves.config_of(cls.source)
-
-    @classmethod
-    def tearDownClass(cls):
-        shutil.rmtree(cls.scratch)
 
     def setUp(self):
         self.input = self.scratch / "in"

@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 import shlex
-import shutil
 import tempfile
 import unittest
 
@@ -53,19 +52,12 @@ def save_megatron(rank, source, directory, port):
     dist.destroy_process_group()
 
 
-class TrainingDocs(unittest.TestCase):
+class TrainingDocs(tools.SmallModel):
     @classmethod
     def setUpClass(cls):
-        cls.scratch = pathlib.Path(tempfile.mkdtemp())
-        tools.run("dsv3-convert", "sample", cls.scratch / "fp8", "--preset", "tiny", "--quiet")
-        cls.source = cls.scratch / "bf16"
-        tools.run("dsv3-convert", "fp8-to-bf16", cls.scratch / "fp8", cls.source, "--quiet")
+        super().setUpClass()
         cls.tensors = training_saves.load(cls.source)
         cls.before = pathlib.Path.cwd()
-
-    @classmethod
-    def tearDownClass(cls):
-        shutil.rmtree(cls.scratch)
 
     def setUp(self):
         self.directory = pathlib.Path(tempfile.mkdtemp(dir=self.scratch))

@@ -3,8 +3,11 @@
 import json
 import os
 import pathlib
+import shutil
 import struct
 import subprocess
+import tempfile
+import unittest
 
 import torch
 from safetensors.torch import save_file
@@ -32,6 +35,18 @@ def run(tool, *arguments, exit_code=0):
             f"{' '.join(command)}\nended with {done.returncode}, expected {exit_code}\n{done.stderr}"
         )
     return done
+
+
+class SmallModel(unittest.TestCase):
+    """Has a small BF16 checkpoint, `source`, in `scratch`, a directory that goes with the tests."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.scratch = pathlib.Path(tempfile.mkdtemp())
+        cls.addClassCleanup(shutil.rmtree, cls.scratch)
+        run("dsv3-convert", "sample", cls.scratch / "fp8", "--preset", "tiny", "--quiet")
+        cls.source = cls.scratch / "bf16"
+        run("dsv3-convert", "fp8-to-bf16", cls.scratch / "fp8", cls.source, "--quiet")
 
 
 def convert(source, target, *options):
