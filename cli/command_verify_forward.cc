@@ -123,6 +123,8 @@ Command ForwardCommand() {
   command.name = "forward";
   command.summary = "run the model on token ids, in a defined arithmetic";
   command.description = {
+      // Each paragraph takes several lines.
+      // NOLINTNEXTLINE(bugprone-suspicious-missing-comma)
       "Runs token ids through the model, one layer after the other, and reads only the weights "
       "that they meet. The arithmetic is that of transformers in float32; every sum has one order, "
       "so the results of a token do not depend on threads, memory, other sequences or tokens "
@@ -130,16 +132,14 @@ Command ForwardCommand() {
       "Shows that every weight that was met is there, of its shape and finite, and gives logits, "
       "hidden states and the choices of the router for comparisons with other programs.",
       "Rank shards run as their ranks do: each multiplies its own slices, partial sums are added "
-      "in "
-      "the order of the ranks, and each expert runs where it lies. Copies that several ranks hold "
-      "are compared; one that differs is named with its rank, and the exit code is 1.",
+      "in the order of the ranks, and each expert runs where it lies. Copies that several ranks "
+      "hold are compared; one that differs is named with its rank, and the exit code is 1.",
       "With OTHER it compares two models. Each module of OTHER whose weights or config differ also "
       "runs on MODEL's input, so a fault is named where it is and nothing behind it; the logits of "
       "OTHER's own run give the figures. The exit code is 0 where nothing differs, or where the "
       "limits hold that are given, and 1 otherwise.",
       "With --against it compares with the outputs of another program, such as an engine, and "
-      "names "
-      "the first module that differs. The exit code is 1 where one does."};
+      "names the first module that differs. The exit code is 1 where one does."};
   command.arguments = {
       {"MODEL", kModelDescription, &options->input},
       {"OTHER", "A second checkpoint of the same model, in any form.", &options->other, true}};

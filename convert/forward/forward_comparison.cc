@@ -138,6 +138,7 @@ void ForwardComparison::OnMtp(const std::vector<std::vector<std::uint32_t>>& seq
   }
   // A row predicts the token behind the next.
   std::vector<std::vector<std::uint32_t>> next;
+  next.reserve(sequences.size());
   for (const auto& tokens : sequences) next.emplace_back(tokens.begin() + 1, tokens.end());
   outputs_ = std::make_unique<OutputComparison>(next);
 }

@@ -40,6 +40,7 @@ const std::filesystem::path& Writable(formats::FileSystem& fs, const std::filesy
 
 TraceOutput::Layout TraceOutput::LayOut(const std::vector<ModuleOutput>& modules) {
   std::vector<formats::SafetensorsTensor> tensors;
+  tensors.reserve(modules.size());
   for (const ModuleOutput& module : modules) {
     tensors.push_back({module.module, formats::Dtype::kF32, {module.rows, module.columns}, 0, 0});
   }
