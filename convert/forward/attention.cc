@@ -37,19 +37,20 @@ void Append(const float* values, std::size_t count, std::vector<float>& to) {
 
 }  // namespace
 
-void KeepKeysAndValues(const ModelConfig& model, const std::vector<std::size_t>& positions,
-                       std::uint64_t memory_bytes, std::vector<LayerCache>& layers) {
+std::uint64_t KeepKeysAndValues(const ModelConfig& model, const std::vector<std::size_t>& positions,
+                                std::uint64_t memory_bytes, std::vector<LayerCache>& layers) {
   std::uint64_t bytes = (memory_bytes == 0 ? kDefaultMemoryBytes : memory_bytes) / 2;
   const std::uint64_t position_bytes =
       model.num_attention_heads * (model.qk_nope_head_dim + model.v_head_dim) * sizeof(float);
   const std::uint64_t layer_bytes =
       position_bytes * std::accumulate(positions.begin(), positions.end(), std::uint64_t{0});
   for (LayerCache& layer : layers) {
-    if (bytes < layer_bytes) return;
+    if (bytes < layer_bytes) return bytes;
     bytes -= layer_bytes;
     layer.resize(positions.size());
     for (std::size_t s = 0; s < positions.size(); ++s) layer[s].kept_positions = positions[s];
   }
+  return bytes;
 }
 
 Attention::Attention(const ModelConfig& model, const ForwardConfig& forward, const Rotary& rotary,

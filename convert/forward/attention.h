@@ -38,10 +38,10 @@ struct SequenceCache {
 using LayerCache = std::vector<SequenceCache>;  // by sequence
 
 // Has the caches keep the keys and values of sequences of so many positions, in as many layers as
-// half of the memory suffices for; 0: of kDefaultMemoryBytes. The attention's results do not depend
-// on it.
-void KeepKeysAndValues(const ModelConfig& model, const std::vector<std::size_t>& positions,
-                       std::uint64_t memory_bytes, std::vector<LayerCache>& layers);
+// half of the memory suffices for; 0: of kDefaultMemoryBytes. Returns what is left of the half. The
+// attention's results do not depend on it.
+std::uint64_t KeepKeysAndValues(const ModelConfig& model, const std::vector<std::size_t>& positions,
+                                std::uint64_t memory_bytes, std::vector<LayerCache>& layers);
 
 // The keys that each row of a batch attends to: positions, ascending. Empty: all up to its own.
 using KeyChoice = std::vector<std::vector<std::uint32_t>>;

@@ -126,7 +126,7 @@ class Run {
     for (const Tokens& tokens : sequences_) {
       positions.push_back(tokens.size() + static_cast<std::size_t>(request_.generate));
     }
-    KeepKeysAndValues(config_, positions, request_.memory_bytes, caches_);
+    unused_bytes_ = KeepKeysAndValues(config_, positions, request_.memory_bytes, caches_);
   }
 
   // The stream behind the last layer. Sequences that were begun before go on where they ended.
@@ -286,6 +286,7 @@ class Run {
     progress_.OnPhase("generating",
                       (request_.generate - 1) * EstimateBytes(weights_, config_, next.size()));
     ArrayOutput none;
+    weights_.KeepRows(unused_bytes_);
     for (std::uint64_t step = 1; step < request_.generate; ++step) {
       const Rows normed = Normed(next, RunLayers(next, nullptr));
       std::vector<LogitSummary> of_step(next.size(), LogitSummary(1, std::nullopt, false));
@@ -313,6 +314,7 @@ class Run {
   HeadOfRanks head_;
   std::optional<Rotary> rotary_;
   std::vector<LayerCache> caches_;                 // by layer, where tokens are generated
+  std::uint64_t unused_bytes_ = 0;                 // of the memory for keys and values
   std::vector<std::size_t> past_;                  // positions that ran, by sequence
   std::vector<std::vector<bool>> experts_met_;     // by layer; empty for one without experts
   std::unique_ptr<WeightComparison> copies_;       // of the ranks; nullptr without ranks

@@ -29,20 +29,6 @@ namespace {
 
 using formats::Dtype;
 
-// Of floats: a panel of BF16 is read in one request of a megabyte.
-constexpr std::uint64_t kPanelBytes = std::uint64_t{2} << 20;
-// Beside its floats a panel has the bytes that were read.
-constexpr std::uint64_t kBuffersOfPanel = 2;
-// Half of the memory is for panels; the other half is for keys and values that are kept.
-constexpr std::uint64_t kPanelsShare = 2;
-// Of panels that are read ahead.
-constexpr std::uint64_t kReadAheadBytes = std::uint64_t{16} << 20;
-constexpr std::uint64_t kMinReadAhead = 2;  // panels
-
-std::uint64_t MemoryOfPanels(std::uint64_t memory_bytes) {
-  return (memory_bytes == 0 ? kDefaultMemoryBytes : memory_bytes) / kPanelsShare;
-}
-
 ScaledWeights FindScales(const OpenedModel& model) {
   ScaledWeights scaled = FindScaledWeights(model.catalog, model.config);
   formats::RequireNoErrors(scaled.findings, {"fault of the scales", "faults of the scales"});
@@ -76,13 +62,6 @@ bool IsFloat(Dtype dtype) {
 TensorRows RowsIn(const WeightRows& weight, std::uint64_t begin, std::uint64_t end) {
   return {weight.tensor, weight.first_row + begin, weight.first_row + end,
           weight.tensor_cols == 0 ? weight.cols : weight.tensor_cols};
-}
-
-std::vector<DerivedTensors> DerivedOf(const OpenedModel& model,
-                                      const std::vector<ExpressionPtr>& origins) {
-  std::vector<DerivedTensors> derived = TensorsOf(model).derived;
-  if (!origins.empty()) derived.front().origins = origins;
-  return derived;
 }
 
 }  // namespace
@@ -122,9 +101,10 @@ ModelWeights::ModelWeights(const OpenedModel& model, WeightValues values, unsign
     : ModelWeights(model, values, threads, memory_bytes, progress, stop, {}) {
   if (!model.ranks) return;
   ranks_ = std::make_shared<Ranks>(model);
-  sources_.ObserveStored([this](const SourceRange& range, std::span<const std::byte> bytes) {
-    ranks_->CompareCopies(range, bytes);
-  });
+  reader_.sources().ObserveStored(
+      [this](const SourceRange& range, std::span<const std::byte> bytes) {
+        ranks_->CompareCopies(range, bytes);
+      });
 }
 
 ModelWeights::ModelWeights(const OpenedModel& model, WeightValues values, unsigned threads,
@@ -138,20 +118,12 @@ ModelWeights::ModelWeights(const OpenedModel& model, WeightValues values, unsign
       scales_(scaled_.pairs, model.catalog.tensors().size()),
       prefix_(FindNamePrefix(model.catalog)),
       origins_(std::move(origins)),
-      sources_(model.catalog, DerivedOf(model, origins_)),
+      memory_(memory_bytes == 0 ? kDefaultMemoryBytes : memory_bytes, threads),
+      reader_(model, scales_, origins_, memory_),
       progress_(progress),
       stop_(stop),
-      panel_rule_{std::clamp<std::uint64_t>(
-                      MemoryOfPanels(memory_bytes) / (kBuffersOfPanel * threads), 1, kPanelBytes),
-                  threads},
-      arena_(std::make_unique<Arena>(threads)),
-      read_ahead_(
-          [this](const TensorRows& rows, RowBytes& bytes) {
-            sources_.Read(RangesOf(rows), bytes.buffer, bytes.inputs);
-          },
-          static_cast<std::size_t>(
-              std::max(kMinReadAhead, std::min(kReadAheadBytes, MemoryOfPanels(memory_bytes)) /
-                                          panel_rule_.panel_bytes))) {}
+      panel_rule_{memory_.panel_bytes, threads},
+      arena_(std::make_unique<Arena>(threads)) {}
 
 ModelWeights::~ModelWeights() = default;
 
@@ -217,15 +189,6 @@ bool ModelWeights::IsFp8(const WeightRows& weight) const {
   return scales_.OfWeight(weight.tensor) != nullptr;
 }
 
-std::vector<SourceRange> ModelWeights::RangesOf(const TensorRows& rows) const {
-  const ValueReader reader(model_.catalog, rows.tensor, scales_);
-  const std::uint64_t first = rows.first * rows.cols;
-  const std::uint64_t last = rows.end * rows.cols;
-  std::vector<SourceRange> ranges = {{rows.tensor, reader.BytesTo(first), reader.BytesTo(last)}};
-  reader.AppendScaleReads(first, last, ranges);
-  return ranges;
-}
-
 void ModelWeights::Read(const WeightRows& weight, std::uint64_t begin, std::uint64_t end,
                         WeightValues values, Buffers& buffers) {
   if (weight.tensor_cols != 0) {
@@ -244,9 +207,8 @@ void ModelWeights::Read(const WeightRows& weight, std::uint64_t begin, std::uint
     return;
   }
   const TensorRows rows = RowsIn(weight, begin, end);
-  if (!read_ahead_.Take(rows, buffers.read)) {
-    sources_.Read(RangesOf(rows), buffers.read.buffer, buffers.read.inputs);
-  }
+  const std::span<const std::span<const std::byte>> inputs =
+      reader_.BytesOf(rows, buffers.read).inputs;
   if (ranks_ && !rank_) {
     ranks_->NoteUse(weight.tensor);
     if (const ScaledWeight* const pair = scales_.OfWeight(weight.tensor)) {
@@ -256,7 +218,7 @@ void ModelWeights::Read(const WeightRows& weight, std::uint64_t begin, std::uint
   const ValueReader reader(model_.catalog, weight.tensor, scales_);
   const std::uint64_t first = rows.first * rows.cols;
   const std::uint64_t last = rows.end * rows.cols;
-  const std::span<const std::byte> bytes = buffers.read.inputs[0];
+  const std::span<const std::byte> bytes = inputs[0];
   progress_.OnBytes(bytes.size(), FileOf(weight.tensor));
   const auto count = static_cast<std::size_t>(last - first);
   buffers.values = {};
@@ -270,7 +232,7 @@ void ModelWeights::Read(const WeightRows& weight, std::uint64_t begin, std::uint
     return;
   }
   if (reader.scaled()) {
-    reader.DecodeScales(first, last, std::span(buffers.read.inputs).subspan(1), buffers.scales);
+    reader.DecodeScales(first, last, inputs.subspan(1), buffers.scales);
   }
   if (reader.scaled() && values == WeightValues::kBF16) {
     buffers.bf16.resize(count);
@@ -357,22 +319,13 @@ void ModelWeights::AppendPanels(const WeightRows& weight, std::vector<TensorRows
   }
 }
 
-// As far as is known. Tensors that are made of others, as those of rank shards, are not read ahead.
-bool ModelWeights::IsCached(const SourceRange& range) const {
-  if (!TensorsOf(model_).derived.empty()) return true;
-  const Extent& extent = model_.catalog.tensors()[range.tensor].extent;
-  return formats::IsInPageCache(model_.catalog.files()[extent.file].path,
-                                extent.offset + range.begin, extent.offset + range.end);
-}
-
 void ModelWeights::Expect(std::span<const WeightRows> weights) {
   std::vector<TensorRows> panels;
   for (const WeightRows& weight : weights) {
     const TensorRows first = RowsIn(weight, 0, std::min(weight.rows, RowsOfPanel(weight)));
-    if (read_ahead_.IsAsked(first) || IsCached(RangesOf(first).front())) continue;
-    AppendPanels(weight, panels);
+    if (!reader_.IsAtHand(first)) AppendPanels(weight, panels);
   }
-  if (!panels.empty()) read_ahead_.Ask(panels);
+  if (!panels.empty()) reader_.Ask(panels);
 }
 
 WeightPanel ModelWeights::MultiplyPanel(const Product& product, std::uint64_t begin,

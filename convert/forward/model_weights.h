@@ -11,10 +11,9 @@
 
 #include "convert/catalog/progress.h"
 #include "convert/forward/panel_rule.h"
-#include "convert/forward/read_ahead.h"
+#include "convert/forward/row_reader.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/open/open_model.h"
-#include "convert/stream/source_files.h"
 #include "quant/codec.h"
 #include "quant/matmul.h"
 
@@ -163,6 +162,9 @@ class ModelWeights {
   // The same with other values of FP8 weights than those of the run.
   WeightPanel ReadPanel(const WeightRows& weight, std::uint64_t begin, std::uint64_t end,
                         WeightValues values);
+  // From now on weights that are read again stay in memory, as many as there is room for in that of
+  // the panels and in `more_bytes`. Not while a thread reads.
+  void KeepRows(std::uint64_t more_bytes) { reader_.KeepRows(more_bytes); }
   // These weights are multiplied next, in this order: what lies on the disk is read ahead.
   void Expect(std::span<const WeightRows> weights);
   // Rows that are read at a time.
@@ -196,9 +198,6 @@ class ModelWeights {
                std::uint64_t memory_bytes, ProgressSink& progress, const StopToken& stop,
                std::vector<ExpressionPtr> origins);
 
-  // Where the rows and their scales lie.
-  std::vector<SourceRange> RangesOf(const TensorRows& rows) const;
-  bool IsCached(const SourceRange& range) const;
   void AppendPanels(const WeightRows& weight, std::vector<TensorRows>& panels) const;
   void ReadSingleRows(const WeightRows& weight, std::span<const std::uint64_t> rows, float* out);
   // Reads rows [begin, end) of `weight`, and makes BF16 values or floats of them.
@@ -218,12 +217,12 @@ class ModelWeights {
   const std::string prefix_;
   const std::vector<ExpressionPtr> origins_;
   std::shared_ptr<Ranks> ranks_;
-  SourceFiles sources_;
+  const PanelMemory memory_;
+  RowReader reader_;
   ProgressSink& progress_;
   const StopToken& stop_;
   const PanelRule panel_rule_;
   const std::unique_ptr<Arena> arena_;
-  ReadAhead read_ahead_;
   WeightComparison* comparison_ = nullptr;
   bool names_directory_ = false;
   std::optional<std::uint32_t> rank_;                    // whose weights these are

@@ -74,7 +74,7 @@ std::vector<std::uint64_t> ModelWeights::ColumnEnds(const WeightRows& weight) co
 }
 
 std::uint64_t ModelWeights::bytes_read() const {
-  std::uint64_t bytes = sources_.bytes_read();
+  std::uint64_t bytes = reader_.bytes_read();
   // Of the ranks' copies the weights have an account of their own.
   if (ranks_ && !rank_) bytes += ranks_->bytes_read();
   for (const auto& weights : of_ranks_) bytes += weights->bytes_read();

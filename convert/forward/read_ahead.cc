@@ -25,7 +25,7 @@ ReadAhead::~ReadAhead() {
 void ReadAhead::Ask(std::span<const TensorRows> rows) {
   const std::lock_guard lock(mutex_);
   for (const TensorRows& one : rows) {
-    const auto [place, is_new] = entries_.try_emplace(KeyOf(one));
+    const auto [place, is_new] = entries_.try_emplace(one.key());
     if (!is_new) continue;
     place->second = std::make_shared<Entry>();
     place->second->rows = one;
@@ -41,12 +41,12 @@ void ReadAhead::Ask(std::span<const TensorRows> rows) {
 
 bool ReadAhead::IsAsked(const TensorRows& rows) {
   const std::lock_guard lock(mutex_);
-  return entries_.contains(KeyOf(rows));
+  return entries_.contains(rows.key());
 }
 
 bool ReadAhead::Take(const TensorRows& rows, RowBytes& bytes) {
   std::unique_lock lock(mutex_);
-  const auto found = entries_.find(KeyOf(rows));
+  const auto found = entries_.find(rows.key());
   if (found == entries_.end()) return false;
   const std::shared_ptr<Entry> entry = found->second;
   entries_.erase(found);

@@ -21,10 +21,15 @@ namespace dsv3::convert {
 
 // Rows [first, end) of a tensor whose rows have `cols` columns.
 struct TensorRows {
+  using Key = std::tuple<std::uint32_t, std::uint64_t, std::uint64_t>;
+
   std::uint32_t tensor = 0;
   std::uint64_t first = 0;
   std::uint64_t end = 0;
   std::uint64_t cols = 0;
+
+  // The same for the same rows.
+  Key key() const { return {tensor, first, end}; }
 };
 
 // The bytes of such rows, then those of their scales where there are some.
@@ -60,15 +65,13 @@ class ReadAhead {
     RowBytes bytes;
     std::exception_ptr error = nullptr;
   };
-  using Key = std::tuple<std::uint32_t, std::uint64_t, std::uint64_t>;
-  static Key KeyOf(const TensorRows& rows) { return {rows.tensor, rows.first, rows.end}; }
 
   void Work();
 
   const Read read_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::map<Key, std::shared_ptr<Entry>> entries_;
+  std::map<TensorRows::Key, std::shared_ptr<Entry>> entries_;
   std::deque<std::shared_ptr<Entry>> waiting_;
   std::vector<formats::AlignedBuffer> free_;  // one for each slot that nothing is in
   bool stopped_ = false;

@@ -125,9 +125,29 @@ TEST_F(ForwardTest, SequencesShareOneReadOfEachWeight) {
   };
   // Equal tokens meet equal experts; an embedding row of each is read, of 256 BF16 values.
   EXPECT_EQ(read(3, 0, 0), read(1, 0, 0) + 6 * 512);
-  for (const std::uint64_t memory : {std::uint64_t{0}, std::uint64_t{1} << 14}) {
-    EXPECT_EQ(read(3, 4, memory), read(1, 4, memory) + (6 + 2 * 3) * 512) << memory;
-  }
+  const std::uint64_t little = std::uint64_t{1} << 14;
+  EXPECT_EQ(read(3, 4, little), read(1, 4, little) + (6 + 2 * 3) * 512);
+}
+
+// The second token that is generated after the first reads all weights but experts that it alone
+// meets for the last time.
+TEST_F(ForwardTest, ReadsWeightsThatAreKeptNoMore) {
+  ForwardRequest request = Request({kTokens});
+  const auto read = [&](std::uint64_t generate, std::uint64_t memory) {
+    request.generate = generate;
+    request.memory_bytes = memory;
+    const ForwardReport report = Run(request);
+    return std::pair(report.bytes_read, report.generated);
+  };
+  const std::uint64_t little = std::uint64_t{1} << 14;
+  const auto [with_little, expected] = read(12, little);
+  const auto [with_default, generated] = read(12, 0);
+  EXPECT_EQ(generated, expected);
+  // Eleven tokens are run after the prompt: two read everything.
+  const std::uint64_t prompt = read(1, 0).first;
+  const std::uint64_t token = read(2, 0).first - prompt;
+  EXPECT_GT(with_little, prompt + 9 * token);
+  EXPECT_LT(with_default, prompt + 4 * token);
 }
 
 TEST_F(ForwardTest, AddsTokensUntilEveryExpertWasMet) {
