@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <mutex>
@@ -14,7 +15,30 @@ namespace dsv3::convert {
 namespace {
 
 // Of outputs that are computed at a time.
-constexpr std::size_t kOutputs = std::size_t{1} << 18;
+constexpr std::size_t kOutputs = std::size_t{1} << 16;
+
+// Elements of a row that rows are recognised by.
+constexpr std::size_t kRowBegin = 16;
+
+std::uint64_t HashOfBegin(const WeightPanel& values, std::size_t count) {
+  std::uint64_t hash = 0xCBF29CE484222325;
+  for (std::size_t i = 0; i < count; ++i) {
+    // + 0 makes one zero of both.
+    hash = (hash ^ std::bit_cast<std::uint32_t>(values.At(i) + 0.0F)) * 0x100000001B3;
+    hash ^= hash >> 29U;
+  }
+  return hash;
+}
+
+RowBegins BeginsOf(const WeightPanel& a, const WeightPanel& b, std::size_t rows, std::size_t cols) {
+  RowBegins begins{rows, 0, 0};
+  const std::size_t count = std::min(cols, kRowBegin);
+  for (std::size_t row = 0; row < rows; ++row) {
+    begins.a += HashOfBegin(a.From(row * cols), count);
+    begins.b += HashOfBegin(b.From(row * cols), count);
+  }
+  return begins;
+}
 
 bool AreEqual(const WeightPanel& a, const WeightPanel& b, std::size_t count) {
   if (a.bf16 != nullptr && b.bf16 != nullptr) {
@@ -74,9 +98,9 @@ struct ProductComparison::One {
   std::mutex mutex;
   std::vector<ErrorSums> sums;
   std::vector<char> computed;
+  RowBegins begins;
 
   void Allocate() {
-    const std::lock_guard lock(mutex);
     if (!sums.empty()) return;
     computed.assign(outputs, 0);
     sums.resize(outputs);
@@ -203,10 +227,19 @@ void ProductComparison::CompareRun(One& one, const OtherRows& run, const WeightP
     other_.KeepOwn(run.rows, values, own.data());
     other = {nullptr, own.data()};
   }
+  const auto rows = static_cast<std::size_t>(run.rows.rows);
   const bool equal = AreEqual(values, other, count);
-  if (!equal) one.differs = true;
-  if (equal && !one.bias_differs && !one.form_differs) return;
-  one.Allocate();
+  RowBegins begins{rows, 0, 0};
+  if (!equal) {
+    one.differs = true;
+    begins = BeginsOf(values, other, rows, static_cast<std::size_t>(run.rows.cols));
+  }
+  {
+    const std::lock_guard lock(one.mutex);
+    one.begins.Add(begins);
+    if (equal && !one.bias_differs && !one.form_differs) return;
+    one.Allocate();
+  }
   if (one.transposed) {
     // The rows of such a weight are read together, and B may keep them in several runs only where
     // it keeps them by heads, as A reads them.
@@ -296,7 +329,10 @@ void ProductComparison::Record(const One& one) {
   if (one.form_differs && !std::exchange(comparison.form_recorded_, true)) {
     comparison.RecordConfig(one.module.module, {kFormField}, &one.sums.front(), one.order);
   }
-  if (one.differs) comparison.RecordOf(one.module, one.weight.tensor, true, one.order, side);
+  if (one.differs) {
+    comparison.RecordOf(one.module, one.weight.tensor, true, one.order, side)
+        .begins.Add(one.begins);
+  }
   if (!one.bias_differs) return;
   if ((one.bias == nullptr) != one.other_bias.empty()) {
     comparison.found_ = true;

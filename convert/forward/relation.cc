@@ -1,7 +1,6 @@
 #include "convert/forward/relation.h"
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstddef>
@@ -24,8 +23,8 @@ constexpr double kLastPlace = 1.0 / 128;
 // A factor of fewer elements that differ says little.
 constexpr std::uint64_t kFewElements = 16;
 
-// Elements of a row that rows are recognised by at first.
-constexpr std::size_t kRowBegin = 64;
+// Elements that are looked at first.
+constexpr std::uint64_t kFirstLook = std::uint64_t{1} << 14;
 
 struct RowFacts {
   std::uint64_t hash_a = 0;
@@ -108,18 +107,20 @@ class Relation {
 
  private:
   // Whether a look at few values shows that none of the other relations holds, as in most tensors
-  // that differ: no factor fits the first panel, and its first row begins none of B's.
+  // that differ: no factor fits the first rows, and all rows together do not begin as B's.
   bool IsOther() const {
+    // Of one rank the beginnings are not known alone.
+    if (record_.rank || record_.begins.rows < rows_.rows || record_.begins.a == record_.begins.b) {
+      return false;
+    }
     std::vector<float> a_values;
     std::vector<float> b_values;
-    std::uint64_t first_row = 0;
     Visit(
-        [&](std::size_t row, const float* a, const float* b) {
-          if (row == 0) first_row = Hash(a, std::min(width_, kRowBegin));
+        [&](std::size_t, const float* a, const float* b) {
           a_values.insert(a_values.end(), a, a + width_);
           b_values.insert(b_values.end(), b, b + width_);
         },
-        Part::kFirstPanel);
+        Part::kBeginning);
     Fit all;
     Fit differing;
     bool only_zeroed = true;
@@ -135,7 +136,7 @@ class Relation {
       differing.products += x * y;
     }
     if (only_zeroed) return false;
-    // The factor of a panel is not quite that of the whole.
+    // The factor of some rows is not quite that of the whole.
     const auto fits = [&](double factor, bool differing_only) {
       for (std::size_t i = 0; i < a_values.size(); ++i) {
         const double x = a_values[i];
@@ -145,20 +146,12 @@ class Relation {
       }
       return true;
     };
-    if (fits(all.Factor(), false) || fits(differing.Factor(), true)) return false;
-    std::atomic<bool> found = false;
-    Visit(
-        [&](std::size_t, const float*, const float* b) {
-          if (Hash(b, std::min(width_, kRowBegin)) == first_row) found = true;
-        },
-        Part::kOther);
-    return !found;
+    return !fits(all.Factor(), false) && !fits(differing.Factor(), true);
   }
 
   enum class Part {
     kWhole,
-    kFirstPanel,
-    kOther,  // B alone; `a` is nullptr
+    kBeginning,
   };
 
   static bool IsOfSome(double factor) { return std::abs(factor - 1) > kLastPlace; }
@@ -213,19 +206,20 @@ class Relation {
              Part part = Part::kWhole, std::optional<WeightValues> values = {}) const {
     ModelWeights& a = comparison_.a().weights;
     const WeightValues of_fp8 = values.value_or(a.values());
-    const std::uint64_t step = a.RowsOfPanel(rows_);
-    const std::uint64_t panels = part == Part::kFirstPanel ? 1 : (rows_.rows + step - 1) / step;
+    const bool is_look = part == Part::kBeginning;
+    const std::uint64_t step =
+        is_look ? std::max<std::uint64_t>(1, kFirstLook / rows_.cols) : a.RowsOfPanel(rows_);
+    const std::uint64_t panels = is_look ? 1 : (rows_.rows + step - 1) / step;
     a.ForEach(static_cast<std::size_t>(panels), [&](std::size_t panel) {
       const std::uint64_t begin = panel * step;
       const std::uint64_t end = std::min(rows_.rows, begin + step);
       const auto count = static_cast<std::size_t>((end - begin) * rows_.cols);
-      const bool needs_a = part != Part::kOther || record_.rank || record_.side.rank >= 0;
-      std::vector<float> of_a(needs_a ? count : 0);
-      if (needs_a) a.ReadPanel(rows_, begin, end, of_fp8).CopyTo(of_a.data(), count);
+      std::vector<float> of_a(count);
+      a.ReadPanel(rows_, begin, end, of_fp8).CopyTo(of_a.data(), count);
       std::vector<float> of_b(count);
       ReadOther(comparison_, other_, record_, begin, end, of_a.data(), of_b.data(), of_fp8);
       for (std::size_t i = 0; i < count; i += width_) {
-        const float* x = needs_a ? of_a.data() + i : nullptr;
+        const float* x = of_a.data() + i;
         const float* y = of_b.data() + i;
         if (record_.turned) std::swap(x, y);
         visit(static_cast<std::size_t>(begin) + i / width_, x, y);

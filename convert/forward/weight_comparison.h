@@ -37,6 +37,21 @@ struct NamedVector {
   std::vector<float> values;
 };
 
+// How many rows of two matrices were seen, and a sum over the beginnings of the rows of each that
+// does not depend on their order: where all rows were seen and the sums differ, the rows of the one
+// are not those of the other in another order.
+struct RowBegins {
+  std::uint64_t rows = 0;
+  std::uint64_t a = 0;
+  std::uint64_t b = 0;
+
+  void Add(const RowBegins& other) {
+    rows += other.rows;
+    a += other.a;
+    b += other.b;
+  }
+};
+
 class WeightComparison {
  public:
   // Of a linear layer, a norm or an embedding; for kConfig with the fields.
@@ -48,6 +63,7 @@ class WeightComparison {
     bool is_product = false;
     WeightRows rows = {};  // of A; not for kConfig
     OtherSide side = {};
+    RowBegins begins = {};
     // Of the other model: the rank whose part alone is meant; nothing: all.
     std::optional<std::uint32_t> rank = {};
     bool turned = false;  // whether the relation is that of A's tensor to the other's
