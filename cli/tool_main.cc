@@ -11,6 +11,9 @@
 #include <string_view>
 #include <vector>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 #include <poll.h>
 #include <unistd.h>
 
@@ -225,9 +228,20 @@ class Call {
   std::atomic<bool> said_last_words_{false};
 };
 
+// The C library takes large blocks from the kernel one by one at first, and from a heap once it has
+// seen some freed. Buffers of a run have many lengths, and between them the heap would keep as much
+// memory again as they take.
+void KeepLargeBlocksOutOfTheHeap() {
+#if defined(__GLIBC__)
+  constexpr int kLargeBytes = 4 << 20;
+  ::mallopt(M_MMAP_THRESHOLD, kLargeBytes);
+#endif
+}
+
 }  // namespace
 
 int ToolMain(const std::function<Tool()>& make_tool, int argc, char** argv, JoinProcesses join) {
+  KeepLargeBlocksOutOfTheHeap();
   ReserveStandardDescriptors();
   // A reader of stderr that goes away must not end a job of hours; see WriteStdout for stdout.
   std::signal(SIGPIPE, SIG_IGN);
