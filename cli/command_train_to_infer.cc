@@ -51,8 +51,10 @@ std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
       "MTP layers and none is there, keep and drop set that number to 0 and say so."));
   table.push_back(PathOption(
       "mtp-from", "DIR", PathUse::kCheckpoint, &options->mtp_from,
-      "With --mtp graft: the checkpoint that has the MTP layers. Their shapes must be those that "
-      "IN's config gives, and their form that of IN: FP8 goes into FP8, BF16 into BF16."));
+      "With --mtp graft: the checkpoint that has the MTP layers, in any form that IN may have: a "
+      "directory, a file, rank shards, a training checkpoint, a model of the hub cache. Their "
+      "shapes must be those that IN's config gives, and their form that of IN: FP8 goes into FP8, "
+      "BF16 into BF16."));
   table.push_back(OneOf<MlaForm>(
       "mla", "FORM",
       {{"keep", MlaForm::kKeep, "kv_b_proj in one"},

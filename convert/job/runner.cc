@@ -156,7 +156,10 @@ ConversionReport RunConversion(const ConversionKind& conversion, const JobReques
   RunOptions run = request.run;
   run.input = formats::ShownAbsolutePath(request.input);
   run.source_may_go = MayDelete(conversion, model);
-  run.source_is_checked = model.assembled && HasCheckedBytes(model.assembled->stored);
+  run.source_is_checked =
+      (model.assembled && HasCheckedBytes(model.assembled->stored)) ||
+      std::any_of(recipe.tensors.derived.begin(), recipe.tensors.derived.end(),
+                  [](const DerivedTensors& derived) { return HasCheckedBytes(*derived.stored); });
   report = RunPlan(recipe.tensors, *recipe.plan, request.output, run, recipe.hooks,
                    std::move(report), file_system, progress, stop);
   if (recipe.add_facts) recipe.add_facts(report);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -43,6 +44,9 @@ struct ModelEdit {
   // Of --mtp-from: copies that were not taken; where one differs from its main tensor, the user is
   // warned.
   std::vector<SharedCopy> left_copies;
+  // How the tensors of the model that was appended to the catalog are made, where they are in no
+  // file as they are; else nullptr.
+  std::shared_ptr<const AssembledModel> grafted_from;
   formats::Findings warnings;
 };
 

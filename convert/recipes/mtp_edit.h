@@ -1,18 +1,11 @@
 #pragma once
 
-#include <cstdint>
-#include <filesystem>
-#include <vector>
-
 #include "convert/open/open_model.h"
 #include "convert/recipes/model_edit.h"
 
 // The MTP layers (multi-token prediction): those behind the num_hidden_layers main ones, however
 // many there are. DeepSeek-V4 has them under "mtp.".
 namespace dsv3::convert {
-
-// The option's name, which marks the other checkpoint's files in a catalog and in the manifest.
-inline constexpr char kMtpFrom[] = "mtp-from";
 
 // --mtp drop: leaves their tensors out, and sets num_nextn_predict_layers to 0. A model that has
 // none stays as it is, with a warning.
@@ -24,15 +17,6 @@ void DropMtp(const OpenedModel& model, ModelEdit& edit);
 // DeepseekV3ForCausalLMNextN. Throws Error (kBadInput) where there is not one MTP layer, and for
 // DeepSeek-V4.
 void ExtractMtp(const OpenedModel& model, ModelEdit& edit);
-
-// --mtp graft: the MTP layers of the checkpoint `from`, in shards of their own, behind a model that
-// has none; num_nextn_predict_layers counts them. Appends that checkpoint to the model's catalog.
-// Throws Error: kBadInput where the model has MTP layers or the other one has none, where their
-// tensors have other shapes than the config predicts, or the two have weights in different forms
-// (FP8 goes into FP8, BF16 into BF16); and as OpenModel does (messages begin with
-// "--mtp-from DIR: ").
-void GraftMtp(const std::filesystem::path& from, const std::filesystem::path& output,
-              OpenedModel& model, ModelEdit& edit);
 
 // --mtp keep: where the config counts MTP layers and not one of their tensors is there, sets
 // num_nextn_predict_layers to 0 and warns.

@@ -31,28 +31,33 @@ constexpr std::uint64_t kReadBytes = std::uint64_t{4} << 20;
               {"", name});
 }
 
+bool IsThere(const Catalog& stored, std::uint32_t tensor) {
+  std::error_code ignored;
+  const Extent& extent = stored.tensors()[tensor].extent;
+  return std::filesystem::exists(stored.files()[extent.file].path, ignored);
+}
+
 // Whether all files are there that hold bytes of a tensor.
-bool IsThere(const OpenedModel& model, std::uint32_t tensor) {
-  const bool derived = model.assembled && tensor < model.catalog.tensors_end();
-  const Catalog& stored = derived ? model.assembled->stored : model.catalog;
-  const std::vector<std::uint32_t> sources =
-      derived ? OriginOf(model, tensor)->streamed_sources() : std::vector<std::uint32_t>{tensor};
-  return std::all_of(sources.begin(), sources.end(), [&](std::uint32_t source) {
-    std::error_code ignored;
-    const Extent& extent = stored.tensors()[source].extent;
-    return std::filesystem::exists(stored.files()[extent.file].path, ignored);
-  });
+bool IsThere(const ModelTensors& tensors, std::uint32_t tensor) {
+  for (const DerivedTensors& derived : tensors.derived) {
+    if (!derived.Holds(tensor)) continue;
+    const std::vector<std::uint32_t> sources = derived.OriginOf(tensor).streamed_sources();
+    return std::all_of(sources.begin(), sources.end(),
+                       [&](std::uint32_t source) { return IsThere(*derived.stored, source); });
+  }
+  return IsThere(tensors.catalog, tensor);
 }
 
 }  // namespace
 
 std::optional<std::uint64_t> FindDifference(const OpenedModel& model, const SharedCopy& pair,
-                                            const StopToken& stop) {
+                                            const StopToken& stop, const AssembledModel* appended) {
   const CatalogTensor& copy = model.catalog.tensors()[pair.copy];
   const CatalogTensor& main = model.catalog.tensors()[pair.main];
   if (copy.dtype != main.dtype || copy.shape != main.shape) return 0;
-  if (!IsThere(model, pair.copy) || !IsThere(model, pair.main)) return std::nullopt;
-  SourceFiles sources(model.catalog, TensorsOf(model).derived);
+  const ModelTensors tensors = TensorsOf(model, appended);
+  if (!IsThere(tensors, pair.copy) || !IsThere(tensors, pair.main)) return std::nullopt;
+  SourceFiles sources(tensors.catalog, tensors.derived);
   formats::AlignedBuffer buffer;
   std::vector<std::span<const std::byte>> inputs;
   const std::uint64_t bytes = copy.extent.length;

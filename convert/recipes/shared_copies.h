@@ -17,9 +17,11 @@ struct SharedCopy {
 };
 
 // Where the bytes of the two first differ; nothing where they are equal, and where a file of either
-// is no longer there. A copy of another dtype or shape differs at 0.
+// is no longer there. A copy of another dtype or shape differs at 0. `appended` as TensorsOf takes
+// it.
 std::optional<std::uint64_t> FindDifference(const OpenedModel& model, const SharedCopy& pair,
-                                            const StopToken& stop);
+                                            const StopToken& stop,
+                                            const AssembledModel* appended = nullptr);
 
 // Reads both of each and compares their bytes. Those of files that are no longer there were
 // compared before these were freed. Throws Error (kBadInput), naming the copy, where they differ;

@@ -23,6 +23,7 @@
 #include "convert/recipes/dequantize.h"
 #include "convert/recipes/mla_edit.h"
 #include "convert/recipes/mtp_edit.h"
+#include "convert/recipes/mtp_graft.h"
 #include "convert/recipes/side_files.h"
 #include "convert/recipes/source_fact.h"
 #include "convert/recipes/weight_dtypes.h"
@@ -152,10 +153,10 @@ void FitConfig(const OpenedModel& model, ModelEdit& edit) {
 }
 
 // Where the MTP layers of --mtp-from have an embedding or a head of their own, which are not taken.
-void WarnOfOtherCopies(const OpenedModel& model, const std::vector<SharedCopy>& copies,
-                       const PreflightRun& run, const StopToken& stop) {
-  for (const SharedCopy& pair : copies) {
-    if (!FindDifference(model, pair, stop)) continue;
+void WarnOfOtherCopies(const OpenedModel& model, const ModelEdit& edit, const PreflightRun& run,
+                       const StopToken& stop) {
+  for (const SharedCopy& pair : edit.left_copies) {
+    if (!FindDifference(model, pair, stop, edit.grafted_from.get())) continue;
     const CatalogTensor& copy = model.catalog.tensors()[pair.copy];
     run.warn({formats::Severity::kWarning, "own-copy", model.catalog.files()[copy.extent.file].name,
               copy.name,
@@ -184,7 +185,7 @@ ModelEdit EditForInference(const TrainToInferOptions& options, const std::filesy
       ExtractMtp(model, edit);
       break;
     case MtpAction::kGraft:
-      GraftMtp(options.mtp_from, output, model, edit);
+      GraftMtp(options, output, model, edit);
       break;
   }
   if (options.mla == MlaForm::kSplit) SplitKvB(model, edit);
@@ -217,13 +218,13 @@ ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::
                      {"mla", options.mla == MlaForm::kSplit ? "\"split\"" : "\"keep\""},
                      {"mtp", fmt::format("\"{}\"", NameOf(options.mtp))}};
     PlanSideFiles(model, edit->config, {.all = request.run.all_side_files}, *plan);
-    Recipe recipe{.plan = plan, .tensors = TensorsOf(model)};
+    Recipe recipe{.plan = plan, .tensors = TensorsOf(model, edit->grafted_from.get())};
     recipe.converted_tensors = edit->cast.size();
     recipe.warnings = edit->warnings;
     recipe.hooks.preflight = [&model, edit, &stop](const PreflightRun& run) {
       if (run.to_make.empty()) return run.known;
       RequireEqualCopies(model, edit->copies, stop);
-      WarnOfOtherCopies(model, edit->left_copies, run, stop);
+      WarnOfOtherCopies(model, *edit, run, stop);
       return run.known;
     };
     recipe.add_facts = [edit, training = model.training](ConversionReport& report) {

@@ -139,14 +139,19 @@ TEST_F(MtpEditTest, WarnsWhereTheGraftedLayerHadAnEmbeddingOfItsOwn) {
   EXPECT_THAT(report.warnings[0].message, HasSubstr("was trained with one of its own"));
 }
 
-TEST_F(MtpEditTest, RefusesToGraftFromATrainingCheckpoint) {
+TEST_F(MtpEditTest, WarnsOfOwnCopiesInRankShards) {
   const fs::path whole = Bf16Sample();
-  Conversion conversion(whole, dir_ / "ms");
-  conversion.convert = convert::ConvertLayout;
-  conversion.request.layout.to = "mindformers-train";
-  conversion.Run();
-  EXPECT_THAT(GraftError(Lost(whole, 1), dir_ / "ms").message(),
-              HasSubstr("it is a training checkpoint"));
+  auto tensors = ReadCheckpoint(whole);
+  tensors.at("model.layers.4.shared_head.head.weight").bytes[0] ^= 1;
+  WriteTensors(tensors, whole, dir_ / "own");
+  convert::ReshardOptions ranks;
+  ranks.parallel.tp = 2;
+  RunReshard(dir_ / "own", dir_ / "ranks", ranks);
+  const convert::ConversionReport report =
+      Convert(Lost(whole, 1), dir_ / "out", GraftFrom(dir_ / "ranks"));
+  ASSERT_EQ(report.warnings.size(), 1U);
+  EXPECT_THAT(report.warnings[0].message, HasSubstr("was trained with one of its own"));
+  EXPECT_TRUE(ReadCheckpoint(dir_ / "out") == ReadCheckpoint(whole));
 }
 
 TEST_F(MtpEditTest, GraftsFp8IntoFp8) {
@@ -163,6 +168,63 @@ TEST_F(MtpEditTest, GraftsIntoAModelOfOneFile) {
   Convert(dir_ / "one", dir_ / "out", GraftFrom(whole));
   EXPECT_TRUE(ReadTensors(dir_ / "out" / "model.safetensors") == ReadCheckpoint(whole));
   EXPECT_FALSE(fs::exists(dir_ / "out" / "model.safetensors.index.json"));
+}
+
+// Whatever every command opens is good for it.
+TEST_F(MtpEditTest, GraftsFromAFileFromRankShardsAndFromATrainingCheckpoint) {
+  const fs::path whole = Bf16Sample();
+  const fs::path lost = Lost(whole, 1);
+  const auto expected = ReadCheckpoint(whole);
+  WriteTensors(expected, whole, dir_ / "file");
+  convert::ReshardOptions ranks;
+  ranks.parallel.tp = 2;
+  RunReshard(whole, dir_ / "ranks", ranks);
+  Conversion train(whole, dir_ / "train");
+  train.convert = convert::ConvertLayout;
+  train.request.layout.to = "mindformers-train";
+  train.Run();
+  for (const fs::path& from :
+       {dir_ / "file" / "model.safetensors", dir_ / "ranks", dir_ / "train"}) {
+    SCOPED_TRACE(from);
+    const convert::ConversionReport report = Convert(lost, dir_ / "out", GraftFrom(from));
+    EXPECT_TRUE(ReadCheckpoint(dir_ / "out") == expected);
+    EXPECT_EQ(Json(dir_ / "out" / "config.json"), Json(whole / "config.json"));
+    EXPECT_EQ(report.facts[1].names.size(), 44U);
+    fs::remove_all(dir_ / "out");
+  }
+}
+
+TEST_F(MtpEditTest, FindsDamageInTheRankShardsThatItGraftsFromBeforeItWrites) {
+  const fs::path whole = Bf16Sample();
+  const fs::path lost = Lost(whole, 1);
+  convert::ReshardOptions pipeline;
+  pipeline.parallel.tp = 1;
+  pipeline.parallel.pp = 2;
+  RunReshard(whole, dir_ / "ranks", pipeline);
+  // The last byte of the last stage is one of the MTP layer or behind it.
+  for (const fs::directory_entry& entry : fs::directory_iterator(dir_ / "ranks")) {
+    if (entry.path().extension() != ".safetensors") continue;
+    std::string bytes = ReadFile(entry.path());
+    for (std::size_t at = bytes.size() / 2; at < bytes.size(); at += 100) bytes[at] ^= 1;
+    WriteFile(entry.path(), bytes);
+  }
+  const Error error = ErrorOf([&] { Convert(lost, dir_ / "out", GraftFrom(dir_ / "ranks")); });
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_FALSE(fs::exists(dir_ / "out" / "model-mtp.safetensors"));
+}
+
+TEST_F(MtpEditTest, MakesGraftedFloatsBf16AsTheModelsOwn) {
+  const fs::path whole = Bf16Sample();
+  const fs::path lost = Lost(whole, 1);
+  auto wide = ReadCheckpoint(whole);
+  for (auto& [name, tensor] : wide) {
+    if (name.starts_with(kMtpLayer) && tensor.dtype == formats::Dtype::kBF16) {
+      tensor = Widened(tensor);
+    }
+  }
+  WriteTensors(wide, whole, dir_ / "wide");
+  Convert(lost, dir_ / "out", GraftFrom(dir_ / "wide"));
+  EXPECT_TRUE(ReadCheckpoint(dir_ / "out") == ReadCheckpoint(whole));
 }
 
 TEST_F(MtpEditTest, RefusesToGraftAnotherForm) {
