@@ -8,6 +8,7 @@ namespace dsv3::cli {
 Command Bf16ToFp8Command();
 Command Fp8ToBf16Command();
 Command DequantizeCommand();
+Command QuantizeCommand();
 Command TrainToInferCommand();
 Command LayoutCommand();
 Command SampleCommand();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "convert/catalog/catalog.h"
+#include "convert/model/expected_tensors.h"
 #include "convert/model/model_config.h"
 #include "convert/model/module_list.h"
 #include "convert/model/scale_names.h"
@@ -17,6 +18,7 @@
 #include "convert/plan/quantized_weight.h"
 #include "convert/recipes/conversion.h"
 #include "formats/finding.h"
+#include "formats/manifest.h"
 
 // BF16, F16 or F32 checkpoint → FP8 with block scales.
 namespace dsv3::convert {
@@ -70,6 +72,12 @@ TensorSelection SelectTensors(const Catalog& catalog, const ModelConfig& config,
                               const Bf16ToFp8Options& options, const Fp8Form& form,
                               const ModuleList& listed);
 
+// The same without globs, for the tensors whose role `is_chosen` holds for. Without `form` the
+// weights take a form whose scales the caller checks.
+TensorSelection SelectWeights(const Catalog& catalog, const ModelConfig& config,
+                              bool (*is_chosen)(TensorRole), const Fp8Form* form,
+                              const ModuleList& listed);
+
 // A selected tensor in this form.
 QuantizedWeight DescribeWeight(const Catalog& catalog, std::uint32_t weight, const Fp8Form& form,
                                quant::Nonfinite nonfinite);
@@ -110,11 +118,23 @@ std::optional<KeptQuantization> QuantizationOf(const std::string& config_text,
 // A quantization_config's value, parsed. Throws Error (kBadInput), `file` is the name for errors.
 QuantizationConfig ParseKeptQuantization(const KeptQuantization& kept, const std::string& file);
 
-// Text of config.json with a quantization_config for this form: in the place of the one that it has
-// (a stale one), else under the path of `kept`, else at the end. `kept` is written as it is spelled
-// where it says what this form says. Every other byte is as it was.
+// Text of config.json with the quantization_config `made`: in the place of the one that it has (a
+// stale one), else under the path of `kept`, else at the end. `kept` is written as it is spelled
+// where it says the same. Every other byte is as it was.
+std::string SetQuantizationConfig(const std::string& config_text, const ModelConfig& config,
+                                  const std::string& made,
+                                  const std::optional<KeptQuantization>& kept);
+
+// The same with that of this form.
 std::string ConfigForFp8(const std::string& config_text, const ModelConfig& config,
                          const Fp8Form& form, const TensorSelection& selection,
                          const std::optional<KeptQuantization>& kept);
+
+// The quantization_config that the source's config has, or had before the source was converted to
+// BF16, by the manifest beside it.
+std::optional<KeptQuantization> KeptOf(const OpenedModel& source,
+                                       const std::optional<formats::Manifest>& manifest);
+// What the conversion that made the source left beside it.
+std::optional<formats::Manifest> ReadSourceManifest(const OpenedModel& source);
 
 }  // namespace dsv3::convert

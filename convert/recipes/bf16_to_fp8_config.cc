@@ -10,6 +10,7 @@
 
 #include "convert/model/config_edit.h"
 #include "convert/recipes/bf16_to_fp8.h"
+#include "convert/recipes/compressed_tensors_config.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/json/json_edit.h"
@@ -25,11 +26,6 @@ using formats::kConfigName;
 void Member(JsonWriter& json, std::string_view key, std::string_view value) {
   json.Key(key);
   json.String(value);
-}
-
-void NullMember(JsonWriter& json, std::string_view key) {
-  json.Key(key);
-  json.Null();
 }
 
 void Numbers(JsonWriter& json, std::string_view key, quant::BlockShape block) {
@@ -65,78 +61,38 @@ std::string DeepSeekConfig(const Fp8Form& form, const TensorSelection& selection
   return json.Take();
 }
 
-// The arguments that weights and activations share; the object stays open.
-void BeginArguments(JsonWriter& json, std::string_view key) {
-  json.Key(key);
-  json.BeginObject();
-}
-
-void EndArguments(JsonWriter& json, bool dynamic, std::optional<std::uint64_t> group_size,
-                  std::string_view strategy) {
-  json.Key("dynamic");
-  json.Bool(dynamic);
-  json.Key("group_size");
-  if (group_size) {
-    json.Uint(*group_size);
-  } else {
-    json.Null();
-  }
-  json.Key("num_bits");
-  json.Uint(8);
-  Member(json, "strategy", strategy);
-  json.Key("symmetric");
-  json.Bool(true);
-  Member(json, "type", "float");
-  json.EndObject();
-}
-
 // What compressed-tensors 0.20 writes for its presets FP8_BLOCK and FP8_DYNAMIC, and for one scale
-// a tensor, with sorted keys. Activations are quantised at run time.
-std::string CompressedTensorsConfig(const Fp8Form& form, const TensorSelection& selection) {
-  const bool blocks = form.block.form == quant::BlockForm::kBlock;
-  JsonWriter json(0);
-  json.BeginObject();
-  json.Key("config_groups");
-  json.BeginObject();
-  json.Key("group_0");
-  json.BeginObject();
-  Member(json, "format", "float-quantized");
-  BeginArguments(json, "input_activations");
-  EndArguments(json, true, blocks ? std::optional(form.block.shape.cols) : std::nullopt,
-               blocks ? "group" : "token");
-  NullMember(json, "output_activations");
-  Texts(json, "targets", {"Linear"});
-  BeginArguments(json, "weights");
-  if (blocks) Numbers(json, "block_structure", form.block.shape);
-  EndArguments(json, false, std::nullopt,
-               blocks                                      ? "block"
-               : form.block.form == quant::BlockForm::kRow ? "channel"
-                                                           : "tensor");
-  json.EndObject();
-  json.EndObject();
-  Member(json, "format", "float-quantized");
-  NullMember(json, "global_compression_ratio");
-  Texts(json, "ignore", selection.linears_left);
-  NullMember(json, "kv_cache_scheme");
-  NullMember(json, "moe_sparsity_config");
-  Member(json, "quant_method", "compressed-tensors");
-  Member(json, "quantization_status", "compressed");
-  if (form.scale_fmt != quant::ScaleFmt::kF32) Member(json, "scale_fmt", "ue8m0");
-  json.Key("sparsity_config");
-  json.BeginObject();
-  json.EndObject();
-  json.Key("transform_config");
-  json.BeginObject();
-  json.EndObject();
-  Member(json, "version", "0.20.0");
-  json.EndObject();
-  return json.Take();
+// a tensor. Activations are quantised at run time.
+std::string CompressedTensorsFp8Config(const Fp8Form& form, const TensorSelection& selection) {
+  CompressedTensorsScheme scheme;
+  scheme.format = "float-quantized";
+  CompressedTensorsArguments activations{.num_bits = 8, .type = "float", .dynamic = true};
+  scheme.weights = {.num_bits = 8, .type = "float"};
+  switch (form.block.form) {
+    case quant::BlockForm::kBlock:
+      activations.strategy = "group";
+      activations.group_size = form.block.shape.cols;
+      scheme.weights.strategy = "block";
+      scheme.weights.block_structure = form.block.shape;
+      break;
+    case quant::BlockForm::kRow:
+      activations.strategy = "token";
+      scheme.weights.strategy = "channel";
+      break;
+    case quant::BlockForm::kTensor:
+      activations.strategy = "token";
+      scheme.weights.strategy = "tensor";
+      break;
+  }
+  scheme.activations = activations;
+  if (form.scale_fmt != quant::ScaleFmt::kF32) scheme.scale_fmt = "ue8m0";
+  return CompressedTensorsConfig(scheme, selection.linears_left);
 }
 
 }  // namespace
 
 std::string QuantizationConfigJson(const Fp8Form& form, const TensorSelection& selection) {
-  return form.IsCompressedTensors() ? CompressedTensorsConfig(form, selection)
+  return form.IsCompressedTensors() ? CompressedTensorsFp8Config(form, selection)
                                     : DeepSeekConfig(form, selection);
 }
 
@@ -157,7 +113,12 @@ QuantizationConfig ParseKeptQuantization(const KeptQuantization& kept, const std
 std::string ConfigForFp8(const std::string& config_text, const ModelConfig& config,
                          const Fp8Form& form, const TensorSelection& selection,
                          const std::optional<KeptQuantization>& kept) {
-  const std::string made = QuantizationConfigJson(form, selection);
+  return SetQuantizationConfig(config_text, config, QuantizationConfigJson(form, selection), kept);
+}
+
+std::string SetQuantizationConfig(const std::string& config_text, const ModelConfig& config,
+                                  const std::string& made,
+                                  const std::optional<KeptQuantization>& kept) {
   std::string member = "quantization_config";
   if (const auto stale = QuantizationOf(config_text, config)) {
     member = stale->member;

@@ -23,30 +23,6 @@
 namespace dsv3::convert {
 namespace {
 
-// What the conversion that made the source left beside it.
-std::optional<formats::Manifest> ReadSourceManifest(const OpenedModel& source) {
-  const std::filesystem::path path = source.directory / formats::kManifestName;
-  std::error_code ignored;
-  if (!std::filesystem::exists(std::filesystem::symlink_status(path, ignored))) {
-    return std::nullopt;
-  }
-  return formats::ParseManifest(formats::ReadSmallFile(path, formats::kMaxManifestBytes),
-                                path.string());
-}
-
-// The quantization_config that the config has, or had before the source was cast to BF16.
-std::optional<KeptQuantization> KeptOf(const OpenedModel& source,
-                                       const std::optional<formats::Manifest>& manifest) {
-  if (auto kept = QuantizationOf(source.config_text, source.config)) return kept;
-  if (!manifest) return std::nullopt;
-  for (const auto& [member, json] : manifest->job.removed_config) {
-    if (member == "quantization_config" || member.ends_with("/quantization_config")) {
-      return KeptQuantization{member, json};
-    }
-  }
-  return std::nullopt;
-}
-
 // What a bf16-to-fp8 recipe works on.
 class Bf16ToFp8Job {
  public:
@@ -156,6 +132,28 @@ class Bf16ToFp8Job {
 };
 
 }  // namespace
+
+std::optional<formats::Manifest> ReadSourceManifest(const OpenedModel& source) {
+  const std::filesystem::path path = source.directory / formats::kManifestName;
+  std::error_code ignored;
+  if (!std::filesystem::exists(std::filesystem::symlink_status(path, ignored))) {
+    return std::nullopt;
+  }
+  return formats::ParseManifest(formats::ReadSmallFile(path, formats::kMaxManifestBytes),
+                                path.string());
+}
+
+std::optional<KeptQuantization> KeptOf(const OpenedModel& source,
+                                       const std::optional<formats::Manifest>& manifest) {
+  if (auto kept = QuantizationOf(source.config_text, source.config)) return kept;
+  if (!manifest) return std::nullopt;
+  for (const auto& [member, json] : manifest->job.removed_config) {
+    if (member == "quantization_config" || member.ends_with("/quantization_config")) {
+      return KeptQuantization{member, json};
+    }
+  }
+  return std::nullopt;
+}
 
 ConversionReport ConvertBf16ToFp8(const ConversionRequest& request, formats::FileSystem& fs,
                                   ProgressSink& progress, const StopToken& stop) {

@@ -9,15 +9,10 @@
 
 #include <fmt/format.h>
 
-#include "convert/job/output_place.h"
-#include "convert/model/config_edit.h"
-#include "convert/open/model_files.h"
 #include "convert/open/open_model.h"
-#include "convert/recipes/dequantize.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
-#include "formats/safetensors.h"
 
 namespace dsv3::convert {
 namespace {
@@ -41,18 +36,8 @@ std::string Prefix(const std::filesystem::path& directory) {
                           option, formats::ShownPath(original.directory), has));
 }
 
-void OpenFiles(const std::filesystem::path& output, Catalog& catalog, Original& original) {
-  OpenedModel model = OpenModel(original.directory, {.mtp_may_be_missing = true});
-  RequireApart(model.directory, output);
-  if (!model.has_own_shards()) {
-    throw Error(ErrorCode::kBadInput,
-                "this is a training checkpoint, which has no shards whose form the output could "
-                "take; name the FP8 checkpoint that IN was made from",
-                {model.directory.string(), ""});
-  }
-  for (formats::Finding& finding : model.findings) {
-    original.warnings.push_back(OfOriginal(original, std::move(finding)));
-  }
+// Finds the pairs, by positions in the original's own catalog.
+void FindPairs(const OpenedModel& model, Original& original) {
   if (std::none_of(model.catalog.tensors().begin(), model.catalog.tensors().end(),
                    [](const CatalogTensor& tensor) {
                      return tensor.dtype == Dtype::kF8E4M3 || tensor.dtype == Dtype::kF8E5M2;
@@ -61,25 +46,7 @@ void OpenFiles(const std::filesystem::path& output, Catalog& catalog, Original& 
                 "this is not an FP8 checkpoint: not one of its tensors is FP8; name the checkpoint "
                 "that IN was made from");
   }
-  ModelFiles files = ReadModelFiles(model);
-  original.index = std::move(files.index).value_or("");
-  original.needs_index = model.needs_index;
-  for (std::size_t i = 0; i < model.catalog.files().size(); ++i) {
-    const SourceFile& file = model.catalog.files()[i];
-    std::string bytes = WithLength(files.headers[i]);
-    formats::SafetensorsHeader header =
-        formats::ParseSafetensorsHeader(std::as_bytes(std::span(bytes)), file.bytes, file.name);
-    original.shards.push_back({file.name, std::move(bytes), std::move(header)});
-  }
   original.pairs = PairScales(model.catalog, model.config);
-  for (ScaledWeight& pair : original.pairs) {
-    pair.weight += catalog.tensors_end();
-    pair.scale += catalog.tensors_end();
-  }
-  original.config_text = std::move(model.config_text);
-  original.config = std::move(model.config);
-  original.assembled = model.assembled;
-  catalog.Append(std::move(model.catalog), kScalesFrom);
 }
 
 // How the scale of this weight is called.
@@ -186,37 +153,20 @@ std::optional<quant::FloatFormat> OwnFormatOf(const ScaledWeight& pair) {
   return quant::FloatFormat::kF16;
 }
 
-formats::Finding OfOriginal(const Original& original, formats::Finding finding) {
-  finding.message.insert(0, Prefix(original.directory));
-  return finding;
-}
-
 Original OpenOriginal(const Bf16ToFp8Options& options, const std::filesystem::path& output,
                       Catalog& catalog) {
   Original original;
-  original.directory = options.scales_from;
-  try {
-    OpenFiles(output, catalog, original);
-  } catch (const Error& error) {
-    throw Error(error.code(), Prefix(original.directory) + error.message(), error.place());
+  const std::uint32_t first = catalog.tensors_end();
+  OriginalFiles files = OpenOriginalFiles(
+      options.scales_from, output, [&](const OpenedModel& model) { FindPairs(model, original); },
+      catalog);
+  static_cast<OriginalFiles&>(original) = std::move(files);
+  for (ScaledWeight& pair : original.pairs) {
+    pair.weight += first;
+    pair.scale += first;
   }
   original.form = FormOf(catalog, original, options);
   return original;
-}
-
-std::string ConfigLikeOriginal(const std::string& config_text, const Original& original) {
-  Plan scratch;
-  if (ConfigForBf16(original.config_text, original.config, scratch) == config_text) {
-    return original.config_text;
-  }
-  std::string text = config_text;
-  for (const auto& [member, json] : scratch.removed_config) {
-    const std::string_view name = std::string_view(member).substr(member.rfind('/') + 1);
-    // The other tensors are as they are in the source.
-    if (name == "torch_dtype" || name == "dtype") continue;
-    text = SetConfigMember(text, member, json);
-  }
-  return text;
 }
 
 void RequireOriginalOf(const formats::Manifest& manifest, const Catalog& catalog,

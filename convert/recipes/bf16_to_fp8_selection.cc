@@ -93,11 +93,15 @@ class Globs {
 
 class Selector {
  public:
+  // Without `form` the weights take another one than FP8, which the caller checks.
   Selector(const Catalog& catalog, const ModelConfig& config, const Bf16ToFp8Options& options,
-           const Fp8Form& form, const ModuleList& listed)
+           bool has_globs, bool (*is_chosen)(TensorRole), const Fp8Form* form,
+           const ModuleList& listed)
       : catalog_(catalog),
         config_(config),
         options_(options),
+        has_globs_(has_globs),
+        is_chosen_(is_chosen),
         form_(form),
         listed_(listed),
         roles_(config, catalog),
@@ -109,7 +113,9 @@ class Selector {
     CheckGlobs();
     RequireSomething();
     for (const std::uint32_t i : selection_.quantized) CheckSelected(catalog_.tensors()[i]);
-    for (const std::uint32_t i : selection_.already_fp8) CheckFp8(catalog_.tensors()[i]);
+    if (form_ != nullptr) {
+      for (const std::uint32_t i : selection_.already_fp8) CheckFp8(catalog_.tensors()[i]);
+    }
     WarnOfFp8();
     ListModules();
     return std::move(selection_);
@@ -126,7 +132,7 @@ class Selector {
       selection_.already_fp8.push_back(position);
       return;
     }
-    const bool by_rule = role && IsQuantized(*role) && !listed_.Names(ModuleOf(tensor.name));
+    const bool by_rule = role && is_chosen_(*role) && !listed_.Names(ModuleOf(tensor.name));
     if ((by_rule || included) && !excluded) {
       selection_.quantized.push_back(position);
     } else if (LooksLinear(tensor)) {
@@ -169,10 +175,15 @@ class Selector {
     if (!config_.known && options_.include.empty()) {
       throw Error(ErrorCode::kBadInput,
                   fmt::format("config.json: the model_type {} is not one whose tensors are known "
-                              "here, so which of them are to be quantised is not either; name "
-                              "them with --include",
-                              QuoteForMessage(config_.model_type)),
+                              "here, so which of them are to be quantised is not either{}",
+                              QuoteForMessage(config_.model_type),
+                              has_globs_ ? "; name them with --include" : ""),
                   {"config.json", ""});
+    }
+    if (!has_globs_) {
+      throw Error(ErrorCode::kBadInput,
+                  "this model has none of the weights that are to be quantised; --modules says "
+                  "which: all linear layers, or the routed experts alone");
     }
     if (!options_.exclude.empty()) {
       throw Error(ErrorCode::kUsage,
@@ -202,7 +213,11 @@ class Selector {
            fmt::format("has shape {} and so no elements to quantise; leave it out with --exclude",
                        formats::ShapeToString(tensor.shape)));
     }
-    const std::string scale = ScaleNameOf(tensor.name, form_.naming);
+    if (form_ != nullptr) CheckScales(tensor);
+  }
+
+  void CheckScales(const CatalogTensor& tensor) const {
+    const std::string scale = ScaleNameOf(tensor.name, form_->naming);
     if (const std::uint32_t taken = catalog_.Find(scale); taken != Catalog::kNone) {
       Fail(catalog_, catalog_.tensors()[taken],
            fmt::format("has the name that the scale of {} needs, which is {} and not FP8; was the "
@@ -210,22 +225,23 @@ class Selector {
                        QuoteForMessage(tensor.name), formats::DtypeName(tensor.dtype)));
     }
     const std::uint64_t cols =
-        DescribeWeight(catalog_, catalog_.Find(tensor.name), form_, options_.nonfinite).ScaleCols();
+        DescribeWeight(catalog_, catalog_.Find(tensor.name), *form_, options_.nonfinite)
+            .ScaleCols();
     if (cols > kMaxScaleColumns) {
       throw Error(ErrorCode::kUsage,
                   fmt::format("--block {} would give tensor {} of shape {} {} scales side by side, "
                               "expected at most {}; give a wider block",
-                              BlockName(form_.block), QuoteForMessage(tensor.name),
+                              BlockName(form_->block), QuoteForMessage(tensor.name),
                               formats::ShapeToString(tensor.shape), cols, kMaxScaleColumns));
     }
   }
 
   // A config has room for one form of scales.
   void CheckFp8(const CatalogTensor& tensor) const {
-    const std::string scale_name = ScaleNameOf(tensor.name, form_.naming);
+    const std::string scale_name = ScaleNameOf(tensor.name, form_->naming);
     const std::uint32_t scale = catalog_.Find(scale_name);
-    const std::string form = fmt::format("the others get {}, {}, {}", BlockName(form_.block),
-                                         ScaleFmtName(form_.scale_fmt), scale_name);
+    const std::string form = fmt::format("the others get {}, {}, {}", BlockName(form_->block),
+                                         ScaleFmtName(form_->scale_fmt), scale_name);
     if (tensor.dtype != Dtype::kF8E4M3) {
       Fail(catalog_, tensor,
            fmt::format("is {} already, expected BF16, F16, F32 or F8_E4M3",
@@ -244,7 +260,7 @@ class Selector {
                        formats::ShapeToString(tensor.shape)));
     }
     const QuantizedWeight wanted =
-        DescribeWeight(catalog_, catalog_.Find(tensor.name), form_, options_.nonfinite);
+        DescribeWeight(catalog_, catalog_.Find(tensor.name), *form_, options_.nonfinite);
     const Dtype dtype = wanted.StoredScaleDtype();
     if (found.dtype == dtype && found.shape == wanted.scale_shape) return;
     Fail(catalog_, found,
@@ -253,7 +269,7 @@ class Selector {
                      "give the options that agree",
                      formats::DtypeName(found.dtype), formats::ShapeToString(found.shape),
                      formats::DtypeName(dtype), formats::ShapeToString(wanted.scale_shape),
-                     BlockName(form_.block), ScaleFmtName(form_.scale_fmt)));
+                     BlockName(form_->block), ScaleFmtName(form_->scale_fmt)));
   }
 
   void WarnOfFp8() {
@@ -306,7 +322,9 @@ class Selector {
   const Catalog& catalog_;
   const ModelConfig& config_;
   const Bf16ToFp8Options& options_;
-  const Fp8Form& form_;
+  const bool has_globs_;  // whether the command has --include and --exclude
+  bool (*const is_chosen_)(TensorRole);
+  const Fp8Form* const form_;
   const ModuleList& listed_;
   Roles roles_;
   Globs include_;
@@ -321,7 +339,14 @@ class Selector {
 TensorSelection SelectTensors(const Catalog& catalog, const ModelConfig& config,
                               const Bf16ToFp8Options& options, const Fp8Form& form,
                               const ModuleList& listed) {
-  return Selector(catalog, config, options, form, listed).Run();
+  return Selector(catalog, config, options, true, IsQuantized, &form, listed).Run();
+}
+
+TensorSelection SelectWeights(const Catalog& catalog, const ModelConfig& config,
+                              bool (*is_chosen)(TensorRole), const Fp8Form* form,
+                              const ModuleList& listed) {
+  const Bf16ToFp8Options no_globs;
+  return Selector(catalog, config, no_globs, false, is_chosen, form, listed).Run();
 }
 
 }  // namespace dsv3::convert

@@ -43,6 +43,19 @@ struct Bf16ToFp8Options {
   std::filesystem::path scales_from;  // the original FP8 checkpoint; empty: none
 };
 
+// Of quantize: the form, the tool whose formulas make it, and which weights take it.
+enum class QuantizeTo { kInt8, kInt8Block, kInt4, kNvFp4, kMxFp4, kMxFp8, kFp8 };
+enum class QuantizeTool { kLlmCompressor, kModelOpt, kDeepSeek };
+enum class QuantizeModules { kLinear, kExperts };
+
+struct QuantizeOptions {
+  std::optional<QuantizeTo> to;  // must be given, unless `scales_from` is
+  // What is not given is as the form's first row in the table of targets has it.
+  std::optional<QuantizeTool> tool;
+  std::optional<QuantizeModules> modules;
+  std::filesystem::path scales_from = {};  // the original, which alone says the form; empty: none
+};
+
 // What becomes of the MTP layers, of the attention's joined matrix, and of wider floats.
 enum class MtpAction { kKeep, kDrop, kExtract, kGraft };
 enum class MlaForm { kKeep, kSplit };
@@ -72,6 +85,7 @@ struct ConversionRequest {
   // Of the command that is run.
   DequantizeOptions dequantize;
   Bf16ToFp8Options bf16_to_fp8;
+  QuantizeOptions quantize;
   TrainToInferOptions train_to_infer;
   LayoutOptions layout;
   RunOptions run;
@@ -89,6 +103,10 @@ ConversionReport ConvertDequantize(const ConversionRequest& request, formats::Fi
 // Runs `dsv3-convert bf16-to-fp8`, in the same way.
 ConversionReport ConvertBf16ToFp8(const ConversionRequest& request, formats::FileSystem& fs,
                                   ProgressSink& progress, const StopToken& stop);
+
+// Runs `dsv3-convert quantize`, in the same way.
+ConversionReport ConvertQuantize(const ConversionRequest& request, formats::FileSystem& fs,
+                                 ProgressSink& progress, const StopToken& stop);
 
 // Runs `dsv3-convert train-to-infer`, in the same way.
 ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::FileSystem& fs,

@@ -109,6 +109,12 @@ std::vector<bool> ScalesOf(const Catalog& catalog, const std::vector<ScaledWeigh
 }  // namespace
 
 QuantizedModel FindQuantizedModel(const Catalog& catalog, const ModelConfig& config) {
+  QuantizedModel model = FindQuantizedWeights(catalog, config);
+  if (model.weights.empty()) FailNothingQuantized(config);
+  return model;
+}
+
+QuantizedModel FindQuantizedWeights(const Catalog& catalog, const ModelConfig& config) {
   ScaledWeights found = FindScaledWeights(catalog, config);
   formats::RequireNoErrors(found.findings,
                            {"fault of weights and scales", "faults of weights and scales"});
@@ -119,7 +125,6 @@ QuantizedModel FindQuantizedModel(const Catalog& catalog, const ModelConfig& con
   model.weights = std::move(found.pairs);
   model.weights.insert(model.weights.end(), coded.begin(), coded.end());
   RefuseUnexplained(catalog, model.weights);
-  if (model.weights.empty()) FailNothingQuantized(config);
   std::sort(model.weights.begin(), model.weights.end(),
             [](const ScaledWeight& a, const ScaledWeight& b) { return a.weight < b.weight; });
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "convert/catalog/catalog.h"
 #include "convert/catalog/progress.h"
 #include "convert/job/conversion_report.h"
+#include "convert/job/run_plan.h"
 #include "convert/job/runner.h"
 #include "convert/model/model_config.h"
 #include "convert/model/scaled_weights.h"
@@ -29,6 +31,9 @@ struct QuantizedModel {
 // at all, naming the method that the config says.
 QuantizedModel FindQuantizedModel(const Catalog& catalog, const ModelConfig& config);
 
+// The same where there may be none.
+QuantizedModel FindQuantizedWeights(const Catalog& catalog, const ModelConfig& config);
+
 // Each of the weights dequantised, its scales and zeros and the `dropped` tensors left out,
 // everything else copied; each tensor stays in the shard it was in, and a shard that held nothing
 // else has none. Fills files, options, index and totals; side files but config.json are the
@@ -42,6 +47,20 @@ Plan PlanDequantize(const std::string& recipe, const Catalog& catalog,
 // removed, torch_dtype or dtype "bfloat16", every other byte as it is. Adds to plan.removed_config
 // what was taken out.
 std::string ConfigForBf16(const std::string& config_text, const ModelConfig& config, Plan& plan);
+
+// Keeps the files that described the codes: the manifest holds them as it holds what config.json
+// lost. One that is no JSON is left behind alone.
+void KeepDescriptions(const std::filesystem::path& directory, Plan& plan);
+
+// The preflight of a plan that reads these weights: reads all scales, compares weight_shape with
+// the codes, and warns of a scale_fmt that the scales contradict. Adds the bad scales that
+// `options` allow to `bad_scales`. Throws Error (kBadInput) as CheckScales and CheckWeightShapes
+// do.
+SideDigests CheckQuantizedWeights(const Catalog& catalog, const ModelConfig& config,
+                                  const Plan& plan, const std::vector<ScaledWeight>& weights,
+                                  const DequantizeOptions& options, bool sha256,
+                                  const PreflightRun& run, ProgressSink& progress,
+                                  const StopToken& stop, std::vector<TensorCount>& bad_scales);
 
 // What the recipe of a conversion to BF16 is made of, beside the plan.
 struct DequantizeRecipe {

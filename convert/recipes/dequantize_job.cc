@@ -30,35 +30,36 @@ struct State {
   std::vector<TensorCount> bad_scales;  // found by the preflight
 };
 
-SideDigests CheckAllScales(const OpenedModel& model, const Plan& plan, bool allow_bad_scales,
-                           bool sha256, const PreflightRun& run, ProgressSink& progress,
-                           const StopToken& stop, State& state) {
-  const std::vector<ScaledWeight>& weights = state.quantized.weights;
+}  // namespace
+
+SideDigests CheckQuantizedWeights(const Catalog& catalog, const ModelConfig& config,
+                                  const Plan& plan, const std::vector<ScaledWeight>& weights,
+                                  const DequantizeOptions& options, bool sha256,
+                                  const PreflightRun& run, ProgressSink& progress,
+                                  const StopToken& stop, std::vector<TensorCount>& bad_scales) {
   std::unordered_set<std::string_view> to_make;
   for (const std::size_t file : run.to_make) to_make.insert(plan.files[file].name);
   const auto is_there = [&](std::string_view file) { return to_make.count(file) != 0; };
-  CheckWeightShapes(model.catalog, weights, is_there, run.sources, stop);
-  ScaleCheck check = CheckScales(model.catalog, weights, allow_bad_scales, sha256, run.sources,
+  CheckWeightShapes(catalog, weights, is_there, run.sources, stop);
+  ScaleCheck check = CheckScales(catalog, weights, options.allow_bad_scales, sha256, run.sources,
                                  progress, stop, run.known);
-  state.bad_scales = std::move(check.bad_scales);
+  bad_scales = std::move(check.bad_scales);
   std::vector<ScaledWeight> fp8;  // scale_fmt says nothing of others
   std::vector<ScaleSignificands> significands;
   SideDigests digests = run.known;
   for (std::size_t i = 0; i < weights.size(); ++i) {
     digests.emplace(weights[i].scale, std::move(check.digests[i]));
-    if (!IsFp8(model.catalog.tensors()[weights[i].weight].dtype)) continue;
+    if (!IsFp8(catalog.tensors()[weights[i].weight].dtype)) continue;
     fp8.push_back(weights[i]);
     significands.push_back(check.significands[i]);
   }
   for (auto& [tensor, found] : check.beside) digests.emplace(tensor, std::move(found));
-  if (auto warning = CheckScaleFmt(model.catalog, model.config, fp8, significands)) {
+  if (auto warning = CheckScaleFmt(catalog, config, fp8, significands)) {
     run.warn(std::move(*warning));
   }
   return digests;
 }
 
-// Keeps the files that described the codes: the manifest holds them as it holds what config.json
-// lost. One that is no JSON is left behind alone.
 void KeepDescriptions(const std::filesystem::path& directory, Plan& plan) {
   for (const formats::LeftBehind& file : plan.left_behind) {
     if (file.kind != formats::LeftBehindKind::kUntrueDescription || !file.name.ends_with(".json") ||
@@ -69,8 +70,6 @@ void KeepDescriptions(const std::filesystem::path& directory, Plan& plan) {
     if (nlohmann::json::accept(text)) plan.removed_config.emplace_back(file.name, std::move(text));
   }
 }
-
-}  // namespace
 
 Recipe MakeDequantizeRecipe(const OpenedModel& model, const std::string& name,
                             DequantizeRecipe parts, const ConversionRequest& request,
@@ -90,8 +89,9 @@ Recipe MakeDequantizeRecipe(const OpenedModel& model, const std::string& name,
   Recipe recipe{.plan = plan, .tensors = TensorsOf(model)};
   recipe.converted_tensors = quantized.weights.size();
   recipe.hooks.preflight = [&, plan, state](const PreflightRun& run) {
-    return CheckAllScales(model, *plan, request.dequantize.allow_bad_scales,
-                          request.run.tensor_sha256, run, progress, stop, *state);
+    return CheckQuantizedWeights(model.catalog, model.config, *plan, state->quantized.weights,
+                                 request.dequantize, request.run.tensor_sha256, run, progress, stop,
+                                 state->bad_scales);
   };
   recipe.add_facts = [state](ConversionReport& report) {
     report.facts.push_back(state->dropped);

@@ -8,13 +8,10 @@
 #include <utility>
 
 namespace dsv3::convert {
-namespace {
 
 using formats::LeftBehind;
 using formats::LeftBehindKind;
 
-// Files of ModelOpt, AutoGPTQ, AutoAWQ, msmodelslim and llm-compressor that say which tensors are
-// quantised and how.
 bool DescribesQuantization(std::string_view name) {
   constexpr std::array<std::string_view, 6> kNames = {
       "hf_quant_config.json", "quant_cfg.json",           "quantize_config.json",
@@ -22,8 +19,6 @@ bool DescribesQuantization(std::string_view name) {
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end() ||
          (name.starts_with("quant_model_description") && name.ends_with(".json"));
 }
-
-}  // namespace
 
 void PlanSideFiles(const OpenedModel& source, const std::string& config,
                    const SideFileChoice& choice, Plan& plan) {
@@ -51,6 +46,14 @@ void PlanSideFiles(const OpenedModel& source, const std::string& config,
   std::sort(left_behind.begin(), left_behind.end(),
             [](const LeftBehind& a, const LeftBehind& b) { return a.name < b.name; });
   plan.left_behind = std::move(left_behind);
+}
+
+void PutSideFile(PlannedSideFile file, Plan& plan) {
+  std::erase_if(plan.side_files,
+                [&](const PlannedSideFile& other) { return other.name == file.name; });
+  plan.side_files.push_back(std::move(file));
+  std::sort(plan.side_files.begin(), plan.side_files.end(),
+            [](const PlannedSideFile& a, const PlannedSideFile& b) { return a.name < b.name; });
 }
 
 }  // namespace dsv3::convert

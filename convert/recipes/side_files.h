@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
@@ -20,5 +21,12 @@ struct SideFileChoice {
 // plan.left_behind with those that are not copied.
 void PlanSideFiles(const OpenedModel& source, const std::string& config,
                    const SideFileChoice& choice, Plan& plan);
+
+// Adds a side file, over the one of the same name.
+void PutSideFile(PlannedSideFile file, Plan& plan);
+
+// Whether a file says which tensors are quantised and how: those of ModelOpt, AutoGPTQ, AutoAWQ,
+// msmodelslim and llm-compressor.
+bool DescribesQuantization(std::string_view name);
 
 }  // namespace dsv3::convert

@@ -40,11 +40,13 @@ def run(tool, *arguments, exit_code=0):
 class SmallModel(unittest.TestCase):
     """Has a small BF16 checkpoint, `source`, in `scratch`, a directory that goes with the tests."""
 
+    preset = "tiny"
+
     @classmethod
     def setUpClass(cls):
         cls.scratch = pathlib.Path(tempfile.mkdtemp())
         cls.addClassCleanup(shutil.rmtree, cls.scratch)
-        run("dsv3-convert", "sample", cls.scratch / "fp8", "--preset", "tiny", "--quiet")
+        run("dsv3-convert", "sample", cls.scratch / "fp8", "--preset", cls.preset, "--quiet")
         cls.source = cls.scratch / "bf16"
         run("dsv3-convert", "fp8-to-bf16", cls.scratch / "fp8", cls.source, "--quiet")
 

@@ -62,10 +62,11 @@ class Bf16ToFp8Test : public ::testing::Test {
   std::filesystem::path bf16() const { return dir_ / "bf16"; }
   std::filesystem::path out() const { return dir_ / "out"; }
 
-  void MakeSample(std::uint64_t seed = 1) {
+  void MakeSample(std::uint64_t seed = 1,
+                  convert::SamplePreset preset = convert::SamplePreset::kTiny) {
     convert::ProgressSink progress;
     const convert::StopToken stop;
-    convert::WriteSample({convert::SamplePreset::kTiny, seed}, fp8(), quick_, progress);
+    convert::WriteSample({preset, seed}, fp8(), quick_, progress);
     convert::ConversionRequest request;
     request.input = fp8();
     request.output = bf16();

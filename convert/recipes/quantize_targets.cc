@@ -1,0 +1,178 @@
+#include "convert/recipes/quantize_targets.h"
+
+#include <bit>
+
+#include <fmt/format.h>
+
+#include "convert/recipes/compressed_tensors_config.h"
+#include "formats/error.h"
+#include "formats/json/json_writer.h"
+
+namespace dsv3::convert {
+namespace {
+
+using formats::Dtype;
+
+// Activations in INT8 for each token, at run time: the preset W8A8.
+QuantizedConfig Int8Config(const TensorSelection& selection) {
+  CompressedTensorsScheme scheme;
+  scheme.format = "int-quantized";
+  scheme.weights = {.strategy = "channel"};
+  scheme.activations = CompressedTensorsArguments{.strategy = "token", .dynamic = true};
+  return {CompressedTensorsConfig(scheme, selection.linears_left), ""};
+}
+
+// The preset W4A16 in groups of 32.
+QuantizedConfig Int4Config(const TensorSelection& selection) {
+  CompressedTensorsScheme scheme;
+  scheme.format = "pack-quantized";
+  scheme.weights = {.num_bits = 4, .strategy = "group", .group_size = 32};
+  return {CompressedTensorsConfig(scheme, selection.linears_left), ""};
+}
+
+// SGLang reads it.
+QuantizedConfig BlockInt8Config(const TensorSelection& selection) {
+  formats::JsonWriter json(0);
+  json.BeginObject();
+  json.Key("activation_scheme");
+  json.String("dynamic");
+  if (!selection.modules_to_not_convert.empty()) {
+    json.Key("ignored_layers");
+    json.BeginArray();
+    for (const std::string& module : selection.modules_to_not_convert) json.String(module);
+    json.EndArray();
+  }
+  json.Key("quant_method");
+  json.String("blockwise_int8");
+  json.Key("weight_block_size");
+  json.BeginArray();
+  json.Uint(128);
+  json.Uint(128);
+  json.EndArray();
+  json.EndObject();
+  return {json.Take(), ""};
+}
+
+Fp8Form Fp8FormOf(quant::QuantizeRecipe recipe) {
+  Bf16ToFp8Options options;
+  options.recipe = recipe;
+  return FormOfOptions(options);
+}
+
+template <quant::QuantizeRecipe kRecipe>
+QuantizedConfig Fp8Config(const TensorSelection& selection) {
+  return {QuantizationConfigJson(Fp8FormOf(kRecipe), selection), ""};
+}
+
+std::vector<ConstantPart> WeightShape(std::uint64_t rows, std::uint64_t cols) {
+  static_assert(std::endian::native == std::endian::little);
+  const std::uint64_t dimensions[] = {rows, cols};
+  const auto bytes = std::as_bytes(std::span(dimensions));
+  return {{"weight_shape", Dtype::kI64, {2}, {bytes.begin(), bytes.end()}}};
+}
+
+std::vector<QuantizeTarget> MakeTargets() {
+  using Recipe = quant::QuantizeRecipe;
+  return {
+      {.to = QuantizeTo::kInt8,
+       .tool = QuantizeTool::kLlmCompressor,
+       .name = "INT8",
+       .rule = quant::LlmCompressorInt8,
+       .config = Int8Config},
+      {.to = QuantizeTo::kInt8Block,
+       .tool = QuantizeTool::kDeepSeek,
+       .name = "INT8 in blocks",
+       .rule = quant::BlockInt8,
+       .scale = "weight_scale_inv",
+       .config = BlockInt8Config},
+      {.to = QuantizeTo::kInt4,
+       .tool = QuantizeTool::kLlmCompressor,
+       .name = "INT4",
+       .modules = QuantizeModules::kExperts,
+       .rule = quant::LlmCompressorInt4,
+       .codes = "weight_packed",
+       .codes_dtype = Dtype::kI32,
+       .constants = WeightShape,
+       .config = Int4Config},
+      {.to = QuantizeTo::kFp8,
+       .tool = QuantizeTool::kDeepSeek,
+       .name = "FP8",
+       .rule = quant::DeepSeekFp8,
+       .codes_dtype = Dtype::kF8E4M3,
+       .scale = "weight_scale_inv",
+       .config = Fp8Config<Recipe::kDeepSeek>,
+       .fp8 = Fp8FormOf(Recipe::kDeepSeek)},
+      {.to = QuantizeTo::kFp8,
+       .tool = QuantizeTool::kLlmCompressor,
+       .name = "FP8",
+       .rule = quant::LlmCompressorFp8,
+       .codes_dtype = Dtype::kF8E4M3,
+       .config = Fp8Config<Recipe::kLlmCompressor>,
+       .fp8 = Fp8FormOf(Recipe::kLlmCompressor)},
+  };
+}
+
+}  // namespace
+
+std::span<const QuantizeTarget> QuantizeTargets() {
+  static const std::vector<QuantizeTarget> kTargets = MakeTargets();
+  return kTargets;
+}
+
+const QuantizeTarget& TargetOf(const QuantizeOptions& options) {
+  if (!options.to) {
+    throw Error(ErrorCode::kUsage, "--to is missing: it says which form to write");
+  }
+  std::string tools;
+  for (const QuantizeTarget& target : QuantizeTargets()) {
+    if (target.to != *options.to) continue;
+    if (!options.tool || target.tool == *options.tool) return target;
+    tools += fmt::format("{}{}", tools.empty() ? "" : " or ", QuantizeToolName(target.tool));
+  }
+  if (tools.empty() || !options.tool) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--to {}: no recipe writes this form", QuantizeToName(*options.to)));
+  }
+  throw Error(ErrorCode::kUsage,
+              fmt::format("--recipe {} does not go with --to {}, which is written by {}; leave "
+                          "--recipe out",
+                          QuantizeToolName(*options.tool), QuantizeToName(*options.to), tools));
+}
+
+std::string_view QuantizeToName(QuantizeTo to) {
+  switch (to) {
+    case QuantizeTo::kInt8:
+      return "int8";
+    case QuantizeTo::kInt8Block:
+      return "int8-block";
+    case QuantizeTo::kInt4:
+      return "int4";
+    case QuantizeTo::kNvFp4:
+      return "nvfp4";
+    case QuantizeTo::kMxFp4:
+      return "mxfp4";
+    case QuantizeTo::kMxFp8:
+      return "mxfp8";
+    case QuantizeTo::kFp8:
+      break;
+  }
+  return "fp8";
+}
+
+std::string_view QuantizeToolName(QuantizeTool tool) {
+  switch (tool) {
+    case QuantizeTool::kLlmCompressor:
+      return "llm-compressor";
+    case QuantizeTool::kModelOpt:
+      return "modelopt";
+    case QuantizeTool::kDeepSeek:
+      break;
+  }
+  return "deepseek";
+}
+
+std::string_view QuantizeModulesName(QuantizeModules modules) {
+  return modules == QuantizeModules::kExperts ? "experts" : "linear";
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "convert/catalog/catalog.h"
+#include "convert/catalog/progress.h"
+#include "convert/job/run_options.h"
+#include "convert/model/scaled_weights.h"
+#include "convert/recipes/quantize.h"
+#include "convert/stream/source_files.h"
+
+namespace dsv3::convert {
+
+// Reads the weights of those passes that one of `files` (positions in the plan) needs, each byte
+// once, and finishes their tensor scales; those that are finished already are passed over. `scaled`
+// are the weights that are dequantised on the way. NaN and infinities do not count: quantising
+// reports them. Throws Error: kIo, kInterrupted.
+void FindTensorScales(const Catalog& catalog, const ScaleMap& scaled,
+                      std::span<const TensorScalePass> passes, std::span<const std::size_t> files,
+                      SourceFiles& sources, const RunOptions& run, ProgressSink& progress,
+                      const StopToken& stop);
+
+}  // namespace dsv3::convert
