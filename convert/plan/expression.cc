@@ -61,6 +61,12 @@ std::uint64_t Expression::CutAfter(std::uint64_t position) const {
   return std::min(num_bytes_, position - position % element + element);
 }
 
+ByteRange PiecesAround(const Expression& value, ByteRange range) {
+  std::uint64_t end = range.end;
+  if (end != value.num_bytes() && value.CutAtOrBefore(end) != end) end = value.CutAfter(end);
+  return {value.CutAtOrBefore(range.begin), end};
+}
+
 ExpressionPtr Copy(const Catalog& catalog, std::uint32_t tensor) {
   return std::make_unique<CopyExpression>(catalog.tensors()[tensor], tensor);
 }

@@ -151,6 +151,10 @@ class Expression {
 // Shared: tensors of several files may be made in the same way.
 using ExpressionPtr = std::shared_ptr<const Expression>;
 
+// The bytes of the shortest value around `range` that the expression can make: `range` itself where
+// it may be cut there. Precondition: `range` is not empty and within the value.
+ByteRange PiecesAround(const Expression& value, ByteRange range);
+
 // The source tensor as it is, whatever its dtype. May be cut at any byte.
 ExpressionPtr Copy(const Catalog& catalog, std::uint32_t tensor);
 

@@ -23,6 +23,7 @@
 #include "convert/open/sharded_tensors.h"
 #include "convert/open/unfinished.h"
 #include "convert/plan/cast_expression.h"
+#include "convert/plan/composed_expression.h"
 #include "convert/plan/dequantize_expression.h"
 #include "convert/recipes/conversion.h"
 #include "convert/recipes/demo_model.h"
@@ -46,6 +47,25 @@ using formats::Dtype;
 
 // MindFormers' networks take floats; the other layouts have a name for scales.
 bool HasScales(const WritableLayout& layout) { return !layout.name.starts_with("mindformers-"); }
+
+// A value of the model's tensors as one of those that its files hold.
+ExpressionPtr AsStored(const OpenedModel& model, ExpressionPtr value) {
+  if (!model.assembled) return value;
+  return Compose(std::move(value), [&](std::uint32_t tensor) { return OriginOf(model, tensor); });
+}
+
+// Begins the account of how a model is made of the same files as another one.
+AssembledModel OfFilesOf(const OpenedModel& model) {
+  AssembledModel assembled;
+  if (model.assembled) {
+    assembled.stored = model.assembled->stored;
+    assembled.digests = model.assembled->digests;
+    assembled.copies = model.assembled->copies;
+  } else {
+    assembled.stored = model.catalog;
+  }
+  return assembled;
+}
 
 // A tensor of a catalog as one piece; without a piece where the catalog does not have it.
 ShardedTensor WholeTensor(const StackTensor& name, const Catalog& catalog) {
@@ -144,17 +164,8 @@ class LayoutPlanner {
   ExpressionPtr ValueOf(std::uint32_t tensor) {
     const ScaledWeight* const pair = HasScales(layout_) ? nullptr : scales_.OfWeight(tensor);
     if (pair == nullptr) return OriginOf(model_, tensor);
-    if (model_.assembled) {
-      const std::string& name = model_.catalog.tensors()[tensor].name;
-      throw Error(
-          ErrorCode::kBadInput,
-          fmt::format("tensor {} is FP8, and {} has no scales; write IN with --to hf first, "
-                      "make BF16 of that (dsv3-convert fp8-to-bf16), and give the result",
-                      QuoteForMessage(name), layout_.name),
-          {"", name});
-    }
     dequantized_ = true;
-    return Dequantize(model_.catalog, *pair);
+    return AsStored(model_, Dequantize(model_.catalog, *pair));
   }
 
   // The model with the dtypes of the layout: what the plan reads.
@@ -179,14 +190,7 @@ class LayoutPlanner {
         dropped_.push_back(names_[i].name);
       }
     }
-    AssembledModel assembled;
-    if (model_.assembled) {
-      assembled.stored = model_.assembled->stored;
-      assembled.digests = model_.assembled->digests;
-      assembled.copies = model_.assembled->copies;
-    } else {
-      assembled.stored = model_.catalog;
-    }
+    AssembledModel assembled = OfFilesOf(model_);
     result.source.directory = model_.directory;
     result.source.catalog = MakeShards(std::move(held), kDefaultShardBytes, assembled);
     result.source.assembled = std::make_shared<const AssembledModel>(std::move(assembled));
@@ -225,14 +229,6 @@ bool HasFusedExperts(const Catalog& catalog) {
 
 // The model with a tensor for each expert.
 OpenedModel WithExpertsApart(const OpenedModel& model) {
-  if (model.assembled) {
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: the experts of a layer are in two tensors, and these are put "
-                            "together of several files; make a checkpoint of it first: "
-                            "dsv3-reshard merge",
-                            formats::ShownPath(model.directory)),
-                {model.directory.string(), ""});
-  }
   std::vector<StackTensor> names;
   std::vector<ShardedTensor> tensors;
   for (std::uint32_t i = 0; i < model.catalog.tensors_end(); ++i) {
@@ -241,13 +237,12 @@ OpenedModel WithExpertsApart(const OpenedModel& model) {
     tensors.push_back(WholeTensor(names.back(), model.catalog));
   }
   const LayoutReading reading = ReadScaledLayout(TransformersNames(), model.config, names);
-  AssembledModel assembled;
-  assembled.stored = model.catalog;
-  Composer composer(tensors, assembled.stored);
+  AssembledModel assembled = OfFilesOf(model);
+  Composer composer(tensors, model.catalog);
   NamedExpressions held;
   held.reserve(reading.tensors.size());
   for (const ComposedTensor& tensor : reading.tensors) {
-    held.emplace_back(tensor.name, composer.Make(tensor));
+    held.emplace_back(tensor.name, AsStored(model, composer.Make(tensor)));
   }
   OpenedModel apart;
   apart.directory = model.directory;

@@ -68,9 +68,7 @@ void SourceFiles::Make(const Derived& derived, const SourceRange& range,
                        std::span<std::byte> out) const {
   if (out.empty()) return;
   const Expression& origin = derived.tensors.OriginOf(range.tensor);
-  const std::uint64_t begin = origin.CutAtOrBefore(range.begin);
-  std::uint64_t end = range.end;
-  if (end != origin.num_bytes() && origin.CutAtOrBefore(end) != end) end = origin.CutAfter(end);
+  const auto [begin, end] = PiecesAround(origin, {range.begin, range.end});
   std::vector<SourceRange> reads;
   origin.AppendReads(begin, end, reads);
   formats::AlignedBuffer buffer;

@@ -183,6 +183,35 @@ TEST_F(LayoutTest, MakesBf16OfFp8WhereTheLayoutHasNoScales) {
   EXPECT_FALSE(Json(dir_ / "of-fp8" / "config.json").contains("quantization_config"));
 }
 
+// What lies in parts in several files, and in another order than the model's.
+TEST_F(LayoutTest, MakesBf16OfFp8ThatManyFilesHold) {
+  const fs::path fp8 = dir_ / "in";
+  MakeSample(convert::SamplePreset::kTinyTp, 1, fp8);
+  Write(fp8, dir_ / "expected", "mindformers-infer");
+  Write(fp8, dir_ / "fused", "transformers-fused");
+  convert::ReshardOptions options;
+  options.parallel.tp = 2;
+  options.parallel.ep = 2;
+  RunReshard(fp8, dir_ / "ranks", options);
+  convert::ReshardOptions stages;
+  stages.parallel.tp = 1;
+  stages.parallel.pp = 2;
+  RunReshard(dir_ / "fused", dir_ / "fused-ranks", stages);
+  options.keep_mtp = true;
+  options.format = convert::RankFormat::kDeepseek;
+  RunReshard(fp8, dir_ / "demo", options);
+  fs::remove(dir_ / "demo" / "layout.json");
+  for (const char* const from : {"ranks", "fused", "fused-ranks", "demo"}) {
+    SCOPED_TRACE(from);
+    const fs::path out = dir_ / (std::string("of-") + from);
+    Write(dir_ / from, out, "mindformers-infer");
+    for (const std::string& name : WeightFiles(dir_ / "expected")) {
+      EXPECT_TRUE(ReadFile(out / name) == ReadFile(dir_ / "expected" / name)) << name;
+    }
+    EXPECT_FALSE(Json(out / "config.json").contains("quantization_config"));
+  }
+}
+
 // The formulas of the forms: RoPE rows of each head sorted, experts transposed, norms in F32.
 TEST_F(LayoutTest, WritesWhatMindformersTrainingReads) {
   const fs::path in = Bf16Sample();
