@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -113,6 +115,10 @@ class LayoutPlanner {
       laid_out.push_back({tensor.name, LayerOf(source, prefix_), composer.Make(tensor)});
     }
     result.plan.recipe = kLayout;
+    result.converted = changed_.size();
+    for (const LaidOutTensor& tensor : laid_out) {
+      if (tensor.expression->rule() == "copy" && !changed_.contains(tensor.name)) ++result.copied;
+    }
     PlanLayoutFiles(layout_, model_.config, std::move(laid_out), shard_bytes, result.plan);
     result.config = model_.config_text;
     if (dequantized_) {
@@ -171,6 +177,7 @@ class LayoutPlanner {
   // The model with the dtypes of the layout: what the plan reads.
   void MakeSource(const std::vector<ComposedTensor>& composed, LayoutPlan& result) {
     std::vector<ExpressionPtr> values(names_.size());
+    std::vector<bool> changes(names_.size(), false);  // its dtype
     for (const ComposedTensor& tensor : composed) {
       for (const TensorPart& part : tensor.parts) {
         if (values[part.source]) continue;
@@ -178,9 +185,15 @@ class LayoutPlanner {
         ExpressionPtr value = ValueOf(position);
         const Dtype dtype = DtypeFor(tensor.name, names_[part.source].name, value->dtype());
         RequireFloat(position, value->dtype(), dtype);
-        if (dtype != model_.catalog.tensors()[position].dtype) ++result.converted;
+        changes[part.source] = dtype != model_.catalog.tensors()[position].dtype;
         values[part.source] = Cast(std::move(value), dtype);
       }
+    }
+    for (const ComposedTensor& tensor : composed) {
+      const bool changed =
+          std::any_of(tensor.parts.begin(), tensor.parts.end(),
+                      [&](const TensorPart& part) { return changes[part.source]; });
+      if (changed) changed_.insert(tensor.name);
     }
     NamedExpressions held;
     for (std::size_t i = 0; i < names_.size(); ++i) {
@@ -217,6 +230,7 @@ class LayoutPlanner {
   std::vector<std::uint32_t> positions_;  // in the model's catalog, of each of names_
   std::vector<StackTensor> names_;
   std::vector<std::string> dropped_;
+  std::set<std::string> changed_;  // tensors of the layout with another dtype than the model's
   bool dequantized_ = false;
 };
 
@@ -345,6 +359,7 @@ ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSy
     Recipe recipe{.plan = std::shared_ptr<const Plan>(made, &made->plan),
                   .tensors = TensorsOf(made->source)};
     recipe.converted_tensors = made->converted;
+    recipe.copied_tensors = made->copied;
     recipe.warnings = config.warnings;
     recipe.hooks.preflight = [&model, made, &stop](const PreflightRun& run) {
       if (!run.to_make.empty()) RequireEqualCopies(model, made->copies, stop);

@@ -23,13 +23,13 @@ struct LayoutPlan {
   Plan plan;  // without options and side files other than the layout's own
   std::string config;
   std::vector<std::string> dropped;  // scales of weights that became BF16, copies in MTP layers
-  std::uint64_t converted = 0;       // tensors that changed their dtype
-  std::vector<SharedCopy> copies;    // to be compared before they are left out
+  std::uint64_t converted = 0;     // tensors of the layout that have another dtype than the model's
+  std::uint64_t copied = 0;        // those that are a tensor of the model as it is
+  std::vector<SharedCopy> copies;  // to be compared before they are left out
 };
 
 // `shard_bytes` is for layouts whose shards have no sizes of their own. Throws Error (kBadInput)
-// for a tensor that the layout has no name for, and for FP8 in rank shards where the layout has no
-// scales.
+// for a tensor that the layout has no name for.
 LayoutPlan PlanLayout(const OpenedModel& model, const WritableLayout& layout,
                       std::uint64_t shard_bytes);
 
