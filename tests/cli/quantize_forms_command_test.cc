@@ -28,9 +28,7 @@ class QuantizeFormsCommandTest : public ::testing::Test {
   }
 
   void MakeSample(const char* preset) const {
-    ASSERT_EQ(RunTool({"dsv3-convert", "sample", in_, "--preset", preset, "--quiet", "--overwrite"})
-                  .exit_code,
-              0);
+    ASSERT_EQ(RunTool({"dsv3-convert", "sample", in_, "--preset", preset, "--quiet"}).exit_code, 0);
   }
 
   ToolResult Quantize(std::vector<std::string> options) const {
@@ -93,9 +91,10 @@ TEST_F(QuantizeFormsCommandTest, PartsMakeTheSameFiles) {
   ASSERT_EQ(Quantize({"--to", "int4", "--quiet"}).exit_code, 0);
   const auto expected = ReadTree(out_);
   std::filesystem::remove_all(out_);
-  for (const char* const part : {"2/3", "1/3", "3/3"}) {
+  for (const char* const part : {"2/3", "0/3", "1/3"}) {
     ASSERT_EQ(Quantize({"--to", "int4", "--part", part}).exit_code, 0);
   }
+  ASSERT_EQ(Quantize({"--to", "int4", "--finish"}).exit_code, 0);
   EXPECT_TRUE(ReadTree(out_) == expected);
 }
 
