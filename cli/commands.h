@@ -9,6 +9,7 @@ Command Bf16ToFp8Command();
 Command Fp8ToBf16Command();
 Command DequantizeCommand();
 Command QuantizeCommand();
+Command RepackCommand();
 Command TrainToInferCommand();
 Command LayoutCommand();
 Command SampleCommand();

@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
     tool.commands.push_back(dsv3::cli::Bf16ToFp8Command());
     tool.commands.push_back(dsv3::cli::DequantizeCommand());
     tool.commands.push_back(dsv3::cli::QuantizeCommand());
+    tool.commands.push_back(dsv3::cli::RepackCommand());
     tool.commands.push_back(dsv3::cli::TrainToInferCommand());
     tool.commands.push_back(dsv3::cli::LayoutCommand());
     tool.commands.push_back(dsv3::cli::SampleCommand());

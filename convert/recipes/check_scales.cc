@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <fmt/format.h>
@@ -34,17 +35,17 @@ std::string PlaceOf(std::uint64_t element, const formats::Shape& shape) {
 }
 
 [[noreturn]] void FailBadScale(const Catalog& catalog, const CatalogTensor& scale, bool is_zero,
-                               const BadScales& bad, std::size_t bad_tensors) {
+                               const BadScales& bad, std::size_t bad_tensors,
+                               std::string_view advice) {
   const std::string& file = catalog.files()[scale.extent.file].name;
   throw Error(
       ErrorCode::kBadInput,
       fmt::format(
           "{}: {} {} is {} at {}, expected a finite {}number (bad "
-          "scales in this tensor: {}; tensors with bad scales: {}); the checkpoint is damaged. "
-          "--allow-bad-scales converts it all the same",
+          "scales in this tensor: {}; tensors with bad scales: {}); the checkpoint is damaged. {}",
           formats::ShownPath(file), is_zero ? "zero point" : "scale", QuoteForMessage(scale.name),
           bad.first_value, PlaceOf(bad.first, scale.shape), is_zero ? "" : "positive ", bad.count,
-          bad_tensors),
+          bad_tensors, advice),
       {file, scale.name});
 }
 
@@ -83,7 +84,8 @@ void AddBadZeros(std::uint64_t begin, std::span<const float> values, BadScales& 
 
 ScaleCheck CheckScales(const Catalog& catalog, const std::vector<ScaledWeight>& pairs,
                        bool allow_bad_scales, bool sha256, SourceFiles& sources,
-                       ProgressSink& progress, const StopToken& stop, const SideDigests& known) {
+                       ProgressSink& progress, const StopToken& stop, const SideDigests& known,
+                       const ScaleLook& look) {
   ScaleCheck result;
   result.digests.resize(pairs.size());
   result.significands.resize(pairs.size());
@@ -119,6 +121,7 @@ ScaleCheck CheckScales(const Catalog& catalog, const std::vector<ScaledWeight>& 
         bad[at].Add(piece.begin, values);
       }
     }
+    if (look.visit) look.visit(piece.tensor, piece.bytes);
     if (!hashes[at]) hashes[at] = std::make_unique<Hashes>();
     hashes[at]->Add(piece.bytes, sha256);
     if (piece.end != piece.reader.elements()) return;
@@ -150,7 +153,7 @@ ScaleCheck CheckScales(const Catalog& catalog, const std::vector<ScaledWeight>& 
   if (!result.bad_scales.empty() && !allow_bad_scales) {
     FailBadScale(catalog, catalog.tensors()[tensors[first_bad]],
                  sides[first_bad].kind == SideTensor::Kind::kZeros, bad[first_bad],
-                 result.bad_scales.size());
+                 result.bad_scales.size(), look.advice);
   }
   return result;
 }

@@ -79,6 +79,13 @@ struct LayoutOptions {
   std::uint64_t shard_bytes = 0;
 };
 
+// The forms that repack writes.
+enum class RepackTarget { kFp8, kNvFp4ModelOpt, kNvFp4CompressedTensors };
+
+struct RepackOptions {
+  std::optional<RepackTarget> to;  // needed
+};
+
 struct ConversionRequest {
   std::filesystem::path input;
   std::filesystem::path output;
@@ -88,6 +95,7 @@ struct ConversionRequest {
   QuantizeOptions quantize;
   TrainToInferOptions train_to_infer;
   LayoutOptions layout;
+  RepackOptions repack;
   RunOptions run;
 };
 
@@ -107,6 +115,10 @@ ConversionReport ConvertBf16ToFp8(const ConversionRequest& request, formats::Fil
 // Runs `dsv3-convert quantize`, in the same way.
 ConversionReport ConvertQuantize(const ConversionRequest& request, formats::FileSystem& fs,
                                  ProgressSink& progress, const StopToken& stop);
+
+// Runs `dsv3-convert repack`, in the same way.
+ConversionReport ConvertRepack(const ConversionRequest& request, formats::FileSystem& fs,
+                               ProgressSink& progress, const StopToken& stop);
 
 // Runs `dsv3-convert train-to-infer`, in the same way.
 ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::FileSystem& fs,

@@ -51,6 +51,7 @@ void PlanSideFiles(const OpenedModel& source, const std::string& config,
 void PutSideFile(PlannedSideFile file, Plan& plan) {
   std::erase_if(plan.side_files,
                 [&](const PlannedSideFile& other) { return other.name == file.name; });
+  std::erase_if(plan.left_behind, [&](const LeftBehind& other) { return other.name == file.name; });
   plan.side_files.push_back(std::move(file));
   std::sort(plan.side_files.begin(), plan.side_files.end(),
             [](const PlannedSideFile& a, const PlannedSideFile& b) { return a.name < b.name; });

@@ -36,6 +36,7 @@ TEST(HelpTest, IsWhatTheGoldenFilesSay) {
                                                        {"dsv3-convert", "bf16-to-fp8"},
                                                        {"dsv3-convert", "dequantize"},
                                                        {"dsv3-convert", "quantize"},
+                                                       {"dsv3-convert", "repack"},
                                                        {"dsv3-convert", "train-to-infer"},
                                                        {"dsv3-convert", "layout"},
                                                        {"dsv3-convert", "sample"},
@@ -164,7 +165,8 @@ TEST(CompletionTest, BashCompletesCommandsOptionsValuesAndPaths) {
   const auto complete = [&](const std::vector<std::string>& words) {
     return BashCompletes("dsv3-convert", words, dir.path().string());
   };
-  EXPECT_EQ(complete({""}), "fp8-to-bf16 bf16-to-fp8 dequantize quantize train-to-infer layout sample ");
+  EXPECT_EQ(complete({""}),
+            "fp8-to-bf16 bf16-to-fp8 dequantize quantize repack train-to-infer layout sample ");
   EXPECT_EQ(complete({"sa"}), "sample ");
   EXPECT_EQ(complete({"fp8-to-bf16", "--th"}), "--threads ");
   EXPECT_EQ(complete({"sample", "--th"}), " ") << "an option of another command";
@@ -255,8 +257,9 @@ TEST(CompletionTest, FishCompletesCommandsOptionsAndValues) {
     EXPECT_EQ(result.err, "");
     return result.out;
   };
-  EXPECT_EQ(complete("dsv3-convert "),
-            "bf16-to-fp8\ndequantize\nfp8-to-bf16\nlayout\nquantize\nsample\ntrain-to-infer\n");
+  EXPECT_EQ(
+      complete("dsv3-convert "),
+      "bf16-to-fp8\ndequantize\nfp8-to-bf16\nlayout\nquantize\nrepack\nsample\ntrain-to-infer\n");
   EXPECT_EQ(complete("dsv3-convert sample --preset "),
             "small\ntiny\ntiny-61\ntiny-kimi\ntiny-tp\ntiny-v32\nv3-shapes\n");
   EXPECT_EQ(complete("dsv3-convert fp8-to-bf16 --over"), "--overwrite\n");

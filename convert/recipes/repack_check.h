@@ -1,0 +1,53 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "convert/catalog/catalog.h"
+#include "convert/catalog/progress.h"
+#include "convert/job/run_plan.h"
+#include "convert/recipes/repack.h"
+#include "convert/stream/source_files.h"
+
+namespace dsv3::convert {
+
+// The look at scales before a weight is repacked: fills RepackedWeight::found, and proves that no
+// bit is lost, reading the codes, too, where the scales alone do not show it. Used by one thread at
+// a time.
+//
+// Both functions throw Error (kBadInput): naming the tensor and the block of the first loss, or the
+// tensor, row and column of a scale that is NaN, infinite, negative or zero.
+class RepackCheck {
+ public:
+  // Which bytes the scales of a weight's groups have.
+  using ScaleBytes = std::array<bool, 256>;
+
+  // Both outlive the object.
+  RepackCheck(const Catalog& catalog, const RepackedModel& repacked);
+
+  // Looks at all weights.
+  SideDigests LookAtAll(bool sha256, const PreflightRun& run, ProgressSink& progress,
+                        const StopToken& stop);
+  // Looks at those of some weights, by position, and of their partners that were not looked at.
+  void LookAt(std::span<const std::size_t> weights, SourceFiles& sources, ProgressSink& progress,
+              const StopToken& stop);
+
+ private:
+  SideDigests Look(std::span<const std::size_t> weights, bool sha256, SourceFiles& sources,
+                   const SideDigests& known, ProgressSink& progress, const StopToken& stop);
+  // Takes a piece of a scale tensor; one thread at a time for each tensor.
+  void Take(std::uint32_t tensor, std::span<const std::byte> bytes);
+
+  const Catalog& catalog_;
+  const RepackedModel& repacked_;
+  std::unordered_map<std::uint32_t, std::size_t> weight_of_;  // by scale and tensor scale
+  std::vector<ScaleBytes> bytes_;                             // by weight
+  std::vector<float> tensor_scales_;
+  std::vector<bool> looked_;
+};
+
+}  // namespace dsv3::convert

@@ -1,0 +1,124 @@
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "convert/job/runner.h"
+#include "convert/recipes/conversion.h"
+#include "convert/recipes/repack.h"
+#include "convert/recipes/repack_check.h"
+#include "convert/stream/scan.h"
+
+namespace dsv3::convert {
+namespace {
+
+// What a repack recipe works on.
+class RepackJob {
+ public:
+  RepackJob(const ConversionRequest& request, const OpenedModel& model, ProgressSink& progress,
+            const StopToken& stop)
+      : request_(request),
+        model_(model),
+        progress_(progress),
+        stop_(stop),
+        repacked_(FindRepacked(model, *request.repack.to)),
+        plan_(PlanRepack(model.catalog, repacked_, model.needs_index)),
+        check_(model.catalog, repacked_) {
+    PlanRepackSideFiles(model, repacked_, request.run.all_side_files, plan_);
+    FindWeightsOfFiles();
+  }
+
+  static Recipe MakeRecipe(const std::shared_ptr<RepackJob>& job) {
+    Recipe recipe{.plan = std::shared_ptr<const Plan>(job, &job->plan_),
+                  .tensors = TensorsOf(job->model_)};
+    recipe.converted_tensors = job->repacked_.weights.size();
+    recipe.warnings = job->Warnings();
+    recipe.hooks.preflight = [job](const PreflightRun& run) {
+      return job->check_.LookAtAll(job->request_.run.tensor_sha256, run, job->progress_,
+                                   job->stop_);
+    };
+    // Processes that help another one have no preflight.
+    recipe.hooks.prepare = [job](std::span<const std::size_t> files, SourceFiles& sources,
+                                 ProgressSink& progress) {
+      std::vector<std::size_t> weights;
+      for (const std::size_t file : files) {
+        const std::vector<std::size_t>& of_file = job->weights_of_file_[file];
+        weights.insert(weights.end(), of_file.begin(), of_file.end());
+      }
+      job->check_.LookAt(weights, sources, progress, job->stop_);
+    };
+    return recipe;
+  }
+
+ private:
+  void FindWeightsOfFiles() {
+    std::unordered_map<std::string_view, std::size_t> planned;
+    for (std::size_t i = 0; i < plan_.files.size(); ++i) planned.emplace(plan_.files[i].name, i);
+    weights_of_file_.resize(plan_.files.size());
+    for (std::size_t i = 0; i < repacked_.weights.size(); ++i) {
+      const ScaledWeight& weight = repacked_.weights[i].weight;
+      for (const std::uint32_t tensor : {weight.weight, weight.scale, weight.tensor_scale}) {
+        if (tensor == Catalog::kNone) continue;
+        const std::uint32_t file = model_.catalog.tensors()[tensor].extent.file;
+        const auto found = planned.find(model_.catalog.files()[file].name);
+        if (found != planned.end()) weights_of_file_[found->second].push_back(i);
+      }
+    }
+  }
+
+  formats::Findings Warnings() const {
+    if (repacked_.target != RepackTarget::kNvFp4ModelOpt) return {};
+    const auto uncalibrated = std::count_if(
+        repacked_.weights.begin(), repacked_.weights.end(),
+        [](const RepackedWeight& each) { return each.input_scale == Catalog::kNone; });
+    if (uncalibrated == 0) return {};
+    return {{formats::Severity::kWarning, "uncalibrated-activations", "", "",
+             fmt::format("{} weight{} got the input_scale 1.0, since the source has no scales of "
+                         "activations; the weights are exact, but nothing was calibrated",
+                         uncalibrated, uncalibrated == 1 ? "" : "s")}};
+  }
+
+  const ConversionRequest& request_;
+  const OpenedModel& model_;
+  ProgressSink& progress_;
+  const StopToken& stop_;
+  const RepackedModel repacked_;
+  Plan plan_;
+  RepackCheck check_;
+  std::vector<std::vector<std::size_t>> weights_of_file_;  // by position in plan_.files
+};
+
+}  // namespace
+
+ConversionReport ConvertRepack(const ConversionRequest& request, formats::FileSystem& fs,
+                               ProgressSink& progress, const StopToken& stop) {
+  ConversionKind conversion;
+  conversion.recipe = "repack";
+  conversion.check_options = [&] {
+    if (!request.repack.to) {
+      throw Error(ErrorCode::kUsage,
+                  "--to is missing; give the form to write, fp8, nvfp4, nvfp4-modelopt or "
+                  "nvfp4-compressed-tensors");
+    }
+  };
+  const std::string target =
+      request.repack.to ? std::string(RepackTargetName(*request.repack.to)) : std::string();
+  conversion.title = "Repacked without loss";
+  conversion.converted_text = "to " + target;
+  // A tensor scale may need the scales of weights in other shards.
+  conversion.keeps_source =
+      "repack looks at all scales before each run, so it needs the whole source; delete it "
+      "afterwards";
+  conversion.make_recipe = [&](OpenedModel& model) {
+    return RepackJob::MakeRecipe(std::make_shared<RepackJob>(request, model, progress, stop));
+  };
+  return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,
+                       stop);
+}
+
+}  // namespace dsv3::convert
