@@ -117,6 +117,11 @@ class PanelEncoder {
     if (rule_.tensor_scale_of != nullptr) {
       ApplyTensorScale(rule_.tensor_scale_use, panel_.tensor_scale, scales_);
     }
+    const float least = std::min(rule_.largest, -rule_.smallest);
+    saturated_.clear();
+    for (std::uint64_t i = 0; i < blocks_; ++i) {
+      if (std::bit_cast<float>(amax_[i]) > least * scales_[i]) saturated_.push_back(i);
+    }
   }
 
   void EncodeOne(std::span<std::uint8_t> packed) {
@@ -135,9 +140,18 @@ class PanelEncoder {
     span.block = {1, block_.cols};
     span.scales = scales_;
     DequantizeToFloat(rule_.codes, span, decoded_.data());
-    internal::MeasureRow({values_.data(), decoded_.data(), scales_.data(), panel_.cols, block_.cols,
-                          rule_.smallest, rule_.largest},
-                         quality_);
+    internal::AddErrors(values_.data(), decoded_.data(), panel_.cols, quality_);
+    for (const std::uint64_t block : saturated_) CountSaturated(block);
+  }
+
+  // The values of a row's block that are a step or more beyond the outermost codes.
+  void CountSaturated(std::uint64_t block) {
+    const float lowest = rule_.smallest * scales_[block];
+    const float highest = rule_.largest * scales_[block];
+    const std::uint64_t end = std::min(panel_.cols, (block + 1) * block_.cols);
+    for (std::uint64_t col = block * block_.cols; col < end; ++col) {
+      quality_.saturated += values_[col] < lowest || values_[col] > highest ? 1 : 0;
+    }
   }
 
   const EncodeRule& rule_;
@@ -157,6 +171,7 @@ class PanelEncoder {
   std::vector<std::uint32_t> amax_;
   std::vector<float> divisors_;
   std::vector<float> scales_;
+  std::vector<std::uint64_t> saturated_;  // blocks that may hold values beyond the codes
 };
 
 }  // namespace

@@ -30,22 +30,14 @@ struct RunErrors {
   float sum_squared_error = 0;
   float sum_squares = 0;
   float max_abs_error = 0;
-  std::uint32_t saturated = 0;
   std::uint32_t flushed = 0;
 };
 
-// The values whose codes are the outermost ones.
-struct CodeBounds {
-  float lowest = 0;
-  float highest = 0;
-};
-
-inline void AddError(float value, float decoded, const CodeBounds& bounds, RunErrors& errors) {
+inline void AddError(float value, float decoded, RunErrors& errors) {
   const float error = value - decoded;
   errors.sum_squared_error += error * error;
   errors.sum_squares += value * value;
   errors.max_abs_error = std::max(errors.max_abs_error, std::abs(error));
-  errors.saturated += value < bounds.lowest || value > bounds.highest ? 1 : 0;
   errors.flushed += value != 0 && decoded == 0 ? 1 : 0;
 }
 
@@ -80,8 +72,7 @@ std::size_t PackVectors(const std::uint8_t* /*codes*/, std::size_t /*count*/,
 }
 
 std::size_t AddVectorErrors(const float* /*values*/, const float* /*decoded*/,
-                            std::size_t /*count*/, const CodeBounds& /*bounds*/,
-                            RunErrors& /*errors*/) {
+                            std::size_t /*count*/, RunErrors& /*errors*/) {
   return 0;
 }
 
@@ -124,18 +115,15 @@ HWY_INLINE std::size_t PackVectors(const std::uint8_t* HWY_RESTRICT codes, std::
 
 HWY_INLINE std::size_t AddVectorErrors(const float* HWY_RESTRICT values,
                                        const float* HWY_RESTRICT decoded, std::size_t count,
-                                       const CodeBounds& bounds, RunErrors& errors) {
+                                       RunErrors& errors) {
   const hn::CappedTag<float, kEncodeLanes> df;
   const hn::RebindToSigned<decltype(df)> di;
   const std::size_t lanes = hn::Lanes(df);
   if (count < lanes) return 0;
   const auto zero = hn::Zero(df);
-  const auto lowest = hn::Set(df, bounds.lowest);
-  const auto highest = hn::Set(df, bounds.highest);
   auto squared_error = zero;
   auto squares = zero;
   auto largest = zero;
-  auto saturated = hn::Zero(di);
   auto flushed = hn::Zero(di);
   std::size_t i = 0;
   for (; i + lanes <= count; i += lanes) {
@@ -145,16 +133,13 @@ HWY_INLINE std::size_t AddVectorErrors(const float* HWY_RESTRICT values,
     squared_error = hn::MulAdd(error, error, squared_error);
     squares = hn::MulAdd(value, value, squares);
     largest = hn::Max(largest, hn::Abs(error));
-    const auto beyond = hn::Or(hn::Lt(value, lowest), hn::Gt(value, highest));
     const auto to_zero = hn::AndNot(hn::Eq(value, zero), hn::Eq(made, zero));
     // A true lane is −1.
-    saturated = hn::Sub(saturated, hn::BitCast(di, hn::VecFromMask(df, beyond)));
     flushed = hn::Sub(flushed, hn::BitCast(di, hn::VecFromMask(df, to_zero)));
   }
   errors.sum_squared_error += hn::GetLane(hn::SumOfLanes(df, squared_error));
   errors.sum_squares += hn::GetLane(hn::SumOfLanes(df, squares));
   errors.max_abs_error = std::max(errors.max_abs_error, hn::GetLane(hn::MaxOfLanes(df, largest)));
-  errors.saturated += static_cast<std::uint32_t>(hn::GetLane(hn::SumOfLanes(di, saturated)));
   errors.flushed += static_cast<std::uint32_t>(hn::GetLane(hn::SumOfLanes(di, flushed)));
   return i;
 }
@@ -180,31 +165,23 @@ void PackHalvesBest(const std::uint8_t* HWY_RESTRICT codes, std::size_t count,
   }
 }
 
-void MeasureRowBest(const EncodedRow& row, Quality& quality) {
-  const float* scale = row.scales;
-  for (std::uint64_t begin = 0; begin < row.cols; begin += row.block_cols, ++scale) {
-    const std::uint64_t block_end = std::min(row.cols, begin + row.block_cols);
-    const CodeBounds bounds = {row.smallest * *scale, row.largest * *scale};
-    for (std::uint64_t at = begin; at < block_end; at += kErrorRun) {
-      const std::uint64_t count = std::min(kErrorRun, block_end - at);
-      const float* const values = row.values + at;
-      const float* const decoded = row.decoded + at;
-      RunErrors errors;
-      for (std::size_t i = AddVectorErrors(values, decoded, count, bounds, errors); i < count;
-           ++i) {
-        AddError(values[i], decoded[i], bounds, errors);
-      }
-      if (HWY_LIKELY(errors.sum_squares > kLeastSum && errors.sum_squares < kMostSum)) {
-        quality.sum_squared_error += static_cast<double>(errors.sum_squared_error);
-        quality.sum_squares += static_cast<double>(errors.sum_squares);
-      } else {
-        AddSquares(values, decoded, count, quality);
-      }
-      quality.max_abs_error =
-          std::max(quality.max_abs_error, static_cast<double>(errors.max_abs_error));
-      quality.saturated += errors.saturated;
-      quality.flushed_to_zero += errors.flushed;
+void AddErrorsBest(const float* HWY_RESTRICT values, const float* HWY_RESTRICT decoded,
+                   std::uint64_t count, Quality& quality) {
+  for (std::uint64_t at = 0; at < count; at += kErrorRun) {
+    const std::uint64_t run = std::min(kErrorRun, count - at);
+    RunErrors errors;
+    for (std::size_t i = AddVectorErrors(values + at, decoded + at, run, errors); i < run; ++i) {
+      AddError(values[at + i], decoded[at + i], errors);
     }
+    if (HWY_LIKELY(errors.sum_squares > kLeastSum && errors.sum_squares < kMostSum)) {
+      quality.sum_squared_error += static_cast<double>(errors.sum_squared_error);
+      quality.sum_squares += static_cast<double>(errors.sum_squares);
+    } else {
+      AddSquares(values + at, decoded + at, run, quality);
+    }
+    quality.max_abs_error =
+        std::max(quality.max_abs_error, static_cast<double>(errors.max_abs_error));
+    quality.flushed_to_zero += errors.flushed;
   }
 }
 
@@ -217,7 +194,7 @@ namespace dsv3::quant::internal {
 
 HWY_EXPORT(RaiseAmaxBest);
 HWY_EXPORT(PackHalvesBest);
-HWY_EXPORT(MeasureRowBest);
+HWY_EXPORT(AddErrorsBest);
 
 void RaiseAmax(const float* row, std::uint64_t cols, std::uint64_t block_cols,
                std::uint32_t* amax) {
@@ -228,8 +205,8 @@ void PackHalves(const std::uint8_t* codes, std::size_t count, std::uint8_t* pack
   HWY_DYNAMIC_DISPATCH(PackHalvesBest)(codes, count, packed);
 }
 
-void MeasureRow(const EncodedRow& row, Quality& quality) {
-  HWY_DYNAMIC_DISPATCH(MeasureRowBest)(row, quality);
+void AddErrors(const float* values, const float* decoded, std::uint64_t count, Quality& quality) {
+  HWY_DYNAMIC_DISPATCH(AddErrorsBest)(values, decoded, count, quality);
 }
 
 }  // namespace dsv3::quant::internal

@@ -18,17 +18,8 @@ void RaiseAmax(const float* row, std::uint64_t cols, std::uint64_t block_cols, s
 // codes are below 16.
 void PackHalves(const std::uint8_t* codes, std::size_t count, std::uint8_t* packed);
 
-// A row and what its codes mean.
-struct EncodedRow {
-  const float* values = nullptr;
-  const float* decoded = nullptr;
-  const float* scales = nullptr;  // one for each block, that of the tensor included
-  std::uint64_t cols = 0;
-  std::uint64_t block_cols = 1;
-  float smallest = 0;  // EncodeRule's
-  float largest = 0;
-};
-// Adds the errors of a row, not its blocks.
-void MeasureRow(const EncodedRow& row, Quality& quality);
+// Adds the errors of values whose codes mean `decoded`: sums, the largest, and those that became
+// zero.
+void AddErrors(const float* values, const float* decoded, std::uint64_t count, Quality& quality);
 
 }  // namespace dsv3::quant::internal

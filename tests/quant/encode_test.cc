@@ -243,6 +243,20 @@ TEST_P(EncodeKernel, NamesTheFirstValueThatIsNotFinite) {
   }
 }
 
+// A subnormal scale has too few bits for its largest value.
+TEST_P(EncodeKernel, CountsValuesBeyondTheCodes) {
+  std::vector<float> values(300, 0x1p-149F);
+  values[7] = 190 * 0x1p-149F;
+  values[8] = -190 * 0x1p-149F;
+  values[9] = 128 * 0x1p-149F;
+  const Encoded made = EncodeMatrix(BlockInt8(), FloatFormat::kF32, Pack(FloatFormat::kF32, values),
+                                    1, values.size());
+  EXPECT_EQ(made.scales[0], 0x1p-149F);
+  EXPECT_EQ(made.codes[7], 127);
+  EXPECT_EQ(made.codes[8], 128);
+  EXPECT_EQ(made.quality.saturated, 2U);
+}
+
 TEST(Encode, EveryLargestMagnitudeHasTheScaleOfTheFormula) {
   for (const FloatFormat own : {FloatFormat::kBF16, FloatFormat::kF16}) {
     for (const IntegerForm& form : kForms) {
