@@ -241,6 +241,13 @@ std::vector<StackTensor> ModelTensorsOf(const ModelConfig& config) {
                     QuoteForMessage(config.model_type)),
         {"config.json", ""});
   }
+  if (config.v4) {
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("config.json: training checkpoints of model_type {} are not read here; "
+                            "take the config.json that belongs to this checkpoint",
+                            QuoteForMessage(config.model_type)),
+                {"config.json", ""});
+  }
   std::vector<StackTensor> tensors;
   ForEachExpected(config, "", [&](const ExpectedTensorView& tensor) {
     tensors.push_back({std::string(tensor.name), {tensor.shape.begin(), tensor.shape.end()}});

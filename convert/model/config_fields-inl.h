@@ -144,4 +144,8 @@ std::optional<QuantizationConfig> ParseQuantization(const nlohmann::json& object
 // whose dimensions were read before). `has_indexer`: whether the architecture has indexers.
 void ReadLayerKinds(const ConfigFields& fields, bool has_indexer, ModelConfig& config);
 
+// What is DeepSeek-V4's own (v4, v_head_dim, index_n_heads, index_head_dim and indexer_layers of
+// the config, whose other dimensions were read before).
+void ReadV4(const ConfigFields& fields, ModelConfig& config);
+
 }  // namespace dsv3::convert

@@ -1,7 +1,6 @@
 #include "convert/model/expected_tensors.h"
 
 #include <algorithm>
-#include <charconv>
 #include <initializer_list>
 #include <map>
 #include <optional>
@@ -13,7 +12,9 @@
 
 #include "convert/model/layer_kinds.h"
 #include "convert/model/layers_held.h"
+#include "convert/model/name_scope.h"
 #include "convert/model/quantized_form.h"
+#include "convert/model/v4_tensors.h"
 #include "formats/error.h"
 #include "formats/finding.h"
 #include "formats/message_text.h"
@@ -50,34 +51,13 @@ class ModelWalk {
     }
   }
 
-  // Appends to the name for as long as the object lives.
-  class Scope {
-   public:
-    Scope(std::string& name, std::string_view part) : name_(name), size_(name.size()) {
-      name_ += part;
-    }
-    Scope(std::string& name, std::string_view part, std::uint64_t number) : Scope(name, part) {
-      char digits[24];
-      const auto end = std::to_chars(digits, digits + sizeof digits, number).ptr;
-      name_.append(digits, end);
-      name_ += '.';
-    }
-    ~Scope() { name_.resize(size_); }
-    Scope(const Scope&) = delete;
-    Scope& operator=(const Scope&) = delete;
-
-   private:
-    std::string& name_;
-    std::size_t size_;
-  };
-
   void Emit(std::string_view part, Dims dims, TensorRole role) {
-    const Scope scope(name_, part);
+    const NameScope scope(name_, part);
     visit_({name_, {dims.begin(), dims.size()}, role, layer_, mtp_});
   }
 
   void Layer(std::uint64_t index) {
-    const Scope scope(name_, "model.layers.", index);
+    const NameScope scope(name_, "model.layers.", index);
     layer_ = static_cast<std::uint32_t>(index);
     Emit("input_layernorm.weight", {c_.hidden_size}, TensorRole::kNorm);
     Attention(index);
@@ -92,7 +72,7 @@ class ModelWalk {
   }
 
   void Attention(std::uint64_t index) {
-    const Scope scope(name_, "self_attn.");
+    const NameScope scope(name_, "self_attn.");
     const auto role = TensorRole::kAttentionLinear;
     const std::uint64_t q_rows =
         c_.num_attention_heads * (c_.qk_nope_head_dim + c_.qk_rope_head_dim);
@@ -116,7 +96,7 @@ class ModelWalk {
   }
 
   void Indexer() {
-    const Scope scope(name_, "indexer.");
+    const NameScope scope(name_, "indexer.");
     const auto role = TensorRole::kAttentionLinear;
     Emit("wq_b.weight", {c_.index_n_heads * c_.index_head_dim, c_.q_lora_rank}, role);
     Emit("wk.weight", {c_.index_head_dim, c_.hidden_size}, role);
@@ -126,14 +106,14 @@ class ModelWalk {
   }
 
   void Mlp(std::string_view part, std::uint64_t width, TensorRole role) {
-    const Scope scope(name_, part);
+    const NameScope scope(name_, part);
     Emit("gate_proj.weight", {width, c_.hidden_size}, role);
     Emit("up_proj.weight", {width, c_.hidden_size}, role);
     Emit("down_proj.weight", {c_.hidden_size, width}, role);
   }
 
   void Moe() {
-    const Scope scope(name_, "mlp.");
+    const NameScope scope(name_, "mlp.");
     Emit("gate.weight", {c_.n_routed_experts, c_.hidden_size}, TensorRole::kRouter);
     if (c_.router_bias) {
       Emit("gate.e_score_correction_bias", {c_.n_routed_experts}, TensorRole::kRouterBias);
@@ -143,7 +123,7 @@ class ModelWalk {
           TensorRole::kMlpLinear);
     }
     for (std::uint64_t e = 0; e < c_.n_routed_experts; ++e) {
-      const Scope expert(name_, "experts.", e);
+      const NameScope expert(name_, "experts.", e);
       Mlp("", c_.moe_intermediate_size, TensorRole::kExpertLinear);
     }
   }
@@ -266,6 +246,8 @@ bool IsQuantized(TensorRole role) {
     case TensorRole::kRouterBias:
     case TensorRole::kUnquantizedLinear:
     case TensorRole::kBias:
+    case TensorRole::kF32Parameter:
+    case TensorRole::kExpertTable:
       return false;
   }
   return false;
@@ -281,7 +263,12 @@ std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config) {
 }
 
 void ForEachExpected(const ModelConfig& config, std::string_view prefix, const Visit& visit) {
-  if (config.known) ModelWalk(config, prefix, visit).Run();
+  if (!config.known) return;
+  if (config.v4) {
+    VisitV4Tensors(config, prefix, visit);
+  } else {
+    ModelWalk(config, prefix, visit).Run();
+  }
 }
 
 std::string_view FindNamePrefix(const Catalog& catalog) {

@@ -21,12 +21,14 @@ enum class TensorRole {
   kHead,
   kNorm,
   kAttentionLinear,  // q, kv, o projections, V3.2's indexer wq_b and wk: quantised in FP8 releases
-  kMlpLinear,        // dense and shared experts: quantised
+  kMlpLinear,        // dense and shared experts, V4's e_proj and h_proj: quantised
   kExpertLinear,     // routed experts: quantised
   kRouter,           // mlp.gate.weight
   kRouterBias,       // e_score_correction_bias, always F32
-  kUnquantizedLinear,  // eh_proj, indexer weights_proj
+  kUnquantizedLinear,  // eh_proj, indexer weights_proj, V4's compressors
   kBias,
+  kF32Parameter,  // V4's attn_sink, ape and hc_*, always F32
+  kExpertTable,   // V4's tid2eid: each token's experts, integers
 };
 
 bool IsQuantized(TensorRole role);  // in DeepSeek's FP8 releases

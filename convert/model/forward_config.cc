@@ -35,7 +35,7 @@ class Reader {
   }
 
   void RequireModel() const {
-    if (!config_.known) {
+    if (!config_.known || config_.v4) {
       fields_.Fail(
           fmt::format("the forward pass of model_type {} is not known; it is known of "
                       "deepseek_v2, deepseek_v3, deepseek_v32, kimi_k2 and glm_moe_dsa",

@@ -27,6 +27,7 @@ struct Architecture {
   bool router_bias;               // when the config has no topk_method
   bool indexer;
   bool mtp_embedding_copies;
+  bool v4 = false;
 };
 
 constexpr FieldDefaults kV3Defaults = {129280, 7168, 18432, 2048, 61,  128, 256, 1, 8,
@@ -42,6 +43,7 @@ constexpr std::array kArchitectures = {
     Architecture{"kimi_k2", nullptr, true, false, true},
     Architecture{"glm_moe_dsa", &kGlmDefaults, true, true, false},
     Architecture{"deepseek_v2", nullptr, false, false, true},
+    Architecture{"deepseek_v4", nullptr, true, true, false, true},
 };
 
 const Architecture* FindArchitecture(std::string_view model_type) {
@@ -54,24 +56,28 @@ void ReadDimensions(const Fields& fields, const FieldDefaults* d, ModelConfig& m
   const auto dimension = [&](const char* name, const std::uint64_t FieldDefaults::*member) {
     return fields.Dimension(name, d == nullptr ? nullptr : &(d->*member));
   };
+  const auto v3_dimension = [&](const char* name, const std::uint64_t FieldDefaults::*member) {
+    return m.v4 ? 0 : dimension(name, member);
+  };
   const auto count = [&](const char* name, const std::uint64_t FieldDefaults::*member) {
     return fields.Count(name, d == nullptr ? 0 : d->*member);
   };
   m.vocab_size = dimension("vocab_size", &FieldDefaults::vocab_size);
   m.hidden_size = dimension("hidden_size", &FieldDefaults::hidden_size);
-  m.intermediate_size = dimension("intermediate_size", &FieldDefaults::intermediate_size);
+  m.intermediate_size = v3_dimension("intermediate_size", &FieldDefaults::intermediate_size);
   m.num_hidden_layers = dimension("num_hidden_layers", &FieldDefaults::num_hidden_layers);
   m.num_attention_heads = dimension("num_attention_heads", &FieldDefaults::num_attention_heads);
-  m.kv_lora_rank = dimension("kv_lora_rank", &FieldDefaults::kv_lora_rank);
-  m.qk_nope_head_dim = dimension("qk_nope_head_dim", &FieldDefaults::qk_nope_head_dim);
+  m.kv_lora_rank = v3_dimension("kv_lora_rank", &FieldDefaults::kv_lora_rank);
+  m.qk_nope_head_dim = v3_dimension("qk_nope_head_dim", &FieldDefaults::qk_nope_head_dim);
   m.qk_rope_head_dim = dimension("qk_rope_head_dim", &FieldDefaults::qk_rope_head_dim);
-  m.v_head_dim = dimension("v_head_dim", &FieldDefaults::v_head_dim);
+  m.v_head_dim = v3_dimension("v_head_dim", &FieldDefaults::v_head_dim);
   m.q_lora_rank = count("q_lora_rank", &FieldDefaults::q_lora_rank);
   m.n_routed_experts = count("n_routed_experts", &FieldDefaults::n_routed_experts);
   m.n_shared_experts = count("n_shared_experts", &FieldDefaults::n_shared_experts);
   m.num_experts_per_tok = count("num_experts_per_tok", &FieldDefaults::num_experts_per_tok);
   m.n_group = std::max<std::uint64_t>(1, count("n_group", &FieldDefaults::n_group));
-  m.first_k_dense_replace = count("first_k_dense_replace", &FieldDefaults::first_k_dense_replace);
+  m.first_k_dense_replace =
+      m.v4 ? 0 : count("first_k_dense_replace", &FieldDefaults::first_k_dense_replace);
   m.moe_intermediate_size =
       m.n_routed_experts == 0
           ? fields.Count("moe_intermediate_size", 0)
@@ -86,10 +92,11 @@ void ReadDimensions(const Fields& fields, const FieldDefaults* d, ModelConfig& m
 }
 
 void RequireModestSize(const ModelConfig& m, const std::string& file) {
-  // At most 24 tensors of a layer are not routed experts. All factors are below 2^32, so only the
-  // product needs care.
+  // The most tensors of a layer that are not routed experts. All factors are below 2^32, so only
+  // the product needs care.
+  const std::uint64_t others = m.v4 ? 48 : 24;
   const std::uint64_t layers = m.num_hidden_layers + m.num_nextn_predict_layers;
-  const std::uint64_t per_layer = 24 + 3 * m.n_routed_experts;
+  const std::uint64_t per_layer = others + 3 * m.n_routed_experts;
   if (layers > kMaxExpectedTensors / per_layer) {
     FailConfig(file,
                fmt::format("describes {} layers with {} routed experts each, more than {} tensors; "
@@ -131,6 +138,7 @@ ModelConfig ParseModelConfig(std::string_view text, const std::string& file) {
   config.known = architecture != nullptr;
 
   const Fields fields(*object, file, path, config.known);
+  if (config.known && architecture->v4) config.v4.emplace();
   ReadDimensions(fields, config.known ? architecture->defaults : nullptr, config);
   if (config.known) {
     const std::string topk_method = fields.String("topk_method");
@@ -138,7 +146,7 @@ ModelConfig ParseModelConfig(std::string_view text, const std::string& file) {
         config.n_routed_experts > 0 &&
         (topk_method.empty() ? architecture->router_bias : topk_method == "noaux_tc");
     config.mtp_embedding_copies = architecture->mtp_embedding_copies;
-    const bool has_indexer = architecture->indexer && config.q_lora_rank > 0;
+    const bool has_indexer = architecture->indexer && !config.v4 && config.q_lora_rank > 0;
     if (has_indexer) {
       config.index_n_heads =
           fields.Dimension("index_n_heads", &architecture->defaults->index_n_heads);
@@ -146,8 +154,10 @@ ModelConfig ParseModelConfig(std::string_view text, const std::string& file) {
           fields.Dimension("index_head_dim", &architecture->defaults->index_head_dim);
     }
     RequireModestSize(config, file);
-    config.is_nextn = IsNextN(root);
-    if (config.is_nextn) {
+    config.is_nextn = !config.v4 && IsNextN(root);
+    if (config.v4) {
+      ReadV4(fields, config);
+    } else if (config.is_nextn) {
       MakeNextN(config);
     } else {
       ReadLayerKinds(fields, has_indexer, config);

@@ -52,10 +52,23 @@ struct ModelOptDescription {
   std::vector<std::string> exclude_modules;  // globs of modules that are not quantised
 };
 
+// What DeepSeek-V4 has in place of V3's attention, and beside it.
+struct V4Dimensions {
+  std::uint64_t head_dim = 0;
+  std::uint64_t o_groups = 0;         // groups of heads, whose outputs wo_a projects apart
+  std::uint64_t o_lora_rank = 0;      // rows of wo_a for each group
+  std::uint64_t hc_mult = 0;          // residual streams
+  std::uint64_t num_hash_layers = 0;  // first layers, in which a table gives a token's experts
+  // How many positions the compressor of each main layer joins; 0: it has none.
+  std::vector<std::uint64_t> compress_ratios;
+  // The tensors below "mtp." are those of a DSpark draft, which are not predicted.
+  bool has_draft = false;
+};
+
 // The dimensions of a DeepSeek-V3 family model, under the names of config.json. Fields that a
 // config leaves out have the value that the model_type's configuration class in transformers gives
 // them, except num_nextn_predict_layers, whose absence means 0; a model_type without such a class
-// (kimi_k2, deepseek_v2) must state its dimensions.
+// (kimi_k2, deepseek_v2), and deepseek_v4, must state its dimensions.
 struct ModelConfig {
   std::string model_type;
   // Where the text model's fields are: "" at top level, "text_config/" when nested.
@@ -96,6 +109,9 @@ struct ModelConfig {
   bool router_bias = false;  // e_score_correction_bias: topk_method noaux_tc
   bool tie_word_embeddings = false;
   std::string expert_dtype;  // V4: "fp4" or "fp8"; empty when absent
+  // DeepSeek-V4, whose tensors have names of their own. Of the fields above it has not
+  // intermediate_size, kv_lora_rank and qk_nope_head_dim, which are 0; v_head_dim is head_dim.
+  std::optional<V4Dimensions> v4;
   std::optional<QuantizationConfig> quantization;
   // Filled in by who opens the directory, since it is another file.
   std::optional<ModelOptDescription> modelopt;

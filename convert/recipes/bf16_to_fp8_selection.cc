@@ -33,6 +33,8 @@ constexpr std::string_view kWeightSuffix = ".weight";
 class Roles {
  public:
   Roles(const ModelConfig& config, const Catalog& catalog) {
+    // Which of V4's weights are FP8 and which FP4 is not decided here.
+    if (config.v4) return;
     const std::string_view prefix = FindNamePrefix(catalog);
     // A layer that uses another's indexer may hold one all the same, which has the same roles.
     ModelConfig every_indexer = config;
@@ -172,13 +174,14 @@ class Selector {
                        "none is left to quantise)",
                        formats::DtypeName(first.dtype), selection_.already_fp8.size()));
     }
-    if (!config_.known && options_.include.empty()) {
-      throw Error(ErrorCode::kBadInput,
-                  fmt::format("config.json: the model_type {} is not one whose tensors are known "
-                              "here, so which of them are to be quantised is not either{}",
-                              QuoteForMessage(config_.model_type),
-                              has_globs_ ? "; name them with --include" : ""),
-                  {"config.json", ""});
+    if ((!config_.known || config_.v4) && options_.include.empty()) {
+      throw Error(
+          ErrorCode::kBadInput,
+          fmt::format("config.json: the model_type {} is not one whose quantised tensors are "
+                      "known here, so which of them are to be quantised is not either{}",
+                      QuoteForMessage(config_.model_type),
+                      has_globs_ ? "; name them with --include" : ""),
+          {"config.json", ""});
     }
     if (!has_globs_) {
       throw Error(ErrorCode::kBadInput,

@@ -160,6 +160,9 @@ class Graft {
                       "of the MTP layers cannot be compared with the model's",
                       QuoteForMessage(unknown.model_type)));
     }
+    if (model_.config.v4 || other_.config.v4) {
+      Refuse("the MTP layers of DeepSeek-V4, which are called mtp.0 and on, cannot be taken over");
+    }
     ModelConfig expected = model_.config;
     expected.num_nextn_predict_layers = other_.config.num_nextn_predict_layers;
     ForEachExpected(expected, "", [&](const ExpectedTensorView& tensor) {

@@ -21,6 +21,8 @@ Bf16Names::Bf16Names(const OpenedModel& model) : known_(model.config.known) {
   ForEachExpected(
       model.config, FindNamePrefix(model.catalog), [&](const ExpectedTensorView& tensor) {
         const bool keeps_f32 = tensor.role == TensorRole::kRouterBias ||
+                               tensor.role == TensorRole::kF32Parameter ||
+                               tensor.role == TensorRole::kExpertTable ||
                                tensor.name.find(".indexer.k_norm.") != std::string_view::npos;
         if (!keeps_f32) names_.emplace(tensor.name);
       });

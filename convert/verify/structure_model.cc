@@ -80,7 +80,12 @@ class DtypeRules {
   enum class Verdict { kRight, kWrong, kUnexpectedFp8 };
 
   Verdict Judge(const ExpectedTensorView& expected, Dtype dtype) const {
-    if (expected.role == TensorRole::kRouterBias) return RightIf(dtype == Dtype::kF32);
+    if (expected.role == TensorRole::kRouterBias || expected.role == TensorRole::kF32Parameter) {
+      return RightIf(dtype == Dtype::kF32);
+    }
+    if (expected.role == TensorRole::kExpertTable) {
+      return RightIf(dtype == Dtype::kI64 || dtype == Dtype::kI32);
+    }
     if (!IsQuantized(expected.role)) {
       const bool is_linear =
           expected.role != TensorRole::kNorm && expected.role != TensorRole::kBias;
@@ -97,6 +102,8 @@ class DtypeRules {
   // What a tensor of this role should be, for messages.
   std::string Expected(const ExpectedTensorView& expected) const {
     if (expected.role == TensorRole::kRouterBias) return "F32, as router biases always are";
+    if (expected.role == TensorRole::kF32Parameter) return "F32, as it always is in this model";
+    if (expected.role == TensorRole::kExpertTable) return "I64 or I32: the numbers of experts";
     if (!IsQuantized(expected.role) || !demands_fp8_) {
       return torch_dtype_ == "bfloat16"  ? "BF16 or F32 (torch_dtype is bfloat16)"
              : torch_dtype_ == "float16" ? "F16 or F32 (torch_dtype is float16)"
@@ -238,6 +245,8 @@ void AddUnexpected(const Catalog& catalog, const std::vector<bool>& explained,
     const CatalogTensor& tensor = catalog.tensors()[i];
     // The towers and projectors beside the language model, which text_config does not describe.
     if (!config.prefix.empty() && !prefix.empty() && !tensor.name.starts_with(prefix)) continue;
+    // A draft model beside this one.
+    if (config.v4 && config.v4->has_draft && tensor.name.starts_with("mtp.")) continue;
     const std::string& file = FileOf(catalog, i);
     findings.push_back(
         {Severity::kWarning, "unexpected-tensor", file, tensor.name,

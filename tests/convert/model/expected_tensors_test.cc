@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/model/scaled_weights.h"
 #include "tests/convert/model/configs.h"
 
 namespace dsv3::convert {
@@ -41,6 +42,62 @@ Catalog MakeCatalog(const std::vector<ExpectedTensor>& tensors, const std::strin
 
 std::uint64_t NumScales(const Shape& shape) {
   return ((shape[0] + 127) / 128) * ((shape[1] + 127) / 128);
+}
+
+TEST(ExpectedTensors, HasTheTensorsOfV4Flash) {
+  const auto tensors = ByName(testing::V4FlashConfig());
+  std::size_t scales = 0;
+  for (const auto& [name, tensor] : tensors) scales += IsQuantized(tensor.role) ? 1 : 0;
+  EXPECT_EQ(tensors.size() + scales, 69'187U);
+  const auto shape = [&](const std::string& name) { return tensors.at(name).shape; };
+  EXPECT_EQ(shape("layers.0.attn.wo_a.weight"), (Shape{8192, 4096}));
+  EXPECT_EQ(shape("layers.0.attn.attn_sink"), Shape{64});
+  EXPECT_EQ(shape("layers.2.attn.compressor.ape"), (Shape{4, 1024}));
+  EXPECT_EQ(shape("layers.3.attn.compressor.ape"), (Shape{128, 512}));
+  EXPECT_EQ(shape("layers.3.attn.compressor.wkv.weight"), (Shape{512, 4096}));
+  EXPECT_EQ(shape("layers.4.attn.indexer.wq_b.weight"), (Shape{8192, 1024}));
+  EXPECT_EQ(shape("layers.4.attn.indexer.compressor.wgate.weight"), (Shape{256, 4096}));
+  EXPECT_EQ(shape("layers.2.ffn.gate.tid2eid"), (Shape{129280, 6}));
+  EXPECT_EQ(shape("layers.3.ffn.gate.bias"), Shape{256});
+  EXPECT_EQ(shape("layers.42.hc_ffn_fn"), (Shape{24, 16384}));
+  EXPECT_EQ(shape("hc_head_fn"), (Shape{4, 16384}));
+  EXPECT_EQ(shape("mtp.0.e_proj.weight"), (Shape{4096, 4096}));
+  EXPECT_TRUE(tensors.at("mtp.0.hc_head_scale").mtp);
+  EXPECT_EQ(tensors.count("layers.0.ffn.gate.bias"), 0U);
+  EXPECT_EQ(tensors.count("layers.1.attn.compressor.ape"), 0U);
+  EXPECT_EQ(tensors.count("layers.3.attn.indexer.wq_b.weight"), 0U);
+  EXPECT_EQ(tensors.count("mtp.0.attn.compressor.ape"), 0U);
+}
+
+TEST(ExpectedTensors, LeavesOutTheDraftBesideV4) {
+  json config = testing::V4FlashConfig();
+  config["dspark_block_size"] = 5;
+  for (const auto& [name, tensor] : ByName(config)) EXPECT_FALSE(tensor.mtp) << name;
+}
+
+// V4's Base models: FP8 experts with F32 scales.
+TEST(ExpectedTensors, TakesF32ScalesOfV4) {
+  json config = testing::V4FlashConfig();
+  config.update({{"num_hidden_layers", 3}, {"n_routed_experts", 2}, {"expert_dtype", "fp8"}});
+  const ModelConfig parsed = Parse(config);
+  std::vector<CatalogTensor> tensors;
+  for (const ExpectedTensor& tensor : ExpectedTensors(parsed)) {
+    if (!IsQuantized(tensor.role)) {
+      tensors.push_back({tensor.name, Dtype::kBF16, tensor.shape, {}});
+      continue;
+    }
+    tensors.push_back({tensor.name, Dtype::kF8E4M3, tensor.shape, {}});
+    const Shape grid = {(tensor.shape[0] + 127) / 128, (tensor.shape[1] + 127) / 128};
+    const std::string module = tensor.name.substr(0, tensor.name.rfind('.'));
+    tensors.push_back({module + ".scale", Dtype::kF32, grid, {}});
+  }
+  SourceFile file;
+  file.name = "model.safetensors";
+  const Catalog catalog({file}, std::move(tensors));
+  EXPECT_THAT(CheckAgainstModel(parsed, catalog), IsEmpty());
+  const ScaledWeights scaled = FindScaledWeights(catalog, parsed);
+  EXPECT_THAT(scaled.findings, IsEmpty());
+  EXPECT_THAT(scaled.pairs, SizeIs(::testing::Gt(50)));
 }
 
 TEST(ExpectedTensors, HasTheTensorsAndElementsOfV3) {

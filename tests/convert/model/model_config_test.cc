@@ -154,11 +154,43 @@ TEST(ParseModelConfig, FindsQuantizationBesideTextConfig) {
 
 TEST(ParseModelConfig, AcceptsUnknownModelsWithWhateverTheyHold) {
   const ModelConfig config =
-      Parse({{"model_type", "deepseek_v4"}, {"hidden_size", "wide"}, {"vocab_size", 5}});
+      Parse({{"model_type", "deepseek_v41"}, {"hidden_size", "wide"}, {"vocab_size", 5}});
   EXPECT_FALSE(config.known);
   EXPECT_EQ(config.hidden_size, 0U);
   EXPECT_EQ(config.vocab_size, 5U);
   EXPECT_FALSE(Parse(json::object()).known);
+}
+
+TEST(ParseModelConfig, ReadsWhatIsV4sOwn) {
+  const ModelConfig config = Parse(testing::V4FlashConfig());
+  EXPECT_TRUE(config.known);
+  ASSERT_TRUE(config.v4);
+  EXPECT_EQ(config.v4->head_dim, 512U);
+  EXPECT_EQ(config.v4->o_groups, 8U);
+  EXPECT_EQ(config.v4->o_lora_rank, 1024U);
+  EXPECT_EQ(config.v4->hc_mult, 4U);
+  EXPECT_EQ(config.v4->num_hash_layers, 3U);
+  EXPECT_FALSE(config.v4->has_draft);
+  EXPECT_EQ(config.index_n_heads, 64U);
+  EXPECT_TRUE(config.router_bias);
+  EXPECT_EQ(config.expert_dtype, "fp4");
+  EXPECT_FALSE(Parse(testing::V3Config()).v4);
+}
+
+TEST(ParseModelConfig, RejectsV4ConfigsThatContradictThemselves) {
+  const auto with = [](const char* field, const json& value) {
+    json config = testing::V4FlashConfig();
+    config[field] = value;
+    return ErrorOf(config);
+  };
+  json without = testing::V4FlashConfig();
+  without.erase("compress_ratios");
+  EXPECT_THAT(ErrorOf(without), HasSubstr("lacks the field 'compress_ratios'"));
+  EXPECT_THAT(with("compress_ratios", {0, 4}), HasSubstr("has 2 entries"));
+  EXPECT_THAT(with("compress_ratios", "none"), HasSubstr("an array with a number"));
+  EXPECT_THAT(with("o_groups", 7), HasSubstr("does not divide the 64 heads"));
+  EXPECT_THAT(with("hc_mult", 0), HasSubstr("'hc_mult'"));
+  EXPECT_THAT(with("n_routed_experts", 0), HasSubstr("'n_routed_experts'"));
 }
 
 TEST(ParseModelConfig, RejectsWhatIsNoJsonObject) {

@@ -333,12 +333,12 @@ TEST_F(ReshardTest, RefusesModelsUnderOtherNames) {
   checkpoint.Add("model.safetensors", "layers.0.attn.wq_b.weight", formats::Dtype::kBF16, {64, 8});
   checkpoint.Write(dir_ / "v4");
   Json config = {
-      {"model_type", "deepseek_v4"}, {"hidden_size", 8},         {"vocab_size", 64},
-      {"num_hidden_layers", 1},      {"num_attention_heads", 4}, {"n_routed_experts", 0}};
+      {"model_type", "deepseek_v41"}, {"hidden_size", 8},         {"vocab_size", 64},
+      {"num_hidden_layers", 1},       {"num_attention_heads", 4}, {"n_routed_experts", 0}};
   WriteFile(dir_ / "v4" / "config.json", config.dump());
   const Error error = ErrorOf([&] { RunReshard(dir_ / "v4", out(), Options(2, 1)); });
   EXPECT_EQ(error.code(), ErrorCode::kBadInput);
-  EXPECT_THAT(error.message(), AllOf(HasSubstr("'deepseek_v4'"), HasSubstr("self_attn.o_proj")));
+  EXPECT_THAT(error.message(), AllOf(HasSubstr("'deepseek_v41'"), HasSubstr("self_attn.o_proj")));
   EXPECT_FALSE(fs::exists(out()));
   // One rank holds the whole model, whatever it is called.
   RunReshard(dir_ / "v4", out(), Options(1, 1));
