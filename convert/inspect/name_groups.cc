@@ -6,7 +6,11 @@
 #include <string_view>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 
+#include <fmt/format.h>
+
+#include "convert/model/quantized_form.h"
 #include "convert/model/scale_names.h"
 
 namespace dsv3::convert {
@@ -81,6 +85,32 @@ bool IsScalePattern(std::string_view pattern, const std::unordered_set<std::stri
                      [&](const std::string& name) { return patterns.contains(name); });
 }
 
+// The patterns of what lies beside codes of this pattern.
+void AddBeside(std::string_view codes, std::unordered_set<std::string>& beside) {
+  const std::size_t dot = codes.rfind('.');
+  if (dot == std::string_view::npos) return;
+  for (std::string& name : NamesBesideWeight(fmt::format("{}.weight", codes.substr(0, dot)))) {
+    if (name != codes) beside.insert(std::move(name));
+  }
+}
+
+// `positions` has one tensor of each group.
+void CountParameters(const Catalog& catalog, const ModelConfig& config,
+                     const std::vector<std::string>& patterns,
+                     const std::vector<std::uint32_t>& positions, std::vector<NameGroup>& groups) {
+  std::unordered_set<std::string> beside;
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    groups[i].parameters = groups[i].elements;
+    const auto form = RecogniseForm(catalog, config, positions[i]);
+    if (!form) continue;
+    groups[i].parameters = ValuesIn(*form, groups[i].elements);
+    AddBeside(patterns[i], beside);
+  }
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    if (groups[i].scale || beside.contains(patterns[i])) groups[i].parameters = 0;
+  }
+}
+
 }  // namespace
 
 std::size_t NameGroup::NumberAfter(std::string_view name) const {
@@ -92,13 +122,15 @@ std::size_t NameGroup::NumberAfter(std::string_view name) const {
   return num_numbers;
 }
 
-std::vector<NameGroup> GroupNames(const Catalog& catalog) {
+std::vector<NameGroup> GroupNames(const Catalog& catalog, const ModelConfig* config) {
   std::vector<NameGroup> groups;
+  std::vector<std::uint32_t> positions;
   std::vector<std::string> patterns;
   std::unordered_map<std::string, std::size_t> by_key;
   ParsedName name;
   std::string key;
-  for (const CatalogTensor& tensor : catalog.tensors()) {
+  for (std::uint32_t position = 0; position < catalog.tensors().size(); ++position) {
+    const CatalogTensor& tensor = catalog.tensors()[position];
     name.Parse(tensor.name);
     key = name.pattern;
     key += '\0';
@@ -114,6 +146,7 @@ std::vector<NameGroup> GroupNames(const Catalog& catalog) {
       group.elements = formats::NumElements(tensor.shape).value_or(0);
       group.bytes = tensor.extent.length;
       groups.push_back(std::move(group));
+      positions.push_back(position);
       patterns.push_back(name.pattern);
     }
     NameGroup& group = groups[entry->second];
@@ -125,6 +158,8 @@ std::vector<NameGroup> GroupNames(const Catalog& catalog) {
   for (std::size_t i = 0; i < groups.size(); ++i) {
     groups[i].scale = IsScalePattern(patterns[i], known);
   }
+  CountParameters(catalog, config == nullptr ? ModelConfig() : *config, patterns, positions,
+                  groups);
   return groups;
 }
 

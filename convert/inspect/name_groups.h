@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "convert/catalog/catalog.h"
+#include "convert/model/model_config.h"
 
 namespace dsv3::convert {
 
@@ -24,7 +25,9 @@ struct NameGroup {
   formats::Dtype dtype = formats::Dtype::kU8;
   formats::Shape shape;
   std::uint64_t elements = 0;  // of one tensor
-  std::uint64_t bytes = 0;     // of one tensor
+  std::uint64_t parameters =
+      0;                    // of one tensor: elements, or the values of codes; none beside them
+  std::uint64_t bytes = 0;  // of one tensor
   std::uint64_t tensors = 0;
   std::vector<std::uint32_t> numbers;  // num_numbers for each tensor, in the catalog's order
   bool scale = false;                  // holds the quantisation scales of another group
@@ -35,7 +38,7 @@ struct NameGroup {
 
 // The groups of a catalog, in order of first appearance. A component counts as a number when it is
 // decimal, without leading zeros and below 10^9. Names with very many components keep the last ones
-// in one.
-std::vector<NameGroup> GroupNames(const Catalog& catalog);
+// in one. `config` may be nullptr.
+std::vector<NameGroup> GroupNames(const Catalog& catalog, const ModelConfig* config);
 
 }  // namespace dsv3::convert

@@ -147,7 +147,7 @@ class TreeBuilder {
     node.dtype = group.dtype;
     node.shape = group.shape;
     node.tensors = group.scale ? 0 : times;
-    node.parameters = group.scale ? 0 : times * group.elements;
+    node.parameters = times * group.parameters;
     node.bytes = times * group.bytes;
     parent.children.push_back(std::move(node));
   }
@@ -282,9 +282,9 @@ void AddTotals(const std::vector<NameGroup>& groups, const ModelConfig* config, 
       summary.scale_bytes += bytes;
       continue;
     }
-    const std::uint64_t main = (group.tensors - mtp) * group.elements;
+    const std::uint64_t main = (group.tensors - mtp) * group.parameters;
     summary.parameters += main;
-    summary.mtp_parameters += mtp * group.elements;
+    summary.mtp_parameters += mtp * group.parameters;
     if (group.NumberAfter("experts") < group.num_numbers) routed += main;
     if (IsEmbedding(group) && main > 0) not_looked_up += main - group.shape[1];
   }
@@ -301,7 +301,7 @@ void AddTotals(const std::vector<NameGroup>& groups, const ModelConfig* config, 
 }  // namespace
 
 Summary Summarize(const Catalog& catalog, const ModelConfig* config) {
-  const std::vector<NameGroup> groups = GroupNames(catalog);
+  const std::vector<NameGroup> groups = GroupNames(catalog, config);
   Summary summary;
   if (!groups.empty()) summary.root = TreeBuilder(groups).Build();
   AddTotals(groups, config, summary);

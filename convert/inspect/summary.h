@@ -30,9 +30,10 @@ struct SummaryNode {
   };
   Kind kind = Kind::kGroup;
   std::string name;
-  std::uint64_t tensors = 0;     // that it represents, scales left out
-  std::uint64_t parameters = 0;  // their elements, scales left out
-  std::uint64_t bytes = 0;       // scales included
+  std::uint64_t tensors = 0;  // that it represents, scales left out
+  // Their elements, of packed codes the values; without scales and what else lies beside codes.
+  std::uint64_t parameters = 0;
+  std::uint64_t bytes = 0;  // scales included
   // kTensor only:
   formats::Dtype dtype = formats::Dtype::kU8;
   formats::Shape shape;

@@ -51,6 +51,25 @@ std::optional<StoredCodes> FindCodes(const Catalog& catalog, const ModelConfig& 
   return std::nullopt;
 }
 
+std::uint64_t ValuesIn(const QuantizedForm& form, std::uint64_t elements) {
+  switch (form.layout) {
+    case CodeLayout::kPlain:
+    case CodeLayout::kUnknown:
+      return elements;
+    case CodeLayout::kTwoInByte:
+    case CodeLayout::kTwoRows:
+    case CodeLayout::kFlat:
+      return elements * 2;
+    case CodeLayout::kWordsOfRow:
+    case CodeLayout::kAwq:
+    case CodeLayout::kGptq: {
+      constexpr std::uint64_t kUsualBits = 4;
+      return elements * kWordBits / (form.bits == 0 ? kUsualBits : form.bits);
+    }
+  }
+  return elements;
+}
+
 std::vector<Shape> CodeShapes(const QuantizedForm& form, std::uint64_t rows, std::uint64_t cols) {
   std::vector<std::uint64_t> widths = {4, 8, 2, 3};
   if (form.bits != 0) widths = {form.bits};

@@ -51,6 +51,9 @@ struct StoredCodes {
 std::optional<StoredCodes> FindCodes(const Catalog& catalog, const ModelConfig& config,
                                      std::string_view weight);
 
+// How many values codes of so many elements hold, padding included.
+std::uint64_t ValuesIn(const QuantizedForm& form, std::uint64_t elements);
+
 // The shapes that the codes of a matrix may have, the usual one first.
 std::vector<formats::Shape> CodeShapes(const QuantizedForm& form, std::uint64_t rows,
                                        std::uint64_t cols);
