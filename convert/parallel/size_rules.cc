@@ -113,6 +113,10 @@ std::string SizeProblem(const Topology& sizes, const ModelConfig& config) {
     return fmt::format("--tp {} does not divide the model's {} attention heads", sizes.tp,
                        config.num_attention_heads);
   }
+  if (config.v4 && config.v4->o_groups % sizes.tp != 0) {
+    return fmt::format("--tp {} does not divide the model's {} groups of heads (o_groups)",
+                       sizes.tp, config.v4->o_groups);
+  }
   if (std::string problem = ExpertCountProblem(sizes); !problem.empty()) return problem;
   if (std::string problem = WorldProblem(sizes); !problem.empty()) return problem;
   if (sizes.moe_tp == 0) {

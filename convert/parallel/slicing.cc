@@ -12,6 +12,7 @@
 #include "convert/model/activation_scales.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/module_list.h"
+#include "convert/parallel/slicing_codes.h"
 #include "convert/parallel/slicing_misaligned.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
@@ -33,7 +34,8 @@ class Planner {
         scaled_(scaled),
         topology_(topology),
         options_(options),
-        scales_(scaled, catalog.tensors().size()) {}
+        scales_(scaled, catalog.tensors().size()),
+        companions_(FindCodeCompanions(catalog, config, scaled)) {}
 
   Slicing Run() {
     const std::string_view prefix = FindNamePrefix(catalog_);
@@ -74,10 +76,15 @@ class Planner {
       sliced.weight = pair->weight;
       sliced.scale = pair->scale;
       sliced.block = pair->block;
+      sliced.coded = companions_.coded.contains(pair->weight);
     }
-    if (sliced.scale != position) {
+    if (sliced.weight == position) sliced.values = ValuesOfElement(catalog_, *pair);
+    if (companions_.all.contains(position)) sliced.values = 0;
+    // Scales and zero points have the parts of their weight, which are known later.
+    const bool is_whole = companions_.shapes.contains(position);
+    if (sliced.scale != position && !companions_.zeros.contains(position) && !is_whole) {
       CutOther(sliced);
-      if (sliced.weight == position && sliced.ways > 1) AddCut(sliced);
+      if (sliced.weight == position && sliced.ways > 1) cuts_.push_back(CutOf(sliced, *pair));
     }
     slicing_.tensors.push_back(sliced);
   }
@@ -119,12 +126,13 @@ class Planner {
                        ways));
   }
 
-  // Cuts a tensor that is not the scales of an FP8 weight.
+  // Cuts a tensor that is not the scales of a quantised weight.
   void CutOther(SlicedTensor& sliced) const {
     const TensorPlace& place = sliced.place;
     const formats::Shape& shape = At(sliced.tensor).shape;
     const std::uint64_t ways = WaysOf(place.kind, topology_);
-    if (place.parameter == "weight" && place.axis != SliceAxis::kNone) {
+    const bool is_weight = place.parameter == "weight" || sliced.weight == sliced.tensor;
+    if (is_weight && place.axis != SliceAxis::kNone) {
       if (shape.size() == 2) return CutDimension(sliced, place.axis, ways);
       if (ways == 1) return;
       Refuse(sliced.tensor,
@@ -133,7 +141,8 @@ class Planner {
     }
     // The rows' biases are cut with them; those of a product whose columns are cut belong to the
     // sum over the ranks.
-    if (place.parameter == "bias" && shape.size() == 1) {
+    const bool is_sink = place.module == kAttentionSink;
+    if ((place.parameter == "bias" || is_sink) && shape.size() == 1) {
       if (place.axis == SliceAxis::kRows) CutDimension(sliced, SliceAxis::kRows, ways);
       return;
     }
@@ -141,7 +150,8 @@ class Planner {
       Refuse(sliced.tensor,
              fmt::format(
                  "{} ranks divide its module, but how this format is cut is not known "
-                 "here; only BF16, F16, F32 and FP8 weights with their scales are cut{}",
+                 "here; only BF16, F16 and F32 weights are cut, and FP8, INT8, INT4 and FP4 with "
+                 "their scales{}",
                  ways,
                  place.kind == ModuleKind::kRoutedExpert
                      ? fmt::format(". With --ep {} experts stay whole", topology_.ranks_per_stage())
@@ -150,18 +160,24 @@ class Planner {
   }
 
   void CutDimension(SlicedTensor& sliced, SliceAxis axis, std::uint64_t ways) const {
-    std::uint64_t& size = SideOf(sliced.padded, axis);
+    std::uint64_t& side = SideOf(sliced.padded, axis);
     const bool vocabulary =
         sliced.place.kind == ModuleKind::kEmbedding || sliced.place.kind == ModuleKind::kHead;
-    if (vocabulary && !options_.deepseek) size = PaddedVocabulary(size);
+    if (vocabulary && !options_.deepseek) side = PaddedVocabulary(side);
     if (ways == 1) return;
+    // In values; whether elements that hold several of them stay whole is judged with the scales.
+    const std::uint64_t size = axis == SliceAxis::kCols ? side * sliced.values : side;
     const char* const lines = axis == SliceAxis::kRows ? "rows" : "columns";
-    const std::uint64_t heads = config_.num_attention_heads;
+    const bool in_groups =
+        config_.v4 && (sliced.place.module == "wo_a" || sliced.place.module == "wo_b");
+    const std::uint64_t heads = in_groups ? config_.v4->o_groups : config_.num_attention_heads;
     if (sliced.place.kind == ModuleKind::kAttention && heads > 0 && size % heads != 0) {
-      Refuse(sliced.tensor,
-             fmt::format("its {} {} are not those of {} attention heads (num_attention_heads); "
-                         "take config and weights from one checkpoint",
-                         size, lines, heads));
+      Refuse(
+          sliced.tensor,
+          fmt::format("its {} {} are not those of {}; take config and weights from one checkpoint",
+                      size, lines,
+                      in_groups ? fmt::format("{} groups of heads (o_groups)", heads)
+                                : fmt::format("{} attention heads (num_attention_heads)", heads)));
     }
     if (vocabulary && options_.deepseek && size % ways != 0) RefuseVocabulary(sliced, size, ways);
     if (size % ways != 0 || size == 0) {
@@ -182,19 +198,6 @@ class Planner {
                             "hf-rank",
                             QuoteForMessage(tensor.name), ways, rows, std::gcd(rows, ways)),
                 {"", tensor.name});
-  }
-
-  void AddCut(const SlicedTensor& weight) {
-    const ScaledWeight& pair = *scales_.OfWeight(weight.tensor);
-    ScaledCut cut;
-    cut.tensor = weight.tensor;
-    cut.place = weight.place;
-    cut.ways = weight.ways;
-    const bool rows = weight.axis == SliceAxis::kRows;
-    cut.size = rows ? weight.padded.rows : weight.padded.cols;
-    cut.block = rows ? pair.block.rows : pair.block.cols;
-    cut.spanned = cut.block >= (rows ? pair.rows : pair.cols);
-    cuts_.push_back(cut);
   }
 
   void SolveMisaligned() {
@@ -218,10 +221,10 @@ class Planner {
       return;
     }
     std::erase_if(slicing_.tensors, [&](const SlicedTensor& sliced) {
-      return sliced.scale == sliced.tensor && misaligned(sliced);
+      return sliced.scale == sliced.tensor && !sliced.coded && misaligned(sliced);
     });
     for (SlicedTensor& sliced : slicing_.tensors) {
-      if (sliced.weight != sliced.tensor || !misaligned(sliced)) continue;
+      if (sliced.weight != sliced.tensor || sliced.coded || !misaligned(sliced)) continue;
       sliced.to_bf16 = true;
       slicing_.bf16_modules.emplace_back(ModuleOf(At(sliced.tensor).name));
     }
@@ -257,12 +260,20 @@ class Planner {
       const SlicedTensor& weight = slicing_.tensors[sliced_of[scale.weight]];
       // Fused experts are never cut nor padded.
       if (At(scale.weight).shape.size() != 2) continue;
-      const quant::BlockShape block = slicing_.recut_block.value_or(scale.block);
+      const quant::BlockShape block =
+          scale.coded ? scale.block : slicing_.recut_block.value_or(scale.block);
       scale.padded = {ScalesAlong(pair.rows, weight.padded.rows, block.rows),
-                      ScalesAlong(pair.cols, weight.padded.cols, block.cols)};
+                      ScalesAlong(pair.cols, weight.padded.cols * weight.values, block.cols)};
       if (weight.ways == 1 || SideOf(scale.padded, weight.axis) == 1) continue;
       scale.axis = weight.axis;
       scale.ways = weight.ways;
+    }
+    for (SlicedTensor& zeros : slicing_.tensors) {
+      const auto found = companions_.zeros.find(zeros.tensor);
+      if (found == companions_.zeros.end()) continue;
+      const SlicedTensor& scale = slicing_.tensors[sliced_of[found->second->scale]];
+      zeros.axis = scale.axis;
+      zeros.ways = scale.ways;
     }
   }
 
@@ -277,6 +288,7 @@ class Planner {
   const Topology& topology_;
   const SlicingOptions& options_;
   const ScaleMap scales_;
+  const CodeCompanions companions_;
   std::vector<ScaledCut> cuts_;  // in the catalog's order
   Slicing slicing_;
 };

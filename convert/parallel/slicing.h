@@ -21,13 +21,16 @@ namespace dsv3::convert {
 enum class ModuleKind {
   kEmbedding,     // embed_tokens, of the MTP layers, too
   kHead,          // lm_head, shared_head.head
-  kAttention,     // q_proj, q_b_proj, kv_b_proj, o_proj
+  kAttention,     // q_proj, q_b_proj, kv_b_proj, o_proj; V4's wq_b, wo_a, wo_b and attn_sink
   kDenseMlp,      // gate, up, down of a dense layer
   kSharedExpert,  // gate, up, down of shared_experts
   kRoutedExpert,  // gate, up, down of experts.E
   kOther,         // latents, norms, router, indexer, eh_proj: every rank of the stage holds it
 };
 inline constexpr std::size_t kModuleKinds = 7;
+
+// The last component of V4's attention sinks, one for each head.
+inline constexpr std::string_view kAttentionSink = "attn_sink";
 
 // Which dimension of the weight the ranks divide.
 enum class SliceAxis { kNone, kRows, kCols };
@@ -78,12 +81,18 @@ struct SlicedTensor {
   // Rows and columns of all parts together: the tensor's (scales: as they are after
   // Slicing::recut_block), and the padding of the vocabulary. `ways` divides that of the axis.
   MatrixShape padded;
-  // Of an FP8 weight and of its scales, both positions; else kNone.
+  // Of a quantised weight and of its scales, both positions; else kNone. What else lies beside a
+  // weight has neither.
   static constexpr std::uint32_t kNone = Catalog::kNone;
   std::uint32_t weight = kNone;
   std::uint32_t scale = kNone;
   quant::BlockShape block;  // of the weight's scales in the source
-  bool to_bf16 = false;     // a weight that is dequantised; its scales are no SlicedTensor
+  // Of a quantised weight that is not FP8 with scales for blocks, and of its scales: neither is
+  // ever recut or dequantised.
+  bool coded = false;
+  // The values that an element holds: more than one in packed codes, none in what lies beside them.
+  std::uint64_t values = 1;
+  bool to_bf16 = false;  // a weight that is dequantised; its scales are no SlicedTensor
 };
 
 struct Slicing {
@@ -105,9 +114,15 @@ struct SlicingOptions {
   bool deepseek = false;
 };
 
-// Applies the rules to every tensor. `catalog` is that of the whole model; `scaled` its FP8
-// weights. Throws Error: kUsage where a boundary falls inside a block (kError), naming tensor, row
-// or column, block and the ways out, where kSubblock cannot serve the scales, and where the
+// The weights of a checkpoint whose codes ranks can share: FP8, and of the other forms those whose
+// codes lie in the rows of the matrix. Ordered by the weight's position.
+std::vector<ScaledWeight> SliceableWeights(const Catalog& catalog, const ModelConfig& config,
+                                           const ScaledWeights& found);
+
+// Applies the rules to every tensor. `catalog` is that of the whole model; `scaled` its quantised
+// weights whose codes can be cut (see SliceableWeights). Throws Error: kUsage where a boundary
+// falls inside a block or a packed word (kError), naming tensor, row or column, block and the ways
+// out, where kSubblock cannot serve the scales, and where the
 // vocabulary would need padding, which the deepseek format does not have; kBadInput for tensors
 // that cannot be cut: fused or packed experts whose group divides them, a dimension that a group
 // does not divide, an expert that the config does not have, and a matrix that no rule knows in a

@@ -29,6 +29,9 @@ class Judge {
     for (const ScaledCut& cut : cuts_) {
       if (!IsMisaligned(cut, cut.ways)) continue;
       if (first == nullptr) first = &cut;
+      if (cut.coded && options_.on_misaligned != OnMisaligned::kReplicateModule) {
+        RefuseCodes(cut);
+      }
       result.units.insert(cut.place.unit);
     }
     if (first == nullptr) return result;
@@ -57,6 +60,7 @@ class Judge {
   quant::BlockShape Subblock() const {
     quant::BlockShape block = *config_.quantization->weight_block_size;
     for (const ScaledCut& cut : cuts_) {
+      if (cut.coded) continue;
       std::uint64_t& side = cut.place.axis == SliceAxis::kRows ? block.rows : block.cols;
       side = std::gcd(side, cut.part());
     }
@@ -77,15 +81,33 @@ class Judge {
     return "";
   }
 
-  [[noreturn]] void Refuse(const ScaledCut& cut, std::size_t units) const {
+  // Groups and packed words stay whole, whatever the options say.
+  [[noreturn]] void RefuseCodes(const ScaledCut& cut) const {
+    const CatalogTensor& tensor = catalog_.tensors()[cut.tensor];
+    const std::string file = catalog_.files()[tensor.extent.file].DisplayName();
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{}; {}--on-misaligned replicate-module (each of these ranks holds the "
+                            "module whole)",
+                            Boundary(cut), AdviceOnSizes(cut)),
+                {file, tensor.name});
+  }
+
+  // "model.safetensors: tensor '…': 4 ranks divide …, falls inside a block …"
+  std::string Boundary(const ScaledCut& cut) const {
     const CatalogTensor& tensor = catalog_.tensors()[cut.tensor];
     const std::string file = catalog_.files()[tensor.extent.file].DisplayName();
     const char* const line = cut.place.axis == SliceAxis::kRows ? "row" : "column";
-    std::string message = fmt::format(
+    return fmt::format(
         "{}: tensor {}: {} ranks divide its {} {}s, and the first boundary, {} {}, falls inside a "
-        "block of {} {}s that share a scale",
+        "block of {} {}s that share {}",
         formats::ShownPath(file), QuoteForMessage(tensor.name), cut.ways, cut.size, line, line,
-        cut.part(), cut.block, line);
+        cut.part(), cut.block, line, cut.shared);
+  }
+
+  [[noreturn]] void Refuse(const ScaledCut& cut, std::size_t units) const {
+    const CatalogTensor& tensor = catalog_.tensors()[cut.tensor];
+    const std::string file = catalog_.files()[tensor.extent.file].DisplayName();
+    std::string message = Boundary(cut);
     if (units > 1)
       message += fmt::format(" (as in {} more module{})", units - 1, units == 2 ? "" : "s");
     message += "; ";

@@ -12,14 +12,16 @@
 // PlanSlicing is its user.
 namespace dsv3::convert {
 
-// An FP8 weight that several ranks divide.
+// A quantised weight that several ranks divide.
 struct ScaledCut {
   std::uint32_t tensor = 0;  // position in the catalog
   TensorPlace place;
-  std::uint64_t size = 0;   // of the divided dimension, padding included
-  std::uint64_t ways = 1;   // divides size
-  std::uint64_t block = 1;  // of the scales, along that dimension
-  bool spanned = false;     // one scale serves all of the dimension
+  std::uint64_t size = 0;               // of the divided dimension in values, padding included
+  std::uint64_t ways = 1;               // divides size
+  std::uint64_t block = 1;              // of values that cannot be parted, along that dimension
+  std::string_view shared = "a scale";  // what the values of a block share
+  bool coded = false;                   // not FP8: it can neither be recut nor become BF16
+  bool spanned = false;                 // one scale serves all of the dimension
 
   std::uint64_t part() const { return size / ways; }
 };
@@ -31,7 +33,8 @@ struct MisalignedResult {
 };
 
 // Judges all cuts, given in the catalog's order. Throws Error (kUsage) where a cut is misaligned
-// and the options say error, or say subblock for scales that are no plain blocks of the config.
+// and the options say error, or say subblock for scales that are no plain blocks of the config, or
+// subblock or bf16 for codes that are not FP8.
 MisalignedResult JudgeMisaligned(const Catalog& catalog, const ModelConfig& config,
                                  const std::vector<ScaledWeight>& scaled, const Topology& topology,
                                  const SlicingOptions& options, const std::vector<ScaledCut>& cuts);

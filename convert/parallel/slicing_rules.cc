@@ -1,4 +1,5 @@
 #include <charconv>
+#include <span>
 #include <system_error>
 
 #include "convert/parallel/slicing.h"
@@ -48,6 +49,50 @@ constexpr Rule kTopRules[] = {
     {"", "lm_head", ModuleKind::kHead, SliceAxis::kRows},
 };
 
+constexpr std::string_view kV4Experts = "ffn.experts";
+
+// The rows of wo_a and the columns of wo_b are those of groups of heads.
+constexpr Rule kV4LayerRules[] = {
+    {kV4Experts, "w1", ModuleKind::kRoutedExpert, SliceAxis::kRows},
+    {kV4Experts, "w3", ModuleKind::kRoutedExpert, SliceAxis::kRows},
+    {kV4Experts, "w2", ModuleKind::kRoutedExpert, SliceAxis::kCols},
+    {"ffn.shared_experts", "w1", ModuleKind::kSharedExpert, SliceAxis::kRows},
+    {"ffn.shared_experts", "w3", ModuleKind::kSharedExpert, SliceAxis::kRows},
+    {"ffn.shared_experts", "w2", ModuleKind::kSharedExpert, SliceAxis::kCols},
+    {"attn", "wq_b", ModuleKind::kAttention, SliceAxis::kRows},
+    {"attn", "wo_a", ModuleKind::kAttention, SliceAxis::kRows},
+    {"attn", "wo_b", ModuleKind::kAttention, SliceAxis::kCols},
+    {"attn", kAttentionSink, ModuleKind::kAttention, SliceAxis::kRows},
+    // Matrices that every rank of the stage holds.
+    {"attn", "wq_a", ModuleKind::kOther, SliceAxis::kNone},
+    {"attn", "wkv", ModuleKind::kOther, SliceAxis::kNone},
+    {"attn.compressor", "wkv", ModuleKind::kOther, SliceAxis::kNone},
+    {"attn.compressor", "wgate", ModuleKind::kOther, SliceAxis::kNone},
+    {"attn.indexer", "wq_b", ModuleKind::kOther, SliceAxis::kNone},
+    {"attn.indexer", "weights_proj", ModuleKind::kOther, SliceAxis::kNone},
+    {"attn.indexer.compressor", "wkv", ModuleKind::kOther, SliceAxis::kNone},
+    {"attn.indexer.compressor", "wgate", ModuleKind::kOther, SliceAxis::kNone},
+    {"ffn", "gate", ModuleKind::kOther, SliceAxis::kNone},
+    {"", "e_proj", ModuleKind::kOther, SliceAxis::kNone},
+    {"", "h_proj", ModuleKind::kOther, SliceAxis::kNone},
+};
+
+constexpr Rule kV4TopRules[] = {
+    {"", "embed", ModuleKind::kEmbedding, SliceAxis::kRows},
+    {"", "head", ModuleKind::kHead, SliceAxis::kRows},
+};
+
+struct Rules {
+  std::span<const Rule> layer;
+  std::span<const Rule> top;
+  std::string_view experts;  // the path of routed experts
+};
+
+Rules RulesOf(const ModelConfig& config) {
+  if (config.v4) return {kV4LayerRules, kV4TopRules, kV4Experts};
+  return {kLayerRules, kTopRules, kExperts};
+}
+
 bool TakePrefix(std::string_view& text, std::string_view prefix) {
   if (!text.starts_with(prefix)) return false;
   text.remove_prefix(prefix.size());
@@ -79,29 +124,32 @@ std::string_view UpTo(std::string_view name, std::string_view piece) {
   return {name.data(), static_cast<std::size_t>(piece.data() + piece.size() - name.data())};
 }
 
-template <std::size_t kSize>
-const Rule* FindRule(const Rule (&rules)[kSize], std::string_view path, std::string_view module) {
+const Rule* FindRule(std::span<const Rule> rules, std::string_view path, std::string_view module) {
   for (const Rule& rule : rules) {
     if (rule.module == module && rule.path == path) return &rule;
   }
   return nullptr;
 }
 
-// Of a tensor below "mlp.experts": `rest` is what follows. transformers may keep all experts of a
-// layer in one tensor, which then has no number.
-void PlaceExpert(std::string_view name, std::string_view rest, TensorPlace& place) {
+// Of a tensor below the routed experts: `rest` is what follows. transformers may keep all experts
+// of a layer in one tensor, which then has no number.
+void PlaceExpert(std::string_view name, std::string_view rest, const Rules& rules,
+                 TensorPlace& place) {
   place.kind = ModuleKind::kRoutedExpert;
   place.unit = {name.data(), static_cast<std::size_t>(rest.data() - 1 - name.data())};
   place.expert = TakeNumber(rest);
   place.parameter = SplitLast(rest);
   place.module = SplitLast(rest);
   if (!place.expert || !rest.empty()) return;
-  if (const Rule* rule = FindRule(kLayerRules, kExperts, place.module)) place.axis = rule->axis;
+  if (const Rule* rule = FindRule(rules.layer, rules.experts, place.module)) {
+    place.axis = rule->axis;
+  }
 }
 
 }  // namespace
 
 TensorPlace PlaceOf(std::string_view name, std::string_view prefix, const ModelConfig& config) {
+  const Rules rules = RulesOf(config);
   TensorPlace place;
   std::string_view rest = name;
   const bool in_model = TakePrefix(rest, prefix);
@@ -118,15 +166,16 @@ TensorPlace PlaceOf(std::string_view name, std::string_view prefix, const ModelC
     }
   }
   std::string_view below_experts = rest;
-  if (place.layer && TakePrefix(below_experts, "mlp.experts.")) {
-    PlaceExpert(name, below_experts, place);
+  if (place.layer && TakePrefix(below_experts, rules.experts) && TakePrefix(below_experts, ".")) {
+    PlaceExpert(name, below_experts, rules, place);
     return place;
   }
   place.parameter = SplitLast(rest);
-  place.module = SplitLast(rest);
+  // A parameter of attention itself, which is a module of its own here.
+  const bool is_sink = config.v4 && place.parameter == kAttentionSink;
+  place.module = is_sink ? place.parameter : SplitLast(rest);
   if (!in_model) return place;
-  const Rule* const rule = place.layer ? FindRule(kLayerRules, rest, place.module)
-                                       : FindRule(kTopRules, rest, place.module);
+  const Rule* const rule = FindRule(place.layer ? rules.layer : rules.top, rest, place.module);
   place.known = rule != nullptr;
   if (rule != nullptr && rule->kind != ModuleKind::kOther) {
     place.kind = rule->kind;
@@ -138,7 +187,8 @@ TensorPlace PlaceOf(std::string_view name, std::string_view prefix, const ModelC
   if (place.layer) return place;
   if (place.kind == ModuleKind::kEmbedding) {
     place.stage = config.tie_word_embeddings ? StageRule::kFirstAndLast : StageRule::kFirst;
-  } else if (place.kind == ModuleKind::kHead || (place.module == "norm" && rest.empty())) {
+  } else if (place.kind == ModuleKind::kHead || (place.module == "norm" && rest.empty()) ||
+             (config.v4 && place.parameter.starts_with("hc_head_"))) {
     place.stage = StageRule::kLast;
   }
   return place;

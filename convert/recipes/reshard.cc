@@ -84,17 +84,19 @@ Slicing SlicingOf(const OpenedModel& model, const std::vector<ScaledWeight>& sca
 // One rank holds the whole model, whatever it is.
 void RequireKnownModel(const ModelConfig& config, const ParallelOptions& options) {
   if (config.known || CompleteSizes(options, config).world_size() == 1) return;
-  throw Error(ErrorCode::kBadInput,
-              fmt::format("config.json: {}, so which rank holds which part of which tensor is not "
-                          "known; models under the names of DeepSeek-V3 (R1, V3.1, V3.2, Kimi-K2, "
-                          "GLM-5) can be resharded: model.layers.0.self_attn.o_proj.weight, "
-                          "model.layers.3.mlp.experts.0.gate_proj.weight",
-                          config.model_type.empty()
-                              ? std::string("model_type is missing")
-                              : fmt::format("the model_type {} is not one whose tensors are known "
-                                            "here",
-                                            QuoteForMessage(config.model_type))),
-              {.file = "config.json", .tensor = {}});
+  throw Error(
+      ErrorCode::kBadInput,
+      fmt::format(
+          "config.json: {}, so which rank holds which part of which tensor is not "
+          "known; models under the names of DeepSeek-V3 (R1, V3.1, V3.2, Kimi-K2, "
+          "GLM-5) and DeepSeek-V4 can be resharded: model.layers.0.self_attn.o_proj.weight, "
+          "model.layers.3.mlp.experts.0.gate_proj.weight",
+          config.model_type.empty()
+              ? std::string("model_type is missing")
+              : fmt::format("the model_type {} is not one whose tensors are known "
+                            "here",
+                            QuoteForMessage(config.model_type))),
+      {.file = "config.json", .tensor = {}});
 }
 
 std::string DigestOf(const std::string& text) {
@@ -142,11 +144,12 @@ class Planner {
           ExpectedLoad(options_.placement, reshard_.topology, config, *reshard_.placement);
     }
     ScaledWeights scaled = FindScaledWeights(model_.catalog, config);
-    RequireWholeForms(scaled);
+    const std::vector<ScaledWeight> sliceable = SliceableWeights(model_.catalog, config, scaled);
+    RequireWholeForms(scaled, sliceable);
     formats::RequireNoErrors(scaled.findings,
                              {"fault of weights and scales", "faults of weights and scales"});
-    reshard_.slicing = SlicingOf(model_, scaled.pairs, reshard_.topology, options_);
-    const Origins origins(model_, scaled.pairs, reshard_.slicing);
+    reshard_.slicing = SlicingOf(model_, sliceable, reshard_.topology, options_);
+    const Origins origins(model_, sliceable, reshard_.slicing);
     reshard_.rules = origins.rules();
     reshard_.dequantized = DequantizedOf(scaled.pairs, reshard_.slicing);
     const SharedModel shared{model_, reshard_.topology, reshard_.placement, reshard_.slicing,
@@ -162,18 +165,26 @@ class Planner {
   }
 
  private:
-  // Weights in forms that are not read as FP8 go to ranks that hold their module whole.
-  void RequireWholeForms(const ScaledWeights& scaled) const {
+  // Weights in forms that cannot be cut go to ranks that hold their module whole. The deepseek
+  // format knows no other forms than FP8.
+  void RequireWholeForms(const ScaledWeights& scaled,
+                         const std::vector<ScaledWeight>& sliceable) const {
     const std::string_view prefix = FindNamePrefix(model_.catalog);
+    const ScaleMap cut(sliceable, model_.catalog.tensors().size());
     for (const formats::Finding& form : scaled.unsupported) {
+      const std::uint32_t position = model_.catalog.Find(form.tensor);
+      const bool can_be_cut = position != Catalog::kNone && cut.OfWeight(position) != nullptr;
+      if (can_be_cut && options_.format != RankFormat::kDeepseek) continue;
       const TensorPlace place = PlaceOf(form.tensor, prefix, model_.config);
       const std::uint64_t ways = WaysOf(place.kind, reshard_.topology);
       if (ways == 1) continue;
       throw Error(
           ErrorCode::kBadInput,
-          fmt::format("{}: {} ranks divide its module, and how this form is cut is not known here; "
-                      "only BF16, F16, F32 and FP8 weights with their scales are cut{}",
+          fmt::format("{}: {} ranks divide its module, and how this form is cut {}; only BF16, F16 "
+                      "and F32 weights are cut, and FP8, INT8, INT4 and FP4 with their scales{}",
                       form.message, ways,
+                      can_be_cut ? "is not known to the deepseek format, which has FP8 alone"
+                                 : "is not known here",
                       place.kind == ModuleKind::kRoutedExpert
                           ? fmt::format(". With --ep {} experts stay whole",
                                         reshard_.topology.ranks_per_stage())

@@ -43,7 +43,7 @@ std::vector<RankReport> RankReports(const SharedModel& shared,
       RankReport& report = reports[rank];
       report.bytes += bytes;
       report.bytes_by_kind[kind] += bytes;
-      if (!is_scale) report.parameters += elements;
+      if (!is_scale) report.parameters += elements * sliced.values;
     }
   }
   CountExperts(shared, reports);

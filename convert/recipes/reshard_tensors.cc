@@ -64,7 +64,8 @@ Origins::Origins(const OpenedModel& model, const std::vector<ScaledWeight>& scal
       }
       origins_.push_back(Dequantize(model.catalog, *scales.OfWeight(sliced.tensor)));
       rules_.push_back(formats::kDequantizeRule);
-    } else if (IsScale(sliced) && slicing.recut_block && *slicing.recut_block != sliced.block) {
+    } else if (IsScale(sliced) && !sliced.coded && slicing.recut_block &&
+               *slicing.recut_block != sliced.block) {
       const ScaledWeight& pair = *scales.OfWeight(sliced.weight);
       origins_.push_back(RecutScales(OriginOf(model, sliced.tensor), pair.rows, pair.cols,
                                      sliced.block, *slicing.recut_block));

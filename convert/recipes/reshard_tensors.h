@@ -40,8 +40,8 @@ struct RankTensor {
 // How the whole of each tensor is made that parts are cut out of.
 class Origins {
  public:
-  // `scaled`: the FP8 weights of the model's catalog. All must outlive the origins. Throws Error
-  // (kUsage) where a weight of rank shards were to be dequantised.
+  // `scaled`: the quantised weights of the model's catalog that PlanSlicing had. All must outlive
+  // the origins. Throws Error (kUsage) where a weight of rank shards were to be dequantised.
   Origins(const OpenedModel& model, const std::vector<ScaledWeight>& scaled,
           const Slicing& slicing);
 

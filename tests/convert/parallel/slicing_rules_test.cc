@@ -108,6 +108,52 @@ constexpr NameCase kNames[] = {
     {"...", ModuleKind::kOther, kNone, StageRule::kAll, ""},
 };
 
+constexpr NameCase kV4Names[] = {
+    {"embed.weight", ModuleKind::kEmbedding, kRows, StageRule::kFirst, "embed"},
+    {"head.weight", ModuleKind::kHead, kRows, StageRule::kLast, "head"},
+    {"norm.weight", ModuleKind::kOther, kNone, StageRule::kLast, ""},
+    {"hc_head_fn", ModuleKind::kOther, kNone, StageRule::kLast, ""},
+    {"layers.3.attn.wq_b.weight", ModuleKind::kAttention, kRows, kLayer, "layers.3.attn"},
+    {"layers.3.attn.wo_a.scale", ModuleKind::kAttention, kRows, kLayer, "layers.3.attn"},
+    {"layers.3.attn.wo_b.weight", ModuleKind::kAttention, kCols, kLayer, "layers.3.attn"},
+    {"layers.3.attn.attn_sink", ModuleKind::kAttention, kRows, kLayer, "layers.3.attn"},
+    {"layers.3.attn.wq_a.weight", ModuleKind::kOther, kNone, kLayer, ""},
+    {"layers.3.attn.wkv.weight", ModuleKind::kOther, kNone, kLayer, ""},
+    {"layers.4.attn.compressor.ape", ModuleKind::kOther, kNone, kLayer, ""},
+    {"layers.4.attn.compressor.wkv.weight", ModuleKind::kOther, kNone, kLayer, ""},
+    {"layers.4.attn.indexer.wq_b.weight", ModuleKind::kOther, kNone, kLayer, ""},
+    {"layers.4.attn.indexer.compressor.wgate.weight", ModuleKind::kOther, kNone, kLayer, ""},
+    {"layers.2.ffn.gate.tid2eid", ModuleKind::kOther, kNone, kLayer, ""},
+    {"layers.2.ffn.shared_experts.w3.weight", ModuleKind::kSharedExpert, kRows, kLayer,
+     "layers.2.ffn.shared_experts"},
+    {"layers.2.ffn.shared_experts.w2.weight", ModuleKind::kSharedExpert, kCols, kLayer,
+     "layers.2.ffn.shared_experts"},
+    {"layers.2.ffn.experts.17.w1.weight", ModuleKind::kRoutedExpert, kRows, kLayer,
+     "layers.2.ffn.experts"},
+    {"layers.2.ffn.experts.17.w2.scale", ModuleKind::kRoutedExpert, kCols, kLayer,
+     "layers.2.ffn.experts"},
+    {"mtp.0.ffn.experts.17.w3.weight", ModuleKind::kRoutedExpert, kRows, kLayer,
+     "mtp.0.ffn.experts"},
+    {"mtp.0.e_proj.weight", ModuleKind::kOther, kNone, kLayer, ""},
+    {"layers.3.hc_attn_scale", ModuleKind::kOther, kNone, kLayer, ""},
+};
+
+TEST(PlaceOf, KnowsTheNamesOfV4) {
+  const ModelConfig config = Parse(testing::V4FlashConfig());
+  for (const NameCase& name : kV4Names) {
+    SCOPED_TRACE(name.name);
+    const TensorPlace place = PlaceOf(name.name, "", config);
+    EXPECT_EQ(place.kind, name.kind);
+    EXPECT_EQ(place.axis, name.axis);
+    EXPECT_EQ(place.stage, name.stage);
+    EXPECT_EQ(place.unit, name.unit);
+  }
+  const TensorPlace mtp = PlaceOf("mtp.0.ffn.experts.17.w3.weight", "", config);
+  EXPECT_TRUE(mtp.mtp);
+  EXPECT_EQ(mtp.layer, 43U);
+  EXPECT_EQ(mtp.expert, 17U);
+}
+
 TEST(PlaceOf, KnowsEveryModule) {
   const ModelConfig config = Parse(V3Config());
   for (const NameCase& expected : kNames) {

@@ -47,6 +47,14 @@ std::string Refusal(const ParallelOptions& options, const ModelConfig& config = 
   return "no error";
 }
 
+TEST(PlanTopologyTest, DividesTheGroupsOfV4sHeads) {
+  const ModelConfig flash = Parse(testing::V4FlashConfig());
+  EXPECT_EQ(PlanTopology({.tp = 8}, flash).tp, 8U);
+  EXPECT_THAT(Refusal({.tp = 16}, flash),
+              AllOf(HasSubstr("--tp 16 does not divide the model's 8 groups of heads"),
+                    HasSubstr("--tp 8")));
+}
+
 TEST(PlanTopologyTest, CompletesThePrefillUnitOfTheReport) {
   const Topology topology = PlanTopology({.tp = 4, .ep = 32}, V3());
   EXPECT_EQ(topology.dp, 8U);

@@ -25,12 +25,7 @@ INSTANTIATE_TEST_SUITE_P(Forms, EachFormValuesTest, ::testing::ValuesIn(kForms),
 
 TEST_P(EachFormValuesTest, LooksAtValuesNameItAndJudgeNoCodes) {
   const std::size_t experts = WriteWith(GetParam());
-  // Groups of the others do not divide the columns of so small a model.
-  const std::vector<std::string> decoded_forms = {"MxFp8",        "ModelOptFp8",
-                                                  "Int8OfAscend", "ModelOptFp8ThatTheConfigNames",
-                                                  "Int8Rows",     "Int8Blocks"};
-  const bool decoded = std::find(decoded_forms.begin(), decoded_forms.end(),
-                                 GetParam().test_name) != decoded_forms.end();
+  const bool decoded = IsDecoded(GetParam());
   convert::ProgressSink progress;
   const convert::StopToken stop;
   const convert::NumericReport report =
