@@ -1,7 +1,11 @@
 #include "convert/recipes/sample.h"
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
+#include <span>
+#include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -10,6 +14,7 @@
 #include <tbb/blocked_range.h>
 #include <tbb/parallel_for.h>
 
+#include "convert/recipes/sample_codes.h"
 #include "convert/recipes/sample_model.h"
 #include "convert/recipes/sample_values.h"
 #include "formats/error.h"
@@ -113,9 +118,11 @@ std::vector<Piece> CutIntoPieces(const std::vector<SampleTensor>& tensors) {
   for (const SampleTensor& tensor : tensors) {
     const std::uint64_t num = formats::NumElements(tensor.shape).value();
     std::uint64_t step = kPieceElements;
-    if (tensor.scale) {
+    if (IsFp8Form(tensor.form)) {
       const std::uint64_t block_row = kSampleBlock.rows * tensor.shape[1];
       step = std::max<std::uint64_t>(1, kPieceElements / block_row) * block_row;
+    } else if (tensor.form != SampleForm::kPlain) {
+      step = std::max<std::uint64_t>(1, num);  // some have a scale for the whole
     }
     for (std::uint64_t first = 0; first < num; first += step) {
       pieces.push_back({&tensor, first, std::min(step, num - first)});
@@ -139,30 +146,29 @@ class ShardWriter {
   void WritePiece(const Piece& piece) {
     const SampleTensor& tensor = *piece.tensor;
     const SampleValues values(seed_, StreamName(tensor), tensor.role);
-    if (tensor.dtype == formats::Dtype::kF32) {
-      std::vector<float> floats(piece.num);
-      values.DrawF32(piece.first, floats);
-      Write(tensor.place, piece.first * sizeof(float), std::as_bytes(std::span(floats)));
-      return;
+    switch (tensor.dtype) {
+      case formats::Dtype::kF32: {
+        std::vector<float> floats(piece.num);
+        values.DrawF32(piece.first, floats);
+        return WriteValues(piece, std::span<const float>(floats));
+      }
+      case formats::Dtype::kI64: {
+        std::vector<std::int64_t> experts(piece.num);
+        values.DrawExperts(piece.first, tensor.shape[1], model_.experts, experts);
+        return WriteValues(piece, std::span<const std::int64_t>(experts));
+      }
+      default:
+        break;
     }
     std::vector<std::uint16_t> bf16(piece.num);
     values.DrawBF16(piece.first, bf16);
-    if (!tensor.scale) {
-      Write(tensor.place, piece.first * sizeof(std::uint16_t), std::as_bytes(std::span(bf16)));
-      return;
+    if (tensor.form == SampleForm::kPlain) {
+      WriteValues(piece, std::span<const std::uint16_t>(bf16));
+    } else if (IsFp8Form(tensor.form)) {
+      WriteFp8(piece, bf16);
+    } else {
+      WriteCodes(piece, bf16);
     }
-    const std::uint64_t cols = tensor.shape[1];
-    const std::uint64_t rows = piece.num / cols;
-    const auto blocks = [](std::uint64_t size, std::uint64_t block) {
-      return (size + block - 1) / block;
-    };
-    const std::uint64_t scale_cols = blocks(cols, kSampleBlock.cols);
-    std::vector<std::uint8_t> codes(piece.num);
-    std::vector<std::byte> scales(blocks(rows, kSampleBlock.rows) * scale_cols * sizeof(float));
-    Quantize(bf16, rows, cols, codes, scales);
-    Write(tensor.place, piece.first, std::as_bytes(std::span(codes)));
-    const std::uint64_t first_scale = piece.first / cols / kSampleBlock.rows * scale_cols;
-    Write(*tensor.scale, first_scale * sizeof(float), scales);
   }
 
   void Commit() {
@@ -177,11 +183,77 @@ class ShardWriter {
     return tensor.name;
   }
 
+  template <typename T>
+  void WriteValues(const Piece& piece, std::span<const T> values) {
+    Write(piece.tensor->parts[0], piece.first * sizeof(T), std::as_bytes(values));
+  }
+
+  void WriteFp8(const Piece& piece, std::span<const std::uint16_t> bf16) {
+    const SampleTensor& tensor = *piece.tensor;
+    const std::uint64_t cols = tensor.shape[1];
+    const std::uint64_t rows = piece.num / cols;
+    const auto blocks = [](std::uint64_t size, std::uint64_t block) {
+      return (size + block - 1) / block;
+    };
+    const std::uint64_t scale_cols = blocks(cols, kSampleBlock.cols);
+    std::vector<std::uint8_t> codes(piece.num);
+    std::vector<std::byte> scales(blocks(rows, kSampleBlock.rows) * scale_cols * sizeof(float));
+    Quantize(tensor.form, bf16, rows, cols, codes, scales);
+    Write(tensor.parts[0], piece.first, std::as_bytes(std::span(codes)));
+    const std::uint64_t first_scale = piece.first / cols / kSampleBlock.rows * scale_cols;
+    if (tensor.form == SampleForm::kFp8E8M0) {
+      const std::vector<std::byte> exponents = ExponentsOf(scales);
+      Write(tensor.parts[1], first_scale, exponents);
+      return;
+    }
+    Write(tensor.parts[1], first_scale * sizeof(float), scales);
+  }
+
+  // A whole tensor.
+  void WriteCodes(const Piece& piece, std::span<const std::uint16_t> bf16) {
+    const SampleTensor& tensor = *piece.tensor;
+    const std::vector<std::vector<std::byte>> parts =
+        EncodeSample(tensor.form, bf16, tensor.shape[0], tensor.shape[1],
+                     std::max(AbsmaxOf(bf16), Other(tensor)));
+    for (std::size_t i = 0; i < parts.size(); ++i) Write(tensor.parts[i], 0, parts[i]);
+  }
+
+  // The largest absolute value of the tensor that shares the second scale with this one: gate and
+  // up of a module. 0 where there is none.
+  float Other(const SampleTensor& tensor) const {
+    constexpr std::string_view kGate = "gate_proj";
+    constexpr std::string_view kUp = "up_proj";
+    if (tensor.form != SampleForm::kNvFp4) return 0;
+    std::string name = tensor.name;
+    if (const std::size_t gate = name.rfind(kGate); gate != std::string::npos) {
+      name.replace(gate, kGate.size(), kUp);
+    } else if (const std::size_t up = name.rfind(kUp); up != std::string::npos) {
+      name.replace(up, kUp.size(), kGate);
+    } else {
+      return 0;
+    }
+    std::vector<std::uint16_t> bf16(tensor.shape[0] * tensor.shape[1]);
+    SampleValues(seed_, name, tensor.role).DrawBF16(0, bf16);
+    return AbsmaxOf(bf16);
+  }
+
+  // E8M0 of floats that are powers of two: their exponents.
+  static std::vector<std::byte> ExponentsOf(std::span<const std::byte> floats) {
+    std::vector<std::byte> exponents(floats.size() / sizeof(float));
+    for (std::size_t i = 0; i < exponents.size(); ++i) {
+      std::uint32_t bits = 0;
+      std::memcpy(&bits, floats.data() + i * sizeof bits, sizeof bits);
+      exponents[i] = static_cast<std::byte>(bits >> 23);
+    }
+    return exponents;
+  }
+
   // By DeepSeek's formula. The rows begin where a row of blocks begins.
-  void Quantize(std::span<const std::uint16_t> bf16, std::uint64_t rows, std::uint64_t cols,
-                std::span<std::uint8_t> codes, std::span<std::byte> scales) const {
+  static void Quantize(SampleForm form, std::span<const std::uint16_t> bf16, std::uint64_t rows,
+                       std::uint64_t cols, std::span<std::uint8_t> codes,
+                       std::span<std::byte> scales) {
     const quant::QuantizeFormat format{
-        .scale_fmt = model_.ue8m0 ? quant::ScaleFmt::kUe8m0 : quant::ScaleFmt::kF32,
+        .scale_fmt = form == SampleForm::kFp8 ? quant::ScaleFmt::kF32 : quant::ScaleFmt::kUe8m0,
         .block = kSampleBlock};
     const std::uint64_t scale_bytes =
         (cols + kSampleBlock.cols - 1) / kSampleBlock.cols * sizeof(float);

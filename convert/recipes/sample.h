@@ -17,7 +17,16 @@ enum class SamplePreset {
   kTinyTp,    // some 30 MB: 16 heads and 32 experts, for resharding
   kTiny61,    // some 45 MB: V3's 61 layers and MTP layer 61, for 8 tensor parallel ranks
   kSmall,     // about 1 GB: for benchmarks
-  kV3Shapes,  // DeepSeek-V3's 91,991 tensors in 163 sparse files: for planning and inspection
+  // The relatives, a few MB each, with the names, dtypes and configs of the models:
+  kV2Lite,     // V2-Lite: BF16, plain q_proj, softmax routing
+  kMoonlight,  // Moonlight: BF16, plain q_proj
+  kV32,        // V3.2: as kTinyV32, with the indexers' norms in F32
+  kGlm5,       // GLM-5: FP8, indexers, an MTP layer without copies of embedding and head
+  kKimiInt4,   // Kimi K2-Thinking: routed experts in packed INT4
+  kKimiK25,    // Kimi K2.5: the same below language_model., beside a vision tower
+  kNvFp4,      // ModelOpt's NVFP4 of V3: routed experts
+  kV4,         // DeepSeek-V4: FP8 and FP4 with E8M0 scales, compressors, an MTP layer as mtp.0
+  kV3Shapes,   // DeepSeek-V3's 91,991 tensors in 163 sparse files: for planning and inspection
 };
 
 struct SampleOptions {
@@ -31,10 +40,10 @@ struct SampleReport {
   std::uint64_t bytes = 0;  // as the files' lengths tell; sparse files take less of the disk
 };
 
-// Writes a genuine FP8 checkpoint in Hugging Face form below `out`: V3 names, several shards, some
-// scales in another shard than their weight, the ragged 576-row projection, negative router
+// Writes a genuine checkpoint in Hugging Face form below `out`: the preset's names, several shards,
+// some scales in another shard than their weight, the ragged 576-row projection, negative router
 // biases, an MTP layer, config.json, a tokenizer stub, generation_config.json, index. Weights are
-// drawn like real ones and quantised by quant::Quantize. Equal preset and seed give equal
+// drawn like real ones and quantised as the model's are. Equal preset and seed give equal
 // bytes on every machine. Files appear under their names when complete, the index last.
 // `out` must be missing or an empty directory (kUsage). kIo from the disk.
 SampleReport WriteSample(const SampleOptions& options, const std::filesystem::path& out,

@@ -1,13 +1,13 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "convert/model/expected_tensors.h"
 #include "convert/recipes/sample.h"
+#include "convert/recipes/sample_codes.h"
 #include "formats/safetensors.h"
 
 // What a sample checkpoint consists of, before a byte of it is written.
@@ -28,11 +28,11 @@ struct SamplePlace {
 
 struct SampleTensor {
   std::string name;
-  formats::Shape shape;
+  formats::Shape shape;  // of the values
   TensorRole role = TensorRole::kNorm;
-  formats::Dtype dtype = formats::Dtype::kBF16;
-  SamplePlace place;
-  std::optional<SamplePlace> scale;  // of a quantised weight
+  SampleForm form = SampleForm::kPlain;
+  formats::Dtype dtype = formats::Dtype::kBF16;  // of the values, or of their codes
+  std::vector<SamplePlace> parts;                // of StoredPartsOf, in its order
 };
 
 struct SampleModel {
@@ -41,13 +41,8 @@ struct SampleModel {
   std::string index;                  // text of model.safetensors.index.json
   std::vector<std::pair<std::string, std::string>> side_files;  // name, content
   std::uint64_t num_tensors = 0;                                // with scales
-  bool ue8m0 = false;                                           // scales are powers of two
+  std::uint64_t experts = 0;                                    // routed ones of a layer
 };
-
-inline constexpr quant::BlockShape kSampleBlock = {128, 128};
-
-// config.json of a preset, which decides everything else.
-std::string SampleConfig(SamplePreset preset);
 
 SampleModel MakeSampleModel(SamplePreset preset);
 

@@ -62,4 +62,13 @@ void SampleValues::DrawF32(std::uint64_t first, std::span<float> out) const {
   }
 }
 
+void SampleValues::DrawExperts(std::uint64_t first, std::uint64_t per_row, std::uint64_t experts,
+                               std::span<std::int64_t> out) const {
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    const std::uint64_t row = (first + i) / per_row;
+    const std::uint64_t expert = Mix(key_ + (row + 1) * kGolden) + (first + i) % per_row;
+    out[i] = static_cast<std::int64_t>(expert % experts);
+  }
+}
+
 }  // namespace dsv3::convert

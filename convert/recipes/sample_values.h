@@ -27,6 +27,11 @@ class SampleValues {
   // The same for router biases: floats around −1, all negative.
   void DrawF32(std::uint64_t first, std::span<float> out) const;
 
+  // The same elements of a table with `per_row` different expert numbers, below `experts`, in a
+  // row. `first` and the size are whole rows.
+  void DrawExperts(std::uint64_t first, std::uint64_t per_row, std::uint64_t experts,
+                   std::span<std::int64_t> out) const;
+
  private:
   std::int32_t Draw(std::uint64_t i) const;
 

@@ -171,10 +171,12 @@ TEST(CompletionTest, BashCompletesCommandsOptionsValuesAndPaths) {
   EXPECT_EQ(complete({"fp8-to-bf16", "--th"}), "--threads ");
   EXPECT_EQ(complete({"sample", "--th"}), " ") << "an option of another command";
   EXPECT_EQ(complete({"sample", "--preset", ""}),
-            "tiny tiny-v32 tiny-kimi tiny-tp tiny-61 small v3-shapes ");
-  EXPECT_EQ(complete({"sample", "--preset", "=", "v"}), "v3-shapes ");
+            "tiny tiny-v32 tiny-kimi tiny-tp tiny-61 small v3-shapes v2-lite moonlight v32 glm5 "
+            "k2-int4 k2.5 nvfp4 v4 ");
+  EXPECT_EQ(complete({"sample", "--preset", "=", "v3-"}), "v3-shapes ");
   EXPECT_EQ(complete({"sample", "--preset", "="}),
-            "tiny tiny-v32 tiny-kimi tiny-tp tiny-61 small v3-shapes ");
+            "tiny tiny-v32 tiny-kimi tiny-tp tiny-61 small v3-shapes v2-lite moonlight v32 glm5 "
+            "k2-int4 k2.5 nvfp4 v4 ");
   EXPECT_EQ(complete({"fp8-to-bf16", "--threads", ""}), " ");
   EXPECT_EQ(complete({"--color", "always", "sa"}), "sample ");
   EXPECT_EQ(complete({"--color", "=", "always", "sample", "--se"}), "--seed ");
@@ -261,7 +263,8 @@ TEST(CompletionTest, FishCompletesCommandsOptionsAndValues) {
       complete("dsv3-convert "),
       "bf16-to-fp8\ndequantize\nfp8-to-bf16\nlayout\nquantize\nrepack\nsample\ntrain-to-infer\n");
   EXPECT_EQ(complete("dsv3-convert sample --preset "),
-            "small\ntiny\ntiny-61\ntiny-kimi\ntiny-tp\ntiny-v32\nv3-shapes\n");
+            "glm5\nk2-int4\nk2.5\nmoonlight\nnvfp4\nsmall\ntiny\ntiny-61\ntiny-kimi\n"
+            "tiny-tp\ntiny-v32\nv2-lite\nv3-shapes\nv32\nv4\n");
   EXPECT_EQ(complete("dsv3-convert fp8-to-bf16 --over"), "--overwrite\n");
 }
 

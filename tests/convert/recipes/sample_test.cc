@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "convert/model/expected_tensors.h"
+#include "convert/recipes/sample_config.h"
 #include "convert/recipes/sample_model.h"
 #include "convert/recipes/sample_values.h"
 #include "formats/checkpoint_files.h"
@@ -239,7 +240,7 @@ TEST(SampleModel, Tiny61HasTheLayersOfV3AndCanBeDividedByEight) {
     return tensor.name == "model.layers.61.shared_head.head.weight";
   }));
   EXPECT_TRUE(std::any_of(model.tensors.begin(), model.tensors.end(), [](const auto& tensor) {
-    return tensor.scale && tensor.scale->shard != tensor.place.shard;
+    return tensor.parts.size() == 2 && tensor.parts[1].shard != tensor.parts[0].shard;
   }));
   std::uint64_t bytes = 0;
   for (const auto& shard : model.shards) bytes += shard.bytes;
