@@ -146,6 +146,10 @@ class Reader {
         !ReadZeros(decoding, weight) || !ReadShape()) {
       return;
     }
+    // Zero points move the range.
+    if (decoding.range != nullptr && weight.zeros == Catalog::kNone) {
+      weight.range = decoding.range(evidence_);
+    }
     result_.weight = weight;
   }
 

@@ -1,8 +1,10 @@
 #include "convert/model/form_rules.h"
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace dsv3::convert {
 namespace {
@@ -69,6 +71,20 @@ ScaleRules ModelOptFp8Scales(const FormEvidence& evidence) {
   ScaleRules rules = RowsAndTensors("ModelOpt FP8");
   rules.rules.push_back(BlocksOf128(evidence).rules.front());
   return rules;
+}
+
+std::optional<CodeRange> PackedInt4Range(const FormEvidence& evidence) {
+  const ModelConfig& config = evidence.config();
+  if (config.model_type != "kimi_k2" || !config.quantization) return std::nullopt;
+  const std::vector<QuantizationGroup>& groups = config.quantization->groups;
+  const bool symmetric = std::all_of(groups.begin(), groups.end(),
+                                     [](const QuantizationGroup& g) { return g.symmetric; });
+  // llm-compressor divides by 7.5, so that it has −8, too.
+  return symmetric ? std::optional(CodeRange{-7, 7, /*others_differ=*/true}) : std::nullopt;
+}
+
+std::optional<CodeRange> Int4Range(const FormEvidence& /*evidence*/) {
+  return CodeRange{-8, 7, /*others_differ=*/false};
 }
 
 }  // namespace dsv3::convert

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include <fmt/format.h>
 
 #include "convert/model/form_evidence.h"
 #include "convert/model/scale_rules.h"
+#include "convert/model/scaled_weights.h"
 
 // Where the scales of each form may lie; what the table of forms refers to. Internal to
 // convert/model.
@@ -31,5 +33,10 @@ ScaleRules Int8Scales(const FormEvidence& evidence);
 ScaleRules Int8Blocks(const FormEvidence& evidence);
 // One scale for a tensor, a row, or 128 × 128.
 ScaleRules ModelOptFp8Scales(const FormEvidence& evidence);
+
+// −7 to 7 in Kimi's symmetric INT4; nothing for others.
+std::optional<CodeRange> PackedInt4Range(const FormEvidence& evidence);
+// −8 to 7, of codes that have a byte each.
+std::optional<CodeRange> Int4Range(const FormEvidence& evidence);
 
 }  // namespace dsv3::convert

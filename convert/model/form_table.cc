@@ -189,8 +189,10 @@ constexpr std::array<std::string_view, 6> kBitsandbytesParts = {
     kAbsmax,   "weight.quant_map", "weight.nested_absmax", "weight.nested_quant_map",
     kNf4State, kFp4State};
 
-constexpr FormDecoding kDecodePacked{
-    .codes = CodeFormat::kI4Offset, .rules = Int4Groups, .packed_zeros = "weight_zero_point"};
+constexpr FormDecoding kDecodePacked{.codes = CodeFormat::kI4Offset,
+                                     .rules = Int4Groups,
+                                     .packed_zeros = "weight_zero_point",
+                                     .range = PackedInt4Range};
 constexpr FormDecoding kDecodeNvFp4{.codes = CodeFormat::kE2M1,
                                     .rules = GroupsOf<16>,
                                     .scales = ScaleKind::kE4M3,
@@ -210,7 +212,8 @@ constexpr FormDecoding kDecodeInt8{
     .codes = CodeFormat::kI8, .rules = Int8Scales, .zeros = {"weight_offset", "weight_zero_point"}};
 constexpr FormDecoding kDecodeInt8Blocks{.codes = CodeFormat::kI8, .rules = Int8Blocks};
 constexpr FormDecoding kDecodeW4AFp8{.codes = CodeFormat::kI4, .rules = GroupsOf<128>};
-constexpr FormDecoding kDecodeW4AFp8Bytes{.codes = CodeFormat::kI8, .rules = Int4Groups};
+constexpr FormDecoding kDecodeW4AFp8Bytes{
+    .codes = CodeFormat::kI8, .rules = Int4Groups, .range = Int4Range};
 
 // From the surest companion of a form to the least: some forms keep more tensors than others.
 const FormRow kTable[] = {

@@ -10,6 +10,7 @@
 #include "convert/model/form_evidence.h"
 #include "convert/model/quantized_form.h"
 #include "convert/model/scale_rules.h"
+#include "convert/model/scaled_weights.h"
 #include "formats/dtype.h"
 #include "quant/codes.h"
 
@@ -36,6 +37,8 @@ struct FormDecoding {
   // in words along the rows.
   std::array<std::string_view, 2> zeros = {};
   std::string_view packed_zeros = {};
+  // Which of the codes may be there; nullptr: all of them.
+  std::optional<CodeRange> (*range)(const FormEvidence& evidence) = nullptr;
 };
 
 // A form. The first row whose `is` holds is the form of a tensor. The members are in the order in

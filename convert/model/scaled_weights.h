@@ -36,6 +36,15 @@ enum class ZeroFormat {
   kPackedRows,
 };
 
+// The codes that makers of a form write, as values without zero points.
+struct CodeRange {
+  int least = 0;
+  int greatest = 0;
+  // Whether other tools write other codes in the same form: then only a few of those are a fault.
+  bool others_differ = false;
+  friend bool operator==(const CodeRange&, const CodeRange&) = default;
+};
+
 // A quantised weight and the tensors that hold its scales; positions in the catalog. The weight is
 // `matrices` row-major matrices of `rows` × `cols`, one after the other (1 but for fused experts),
 // and so are the scales: each matrix has ceil(rows / block.rows) × ceil(cols / block.cols) of them,
@@ -56,6 +65,7 @@ struct ScaledWeight {
   // One value for each scale, which is subtracted from the codes; kNone: none.
   std::uint32_t zeros = Catalog::kNone;
   ZeroFormat zero_format = ZeroFormat::kF32;
+  std::optional<CodeRange> range = {};  // nothing: any code may be there
 
   std::uint64_t ScaleRows() const;  // of one matrix
   std::uint64_t ScaleCols() const;

@@ -101,6 +101,7 @@ class Judge {
                       Times(m.infinities, "value is infinite", "values are infinite"),
                       ElementPlace(tensor.shape, m.first_infinity), kDamaged));
     }
+    JudgeCodes(i);
     JudgeZeros(i);
     if (scales_.OfScale(i) == nullptr && m.finite == m.values && m.absmax != 0 && m.constant &&
         m.values > 1 && IsFloat(tensor.dtype)) {
@@ -109,6 +110,22 @@ class Judge {
                       "written: compare it with where it came from",
                       m.values, m.first));
     }
+  }
+
+  void JudgeCodes(std::uint32_t i) {
+    const CodesOutOfRange& codes = measurements_[i].codes;
+    const ScaledWeight* const pair = scales_.OfWeight(i);
+    if (pair == nullptr || !pair->range) return;
+    const CodeRange& range = *pair->range;
+    const std::uint64_t scales = pair->matrices * pair->ScaleRows() * pair->ScaleCols();
+    if (!IsFault(codes, range, scales)) return;
+    Add(i, Severity::kError, "code-out-of-range",
+        fmt::format("{}, the first is {} at {}, expected {} to {}; {}",
+                    Times(codes.count, "code is outside its form's range",
+                          "codes are outside their form's range"),
+                    codes.first_value,
+                    ElementPlace({pair->matrices * pair->rows, pair->cols}, codes.first),
+                    range.least, range.greatest, kDamaged));
   }
 
   void JudgeZeros(std::uint32_t i) {

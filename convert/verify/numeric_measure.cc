@@ -110,6 +110,11 @@ class Measurer {
     std::vector<PanelResult> panels;
     ZeroBlocks blocks;
     ZeroRuns runs;
+    CodesOutOfRange codes;
+    const ScaledWeight* const pair = scales_.OfWeight(piece.tensor);
+    if (pair != nullptr && pair->range) {
+      codes.Add(pair->format, *pair->range, piece.begin, piece.bytes);
+    }
     if (wishes_[piece.tensor].zero_runs) {
       runs = ZeroRuns(LeastZeroRun(catalog_.tensors()[piece.tensor].dtype));
       runs.Add(piece.first_byte, piece.bytes);
@@ -128,6 +133,7 @@ class Measurer {
     Gathered& tensor = gathered_[piece.tensor];
     const std::lock_guard lock(mutexes_[piece.tensor % mutexes_.size()]);
     for (PanelResult& panel : panels) Merge(panel, tensor);
+    tensor.measurement.codes.Add(codes);
     if (!blocks.empty()) {
       if (tensor.blocks.empty()) tensor.blocks = ZeroBlocks(0, reader.num_scales());
       tensor.blocks.Add(blocks);

@@ -13,6 +13,7 @@
 #include "convert/model/zero_runs.h"
 #include "convert/stream/source_files.h"
 #include "convert/stream/value_scan.h"
+#include "convert/verify/code_range.h"
 #include "convert/verify/numeric.h"
 #include "convert/verify/value_checkpoint.h"
 
@@ -42,6 +43,7 @@ struct Measurement {
   std::optional<MagnitudeHistogram> histogram;
   // XXH3-128 of each panel's bytes, in order, where digests are wished for.
   std::vector<std::string> digests;
+  CodesOutOfRange codes;           // of a weight whose form has a range
   ScaleSignificands significands;  // of a scale
   ZeroBlockCount zero_blocks;      // of a weight with a scale
   std::vector<ZeroRun> zero_runs;  // in order, where they are wished for
