@@ -48,16 +48,21 @@ Option ToOption(convert::QuantizeOptions* recipe) {
       {{"int8", QuantizeTo::kInt8, "INT8, a scale for each row"},
        {"int8-block", QuantizeTo::kInt8Block, "INT8 in blocks of 128x128"},
        {"int4", QuantizeTo::kInt4, "packed INT4 in groups of 32, as Kimi K2's experts"},
+       {"nvfp4", QuantizeTo::kNvFp4, "NVFP4, E2M1 in groups of 16"},
+       {"mxfp4", QuantizeTo::kMxFp4, "MXFP4, E2M1 in groups of 32"},
+       {"mxfp8", QuantizeTo::kMxFp8, "MXFP8, E4M3 in groups of 32"},
        {"fp8", QuantizeTo::kFp8, "FP8 in blocks, as bf16-to-fp8 makes it"}},
       &recipe->to,
       "The form to write: int8 (a scale for each row), int8-block (for blocks of 128x128), int4 "
-      "(packed, for groups of 32 columns) or fp8 (as bf16-to-fp8 makes it). Needed, unless "
-      "--scales-from is given.");
+      "(packed, for groups of 32 columns), nvfp4 (for groups of 16 columns and for the tensor), "
+      "mxfp4 or mxfp8 (powers of two for groups of 32 columns) or fp8 (as bf16-to-fp8 makes it). "
+      "Needed, unless --scales-from is given.");
   option.set = [set = std::move(option.set)](const std::string& text) {
     if (IsCalibrated(text)) {
       throw BadValue(fmt::format(
           "{} needs scales of activations, which only running the model over samples of text "
-          "gives; give a form that is made of the weights alone: int8, int8-block, int4 or fp8",
+          "gives; give a form that is made of the weights alone: int8, int8-block, int4, nvfp4, "
+          "mxfp4, mxfp8 or fp8",
           text));
     }
     set(text);
@@ -75,16 +80,18 @@ std::vector<Option> RecipeOptions(convert::QuantizeOptions* recipe) {
        {"deepseek", QuantizeTool::kDeepSeek, "those of DeepSeek's releases"}},
       &recipe->tool,
       "The tool whose formulas make scales and codes, to the bit, and whose names and config are "
-      "written: llm-compressor (default of int8 and int4), modelopt or deepseek (default of "
-      "int8-block and fp8). A form that a tool does not write is refused."));
+      "written: llm-compressor (default of int8, int4, mxfp4 and mxfp8), modelopt (default of "
+      "nvfp4) or deepseek (default of int8-block and fp8). A form that a tool does not write is "
+      "refused."));
   table.push_back(OneOf<QuantizeModules>(
       "modules", "WHICH",
       {{"linear", QuantizeModules::kLinear, "all linear layers but head and routers"},
        {"experts", QuantizeModules::kExperts, "the routed experts alone"}},
       &recipe->modules,
       "The weights to quantise: linear (all linear layers of attention and MLP, all experts and "
-      "those of the MTP layers; default of int8, int8-block and fp8) or experts (the routed "
-      "experts alone; default of int4). All others stay; those that IN has quantised are BF16 in "
+      "those of the MTP layers; default of int8, int8-block, mxfp8 and fp8) or experts (the routed "
+      "experts alone; default of int4, nvfp4 and mxfp4). All others stay; those that IN has "
+      "quantised are BF16 in "
       "OUT."));
   return table;
 }
@@ -95,7 +102,7 @@ Command QuantizeCommand() {
   const auto options = std::make_shared<Options>();
   Command command;
   command.name = "quantize";
-  command.summary = "quantise a checkpoint to INT8, INT4 or FP8";
+  command.summary = "quantise a checkpoint to INT8, INT4, FP4 or FP8";
   command.description = {
       "Quantises weights of the checkpoint IN to another form and writes a complete checkpoint to "
       "OUT, with the bytes that the tool of --recipe gives on a CPU: codes, scales, names of "

@@ -70,6 +70,25 @@ const EncodeRule& BlockInt8();
 const EncodeRule& DeepSeekFp8();
 const EncodeRule& LlmCompressorFp8();
 
+// E2M1 codes are those of v = fl(x / divisor), ties to even; a v below zero that rounds to zero
+// becomes −0, and −0 becomes +0.
+//
+// ModelOpt's NVFP4: the tensor's scale t = fl(amax / 2688), 1 for zeros alone; a group of 16
+// columns has e4m3(fl(amax / fl(6 · t))) from 2^-9 to 448, or 1 where that is 0; divisor fl(s · t).
+const EncodeRule& ModelOptNvFp4();
+// llm-compressor's: t = b(b(1 / amax) · 2688), 1 where that is infinite; a group has
+// e4m3(fl(t · b(amax / 6))), 448 at most and 0.125 where that is 0; divisor fl(s / t).
+const EncodeRule& LlmCompressorNvFp4();
+// llm-compressor's MXFP4 and MXFP8: E8M0 scales for 32 columns, the power of two at or below
+// amax / 4 (amax / 256), twice that where amax is at least 1.75 of a power of two; 2^-127 at least.
+// E4M3 codes are those of v clamped to ±448, and E2M1 codes those of b(v).
+const EncodeRule& LlmCompressorMxFp4();
+const EncodeRule& LlmCompressorMxFp8();
+// ModelOpt's: 2^ceil(log2 fl(amax / 6)), or / 448. Its E2M1 codes take the smaller of two that are
+// equally near, and a zero of either sign becomes −0.
+const EncodeRule& ModelOptMxFp4();
+const EncodeRule& ModelOptMxFp8();
+
 // The rule's block in a matrix with `cols` columns.
 BlockShape BlockOf(const EncodeRule& rule, std::uint64_t cols);
 // How the rule stores the scales of values in this format.

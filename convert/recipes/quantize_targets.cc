@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "convert/recipes/compressed_tensors_config.h"
+#include "convert/recipes/modelopt_config.h"
 #include "formats/error.h"
 #include "formats/json/json_writer.h"
 
@@ -53,6 +54,60 @@ QuantizedConfig BlockInt8Config(const TensorSelection& selection) {
   return {json.Take(), ""};
 }
 
+// The presets NVFP4A16 and MXFP4A16: activations stay as they are.
+QuantizedConfig Fp4Config(std::string_view format, std::string_view strategy, std::uint64_t group,
+                          std::string_view scale_dtype, const TensorSelection& selection) {
+  CompressedTensorsScheme scheme;
+  scheme.format = format;
+  scheme.weights = {.num_bits = 4,
+                    .type = "float",
+                    .strategy = strategy,
+                    .group_size = group,
+                    .scale_dtype = scale_dtype};
+  return {CompressedTensorsConfig(scheme, selection.linears_left), ""};
+}
+
+QuantizedConfig NvFp4Config(const TensorSelection& selection) {
+  return Fp4Config("nvfp4-pack-quantized", "tensor_group", 16, "torch.float8_e4m3fn", selection);
+}
+
+QuantizedConfig MxFp4Config(const TensorSelection& selection) {
+  return Fp4Config("mxfp4-pack-quantized", "group", 32, "torch.uint8", selection);
+}
+
+// The preset MXFP8: activations in groups, at run time.
+QuantizedConfig MxFp8Config(const TensorSelection& selection) {
+  CompressedTensorsScheme scheme;
+  scheme.format = "mxfp8-quantized";
+  scheme.weights = {
+      .type = "float", .strategy = "group", .group_size = 32, .scale_dtype = "torch.uint8"};
+  scheme.activations = scheme.weights;
+  scheme.activations->dynamic = true;
+  return {CompressedTensorsConfig(scheme, selection.linears_left), ""};
+}
+
+QuantizedConfig ModelOptConfigOf(std::string_view algorithm, std::uint64_t group,
+                                 const TensorSelection& selection) {
+  ModelOptConfig config;
+  config.quant_algo = algorithm;
+  config.group_size = group;
+  config.exclude_modules = selection.linears_left;
+  return {"", HfQuantConfigText(config)};
+}
+
+QuantizedConfig ModelOptNvFp4Config(const TensorSelection& selection) {
+  return ModelOptConfigOf("NVFP4", 16, selection);
+}
+
+// ModelOpt has no other word for it.
+QuantizedConfig ModelOptMxFp4Config(const TensorSelection& selection) {
+  return ModelOptConfigOf("mxfp4", 32, selection);
+}
+
+QuantizedConfig ModelOptMxFp8Config(const TensorSelection& selection) {
+  return ModelOptConfigOf("MXFP8", 32, selection);
+}
+
 Fp8Form Fp8FormOf(quant::QuantizeRecipe recipe) {
   Bf16ToFp8Options options;
   options.recipe = recipe;
@@ -69,6 +124,13 @@ std::vector<ConstantPart> WeightShape(std::uint64_t rows, std::uint64_t cols) {
   const std::uint64_t dimensions[] = {rows, cols};
   const auto bytes = std::as_bytes(std::span(dimensions));
   return {{"weight_shape", Dtype::kI64, {2}, {bytes.begin(), bytes.end()}}};
+}
+
+// As in NVIDIA's exports without calibration; readers need it.
+std::vector<ConstantPart> InputScale(std::uint64_t /*rows*/, std::uint64_t /*cols*/) {
+  constexpr float kUncalibrated = 1.0F;
+  const auto bytes = std::as_bytes(std::span(&kUncalibrated, 1));
+  return {{"input_scale", Dtype::kF32, {}, {bytes.begin(), bytes.end()}}};
 }
 
 std::vector<QuantizeTarget> MakeTargets() {
@@ -94,6 +156,57 @@ std::vector<QuantizeTarget> MakeTargets() {
        .codes_dtype = Dtype::kI32,
        .constants = WeightShape,
        .config = Int4Config},
+      {.to = QuantizeTo::kNvFp4,
+       .tool = QuantizeTool::kModelOpt,
+       .name = "NVFP4",
+       .modules = QuantizeModules::kExperts,
+       .rule = quant::ModelOptNvFp4,
+       .codes_dtype = Dtype::kU8,
+       .tensor_scale = "weight_scale_2",
+       .shares_gate_up = true,
+       .constants = InputScale,
+       .config = ModelOptNvFp4Config},
+      {.to = QuantizeTo::kNvFp4,
+       .tool = QuantizeTool::kLlmCompressor,
+       .name = "NVFP4",
+       .modules = QuantizeModules::kExperts,
+       .rule = quant::LlmCompressorNvFp4,
+       .codes = "weight_packed",
+       .codes_dtype = Dtype::kU8,
+       .tensor_scale = "weight_global_scale",
+       .tensor_scale_is_vector = true,
+       .config = NvFp4Config},
+      {.to = QuantizeTo::kMxFp4,
+       .tool = QuantizeTool::kLlmCompressor,
+       .name = "MXFP4",
+       .modules = QuantizeModules::kExperts,
+       .rule = quant::LlmCompressorMxFp4,
+       .codes = "weight_packed",
+       .codes_dtype = Dtype::kU8,
+       .scale_dtype = Dtype::kU8,
+       .config = MxFp4Config},
+      {.to = QuantizeTo::kMxFp4,
+       .tool = QuantizeTool::kModelOpt,
+       .name = "MXFP4",
+       .modules = QuantizeModules::kExperts,
+       .rule = quant::ModelOptMxFp4,
+       .codes_dtype = Dtype::kU8,
+       .scale_dtype = Dtype::kU8,
+       .config = ModelOptMxFp4Config},
+      {.to = QuantizeTo::kMxFp8,
+       .tool = QuantizeTool::kLlmCompressor,
+       .name = "MXFP8",
+       .rule = quant::LlmCompressorMxFp8,
+       .codes_dtype = Dtype::kF8E4M3,
+       .scale_dtype = Dtype::kU8,
+       .config = MxFp8Config},
+      {.to = QuantizeTo::kMxFp8,
+       .tool = QuantizeTool::kModelOpt,
+       .name = "MXFP8",
+       .rule = quant::ModelOptMxFp8,
+       .codes_dtype = Dtype::kF8E4M3,
+       .scale_dtype = Dtype::kU8,
+       .config = ModelOptMxFp8Config},
       {.to = QuantizeTo::kFp8,
        .tool = QuantizeTool::kDeepSeek,
        .name = "FP8",
