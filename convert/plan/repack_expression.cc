@@ -331,10 +331,12 @@ class ConstantExpression final : public ValueExpression {
   float value_;
 };
 
-void CheckMxFp4(const Catalog& catalog, const ScaledWeight& weight) {
+void CheckMxFp4(const Catalog& catalog, const ScaledWeight& weight,
+                quant::BlockShape block = {128, 128}) {
   const CatalogTensor& codes = catalog.tensors()[weight.weight];
   const bool right =
-      weight.matrices == 1 && weight.format == quant::CodeFormat::kE2M1 &&
+      block.rows != 0 && block.cols != 0 && block.cols % kGroup == 0 && weight.matrices == 1 &&
+      weight.format == quant::CodeFormat::kE2M1 &&
       weight.scale_format == quant::ScaleFormat::kE8M0 &&
       weight.block == quant::BlockShape{1, kGroup} && weight.cols % kGroup == 0 &&
       codes.extent.length * 2 == weight.rows * weight.cols &&
@@ -342,12 +344,6 @@ void CheckMxFp4(const Catalog& catalog, const ScaledWeight& weight) {
   if (!right) {
     throw Error(ErrorCode::kInternal, "an unchecked weight reached the plan of a repack",
                 {"", codes.name});
-  }
-}
-
-void CheckBlock(quant::BlockShape block) {
-  if (block.rows == 0 || block.cols == 0 || block.cols % kGroup != 0) {
-    throw Error(ErrorCode::kInternal, "blocks that cut groups reached the plan of a repack");
   }
 }
 
@@ -364,15 +360,13 @@ ExpressionPtr SameBytes(const Catalog& catalog, std::uint32_t tensor, Dtype dtyp
 
 ExpressionPtr Fp8OfMxFp4(const Catalog& catalog, const ScaledWeight& weight,
                          quant::BlockShape block) {
-  CheckMxFp4(catalog, weight);
-  CheckBlock(block);
+  CheckMxFp4(catalog, weight, block);
   return std::make_shared<Fp8CodesExpression>(weight, block);
 }
 
 ExpressionPtr Fp8ScalesOfMxFp4(const Catalog& catalog, const ScaledWeight& weight,
                                quant::BlockShape block, Dtype dtype) {
-  CheckMxFp4(catalog, weight);
-  CheckBlock(block);
+  CheckMxFp4(catalog, weight, block);
   return std::make_shared<Fp8ScalesExpression>(weight, block, dtype);
 }
 
