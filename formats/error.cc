@@ -21,6 +21,9 @@ std::string_view Advice(int errno_value) {
     case EACCES:
     case EPERM:
       return "; check the permissions of the file and of its directories";
+    case EFBIG:
+      return "; the file system or a limit (ulimit -f) does not allow files of this size, choose a "
+             "directory on another file system";
     case EROFS:
       return "; the file system is mounted read-only, choose another directory";
     case EMFILE:

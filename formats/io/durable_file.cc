@@ -1,12 +1,14 @@
 #include "formats/io/durable_file.h"
 
 #include <span>
+#include <string>
 #include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "formats/error.h"
+#include "formats/io/removal.h"
 #include "formats/message_text.h"
 
 namespace dsv3::formats {
@@ -52,16 +54,29 @@ void WriteFileDurably(FileSystem& fs, const std::filesystem::path& path, std::st
 }
 
 void RequireWritable(FileSystem& fs, const std::filesystem::path& path) {
+  namespace stdfs = std::filesystem;
   std::error_code error;
-  if (std::filesystem::is_directory(path, error)) {
-    throw Error(ErrorCode::kUsage,
-                fmt::format("{}: it is a directory, and a file is to be written there; name a file",
-                            ShownPath(path)),
-                {path.string(), ""});
+  const stdfs::file_status status = stdfs::status(path, error);
+  if (stdfs::exists(status) && !stdfs::is_regular_file(status)) {
+    // A rename would put a file in the place of a device.
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("{}: it is {}, and a file is to be written there; name a file", ShownPath(path),
+                    stdfs::is_directory(status) ? "a directory" : "a device or a pipe"),
+        {path.string(), ""});
   }
   const std::filesystem::path partial = PartialOf(path);
   fs.Create(partial, 0);
   fs.Remove(partial);
+  if (stdfs::exists(stdfs::symlink_status(path, error))) {
+    const std::string obstacle = ObstacleToRemoval(path);
+    if (!obstacle.empty()) {
+      throw Error(ErrorCode::kIo,
+                  fmt::format("cannot replace {}: {}; get the permission, or name another file",
+                              ShownPath(path), obstacle),
+                  {path.string(), ""});
+    }
+  }
 }
 
 }  // namespace dsv3::formats

@@ -10,9 +10,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include "tests/convert/job/source_release_test.h"
+#include "tests/support/immutable.h"
+#include "tests/support/other_user.h"
 
 namespace dsv3::convert {
 namespace {
@@ -23,30 +24,10 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::kTinyShard1;
 using testing::kTinyShard2;
+using testing::OtherUser;
 using testing::ReadTree;
 using testing::SourceReleaseTest;
 using testing::WatchedFileSystem;
-
-// Acts as a user who does not own the files; root may do everything.
-class OtherUser {
- public:
-  OtherUser() {
-    if (root_) {
-      EXPECT_EQ(::seteuid(65534), 0);
-    }
-  }
-  ~OtherUser() {
-    if (root_) {
-      EXPECT_EQ(::seteuid(0), 0);
-    }
-  }
-  OtherUser(const OtherUser&) = delete;
-  OtherUser& operator=(const OtherUser&) = delete;
-  bool is_other() const { return root_; }
-
- private:
-  const bool root_ = ::geteuid() == 0;
-};
 
 using SourceDeletionTest = SourceReleaseTest;
 
@@ -76,6 +57,23 @@ TEST_F(SourceDeletionTest, AFileThatMustNotBeDeletedIsFoundBeforeAnythingIsWritt
   }
   fs::permissions(in_, open);
   EXPECT_EQ(ShardsLeft().size(), 4U);
+  EXPECT_EQ(Command().Run().freed_source_shards, 4U);
+}
+
+TEST_F(SourceDeletionTest, AnImmutableFileOrDirectoryIsFoundBeforeAnythingIsWritten) {
+  for (const fs::path& fixed : {in_ / kTinyShard2, in_}) {
+    const testing::Immutable immutable(fixed);
+    if (!immutable.is_set()) GTEST_SKIP() << "the user or the file system cannot";
+    for (const bool dry_run : {true, false}) {
+      Conversion conversion = Command();
+      conversion.request.run.dry_run = dry_run;
+      const Error error = testing::ErrorOf([&] { conversion.Run(); });
+      EXPECT_EQ(error.code(), ErrorCode::kIo);
+      EXPECT_THAT(error.message(), HasSubstr("--delete-source-shards cannot delete it"));
+      EXPECT_THAT(error.message(), HasSubstr(fixed == in_ ? in_.string() : kTinyShard2));
+      EXPECT_FALSE(fs::exists(out_));
+    }
+  }
   EXPECT_EQ(Command().Run().freed_source_shards, 4U);
 }
 

@@ -2,18 +2,23 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <string>
+#include <string_view>
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "formats/error.h"
 #include "tests/support/faulty_file_system.h"
 #include "tests/support/files.h"
+#include "tests/support/immutable.h"
 #include "tests/support/temp_dir.h"
 
 namespace dsv3::formats {
 namespace {
 
 using testing::FaultyFileSystem;
+using testing::Immutable;
 using testing::ReadFile;
 using testing::TempDir;
 using testing::WriteFile;
@@ -65,6 +70,34 @@ TEST(RequireWritableTest, SaysBeforehandWhetherAFileCanBeMadeAndLeavesNothing) {
   EXPECT_EQ(code_of(PosixFileSystem(), dir / "none/file"), ErrorCode::kIo);
   FaultyFileSystem fs(PosixFileSystem(), 0, EROFS);
   EXPECT_EQ(code_of(fs, dir / "file"), ErrorCode::kIo);
+  // A rename would put a file in their place.
+  ASSERT_EQ(::mkfifo((dir / "pipe").c_str(), 0600), 0);
+  std::filesystem::create_symlink("pipe", dir / "link");
+  for (const char* name : {"pipe", "link"}) {
+    EXPECT_EQ(code_of(PosixFileSystem(), dir / name), ErrorCode::kUsage) << name;
+  }
+  EXPECT_EQ(code_of(PosixFileSystem(), "/dev/null"), ErrorCode::kUsage);
+}
+
+TEST(RequireWritableTest, FindsFilesAndDirectoriesThatAreImmutable) {
+  const TempDir dir;
+  std::filesystem::create_directory(dir / "sub");
+  for (const char* name : {"file", "sub/file"}) WriteFile(dir / name, "old");
+  for (const char* fixed : {"file", "sub"}) {
+    const Immutable immutable(dir / fixed);
+    if (!immutable.is_set()) GTEST_SKIP() << "the user or the file system cannot";
+    const auto file = std::string_view(fixed) == "sub" ? dir / "sub/file" : dir / "file";
+    try {
+      RequireWritable(PosixFileSystem(), file);
+      ADD_FAILURE() << fixed;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kIo);
+      if (file == dir / fixed) {
+        EXPECT_NE(error.message().find("cannot replace"), std::string::npos) << error.message();
+      }
+    }
+    EXPECT_FALSE(std::filesystem::exists(file.string() + ".partial"));
+  }
 }
 
 }  // namespace
