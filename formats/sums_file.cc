@@ -96,7 +96,9 @@ struct PlainLine {
 };
 
 std::optional<PlainLine> ParsePlain(std::string_view line) {
+  constexpr std::string_view kPrefix = "sha256:";  // as registries write digests
   line = TrimmedLeft(line);
+  if (AsciiLower(line.substr(0, kPrefix.size())) == kPrefix) line.remove_prefix(kPrefix.size());
   if (line.size() < kDigits) return std::nullopt;
   const std::string_view digits = line.substr(0, kDigits);
   std::string_view name = line.substr(kDigits);
@@ -184,15 +186,21 @@ BadLine OtherDigest(std::string_view algorithm, std::string_view digits) {
   return {BadSumsLine::kOtherDigest, name};
 }
 
+// Whether the last word of a line is a digest behind a name: also of tables, CSV and JSON.
+bool IsSwapped(std::string_view line) {
+  constexpr std::string_view kFrame = " \t\"'`|,;:{}[]";
+  const std::size_t end = line.find_last_not_of(kFrame) + 1;
+  if (end <= kDigits || !Digest(line.substr(end - kDigits, kDigits))) return false;
+  const std::string_view before = line.substr(0, end - kDigits);
+  const bool is_word = kFrame.find(before.back()) != kFrame.npos;
+  return is_word && before.find_first_not_of(kFrame) != before.npos &&
+         !TrimmedRight(before).ends_with('=');
+}
+
 // The likely nature of a line that has no known form.
 BadLine JudgeBadLine(std::string_view line) {
   line = TrimmedRight(TrimmedLeft(line));
-  if (line.size() > kDigits && Digest(line.substr(line.size() - kDigits))) {
-    const std::string_view before = line.substr(0, line.size() - kDigits);
-    if (IsBlank(before.back()) && !TrimmedRight(before).ends_with('=')) {
-      return {BadSumsLine::kSwapped};
-    }
-  }
+  if (IsSwapped(line)) return {BadSumsLine::kSwapped};
   if (const std::optional<TaggedLine> tagged = ParseTagged(line)) {
     if (!IsSha256(tagged->algorithm)) return OtherDigest(tagged->algorithm, tagged->digits);
     return {};
@@ -307,6 +315,20 @@ std::string_view OtherDigestOfName(std::string_view file_name) {
     }
   }
   return "";
+}
+
+bool MayBeSumsName(std::string_view file_name) {
+  constexpr std::array<std::string_view, 6> kWords = {"sha256", "sha-256", "checksum",
+                                                      "shasum", "hashes",  "digests"};
+  constexpr std::array<std::string_view, 14> kExtensions = {
+      ".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".yaml",
+      ".yml", ".xml",  ".html",  ".gz",  ".zst", ".xz", ".zip"};
+  const std::string name = AsciiLower(file_name);
+  const auto in_name = [&](std::string_view word) { return name.find(word) != name.npos; };
+  const auto at_end = [&](std::string_view extension) { return name.ends_with(extension); };
+  return std::any_of(kWords.begin(), kWords.end(), in_name) &&
+         (name.find('.') == name.npos ||
+          std::any_of(kExtensions.begin(), kExtensions.end(), at_end));
 }
 
 SumsFile ParseSums(std::string_view bytes) {

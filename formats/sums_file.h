@@ -27,6 +27,10 @@ bool IsSumsSignatureName(std::string_view file_name);
 // "B3SUMS.txt"): how the kind is called ("SHA-512", "MD5", "BLAKE3"). Empty for other names.
 std::string_view OtherDigestOfName(std::string_view file_name);
 
+// Whether a file of this name may hold digests of other files in a form that is not read, such as
+// "checksums.json", "SHA256SUMS.md" or "hashes.txt"; also true of names of lists that are read.
+bool MayBeSumsName(std::string_view file_name);
+
 struct SumsEntry {
   std::string name;  // as it is on the disk; any bytes but NUL; empty for a digest alone
   std::string sha256;
@@ -53,7 +57,7 @@ std::string SumsLine(std::string_view name, std::string_view sha256);
 
 // Reads, in any mixture:
 // - sha256sum's forms: "HEX  NAME", "HEX *NAME" (binary), with escapes; also with one blank or a
-//   tab (BSD's `sha256 -r`), and the digest alone,
+//   tab (BSD's `sha256 -r`), and the digest alone, each also with "sha256:" before the digest,
 // - "SHA256 (NAME) = HEX" (--tag, BSD) and openssl's "SHA256(NAME)= HEX", "SHA2-256(NAME)= HEX",
 // - certutil's and PowerShell's forms, see sums_windows.h.
 // The text may be UTF-8, UTF-16 or UTF-32, with a byte order mark or without, and its lines may end

@@ -12,11 +12,11 @@
 #include "convert/verify/checksum_basis.h"
 #include "convert/verify/checksum_compare.h"
 #include "convert/verify/directory_files.h"
+#include "convert/verify/unread_lists.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
 #include "formats/shard_index.h"
-#include "formats/sums_file.h"
 
 namespace dsv3::convert {
 namespace {
@@ -35,16 +35,23 @@ std::uint64_t BytesToRead(const std::vector<FileToDigest>& files) {
 }
 
 [[noreturn]] void FailWithoutBasis(const fs::path& directory) {
-  for (const DirectoryFile& file : ListDirectory(directory)) {
-    const std::string base = fs::path(file.name).filename().string();
-    const std::string_view kind = formats::OtherDigestOfName(base);
-    if (kind.empty()) continue;
+  if (const std::optional<UnreadList> list = FindUnreadList(ListDirectory(directory))) {
+    const std::string problem =
+        list->kind.empty()
+            ? std::string(
+                  "may be the publisher's list of digests, but files of this name are not "
+                  "read; give --manifest FILE where it is a list as `sha256sum` writes it, "
+                  "else make such a list of it; until then nothing says that the files are "
+                  "right")
+            : fmt::format(
+                  "holds digests of another kind than SHA-256, {}, which are not read; "
+                  "check the files with a program for these, or get the publisher's list "
+                  "of SHA-256 digests",
+                  list->kind);
     throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: {} holds digests of another kind than SHA-256, {}, which are not "
-                            "read; check the files with a program for these, or get the "
-                            "publisher's list of SHA-256 digests",
-                            formats::ShownPath(directory), QuoteForMessage(file.name), kind),
-                {(directory / file.name).string(), ""});
+                fmt::format("{}: {} {}", formats::ShownPath(directory), QuoteForMessage(list->name),
+                            problem),
+                {(directory / list->name).string(), ""});
   }
   throw Error(ErrorCode::kBadInput,
               fmt::format("{}: there is nothing to check against: no checkpoint.manifest.json, no "

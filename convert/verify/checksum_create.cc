@@ -19,10 +19,12 @@
 #include "convert/verify/checksum_compare.h"
 #include "convert/verify/checksum_lists.h"
 #include "convert/verify/directory_files.h"
+#include "convert/verify/unread_lists.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/hash/sha256.h"
 #include "formats/io/durable_file.h"
+#include "formats/io/input_file.h"
 #include "formats/json/utf8.h"
 #include "formats/message_text.h"
 #include "formats/sums_file.h"
@@ -61,6 +63,11 @@ void RequireListable(const fs::path& directory, const std::vector<DirectoryFile>
              "its name is not UTF-8, which a manifest cannot hold; rename the file");
     }
   }
+}
+
+// Before hours of reading the others.
+void RequireReadable(const std::vector<DirectoryFile>& listing) {
+  for (const DirectoryFile& file : listing) formats::InputFile(file.path, file.name);
 }
 
 std::vector<CreatedFile> ReadHeaders(std::vector<DirectoryFile> listing) {
@@ -342,12 +349,13 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
       });
   // Nothing could come of reading all files.
   if (!basis && report.list_unreadable && !request.overwrite) return report;
+  const bool must_read_all = (!basis && !earlier) || request.overwrite;
+  if (must_read_all) RequireReadable(listing);
   std::vector<CreatedFile> files = ReadHeaders(listing);
   const auto broken = std::find_if(files.begin(), files.end(), [](const CreatedFile& created) {
     return created.header_error.has_value();
   });
-  if (broken != files.end() && ((!basis && !earlier) || request.overwrite))
-    throw *broken->header_error;
+  if (broken != files.end() && must_read_all) throw *broken->header_error;
   Digest(files, request.threads, progress, stop);
   for (const CreatedFile& created : files) {
     report.verification.files.push_back(created.file.name);
@@ -365,6 +373,7 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
   }
   report.replaced = !report.verification.Passes(false);
   AddUnlessKnown(completeness, findings);
+  if (!basis && !earlier) WarnOfUnreadList(listing, findings);
   if (!report.verification.Passes(false) && !request.overwrite) return report;
 
   formats::Manifest before;

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -69,6 +70,13 @@ std::string OtherDigestOf(const formats::SumsFile& sums) {
   return known == sums.other_digests.end() ? "such as MD5 or SHA-512" : *known;
 }
 
+bool IsText(std::string_view text) {
+  return std::none_of(text.begin(), text.end(), [](char c) {
+    return static_cast<unsigned char>(c) < ' ' &&
+           std::string_view("\t\n\v\f\r").find(c) == std::string_view::npos;
+  });
+}
+
 // What a list is in which no line is of a known form.
 std::string DescribeUseless(const std::string& text, const formats::SumsFile& sums) {
   const auto all = [&](BadSumsLine form) {
@@ -83,6 +91,10 @@ std::string DescribeUseless(const std::string& text, const formats::SumsFile& su
            "list";
   }
   if (ParseLfsPointer(utf8)) return "it is a git-lfs pointer instead of the list itself";
+  if (utf8[begin] == '{' || utf8[begin] == '[') {
+    return "it is a JSON text and not a list as `sha256sum` writes it";
+  }
+  if (!IsText(utf8)) return "it is not a text; where it is compressed, unpack it";
   if (all(BadSumsLine::kSwapped)) {
     return "its columns are swapped: each line has the file's name first and the digest second, "
            "and the digest must come first, as `sha256sum` writes it";
@@ -120,6 +132,15 @@ std::string WithSlashes(std::string name) {
   std::replace(name.begin(), name.end(), '\\', '/');
   return name;
 }
+
+// Without characters of `set` at both ends, unless it has no others.
+std::string Trimmed(const std::string& text, std::string_view set) {
+  const std::size_t begin = text.find_first_not_of(set);
+  if (begin == std::string::npos) return text;
+  return text.substr(begin, text.find_last_not_of(set) + 1 - begin);
+}
+
+std::string WithoutBlanks(const std::string& name) { return Trimmed(name, " \t"); }
 
 // Puts what the lists of a directory say into one basis.
 class Collector {
@@ -165,7 +186,11 @@ class Collector {
   };
 
   void Add(const List& list, const std::string& text) {
-    const formats::SumsFile sums = formats::ParseSums(text);
+    formats::SumsFile sums = formats::ParseSums(text);
+    if (sums.entries.empty() && !SubjectOf(list.place).empty()) {
+      // A digest alone with blanks behind it.
+      sums = formats::ParseSums(Trimmed(formats::ToUtf8(text), " \t\r\n"));
+    }
     if (sums.entries.empty()) {
       if (IsSignature(list.place, text)) {
         basis_.lists.insert(list.place);
@@ -254,6 +279,12 @@ class Collector {
                               entry.line));
       return;
     }
+    if (entry.name == "-") {
+      Fault(list, fmt::format("line {} cannot be used: it has the digest of a standard input "
+                              "(\"-\"), which names no file; write the file's name in its place",
+                              entry.line));
+      return;
+    }
     const std::string given =
         above.empty() ? entry.name : WithSlashes(entry.name).substr(above.size());
     const std::string_view outside = formats::OutsidePath(given);
@@ -262,16 +293,29 @@ class Collector {
                               QuoteForMessage(entry.name), outside));
       return;
     }
-    std::string name = InFolderOf(list.place, given);
-    if (!Exists(name)) {
-      // Lists that were made on Windows, and names in an encoding of its editors.
-      for (std::string other : {WithSlashes(name), formats::Latin1ToUtf8(name)}) {
-        if (!formats::OutsidePath(other).empty() || !Exists(other)) continue;
-        name = std::move(other);
-        break;
+    Expect(list, FileOf(list, given), entry.sha256);
+  }
+
+  // The file that a list calls `given`, as programs and editors change names: Windows' slashes and
+  // encodings, columns that blanks align, a column of sizes before the name, and lists in a folder
+  // of their own. A name under which there is nothing stays as it is.
+  std::string FileOf(const List& list, const std::string& given) const {
+    const std::string trimmed = WithoutBlanks(given);
+    const std::size_t digits = std::min(trimmed.find_first_not_of("0123456789"), trimmed.size());
+    const bool has_size = digits > 0 && digits < trimmed.size() &&
+                          WithoutBlanks(trimmed.substr(digits)).size() < trimmed.size() - digits;
+    std::vector<std::string> names;
+    for (const std::string& name :
+         {given, trimmed, has_size ? WithoutBlanks(trimmed.substr(digits)) : trimmed}) {
+      names.push_back(InFolderOf(list.place, name));
+      names.push_back(name);
+    }
+    for (const std::string& name : names) {
+      for (const std::string& other : {name, WithSlashes(name), formats::Latin1ToUtf8(name)}) {
+        if (formats::OutsidePath(other).empty() && Exists(other)) return other;
       }
     }
-    Expect(list, name, entry.sha256);
+    return InFolderOf(list.place, trimmed);
   }
 
   void Expect(const List& list, const std::string& name, const std::string& sha256) {

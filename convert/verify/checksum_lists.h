@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <vector>
 
 #include "convert/verify/checksum_basis.h"
 #include "formats/error.h"
@@ -17,8 +18,9 @@ struct SumsLists {
 };
 
 // Reads all lists below the directory (formats::IsSumsName), SHA256SUMS first. Names in a list are
-// relative to its folder; where none of them is there, a folder that all of them begin with is left
-// out if some are there then, for lists are also made from above the model. A list NAME.sha256 that
+// relative to its folder, or to the directory where they are there; where none of them is there, a
+// folder that all of them begin with is left out if some are there then, for lists are also made
+// from above the model. A list NAME.sha256 that
 // holds one digest, alone, or with NAME's last part or "-" as its name, is about NAME beside it.
 // Lists need not name all files. Throws Error (kIo).
 SumsLists ReadSumsLists(const std::filesystem::path& directory);

@@ -12,6 +12,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/io/durable_file.h"
+#include "formats/io/input_file.h"
 #include "formats/json/utf8.h"
 #include "formats/manifest.h"
 #include "formats/message_text.h"
@@ -196,7 +197,11 @@ SignReport SignModel(const SignRequest& request, formats::FileSystem& file_syste
     const std::uint64_t bytes = listing.files[i].bytes;
     report.bytes += bytes;
     report.symlinks = report.symlinks || listing.files[i].is_link;
-    if (digests[i].empty()) continue;
+    if (digests[i].empty()) {
+      // Whether it can be read shows before hours of reading the others.
+      formats::InputFile(listing.files[i].path, listing.files[i].name);
+      continue;
+    }
     ++report.trusted_files;
     report.trusted_bytes += bytes;
   }

@@ -49,6 +49,17 @@ TEST(SumsFileTest, KnowsSignaturesOfListsByTheirNames) {
   }
 }
 
+TEST(SumsFileTest, KnowsFilesThatMayBeListsByTheirNames) {
+  for (const char* name : {"checksums.json", "SHA256SUMS.md", "hashes.txt", "sha256.csv",
+                           "SHA256SUMS.gz", "digests", "Model-Checksums.YAML"}) {
+    EXPECT_TRUE(MayBeSumsName(name)) << name;
+  }
+  for (const char* name : {"checkpoint.manifest.json", "sha256.py", "config.json", "README.md",
+                           "tokenizer_hashes.safetensors"}) {
+    EXPECT_FALSE(MayBeSumsName(name)) << name;
+  }
+}
+
 TEST(SumsFileTest, EscapesAsSha256sumDoes) {
   EXPECT_EQ(SumsLine("a b", kDigest), kDigest + "  a b\n");
   EXPECT_EQ(SumsLine("a\\b\nc\rd", kDigest), "\\" + kDigest + "  a\\\\b\\nc\\rd\n");
@@ -96,6 +107,8 @@ TEST(SumsFileTest, ReadsTheFormsOfOpensslAndBsd) {
   EXPECT_EQ(OnlyEntry("SHA256(x(1)=y)= " + kDigest).name, "x(1)=y");
   EXPECT_EQ(OnlyEntry(kDigest + "  MD5 (x) = y").name, "MD5 (x) = y");
   EXPECT_EQ(OnlyEntry(kDigest + "\n").name, "");
+  EXPECT_EQ(OnlyEntry("sha256:" + kDigest + "  a b\n").name, "a b");
+  EXPECT_EQ(OnlyEntry("SHA256:" + kDigest).sha256, kDigest);
 }
 
 TEST(SumsFileTest, ReadsWhatEditorsMakeOfIt) {
@@ -233,6 +246,11 @@ TEST(SumsFileTest, SaysWhatBadLinesSeemToBe) {
   EXPECT_THAT(sums.bad_forms,
               ElementsAre(BadSumsLine::kSwapped, BadSumsLine::kOtherDigest,
                           BadSumsLine::kOtherDigest, BadSumsLine::kUnknown, BadSumsLine::kUnknown));
+  for (const std::string& line : {"a," + kDigest, "a: " + kDigest, "| a | `" + kDigest + "` |",
+                                  "\"a\": \"" + kDigest + "\",", "'a';'" + kDigest + "'"}) {
+    EXPECT_THAT(ParseSums(line).bad_forms, ElementsAre(BadSumsLine::kSwapped)) << line;
+  }
+  EXPECT_THAT(ParseSums("a" + kDigest).bad_forms, ElementsAre(BadSumsLine::kUnknown));
 }
 
 }  // namespace

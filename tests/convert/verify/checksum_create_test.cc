@@ -15,11 +15,13 @@
 #include "formats/io/file_system.h"
 #include "formats/manifest.h"
 #include "tests/convert/support/conversion.h"
+#include "tests/convert/support/counting_sink.h"
 #include "tests/convert/support/quick_file_system.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/convert/verify/checksum_support.h"
 #include "tests/support/faulty_file_system.h"
 #include "tests/support/files.h"
+#include "tests/support/other_user.h"
 #include "tests/support/recording_file_system.h"
 #include "tests/support/temp_dir.h"
 
@@ -183,6 +185,22 @@ class ReadSink : public ProgressSink {
   }
   bool hashed = false;
 };
+
+TEST_F(CreateChecksumsTest, AFileThatCannotBeReadIsFoundBeforeTheOthersAreRead) {
+  for (const fs::path& open : {dir_.path(), model_}) fs::permissions(open, fs::perms::all);
+  fs::permissions(model_ / "README.md", fs::perms::none);
+  CreateChecksumsRequest request;
+  request.directory = model_;
+  testing::CountingSink progress;
+  const Error error = ErrorOf([&] {
+    const testing::OtherUser user;
+    testing::QuickFileSystem file_system;
+    CreateChecksums(request, file_system, progress, StopToken());
+  });
+  EXPECT_EQ(error.code(), ErrorCode::kIo);
+  EXPECT_THAT(error.message(), HasSubstr("README.md"));
+  EXPECT_EQ(progress.phase(), "");
+}
 
 TEST_F(CreateChecksumsTest, WhetherTheFilesCanBeWrittenIsTriedBeforeAnythingIsRead) {
   testing::QuickFileSystem quick;

@@ -192,6 +192,69 @@ TEST_F(ChecksumListsTest, AListFromElsewhereCanBeNamed) {
   ExpectHarmless(ErrorOf([&] { Check(false, list); }).message());
 }
 
+TEST_F(ChecksumListsTest, ReadsColumnsThatBlanksAlignAndAColumnOfSizes) {
+  const std::string digest = DigestOf(kTinyShard1);
+  for (const std::string& line :
+       {"  " + digest + "     " + kTinyShard1 + "   \n", digest + "  123456  " + kTinyShard1 + "\n",
+        digest + " 7 " + kTinyShard1 + "\n"}) {
+    WriteFile(model_ / "SHA256SUMS", line);
+    EXPECT_TRUE(Check().verification.Passes(false)) << line;
+    EXPECT_EQ(Check().files, 1U);
+  }
+  Spoil(kTinyShard1, 100);
+  EXPECT_THAT(Found(), Contains(std::string("wrong-digest ") + kTinyShard1 + " "));
+  WriteFile(model_ / "SHA256SUMS", digest + "   lost.safetensors  \n");
+  EXPECT_THAT(Found(), Contains("missing-file lost.safetensors "));
+}
+
+TEST_F(ChecksumListsTest, AListInAFolderMayNameFilesFromTheTop) {
+  WriteFile(model_ / "sums/SHA256SUMS", DigestOf(kTinyShard1) + "  " + kTinyShard1 + "\n");
+  EXPECT_TRUE(Check().verification.Passes(false));
+  Spoil(kTinyShard1, 100);
+  EXPECT_THAT(Found(), Contains(std::string("wrong-digest ") + kTinyShard1 + " "));
+}
+
+TEST_F(ChecksumListsTest, ADigestAloneMayHaveBlanksAroundIt) {
+  for (const std::string& text :
+       {"  " + DigestOf(kTinyShard1) + "  \n\n", "sha256:" + DigestOf(kTinyShard1) + " \r\n"}) {
+    WriteFile(model_ / (std::string(kTinyShard1) + ".sha256"), text);
+    EXPECT_TRUE(Check().verification.Passes(false)) << text;
+    EXPECT_EQ(Check().files, 1U);
+  }
+}
+
+TEST_F(ChecksumListsTest, TheDigestOfAStandardInputNamesNoFile) {
+  WriteFile(model_ / "SHA256SUMS", DigestOf(kTinyShard1) + "  -\n");
+  const formats::Findings findings = Check().verification.findings;
+  ASSERT_THAT(Lines(findings), Contains("bad-sums-line SHA256SUMS "));
+  EXPECT_THAT(findings[0].message, HasSubstr("the digest of a standard input"));
+  ExpectHarmless(findings[0].message);
+}
+
+TEST_F(ChecksumListsTest, FilesThatMayBeListsAreNamedWhereThereIsNothingElse) {
+  for (const char* const name : {"checksums.json", "sums/SHA256SUMS.md", "hashes.txt"}) {
+    WriteFile(model_ / name, "what a publisher writes");
+    const Error error = ErrorOf([&] { Check(); });
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+    EXPECT_THAT(error.message(), HasSubstr(std::string("'") + name + "' may be the publisher's"));
+    ExpectHarmless(error.message());
+    fs::remove(model_ / name);
+  }
+}
+
+TEST_F(ChecksumListsTest, CreateWarnsOfListsThatAreNotRead) {
+  for (const char* const name : {"checksums.json", "MD5SUMS"}) {
+    WriteFile(model_ / name, "what a publisher writes");
+    const CreateChecksumsReport created = Create(/*overwrite=*/true);
+    EXPECT_TRUE(created.written);
+    EXPECT_THAT(Lines(created.verification.findings),
+                ElementsAre(std::string("warning unread-sums ") + name + " "));
+    for (const char* const made : {name, "SHA256SUMS", "checkpoint.manifest.json"}) {
+      fs::remove(model_ / made);
+    }
+  }
+}
+
 TEST_F(ChecksumListsTest, ListsOfOtherDigestsAreNamedWhereThereIsNothingElse) {
   WriteFile(model_ / "MD5SUMS", std::string(32, 'a') + "  " + kTinyShard1 + "\n");
   const Error error = ErrorOf([&] { Check(); });
@@ -238,6 +301,8 @@ TEST_F(ChecksumListsTest, AListThatIsNoneIsCalledWhatItIs) {
       {"<!DOCTYPE html>\n<html>", "HTML"},
       {"\n", "empty"},
       {std::string(32, 'a') + "  x\n", "MD5"},
+      {"{\"a\": \"" + DigestOf(kTinyShard1) + "\"}\n", "JSON"},
+      {"\x1F\x8B\x08\x01 and so on", "not a text"},
       {"rubbish\n", "no line of it is of a form that is known"}};
   for (const auto& [text, what] : cases) {
     WriteFile(model_ / "SHA256SUMS", text);

@@ -15,10 +15,12 @@
 #include "formats/signature_bundle.h"
 #include "formats/signature_key.h"
 #include "formats/signature_statement.h"
+#include "tests/convert/support/counting_sink.h"
 #include "tests/formats/expect_error.h"
 #include "tests/formats/signature_vectors.h"
 #include "tests/support/faulty_file_system.h"
 #include "tests/support/files.h"
+#include "tests/support/other_user.h"
 #include "tests/support/temp_dir.h"
 
 namespace dsv3::convert {
@@ -94,6 +96,22 @@ class SignatureTest : public ::testing::Test {
   ProgressSink progress_;
   StopToken stop_;
 };
+
+TEST_F(SignatureTest, AFileThatCannotBeReadIsFoundBeforeTheOthersAreRead) {
+  for (const fs::path& open : {dir_.path(), model_}) fs::permissions(open, fs::perms::all);
+  fs::permissions(model_ / "sub-a", fs::perms::none);
+  SignRequest request;
+  request.model = model_;
+  request.key = dir_ / "P-256.pem";
+  testing::CountingSink progress;
+  const Error error = ErrorOf([&] {
+    const testing::OtherUser user;
+    SignModel(request, formats::PosixFileSystem(), progress, stop_);
+  });
+  EXPECT_EQ(error.code(), ErrorCode::kIo);
+  EXPECT_THAT(error.message(), HasSubstr("sub-a"));
+  EXPECT_EQ(progress.phase(), "");
+}
 
 TEST_F(SignatureTest, VerifiesWhatThePythonToolSigned) {
   WriteFile(model_ / ".gitignore", "not signed\n");
