@@ -10,11 +10,13 @@
 #include <tbb/parallel_for.h>
 #include <tbb/parallel_invoke.h>
 
+#include "formats/adapter_name.h"
 #include "formats/checkpoint_check.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/io/dead_link.h"
 #include "formats/io/input_file.h"
+#include "formats/left_behind.h"
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
 
@@ -235,9 +237,19 @@ std::string ReasonToLeave(const std::string& name, const CheckpointFiles& files)
   return fmt::format("without an index loaders take {} alone", files.shards.front().name);
 }
 
+// Whether shards are links to the file, which lies in a subdirectory.
+bool IsLinkedShard(const CheckpointFiles& files, const std::string& name) {
+  std::error_code error;  // what cannot be looked at is not the same file
+  const auto is_same = [&](const ShardFile& shard) {
+    return fs::equivalent(shard.path, files.directory / name, error);
+  };
+  return name.find('/') != std::string::npos &&
+         std::any_of(files.shards.begin(), files.shards.end(), is_same);
+}
+
 void NoteUnlisted(const CheckpointListing& listing, CheckpointFiles& files) {
   for (const std::string& name : listing.safetensors) {
-    if (IsShard(files, name)) continue;
+    if (IsShard(files, name) || IsLinkedShard(files, name)) continue;
     files.findings.push_back(
         FileFinding(Severity::kWarning, "unlisted-shard", name,
                     fmt::format("{}: {}, so it does not belong to the checkpoint and is left alone",
@@ -278,10 +290,22 @@ void OrderFindings(Findings& findings) {
                    [](const Finding& a, const Finding& b) { return a.file < b.file; });
 }
 
+// Adapters also lie under names of models.
+void RefuseAdapterAlone(const CheckpointFiles& files, const fs::path& path) {
+  bool is_adapter = false;
+  for (const ShardFile& shard : files.shards) {
+    for (const SafetensorsTensor& tensor : shard.header.tensors) {
+      is_adapter = tensor.name.find("lora_") != std::string::npos;
+      if (!is_adapter) return;
+    }
+  }
+  if (is_adapter) FailAdapter(path);
+}
+
 CheckpointFiles OpenFile(const CheckpointLocation& location, const FreedShards& freed,
                          FaultyIndex faulty_index) {
   const std::string& name = *location.file_name;
-  if (name.starts_with("adapter_")) FailAdapter(location.directory / name);
+  if (IsAdapterName(name)) FailAdapter(location.directory / name);
   CheckpointFiles files;
   files.directory = location.directory;
   files.form = CheckpointFiles::Form::kSingle;
@@ -301,6 +325,7 @@ CheckpointFiles OpenFile(const CheckpointLocation& location, const FreedShards& 
   std::vector<OpenedShard> opened;
   opened.push_back(OpenShard(location.directory, name, freed));
   TakeShards(std::move(opened), files);
+  RefuseAdapterAlone(files, location.directory / name);
   const CheckpointListing listing = ListCheckpoint(location.directory, false);
   TakeSideFiles(listing.side_files, files);
   OrderFindings(files.findings);
@@ -324,6 +349,7 @@ CheckpointFiles OpenDirectory(const fs::path& directory, const FreedShards& free
     if (model.empty()) FailNoCheckpoint(directory);
     files.form = FormWithoutIndex(model.size());
     TakeShards(OpenShards(directory, model, freed), files);
+    RefuseAdapterAlone(files, directory);
     OpenUnlisted(present, model, freed, files);
     if (files.form == CheckpointFiles::Form::kUnindexed) {
       files.findings.push_back(FileFinding(
@@ -358,8 +384,8 @@ CheckpointFiles OpenCheckpointFiles(const fs::path& path, const FreedShards& fre
 }
 
 void RequireConsistent(const CheckpointFiles& files) {
-  RequireNoErrors(files.findings, {"problem was found; dsv3-inspect lists all",
-                                   "problems were found; dsv3-inspect lists all"});
+  RequireNoErrors(files.findings, {"problem was found; `dsv3-verify structure` lists all",
+                                   "problems were found; `dsv3-verify structure` lists all"});
 }
 
 std::string ReadSmallFile(const fs::path& path, std::uint64_t max_bytes) {

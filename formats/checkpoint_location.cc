@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "formats/adapter_name.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/io/dead_link.h"
@@ -203,11 +204,11 @@ void FailNoCheckpoint(const fs::path& directory) {
   for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
        entry.increment(error)) {
     const std::string name = entry->path().filename().string();
-    has_adapter = has_adapter || name.starts_with("adapter_");
+    has_adapter = has_adapter || IsAdapterName(name);
     has_consolidated =
         has_consolidated || (name.starts_with("consolidated") && IsSafetensors(name));
     has_pytorch = has_pytorch ||
-                  (!name.starts_with("adapter_") &&
+                  (!IsAdapterName(name) &&
                    (name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth")));
     has_gguf = has_gguf || name.ends_with(".gguf");
   }

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <string>
+
+#include "formats/text_encoding.h"
 
 namespace dsv3::formats {
 namespace {
@@ -36,6 +39,38 @@ constexpr std::array<Signature, 9> kSignatures = {{
     {"gguf", "it is a GGUF file; give the safetensors checkpoint that it was made from"},
 }};
 
+constexpr std::string_view kCompressed =
+    "it is a compressed file; unpack it, and give the safetensors checkpoint in it";
+constexpr std::string_view kGgml =
+    "it is a GGML file; give the safetensors checkpoint that it was made from";
+constexpr std::string_view kImage = "it is an image; give a safetensors checkpoint";
+
+constexpr std::array<Signature, 19> kBinarySignatures = {{
+    {"\x93NUMPY", "it is a NumPy array; give a safetensors checkpoint"},
+    {"\x89HDF", "it is an HDF5 file; give a safetensors checkpoint"},
+    {std::string_view("\x00\x05\x16\x07", 4),
+     "it is an AppleDouble file, which macOS leaves beside the file itself; give the file whose "
+     "name is without '._'"},
+    {"\x1f\x8b", kCompressed},
+    {"\x28\xb5\x2f\xfd", kCompressed},
+    {"\xfd\x37zXZ", kCompressed},
+    {"BZh", kCompressed},
+    {"\x04\x22\x4d\x18", kCompressed},
+    {"7z\xbc\xaf\x27\x1c", kCompressed},
+    {"Rar!\x1a", kCompressed},
+    {"lmgg", kGgml},
+    {"fmgg", kGgml},
+    {"tjgg", kGgml},
+    {"PAR1", "it is a Parquet file, a data set; give a safetensors checkpoint"},
+    {"SQLite format 3", "it is an SQLite database; give a safetensors checkpoint"},
+    {"\x89PNG", kImage},
+    {"\xff\xd8\xff", kImage},
+    {"%PDF", "it is a PDF document; give a safetensors checkpoint"},
+    {"\x7f"
+     "ELF",
+     "it is a program; give a safetensors checkpoint"},
+}};
+
 char ToLower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 
 }  // namespace
@@ -62,35 +97,27 @@ std::string_view DescribeNoSafetensors(std::string_view start) {
     return "it is a Python pickle, perhaps of PyTorch before 1.6; load it with a newer PyTorch, "
            "save it again, and convert that with dsv3-convert train-to-infer";
   }
-  if (start.starts_with("\x93NUMPY")) {
-    return "it is a NumPy array; give a safetensors checkpoint";
-  }
-  if (start.starts_with("\x89HDF")) {
-    return "it is an HDF5 file; give a safetensors checkpoint";
-  }
-  if (start.starts_with(std::string_view("\x00\x05\x16\x07", 4))) {
-    return "it is an AppleDouble file, which macOS leaves beside the file itself; give the file "
-           "whose name is without '._'";
-  }
-  for (const std::string_view archive : {"\x1f\x8b", "\x28\xb5\x2f\xfd", "\xfd\x37zXZ", "BZh"}) {
-    if (start.starts_with(archive)) {
-      return "it is a compressed file; unpack it, and give the safetensors checkpoint in it";
-    }
+  for (const Signature& signature : kBinarySignatures) {
+    if (start.starts_with(signature.start)) return signature.description;
   }
   constexpr std::size_t kTarMark = 257;
   if (start.size() > kTarMark && start.substr(kTarMark).starts_with("ustar")) {
     return "it is a tar archive; unpack it, and give the safetensors checkpoint in it";
   }
-  const std::size_t text = start.find_first_not_of(" \t\r\n");
+  const std::string utf8 = ToUtf8(start);
+  const std::size_t text = utf8.find_first_not_of(" \t\r\n");
   const bool is_text =
-      text != std::string_view::npos && std::all_of(start.begin(), start.end(), [](char c) {
+      text != std::string::npos && std::all_of(utf8.begin(), utf8.end(), [](char c) {
         const auto byte = static_cast<unsigned char>(c);
         return byte >= ' ' || c == '\t' || c == '\r' || c == '\n';
       });
   if (!is_text) return "";
-  constexpr std::size_t kShortest = 8;  // of what is worth calling a text
-  if (start[text] == '{' || start[text] == '[') {
-    return "it is a JSON text, not a safetensors file; give the checkpoint's directory";
+  // Fewer may be the begin of a header's length.
+  constexpr std::size_t kShortest = 4;
+  if (utf8[text] == '{' || utf8[text] == '[') {
+    return "it is a JSON text, not a safetensors file; give the checkpoint's directory, or "
+           "download "
+           "the file again where a download saved an error in its place";
   }
   if (start.size() < kShortest) return "";
   return "it is a text, not a safetensors file; give the checkpoint's directory, or download the "

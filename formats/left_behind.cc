@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "formats/adapter_name.h"
 #include "formats/sums_file.h"
 #include "formats/text_encoding.h"
 
@@ -12,10 +13,12 @@ namespace dsv3::formats {
 namespace {
 
 // Of frameworks and engines. What follows a '.' or '-' after ".gguf" is the number of a part.
-constexpr std::array<std::string_view, 17> kWeightSuffixes = {
-    ".bin",     ".pt",   ".pth",       ".gguf", ".ggml",      ".h5",
-    ".msgpack", ".onnx", ".onnx_data", ".ckpt", ".onnx.data", ".pdparams",
-    ".ot",      ".npz",  ".tflite",    ".nemo", ".mar"};
+constexpr std::array<std::string_view, 23> kWeightSuffixes = {
+    ".bin", ".pt", ".pth", ".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ckpt",
+    ".onnx.data", ".pdparams", ".ot", ".npz", ".tflite", ".nemo", ".mar", ".mlmodel",
+    // Of another time, or put aside.
+    ".safetensors.bak", ".safetensors.old", ".safetensors.orig", ".safetensors.backup",
+    ".safetensors~"};
 
 constexpr std::array<std::string_view, 5> kWeightSuffixesOfParts = {".gguf-", ".gguf.", ".bin.part",
                                                                     ".pth.part", ".pt.part"};
@@ -94,7 +97,9 @@ bool IsTrainingState(const std::vector<std::string_view>& components) {
     return !component.empty() &&
            component.find_first_not_of("0123456789") == std::string_view::npos;
   };
+  const auto is_log = [](std::string_view component) { return component == "wandb"; };
   return std::any_of(components.begin(), components.end() - 1, is_step) ||
+         std::any_of(components.begin(), components.end() - 1, is_log) ||
          std::any_of(kTrainingPrefixes.begin(), kTrainingPrefixes.end(),
                      [&](std::string_view prefix) { return name.starts_with(prefix); }) ||
          IsOneOf(name, kTrainingNames) || name.find("optim_states.") != std::string_view::npos ||
@@ -142,7 +147,7 @@ std::optional<LeftBehindKind> KindOfLeftBehind(std::string_view relative_name) {
   const std::vector<std::string_view> components = Components(path);
   const std::string_view name = components.back();
   if (IsSystemRecord(components)) return LeftBehindKind::kSystemRecord;
-  if (name.starts_with("adapter_")) return LeftBehindKind::kAdapter;
+  if (IsAdapterName(name)) return LeftBehindKind::kAdapter;
   if (IsTrainingState(components)) return LeftBehindKind::kTrainingState;
   if (IsOtherIndex(name)) return LeftBehindKind::kOtherIndex;
   if (IsSumsName(name) || IsSumsSignatureName(name) || !OtherDigestOfName(name).empty()) {

@@ -6,6 +6,7 @@
 #include <system_error>
 
 #include "convert/model/config_fields-inl.h"
+#include "formats/foreign_file.h"
 #include "formats/json/json_reader.h"
 
 namespace dsv3::convert {
@@ -107,6 +108,11 @@ class Parser {
 Json ParseConfigObject(std::string_view text, const std::string& file) {
   constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
   if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
+  if (text.empty())
+    FailConfig(file, "the file is empty, which is not valid JSON; download it again");
+  if (const std::string_view foreign = formats::DescribeForeignFile(text); !foreign.empty()) {
+    FailConfig(file, std::string(foreign));
+  }
   Json root = Parser(text, file).Run();
   if (!root.is_object()) {
     FailConfig(

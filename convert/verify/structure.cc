@@ -95,16 +95,19 @@ void JudgeUnlisted(const CheckpointFiles& files, const Catalog& catalog, Finding
   finding.severity = Severity::kError;
   // What no listed shard holds would be lost with the file.
   const bool all_in_shards = static_cast<std::size_t>(in_shards) == tensors.size();
+  const std::string_view of_checkpoint =
+      files.index ? std::string_view("listed shards") : std::string_view(files.shards.front().name);
   finding.message = fmt::format(
-      "{}: {}, which {}; programs that read every *.safetensors file would load it too: {}",
+      "{}: {}; it {}; programs that read every *.safetensors file would load it too: {}",
       formats::ShownPath(finding.file),
-      files.index ? "the index does not list this file"
-                  : "this file is not the one that loaders take without an index",
-      IsReadable(*file) ? fmt::format("holds {} tensors, {} of them also in listed shards",
-                                      tensors.size(), in_shards)
+      files.index ? std::string("the index does not list this file")
+                  : fmt::format("without an index loaders take {} alone", of_checkpoint),
+      IsReadable(*file) ? fmt::format("holds {} tensor{}, {} of them also in {}", tensors.size(),
+                                      tensors.size() == 1 ? "" : "s", in_shards, of_checkpoint)
                         : std::string("cannot be read"),
-      all_in_shards ? "remove it, or take the index that lists it"
-                    : "take an index that lists it; no other file holds its other tensors");
+      all_in_shards    ? "remove it, or take the index that lists it"
+      : in_shards == 0 ? "take an index that lists it, for no other file holds its tensors"
+                       : "take an index that lists it; no other file holds its other tensors");
 }
 
 // What a conversion may pass over and a check must not.

@@ -34,9 +34,11 @@ TEST(LeftBehindTest, KnowsEachKindByName) {
   ExpectKind(LeftBehindKind::kOtherWeights,
              {"pytorch_model.bin", "a/b.PT", "x.pth", "tf_model.h5", "flax_model.msgpack",
               "onnx/model.onnx", "onnx/model.onnx_data", "m-Q8_0.gguf", "m.gguf-00001-of-00002",
-              "m.gguf.part1of2", "original/params.json", "original/consolidated.00.pth"});
+              "m.gguf.part1of2", "model.safetensors.bak", "M.mlmodel", "original/params.json",
+              "original/consolidated.00.pth"});
   ExpectKind(LeftBehindKind::kAdapter,
-             {"adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"});
+             {"adapter_config.json", "adapter_model.safetensors", "adapter_model.bin",
+              "adapters.safetensors", "Adapters.npz", "pytorch_lora_weights.safetensors"});
   ExpectKind(LeftBehindKind::kTrainingState, {"optimizer.pt",
                                               "optimizer.bin",
                                               "optimizer.safetensors",
@@ -57,6 +59,7 @@ TEST(LeftBehindTest, KnowsEachKindByName) {
                                               "global_step7/config.json",
                                               "latest_checkpointed_iteration.txt",
                                               "runs/Nov29/events.out.tfevents.1732.host.1.0",
+                                              "wandb/run-1/config.yaml",
                                               "Trainer_State.json"});
   ExpectKind(LeftBehindKind::kOtherIndex,
              {"model.fp8.safetensors.index.json", "pytorch_model.bin.index.json",
@@ -159,6 +162,25 @@ TEST_F(CheckpointFilesTest, SaysWhatADirectoryWithoutAModelHolds) {
   ExpectBadInput([&] { Open(); }, "holds consolidated*.safetensors alone");
 }
 
+TEST_F(CheckpointFilesTest, KnowsAnAdapterByItsTensorsUnderAnyName) {
+  Write("weights.safetensors", Shard({"q_proj.lora_A.weight", "q_proj.lora_B.weight"}));
+  ExpectBadInput([&] { Open(); }, "this is an adapter");
+  ExpectBadInput([&] { OpenCheckpointFiles(directory_ / "weights.safetensors"); },
+                 "this is an adapter");
+  Write("more.safetensors", Shard({"q_proj.weight"}));
+  EXPECT_EQ(Open().shards.size(), 2U);
+}
+
+TEST_F(CheckpointFilesTest, AShardThatIsALinkIntoASubdirectoryIsNoFurtherFile) {
+  WriteSound();
+  std::filesystem::create_directory(directory_ / "data");
+  for (const char* const name : {"x.safetensors", "y.safetensors"}) {
+    std::filesystem::rename(directory_ / name, directory_ / "data" / name);
+    std::filesystem::create_symlink(std::filesystem::path("data") / name, directory_ / name);
+  }
+  EXPECT_THAT(Open().findings, IsEmpty());
+}
+
 // Each is called what it is.
 TEST_F(CheckpointFilesTest, NamesFilesOfOtherKinds) {
   const std::pair<std::string, const char*> files[] = {
@@ -170,6 +192,18 @@ TEST_F(CheckpointFilesTest, NamesFilesOfOtherKinds) {
       {std::string("\x80\x04\x95\x1b\0\0\0\0\0\0\0\x8c", 12), "it is a Python pickle"},
       {"\x93NUMPY\x01\0\x76\0", "it is a NumPy array"},
       {"\x89HDF\r\n\x1a\n", "it is an HDF5 file"},
+      {"lost\n", "it is a text"},
+      {std::string("\xFF\xFEh\0e\0l\0l\0o\0", 12), "it is a text"},
+      {"SQLite format 3", "it is an SQLite database"},
+      {"\x89PNG\r\n\x1a\n", "it is an image"},
+      {"PAR1 and more", "it is a Parquet file"},
+      {"%PDF-1.7\n%\xE2", "it is a PDF document"},
+      {std::string("\x7F"
+                   "ELF\2\1\1\0\0",
+                   9),
+       "it is a program"},
+      {std::string("tjgg\3\0\0\0\0", 9), "it is a GGML file"},
+      {std::string("\x04\x22\x4D\x18\x64\x40\0\0\0", 9), "it is a compressed file"},
       // Lengths of a header that the format allows, and that the file does not have.
       {std::string("PK\x03\x04", 4) + std::string(100, '\0'), "it is a zip archive"},
       {std::string("\x80\x04\x95", 3) + std::string(50, '\0'), "it is a Python pickle"},

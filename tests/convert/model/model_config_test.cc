@@ -195,6 +195,9 @@ TEST(ParseModelConfig, RejectsV4ConfigsThatContradictThemselves) {
 
 TEST(ParseModelConfig, RejectsWhatIsNoJsonObject) {
   EXPECT_THAT(ErrorOf(std::string("")), HasSubstr("not valid JSON"));
+  EXPECT_THAT(ErrorOf(std::string("<!DOCTYPE html><html>")), HasSubstr("it is an HTML page"));
+  EXPECT_THAT(ErrorOf(std::string("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")),
+              HasSubstr("it is a git-lfs pointer"));
   EXPECT_THAT(ErrorOf(std::string("{\"a\": 1")), HasSubstr("not valid JSON"));
   EXPECT_THAT(ErrorOf(std::string("{\"a\": \"\xff\"}")), HasSubstr("not valid JSON"));
   EXPECT_THAT(ErrorOf(std::string("[1]")), HasSubstr("must be a JSON object but is [1]"));
