@@ -216,11 +216,13 @@ JobDifference CompareJobs(const JournalHead& before, const JournalHead& now) {
   }
   const std::vector<FileDifference> files = FileDifferences(before.sources, now.sources);
   if (files.empty()) return difference;
-  difference.files = files.front().text;
-  if (HaveOtherWeights(before.sources, now.sources)) {
+  const bool other_weights = HaveOtherWeights(before.sources, now.sources);
+  // Commands may describe one IN by other files: a layout by those of the model that it makes.
+  if (!other_weights || difference.command.empty()) difference.files = files.front().text;
+  if (other_weights && difference.command.empty()) {
     difference.files =
         fmt::format("IN had {}, and has {} now", WeightsOf(before.sources), WeightsOf(now.sources));
-  } else if (files.size() > 1) {
+  } else if (files.size() > 1 && !difference.files.empty()) {
     difference.files += fmt::format(", and {} more file{} differ{}", files.size() - 1,
                                     files.size() == 2 ? "" : "s", files.size() == 2 ? "s" : "");
   }

@@ -14,6 +14,7 @@
 #include "convert/model/layers_held.h"
 #include "convert/model/name_scope.h"
 #include "convert/model/quantized_form.h"
+#include "convert/model/stored_instead.h"
 #include "convert/model/v4_tensors.h"
 #include "formats/error.h"
 #include "formats/finding.h"
@@ -161,23 +162,19 @@ std::optional<std::string_view> FindPrefixOf(std::string_view name, const Catalo
   return std::nullopt;
 }
 
+// The name of the fused tensor that holds a tensor of an expert; empty for other tensors.
+std::string FusedExpertsName(std::string_view name) {
+  constexpr std::string_view kExperts = ".experts.";
+  const std::size_t experts = name.rfind(kExperts);
+  if (experts == std::string_view::npos) return "";
+  const std::string layer(name.substr(0, experts + kExperts.size()));
+  return layer + (name.ends_with(".down_proj.weight") ? "down_proj" : "gate_up_proj");
+}
+
 // The shape of the fused tensor that holds a tensor of an expert.
 formats::Shape FusedShape(const ModelConfig& config, const ExpectedTensorView& expected) {
   const std::uint64_t parts = expected.name.ends_with(".down_proj.weight") ? 1 : 2;
   return {config.n_routed_experts, parts * expected.shape[0], expected.shape[1]};
-}
-
-// The config's quant_method where neither RecogniseForm nor the conversions know how it stores
-// weights; else empty.
-std::string_view UnknownMethodOf(const ModelConfig& config) {
-  constexpr std::string_view kKnown[] = {
-      "",      "fp8",    "compressed-tensors", "gptq",       "awq",       "bitsandbytes", "quark",
-      "mxfp4", "w4afp8", "blockwise_int8",     "auto-round", "fbgemm_fp8"};
-  if (!config.quantization) return "";
-  const std::string_view method = config.quantization->quant_method;
-  const bool known = method.starts_with("modelopt") ||
-                     std::find(std::begin(kKnown), std::end(kKnown), method) != std::end(kKnown);
-  return known ? std::string_view() : method;
 }
 
 // How many tensors of a layer the config predicts, and how many of these are missing.
@@ -202,25 +199,29 @@ formats::Finding WrongShape(const ModelConfig& config, const Catalog& catalog,
   const bool has_other_rows = (role == TensorRole::kEmbedding || role == TensorRole::kHead) &&
                               expected.size() == 2 && tensor.shape.size() == 2 &&
                               tensor.shape[1] == expected[1];
-  const std::string vocabulary =
-      has_other_rows ? fmt::format("; vocab_size {} would fit this tensor", tensor.shape[0]) : "";
+  const bool has_other_experts =
+      (role == TensorRole::kRouter || role == TensorRole::kRouterBias) &&
+      expected.size() == tensor.shape.size() && tensor.shape[0] != expected[0] &&
+      std::equal(expected.begin() + 1, expected.end(), tensor.shape.begin() + 1);
+  const std::string fitting =
+      has_other_rows || has_other_experts
+          ? fmt::format("; {} {} would fit this tensor",
+                        has_other_rows ? "vocab_size" : "n_routed_experts", tensor.shape[0])
+          : "";
   return {
       formats::Severity::kError, "wrong-shape", file, tensor.name,
       fmt::format("{}: tensor {} has shape {}, but config.json ({}) predicts {}{}; the config or "
                   "the file belongs to another model, take both from one place{}",
                   formats::ShownPath(file), QuoteForMessage(tensor.name),
                   formats::ShapeToString(tensor.shape), config.model_type,
-                  formats::ShapeToString(expected), form, vocabulary)};
+                  formats::ShapeToString(expected), form, fitting)};
 }
 
 }  // namespace
 
 std::uint32_t FindFusedExperts(const Catalog& catalog, std::string_view name) {
-  constexpr std::string_view kExperts = ".experts.";
-  const std::size_t experts = name.rfind(kExperts);
-  if (experts == std::string_view::npos) return Catalog::kNone;
-  const std::string layer(name.substr(0, experts + kExperts.size()));
-  return catalog.Find(layer + (name.ends_with(".down_proj.weight") ? "down_proj" : "gate_up_proj"));
+  const std::string fused = FusedExpertsName(name);
+  return fused.empty() ? Catalog::kNone : catalog.Find(fused);
 }
 
 std::optional<KvHalves> FindKvHalves(const Catalog& catalog, std::string_view name) {
@@ -293,6 +294,14 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
   const LayersHeld layers(catalog, prefix);
   std::map<std::uint32_t, LayerTally> tallies;
   std::vector<std::pair<std::size_t, std::uint32_t>> missing;  // finding and layer
+  std::optional<StoredInstead> stored_instead;                 // made for the first missing weight
+  const auto find_instead = [&](const ExpectedTensorView& expected) {
+    if (!IsQuantized(expected.role)) return Catalog::kNone;
+    if (!stored_instead) stored_instead.emplace(catalog);
+    const std::uint32_t found = stored_instead->Find(expected.name);
+    if (found != Catalog::kNone || expected.role != TensorRole::kExpertLinear) return found;
+    return stored_instead->Find(FusedExpertsName(expected.name));
+  };
   ForEachExpected(config, prefix, [&](const ExpectedTensorView& expected) {
     if (expected.layer != ExpectedTensor::kNoLayer) ++tallies[expected.layer].expected;
     const std::uint32_t position = catalog.Find(expected.name);
@@ -344,12 +353,9 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
                        QuoteForMessage(name), config.model_type, config.num_hidden_layers,
                        formats::ShapeToString(shape), kNoFileHoldsIt)});
       std::string& message = findings.back().message;
-      const std::string_view method = UnknownMethodOf(config);
-      if (!method.empty()) {
-        message += fmt::format(
-            " under this name; the config says that the weights are quantised by {}, a form that "
-            "is not known here: give the checkpoint that they were made from",
-            QuoteForMessage(method));
+      const std::string other_form = UnknownFormText(config, catalog, find_instead(expected));
+      if (!other_form.empty()) {
+        message += other_form;
         return;
       }
       message +=

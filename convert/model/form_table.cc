@@ -8,6 +8,7 @@
 
 #include "convert/catalog/ceil_div.h"
 #include "convert/model/form_rules.h"
+#include "convert/model/stored_instead.h"
 
 namespace dsv3::convert {
 namespace {
@@ -161,6 +162,11 @@ bool IsByConfig(const Evidence& evidence) {
   return !evidence.Method().empty() && evidence.codes().shape.size() == 2 && !evidence.IsExcluded();
 }
 
+// What a method that is not known keeps beside codes is not known, either.
+std::string_view ScaleOfKnownMethod(const Evidence& evidence) {
+  return IsKnownMethod(evidence.config()) ? std::string_view(kWeightScale) : std::string_view();
+}
+
 template <const char* kMethod>
 bool IsByMethod(const Evidence& evidence) {
   return IsByConfig(evidence) && evidence.Method() == kMethod;
@@ -300,9 +306,9 @@ const FormRow kTable[] = {
     {"weight", Dtype::kI8, IsByMethod<kMethodBlockInt8>, Named<kBlockInt8>, CodeLayout::kPlain,
      nullptr, ScaleIs<kScaleInv>, kScaleInvParts, kDecodeInt8Blocks},
     {"weight", Dtype::kI8, IsByConfig, UnknownName, CodeLayout::kUnknown, nullptr,
-     ScaleIs<kWeightScale>, kWeightScaleParts, std::nullopt},
+     ScaleOfKnownMethod, kWeightScaleParts, std::nullopt},
     {"weight", Dtype::kU8, IsByConfig, UnknownName, CodeLayout::kUnknown, nullptr,
-     ScaleIs<kWeightScale>, kWeightScaleParts, std::nullopt},
+     ScaleOfKnownMethod, kWeightScaleParts, std::nullopt},
 };
 
 constexpr std::array<std::string_view, 11> kTelling = {kScaleInv,

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "convert/catalog/catalog.h"
 #include "convert/model/expected_tensors.h"
@@ -34,6 +36,13 @@ class LayersHeld {
   std::uint64_t indexers() const { return indexers_.size(); }
   bool IsMtp(std::uint64_t layer) const { return mtp_.count(layer) != 0; }
 
+  // The number of the first layers that have a dense MLP where all behind them have routed experts;
+  // nothing where the layers are of another order, or one of them has neither or both.
+  std::optional<std::uint64_t> FirstDense() const;
+  // How many routed experts each layer that has any holds; nothing where the layers differ or leave
+  // a number out. Only experts with tensors of their own are known.
+  std::optional<std::uint64_t> ExpertsOfEach() const;
+
   // The main layers, and behind them the MTP layers; nothing where a number is left out or a main
   // layer follows an MTP layer.
   std::optional<LayerCounts> Counts() const;
@@ -42,6 +51,9 @@ class LayersHeld {
   std::set<std::uint64_t> held_;
   std::set<std::uint64_t> indexers_;
   std::set<std::uint64_t> mtp_;
+  std::set<std::uint64_t> dense_;
+  std::set<std::uint64_t> sparse_;
+  std::map<std::uint64_t, std::vector<bool>> experts_;  // of a layer, by number
 };
 
 // "num_hidden_layers to 3 and num_nextn_predict_layers to 1": the fields that other values fit;

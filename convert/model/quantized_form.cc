@@ -33,9 +33,10 @@ std::optional<QuantizedForm> RecogniseForm(const Catalog& catalog, const ModelCo
   const FormEvidence evidence(catalog, config, tensor, name.substr(0, dot));
   const FormRow* const row = FindFormRow(evidence, name.substr(dot + 1));
   if (row == nullptr) return std::nullopt;
+  const std::string_view scale = row->scale(evidence);
   return QuantizedForm{row->name(evidence), row->layout,
                        row->bits == nullptr ? 0 : row->bits(evidence),
-                       evidence.Name(row->scale(evidence))};
+                       scale.empty() ? std::string() : evidence.Name(scale)};
 }
 
 std::optional<StoredCodes> FindCodes(const Catalog& catalog, const ModelConfig& config,

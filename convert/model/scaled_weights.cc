@@ -136,7 +136,7 @@ class Finder {
     const CatalogTensor& tensor = At(i);
     if (const auto form = RecogniseForm(catalog_, config_, i)) {
       ReportForm(i, form->name);
-      if (catalog_.Find(form->scale) == Catalog::kNone) {
+      if (!form->scale.empty() && catalog_.Find(form->scale) == Catalog::kNone) {
         Add(i, "missing-scale",
             fmt::format("tensor {} holds {} weights, but its scale {} is in no shard; without it "
                         "the weight means nothing. The checkpoint is incomplete, download it again",

@@ -14,6 +14,7 @@
 #include "convert/layouts/deepseek_names.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/layers_held.h"
+#include "convert/model/stored_instead.h"
 #include "convert/open/hub.h"
 #include "convert/open/modelopt_description.h"
 #include "convert/open/rank_directory.h"
@@ -318,11 +319,15 @@ void NameUnlistedHolders(const CheckpointFiles& files, Findings& findings) {
       if (first == nullptr) first = &holder->second;
     }
     if (held == 0) continue;
+    // Nothing is to be downloaded where all of it is there.
+    constexpr std::string_view kDownload = "; download the file again";
+    const bool all = held == listed && finding.message.ends_with(kDownload);
+    if (all) finding.message.resize(finding.message.size() - kDownload.size());
     finding.message += fmt::format(
-        "; or the index is of another division into files: {} of the {} tensors that it lists for "
+        "; {}the index is of another division into files: {} of the {} tensors that it lists for "
         "this shard are in files that it does not list, such as {}; if those files are the whole "
         "checkpoint, take the index that belongs to them, or move this one away",
-        held, listed, *first);
+        all ? "" : "or ", held, listed, *first);
   }
 }
 
@@ -338,11 +343,18 @@ std::optional<Finding> FindMissingTensors(const ModelConfig& config, const Catal
   const bool known_whole = form != CheckpointFiles::Form::kUnindexed;
   summary.severity = known_whole ? Severity::kWarning : Severity::kError;
   summary.file = kConfigName;
+  // Codes of a form that is not known are there: nothing is to be downloaded.
+  const std::string held_otherwise = fmt::format("{}{}", kNoFileHoldsIt, kUnderThisName);
+  const std::size_t otherwise = summary.message.find(held_otherwise);
+  const std::string advice =
+      otherwise == std::string::npos
+          ? std::string(kStructureLists) + FittingValue(config, catalog, summary.tensor)
+          : summary.message.substr(otherwise + held_otherwise.size());
   summary.message = fmt::format(
-      "{}: it predicts {} that no file of the checkpoint holds, such as {}{}{}", kConfigName,
+      "{}: it predicts {} that no file of the checkpoint holds{}, such as {}{}", kConfigName,
       count == 1 ? std::string("1 tensor") : fmt::format("{} tensors", count),
-      QuoteForMessage(summary.tensor), kStructureLists,
-      FittingValue(config, catalog, summary.tensor));
+      otherwise == std::string::npos ? "" : " under these names", QuoteForMessage(summary.tensor),
+      advice);
   return summary;
 }
 

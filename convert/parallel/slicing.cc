@@ -147,12 +147,15 @@ class Planner {
       return;
     }
     if (ways > 1 && sliced.padded != MatrixShape{1, 1}) {
+      using formats::Dtype;
+      const Dtype dtype = At(sliced.tensor).dtype;
+      const bool is_float = dtype == Dtype::kBF16 || dtype == Dtype::kF16 || dtype == Dtype::kF32;
       Refuse(sliced.tensor,
              fmt::format(
-                 "{} ranks divide its module, but how this format is cut is not known "
-                 "here; only BF16, F16 and F32 weights are cut, and FP8, INT8, INT4 and FP4 with "
-                 "their scales{}",
-                 ways,
+                 "{} ranks divide its module, but {}{}", ways,
+                 is_float ? "no rule says which part of this tensor belongs to which rank"
+                          : "how this format is cut is not known here; only BF16, F16 and F32 "
+                            "weights are cut, and FP8, INT8, INT4 and FP4 with their scales",
                  place.kind == ModuleKind::kRoutedExpert
                      ? fmt::format(". With --ep {} experts stay whole", topology_.ranks_per_stage())
                      : ""));

@@ -35,8 +35,8 @@ class Bf16ToFp8Job {
         stop_(stop) {
     RefuseOtherForms(FindScaledWeights(model_.catalog, model_.config),
                      "which bf16-to-fp8 cannot carry: the output's quantization_config would "
-                     "describe FP8 alone, and nothing would say how to read these weights; give "
-                     "the BF16 checkpoint that they were made from");
+                     "describe FP8 alone, and nothing would say how to read these weights",
+                     "give the BF16 checkpoint that they were made from");
     if (options_.scales_from.empty()) {
       PlanByRules();
     } else {

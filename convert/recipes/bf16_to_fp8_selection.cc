@@ -9,6 +9,7 @@
 
 #include "convert/catalog/glob.h"
 #include "convert/model/expected_tensors.h"
+#include "convert/model/scale_names.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/recipes/bf16_to_fp8.h"
 #include "formats/error.h"
@@ -251,6 +252,13 @@ class Selector {
                        formats::DtypeName(tensor.dtype)));
     }
     if (scale == Catalog::kNone) {
+      for (const std::string& other : ScaleNamesOf(tensor.name)) {
+        if (catalog_.Find(other) == Catalog::kNone) continue;
+        Fail(catalog_, tensor,
+             fmt::format("is FP8 already, and its scale is called {}, but {}; a checkpoint has one "
+                         "form of scales, so give one in which this weight is BF16",
+                         QuoteForMessage(other), form));
+      }
       Fail(catalog_, tensor,
            fmt::format("is FP8 already, but there is no scale {}; without it the weight means "
                        "nothing",

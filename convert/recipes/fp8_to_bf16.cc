@@ -12,10 +12,14 @@
 
 namespace dsv3::convert {
 
-void RefuseOtherForms(const ScaledWeights& found, std::string_view why) {
+void RefuseOtherForms(const ScaledWeights& found, std::string_view why,
+                      std::string_view otherwise) {
   if (found.unsupported.empty()) return;
   formats::Finding first = found.unsupported.front();
-  first.message += fmt::format(", {}", why);
+  const bool readable = found.findings.empty() && found.readable.size() == found.formed.size();
+  first.message += fmt::format(
+      ", {}; {}", why,
+      readable ? "make a BF16 checkpoint of it with `dsv3-convert dequantize`" : otherwise);
   const std::size_t more = found.unsupported.size() - 1;
   if (more > 0) {
     first.message += fmt::format(" ({} more such tensor{})", more, more == 1 ? "" : "s");
@@ -27,7 +31,8 @@ std::vector<ScaledWeight> PairScales(const Catalog& catalog, const ModelConfig& 
   ScaledWeights found = FindScaledWeights(catalog, config);
   RefuseOtherForms(found,
                    "which are not converted; only FP8 weights (F8_E4M3, F8_E5M2) with the scales "
-                   "that config.json describes are");
+                   "that config.json describes are",
+                   "give the checkpoint that they were made from");
   formats::RequireNoErrors(found.findings,
                            {"fault of weights and scales", "faults of weights and scales"});
   if (found.pairs.empty()) {

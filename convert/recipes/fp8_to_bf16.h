@@ -13,8 +13,9 @@
 namespace dsv3::convert {
 
 // Throws Error (kBadInput) for the first weight in a form that is not read as FP8, naming the form
-// and how many more there are; `why` ends the sentence: "which …".
-void RefuseOtherForms(const ScaledWeights& found, std::string_view why);
+// and how many more there are; `why` goes on with the sentence: "which …". What to do is to run
+// `dequantize` where it reads all of the forms, and `otherwise` where it does not.
+void RefuseOtherForms(const ScaledWeights& found, std::string_view why, std::string_view otherwise);
 
 // What FindScaledWeights pairs. Throws Error (kBadInput) with the first fault or unsupported weight
 // that it found, saying how many more there are, or when no tensor is FP8 at all.

@@ -91,7 +91,8 @@ class LayoutPlanner {
         scaled_(FindScaledWeights(model.catalog, model.config)) {
     RefuseOtherForms(scaled_,
                      "which layout does not carry; only floats and FP8 weights (F8_E4M3, F8_E5M2) "
-                     "with the scales that config.json describes are");
+                     "with the scales that config.json describes are",
+                     "give the checkpoint that they were made from");
     formats::RequireNoErrors(scaled_.findings,
                              {"fault of weights and scales", "faults of weights and scales"});
     scales_ = ScaleMap(scaled_.pairs, model.catalog.tensors().size());

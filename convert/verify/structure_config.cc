@@ -1,11 +1,13 @@
 #include "convert/verify/structure_config.h"
 
 #include <algorithm>
+#include <array>
 #include <string_view>
 
 #include <fmt/format.h>
 
 #include "formats/checkpoint_files.h"
+#include "formats/error.h"
 #include "formats/json/json_edit.h"
 
 namespace dsv3::convert {
@@ -37,6 +39,33 @@ std::string TorchDtype(const std::string& text, const std::string& prefix) {
   return "";
 }
 
+// Numbers that programs compute with, which no check of shapes looks at.
+void CheckFiniteNumbers(const OpenedModel& model, formats::Findings& findings) {
+  constexpr std::array<std::string_view, 12> kNumbers = {"rms_norm_eps",
+                                                         "rope_theta",
+                                                         "routed_scaling_factor",
+                                                         "rope_scaling/factor",
+                                                         "rope_scaling/beta_fast",
+                                                         "rope_scaling/beta_slow",
+                                                         "rope_scaling/mscale",
+                                                         "rope_scaling/mscale_all_dim",
+                                                         "rope_parameters/rope_theta",
+                                                         "rope_parameters/factor",
+                                                         "rope_parameters/mscale",
+                                                         "rope_parameters/mscale_all_dim"};
+  const std::string file(kConfigName);
+  for (const std::string_view number : kNumbers) {
+    const std::string name = model.config.prefix + std::string(number);
+    const std::optional<std::string> value = formats::JsonMember(model.config_text, name, file);
+    if (!value || (*value != "NaN" && *value != "Infinity" && *value != "-Infinity")) continue;
+    findings.push_back(ConfigFinding(
+        "number-not-finite",
+        fmt::format("{}: the field {} is {}, expected a finite number; take the config.json that "
+                    "belongs to the weights",
+                    kConfigName, QuoteForMessage(name), *value)));
+  }
+}
+
 }  // namespace
 
 std::optional<StructureConfig> ConfigOf(const OpenedModel& model, formats::Findings& findings) {
@@ -56,7 +85,15 @@ std::optional<StructureConfig> ConfigOf(const OpenedModel& model, formats::Findi
                                                        model.config_fault->message())));
     return std::nullopt;
   }
-  return StructureConfig{model.config, TorchDtype(model.config_text, model.config.prefix)};
+  StructureConfig config{model.config, ""};
+  try {
+    CheckFiniteNumbers(model, findings);
+    config.torch_dtype = TorchDtype(model.config_text, model.config.prefix);
+  } catch (const Error& error) {
+    // What conversions refuse as well, such as a byte order mark.
+    findings.push_back(ConfigFinding("unreadable-config", error.message()));
+  }
+  return config;
 }
 
 bool LooksQuantized(const CatalogTensor& tensor) {

@@ -217,11 +217,13 @@ std::string WhyUnexpected(std::string_view name, const ModelConfig& config, std:
                           const std::optional<LayerCounts>& there) {
   const std::optional<std::uint64_t> layer = LayerOf(name, prefix);
   const std::uint64_t layers = config.num_hidden_layers + config.num_nextn_predict_layers;
-  if (layer && *layer >= layers && there && *layer < there->main + there->mtp) {
-    return fmt::format(
-        "it is of {}: set {}, as many as are there",
-        *layer >= there->main ? "an MTP layer" : "a layer that the config leaves out",
-        FieldsForLayers(config, *there));
+  const bool is_mtp = there && layer && *layer >= there->main;
+  const bool is_main_by_config = is_mtp && *layer < config.num_hidden_layers;
+  if (layer && there && *layer < there->main + there->mtp &&
+      (*layer >= layers || is_main_by_config)) {
+    return fmt::format("it is of {}: set {}, as many as are there",
+                       is_mtp ? "an MTP layer" : "a layer that the config leaves out",
+                       FieldsForLayers(config, *there));
   }
   if (layer && *layer < layers && IsOfIndexer(name) && config.index_n_heads > 0 &&
       !HasIndexer(config, *layer)) {

@@ -1,11 +1,15 @@
 #include "convert/model/quantized_form.h"
 
+#include <algorithm>
+#include <iterator>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/open/completeness.h"
 #include "tests/convert/model/quantized_form_test.h"
 #include "tests/convert/support/checkpoint_checks.h"
 
@@ -107,6 +111,61 @@ TEST_F(QuantizedFormTest, StructureFindsPackedCodesOfAnotherShapeAndALostScale) 
   for (const formats::Finding& finding : findings) {
     EXPECT_THAT(finding.message, HasSubstr("packed INT4"));
   }
+}
+
+TEST_F(QuantizedFormTest, CastsNameDequantizeWhereItReadsTheForm) {
+  const auto refusal_of = [&](const char* name) {
+    WriteWith(*std::find_if(std::begin(kForms), std::end(kForms),
+                            [&](const Form& form) { return std::string(form.test_name) == name; }));
+    return ErrorOf([&] { Conversion(in(), out()).Run(); }).message();
+  };
+  const TinyCheckpoint plain = checkpoint_;
+  EXPECT_THAT(refusal_of("Int8Rows"), HasSubstr("`dsv3-convert dequantize`"));
+  checkpoint_ = plain;
+  EXPECT_THAT(refusal_of("BitsandbytesNf4"),
+              AllOf(HasSubstr("give the checkpoint that they were made from"),
+                    Not(HasSubstr("dsv3-convert dequantize"))));
+}
+
+// Of forms that are not known nothing is missing: what they need is there under other names.
+TEST_F(QuantizedFormTest, CodesOfFormsThatAreNotKnownAreNotCalledMissing) {
+  const TinyCheckpoint plain = checkpoint_;
+  const auto names = {std::pair("_blocks", "mxfp4"), std::pair(".W_q", "hqq"),
+                      std::pair(".weight._data", "quanto"), std::pair(".indices", "")};
+  for (const auto& [part, method] : names) {
+    checkpoint_ = plain;
+    ReplaceExperts([&, part = std::string(part)](const Module& m) {
+      const std::string module = m.base.substr(0, m.base.size() - 1);
+      m.checkpoint.Add(m.shard, module + part, Dtype::kU8, {m.rows, CeilDiv(m.cols, 2)});
+    });
+    if (*method != '\0') {
+      SetConfig("quantization_config", std::string(R"({"quant_method": ")") + method + "\"}");
+    }
+    const std::string place = std::string(part) + "' (U8 [";
+    const auto says_so = AllOf(HasSubstr("under th"), HasSubstr(place), HasSubstr(method),
+                               HasSubstr("is there in its place"), HasSubstr("is not known here"),
+                               Not(HasSubstr("incomplete")), Not(HasSubstr("download")));
+    bool found = false;
+    for (const formats::Finding& finding : Findings()) {
+      if (finding.kind != "missing-tensor") continue;
+      found = true;
+      EXPECT_THAT(finding.message, says_so);
+    }
+    EXPECT_TRUE(found) << part;
+    EXPECT_THAT(ErrorOf([&] { Conversion(in(), out()).Run(); }).message(), says_so);
+    const formats::Findings of_all_checks = convert::JudgeCompleteness(in());
+    ASSERT_EQ(of_all_checks.size(), 1U);
+    EXPECT_THAT(of_all_checks[0].message, AllOf(says_so, HasSubstr("it predicts")));
+  }
+}
+
+TEST_F(QuantizedFormTest, CodesOfAnUnknownMethodNeedNoScaleOfAKnownOne) {
+  ReplaceExperts([](const Module& m) { m.Add("weight", Dtype::kI8, {m.rows, m.cols}); });
+  SetConfig("quantization_config", R"({"quant_method": "torchao"})");
+  EXPECT_THAT(Lines(Findings()), IsEmpty());
+  // Of a known one the scale is lost.
+  SetConfig("quantization_config", kInt8Rows);
+  EXPECT_THAT(Lines(Findings()), Not(IsEmpty()));
 }
 
 TEST_F(QuantizedFormTest, CodesWithNothingBesideThemAreNamedByTheConfig) {

@@ -218,6 +218,18 @@ TEST(SlicedModules, GivesPackedExpertsWholeToTheirRanksAndCutsThemNoFurther) {
   EXPECT_THAT(error.message(), AllOf(HasSubstr(expert + "weight_packed"), HasSubstr("--ep 4")));
 }
 
+TEST(SlicedModules, RefusesAnUnknownTensorOfAnExpertForWhatItIs) {
+  const std::string name = "model.layers.1.mlp.experts.5.gate_up.weight";
+  const ModelTensors model = MakeModel(WithoutFp8(DivisibleConfig()), [&](auto& tensors) {
+    tensors.push_back({name, Dtype::kBF16, {128, 24}, {}});
+  });
+  const Error error = SlicingError(model, MakeTopology(model, 2));
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_THAT(error.message(),
+              AllOf(HasSubstr(name), HasSubstr("no rule says which part of this tensor"),
+                    HasSubstr("--ep 2"), ::testing::Not(HasSubstr("format"))));
+}
+
 TEST(SlicedModules, RefusesWhatRanksDoNotDivide) {
   const ModelTensors model = MakeModel(WithoutFp8(DivisibleConfig()), [](auto& tensors) {
     for (CatalogTensor& tensor : tensors) {

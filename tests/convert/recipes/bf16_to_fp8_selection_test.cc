@@ -130,6 +130,18 @@ TEST_F(SelectionTest, ReplacesEntriesThatNameWhatIsIncluded) {
               ElementsAre("model.layers.0.mlp.gate_proj", "model.layers.0.mlp.down_proj"));
 }
 
+TEST_F(SelectionTest, NamesTheScaleOfAnotherFormOfAnFp8Weight) {
+  CatalogTensor& first = *std::find_if(tensors_.begin(), tensors_.end(), [](const auto& tensor) {
+    return tensor.name == "model.layers.0.mlp.up_proj.weight";
+  });
+  first.dtype = Dtype::kF8E4M3;
+  dsv3::testing::ExpectBadInput([&] { Select(); }, "up_proj.weight_scale_inv", "means nothing");
+  Add("model.layers.0.mlp.up_proj.weight_scale", Dtype::kF32, {16, 1});
+  dsv3::testing::ExpectBadInput([&] { Select(); }, "its scale is called",
+                                "'model.layers.0.mlp.up_proj.weight_scale'",
+                                "one in which this weight is BF16");
+}
+
 TEST_F(SelectionTest, RefusesIntegersScalesOfOthersEmptyTensorsAndNarrowBlocks) {
   CatalogTensor& first = *std::find_if(tensors_.begin(), tensors_.end(), [](const auto& tensor) {
     return tensor.name == "model.layers.0.mlp.up_proj.weight";

@@ -165,8 +165,9 @@ TEST_F(StructureModelTest, NamesFilesThatHoldWhatTheIndexListsElsewhere) {
     if (finding.kind != "missing-shard") continue;
     found = true;
     EXPECT_EQ(finding.file, other);
-    EXPECT_THAT(finding.message, AllOf(HasSubstr("the index is of another division into files"),
-                                       HasSubstr(std::string("such as ") + kTinyShard3)));
+    EXPECT_THAT(finding.message, AllOf(HasSubstr("; the index is of another division into files"),
+                                       HasSubstr(std::string("such as ") + kTinyShard3),
+                                       Not(HasSubstr("download"))));
   }
   EXPECT_TRUE(found);
 }
@@ -382,6 +383,83 @@ TEST_F(StructureModelTest, WarnsOfAnIndexerThatNothingLoads) {
     EXPECT_EQ(finding.kind, "unexpected-tensor");
     EXPECT_THAT(finding.message, HasSubstr("uses the indexer of a layer before it"));
   }
+}
+
+TEST_F(StructureModelTest, AByteOrderMarkInTheConfigIsAFinding) {
+  checkpoint_.config = "\xEF\xBB\xBF" + checkpoint_.config;
+  const formats::Finding finding = OnlyFinding();
+  EXPECT_EQ(finding.kind, "unreadable-config");
+  EXPECT_THAT(finding.message, HasSubstr("a byte order mark is not allowed"));
+}
+
+TEST_F(StructureModelTest, FindsNumbersOfTheConfigThatAreNotFinite) {
+  SetConfig("rms_norm_eps", "NaN");
+  const formats::Finding eps = OnlyFinding();
+  EXPECT_EQ(eps.kind, "number-not-finite");
+  EXPECT_EQ(eps.severity, Severity::kError);
+  EXPECT_THAT(eps.message, HasSubstr("'rms_norm_eps' is NaN"));
+  SetConfig("rms_norm_eps", "1e-6");
+  SetConfig("rope_scaling", R"({"type": "yarn", "factor": -Infinity})");
+  EXPECT_THAT(OnlyFinding().message, HasSubstr("'rope_scaling/factor' is -Infinity"));
+  // What nothing computes with stays as it is.
+  SetConfig("rope_scaling", "null");
+  SetConfig("a_note", "[NaN, Infinity]");
+  EXPECT_THAT(Lines(Findings()), IsEmpty());
+}
+
+TEST_F(StructureModelTest, NamesTheNumberOfDenseLayersThatAreThere) {
+  SetConfig("first_k_dense_replace", "0");
+  int missing = 0;
+  for (const formats::Finding& finding : Findings()) {
+    if (finding.kind != "missing-tensor") continue;
+    ++missing;
+    EXPECT_THAT(finding.message,
+                HasSubstr("set first_k_dense_replace to 1: so many layers have a dense MLP"));
+  }
+  EXPECT_GT(missing, 0);
+  SetConfig("first_k_dense_replace", "2");
+  EXPECT_THAT(Findings()[0].message, HasSubstr("set first_k_dense_replace to 1"));
+  // A layer that is there in part says nothing.
+  SetConfig("first_k_dense_replace", "1");
+  ASSERT_EQ(Drop("model.layers.0.mlp.up_proj.weight"), 2U);
+  EXPECT_THAT(OnlyFinding().message, Not(HasSubstr("first_k_dense_replace")));
+}
+
+TEST_F(StructureModelTest, NamesTheNumberOfExpertsThatAreThere) {
+  SetConfig("n_routed_experts", "6");
+  int missing = 0;
+  int wrong = 0;
+  for (const formats::Finding& finding : Findings()) {
+    if (finding.kind == "missing-tensor") {
+      ++missing;
+      EXPECT_THAT(finding.message,
+                  HasSubstr("set n_routed_experts to 4: each layer holds so many"));
+    } else if (finding.kind == "wrong-shape") {
+      ++wrong;
+      EXPECT_THAT(finding.message, HasSubstr("; n_routed_experts 4 would fit this tensor"));
+    }
+  }
+  EXPECT_GT(missing, 0);
+  EXPECT_GT(wrong, 0);
+  // One expert that is lost is to be downloaded.
+  SetConfig("n_routed_experts", "4");
+  ASSERT_GT(Drop("model.layers.1.mlp.experts.3."), 0U);
+  for (const formats::Finding& finding : Findings()) {
+    EXPECT_THAT(finding.message, Not(HasSubstr("n_routed_experts")));
+  }
+}
+
+TEST_F(StructureModelTest, AnMtpLayerThatTheConfigCountsAsAMainOneIsNamedAsThat) {
+  SetConfig("num_hidden_layers", "3");
+  SetConfig("num_nextn_predict_layers", "0");
+  int unexpected = 0;
+  for (const formats::Finding& finding : Findings()) {
+    if (finding.kind != "unexpected-tensor") continue;
+    ++unexpected;
+    EXPECT_THAT(finding.message, HasSubstr("it is of an MTP layer: set num_hidden_layers to 2 and "
+                                           "num_nextn_predict_layers to 1, as many as are there"));
+  }
+  EXPECT_GT(unexpected, 0);
 }
 
 TEST_F(StructureModelTest, TakesMlpLayerTypesInPlaceOfFirstKDenseReplace) {
