@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include <fmt/format.h>
@@ -20,6 +22,9 @@ using convert::ConversionRequest;
 using convert::TensorCount;
 using formats::LeftBehind;
 using formats::LeftBehindKind;
+
+// Files of a plan that are listed one by one.
+constexpr std::size_t kMostListed = 32;
 
 // "total, a dequantised, b copied" and so on, for both kinds of report.
 std::string TensorText(const ConversionReport& report) {
@@ -156,8 +161,23 @@ std::string Converted(const ConversionRequest& request, const ConversionReport& 
   return out;
 }
 
+// How many files there are and how large, where they are too many to be listed.
+std::string FileSizesText(const ConversionReport& report) {
+  const auto [smallest, largest] =
+      std::minmax_element(report.files.begin(), report.files.end(),
+                          [](const auto& a, const auto& b) { return a.bytes < b.bytes; });
+  const auto finished = std::count_if(report.files.begin(), report.files.end(),
+                                      [](const auto& file) { return file.kept; });
+  return fmt::format(
+      "{}, {} to {}{}; --json lists them", FormatCount(report.files.size()),
+      FormatBytes(smallest->bytes), FormatBytes(largest->bytes),
+      finished == 0
+          ? ""
+          : fmt::format(", {} finished", FormatCount(static_cast<std::uint64_t>(finished))));
+}
+
 std::string Planned(const ConversionRequest& request, const ConversionReport& report) {
-  std::string out = PlannedFilesText(request.output, report, report.files.size());
+  std::string out = PlannedFilesText(request.output, report);
   out += "\n";
   ReportLine(out, "tensors", TensorText(report));
   FactLines(out, report);
@@ -215,10 +235,9 @@ std::string NothingToDoText(const std::filesystem::path& output, const Conversio
   return out;
 }
 
-std::string PlannedFilesText(const std::filesystem::path& output, const ConversionReport& report,
-                             std::size_t most) {
+std::string PlannedFilesText(const std::filesystem::path& output, const ConversionReport& report) {
   std::string out = fmt::format("Plan for {} (nothing was written)\n", formats::ShownPath(output));
-  if (report.files.size() > most) return out;
+  if (report.files.size() > kMostListed) return out;
   std::size_t width = std::string_view("file").size();
   for (const auto& file : report.files)
     width = std::max(width, formats::ShownPath(file.name).size());
@@ -232,6 +251,7 @@ std::string PlannedFilesText(const std::filesystem::path& output, const Conversi
 }
 
 void AppendPlanLines(std::string& out, const ConversionReport& report) {
+  if (report.files.size() > kMostListed) ReportLine(out, "files", FileSizesText(report));
   ReportLine(out, "to read", formats::ExactBytes(report.source_bytes));
   ReportLine(out, "to write",
              fmt::format("{} in {}; {}", formats::ExactBytes(report.output_bytes),

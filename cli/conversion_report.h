@@ -29,10 +29,10 @@ void AppendRunLines(std::string& out, const convert::RunOptions& run,
                     const convert::ConversionReport& report);
 std::string NothingToDoText(const std::filesystem::path& output,
                             const convert::ConversionReport& report);
-// For a dry run: the title, and the files where they are `most` or fewer.
+// For a dry run: the title, and the files where they fit a screen.
 std::string PlannedFilesText(const std::filesystem::path& output,
-                             const convert::ConversionReport& report, std::size_t most);
-// For a dry run: bytes, disk and memory.
+                             const convert::ConversionReport& report);
+// For a dry run: the files where they do not, bytes, disk and memory.
 void AppendPlanLines(std::string& out, const convert::ConversionReport& report);
 // Members of JSON that every conversion has; `like_original` as QualityMember's.
 void ConversionMembers(formats::JsonWriter& json, const std::filesystem::path& input,

@@ -13,6 +13,8 @@ struct OtherOption {
 
 constexpr std::string_view kCast =
     "the directories are arguments here: dsv3-convert fp8-to-bf16 IN OUT";
+constexpr std::string_view kArguments =
+    "what is read and what is written are arguments here, in the order that --help shows";
 constexpr std::string_view kReshard =
     "the same job here: 'dsv3-reshard --format deepseek --tp N IN OUT'";
 
@@ -23,6 +25,14 @@ constexpr OtherOption kOptions[] = {
     {"num-threads", "threads", ""},
     {"workers", "threads", ""},
     {"num-workers", "threads", ""},
+    {"y", "yes", ""},
+    {"verbose", "", "progress and warnings are shown without it, and -V prints the version"},
+    {"i", "", kArguments},
+    {"o", "", kArguments},
+    {"input", "", kArguments},
+    {"output", "", kArguments},
+    {"output-dir", "", kArguments},
+    {"out", "", kArguments},
     // DeepSeek's fp8_cast_bf16.py.
     {"input-fp8-hf-path", "", kCast},
     {"output-bf16-hf-path", "", kCast},
@@ -43,12 +53,15 @@ struct OtherCommand {
   std::string_view advice;
 };
 
+constexpr std::string_view kVersion = "did you mean -V?";
 constexpr std::string_view kCasts = "use 'fp8-to-bf16' or 'bf16-to-fp8'";
 constexpr std::string_view kCompare = "'dsv3-verify compare A B' compares two checkpoints";
 
 constexpr OtherCommand kCommands[] = {
     {"dsv3-convert", "cast", kCasts},
     {"dsv3-convert", "convert", kCasts},
+    {"dsv3-convert", "fp8_cast_bf16", "did you mean 'fp8-to-bf16'?"},
+    {"dsv3-convert", "fp8_cast_bf16.py", "did you mean 'fp8-to-bf16'?"},
     {"dsv3-convert", "diff", kCompare},
     {"dsv3-convert", "compare", kCompare},
     {"dsv3-convert", "verify", "checkpoints are checked by 'dsv3-verify all DIR'"},
@@ -61,6 +74,10 @@ constexpr OtherCommand kCommands[] = {
     {"dsv3-verify", "verify", "'all' runs every check"},
     {"dsv3-verify", "hash", "did you mean 'checksum create'?"},
     {"dsv3-verify", "sha256sum", "did you mean 'checksum check'?"},
+    {"dsv3-verify", "sha256", "did you mean 'checksum check'?"},
+    {"dsv3-verify", "inspect", "'dsv3-inspect IN' shows the tensors"},
+    {"dsv3-convert", "version", kVersion},
+    {"dsv3-verify", "version", kVersion},
 };
 
 }  // namespace

@@ -136,6 +136,8 @@ class WordWalker {
                             const Options& options) const {
     const std::string shown(NamePart(word));
     std::string message = "unknown option " + shown;
+    std::vector<std::string> names;
+    for (const Option* option : options) names.push_back(option->name);
     if (shown.starts_with("--")) {
       const std::string name = shown.substr(2);
       for (const Command& other : tool_.commands) {
@@ -146,8 +148,6 @@ class WordWalker {
         }
         throw UsageError(message, HelpHint(tool_, command));
       }
-      std::vector<std::string> names;
-      for (const Option* option : options) names.push_back(option->name);
       const std::string near = Nearest(name, names);
       if (const std::string advice = AdviceForOption(name, names); !advice.empty()) {
         message += "; " + advice;
@@ -156,6 +156,9 @@ class WordWalker {
       }
     } else if (shown == "-v") {
       message += "; progress and warnings are shown without it, and -V prints the version";
+    } else if (const std::string advice = AdviceForOption(shown.substr(1), names);
+               !advice.empty()) {
+      message += "; " + advice;
     }
     throw UsageError(message, HelpHint(tool_, command));
   }

@@ -85,8 +85,9 @@ std::optional<HubName> NameOnHub(std::string_view value) {
   std::string_view rest = value;
   bool web = false;
   if (of_hub) rest.remove_prefix(kOfHub.size());
-  for (const std::string_view prefix : {"https://huggingface.co/", "http://huggingface.co/",
-                                        "https://hf.co/", "huggingface.co/", "hf.co/"}) {
+  for (const std::string_view prefix :
+       {"https://huggingface.co/", "http://huggingface.co/", "https://hf.co/",
+        "https://hf-mirror.com/", "huggingface.co/", "hf.co/"}) {
     if (web || of_hub || !value.starts_with(prefix)) continue;
     web = true;
     rest.remove_prefix(prefix.size());

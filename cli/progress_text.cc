@@ -47,7 +47,7 @@ std::optional<double> SecondsLeft(const ProgressState& state) {
 std::string ProgressBar(const ProgressState& state, unsigned columns) {
   const std::size_t room = columns > 1 ? columns - 1 : 1;
   std::size_t used = state.phase.size();
-  // Parts are chosen in the order in which a person needs them, and shown in another order.
+  // Parts are chosen and shown in the order in which a person needs them.
   const auto choose = [&](const std::string& part) -> std::string {
     if (part.empty() || used + 2 + part.size() > room) return "";
     used += 2 + part.size();
@@ -79,7 +79,7 @@ std::string ProgressBar(const ProgressState& state, unsigned columns) {
     bar = choose("[" + std::string(filled, '#') + std::string(cells - filled, '.') + "]");
   }
   const std::string file = choose(Printable(state.file));
-  std::string line = state.phase + percent + bar + bytes + rate + eta + file;
+  std::string line = state.phase + percent + eta + bytes + rate + bar + file;
   if (line.size() > room) line.resize(room);
   return line;
 }

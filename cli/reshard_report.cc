@@ -24,7 +24,7 @@ using convert::ReshardReport;
 using convert::ReshardRequest;
 using convert::Topology;
 
-// Files of a plan, and ranks, that are listed one by one.
+// Ranks that are listed one by one.
 constexpr std::size_t kMostListed = 32;
 constexpr std::size_t kMostClasses = 12;
 
@@ -258,21 +258,11 @@ std::string TensorText(const ConversionReport& report) {
   return text;
 }
 
-// How many files there are and how large, where they are too many to be listed.
-std::string FileSizesText(const ConversionReport& report) {
-  const auto [smallest, largest] =
-      std::minmax_element(report.files.begin(), report.files.end(),
-                          [](const auto& a, const auto& b) { return a.bytes < b.bytes; });
-  return fmt::format("{}, {} to {}; --json lists them", FormatCount(report.files.size()),
-                     FormatBytes(smallest->bytes), FormatBytes(largest->bytes));
-}
-
 std::string Planned(const ReshardRequest& request, const ReshardReport& report) {
   const ConversionReport& conversion = report.conversion;
-  std::string out = PlannedFilesText(request.output, conversion, kMostListed) + "\n";
+  std::string out = PlannedFilesText(request.output, conversion) + "\n";
   TopologyLines(out, report);
   ReportLine(out, "tensors", TensorText(conversion));
-  if (conversion.files.size() > kMostListed) ReportLine(out, "files", FileSizesText(conversion));
   AppendPlanLines(out, conversion);
   BalanceLines(out, report);
   return out + ExpertLoadTable(report);
@@ -338,7 +328,7 @@ std::string MergeReportText(const convert::ConversionRequest& request,
   }
   std::string out;
   if (conversion.outcome == ConversionReport::Outcome::kPlanned) {
-    out = PlannedFilesText(request.output, conversion, conversion.files.size()) + "\n";
+    out = PlannedFilesText(request.output, conversion) + "\n";
     ReportLine(out, "tensors", FormatCount(conversion.tensors));
     AppendPlanLines(out, conversion);
   } else {

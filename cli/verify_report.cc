@@ -51,7 +51,7 @@ std::string FindingLine(const formats::Finding& finding, bool color) {
 std::filesystem::path DirectoryOf(const std::string& input) {
   std::error_code error;
   const std::filesystem::path absolute = std::filesystem::absolute(input, error);
-  return std::filesystem::is_directory(absolute, error) ? absolute : absolute.parent_path();
+  return std::filesystem::is_regular_file(absolute, error) ? absolute.parent_path() : absolute;
 }
 
 }  // namespace

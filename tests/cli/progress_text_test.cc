@@ -17,19 +17,19 @@ ProgressState HalfWay() {
 
 TEST(ProgressBarTest, ShowsAllOnAWideTerminal) {
   EXPECT_EQ(ProgressBar(HalfWay(), 140),
-            "converting   50%  [##########..........]  344.3 GB / 688.6 GB  1.7 GB/s  ETA 3:20  "
+            "converting   50%  ETA 3:20  344.3 GB / 688.6 GB  1.7 GB/s  [##########..........]  "
             "model-00012-of-000163.safetensors");
 }
 
 TEST(ProgressBarTest, LeavesOutWhatDoesNotFit) {
   EXPECT_EQ(ProgressBar(HalfWay(), 100),
-            "converting   50%  [##########..........]  344.3 GB / 688.6 GB  1.7 GB/s  ETA 3:20");
+            "converting   50%  ETA 3:20  344.3 GB / 688.6 GB  1.7 GB/s  [##########..........]");
   EXPECT_EQ(ProgressBar(HalfWay(), 80),
-            "converting   50%  [#########.........]  344.3 GB / 688.6 GB  1.7 GB/s  ETA 3:20");
+            "converting   50%  ETA 3:20  344.3 GB / 688.6 GB  1.7 GB/s  [#########.........]");
   EXPECT_EQ(ProgressBar(HalfWay(), 60),
-            "converting   50%  344.3 GB / 688.6 GB  1.7 GB/s  ETA 3:20");
-  EXPECT_EQ(ProgressBar(HalfWay(), 50), "converting   50%  344.3 GB / 688.6 GB  ETA 3:20");
-  EXPECT_EQ(ProgressBar(HalfWay(), 40), "converting   50%  1.7 GB/s  ETA 3:20");
+            "converting   50%  ETA 3:20  344.3 GB / 688.6 GB  1.7 GB/s");
+  EXPECT_EQ(ProgressBar(HalfWay(), 50), "converting   50%  ETA 3:20  344.3 GB / 688.6 GB");
+  EXPECT_EQ(ProgressBar(HalfWay(), 40), "converting   50%  ETA 3:20  1.7 GB/s");
   EXPECT_EQ(ProgressBar(HalfWay(), 30), "converting   50%  ETA 3:20");
   EXPECT_EQ(ProgressBar(HalfWay(), 20), "converting   50%");
   for (unsigned columns = 0; columns < 200; ++columns) {
@@ -41,7 +41,7 @@ TEST(ProgressBarTest, GivesFiguresTheRoomOfTheBar) {
   ProgressState state = HalfWay();
   state.phase = "checking source tensors";
   EXPECT_EQ(ProgressBar(state, 80),
-            "checking source tensors   50%  344.3 GB / 688.6 GB  1.7 GB/s  ETA 3:20");
+            "checking source tensors   50%  ETA 3:20  344.3 GB / 688.6 GB  1.7 GB/s");
 }
 
 TEST(ProgressBarTest, SaysHundredPercentOnlyWhenDone) {

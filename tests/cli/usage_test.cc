@@ -81,6 +81,28 @@ TEST(UsageTest, WordsOfOtherProgramsGetTheirNameHere) {
                        kConvertHint);
 }
 
+TEST(UsageTest, WordsOfOtherProgramsForFilesAndForTalkGetAHint) {
+  const std::string arguments =
+      "what is read and what is written are arguments here, in the order that --help shows";
+  for (const char* const option : {"-o", "-i", "--output", "--input", "--output-dir"}) {
+    ExpectUsageError(
+        Convert({option, "a", "b"}),
+        Error(std::string("unknown option ") + option + "; " + arguments) + kConvertHint);
+  }
+  ExpectUsageError(Convert({"a", "b", "-y"}),
+                   Error("unknown option -y; did you mean --yes?") + kConvertHint);
+  ExpectUsageError(Convert({"a", "b", "--verbose"}),
+                   Error("unknown option --verbose; progress and warnings are shown without it, "
+                         "and -V prints the version") +
+                       kConvertHint);
+  ExpectUsageError({"dsv3-convert", "fp8_cast_bf16", "a", "b"},
+                   Error("unknown command 'fp8_cast_bf16'; did you mean 'fp8-to-bf16'?") +
+                       "Run 'dsv3-convert --help' to see what it accepts.\n");
+  ExpectUsageError({"dsv3-convert", "version"},
+                   Error("unknown command 'version'; did you mean -V?") +
+                       "Run 'dsv3-convert --help' to see what it accepts.\n");
+}
+
 TEST(UsageTest, LettersTakeValuesAsOtherProgramsDo) {
   for (const std::vector<std::string>& words : std::vector<std::vector<std::string>>{
            {"-j", "four", "in", "out"}, {"-jfour", "in", "out"}, {"in", "out", "-nqjfour"}}) {
