@@ -31,6 +31,10 @@ TEST(JobDifferenceTest, NamesTheCommands) {
   now.options.clear();
   EXPECT_EQ(CompareJobs(Head(), now).Text(),
             "the command was dsv3-reshard, and is dsv3-convert fp8-to-bf16 now");
+  // Commands describe one IN by other files.
+  now.sources = {{"a.safetensors", 1, 1, "cc"}};
+  EXPECT_EQ(CompareJobs(Head(), now).Text(),
+            "the command was dsv3-reshard, and is dsv3-convert fp8-to-bf16 now");
 }
 
 TEST(JobDifferenceTest, NamesEachOptionAsOnTheCommandLineWithBothValues) {
