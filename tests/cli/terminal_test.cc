@@ -34,7 +34,8 @@ class TerminalTest : public ::testing::Test {
 TEST_F(TerminalTest, BarIsDrawnOverAndGoneAtTheEnd) {
   TerminalRun run({"dsv3-convert", "fp8-to-bf16", in_, out_});
   EXPECT_EQ(run.Wait(), 0);
-  EXPECT_THAT(run.screen(), HasSubstr("converting    0%  0 bytes / 10.1 MB  [....................]"));
+  EXPECT_THAT(run.screen(),
+              HasSubstr("converting    0%  0 bytes / 10.1 MB  [....................]"));
   const std::size_t report = run.screen().find("Converted FP8 to BF16: ");
   ASSERT_NE(report, std::string::npos) << run.screen();
   ASSERT_GE(report, kClearLine.size());

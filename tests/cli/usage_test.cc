@@ -49,9 +49,9 @@ TEST(UsageTest, MisspeltCommandGetsTheNearestOne) {
   ExpectUsageError({"dsv3-convert", "fp8tobf16", "in", "out"},
                    Error("unknown command 'fp8tobf16'; did you mean 'fp8-to-bf16'?") +
                        "Run 'dsv3-convert --help' to see what it accepts.\n");
-  ExpectUsageError(
-      {"dsv3-convert", "quantise"},
-      Error("unknown command 'quantise'") + "Run 'dsv3-convert --help' to see what it accepts.\n");
+  ExpectUsageError({"dsv3-convert", "quantise"},
+                   Error("unknown command 'quantise'; did you mean 'quantize'?") +
+                       "Run 'dsv3-convert --help' to see what it accepts.\n");
 }
 
 TEST(UsageTest, WordsOfOtherProgramsGetTheirNameHere) {
