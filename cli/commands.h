@@ -12,6 +12,7 @@ Command QuantizeCommand();
 Command RepackCommand();
 Command TrainToInferCommand();
 Command LayoutCommand();
+Command ToGgufCommand();
 Command SampleCommand();
 Command InspectCommand();
 

@@ -155,7 +155,10 @@ std::string Converted(const ConversionRequest& request, const ConversionReport& 
   FactLines(out, report);
   AppendRunLines(out, request.run, report);
   if (report.outcome != ConversionReport::Outcome::kPartDone) {
-    ReportLine(out, "manifest", ManifestText(request.output));
+    // Beside an output that is one file.
+    ReportLine(out, "manifest",
+               request.to_gguf.type ? formats::ShownPath(request.output.string() + ".manifest.json")
+                                    : ManifestText(request.output));
   }
   out += QualityText(report.quality, !request.bf16_to_fp8.scales_from.empty());
   return out;

@@ -33,7 +33,8 @@ std::string JobCommand(const Tool& tool, const ParsedCall& call) {
   }
   for (const Argument& argument : call.command->arguments) {
     if (argument.target->empty()) continue;
-    if (argument.name != kOutputName) text += " " + formats::ShownAbsolutePath(*argument.target);
+    if (argument.name.starts_with(kOutputName)) continue;
+    text += " " + formats::ShownAbsolutePath(*argument.target);
   }
   return text;
 }

@@ -112,6 +112,12 @@ class Call {
     }
   }
 
+  // "OUT" is a directory to write, "OUT.gguf" a file; all others are read.
+  static PathUse UseOf(const Argument& argument) {
+    if (argument.name == kOutputName) return PathUse::kOutputDirectory;
+    return argument.name.starts_with(kOutputName) ? PathUse::kOutputFile : PathUse::kCheckpoint;
+  }
+
   // Returns the exit code.
   int Work() {
     const ParsedCall call = ParseCall(tool_, words_, info_);
@@ -119,9 +125,7 @@ class Call {
     if (text.empty()) {
       for (const Argument& argument : call.command->arguments) {
         if (argument.optional && argument.target->empty()) continue;
-        const PathUse use =
-            argument.name == kOutputName ? PathUse::kOutputDirectory : PathUse::kCheckpoint;
-        *argument.target = PlacedPath(use, argument.name, *argument.target);
+        *argument.target = PlacedPath(UseOf(argument), argument.name, *argument.target);
       }
       return RunCommand(call);
     }

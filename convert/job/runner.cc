@@ -15,8 +15,10 @@
 
 #include "convert/catalog/name_pattern.h"
 #include "convert/job/finished_output.h"
+#include "convert/job/one_file_output.h"
 #include "convert/job/output_place.h"
 #include "convert/job/plan_report.h"
+#include "convert/job/process_messages.h"
 #include "convert/job/source_release.h"
 #include "convert/stream/archive_checks.h"
 #include "convert/stream/executor.h"
@@ -132,6 +134,9 @@ ConversionReport RunConversion(const ConversionKind& conversion, const JobReques
                                const StopToken& stop) {
   const auto begin = std::chrono::steady_clock::now();
   CheckOptions(conversion, request.run);
+  std::optional<OneFileOutput> one_file;
+  if (conversion.one_file) one_file.emplace(request.output, request.run.overwrite);
+  const fs::path output = one_file ? one_file->directory() : request.output;
   std::optional<OpenedModel> opened;
   try {
     opened = Open(conversion, request);
@@ -160,8 +165,16 @@ ConversionReport RunConversion(const ConversionKind& conversion, const JobReques
       (model.assembled && HasCheckedBytes(model.assembled->stored)) ||
       std::any_of(recipe.tensors.derived.begin(), recipe.tensors.derived.end(),
                   [](const DerivedTensors& derived) { return HasCheckedBytes(*derived.stored); });
-  report = RunPlan(recipe.tensors, *recipe.plan, request.output, run, recipe.hooks,
-                   std::move(report), file_system, progress, stop);
+  if (one_file && one_file->IsFinished(*recipe.plan, recipe.tensors.catalog, run, file_system)) {
+    report.outcome = ConversionReport::Outcome::kNothingToDo;
+    report.files = {
+        {recipe.plan->files[0].name, recipe.plan->files[0].bytes, report.tensors, "", true}};
+    report.kept_files = 1;
+  } else {
+    report = RunPlan(recipe.tensors, *recipe.plan, output, run, recipe.hooks, std::move(report),
+                     file_system, progress, stop);
+    if (one_file && !run.dry_run && !IsHelper(run.sharing)) one_file->Place(file_system);
+  }
   if (recipe.add_facts) recipe.add_facts(report);
   std::error_code ignored;
   if (run.delete_source_shards && !model.has_own_shards() &&

@@ -1,5 +1,6 @@
 #include "convert/plan/container.h"
 
+#include "convert/plan/gguf_file.h"
 #include "formats/safetensors.h"
 
 namespace dsv3::convert {
@@ -57,7 +58,10 @@ const Container& Safetensors() {
 }
 
 const Container* ContainerOf(std::string_view name) {
-  return name.ends_with(Safetensors().suffix()) ? &Safetensors() : nullptr;
+  for (const Container* const container : {&Safetensors(), &Gguf()}) {
+    if (name.ends_with(container->suffix())) return container;
+  }
+  return nullptr;
 }
 
 }  // namespace dsv3::convert

@@ -15,9 +15,11 @@ namespace {
 
 class DequantizeExpression final : public Expression {
  public:
-  DequantizeExpression(const CatalogTensor& weight, const ScaledWeight& pair)
-      : Expression(formats::Dtype::kBF16, ShapeOfValues(weight, &pair)),
+  // `dtype` is BF16 or F32.
+  DequantizeExpression(formats::Dtype dtype, const CatalogTensor& weight, const ScaledWeight& pair)
+      : Expression(dtype, ShapeOfValues(weight, &pair)),
         pair_(pair),
+        element_bytes_(formats::DtypeBits(dtype) / 8),
         codes_of_byte_(8 / quant::CodeBits(pair.format)),
         scale_rows_(pair.ScaleRows()),
         scale_cols_(pair.ScaleCols()) {}
@@ -33,23 +35,25 @@ class DequantizeExpression final : public Expression {
 
   // At whole bytes of codes.
   std::uint64_t CutAtOrBefore(std::uint64_t position) const override {
-    const std::uint64_t step = 2 * codes_of_byte_;
+    const std::uint64_t step = element_bytes_ * codes_of_byte_;
     return position / step * step;
   }
   std::uint64_t CutAfter(std::uint64_t position) const override {
-    return CutAtOrBefore(position) + 2 * codes_of_byte_;
+    return CutAtOrBefore(position) + element_bytes_ * codes_of_byte_;
   }
 
-  // A code for two bytes, and its share of a scale, which is more than a code in tiny blocks.
+  // A code for an element, and its share of a scale, which is more than a code in tiny blocks.
   std::uint64_t input_bytes_per_output_byte() const override {
     const std::uint64_t block_elements =
         std::min(pair_.block.rows, pair_.rows) * std::min(pair_.block.cols, pair_.cols);
-    return CeilDiv(1 + CeilDiv(ScaleBytes(pair_), std::max<std::uint64_t>(1, block_elements)), 2);
+    return CeilDiv(1 + CeilDiv(ScaleBytes(pair_), std::max<std::uint64_t>(1, block_elements)),
+                   element_bytes_);
   }
 
   void AppendReads(std::uint64_t begin, std::uint64_t end,
                    std::vector<SourceRange>& reads) const override {
-    reads.push_back({pair_.weight, begin / 2 / codes_of_byte_, end / 2 / codes_of_byte_});
+    reads.push_back({pair_.weight, begin / element_bytes_ / codes_of_byte_,
+                     end / element_bytes_ / codes_of_byte_});
     const auto [first, last] = ScalesOf(begin, end);
     AppendScaleReads(pair_, first, last, reads);
   }
@@ -63,12 +67,9 @@ class DequantizeExpression final : public Expression {
     DecodeScaleValues(pair_, first_scale, end_scale, inputs.subspan(1), scales);
     const std::span<const std::uint8_t> codes(
         reinterpret_cast<const std::uint8_t*>(inputs[0].data()), inputs[0].size());
-    // Tensors start on multiples of their element size in the files that are written, so `value` is
-    // aligned for 16-bit elements.
-    auto* const values = reinterpret_cast<std::uint16_t*>(out.value.data());
     quant::DequantizeCounts counts;
-    const std::uint64_t first = begin / 2;
-    const std::uint64_t last = end / 2;
+    const std::uint64_t first = begin / element_bytes_;
+    const std::uint64_t last = end / element_bytes_;
     const std::uint64_t matrix_elements = pair_.rows * pair_.cols;
     for (std::uint64_t at = first; at < last;) {
       const std::uint64_t matrix = at / matrix_elements;
@@ -81,7 +82,7 @@ class DequantizeExpression final : public Expression {
       const std::uint64_t scale = ScaleRowOf(at) * scale_cols_ - first_scale;
       span.scales = std::span(scales.scales).subspan(scale);
       if (!scales.zeros.empty()) span.zeros = std::span(scales.zeros).subspan(scale);
-      quant::DequantizeToBF16(pair_.format, span, values + (at - first), counts);
+      MakeValues(span, out.value.data() + (at - first) * element_bytes_, counts);
       at = matrix_end;
     }
     out.counts.nan_codes += counts.nan_codes;
@@ -92,9 +93,21 @@ class DequantizeExpression final : public Expression {
   }
 
  private:
+  // Tensors start on multiples of their element size in the files that are written, so `out` is
+  // aligned for its elements.
+  void MakeValues(const quant::DequantizeSpan& span, std::byte* out,
+                  quant::DequantizeCounts& counts) const {
+    if (dtype() == formats::Dtype::kBF16) {
+      quant::DequantizeToBF16(pair_.format, span, reinterpret_cast<std::uint16_t*>(out), counts);
+    } else {
+      quant::DequantizeToFloat(pair_.format, span, reinterpret_cast<float*>(out));
+    }
+  }
+
   // The rows of scales that the value's bytes need, as positions of scales.
   std::pair<std::uint64_t, std::uint64_t> ScalesOf(std::uint64_t begin, std::uint64_t end) const {
-    return {ScaleRowOf(begin / 2) * scale_cols_, (ScaleRowOf(end / 2 - 1) + 1) * scale_cols_};
+    return {ScaleRowOf(begin / element_bytes_) * scale_cols_,
+            (ScaleRowOf(end / element_bytes_ - 1) + 1) * scale_cols_};
   }
 
   // Of an element, counted over all matrices.
@@ -104,14 +117,13 @@ class DequantizeExpression final : public Expression {
   }
 
   ScaledWeight pair_;
+  std::uint64_t element_bytes_;
   std::uint64_t codes_of_byte_;
   std::uint64_t scale_rows_;
   std::uint64_t scale_cols_;
 };
 
-}  // namespace
-
-ExpressionPtr Dequantize(const Catalog& catalog, const ScaledWeight& pair) {
+ExpressionPtr Make(const Catalog& catalog, const ScaledWeight& pair, formats::Dtype dtype) {
   const CatalogTensor& weight = catalog.tensors()[pair.weight];
   const CatalogTensor& scale = catalog.tensors()[pair.scale];
   const std::uint64_t codes_of_byte = 8 / quant::CodeBits(pair.format);
@@ -121,7 +133,17 @@ ExpressionPtr Dequantize(const Catalog& catalog, const ScaledWeight& pair) {
     throw Error(ErrorCode::kInternal, "an unchecked pair of weight and scale reached the plan",
                 {"", weight.name});
   }
-  return std::make_unique<DequantizeExpression>(weight, pair);
+  return std::make_unique<DequantizeExpression>(dtype, weight, pair);
+}
+
+}  // namespace
+
+ExpressionPtr Dequantize(const Catalog& catalog, const ScaledWeight& pair) {
+  return Make(catalog, pair, formats::Dtype::kBF16);
+}
+
+ExpressionPtr DequantizeToF32(const Catalog& catalog, const ScaledWeight& pair) {
+  return Make(catalog, pair, formats::Dtype::kF32);
 }
 
 }  // namespace dsv3::convert

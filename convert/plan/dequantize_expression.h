@@ -10,4 +10,7 @@ namespace dsv3::convert {
 // `pair` as FindScaledWeights gives it; kInternal when its dimensions contradict the tensors'.
 ExpressionPtr Dequantize(const Catalog& catalog, const ScaledWeight& pair);
 
+// The same products as F32, not rounded: quant::DequantizeToFloat. Rule "dequantize".
+ExpressionPtr DequantizeToF32(const Catalog& catalog, const ScaledWeight& pair);
+
 }  // namespace dsv3::convert

@@ -10,6 +10,7 @@
 #include "convert/job/run_options.h"
 #include "convert/layouts/stacks.h"
 #include "convert/model/scale_names.h"
+#include "formats/gguf_type.h"
 #include "formats/io/file_system.h"
 #include "quant/quantize.h"
 
@@ -86,6 +87,11 @@ struct RepackOptions {
   std::optional<RepackTarget> to;  // needed
 };
 
+struct ToGgufOptions {
+  std::optional<formats::GgufType> type;  // F32, F16, BF16 or Q8_0; needed
+  bool no_tokenizer = false;
+};
+
 struct ConversionRequest {
   std::filesystem::path input;
   std::filesystem::path output;
@@ -96,6 +102,7 @@ struct ConversionRequest {
   TrainToInferOptions train_to_infer;
   LayoutOptions layout;
   RepackOptions repack;
+  ToGgufOptions to_gguf;
   RunOptions run;
 };
 
@@ -126,6 +133,10 @@ ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::
 
 // Runs `dsv3-convert layout`, in the same way.
 ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSystem& fs,
+                               ProgressSink& progress, const StopToken& stop);
+
+// Runs `dsv3-convert to-gguf`, in the same way; the output is a file.
+ConversionReport ConvertToGguf(const ConversionRequest& request, formats::FileSystem& fs,
                                ProgressSink& progress, const StopToken& stop);
 
 }  // namespace dsv3::convert

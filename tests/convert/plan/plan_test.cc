@@ -11,6 +11,7 @@
 
 #include "convert/plan/assemble_expression.h"
 #include "convert/plan/dequantize_expression.h"
+#include "convert/plan/gguf_file.h"
 #include "convert/plan/slice_expression.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/aligned_buffer.h"
@@ -114,7 +115,7 @@ TEST(PlanFileTest, PlacesTensorsAsTheContainerDoes) {
 TEST(ContainerTest, IsKnownByTheSuffix) {
   EXPECT_EQ(ContainerOf("model-00001-of-00002.safetensors"), &Safetensors());
   EXPECT_EQ(ContainerOf("model.safetensors.index.json"), nullptr);
-  EXPECT_EQ(ContainerOf("model.gguf"), nullptr);
+  EXPECT_EQ(ContainerOf("model.gguf"), &Gguf());
 }
 
 TEST(ContainerTest, ReadsTheHeaderOfASafetensorsFile) {

@@ -1,0 +1,83 @@
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/conversion_command.h"
+#include "cli/run_options.h"
+#include "cli/tool_main.h"
+#include "convert/recipes/conversion.h"
+
+namespace dsv3::cli {
+
+namespace {
+
+struct Options {
+  ConversionOptions conversion;
+  convert::ToGgufOptions recipe;
+};
+
+std::string Run(const Options& options, CommandContext& context) {
+  convert::ConversionRequest request;
+  request.to_gguf = options.recipe;
+  return RunConversion(options.conversion, std::move(request), convert::ConvertToGguf, context);
+}
+
+Option TypeOption(convert::ToGgufOptions* recipe) {
+  using Type = std::optional<formats::GgufType>;
+  return OneOf<Type>("type", "TYPE",
+                     {{"f32", formats::GgufType::kF32, ""},
+                      {"f16", formats::GgufType::kF16, ""},
+                      {"bf16", formats::GgufType::kBF16, ""},
+                      {"q8_0", formats::GgufType::kQ8_0, ""}},
+                     &recipe->type,
+                     "The type of the weights: f32, f16, bf16 or q8_0. Needed. Norms, the router "
+                     "and what is not a matrix are F32 in any case; with q8_0, matrices with rows "
+                     "that 32 does not divide are F16.");
+}
+
+}  // namespace
+
+Command ToGgufCommand() {
+  const auto options = std::make_shared<Options>();
+  Command command;
+  command.name = "to-gguf";
+  command.summary = "write a model as a GGUF file, for llama.cpp";
+  command.description = {
+      "Writes the model IN as one GGUF file, as llama.cpp's own converter does it: architecture "
+      "deepseek2 (DeepSeek-V2, V3 and R1, Kimi K2, Moonlight), with the experts of a layer in one "
+      "tensor, kv_b_proj in two, and the tokenizer. Quantised weights are multiplied with their "
+      "scales in F32 and rounded once, to --type. MTP layers are left out.",
+      "OUT.gguf appears under its name only when it is complete, with OUT.gguf.manifest.json "
+      "beside it; until then the files are in OUT.gguf.partial. After an interruption of any kind "
+      "the same command "
+      "continues and gives the same bytes."};
+  command.arguments = {
+      {"IN",
+       "The model, in whatever form other commands read: a Hugging Face checkpoint, BF16 or "
+       "quantised, rank shards, or a training checkpoint.",
+       &options->conversion.input},
+      {std::string(kOutputName) + ".gguf", "The file to write; its name ends with .gguf.",
+       &options->conversion.output}};
+  command.options.push_back(TypeOption(&options->recipe));
+  command.options.push_back(Flag("no-tokenizer", &options->recipe.no_tokenizer,
+                                 "Write no tokenizer. Without this, an IN without tokenizer.json "
+                                 "is refused."));
+  std::vector<Option> run = RunOptionTable(&options->conversion.run);
+  // There are no files beside the one.
+  std::erase_if(run, [](const Option& option) { return option.name == "side-files"; });
+  for (Option& option : run) {
+    if (option.name == "overwrite") option.help = "Replace OUT.gguf where it is there.";
+  }
+  AddOptions(std::move(run), command);
+  command.examples = {
+      {"to-gguf --type q8_0 DeepSeek-V3 DeepSeek-V3-Q8_0.gguf", "For llama.cpp, 8.5 bits a weight"},
+      {"to-gguf --type bf16 DeepSeek-V2-Lite lite.gguf", "Exact for a BF16 model"}};
+  StopAndContinue(command);
+  command.shares_work = false;  // one file, which one process writes
+  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  return command;
+}
+
+}  // namespace dsv3::cli

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <filesystem>
+
+#include "convert/job/run_options.h"
+#include "convert/open/open_model.h"
+#include "convert/plan/plan.h"
+#include "formats/io/file_system.h"
+
+namespace dsv3::convert {
+
+// An output that is one file, OUT, with its manifest beside it, OUT.manifest.json. A job makes them
+// in a directory, OUT.partial, as every job makes its directory; once all is complete the two get
+// their names, the file first, and the directory goes.
+class OneFileOutput {
+ public:
+  // Throws Error (kUsage) where OUT is a directory.
+  OneFileOutput(std::filesystem::path output, bool overwrite);
+
+  // The directory that the job writes.
+  const std::filesystem::path& directory() const { return directory_; }
+
+  // Whether the complete output of this plan is there: the manifest says the same job, and the
+  // file has its size and header. Finishes first what a run left that ended between the two names.
+  // Throws Error (kUsage) where anything else has OUT's name, unless it may be overwritten.
+  bool IsFinished(const Plan& plan, const Catalog& catalog, const RunOptions& run,
+                  formats::FileSystem& file_system) const;
+
+  // Gives the complete files their names. May be called again after it was interrupted.
+  void Place(formats::FileSystem& file_system) const;
+
+ private:
+  std::filesystem::path output_;
+  std::filesystem::path manifest_;
+  std::filesystem::path directory_;
+  bool overwrite_;
+};
+
+}  // namespace dsv3::convert

@@ -1,0 +1,189 @@
+#include "convert/plan/gguf_encode_expression.h"
+
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "convert/catalog/ceil_div.h"
+#include "formats/error.h"
+#include "quant/float_cast.h"
+#include "quant/gguf_blocks.h"
+#include "quant/statistics.h"
+
+namespace dsv3::convert {
+namespace {
+
+using formats::Dtype;
+using formats::GgufType;
+
+// Elements that are made at a time, so that they stay in the cache; a multiple of every block.
+constexpr std::size_t kStrip = 4096;
+
+quant::StoredFloat StoredFormOf(Dtype dtype) {
+  if (dtype == Dtype::kF32) return quant::StoredFloat::kF32;
+  return dtype == Dtype::kF16 ? quant::StoredFloat::kF16 : quant::StoredFloat::kBF16;
+}
+
+class GgufEncodeExpression final : public Expression {
+ public:
+  GgufEncodeExpression(ExpressionPtr origin, GgufType type)
+      : Expression(DtypeOfGguf(type), ShapeOfGguf(type, origin->shape())),
+        origin_(std::move(origin)),
+        type_(type),
+        from_(formats::DtypeBits(origin_->dtype()) / 8),
+        block_(formats::GgufTypeInfoOf(type)),
+        is_copy_(origin_->rule() == "copy") {}
+
+  std::string_view rule() const override { return "encode"; }
+  std::string parameters() const override {
+    return is_copy_ ? std::string(block_.name)
+                    : fmt::format("{} {}({})", block_.name, origin_->rule(), origin_->parameters());
+  }
+  std::vector<std::uint32_t> streamed_sources() const override {
+    return origin_->streamed_sources();
+  }
+  bool streams_whole_source() const override { return origin_->streams_whole_source(); }
+  std::vector<std::uint32_t> side_sources() const override { return origin_->side_sources(); }
+
+  // Where the origin may be cut and a block begins.
+  std::uint64_t CutAtOrBefore(std::uint64_t position) const override {
+    std::uint64_t at = origin_->CutAtOrBefore(ToOrigin(position));
+    while (at % BlockInOrigin() != 0) at = origin_->CutAtOrBefore(at - 1);
+    return ToValue(at);
+  }
+  std::uint64_t CutAfter(std::uint64_t position) const override {
+    std::uint64_t at = ToOrigin(position) + BlockInOrigin() - 1;
+    do {
+      at = origin_->CutAfter(at);
+    } while (at % BlockInOrigin() != 0);
+    return ToValue(at);
+  }
+  std::uint64_t LongestPiece() const override {
+    return CeilDiv(origin_->LongestPiece(), BlockInOrigin()) * block_.block_bytes;
+  }
+
+  // The origin's value is held beside its inputs unless it is one of them.
+  std::uint64_t input_bytes_per_output_byte() const override {
+    const std::uint64_t origin = origin_->input_bytes_per_output_byte() + (is_copy_ ? 0 : 1);
+    return CeilDiv(origin * BlockInOrigin(), block_.block_bytes);
+  }
+
+  void AppendReads(std::uint64_t begin, std::uint64_t end,
+                   std::vector<SourceRange>& reads) const override {
+    origin_->AppendReads(ToOrigin(begin), ToOrigin(end), reads);
+  }
+
+  void Evaluate(std::uint64_t begin, std::uint64_t end,
+                std::span<const std::span<const std::byte>> inputs,
+                EvaluationOutput& out) const override {
+    if (is_copy_) return Convert(inputs[0], out.value);
+    std::vector<std::byte> value(static_cast<std::size_t>(ToOrigin(end) - ToOrigin(begin)));
+    EvaluationOutput made{value, {}, std::move(out.counts)};
+    origin_->Evaluate(ToOrigin(begin), ToOrigin(end), inputs, made);
+    out.counts = std::move(made.counts);
+    Convert(value, out.value);
+  }
+
+ private:
+  std::uint64_t BlockInOrigin() const { return block_.block_elements * from_; }
+  // Positions of blocks; the first takes one within a block, too.
+  std::uint64_t ToOrigin(std::uint64_t position) const {
+    return position / block_.block_bytes * BlockInOrigin();
+  }
+  std::uint64_t ToValue(std::uint64_t position) const {
+    return position / BlockInOrigin() * block_.block_bytes;
+  }
+
+  void Convert(std::span<const std::byte> bytes, std::span<std::byte> out) const {
+    std::array<float, kStrip> floats;
+    while (!bytes.empty()) {
+      const std::size_t count = std::min<std::size_t>(kStrip, bytes.size() / from_);
+      const std::span<const std::byte> strip = bytes.first(count * from_);
+      const std::size_t made = count / block_.block_elements * block_.block_bytes;
+      if (type_ == GgufType::kF32) {
+        // Tensors are aligned in the file, so `out` is aligned for its elements.
+        quant::DecodeFloats(StoredFormOf(origin_->dtype()), strip,
+                            reinterpret_cast<float*>(out.data()));
+      } else {
+        quant::DecodeFloats(StoredFormOf(origin_->dtype()), strip, floats.data());
+        Round(std::span(floats).first(count), out.data());
+      }
+      bytes = bytes.subspan(strip.size());
+      out = out.subspan(made);
+    }
+  }
+
+  void Round(std::span<const float> floats, std::byte* out) const {
+    switch (type_) {
+      case GgufType::kF16:
+        return quant::EncodeHalves(floats, reinterpret_cast<std::uint16_t*>(out));
+      case GgufType::kBF16:
+        return quant::CastToBF16(quant::FloatFormat::kF32, std::as_bytes(floats),
+                                 reinterpret_cast<std::uint16_t*>(out));
+      default:
+        return quant::EncodeQ8_0(floats, out);
+    }
+  }
+
+  const ExpressionPtr origin_;
+  const GgufType type_;
+  const std::uint64_t from_;  // bytes of an element of the origin
+  const formats::GgufTypeInfo& block_;
+  const bool is_copy_;
+};
+
+}  // namespace
+
+Dtype DtypeOfGguf(GgufType type) {
+  switch (type) {
+    case GgufType::kF32:
+      return Dtype::kF32;
+    case GgufType::kF16:
+      return Dtype::kF16;
+    case GgufType::kBF16:
+      return Dtype::kBF16;
+    case GgufType::kI8:
+      return Dtype::kI8;
+    case GgufType::kI16:
+      return Dtype::kI16;
+    case GgufType::kI32:
+      return Dtype::kI32;
+    case GgufType::kI64:
+      return Dtype::kI64;
+    case GgufType::kF64:
+      return Dtype::kF64;
+    default:
+      return Dtype::kU8;
+  }
+}
+
+formats::Shape ShapeOfGguf(GgufType type, const formats::Shape& shape) {
+  formats::Shape stored = shape;
+  const formats::GgufTypeInfo& info = formats::GgufTypeInfoOf(type);
+  if (DtypeOfGguf(type) == Dtype::kU8 && !stored.empty()) {
+    stored.back() = stored.back() / info.block_elements * info.block_bytes;
+  }
+  return stored;
+}
+
+ExpressionPtr EncodeGguf(ExpressionPtr origin, GgufType type) {
+  const Dtype from = origin->dtype();
+  const bool is_float = from == Dtype::kF32 || from == Dtype::kF16 || from == Dtype::kBF16;
+  const bool known = type == GgufType::kF32 || type == GgufType::kF16 || type == GgufType::kBF16 ||
+                     type == GgufType::kQ8_0;
+  if (!is_float || !known || !formats::GgufNumBytes(type, origin->shape())) {
+    throw Error(
+        ErrorCode::kInternal,
+        fmt::format("{} {} is to be made {}", formats::DtypeName(from),
+                    formats::ShapeToString(origin->shape()), formats::GgufTypeInfoOf(type).name));
+  }
+  if (from == DtypeOfGguf(type)) return origin;
+  return std::make_shared<GgufEncodeExpression>(std::move(origin), type);
+}
+
+}  // namespace dsv3::convert

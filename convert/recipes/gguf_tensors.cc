@@ -1,0 +1,251 @@
+#include "convert/recipes/gguf_tensors.h"
+
+#include <array>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/model/expected_tensors.h"
+#include "convert/model/layer_kinds.h"
+#include "convert/plan/dequantize_expression.h"
+#include "convert/plan/gguf_encode_expression.h"
+#include "convert/plan/slice_expression.h"
+#include "convert/plan/transpose_expression.h"
+#include "formats/error.h"
+#include "formats/message_text.h"
+
+namespace dsv3::convert {
+namespace {
+
+using formats::Dtype;
+using formats::GgufType;
+using formats::Shape;
+
+struct NamePair {
+  std::string_view model;  // behind "model.layers.N."
+  std::string_view gguf;   // behind "blk.N."
+};
+
+// Tensors of a layer that are in the file as they are in the model, where the model has them.
+constexpr std::array<NamePair, 18> kLayerNames = {{
+    {"input_layernorm.weight", "attn_norm.weight"},
+    {"self_attn.q_proj.weight", "attn_q.weight"},
+    {"self_attn.q_a_proj.weight", "attn_q_a.weight"},
+    {"self_attn.q_a_layernorm.weight", "attn_q_a_norm.weight"},
+    {"self_attn.q_b_proj.weight", "attn_q_b.weight"},
+    {"self_attn.kv_a_proj_with_mqa.weight", "attn_kv_a_mqa.weight"},
+    {"self_attn.kv_a_layernorm.weight", "attn_kv_a_norm.weight"},
+    {"self_attn.o_proj.weight", "attn_output.weight"},
+    {"post_attention_layernorm.weight", "ffn_norm.weight"},
+    {"mlp.gate_proj.weight", "ffn_gate.weight"},
+    {"mlp.up_proj.weight", "ffn_up.weight"},
+    {"mlp.down_proj.weight", "ffn_down.weight"},
+    {"mlp.gate.weight", "ffn_gate_inp.weight"},
+    {"mlp.gate.e_score_correction_bias", "exp_probs_b.bias"},
+    {"mlp.shared_experts.gate_proj.weight", "ffn_gate_shexp.weight"},
+    {"mlp.shared_experts.up_proj.weight", "ffn_up_shexp.weight"},
+    {"mlp.shared_experts.down_proj.weight", "ffn_down_shexp.weight"},
+    {"self_attn.kv_b_proj.weight", ""},  // in two parts
+}};
+constexpr std::array<std::string_view, 3> kExpertMatrices = {"gate", "up", "down"};
+
+bool IsFloat(Dtype dtype) {
+  return dtype == Dtype::kF32 || dtype == Dtype::kF16 || dtype == Dtype::kBF16;
+}
+
+// llama.cpp's rule of what is never quantised.
+bool IsAlwaysF32(std::string_view name, const Shape& shape) {
+  return shape.size() < 2 || !name.ends_with(".weight") || name.ends_with("_norm.weight") ||
+         name.ends_with("ffn_gate_inp.weight");
+}
+
+class TensorPlanner {
+ public:
+  TensorPlanner(const OpenedModel& model, const std::vector<ScaledWeight>& weights, GgufType type)
+      : catalog_(model.catalog),
+        config_(model.config),
+        prefix_(FindNamePrefix(model.catalog)),
+        scales_(weights, model.catalog.tensors().size()),
+        used_(model.catalog.tensors().size(), false),
+        type_(type) {}
+
+  GgufTensors Make(const std::vector<std::uint32_t>& dropped) {
+    Add("model.embed_tokens.weight", "token_embd.weight");
+    for (std::uint64_t layer = 0; layer < config_.num_hidden_layers; ++layer) AddLayer(layer);
+    Add("model.norm.weight", "output_norm.weight");
+    if (config_.tie_word_embeddings) {
+      Drop("lm_head.weight");
+    } else {
+      Add("lm_head.weight", "output.weight");
+    }
+    for (const std::uint32_t i : dropped) DropBeside(i);
+    for (std::uint32_t i = 0; i < catalog_.tensors_end(); ++i) TakeLeft(i);
+    return std::move(result_);
+  }
+
+ private:
+  void AddLayer(std::uint64_t layer) {
+    const std::string of = fmt::format("model.layers.{}.", layer);
+    const std::string to = fmt::format("blk.{}.", layer);
+    for (const NamePair& pair : kLayerNames) {
+      const std::string name = of + std::string(pair.model);
+      if (pair.gguf.empty()) {
+        AddKvB(name, to);
+      } else if (Find(name)) {
+        Add(name, to + std::string(pair.gguf));
+      }
+    }
+    if (!IsMoeLayer(config_, layer)) return;
+    for (const std::string_view matrix : kExpertMatrices) AddExperts(of, to, matrix);
+  }
+
+  // A tensor of the model by its name without the prefix.
+  std::optional<std::uint32_t> Find(const std::string& name) const {
+    const std::uint32_t i = catalog_.Find(std::string(prefix_) + name);
+    if (i == Catalog::kNone) return std::nullopt;
+    return i;
+  }
+
+  std::uint32_t Need(const std::string& name) const {
+    const std::optional<std::uint32_t> i = Find(name);
+    if (i) return *i;
+    const std::string whole = std::string(prefix_) + name;
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("tensor {} is missing, and a GGUF file needs it; a layout with other "
+                            "names becomes one of Hugging Face's with dsv3-convert layout --to hf",
+                            QuoteForMessage(whole)),
+                {"", whole});
+  }
+
+  // The values of a tensor of the model: codes times scales in F32, other floats as they are.
+  ExpressionPtr ValueOf(std::uint32_t i) {
+    const CatalogTensor& tensor = catalog_.tensors()[i];
+    used_[i] = true;
+    if (const ScaledWeight* const pair = scales_.OfWeight(i)) {
+      return DequantizeToF32(catalog_, *pair);
+    }
+    if (!IsFloat(tensor.dtype)) {
+      throw Error(ErrorCode::kBadInput,
+                  fmt::format("{}: tensor {} is {}, and not one of the forms of weights that "
+                              "become GGUF",
+                              formats::ShownPath(catalog_.files()[tensor.extent.file].name),
+                              QuoteForMessage(tensor.name), formats::DtypeName(tensor.dtype)),
+                  {catalog_.files()[tensor.extent.file].name, tensor.name});
+    }
+    return Copy(catalog_, i);
+  }
+
+  GgufType TypeFor(const std::string& name, const Shape& shape) const {
+    if (IsAlwaysF32(name, shape)) return GgufType::kF32;
+    return formats::GgufNumBytes(type_, shape) ? type_ : GgufType::kF16;
+  }
+
+  void Count(const Expression& from, Dtype to, std::uint64_t tensors = 1) {
+    if (from.dtype() != to || from.rule() != "copy") result_.converted += tensors;
+  }
+
+  void Add(const std::string& name, std::string gguf) {
+    ExpressionPtr value = ValueOf(Need(name));
+    const Shape shape = value->shape();
+    const GgufType type = TypeFor(gguf, shape);
+    Count(*value, DtypeOfGguf(type));
+    result_.tensors.push_back({std::move(gguf), type, shape, EncodeGguf(std::move(value), type)});
+  }
+
+  // kv_b_proj has for each head the rows that make keys, then those that make values. The file has
+  // both apart, the keys' transposed.
+  void AddKvB(const std::string& name, const std::string& to) {
+    const ExpressionPtr value = ValueOf(Need(name));
+    const std::uint64_t heads = config_.num_attention_heads;
+    const std::uint64_t key_rows = config_.qk_nope_head_dim;
+    const std::uint64_t value_rows = config_.v_head_dim;
+    const std::uint64_t cols = config_.kv_lora_rank;
+    const auto rows_of = [&](std::uint64_t skip, std::uint64_t rows) {
+      std::vector<SlicePart> parts;
+      for (std::uint64_t head = 0; head < heads; ++head) {
+        const std::uint64_t begin = head * (key_rows + value_rows) + skip;
+        parts.push_back({value, {begin, begin + rows, 0, cols}});
+      }
+      return std::make_shared<SliceExpression>(value->dtype(), Shape{heads, rows, cols},
+                                               std::move(parts));
+    };
+    const Shape key_shape = {heads, cols, key_rows};
+    const GgufType key_type = TypeFor("attn_k_b.weight", key_shape);
+    Count(*value, DtypeOfGguf(key_type));
+    result_.tensors.push_back({to + "attn_k_b.weight", key_type, key_shape,
+                               EncodeGguf(TransposeMatrices(rows_of(0, key_rows)), key_type)});
+    const Shape value_shape = {heads, value_rows, cols};
+    const GgufType value_type = TypeFor("attn_v_b.weight", value_shape);
+    result_.tensors.push_back({to + "attn_v_b.weight", value_type, value_shape,
+                               EncodeGguf(rows_of(key_rows, value_rows), value_type)});
+  }
+
+  void AddExperts(const std::string& of, const std::string& to, std::string_view matrix) {
+    std::vector<SlicePart> parts;
+    Shape shape;
+    GgufType type = GgufType::kF32;
+    for (std::uint64_t expert = 0; expert < config_.n_routed_experts; ++expert) {
+      ExpressionPtr value =
+          ValueOf(Need(fmt::format("{}mlp.experts.{}.{}_proj.weight", of, expert, matrix)));
+      shape = value->shape();
+      type = TypeFor("ffn_exps.weight", shape);
+      Count(*value, DtypeOfGguf(type));
+      ExpressionPtr encoded = EncodeGguf(std::move(value), type);
+      const MatrixShape bytes = MatrixOf(encoded->shape());
+      parts.push_back({std::move(encoded), Whole(bytes)});
+    }
+    shape.insert(shape.begin(), config_.n_routed_experts);
+    const Dtype dtype = parts.front().origin->dtype();
+    ExpressionPtr stacked =
+        std::make_shared<SliceExpression>(dtype, ShapeOfGguf(type, shape), std::move(parts));
+    result_.tensors.push_back(
+        {fmt::format("{}ffn_{}_exps.weight", to, matrix), type, shape, std::move(stacked)});
+  }
+
+  void Drop(const std::string& name) {
+    if (const std::optional<std::uint32_t> i = Find(name)) used_[*i] = true;
+  }
+
+  void DropBeside(std::uint32_t i) {
+    used_[i] = true;
+    result_.beside.push_back(catalog_.tensors()[i].name);
+  }
+
+  // What no tensor of the file is made of: of MTP layers, scales; nothing else may be.
+  void TakeLeft(std::uint32_t i) {
+    if (used_[i]) return;
+    const CatalogTensor& tensor = catalog_.tensors()[i];
+    const std::optional<std::uint64_t> layer = LayerOf(tensor.name, prefix_);
+    if (layer && *layer >= config_.num_hidden_layers) {
+      result_.mtp.push_back(tensor.name);
+    } else if (scales_.OfScale(i) != nullptr) {
+      DropBeside(i);
+    } else if (!tensor.name.ends_with(".rotary_emb.inv_freq")) {
+      const std::string& file = catalog_.files()[tensor.extent.file].name;
+      throw Error(ErrorCode::kBadInput,
+                  fmt::format("{}: tensor {} has no name in a GGUF file of architecture deepseek2; "
+                              "llama.cpp cannot load a model with it",
+                              formats::ShownPath(file), QuoteForMessage(tensor.name)),
+                  {file, tensor.name});
+    }
+  }
+
+  const Catalog& catalog_;
+  const ModelConfig& config_;
+  const std::string_view prefix_;
+  const ScaleMap scales_;
+  std::vector<bool> used_;
+  const GgufType type_;
+  GgufTensors result_;
+};
+
+}  // namespace
+
+GgufTensors PlanGgufTensors(const OpenedModel& model, const std::vector<ScaledWeight>& weights,
+                            const std::vector<std::uint32_t>& dropped, GgufType type) {
+  return TensorPlanner(model, weights, type).Make(dropped);
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,90 @@
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/cli/json_schema.h"
+#include "tests/cli/run_tool.h"
+#include "tests/support/files.h"
+#include "tests/support/temp_dir.h"
+
+// dsv3-convert to-gguf from the outside.
+namespace dsv3::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using ::testing::HasSubstr;
+
+class GgufCommandTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    in_ = (dir_ / "in").string();
+    out_ = (dir_ / "out.gguf").string();
+    ASSERT_EQ(RunTool({"dsv3-convert", "sample", in_, "--quiet"}).exit_code, 0);
+  }
+
+  ToolResult Convert(const std::vector<std::string>& options) const {
+    std::vector<std::string> words = {"dsv3-convert", "to-gguf", in_, out_};
+    words.insert(words.end(), options.begin(), options.end());
+    return RunTool(words);
+  }
+
+  static void ExpectConforms(const std::string& text, const std::string& name) {
+    ASSERT_TRUE(json::accept(text)) << text;
+    const fs::path schema = fs::path(DSV3_SOURCE_DIR) / "docs/schemas" / (name + ".schema.json");
+    EXPECT_EQ(SchemaComplaints(json::parse(ReadFile(schema)), json::parse(text)), "");
+  }
+
+  TempDir dir_;
+  std::string in_;
+  std::string out_;
+};
+
+TEST_F(GgufCommandTest, WritesAFileWithItsManifest) {
+  const ToolResult done = Convert({"--type", "q8_0"});
+  ASSERT_EQ(done.exit_code, 0) << done.err;
+  EXPECT_THAT(done.out, HasSubstr("Made GGUF: " + out_ + "\n"));
+  EXPECT_THAT(done.out, HasSubstr("  manifest    " + out_ + ".manifest.json\n"));
+  EXPECT_THAT(done.out, HasSubstr("tensors of MTP layers"));
+  EXPECT_TRUE(fs::is_regular_file(out_));
+  ExpectConforms(ReadFile(out_ + ".manifest.json"), "manifest");
+  const ToolResult again = Convert({"--type", "q8_0"});
+  EXPECT_EQ(again.exit_code, 0);
+  EXPECT_THAT(again.out, HasSubstr("Nothing to do: " + out_));
+}
+
+TEST_F(GgufCommandTest, ReportsAsJsonAndPlans) {
+  const ToolResult planned = Convert({"--type", "f16", "--dry-run"});
+  EXPECT_EQ(planned.exit_code, 0) << planned.err;
+  EXPECT_FALSE(fs::exists(out_));
+  EXPECT_FALSE(fs::exists(out_ + ".partial"));
+  const ToolResult done = Convert({"--type", "f16", "--json"});
+  ASSERT_EQ(done.exit_code, 0) << done.err;
+  ExpectConforms(done.out, "convert-report");
+  EXPECT_EQ(json::parse(done.out)["command"], "to-gguf");
+  EXPECT_FALSE(json::parse(done.out)["dropped"].empty());
+}
+
+TEST_F(GgufCommandTest, RefusesWrongArguments) {
+  EXPECT_EQ(Convert({}).exit_code, 2);
+  EXPECT_THAT(Convert({}).err, HasSubstr("--type is missing"));
+  EXPECT_EQ(Convert({"--type", "q4_0"}).exit_code, 2);
+  EXPECT_EQ(Convert({"--type", "f16", "--side-files", "all"}).exit_code, 2);
+  WriteFile(out_, "mine");
+  const ToolResult there = Convert({"--type", "f16"});
+  EXPECT_EQ(there.exit_code, 2);
+  EXPECT_THAT(there.err, HasSubstr("--overwrite"));
+  EXPECT_EQ(ReadFile(out_), "mine");
+  EXPECT_EQ(Convert({"--type", "f16", "--overwrite"}).exit_code, 0);
+  fs::remove(fs::path(in_) / "tokenizer.json");
+  const ToolResult without = Convert({"--type", "bf16", "--overwrite"});
+  EXPECT_EQ(without.exit_code, 3);
+  EXPECT_THAT(without.err, HasSubstr("--no-tokenizer"));
+}
+
+}  // namespace
+}  // namespace dsv3::testing

@@ -1,0 +1,348 @@
+#include "convert/recipes/to_gguf.h"
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "formats/gguf.h"
+#include "quant/codec.h"
+#include "quant/gguf_blocks.h"
+#include "tests/convert/recipes/train_to_infer_test.h"
+#include "tests/support/faulty_file_system.h"
+
+namespace dsv3::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using formats::GgufHeader;
+using formats::GgufType;
+using ::testing::HasSubstr;
+
+class ToGgufTest : public TrainToInferTest {
+ protected:
+  static Conversion Command(const fs::path& input, const fs::path& output, GgufType type) {
+    Conversion conversion(input, output);
+    conversion.convert = convert::ConvertToGguf;
+    conversion.request.to_gguf.type = type;
+    return conversion;
+  }
+
+  // Header and the bytes of each tensor.
+  struct File {
+    GgufHeader header;
+    std::map<std::string, std::string> bytes;
+
+    const formats::GgufTensor& Find(const std::string& name) const {
+      for (const formats::GgufTensor& tensor : header.tensors) {
+        if (tensor.name == name) return tensor;
+      }
+      throw std::out_of_range(name);
+    }
+    template <typename T>
+    T Key(const std::string& name) const {
+      const formats::GgufValue* const value = formats::FindGgufKey(header.keys, name);
+      if (value == nullptr) throw std::out_of_range(name);
+      return std::get<T>(*value);
+    }
+  };
+
+  static File ReadGguf(const fs::path& path) {
+    File file;
+    file.header = formats::ReadGgufHeader(path, path.filename().string());
+    const std::string all = ReadFile(path);
+    for (const formats::GgufTensor& tensor : file.header.tensors) {
+      file.bytes[tensor.name] =
+          all.substr(static_cast<std::size_t>(file.header.data_offset + tensor.offset),
+                     static_cast<std::size_t>(tensor.bytes));
+    }
+    return file;
+  }
+
+  static std::vector<float> Floats(const HeldTensor& bf16) {
+    std::vector<float> values(bf16.bytes.size() / 2);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      std::uint16_t bits = 0;
+      std::memcpy(&bits, bf16.bytes.data() + 2 * i, sizeof bits);
+      values[i] = quant::DecodeBF16(bits);
+    }
+    return values;
+  }
+};
+
+TEST_F(ToGgufTest, ABf16ModelIsAsItIs) {
+  const fs::path in = Bf16Sample();
+  const auto model = ReadCheckpoint(in);
+  const convert::ConversionReport report = Command(in, dir_ / "m.gguf", GgufType::kBF16).Run();
+  const File file = ReadGguf(dir_ / "m.gguf");
+  EXPECT_EQ(report.tensors, file.header.tensors.size());
+  EXPECT_EQ(file.header.tensors.front().name, "token_embd.weight");
+  EXPECT_EQ(file.header.tensors.back().name, "output.weight");
+  const HeldTensor& q_a = model.at("model.layers.1.self_attn.q_a_proj.weight");
+  EXPECT_EQ(file.Find("blk.1.attn_q_a.weight").type, GgufType::kBF16);
+  EXPECT_EQ(file.Find("blk.1.attn_q_a.weight").shape, q_a.shape);
+  EXPECT_EQ(file.bytes.at("blk.1.attn_q_a.weight"), q_a.bytes);
+  EXPECT_EQ(file.Find("blk.1.attn_norm.weight").type, GgufType::kF32);
+  EXPECT_EQ(file.bytes.at("blk.1.attn_norm.weight"),
+            Widened(model.at("model.layers.1.input_layernorm.weight")).bytes);
+  EXPECT_EQ(file.Find("blk.1.ffn_gate_inp.weight").type, GgufType::kF32);
+  EXPECT_EQ(file.bytes.at("blk.1.exp_probs_b.bias"),
+            model.at("model.layers.1.mlp.gate.e_score_correction_bias").bytes);
+  std::string experts;
+  for (int expert = 0;
+       model.contains("model.layers.1.mlp.experts." + std::to_string(expert) + ".down_proj.weight");
+       ++expert) {
+    experts +=
+        model.at("model.layers.1.mlp.experts." + std::to_string(expert) + ".down_proj.weight")
+            .bytes;
+  }
+  EXPECT_EQ(file.bytes.at("blk.1.ffn_down_exps.weight"), experts);
+  EXPECT_FALSE(file.bytes.contains("blk.4.attn_norm.weight"));  // of the MTP layer
+  ASSERT_EQ(report.facts.front().member, "dropped");
+  EXPECT_THAT(report.facts.front().names,
+              ::testing::Contains(std::string(kMtpLayer) + "enorm.weight"));
+}
+
+TEST_F(ToGgufTest, KeysAndValuesOfAttentionLieApartAndTheKeysAreTransposed) {
+  const fs::path in = Bf16Sample();
+  const HeldTensor kv_b = ReadCheckpoint(in).at("model.layers.0.self_attn.kv_b_proj.weight");
+  Command(in, dir_ / "m.gguf", GgufType::kBF16).Run();
+  const File file = ReadGguf(dir_ / "m.gguf");
+  const formats::Shape keys = file.Find("blk.0.attn_k_b.weight").shape;
+  const formats::Shape values = file.Find("blk.0.attn_v_b.weight").shape;
+  ASSERT_EQ(keys.size(), 3U);
+  const std::size_t heads = keys[0], lora = keys[1], nope = keys[2], v = values[1];
+  EXPECT_EQ(values, (formats::Shape{heads, v, lora}));
+  EXPECT_EQ(kv_b.shape, (formats::Shape{heads * (nope + v), lora}));
+  const std::string& k_b = file.bytes.at("blk.0.attn_k_b.weight");
+  const std::string& v_b = file.bytes.at("blk.0.attn_v_b.weight");
+  for (std::size_t head = 0; head < heads; ++head) {
+    const std::size_t first = head * (nope + v);
+    EXPECT_EQ(v_b.substr(2 * head * v * lora, 2 * v * lora),
+              kv_b.bytes.substr(2 * (first + nope) * lora, 2 * v * lora));
+    for (std::size_t row = 0; row < nope; ++row) {
+      for (std::size_t col = 0; col < lora; col += 7) {
+        ASSERT_EQ(k_b.substr(2 * ((head * lora + col) * nope + row), 2),
+                  kv_b.bytes.substr(2 * ((first + row) * lora + col), 2));
+      }
+    }
+  }
+}
+
+TEST_F(ToGgufTest, Q8OfFp8IsRoundedOnceAndFallsBackToF16) {
+  const fs::path bf16 = Bf16Sample();
+  Command(dir_ / "fp8", dir_ / "a.gguf", GgufType::kQ8_0).Run();
+  Command(dir_ / "fp8", dir_ / "f32.gguf", GgufType::kF32).Run();
+  const File file = ReadGguf(dir_ / "a.gguf");
+  const File exact = ReadGguf(dir_ / "f32.gguf");
+  std::size_t halves = 0;
+  for (const formats::GgufTensor& tensor : file.header.tensors) {
+    SCOPED_TRACE(tensor.name);
+    const std::string& products = exact.bytes.at(tensor.name);
+    std::vector<float> values(products.size() / 4);
+    std::memcpy(values.data(), products.data(), products.size());
+    if (tensor.type == GgufType::kQ8_0) {
+      std::string expected(static_cast<std::size_t>(tensor.bytes), '\0');
+      quant::EncodeQ8_0Scalar(values, reinterpret_cast<std::byte*>(expected.data()));
+      EXPECT_TRUE(file.bytes.at(tensor.name) == expected);
+    } else if (tensor.type == GgufType::kF16) {
+      ++halves;
+      EXPECT_NE(tensor.shape.back() % 32, 0U);
+    } else {
+      EXPECT_TRUE(file.bytes.at(tensor.name) == products);
+    }
+  }
+  EXPECT_EQ(halves, 6U);  // down_proj of the experts of three layers, 80 columns
+}
+
+TEST_F(ToGgufTest, KeysSayTheModel) {
+  const fs::path in = Bf16Sample();
+  const nlohmann::json config = Json(in / "config.json");
+  Command(in, dir_ / "m.gguf", GgufType::kBF16).Run();
+  const File file = ReadGguf(dir_ / "m.gguf");
+  const auto number = [&](const std::string& key) {
+    return file.Key<std::uint32_t>("deepseek2." + key);
+  };
+  EXPECT_EQ(file.Key<std::string>("general.architecture"), "deepseek2");
+  EXPECT_EQ(file.Key<std::string>("general.name"), "bf16");
+  EXPECT_EQ(file.Key<std::uint32_t>("general.file_type"), 32U);
+  EXPECT_EQ(number("block_count"), static_cast<std::uint32_t>(kMainLayers));
+  EXPECT_EQ(number("attention.head_count_kv"), 1U);
+  EXPECT_EQ(number("attention.key_length"), config["kv_lora_rank"].get<std::uint32_t>() +
+                                                config["qk_rope_head_dim"].get<std::uint32_t>());
+  EXPECT_EQ(number("expert_count"), config["n_routed_experts"].get<std::uint32_t>());
+  EXPECT_EQ(number("expert_gating_func"), 2U);
+  EXPECT_EQ(file.Key<std::string>("tokenizer.ggml.model"), "gpt2");
+  EXPECT_EQ(file.Key<std::vector<std::string>>("tokenizer.ggml.tokens").size(),
+            config["vocab_size"].get<std::size_t>());
+  EXPECT_EQ(file.Key<std::uint32_t>("tokenizer.ggml.bos_token_id"), 0U);
+}
+
+TEST_F(ToGgufTest, ATokenizerIsNeededUnlessItIsNotWanted) {
+  const fs::path in = Bf16Sample();
+  fs::remove(in / "tokenizer.json");
+  Conversion command = Command(in, dir_ / "m.gguf", GgufType::kF16);
+  const Error error = ErrorOf([&] { command.Run(); });
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_THAT(error.message(), HasSubstr("tokenizer.json is missing"));
+  EXPECT_THAT(error.message(), HasSubstr("--no-tokenizer"));
+  EXPECT_FALSE(fs::exists(dir_ / "m.gguf.partial"));
+  command.request.to_gguf.no_tokenizer = true;
+  command.Run();
+  EXPECT_EQ(formats::FindGgufKey(ReadGguf(dir_ / "m.gguf").header.keys, "tokenizer.ggml.tokens"),
+            nullptr);
+}
+
+TEST_F(ToGgufTest, ReadsTokensMergesAndTheirKinds) {
+  const fs::path in = Bf16Sample();
+  nlohmann::json tokenizer = Json(in / "tokenizer.json");
+  tokenizer["model"]["merges"] = {"a b", nlohmann::json::array({"c d", "e"})};
+  tokenizer["added_tokens"].push_back(
+      {{"id", 300}, {"content", "\u2581user"}, {"special", false}, {"normalized", true}});
+  tokenizer["pre_tokenizer"] = {
+      {"type", "Sequence"},
+      {"pretokenizers", {{{"type", "Split"}, {"pattern", {{"Regex", "\\p{N}{1,3}"}}}}}}};
+  WriteFile(in / "tokenizer.json", tokenizer.dump());
+  WriteFile(in / "chat_template.jinja", "{{ hello }}");
+  Command(in, dir_ / "m.gguf", GgufType::kF16).Run();
+  const File file = ReadGguf(dir_ / "m.gguf");
+  const auto tokens = file.Key<std::vector<std::string>>("tokenizer.ggml.tokens");
+  const auto types = file.Key<std::vector<std::int32_t>>("tokenizer.ggml.token_type");
+  EXPECT_EQ(tokens[300], " user");
+  EXPECT_EQ(types[300], 4);
+  EXPECT_EQ(types[0], 3);
+  EXPECT_EQ(types[3], 1);
+  EXPECT_EQ(tokens[301], "[PAD301]");
+  EXPECT_EQ(types[301], 5);
+  EXPECT_THAT(file.Key<std::vector<std::string>>("tokenizer.ggml.merges"),
+              ::testing::ElementsAre("a b", "c\u0120d e"));
+  EXPECT_EQ(file.Key<std::string>("tokenizer.ggml.pre"), "deepseek-v3");
+}
+
+TEST_F(ToGgufTest, RefusesFaultyTokenizers) {
+  const fs::path in = Bf16Sample();
+  const nlohmann::json sound = Json(in / "tokenizer.json");
+  const auto refusal = [&](const nlohmann::json& tokenizer) {
+    WriteFile(in / "tokenizer.json", tokenizer.dump());
+    return ErrorOf([&] { Command(in, dir_ / "m.gguf", GgufType::kF16).Run(); }).message();
+  };
+  nlohmann::json wrong = sound;
+  wrong["model"]["type"] = "Unigram";
+  EXPECT_THAT(refusal(wrong), HasSubstr("tokenizer.json: its model is not BPE"));
+  wrong = sound;
+  wrong["model"]["vocab"]["x"] = 1'000'000;
+  EXPECT_THAT(refusal(wrong), HasSubstr("token 'x' has the number 1000000"));
+  wrong = sound;
+  wrong["model"]["vocab"]["zz"] = 5;
+  EXPECT_THAT(refusal(wrong), HasSubstr("have the same number, 5"));
+  wrong = sound;
+  wrong["model"]["merges"] = {7};
+  EXPECT_THAT(refusal(wrong), HasSubstr("merge 0 is not two texts"));
+}
+
+TEST_F(ToGgufTest, RefusesModelsWithoutAForm) {
+  const fs::path in = Bf16Sample();
+  const auto refusal = [&] {
+    const Error error = ErrorOf([&] { Command(in, dir_ / "m.gguf", GgufType::kF16).Run(); });
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput) << error.message();
+    return error.message();
+  };
+  const std::string config = ReadFile(in / "config.json");
+  SetConfig(in, "rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}});
+  EXPECT_THAT(refusal(), HasSubstr("dynamic"));
+  WriteFile(in / "config.json", config);
+  SetConfig(in, "max_position_embeddings", nullptr);
+  EXPECT_THAT(refusal(), HasSubstr("max_position_embeddings"));
+  WriteFile(in / "config.json", config);
+  SetConfig(in, "moe_layer_freq", 2);
+  EXPECT_FALSE(refusal().empty());
+  WriteFile(in / "config.json", config);
+  auto tensors = ReadCheckpoint(in);
+  tensors["model.layers.0.self_attn.o_proj.bias"] =
+      tensors.at("model.layers.0.input_layernorm.weight");
+  WriteTensors(tensors, in, dir_ / "biased");
+  const Error error = ErrorOf([&] {
+    Conversion command = Command(dir_ / "biased", dir_ / "m.gguf", GgufType::kF16);
+    command.request.to_gguf.no_tokenizer = true;
+    command.Run();
+  });
+  EXPECT_THAT(error.message(), HasSubstr("'model.layers.0.self_attn.o_proj.bias' has no name"));
+}
+
+TEST_F(ToGgufTest, RefusesV32ByName) {
+  MakeSample(convert::SamplePreset::kTinyV32, 1, dir_ / "v32");
+  const Error error =
+      ErrorOf([&] { Command(dir_ / "v32", dir_ / "m.gguf", GgufType::kF16).Run(); });
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_THAT(error.message(), HasSubstr("'deepseek_v32' is not written as GGUF"));
+}
+
+TEST_F(ToGgufTest, OptionsAreChecked) {
+  const fs::path in = Bf16Sample();
+  Conversion command = Command(in, dir_ / "m.bin", GgufType::kF16);
+  EXPECT_THAT(ErrorOf([&] { command.Run(); }).message(), HasSubstr("ends with .gguf"));
+  command = Command(in, dir_ / "m.gguf", GgufType::kF16);
+  command.request.to_gguf.type.reset();
+  EXPECT_THAT(ErrorOf([&] { command.Run(); }).message(), HasSubstr("--type is missing"));
+  fs::create_directory(dir_ / "d.gguf");
+  EXPECT_THAT(ErrorOf([&] { Command(in, dir_ / "d.gguf", GgufType::kF16).Run(); }).message(),
+              HasSubstr("is a directory"));
+}
+
+TEST_F(ToGgufTest, TheOutputIsOneFileWithItsManifest) {
+  const fs::path in = Bf16Sample();
+  const Conversion command = Command(in, dir_ / "m.gguf", GgufType::kF16);
+  Conversion dry = command;
+  dry.request.run.dry_run = true;
+  EXPECT_EQ(dry.Run().outcome, convert::ConversionReport::Outcome::kPlanned);
+  EXPECT_FALSE(fs::exists(dir_ / "m.gguf"));
+  command.Run();
+  EXPECT_TRUE(fs::exists(dir_ / "m.gguf.manifest.json"));
+  EXPECT_FALSE(fs::exists(dir_ / "m.gguf.partial"));
+  EXPECT_EQ(command.Run().outcome, convert::ConversionReport::Outcome::kNothingToDo);
+  // Another type is another job.
+  Conversion other = Command(in, dir_ / "m.gguf", GgufType::kBF16);
+  const Error error = ErrorOf([&] { other.Run(); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.message(), HasSubstr("--overwrite"));
+  other.request.run.overwrite = true;
+  other.Run();
+  EXPECT_EQ(ReadGguf(dir_ / "m.gguf").Key<std::uint32_t>("general.file_type"), 32U);
+}
+
+TEST_F(ToGgufTest, ContinuesAfterEveryFailedChange) {
+  const fs::path in = Bf16Sample();
+  Command(in, dir_ / "whole.gguf", GgufType::kF16).Run();
+  const std::string expected = ReadFile(dir_ / "whole.gguf");
+  for (std::size_t change = 0;; ++change) {
+    SCOPED_TRACE(change);
+    fs::create_directory(dir_ / "o");
+    const Conversion command = Command(in, dir_ / "o" / "whole.gguf", GgufType::kF16);
+    QuickFileSystem quick;
+    FaultyFileSystem faulty(quick, change, EIO);
+    bool failed = false;
+    try {
+      command.Run(faulty);
+    } catch (const Error&) {
+      failed = true;
+    }
+    if (fs::exists(dir_ / "o" / "whole.gguf")) {
+      EXPECT_EQ(ReadFile(dir_ / "o" / "whole.gguf"), expected);
+    }
+    command.Run();
+    EXPECT_TRUE(ReadFile(dir_ / "o" / "whole.gguf") == expected);
+    EXPECT_TRUE(fs::exists(dir_ / "o" / "whole.gguf.manifest.json"));
+    EXPECT_FALSE(fs::exists(dir_ / "o" / "whole.gguf.partial"));
+    fs::remove_all(dir_ / "o");
+    if (!failed) break;
+  }
+}
+
+}  // namespace
+}  // namespace dsv3::testing
