@@ -9,6 +9,7 @@
 
 #include "convert/model/expected_tensors.h"
 #include "convert/model/layer_kinds.h"
+#include "convert/model/quantized_form.h"
 #include "convert/plan/dequantize_expression.h"
 #include "convert/plan/gguf_encode_expression.h"
 #include "convert/plan/slice_expression.h"
@@ -80,7 +81,7 @@ class TensorPlanner {
     } else {
       Add("lm_head.weight", "output.weight");
     }
-    for (const std::uint32_t i : dropped) DropBeside(i);
+    for (const std::uint32_t i : dropped) used_[i] = true;
     for (std::uint32_t i = 0; i < catalog_.tensors_end(); ++i) TakeLeft(i);
     return std::move(result_);
   }
@@ -101,11 +102,15 @@ class TensorPlanner {
     for (const std::string_view matrix : kExpertMatrices) AddExperts(of, to, matrix);
   }
 
-  // A tensor of the model by its name without the prefix.
+  // A tensor of the model by its name without the prefix, or the codes that make it.
   std::optional<std::uint32_t> Find(const std::string& name) const {
-    const std::uint32_t i = catalog_.Find(std::string(prefix_) + name);
-    if (i == Catalog::kNone) return std::nullopt;
-    return i;
+    const std::string whole = std::string(prefix_) + name;
+    const std::uint32_t i = catalog_.Find(whole);
+    if (i != Catalog::kNone) return i;
+    if (!name.ends_with(".weight")) return std::nullopt;
+    const std::optional<StoredCodes> codes = FindCodes(catalog_, config_, whole);
+    if (!codes) return std::nullopt;
+    return codes->position;
   }
 
   std::uint32_t Need(const std::string& name) const {
@@ -208,21 +213,16 @@ class TensorPlanner {
     if (const std::optional<std::uint32_t> i = Find(name)) used_[*i] = true;
   }
 
-  void DropBeside(std::uint32_t i) {
-    used_[i] = true;
-    result_.beside.push_back(catalog_.tensors()[i].name);
-  }
-
-  // What no tensor of the file is made of: of MTP layers, scales; nothing else may be.
+  // What no tensor of the file is made of: of MTP layers, of a vision tower, scales; nothing else
+  // may be.
   void TakeLeft(std::uint32_t i) {
     if (used_[i]) return;
     const CatalogTensor& tensor = catalog_.tensors()[i];
     const std::optional<std::uint64_t> layer = LayerOf(tensor.name, prefix_);
-    if (layer && *layer >= config_.num_hidden_layers) {
-      result_.mtp.push_back(tensor.name);
-    } else if (scales_.OfScale(i) != nullptr) {
-      DropBeside(i);
-    } else if (!tensor.name.ends_with(".rotary_emb.inv_freq")) {
+    const bool is_mtp = layer && *layer >= config_.num_hidden_layers;
+    if (is_mtp || !tensor.name.starts_with(prefix_)) {
+      result_.left_out.push_back(tensor.name);
+    } else if (scales_.OfScale(i) == nullptr && !tensor.name.ends_with(".rotary_emb.inv_freq")) {
       const std::string& file = catalog_.files()[tensor.extent.file].name;
       throw Error(ErrorCode::kBadInput,
                   fmt::format("{}: tensor {} has no name in a GGUF file of architecture deepseek2; "

@@ -15,8 +15,9 @@ namespace dsv3::convert {
 struct GgufTensors {
   std::vector<GgufPlanned> tensors;  // embedding, layers, norm, head
   std::uint64_t converted = 0;       // tensors of the model that change their dtype
-  std::vector<std::string> mtp;      // tensors of MTP layers, which are left out
-  std::vector<std::string> beside;   // scales, and tensors beside codes
+  // Tensors that are left out: of MTP layers, and those beside a language model, such as a vision
+  // tower's.
+  std::vector<std::string> left_out;
 };
 
 // `weights` are the quantised weights of the model, `dropped` what is beside them. `type` is that

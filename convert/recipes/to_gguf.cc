@@ -117,7 +117,8 @@ Recipe MakeToGgufRecipe(const OpenedModel& model, const ConversionRequest& reque
     return CheckWeights(model, *state, sha256, run, progress, stop);
   };
   recipe.add_facts = [&model, state](ConversionReport& report) {
-    report.facts.push_back(DroppedFact(std::move(state->tensors.mtp), "tensor", "of MTP layers"));
+    report.facts.push_back(
+        DroppedFact(std::move(state->tensors.left_out), "tensor", "that the file does not hold"));
     if (!model.training.stack.empty()) report.facts.push_back(SourceFact(model.training));
   };
   return recipe;

@@ -265,8 +265,8 @@ TEST(CompletionTest, FishCompletesCommandsOptionsAndValues) {
             "bf16-to-fp8\ndequantize\nfp8-to-bf16\nlayout\nquantize\nrepack\nsample\nto-"
             "gguf\ntrain-to-infer\n");
   EXPECT_EQ(complete("dsv3-convert sample --preset "),
-            "glm5\nk2-int4\nk2.5\nmoonlight\nnvfp4\nsmall\ntiny\ntiny-61\ntiny-kimi\n"
-            "tiny-tp\ntiny-v32\nv2-lite\nv3-shapes\nv32\nv4\n");
+            "glm5\nk2.5\nk2-int4\nmoonlight\nnvfp4\nsmall\ntiny\ntiny-61\ntiny-kimi\n"
+            "tiny-tp\ntiny-v32\nv2-lite\nv3-shapes\nv4\nv32\n");
   EXPECT_EQ(complete("dsv3-convert fp8-to-bf16 --over"), "--overwrite\n");
 }
 

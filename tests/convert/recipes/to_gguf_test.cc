@@ -1,5 +1,6 @@
 #include "convert/recipes/to_gguf.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -132,6 +133,33 @@ TEST_F(ToGgufTest, KeysAndValuesOfAttentionLieApartAndTheKeysAreTransposed) {
                   kv_b.bytes.substr(2 * ((first + row) * lora + col), 2));
       }
     }
+  }
+}
+
+// Codes under another name than the weight's, and a vision tower, which the file does not hold.
+TEST_F(ToGgufTest, WeightsInOtherFormsBecomeTheValuesOfDequantize) {
+  using convert::SamplePreset;
+  for (const SamplePreset preset :
+       {SamplePreset::kKimiInt4, SamplePreset::kKimiK25, SamplePreset::kNvFp4}) {
+    const fs::path dir = dir_ / std::to_string(static_cast<int>(preset));
+    MakeSample(preset, 1, dir / "in");
+    Conversion dequantize(dir / "in", dir / "bf16");
+    dequantize.convert = convert::ConvertDequantize;
+    dequantize.Run();
+    Conversion of_codes = Command(dir / "in", dir / "a.gguf", GgufType::kBF16);
+    of_codes.request.to_gguf.no_tokenizer = true;
+    const convert::ConversionReport report = of_codes.Run();
+    Conversion of_values = Command(dir / "bf16", dir / "b.gguf", GgufType::kBF16);
+    of_values.request.to_gguf.no_tokenizer = true;
+    of_values.Run();
+    const File codes = ReadGguf(dir / "a.gguf");
+    EXPECT_GT(codes.bytes.size(), 20U);
+    EXPECT_TRUE(codes.bytes == ReadGguf(dir / "b.gguf").bytes) << dir;
+    const std::vector<std::string>& left = report.facts.front().names;
+    const bool has_vision = std::any_of(left.begin(), left.end(), [](const std::string& name) {
+      return name.starts_with("vision_tower.");
+    });
+    EXPECT_EQ(has_vision, preset == SamplePreset::kKimiK25);
   }
 }
 
