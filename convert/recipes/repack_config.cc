@@ -107,12 +107,11 @@ class ConfigMaker {
       Set(QuantizationMember(), QuantizationConfigJson(form, selection));
     }
     const std::string nested = model_.config.prefix + "expert_dtype";
-    if (formats::JsonMember(text_, nested, kConfigName)) {
-      Set(nested, "\"fp8\"");
-    } else if (formats::JsonMember(text_, "expert_dtype", kConfigName)) {
+    const bool has_nested = formats::JsonMember(text_, nested, kConfigName).has_value();
+    if (!has_nested && formats::JsonMember(text_, "expert_dtype", kConfigName)) {
       Set("expert_dtype", "\"fp8\"");
-    } else if (model_.config.model_type.starts_with("deepseek_v4")) {
-      // Engines take experts for FP4 where it is missing.
+    } else if (has_nested || model_.config.model_type.starts_with("deepseek_v4")) {
+      // Engines take V4's experts for FP4 where it is missing.
       Set(nested, "\"fp8\"");
     }
   }

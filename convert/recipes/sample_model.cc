@@ -16,8 +16,6 @@
 namespace dsv3::convert {
 namespace {
 
-using formats::Dtype;
-
 // Which tensors lie in which shards: two runs of shards, each cut into equal shares of bytes, and a
 // tensor belongs to the share in which its first byte lies. A cut nearly always falls inside a
 // weight, so that the weight's scale, which follows it, begins the next shard.

@@ -199,7 +199,7 @@ SignReport SignModel(const SignRequest& request, formats::FileSystem& file_syste
     report.symlinks = report.symlinks || listing.files[i].is_link;
     if (digests[i].empty()) {
       // Whether it can be read shows before hours of reading the others.
-      formats::InputFile(listing.files[i].path, listing.files[i].name);
+      const formats::InputFile opened(listing.files[i].path, listing.files[i].name);
       continue;
     }
     ++report.trusted_files;
