@@ -88,7 +88,13 @@ std::string CompressedTensorsConfig(const CompressedTensorsScheme& scheme,
   Text(json, "format", scheme.format);
   Null(json, "global_compression_ratio");
   Texts(json, "ignore", ignore);
-  Null(json, "kv_cache_scheme");
+  json.Key("kv_cache_scheme");
+  if (scheme.fp8_cache) {
+    json.Raw(R"({"dynamic":false,"num_bits":8,"strategy":"tensor","symmetric":true,)"
+             R"("type":"float"})");
+  } else {
+    json.Null();
+  }
   Null(json, "moe_sparsity_config");
   Text(json, "quant_method", "compressed-tensors");
   Text(json, "quantization_status", "compressed");

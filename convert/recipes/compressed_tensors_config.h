@@ -29,6 +29,7 @@ struct CompressedTensorsScheme {
   std::string_view format;  // "int-quantized"
   CompressedTensorsArguments weights;
   std::optional<CompressedTensorsArguments> activations = {};  // nothing: stay as they are
+  bool fp8_cache = false;           // keys and values are kept in FP8, with one scale a tensor
   std::string_view scale_fmt = {};  // not the library's: "ue8m0" of FP8; empty: not said
 };
 

@@ -11,6 +11,7 @@
 #include "convert/model/config_edit.h"
 #include "convert/model/module_list.h"
 #include "convert/recipes/bf16_to_fp8.h"
+#include "convert/recipes/compressed_tensors_config.h"
 #include "convert/recipes/dequantize.h"
 #include "convert/recipes/modelopt_config.h"
 #include "convert/recipes/repack.h"
@@ -18,12 +19,10 @@
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/json/json_edit.h"
-#include "formats/json/json_writer.h"
 
 namespace dsv3::convert {
 namespace {
 
-using formats::JsonWriter;
 using formats::kConfigName;
 using Json = nlohmann::json;
 
@@ -171,88 +170,22 @@ class ConfigMaker {
     return HfQuantConfigText(config);
   }
 
-  static void Text(JsonWriter& json, std::string_view key, std::string_view value) {
-    json.Key(key);
-    json.String(value);
-  }
-  static void NullMember(JsonWriter& json, std::string_view key) {
-    json.Key(key);
-    json.Null();
-  }
-
-  // The arguments of FP4 weights or activations in groups of 16.
-  static void Fp4Arguments(JsonWriter& json, bool activations) {
-    json.BeginObject();
-    json.Key("dynamic");
-    if (activations) {
-      json.String("local");
-    } else {
-      json.Bool(false);
-    }
-    json.Key("group_size");
-    json.Uint(16);
-    json.Key("num_bits");
-    json.Uint(4);
-    if (activations) Text(json, "observer", "static_minmax");
-    Text(json, "scale_dtype", "torch.float8_e4m3fn");
-    Text(json, "strategy", "tensor_group");
-    json.Key("symmetric");
-    json.Bool(true);
-    Text(json, "type", "float");
-    json.EndObject();
-  }
-
-  // What compressed-tensors 0.20 writes for its presets NVFP4 and, without scales of activations,
-  // NVFP4A16; with sorted keys.
+  // The presets NVFP4 and, without scales of activations, NVFP4A16.
   std::string CompressedTensors(const std::string& cache) const {
-    constexpr char kFormat[] = "nvfp4-pack-quantized";
-    JsonWriter json(0);
-    json.BeginObject();
-    json.Key("config_groups");
-    json.BeginObject();
-    json.Key("group_0");
-    json.BeginObject();
-    Text(json, "format", kFormat);
-    json.Key("input_activations");
+    CompressedTensorsScheme scheme;
+    scheme.format = "nvfp4-pack-quantized";
+    scheme.weights = {.num_bits = 4,
+                      .type = "float",
+                      .strategy = "tensor_group",
+                      .group_size = 16,
+                      .scale_dtype = "torch.float8_e4m3fn"};
     if (repacked_.activations) {
-      Fp4Arguments(json, true);
-    } else {
-      json.Null();
+      scheme.activations = scheme.weights;
+      scheme.activations->local = true;
+      scheme.activations->observer = "static_minmax";
     }
-    NullMember(json, "output_activations");
-    json.Key("targets");
-    json.BeginArray();
-    json.String("Linear");
-    json.EndArray();
-    json.Key("weights");
-    Fp4Arguments(json, false);
-    json.EndObject();
-    json.EndObject();
-    Text(json, "format", kFormat);
-    NullMember(json, "global_compression_ratio");
-    json.Key("ignore");
-    json.BeginArray();
-    for (const std::string& module : LinearsLeft(model_.catalog)) json.String(module);
-    json.EndArray();
-    json.Key("kv_cache_scheme");
-    if (cache.empty()) {
-      json.Null();
-    } else {
-      json.Raw(R"({"dynamic":false,"num_bits":8,"strategy":"tensor","symmetric":true,)"
-               R"("type":"float"})");
-    }
-    NullMember(json, "moe_sparsity_config");
-    Text(json, "quant_method", "compressed-tensors");
-    Text(json, "quantization_status", "compressed");
-    json.Key("sparsity_config");
-    json.BeginObject();
-    json.EndObject();
-    json.Key("transform_config");
-    json.BeginObject();
-    json.EndObject();
-    Text(json, "version", "0.20.0");
-    json.EndObject();
-    return json.Take();
+    scheme.fp8_cache = !cache.empty();
+    return CompressedTensorsConfig(scheme, LinearsLeft(model_.catalog));
   }
 
   const OpenedModel& model_;
