@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <mutex>
@@ -20,22 +19,12 @@ constexpr std::size_t kOutputs = std::size_t{1} << 16;
 // Elements of a row that rows are recognised by.
 constexpr std::size_t kRowBegin = 16;
 
-std::uint64_t HashOfBegin(const WeightPanel& values, std::size_t count) {
-  std::uint64_t hash = 0xCBF29CE484222325;
-  for (std::size_t i = 0; i < count; ++i) {
-    // + 0 makes one zero of both.
-    hash = (hash ^ std::bit_cast<std::uint32_t>(values.At(i) + 0.0F)) * 0x100000001B3;
-    hash ^= hash >> 29U;
-  }
-  return hash;
-}
-
 RowBegins BeginsOf(const WeightPanel& a, const WeightPanel& b, std::size_t rows, std::size_t cols) {
   RowBegins begins{rows, 0, 0};
   const std::size_t count = std::min(cols, kRowBegin);
   for (std::size_t row = 0; row < rows; ++row) {
-    begins.a += HashOfBegin(a.From(row * cols), count);
-    begins.b += HashOfBegin(b.From(row * cols), count);
+    begins.a += HashOf(a.From(row * cols), count);
+    begins.b += HashOf(b.From(row * cols), count);
   }
   return begins;
 }

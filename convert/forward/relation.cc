@@ -1,7 +1,6 @@
 #include "convert/forward/relation.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -57,16 +56,6 @@ Rounding RoundingOf(const ModelWeights& weights, const WeightRows& rows) {
     default:
       return {};
   }
-}
-
-std::uint64_t Hash(const float* values, std::size_t count) {
-  std::uint64_t hash = 0xCBF29CE484222325;
-  for (std::size_t i = 0; i < count; ++i) {
-    // + 0 makes one zero of both.
-    hash = (hash ^ std::bit_cast<std::uint32_t>(values[i] + 0.0F)) * 0x100000001B3;
-    hash ^= hash >> 29U;
-  }
-  return hash;
 }
 
 class Relation {
@@ -229,8 +218,8 @@ class Relation {
 
   void AddFacts(std::size_t row, const float* a, const float* b) {
     RowFacts& facts = facts_[row];
-    facts.hash_a = Hash(a, width_);
-    facts.hash_b = Hash(b, width_);
+    facts.hash_a = HashOf({nullptr, a}, width_);
+    facts.hash_b = HashOf({nullptr, b}, width_);
     for (std::size_t i = 0; i < width_; ++i) {
       const double x = a[i];
       const double y = b[i];

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <set>
 #include <tuple>
@@ -38,6 +39,16 @@ ErrorSums SumsOf(const Rows& a, const Rows& b) {
 }
 
 }  // namespace
+
+std::uint64_t HashOf(const WeightPanel& values, std::size_t count) {
+  std::uint64_t hash = 0xCBF29CE484222325;
+  for (std::size_t i = 0; i < count; ++i) {
+    // + 0 makes one zero of both.
+    hash = (hash ^ std::bit_cast<std::uint32_t>(values.At(i) + 0.0F)) * 0x100000001B3;
+    hash ^= hash >> 29U;
+  }
+  return hash;
+}
 
 WeightComparison::WeightComparison(const ComparedModel& a, const ComparedModel& b,
                                    ActivationValues activations)

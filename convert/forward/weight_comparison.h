@@ -37,6 +37,9 @@ struct NamedVector {
   std::vector<float> values;
 };
 
+// A number by which equal values are recognised; zeros of either sign are equal.
+std::uint64_t HashOf(const WeightPanel& values, std::size_t count);
+
 // How many rows of two matrices were seen, and a sum over the beginnings of the rows of each that
 // does not depend on their order: where all rows were seen and the sums differ, the rows of the one
 // are not those of the other in another order.
