@@ -129,13 +129,7 @@ class Matcher {
   }
 
   [[noreturn]] void Fail(std::uint32_t ours, const std::string& problem) const {
-    const CatalogTensor& tensor = catalog_.tensors()[ours];
-    const std::string& file = catalog_.files()[tensor.extent.file].name;
-    throw Error(
-        ErrorCode::kBadInput,
-        fmt::format("{}: tensor {} {} (--scales-from {})", formats::ShownPath(file),
-                    QuoteForMessage(tensor.name), problem, formats::ShownPath(original_.directory)),
-        {file, tensor.name});
+    FailUnlikeOriginal(catalog_, ours, problem, original_);
   }
 
   void RequireSomething() const {

@@ -74,6 +74,17 @@ formats::Finding OfOriginal(const OriginalFiles& original, formats::Finding find
   return finding;
 }
 
+void FailUnlikeOriginal(const Catalog& catalog, std::uint32_t tensor, const std::string& problem,
+                        const OriginalFiles& original) {
+  const CatalogTensor& found = catalog.tensors()[tensor];
+  const std::string& file = catalog.files()[found.extent.file].name;
+  throw Error(
+      ErrorCode::kBadInput,
+      fmt::format("{}: tensor {} {} (--scales-from {})", formats::ShownPath(file),
+                  QuoteForMessage(found.name), problem, formats::ShownPath(original.directory)),
+      {file, found.name});
+}
+
 std::string ConfigLikeOriginal(const std::string& config_text, const OriginalFiles& original) {
   Plan scratch;
   if (ConfigForBf16(original.config_text, original.config, scratch) == config_text) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -50,6 +51,10 @@ OriginalFiles OpenOriginalFiles(const std::filesystem::path& directory,
 
 // The same beginning for a finding about the original that was made later.
 formats::Finding OfOriginal(const OriginalFiles& original, formats::Finding finding);
+
+// Throws Error (kBadInput): a tensor of the source, by its position, is not as in the original.
+[[noreturn]] void FailUnlikeOriginal(const Catalog& catalog, std::uint32_t tensor,
+                                     const std::string& problem, const OriginalFiles& original);
 
 // Text of config.json: the original's where the source's is what a conversion to BF16 makes of it,
 // else the source's with what that took out of the original's.
