@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "convert/catalog/ceil_div.h"
+#include "convert/plan/quantized_weight.h"
 #include "formats/error.h"
 #include "quant/float_cast.h"
 #include "quant/gguf_blocks.h"
@@ -173,10 +174,9 @@ formats::Shape ShapeOfGguf(GgufType type, const formats::Shape& shape) {
 
 ExpressionPtr EncodeGguf(ExpressionPtr origin, GgufType type) {
   const Dtype from = origin->dtype();
-  const bool is_float = from == Dtype::kF32 || from == Dtype::kF16 || from == Dtype::kBF16;
   const bool known = type == GgufType::kF32 || type == GgufType::kF16 || type == GgufType::kBF16 ||
                      type == GgufType::kQ8_0;
-  if (!is_float || !known || !formats::GgufNumBytes(type, origin->shape())) {
+  if (!FloatFormatOf(from) || !known || !formats::GgufNumBytes(type, origin->shape())) {
     throw Error(
         ErrorCode::kInternal,
         fmt::format("{} {} is to be made {}", formats::DtypeName(from),

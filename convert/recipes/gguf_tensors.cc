@@ -12,6 +12,7 @@
 #include "convert/model/quantized_form.h"
 #include "convert/plan/dequantize_expression.h"
 #include "convert/plan/gguf_encode_expression.h"
+#include "convert/plan/quantized_weight.h"
 #include "convert/plan/slice_expression.h"
 #include "convert/plan/transpose_expression.h"
 #include "formats/error.h"
@@ -51,10 +52,6 @@ constexpr std::array<NamePair, 18> kLayerNames = {{
     {"self_attn.kv_b_proj.weight", ""},  // in two parts
 }};
 constexpr std::array<std::string_view, 3> kExpertMatrices = {"gate", "up", "down"};
-
-bool IsFloat(Dtype dtype) {
-  return dtype == Dtype::kF32 || dtype == Dtype::kF16 || dtype == Dtype::kBF16;
-}
 
 // llama.cpp's rule of what is never quantised.
 bool IsAlwaysF32(std::string_view name, const Shape& shape) {
@@ -131,7 +128,7 @@ class TensorPlanner {
     if (const ScaledWeight* const pair = scales_.OfWeight(i)) {
       return DequantizeToF32(catalog_, *pair);
     }
-    if (!IsFloat(tensor.dtype)) {
+    if (!FloatFormatOf(tensor.dtype)) {
       throw Error(ErrorCode::kBadInput,
                   fmt::format("{}: tensor {} is {}, and not one of the forms of weights that "
                               "become GGUF",
