@@ -12,10 +12,12 @@ namespace {
 
 class CopyExpression final : public Expression {
  public:
-  CopyExpression(const CatalogTensor& source, std::uint32_t tensor)
-      : Expression(source.dtype, source.shape), tensor_(tensor) {}
+  // `rule` is a literal.
+  CopyExpression(std::string_view rule, formats::Dtype dtype, formats::Shape shape,
+                 std::uint32_t tensor)
+      : Expression(dtype, std::move(shape)), rule_(rule), tensor_(tensor) {}
 
-  std::string_view rule() const override { return "copy"; }
+  std::string_view rule() const override { return rule_; }
   std::vector<std::uint32_t> streamed_sources() const override { return {tensor_}; }
 
   std::uint64_t CutAtOrBefore(std::uint64_t position) const override { return position; }
@@ -36,6 +38,7 @@ class CopyExpression final : public Expression {
   }
 
  private:
+  std::string_view rule_;
   std::uint32_t tensor_;
 };
 
@@ -68,7 +71,18 @@ ByteRange PiecesAround(const Expression& value, ByteRange range) {
 }
 
 ExpressionPtr Copy(const Catalog& catalog, std::uint32_t tensor) {
-  return std::make_unique<CopyExpression>(catalog.tensors()[tensor], tensor);
+  const CatalogTensor& source = catalog.tensors()[tensor];
+  return std::make_unique<CopyExpression>("copy", source.dtype, source.shape, tensor);
+}
+
+ExpressionPtr SameBytes(const Catalog& catalog, std::uint32_t tensor, formats::Dtype dtype,
+                        formats::Shape shape) {
+  auto made = std::make_unique<CopyExpression>("repack", dtype, std::move(shape), tensor);
+  if (made->num_bytes() != catalog.tensors()[tensor].extent.length) {
+    throw Error(ErrorCode::kInternal, "a tensor was planned in a shape of another size",
+                {"", catalog.tensors()[tensor].name});
+  }
+  return made;
 }
 
 }  // namespace dsv3::convert

@@ -69,7 +69,7 @@ class Expression {
   std::uint64_t num_bytes() const { return num_bytes_; }
 
   // The rule's name in the manifest: "copy", "dequantize", "quantize", "quantize-scale", "slice",
-  // "assemble", "recut-scales".
+  // "assemble", "recut-scales", "repack" … (docs/manifest.md has all).
   virtual std::string_view rule() const = 0;
 
   // Everything that decides the bytes beside rule, sources and the plan's options, as text. A job
@@ -157,5 +157,8 @@ ByteRange PiecesAround(const Expression& value, ByteRange range);
 
 // The source tensor as it is, whatever its dtype. May be cut at any byte.
 ExpressionPtr Copy(const Catalog& catalog, std::uint32_t tensor);
+// Its bytes as they are, under another dtype and shape of the same size. Rule "repack".
+ExpressionPtr SameBytes(const Catalog& catalog, std::uint32_t tensor, formats::Dtype dtype,
+                        formats::Shape shape);
 
 }  // namespace dsv3::convert

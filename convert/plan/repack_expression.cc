@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
-#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -25,31 +24,6 @@ constexpr char kRepackScale[] = "repack-scale";
 const std::uint8_t* Codes(std::span<const std::byte> bytes) {
   return reinterpret_cast<const std::uint8_t*>(bytes.data());
 }
-
-class SameBytesExpression final : public Expression {
- public:
-  SameBytesExpression(std::uint32_t tensor, Dtype dtype, Shape shape)
-      : Expression(dtype, std::move(shape)), tensor_(tensor) {}
-
-  std::string_view rule() const override { return "repack"; }
-  std::vector<std::uint32_t> streamed_sources() const override { return {tensor_}; }
-  std::uint64_t CutAtOrBefore(std::uint64_t position) const override { return position; }
-  std::uint64_t CutAfter(std::uint64_t position) const override { return position + 1; }
-  void AppendReads(std::uint64_t begin, std::uint64_t end,
-                   std::vector<SourceRange>& reads) const override {
-    reads.push_back({tensor_, begin, end});
-  }
-  std::optional<SourceRange> AsStored(std::uint64_t begin, std::uint64_t end) const override {
-    return SourceRange{tensor_, begin, end};
-  }
-  void Evaluate(std::uint64_t, std::uint64_t, std::span<const std::span<const std::byte>> inputs,
-                EvaluationOutput& out) const override {
-    std::memcpy(out.value.data(), inputs[0].data(), out.value.size());
-  }
-
- private:
-  std::uint32_t tensor_;
-};
 
 // The blocks of an FP8 weight over the groups of an MXFP4 weight. A band is a row of blocks.
 struct Blocks {
@@ -348,15 +322,6 @@ void CheckMxFp4(const Catalog& catalog, const ScaledWeight& weight,
 }
 
 }  // namespace
-
-ExpressionPtr SameBytes(const Catalog& catalog, std::uint32_t tensor, Dtype dtype, Shape shape) {
-  auto made = std::make_shared<SameBytesExpression>(tensor, dtype, std::move(shape));
-  if (made->num_bytes() != catalog.tensors()[tensor].extent.length) {
-    throw Error(ErrorCode::kInternal, "a tensor was planned in a shape of another size",
-                {"", catalog.tensors()[tensor].name});
-  }
-  return made;
-}
 
 ExpressionPtr Fp8OfMxFp4(const Catalog& catalog, const ScaledWeight& weight,
                          quant::BlockShape block) {

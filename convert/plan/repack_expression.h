@@ -20,10 +20,6 @@ struct FoundScales {
   float tensor_scale = 0;    // of the weight's new form
 };
 
-// The bytes of a source tensor as they are, under another dtype and shape of the same size.
-ExpressionPtr SameBytes(const Catalog& catalog, std::uint32_t tensor, formats::Dtype dtype,
-                        formats::Shape shape);
-
 // MXFP4 → FP8 with a scale for each block, whose columns are whole groups: E8M0 scales, or the same
 // in F32.
 ExpressionPtr Fp8OfMxFp4(const Catalog& catalog, const ScaledWeight& weight,
