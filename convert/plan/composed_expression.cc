@@ -116,7 +116,7 @@ class ComposedExpression final : public Expression {
 
   const Expression& OriginOf(const SourceRange& range) const { return *origins_.at(range.tensor); }
 
-  // The bytes that the origin can make, from the range's first on.
+  // The bytes that the origin can make around a range.
   ByteRange WholePieces(const SourceRange& range) const {
     if (range.begin >= range.end) return {};
     return PiecesAround(OriginOf(range), {range.begin, range.end});
