@@ -84,7 +84,7 @@ class ScaleCheck {
     if (!block_ || node.shape.size() != 2) return;
     const formats::Shape expected = {NumBlocks(node.shape[0], block_->rows),
                                      NumBlocks(node.shape[1], block_->cols)};
-    const TensorScale& scale = node.scales.front();
+    const ScaleTensor& scale = node.scales.front();
     if (scale.shape == expected) return;
     Add(Severity::kError, "wrong-scale-shape", name,
         fmt::format("tensor '{}' has shape {} and config.json names blocks of {}×{}, so '{}' "

@@ -14,7 +14,7 @@
 // What a checkpoint holds, short enough to read: repeated layers and experts become one.
 namespace dsv3::convert {
 
-struct TensorScale {
+struct ScaleTensor {
   std::string name;  // last component, such as "weight_scale_inv"
   formats::Dtype dtype = formats::Dtype::kF32;
   formats::Shape shape;
@@ -37,7 +37,7 @@ struct SummaryNode {
   // kTensor only:
   formats::Dtype dtype = formats::Dtype::kU8;
   formats::Shape shape;
-  std::vector<TensorScale> scales;  // beside it
+  std::vector<ScaleTensor> scales;  // beside it
   // In order of names, ranges by their first number.
   std::vector<SummaryNode> children;
 };
