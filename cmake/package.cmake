@@ -24,7 +24,8 @@ set(CPACK_COMPONENT_DSV3_DESCRIPTION
 set(CPACK_DEBIAN_LIBDSV3-DEV_PACKAGE_NAME libdsv3-dev)
 set(CPACK_DEBIAN_LIBDSV3-DEV_PACKAGE_SECTION libdevel)
 set(CPACK_DEBIAN_LIBDSV3-DEV_PACKAGE_DEPENDS
-    "libtbb-dev, libssl-dev, nlohmann-json3-dev, libfmt-dev, libhwy-dev, libxxhash-dev, pkg-config")
+    "libtbb-dev, libssl-dev, nlohmann-json3-dev, libfmt-dev, libhwy-dev, libxxhash-dev, libzstd-dev, \
+pkg-config")
 set(CPACK_COMPONENT_LIBDSV3-DEV_DESCRIPTION
 "${PROJECT_DESCRIPTION} (development files)
  Static libraries, headers and a CMake package: find_package(dsv3) gives

@@ -1,0 +1,170 @@
+// Literals may be coded without looking for matches only by a parameter that libzstd calls
+// experimental; its meaning has not changed since 1.3.
+#define ZSTD_STATIC_LINKING_ONLY
+#include "formats/zstd_frame.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <limits>
+#include <new>
+
+#include <fmt/format.h>
+#include <zstd.h>
+#include <zstd_errors.h>
+
+#include "formats/error.h"
+
+namespace dsv3::formats {
+namespace {
+
+// RFC 8878, 3.1.1.1: behind the magic number, the frame header's descriptor.
+constexpr std::size_t kMagicBytes = 4;
+constexpr unsigned kHasChecksum = 0x04;
+constexpr unsigned kHasDictionary = 0x03;
+constexpr std::size_t kSmallestFrame = kMagicBytes + 1 + 1 + 3;
+
+constexpr int kTextLevel = 12;
+constexpr int kTextWindowLog = 20;
+static_assert(std::size_t{1} << kTextWindowLog == kTextWindowBytes);
+constexpr std::size_t kTextPiece = std::size_t{1} << 17;
+
+constexpr std::string_view kNoFrame = "it is not a zstd frame";
+
+// Calls of libzstd that fail only by a mistake of this program.
+std::size_t Checked(std::size_t result, std::string_view what) {
+  if (ZSTD_isError(result) == 0) return result;
+  if (ZSTD_getErrorCode(result) == ZSTD_error_memory_allocation) throw std::bad_alloc();
+  throw Error(ErrorCode::kInternal,
+              fmt::format("{}: zstd says {}", what, QuoteForMessage(ZSTD_getErrorName(result))));
+}
+
+void Set(ZSTD_CCtx* context, ZSTD_cParameter parameter, int value) {
+  Checked(ZSTD_CCtx_setParameter(context, parameter, value), "setting a parameter");
+}
+
+std::string_view FaultOf(std::size_t result) {
+  switch (ZSTD_getErrorCode(result)) {
+    case ZSTD_error_memory_allocation:
+      throw std::bad_alloc();
+    case ZSTD_error_checksum_wrong:
+      return "its checksum is not that of its content";
+    case ZSTD_error_frameParameter_windowTooLarge:
+      return "its window is too large";
+    default:
+      return "zstd cannot decode it";
+  }
+}
+
+// What is wrong with the head of a frame; empty when there is nothing.
+std::string_view HeadFault(std::span<const std::byte> frame) {
+  std::uint32_t magic = 0;
+  if (frame.size() < kSmallestFrame) return kNoFrame;
+  std::memcpy(&magic, frame.data(), sizeof magic);
+  if (magic != ZSTD_MAGICNUMBER) return kNoFrame;
+  const auto descriptor = std::to_integer<unsigned>(frame[kMagicBytes]);
+  if ((descriptor & kHasDictionary) != 0) return "it needs a dictionary";
+  if ((descriptor & kHasChecksum) == 0) return "it has no checksum";
+  return "";
+}
+
+}  // namespace
+
+std::size_t ZstdFrameBound(std::size_t content_bytes) { return ZSTD_compressBound(content_bytes); }
+
+void ZstdEncoder::Free::operator()(ZSTD_CCtx_s* context) const { ZSTD_freeCCtx(context); }
+
+ZstdEncoder::ZstdEncoder() : context_(ZSTD_createCCtx()) {
+  if (!context_) throw std::bad_alloc();
+}
+
+void ZstdEncoder::Configure(ZstdMethod method) {
+  if (configured_ == static_cast<int>(method)) return;
+  ZSTD_CCtx* const context = context_.get();
+  Checked(ZSTD_CCtx_reset(context, ZSTD_reset_session_and_parameters), "resetting a context");
+  Set(context, ZSTD_c_checksumFlag, 1);
+  Set(context, ZSTD_c_compressionLevel, method == ZstdMethod::kText ? kTextLevel : 1);
+  if (method == ZstdMethod::kText) Set(context, ZSTD_c_windowLog, kTextWindowLog);
+  if (method == ZstdMethod::kHuffman) {
+    // Steps so wide that no match is met; what would be looked up is as small as it can be.
+    Set(context, ZSTD_c_strategy, ZSTD_fast);
+    Set(context, ZSTD_c_targetLength, ZSTD_BLOCKSIZE_MAX);
+    Set(context, ZSTD_c_minMatch, 7);
+    Set(context, ZSTD_c_hashLog, 6);
+    Set(context, ZSTD_c_literalCompressionMode, ZSTD_ps_enable);
+  }
+  configured_ = static_cast<int>(method);
+}
+
+std::size_t ZstdEncoder::Encode(std::span<const std::byte> content, ZstdMethod method,
+                                std::span<std::byte> out) {
+  Configure(method);
+  return Checked(
+      ZSTD_compress2(context_.get(), out.data(), out.size(), content.data(), content.size()),
+      "compressing");
+}
+
+void ZstdDecoder::Free::operator()(ZSTD_DCtx_s* context) const { ZSTD_freeDCtx(context); }
+
+ZstdDecoder::ZstdDecoder() : context_(ZSTD_createDCtx()) {
+  if (!context_) throw std::bad_alloc();
+  Checked(ZSTD_DCtx_setParameter(context_.get(), ZSTD_d_windowLogMax, kTextWindowLog),
+          "setting a parameter");
+}
+
+std::string_view ZstdDecoder::Decode(std::span<const std::byte> frame,
+                                     std::span<std::byte> content) {
+  const std::string_view fault = HeadFault(frame);
+  if (!fault.empty()) return fault;
+  if (ZSTD_getFrameContentSize(frame.data(), frame.size()) != content.size()) {
+    return "it does not say that it holds as many bytes as it must";
+  }
+  // Several frames would be decoded as one.
+  const std::size_t frame_bytes = ZSTD_findFrameCompressedSize(frame.data(), frame.size());
+  if (ZSTD_isError(frame_bytes) != 0) return FaultOf(frame_bytes);
+  if (frame_bytes != frame.size()) return "it ends before the place where it must end";
+  const std::size_t decoded = ZSTD_decompressDCtx(context_.get(), content.data(), content.size(),
+                                                  frame.data(), frame.size());
+  if (ZSTD_isError(decoded) != 0) return FaultOf(decoded);
+  return decoded == content.size() ? "" : "it holds fewer bytes than it says";
+}
+
+std::string_view ZstdDecoder::DecodeText(std::span<const std::byte> frame, std::size_t max_bytes,
+                                         std::string& text) {
+  text.clear();
+  const std::string_view fault = HeadFault(frame);
+  if (!fault.empty()) return fault;
+  Checked(ZSTD_DCtx_reset(context_.get(), ZSTD_reset_session_only), "resetting a context");
+  const auto piece = std::make_unique<std::array<char, kTextPiece>>();
+  ZSTD_inBuffer in{frame.data(), frame.size(), 0};
+  while (true) {
+    ZSTD_outBuffer out{piece->data(), piece->size(), 0};
+    const std::size_t before = in.pos;
+    const std::size_t left = ZSTD_decompressStream(context_.get(), &out, &in);
+    if (ZSTD_isError(left) != 0) return FaultOf(left);
+    if (out.pos > max_bytes - text.size()) return "it holds more bytes than it may";
+    text.append(piece->data(), out.pos);
+    if (left == 0) break;
+    if (out.pos == 0 && in.pos == before) return "it is cut off";
+  }
+  return in.pos == frame.size() ? "" : "it ends before the place where it must end";
+}
+
+void WriteSkippableHead(std::uint32_t magic, std::uint32_t content_bytes,
+                        std::span<std::byte, kSkippableHeadBytes> out) {
+  std::memcpy(out.data(), &magic, sizeof magic);
+  std::memcpy(out.data() + sizeof magic, &content_bytes, sizeof content_bytes);
+}
+
+std::optional<std::span<const std::byte>> SkippableContent(std::uint32_t magic,
+                                                           std::span<const std::byte> frame) {
+  std::uint32_t found = 0;
+  std::uint32_t bytes = 0;
+  if (frame.size() < kSkippableHeadBytes) return std::nullopt;
+  std::memcpy(&found, frame.data(), sizeof found);
+  std::memcpy(&bytes, frame.data() + sizeof found, sizeof bytes);
+  if (found != magic || bytes != frame.size() - kSkippableHeadBytes) return std::nullopt;
+  return frame.subspan(kSkippableHeadBytes);
+}
+
+}  // namespace dsv3::formats
