@@ -90,40 +90,50 @@ HWY_INLINE hn::Vec<D> Backward(D d, hn::Vec<D> v, const std::uint8_t* HWY_RESTRI
   }
 }
 
-// Stores plane FIRST, FIRST + STEP, … of the elements in `v`, kCount vectors whose bytes are those
-// of these planes in turn.
-template <std::size_t kFirst, std::size_t kStep, std::size_t kCount, class DB>
-HWY_INLINE void StorePlanes(DB d, const hn::Vec<DB>* HWY_RESTRICT v, std::size_t n,
-                            std::uint8_t* HWY_RESTRICT planes) {
-  if constexpr (kCount == 1) {
-    hn::StoreU(v[0], d, planes + kFirst * n);
+// The bytes of elements whose places in them end in the kDepth lowest bits of kPlane: vector j of
+// them, from the vectors of elements at `in`. (Not by arrays: vectors of SVE have no size.)
+template <PlaneStep kStep, unsigned kPlane, unsigned kDepth, class D>
+HWY_INLINE hn::Vec<hn::Repartition<std::uint8_t, D>> PlaneVector(
+    D d, const std::uint8_t* HWY_RESTRICT in, const std::uint8_t* HWY_RESTRICT base,
+    std::size_t j) {
+  const hn::Repartition<std::uint8_t, D> bytes;
+  if constexpr (kDepth == 0) {
+    const std::size_t at = j * hn::Lanes(bytes);
+    return hn::BitCast(bytes, Forward<kStep>(d, LoadBytes(d, in + at), base + at));
   } else {
-    hn::Vec<DB> even[kCount / 2];
-    hn::Vec<DB> odd[kCount / 2];
-    for (std::size_t i = 0; i < kCount / 2; ++i) {
-      even[i] = hn::ConcatEven(d, v[2 * i + 1], v[2 * i]);
-      odd[i] = hn::ConcatOdd(d, v[2 * i + 1], v[2 * i]);
+    const auto low = PlaneVector<kStep, kPlane, kDepth - 1>(d, in, base, 2 * j);
+    const auto high = PlaneVector<kStep, kPlane, kDepth - 1>(d, in, base, 2 * j + 1);
+    if constexpr ((kPlane >> (kDepth - 1) & 1) != 0) {
+      return hn::ConcatOdd(bytes, high, low);
+    } else {
+      return hn::ConcatEven(bytes, high, low);
     }
-    StorePlanes<kFirst, 2 * kStep, kCount / 2>(d, even, n, planes);
-    StorePlanes<kFirst + kStep, 2 * kStep, kCount / 2>(d, odd, n, planes);
   }
+}
+
+// Makes the planes from kPlane on before it stores them, so that they share what they have in
+// common.
+template <PlaneStep kStep, unsigned kPlane, class D>
+HWY_INLINE void StorePlanes(D d, const std::uint8_t* HWY_RESTRICT in,
+                            const std::uint8_t* HWY_RESTRICT base, std::size_t n,
+                            std::uint8_t* HWY_RESTRICT planes) {
+  constexpr unsigned kWidth = sizeof(hn::TFromD<D>);
+  constexpr unsigned kDepth = kWidth == 1 ? 0 : kWidth == 2 ? 1 : kWidth == 4 ? 2 : 3;
+  const hn::Repartition<std::uint8_t, D> bytes;
+  const auto v = PlaneVector<kStep, kPlane, kDepth>(d, in, base, 0);
+  if constexpr (kPlane + 1 < kWidth) StorePlanes<kStep, kPlane + 1>(d, in, base, n, planes);
+  hn::StoreU(v, bytes, planes + kPlane * n);
 }
 
 template <PlaneStep kStep, typename T>
 std::size_t SplitWidth(const std::uint8_t* HWY_RESTRICT in, PlaneSpan span,
                        std::uint8_t* HWY_RESTRICT planes) {
   const hn::ScalableTag<T> d;
-  const hn::Repartition<std::uint8_t, decltype(d)> bytes;
-  constexpr std::size_t kWidth = sizeof(T);
-  const std::size_t lanes = hn::Lanes(bytes);
+  const std::size_t lanes = hn::Lanes(hn::ScalableTag<std::uint8_t>());
   std::size_t i = 0;
   for (; i + lanes <= span.n; i += lanes) {
-    hn::Vec<decltype(bytes)> v[kWidth];
-    for (std::size_t k = 0; k < kWidth; ++k) {
-      const std::size_t at = i * kWidth + k * lanes;
-      v[k] = hn::BitCast(bytes, Forward<kStep>(d, LoadBytes(d, in + at), span.base + at));
-    }
-    StorePlanes<0, 1, kWidth>(bytes, v, span.n, planes + i);
+    const std::size_t at = i * sizeof(T);
+    StorePlanes<kStep, 0>(d, in + at, span.base + at, span.n, planes + i);
   }
   return i;
 }
