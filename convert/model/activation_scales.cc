@@ -9,7 +9,7 @@ std::vector<std::string> ActivationScaleNames(std::string_view weight) {
   const bool is_module = weight.ends_with(kWeight);
   std::string base(weight.substr(0, weight.size() - (is_module ? kWeight.size() : 0)));
   base += is_module ? "." : "_";
-  return {base + "input_scale", base + "activation_scale"};
+  return {base + "input_scale", base + "activation_scale", base + "input_scale_ub"};
 }
 
 std::vector<std::uint32_t> FindActivationScales(const Catalog& catalog,

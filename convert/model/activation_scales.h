@@ -13,7 +13,8 @@ namespace dsv3::convert {
 
 // How the scale of the activations that a weight is multiplied with may be called: for X.weight
 // X.input_scale (compressed-tensors, ModelOpt, vLLM) and X.activation_scale (transformers), for
-// fused experts X_input_scale and X_activation_scale.
+// fused experts X_input_scale and X_activation_scale; and the bound of it, X.input_scale_ub
+// (FBGEMM).
 std::vector<std::string> ActivationScaleNames(std::string_view weight);
 
 // The activation scales of these weights, ascending positions in the catalog.

@@ -120,10 +120,14 @@ ScaleRules ReadScaleRules(const ModelConfig& config) {
   if (quantization.quant_method == "compressed-tensors") {
     return ReadCompressedTensors(quantization);
   }
+  if (quantization.quant_method == "fbgemm_fp8") {
+    AddRule(rules, {ScaleRule::Kind::kRow, {}, "quant_method fbgemm_fp8 of config.json"});
+    return rules;
+  }
   if (quantization.quant_method != "fp8") {
     rules.problem = fmt::format(
-        "config.json: quantization_config.quant_method is \"{}\", expected \"fp8\" or "
-        "\"compressed-tensors\", which explain the scales of FP8 weights",
+        "config.json: quantization_config.quant_method is \"{}\", expected \"fp8\", "
+        "\"fbgemm_fp8\" or \"compressed-tensors\", which explain the scales of FP8 weights",
         quantization.quant_method);
     return rules;
   }

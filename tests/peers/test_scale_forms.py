@@ -123,6 +123,15 @@ class ScaleForms(unittest.TestCase):
         expected = (w.float() * s.float()).to(torch.bfloat16)
         self.check(compressed(strategy="channel"), {"a.weight": w, "a.weight_scale": s}, **{"a.weight": expected})
 
+    def test_fbgemm(self):
+        """One scale a row, times the codes; the bound of the activations' scales goes."""
+        weight, scale = codes((48, 80), 21), scales((48, 1), 22)
+        self.check(
+            {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0},
+            {"a.weight": weight, "a.weight_scale": scale, "a.input_scale_ub": torch.tensor([1200.0])},
+            **{"a.weight": (weight.float() * scale).to(torch.bfloat16)},
+        )
+
     def test_compressed_tensors(self):
         w, s = codes((50, 70), 1), scales((1,), 2)
         expected = (w.float() * s).to(torch.bfloat16)

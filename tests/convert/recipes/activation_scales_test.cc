@@ -73,10 +73,11 @@ class ActivationScalesTest : public ::testing::Test {
 
 TEST(ActivationScaleNamesTest, AreThoseOfModulesAndOfFusedExperts) {
   EXPECT_THAT(ActivationScaleNames("a.b.weight"),
-              ElementsAre("a.b.input_scale", "a.b.activation_scale"));
+              ElementsAre("a.b.input_scale", "a.b.activation_scale", "a.b.input_scale_ub"));
   EXPECT_THAT(
       ActivationScaleNames("experts.gate_up_proj"),
-      ElementsAre("experts.gate_up_proj_input_scale", "experts.gate_up_proj_activation_scale"));
+      ElementsAre("experts.gate_up_proj_input_scale", "experts.gate_up_proj_activation_scale",
+                  "experts.gate_up_proj_input_scale_ub"));
   EXPECT_TRUE(IsCacheScale("a.self_attn.k_scale"));
   EXPECT_TRUE(IsCacheScale("a.self_attn.v_scale"));
   EXPECT_FALSE(IsCacheScale("a.input_scale"));
