@@ -33,9 +33,8 @@ constexpr std::string_view kWeightSuffix = ".weight";
 // The role of each tensor by name; nothing where the model's rules do not know it.
 class Roles {
  public:
+  Roles() = default;
   Roles(const ModelConfig& config, const Catalog& catalog) {
-    // Which of V4's weights are FP8 and which FP4 is not decided here.
-    if (config.v4) return;
     const std::string_view prefix = FindNamePrefix(catalog);
     // A layer that uses another's indexer may hold one all the same, which has the same roles.
     ModelConfig every_indexer = config;
@@ -107,7 +106,7 @@ class Selector {
         is_chosen_(is_chosen),
         form_(form),
         listed_(listed),
-        roles_(config, catalog),
+        roles_(HasRoles() ? Roles(config, catalog) : Roles()),
         include_(options.include),
         exclude_(options.exclude) {}
 
@@ -125,6 +124,9 @@ class Selector {
   }
 
  private:
+  // Which of V4's weights are FP8 and which FP4 is not decided here, where globs can say it.
+  bool HasRoles() const { return config_.known && !(config_.v4 && has_globs_); }
+
   void Take(std::uint32_t position) {
     const CatalogTensor& tensor = catalog_.tensors()[position];
     const std::optional<TensorRole> role = roles_.Find(tensor.name);
@@ -175,7 +177,7 @@ class Selector {
                        "none is left to quantise)",
                        formats::DtypeName(first.dtype), selection_.already_fp8.size()));
     }
-    if ((!config_.known || config_.v4) && options_.include.empty()) {
+    if (!HasRoles() && options_.include.empty()) {
       throw Error(
           ErrorCode::kBadInput,
           fmt::format("config.json: the model_type {} is not one whose quantised tensors are "

@@ -8,6 +8,8 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/gate_up.h"
+#include "convert/model/module_list.h"
 #include "convert/plan/quantized_weight.h"
 #include "formats/error.h"
 #include "formats/json/json_writer.h"
@@ -165,12 +167,11 @@ class Planner {
 
   // One name for all weights that have a tensor scale together.
   std::string TogetherName(const std::string& name) const {
-    if (!target_.shares_gate_up) return name;
-    for (const std::string_view part : {"gate_proj.weight", "up_proj.weight"}) {
-      if (name.ends_with(fmt::format(".{}", part)))
-        return name.substr(0, name.size() - part.size());
-    }
-    return name;
+    if (target_.shares_gate_up == nullptr) return name;
+    const std::string module(ModuleOf(name));
+    if (!target_.shares_gate_up(module)) return name;
+    const std::string partner = GateUpPartner(module);
+    return std::min(module, partner.empty() ? module : partner);
   }
 
   const Plan& values_;
@@ -187,7 +188,10 @@ class Planner {
 QuantizePlan PlanQuantize(const Plan& values, const Catalog& catalog, const ModelConfig& config,
                           const QuantizeOptions& options, const ModuleList& listed,
                           bool write_index) {
-  const QuantizeTarget& target = TargetOf(options);
+  QuantizeTarget target = TargetOf(options);
+  // As in V4's own FP8 checkpoints.
+  const bool as_released = target.fp8 && target.tool == QuantizeTool::kDeepSeek;
+  if (config.v4 && as_released) target.fp8->naming = ScaleNaming::kScale;
   const QuantizeModules modules = options.modules.value_or(target.modules);
   QuantizePlan result;
   result.plan.recipe = kQuantize;

@@ -55,6 +55,12 @@ class QuantizeJob {
     PlanConfig(kept);
   }
 
+  // Whether weights have a tensor scale together.
+  bool SharesScales() const {
+    return std::any_of(planned_.passes.begin(), planned_.passes.end(),
+                       [](const TensorScalePass& pass) { return pass.weights.size() > 1; });
+  }
+
   static Recipe MakeRecipe(const std::shared_ptr<QuantizeJob>& job) {
     Recipe recipe{.plan = std::shared_ptr<const Plan>(job, &job->planned_.plan),
                   .tensors = TensorsOf(job->model_)};
@@ -210,13 +216,17 @@ ConversionReport ConvertQuantize(const ConversionRequest& request, formats::File
   const QuantizeTarget& target = TargetOf(request.quantize);
   conversion.title = fmt::format("Quantised to {}", target.name);
   conversion.converted_text = fmt::format("to {}, each with its scales", target.name);
-  if (target.shares_gate_up) {
-    conversion.keeps_source =
-        "--delete-source-shards does not go with this form: gate_proj and up_proj have a scale "
-        "together, which a run that continues must find in both of them";
-  }
   conversion.make_recipe = [&](OpenedModel& model) {
-    return QuantizeJob::MakeRecipe(std::make_shared<QuantizeJob>(request, model, progress, stop));
+    const auto job = std::make_shared<QuantizeJob>(request, model, progress, stop);
+    if (job->SharesScales()) {
+      conversion.keeps_source =
+          "this form does not go with it: gate_proj and up_proj have a scale together, which a run "
+          "that continues must find in both of them";
+      if (request.run.delete_source_shards) {
+        throw Error(ErrorCode::kUsage, "--delete-source-shards: " + conversion.keeps_source);
+      }
+    }
+    return QuantizeJob::MakeRecipe(job);
   };
   return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,
                        stop);

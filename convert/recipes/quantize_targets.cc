@@ -133,6 +133,17 @@ std::vector<ConstantPart> InputScale(std::uint64_t /*rows*/, std::uint64_t /*col
   return {{"input_scale", Dtype::kF32, {}, {bytes.begin(), bytes.end()}}};
 }
 
+bool AllShare(std::string_view /*module*/) { return true; }
+
+// Those that model_free_ptq takes for one matrix: of dense MLPs under Hugging Face's names, and all
+// under DeepSeek's.
+bool FusedOnesShare(std::string_view module) {
+  const std::size_t dot = module.rfind('.');
+  const std::string_view last = module.substr(dot == std::string_view::npos ? 0 : dot + 1);
+  if (last == "w1" || last == "w3") return true;
+  return dot != std::string_view::npos && module.substr(0, dot).ends_with("mlp");
+}
+
 std::vector<QuantizeTarget> MakeTargets() {
   using Recipe = quant::QuantizeRecipe;
   return {
@@ -163,7 +174,7 @@ std::vector<QuantizeTarget> MakeTargets() {
        .rule = quant::ModelOptNvFp4,
        .codes_dtype = Dtype::kU8,
        .tensor_scale = "weight_scale_2",
-       .shares_gate_up = true,
+       .shares_gate_up = AllShare,
        .constants = InputScale,
        .config = ModelOptNvFp4Config},
       {.to = QuantizeTo::kNvFp4,
@@ -175,6 +186,7 @@ std::vector<QuantizeTarget> MakeTargets() {
        .codes_dtype = Dtype::kU8,
        .tensor_scale = "weight_global_scale",
        .tensor_scale_is_vector = true,
+       .shares_gate_up = FusedOnesShare,
        .config = NvFp4Config},
       {.to = QuantizeTo::kMxFp4,
        .tool = QuantizeTool::kLlmCompressor,

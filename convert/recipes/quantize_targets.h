@@ -46,8 +46,9 @@ struct QuantizeTarget {
   // The scale of the tensor, where the rule has one: F32 of shape [], or [1].
   std::string_view tensor_scale = {};
   bool tensor_scale_is_vector = false;
-  // Whether gate_proj and up_proj of a module have one tensor scale together.
-  bool shares_gate_up = false;
+  // Whether the tensor scale of a gate or up projection is that of its partner (GateUpPartner), by
+  // the module's name; nullptr: of none.
+  bool (*shares_gate_up)(std::string_view module) = nullptr;
   // Further tensors; nullptr: none.
   std::vector<ConstantPart> (*constants)(std::uint64_t rows, std::uint64_t cols) = nullptr;
   QuantizedConfig (*config)(const TensorSelection& selection) = nullptr;
