@@ -200,8 +200,8 @@ Command NumericCommand() {
       "other layers, and scales that contradict the config's claim of powers of two are warnings. "
       "The report is a table with the largest magnitude and the root mean square of the tensors "
       "that stand out most, with --all of every one.",
-      "Weights in forms whose codes are not decoded (INT4, AWQ, GPTQ, NVFP4, MXFP4, W4AFP8, INT8, "
-      "bitsandbytes) are named with their number; of their codes only zeros are judged."};
+      "Weights in forms whose codes are not decoded (GPTQ, bitsandbytes) are named with their "
+      "number; of their codes only zeros are judged."};
   command.arguments = {{"DIR", kModelDescription, &options->input}};
   command.options = {
       ConfigOption(&options->values.model.config),

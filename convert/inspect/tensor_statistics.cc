@@ -12,6 +12,7 @@
 #include "convert/model/quantized_form.h"
 #include "convert/model/scale_names.h"
 #include "convert/model/scaled_weights.h"
+#include "convert/plan/row_tensors.h"
 #include "convert/stream/executor.h"
 #include "convert/stream/source_files.h"
 #include "convert/stream/value_scan.h"
@@ -61,7 +62,8 @@ void Measure(const OpenedModel& model, std::uint32_t position, std::span<const S
     piece.reader.RoundedToBF16(piece.begin, piece.bytes, piece.scales, values.data());
     dequantized.Add(std::as_bytes(std::span(values)));
   };
-  SourceFiles sources(catalog, TensorsOf(model).derived);
+  const RowTensors rows(catalog, pairs, TensorsOf(model).derived);
+  SourceFiles sources(catalog, rows.derived());
   ValueScanOptions options;
   options.memory_bytes = kMinMemoryBytes;
   options.in_order = true;  // sums are formed in the order of the elements

@@ -60,6 +60,9 @@ std::optional<Shape> MatrixOf(CodeLayout layout, const Shape& codes) {
     case CodeLayout::kWordsOfRow:
       if (codes[1] > UINT64_MAX / kCodesOfWord) return std::nullopt;
       return Shape{codes[0], codes[1] * kCodesOfWord};
+    case CodeLayout::kAwq:
+      if (codes[1] > UINT64_MAX / kCodesOfWord) return std::nullopt;
+      return Shape{codes[1] * kCodesOfWord, codes[0]};
     default:
       return std::nullopt;
   }
@@ -133,6 +136,11 @@ class Reader {
       result_.unread = "only words of eight INT4 values are read";
       return;
     }
+    if (ByColumns() && (*matrix)[1] % kCodesOfWord != 0) {
+      result_.unread =
+          fmt::format("its {} columns are not a multiple of {}", (*matrix)[1], kCodesOfWord);
+      return;
+    }
     if (evidence_.Has("weight_g_idx")) {
       result_.unread = fmt::format("{} gives the columns another order", Quoted("weight_g_idx"));
       return;
@@ -175,6 +183,8 @@ class Reader {
     return "";
   }
 
+  bool ByColumns() const { return row_.layout == CodeLayout::kAwq; }
+
   bool ReadScale(const FormDecoding& decoding, const Shape& matrix, ScaledWeight& weight) {
     const std::string_view part = row_.scale(evidence_);
     const CatalogTensor* const scale = evidence_.Find(part);
@@ -201,7 +211,16 @@ class Reader {
     if (grid.shape.size() == 4 && grid.shape[1] == 1 && grid.shape[3] == 1) {
       grid.shape = {grid.shape[0], grid.shape[2]};
     }
+    if (ByColumns() && grid.shape.size() == 2) std::swap(grid.shape[0], grid.shape[1]);
     std::string problem = ApplyScaleRules(rules, matrix_of_weight, grid, weight);
+    if (!problem.empty() && ByColumns()) {
+      problem = fmt::format(
+          "scale {} has shape {}, which is not that of the scales of {} of shape {} by the {}; "
+          "either the config or the scale belongs to another checkpoint",
+          QuoteForMessage(scale->name), formats::ShapeToString(scale->shape),
+          QuoteForMessage(codes_.name), formats::ShapeToString(codes_.shape),
+          rules.rules.front().source);
+    }
     if (!problem.empty()) {
       Fail(weight.scale, "wrong-scale-shape", std::move(problem));
       return false;
@@ -302,15 +321,17 @@ class Reader {
   bool ReadPackedZeros(std::string_view part, ScaledWeight& weight) {
     const CatalogTensor* const zeros = evidence_.Find(part);
     if (zeros == nullptr) {
-      if (!SaysAsymmetric()) return true;
-      Fail(position_, "missing-scale",
-           fmt::format("tensor {} holds {} weights, whose codes have zero points by config.json "
-                       "(symmetric is false), but {} is in no shard. The checkpoint is incomplete, "
-                       "download it again",
-                       QuoteForMessage(codes_.name), row_.name(evidence_), Quoted(part)));
+      if (!ByColumns() && !SaysAsymmetric()) return true;
+      Fail(
+          position_, "missing-scale",
+          fmt::format("tensor {} holds {} weights, whose codes have zero points{}, but {} is in no "
+                      "shard. The checkpoint is incomplete, download it again",
+                      QuoteForMessage(codes_.name), row_.name(evidence_),
+                      ByColumns() ? "" : " by config.json (symmetric is false)", Quoted(part)));
       return false;
     }
-    const Shape expected = {CeilDiv(weight.ScaleRows(), kCodesOfWord), weight.ScaleCols()};
+    Shape expected = {CeilDiv(weight.ScaleRows(), kCodesOfWord), weight.ScaleCols()};
+    if (ByColumns()) std::swap(expected[0], expected[1]);
     if (zeros->dtype != Dtype::kI32 || zeros->shape != expected || weight.block.rows != 1) {
       Fail(evidence_.Position(part), "wrong-zero-points",
            fmt::format("tensor {} is {} {}, expected I32 {}: eight zero points of INT4 in a word, "

@@ -58,6 +58,11 @@ std::uint64_t FormEvidence::PackedBits() const {
   return bits;
 }
 
+std::uint64_t FormEvidence::AwqBits() const {
+  const std::uint64_t bits = Method() == "awq" ? PackedBits() : 0;
+  return bits != 0 ? bits : BitsOfZeros();
+}
+
 std::uint64_t FormEvidence::BitsOfZeros() const {
   constexpr std::uint64_t kWordBits = 32;
   const CatalogTensor* const zeros = Find("qzeros");

@@ -43,6 +43,8 @@ class FormEvidence {
   std::uint64_t PackedBits() const;
   // The width of AWQ's and GPTQ's codes, by the shapes of their zeros; 0: not known.
   std::uint64_t BitsOfZeros() const;
+  // The same of AWQ, where the config may say it.
+  std::uint64_t AwqBits() const;
 
  private:
   const Catalog& catalog_;

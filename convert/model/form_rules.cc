@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "formats/error.h"
+
 namespace dsv3::convert {
 namespace {
 
@@ -65,6 +67,23 @@ ScaleRules Int8Blocks(const FormEvidence& evidence) {
       {ScaleRule::Kind::kBlock, block,
        fmt::format("weight_block_size [{}, {}] of config.json", block.rows, block.cols)});
   return rules;
+}
+
+ScaleRules AwqGroups(const FormEvidence& evidence) {
+  ScaleRules rules;
+  const auto& quantization = evidence.config().quantization;
+  if (!quantization || quantization->quant_method != "awq" || quantization->groups.empty()) {
+    rules.problem = "config.json has no group_size of AWQ, which gives the columns of a scale";
+    return rules;
+  }
+  const std::string& version = quantization->groups.front().format;
+  if (!version.empty() && version != "gemm") {
+    rules.problem =
+        fmt::format("config.json says version {}, which lays codes out in another way than gemm",
+                    QuoteForMessage(version));
+    return rules;
+  }
+  return GroupsOfConfig(evidence, 4);
 }
 
 ScaleRules ModelOptFp8Scales(const FormEvidence& evidence) {

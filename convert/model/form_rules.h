@@ -31,6 +31,8 @@ ScaleRules Int4Groups(const FormEvidence& evidence);
 ScaleRules Int8Scales(const FormEvidence& evidence);
 // weight_block_size.
 ScaleRules Int8Blocks(const FormEvidence& evidence);
+// AWQ's group_size, where its version is known.
+ScaleRules AwqGroups(const FormEvidence& evidence);
 // One scale for a tensor, a row, or 128 × 128.
 ScaleRules ModelOptFp8Scales(const FormEvidence& evidence);
 

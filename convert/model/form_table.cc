@@ -63,8 +63,7 @@ std::string PackedName(const Evidence& evidence) {
   return fmt::format("packed INT{} (pack-quantized of compressed-tensors)", bits == 0 ? 4 : bits);
 }
 
-std::string ColumnsName(std::string_view tool, const Evidence& evidence) {
-  const std::uint64_t bits = evidence.BitsOfZeros();
+std::string ColumnsName(std::string_view tool, std::uint64_t bits) {
   return fmt::format("{} (packed INT{})", tool, bits == 0 ? 4 : bits);
 }
 
@@ -199,6 +198,8 @@ constexpr FormDecoding kDecodePacked{.codes = CodeFormat::kI4Offset,
                                      .rules = Int4Groups,
                                      .packed_zeros = "weight_zero_point",
                                      .range = PackedInt4Range};
+constexpr FormDecoding kDecodeAwq{
+    .codes = CodeFormat::kI4Offset, .rules = AwqGroups, .packed_zeros = "qzeros"};
 constexpr FormDecoding kDecodeNvFp4{.codes = CodeFormat::kE2M1,
                                     .rules = GroupsOf<16>,
                                     .scales = ScaleKind::kE4M3,
@@ -230,13 +231,13 @@ const FormRow kTable[] = {
      nullptr, ScaleIs<kWeightScale>, kNvFp4CompressedParts, kDecodeNvFp4Compressed},
     {"weight_packed", Dtype::kU8, [](const Evidence&) { return true; }, Named<kMxFp4Compressed>,
      CodeLayout::kTwoInByte, nullptr, ScaleIs<kWeightScale>, kWeightScaleParts, kDecodeMxFp4},
-    {"qweight", Dtype::kI32, IsGptq, [](const Evidence& e) { return ColumnsName("GPTQ", e); },
-     CodeLayout::kGptq, [](const Evidence& e) { return e.BitsOfZeros(); }, ScaleIs<kScales>,
-     kColumnParts, std::nullopt},
-    {"qweight", Dtype::kI32, [](const Evidence&) { return true; },
-     [](const Evidence& e) { return ColumnsName("AWQ", e); }, CodeLayout::kAwq,
+    {"qweight", Dtype::kI32, IsGptq,
+     [](const Evidence& e) { return ColumnsName("GPTQ", e.BitsOfZeros()); }, CodeLayout::kGptq,
      [](const Evidence& e) { return e.BitsOfZeros(); }, ScaleIs<kScales>, kColumnParts,
      std::nullopt},
+    {"qweight", Dtype::kI32, [](const Evidence&) { return true; },
+     [](const Evidence& e) { return ColumnsName("AWQ", e.AwqBits()); }, CodeLayout::kAwq,
+     [](const Evidence& e) { return e.AwqBits(); }, ScaleIs<kScales>, kColumnParts, kDecodeAwq},
     {"weight_blocks", Dtype::kU8, [](const Evidence&) { return true; }, Named<kMxFp4Blocks>,
      CodeLayout::kUnknown, nullptr, ScaleIs<kBlockScales>, kBlockParts, std::nullopt},
 

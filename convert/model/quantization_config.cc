@@ -14,6 +14,7 @@ namespace {
 using Json = ConfigFields::Json;
 
 constexpr std::string_view kCompressedTensors = "compressed-tensors";
+constexpr std::string_view kAwq = "awq";
 
 // [128, 128] for "128x128"; null for anything else.
 Json BlockFromText(const std::string& text) {
@@ -73,7 +74,7 @@ void ParseModuleLists(const ConfigFields& fields, QuantizationConfig& config) {
   if (config.module_lists.empty()) config.module_lists.emplace_back(kUsual);
 }
 
-// compressed-tensors writes a group_size of -1 for whole rows.
+// A group_size of -1 stands for whole rows.
 void ParseStrategy(const ConfigFields& weights, QuantizationGroup& group) {
   const Json* size = weights.Find("group_size");
   const bool whole_rows = size != nullptr && *size == -1;
@@ -115,6 +116,26 @@ void ParseGroups(const ConfigFields& fields, const std::string& file, const std:
   }
 }
 
+// AWQ has one group, whose format is the way in which codes lie: "gemm" where nothing is said.
+void ParseAwq(const ConfigFields& fields, QuantizationConfig& config) {
+  if (fields.Find("group_size") == nullptr) return;
+  QuantizationGroup group;
+  group.name = config.member;
+  group.num_bits = fields.Count("bits", 4);
+  group.type = "int";
+  group.symmetric = false;
+  ParseStrategy(fields, group);
+  if (group.group_size == 0 && group.strategy != "channel") return;
+  // transformers 5 calls it "format".
+  for (const char* const name : {"version", "format"}) {
+    if (group.format.empty()) group.format = fields.String(name);
+  }
+  for (char& c : group.format) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  config.groups.push_back(std::move(group));
+}
+
 std::optional<QuantizationConfig> ParseQuantizationMember(const ConfigFields& outer,
                                                           const std::string& file,
                                                           const std::string& path,
@@ -148,9 +169,10 @@ std::optional<QuantizationConfig> ParseQuantization(const Json& object, const Co
     if (config && config->quant_method.empty()) config->quant_method = kCompressedTensors;
   }
   if (!config) return std::nullopt;
+  const std::string inner_path = fmt::format("{}{}.", path, name);
+  const ConfigFields fields(object.at(name), file, inner_path, /*strict=*/true);
+  if (config->quant_method == kAwq) ParseAwq(fields, *config);
   if (config->quant_method == kCompressedTensors) {
-    const std::string inner_path = fmt::format("{}{}.", path, name);
-    const ConfigFields fields(object.at(name), file, inner_path, /*strict=*/true);
     config->format = fields.String("format");
     config->ignore = ParseStrings(fields, "ignore");
     ParseGroups(fields, file, inner_path, *config);

@@ -10,6 +10,7 @@ constexpr std::string_view kEnding = "_scale";
 constexpr std::string_view kSecondEnding = "_scale_2";  // NVFP4's scale of the scales
 constexpr std::string_view kPackedEnding = "_packed";
 constexpr std::string_view kScale = "scale";
+constexpr std::string_view kScales = "scales";  // of AWQ and GPTQ
 constexpr std::string_view kWeight = "weight";
 
 // The rest of a name that ends in `ending`.
@@ -68,6 +69,7 @@ std::string PackedNameOf(std::string_view weight) {
 }
 
 std::vector<std::string> CodeNamesOf(std::string_view scale) {
+  if (auto codes = WithLast(scale, kScales, "qweight")) return {std::move(*codes)};
   auto weight = Without(scale, kSecondEnding);
   if (!weight) {
     auto parsed = ParseScaleName(scale);

@@ -31,9 +31,12 @@ bool IsFloat(Dtype dtype) {
          dtype == Dtype::kF64;
 }
 
+constexpr std::string_view kColumnZeros = "qzeros";
+
 // What no plain weight has beside it.
-constexpr std::array<std::string_view, 5> kCompanions = {
-    "weight_scale_2", "weight_global_scale", "weight_zero_point", "weight_shape", "weight_offset"};
+constexpr std::array<std::string_view, 6> kCompanions = {"weight_scale_2",    "weight_global_scale",
+                                                         "weight_zero_point", "weight_shape",
+                                                         "weight_offset",     kColumnZeros};
 
 class Finder {
  public:
@@ -120,7 +123,8 @@ class Finder {
     const std::string_view part = std::string_view(name).substr(dot + 1);
     if (std::find(kCompanions.begin(), kCompanions.end(), part) == kCompanions.end()) return false;
     const std::string module = name.substr(0, dot + 1);
-    for (const char* const codes : {"weight", "weight_packed"}) {
+    const char* const usual = part == kColumnZeros ? "qweight" : "weight_packed";
+    for (const char* const codes : {"weight", usual}) {
       const std::uint32_t position = catalog_.Find(module + codes);
       if (position != Catalog::kNone && !IsFloat(At(position).dtype)) return true;
     }
@@ -128,7 +132,7 @@ class Finder {
         fmt::format("tensor {} belongs beside the codes of a quantised weight, but there are none: "
                     "neither {} nor another name of theirs is in any shard; the checkpoint is "
                     "incomplete, or was converted in part",
-                    QuoteForMessage(name), QuoteForMessage(module + "weight_packed")));
+                    QuoteForMessage(name), QuoteForMessage(module + usual)));
     return true;
   }
 

@@ -10,6 +10,7 @@
 
 #include "convert/catalog/ceil_div.h"
 #include "convert/model/activation_scales.h"
+#include "convert/model/code_names.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/module_list.h"
 #include "convert/parallel/slicing_codes.h"
@@ -133,7 +134,7 @@ class Planner {
     const std::uint64_t ways = WaysOf(place.kind, topology_);
     const bool is_weight = place.parameter == "weight" || sliced.weight == sliced.tensor;
     if (is_weight && place.axis != SliceAxis::kNone) {
-      if (shape.size() == 2) return CutDimension(sliced, place.axis, ways);
+      if (shape.size() == 2) return CutDimension(sliced, AxisOf(sliced), ways);
       if (ways == 1) return;
       Refuse(sliced.tensor,
              fmt::format("has shape {}, expected [rows, columns], which {} ranks divide",
@@ -162,6 +163,13 @@ class Planner {
     }
   }
 
+  // The axis of a tensor along which its module's weight is cut.
+  SliceAxis AxisOf(const SlicedTensor& sliced) const {
+    const ScaledWeight* const pair = scales_.OfWeight(sliced.tensor);
+    if (pair == nullptr || !AreKeptByColumns(At(sliced.tensor).name)) return sliced.place.axis;
+    return sliced.place.axis == SliceAxis::kRows ? SliceAxis::kCols : SliceAxis::kRows;
+  }
+
   void CutDimension(SlicedTensor& sliced, SliceAxis axis, std::uint64_t ways) const {
     std::uint64_t& side = SideOf(sliced.padded, axis);
     const bool vocabulary =
@@ -170,7 +178,7 @@ class Planner {
     if (ways == 1) return;
     // In values; whether elements that hold several of them stay whole is judged with the scales.
     const std::uint64_t size = axis == SliceAxis::kCols ? side * sliced.values : side;
-    const char* const lines = axis == SliceAxis::kRows ? "rows" : "columns";
+    const char* const lines = sliced.place.axis == SliceAxis::kCols ? "columns" : "rows";
     const bool in_groups =
         config_.v4 && (sliced.place.module == "wo_a" || sliced.place.module == "wo_b");
     const std::uint64_t heads = in_groups ? config_.v4->o_groups : config_.num_attention_heads;
@@ -265,8 +273,14 @@ class Planner {
       if (At(scale.weight).shape.size() != 2) continue;
       const quant::BlockShape block =
           scale.coded ? scale.block : slicing_.recut_block.value_or(scale.block);
-      scale.padded = {ScalesAlong(pair.rows, weight.padded.rows, block.rows),
-                      ScalesAlong(pair.cols, weight.padded.cols * weight.values, block.cols)};
+      const std::uint64_t packed = weight.padded.cols * weight.values;
+      if (AreKeptByColumns(At(pair.weight).name)) {
+        scale.padded = {ScalesAlong(pair.cols, weight.padded.rows, block.cols),
+                        ScalesAlong(pair.rows, packed, block.rows)};
+      } else {
+        scale.padded = {ScalesAlong(pair.rows, weight.padded.rows, block.rows),
+                        ScalesAlong(pair.cols, packed, block.cols)};
+      }
       if (weight.ways == 1 || SideOf(scale.padded, weight.axis) == 1) continue;
       scale.axis = weight.axis;
       scale.ways = weight.ways;

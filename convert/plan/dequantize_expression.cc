@@ -6,6 +6,9 @@
 #include <vector>
 
 #include "convert/catalog/ceil_div.h"
+#include "convert/model/code_names.h"
+#include "convert/plan/composed_expression.h"
+#include "convert/plan/row_tensors.h"
 #include "convert/plan/scale_values.h"
 #include "formats/error.h"
 #include "quant/codes.h"
@@ -133,7 +136,10 @@ ExpressionPtr Make(const Catalog& catalog, const ScaledWeight& pair, formats::Dt
     throw Error(ErrorCode::kInternal, "an unchecked pair of weight and scale reached the plan",
                 {"", weight.name});
   }
-  return std::make_unique<DequantizeExpression>(dtype, weight, pair);
+  ExpressionPtr value = std::make_shared<DequantizeExpression>(dtype, weight, pair);
+  if (!AreKeptByColumns(weight.name)) return value;
+  return Compose(std::move(value),
+                 [&](std::uint32_t tensor) { return ByRows(catalog, pair, tensor); });
 }
 
 }  // namespace

@@ -12,7 +12,7 @@
 
 #include <fmt/format.h>
 
-#include "convert/model/scale_names.h"
+#include "convert/model/code_names.h"
 #include "convert/stream/executor.h"
 #include "convert/stream/value_scan.h"
 #include "formats/error.h"
@@ -166,7 +166,7 @@ void CheckWeightShapes(const Catalog& catalog, const std::vector<ScaledWeight>& 
   std::vector<std::span<const std::byte>> inputs;
   for (const ScaledWeight& weight : weights) {
     const CatalogTensor& codes = catalog.tensors()[weight.weight];
-    const std::string name = WeightNameOf(codes.name);
+    const std::string name = WeightOfCodes(codes.name);
     if (codes.dtype != formats::Dtype::kI32 || !name.ends_with(kWeight)) continue;
     const std::uint32_t position = catalog.Find(name + "_shape");
     if (position == Catalog::kNone) continue;

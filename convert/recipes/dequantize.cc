@@ -7,9 +7,9 @@
 #include <fmt/format.h>
 
 #include "convert/model/activation_scales.h"
+#include "convert/model/code_names.h"
 #include "convert/model/config_edit.h"
 #include "convert/model/quantized_form.h"
-#include "convert/model/scale_names.h"
 #include "convert/plan/dequantize_expression.h"
 #include "formats/error.h"
 #include "formats/json/json_edit.h"
@@ -81,7 +81,7 @@ void RefuseUnexplained(const Catalog& catalog, const std::vector<ScaledWeight>& 
 
 // The tensors beside a weight's codes that are in no expression, by name.
 std::vector<std::string> NamesBeside(std::string_view codes) {
-  const std::string weight = WeightNameOf(codes);
+  const std::string weight = WeightOfCodes(codes);
   std::vector<std::string> names = NamesBesideWeight(weight);
   for (std::string& name : ActivationScaleNames(weight)) names.push_back(std::move(name));
   // W4AFP8's scales of activations have names of their own.
@@ -162,7 +162,7 @@ Plan PlanDequantize(const std::string& recipe, const Catalog& catalog,
     const CatalogTensor& tensor = catalog.tensors()[i];
     const ScaledWeight* const weight = scales.OfWeight(i);
     files[tensor.extent.file].emplace_back(
-        weight == nullptr ? tensor.name : WeightNameOf(tensor.name),
+        weight == nullptr ? tensor.name : WeightOfCodes(tensor.name),
         weight == nullptr ? Copy(catalog, i) : Dequantize(catalog, *weight));
   }
   for (std::size_t i = 0; i < files.size(); ++i) {

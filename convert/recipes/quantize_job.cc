@@ -40,8 +40,7 @@ class QuantizeJob {
         model_(model),
         progress_(progress),
         stop_(stop),
-        source_(FindQuantizedWeights(model.catalog, model.config)),
-        scaled_(source_.weights, model.catalog.tensors().size()) {
+        source_(FindQuantizedWeights(model.catalog, model.config)) {
     std::optional<KeptQuantization> kept = KeptOf(model_, ReadSourceManifest(model_));
     // compressed-tensors' older name of it is nobody's place for a new one.
     if (kept && !kept->member.ends_with("quantization_config")) kept.reset();
@@ -75,7 +74,7 @@ class QuantizeJob {
     if (!job->planned_.passes.empty()) {
       recipe.hooks.prepare = [job](std::span<const std::size_t> files, SourceFiles& sources,
                                    ProgressSink& progress) {
-        FindTensorScales(job->model_.catalog, job->scaled_, job->planned_.passes, files, sources,
+        FindTensorScales(job->model_, job->source_.weights, job->planned_.passes, files, sources,
                          job->request_.run, progress, job->stop_);
       };
     }
@@ -127,7 +126,6 @@ class QuantizeJob {
   ProgressSink& progress_;
   const StopToken& stop_;
   const QuantizedModel source_;  // of a source that is quantised already
-  const ScaleMap scaled_;
   QuantizePlan planned_;
   std::vector<TensorCount> bad_scales_;  // stays empty: they are errors
 };

@@ -7,7 +7,7 @@
 
 #include <fmt/format.h>
 
-#include "convert/model/scale_names.h"
+#include "convert/model/code_names.h"
 #include "convert/plan/restore_expression.h"
 #include "convert/recipes/dequantize.h"
 #include "convert/recipes/quantize.h"
@@ -49,7 +49,7 @@ class Restorer {
   ExpressionPtr Make(std::uint32_t position) {
     const CatalogTensor& theirs = catalog_.tensors()[position];
     if (const ScaledWeight* const weight = weights_.OfWeight(position)) {
-      const std::uint32_t ours = Take(WeightNameOf(theirs.name), theirs);
+      const std::uint32_t ours = Take(WeightOfCodes(theirs.name), theirs);
       Require(ours, formats::Dtype::kBF16, ShapeOfValues(theirs, weight));
       return Restore(catalog_, ours, *weight);
     }

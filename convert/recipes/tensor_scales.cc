@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
+#include "convert/plan/row_tensors.h"
 #include "convert/stream/executor.h"
 #include "convert/stream/value_reader.h"
 #include "convert/stream/value_scan.h"
@@ -40,7 +42,7 @@ float AmaxOf(const ValuePiece& piece) {
 
 }  // namespace
 
-void FindTensorScales(const Catalog& catalog, const ScaleMap& scaled,
+void FindTensorScales(const OpenedModel& model, std::span<const ScaledWeight> scaled,
                       std::span<const TensorScalePass> passes, std::span<const std::size_t> files,
                       SourceFiles& sources, const RunOptions& run, ProgressSink& progress,
                       const StopToken& stop) {
@@ -63,7 +65,12 @@ void FindTensorScales(const Catalog& catalog, const ScaleMap& scaled,
   const auto visit = [&](const ValuePiece& piece) {
     scale_of.at(piece.tensor)->Raise(AmaxOf(piece));
   };
-  ScanValues(catalog, weights, scaled, sources, options, {}, visit, progress, stop);
+  const ScaleMap scales(scaled, model.catalog.tensors().size());
+  const RowTensors rows(model.catalog, scaled, TensorsOf(model).derived);
+  std::optional<SourceFiles> by_rows;
+  if (rows.any()) by_rows.emplace(model.catalog, rows.derived());
+  ScanValues(model.catalog, weights, scales, by_rows ? *by_rows : sources, options, {}, visit,
+             progress, stop);
   for (TensorScale* const scale : found) scale->Finish();
 }
 

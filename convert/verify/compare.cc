@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/plan/row_tensors.h"
 #include "convert/stream/derived_checks.h"
 #include "convert/stream/source_files.h"
 #include "convert/verify/compare_pairs.h"
@@ -245,7 +246,8 @@ CompareReport CompareCheckpoints(const CompareRequest& request, ProgressSink& pr
   const TwoCheckpoints both = Join(a, b, derived);
   CheckCopies(derived, request.threads, progress, stop);
   const std::vector<TensorPair> pairs = PairTensors(both);
-  SourceFiles sources(both.catalog, derived);
+  const RowTensors rows(both.catalog, both.scaled, derived);
+  SourceFiles sources(both.catalog, rows.derived());
   const std::vector<PairResult> results =
       ComparePairs(both, pairs, request, sources, progress, stop);
   report.tensors.reserve(pairs.size());

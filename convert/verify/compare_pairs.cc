@@ -4,8 +4,8 @@
 #include <string>
 #include <string_view>
 
+#include "convert/model/code_names.h"
 #include "convert/model/quantized_form.h"
-#include "convert/model/scale_names.h"
 
 namespace dsv3::convert {
 namespace {
@@ -25,13 +25,15 @@ class Others {
     const std::string& name = catalog_.tensors()[tensor].name;
     const std::uint32_t same = FindOther(tensor, name);
     if (same != Catalog::kNone) return same;
-    const std::string weight = WeightNameOf(name);
+    const std::string weight = WeightOfCodes(name);
     if (weight != name) {
       return scales_.OfWeight(tensor) == nullptr ? Catalog::kNone : FindOther(tensor, weight);
     }
-    const std::uint32_t packed = FindOther(tensor, PackedNameOf(name));
-    return packed != Catalog::kNone && scales_.OfWeight(packed) != nullptr ? packed
-                                                                           : Catalog::kNone;
+    for (const std::string& codes : OtherCodeNamesOf(name)) {
+      const std::uint32_t other = FindOther(tensor, codes);
+      if (other != Catalog::kNone && scales_.OfWeight(other) != nullptr) return other;
+    }
+    return Catalog::kNone;
   }
 
   // In the checkpoint of `tensor`.
@@ -66,7 +68,7 @@ std::vector<TensorPair> PairTensors(const TwoCheckpoints& both) {
         scales.OfWeight(other) != nullptr || !IsScaledFp8(catalog.tensors()[other].dtype);
     within[pair.scale] = through_weight;
     if (IsScaledFp8(codes.dtype)) continue;
-    for (const std::string& name : NamesBesideWeight(WeightNameOf(codes.name))) {
+    for (const std::string& name : NamesBesideWeight(WeightOfCodes(codes.name))) {
       const std::uint32_t beside = others.FindBeside(pair.weight, name);
       if (beside != Catalog::kNone && beside != pair.weight) within[beside] = through_weight;
     }

@@ -10,6 +10,7 @@
 #include <span>
 #include <utility>
 
+#include "convert/plan/row_tensors.h"
 #include "convert/plan/scale_values.h"
 #include "convert/stream/executor.h"
 #include "convert/stream/unit_pipeline.h"
@@ -64,6 +65,7 @@ bool SameScaleForm(const Catalog& catalog, const TensorPair& pair) {
          pair.scale_a->scale_format == pair.scale_b->scale_format &&
          pair.scale_a->tensor_scale_use == pair.scale_b->tensor_scale_use &&
          pair.scale_a->zero_format == pair.scale_b->zero_format &&
+         IsByColumns(catalog, *pair.scale_a) == IsByColumns(catalog, *pair.scale_b) &&
          catalog.tensors()[pair.scale_a->scale].dtype ==
              catalog.tensors()[pair.scale_b->scale].dtype;
 }

@@ -5,6 +5,7 @@
 
 #include "convert/catalog/glob.h"
 #include "convert/model/zero_weights.h"
+#include "convert/plan/row_tensors.h"
 #include "convert/stream/derived_checks.h"
 #include "convert/stream/source_files.h"
 #include "convert/verify/numeric_judge.h"
@@ -68,7 +69,8 @@ NumericReport VerifyNumeric(const NumericRequest& request, ProgressSink& progres
 
   const std::vector<DerivedTensors> derived = TensorsOf(checkpoint.model).derived;
   CheckCopies(derived, request.threads, progress, stop);
-  SourceFiles sources(catalog, derived);
+  const RowTensors rows(catalog, checkpoint.scaled.pairs, derived);
+  SourceFiles sources(catalog, rows.derived());
   std::vector<Measurement> measurements = MeasureAll(checkpoint, wishes, request.threads,
                                                      request.memory_bytes, sources, progress, stop);
 

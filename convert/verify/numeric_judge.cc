@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "convert/catalog/name_pattern.h"
+#include "convert/plan/row_tensors.h"
 #include "convert/stream/value_reader.h"
 #include "convert/verify/numeric_outliers.h"
 #include "convert/verify/numeric_zeros.h"
@@ -87,7 +88,7 @@ class Judge {
               Times(m.bad_scales.count, "scale of", "scales of"),
               fmt::format("{} {} bad", m.values, m.bad_scales.count == 1 ? "is" : "are"),
               HoldsE8M0(i) ? "the NaN code 0xFF" : fmt::format("{}", m.bad_scales.first_value),
-              ElementPlace(tensor.shape, m.bad_scales.first), kDamaged));
+              PlaceOfScale(i, m.bad_scales.first), kDamaged));
     }
     if (m.nans != 0) {
       Add(i, Severity::kError, "nan",
@@ -110,6 +111,15 @@ class Judge {
                       "written: compare it with where it came from",
                       m.values, m.first));
     }
+  }
+
+  // In the tensor as it is stored. Those of weights that are kept by columns were read by rows.
+  std::string PlaceOfScale(std::uint32_t i, std::uint64_t element) const {
+    const formats::Shape& shape = catalog_.tensors()[i].shape;
+    const ScaledWeight* const pair = scales_.OfScale(i);
+    if (pair == nullptr || !IsByColumns(catalog_, *pair)) return ElementPlace(shape, element);
+    const std::uint64_t row = element / pair->ScaleCols();
+    return ElementPlace(shape, element % pair->ScaleCols() * pair->ScaleRows() + row);
   }
 
   void JudgeCodes(std::uint32_t i) {

@@ -132,6 +132,32 @@ class Dequantize(unittest.TestCase):
             self.assertEqual(parts["weight_zero_point"].dtype, torch.int32)
             self.check(parts, expected.to(torch.bfloat16), compressed("pack-quantized", **members))
 
+    def test_awq(self):
+        """The formula of AutoAWQ's gemm kernel, (q - z) * s, from codes to words and back."""
+        order = (0, 2, 4, 6, 1, 3, 5, 7)  # the column of each four bits of a word, the lowest first
+
+        def pack(codes):
+            words = torch.zeros(codes.shape[0], codes.shape[1] // 8, dtype=torch.int64)
+            for place, column in enumerate(order):
+                words |= codes[:, column::8] << (4 * place)
+            return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)
+
+        for group, version in ((128, "gemm"), (64, "GEMM"), (32, None)):
+            generator = torch.Generator().manual_seed(group)
+            codes = torch.randint(0, 16, (COLUMNS, ROWS), generator=generator)
+            zeros = torch.randint(0, 16, (COLUMNS // group, ROWS), generator=generator)
+            scales = (torch.rand(COLUMNS // group, ROWS, generator=generator) + 0.01).half()
+            spread_zeros = zeros.repeat_interleave(group, 0)
+            spread_scales = scales.float().repeat_interleave(group, 0)
+            expected = ((codes - spread_zeros).float() * spread_scales).T.to(torch.bfloat16)
+            config = {"quant_method": "awq", "bits": 4, "group_size": group, "zero_point": True}
+            if version:
+                config["version"] = version
+            self.check(
+                {"qweight": pack(codes), "qzeros": pack(zeros), "scales": scales},
+                expected.contiguous(), config,
+            )
+
     @unittest.skipIf(BaseCompressor is None, "compressed-tensors is not installed")
     def test_int8(self):
         for strategy in ("channel", "tensor"):

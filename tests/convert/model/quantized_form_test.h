@@ -74,7 +74,7 @@ inline void AddPackedInt4(const Module& m) {
 inline void AddAwq(const Module& m) {
   m.Add("qweight", Dtype::kI32, {m.cols, CeilDiv(m.rows, 8)});
   m.Add("qzeros", Dtype::kI32, {CeilDiv(m.cols, 128), CeilDiv(m.rows, 8)});
-  m.Add("scales", Dtype::kF16, {CeilDiv(m.cols, 128), m.rows});
+  m.Add("scales", Dtype::kF16, {CeilDiv(m.cols, 128), CeilDiv(m.rows, 8) * 8});
 }
 
 inline void AddGptqWithoutOrder(const Module& m) {

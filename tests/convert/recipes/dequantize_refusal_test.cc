@@ -96,6 +96,71 @@ TEST_F(DequantizeTest, RefusesTwoFormsOfOneWeight) {
   EXPECT_THAT(Refusal(made).code(), ErrorCode::kBadInput);
 }
 
+TEST_F(DequantizeTest, RefusesAwqThatIsNotWhole) {
+  const auto without = [&](const std::string& part) {
+    Made made = Awq(64);
+    std::erase_if(made.checkpoint.tensors,
+                  [&](const TinyTensor& tensor) { return tensor.name == kModule + part; });
+    return Refusal(made).message();
+  };
+  EXPECT_THAT(without("scales"), HasSubstr("up_proj.scales' is in no shard"));
+  EXPECT_THAT(without("qzeros"), HasSubstr("up_proj.qzeros' is in no shard"));
+  EXPECT_THAT(without("qweight"),
+              HasSubstr("neither 'model.layers.3.mlp.experts.7.up_proj.qweight'"));
+  Made made = Awq(64);
+  made.Add("weight", Dtype::kBF16, {kRows, kCols});
+  EXPECT_THAT(Refusal(made).message(), HasSubstr("expected one of the two"));
+  made = Awq(64);
+  made.Add("SCB", Dtype::kF32, {kRows});
+  EXPECT_THAT(Refusal(made).message(), HasSubstr("belongs to another form"));
+}
+
+TEST_F(DequantizeTest, RefusesAwqOfShapesThatContradict) {
+  const auto with = [&](const std::string& part, Dtype dtype, const Shape& shape) {
+    Made made = Awq(64);
+    std::erase_if(made.checkpoint.tensors,
+                  [&](const TinyTensor& tensor) { return tensor.name == kModule + part; });
+    made.Add(part, dtype, shape);
+    return Refusal(made).message();
+  };
+  EXPECT_THAT(with("scales", Dtype::kF16, {8, kRows}),
+              AllOf(HasSubstr("scales' has shape [8, 24]"), HasSubstr("group_size 64")));
+  EXPECT_THAT(with("scales", Dtype::kF16, {4 * kRows}), HasSubstr("scales' has shape [96]"));
+  EXPECT_THAT(with("scales", Dtype::kI32, {4, kRows}), HasSubstr("scales' is I32, expected F32"));
+  EXPECT_THAT(with("qzeros", Dtype::kI32, {4, 4}), HasSubstr("expected I32 [4, 3]"));
+  EXPECT_THAT(with("qzeros", Dtype::kI8, {4, 3}), HasSubstr("expected I32 [4, 3]"));
+  EXPECT_THAT(with("qweight", Dtype::kI32, {kCols, 3, 1}), HasSubstr("is not that of a matrix"));
+  EXPECT_THAT(with("qweight", Dtype::kI32, {252, 3}), HasSubstr("its 252 columns"));
+  EXPECT_THAT(with("qweight", Dtype::kI32, {320, 3}), HasSubstr("scales' has shape [4, 24]"));
+}
+
+TEST_F(DequantizeTest, RefusesAwqThatTheConfigDoesNotExplain) {
+  const auto with = [&](const char* quantization) {
+    Made made = Awq(64);
+    SetConfig(made, quantization);
+    return Refusal(made).message();
+  };
+  EXPECT_THAT(with(""), HasSubstr("config.json has no group_size of AWQ"));
+  EXPECT_THAT(with(R"("quantization_config": {"quant_method": "awq", "bits": 4})"),
+              HasSubstr("config.json has no group_size of AWQ"));
+  EXPECT_THAT(with(R"("quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 64,
+                                              "version": "gemv"})"),
+              HasSubstr("version 'gemv'"));
+  EXPECT_THAT(with(R"("quantization_config": {"quant_method": "awq", "bits": 8,
+                                              "group_size": 64})"),
+              HasSubstr("only words of eight INT4 values"));
+  EXPECT_THAT(with(R"("quantization_config": {"quant_method": "awq", "bits": 4,
+                                              "group_size": "all"})"),
+              HasSubstr("group_size"));
+}
+
+TEST_F(DequantizeTest, RefusesBadScalesOfAwqWhereTheyAreStored) {
+  Made made = Awq(64);
+  TinyTensor& scale = made.checkpoint.Find(std::string(kModule) + "scales");
+  std::memcpy(scale.bytes.data() + (2 * kRows + 5) * 2, "\x00\x7E", 2);
+  EXPECT_THAT(Refusal(made).message(), HasSubstr("scales' is nan at [2, 5]"));
+}
+
 TEST_F(DequantizeTest, NamesWhatItDoesNotKnow) {
   Made made = PackedInt4(32);
   SetConfig(made, Compressed("marlin-24", R"({"num_bits": 4, "type": "int",

@@ -112,6 +112,22 @@ TEST_P(EachFormDequantizeTest, NumericReadsTheValues) {
   EXPECT_EQ(scaled, 1U);
 }
 
+TEST_F(DequantizeTest, NumericNamesScalesOfAwqWhereTheyAreStored) {
+  Made made = Awq(64);
+  made.checkpoint.Find(std::string(kModule) + "scales")
+      .bytes.replace((2 * kRows + 5) * 2, 2, std::string("\x00\x7E", 2));
+  Write(made);
+  convert::ProgressSink progress;
+  const convert::StopToken stop;
+  const convert::NumericReport report =
+      convert::VerifyNumeric({.input = in(), .histogram = ""}, progress, stop);
+  std::vector<std::string> bad;
+  for (const formats::Finding& finding : report.verification.findings) {
+    if (finding.kind == "bad-scale") bad.push_back(finding.message);
+  }
+  EXPECT_THAT(bad, ::testing::ElementsAre(::testing::HasSubstr("the first is nan at [2, 5]")));
+}
+
 TEST_F(DequantizeTest, CastsFp8AsFp8ToBf16Does) {
   const TinyCheckpoint checkpoint = SmallFp8Checkpoint();
   checkpoint.Write(in());

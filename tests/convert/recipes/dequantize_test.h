@@ -117,6 +117,31 @@ inline Made PackedInt4WithZeroPoints() {
   return made;
 }
 
+// The four bits of a word in which AWQ keeps the code of one of its eight columns: those with even
+// numbers come first.
+inline unsigned AwqNibble(const TinyTensor& tensor, std::uint64_t col) {
+  const std::uint64_t of_eight = col % 8;
+  return NibbleAt(tensor, col / 8 * 8 + of_eight / 2 + (of_eight % 2 == 0 ? 0 : 4));
+}
+
+// Matrices that are kept by columns: [K, N].
+inline Made Awq(std::uint64_t group) {
+  Made made;
+  const TinyTensor codes = made.Add("qweight", Dtype::kI32, {kCols, kRows / 8});
+  const TinyTensor zeros = made.Add("qzeros", Dtype::kI32, {kCols / group, kRows / 8});
+  const TinyTensor scale = made.AddScale("scales", Dtype::kF16, {kCols / group, kRows});
+  SetConfig(made, fmt::format(R"("quantization_config": {{"quant_method": "awq", "bits": 4,
+      "group_size": {}, "zero_point": true, "version": "gemm", "modules_to_not_convert": null}})",
+                              group == kCols ? -1 : static_cast<int>(group)));
+  made.value = [=](std::uint64_t row, std::uint64_t col) {
+    const auto code = static_cast<float>(AwqNibble(codes, col * kRows + row));
+    const std::uint64_t at = col / group * kRows + row;
+    return (code - static_cast<float>(AwqNibble(zeros, at))) * ScaleValue(scale, at);
+  };
+  made.codes = "qweight";
+  return made;
+}
+
 inline Made NvFp4(bool compressed) {
   constexpr float kTensorScale = 2.7182817F;
   Made made;
@@ -248,6 +273,8 @@ inline const QuantizedCase kCases[] = {
     {"PackedInt4Of32", [] { return PackedInt4(32); }},
     {"PackedInt4Of128", [] { return PackedInt4(128); }},
     {"PackedInt4WithZeroPoints", PackedInt4WithZeroPoints},
+    {"AwqOf64", [] { return Awq(64); }},
+    {"AwqOfWholeRows", [] { return Awq(kCols); }},
     {"NvFp4OfModelOpt", [] { return NvFp4(false); }},
     {"NvFp4OfCompressedTensors", [] { return NvFp4(true); }},
     {"MxFp4OfCompressedTensors", [] { return MxFp4(true); }},
