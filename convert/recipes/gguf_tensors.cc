@@ -1,12 +1,13 @@
 #include "convert/recipes/gguf_tensors.h"
 
-#include <array>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "convert/layouts/gguf_names.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/layer_kinds.h"
 #include "convert/model/quantized_form.h"
@@ -25,34 +26,6 @@ using formats::Dtype;
 using formats::GgufType;
 using formats::Shape;
 
-struct NamePair {
-  std::string_view model;  // behind "model.layers.N."
-  std::string_view gguf;   // behind "blk.N."
-};
-
-// Tensors of a layer that are in the file as they are in the model, where the model has them.
-constexpr std::array<NamePair, 18> kLayerNames = {{
-    {"input_layernorm.weight", "attn_norm.weight"},
-    {"self_attn.q_proj.weight", "attn_q.weight"},
-    {"self_attn.q_a_proj.weight", "attn_q_a.weight"},
-    {"self_attn.q_a_layernorm.weight", "attn_q_a_norm.weight"},
-    {"self_attn.q_b_proj.weight", "attn_q_b.weight"},
-    {"self_attn.kv_a_proj_with_mqa.weight", "attn_kv_a_mqa.weight"},
-    {"self_attn.kv_a_layernorm.weight", "attn_kv_a_norm.weight"},
-    {"self_attn.o_proj.weight", "attn_output.weight"},
-    {"post_attention_layernorm.weight", "ffn_norm.weight"},
-    {"mlp.gate_proj.weight", "ffn_gate.weight"},
-    {"mlp.up_proj.weight", "ffn_up.weight"},
-    {"mlp.down_proj.weight", "ffn_down.weight"},
-    {"mlp.gate.weight", "ffn_gate_inp.weight"},
-    {"mlp.gate.e_score_correction_bias", "exp_probs_b.bias"},
-    {"mlp.shared_experts.gate_proj.weight", "ffn_gate_shexp.weight"},
-    {"mlp.shared_experts.up_proj.weight", "ffn_up_shexp.weight"},
-    {"mlp.shared_experts.down_proj.weight", "ffn_down_shexp.weight"},
-    {"self_attn.kv_b_proj.weight", ""},  // in two parts
-}};
-constexpr std::array<std::string_view, 3> kExpertMatrices = {"gate", "up", "down"};
-
 // llama.cpp's rule of what is never quantised.
 bool IsAlwaysF32(std::string_view name, const Shape& shape) {
   return shape.size() < 2 || !name.ends_with(".weight") || name.ends_with("_norm.weight") ||
@@ -70,13 +43,15 @@ class TensorPlanner {
         type_(type) {}
 
   GgufTensors Make(const std::vector<std::uint32_t>& dropped) {
-    Add("model.embed_tokens.weight", "token_embd.weight");
+    const std::span<const GgufNamePair> outside = GgufModelNames();
+    AddPair(outside.front());  // the embedding
     for (std::uint64_t layer = 0; layer < config_.num_hidden_layers; ++layer) AddLayer(layer);
-    Add("model.norm.weight", "output_norm.weight");
-    if (config_.tie_word_embeddings) {
-      Drop("lm_head.weight");
-    } else {
-      Add("lm_head.weight", "output.weight");
+    for (const GgufNamePair& pair : outside.subspan(1)) {
+      if (config_.tie_word_embeddings && pair.model == kHeadName) {
+        Drop(std::string(pair.model));
+      } else {
+        AddPair(pair);
+      }
     }
     for (const std::uint32_t i : dropped) used_[i] = true;
     for (std::uint32_t i = 0; i < catalog_.tensors_end(); ++i) TakeLeft(i);
@@ -84,19 +59,18 @@ class TensorPlanner {
   }
 
  private:
+  void AddPair(const GgufNamePair& pair) { Add(std::string(pair.model), std::string(pair.gguf)); }
+
   void AddLayer(std::uint64_t layer) {
-    const std::string of = fmt::format("model.layers.{}.", layer);
-    const std::string to = fmt::format("blk.{}.", layer);
-    for (const NamePair& pair : kLayerNames) {
+    const std::string of = ModelLayerPrefix(layer);
+    const std::string to = GgufLayerPrefix(layer);
+    for (const GgufNamePair& pair : GgufLayerNames()) {
       const std::string name = of + std::string(pair.model);
-      if (pair.gguf.empty()) {
-        AddKvB(name, to);
-      } else if (Find(name)) {
-        Add(name, to + std::string(pair.gguf));
-      }
+      if (Find(name)) Add(name, to + std::string(pair.gguf));
     }
+    AddKvB(of + std::string(kKvBName), to);
     if (!IsMoeLayer(config_, layer)) return;
-    for (const std::string_view matrix : kExpertMatrices) AddExperts(of, to, matrix);
+    for (const GgufNamePair& pair : GgufExpertNames()) AddExperts(of, to, pair);
   }
 
   // A tensor of the model by its name without the prefix, or the codes that make it.
@@ -174,25 +148,27 @@ class TensorPlanner {
                                                std::move(parts));
     };
     const Shape key_shape = {heads, cols, key_rows};
-    const GgufType key_type = TypeFor("attn_k_b.weight", key_shape);
+    const std::string key_name = to + std::string(kGgufKeysName);
+    const GgufType key_type = TypeFor(key_name, key_shape);
     Count(*value, DtypeOfGguf(key_type));
-    result_.tensors.push_back({to + "attn_k_b.weight", key_type, key_shape,
+    result_.tensors.push_back({key_name, key_type, key_shape,
                                EncodeGguf(TransposeMatrices(rows_of(0, key_rows)), key_type)});
     const Shape value_shape = {heads, value_rows, cols};
-    const GgufType value_type = TypeFor("attn_v_b.weight", value_shape);
-    result_.tensors.push_back({to + "attn_v_b.weight", value_type, value_shape,
+    const std::string value_name = to + std::string(kGgufValuesName);
+    const GgufType value_type = TypeFor(value_name, value_shape);
+    result_.tensors.push_back({value_name, value_type, value_shape,
                                EncodeGguf(rows_of(key_rows, value_rows), value_type)});
   }
 
-  void AddExperts(const std::string& of, const std::string& to, std::string_view matrix) {
+  void AddExperts(const std::string& of, const std::string& to, const GgufNamePair& pair) {
+    const std::string name = to + std::string(pair.gguf);
     std::vector<SlicePart> parts;
     Shape shape;
     GgufType type = GgufType::kF32;
     for (std::uint64_t expert = 0; expert < config_.n_routed_experts; ++expert) {
-      ExpressionPtr value =
-          ValueOf(Need(fmt::format("{}mlp.experts.{}.{}_proj.weight", of, expert, matrix)));
+      ExpressionPtr value = ValueOf(Need(of + ExpertMatrixName(expert, pair.model)));
       shape = value->shape();
-      type = TypeFor("ffn_exps.weight", shape);
+      type = TypeFor(name, shape);
       Count(*value, DtypeOfGguf(type));
       ExpressionPtr encoded = EncodeGguf(std::move(value), type);
       const MatrixShape bytes = MatrixOf(encoded->shape());
@@ -202,8 +178,7 @@ class TensorPlanner {
     const Dtype dtype = parts.front().origin->dtype();
     ExpressionPtr stacked =
         std::make_shared<SliceExpression>(dtype, ShapeOfGguf(type, shape), std::move(parts));
-    result_.tensors.push_back(
-        {fmt::format("{}ffn_{}_exps.weight", to, matrix), type, shape, std::move(stacked)});
+    result_.tensors.push_back({name, type, shape, std::move(stacked)});
   }
 
   void Drop(const std::string& name) {
