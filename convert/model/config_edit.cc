@@ -98,14 +98,13 @@ std::string SetConfigMember(const std::string& config_text, const std::string& m
       kConfigName);
 }
 
-std::vector<std::pair<std::string, std::string>> SetConfigDtype(const ModelConfig& config,
-                                                                std::string_view dtype,
-                                                                std::string& config_text) {
+RemovedConfig SetConfigDtype(const ModelConfig& config, std::string_view dtype,
+                             std::string& config_text) {
   const std::string value = fmt::format("\"{}\"", dtype);
   // Multimodal configs nest the language model's fields; either level may carry either member.
   std::vector<std::string> prefixes = {""};
   if (!config.prefix.empty()) prefixes.push_back(config.prefix);
-  std::vector<std::pair<std::string, std::string>> replaced;
+  RemovedConfig replaced;
   bool is_said = false;
   for (const std::string& prefix : prefixes) {
     for (const std::string_view key : {"torch_dtype", "dtype"}) {
@@ -120,6 +119,28 @@ std::vector<std::pair<std::string, std::string>> SetConfigDtype(const ModelConfi
   }
   if (!is_said) config_text = SetConfigMember(config_text, "torch_dtype", value);
   return replaced;
+}
+
+std::string ConfigForBf16(const std::string& config_text, const ModelConfig& config,
+                          RemovedConfig& removed) {
+  std::string text = config_text;
+  // Multimodal configs nest the language model's fields; either level may carry any of these.
+  std::vector<std::string> prefixes = {""};
+  if (!config.prefix.empty()) prefixes.push_back(config.prefix);
+  for (const std::string& prefix : prefixes) {
+    for (const std::string_view key :
+         {"quantization_config", "compression_config", "expert_dtype"}) {
+      const std::string path = prefix + std::string(key);
+      if (auto value = formats::JsonMember(text, path, kConfigName)) {
+        removed.emplace_back(path, std::move(*value));
+        text = formats::RemoveJsonMember(text, path, kConfigName);
+      }
+    }
+  }
+  for (auto& member : SetConfigDtype(config, "bfloat16", text)) {
+    removed.push_back(std::move(member));
+  }
+  return text;
 }
 
 void EditModuleLists(const ModelConfig& config,

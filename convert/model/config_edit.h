@@ -15,12 +15,20 @@ namespace dsv3::convert {
 std::string SetConfigMember(const std::string& config_text, const std::string& member,
                             const std::string& json);
 
+// Members of a config that were taken out or replaced: paths, and their values as JSON.
+using RemovedConfig = std::vector<std::pair<std::string, std::string>>;
+
 // Has the config say in which dtype the weights are ("bfloat16"): in torch_dtype and dtype, its
-// newer name, wherever they are; in torch_dtype where neither is. Returns the paths of members that
-// had another value, and these values.
-std::vector<std::pair<std::string, std::string>> SetConfigDtype(const ModelConfig& config,
-                                                                std::string_view dtype,
-                                                                std::string& config_text);
+// newer name, wherever they are; in torch_dtype where neither is. Returns the members that had
+// another value.
+RemovedConfig SetConfigDtype(const ModelConfig& config, std::string_view dtype,
+                             std::string& config_text);
+
+// Text of config.json for a BF16 model: quantization_config (compression_config, expert_dtype)
+// removed, torch_dtype or dtype "bfloat16", every other byte as it is. Adds to `removed` what was
+// taken out.
+std::string ConfigForBf16(const std::string& config_text, const ModelConfig& config,
+                          RemovedConfig& removed);
 
 // Gives each list of modules that quantization_config leaves as they are (modules_to_not_convert,
 // ignored_layers, compressed-tensors' ignore) to `edit`, and puts what it makes of the list into

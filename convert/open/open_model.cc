@@ -9,6 +9,7 @@
 
 #include "convert/model/expected_tensors.h"
 #include "convert/open/completeness.h"
+#include "convert/open/demo_model.h"
 #include "convert/open/modelopt_description.h"
 #include "convert/open/rank_directory.h"
 #include "convert/open/rank_model.h"
@@ -296,13 +297,16 @@ OpenedModel OpenFaultyRanks(const fs::path& input, OpenedModel model) {
   return model;
 }
 
-OpenedModel OpenFaultyTraining(const TrainingPlace& place, const OpenOptions& options) {
+// Opens a model that is put together of other files than shards by `open`; with kReportAll its
+// fault is a member.
+template <typename Open>
+OpenedModel OpenAssembled(const fs::path& directory, const OpenOptions& options, Open&& open) {
   try {
-    return OpenTraining(place, options);
+    return open();
   } catch (const Error& error) {
-    if (error.code() != ErrorCode::kBadInput) throw;
+    if (options.faults != Faults::kReportAll || error.code() != ErrorCode::kBadInput) throw;
     OpenedModel model;
-    model.directory = place.directory;
+    model.directory = directory;
     model.fault = error;
     return model;
   }
@@ -319,9 +323,13 @@ OpenedModel OpenModel(const fs::path& input, const OpenOptions& options) {
     FindUnfinishedIn(input, begun);
   }
   if (report_all && begun.half_made) return begun;
-  RefuseDemo(input);
+  RefuseDemoFile(input);
+  if (IsDemoDirectory(input, options.freed)) {
+    RequireDemoConfig(input, options);
+    return OpenAssembled(fs::absolute(input), options, [&] { return OpenDemo(input, options); });
+  }
   if (const auto place = FindTraining(input, options.freed)) {
-    return report_all ? OpenFaultyTraining(*place, options) : OpenTraining(*place, options);
+    return OpenAssembled(place->directory, options, [&] { return OpenTraining(*place, options); });
   }
   if (IsRankDirectory(input)) {
     return report_all ? OpenFaultyRanks(input, std::move(begun))

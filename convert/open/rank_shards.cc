@@ -40,26 +40,19 @@ bool IsDemoDirectory(const fs::path& input, const std::vector<formats::FreedShar
   return DemoRanks(DemoFiles(input, freed)).has_value();
 }
 
-void RefuseDemo(const fs::path& input) {
+void RefuseDemoFile(const fs::path& input) {
   std::error_code ignored;
-  const bool is_file = fs::is_regular_file(input, ignored);
-  const fs::path directory = is_file ? fs::absolute(input).parent_path() : input;
-  if (!IsDemoDirectory(directory)) return;
-  const std::vector<std::string> files = formats::ListSafetensors(directory);
-  const std::string file = is_file ? input.filename().string() : files.front();
-  if (std::find(files.begin(), files.end(), file) == files.end()) return;
+  if (!fs::is_regular_file(input, ignored)) return;
+  const fs::path directory = fs::absolute(input).parent_path();
+  const std::string file = input.filename().string();
+  if (!IsDemoDirectory(directory) || !DemoRanks({file})) return;
   throw Error(
       ErrorCode::kBadInput,
-      fmt::format("{}: {}, with tensors under names of its own; make a checkpoint of {} with "
-                  "`dsv3-reshard merge --config FILE{}`, where FILE is the model's config.json as "
-                  "on Hugging Face, and give that",
-                  formats::ShownPath(input),
-                  is_file ? "this is a file of DeepSeek's inference demo"
-                          : fmt::format("this directory holds the files of DeepSeek's inference "
-                                        "demo ({})",
-                                        file),
-                  is_file ? "its directory" : "them",
-                  is_file ? " " + formats::ShownPath(directory) + " OUT" : ""),
+      fmt::format("{}: this is a file of DeepSeek's inference demo, a part of a model with "
+                  "tensors under names of its own; give its directory, or make a checkpoint "
+                  "of that with `dsv3-reshard merge --config FILE {} OUT`, where FILE is "
+                  "the model's config.json as on Hugging Face",
+                  formats::ShownPath(input), formats::ShownPath(directory)),
       {file, ""});
 }
 

@@ -54,8 +54,7 @@ bool IsDemoDirectory(const std::filesystem::path& input,
 std::vector<std::string> DemoFiles(const std::filesystem::path& directory,
                                    const std::vector<formats::FreedShard>& freed);
 
-// Throws Error (kBadInput) for such a directory or a file in it; it names `dsv3-reshard merge
-// --config`.
-void RefuseDemo(const std::filesystem::path& input);
+// Throws Error (kBadInput) for a file in such a directory.
+void RefuseDemoFile(const std::filesystem::path& input);
 
 }  // namespace dsv3::convert

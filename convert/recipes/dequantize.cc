@@ -173,26 +173,4 @@ Plan PlanDequantize(const std::string& recipe, const Catalog& catalog,
   return plan;
 }
 
-std::string ConfigForBf16(const std::string& config_text, const ModelConfig& config, Plan& plan) {
-  const std::string file = "config.json";
-  std::string text = config_text;
-  // Multimodal configs nest the language model's fields; either level may carry any of these.
-  std::vector<std::string> prefixes = {""};
-  if (!config.prefix.empty()) prefixes.push_back(config.prefix);
-  for (const std::string& prefix : prefixes) {
-    for (const std::string_view key :
-         {"quantization_config", "compression_config", "expert_dtype"}) {
-      const std::string path = prefix + std::string(key);
-      if (auto value = formats::JsonMember(text, path, file)) {
-        plan.removed_config.emplace_back(path, std::move(*value));
-        text = formats::RemoveJsonMember(text, path, file);
-      }
-    }
-  }
-  for (auto& member : SetConfigDtype(config, "bfloat16", text)) {
-    plan.removed_config.push_back(std::move(member));
-  }
-  return text;
-}
-
 }  // namespace dsv3::convert

@@ -43,11 +43,6 @@ Plan PlanDequantize(const std::string& recipe, const Catalog& catalog,
                     const std::vector<std::uint32_t>& dropped, const DequantizeOptions& options,
                     bool write_index);
 
-// Text of config.json for a BF16 model: quantization_config (compression_config, expert_dtype)
-// removed, torch_dtype or dtype "bfloat16", every other byte as it is. Adds to plan.removed_config
-// what was taken out.
-std::string ConfigForBf16(const std::string& config_text, const ModelConfig& config, Plan& plan);
-
 // Keeps the files that described the codes: the manifest holds them as it holds what config.json
 // lost. One that is no JSON is left behind alone.
 void KeepDescriptions(const std::filesystem::path& directory, Plan& plan);

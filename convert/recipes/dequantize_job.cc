@@ -11,6 +11,7 @@
 
 #include "convert/job/report_fact.h"
 #include "convert/job/runner.h"
+#include "convert/model/config_edit.h"
 #include "convert/recipes/check_scales.h"
 #include "convert/recipes/conversion.h"
 #include "convert/recipes/dequantize.h"
@@ -83,7 +84,7 @@ Recipe MakeDequantizeRecipe(const OpenedModel& model, const std::string& name,
   const auto plan = std::make_shared<Plan>(PlanDequantize(name, model.catalog, quantized.weights,
                                                           quantized.dropped, request.dequantize,
                                                           model.needs_index));
-  PlanSideFiles(model, ConfigForBf16(model.config_text, model.config, *plan),
+  PlanSideFiles(model, ConfigForBf16(model.config_text, model.config, plan->removed_config),
                 {.all = request.run.all_side_files, .changes_quantization = true}, *plan);
   if (name == kDequantize) KeepDescriptions(model.directory, *plan);
   Recipe recipe{.plan = plan, .tensors = TensorsOf(model)};

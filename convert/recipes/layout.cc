@@ -17,6 +17,7 @@
 #include "convert/layouts/scaled_layout.h"
 #include "convert/layouts/transformers_names.h"
 #include "convert/model/activation_scales.h"
+#include "convert/model/config_edit.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/layer_kinds.h"
 #include "convert/model/scaled_weights.h"
@@ -28,7 +29,6 @@
 #include "convert/plan/composed_expression.h"
 #include "convert/plan/dequantize_expression.h"
 #include "convert/recipes/conversion.h"
-#include "convert/recipes/demo_model.h"
 #include "convert/recipes/dequantize.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "convert/recipes/layout_files.h"
@@ -123,8 +123,8 @@ class LayoutPlanner {
     PlanLayoutFiles(layout_, model_.config, std::move(laid_out), shard_bytes, result.plan);
     result.config = model_.config_text;
     if (dequantized_) {
-      Plan removed;
-      result.config = ConfigForBf16(result.config, model_.config, removed);
+      RemovedConfig unused;
+      result.config = ConfigForBf16(result.config, model_.config, unused);
     }
     return result;
   }
@@ -271,30 +271,6 @@ OpenedModel WithExpertsApart(const OpenedModel& model) {
 
 }  // namespace
 
-namespace {
-
-// DeepSeek's demo as the model that it was cut from. What its config says differently is a warning.
-OpenedModel OpenDemo(const std::filesystem::path& input, const OpenOptions& opening) {
-  RefuseUnfinishedConversion(input);
-  if (opening.from && *opening.from != Stack::kDeepseek) {
-    throw Error(
-        ErrorCode::kBadInput,
-        fmt::format("{}: these are files of DeepSeek's inference demo, not of {}; leave out "
-                    "--from, or say --from {}",
-                    formats::ShownPath(input), StackName(*opening.from),
-                    StackName(Stack::kDeepseek)),
-        {input.string(), ""});
-  }
-  DemoModel demo = OpenDemoModel(input, opening.config, opening.freed);
-  for (std::size_t i = demo.config_differences; i < demo.differences.size(); ++i) {
-    demo.model.findings.push_back({formats::Severity::kWarning, "demo-config", formats::kConfigName,
-                                   "", demo.differences[i]});
-  }
-  return std::move(demo.model);
-}
-
-}  // namespace
-
 const WritableLayout* FindWritableLayout(std::string_view name) {
   for (const WritableLayout& layout : WritableLayouts()) {
     if (layout.name == name) return &layout;
@@ -337,13 +313,8 @@ ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSy
                   "--to is missing; give the layout to write, such as --to mindformers-train");
     }
   };
-  bool is_demo = false;
-  conversion.open = [&](const std::filesystem::path& input, const OpenOptions& opening) {
-    is_demo = IsDemoDirectory(input, opening.freed);
-    return is_demo ? OpenDemo(input, opening) : OpenModel(input, opening);
-  };
   conversion.make_recipe = [&](OpenedModel& model) {
-    if (!is_demo) RequireUsed(conversion.opening, model);
+    RequireUsed(conversion.opening, model);
     const auto made = std::make_shared<LayoutPlan>(PlanLayout(
         model, *layout, options.shard_bytes == 0 ? kDefaultShardBytes : options.shard_bytes));
     made->plan.not_read = model.training.skipped;
@@ -366,9 +337,7 @@ ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSy
       if (!run.to_make.empty()) RequireEqualCopies(model, made->copies, stop);
       return run.known;
     };
-    OpenedModel::Training training = model.training;
-    if (is_demo) training.stack = StackName(Stack::kDeepseek);
-    recipe.add_facts = [made, training](ConversionReport& report) {
+    recipe.add_facts = [made, training = model.training](ConversionReport& report) {
       report.facts.push_back(
           DroppedFact(std::move(made->dropped), "tensor", "that the layout does not hold"));
       if (!training.stack.empty()) report.facts.push_back(SourceFact(training));

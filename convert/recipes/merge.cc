@@ -41,11 +41,11 @@ Plan PlanMerge(const OpenedModel& model, bool all_side_files) {
     plan.files.push_back(PlanFileLike(shard.name, std::move(bytes), header, std::move(held)));
   }
   plan.index = files.index.value_or("");
-  plan.source_digests = model.ranks->digests;
-  PlanSideFiles(
-      model, model.config_text,
-      {.all = all_side_files, .changes_quantization = !model.ranks->layout.bf16_modules.empty()},
-      plan);
+  plan.source_digests = model.assembled->digests;
+  PlanSideFiles(model, model.config_text,
+                {.all = all_side_files,
+                 .changes_quantization = model.ranks && !model.ranks->layout.bf16_modules.empty()},
+                plan);
   return plan;
 }
 

@@ -1,17 +1,19 @@
 #include <memory>
-#include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
 #include "convert/job/runner.h"
+#include "convert/open/demo_model.h"
 #include "convert/open/open_model.h"
 #include "convert/open/unfinished.h"
-#include "convert/recipes/demo_model.h"
 #include "convert/recipes/merge.h"
 #include "convert/recipes/reshard_job.h"
 #include "convert/stream/equal_tensors.h"
 #include "formats/error.h"
+#include "formats/finding.h"
 #include "formats/io/dead_link.h"
 #include "formats/message_text.h"
 #include "formats/rank_layout.h"
@@ -48,12 +50,25 @@ void RequireRankDirectory(const std::filesystem::path& input, const MergeOptions
       {std::string(formats::kRankLayoutName), ""});
 }
 
+// What a checkpoint made of the demo's files is not as in the original. What opening changed in the
+// config is told there, and not as warnings.
+std::vector<std::string> TakeDifferencesOfDemo(formats::Findings& findings) {
+  std::vector<std::string> differences = {
+      "The shards are new: the demo's files do not say in which shards the tensors were. Each "
+      "tensor has its original bytes."};
+  std::erase_if(findings, [&](formats::Finding& finding) {
+    if (finding.kind != kDemoConfig) return false;
+    differences.push_back(std::move(finding.message));
+    return true;
+  });
+  return differences;
+}
+
 }  // namespace
 
 MergeReport Merge(const ConversionRequest& request, formats::FileSystem& fs, ProgressSink& progress,
                   const StopToken& stop, const MergeOptions& options) {
   MergeReport report;
-  std::optional<DemoModel> demo;
   ConversionKind conversion;
   conversion.recipe = kMerge;
   conversion.title = "Merged the ranks";
@@ -63,25 +78,23 @@ MergeReport Merge(const ConversionRequest& request, formats::FileSystem& fs, Pro
   conversion.check_options = [&] {
     if (!IsDemoDirectory(request.input)) RequireRankDirectory(request.input, options);
   };
-  conversion.open = [&](const std::filesystem::path& input, const OpenOptions& opening) {
-    if (!IsDemoDirectory(input)) return OpenModel(input, opening);
-    demo = OpenDemoModel(input, options.demo_config);
-    return std::move(demo->model);
-  };
-  conversion.make_recipe = [&](const OpenedModel& model) {
+  conversion.opening.config = options.demo_config;
+  conversion.opening.takes_config = true;
+  conversion.make_recipe = [&](OpenedModel& model) {
     Recipe recipe{
         .plan = std::make_shared<const Plan>(PlanMerge(model, request.run.all_side_files)),
         .tensors = StoredTensorsOf(model)};
-    report.original = model.ranks->is_original;
-    report.differences = demo ? demo->differences : DifferencesFromOriginal(model);
+    report.original = model.ranks && model.ranks->is_original;
+    report.differences =
+        model.ranks ? DifferencesFromOriginal(model) : TakeDifferencesOfDemo(model.findings);
     for (const PlannedFile& file : recipe.plan->files) {
       for (const PlannedTensor& tensor : file.tensors) {
         if (tensor.expression->rule() != "copy") ++recipe.converted_tensors;
       }
     }
     recipe.hooks.preflight = [&](const PreflightRun& run) {
-      RequireEqualTensors(model.ranks->stored, model.ranks->copies, request.run.threads, progress,
-                          stop);
+      RequireEqualTensors(model.assembled->stored, model.assembled->copies, request.run.threads,
+                          progress, stop);
       return run.known;
     };
     return recipe;

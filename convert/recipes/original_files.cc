@@ -10,7 +10,6 @@
 #include "convert/job/output_place.h"
 #include "convert/model/config_edit.h"
 #include "convert/open/model_files.h"
-#include "convert/recipes/dequantize.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 
@@ -86,12 +85,12 @@ void FailUnlikeOriginal(const Catalog& catalog, std::uint32_t tensor, const std:
 }
 
 std::string ConfigLikeOriginal(const std::string& config_text, const OriginalFiles& original) {
-  Plan scratch;
-  if (ConfigForBf16(original.config_text, original.config, scratch) == config_text) {
+  RemovedConfig removed;
+  if (ConfigForBf16(original.config_text, original.config, removed) == config_text) {
     return original.config_text;
   }
   std::string text = config_text;
-  for (const auto& [member, json] : scratch.removed_config) {
+  for (const auto& [member, json] : removed) {
     const std::string_view name = std::string_view(member).substr(member.rfind('/') + 1);
     // The other tensors are as they are in the source.
     if (name == "torch_dtype" || name == "dtype") continue;

@@ -11,6 +11,7 @@
 
 #include "convert/job/report_fact.h"
 #include "convert/job/runner.h"
+#include "convert/model/config_edit.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/open/open_model.h"
 #include "convert/recipes/bf16_to_fp8.h"
@@ -87,7 +88,7 @@ class QuantizeJob {
     Plan& plan = planned_.plan;
     std::string text = model_.config_text;
     if (!source_.weights.empty()) {
-      text = ConfigForBf16(text, model_.config, plan);
+      text = ConfigForBf16(text, model_.config, plan.removed_config);
     } else if (auto stale = QuantizationOf(text, model_.config)) {
       plan.removed_config.emplace_back(std::move(stale->member), std::move(stale->json));
       planned_.selection.warnings.push_back(

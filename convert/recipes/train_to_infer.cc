@@ -20,7 +20,6 @@
 #include "convert/model/scaled_weights.h"
 #include "convert/open/assembled_model.h"
 #include "convert/plan/cast_expression.h"
-#include "convert/recipes/dequantize.h"
 #include "convert/recipes/mla_edit.h"
 #include "convert/recipes/mtp_edit.h"
 #include "convert/recipes/mtp_graft.h"
@@ -138,7 +137,7 @@ void FitConfig(const OpenedModel& model, ModelEdit& edit) {
                   [](const EditedTensor& tensor) { return IsFp8(tensor.expression->dtype()); });
   if (has_fp8) return;
   if (model.config.quantization) {
-    Plan unused;
+    RemovedConfig unused;
     edit.config = ConfigForBf16(edit.config, model.config, unused);
   }
   // Whatever the few tensors that stay F32 are, most bytes are weights.

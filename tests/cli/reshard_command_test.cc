@@ -126,6 +126,28 @@ TEST_F(ReshardCommandTest, MergesTheFilesOfTheDemo) {
     EXPECT_THAT(finding["tensor"].get<std::string>(), StartsWith("model.layers.4."));
   }
 
+  // Other commands read the files as they are.
+  const std::vector<std::string> given = {"--config", In() + "/config.json", "--json"};
+  const auto run = [&](std::vector<std::string> words) {
+    words.insert(words.end(), given.begin(), given.end());
+    const ToolResult result = RunTool(words);
+    EXPECT_EQ(result.exit_code, 0) << words[1] << result.err;
+    return json::parse(result.out);
+  };
+  EXPECT_EQ(run({"dsv3-verify", "structure", At("demo")})["training"]["stack"], "deepseek");
+  const json numbers = run({"dsv3-verify", "numeric", At("demo")});
+  const json of_merged =
+      json::parse(RunTool({"dsv3-verify", "numeric", At("merged"), "--json"}).out);
+  EXPECT_EQ(numbers["tensors"], of_merged["tensors"]);
+  EXPECT_EQ(run({"dsv3-verify", "compare", At("demo"), At("merged")})["findings"], json::array());
+  EXPECT_EQ(run({"dsv3-inspect", At("demo")})["parameters"],
+            json::parse(RunTool({"dsv3-inspect", At("merged"), "--json"}).out)["parameters"]);
+  std::filesystem::copy(In() + "/config.json", At("demo") + "/config.json");
+  EXPECT_EQ(Reshard({"--tp", "2", At("demo"), At("ranks")}).exit_code, 0);
+  EXPECT_EQ(Reshard({"--tp", "2", At("merged"), At("ranks-of-merged")}).exit_code, 0);
+  const std::string rank = "/model-rank-1-part-0.safetensors";
+  EXPECT_EQ(ReadFile(At("ranks") + rank), ReadFile(At("ranks-of-merged") + rank));
+
   // A copy that differs, before anything is written; then a rank that is missing.
   std::string damaged = ReadFile(At("demo") + "/model1-mp2.safetensors");
   const std::size_t norm = damaged.find("\"norm.weight\"");

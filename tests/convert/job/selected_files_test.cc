@@ -16,6 +16,7 @@
 
 #include "convert/job/manifest.h"
 #include "convert/job/run_plan.h"
+#include "convert/model/config_edit.h"
 #include "convert/open/open_model.h"
 #include "convert/recipes/check_scales.h"
 #include "convert/recipes/dequantize.h"
@@ -59,7 +60,8 @@ class SelectedFilesTest : public ::testing::Test {
     const OpenedModel source = OpenModel(in_);
     const std::vector<ScaledWeight> pairs = PairScales(source.catalog, source.config);
     Plan plan = PlanFp8ToBf16(source.catalog, pairs, {}, source.needs_index);
-    PlanSideFiles(source, ConfigForBf16(source.config_text, source.config, plan), {}, plan);
+    PlanSideFiles(source, ConfigForBf16(source.config_text, source.config, plan.removed_config), {},
+                  plan);
     RecipeHooks hooks;
     ProgressSink progress;
     const StopToken stop;

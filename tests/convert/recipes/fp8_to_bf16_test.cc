@@ -11,6 +11,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/model/config_edit.h"
 #include "convert/recipes/conversion.h"
 #include "convert/recipes/dequantize.h"
 #include "convert/stream/executor.h"
@@ -259,9 +260,10 @@ const ConfigCase kConfigs[] = {
 class ConfigForBf16Test : public ::testing::TestWithParam<ConfigCase> {};
 
 TEST_P(ConfigForBf16Test, ChangesNothingElse) {
-  Plan plan;
+  RemovedConfig removed;
   const std::string before = GetParam().before;
-  EXPECT_EQ(ConfigForBf16(before, ParseModelConfig(before, "config.json"), plan), GetParam().after);
+  EXPECT_EQ(ConfigForBf16(before, ParseModelConfig(before, "config.json"), removed),
+            GetParam().after);
 }
 
 INSTANTIATE_TEST_SUITE_P(Configs, ConfigForBf16Test, ::testing::ValuesIn(kConfigs),
@@ -270,9 +272,9 @@ INSTANTIATE_TEST_SUITE_P(Configs, ConfigForBf16Test, ::testing::ValuesIn(kConfig
 TEST(ConfigForBf16RemovedTest, KeepsWhatItTookOut) {
   const std::string before =
       R"({"text_config": {"quantization_config": {"quant_method":  "fp8"}, "dtype": "float8"}})";
-  Plan plan;
-  ConfigForBf16(before, ParseModelConfig(before, "config.json"), plan);
-  EXPECT_THAT(plan.removed_config,
+  RemovedConfig removed;
+  ConfigForBf16(before, ParseModelConfig(before, "config.json"), removed);
+  EXPECT_THAT(removed,
               ElementsAre(Pair("text_config/quantization_config", R"({"quant_method":  "fp8"})"),
                           Pair("text_config/dtype", "\"float8\"")));
 }

@@ -1,4 +1,4 @@
-#include "convert/recipes/demo_model.h"
+#include "convert/open/demo_model.h"
 
 #include <algorithm>
 #include <cstddef>
@@ -16,11 +16,12 @@
 
 #include "convert/catalog/box.h"
 #include "convert/layouts/deepseek_names.h"
+#include "convert/layouts/stacks.h"
 #include "convert/model/config_edit.h"
 #include "convert/model/layer_kinds.h"
+#include "convert/open/assembled_model.h"
+#include "convert/open/rank_shards.h"
 #include "convert/plan/assemble_expression.h"
-#include "convert/plan/plan.h"
-#include "convert/recipes/dequantize.h"
 #include "formats/checkpoint_files.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
@@ -177,16 +178,8 @@ class Joiner {
   std::vector<std::vector<std::uint32_t>> copies_;
 };
 
-std::string ReadConfig(const fs::path& directory, const fs::path& given) {
-  const fs::path path = given.empty() ? directory / kConfigName : given;
-  std::error_code ignored;
-  if (given.empty() && !fs::exists(fs::symlink_status(path, ignored))) {
-    throw Error(ErrorCode::kUsage,
-                fmt::format("{}: the files of DeepSeek's inference demo do not say what the model "
-                            "is; add --config FILE, the config.json of the model as it is on "
-                            "Hugging Face",
-                            formats::ShownPath(directory)));
-  }
+std::string ReadConfig(const fs::path& directory, const OpenOptions& options) {
+  const fs::path path = options.config.empty() ? directory / kConfigName : options.config;
   std::string text = formats::ReadSmallFile(path, kMaxConfigBytes);
   const std::string file = path.string();
   const bool is_demos =
@@ -201,64 +194,97 @@ std::string ReadConfig(const fs::path& directory, const fs::path& given) {
   return text;
 }
 
-// Makes the config say what the ranks hold.
-void FitConfig(DemoModel& demo, const std::string& file) {
-  OpenedModel& source = demo.model;
+// Makes the config say what the ranks hold, and warns of each change.
+void FitConfig(const std::string& file, OpenedModel& model) {
+  const auto warn = [&](std::string message) {
+    model.findings.push_back(
+        {formats::Severity::kWarning, kDemoConfig, kConfigName, "", std::move(message)});
+  };
   std::set<std::uint64_t> mtp_layers;
   bool has_fp8 = false;
-  for (const CatalogTensor& tensor : demo.model.catalog.tensors()) {
+  for (const CatalogTensor& tensor : model.catalog.tensors()) {
     const std::optional<std::uint64_t> layer = LayerOf(tensor.name, "");
-    if (layer && *layer >= source.config.num_hidden_layers) mtp_layers.insert(*layer);
+    if (layer && *layer >= model.config.num_hidden_layers) mtp_layers.insert(*layer);
     has_fp8 = has_fp8 || tensor.dtype == formats::Dtype::kF8E4M3;
   }
-  if (has_fp8 && !source.config.quantization) {
+  if (has_fp8 && !model.config.quantization) {
     Fail(file, "",
          fmt::format("{}: there is no quantization_config, but weights of the ranks are FP8; give "
                      "the config.json of the FP8 release",
                      formats::ShownPath(file)));
   }
-  if (!has_fp8 && source.config.quantization) {
-    Plan unused;
-    source.config_text = ConfigForBf16(source.config_text, source.config, unused);
-    demo.differences.emplace_back(
-        "config.json is without quantization_config, for no weight of the ranks is FP8.");
+  if (!has_fp8 && model.config.quantization) {
+    RemovedConfig unused;
+    model.config_text = ConfigForBf16(model.config_text, model.config, unused);
+    warn("config.json is taken without quantization_config, for no weight of the ranks is FP8.");
   }
-  if (source.config.known && mtp_layers.size() != source.config.num_nextn_predict_layers) {
-    demo.differences.push_back(
-        fmt::format("{} is {} in config.json, not {}: the demo's files hold {} MTP layers.",
-                    kMtpField, mtp_layers.size(), source.config.num_nextn_predict_layers,
+  if (model.config.known && mtp_layers.size() != model.config.num_nextn_predict_layers) {
+    warn(
+        fmt::format("config.json is taken with {} {}, not {}: the demo's files hold {} MTP layers.",
+                    kMtpField, mtp_layers.size(), model.config.num_nextn_predict_layers,
                     mtp_layers.empty() ? std::string("no") : std::to_string(mtp_layers.size())));
-    source.config_text =
-        SetConfigMember(source.config_text, source.config.prefix + std::string(kMtpField),
+    model.config_text =
+        SetConfigMember(model.config_text, model.config.prefix + std::string(kMtpField),
                         std::to_string(mtp_layers.size()));
   }
-  source.config = ParseModelConfig(source.config_text, file);
+  model.config = ParseModelConfig(model.config_text, file);
 }
 
-void TakeSideFiles(const fs::path& directory, OpenedModel& source) {
-  for (const std::string& name : formats::ListCheckpoint(directory, true).side_files) {
+void TakeSideFiles(OpenedModel& model) {
+  for (const std::string& name : formats::ListCheckpoint(model.directory, true).side_files) {
     if (name == kConfigName) continue;
     if (const auto kind = formats::KindOfLeftBehind(name)) {
       std::error_code error;
-      const std::uintmax_t bytes = fs::file_size(directory / name, error);
-      source.left_behind.push_back({name, *kind, error ? 0 : bytes});
+      const std::uintmax_t bytes = fs::file_size(model.directory / name, error);
+      model.left_behind.push_back({name, *kind, error ? 0 : bytes});
     } else {
-      source.side_files.push_back(name);
+      model.side_files.push_back(name);
     }
   }
-  source.side_files.emplace_back(kConfigName);
-  std::sort(source.side_files.begin(), source.side_files.end());
+  model.side_files.emplace_back(kConfigName);
+  std::sort(model.side_files.begin(), model.side_files.end());
 }
 
 }  // namespace
 
-DemoModel OpenDemoModel(const fs::path& input, const fs::path& config,
-                        const std::vector<formats::FreedShard>& freed) {
+void RequireDemoConfig(const fs::path& directory, const OpenOptions& options) {
+  std::error_code ignored;
+  if (!options.config.empty() || fs::exists(fs::symlink_status(directory / kConfigName, ignored))) {
+    return;
+  }
+  const bool is_usage = options.takes_config && options.faults == OpenOptions::Faults::kThrow;
+  const std::string advice =
+      options.takes_config
+          ? "add --config FILE"
+          : "make a checkpoint of them with `dsv3-reshard merge --config FILE`, or copy FILE into "
+            "this directory";
+  throw Error(
+      is_usage ? ErrorCode::kUsage : ErrorCode::kBadInput,
+      fmt::format("{}: the files of DeepSeek's inference demo do not say what the model "
+                  "is; {}, where FILE is the config.json of the model as it is on Hugging Face",
+                  formats::ShownPath(directory), advice),
+      {kConfigName, ""});
+}
+
+OpenedModel OpenDemo(const fs::path& input, const OpenOptions& options) {
   const fs::path directory = fs::absolute(input);
-  const std::string text = ReadConfig(directory, config);
-  const std::string config_file = config.empty() ? std::string(kConfigName) : config.string();
-  ModelConfig parsed = ParseModelConfig(text, config_file);
-  Ranks ranks = ReadRanks(directory, freed);
+  if (options.from && *options.from != Stack::kDeepseek) {
+    Fail(directory.string(), "",
+         fmt::format("{}: these are files of DeepSeek's inference demo, not of {}; leave out "
+                     "--from, or say --from {}",
+                     formats::ShownPath(input), StackName(*options.from),
+                     StackName(Stack::kDeepseek)));
+  }
+  OpenedModel model;
+  model.directory = directory;
+  model.form = formats::CheckpointFiles::Form::kUnindexed;
+  model.has_config = true;
+  model.config_given = !options.config.empty();
+  model.config_text = ReadConfig(directory, options);
+  const std::string config_file =
+      model.config_given ? options.config.string() : std::string(kConfigName);
+  model.config = ParseModelConfig(model.config_text, config_file);
+  Ranks ranks = ReadRanks(directory, options.freed);
   Joiner joiner(ranks.catalog, ranks.catalog.files().size());
   NamedExpressions ordered;
   ordered.reserve(ranks.tensors.size());
@@ -268,30 +294,21 @@ DemoModel OpenDemoModel(const fs::path& input, const fs::path& config,
   std::sort(ordered.begin(), ordered.end(), [](const auto& a, const auto& b) {
     return PlaceInModel(a.first, "") < PlaceInModel(b.first, "");
   });
-  DemoModel demo;
-  demo.differences = {
-      "The shards are new: the demo's files do not say in which shards the tensors were. Each "
-      "tensor has its original bytes."};
-  demo.config_differences = demo.differences.size();
-  OpenedModel& model = demo.model;
-  model.directory = directory;
-  model.form = formats::CheckpointFiles::Form::kUnindexed;
-  model.has_config = true;
-  model.config_given = !config.empty();
-  model.config_text = text;
-  model.config = std::move(parsed);
-  RankShards shards;
-  shards.stored = std::move(ranks.catalog);
-  shards.copies = joiner.TakeCopies();
-  shards.is_original = false;
-  model.catalog = MakeShards(std::move(ordered), kDefaultShardBytes, shards);
-  model.needs_index = shards.index.has_value();
-  model.ranks = std::make_shared<const RankShards>(std::move(shards));
-  model.assembled = model.ranks;
-  FitConfig(demo, config_file);
-  TakeSideFiles(directory, model);
+  std::vector<std::string> order;
+  order.reserve(ordered.size());
+  for (const auto& [name, expression] : ordered) order.push_back(name);
+  AssembledModel assembled;
+  assembled.stored = std::move(ranks.catalog);
+  assembled.copies = joiner.TakeCopies();
+  model.catalog = MakeShards(std::move(ordered), kDefaultShardBytes, assembled);
+  model.needs_index = assembled.index.has_value();
+  model.assembled = std::make_shared<const AssembledModel>(std::move(assembled));
+  model.training.stack = StackName(Stack::kDeepseek);
+  for (const std::string& name : order) model.training.order.push_back(model.catalog.Find(name));
+  FitConfig(config_file, model);
+  TakeSideFiles(model);
   RequireModel(model.config, model.catalog, model.findings);
-  return demo;
+  return model;
 }
 
 }  // namespace dsv3::convert
