@@ -85,12 +85,14 @@ Command InspectCommand() {
       "layers apart. Only headers, index and config are read, no weights.",
       "Contradictions between files, index and config are shown, but do not make the command fail; "
       "only headers or an index that cannot be read do.",
-      "Of rank shards it shows the deployment and the model that they hold."};
+      "Of rank shards it shows the deployment and the model that they hold. Of a GGUF file, or of "
+      "all splits of which it is one, it shows the keys, of long arrays the first elements and "
+      "their number, and the tensors with their types, under the file's own names."};
   command.arguments = {
       {"IN",
        "The checkpoint: a directory, a single safetensors file, a model directory of the Hugging "
-       "Face hub cache, rank shards of dsv3-reshard, or a training checkpoint, see dsv3-convert "
-       "train-to-infer.",
+       "Face hub cache, rank shards of dsv3-reshard, a training checkpoint, see dsv3-convert "
+       "train-to-infer, or a GGUF file.",
        &options->input}};
   command.options = {ConfigOption(&options->config), FromOption(&options->from)};
   command.options.push_back(
@@ -105,7 +107,8 @@ Command InspectCommand() {
   command.examples = {
       {"DeepSeek-V3", "Show a checkpoint"},
       {"DeepSeek-V3 --tensor model.norm.weight", "Show one tensor and its values' statistics"},
-      {"DeepSeek-V3 --list --tensor 'model.layers.3.*'", "List the tensors of a layer"}};
+      {"DeepSeek-V3 --list --tensor 'model.layers.3.*'", "List the tensors of a layer"},
+      {"DeepSeek-V3-Q8_0.gguf", "Show the keys and tensors of a GGUF file"}};
   command.after_stop = "nothing was changed";
   command.returns_data = true;
   command.run = [options](CommandContext& context) { return Run(*options, context); };

@@ -175,8 +175,8 @@ Command CompareCommand() {
   const auto options = std::make_shared<Options>();
   constexpr const char* kCheckpointHelp =
       "A checkpoint: a directory, a single safetensors file, a model directory of the Hugging "
-      "Face hub cache, rank shards of dsv3-reshard, or a training checkpoint, see dsv3-convert "
-      "train-to-infer.";
+      "Face hub cache, rank shards of dsv3-reshard, a training checkpoint, see dsv3-convert "
+      "train-to-infer, or a GGUF file (any split of several).";
   Command command;
   command.name = "compare";
   command.summary = "compare the values of two checkpoints";
@@ -185,6 +185,9 @@ Command CompareCommand() {
       "files and whatever their dtypes: bytes first, then values in float32. FP8 weights are "
       "multiplied by their scales; where the other side is BF16, the product is rounded to BF16. "
       "Codes of a form that is not decoded are compared as codes, and the report names the form.",
+      "The tensors of a GGUF file are compared under their Hugging Face names: experts one by one, "
+      "kv_b_proj in one piece. What such files are often made without, MTP layers and what is "
+      "beside the language model, is a warning.",
       "The exit code is 0 where all values are equal or within the tolerance, and 1 otherwise, "
       "also where a tensor is in one of the two only. The report has the error statistics of "
       "the tensors that differ most, the worst first; --all shows every one, and --json has those "
@@ -202,7 +205,8 @@ Command CompareCommand() {
   command.examples = {
       {"compare DeepSeek-V3 DeepSeek-V3-BF16", "Compare an FP8 checkpoint with its BF16 cast"},
       {"compare --rtol 0.07 DeepSeek-V3-BF16 DeepSeek-V3-requantised",
-       "Accept the error of a quantisation"}};
+       "Accept the error of a quantisation"},
+      {"compare DeepSeek-V3 DeepSeek-V3-BF16.gguf", "Compare a checkpoint with its GGUF file"}};
   command.after_stop = "nothing was changed";
   command.stops_by_itself = true;
   command.returns_data = true;

@@ -201,7 +201,10 @@ Command NumericCommand() {
       "The report is a table with the largest magnitude and the root mean square of the tensors "
       "that stand out most, with --all of every one.",
       "Weights in forms whose codes are not decoded (GPTQ, bitsandbytes) are named with their "
-      "number; of their codes only zeros are judged."};
+      "number; of their codes only zeros are judged.",
+      "DIR may be a GGUF file, or any split of several, with types F32, F16, BF16, Q8_0, Q4_0 and "
+      "MXFP4. Findings have the tensors' Hugging Face names, and say which block of which tensor "
+      "of the file it is."};
   command.arguments = {{"DIR", kModelDescription, &options->input}};
   command.options = {
       ConfigOption(&options->values.model.config),

@@ -1,6 +1,7 @@
 #include <string>
 #include <string_view>
 
+#include "cli/inspect_gguf.h"
 #include "cli/inspect_render.h"
 #include "cli/json_members.h"
 #include "cli/version.h"
@@ -182,11 +183,11 @@ void HeadMembers(JsonWriter& json, const Inspection& inspection, std::string_vie
 }
 
 void TensorMembers(JsonWriter& json, const Inspection& inspection, const MeasuredTensor& measured) {
-  const convert::CatalogTensor& tensor = inspection.model.catalog.tensors().at(measured.position);
+  const convert::InspectedTensor tensor = convert::InspectedTensorOf(inspection, measured.position);
   StringMember(json, "name", tensor.name);
-  StringMember(json, "dtype", formats::DtypeName(tensor.dtype));
+  StringMember(json, "dtype", tensor.type);
   ShapeMember(json, "shape", tensor.shape);
-  StringMember(json, "file", inspection.model.catalog.files()[tensor.extent.file].name);
+  StringMember(json, "file", tensor.file);
   UintMember(json, "offset", tensor.extent.offset);
   UintMember(json, "bytes", tensor.extent.length);
   StringOrNullMember(json, "scale", measured.statistics.scale);
@@ -198,6 +199,7 @@ void TensorMembers(JsonWriter& json, const Inspection& inspection, const Measure
 }  // namespace
 
 std::string InspectionJson(const Inspection& inspection, std::string_view tool) {
+  if (inspection.gguf) return GgufJson(inspection, tool);
   JsonWriter json(2);
   json.BeginObject();
   HeadMembers(json, inspection, tool);

@@ -3,7 +3,6 @@
 #include "cli/json_members.h"
 #include "cli/table.h"
 #include "cli/version.h"
-#include "formats/dtype.h"
 #include "formats/shape.h"
 
 namespace dsv3::cli {
@@ -12,10 +11,9 @@ std::string ListText(const convert::Inspection& inspection,
                      const std::vector<std::uint32_t>& positions) {
   Table table("lllrl");
   for (const std::uint32_t position : positions) {
-    const convert::CatalogTensor& tensor = inspection.model.catalog.tensors().at(position);
-    table.Add({Printable(tensor.name), std::string(formats::DtypeName(tensor.dtype)),
-               formats::ShapeToString(tensor.shape), std::to_string(tensor.extent.length),
-               Printable(inspection.model.catalog.files()[tensor.extent.file].name)});
+    const convert::InspectedTensor tensor = convert::InspectedTensorOf(inspection, position);
+    table.Add({Printable(tensor.name), tensor.type, formats::ShapeToString(tensor.shape),
+               std::to_string(tensor.extent.length), Printable(tensor.file)});
   }
   return table.Text("");
 }
@@ -30,12 +28,12 @@ std::string ListJson(const convert::Inspection& inspection,
   json.Key("tensors");
   json.BeginArray();
   for (const std::uint32_t position : positions) {
-    const convert::CatalogTensor& tensor = inspection.model.catalog.tensors().at(position);
+    const convert::InspectedTensor tensor = convert::InspectedTensorOf(inspection, position);
     json.BeginObject();
     StringMember(json, "name", tensor.name);
-    StringMember(json, "dtype", formats::DtypeName(tensor.dtype));
+    StringMember(json, "dtype", tensor.type);
     ShapeMember(json, "shape", tensor.shape);
-    StringMember(json, "file", inspection.model.catalog.files()[tensor.extent.file].name);
+    StringMember(json, "file", tensor.file);
     UintMember(json, "offset", tensor.extent.offset);
     UintMember(json, "bytes", tensor.extent.length);
     json.EndObject();

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/inspect_gguf.h"
 #include "cli/inspect_lines.h"
 #include "cli/table.h"
 #include "cli/units.h"
@@ -156,6 +157,7 @@ void AddStatistics(Table& table, const char* title, const ValueStatistics& s) {
 }  // namespace
 
 std::string InspectionText(const Inspection& inspection, std::size_t columns) {
+  if (inspection.gguf) return GgufText(inspection, columns);
   using Form = formats::CheckpointFiles::Form;
   std::string text = formats::ShownPath(inspection.path);
   if (inspection.ranks) {
@@ -177,20 +179,19 @@ std::string InspectionText(const Inspection& inspection, std::size_t columns) {
 
 std::string TensorText(const Inspection& inspection, const MeasuredTensor& measured) {
   const convert::TensorStatistics& statistics = measured.statistics;
-  const convert::CatalogTensor& tensor = inspection.model.catalog.tensors().at(measured.position);
-  const convert::SourceFile& file = inspection.model.catalog.files()[tensor.extent.file];
+  const convert::InspectedTensor tensor = convert::InspectedTensorOf(inspection, measured.position);
   Table table("ll");
-  table.Add({"dtype", std::string(formats::DtypeName(tensor.dtype))});
+  table.Add({inspection.gguf ? "type" : "dtype", tensor.type});
   table.Add({"shape", fmt::format("{}, {}", formats::ShapeToString(tensor.shape),
                                   FormatCountOf(formats::NumElements(tensor.shape).value_or(0),
                                                 "element"))});
-  table.Add({"file", Printable(file.name)});
+  table.Add({"file", Printable(tensor.file)});
   table.Add({"place", fmt::format("bytes [{}, {}) of the file, {}", tensor.extent.offset,
                                   tensor.extent.offset + tensor.extent.length,
                                   FormatBytes(tensor.extent.length))});
   if (!statistics.scale.empty()) table.Add({"scale", Printable(statistics.scale)});
   if (statistics.stored) {
-    const bool raw = tensor.dtype == formats::Dtype::kF8E4M3;
+    const bool raw = tensor.type == formats::DtypeName(formats::Dtype::kF8E4M3);
     AddStatistics(table, raw ? "codes, unscaled" : "values", *statistics.stored);
   }
   if (statistics.dequantized) AddStatistics(table, "dequantised", *statistics.dequantized);

@@ -36,7 +36,9 @@ constexpr std::array<Signature, 9> kSignatures = {{
     {"pk\x03\x04",
      "it is a zip archive, perhaps a PyTorch checkpoint; if so, make one of safetensors of it: "
      "dsv3-convert train-to-infer"},
-    {"gguf", "it is a GGUF file; give the safetensors checkpoint that it was made from"},
+    {"gguf",
+     "it is a GGUF file, which dsv3-inspect, dsv3-verify compare and dsv3-verify numeric read, and "
+     "no other command; give the safetensors checkpoint that it was made from"},
 }};
 
 constexpr std::string_view kCompressed =

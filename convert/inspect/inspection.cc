@@ -12,6 +12,7 @@
 #include "convert/model/expected_tensors.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/open/completeness.h"
+#include "convert/open/gguf_model.h"
 #include "convert/open/open_model.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
@@ -131,9 +132,15 @@ Inspection Inspect(const std::filesystem::path& path, const OpenOptions& options
   OpenOptions opening = options;
   opening.faults = OpenOptions::Faults::kReport;
   opening.takes_config = true;
+  opening.gguf = OpenOptions::Gguf::kOwnNames;
   inspection.model = OpenModel(path, opening);
   RequireUsed(opening, inspection.model);
   OpenedModel& model = inspection.model;
+  if (model.gguf) {
+    inspection.form = model.form;
+    inspection.gguf = SummarizeGguf(*model.gguf);
+    return inspection;
+  }
   RequireReadable(model.findings);
   inspection.form = model.form;
   Findings& findings = inspection.findings;
@@ -164,6 +171,21 @@ Inspection Inspect(const std::filesystem::path& path, const OpenOptions& options
   std::move(model.unfinished.begin(), model.unfinished.end(), std::back_inserter(findings));
   if (!model.half_made) AddUnlessKnown(std::move(model.missing_files), findings);
   return inspection;
+}
+
+InspectedTensor InspectedTensorOf(const Inspection& inspection, std::uint32_t position) {
+  const OpenedModel& model = inspection.model;
+  // Tensors that are listed under a file's names are those that it stores.
+  const Catalog& catalog = model.gguf ? model.gguf->stored : model.catalog;
+  const CatalogTensor& tensor = catalog.tensors().at(position);
+  InspectedTensor shown{tensor.name, std::string(formats::DtypeName(tensor.dtype)), tensor.shape,
+                        catalog.files()[tensor.extent.file].name, tensor.extent};
+  if (model.gguf) {
+    const GgufModel::Held& held = model.gguf->held[position];
+    shown.type = formats::GgufTypeInfoOf(held.type).name;
+    shown.shape = held.shape;
+  }
+  return shown;
 }
 
 std::vector<std::uint32_t> RequireTensors(const Inspection& inspection,

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "convert/catalog/catalog.h"
+#include "convert/inspect/gguf_summary.h"
 #include "convert/inspect/summary.h"
 #include "convert/model/model_config.h"
 #include "convert/model/quantized_form.h"
@@ -14,6 +16,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/finding.h"
 #include "formats/rank_layout.h"
+#include "formats/shape.h"
 
 namespace dsv3::convert {
 
@@ -32,7 +35,20 @@ struct Inspection {
   // Of rank shards, without its tensors: then the summary is of the model that they hold, in as
   // many files and bytes as they are.
   std::optional<formats::RankLayout> ranks = std::nullopt;
+  // Of GGUF files, under the names and in the types that they have there; `summary` is then empty.
+  std::optional<GgufSummary> gguf = std::nullopt;
 };
+
+// A tensor as its file has it.
+struct InspectedTensor {
+  std::string name;
+  std::string type;      // the name of its dtype, or of its type in a GGUF file
+  formats::Shape shape;  // of the values in a GGUF file
+  std::string file;
+  Extent extent;
+};
+// By its position in the catalog.
+InspectedTensor InspectedTensorOf(const Inspection& inspection, std::uint32_t position);
 
 // Reads headers, index and config, no weights. Of a tensor that is in two shards the first is
 // shown. Throws Error like formats::OpenCheckpointFiles and, so that what is shown is always whole,

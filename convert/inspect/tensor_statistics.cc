@@ -12,6 +12,8 @@
 #include "convert/model/quantized_form.h"
 #include "convert/model/scale_names.h"
 #include "convert/model/scaled_weights.h"
+#include "convert/open/gguf_model.h"
+#include "convert/plan/gguf_decode_expression.h"
 #include "convert/plan/row_tensors.h"
 #include "convert/stream/executor.h"
 #include "convert/stream/source_files.h"
@@ -81,6 +83,11 @@ TensorStatistics MeasureTensor(const OpenedModel& model, std::uint32_t position,
   const Catalog& catalog = model.catalog;
   const CatalogTensor& tensor = catalog.tensors().at(position);
   TensorStatistics statistics;
+  if (model.gguf && !IsDecodedGguf(model.gguf->held[position].type)) {
+    statistics.note = fmt::format("Values of type {} are not decoded.",
+                                  formats::GgufTypeInfoOf(model.gguf->held[position].type).name);
+    return statistics;
+  }
   if (!ValueCounter::Supports(tensor.dtype)) {
     statistics.note = "Values of 6-bit types are not decoded.";
     return statistics;

@@ -10,6 +10,7 @@
 #include "convert/model/expected_tensors.h"
 #include "convert/open/completeness.h"
 #include "convert/open/demo_model.h"
+#include "convert/open/gguf_model.h"
 #include "convert/open/modelopt_description.h"
 #include "convert/open/rank_directory.h"
 #include "convert/open/rank_model.h"
@@ -21,6 +22,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
+#include "formats/gguf_files.h"
 #include "formats/manifest.h"
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
@@ -83,6 +85,12 @@ std::string ReadConfigText(const formats::CheckpointFiles& files) {
 
 void RequireUsed(const OpenOptions& options, const OpenedModel& model) {
   const bool training = !model.training.stack.empty();
+  if (model.gguf && (options.from || !options.config.empty())) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--{}: a GGUF file says itself what its tensors are; leave the option "
+                            "out",
+                            options.from ? "from" : "config"));
+  }
   if (!training && options.from && *options.from != Stack::kHuggingFace) {
     throw Error(
         ErrorCode::kBadInput,
@@ -315,6 +323,9 @@ OpenedModel OpenAssembled(const fs::path& directory, const OpenOptions& options,
 }  // namespace
 
 OpenedModel OpenModel(const fs::path& input, const OpenOptions& options) {
+  if (options.gguf != OpenOptions::Gguf::kRefuse && formats::IsGgufFile(input)) {
+    return OpenGguf(input, options);
+  }
   const bool report_all = options.faults == Faults::kReportAll;
   OpenedModel begun;
   if (options.faults == Faults::kThrow) {

@@ -23,10 +23,12 @@
 
 namespace dsv3::convert {
 
+struct GgufModel;
+
 // The opened input: a model under Hugging Face's names of tensors, whatever form its files have: a
-// directory of shards, a single file, a snapshot of the hub cache, or rank shards or a training
-// checkpoint that are put together while they are read. Immutable once opened, so threads may share
-// it.
+// directory of shards, a single file, a snapshot of the hub cache, or rank shards, a training
+// checkpoint or GGUF files that are put together while they are read. Immutable once opened, so
+// threads may share it.
 struct OpenedModel {
   std::filesystem::path directory;      // of config and side files; absolute
   std::vector<std::string> side_files;  // relative names, config.json among them
@@ -70,6 +72,7 @@ struct OpenedModel {
   // How the tensors are made, where they are in no file as they are; nullptr for a checkpoint.
   std::shared_ptr<const AssembledModel> assembled;
   std::shared_ptr<const RankShards> ranks;  // the same where that is rank shards
+  std::shared_ptr<const GgufModel> gguf;    // the same where that is GGUF files, without a config
   // Of a training checkpoint.
   struct Training {
     std::string stack;           // whose names the tensors have: "megatron"; empty for other inputs
@@ -101,15 +104,24 @@ struct OpenOptions {
   // one beside the files.
   std::filesystem::path config = {};
   bool takes_config = false;  // whether the command has an option for it, which messages then name
+  // Whether GGUF files are opened, and under which names their tensors are known: those of Hugging
+  // Face, or, to be listed, the files' own. Commands that write another checkpoint refuse them:
+  // values of quantised types are those of the file, not the model's.
+  enum class Gguf { kRefuse, kModelNames, kOwnNames };
+  Gguf gguf = Gguf::kRefuse;
+  // Of GGUF files: what stands before the names of the model's tensors in the checkpoint that they
+  // are compared with ("language_model.").
+  std::string name_prefix = {};
   // Of a training checkpoint: the stack whose names its tensors have. Nothing: found by the names.
   std::optional<Stack> from = std::nullopt;
 };
 
 // Opens `input`, reading headers, index, config and, of rank shards, layout.json and the digests of
-// side files; no weights. Throws Error: kUsage for a shard that an index beside it lists; kBadInput
-// where there is nothing to open, for rank shards that are not all as layout.json says, and with
-// kThrow for an unfinished conversion, for any fault of files, index, headers or config and for
-// tensors that the config predicts and that are missing or of another shape; kIo.
+// side files; no weights. GGUF files (see OpenGguf) are opened alike with all `faults`. Throws
+// Error: kUsage for a shard that an index beside it lists; kBadInput where there is nothing to
+// open, for rank shards that are not all as layout.json says, and with kThrow for an unfinished
+// conversion, for any fault of files, index, headers or config and for tensors that the config
+// predicts and that are missing or of another shape; kIo.
 OpenedModel OpenModel(const std::filesystem::path& input, const OpenOptions& options = {});
 
 // The tensors that plans and readers use, by position in `catalog`. A view of the model, which must

@@ -7,12 +7,16 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include "convert/catalog/name_pattern.h"
+#include "convert/model/expected_tensors.h"
 #include "convert/plan/row_tensors.h"
 #include "convert/stream/derived_checks.h"
 #include "convert/stream/source_files.h"
 #include "convert/verify/compare_pairs.h"
 #include "convert/verify/compare_values.h"
+#include "convert/verify/gguf_left_out.h"
 #include "convert/verify/value_checkpoint.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
@@ -27,6 +31,31 @@ void RequireTolerance(double value, std::string_view option) {
   throw Error(ErrorCode::kUsage,
               fmt::format("{}: {} cannot be a tolerance; give a finite number that is not negative",
                           option, value));
+}
+
+// Opens one of the two and leaves faults out. GGUF files have no name before the model's own: they
+// take the other's, such as "language_model.".
+ValueCheckpoint OpenSide(const std::filesystem::path& path, const OpenOptions& options) {
+  ValueCheckpoint checkpoint = OpenForValues(path, options);
+  RequireWhole(checkpoint);
+  return checkpoint;
+}
+
+void TakePrefixOf(const ValueCheckpoint& other, const std::filesystem::path& path,
+                  OpenOptions options, ValueCheckpoint& gguf) {
+  if (!gguf.model.gguf || other.model.gguf) return;
+  options.name_prefix = FindNamePrefix(other.model.catalog);
+  if (!options.name_prefix.empty()) gguf = OpenSide(path, options);
+}
+
+// The tensors, by position in both, that the other side may be without, see FindLeftOutOfGguf.
+std::vector<bool> FindLeftOut(const OpenedModel& a, const OpenedModel& b) {
+  std::vector<bool> of_a(a.catalog.tensors().size(), false);
+  std::vector<bool> of_b(b.catalog.tensors().size(), false);
+  if (b.gguf && !a.gguf) of_a = FindLeftOutOfGguf(a, b);
+  if (a.gguf && !b.gguf) of_b = FindLeftOutOfGguf(b, a);
+  of_a.insert(of_a.end(), of_b.begin(), of_b.end());
+  return of_a;
 }
 
 // `derived` refers to what `a` and `b` opened, and so must not outlive them.
@@ -172,6 +201,21 @@ void Judge(const ComparedTensor& tensor, const CompareRequest& request,
   findings.push_back(std::move(finding));
 }
 
+// One finding for all tensors that a GGUF file may be without.
+void JudgeLeftOut(const std::vector<std::string>& names, bool in_a, formats::Findings& findings) {
+  if (names.empty()) return;
+  Finding finding;
+  finding.severity = formats::Severity::kWarning;
+  finding.kind = "left-out";
+  finding.message = fmt::format(
+      "{} of MTP layers, or beside the language model, {} in {} only, and GGUF files are often "
+      "made without them: {}",
+      names.size() == 1 ? "1 tensor" : fmt::format("{} tensors", names.size()),
+      names.size() == 1 ? "is" : "are", in_a ? "A" : "B",
+      fmt::join(PatternLines(CountPatterns(names)), ", "));
+  findings.push_back(std::move(finding));
+}
+
 // Larger differences first; NaN and infinity are larger than all.
 std::vector<std::uint32_t> Worst(const std::vector<ComparedTensor>& tensors) {
   std::vector<std::uint32_t> worst;
@@ -214,10 +258,10 @@ CompareReport CompareCheckpoints(const CompareRequest& request, ProgressSink& pr
   RequireTolerance(request.atol, "--atol");
   RequireTolerance(request.rtol, "--rtol");
   const OpenOptions opening{.config = request.config};
-  ValueCheckpoint a = OpenForValues(request.a, opening);
-  RequireWhole(a);
-  ValueCheckpoint b = OpenForValues(request.b, opening);
-  RequireWhole(b);
+  ValueCheckpoint a = OpenSide(request.a, opening);
+  ValueCheckpoint b = OpenSide(request.b, opening);
+  TakePrefixOf(a, request.b, opening, b);
+  TakePrefixOf(b, request.a, opening, a);
   // One side may have a config of its own.
   if (!a.model.config_given) RequireUsed(opening, b.model);
   CompareReport report;
@@ -242,6 +286,8 @@ CompareReport CompareCheckpoints(const CompareRequest& request, ProgressSink& pr
   const auto holds_codes = [&](std::uint32_t position) {
     return position != Catalog::kNone && codes[position];
   };
+  const std::vector<bool> may_lack = FindLeftOut(a.model, b.model);
+  std::vector<std::string> left_out;
   std::vector<DerivedTensors> derived;
   const TwoCheckpoints both = Join(a, b, derived);
   CheckCopies(derived, request.threads, progress, stop);
@@ -256,9 +302,17 @@ CompareReport CompareCheckpoints(const CompareRequest& request, ProgressSink& pr
     ComparedTensor& tensor = report.tensors.back();
     tensor.codes = holds_codes(pairs[i].a) || holds_codes(pairs[i].b);
     if (tensor.codes) JudgeAsCodes(tensor);
-    Count(report.tensors.back().comparison, report.counts);
-    Judge(report.tensors.back(), request, report.verification.findings);
+    Count(tensor.comparison, report.counts);
+    const std::uint32_t alone = pairs[i].b == Catalog::kNone   ? pairs[i].a
+                                : pairs[i].a == Catalog::kNone ? pairs[i].b
+                                                               : Catalog::kNone;
+    if (alone != Catalog::kNone && may_lack[alone]) {
+      left_out.push_back(tensor.name);
+    } else {
+      Judge(tensor, request, report.verification.findings);
+    }
   }
+  JudgeLeftOut(left_out, /*in_a=*/b.model.gguf != nullptr, report.verification.findings);
   report.worst = Worst(report.tensors);
   report.bytes_read = sources.bytes_read();
   return report;

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "convert/catalog/name_pattern.h"
+#include "convert/open/gguf_model.h"
 #include "convert/plan/row_tensors.h"
 #include "convert/stream/value_reader.h"
 #include "convert/verify/numeric_outliers.h"
@@ -94,13 +95,13 @@ class Judge {
       Add(i, Severity::kError, "nan",
           fmt::format("{}, the first at {}; {}",
                       Times(m.nans, NanName(tensor.dtype, false), NanName(tensor.dtype, true)),
-                      ElementPlace(tensor.shape, m.first_nan), kDamaged));
+                      PlaceOf(i, m.first_nan), kDamaged));
     }
     if (m.infinities != 0) {
       Add(i, Severity::kError, "infinity",
           fmt::format("{}, the first at {}; {}",
                       Times(m.infinities, "value is infinite", "values are infinite"),
-                      ElementPlace(tensor.shape, m.first_infinity), kDamaged));
+                      PlaceOf(i, m.first_infinity), kDamaged));
     }
     JudgeCodes(i);
     JudgeZeros(i);
@@ -120,6 +121,13 @@ class Judge {
     if (pair == nullptr || !IsByColumns(catalog_, *pair)) return ElementPlace(shape, element);
     const std::uint64_t row = element / pair->ScaleCols();
     return ElementPlace(shape, element % pair->ScaleCols() * pair->ScaleRows() + row);
+  }
+
+  // Of an element; of GGUF files also where it is in the file.
+  std::string PlaceOf(std::uint32_t i, std::uint64_t element) const {
+    const std::string place = ElementPlace(catalog_.tensors()[i].shape, element);
+    const GgufModel* const gguf = checkpoint_.model.gguf.get();
+    return gguf == nullptr ? place : fmt::format("{}: {}", place, GgufPlaceOf(*gguf, i, element));
   }
 
   void JudgeCodes(std::uint32_t i) {

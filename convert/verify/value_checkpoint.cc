@@ -64,6 +64,7 @@ ValueCheckpoint OpenForValues(const std::filesystem::path& path, const OpenOptio
   OpenOptions opening = options;
   opening.faults = OpenOptions::Faults::kReport;
   opening.takes_config = true;
+  opening.gguf = OpenOptions::Gguf::kModelNames;
   checkpoint.model = OpenModel(path, opening);
   for (formats::Finding& finding : checkpoint.model.findings) {
     if (finding.severity == formats::Severity::kError) {
