@@ -64,8 +64,6 @@ ElementForm FormOf(Dtype dtype) {
 // Both methods are tried on a plane up to this size; of a longer one on a piece of this size first.
 constexpr std::size_t kTriedPlane = std::size_t{16} << 10;
 constexpr std::size_t kPlanePiece = std::size_t{8} << 10;
-// Matches make a plane so much smaller, in 1/128 of it, or they are not looked for.
-constexpr std::size_t kWorthwhileGain = 2;
 // Where Huffman codes take less than this part of a plane, they come near the bit that each symbol
 // takes at least.
 constexpr std::size_t kLowPart = 4;
@@ -145,16 +143,16 @@ class ChunkEncoder::State {
   std::vector<std::byte> values_;  // changed ones, then those of the base; or large differences
 };
 
-// Whether it pays to look for matches in a plane that Huffman codes make this large.
+// Whether it may pay to look for matches in a plane that Huffman codes make this large: always in a
+// short one, or where they come near the bit that each symbol takes at least; else where a piece of
+// the plane becomes smaller than its share of the codes.
 bool ChunkEncoder::State::GainsByMatches(std::span<const std::byte> plane,
                                          std::size_t huffman_bytes) {
   if (plane.size() <= kTriedPlane || huffman_bytes < plane.size() / kLowPart) return true;
-  const std::span<const std::byte> piece =
-      plane.subspan((plane.size() - kPlanePiece) / 2, kPlanePiece);
   const std::span<std::byte> room = Room(trial_, formats::ZstdFrameBound(kPlanePiece));
-  const std::size_t fast = fast_.Encode(piece, ZstdMethod::kFast, room);
-  const std::size_t huffman = huffman_.Encode(piece, ZstdMethod::kHuffman, room);
-  return fast + kPlanePiece * kWorthwhileGain / 128 < huffman;
+  const std::size_t bytes = fast_.Encode(
+      plane.subspan((plane.size() - kPlanePiece) / 2, kPlanePiece), ZstdMethod::kFast, room);
+  return bytes < huffman_bytes * kPlanePiece / plane.size();
 }
 
 void ChunkEncoder::State::AddPlane(std::span<const std::byte> plane, std::span<std::byte> out,
