@@ -15,6 +15,7 @@ import measure
 from forward import measure_forward
 from measure import BIN, Series, fresh, run, settle
 from multiply import multiply
+from packing import measure_packing
 from race import Race
 from reshard import measure_reshard
 from training import measure_training
@@ -24,7 +25,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 CONVERT = BIN / "dsv3-convert"
 INSPECT = BIN / "dsv3-inspect"
 PARTS = ("hash", "kernels", "convert", "quantize", "reshard", "verify", "forward", "inspect", "metadata",
-         "training", "official")
+         "training", "packing", "official")
 
 
 def say(text):
@@ -188,6 +189,11 @@ class Bench:
             fresh(model)
             run([CONVERT, "fp8-to-bf16", self.small, model, "--quiet", "--overwrite"])
         self.results["training"] = measure_training(model, self.work, min(self.pairs, 3), say)
+
+    # Packed checkpoints.
+
+    def packing(self):
+        self.results["packing"] = measure_packing(self.work, say)
 
     # What users run today.
 

@@ -152,6 +152,29 @@ def forward_rows(forward):
            f"{shapes['bytes_read'] / 1e9:.1f} GB read", "", "≤ 40 GB")
 
 
+def packing_rows(packing):
+    if not packing:
+        return
+    bars = {"BF16": 1.008, "FP8": 1.012, "BF16 RL step": 1.12, "BF16 fine-tune": 1.05,
+            "FP8 fine-tune": 1.12}
+    alone = {row["name"]: row for row in packing["rows"] if row["threads"] == 1}
+    for name, row in alone.items():
+        peers = [f"{peer} {run['ratio']:.3f}"
+                 for peer, run in packing["peers"].get(name, {}).items()]
+        yield (f"packed size, {name}", f"{row['ratio']:.4f} of the raw size", ", ".join(peers),
+               f"{row['of_entropy']:.4f} of the entropy", f"≤ {bars[name]}")
+    for row in packing["rows"]:
+        one, name = row["threads"] == 1, row["name"]
+        rates = f"{row['pack_gb_per_s']:.2f} / {row['unpack_gb_per_s']:.2f} GB/s"
+        peers = [f"{peer} {run['pack_gb_per_s']:.2f} / {run['unpack_gb_per_s']:.2f} GB/s"
+                 for peer, run in packing["peers"].get(name, {}).items() if one]
+        faster = "" if one else " / ".join(
+            f"{row[way] / alone[name][way]:.2f}×" for way in ("pack_gb_per_s", "unpack_gb_per_s"))
+        wanted = "≥ 1.2 / ≥ 2.4" if one else "≥ 1.8×" if row["threads"] == 2 else ""
+        yield (f"chunks of {name}, pack / unpack, {row['threads']} thread{'' if one else 's'}",
+               rates, ", ".join(peers), faster, wanted if name == "BF16" else "")
+
+
 def rows(results):
     """(what, measured, limit, ratio, wanted) for each figure that is there."""
     hashing = results.get("hash")
@@ -191,6 +214,7 @@ def rows(results):
     yield from verify_rows(results.get("verify"))
     yield from forward_rows(results.get("forward"))
     yield from training_rows(results.get("training"))
+    yield from packing_rows(results.get("packing"))
     inspect = results.get("inspect")
     if inspect:
         library = f"Python library: {spread(inspect['python_library_seconds'])}"

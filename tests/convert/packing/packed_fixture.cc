@@ -1,9 +1,5 @@
 #include "tests/convert/packing/packed_fixture.h"
 
-#include <algorithm>
-#include <bit>
-#include <cmath>
-#include <random>
 #include <span>
 #include <stdexcept>
 
@@ -136,25 +132,6 @@ void PackDirectory(const std::filesystem::path& in, const std::filesystem::path&
   }
   WriteFile(out / std::string(convert::kPackedManifestName),
             convert::SerializePackedManifest(manifest));
-}
-
-std::vector<float> NormalWeights(std::size_t rows, std::size_t cols, std::uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> of_row(rows);
-  std::vector<float> of_col(cols);
-  for (float& spread : of_row) spread = std::exp(0.3F * normal(random));
-  for (float& spread : of_col) spread = std::exp(0.3F * normal(random));
-  std::vector<float> weights(rows * cols);
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    weights[i] = 0.02F * normal(random) * of_row[i / cols] * of_col[i % cols];
-  }
-  return weights;
-}
-
-std::uint16_t ToBF16(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  return static_cast<std::uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
 }  // namespace dsv3::testing

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <string>
@@ -11,6 +10,7 @@
 #include "formats/dtype.h"
 #include "formats/seek_table.h"
 #include "formats/shape.h"
+#include "tests/support/weight_samples.h"
 
 // Packed chunks, files and directories for tests, made by the codec alone.
 namespace dsv3::testing {
@@ -40,12 +40,6 @@ std::string PackFile(const std::string& safetensors, const std::string& base = {
 // Packs a directory of such files (*.safetensors are packed, others kept) with packed.json.
 void PackDirectory(const std::filesystem::path& in, const std::filesystem::path& out,
                    const std::filesystem::path& base = {});
-
-// Values like those of a trained matrix: normal, with a spread of their own for each row and
-// column.
-std::vector<float> NormalWeights(std::size_t rows, std::size_t cols, std::uint64_t seed);
-
-std::uint16_t ToBF16(float value);
 
 template <typename T>
 std::string BytesOf(const std::vector<T>& values) {

@@ -1,0 +1,45 @@
+"""Packed chunks of generated weights: sizes and rates, beside zipnn and zstd on the same bytes."""
+
+import json
+import pathlib
+import sys
+
+from measure import BIN, fresh, run
+
+HERE = pathlib.Path(__file__).resolve().parent
+DTYPES = {"BF16": "bfloat16", "FP8": "float8_e4m3fn"}  # as zipnn calls them
+
+
+def with_zipnn(work, dtype, file):
+    """zipnn, which is installed at the first call; its dependencies are in .venv."""
+    folder = work / "zipnn"
+    if not folder.exists():
+        run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+             "--no-deps", "--target", folder, "zipnn==0.5.4"])
+    done = run([sys.executable, HERE / "packing_peer.py", dtype, file],
+               {"PYTHONPATH": str(folder)})
+    return json.loads(done.stdout)
+
+
+def with_zstd(file):
+    """`zstd -3` on one thread; the times hold the program's start."""
+    packed = file.with_suffix(".zst")
+    raw = file.stat().st_size / 1e9
+    pack = run(["zstd", "-3", "-T1", "-q", "-f", file, "-o", packed]).seconds
+    unpack = run(["zstd", "-d", "-q", "-f", packed, "-o", file.with_suffix(".raw")]).seconds
+    return {"ratio": packed.stat().st_size / 1e9 / raw, "pack_gb_per_s": raw / pack,
+            "unpack_gb_per_s": raw / unpack}
+
+
+def measure_packing(work, say):
+    say("Packed chunks ...")
+    weights = work / "weights"
+    fresh(weights)
+    run([BIN / "dsv3-packing-bench", "--json", weights / "rows.json", "--write", weights])
+    peers = {}
+    for name, dtype in DTYPES.items():
+        file = weights / f"{name}.bin"
+        peers[name] = {"zipnn": with_zipnn(work, dtype, file), "zstd -3": with_zstd(file)}
+    rows = json.loads((weights / "rows.json").read_text())
+    fresh(weights)
+    return {"rows": rows, "peers": peers}
