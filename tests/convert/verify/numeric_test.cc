@@ -205,7 +205,7 @@ TEST_F(NumericTest, FindsMatricesWithoutScalesThatWereNeverWritten) {
 
 TEST_F(NumericTest, WarnsOfVectorsAndUnknownMatricesThatAreZero) {
   Bytes(NormName(3)) = std::string(128, '\0');
-  checkpoint_.Add(kShard1, "model.layers.0.o.qzeros", Dtype::kI32, {4, 8}).bytes =
+  checkpoint_.Add(kShard1, "model.layers.0.o.table", Dtype::kI32, {4, 8}).bytes =
       std::string(128, '\0');
   const NumericReport report = Run();
   ASSERT_EQ(report.verification.findings.size(), 2U);
