@@ -5,10 +5,12 @@
 #include <string_view>
 #include <utility>
 
-#include "convert/job/manifest.h"
+#include <fmt/format.h>
+
 #include "convert/job/output_state.h"
 #include "convert/stream/file_hash.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 #include "formats/shard_index.h"
 
 namespace dsv3::convert {
@@ -28,6 +30,27 @@ class CompleteFile final : public formats::OutputFile {
  private:
   std::unique_ptr<formats::OutputFile> file_;
 };
+
+[[noreturn]] void FailOther(const std::string& file, const std::string& tensor) {
+  throw Error(
+      ErrorCode::kBadInput,
+      fmt::format("{}: {}its digest is not the recorded one, so the source is damaged or of "
+                  "another checkpoint; get it again",
+                  formats::ShownPath(file),
+                  tensor.empty() ? "" : fmt::format("tensor {}: ", QuoteForMessage(tensor))),
+      {file, tensor});
+}
+
+// Throws where digests that the plan knows are not those that were found.
+void RequireExpected(const PlannedFile& file, const FileRecord& record) {
+  for (std::size_t i = 0; i < file.tensors.size(); ++i) {
+    const PlannedTensor& tensor = file.tensors[i];
+    if (!tensor.xxh3.empty() && tensor.xxh3 != record.tensors[i].output.xxh3) {
+      FailOther(file.name, tensor.entry.name);
+    }
+  }
+  if (!file.sha256.empty() && file.sha256 != record.file.sha256) FailOther(file.name, "");
+}
 
 }  // namespace
 
@@ -63,7 +86,7 @@ std::unique_ptr<formats::OutputFile> Committer::Open(std::size_t file) {
       return std::make_unique<CompleteFile>(std::move(shared));
     }
   }
-  return fs_.Create(partial, planned.bytes);
+  return fs_.Create(partial, planned.disk_bytes());
 }
 
 std::unique_ptr<formats::OutputFile> Committer::Reopen(std::size_t file) {
@@ -72,6 +95,7 @@ std::unique_ptr<formats::OutputFile> Committer::Reopen(std::size_t file) {
 
 void Committer::Commit(std::size_t file, std::unique_ptr<formats::OutputFile> output,
                        FileRecord record) {
+  RequireExpected(plan_.files[file], record);
   output->Sync();
   output.reset();
   {
@@ -174,8 +198,10 @@ FileRecord Committer::CopyPartial(const PlannedSideFile& side, ProgressSink& pro
     hash.Update(piece);
     progress.OnBytes(piece.size(), side.name);
   }
+  const Digests digests = hash.Finish();
+  if (!side.sha256.empty() && digests.sha256 != side.sha256) FailOther(side.name, "");
   output->Sync();
-  return {side.name, input.bytes(), hash.Finish(), {}};
+  return {side.name, input.bytes(), digests, {}};
 }
 
 void Committer::WriteSideFiles(ProgressSink& progress, const StopToken& stop) {
@@ -212,11 +238,20 @@ void Committer::Adopt(std::vector<FileRecord> records) {
   }
 }
 
-void Committer::WriteManifest(const std::string& text) {
-  const std::string name(kManifestName);
-  WritePartial(name, text);
+void Committer::RenameLast(const std::string& name) {
   fs_.Rename(directory_ / PartialName(name), directory_ / name);
   fs_.SyncDirectory(directory_);
+}
+
+void Committer::WriteLast(std::string_view name, const std::string& text) {
+  WritePartial(std::string(name), text);
+  RenameLast(std::string(name));
+}
+
+void Committer::CopyLast(const PlannedSideFile& file, ProgressSink& progress,
+                         const StopToken& stop) {
+  CopyPartial(file, progress, stop);
+  RenameLast(file.name);
 }
 
 }  // namespace dsv3::convert

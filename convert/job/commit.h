@@ -24,7 +24,8 @@ namespace dsv3::convert {
 
 // Makes files of an output directory durable and visible, in the order that keeps every moment
 // recoverable: NAME.partial → fsync → its line in the journal, fsync → rename → fsync of the
-// directory.
+// directory. A file whose digests the plan knows gets neither line nor name where it has others
+// (Error kBadInput, naming file and tensor).
 //
 // Where a plan has digests of sources to check, no file becomes visible before all sources were
 // checked: the files keep the name NAME.partial, with their lines in the journal, until MakeVisible
@@ -58,8 +59,9 @@ class Committer final : public OutputSink {
   void WriteIndex();
   // Writes a file, unless an earlier run finished it.
   void WriteText(const std::string& name, std::string_view text);
-  // Writes the manifest, which no journal line precedes: it ends the job.
-  void WriteManifest(const std::string& text);
+  // Writes or copies the last file, which no journal line precedes: it ends the job.
+  void WriteLast(std::string_view name, const std::string& text);
+  void CopyLast(const PlannedSideFile& file, ProgressSink& progress, const StopToken& stop);
 
   // Takes the records of files that another process committed.
   void Adopt(std::vector<FileRecord> records);
@@ -76,6 +78,7 @@ class Committer final : public OutputSink {
  private:
   void CreateParents(const std::string& name);
   FileRecord WritePartial(const std::string& name, std::string_view content);
+  void RenameLast(const std::string& name);
   FileRecord CopyPartial(const PlannedSideFile& side, ProgressSink& progress,
                          const StopToken& stop);
   // Journal line, renames, directory fsyncs.

@@ -34,7 +34,7 @@ struct OutputFileReport {
 // Something that one recipe alone reports: names of tensors, one line in the text and a member in
 // the JSON.
 struct ReportFact {
-  std::string member;  // of the JSON: "dropped"
+  std::string member;  // of the JSON: "dropped"; empty: of the text alone
   std::string label;   // of the line: "dropped"
   std::string text;    // "3 tensors of MTP layers"; empty: no line
   std::vector<std::string> names;
@@ -54,6 +54,7 @@ struct ConversionReport {
   // For the text, from the recipe: "Converted FP8 to BF16", and "FP8 to BF16" of its tensors.
   std::string title;
   std::string converted_text;
+  std::string last_file;      // of the output: the manifest or packed.json
   std::uint64_t tensors = 0;  // in the output
   std::uint64_t converted_tensors = 0;
   std::uint64_t copied_tensors = 0;

@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "convert/job/manifest.h"
+#include "convert/job/packed_output.h"
 #include "convert/job/process_messages.h"
 #include "convert/job/work_division.h"
 #include "formats/error.h"
@@ -102,7 +103,8 @@ OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const Recipe
                       const RunOptions& run, const RunAssignment& assignment) {
   OutputJob job;
   job.plan = &plan;
-  job.manifest_job = ManifestJobOf(plan, source.catalog, run);
+  job.manifest_job =
+      plan.packed ? PackedJobOf(plan, source.catalog) : ManifestJobOf(plan, source.catalog, run);
   job.manifest_job_text = formats::ManifestJobText(job.manifest_job);
   job.overwrite = run.overwrite;
   job.run = assignment.run;
@@ -126,16 +128,18 @@ OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const Recipe
       job.source_paths.push_back(file.path);
     }
   }
-  for (const PlannedSideFile& side : plan.side_files) {
-    if (side.source.empty()) continue;
+  const auto add_side = [&](const PlannedSideFile& side) {
+    if (side.source.empty()) return;
     head.sources.push_back({side.name, SideFileBytes(side), MtimeNs(side.source), ""});
     job.source_paths.push_back(side.source);
-  }
+  };
+  for (const PlannedSideFile& side : plan.side_files) add_side(side);
+  add_side({std::string(kManifestName), plan.manifest, {}});
   for (const PlannedFile& file : plan.files) head.outputs.push_back(file.name);
   for (const PlannedSideFile& side : plan.side_files) head.outputs.push_back(side.name);
   if (!plan.index.empty()) head.outputs.emplace_back(formats::kShardIndexName);
   if (!hooks.closing_name.empty()) head.outputs.push_back(hooks.closing_name);
-  head.outputs.emplace_back(kManifestName);
+  head.outputs.emplace_back(LastFileOf(plan));
 
   job.writes = head.outputs;
   if (assignment.run.kind == RunId::Kind::kPart) {

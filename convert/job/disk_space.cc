@@ -26,7 +26,7 @@ std::uint64_t Peak(const Plan& plan, const SourceUse& use, const std::vector<std
   std::uint64_t freed = 0;
   std::uint64_t peak = 0;
   for (const std::size_t file : files) {
-    taken += plan.files[file].bytes;
+    taken += plan.files[file].disk_bytes();
     peak = std::max(peak, taken - std::min(taken, freed));
     for (const std::uint32_t source : use.FilesOf(plan.files[file])) {
       if (--needs[source] == 0) freed += freed_bytes[source];
@@ -43,12 +43,12 @@ DiskNeed EstimateDisk(const Plan& plan, const SourceUse& use, const std::vector<
   DiskNeed need;
   need.open_files = std::max<std::size_t>(1, open_files);
   if (freed_bytes.empty()) {
-    for (const std::size_t file : files) need.peak_bytes += plan.files[file].bytes;
+    for (const std::size_t file : files) need.peak_bytes += plan.files[file].disk_bytes();
     need.peak_bytes += other_bytes;
     return need;
   }
   // Whatever order the files end in, all of them together is the most that is ever needed.
-  for (const std::size_t file : files) need.peak_bytes += plan.files[file].bytes;
+  for (const std::size_t file : files) need.peak_bytes += plan.files[file].disk_bytes();
   need.peak_bytes += other_bytes;
   if (need.peak_bytes <= free_bytes) return need;
   need.open_files = 1;

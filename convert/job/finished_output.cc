@@ -7,6 +7,7 @@
 #include "convert/job/manifest.h"
 #include "convert/job/output_lock.h"
 #include "convert/job/output_state.h"
+#include "convert/job/packed_output.h"
 #include "convert/job/source_release.h"
 #include "convert/plan/container.h"
 
@@ -28,7 +29,8 @@ void RemoveLeftovers(const fs::path& output, formats::FileSystem& file_system) {
 std::optional<ConversionReport> FinishedWithoutSource(const fs::path& input, const fs::path& output,
                                                       const std::string& recipe,
                                                       formats::FileSystem& file_system) {
-  const std::optional<ManifestSummary> manifest = ReadManifest(output);
+  const std::optional<ManifestSummary> manifest =
+      recipe == kPackRecipe ? ReadPackedOutput(output) : ReadManifest(output);
   if (!manifest || manifest->job.recipe != recipe || manifest->source_files.empty()) {
     return std::nullopt;
   }
@@ -42,7 +44,7 @@ std::optional<ConversionReport> FinishedWithoutSource(const fs::path& input, con
   for (const formats::ManifestFile& file : manifest->files) {
     std::error_code error;
     if (fs::file_size(output / file.name, error) != file.bytes || error) return std::nullopt;
-    if (ContainerOf(file.name) == nullptr) continue;
+    if (ContainerOf(file.name) == nullptr && !IsPackedName(file.name)) continue;
     report.files.push_back({file.name, file.bytes, 0, "", true});
     report.output_bytes += file.bytes;
     ++report.kept_files;

@@ -149,6 +149,12 @@ std::string RecordLine(const FileRecord& record) {
   writer.BeginArray();
   WriteDigests(writer, record.file);
   writer.EndArray();
+  if (!record.original.sha256.empty() || !record.original.xxh3.empty()) {
+    writer.Key("original");
+    writer.BeginArray();
+    WriteDigests(writer, record.original);
+    writer.EndArray();
+  }
   writer.Key("tensors");
   writer.BeginArray();
   for (const TensorRecord& tensor : record.tensors) {
@@ -200,6 +206,9 @@ FileRecord ParseRecord(const json& value) {
   record.name = SafeName(value.at("file"));
   record.bytes = value.at("bytes");
   record.file = {value.at("digests").at(0), value.at("digests").at(1)};
+  if (value.contains("original")) {
+    record.original = {value.at("original").at(0), value.at("original").at(1)};
+  }
   for (const json& tensor : value.at("tensors")) {
     TensorRecord& read = record.tensors.emplace_back();
     read.output = {tensor.at(0), tensor.at(1)};

@@ -4,6 +4,7 @@
 #include <string_view>
 #include <utility>
 
+#include "convert/packing/packed_manifest.h"
 #include "convert/plan/dropped_tensors.h"
 #include "convert/plan/slice_expression.h"
 #include "formats/checkpoint_files.h"
@@ -118,6 +119,10 @@ void ReserveFor(const Plan& plan, const std::unordered_map<std::string, FileReco
 }
 
 }  // namespace
+
+std::string_view LastFileOf(const Plan& plan) {
+  return plan.packed ? kPackedManifestName : kManifestName;
+}
 
 formats::ManifestJob ManifestJobOf(const Plan& plan, const Catalog& catalog,
                                    const RunOptions& run) {

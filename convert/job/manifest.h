@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -18,6 +19,10 @@
 namespace dsv3::convert {
 
 using formats::kManifestName;
+
+// The file that a plan's job writes last and that says that all others are there: the manifest, or
+// of a packed checkpoint packed.json.
+std::string_view LastFileOf(const Plan& plan);
 
 // The part of the manifest that names the job.
 formats::ManifestJob ManifestJobOf(const Plan& plan, const Catalog& catalog, const RunOptions& run);

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "convert/job/job_difference.h"
+#include "convert/job/packed_output.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 
@@ -17,7 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool IsShard(std::string_view name) { return name.ends_with(".safetensors"); }
+bool IsShard(std::string_view name) { return name.ends_with(".safetensors") || IsPackedName(name); }
 
 // "2 of 5 shards": what the runs of an unfinished job finished.
 std::string ShardsOf(const JobJournals& journals) {

@@ -1,6 +1,7 @@
 #include "convert/job/output_run.h"
 
 #include <cstdint>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -22,7 +23,7 @@
 #include "formats/error.h"
 #include "formats/message_text.h"
 
-// The functions of OutputRun that write weights and complete the output.
+// The functions of OutputRun that write weights, complete the output and report its files.
 namespace dsv3::convert {
 namespace {
 
@@ -31,6 +32,11 @@ namespace {
 // reads, each portion reads again the tensors that all ranks hold.
 constexpr std::size_t kPortions = 4;
 constexpr std::size_t kPortionsOfSharedReads = 2;
+
+// Plan::manifest as a file to copy.
+PlannedSideFile GivenManifest(const Plan& plan) {
+  return {std::string(kManifestName), plan.manifest, {}, plan.manifest_sha256};
+}
 
 }  // namespace
 
@@ -49,6 +55,7 @@ void OutputRun::WriteWeights(Committer& committer, const std::vector<std::size_t
         total_bytes += SideFileBytes(side);
     }
   }
+  if (ends_ && !plan_.manifest.empty()) total_bytes += SideFileBytes(GivenManifest(plan_));
   progress_.OnPhase("converting", total_bytes);
   if (assignment_.side_files) committer.WriteSideFiles(progress_, stop_);
 
@@ -176,9 +183,36 @@ void OutputRun::Finish(Committer& committer) {
     committer.WriteText(hooks_.closing_name,
                         hooks_.closing_text(committer.records(), job_.head.fingerprint));
   }
-  committer.WriteManifest(ManifestText(job_.manifest_job_text, plan_, source_.catalog,
-                                       committer.records(), side_digests_));
+  if (!plan_.manifest.empty()) {
+    committer.CopyLast(GivenManifest(plan_), progress_, stop_);
+  } else if (hooks_.last_text) {
+    committer.WriteLast(LastFileOf(plan_), hooks_.last_text(committer.records()));
+  } else {
+    committer.WriteLast(LastFileOf(plan_),
+                        ManifestText(job_.manifest_job_text, plan_, source_.catalog,
+                                     committer.records(), side_digests_));
+  }
   RemoveLeftovers(output_, fs_);
+}
+
+// Marks all files as finished; what packed ones are like is known from packed.json alone.
+void OutputRun::TakeEndedFiles() {
+  for (const PlannedFile& file : plan_.files) finished_files_[file.name].name = file.name;
+  if (!plan_.packed) return;
+  for (const formats::ManifestFile& file : state_.manifest->files) {
+    const auto found = finished_files_.find(file.name);
+    if (found != finished_files_.end()) found->second.bytes = file.bytes;
+  }
+}
+
+void OutputRun::ReportRecords(const FileRecords& records) {
+  std::vector<std::size_t> files = assignment_.files;
+  if (ends_) {
+    files.resize(plan_.files.size());
+    std::iota(files.begin(), files.end(), std::size_t{0});
+  }
+  ReportFiles(plan_, files, finished_files_, records, report_);
+  if (run_.link) report_.facts.push_back(LinkedFiles(plan_, output_));
 }
 
 }  // namespace dsv3::convert

@@ -51,6 +51,7 @@ class OutputRun {
   void Warn(formats::Finding warning);
   void LookAgain();
   void RequireSameSource();
+  void TakeEndedFiles();
   void ReportNothingToDo();
   void ReportPlan();
   void RequireParts() const {

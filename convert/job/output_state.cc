@@ -10,10 +10,13 @@
 
 #include <fmt/format.h>
 
+#include "convert/job/describe_job.h"
 #include "convert/job/manifest.h"
 #include "convert/job/other_job.h"
 #include "convert/job/output_lock.h"
+#include "convert/job/packed_output.h"
 #include "convert/job/replaced_files.h"
+#include "convert/packing/packed_manifest.h"
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/dead_link.h"
@@ -40,16 +43,15 @@ bool IsEmpty(const fs::path& directory) {
   return true;
 }
 
-// The damage of a finished output; empty when sizes and headers are as its job made them.
-std::string Damage(const fs::path& directory, const Plan& plan, const ManifestSummary& manifest) {
-  for (const formats::ManifestFile& file : manifest.files) {
-    const std::optional<std::uint64_t> bytes = FileBytes(directory / file.name);
-    if (!bytes) return fmt::format("{} is missing", file.name);
-    if (*bytes != file.bytes) {
-      return fmt::format("{} has {}, expected {}", formats::ShownPath(file.name),
-                         formats::ExactBytes(*bytes), formats::ExactBytes(file.bytes));
-    }
-  }
+std::string DamageOf(const fs::path& directory, const std::string& name, std::uint64_t expected) {
+  const std::optional<std::uint64_t> bytes = FileBytes(directory / name);
+  if (!bytes) return fmt::format("{} is missing", name);
+  if (*bytes == expected) return "";
+  return fmt::format("{} has {}, expected {}", formats::ShownPath(name),
+                     formats::ExactBytes(*bytes), formats::ExactBytes(expected));
+}
+
+std::string DamageOfShards(const fs::path& directory, const Plan& plan) {
   for (const PlannedFile& file : plan.files) {
     const std::optional<std::uint64_t> bytes = FileBytes(directory / file.name);
     if (!bytes || *bytes != file.bytes) return fmt::format("{} has the wrong size", file.name);
@@ -61,6 +63,37 @@ std::string Damage(const fs::path& directory, const Plan& plan, const ManifestSu
     }
   }
   return "";
+}
+
+// The damage of a finished output; empty when sizes and headers are as its job made them.
+std::string Damage(const fs::path& directory, const Plan& plan, const ManifestSummary& manifest) {
+  for (const formats::ManifestFile& file : manifest.files) {
+    std::string damage = DamageOf(directory, file.name, file.bytes);
+    if (!damage.empty()) return damage;
+  }
+  // The sizes and headers of packed files are not known beforehand.
+  if (plan.packed) return "";
+  return DamageOfShards(directory, plan);
+}
+
+// Whether the output is complete that ends with a manifest of others (Plan::manifest).
+bool IsGivenOutput(const fs::path& directory, const Plan& plan) {
+  const fs::path& manifest = directory / kManifestName;
+  if (FileBytes(manifest) != FileBytes(plan.manifest) ||
+      formats::ReadSmallFile(manifest, formats::kMaxManifestBytes) !=
+          formats::ReadSmallFile(plan.manifest, formats::kMaxManifestBytes)) {
+    return false;
+  }
+  const auto is_there = [&](const std::string& name, std::uint64_t bytes) {
+    return FileBytes(directory / name) == bytes;
+  };
+  return std::all_of(plan.side_files.begin(), plan.side_files.end(),
+                     [&](const PlannedSideFile& side) {
+                       return is_there(side.name, SideFileBytes(side));
+                     }) &&
+         (plan.index.empty() ||
+          is_there(std::string(formats::kShardIndexName), plan.index.size())) &&
+         DamageOfShards(directory, plan).empty();
 }
 
 // Refuses a part where the directory holds a run that it must not run beside.
@@ -133,9 +166,15 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
   state.exists = true;
   if (IsEmpty(directory)) return state;
 
-  std::optional<ManifestSummary> manifest = ReadManifest(directory);
+  std::optional<ManifestSummary> manifest =
+      job.plan->packed ? ReadPackedOutput(directory) : ReadManifest(directory);
   JobJournals journals = ReadJournals(directory, /*skip_unreadable=*/job.overwrite);
   const bool begun = !journals.runs.empty();
+  if (!job.plan->manifest.empty() && (!job.overwrite || begun) &&
+      IsGivenOutput(directory, *job.plan)) {
+    state.kind = OutputState::Kind::kFinished;
+    return state;
+  }
   const bool same_manifest = manifest && manifest->job_text == job.manifest_job_text;
 
   // With overwrite a finished output is made again, but a job of its own that is under way goes on.
@@ -165,7 +204,7 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
     }
     std::vector<std::string> ours = state.replaced;
     for (const auto& [name, record] : journals.files) ours.push_back(name);
-    ours.emplace_back(kManifestName);
+    ours.emplace_back(LastFileOf(*job.plan));
     for (const std::string& name : FilesInTheWay(directory, job, ours)) {
       if (!job.overwrite) RefuseInTheWay(directory, name, job);
       state.replaced.push_back(name);
@@ -183,7 +222,11 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
   }
 
   RequireReplaceable(directory, job);
-  state.replaced = FilesToReplace(directory, job, manifest, journals);
+  // Whatever earlier job ended there.
+  state.replaced = FilesToReplace(directory, job,
+                                  {{kManifestName, ReadManifest(directory)},
+                                   {kPackedManifestName, ReadPackedOutput(directory)}},
+                                  journals);
   state.journals = std::move(journals);
   return state;
 }
@@ -197,11 +240,11 @@ void ClearOutput(const fs::path& directory, const std::vector<std::string>& unfi
     file_system.Remove(path);
     touched.insert(path.parent_path());
   };
-  // In the reverse order of their making: the manifest says that all files are there, layout.json
-  // that all ranks are, the index that all shards are. Without these three files no reader takes
-  // the remaining files for a whole checkpoint.
+  // In the reverse order of their making: packed.json and the manifest say that all files are
+  // there, layout.json that all ranks are, the index that all shards are. Without these four files
+  // no reader takes the remaining files for a whole checkpoint.
   for (const std::string_view last :
-       {kManifestName, formats::kRankLayoutName, formats::kShardIndexName}) {
+       {kPackedManifestName, kManifestName, formats::kRankLayoutName, formats::kShardIndexName}) {
     const std::string name(last);
     if (std::count(replaced.begin(), replaced.end(), name) == 0 || !IsThere(directory / name)) {
       continue;

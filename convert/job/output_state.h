@@ -35,7 +35,8 @@ struct OutputState {
     kFinished,    // this job's complete output: sizes and headers are right
   };
   Kind kind = Kind::kFresh;
-  std::optional<ManifestSummary> manifest;  // kFinished: that of the output
+  // kFinished: that of the output, unless it is a given one (Plan::manifest).
+  std::optional<ManifestSummary> manifest;
   // kUnfinished: all runs that began this job, and the files that they finished. kFresh: the runs
   // of the job that this one replaces.
   JobJournals journals;

@@ -121,12 +121,15 @@ void ReportFiles(const Plan& plan, std::span<const std::size_t> files,
     const PlannedFile& file = plan.files[position];
     OutputFileReport entry;
     entry.name = file.name;
-    entry.bytes = file.bytes;
+    entry.bytes = file.disk_bytes();
     entry.tensors = file.tensors.size();
-    entry.kept = finished.count(file.name) != 0;
+    const auto kept = finished.find(file.name);
+    entry.kept = kept != finished.end();
     if (entry.kept) ++report.kept_files;
+    if (entry.kept && plan.packed) entry.bytes = kept->second.bytes;
     const auto record = records.find(file.name);
     if (record != records.end()) {
+      entry.bytes = record->second.bytes;
       entry.sha256 = record->second.file.sha256;
       for (std::size_t i = 0; i < file.tensors.size(); ++i) {
         const TensorRecord& tensor = record->second.tensors[i];
@@ -140,6 +143,9 @@ void ReportFiles(const Plan& plan, std::span<const std::size_t> files,
     }
     report.files.push_back(std::move(entry));
   }
+  if (!plan.packed || files.size() != plan.files.size()) return;
+  report.output_bytes = 0;
+  for (const OutputFileReport& file : report.files) report.output_bytes += file.bytes;
 }
 
 ReportFact LinkedFiles(const Plan& plan, const std::filesystem::path& output) {

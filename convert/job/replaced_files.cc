@@ -105,17 +105,17 @@ void RequireReplaceable(const fs::path& directory, const OutputJob& job) {
 }
 
 std::vector<std::string> FilesToReplace(const fs::path& directory, const OutputJob& job,
-                                        const std::optional<ManifestSummary>& manifest,
-                                        const JobJournals& journals) {
+                                        const EndedJobs& ended, const JobJournals& journals) {
   std::set<std::string> replaced;
   for (std::string& name : FilesInTheWay(directory, job, {})) replaced.insert(std::move(name));
   // A file that this job does not write, and that was changed since, stays.
   const auto add = [&](const std::string& name, std::uint64_t bytes) {
     if (FileBytes(directory / name) == bytes) replaced.insert(name);
   };
-  if (manifest) {
+  for (const auto& [last, manifest] : ended) {
+    if (!manifest) continue;
     for (const formats::ManifestFile& file : manifest->files) add(file.name, file.bytes);
-    replaced.emplace(kManifestName);
+    replaced.emplace(last);
   }
   for (const auto& [name, record] : journals.files) add(name, record.bytes);
   for (const BegunRun& run : journals.runs) {

@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "convert/job/journal.h"
@@ -30,11 +32,14 @@ std::vector<std::string> FilesInTheWay(const std::filesystem::path& directory, c
 // directory on its way is a file or a link, or what would be replaced is a file of the source.
 void RequireReplaceable(const std::filesystem::path& directory, const OutputJob& job);
 
+// What jobs that ended in a directory say of their outputs, by the name of the last file; nothing
+// where there was no such job.
+using EndedJobs = std::vector<std::pair<std::string_view, std::optional<ManifestSummary>>>;
+
 // The files that a job with --overwrite replaces where it begins anew: all files whose names it
 // writes, and the files of earlier jobs of this toolkit that were not changed since. Sorted.
 std::vector<std::string> FilesToReplace(const std::filesystem::path& directory,
-                                        const OutputJob& job,
-                                        const std::optional<ManifestSummary>& manifest,
+                                        const OutputJob& job, const EndedJobs& ended,
                                         const JobJournals& journals);
 
 }  // namespace dsv3::convert

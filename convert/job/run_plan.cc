@@ -56,6 +56,7 @@ void OutputRun::Warn(formats::Finding warning) {
 }
 
 void OutputRun::RequireSameSource() {
+  if (!state_.manifest) return;
   const std::optional<std::uint32_t> other = FindOtherTensor(*state_.manifest, sources_, stop_);
   if (!other) return;
   const CatalogTensor& tensor = source_.catalog.tensors()[*other];
@@ -65,6 +66,7 @@ void OutputRun::RequireSameSource() {
 
 void OutputRun::ReportNothingToDo() {
   report_.outcome = ConversionReport::Outcome::kNothingToDo;
+  if (plan_.packed) TakeEndedFiles();
   // The last run ended between the manifest and the removal of its journal. Parts leave that to a
   // run of the whole job.
   if (assignment_.run == RunId() && HasLeftovers(output_)) {
@@ -139,23 +141,11 @@ void OutputRun::ReportPlan() {
   report_.outcome = ConversionReport::Outcome::kPlanned;
   report_.resumed = IsUnfinished();
   TakeFinishedFiles(/*sizes_only=*/true);
-  if (IsFinished()) {
-    for (const PlannedFile& file : plan_.files) finished_files_[file.name].name = file.name;
-  }
+  if (IsFinished()) TakeEndedFiles();
   CheckDisk(FilesToMake());
   report_.peak_memory_bytes =
       EstimateMemory(source_, ResourcesOf(ExecutorSettings(), plan_, assignment_.files));
   ReportRecords({});
-}
-
-void OutputRun::ReportRecords(const FileRecords& records) {
-  std::vector<std::size_t> files = assignment_.files;
-  if (ends_) {
-    files.resize(plan_.files.size());
-    std::iota(files.begin(), files.end(), std::size_t{0});
-  }
-  ReportFiles(plan_, files, finished_files_, records, report_);
-  if (run_.link) report_.facts.push_back(LinkedFiles(plan_, output_));
 }
 
 // After an error before anything was written: leaves no directory that was not there.
@@ -331,6 +321,7 @@ void OutputRun::Write() {
     // Another run finished it before this one got the lock.
     if (IsFinished()) {
       report_.outcome = ConversionReport::Outcome::kNothingToDo;
+      if (plan_.packed) TakeEndedFiles();
       return ReportRecords({});
     }
     report_.resumed = IsUnfinished();

@@ -61,6 +61,8 @@ struct RecipeHooks {
   std::string closing_name = {};
   std::function<std::string(const FileRecords& records, const std::string& fingerprint)>
       closing_text = {};
+  // The text of the last file (LastFileOf), from the records; empty: the manifest.
+  std::function<std::string(const FileRecords& records)> last_text = {};
   // The weight files that this run is asked for, positions in Plan::files; nothing: all. The job
   // ends with the run that finds all files complete.
   std::optional<std::vector<std::size_t>> selected = std::nullopt;

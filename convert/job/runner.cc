@@ -15,6 +15,7 @@
 
 #include "convert/catalog/name_pattern.h"
 #include "convert/job/finished_output.h"
+#include "convert/job/manifest.h"
 #include "convert/job/one_file_output.h"
 #include "convert/job/output_place.h"
 #include "convert/job/plan_report.h"
@@ -107,12 +108,13 @@ ReportFact StayingFiles(const OpenedModel& model, const ConversionReport& report
 
 ConversionReport ReportPlanned(const OpenedModel& model, const Recipe& recipe) {
   ConversionReport report;
+  report.last_file = LastFileOf(*recipe.plan);
   report.warnings = model.findings;
   report.warnings.insert(report.warnings.end(), recipe.warnings.begin(), recipe.warnings.end());
   std::uint64_t copied = 0;
   for (const PlannedFile& file : recipe.plan->files) {
     report.tensors += file.tensors.size();
-    report.output_bytes += file.bytes;
+    report.output_bytes += file.disk_bytes();
     for (const PlannedTensor& tensor : file.tensors) {
       if (tensor.expression->rule() == "copy") ++copied;
     }

@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/packing/packed_manifest.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/job_journal.h"
@@ -62,8 +63,9 @@ std::string CommandsToContinue(const formats::JobProgress& job, const fs::path& 
 
 // The finding about the journals of a directory.
 Finding OfJournals(const fs::path& directory, const formats::JobProgress& job) {
-  // The manifest is the last file: only the journals are left to remove.
-  const bool whole = job.completed == job.files && Exists(directory / formats::kManifestName);
+  // The manifest or packed.json is the last file: only the journals are left to remove.
+  const bool whole = job.completed == job.files && (Exists(directory / formats::kManifestName) ||
+                                                    Exists(directory / kPackedManifestName));
   return Note(whole ? Severity::kWarning : Severity::kError, kConversionKind, job.journal,
               fmt::format("{}: a conversion ({}) into {} is under way or was interrupted; {} of {} "
                           "files are complete: wait for it, or continue it with: {}",
@@ -167,7 +169,8 @@ class Lister {
     if (job_ || IsOfChecksums(name)) return;
     const bool maybe_whole = Exists(directory_ / formats::kShardIndexName) ||
                              Exists(directory_ / formats::kRankLayoutName) ||
-                             Exists(directory_ / formats::kManifestName);
+                             Exists(directory_ / formats::kManifestName) ||
+                             Exists(directory_ / kPackedManifestName);
     const bool is_own = fs::path(name).filename().string().starts_with(".dsv3-");
     findings_.push_back(
         Note(is_own && !maybe_whole ? Severity::kError : Severity::kWarning, kConversionKind, name,

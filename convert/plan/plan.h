@@ -19,6 +19,8 @@ struct PlannedSideFile {
   std::string name;              // relative, '/' between components
   std::filesystem::path source;  // empty when `content` holds the bytes
   std::string content;
+  // The digest, hex, that a copied file must have; empty: not known.
+  std::string sha256 = {};
 };
 
 // An option that decides output bytes, as the manifest records it; `json` is a JSON value.
@@ -42,6 +44,13 @@ struct Plan {
   std::string index;  // the shard index's text; empty when none is written
   // Every tensor is a slice, and one read of an origin serves all files (ExecuteSharedReads).
   bool shared_reads = false;
+  // The files are packed while they are made (FilePacker), and packed.json takes the manifest's
+  // place. Every tensor is a copy.
+  bool packed = false;
+  // The manifest that is copied in place of one that says how the files were made; empty: that one
+  // is written. Of a job that gives back every file that there was.
+  std::filesystem::path manifest = {};
+  std::string manifest_sha256 = {};  // that it must have; empty: not known
   // XXH3-128, hex, that the bytes of source tensors must have, by catalog position: checked while
   // they are streamed. Then no file becomes visible before all were checked.
   std::unordered_map<std::uint32_t, std::string> source_digests;

@@ -22,6 +22,8 @@ struct PlannedTensor {
   // well, and of the one whose evaluation makes this one.
   std::uint32_t by_product = kNone;
   std::uint32_t maker = kNone;
+  // XXH3-128, hex, that its bytes must have; empty: not known.
+  std::string xxh3 = {};
 };
 
 // A weight file to be written; its every byte's place is fixed.
@@ -42,6 +44,14 @@ struct PlannedFile {
   std::filesystem::path same_bytes_as;
   // Of plans with shared_reads: files of one group advance together, groups in ascending order.
   std::uint32_t group = 0;
+  // Of plans with `packed`: how many bytes the file takes when it is packed, about; all else is of
+  // the file before that.
+  std::uint64_t packed_bytes = 0;
+  // The digest, hex, that the file must have; empty: not known.
+  std::string sha256 = {};
+
+  // On the disk; of a packed file about.
+  std::uint64_t disk_bytes() const { return packed_bytes != 0 ? packed_bytes : bytes; }
 };
 
 // The first PlannedFile::data_offset bytes.

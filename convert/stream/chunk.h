@@ -12,6 +12,7 @@
 #include "convert/stream/page_writer.h"
 #include "convert/stream/source_files.h"
 #include "formats/io/aligned_buffer.h"
+#include "formats/seek_table.h"
 
 namespace dsv3::convert {
 
@@ -41,6 +42,23 @@ struct ChunkPart {
   bool as_expected = true;  // false where the by-product has other bytes than expected
 };
 
+// A packed chunk (chunk_coder.h) of a tensor.
+struct PackedPiece {
+  std::size_t tensor = 0;   // position in PlannedFile::tensors
+  std::uint64_t begin = 0;  // of its bytes in the tensor
+  std::span<const std::byte> bytes;
+  std::size_t first_frame = 0;  // in PackedPieces::frames
+  std::size_t num_frames = 0;
+  bool ends_tensor = false;
+};
+
+// What a chunk's tensors are packed to, where the file is packed.
+struct PackedPieces {
+  formats::AlignedBuffer buffer;
+  std::vector<PackedPiece> pieces;  // in the order of the file
+  std::vector<formats::SeekEntry> frames;
+};
+
 // A piece of an output file with the memory that makes it.
 struct Chunk {
   std::size_t lane = 0;
@@ -56,6 +74,7 @@ struct Chunk {
   formats::AlignedBuffer input_buffer;
   std::vector<SourceRange> reads;
   std::vector<std::span<const std::byte>> inputs;
+  PackedPieces packed;
 };
 
 // Whether a tensor is a by-product whose bytes are known only when its maker was evaluated.

@@ -9,10 +9,11 @@
 #include <vector>
 
 #include <fmt/format.h>
-#include <tbb/info.h>
 
 #include "convert/stream/chunk.h"
+#include "convert/stream/file_packer.h"
 #include "convert/stream/output_digests.h"
+#include "convert/stream/packed_chunk.h"
 #include "convert/stream/page_writer.h"
 #include "convert/stream/slots.h"
 #include "convert/stream/workers.h"
@@ -22,24 +23,8 @@
 namespace dsv3::convert {
 namespace {
 
-// Threads beyond the compute threads: they wait for the disk, so that it always has requests.
-constexpr unsigned kIoThreads = 4;
 // Files whose chunks one thread digests side by side; more do not fit the registers.
 constexpr std::size_t kDigestTogether = 4;
-constexpr std::size_t kMaxChunkBytes = std::size_t{4} << 20;
-constexpr std::size_t kMinChunkBytes = std::size_t{256} << 10;
-// So many chunks should find room: fewer would leave threads without work.
-constexpr std::uint64_t kEnoughChunks = 12;
-
-std::size_t ChunkBytes(std::uint64_t memory_bytes) {
-  std::size_t bytes = kMaxChunkBytes;
-  // Of a copy: its bytes and as many source bytes.
-  while (bytes > kMinChunkBytes &&
-         MostChunkMemory({}, {}, bytes).bytes() * kEnoughChunks > memory_bytes) {
-    bytes /= 2;
-  }
-  return bytes;
-}
 
 // An output file that is being written.
 struct Lane {
@@ -49,6 +34,7 @@ struct Lane {
   std::string header;
   std::unique_ptr<formats::OutputFile> output;
   std::optional<PageWriter> writer;
+  std::optional<FilePacker> packer;  // in place of the writer, where the file is packed
   std::optional<FileDigests> digests;
   std::uint64_t next_offset = 0;  // where the next chunk begins
   std::uint64_t next_to_issue = 0;
@@ -82,6 +68,7 @@ class Executor {
         progress_(progress),
         resources_(PlanResources(options, plan, files)),
         workers_(resources_.workers, options.threads, stop),
+        packer_(plan.packed ? options.threads : 0),
         lanes_(resources_.open_files),
         chunks_(resources_.chunks) {}
 
@@ -99,9 +86,10 @@ class Executor {
       {
         const ComputeSlot slot = workers_.Compute();
         EvaluateChunk(file, lane.header, *chunk);
+        if (plan_.packed) packer_.Pack(file, *chunk);
       }
       if (workers_.ended()) return;
-      progress_.OnBytes(WriteChunk(*chunk, *lane.writer), file.name);
+      if (!plan_.packed) progress_.OnBytes(WriteChunk(*chunk, *lane.writer), file.name);
       {
         const Workers::Lock lock = workers_.Acquire();
         lane.written.emplace(chunk->index, chunk);
@@ -128,7 +116,8 @@ class Executor {
         chunk.lane = static_cast<std::size_t>(lane - lanes_.data());
         chunk.index = lane->next_to_issue++;
         chunk.offset = lane->next_offset;
-        chunk.end = ChunkEnd(plan_.files[lane->file], chunk.offset, resources_.chunk_bytes);
+        const auto end = plan_.packed ? PackedChunkEnd : ChunkEnd;
+        chunk.end = end(plan_.files[lane->file], chunk.offset, resources_.chunk_bytes);
         lane->next_offset = chunk.end;
         return &chunk;
       }
@@ -169,7 +158,11 @@ class Executor {
     lane.next_to_issue = 0;
     lane.next_to_digest = 0;
     lane.output = sink_.Open(lane.file);
-    lane.writer.emplace(*lane.output, file.bytes);
+    if (plan_.packed) {
+      lane.packer.emplace(file, lane.header, *lane.output, options_.sha256);
+    } else {
+      lane.writer.emplace(*lane.output, file.bytes);
+    }
     lane.state = Lane::State::kOpen;
     pending_.pop_front();
   }
@@ -208,6 +201,13 @@ class Executor {
         const ComputeSlot slot = workers_.Compute();
         FileDigests::AddSeveral(parts);
       }
+      for (const Chunk* const chunk : chunks) {
+        Lane& lane = lanes_[chunk->lane];
+        if (!lane.packer) continue;
+        if (workers_.ended()) return;
+        lane.packer->Append(*chunk);
+        progress_.OnBytes(chunk->data.size(), plan_.files[lane.file].name);
+      }
       Digested(chunks);
     }
   }
@@ -237,7 +237,9 @@ class Executor {
   void EndFile(Chunk& chunk) {
     Lane& lane = lanes_[chunk.lane];
     const PlannedFile& file = plan_.files[lane.file];
-    if (lane.writer->bytes() != file.bytes) {
+    if (lane.packer) {
+      lane.packer->Finish();
+    } else if (lane.writer->bytes() != file.bytes) {
       throw Error(
           ErrorCode::kInternal,
           fmt::format("{}: {} were made, expected {}", formats::ShownPath(file.name),
@@ -251,29 +253,33 @@ class Executor {
     }
     workers_.NotifyAll();
     if (!digested) return;
+    FileRecord record = lane.digests->Finish();
+    if (lane.packer) lane.packer->Complete(record);
     lane.writer.reset();
-    sink_.Commit(lane.file, std::move(lane.output), lane.digests->Finish());
+    lane.packer.reset();
+    sink_.Commit(lane.file, std::move(lane.output), std::move(record));
     lane.digests.reset();
     const Workers::Lock lock = workers_.Acquire();
     lane.state = Lane::State::kFree;
     workers_.NotifyAll();
   }
 
-  // Reads back the bytes that could not be digested on their way to the disk. Returns whether all
-  // of them were read.
+  // Reads back the bytes that could not be digested on their way to the disk: of a packed file all
+  // of them. Returns whether all of them were read.
   bool DigestRest(Lane& lane, Chunk& chunk) {
     const PlannedFile& file = plan_.files[lane.file];
-    const std::uint64_t planned = file.bytes - PlannedRest(file);
-    std::uint64_t offset = lane.digests->BeginRest();
-    while (offset < file.bytes) {
+    const std::uint64_t bytes = lane.packer ? lane.packer->bytes() : file.bytes;
+    const std::uint64_t planned = bytes - PlannedRest(file);
+    std::uint64_t offset = lane.packer ? 0 : lane.digests->BeginRest();
+    while (offset < bytes) {
       if (workers_.ended()) return false;
-      const auto length = static_cast<std::size_t>(
-          std::min<std::uint64_t>(resources_.chunk_bytes, file.bytes - offset));
+      const auto length =
+          static_cast<std::size_t>(std::min<std::uint64_t>(resources_.chunk_bytes, bytes - offset));
       const std::span<const std::byte> data =
           sink_.ReadBack(lane.file, offset, length, chunk.output_buffer.span());
       {
         const ComputeSlot slot = workers_.Compute();
-        lane.digests->AddRest(data);
+        lane.packer ? lane.packer->AddReadBack(data) : lane.digests->AddRest(data);
       }
       offset += length;
       // Progress names the file, but counts only the bytes that PlannedRest announced.
@@ -293,6 +299,7 @@ class Executor {
 
   Workers
       workers_;  // their lock guards pending_ and all below, but lanes' digests while `digesting`
+  ChunkPacker packer_;
   std::vector<Lane> lanes_;
   Slots<Chunk> chunks_;
 };
@@ -302,48 +309,6 @@ class Executor {
 void RequireChecks(const Plan& plan, const ExecutorOptions& options) {
   if (plan.source_digests.empty() || options.checks != nullptr) return;
   throw Error(ErrorCode::kInternal, "a plan's digests of its sources are not checked");
-}
-
-unsigned ResolveThreads(unsigned threads) {
-  return threads != 0 ? threads
-                      : static_cast<unsigned>(std::max(1, tbb::info::default_concurrency()));
-}
-
-ExecutorResources PlanResources(const ExecutorOptions& options, const Plan& plan,
-                                std::span<const std::size_t> files) {
-  ExecutorResources resources;
-  std::size_t open_files = options.max_open_files;
-  if (open_files == 0) {
-    // So that each thread finds partners for its digests.
-    open_files = std::clamp<std::size_t>(std::size_t{2} * options.threads, 4, 16);
-  }
-  resources.open_files = std::max<std::size_t>(1, std::min(open_files, files.size()));
-  resources.chunk_bytes = ChunkBytes(options.memory_bytes);
-  ChunkMemory chunk = MostChunkMemory(plan, files, resources.chunk_bytes, options.derived);
-  // Smaller chunks where making what they read would leave threads without memory.
-  const auto taken = [](const ChunkMemory& one) { return one.bytes() + one.made_bytes; };
-  while (chunk.made_bytes > 0 && resources.chunk_bytes > kMinChunkBytes &&
-         options.memory_bytes / taken(chunk) < options.threads + kIoThreads) {
-    const ChunkMemory smaller =
-        MostChunkMemory(plan, files, resources.chunk_bytes / 2, options.derived);
-    if (3 * taken(smaller) > 2 * taken(chunk)) break;
-    resources.chunk_bytes /= 2;
-    chunk = smaller;
-  }
-  resources.output_bytes = static_cast<std::size_t>(chunk.output_bytes);
-  const std::uint64_t most_workers =
-      std::max<std::uint64_t>(2, options.memory_bytes / taken(chunk));
-  resources.workers =
-      static_cast<unsigned>(std::min<std::uint64_t>(options.threads + kIoThreads, most_workers));
-  // Each worker reads one chunk at a time.
-  const std::uint64_t made = resources.workers * chunk.made_bytes;
-  const std::uint64_t affordable = std::max<std::uint64_t>(
-      2, (options.memory_bytes - std::min(options.memory_bytes, made)) / chunk.bytes());
-  // Beyond the workers' own, chunks only wait for their digests.
-  resources.chunks = static_cast<std::size_t>(
-      std::min<std::uint64_t>(affordable, resources.workers + 2 * resources.open_files));
-  resources.memory_bytes = resources.chunks * chunk.bytes() + made;
-  return resources;
 }
 
 void Execute(const Plan& plan, std::span<const std::size_t> files, SourceFiles& sources,

@@ -40,6 +40,8 @@ struct FileRecord {
   // sha256 of the whole file, or with checksums off its xxh3.
   Digests file;
   std::vector<TensorRecord> tensors;  // in the plan's order; empty for side files
+  // Of a packed file: the digest of the file that is packed in it. Empty for others.
+  Digests original = {};
 };
 
 }  // namespace dsv3::convert

@@ -13,6 +13,7 @@ namespace {
 constexpr char kIndex[] = "model.safetensors.index.json";
 constexpr char kLayout[] = "layout.json";
 constexpr char kManifest[] = "checkpoint.manifest.json";
+constexpr char kPackedJson[] = "packed.json";
 
 bool IsDirectory(const std::string& name) { return name.ends_with('/'); }
 // What a job keeps for its own use while it runs.
@@ -31,7 +32,9 @@ bool HasAll(const Tree& tree, const Tree& expected, const std::function<bool(std
 
 }  // namespace
 
-bool IsShard(const std::string& name) { return name.ends_with(".safetensors"); }
+bool IsShard(const std::string& name) {
+  return name.ends_with(".safetensors") || name.ends_with(".safetensors.packed");
+}
 
 Tree TreeOrNothing(const std::filesystem::path& directory) {
   return std::filesystem::exists(directory) ? ReadTree(directory) : Tree();
@@ -62,6 +65,7 @@ void ExpectNothingHalfDone(const Tree& tree, const std::vector<Tree>& generation
   complete_when_visible(kIndex, IsShard);
   complete_when_visible(kLayout, IsShard);
   complete_when_visible(kManifest, [](const std::string&) { return true; });
+  complete_when_visible(kPackedJson, [](const std::string&) { return true; });
 }
 
 void ForEachCrash(const RecordingFileSystem& recorder, const std::filesystem::path& state,

@@ -1,0 +1,91 @@
+#include "convert/plan/unpack_expression.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "convert/packing/chunk_coder.h"
+#include "formats/error.h"
+
+namespace dsv3::convert {
+namespace {
+
+class UnpackExpression final : public Expression {
+ public:
+  UnpackExpression(const Catalog& catalog, std::uint32_t stream, formats::Dtype dtype,
+                   formats::Shape shape, std::shared_ptr<const PackedChunks> chunks)
+      : Expression(dtype, std::move(shape)),
+        stream_(stream),
+        stream_offset_(catalog.tensors()[stream].extent.offset),
+        file_(catalog.files()[catalog.tensors()[stream].extent.file].name),
+        tensor_(catalog.NameInFile(stream)),
+        chunks_(std::move(chunks)) {
+    if (num_bytes() != 0 && chunks_->chunks.empty()) {
+      throw Error(ErrorCode::kInternal, "the chunks of a packed tensor are not given",
+                  {file_, tensor_});
+    }
+  }
+
+  std::string_view rule() const override { return "unpack"; }
+  std::vector<std::uint32_t> streamed_sources() const override { return {stream_}; }
+  // The seek table is read beforehand.
+  bool streams_whole_source() const override { return false; }
+
+  std::uint64_t CutAtOrBefore(std::uint64_t position) const override {
+    return ChunkAt(position).raw_begin;
+  }
+  std::uint64_t CutAfter(std::uint64_t position) const override {
+    const PackedChunk& chunk = ChunkAt(position);
+    return chunk.raw_begin + chunk.raw_bytes;
+  }
+  // What is unpacked, and what planes are joined from.
+  std::uint64_t input_bytes_per_output_byte() const override { return 2; }
+
+  void AppendReads(std::uint64_t begin, std::uint64_t end,
+                   std::vector<SourceRange>& reads) const override {
+    const PackedChunk& first = ChunkAt(begin);
+    const PackedChunk& last = ChunkAt(end - 1);
+    reads.push_back(
+        {stream_, first.offset - stream_offset_, last.offset + last.bytes - stream_offset_});
+  }
+
+  void Evaluate(std::uint64_t begin, std::uint64_t end,
+                std::span<const std::span<const std::byte>> inputs,
+                EvaluationOutput& out) const override {
+    thread_local ChunkDecoder decoder;
+    const std::uint64_t input_begin = ChunkAt(begin).offset;
+    for (std::uint64_t position = begin; position < end;) {
+      const PackedChunk& chunk = ChunkAt(position);
+      decoder.Decode(
+          inputs[0].subspan(static_cast<std::size_t>(chunk.offset - input_begin), chunk.bytes),
+          chunks_->FramesOf(chunk), {}, {file_, tensor_, IndexAt(position)},
+          out.value.subspan(static_cast<std::size_t>(position - begin), chunk.raw_bytes));
+      position += chunk.raw_bytes;
+    }
+  }
+
+ private:
+  // All chunks but the last have one length.
+  std::size_t IndexAt(std::uint64_t position) const {
+    return static_cast<std::size_t>(position / chunks_->chunks.front().raw_bytes);
+  }
+  const PackedChunk& ChunkAt(std::uint64_t position) const {
+    return chunks_->chunks[IndexAt(position)];
+  }
+
+  const std::uint32_t stream_;
+  const std::uint64_t stream_offset_;
+  const std::string file_;
+  const std::string tensor_;
+  const std::shared_ptr<const PackedChunks> chunks_;
+};
+
+}  // namespace
+
+ExpressionPtr Unpack(const Catalog& catalog, std::uint32_t stream, formats::Dtype dtype,
+                     formats::Shape shape, std::shared_ptr<const PackedChunks> chunks) {
+  return std::make_shared<const UnpackExpression>(catalog, stream, dtype, std::move(shape),
+                                                  std::move(chunks));
+}
+
+}  // namespace dsv3::convert
