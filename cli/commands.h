@@ -13,6 +13,8 @@ Command RepackCommand();
 Command TrainToInferCommand();
 Command LayoutCommand();
 Command ToGgufCommand();
+Command PackCommand();
+Command UnpackCommand();
 Command SampleCommand();
 Command InspectCommand();
 

@@ -158,7 +158,7 @@ std::string Converted(const ConversionRequest& request, const ConversionReport& 
     // Beside an output that is one file.
     ReportLine(out, "manifest",
                request.to_gguf.type ? formats::ShownPath(request.output.string() + ".manifest.json")
-                                    : ManifestText(request.output));
+                                    : formats::ShownPath(request.output / report.last_file));
   }
   out += QualityText(report.quality, !request.bf16_to_fp8.scales_from.empty());
   return out;

@@ -155,7 +155,7 @@ std::string ConversionReportJson(const ConversionRequest& request, const Convers
   ConversionMembers(json, request.input, request.output, report, tool,
                     !request.bf16_to_fp8.scales_from.empty());
   for (const convert::ReportFact& fact : report.facts) {
-    StringsMember(json, fact.member, fact.names);
+    if (!fact.member.empty()) StringsMember(json, fact.member, fact.names);
   }
   json.EndObject();
   return json.Take() + "\n";

@@ -18,6 +18,8 @@ int main(int argc, char** argv) {
     tool.commands.push_back(dsv3::cli::TrainToInferCommand());
     tool.commands.push_back(dsv3::cli::LayoutCommand());
     tool.commands.push_back(dsv3::cli::ToGgufCommand());
+    tool.commands.push_back(dsv3::cli::PackCommand());
+    tool.commands.push_back(dsv3::cli::UnpackCommand());
     tool.commands.push_back(dsv3::cli::SampleCommand());
     tool.see_also = {"dsv3-inspect"};
     return tool;

@@ -24,10 +24,7 @@ convert::RunOptions::Part ParsePart(const std::string& text) {
   return part;
 }
 
-}  // namespace
-
-std::vector<Option> RunOptionTable(convert::RunOptions* run) {
-  using convert::ChecksumMode;
+std::vector<Option> ResourceOptions(convert::RunOptions* run) {
   constexpr std::uint64_t kMostThreads = 4096;
   std::vector<Option> options;
   options.push_back(
@@ -45,6 +42,28 @@ std::vector<Option> RunOptionTable(convert::RunOptions* run) {
   options.push_back(Size("memory", &run->memory_bytes,
                          "Bound for the buffers, 160Mi by default: bytes, or a number with K, M, "
                          "G (1000) or Ki, Mi, Gi (1024). The output does not depend on it."));
+  return options;
+}
+
+Option OverwriteOption(convert::RunOptions* run) {
+  return OfOneRun(
+      Flag("overwrite", &run->overwrite,
+           "Replace every file in OUT whose name this command writes, also files that others made, "
+           "and remove other files that an earlier command made there. All other files stay.",
+           'f'));
+}
+
+}  // namespace
+
+std::vector<Option> PackingOptionTable(convert::RunOptions* run) {
+  std::vector<Option> options = ResourceOptions(run);
+  options.push_back(OverwriteOption(run));
+  return options;
+}
+
+std::vector<Option> RunOptionTable(convert::RunOptions* run) {
+  using convert::ChecksumMode;
+  std::vector<Option> options = ResourceOptions(run);
   options.push_back(OneOf<ChecksumMode>(
       "checksum", "MODE",
       {{"sha256", ChecksumMode::kSha256, "a SHA-256 for each file"},
@@ -64,11 +83,7 @@ std::vector<Option> RunOptionTable(convert::RunOptions* run) {
       "adapters, training states, other indexes, checksum lists, records of downloads and "
       "operating systems, and descriptions that are no longer true). The report names the files "
       "that are left behind."));
-  options.push_back(OfOneRun(
-      Flag("overwrite", &run->overwrite,
-           "Replace every file in OUT whose name this command writes, also files that others made, "
-           "and remove other files that an earlier command made there. All other files stay.",
-           'f')));
+  options.push_back(OverwriteOption(run));
   return options;
 }
 

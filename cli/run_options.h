@@ -12,6 +12,9 @@ namespace dsv3::cli {
 // The options of convert::RunOptions, for every command that converts.
 std::vector<Option> RunOptionTable(convert::RunOptions* run);
 
+// Of these, the ones that pack and unpack have: files always have SHA-256 digests.
+std::vector<Option> PackingOptionTable(convert::RunOptions* run);
+
 // --part and --finish, for commands whose work several processes may share.
 std::vector<Option> PartOptionTable(convert::RunOptions* run);
 

@@ -12,6 +12,7 @@
 #include "convert/open/demo_model.h"
 #include "convert/open/gguf_model.h"
 #include "convert/open/modelopt_description.h"
+#include "convert/open/packed_model.h"
 #include "convert/open/rank_directory.h"
 #include "convert/open/rank_model.h"
 #include "convert/open/training_model.h"
@@ -335,6 +336,7 @@ OpenedModel OpenModel(const fs::path& input, const OpenOptions& options) {
   }
   if (report_all && begun.half_made) return begun;
   RefuseDemoFile(input);
+  RefusePacked(input);
   if (IsDemoDirectory(input, options.freed)) {
     RequireDemoConfig(input, options);
     return OpenAssembled(fs::absolute(input), options, [&] { return OpenDemo(input, options); });

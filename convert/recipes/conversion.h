@@ -92,6 +92,12 @@ struct ToGgufOptions {
   bool no_tokenizer = false;
 };
 
+struct UnpackOptions {
+  // Shell globs over whole tensor names: only these tensors, in shards of their own; empty: every
+  // file as it was.
+  std::vector<std::string> tensors = {};
+};
+
 struct ConversionRequest {
   std::filesystem::path input;
   std::filesystem::path output;
@@ -103,6 +109,7 @@ struct ConversionRequest {
   LayoutOptions layout;
   RepackOptions repack;
   ToGgufOptions to_gguf;
+  UnpackOptions unpack;
   RunOptions run;
 };
 
@@ -137,6 +144,14 @@ ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSy
 
 // Runs `dsv3-convert to-gguf`, in the same way; the output is a file.
 ConversionReport ConvertToGguf(const ConversionRequest& request, formats::FileSystem& fs,
+                               ProgressSink& progress, const StopToken& stop);
+
+// Runs `dsv3-convert pack`, in the same way.
+ConversionReport ConvertPack(const ConversionRequest& request, formats::FileSystem& fs,
+                             ProgressSink& progress, const StopToken& stop);
+
+// Runs `dsv3-convert unpack`, in the same way.
+ConversionReport ConvertUnpack(const ConversionRequest& request, formats::FileSystem& fs,
                                ProgressSink& progress, const StopToken& stop);
 
 }  // namespace dsv3::convert

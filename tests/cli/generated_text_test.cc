@@ -40,6 +40,8 @@ TEST(HelpTest, IsWhatTheGoldenFilesSay) {
                                                        {"dsv3-convert", "train-to-infer"},
                                                        {"dsv3-convert", "layout"},
                                                        {"dsv3-convert", "to-gguf"},
+                                                       {"dsv3-convert", "pack"},
+                                                       {"dsv3-convert", "unpack"},
                                                        {"dsv3-convert", "sample"},
                                                        {"dsv3-inspect"},
                                                        {"dsv3-verify"},
@@ -166,9 +168,9 @@ TEST(CompletionTest, BashCompletesCommandsOptionsValuesAndPaths) {
   const auto complete = [&](const std::vector<std::string>& words) {
     return BashCompletes("dsv3-convert", words, dir.path().string());
   };
-  EXPECT_EQ(
-      complete({""}),
-      "fp8-to-bf16 bf16-to-fp8 dequantize quantize repack train-to-infer layout to-gguf sample ");
+  EXPECT_EQ(complete({""}),
+            "fp8-to-bf16 bf16-to-fp8 dequantize quantize repack train-to-infer layout to-gguf pack "
+            "unpack sample ");
   EXPECT_EQ(complete({"sa"}), "sample ");
   EXPECT_EQ(complete({"fp8-to-bf16", "--th"}), "--threads ");
   EXPECT_EQ(complete({"sample", "--th"}), " ") << "an option of another command";
@@ -262,8 +264,8 @@ TEST(CompletionTest, FishCompletesCommandsOptionsAndValues) {
     return result.out;
   };
   EXPECT_EQ(complete("dsv3-convert "),
-            "bf16-to-fp8\ndequantize\nfp8-to-bf16\nlayout\nquantize\nrepack\nsample\nto-"
-            "gguf\ntrain-to-infer\n");
+            "bf16-to-fp8\ndequantize\nfp8-to-bf16\nlayout\npack\nquantize\nrepack\nsample\nto-"
+            "gguf\ntrain-to-infer\nunpack\n");
   EXPECT_EQ(complete("dsv3-convert sample --preset "),
             "glm5\nk2.5\nk2-int4\nmoonlight\nnvfp4\nsmall\ntiny\ntiny-61\ntiny-kimi\n"
             "tiny-tp\ntiny-v32\nv2-lite\nv3-shapes\nv4\nv32\n");

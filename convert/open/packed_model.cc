@@ -1,0 +1,224 @@
+#include "convert/open/packed_model.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include <fmt/format.h>
+#include <tbb/parallel_for.h>
+
+#include "convert/open/files_to_pack.h"
+#include "convert/open/unfinished.h"
+#include "convert/packing/packed_file.h"
+#include "convert/plan/unpack_expression.h"
+#include "formats/checkpoint_files.h"
+#include "formats/checkpoint_location.h"
+#include "formats/error.h"
+#include "formats/io/input_file.h"
+#include "formats/manifest.h"
+#include "formats/message_text.h"
+#include "formats/shard_index.h"
+
+namespace dsv3::convert {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{256} << 20;
+
+[[noreturn]] void Fail(const std::string& file, const std::string& problem) {
+  throw Error(ErrorCode::kBadInput, fmt::format("{}: {}", formats::ShownPath(file), problem),
+              {file, ""});
+}
+
+// A packed file that was opened.
+struct OpenedFile {
+  const PackedManifestFile* entry = nullptr;
+  std::unique_ptr<PackedFile> packed;
+  SourceFile source;
+  std::vector<std::size_t> wanted;                          // positions in packed->tensors()
+  std::vector<std::shared_ptr<const PackedChunks>> chunks;  // of these
+};
+
+class Opener {
+ public:
+  Opener(const fs::path& input, const std::function<bool(const std::string&)>& wanted)
+      : directory_(fs::absolute(input).lexically_normal()),
+        wanted_(wanted),
+        result_(std::make_shared<PackedModel>()) {}
+
+  OpenedPacked Open() {
+    ReadManifest();
+    OpenFiles();
+    std::erase_if(files_, [&](const OpenedFile& file) { return wanted_ && file.wanted.empty(); });
+    TakeStored();
+    TakeModel();
+    TakeOthers();
+    model_.assembled = result_;
+    return {std::move(model_), result_};
+  }
+
+ private:
+  void ReadManifest() {
+    if (!IsPackedDirectory(directory_)) {
+      Fail(directory_.string(),
+           fmt::format("there is no {}, so this is no packed checkpoint, or one that pack did not "
+                       "complete; give the directory that dsv3-convert pack wrote",
+                       kPackedManifestName));
+    }
+    result_->manifest = ParsePackedManifest(
+        formats::ReadSmallFile(directory_ / kPackedManifestName, formats::kMaxManifestBytes),
+        std::string(kPackedManifestName));
+    for (const PackedManifestFile& file : result_->manifest.files) {
+      if (IsReservedName(file.name) && file.name != formats::kManifestName &&
+          file.name != formats::kShardIndexName) {
+        Fail(std::string(kPackedManifestName),
+             fmt::format("it lists the file {}, a name that dsv3 keeps for itself; the file is "
+                         "damaged or not dsv3's",
+                         QuoteForMessage(file.name)));
+      }
+      if (file.packed) files_.emplace_back().entry = &file;
+    }
+  }
+
+  void OpenFiles() {
+    std::map<std::string_view, std::vector<const PackedManifestTensor*>> tensors;
+    for (const PackedManifestTensor& tensor : result_->manifest.tensors) {
+      tensors[tensor.file].push_back(&tensor);
+    }
+    static const std::vector<const PackedManifestTensor*> kNone;
+    tbb::parallel_for(std::size_t{0}, files_.size(), [&](std::size_t i) {
+      const auto found = tensors.find(files_[i].entry->name);
+      OpenFile(found == tensors.end() ? kNone : found->second, files_[i]);
+    });
+  }
+
+  void OpenFile(const std::vector<const PackedManifestTensor*>& listed, OpenedFile& file) const {
+    const std::string name = file.entry->PackedName();
+    file.source.name = name;
+    file.source.path = directory_ / name;
+    const formats::InputFile input(file.source.path, name);
+    if (input.bytes() != file.entry->packed_bytes) {
+      Fail(name, fmt::format("the file has {}, but {} says {}; it was cut off or replaced, get it "
+                             "again",
+                             formats::ExactBytes(input.bytes()), kPackedManifestName,
+                             formats::ExactBytes(file.entry->packed_bytes)));
+    }
+    file.packed = std::make_unique<PackedFile>(input);
+    file.source.bytes = input.bytes();
+    file.source.mtime_ns = input.mtime_ns();
+    file.source.header_digest = file.packed->header_digest();
+    file.source.shares_names = true;
+    RequireListed(*file.packed, listed, name);
+    for (std::size_t i = 0; i < file.packed->tensors().size(); ++i) {
+      if (wanted_ && !wanted_(file.packed->tensors()[i].name)) continue;
+      file.wanted.push_back(i);
+      file.chunks.push_back(
+          std::make_shared<const PackedChunks>(file.packed->ReadChunks(input, i)));
+    }
+  }
+
+  // Throws unless packed.json and the file name the same tensors.
+  static void RequireListed(const PackedFile& file,
+                            const std::vector<const PackedManifestTensor*>& listed,
+                            const std::string& name) {
+    const auto is_listed = [](const PackedTensor& tensor, const PackedManifestTensor* entry) {
+      return tensor.name == entry->name && tensor.dtype == entry->dtype &&
+             tensor.shape == entry->shape;
+    };
+    if (std::equal(file.tensors().begin(), file.tensors().end(), listed.begin(), listed.end(),
+                   is_listed)) {
+      return;
+    }
+    Fail(name, fmt::format("it does not hold the tensors that {} lists for it; the two are not of "
+                           "one packed checkpoint, get both again",
+                           kPackedManifestName));
+  }
+
+  void TakeStored() {
+    std::vector<SourceFile> sources;
+    std::vector<CatalogTensor> streams;
+    for (const OpenedFile& file : files_) {
+      const auto position = static_cast<std::uint32_t>(sources.size());
+      sources.push_back(file.source);
+      for (const std::size_t i : file.wanted) {
+        const PackedTensor& tensor = file.packed->tensors()[i];
+        streams.push_back({fmt::format("{}/{}", file.source.name, tensor.name),
+                           formats::Dtype::kU8,
+                           {tensor.stream_bytes},
+                           {position, tensor.stream_offset, tensor.stream_bytes}});
+      }
+    }
+    result_->stored = Catalog(std::move(sources), std::move(streams));
+  }
+
+  void TakeModel() {
+    std::vector<TensorFile> originals;
+    std::uint32_t stream = 0;
+    for (const OpenedFile& file : files_) {
+      TensorFile& original = originals.emplace_back();
+      original.file.name = file.entry->name;
+      original.file.bytes = file.entry->bytes;
+      original.header = file.packed->original();
+      original.file.header_digest = original.header.digest;
+      result_->headers.push_back(file.packed->original_head().substr(sizeof(std::uint64_t)));
+      std::vector<formats::SafetensorsTensor> tensors;
+      for (std::size_t i = 0; i < file.wanted.size(); ++i) {
+        const PackedTensor& tensor = file.packed->tensors()[file.wanted[i]];
+        tensors.push_back(original.header.tensors[file.wanted[i]]);
+        result_->origins.push_back(
+            Unpack(result_->stored, stream++, tensor.dtype, tensor.shape, file.chunks[i]));
+      }
+      original.header.tensors = std::move(tensors);
+    }
+    model_.catalog = CatalogOfFiles(std::move(originals));
+  }
+
+  void TakeOthers() {
+    model_.directory = directory_;
+    for (const PackedManifestFile& file : result_->manifest.files) {
+      if (file.packed || file.name == formats::kManifestName) continue;
+      if (file.name != formats::kShardIndexName) {
+        model_.side_files.push_back(file.name);
+        continue;
+      }
+      model_.form = formats::CheckpointFiles::Form::kIndexed;
+      model_.needs_index = true;
+      result_->index = formats::ReadSmallFile(directory_ / file.name, kMaxIndexBytes);
+    }
+  }
+
+  const fs::path directory_;
+  const std::function<bool(const std::string&)>& wanted_;
+  std::shared_ptr<PackedModel> result_;
+  OpenedModel model_;
+  std::vector<OpenedFile> files_;
+};
+
+}  // namespace
+
+bool IsPackedDirectory(const fs::path& input) {
+  std::error_code ignored;
+  return fs::exists(fs::symlink_status(input / kPackedManifestName, ignored));
+}
+
+void RefusePacked(const fs::path& input) {
+  if (!IsPackedDirectory(input) || !formats::ListSafetensors(input).empty()) return;
+  throw Error(ErrorCode::kBadInput,
+              fmt::format("{}: this is a packed checkpoint; get its files back first: dsv3-convert "
+                          "unpack {} OUT",
+                          formats::ShownPath(input), formats::ShownPath(input)),
+              {input.string(), ""});
+}
+
+OpenedPacked OpenPacked(const fs::path& input,
+                        const std::function<bool(const std::string& tensor)>& wanted) {
+  RefuseUnfinishedConversion(input);
+  return Opener(input, wanted).Open();
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "convert/open/assembled_model.h"
+#include "convert/open/open_model.h"
+#include "convert/packing/packed_manifest.h"
+
+namespace dsv3::convert {
+
+// A packed checkpoint: the tensors of the original are unpacked while they are read.
+struct PackedModel : AssembledModel {
+  PackedManifest manifest;
+};
+
+// Whether a directory holds a packed.json.
+bool IsPackedDirectory(const std::filesystem::path& input);
+
+// Throws Error (kBadInput) for a directory of packed files alone; it names `dsv3-convert unpack`.
+void RefusePacked(const std::filesystem::path& input);
+
+struct OpenedPacked {
+  // The original: its files without paths (those that hold a wanted tensor), side files, the
+  // tensors and how they are made. Nothing is compared with a config.
+  OpenedModel model;
+  std::shared_ptr<const PackedModel> packed;  // model.assembled
+};
+
+// Opens the packed checkpoint in a directory: its headers and, of the tensors that `wanted` says
+// (or all where it is empty), the seek tables. The rest of it may be damaged. Throws Error:
+// kBadInput where there is no packed.json or it is damaged, and for packed files that are missing,
+// of another size than it says, or not those that it describes; kIo.
+OpenedPacked OpenPacked(const std::filesystem::path& input,
+                        const std::function<bool(const std::string& tensor)>& wanted = {});
+
+}  // namespace dsv3::convert

@@ -1,0 +1,167 @@
+#include "convert/recipes/pack.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <span>
+#include <system_error>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/job/packed_output.h"
+#include "convert/job/runner.h"
+#include "convert/open/files_to_pack.h"
+#include "convert/open/model_files.h"
+#include "convert/packing/packed_file.h"
+#include "convert/packing/packed_manifest.h"
+#include "convert/recipes/conversion.h"
+#include "convert/recipes/packed_sizes.h"
+#include "convert/recipes/side_files.h"
+#include "formats/error.h"
+#include "formats/message_text.h"
+#include "formats/safetensors.h"
+#include "formats/shard_index.h"
+
+namespace dsv3::convert {
+namespace {
+
+// Bytes of a stream beside its chunks, and of its entry in the header, about.
+constexpr double kStreamBytes = 160;
+
+std::uint64_t EstimatedBytes(const PlannedFile& file,
+                             const std::map<formats::Dtype, double>& sizes) {
+  auto bytes = static_cast<double>(file.data_offset);
+  for (const PlannedTensor& tensor : file.tensors) {
+    const auto size = sizes.find(tensor.entry.dtype);
+    const double each = size == sizes.end() ? 1 : size->second;
+    bytes += kStreamBytes + each * static_cast<double>(tensor.entry.bytes);
+  }
+  return static_cast<std::uint64_t>(std::ceil(bytes));
+}
+
+void RequireDifferentNames(const Plan& plan) {
+  std::set<std::string_view> names = {kPackedManifestName};
+  const auto add = [&](const std::string& name) {
+    if (names.insert(name).second) return;
+    throw Error(
+        ErrorCode::kBadInput,
+        fmt::format("{}: the packed checkpoint has another file of this name; give this one "
+                    "another name",
+                    formats::ShownPath(name)),
+        {name, ""});
+  };
+  for (const PlannedFile& file : plan.files) add(file.name);
+  for (const PlannedSideFile& side : plan.side_files) add(side.name);
+}
+
+std::string OriginalName(const PlannedFile& file) {
+  return file.name.substr(0, file.name.size() - kPackedSuffix.size());
+}
+
+ReportFact RatioFact(const ConversionReport& report) {
+  ReportFact fact{"", "packed", "", {}};
+  if (report.source_bytes == 0) return fact;
+  fact.text = fmt::format(
+      "{}{} of {}, {:.1f} %", report.outcome == ConversionReport::Outcome::kPlanned ? "about " : "",
+      formats::ShownBytes(report.output_bytes), formats::ShownBytes(report.source_bytes),
+      100 * static_cast<double>(report.output_bytes) / static_cast<double>(report.source_bytes));
+  return fact;
+}
+
+}  // namespace
+
+Plan PlanPack(const OpenedModel& model, bool all_side_files) {
+  Plan plan;
+  plan.recipe = kPackRecipe;
+  plan.packed = true;
+  const Catalog& catalog = model.catalog;
+  ModelFiles files = ReadModelFiles(model);
+  const std::map<formats::Dtype, double> sizes = SamplePackedSizes(catalog);
+  std::uint32_t next = 0;
+  for (std::uint32_t i = 0; i < files.headers.size(); ++i) {
+    const SourceFile& source = catalog.files()[i];
+    std::string bytes = WithLength(std::exchange(files.headers[i], {}));
+    const formats::SafetensorsHeader header =
+        formats::ParseSafetensorsHeader(std::as_bytes(std::span(bytes)), source.bytes, source.name);
+    NamedExpressions held;
+    held.reserve(header.tensors.size());
+    for (; next < catalog.tensors_end() && catalog.tensors()[next].extent.file == i; ++next) {
+      held.emplace_back(catalog.NameInFile(next), Copy(catalog, next));
+    }
+    PlannedFile& file = plan.files.emplace_back(PlanFileLike(
+        source.name + std::string(kPackedSuffix), std::move(bytes), header, std::move(held)));
+    file.packed_bytes = EstimatedBytes(file, sizes);
+  }
+  plan.index = files.index.value_or("");
+  for (const std::string& name : model.side_files) {
+    plan.side_files.push_back({name, model.directory / name, {}});
+  }
+  plan.left_behind = model.left_behind;
+  if (all_side_files) {
+    for (const formats::LeftBehind& each : std::exchange(plan.left_behind, {})) {
+      plan.side_files.push_back({each.name, model.directory / each.name, {}});
+    }
+  }
+  std::sort(plan.side_files.begin(), plan.side_files.end(),
+            [](const PlannedSideFile& a, const PlannedSideFile& b) { return a.name < b.name; });
+  RequireDifferentNames(plan);
+  return plan;
+}
+
+std::string PackedManifestText(const Plan& plan, const FileRecords& records) {
+  PackedManifest manifest;
+  for (const PlannedFile& file : plan.files) {
+    const FileRecord& record = records.at(file.name);
+    PackedManifestFile entry;
+    entry.name = OriginalName(file);
+    entry.bytes = file.bytes;
+    entry.sha256 = record.original.sha256;
+    entry.packed = true;
+    entry.packed_bytes = record.bytes;
+    entry.packed_sha256 = record.file.sha256;
+    for (std::size_t i = 0; i < file.tensors.size(); ++i) {
+      const TensorEntry& tensor = file.tensors[i].entry;
+      manifest.tensors.push_back(
+          {tensor.name, entry.name, tensor.dtype, tensor.shape, record.tensors[i].output.xxh3});
+    }
+    manifest.files.push_back(std::move(entry));
+  }
+  const auto add_kept = [&](const std::string& name) {
+    const FileRecord& record = records.at(name);
+    manifest.files.push_back({name, record.bytes, record.file.sha256});
+  };
+  for (const PlannedSideFile& side : plan.side_files) add_kept(side.name);
+  if (!plan.index.empty()) add_kept(std::string(formats::kShardIndexName));
+  std::sort(manifest.files.begin(), manifest.files.end(),
+            [](const auto& a, const auto& b) { return a.name < b.name; });
+  return SerializePackedManifest(manifest);
+}
+
+ConversionReport ConvertPack(const ConversionRequest& request, formats::FileSystem& fs,
+                             ProgressSink& progress, const StopToken& stop) {
+  ConversionKind conversion;
+  conversion.recipe = kPackRecipe;
+  conversion.title = "Packed";
+  conversion.converted_text = "packed";
+  conversion.open = OpenFilesToPack;
+  conversion.make_recipe = [&](OpenedModel& model) {
+    auto plan = std::make_shared<const Plan>(PlanPack(model, request.run.all_side_files));
+    Recipe recipe{.plan = plan, .tensors = TensorsOf(model)};
+    recipe.converted_tensors = model.catalog.tensors().size();
+    recipe.copied_tensors = 0;
+    recipe.hooks.preflight = [](const PreflightRun&) { return SideDigests(); };
+    recipe.hooks.last_text = [plan](const FileRecords& records) {
+      return PackedManifestText(*plan, records);
+    };
+    recipe.add_facts = [](ConversionReport& report) { report.facts.push_back(RatioFact(report)); };
+    return recipe;
+  };
+  return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,
+                       stop);
+}
+
+}  // namespace dsv3::convert

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <string>
+
+#include "convert/job/run_plan.h"
+#include "convert/open/open_model.h"
+#include "convert/plan/plan.h"
+
+// A checkpoint → the same checkpoint packed, and back.
+namespace dsv3::convert {
+
+inline constexpr char kUnpack[] = "unpack";
+
+// Each file of tensors packed under its name and ".packed"; index and side files as they are, and
+// with `all_side_files` also what is left behind otherwise. `model` is one of OpenFilesToPack.
+// Throws Error (kBadInput) where two files of the packed checkpoint would have one name.
+Plan PlanPack(const OpenedModel& model, bool all_side_files);
+
+// The text of packed.json, from the records of the plan's files.
+std::string PackedManifestText(const Plan& plan, const FileRecords& records);
+
+}  // namespace dsv3::convert

@@ -1,0 +1,177 @@
+#include <algorithm>
+#include <memory>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/catalog/glob.h"
+#include "convert/job/runner.h"
+#include "convert/open/model_files.h"
+#include "convert/open/packed_model.h"
+#include "convert/recipes/conversion.h"
+#include "convert/recipes/pack.h"
+#include "convert/stream/file_digests.h"
+#include "formats/error.h"
+#include "formats/json/json_writer.h"
+#include "formats/left_behind.h"
+#include "formats/manifest.h"
+#include "formats/message_text.h"
+#include "formats/safetensors.h"
+#include "formats/shard_index.h"
+
+namespace dsv3::convert {
+namespace {
+
+class Planner {
+ public:
+  Planner(const OpenedModel& model, const PackedModel& packed,
+          const std::vector<std::string>& tensors, const StopToken& stop)
+      : model_(model), globs_(tensors), stop_(stop) {
+    for (const PackedManifestFile& file : packed.manifest.files) files_[file.name] = &file;
+    for (const PackedManifestTensor& tensor : packed.manifest.tensors) {
+      digests_[tensor.file + '/' + tensor.name] = &tensor.xxh3;
+    }
+  }
+
+  Plan Make() {
+    plan_.recipe = kUnpack;
+    if (!globs_.empty()) plan_.options.push_back({"tensors", GlobsText()});
+    const ModelFiles texts = ReadModelFiles(model_);
+    for (std::uint32_t i = 0; i < texts.headers.size(); ++i) PlanFileOf(i, texts.headers[i]);
+    for (const std::string& name : model_.side_files) TakeSideFile(name);
+    globs_.empty() ? TakeWhole(texts) : TakeSome();
+    return std::move(plan_);
+  }
+
+ private:
+  std::string GlobsText() const {
+    formats::JsonWriter json(0);
+    json.BeginArray();
+    for (const std::string& glob : globs_) json.String(glob);
+    json.EndArray();
+    return json.Take();
+  }
+
+  // The original's file, or one of the tensors that are wanted.
+  void PlanFileOf(std::uint32_t position, const std::string& header_text) {
+    const SourceFile& source = model_.catalog.files()[position];
+    std::string bytes = WithLength(header_text);
+    formats::SafetensorsHeader header =
+        formats::ParseSafetensorsHeader(std::as_bytes(std::span(bytes)), source.bytes, source.name);
+    NamedExpressions held;
+    const std::vector<CatalogTensor>& tensors = model_.catalog.tensors();
+    for (; next_ < tensors.size() && tensors[next_].extent.file == position; ++next_) {
+      held.emplace_back(model_.catalog.NameInFile(next_), OriginOf(model_, next_));
+    }
+    PlannedFile& file = plan_.files.emplace_back(
+        globs_.empty() ? PlanFileLike(source.name, std::move(bytes), header, std::move(held))
+                       : PlanFile(source.name, std::move(held), header.metadata));
+    for (PlannedTensor& tensor : file.tensors) {
+      tensor.xxh3 = *digests_.at(source.name + '/' + tensor.entry.name);
+    }
+    if (globs_.empty()) file.sha256 = files_.at(source.name)->sha256;
+  }
+
+  void TakeSideFile(const std::string& name) {
+    const bool is_list = formats::KindOfLeftBehind(name) == formats::LeftBehindKind::kChecksums ||
+                         name == "model.sig";
+    if (globs_.empty() || !is_list) {
+      plan_.side_files.push_back({name, model_.directory / name, {}, files_.at(name)->sha256});
+    } else {
+      plan_.left_behind.push_back(
+          {name, formats::LeftBehindKind::kChecksums, files_.at(name)->bytes});
+    }
+  }
+
+  void TakeWhole(const ModelFiles& texts) {
+    plan_.index = texts.index.value_or("");
+    // What comes last is compared first: no other file is made in vain.
+    for (const std::string_view last : {formats::kShardIndexName, formats::kManifestName}) {
+      const auto file = files_.find(last);
+      if (file != files_.end()) RequireKept(*file->second);
+    }
+    const auto manifest = files_.find(formats::kManifestName);
+    if (manifest == files_.end()) return;
+    plan_.manifest = model_.directory / formats::kManifestName;
+    plan_.manifest_sha256 = manifest->second->sha256;
+  }
+
+  void RequireKept(const PackedManifestFile& file) const {
+    ProgressSink silent;
+    const FileDigest found = DigestFiles(
+        {{file.name, model_.directory / file.name, true, false, {}}}, 1, silent, stop_)[0];
+    if (found.error) throw Error(*found.error);
+    if (file.sha256.empty() || found.sha256 == file.sha256) return;
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: its digest is not the one in {}; get the file again",
+                            formats::ShownPath(file.name), kPackedManifestName),
+                {file.name, ""});
+  }
+
+  void TakeSome() {
+    if (model_.needs_index || plan_.files.size() > 1) plan_.index = PlanIndex(plan_);
+  }
+
+  const OpenedModel& model_;
+  const std::vector<std::string>& globs_;
+  const StopToken& stop_;
+  std::unordered_map<std::string_view, const PackedManifestFile*> files_;
+  std::unordered_map<std::string, const std::string*> digests_;
+  std::uint32_t next_ = 0;
+  Plan plan_;
+};
+
+// Throws for a glob that no tensor matches.
+void RequireMatches(const PackedManifest& manifest, const std::vector<std::string>& globs) {
+  for (const std::string& glob : globs) {
+    if (std::any_of(manifest.tensors.begin(), manifest.tensors.end(),
+                    [&](const auto& tensor) { return MatchesGlob(glob, tensor.name); })) {
+      continue;
+    }
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--tensors {}: no tensor has a name like this; globs are held against "
+                            "whole names such as 'model.layers.0.mlp.up_proj.weight'",
+                            QuoteForMessage(glob)));
+  }
+}
+
+}  // namespace
+
+ConversionReport ConvertUnpack(const ConversionRequest& request, formats::FileSystem& fs,
+                               ProgressSink& progress, const StopToken& stop) {
+  const std::vector<std::string>& globs = request.unpack.tensors;
+  std::shared_ptr<const PackedModel> packed;
+  ConversionKind conversion;
+  conversion.recipe = kUnpack;
+  conversion.title = "Unpacked";
+  conversion.converted_text = "unpacked";
+  conversion.keeps_source = "unpack leaves the packed checkpoint; delete it afterwards";
+  conversion.open = [&](const std::filesystem::path& input, const OpenOptions&) {
+    std::function<bool(const std::string&)> wanted;
+    if (!globs.empty()) {
+      wanted = [&](const std::string& tensor) {
+        return std::any_of(globs.begin(), globs.end(),
+                           [&](const std::string& glob) { return MatchesGlob(glob, tensor); });
+      };
+    }
+    OpenedPacked opened = OpenPacked(input, wanted);
+    packed = std::move(opened.packed);
+    RequireMatches(packed->manifest, globs);
+    return std::move(opened.model);
+  };
+  conversion.make_recipe = [&](OpenedModel& model) {
+    Recipe recipe{.plan = std::make_shared<const Plan>(Planner(model, *packed, globs, stop).Make()),
+                  .tensors = StoredTensorsOf(model)};
+    recipe.converted_tensors = model.catalog.tensors().size();
+    recipe.copied_tensors = 0;
+    recipe.hooks.preflight = [](const PreflightRun&) { return SideDigests(); };
+    return recipe;
+  };
+  return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,
+                       stop);
+}
+
+}  // namespace dsv3::convert
