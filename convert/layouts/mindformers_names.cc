@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "convert/layouts/mindformers_w8a8_names.h"
+
 namespace dsv3::convert {
 namespace {
 
@@ -127,7 +129,7 @@ LayoutTable MakeInferNames() {
       .model_prefixes = {"model.", "lm_head."},
       .ignored = {},
       .outside = OutsideRules(),
-      .layer = LayerRules({
+      .layer = WithW8A8Rules(LayerRules({
           {.model = "self_attn.q_b_proj.weight",
            .stack = "attention.l2q_proj.weight",
            .piece = RowPiece::kQuerySorted},
@@ -150,7 +152,7 @@ LayoutTable MakeInferNames() {
           {.model = "mlp.experts.{E}.up_proj.weight",
            .stack = "feed_forward.routed_experts.ffn.w3.weight",
            .transposed = true},
-      }),
+      })),
       .mtp = mtp,
       .main_prefixes = {{"model.layers.{L}."}},
       .mtp_prefixes = {{"model.layers.{L}."}},

@@ -10,8 +10,9 @@ namespace dsv3::convert {
 // - "bmm": experts and router as without grouped matrix products
 const LayoutTable& MindformersTrainNames();
 
-// Of the inference network. Variant:
+// Of the inference network. Variants:
 // - "train2infer": what deepseek3_train2infer.py leaves under the training network's names
+// - "w8a8": quantised weights (kW8A8Variant of mindformers_w8a8_names.h), with what is beside them
 const LayoutTable& MindformersInferNames();
 
 }  // namespace dsv3::convert

@@ -11,6 +11,7 @@
 #include "convert/layouts/megatron_names.h"
 #include "convert/layouts/mindformers_mcore_names.h"
 #include "convert/layouts/mindformers_names.h"
+#include "convert/layouts/mindformers_w8a8_names.h"
 #include "convert/layouts/read_layout.h"
 #include "convert/layouts/scaled_layout.h"
 #include "convert/layouts/torchtitan_names.h"
@@ -45,7 +46,8 @@ bool IsMcoreV1(const Tensors& tensors) {
 bool IsMcoreV2(const Tensors& tensors) { return FindEnding(tensors, kMcoreExperts) != nullptr; }
 
 bool IsMindformersInfer(const Tensors& tensors) {
-  return FindEnding(tensors, ".attention.kv2l.weight") != nullptr;
+  return FindEnding(tensors, ".attention.kv2l.weight") != nullptr ||
+         FindEnding(tensors, ".attention.kv2l._layer.weight") != nullptr;
 }
 
 bool IsAny(const Tensors& /*tensors*/) { return true; }
@@ -69,6 +71,11 @@ LayoutReading ReadScaledBy(const ModelConfig& config, const Tensors& tensors) {
   return ReadScaledLayout(kTable(), config, tensors);
 }
 
+template <const LayoutTable& (*kTable)()>
+LayoutReading ReadW8A8By(const ModelConfig& config, const Tensors& tensors) {
+  return ReadW8A8Layout(kTable(), config, tensors);
+}
+
 constexpr std::array<StackRow, 9> kStacks = {{
     {Stack::kHuggingFace, "hf", "model.embed_tokens.weight", IsAny,
      ReadScaledBy<TransformersNames>},
@@ -82,7 +89,7 @@ constexpr std::array<StackRow, 9> kStacks = {{
     {Stack::kMegatron, "megatron", kMcoreEmbedding, IsAny, ReadBy<MegatronNames>},
     {Stack::kTorchtitan, "torchtitan", "tok_embeddings.weight", IsAny, ReadBy<TorchtitanNames>},
     {Stack::kMindformersInfer, "mindformers-infer", "model.tok_embeddings.embedding_weight",
-     IsMindformersInfer, ReadBy<MindformersInferNames>},
+     IsMindformersInfer, ReadW8A8By<MindformersInferNames>},
     {Stack::kMindformersTrain, "mindformers-train", "model.tok_embeddings.embedding_weight", IsAny,
      ReadBy<MindformersTrainNames>},
 }};

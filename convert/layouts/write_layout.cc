@@ -52,13 +52,14 @@ ComposedTensor Composed(const Target& target, const ModelConfig& config,
 
 std::vector<ComposedTensor> WriteLayout(const LayoutTable& table, const ModelConfig& config,
                                         const std::vector<StackTensor>& model,
-                                        const std::vector<std::string_view>& variants) {
+                                        const VariantsOf& variants_of) {
   const LayoutNames names(table, config);
   std::vector<Target> targets;
   std::unordered_map<std::string, std::size_t> positions;  // in targets
   for (std::uint32_t source = 0; source < model.size(); ++source) {
     const StackTensor& tensor = model[source];
     std::vector<LayoutPlaces> places = names.PlacesOf(tensor.name);
+    const std::vector<std::string_view> variants = variants_of(tensor);
     const auto found = std::find_if(places.begin(), places.end(),
                                     [&](const LayoutPlaces& of) { return of.IsOf(variants); });
     if (found == places.end()) {
@@ -81,6 +82,12 @@ std::vector<ComposedTensor> WriteLayout(const LayoutTable& table, const ModelCon
   composed.reserve(targets.size());
   for (const Target& target : targets) composed.push_back(Composed(target, config, model));
   return composed;
+}
+
+std::vector<ComposedTensor> WriteLayout(const LayoutTable& table, const ModelConfig& config,
+                                        const std::vector<StackTensor>& model,
+                                        const std::vector<std::string_view>& variants) {
+  return WriteLayout(table, config, model, [&](const StackTensor&) { return variants; });
 }
 
 }  // namespace dsv3::convert

@@ -261,6 +261,14 @@ class Reader {
       return false;
     }
     const std::uint32_t position = evidence_.Position(decoding.tensor_scale);
+    // NVFP4's is F32 in all tools.
+    const bool may_be_other =
+        decoding.scales == ScaleKind::kFloat && FormatOf(ScaleKind::kFloat, scale->dtype);
+    if (scale->dtype != Dtype::kF32 && may_be_other) {
+      result_.unread = fmt::format("its second scale {} is {}, and only F32 is read",
+                                   QuoteForMessage(scale->name), formats::DtypeName(scale->dtype));
+      return false;
+    }
     if (scale->dtype != Dtype::kF32) {
       Fail(position, "wrong-scale-dtype",
            fmt::format("scale {} is {}, expected F32", QuoteForMessage(scale->name),

@@ -40,6 +40,7 @@ constexpr char kPackedFp4[] = "packed FP4 (MXFP4: E2M1, two values a byte)";
 constexpr char kMxFp8[] = "MXFP8 (E8M0 scales for 32 columns)";
 constexpr char kModelOptFp8[] = "ModelOpt FP8";
 constexpr char kInt8[] = "INT8";
+constexpr char kStaticInt8[] = "INT8 (static W8A8 of msmodelslim)";
 constexpr char kBlockInt8[] = "INT8 (in blocks)";
 constexpr char kW4AFp8[] = "W4AFP8 (packed INT4, two values a byte)";
 constexpr char kW4AFp8Bytes[] = "W4AFP8 (INT4, one value a byte)";
@@ -53,6 +54,8 @@ constexpr char kScaleInv[] = "weight_scale_inv";
 constexpr char kScale[] = "scale";
 constexpr char kScales[] = "scales";
 constexpr char kBlockScales[] = "weight_scales";
+constexpr char kDeqScale[] = "deq_scale";
+constexpr char kInputScale[] = "input_scale";
 constexpr char kScb[] = "SCB";
 constexpr char kAbsmax[] = "weight.absmax";
 constexpr char kNf4State[] = "weight.quant_state.bitsandbytes__nf4";
@@ -188,6 +191,8 @@ constexpr std::array<std::string_view, 3> kAnyE8M0Parts = {kWeightScale, kScaleI
 constexpr std::array<std::string_view, 1> kBlockParts = {kBlockScales};
 constexpr std::array<std::string_view, 6> kInt8Parts = {
     kWeightScale, "weight_offset", "weight_zero_point", "input_offset", "deq_scale", "quant_bias"};
+constexpr std::array<std::string_view, 4> kStaticInt8Parts = {kDeqScale, kInputScale,
+                                                              "input_offset", "quant_bias"};
 constexpr std::array<std::string_view, 3> kBitsandbytesInt8Parts = {kScb, "weight_format",
                                                                     "weight.SCB"};
 constexpr std::array<std::string_view, 6> kBitsandbytesParts = {
@@ -217,6 +222,11 @@ constexpr FormDecoding kDecodeModelOptFp8{.codes = CodeFormat::kE4M3, .rules = M
 constexpr FormDecoding kDecodeFp8Blocks{.codes = CodeFormat::kE4M3, .rules = BlocksOf128};
 constexpr FormDecoding kDecodeInt8{
     .codes = CodeFormat::kI8, .rules = Int8Scales, .zeros = {"weight_offset", "weight_zero_point"}};
+// deq_scale is the scale of a row of the weight times that of the activations.
+constexpr FormDecoding kDecodeStaticInt8{.codes = CodeFormat::kI8,
+                                         .rules = Int8Scales,
+                                         .tensor_scale = kInputScale,
+                                         .tensor_scale_use = TensorScaleUse::kDivide};
 constexpr FormDecoding kDecodeInt8Blocks{.codes = CodeFormat::kI8, .rules = Int8Blocks};
 constexpr FormDecoding kDecodeW4AFp8{.codes = CodeFormat::kI4, .rules = GroupsOf<128>};
 constexpr FormDecoding kDecodeW4AFp8Bytes{
@@ -291,6 +301,8 @@ const FormRow kTable[] = {
      kDecodeW4AFp8Bytes},
     {"weight", Dtype::kI8, [](const Evidence& e) { return e.Has(kWeightScale); }, Named<kInt8>,
      CodeLayout::kPlain, nullptr, ScaleIs<kWeightScale>, kInt8Parts, kDecodeInt8},
+    {"weight", Dtype::kI8, [](const Evidence& e) { return e.Has(kDeqScale); }, Named<kStaticInt8>,
+     CodeLayout::kPlain, nullptr, ScaleIs<kDeqScale>, kStaticInt8Parts, kDecodeStaticInt8},
 
     {"weight", Dtype::kI8, IsByMethod<kMethodBitsandbytes>, Named<kBitsandbytesInt8>,
      CodeLayout::kPlain, nullptr, ScaleIs<kScb>, kBitsandbytesInt8Parts, std::nullopt},

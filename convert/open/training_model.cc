@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "convert/layouts/mindformers_w8a8_names.h"
 #include "convert/layouts/stacks.h"
 #include "convert/open/assembled_model.h"
 #include "convert/open/gate_up_order.h"
@@ -68,12 +69,28 @@ void TakeSideFiles(const TrainingPlace& place, OpenedModel& model) {
   std::sort(model.side_files.begin(), model.side_files.end());
 }
 
-std::vector<bool> SourcesOf(const LayoutReading& reading, std::size_t tensors) {
+std::vector<bool> SourcesOf(const TrainingReading& reading, std::size_t tensors) {
   std::vector<bool> wanted(tensors, false);
-  for (const ComposedTensor& tensor : reading.tensors) {
+  for (const ComposedTensor& tensor : reading.layout.tensors) {
     for (const TensorPart& part : tensor.parts) wanted[part.source] = true;
   }
+  for (const EqualTensors& copy : reading.copies) wanted[copy.second] = true;
   return wanted;
+}
+
+// Takes the second copies of biases out of the model: they must be equal to the first ones.
+void TakeSecondBiases(TrainingReading& training) {
+  std::vector<ComposedTensor>& tensors = training.layout.tensors;
+  for (const ComposedTensor& second : tensors) {
+    const std::string first = FirstW8A8Bias(second.name);
+    if (first.empty()) continue;
+    const auto found = std::find_if(tensors.begin(), tensors.end(),
+                                    [&](const ComposedTensor& t) { return t.name == first; });
+    if (found == tensors.end()) continue;
+    training.copies.push_back({found->parts[0].source, second.parts[0].source});
+  }
+  std::erase_if(tensors,
+                [](const ComposedTensor& tensor) { return !FirstW8A8Bias(tensor.name).empty(); });
 }
 
 // The groups of stored tensors that must be equal. Each of these tensors is stored in one piece.
@@ -129,13 +146,14 @@ OpenedModel OpenTraining(const TrainingPlace& place, const OpenOptions& options)
     }
     if (!order.stack) model.findings.push_back(GuessedOrder(training.stack, order));
   }
+  TakeSecondBiases(training);
   const LayoutReading& reading = training.layout;
   if (!reading.has_mtp) {
     model.missing_mtp_layers = std::exchange(model.config.num_nextn_predict_layers, 0);
   }
 
   AssembledModel assembled;
-  assembled.stored = reader->Locate(SourcesOf(reading, reader->tensors().size()));
+  assembled.stored = reader->Locate(SourcesOf(training, reader->tensors().size()));
   assembled.copies = StoredCopies(training.copies, reader->tensors());
   NamedExpressions tensors;
   tensors.reserve(reading.tensors.size());

@@ -71,8 +71,7 @@ void RefuseUnexplained(const Catalog& catalog, const std::vector<ScaledWeight>& 
         ErrorCode::kBadInput,
         fmt::format("{}: tensor {} is {}, but neither the tensors beside it nor config.json "
                     "say how values are made of it: no form that is known here has such "
-                    "codes. Static W8A8 of msmodelslim without weight_scale is one of "
-                    "those; give the checkpoint that it was made from",
+                    "codes; give the checkpoint that it was made from",
                     formats::ShownPath(file), QuoteForMessage(tensor.name),
                     formats::DtypeName(tensor.dtype)),
         {file, tensor.name});

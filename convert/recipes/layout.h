@@ -22,6 +22,7 @@ struct LayoutPlan {
   OpenedModel source;
   Plan plan;  // without options and side files other than the layout's own
   std::string config;
+  std::string description;           // what says how the weights are quantised; empty: nothing
   std::vector<std::string> dropped;  // scales of weights that became BF16, copies in MTP layers
   std::uint64_t converted = 0;     // tensors of the layout that have another dtype than the model's
   std::uint64_t copied = 0;        // those that are a tensor of the model as it is

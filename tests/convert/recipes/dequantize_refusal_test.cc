@@ -96,6 +96,25 @@ TEST_F(DequantizeTest, RefusesTwoFormsOfOneWeight) {
   EXPECT_THAT(Refusal(made).code(), ErrorCode::kBadInput);
 }
 
+TEST_F(DequantizeTest, RefusesStaticInt8WithoutTheScaleOfItsActivations) {
+  Made made = StaticInt8();
+  std::erase_if(made.checkpoint.tensors, [](const TinyTensor& tensor) {
+    return tensor.name == std::string(kModule) + "input_scale";
+  });
+  EXPECT_THAT(Refusal(made).message(), HasSubstr("up_proj.input_scale' is in no shard"));
+  made = StaticInt8();
+  // Of F16 models: the bits of an F32.
+  TinyTensor& scale = made.checkpoint.Find(std::string(kModule) + "deq_scale");
+  scale.dtype = Dtype::kI64;
+  scale.bytes += scale.bytes;
+  EXPECT_THAT(Refusal(made).message(), HasSubstr("deq_scale' is I64, expected F32"));
+  made = StaticInt8();
+  TinyTensor& input = made.checkpoint.Find(std::string(kModule) + "input_scale");
+  input.dtype = Dtype::kBF16;
+  input.bytes.resize(2);
+  EXPECT_THAT(Refusal(made).message(), HasSubstr("input_scale' is BF16, and only F32 is read"));
+}
+
 TEST_F(DequantizeTest, RefusesAwqThatIsNotWhole) {
   const auto without = [&](const std::string& part) {
     Made made = Awq(64);
@@ -172,10 +191,10 @@ TEST_F(DequantizeTest, NamesWhatItDoesNotKnow) {
               AllOf(HasSubstr("not a quantised checkpoint"), HasSubstr("'exl3'")));
   made = Made();
   made.Add("weight", Dtype::kI8, {kRows, kCols});
-  made.AddScale("deq_scale", Dtype::kF32, {kRows});
+  made.AddScale("row_scale", Dtype::kF32, {kRows});
   SetConfig(made, "");
   EXPECT_THAT(Refusal(made).message(),
-              AllOf(HasSubstr("up_proj.weight' is I8"), HasSubstr("Static W8A8")));
+              AllOf(HasSubstr("up_proj.weight' is I8"), HasSubstr("no form that is known")));
   made = Made();
   made.Add("qweight", Dtype::kI32, {kCols / 8, kRows});
   made.Add("qzeros", Dtype::kI32, {kCols / 128, kRows / 8});

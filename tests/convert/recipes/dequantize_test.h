@@ -229,6 +229,22 @@ inline Made Int8Rows(Dtype scale_dtype, float offset) {
   return made;
 }
 
+// Static W8A8 of msmodelslim, whose deq_scale is the weight's scale times that of the activations.
+inline Made StaticInt8() {
+  Made made;
+  const TinyTensor codes = made.Add("weight", Dtype::kI8, {kRows, kCols});
+  const TinyTensor scale = made.AddScale("deq_scale", Dtype::kF32, {kRows});
+  const TinyTensor input = made.AddScale("input_scale", Dtype::kF32, {1});
+  made.Add("input_offset", Dtype::kF32, {1});
+  made.Add("quant_bias", Dtype::kI32, {kRows});
+  SetConfig(made, "");
+  made.value = [=](std::uint64_t row, std::uint64_t col) {
+    return ByteAt(codes, row * kCols + col) * (ScaleValue(scale, row) / ScaleValue(input, 0));
+  };
+  made.codes = "weight";
+  return made;
+}
+
 inline Made Int8Blocks() {
   Made made;
   const TinyTensor codes = made.Add("weight", Dtype::kI8, {kRows, kCols});
@@ -282,6 +298,7 @@ inline const QuantizedCase kCases[] = {
     {"MxFp8", MxFp8},
     {"Int8Rows", [] { return Int8Rows(Dtype::kBF16, 0); }},
     {"Int8RowsWithOffsets", [] { return Int8Rows(Dtype::kF32, 5); }},
+    {"StaticInt8", StaticInt8},
     {"Int8Blocks", Int8Blocks},
     {"W4AFp8", W4AFp8},
 };
