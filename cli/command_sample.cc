@@ -48,6 +48,8 @@ const char* PresetName(convert::SamplePreset preset) {
       return "k2-int4";
     case convert::SamplePreset::kKimiK25:
       return "k2.5";
+    case convert::SamplePreset::kAwq:
+      return "awq";
     case convert::SamplePreset::kNvFp4:
       return "nvfp4";
     case convert::SamplePreset::kV4:
@@ -66,6 +68,7 @@ const char* FormName(convert::SamplePreset preset) {
       return "BF16";
     case convert::SamplePreset::kKimiInt4:
     case convert::SamplePreset::kKimiK25:
+    case convert::SamplePreset::kAwq:
       return "INT4";
     case convert::SamplePreset::kNvFp4:
       return "NVFP4";
@@ -133,6 +136,7 @@ Command SampleCommand() {
        {"glm5", SamplePreset::kGlm5, "GLM-5's shape, FP8"},
        {"k2-int4", SamplePreset::kKimiInt4, "Kimi K2-Thinking's shape, INT4 experts"},
        {"k2.5", SamplePreset::kKimiK25, "Kimi K2.5's shape, INT4 experts"},
+       {"awq", SamplePreset::kAwq, "V3's shape, INT4 of AWQ"},
        {"nvfp4", SamplePreset::kNvFp4, "V3's shape, NVFP4 experts"},
        {"v4", SamplePreset::kV4, "DeepSeek-V4's shape, FP8 and FP4"}},
       &options->sample.preset,
@@ -143,7 +147,8 @@ Command SampleCommand() {
       "sparse files that take hardly any disk, for planning and inspection). Relatives of a few "
       "MB, "
       "with the names, dtypes and config of the model: v2-lite and moonlight (BF16), v32 and glm5 "
-      "(FP8), k2-int4 and k2.5 (routed experts in packed INT4), nvfp4 (V3's in ModelOpt's NVFP4), "
+      "(FP8), k2-int4 and k2.5 (routed experts in packed INT4), awq (V3's in AWQ's INT4), nvfp4 "
+      "(V3's in ModelOpt's NVFP4), "
       "v4 (FP8 and FP4 experts, with scales in E8M0)."));
   command.options.push_back(Number(
       "seed", "N", std::numeric_limits<std::uint64_t>::max(), "",

@@ -24,6 +24,7 @@ enum class SamplePreset {
   kGlm5,       // GLM-5: FP8, indexers, an MTP layer without copies of embedding and head
   kKimiInt4,   // Kimi K2-Thinking: routed experts in packed INT4
   kKimiK25,    // Kimi K2.5: the same below language_model., beside a vision tower
+  kAwq,        // AWQ's INT4 of V3: all linears, groups of 64
   kNvFp4,      // ModelOpt's NVFP4 of V3: routed experts
   kV4,         // DeepSeek-V4: FP8 and FP4 with E8M0 scales, compressors, an MTP layer as mtp.0
   kV3Shapes,   // DeepSeek-V3's 91,991 tensors in 163 sparse files: for planning and inspection

@@ -1,6 +1,7 @@
 #include "convert/recipes/sample_codes.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -29,6 +30,8 @@ std::uint64_t GroupOf(SampleForm form) {
   switch (form) {
     case SampleForm::kInt4:
       return kInt4Group;
+    case SampleForm::kAwq:
+      return kSampleAwqGroup;
     case SampleForm::kNvFp4:
       return kNvFp4Group;
     default:
@@ -126,6 +129,70 @@ class Encoder {
   float second_;  // of NVFP4
 };
 
+// A matrix of words of eight codes each, those of neighbouring rows in one column, in AWQ's order.
+class AwqWords {
+ public:
+  // Of the matrix by columns.
+  AwqWords(std::uint64_t rows, std::uint64_t cols)
+      : rows_(rows), words_(rows * cols / kCodesOfWord) {}
+
+  void Set(std::uint64_t row, std::uint64_t col, unsigned code) {
+    constexpr std::array<unsigned, kCodesOfWord> kPlaces = {0, 4, 1, 5, 2, 6, 3, 7};
+    const std::uint64_t element = col * rows_ + row;
+    words_[element / kCodesOfWord] |= code << (4 * kPlaces[element % kCodesOfWord]);
+  }
+
+  Bytes Take() const {
+    Bytes bytes;
+    for (const std::uint32_t word : words_) Append(word, bytes);
+    return bytes;
+  }
+
+ private:
+  std::uint64_t rows_;
+  std::vector<std::uint32_t> words_;
+};
+
+// The sixteen codes of a group reach from its least value to its greatest, and 0 is one of them.
+std::vector<Bytes> EncodeAwq(std::span<const std::uint16_t> bf16, std::uint64_t rows,
+                             std::uint64_t cols) {
+  constexpr float kMost = 15;
+  if (rows % kCodesOfWord != 0 || cols % kSampleAwqGroup != 0) {
+    throw Error(ErrorCode::kInternal, "the rows or columns of a sample are not whole words");
+  }
+  AwqWords codes(rows, cols);
+  AwqWords zeros(rows, cols / kSampleAwqGroup);
+  std::vector<std::uint16_t> scales(rows * cols / kSampleAwqGroup);
+  for (std::uint64_t row = 0; row < rows; ++row) {
+    for (std::uint64_t col = 0; col < cols; col += kSampleAwqGroup) {
+      const auto group = bf16.subspan(row * cols + col, kSampleAwqGroup);
+      float least = 0;
+      float greatest = 0;
+      for (const std::uint16_t bits : group) {
+        least = std::min(least, quant::DecodeBF16(bits));
+        greatest = std::max(greatest, quant::DecodeBF16(bits));
+      }
+      const float range = greatest - least;
+      std::uint16_t& stored = scales[col / kSampleAwqGroup * rows + row];
+      stored = quant::EncodeF16(range == 0 ? 1.0F : range / kMost);
+      const float scale = quant::DecodeF16(stored);
+      const float zero = std::clamp(std::nearbyint(-least / scale), 0.0F, kMost);
+      zeros.Set(row, col / kSampleAwqGroup, static_cast<unsigned>(zero));
+      for (std::uint64_t i = 0; i < kSampleAwqGroup; ++i) {
+        const float value = std::nearbyint(quant::DecodeBF16(group[i]) / scale) + zero;
+        codes.Set(row, col + i, static_cast<unsigned>(std::clamp(value, 0.0F, kMost)));
+      }
+    }
+  }
+  Bytes scale_bytes;
+  for (const std::uint16_t scale : scales) Append(scale, scale_bytes);
+  std::vector<Bytes> parts;
+  parts.push_back(codes.Take());
+  parts.push_back(zeros.Take());
+  parts.push_back(std::move(scale_bytes));
+  return parts;
+}
+
 }  // namespace
 
 bool IsFp8Form(SampleForm form) {
@@ -138,6 +205,7 @@ std::vector<StoredPart> StoredPartsOf(SampleForm form, const std::string& name, 
     return Shape{Blocks(shape[0], kSampleBlock.rows), Blocks(shape[1], kSampleBlock.cols)};
   };
   const auto groups = [&] { return Shape{shape[0], shape[1] / GroupOf(form)}; };
+  const auto module = [&] { return name.substr(0, name.rfind('.')); };
   const auto in_bytes = [&] { return Shape{shape[0], shape[1] / 2}; };
   const auto scale_name = [&](ScaleNaming naming) { return ScaleNameOf(name, naming); };
   switch (form) {
@@ -154,13 +222,18 @@ std::vector<StoredPart> StoredPartsOf(SampleForm form, const std::string& name, 
       return {{PackedNameOf(name), Dtype::kI32, {shape[0], shape[1] / kCodesOfWord}},
               {scale_name(ScaleNaming::kWeightScale), Dtype::kBF16, groups()},
               {name + "_shape", Dtype::kI32, {2}}};
-    case SampleForm::kNvFp4: {
-      const std::string module = name.substr(0, name.rfind('.'));
+    case SampleForm::kAwq: {
+      const std::uint64_t groups_of_rows = shape[1] / GroupOf(form);
+      const std::uint64_t words = shape[0] / kCodesOfWord;
+      return {{module() + ".qweight", Dtype::kI32, {shape[1], words}},
+              {module() + ".qzeros", Dtype::kI32, {groups_of_rows, words}},
+              {module() + ".scales", Dtype::kF16, {groups_of_rows, shape[0]}}};
+    }
+    case SampleForm::kNvFp4:
       return {{name, Dtype::kU8, in_bytes()},
               {scale_name(ScaleNaming::kWeightScale), Dtype::kF8E4M3, groups()},
               {name + "_scale_2", Dtype::kF32, {}},
-              {module + ".input_scale", Dtype::kF32, {}}};
-    }
+              {module() + ".input_scale", Dtype::kF32, {}}};
     case SampleForm::kMxFp4:
       return {{name, Dtype::kI8, in_bytes()},
               {scale_name(ScaleNaming::kScale), Dtype::kF8E8M0, groups()}};
@@ -170,6 +243,7 @@ std::vector<StoredPart> StoredPartsOf(SampleForm form, const std::string& name, 
 
 std::vector<Bytes> EncodeSample(SampleForm form, std::span<const std::uint16_t> bf16,
                                 std::uint64_t rows, std::uint64_t cols, float absmax) {
+  if (form == SampleForm::kAwq) return EncodeAwq(bf16, rows, cols);
   Encoder encoder(form, bf16, cols, absmax);
   encoder.Run();
   std::vector<Bytes> parts;

@@ -15,6 +15,7 @@
 namespace dsv3::convert {
 
 inline constexpr quant::BlockShape kSampleBlock = {128, 128};
+inline constexpr std::uint64_t kSampleAwqGroup = 64;
 
 enum class SampleForm {
   kPlain,
@@ -22,6 +23,7 @@ enum class SampleForm {
   kFp8Ue8m0,  // the same; the scales are powers of two
   kFp8E8M0,   // F8_E8M0 scales, as DeepSeek-V4 names them
   kInt4,      // Kimi's: pack-quantized, groups of 32, I32 shapes
+  kAwq,       // gemm: asymmetric INT4 by columns, groups of 64
   kNvFp4,     // ModelOpt's, with an input_scale
   kMxFp4,     // DeepSeek-V4's: I8 bytes with F8_E8M0 scales for 32 columns
 };

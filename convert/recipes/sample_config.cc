@@ -161,8 +161,20 @@ void WriteInt4(Members& out) {
   out.End();
 }
 
+void WriteAwq(Members& out) {
+  out.Object("quantization_config");
+  out.Uint("bits", 4);
+  out.Uint("group_size", kSampleAwqGroup);
+  out.Raw("modules_to_not_convert", "null");
+  out.String("quant_method", "awq");
+  out.String("version", "gemm");
+  out.Raw("zero_point", "true");
+  out.End();
+}
+
 void WriteQuantization(const SampleTraits& traits, Members& out) {
   if (IsFp8Form(traits.linears)) WriteFp8(traits, out);
+  if (traits.linears == SampleForm::kAwq) WriteAwq(out);
   if (traits.experts == SampleForm::kInt4) WriteInt4(out);
 }
 

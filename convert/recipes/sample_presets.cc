@@ -24,7 +24,7 @@ constexpr SampleSizes kSmallSizes = {
 // Groups of 32 columns allow 4 ranks that share an expert, and not 8.
 constexpr SampleSizes kKimiInt4Sizes = {
      256,   320,  128,  3,   4,   8, 1, 2, 1, 1, 1,  192, 512,  64,  64,    384,   3, 0, 6};
-// Groups of 16 columns allow 8.
+// Groups of 16 columns allow 8, AWQ's of 64 two.
 constexpr SampleSizes kNvFp4Sizes = {
      256,   320,  128,  3,   4,   8, 1, 2, 4, 2, 1,  192, 512,  64,  64,    384,   3, 0, 5};
 constexpr SampleSizes kGlm5Sizes = {
@@ -55,6 +55,9 @@ constexpr SampleTraits kKimiK25 = {.family = SampleFamily::kKimiK25,
                                    .linears = SampleForm::kPlain,
                                    .experts = SampleForm::kInt4,
                                    .sizes = &kKimiInt4Sizes};
+constexpr SampleTraits kAwq = {.linears = SampleForm::kAwq,
+                               .experts = SampleForm::kAwq,
+                               .sizes = &kNvFp4Sizes};
 constexpr SampleTraits kNvFp4 = {.linears = SampleForm::kPlain,
                                  .experts = SampleForm::kNvFp4,
                                  .sizes = &kNvFp4Sizes};
@@ -98,6 +101,8 @@ const SampleTraits& TraitsOf(SamplePreset preset) {
       return kKimiInt4;
     case SamplePreset::kKimiK25:
       return kKimiK25;
+    case SamplePreset::kAwq:
+      return kAwq;
     case SamplePreset::kNvFp4:
       return kNvFp4;
     case SamplePreset::kV32:

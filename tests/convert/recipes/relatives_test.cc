@@ -73,6 +73,7 @@ INSTANTIATE_TEST_SUITE_P(All, RelativesTest,
                                            Relative{"KimiInt4", SamplePreset::kKimiInt4, true},
                                            Relative{"KimiK25", SamplePreset::kKimiK25, true,
                                                     248'832},
+                                           Relative{"Awq", SamplePreset::kAwq, true},
                                            Relative{"NvFp4", SamplePreset::kNvFp4, true},
                                            Relative{"V4", SamplePreset::kV4, true}),
                          [](const auto& relative) { return relative.param.test_name; });
