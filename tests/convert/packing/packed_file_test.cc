@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 #include <string>
 #include <string_view>
@@ -261,6 +262,20 @@ TEST(PackedFileTest, RefusesDamagedHeaders) {
   ExpectRefused([&](Parts& parts) { Replace(parts, 0, TextFrame(other)); }, "");
 }
 
+TEST(PackedFileTest, RefusesAHeaderThatIsTooLargeBeforeItIsRead) {
+  Parts parts = PartsOf(testing::PackFile(SafetensorsFile({})));
+  const std::uint64_t bytes = std::uint64_t{1} << 32;
+  parts.header.tensors[0].end = bytes;
+  parts.header.tensors[0].shape = {bytes};
+  const std::string head =
+      formats::SerializeSafetensorsHeader(parts.header.tensors, parts.header.metadata);
+  const TempDir dir;
+  WriteFile(dir / "p", head);
+  std::filesystem::resize_file(dir / "p", head.size() + bytes);  // a hole
+  ExpectBadInput([&] { PackedFile(formats::InputFile(dir / "p", "p")); },
+                 "the frame of the original's header is too large");
+}
+
 // Opens well, but the seek table of tensor "b" lies.
 void ExpectStreamRefused(const std::function<void(std::string&)>& change,
                          const std::string& problem) {
@@ -305,6 +320,12 @@ TEST(PackedFileTest, RefusesSeekTablesThatLie) {
       [](Entries& entries) {
         entries[2].frame_bytes += entries.back().frame_bytes;
         entries.pop_back();
+      },
+      "larger than one can be");
+  edit(
+      [](Entries& entries) {
+        entries.insert(entries.begin() + 3, 8, {1, 1});
+        entries[2].frame_bytes -= 8;
       },
       "larger than one can be");
   edit([](Entries& entries) { entries[2].frame_bytes += 1; }, "more bytes than the stream has");
