@@ -1,6 +1,8 @@
 // scripts/unpack.py, which is written against docs/packed.md alone, and the zstd program read what
 // the codec writes.
 
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
@@ -96,6 +98,37 @@ TEST_F(UnpackScriptTest, RestoresFilesFromABase) {
   EXPECT_EQ(ReadTree(dir_ / "out"), ReadTree(dir_ / "in"));
   std::filesystem::remove_all(dir_ / "out");
   EXPECT_FALSE(Unpack(" " + Quoted(dir_ / "in"))) << "another base";
+}
+
+// The base's FP8 weight stands for BF16 by its dequantised values.
+TEST_F(UnpackScriptTest, RestoresFilesFromABaseInFp8) {
+  constexpr std::size_t kRows = 130;
+  constexpr std::size_t kCols = 300;
+  std::string codes = RandomBytes(kRows * kCols, 1);
+  std::vector<float> scales;
+  for (int i = 0; i < 2 * 3; ++i) scales.push_back(0.001F + 0.0007F * static_cast<float>(i));
+  std::vector<std::uint16_t> values(codes.size());
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    if ((codes[i] & 0x7F) == 0x7F) codes[i] = 0;  // NaN
+    const int exponent = codes[i] >> 3 & 15;
+    const int ulps = codes[i] & 7;
+    const float magnitude = exponent == 0 ? std::ldexp(static_cast<float>(ulps), -9)
+                                          : std::ldexp(static_cast<float>(8 + ulps), exponent - 10);
+    const float scale = scales[i / kCols / 128 * 3 + i % kCols / 128];
+    values[i] = testing::ToBF16((codes[i] < 0 ? -magnitude : magnitude) * scale);
+  }
+  std::vector<std::uint16_t> stepped = values;
+  for (std::size_t i = 0; i < stepped.size(); i += 50) ++stepped[i];
+  const auto write = [&](const std::string& directory, const std::vector<TensorBytes>& tensors) {
+    WriteFile(dir_ / (directory + "/model.safetensors"), testing::SafetensorsFile(tensors));
+  };
+  write("as_bf16", {{"w", Dtype::kBF16, {kRows, kCols}, BytesOf(values)}});
+  write("stepped", {{"w", Dtype::kBF16, {kRows, kCols}, BytesOf(stepped)}});
+  write("base", {{"w", Dtype::kF8E4M3, {kRows, kCols}, codes},
+                 {"w_scale_inv", Dtype::kF32, {2, 3}, BytesOf(scales)}});
+  testing::PackDirectory(dir_ / "stepped", dir_ / "packed", dir_ / "as_bf16");
+  ASSERT_TRUE(Unpack(" " + Quoted(dir_ / "base"))) << testing::ReadFile(dir_ / "errors");
+  EXPECT_EQ(ReadTree(dir_ / "out"), ReadTree(dir_ / "stepped"));
 }
 
 TEST_F(UnpackScriptTest, TheZstdProgramTestsEveryStream) {
