@@ -1,5 +1,6 @@
 #include "convert/job/one_file_output.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <string>
 #include <system_error>
@@ -66,34 +67,60 @@ OneFileOutput::OneFileOutput(fs::path output, bool overwrite)
   }
 }
 
+fs::path OneFileOutput::PlaceOf(const PlannedFile& file) const {
+  return output_.parent_path() / file.name;
+}
+
+// Whether each file either has its name or is complete beside the manifest, and one has its name
+// already: what is left to do is Place's.
+bool OneFileOutput::EndedWhilePlacing(const Plan& plan) const {
+  if (!IsThere(directory_)) return false;
+  std::size_t placed = 0;
+  std::size_t waiting = 0;
+  for (const PlannedFile& file : plan.files) {
+    if (IsThere(directory_ / file.name)) {
+      ++waiting;
+    } else if (IsThere(PlaceOf(file))) {
+      ++placed;
+    }
+  }
+  if (placed == 0 || placed + waiting != plan.files.size()) return false;
+  std::error_code error;
+  return IsThere(directory_ / kManifestName) ||
+         (waiting == 0 && fs::is_empty(directory_, error) && !error);
+}
+
 bool OneFileOutput::IsFinished(const Plan& plan, const Catalog& catalog, const RunOptions& run,
                                formats::FileSystem& file_system) const {
-  // The file has its name, and what is left to do is the manifest's, or to remove the directory.
-  std::error_code error;
-  const bool is_between =
-      IsThere(output_) && IsThere(directory_) && !IsThere(directory_ / output_.filename()) &&
-      (IsThere(directory_ / kManifestName) || (fs::is_empty(directory_, error) && !error));
-  if (is_between && !run.dry_run) Place(file_system);
-  if (overwrite_ || !IsThere(output_)) return false;
-  std::error_code ignored;
-  if (fs::is_regular_file(output_, ignored) && IsSameJob(manifest_, plan, catalog, run) &&
-      HasPlannedHeader(output_, plan.files[0])) {
+  if (!run.dry_run && EndedWhilePlacing(plan)) Place(plan, file_system);
+  if (overwrite_) return false;
+  const auto is_there = [&](const PlannedFile& file) { return IsThere(PlaceOf(file)); };
+  const auto found = std::find_if(plan.files.begin(), plan.files.end(), is_there);
+  if (found == plan.files.end()) return false;
+  const auto is_planned = [&](const PlannedFile& file) {
+    std::error_code ignored;
+    return fs::is_regular_file(PlaceOf(file), ignored) && HasPlannedHeader(PlaceOf(file), file);
+  };
+  if (IsSameJob(manifest_, plan, catalog, run) &&
+      std::all_of(plan.files.begin(), plan.files.end(), is_planned)) {
     return true;
   }
+  const fs::path there = PlaceOf(*found);
   throw Error(ErrorCode::kUsage,
               fmt::format("{}: the file is there, and this command did not make it from this "
                           "input with these options; name another file, or give --overwrite to "
                           "replace it",
-                          formats::ShownPath(output_)),
-              {output_.string(), ""});
+                          formats::ShownPath(there)),
+              {there.string(), ""});
 }
 
-void OneFileOutput::Place(formats::FileSystem& file_system) const {
-  const fs::path made = directory_ / output_.filename();
-  if (IsThere(made)) {
+void OneFileOutput::Place(const Plan& plan, formats::FileSystem& file_system) const {
+  for (const PlannedFile& file : plan.files) {
+    const fs::path made = directory_ / file.name;
+    if (!IsThere(made)) continue;
     // A manifest never lies beside a file that it does not describe.
     if (IsThere(manifest_)) file_system.Remove(manifest_);
-    file_system.Rename(made, output_);
+    file_system.Rename(made, PlaceOf(file));
   }
   if (IsThere(directory_ / kManifestName)) {
     file_system.Rename(directory_ / kManifestName, manifest_);

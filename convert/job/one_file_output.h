@@ -5,13 +5,14 @@
 #include "convert/job/run_options.h"
 #include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
+#include "convert/plan/planned_file.h"
 #include "formats/io/file_system.h"
 
 namespace dsv3::convert {
 
-// An output that is one file, OUT, with its manifest beside it, OUT.manifest.json. A job makes them
-// in a directory, OUT.partial, as every job makes its directory; once all is complete the two get
-// their names, the file first, and the directory goes.
+// An output that is one file, OUT, or several beside each other with names of the plan, and a
+// manifest, OUT.manifest.json. A job makes them in a directory, OUT.partial, as every job makes its
+// directory; once all is complete they get their names, the manifest last, and the directory goes.
 class OneFileOutput {
  public:
   // Throws Error (kUsage) where OUT is a directory.
@@ -21,15 +22,19 @@ class OneFileOutput {
   const std::filesystem::path& directory() const { return directory_; }
 
   // Whether the complete output of this plan is there: the manifest says the same job, and the
-  // file has its size and header. Finishes first what a run left that ended between the two names.
-  // Throws Error (kUsage) where anything else has OUT's name, unless it may be overwritten.
+  // files have their sizes and headers. Finishes first what a run left that ended between the
+  // names. Throws Error (kUsage) where anything else has the name of a file, unless it may be
+  // overwritten.
   bool IsFinished(const Plan& plan, const Catalog& catalog, const RunOptions& run,
                   formats::FileSystem& file_system) const;
 
   // Gives the complete files their names. May be called again after it was interrupted.
-  void Place(formats::FileSystem& file_system) const;
+  void Place(const Plan& plan, formats::FileSystem& file_system) const;
 
  private:
+  std::filesystem::path PlaceOf(const PlannedFile& file) const;
+  bool EndedWhilePlacing(const Plan& plan) const;
+
   std::filesystem::path output_;
   std::filesystem::path manifest_;
   std::filesystem::path directory_;

@@ -169,13 +169,16 @@ ConversionReport RunConversion(const ConversionKind& conversion, const JobReques
                   [](const DerivedTensors& derived) { return HasCheckedBytes(*derived.stored); });
   if (one_file && one_file->IsFinished(*recipe.plan, recipe.tensors.catalog, run, file_system)) {
     report.outcome = ConversionReport::Outcome::kNothingToDo;
-    report.files = {
-        {recipe.plan->files[0].name, recipe.plan->files[0].bytes, report.tensors, "", true}};
-    report.kept_files = 1;
+    for (const PlannedFile& file : recipe.plan->files) {
+      report.files.push_back({file.name, file.bytes, file.tensors.size(), "", true});
+    }
+    report.kept_files = report.files.size();
   } else {
     report = RunPlan(recipe.tensors, *recipe.plan, output, run, recipe.hooks, std::move(report),
                      file_system, progress, stop);
-    if (one_file && !run.dry_run && !IsHelper(run.sharing)) one_file->Place(file_system);
+    if (one_file && !run.dry_run && !IsHelper(run.sharing)) {
+      one_file->Place(*recipe.plan, file_system);
+    }
   }
   if (recipe.add_facts) recipe.add_facts(report);
   std::error_code ignored;

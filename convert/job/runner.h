@@ -45,7 +45,8 @@ struct ConversionKind {
   // Whether that holds of rank shards and training checkpoints, too: the recipe needs to know no
   // values of files that an earlier run deleted.
   bool frees_assembled = false;
-  // Whether OUT is one file with its manifest beside it (OneFileOutput) and no directory.
+  // Whether OUT is a file with its manifest beside it, or several (OneFileOutput), and no
+  // directory.
   bool one_file = false;
   // Throws Error (kUsage) for options that are wrong whatever the input is. May be empty.
   std::function<void()> check_options = {};

@@ -1,8 +1,12 @@
 #include "convert/plan/gguf_file.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <span>
 #include <string_view>
 #include <utility>
+
+#include <fmt/format.h>
 
 #include "convert/plan/gguf_encode_expression.h"
 #include "formats/error.h"
@@ -13,6 +17,8 @@
 
 namespace dsv3::convert {
 namespace {
+
+constexpr std::size_t kMaxSplits = 65'535;  // their number is a u16
 
 class GgufContainer final : public Container {
  public:
@@ -85,6 +91,44 @@ PlannedFile PlanGgufFile(std::string name, const formats::GgufKeys& keys,
   }
   file.bytes = file.data_offset + (file.tensors.empty() ? 0 : file.tensors.back().entry.end());
   return file;
+}
+
+std::vector<PlannedFile> PlanGgufFiles(const std::string& name, const formats::GgufKeys& keys,
+                                       std::vector<GgufPlanned> tensors, std::uint64_t max_bytes) {
+  std::vector<std::vector<GgufPlanned>> groups(1);
+  const std::size_t total = tensors.size();
+  std::uint64_t held = 0;  // bytes of the last group
+  for (GgufPlanned& tensor : tensors) {
+    const std::uint64_t bytes =
+        formats::AlignUp(tensor.expression->num_bytes(), formats::kGgufAlignment);
+    if (max_bytes != 0 && held != 0 && bytes > max_bytes - std::min(held, max_bytes)) {
+      groups.emplace_back();
+      held = 0;
+    }
+    held += bytes;
+    groups.back().push_back(std::move(tensor));
+  }
+  std::vector<PlannedFile> files;
+  if (groups.size() == 1) {
+    files.push_back(PlanGgufFile(name, keys, std::move(groups[0])));
+    return files;
+  }
+  if (groups.size() > kMaxSplits) {
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("with --max-file-size {} there would be {} files, and GGUF counts up "
+                            "to {}; give a larger size",
+                            max_bytes, groups.size(), kMaxSplits));
+  }
+  const std::string stem = name.substr(0, name.size() - Gguf().suffix().size());
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    formats::GgufKeys own = i == 0 ? keys : formats::GgufKeys();
+    own.emplace_back("split.no", static_cast<std::uint16_t>(i));
+    own.emplace_back("split.count", static_cast<std::uint16_t>(groups.size()));
+    own.emplace_back("split.tensors.count", static_cast<std::int32_t>(total));
+    files.push_back(PlanGgufFile(fmt::format("{}-{:05}-of-{:05}.gguf", stem, i + 1, groups.size()),
+                                 own, std::move(groups[i])));
+  }
+  return files;
 }
 
 }  // namespace dsv3::convert

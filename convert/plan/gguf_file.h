@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -27,5 +28,13 @@ struct GgufPlanned {
 // format does not take, kInternal where an expression makes other bytes than the type has.
 PlannedFile PlanGgufFile(std::string name, const formats::GgufKeys& keys,
                          std::vector<GgufPlanned> tensors);
+
+// The same in as many files as it takes for each to hold at most `max_bytes` of tensors (0: one
+// file), as gguf-split cuts them: consecutive tensors, a larger one alone, all keys in the first
+// file, and in each its number (split.no, split.count, split.tensors.count). Of several files the
+// names are "NAME-00001-of-00003.gguf". Throws Error (kBadInput) where there would be more than
+// 65,535.
+std::vector<PlannedFile> PlanGgufFiles(const std::string& name, const formats::GgufKeys& keys,
+                                       std::vector<GgufPlanned> tensors, std::uint64_t max_bytes);
 
 }  // namespace dsv3::convert
