@@ -3,8 +3,8 @@
 #include <array>
 #include <string_view>
 
+#include "convert/recipes/byte_characters.h"
 #include "formats/json/json_writer.h"
-#include "formats/json/utf8.h"
 
 namespace dsv3::convert {
 namespace {
@@ -14,19 +14,6 @@ using formats::JsonWriter;
 constexpr std::array<std::string_view, 3> kSpecialTokens = {
     "<\uFF5Cbegin\u2581of\u2581sentence\uFF5C>", "<\uFF5Cend\u2581of\u2581sentence\uFF5C>",
     "<\uFF5C\u2581pad\u2581\uFF5C>"};
-
-// The printable character by which byte-level BPE writes a byte: itself where it is printable
-// Latin-1 and no space, otherwise the next unused one from U+0100 on.
-std::array<std::string, 256> ByteCharacters() {
-  std::array<std::string, 256> characters;
-  char32_t next = 0x100;
-  for (char32_t byte = 0; byte < 256; ++byte) {
-    const bool printable = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) ||
-                           (byte >= 0xAE && byte <= 0xFF);
-    formats::AppendUtf8(characters[byte], printable ? byte : next++);
-  }
-  return characters;
-}
 
 void WriteByteLevel(JsonWriter& json, std::string_view key) {
   json.Key(key);
