@@ -37,18 +37,32 @@ Option TypeOption(convert::ToGgufOptions* recipe) {
                      "that 32 does not divide are F16.");
 }
 
+Option MtpOption(convert::ToGgufOptions* recipe) {
+  using convert::GgufMtp;
+  return OneOf<std::optional<GgufMtp>>(
+      "mtp", "ACTION",
+      {{"drop", GgufMtp::kDrop, "leave the MTP layers out"},
+       {"keep", GgufMtp::kKeep, "write the MTP layer behind the others"}},
+      &recipe->mtp,
+      "The MTP layer (multi-token prediction, behind num_hidden_layers): drop leaves it out, keep "
+      "writes it as the last block, with nextn_predict_layers. Without this it is as llama.cpp's "
+      "converter does it: kept for V3.2 and GLM-5 where IN has it, dropped for all others, since "
+      "older builds of llama.cpp run it as a layer.");
+}
+
 }  // namespace
 
 Command ToGgufCommand() {
   const auto options = std::make_shared<Options>();
   Command command;
   command.name = "to-gguf";
-  command.summary = "write a model as a GGUF file, for llama.cpp";
+  command.summary = "write a model as GGUF, for llama.cpp";
   command.description = {
-      "Writes the model IN as one GGUF file, as llama.cpp's own converter does it: architecture "
-      "deepseek2 (DeepSeek-V2, V3 and R1, Kimi K2, Moonlight), with the experts of a layer in one "
-      "tensor, kv_b_proj in two, and the tokenizer. Quantised weights are multiplied with their "
-      "scales in F32 and rounded once, to --type. MTP layers are left out.",
+      "Writes the model IN as GGUF, as llama.cpp's own converter does it: architecture deepseek2 "
+      "(DeepSeek-V2, V3 and R1, Kimi K2, Moonlight), deepseek32 (V3.2), glm-dsa (GLM-5) or "
+      "deepseek4 (V4), with the experts of a layer in one tensor, kv_b_proj in two, and the "
+      "tokenizer. Quantised weights are multiplied with their scales in F32 and rounded once, to "
+      "--type.",
       "OUT.gguf appears under its name only when it is complete, with OUT.gguf.manifest.json "
       "beside it; until then the files are in OUT.gguf.partial. After an interruption of any kind "
       "the same command "
@@ -61,9 +75,22 @@ Command ToGgufCommand() {
       {std::string(kOutputName) + ".gguf", "The file to write; its name ends with .gguf.",
        &options->conversion.output}};
   command.options.push_back(TypeOption(&options->recipe));
+  command.options.push_back(
+      Flag("keep-4bit", &options->recipe.keep_4bit,
+           "Keep the codes of 4-bit weights: INT4 in groups of 32 (Kimi K2-Thinking, K2.5) becomes "
+           "Q4_0, and FP4 with E8M0 scales (V4) MXFP4, both exactly; all other weights take "
+           "--type. What cannot "
+           "be exact is refused: other groups, zero points, scales that are no F16, and 4-bit "
+           "weights in kv_b_proj."));
+  command.options.push_back(MtpOption(&options->recipe));
+  command.options.push_back(
+      Size("max-file-size", &options->recipe.max_file_bytes,
+           "Write several files where one would hold more bytes of tensors, named as gguf-split "
+           "names them: OUT-00001-of-00003.gguf; llama.cpp is given the first. Bytes, or a number "
+           "with K, M, G (1000) or Ki, Mi, Gi (1024). A larger tensor lies alone in a file."));
   command.options.push_back(Flag("no-tokenizer", &options->recipe.no_tokenizer,
                                  "Write no tokenizer. Without this, an IN without tokenizer.json "
-                                 "is refused."));
+                                 "or Kimi's tiktoken.model is refused."));
   std::vector<Option> run = RunOptionTable(&options->conversion.run);
   // There are no files beside the one.
   std::erase_if(run, [](const Option& option) { return option.name == "side-files"; });
@@ -73,6 +100,8 @@ Command ToGgufCommand() {
   AddOptions(std::move(run), command);
   command.examples = {
       {"to-gguf --type q8_0 DeepSeek-V3 DeepSeek-V3-Q8_0.gguf", "For llama.cpp, 8.5 bits a weight"},
+      {"to-gguf --type bf16 --keep-4bit Kimi-K2-Thinking k2.gguf",
+       "The experts' INT4 as Q4_0, the rest as it is"},
       {"to-gguf --type bf16 DeepSeek-V2-Lite lite.gguf", "Exact for a BF16 model"}};
   StopAndContinue(command);
   command.shares_work = false;  // one file, which one process writes

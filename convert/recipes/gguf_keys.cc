@@ -1,17 +1,22 @@
 #include "convert/recipes/gguf_keys.h"
 
+#include <array>
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
 #include <optional>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "convert/model/config_fields-inl.h"
 #include "convert/model/forward_config.h"
+#include "convert/recipes/gguf_keys_v4.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 
@@ -20,38 +25,36 @@ namespace {
 
 using Json = nlohmann::json;
 using formats::GgufKeys;
-using formats::GgufType;
 
 constexpr char kGenerationConfig[] = "generation_config.json";
 // llama.cpp's numbers of routers' scores.
 constexpr std::uint32_t kSoftmax = 1;
 constexpr std::uint32_t kSigmoid = 2;
 
-// llama.cpp's number of a file whose weights have a type.
-std::uint32_t FileTypeOf(GgufType type) {
-  switch (type) {
-    case GgufType::kF32:
-      return 0;
-    case GgufType::kF16:
-      return 1;
-    case GgufType::kBF16:
-      return 32;
-    default:
-      return 7;  // Q8_0
-  }
+// Whether llama.cpp knows by the number of layers that a deepseek2 without q_lora_rank has none; of
+// any other it wants the key, and takes 0.
+bool KnownWithoutQLora(const ModelConfig& config) {
+  return config.num_hidden_layers == 26 || config.num_hidden_layers == 27;
 }
 
 class KeyWriter {
  public:
-  KeyWriter(const OpenedModel& model, GgufKeys& keys)
-      : config_(model.config),
+  KeyWriter(const OpenedModel& model, const GgufTarget& target, GgufKeys& keys)
+      : target_(target),
+        architecture_(NameOfGgufArchitecture(target.architecture)),
+        config_(model.config),
         forward_(ParseForwardConfig(model.config_text, model.config, formats::kConfigName)),
         root_(ParseConfigObject(model.config_text, formats::kConfigName)),
         text_(config_.prefix.empty() ? root_ : root_.at("text_config")),
         keys_(keys) {}
 
   void Write() {
-    Number("block_count", config_.num_hidden_layers);
+    if (!forward_.rope_pairs) {
+      FailConfig(formats::kConfigName,
+                 "rope_interleave is false, and llama.cpp rotates neighbouring dimensions");
+    }
+    Number("block_count", config_.num_hidden_layers + target_.mtp_layers);
+    if (target_.mtp_layers > 0) Number("nextn_predict_layers", target_.mtp_layers);
     Number("context_length", ContextLength());
     Number("embedding_length", config_.hidden_size);
     Number("feed_forward_length", config_.intermediate_size);
@@ -60,14 +63,17 @@ class KeyWriter {
     WriteAttention();
     WriteExperts();
     WriteRope();
+    if (target_.has_indexer()) WriteIndexer();
   }
 
  private:
   void Number(std::string_view key, std::uint64_t value) {
-    keys_.emplace_back(fmt::format("deepseek2.{}", key), static_cast<std::uint32_t>(value));
+    Add(key, static_cast<std::uint32_t>(value));
   }
-  void Real(std::string_view key, double value) {
-    keys_.emplace_back(fmt::format("deepseek2.{}", key), static_cast<float>(value));
+  void Real(std::string_view key, double value) { Add(key, static_cast<float>(value)); }
+  template <typename Value>
+  void Add(std::string_view key, Value value) {
+    keys_.emplace_back(fmt::format("{}.{}", architecture_, key), std::move(value));
   }
   const Json* Find(const char* name) const {
     const auto found = text_.find(name);
@@ -90,7 +96,7 @@ class KeyWriter {
     if (!config_.moe_layers.empty() || config_.moe_layer_freq != 1) {
       FailConfig(formats::kConfigName,
                  "layers with experts and without are mixed (moe_layer_freq, mlp_layer_types), "
-                 "and a GGUF file of architecture deepseek2 has all dense layers first");
+                 "and a GGUF file has all dense layers first");
     }
     return config_.first_k_dense_replace;
   }
@@ -98,7 +104,9 @@ class KeyWriter {
   void WriteAttention() {
     Number("attention.head_count", config_.num_attention_heads);
     Number("attention.head_count_kv", 1);  // MLA as one head that all share
-    if (config_.q_lora_rank != 0) Number("attention.q_lora_rank", config_.q_lora_rank);
+    if (config_.q_lora_rank != 0 || !KnownWithoutQLora(config_)) {
+      Number("attention.q_lora_rank", config_.q_lora_rank);
+    }
     Number("attention.kv_lora_rank", config_.kv_lora_rank);
     Number("attention.key_length", config_.kv_lora_rank + config_.qk_rope_head_dim);
     Number("attention.value_length", config_.kv_lora_rank);
@@ -113,13 +121,36 @@ class KeyWriter {
                                              : config_.moe_intermediate_size);
     Number("expert_shared_count", config_.n_shared_experts);
     if (config_.n_routed_experts == 0) return;
+    RequireGroups();
     Number("expert_count", config_.n_routed_experts);
     Number("expert_used_count", config_.num_experts_per_tok);
     Number("expert_group_count", config_.n_group);
     Number("expert_group_used_count", forward_.topk_group);
     Real("expert_weights_scale", forward_.routed_scaling_factor);
-    if (forward_.norm_topk_prob) keys_.emplace_back("deepseek2.expert_weights_norm", true);
+    if (forward_.norm_topk_prob) Add("expert_weights_norm", true);
     Number("expert_gating_func", forward_.softmax_router ? kSoftmax : kSigmoid);
+  }
+
+  // What llama.cpp's loader asserts.
+  void RequireGroups() const {
+    const bool sound = config_.n_group < config_.n_routed_experts &&
+                       (config_.n_group <= 1 || forward_.topk_group < config_.n_group);
+    if (sound) return;
+    FailConfig(formats::kConfigName,
+               fmt::format("{} experts in {} groups (n_group), of which {} are used (topk_group), "
+                           "cannot be loaded by llama.cpp: it wants fewer groups than experts, and "
+                           "not all groups used",
+                           config_.n_routed_experts, config_.n_group, forward_.topk_group));
+  }
+
+  void WriteIndexer() {
+    Number("attention.indexer.head_count", config_.index_n_heads);
+    Number("attention.indexer.key_length", config_.index_head_dim);
+    Number("attention.indexer.top_k", forward_.index_topk);
+    if (target_.architecture != GgufArchitecture::kGlmDsa || config_.indexer_layers.empty()) return;
+    const auto layers = static_cast<std::ptrdiff_t>(config_.num_hidden_layers);
+    Add("attention.indexer.types",
+        std::vector<bool>(config_.indexer_layers.begin(), config_.indexer_layers.begin() + layers));
   }
 
   void WriteRope() {
@@ -128,7 +159,7 @@ class KeyWriter {
     if (!forward_.yarn) return;
     const Json* rope = Find("rope_parameters");
     if (rope == nullptr) rope = Find("rope_scaling");
-    keys_.emplace_back("deepseek2.rope.scaling.type", std::string("yarn"));
+    Add("rope.scaling.type", std::string("yarn"));
     Real("rope.scaling.factor", forward_.yarn->factor);
     Number("rope.scaling.original_context_length",
            static_cast<std::uint64_t>(forward_.yarn->original_positions));
@@ -146,23 +177,14 @@ class KeyWriter {
     }
   }
 
+  const GgufTarget& target_;
+  const std::string_view architecture_;
   const ModelConfig& config_;
   const ForwardConfig forward_;
   const Json root_;
   const Json& text_;
   GgufKeys& keys_;
 };
-
-void RequireArchitecture(const ModelConfig& config) {
-  const bool known = config.model_type == "deepseek_v2" || config.model_type == "deepseek_v3" ||
-                     config.model_type == "kimi_k2";
-  if (known && config.index_n_heads == 0 && config.kv_lora_rank != 0) return;
-  throw Error(ErrorCode::kBadInput,
-              fmt::format("config.json: model_type {} is not written as GGUF; to-gguf writes "
-                          "architecture deepseek2: DeepSeek-V2, V3 and R1, Kimi K2, Moonlight",
-                          QuoteForMessage(config.model_type)),
-              {formats::kConfigName, ""});
-}
 
 // The recommended sampling, where the model says one.
 void AddSampling(const OpenedModel& model, GgufKeys& keys) {
@@ -182,19 +204,63 @@ void AddSampling(const OpenedModel& model, GgufKeys& keys) {
   add("top_p", "top_p");
 }
 
+// "1.3M": with two digits at least.
+std::string RoundedCount(double count) {
+  struct Unit {
+    double size;
+    double factor;
+    char name;
+  };
+  constexpr std::array<Unit, 3> kUnits = {{{1e12, 1e-12, 'T'}, {1e9, 1e-9, 'B'}, {1e6, 1e-6, 'M'}}};
+  Unit unit = {0, 1e-3, 'K'};
+  for (const Unit& larger : kUnits) {
+    if (count <= larger.size) continue;
+    unit = larger;
+    break;
+  }
+  const double scaled = count * unit.factor;
+  const double whole = std::nearbyint(scaled);
+  const int decimals = whole >= 10 ? 0 : whole >= 1 ? 1 : 2;
+  return fmt::format("{:.{}f}{}", scaled, decimals, unit.name);
+}
+
 }  // namespace
 
-GgufKeys ModelGgufKeys(const OpenedModel& model, const std::string& name, GgufType type) {
-  RequireArchitecture(model.config);
+GgufKeys ModelGgufKeys(const OpenedModel& model, const GgufTarget& target, const std::string& name,
+                       std::uint32_t file_type) {
   GgufKeys keys;
-  keys.emplace_back("general.architecture", std::string("deepseek2"));
+  keys.emplace_back("general.architecture",
+                    std::string(NameOfGgufArchitecture(target.architecture)));
   keys.emplace_back("general.type", std::string("model"));
   keys.emplace_back("general.name", name);
-  keys.emplace_back("general.file_type", FileTypeOf(type));
+  keys.emplace_back("general.file_type", file_type);
   keys.emplace_back("general.quantization_version", std::uint32_t{2});
   AddSampling(model, keys);
-  KeyWriter(model, keys).Write();
+  if (target.architecture == GgufArchitecture::kDeepSeek4) {
+    AddV4GgufKeys(model, keys);
+  } else {
+    KeyWriter(model, target, keys).Write();
+  }
   return keys;
+}
+
+void AddSizeLabel(const std::vector<GgufPlanned>& tensors, GgufKeys& keys) {
+  std::uint64_t weights = 0;  // those of one expert among them
+  std::uint64_t experts = 0;  // over all tensors of experts
+  std::uint64_t stacks = 0;
+  for (const GgufPlanned& tensor : tensors) {
+    std::uint64_t size = 1;
+    for (const std::uint64_t dimension : tensor.shape) size *= dimension;
+    if (tensor.name.find("_exps.") != std::string::npos) {
+      experts += tensor.shape.front();
+      size /= tensor.shape.front();
+      ++stacks;
+    }
+    weights += size;
+  }
+  const std::string count = RoundedCount(static_cast<double>(weights));
+  keys.emplace_back("general.size_label",
+                    stacks == 0 ? count : fmt::format("{}x{}", experts / stacks, count));
 }
 
 }  // namespace dsv3::convert

@@ -1,51 +1,36 @@
 #include "convert/recipes/gguf_tensors.h"
 
+#include <memory>
 #include <optional>
 #include <span>
 #include <string_view>
 #include <utility>
 
-#include <fmt/format.h>
-
 #include "convert/layouts/gguf_names.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/layer_kinds.h"
-#include "convert/model/quantized_form.h"
-#include "convert/plan/dequantize_expression.h"
-#include "convert/plan/gguf_encode_expression.h"
-#include "convert/plan/quantized_weight.h"
 #include "convert/plan/slice_expression.h"
 #include "convert/plan/transpose_expression.h"
-#include "formats/error.h"
-#include "formats/message_text.h"
+#include "convert/recipes/gguf_tensors_v4.h"
 
 namespace dsv3::convert {
 namespace {
 
-using formats::Dtype;
-using formats::GgufType;
 using formats::Shape;
-
-// llama.cpp's rule of what is never quantised.
-bool IsAlwaysF32(std::string_view name, const Shape& shape) {
-  return shape.size() < 2 || !name.ends_with(".weight") || name.ends_with("_norm.weight") ||
-         name.ends_with("ffn_gate_inp.weight");
-}
 
 class TensorPlanner {
  public:
-  TensorPlanner(const OpenedModel& model, const std::vector<ScaledWeight>& weights, GgufType type)
-      : catalog_(model.catalog),
-        config_(model.config),
-        prefix_(FindNamePrefix(model.catalog)),
-        scales_(weights, model.catalog.tensors().size()),
-        used_(model.catalog.tensors().size(), false),
-        type_(type) {}
+  TensorPlanner(const OpenedModel& model, const GgufTarget& target,
+                const std::vector<ScaledWeight>& weights, const GgufWeightTypes& types)
+      : config_(model.config),
+        target_(target),
+        layers_(config_.num_hidden_layers + target.mtp_layers),
+        weights_(model, weights, types) {}
 
   GgufTensors Make(const std::vector<std::uint32_t>& dropped) {
     const std::span<const GgufNamePair> outside = GgufModelNames();
     AddPair(outside.front());  // the embedding
-    for (std::uint64_t layer = 0; layer < config_.num_hidden_layers; ++layer) AddLayer(layer);
+    for (std::uint64_t layer = 0; layer < layers_; ++layer) AddLayer(layer);
     for (const GgufNamePair& pair : outside.subspan(1)) {
       if (config_.tie_word_embeddings && pair.model == kHeadName) {
         Drop(std::string(pair.model));
@@ -53,8 +38,15 @@ class TensorPlanner {
         AddPair(pair);
       }
     }
-    for (const std::uint32_t i : dropped) used_[i] = true;
-    for (std::uint32_t i = 0; i < catalog_.tensors_end(); ++i) TakeLeft(i);
+    for (const std::uint32_t i : dropped) weights_.Drop(i);
+    result_.left_out = weights_.LeftOut(
+        [&](std::string_view name) {
+          const std::optional<std::uint64_t> layer = LayerOf(name, weights_.prefix);
+          return (layer && *layer >= layers_) || !name.starts_with(weights_.prefix);
+        },
+        target_.architecture);
+    result_.converted = weights_.converted;
+    result_.kept = std::move(weights_.kept);
     return std::move(result_);
   }
 
@@ -66,158 +58,110 @@ class TensorPlanner {
     const std::string to = GgufLayerPrefix(layer);
     for (const GgufNamePair& pair : GgufLayerNames()) {
       const std::string name = of + std::string(pair.model);
-      if (Find(name)) Add(name, to + std::string(pair.gguf));
+      if (weights_.Find(name)) Add(name, to + std::string(pair.gguf));
     }
     AddKvB(of + std::string(kKvBName), to);
     if (!IsMoeLayer(config_, layer)) return;
     for (const GgufNamePair& pair : GgufExpertNames()) AddExperts(of, to, pair);
   }
 
-  // A tensor of the model by its name without the prefix, or the codes that make it.
-  std::optional<std::uint32_t> Find(const std::string& name) const {
-    const std::string whole = std::string(prefix_) + name;
-    const std::uint32_t i = catalog_.Find(whole);
-    if (i != Catalog::kNone) return i;
-    if (!name.ends_with(".weight")) return std::nullopt;
-    const std::optional<StoredCodes> codes = FindCodes(catalog_, config_, whole);
-    if (!codes) return std::nullopt;
-    return codes->position;
+  void Put(std::string name, GgufWeights::Made made) {
+    result_.tensors.push_back(
+        {std::move(name), made.type, std::move(made.shape), std::move(made.bytes)});
   }
 
-  std::uint32_t Need(const std::string& name) const {
-    const std::optional<std::uint32_t> i = Find(name);
-    if (i) return *i;
-    const std::string whole = std::string(prefix_) + name;
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("tensor {} is missing, and a GGUF file needs it; a layout with other "
-                            "names becomes one of Hugging Face's with dsv3-convert layout --to hf",
-                            QuoteForMessage(whole)),
-                {"", whole});
+  void Add(const std::string& name, const std::string& gguf) {
+    Put(gguf, weights_.Whole(weights_.Need(name), gguf));
   }
 
-  // The values of a tensor of the model: codes times scales in F32, other floats as they are.
-  ExpressionPtr ValueOf(std::uint32_t i) {
-    const CatalogTensor& tensor = catalog_.tensors()[i];
-    used_[i] = true;
-    if (const ScaledWeight* const pair = scales_.OfWeight(i)) {
-      return DequantizeToF32(catalog_, *pair);
-    }
-    if (!FloatFormatOf(tensor.dtype)) {
-      throw Error(ErrorCode::kBadInput,
-                  fmt::format("{}: tensor {} is {}, and not one of the forms of weights that "
-                              "become GGUF",
-                              formats::ShownPath(catalog_.files()[tensor.extent.file].name),
-                              QuoteForMessage(tensor.name), formats::DtypeName(tensor.dtype)),
-                  {catalog_.files()[tensor.extent.file].name, tensor.name});
-    }
-    return Copy(catalog_, i);
-  }
-
-  GgufType TypeFor(const std::string& name, const Shape& shape) const {
-    if (IsAlwaysF32(name, shape)) return GgufType::kF32;
-    return formats::GgufNumBytes(type_, shape) ? type_ : GgufType::kF16;
-  }
-
-  void Count(const Expression& from, Dtype to, std::uint64_t tensors = 1) {
-    if (from.dtype() != to || from.rule() != "copy") result_.converted += tensors;
-  }
-
-  void Add(const std::string& name, std::string gguf) {
-    ExpressionPtr value = ValueOf(Need(name));
-    const Shape shape = value->shape();
-    const GgufType type = TypeFor(gguf, shape);
-    Count(*value, DtypeOfGguf(type));
-    result_.tensors.push_back({std::move(gguf), type, shape, EncodeGguf(std::move(value), type)});
-  }
-
-  // kv_b_proj has for each head the rows that make keys, then those that make values. The file has
-  // both apart, the keys' transposed.
+  // kv_b_proj has for each head the rows that make keys, then those that make values; or the two
+  // are apart already. The file has both apart, the keys' transposed.
   void AddKvB(const std::string& name, const std::string& to) {
-    const ExpressionPtr value = ValueOf(Need(name));
-    const std::uint64_t heads = config_.num_attention_heads;
     const std::uint64_t key_rows = config_.qk_nope_head_dim;
     const std::uint64_t value_rows = config_.v_head_dim;
-    const std::uint64_t cols = config_.kv_lora_rank;
-    const auto rows_of = [&](std::uint64_t skip, std::uint64_t rows) {
-      std::vector<SlicePart> parts;
-      for (std::uint64_t head = 0; head < heads; ++head) {
-        const std::uint64_t begin = head * (key_rows + value_rows) + skip;
-        parts.push_back({value, {begin, begin + rows, 0, cols}});
-      }
-      return std::make_shared<SliceExpression>(value->dtype(), Shape{heads, rows, cols},
-                                               std::move(parts));
-    };
-    const Shape key_shape = {heads, cols, key_rows};
-    const std::string key_name = to + std::string(kGgufKeysName);
-    const GgufType key_type = TypeFor(key_name, key_shape);
-    Count(*value, DtypeOfGguf(key_type));
-    result_.tensors.push_back({key_name, key_type, key_shape,
-                               EncodeGguf(TransposeMatrices(rows_of(0, key_rows)), key_type)});
-    const Shape value_shape = {heads, value_rows, cols};
-    const std::string value_name = to + std::string(kGgufValuesName);
-    const GgufType value_type = TypeFor(value_name, value_shape);
-    result_.tensors.push_back({value_name, value_type, value_shape,
-                               EncodeGguf(rows_of(key_rows, value_rows), value_type)});
+    const std::optional<KvHalves> halves = weights_.FindHalves(name);
+    const ExpressionPtr keys = weights_.ToBeCut(halves ? halves->keys : weights_.Need(name));
+    const ExpressionPtr values = halves ? weights_.ToBeCut(halves->values) : keys;
+    const std::uint64_t beside = halves ? 0 : 1;  // whether a head's rows lie beside each other
+    GgufWeights::Made k_b = weights_.Encoded(
+        TransposeMatrices(RowsOfHeads(keys, 0, key_rows, beside * value_rows)), kGgufKeysName);
+    GgufWeights::Made v_b =
+        weights_.Encoded(RowsOfHeads(values, beside * key_rows, value_rows, 0), kGgufValuesName);
+    weights_.Count(*keys, k_b.type);
+    if (halves) weights_.Count(*values, v_b.type);
+    Put(to + std::string(kGgufKeysName), std::move(k_b));
+    Put(to + std::string(kGgufValuesName), std::move(v_b));
+  }
+
+  // The matrices of all heads, each of `rows` rows of the value, which has `before` rows before
+  // and `behind` rows behind each.
+  ExpressionPtr RowsOfHeads(const ExpressionPtr& value, std::uint64_t before, std::uint64_t rows,
+                            std::uint64_t behind) const {
+    std::vector<SlicePart> parts;
+    for (std::uint64_t head = 0; head < config_.num_attention_heads; ++head) {
+      const std::uint64_t begin = head * (before + rows + behind) + before;
+      parts.push_back({value, {begin, begin + rows, 0, config_.kv_lora_rank}});
+    }
+    return std::make_shared<SliceExpression>(
+        value->dtype(), Shape{config_.num_attention_heads, rows, config_.kv_lora_rank},
+        std::move(parts));
   }
 
   void AddExperts(const std::string& of, const std::string& to, const GgufNamePair& pair) {
-    const std::string name = to + std::string(pair.gguf);
-    std::vector<SlicePart> parts;
-    Shape shape;
-    GgufType type = GgufType::kF32;
-    for (std::uint64_t expert = 0; expert < config_.n_routed_experts; ++expert) {
-      ExpressionPtr value = ValueOf(Need(of + ExpertMatrixName(expert, pair.model)));
-      shape = value->shape();
-      type = TypeFor(name, shape);
-      Count(*value, DtypeOfGguf(type));
-      ExpressionPtr encoded = EncodeGguf(std::move(value), type);
-      const MatrixShape bytes = MatrixOf(encoded->shape());
-      parts.push_back({std::move(encoded), Whole(bytes)});
+    const std::string gguf = to + std::string(pair.gguf);
+    const std::string first = of + ExpertMatrixName(0, pair.model);
+    if (const std::optional<std::uint32_t> fused = weights_.FindFused(first)) {
+      return AddFused(*fused, gguf, pair.model);
     }
-    shape.insert(shape.begin(), config_.n_routed_experts);
-    const Dtype dtype = parts.front().origin->dtype();
-    ExpressionPtr stacked =
-        std::make_shared<SliceExpression>(dtype, ShapeOfGguf(type, shape), std::move(parts));
-    result_.tensors.push_back({name, type, shape, std::move(stacked)});
+    std::vector<std::uint32_t> experts;
+    for (std::uint64_t expert = 0; expert < config_.n_routed_experts; ++expert) {
+      experts.push_back(weights_.Need(of + ExpertMatrixName(expert, pair.model)));
+    }
+    Put(gguf, weights_.Stacked(experts, gguf));
+  }
+
+  // transformers has all experts of a layer in two tensors: each expert's rows of gate, then those
+  // of up, and down.
+  void AddFused(std::uint32_t fused, const std::string& gguf, std::string_view matrix) {
+    if (matrix.starts_with("down")) return Put(gguf, weights_.Whole(fused, gguf));
+    const bool is_up = matrix.starts_with("up");
+    const ExpressionPtr value = weights_.ValueOf(fused);
+    const std::uint64_t rows = config_.moe_intermediate_size;
+    std::vector<SlicePart> parts;
+    for (std::uint64_t expert = 0; expert < config_.n_routed_experts; ++expert) {
+      const std::uint64_t begin = (2 * expert + (is_up ? 1 : 0)) * rows;
+      parts.push_back({value, {begin, begin + rows, 0, config_.hidden_size}});
+    }
+    GgufWeights::Made made = weights_.Encoded(
+        std::make_shared<SliceExpression>(
+            value->dtype(), Shape{config_.n_routed_experts, rows, config_.hidden_size},
+            std::move(parts)),
+        gguf);
+    if (!is_up) weights_.Count(*value, made.type);
+    Put(gguf, std::move(made));
   }
 
   void Drop(const std::string& name) {
-    if (const std::optional<std::uint32_t> i = Find(name)) used_[*i] = true;
+    if (const std::optional<std::uint32_t> i = weights_.Find(name)) weights_.Drop(*i);
   }
 
-  // What no tensor of the file is made of: of MTP layers, of a vision tower, scales; nothing else
-  // may be.
-  void TakeLeft(std::uint32_t i) {
-    if (used_[i]) return;
-    const CatalogTensor& tensor = catalog_.tensors()[i];
-    const std::optional<std::uint64_t> layer = LayerOf(tensor.name, prefix_);
-    const bool is_mtp = layer && *layer >= config_.num_hidden_layers;
-    if (is_mtp || !tensor.name.starts_with(prefix_)) {
-      result_.left_out.push_back(tensor.name);
-    } else if (scales_.OfScale(i) == nullptr && !tensor.name.ends_with(".rotary_emb.inv_freq")) {
-      const std::string& file = catalog_.files()[tensor.extent.file].name;
-      throw Error(ErrorCode::kBadInput,
-                  fmt::format("{}: tensor {} has no name in a GGUF file of architecture deepseek2; "
-                              "llama.cpp cannot load a model with it",
-                              formats::ShownPath(file), QuoteForMessage(tensor.name)),
-                  {file, tensor.name});
-    }
-  }
-
-  const Catalog& catalog_;
   const ModelConfig& config_;
-  const std::string_view prefix_;
-  const ScaleMap scales_;
-  std::vector<bool> used_;
-  const GgufType type_;
+  const GgufTarget& target_;
+  const std::uint64_t layers_;  // main layers and the MTP layers that the file holds
+  GgufWeights weights_;
   GgufTensors result_;
 };
 
 }  // namespace
 
-GgufTensors PlanGgufTensors(const OpenedModel& model, const std::vector<ScaledWeight>& weights,
-                            const std::vector<std::uint32_t>& dropped, GgufType type) {
-  return TensorPlanner(model, weights, type).Make(dropped);
+GgufTensors PlanGgufTensors(const OpenedModel& model, const GgufTarget& target,
+                            const std::vector<ScaledWeight>& weights,
+                            const std::vector<std::uint32_t>& dropped,
+                            const GgufWeightTypes& types) {
+  if (target.architecture == GgufArchitecture::kDeepSeek4) {
+    return PlanV4GgufTensors(model, weights, dropped, types);
+  }
+  return TensorPlanner(model, target, weights, types).Make(dropped);
 }
 
 }  // namespace dsv3::convert

@@ -15,8 +15,10 @@
 #include <nlohmann/json.hpp>
 
 #include "convert/model/config_fields-inl.h"
+#include "convert/recipes/gguf_tiktoken.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
+#include "formats/gguf.h"
 
 namespace dsv3::convert {
 namespace {
@@ -25,8 +27,11 @@ using Json = nlohmann::json;
 using formats::GgufKeys;
 
 constexpr char kTokenizer[] = "tokenizer.json";
+constexpr char kTiktoken[] = "tiktoken.model";
 constexpr char kTokenizerConfig[] = "tokenizer_config.json";
 constexpr char kChatTemplate[] = "chat_template.jinja";
+// Tokens behind those of a tiktoken file that Kimi's tokenizer has, named or reserved.
+constexpr std::size_t kKimiSpecialTokens = 256;
 constexpr std::uint64_t kMaxTokenizerBytes = std::uint64_t{64} << 20;
 
 // llama.cpp's numbers of kinds of tokens.
@@ -47,6 +52,16 @@ constexpr std::array<SpecialName, 7> kSpecialNames = {{{"bos", "bos_token_id"},
                                                        {"pad", "padding_token_id"},
                                                        {"cls", "cls_token_id"},
                                                        {"mask", "mask_token_id"}}};
+
+// Tokens of GLM that have these roles where its files name no others.
+struct GlmToken {
+  std::string_view token;
+  const char* key;
+};
+constexpr std::array<GlmToken, 4> kGlmTokens = {{{"[gMASK]", "bos_token_id"},
+                                                 {"<|user|>", "eot_token_id"},
+                                                 {"<|endoftext|>", "unknown_token_id"},
+                                                 {"<|observation|>", "eom_token_id"}}};
 
 // Tokens that mean something to chat templates though their file does not call them special.
 bool LooksSpecial(std::string_view token) {
@@ -92,17 +107,45 @@ class TokenizerReader {
     ReadSpecial(config_text);
   }
 
+  // Kimi's: the tokens of a tiktoken file, and special ones behind them.
+  void ReadTiktoken(const std::string& text, const std::string& config_text) {
+    const TiktokenRanks ranks = ParseTiktoken(text, config_.vocab_size, kTiktoken);
+    std::vector<std::string> tokens = PaddedTokens();
+    std::vector<std::int32_t> types(tokens.size(), kUnused);
+    for (const auto& [token, rank] : ranks) {
+      tokens[rank] = AsByteCharacters(token);
+      types[rank] = kNormal;
+    }
+    const std::optional<Json> own = ReadJson(directory_, kTokenizerConfig);
+    const Json named = own ? Member(*own, "added_tokens_decoder") : Json();
+    const std::size_t end = std::min(tokens.size(), ranks.size() + kKimiSpecialTokens);
+    for (std::size_t id = ranks.size(); id < end; ++id) {
+      if (types[id] != kUnused) Wrong(kTiktoken, "it leaves numbers out");
+      const std::string name = Text(Member(named, fmt::format("{}", id).c_str()), "content");
+      tokens[id] = name.empty() ? fmt::format("<|reserved_token_{}|>", id) : name;
+      types[id] = kControl;
+    }
+    Add("model", std::string("gpt2"));
+    Add("pre", std::string("kimi-k2"));
+    Add("tokens", std::move(tokens));
+    Add("token_type", std::move(types));
+    std::vector<std::string> merges = MergesOfTiktoken(ranks);
+    if (!merges.empty()) Add("merges", std::move(merges));
+    ReadSpecial(config_text);
+  }
+
  private:
   template <typename Value>
   void Add(std::string_view key, Value value) {
     keys_.emplace_back(fmt::format("tokenizer.ggml.{}", key), std::move(value));
   }
 
-  [[noreturn]] static void Wrong(std::string_view what) {
-    FailConfig(kTokenizer, fmt::format("{}; download the file again, or go on without a "
-                                       "tokenizer: --no-tokenizer",
-                                       what));
+  [[noreturn]] static void Wrong(const char* file, std::string_view what) {
+    FailConfig(file, fmt::format("{}; download the file again, or go on without a tokenizer: "
+                                 "--no-tokenizer",
+                                 what));
   }
+  [[noreturn]] static void Wrong(std::string_view what) { Wrong(kTokenizer, what); }
 
   // A member, or null.
   static const Json& Member(const Json& object, const char* name) {
@@ -131,6 +174,7 @@ class TokenizerReader {
       return patterns[1].starts_with("\\s?\\p{L}") ? "deepseek-coder" : "deepseek-llm";
     }
     if (config_.model_type == "kimi_k2") return "kimi-k2";
+    if (config_.model_type == "glm_moe_dsa") return "glm4";
     return config_.model_type == "deepseek_v2" ? "deepseek-llm" : "deepseek-v3";
   }
 
@@ -146,11 +190,15 @@ class TokenizerReader {
     return id;
   }
 
+  std::vector<std::string> PaddedTokens() const {
+    std::vector<std::string> tokens(static_cast<std::size_t>(config_.vocab_size));
+    for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = fmt::format("[PAD{}]", i);
+    return tokens;
+  }
+
   void ReadTokens(const Json& model) {
-    const auto size = static_cast<std::size_t>(config_.vocab_size);
-    std::vector<std::string> tokens(size);
-    std::vector<std::int32_t> types(size, kUnused);
-    for (std::size_t i = 0; i < size; ++i) tokens[i] = fmt::format("[PAD{}]", i);
+    std::vector<std::string> tokens = PaddedTokens();
+    std::vector<std::int32_t> types(tokens.size(), kUnused);
     const Json& vocab = Member(model, "vocab");
     if (!vocab.is_object()) Wrong("it has no vocab");
     for (const auto& [token, number] : vocab.items()) {
@@ -250,12 +298,22 @@ class TokenizerReader {
         Add(name.key, id->get<std::uint32_t>());
       }
     }
+    if (config_.model_type == "glm_moe_dsa") AddGlmTokens();
     if (own) {
       ReadEnds(*own);
     } else {
       ReadEnds(Json::object());
     }
     ReadChatTemplate(own ? *own : Json::object());
+  }
+
+  void AddGlmTokens() {
+    for (const GlmToken& glm : kGlmTokens) {
+      const auto found = added_.find(std::string(glm.token));
+      const std::string key = fmt::format("tokenizer.ggml.{}", glm.key);
+      if (found == added_.end() || formats::FindGgufKey(keys_, key) != nullptr) continue;
+      Add(glm.key, found->second);
+    }
   }
 
   void ReadEnds(const Json& own) {
@@ -289,16 +347,22 @@ class TokenizerReader {
 
 GgufKeys TokenizerGgufKeys(const std::filesystem::path& directory, const ModelConfig& config,
                            const std::string& config_text) {
-  std::optional<Json> tokenizer = ReadJson(directory, kTokenizer);
-  if (!tokenizer) {
+  GgufKeys keys;
+  if (std::optional<Json> tokenizer = ReadJson(directory, kTokenizer)) {
+    TokenizerReader(directory, config, std::move(*tokenizer), keys).Read(config_text);
+    return keys;
+  }
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(directory / kTiktoken, ignored)) {
     throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: tokenizer.json is missing, and a GGUF file holds the tokenizer; "
-                            "put it beside config.json, or go on without one: --no-tokenizer",
+                fmt::format("{}: tokenizer.json is missing (and Kimi's tiktoken.model), and a GGUF "
+                            "file holds the tokenizer; put it beside config.json, or go on without "
+                            "one: --no-tokenizer",
                             formats::ShownPath(directory)),
                 {kTokenizer, ""});
   }
-  GgufKeys keys;
-  TokenizerReader(directory, config, std::move(*tokenizer), keys).Read(config_text);
+  TokenizerReader(directory, config, Json(), keys)
+      .ReadTiktoken(formats::ReadSmallFile(directory / kTiktoken, kMaxTokenizerBytes), config_text);
   return keys;
 }
 

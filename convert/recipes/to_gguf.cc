@@ -1,9 +1,11 @@
 #include "convert/recipes/to_gguf.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <filesystem>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,13 +14,16 @@
 
 #include "convert/job/report_fact.h"
 #include "convert/plan/gguf_file.h"
-#include "convert/recipes/check_scales.h"
+#include "convert/plan/gguf_four_bit_expression.h"
 #include "convert/recipes/dequantize.h"
+#include "convert/recipes/gguf_architecture.h"
 #include "convert/recipes/gguf_keys.h"
+#include "convert/recipes/gguf_preflight.h"
 #include "convert/recipes/gguf_tensors.h"
 #include "convert/recipes/gguf_tokenizer.h"
 #include "convert/recipes/source_fact.h"
 #include "formats/error.h"
+#include "formats/gguf.h"
 #include "formats/gguf_type.h"
 #include "formats/message_text.h"
 
@@ -51,24 +56,6 @@ std::string OptionName(formats::GgufType type) {
   return name;
 }
 
-SideDigests CheckWeights(const OpenedModel& model, const State& state, bool sha256,
-                         const PreflightRun& run, ProgressSink& progress, const StopToken& stop) {
-  SideDigests digests = run.known;
-  const std::vector<ScaledWeight>& weights = state.quantized.weights;
-  if (run.to_make.empty() || weights.empty()) return digests;
-  CheckWeightShapes(
-      model.catalog, weights, [](std::string_view) { return true; }, run.sources, stop);
-  ScaleLook look;
-  look.advice = "take a checkpoint whose scales are sound";
-  ScaleCheck check = CheckScales(model.catalog, weights, /*allow_bad_scales=*/false, sha256,
-                                 run.sources, progress, stop, run.known, look);
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    digests.emplace(weights[i].scale, std::move(check.digests[i]));
-  }
-  for (auto& [tensor, found] : check.beside) digests.emplace(tensor, std::move(found));
-  return digests;
-}
-
 void CheckGgufOptions(const ConversionRequest& request) {
   if (!request.to_gguf.type) {
     throw Error(ErrorCode::kUsage,
@@ -82,6 +69,47 @@ void CheckGgufOptions(const ConversionRequest& request) {
   }
 }
 
+void RequireKept(const std::vector<ScaledWeight>& kept) {
+  if (!kept.empty()) return;
+  throw Error(ErrorCode::kBadInput,
+              "no weight of the model is INT4 or MXFP4, so there is nothing for --keep-4bit to "
+              "keep; leave the option out");
+}
+
+// llama.cpp's number of a file: that of its weights' type, or of those that stay in four bits.
+std::uint32_t FileTypeOf(const ToGgufOptions& options, const std::vector<ScaledWeight>& weights) {
+  using formats::GgufType;
+  GgufType type = *options.type;
+  for (const ScaledWeight& weight : weights) {
+    const std::optional<GgufType> kept = FourBitGgufType(weight);
+    if (!options.keep_4bit || !kept) continue;
+    type = *kept;
+    break;
+  }
+  switch (type) {
+    case GgufType::kF32:
+      return 0;
+    case GgufType::kF16:
+      return 1;
+    case GgufType::kQ4_0:
+      return 2;
+    case GgufType::kBF16:
+      return 32;
+    case GgufType::kMxfp4:
+      return 38;
+    default:
+      return 7;  // Q8_0
+  }
+}
+
+// What llama.cpp's loader needs in place of a tokenizer.
+void AddNoTokenizer(const ModelConfig& config, const GgufTarget& target, formats::GgufKeys& keys) {
+  keys.emplace_back("tokenizer.ggml.model", std::string("none"));
+  std::string size = fmt::format("{}.vocab_size", NameOfGgufArchitecture(target.architecture));
+  if (formats::FindGgufKey(keys, size) != nullptr) return;
+  keys.emplace_back(std::move(size), static_cast<std::uint32_t>(config.vocab_size));
+}
+
 // The model's name: that of its directory.
 std::string NameOf(const OpenedModel& model) {
   const std::filesystem::path directory = model.directory;
@@ -92,29 +120,41 @@ std::string NameOf(const OpenedModel& model) {
 
 Recipe MakeToGgufRecipe(const OpenedModel& model, const ConversionRequest& request,
                         ProgressSink& progress, const StopToken& stop) {
-  const formats::GgufType type = *request.to_gguf.type;
+  const ToGgufOptions& options = request.to_gguf;
   const auto state = std::make_shared<State>();
-  formats::GgufKeys keys = ModelGgufKeys(model, NameOf(model), type);
-  if (!request.to_gguf.no_tokenizer) {
+  const GgufTarget target = GgufTargetOf(model.config, options.mtp);
+  state->quantized = FindWeights(model);
+  const std::vector<ScaledWeight>& weights = state->quantized.weights;
+  formats::GgufKeys keys =
+      ModelGgufKeys(model, target, NameOf(model), FileTypeOf(options, weights));
+  if (options.no_tokenizer) {
+    AddNoTokenizer(model.config, target, keys);
+  } else {
     formats::GgufKeys tokenizer =
         TokenizerGgufKeys(model.directory, model.config, model.config_text);
     std::move(tokenizer.begin(), tokenizer.end(), std::back_inserter(keys));
   }
-  state->quantized = FindWeights(model);
-  state->tensors = PlanGgufTensors(model, state->quantized.weights, state->quantized.dropped, type);
+  state->tensors = PlanGgufTensors(model, target, weights, state->quantized.dropped,
+                                   {*options.type, options.keep_4bit});
+  if (options.keep_4bit) RequireKept(state->tensors.kept);
+  AddSizeLabel(state->tensors.tensors, keys);
   Plan& plan = state->plan;
   plan.recipe = kToGguf;
-  plan.options = {{"type", fmt::format("\"{}\"", OptionName(type))},
-                  {"no_tokenizer", request.to_gguf.no_tokenizer ? "true" : "false"}};
+  plan.options = {{"type", fmt::format("\"{}\"", OptionName(*options.type))},
+                  {"keep_4bit", options.keep_4bit ? "true" : "false"},
+                  {"mtp", target.mtp_layers > 0 ? "\"keep\"" : "\"drop\""},
+                  {"max_file_bytes", fmt::format("{}", options.max_file_bytes)},
+                  {"no_tokenizer", options.no_tokenizer ? "true" : "false"}};
   plan.not_read = model.training.skipped;
-  plan.files.push_back(
-      PlanGgufFile(request.output.filename().string(), keys, std::move(state->tensors.tensors)));
+  plan.files = PlanGgufFiles(request.output.filename().string(), keys,
+                             std::move(state->tensors.tensors), options.max_file_bytes);
   Recipe recipe{.plan = std::shared_ptr<const Plan>(state, &state->plan),
                 .tensors = TensorsOf(model)};
   recipe.converted_tensors = state->tensors.converted;
   const bool sha256 = request.run.tensor_sha256;
   recipe.hooks.preflight = [&model, &progress, &stop, state, sha256](const PreflightRun& run) {
-    return CheckWeights(model, *state, sha256, run, progress, stop);
+    return CheckGgufWeights(model.catalog, state->quantized.weights, state->tensors.kept, sha256,
+                            run, progress, stop);
   };
   recipe.add_facts = [&model, state](ConversionReport& report) {
     report.facts.push_back(

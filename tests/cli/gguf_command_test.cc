@@ -1,3 +1,4 @@
+#include <cstddef>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -67,6 +68,33 @@ TEST_F(GgufCommandTest, ReportsAsJsonAndPlans) {
   ExpectConforms(done.out, "convert-report");
   EXPECT_EQ(json::parse(done.out)["command"], "to-gguf");
   EXPECT_FALSE(json::parse(done.out)["dropped"].empty());
+}
+
+TEST_F(GgufCommandTest, WritesSeveralFiles) {
+  const std::vector<std::string> options = {"--type", "q8_0",  "--max-file-size",
+                                            "1M",     "--mtp", "keep"};
+  const ToolResult done = Convert(options);
+  ASSERT_EQ(done.exit_code, 0) << done.err;
+  std::size_t files = 0;
+  for (const auto& entry : fs::directory_iterator(dir_.path())) {
+    if (entry.path().extension() == ".gguf") ++files;
+  }
+  EXPECT_GT(files, 1U);
+  EXPECT_TRUE(fs::exists((dir_ / "out-00001-of-0000").string() + std::to_string(files) + ".gguf"));
+  EXPECT_FALSE(fs::exists(out_));
+  EXPECT_FALSE(fs::exists(out_ + ".partial"));
+  ExpectConforms(ReadFile(out_ + ".manifest.json"), "manifest");
+  EXPECT_THAT(Convert(options).out, HasSubstr("Nothing to do: " + out_));
+}
+
+TEST_F(GgufCommandTest, KeepsFourBits) {
+  in_ = (dir_ / "k2").string();
+  ASSERT_EQ(RunTool({"dsv3-convert", "sample", in_, "--preset", "k2-int4", "--quiet"}).exit_code,
+            0);
+  const ToolResult done = Convert({"--type", "bf16", "--keep-4bit", "--json"});
+  ASSERT_EQ(done.exit_code, 0) << done.err;
+  ExpectConforms(done.out, "convert-report");
+  EXPECT_EQ(Convert({"--type", "bf16", "--mtp", "keep", "--overwrite"}).exit_code, 3);
 }
 
 TEST_F(GgufCommandTest, RefusesWrongArguments) {

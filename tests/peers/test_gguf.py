@@ -4,6 +4,7 @@ gguf-py is a package of PyPI. The converter is taken from DSV3_LLAMA_CPP, a dire
 package of llama-cpp-python has one in vendor/llama.cpp. Without it that comparison is skipped.
 """
 
+import base64
 import json
 import os
 import pathlib
@@ -27,19 +28,54 @@ except ImportError:
 LLAMA_CPP = os.environ.get("DSV3_LLAMA_CPP", "")
 TYPES = ("f32", "f16", "bf16", "q8_0")
 # What the converter derives from the name of the directory and from model cards.
-NAMING = ("general.name", "general.basename", "general.finetune", "general.size_label", "general.version")
+NAMING = ("general.name", "general.basename", "general.finetune", "general.version")
 
-# Runs the converter on a tokenizer whose digest it does not know.
+# Runs the converter on a tokenizer whose digest it does not know: of the kind argv[2].
 CONVERTER = """
 import sys
-sys.path.insert(0, sys.argv[1])
-sys.path.insert(0, sys.argv[1] + "/gguf-py")
+source, pre = sys.argv[1:3]
+sys.path.insert(0, source)
+sys.path.insert(0, source + "/gguf-py")
 import convert_hf_to_gguf as converter
-from conversion import base
-base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "deepseek-v3"
-sys.argv = ["convert", *sys.argv[2:]]
+from conversion import base, deepseek
+# transformers 4 has add_bos_token, which V3.2's wants to be set, of Llama's tokenizers alone.
+deepseek.DeepseekV32Model.set_vocab = base.TextModel._set_vocab_gpt2
+base.TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
+sys.argv = ["convert", *sys.argv[3:]]
 converter.main()
 """
+# Prints the merges that the converter derives of a tiktoken file, a line each.
+TIKTOKEN = """
+import base64, sys
+source, file = sys.argv[1:]
+sys.path.insert(0, source)
+sys.path.insert(0, source + "/gguf-py")
+from conversion.qwen import QwenModel
+ranks = {}
+for line in open(file):
+    token, rank = line.split()
+    ranks[base64.b64decode(token)] = int(rank)
+for token, rank in ranks.items():
+    parts = QwenModel.bpe(ranks, token, max_rank=rank)
+    if len(token) > 1 and len(parts) == 2:
+        print(" ".join(map(QwenModel.token_bytes_to_string, parts)))
+"""
+GLM_TOKENS = ("[gMASK]", "<|user|>", "<|endoftext|>", "<|observation|>")
+
+# What the converter and to-gguf are given: the model, the tokenizer, the converter's options and ours.
+CONVERSIONS = [
+    *((source, "deepseek-v3", ["--outtype", kind], ["--type", kind]) for source in ("tiny", "bf16") for kind in TYPES),
+    ("tiny-kimi", "kimi-k2", ["--outtype", "q8_0"], ["--type", "q8_0"]),
+    ("moonlight", "deepseek-v3", ["--outtype", "q8_0"], ["--type", "q8_0"]),
+    *(("v32", "deepseek-v3", ["--outtype", kind], ["--type", kind]) for kind in TYPES),
+    ("v32", "deepseek-v3", ["--outtype", "f16", "--no-mtp"], ["--type", "f16", "--mtp", "drop"]),
+    ("glm5", "glm4", ["--outtype", "q8_0"], ["--type", "q8_0"]),
+    ("glm5", "glm4", ["--outtype", "bf16", "--no-mtp"], ["--type", "bf16", "--mtp", "drop"]),
+    ("v4", "deepseek-v3", ["--outtype", "q8_0"], ["--type", "q8_0", "--keep-4bit"]),
+]
+# Where llama.cpp takes another chat template than the model has, and what to-gguf writes for its loader.
+ONLY_THEIRS = {"v4": ("tokenizer.chat_template",)}
+ONLY_OURS = {"moonlight": ("deepseek2.attention.q_lora_rank",)}
 
 
 def load(directory):
@@ -82,9 +118,22 @@ class ToGguf(unittest.TestCase):
     def setUpClass(cls):
         cls.scratch = pathlib.Path(tempfile.mkdtemp(prefix="dsv3-peers-"))
         cls.addClassCleanup(shutil.rmtree, cls.scratch, ignore_errors=True)
-        for preset in ("tiny", "tiny-kimi"):
+        for preset in ("tiny", "tiny-kimi", "moonlight", "v2-lite", "v32", "glm5", "v4", "k2-int4"):
             tools.run("dsv3-convert", "sample", cls.scratch / preset, "--preset", preset, "--quiet")
         tools.run("dsv3-convert", "fp8-to-bf16", cls.scratch / "tiny", cls.scratch / "bf16", "--quiet")
+        cls.give_tokens(cls.scratch / "glm5")
+
+    @staticmethod
+    def give_tokens(directory):
+        """The tokens of GLM that the converter asks for."""
+        path = directory / "tokenizer.json"
+        tokenizer = json.loads(path.read_text())
+        for number, token in enumerate(GLM_TOKENS, len(tokenizer["model"]["vocab"])):
+            tokenizer["added_tokens"].append(
+                {"id": number, "content": token, "special": True, "normalized": False}
+                | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+            )
+        path.write_text(json.dumps(tokenizer))
 
     def convert(self, source, kind):
         path = self.scratch / f"{source}-{kind}.gguf"
@@ -166,26 +215,91 @@ class ToGguf(unittest.TestCase):
                         self.assertEqual(tensors[name][1], tuple(reversed(value.shape)))
                         self.assertEqual(tensors[name][2], content)
 
+    def test_int4_keeps_its_values_as_q4_0(self):
+        path = self.scratch / "kept.gguf"
+        source = self.scratch / "k2-int4"
+        tools.run("dsv3-convert", "to-gguf", source, path, "--type", "bf16", "--keep-4bit", "--quiet")
+        held = load(source)
+        reader = gguf.GGUFReader(path)
+        kept = 0
+        for tensor in reader.tensors:
+            if "_exps." not in tensor.name:
+                continue
+            layer, part = int(tensor.name.split(".")[1]), tensor.name.split("_")[1]
+            of = f"model.layers.{layer}.mlp.experts."
+            self.assertEqual(tensor.tensor_type, gguf.GGMLQuantizationType.Q4_0)
+            values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            for expert, value in enumerate(values):
+                name = f"{of}{expert}.{part}_proj.weight"
+                words = held[name + "_packed"].numpy().view(numpy.uint32)
+                codes = (words[:, :, None] >> (4 * numpy.arange(8, dtype=numpy.uint32)) & 15).reshape(len(words), -1)
+                scales = held[name + "_scale"].float().numpy().repeat(32, axis=1)
+                numpy.testing.assert_array_equal(value, (codes.astype(numpy.float32) - 8) * scales, name)
+            kept += 1
+        self.assertEqual(kept, 6)
+
+    def test_fp4_keeps_its_values_as_mxfp4(self):
+        path = self.scratch / "kept-v4.gguf"
+        source = self.scratch / "v4"
+        tools.run("dsv3-convert", "to-gguf", source, path, "--type", "q8_0", "--keep-4bit", "--quiet")
+        held = load(source)
+        e2m1 = numpy.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], numpy.float32)
+        e2m1 = numpy.concatenate([e2m1, -e2m1])
+        matrices = {"gate": "w1", "down": "w2", "up": "w3"}
+        for tensor in gguf.GGUFReader(path).tensors:
+            if "_exps." not in tensor.name:
+                continue
+            layer, part = int(tensor.name.split(".")[1]), matrices[tensor.name.split("_")[1]]
+            self.assertEqual(tensor.tensor_type, gguf.GGMLQuantizationType.MXFP4)
+            values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            for expert, value in enumerate(values):
+                name = f"layers.{layer}.ffn.experts.{expert}.{part}"
+                codes = held[name + ".weight"].view(torch.uint8).numpy()
+                codes = numpy.stack([codes & 15, codes >> 4], axis=2).reshape(len(codes), -1)
+                scales = numpy.exp2(held[name + ".scale"].view(torch.uint8).numpy().astype(numpy.float32) - 127)
+                numpy.testing.assert_array_equal(value, e2m1[codes] * scales.repeat(32, axis=1), name)
+
     @unittest.skipUnless(LLAMA_CPP, "DSV3_LLAMA_CPP is not set")
     def test_keys_and_tensors_are_those_of_llama_cpps_converter(self):
-        for source in ("tiny", "bf16"):
-            for kind in TYPES:
-                theirs = self.scratch / f"theirs-{source}-{kind}.gguf"
-                command = [sys.executable, "-c", CONVERTER, LLAMA_CPP, self.scratch / source]
-                command += ["--outtype", kind, "--outfile", theirs]
-                done = subprocess.run(command, capture_output=True, text=True)
+        for number, (source, pre, theirs, ours) in enumerate(CONVERSIONS):
+            with self.subTest(source=source, options=ours):
+                paths = [self.scratch / f"{who}-{number}.gguf" for who in ("theirs", "ours")]
+                command = [sys.executable, "-c", CONVERTER, LLAMA_CPP, pre, self.scratch / source, "--outfile", paths[0]]
+                done = subprocess.run([*command, *theirs], capture_output=True, text=True)
                 self.assertEqual(done.returncode, 0, done.stderr)
-                with self.subTest(source=source, kind=kind):
-                    tensors, keys = read(self.convert(source, kind))
-                    their_tensors, their_keys = read(theirs)
-                    for name in NAMING:
-                        keys.pop(name, None)
-                        their_keys.pop(name, None)
-                    self.maxDiff = None
-                    self.assertEqual(keys, their_keys)
-                    self.assertEqual(set(tensors), set(their_tensors))
-                    for name, tensor in tensors.items():
-                        self.assertEqual(tensor, their_tensors[name], name)
+                tools.run("dsv3-convert", "to-gguf", self.scratch / source, paths[1], *ours, "--quiet")
+                their_tensors, their_keys = read(paths[0])
+                tensors, keys = read(paths[1])
+                for name in (*NAMING, *ONLY_THEIRS.get(source, ())):
+                    their_keys.pop(name, None)
+                for name in (*NAMING, *ONLY_OURS.get(source, ())):
+                    keys.pop(name, None)
+                self.maxDiff = None
+                self.assertEqual(keys, their_keys)
+                self.assertEqual(set(tensors), set(their_tensors))
+                for name, tensor in tensors.items():
+                    self.assertEqual(tensor, their_tensors[name], name)
+
+    @unittest.skipUnless(LLAMA_CPP, "DSV3_LLAMA_CPP is not set")
+    def test_merges_of_tiktoken_are_those_of_llama_cpps_converter(self):
+        source = self.scratch / "tiktoken"
+        shutil.copytree(self.scratch / "tiny-kimi", source)
+        (source / "tokenizer.json").unlink()
+        random = numpy.random.default_rng(1)
+        tokens = [bytes([byte]) for byte in b"ab\xc3\x28 \n"]
+        while len(tokens) < 120:
+            pair = b"".join(tokens[i] for i in random.integers(len(tokens), size=int(random.integers(2, 4))))
+            if pair not in tokens:
+                tokens.append(pair)
+        lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens))
+        (source / "tiktoken.model").write_text("".join(lines))
+        path = self.scratch / "tiktoken.gguf"
+        tools.run("dsv3-convert", "to-gguf", source, path, "--type", "f16", "--quiet")
+        command = [sys.executable, "-c", TIKTOKEN, LLAMA_CPP, source / "tiktoken.model"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        _, keys = read(path)
+        self.assertEqual(keys["tokenizer.ggml.merges"][1], done.stdout.splitlines())
 
 
 if __name__ == "__main__":

@@ -1,81 +1,24 @@
-#include "convert/recipes/to_gguf.h"
+#include "tests/convert/recipes/to_gguf_test.h"
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <map>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "formats/gguf.h"
-#include "quant/codec.h"
 #include "quant/gguf_blocks.h"
-#include "tests/convert/recipes/train_to_infer_test.h"
 #include "tests/support/faulty_file_system.h"
 
 namespace dsv3::testing {
 namespace {
 
 namespace fs = std::filesystem;
-using formats::GgufHeader;
 using formats::GgufType;
 using ::testing::HasSubstr;
-
-class ToGgufTest : public TrainToInferTest {
- protected:
-  static Conversion Command(const fs::path& input, const fs::path& output, GgufType type) {
-    Conversion conversion(input, output);
-    conversion.convert = convert::ConvertToGguf;
-    conversion.request.to_gguf.type = type;
-    return conversion;
-  }
-
-  // Header and the bytes of each tensor.
-  struct File {
-    GgufHeader header;
-    std::map<std::string, std::string> bytes;
-
-    const formats::GgufTensor& Find(const std::string& name) const {
-      for (const formats::GgufTensor& tensor : header.tensors) {
-        if (tensor.name == name) return tensor;
-      }
-      throw std::out_of_range(name);
-    }
-    template <typename T>
-    T Key(const std::string& name) const {
-      const formats::GgufValue* const value = formats::FindGgufKey(header.keys, name);
-      if (value == nullptr) throw std::out_of_range(name);
-      return std::get<T>(*value);
-    }
-  };
-
-  static File ReadGguf(const fs::path& path) {
-    File file;
-    file.header = formats::ReadGgufHeader(path, path.filename().string());
-    const std::string all = ReadFile(path);
-    for (const formats::GgufTensor& tensor : file.header.tensors) {
-      file.bytes[tensor.name] =
-          all.substr(static_cast<std::size_t>(file.header.data_offset + tensor.offset),
-                     static_cast<std::size_t>(tensor.bytes));
-    }
-    return file;
-  }
-
-  static std::vector<float> Floats(const HeldTensor& bf16) {
-    std::vector<float> values(bf16.bytes.size() / 2);
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      std::uint16_t bits = 0;
-      std::memcpy(&bits, bf16.bytes.data() + 2 * i, sizeof bits);
-      values[i] = quant::DecodeBF16(bits);
-    }
-    return values;
-  }
-};
 
 TEST_F(ToGgufTest, ABf16ModelIsAsItIs) {
   const fs::path in = Bf16Sample();
@@ -223,8 +166,9 @@ TEST_F(ToGgufTest, ATokenizerIsNeededUnlessItIsNotWanted) {
   EXPECT_FALSE(fs::exists(dir_ / "m.gguf.partial"));
   command.request.to_gguf.no_tokenizer = true;
   command.Run();
-  EXPECT_EQ(formats::FindGgufKey(ReadGguf(dir_ / "m.gguf").header.keys, "tokenizer.ggml.tokens"),
-            nullptr);
+  const File file = ReadGguf(dir_ / "m.gguf");
+  EXPECT_EQ(formats::FindGgufKey(file.header.keys, "tokenizer.ggml.tokens"), nullptr);
+  EXPECT_EQ(file.Key<std::string>("tokenizer.ggml.model"), "none");
 }
 
 TEST_F(ToGgufTest, ReadsTokensMergesAndTheirKinds) {
@@ -291,6 +235,12 @@ TEST_F(ToGgufTest, RefusesModelsWithoutAForm) {
   SetConfig(in, "moe_layer_freq", 2);
   EXPECT_FALSE(refusal().empty());
   WriteFile(in / "config.json", config);
+  SetConfig(in, "rope_interleave", false);
+  EXPECT_THAT(refusal(), HasSubstr("rope_interleave is false"));
+  WriteFile(in / "config.json", config);
+  SetConfig(in, "topk_group", 4);
+  EXPECT_THAT(refusal(), HasSubstr("8 experts in 4 groups (n_group), of which 4 are used"));
+  WriteFile(in / "config.json", config);
   auto tensors = ReadCheckpoint(in);
   tensors["model.layers.0.self_attn.o_proj.bias"] =
       tensors.at("model.layers.0.input_layernorm.weight");
@@ -301,14 +251,6 @@ TEST_F(ToGgufTest, RefusesModelsWithoutAForm) {
     command.Run();
   });
   EXPECT_THAT(error.message(), HasSubstr("'model.layers.0.self_attn.o_proj.bias' has no name"));
-}
-
-TEST_F(ToGgufTest, RefusesV32ByName) {
-  MakeSample(convert::SamplePreset::kTinyV32, 1, dir_ / "v32");
-  const Error error =
-      ErrorOf([&] { Command(dir_ / "v32", dir_ / "m.gguf", GgufType::kF16).Run(); });
-  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
-  EXPECT_THAT(error.message(), HasSubstr("'deepseek_v32' is not written as GGUF"));
 }
 
 TEST_F(ToGgufTest, OptionsAreChecked) {
