@@ -1,10 +1,12 @@
-"""`dsv3-convert to-gguf` against gguf-py's reader and quantisers, and against llama.cpp's own converter.
+"""`dsv3-convert to-gguf` against gguf-py's reader and quantisers, llama.cpp's own converter, and llama.cpp itself.
 
 gguf-py is a package of PyPI. The converter is taken from DSV3_LLAMA_CPP, a directory of llama.cpp's source; the source
-package of llama-cpp-python has one in vendor/llama.cpp. Without it that comparison is skipped.
+package of llama-cpp-python has one in vendor/llama.cpp. llama.cpp itself is in xllamacpp, a package of PyPI. Without
+these the comparisons are skipped.
 """
 
 import base64
+import importlib.util
 import json
 import os
 import pathlib
@@ -25,6 +27,7 @@ try:
 except ImportError:
     gguf = None
 
+HAS_XLLAMACPP = importlib.util.find_spec("xllamacpp") is not None
 LLAMA_CPP = os.environ.get("DSV3_LLAMA_CPP", "")
 TYPES = ("f32", "f16", "bf16", "q8_0")
 # What the converter derives from the name of the directory and from model cards.
@@ -59,6 +62,20 @@ for token, rank in ranks.items():
     parts = QwenModel.bpe(ranks, token, max_rank=rank)
     if len(token) > 1 and len(parts) == 2:
         print(" ".join(map(QwenModel.token_bytes_to_string, parts)))
+"""
+# Loads a file in llama.cpp and prints the tokens that it gives, with their logarithmic probabilities.
+DECODE = """
+import json, sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path = sys.argv[1]
+params.n_ctx = params.n_batch = params.n_ubatch = 64
+params.n_parallel = params.cpuparams.n_threads = 1
+params.n_gpu_layers = 0
+params.warmup = params.fit_params = False
+request = {"prompt": [5, 17, 40, 33, 7, 80], "n_predict": 8, "temperature": 0, "n_probs": 1}
+answer = xllamacpp.Server(params).handle_completions(request)
+tokens = answer["choices"][0]["logprobs"]["content"]
+print("DECODED", json.dumps([[token["id"], token["logprob"]] for token in tokens]))
 """
 GLM_TOKENS = ("[gMASK]", "<|user|>", "<|endoftext|>", "<|observation|>")
 
@@ -120,8 +137,19 @@ class ToGguf(unittest.TestCase):
         cls.addClassCleanup(shutil.rmtree, cls.scratch, ignore_errors=True)
         for preset in ("tiny", "tiny-kimi", "moonlight", "v2-lite", "v32", "glm5", "v4", "k2-int4"):
             tools.run("dsv3-convert", "sample", cls.scratch / preset, "--preset", preset, "--quiet")
+            cls.give_merge(cls.scratch / preset)
         tools.run("dsv3-convert", "fp8-to-bf16", cls.scratch / "tiny", cls.scratch / "bf16", "--quiet")
         cls.give_tokens(cls.scratch / "glm5")
+
+    @staticmethod
+    def give_merge(directory):
+        """A merge, without which llama.cpp takes no tokenizer."""
+        path = directory / "tokenizer.json"
+        tokenizer = json.loads(path.read_text())
+        model = tokenizer["model"]
+        model["vocab"]["ab"] = len(model["vocab"])
+        model["merges"] = ["a b"]
+        path.write_text(json.dumps(tokenizer))
 
     @staticmethod
     def give_tokens(directory):
@@ -300,6 +328,33 @@ class ToGguf(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         _, keys = read(path)
         self.assertEqual(keys["tokenizer.ggml.merges"][1], done.stdout.splitlines())
+
+    def decode(self, source, *options):
+        """What llama.cpp gives of the F32 file of a model: tokens and their logarithmic probabilities."""
+        directory = pathlib.Path(tempfile.mkdtemp(dir=self.scratch))
+        tools.run("dsv3-convert", "to-gguf", self.scratch / source, directory / "m.gguf", "--type", "f32", "--quiet", *options)
+        first = min(directory.glob("*.gguf"))
+        done = subprocess.run([sys.executable, "-c", DECODE, first], capture_output=True, text=True)
+        lines = [line for line in done.stdout.splitlines() if line.startswith("DECODED ")]
+        self.assertEqual(len(lines), 1, done.stderr[-2000:])
+        tokens, logs = zip(*json.loads(lines[0].removeprefix("DECODED ")))
+        self.assertTrue(numpy.isfinite(logs).all())
+        return tokens, logs
+
+    @unittest.skipUnless(HAS_XLLAMACPP, "xllamacpp is not installed")
+    def test_llama_cpp_loads_and_decodes(self):
+        whole = self.decode("tiny")
+        self.assertEqual(self.decode("tiny", "--mtp", "keep"), whole)
+        self.assertEqual(self.decode("tiny", "--max-file-size", "2M"), whole)
+        self.assertEqual(self.decode("v32", "--mtp", "drop"), self.decode("v32"))
+        for source in ("v2-lite", "moonlight", "glm5"):
+            with self.subTest(source=source):
+                self.decode(source)
+        # llama.cpp rounds activations to multiply them with Q4_0.
+        tokens, logs = self.decode("k2-int4")
+        kept_tokens, kept_logs = self.decode("k2-int4", "--keep-4bit")
+        self.assertEqual(kept_tokens, tokens)
+        numpy.testing.assert_allclose(kept_logs, logs, atol=0.01)
 
 
 if __name__ == "__main__":

@@ -143,6 +143,7 @@ TEST_F(ToGgufTest, KeysSayTheModel) {
   EXPECT_EQ(file.Key<std::string>("general.architecture"), "deepseek2");
   EXPECT_EQ(file.Key<std::string>("general.name"), "bf16");
   EXPECT_EQ(file.Key<std::uint32_t>("general.file_type"), 32U);
+  EXPECT_EQ(file.Key<std::string>("general.size_label"), "8x2.5M");  // of llama.cpp's converter
   EXPECT_EQ(number("block_count"), static_cast<std::uint32_t>(kMainLayers));
   EXPECT_EQ(number("attention.head_count_kv"), 1U);
   EXPECT_EQ(number("attention.key_length"), config["kv_lora_rank"].get<std::uint32_t>() +
