@@ -14,10 +14,13 @@ namespace {
 
 struct Options {
   ConversionOptions conversion;
+  std::string base;
 };
 
 std::string Run(const Options& options, CommandContext& context) {
-  return RunConversion(options.conversion, {}, convert::ConvertPack, context);
+  convert::ConversionRequest request;
+  request.pack.base = options.base;
+  return RunConversion(options.conversion, std::move(request), convert::ConvertPack, context);
 }
 
 }  // namespace
@@ -50,6 +53,11 @@ Command PackCommand() {
       "Check everything that can be checked without reading all weights, print the files to be "
       "written, about how many bytes they take by samples of the weights, the disk space and "
       "memory needed and whether they are there, and write nothing.";
+  command.options.push_back(PathOption(
+      "base", "DIR", PathUse::kCheckpoint, &options->base,
+      "The checkpoint that IN came from, such as the one before fine-tuning or an RL step: of each "
+      "tensor that it has, too, in the same dtype and shape, the differences alone are packed. FP8 "
+      "weights of it serve for BF16 ones. unpack needs it again."));
   command.options.push_back(OneOf<bool>(
       "side-files", "MODE",
       {{"model", false, "all but what git and downloads keep"}, {"all", true, "all"}},

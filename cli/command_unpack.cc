@@ -15,11 +15,13 @@ namespace {
 struct Options {
   ConversionOptions conversion;
   convert::UnpackOptions recipe;
+  std::string base;
 };
 
 std::string Run(const Options& options, CommandContext& context) {
   convert::ConversionRequest request;
   request.unpack = options.recipe;
+  request.unpack.base = options.base;
   return RunConversion(options.conversion, std::move(request), convert::ConvertUnpack, context);
 }
 
@@ -45,6 +47,9 @@ Command UnpackCommand() {
       Texts("tensors", "GLOB", &options->recipe.tensors,
             "Only the tensors whose whole names match this pattern (*, ?, [a-z]); may be given "
             "several times."));
+  command.options.push_back(PathOption("base", "DIR", PathUse::kCheckpoint, &options->base,
+                                       "The checkpoint that pack was given as --base, in any form "
+                                       "and any shards."));
   AddOptions(PackingOptionTable(&options->conversion.run), command);
   AddOptions(PartOptionTable(&options->conversion.run), command);
   command.examples = {

@@ -155,6 +155,7 @@ std::string RecordLine(const FileRecord& record) {
     WriteDigests(writer, record.original);
     writer.EndArray();
   }
+  if (!record.bases.empty()) WriteNames(writer, "bases", record.bases);
   writer.Key("tensors");
   writer.BeginArray();
   for (const TensorRecord& tensor : record.tensors) {
@@ -209,6 +210,7 @@ FileRecord ParseRecord(const json& value) {
   if (value.contains("original")) {
     record.original = {value.at("original").at(0), value.at("original").at(1)};
   }
+  record.bases = value.value("bases", std::vector<std::string>());
   for (const json& tensor : value.at("tensors")) {
     TensorRecord& read = record.tensors.emplace_back();
     read.output = {tensor.at(0), tensor.at(1)};

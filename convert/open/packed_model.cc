@@ -39,6 +39,7 @@ constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{256} << 20;
 struct OpenedFile {
   const PackedManifestFile* entry = nullptr;
   std::unique_ptr<PackedFile> packed;
+  std::vector<const PackedManifestTensor*> listed;  // in the order of packed->tensors()
   SourceFile source;
   std::vector<std::size_t> wanted;                          // positions in packed->tensors()
   std::vector<std::shared_ptr<const PackedChunks>> chunks;  // of these
@@ -46,13 +47,15 @@ struct OpenedFile {
 
 class Opener {
  public:
-  Opener(const fs::path& input, const std::function<bool(const std::string&)>& wanted)
+  Opener(const fs::path& input, const PackedOptions& options)
       : directory_(fs::absolute(input).lexically_normal()),
-        wanted_(wanted),
+        wanted_(options.wanted),
+        base_(options.base),
         result_(std::make_shared<PackedModel>()) {}
 
   OpenedPacked Open() {
     ReadManifest();
+    RequireBase();
     OpenFiles();
     std::erase_if(files_, [&](const OpenedFile& file) { return wanted_ && file.wanted.empty(); });
     TakeStored();
@@ -85,6 +88,22 @@ class Opener {
     }
   }
 
+  void RequireBase() const {
+    const std::vector<PackedManifestTensor>& tensors = result_->manifest.tensors;
+    const bool is_needed = std::any_of(tensors.begin(), tensors.end(), [&](const auto& tensor) {
+      return !tensor.base_xxh3.empty() && (!wanted_ || wanted_(tensor.name));
+    });
+    if (is_needed == (base_ != nullptr)) return;
+    throw Error(ErrorCode::kUsage,
+                is_needed
+                    ? fmt::format("{}: it was packed against a base, which is needed to unpack it; "
+                                  "name that checkpoint with --base DIR",
+                                  formats::ShownPath(directory_))
+                    : fmt::format("--base: {} needs no base, for nothing of it was packed against "
+                                  "one; leave the option out",
+                                  formats::ShownPath(directory_)));
+  }
+
   void OpenFiles() {
     std::map<std::string_view, std::vector<const PackedManifestTensor*>> tensors;
     for (const PackedManifestTensor& tensor : result_->manifest.tensors) {
@@ -114,6 +133,7 @@ class Opener {
     file.source.header_digest = file.packed->header_digest();
     file.source.shares_names = true;
     RequireListed(*file.packed, listed, name);
+    file.listed = listed;
     for (std::size_t i = 0; i < file.packed->tensors().size(); ++i) {
       if (wanted_ && !wanted_(file.packed->tensors()[i].name)) continue;
       file.wanted.push_back(i);
@@ -154,6 +174,22 @@ class Opener {
       }
     }
     result_->stored = Catalog(std::move(sources), std::move(streams));
+    if (base_ != nullptr) base_->AppendTo(result_->stored);
+  }
+
+  // The value that the tensor was packed against; nullptr for none.
+  ExpressionPtr BaseOf(const PackedTensor& tensor, const PackedManifestTensor& listed) const {
+    if (listed.base_xxh3.empty()) return nullptr;
+    ExpressionPtr base = base_->Find(tensor.name, tensor.dtype, tensor.shape);
+    if (base) return base;
+    const std::string other = base_->Describe(tensor.name);
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: tensor {} was packed against one in {} {}, but the base has {}; "
+                            "give the base that pack was given",
+                            formats::ShownPath(listed.file), QuoteForMessage(tensor.name),
+                            formats::DtypeName(tensor.dtype), formats::ShapeToString(tensor.shape),
+                            other.empty() ? "none of this name" : other),
+                {listed.file, tensor.name});
   }
 
   void TakeModel() {
@@ -170,8 +206,9 @@ class Opener {
       for (std::size_t i = 0; i < file.wanted.size(); ++i) {
         const PackedTensor& tensor = file.packed->tensors()[file.wanted[i]];
         tensors.push_back(original.header.tensors[file.wanted[i]]);
-        result_->origins.push_back(
-            Unpack(result_->stored, stream++, tensor.dtype, tensor.shape, file.chunks[i]));
+        result_->origins.push_back(Unpack(result_->stored, stream++, tensor.dtype, tensor.shape,
+                                          file.chunks[i],
+                                          BaseOf(tensor, *file.listed[file.wanted[i]])));
       }
       original.header.tensors = std::move(tensors);
     }
@@ -194,6 +231,7 @@ class Opener {
 
   const fs::path directory_;
   const std::function<bool(const std::string&)>& wanted_;
+  BaseTensors* const base_;
   std::shared_ptr<PackedModel> result_;
   OpenedModel model_;
   std::vector<OpenedFile> files_;
@@ -215,10 +253,9 @@ void RefusePacked(const fs::path& input) {
               {input.string(), ""});
 }
 
-OpenedPacked OpenPacked(const fs::path& input,
-                        const std::function<bool(const std::string& tensor)>& wanted) {
+OpenedPacked OpenPacked(const fs::path& input, const PackedOptions& options) {
   RefuseUnfinishedConversion(input);
-  return Opener(input, wanted).Open();
+  return Opener(input, options).Open();
 }
 
 }  // namespace dsv3::convert

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "convert/open/assembled_model.h"
+#include "convert/open/base_tensors.h"
 #include "convert/open/open_model.h"
 #include "convert/packing/packed_manifest.h"
 
@@ -30,11 +31,19 @@ struct OpenedPacked {
   std::shared_ptr<const PackedModel> packed;  // model.assembled
 };
 
-// Opens the packed checkpoint in a directory: its headers and, of the tensors that `wanted` says
-// (or all where it is empty), the seek tables. The rest of it may be damaged. Throws Error:
-// kBadInput where there is no packed.json or it is damaged, and for packed files that are missing,
-// of another size than it says, or not those that it describes; kIo.
-OpenedPacked OpenPacked(const std::filesystem::path& input,
-                        const std::function<bool(const std::string& tensor)>& wanted = {});
+struct PackedOptions {
+  // Which tensors are opened; empty: all.
+  std::function<bool(const std::string& tensor)> wanted = {};
+  // The checkpoint against which tensors were packed; nullptr: none. It goes to the end of
+  // PackedModel::stored.
+  BaseTensors* base = nullptr;
+};
+
+// Opens the packed checkpoint in a directory: its headers and the seek tables of the tensors that
+// are wanted. The rest of it may be damaged. Throws Error: kBadInput where there is no packed.json
+// or it is damaged, for packed files that are missing, of another size than it says, or not those
+// that it describes, and for a base that lacks a tensor which is needed in its dtype and shape;
+// kUsage where a base is needed and not given, or given and not needed; kIo.
+OpenedPacked OpenPacked(const std::filesystem::path& input, const PackedOptions& options = {});
 
 }  // namespace dsv3::convert

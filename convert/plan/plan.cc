@@ -102,6 +102,7 @@ std::string PlanFingerprint(const Plan& plan, const Catalog& catalog) {
       const SliceExpression* const slice = tensor.expression->slice();
       if (slice == nullptr) {
         AddExpression(*tensor.expression, catalog, hash);
+        if (tensor.base) AddExpression(*tensor.base, catalog, hash);
         continue;
       }
       add(slice->rule());

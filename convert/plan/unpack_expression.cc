@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "convert/packing/chunk_coder.h"
 #include "formats/error.h"
@@ -13,13 +14,15 @@ namespace {
 class UnpackExpression final : public Expression {
  public:
   UnpackExpression(const Catalog& catalog, std::uint32_t stream, formats::Dtype dtype,
-                   formats::Shape shape, std::shared_ptr<const PackedChunks> chunks)
+                   formats::Shape shape, std::shared_ptr<const PackedChunks> chunks,
+                   ExpressionPtr base)
       : Expression(dtype, std::move(shape)),
         stream_(stream),
         stream_offset_(catalog.tensors()[stream].extent.offset),
         file_(catalog.files()[catalog.tensors()[stream].extent.file].name),
         tensor_(catalog.NameInFile(stream)),
-        chunks_(std::move(chunks)) {
+        chunks_(std::move(chunks)),
+        base_(std::move(base)) {
     if (num_bytes() != 0 && chunks_->chunks.empty()) {
       throw Error(ErrorCode::kInternal, "the chunks of a packed tensor are not given",
                   {file_, tensor_});
@@ -27,7 +30,17 @@ class UnpackExpression final : public Expression {
   }
 
   std::string_view rule() const override { return "unpack"; }
-  std::vector<std::uint32_t> streamed_sources() const override { return {stream_}; }
+  std::vector<std::uint32_t> streamed_sources() const override {
+    std::vector<std::uint32_t> sources = {stream_};
+    if (base_) {
+      const std::vector<std::uint32_t> more = base_->streamed_sources();
+      sources.insert(sources.end(), more.begin(), more.end());
+    }
+    return sources;
+  }
+  std::vector<std::uint32_t> side_sources() const override {
+    return base_ ? base_->side_sources() : std::vector<std::uint32_t>();
+  }
   // The seek table is read beforehand.
   bool streams_whole_source() const override { return false; }
 
@@ -39,7 +52,9 @@ class UnpackExpression final : public Expression {
     return chunk.raw_begin + chunk.raw_bytes;
   }
   // What is unpacked, and what planes are joined from.
-  std::uint64_t input_bytes_per_output_byte() const override { return 2; }
+  std::uint64_t input_bytes_per_output_byte() const override {
+    return base_ ? 3 + base_->input_bytes_per_output_byte() : 2;
+  }
 
   void AppendReads(std::uint64_t begin, std::uint64_t end,
                    std::vector<SourceRange>& reads) const override {
@@ -47,24 +62,43 @@ class UnpackExpression final : public Expression {
     const PackedChunk& last = ChunkAt(end - 1);
     reads.push_back(
         {stream_, first.offset - stream_offset_, last.offset + last.bytes - stream_offset_});
+    if (!base_) return;
+    const ByteRange around = PiecesAround(*base_, {begin, end});
+    base_->AppendReads(around.begin, around.end, reads);
   }
 
   void Evaluate(std::uint64_t begin, std::uint64_t end,
                 std::span<const std::span<const std::byte>> inputs,
                 EvaluationOutput& out) const override {
     thread_local ChunkDecoder decoder;
+    std::vector<std::byte> buffer;
+    const std::span<const std::byte> base = BaseOf({begin, end}, inputs.subspan(1), buffer);
     const std::uint64_t input_begin = ChunkAt(begin).offset;
     for (std::uint64_t position = begin; position < end;) {
       const PackedChunk& chunk = ChunkAt(position);
+      const auto place = static_cast<std::size_t>(position - begin);
       decoder.Decode(
           inputs[0].subspan(static_cast<std::size_t>(chunk.offset - input_begin), chunk.bytes),
-          chunks_->FramesOf(chunk), {}, {file_, tensor_, IndexAt(position)},
-          out.value.subspan(static_cast<std::size_t>(position - begin), chunk.raw_bytes));
+          chunks_->FramesOf(chunk), base.empty() ? base : base.subspan(place, chunk.raw_bytes),
+          {file_, tensor_, IndexAt(position)}, out.value.subspan(place, chunk.raw_bytes));
       position += chunk.raw_bytes;
     }
   }
 
  private:
+  // The base's bytes of the range, which `inputs` make.
+  std::span<const std::byte> BaseOf(ByteRange range,
+                                    std::span<const std::span<const std::byte>> inputs,
+                                    std::vector<std::byte>& buffer) const {
+    if (!base_) return {};
+    const ByteRange around = PiecesAround(*base_, range);
+    buffer.resize(static_cast<std::size_t>(around.size()));
+    EvaluationOutput made{buffer, {}, {}};
+    base_->Evaluate(around.begin, around.end, inputs, made);
+    return std::span(buffer).subspan(static_cast<std::size_t>(range.begin - around.begin),
+                                     static_cast<std::size_t>(range.size()));
+  }
+
   // All chunks but the last have one length.
   std::size_t IndexAt(std::uint64_t position) const {
     return static_cast<std::size_t>(position / chunks_->chunks.front().raw_bytes);
@@ -78,14 +112,16 @@ class UnpackExpression final : public Expression {
   const std::string file_;
   const std::string tensor_;
   const std::shared_ptr<const PackedChunks> chunks_;
+  const ExpressionPtr base_;
 };
 
 }  // namespace
 
 ExpressionPtr Unpack(const Catalog& catalog, std::uint32_t stream, formats::Dtype dtype,
-                     formats::Shape shape, std::shared_ptr<const PackedChunks> chunks) {
+                     formats::Shape shape, std::shared_ptr<const PackedChunks> chunks,
+                     ExpressionPtr base) {
   return std::make_shared<const UnpackExpression>(catalog, stream, dtype, std::move(shape),
-                                                  std::move(chunks));
+                                                  std::move(chunks), std::move(base));
 }
 
 }  // namespace dsv3::convert

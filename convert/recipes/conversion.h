@@ -97,10 +97,16 @@ struct ToGgufOptions {
   bool no_tokenizer = false;
 };
 
+struct PackOptions {
+  // The checkpoint against which tensors are packed that it has, too; empty: none.
+  std::filesystem::path base = {};
+};
+
 struct UnpackOptions {
   // Shell globs over whole tensor names: only these tensors, in shards of their own; empty: every
   // file as it was.
   std::vector<std::string> tensors = {};
+  std::filesystem::path base = {};  // as in PackOptions
 };
 
 struct ConversionRequest {
@@ -114,6 +120,7 @@ struct ConversionRequest {
   LayoutOptions layout;
   RepackOptions repack;
   ToGgufOptions to_gguf;
+  PackOptions pack;
   UnpackOptions unpack;
   RunOptions run;
 };

@@ -3,15 +3,19 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
+#include <string_view>
 #include <system_error>
+#include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
+#include "convert/job/output_place.h"
 #include "convert/job/packed_output.h"
 #include "convert/job/runner.h"
 #include "convert/open/files_to_pack.h"
@@ -32,15 +36,30 @@ namespace {
 // Bytes of a stream beside its chunks, and of its entry in the header, about.
 constexpr double kStreamBytes = 160;
 
-std::uint64_t EstimatedBytes(const PlannedFile& file,
-                             const std::map<formats::Dtype, double>& sizes) {
+std::uint64_t EstimatedBytes(const PlannedFile& file, const PackedSizes& sizes) {
   auto bytes = static_cast<double>(file.data_offset);
   for (const PlannedTensor& tensor : file.tensors) {
-    const auto size = sizes.find(tensor.entry.dtype);
+    const auto size = sizes.find({tensor.entry.dtype, tensor.base != nullptr});
     const double each = size == sizes.end() ? 1 : size->second;
     bytes += kStreamBytes + each * static_cast<double>(tensor.entry.bytes);
   }
   return static_cast<std::uint64_t>(std::ceil(bytes));
+}
+
+// What each tensor is packed against, by its position; nullptr for none.
+std::vector<ExpressionPtr> BasesOf(const Catalog& catalog, const BaseTensors* base) {
+  std::vector<ExpressionPtr> bases(catalog.tensors_end());
+  if (base == nullptr) return bases;
+  for (std::uint32_t i = 0; i < catalog.tensors_end(); ++i) {
+    const CatalogTensor& tensor = catalog.tensors()[i];
+    bases[i] = base->Find(std::string(catalog.NameInFile(i)), tensor.dtype, tensor.shape);
+  }
+  if (std::any_of(bases.begin(), bases.end(), [](const auto& each) { return each != nullptr; })) {
+    return bases;
+  }
+  throw Error(ErrorCode::kUsage,
+              "--base: the base has none of the tensors of IN in its dtype and shape, so it is "
+              "another model's; give another one, or leave the option out");
 }
 
 void RequireDifferentNames(const Plan& plan) {
@@ -74,13 +93,15 @@ ReportFact RatioFact(const ConversionReport& report) {
 
 }  // namespace
 
-Plan PlanPack(const OpenedModel& model, bool all_side_files) {
+Plan PlanPack(const OpenedModel& model, const BaseTensors* base, bool all_side_files) {
   Plan plan;
   plan.recipe = kPackRecipe;
   plan.packed = true;
   const Catalog& catalog = model.catalog;
   ModelFiles files = ReadModelFiles(model);
-  const std::map<formats::Dtype, double> sizes = SamplePackedSizes(catalog);
+  const std::vector<ExpressionPtr> bases = BasesOf(catalog, base);
+  if (base != nullptr) plan.options.push_back({std::string(kBaseOption), "true"});
+  const PackedSizes sizes = SamplePackedSizes(catalog, bases);
   std::uint32_t next = 0;
   for (std::uint32_t i = 0; i < files.headers.size(); ++i) {
     const SourceFile& source = catalog.files()[i];
@@ -89,11 +110,17 @@ Plan PlanPack(const OpenedModel& model, bool all_side_files) {
         formats::ParseSafetensorsHeader(std::as_bytes(std::span(bytes)), source.bytes, source.name);
     NamedExpressions held;
     held.reserve(header.tensors.size());
+    std::unordered_map<std::string_view, ExpressionPtr> base_of;
     for (; next < catalog.tensors_end() && catalog.tensors()[next].extent.file == i; ++next) {
       held.emplace_back(catalog.NameInFile(next), Copy(catalog, next));
+      if (bases[next]) base_of.emplace(catalog.NameInFile(next), bases[next]);
     }
     PlannedFile& file = plan.files.emplace_back(PlanFileLike(
         source.name + std::string(kPackedSuffix), std::move(bytes), header, std::move(held)));
+    for (PlannedTensor& tensor : file.tensors) {
+      const auto found = base_of.find(tensor.entry.name);
+      if (found != base_of.end()) tensor.base = found->second;
+    }
     file.packed_bytes = EstimatedBytes(file, sizes);
   }
   plan.index = files.index.value_or("");
@@ -125,8 +152,9 @@ std::string PackedManifestText(const Plan& plan, const FileRecords& records) {
     entry.packed_sha256 = record.file.sha256;
     for (std::size_t i = 0; i < file.tensors.size(); ++i) {
       const TensorEntry& tensor = file.tensors[i].entry;
-      manifest.tensors.push_back(
-          {tensor.name, entry.name, tensor.dtype, tensor.shape, record.tensors[i].output.xxh3});
+      manifest.tensors.push_back({tensor.name, entry.name, tensor.dtype, tensor.shape,
+                                  record.tensors[i].output.xxh3,
+                                  record.bases.empty() ? "" : record.bases[i]});
     }
     manifest.files.push_back(std::move(entry));
   }
@@ -147,11 +175,20 @@ ConversionReport ConvertPack(const ConversionRequest& request, formats::FileSyst
   conversion.recipe = kPackRecipe;
   conversion.title = "Packed";
   conversion.converted_text = "packed";
+  conversion.check_options = [&] {
+    if (!request.pack.base.empty()) RequireApart(request.pack.base, request.output);
+  };
   conversion.open = OpenFilesToPack;
   conversion.make_recipe = [&](OpenedModel& model) {
-    auto plan = std::make_shared<const Plan>(PlanPack(model, request.run.all_side_files));
+    std::optional<BaseTensors> base;
+    if (!request.pack.base.empty()) {
+      base.emplace(request.pack.base);
+      base->AppendTo(model.catalog);
+    }
+    auto plan = std::make_shared<const Plan>(
+        PlanPack(model, base ? &*base : nullptr, request.run.all_side_files));
     Recipe recipe{.plan = plan, .tensors = TensorsOf(model)};
-    recipe.converted_tensors = model.catalog.tensors().size();
+    recipe.converted_tensors = model.catalog.tensors_end();
     recipe.copied_tensors = 0;
     recipe.hooks.preflight = [](const PreflightRun&) { return SideDigests(); };
     recipe.hooks.last_text = [plan](const FileRecords& records) {

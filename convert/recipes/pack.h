@@ -3,6 +3,7 @@
 #include <string>
 
 #include "convert/job/run_plan.h"
+#include "convert/open/base_tensors.h"
 #include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
 
@@ -13,8 +14,10 @@ inline constexpr char kUnpack[] = "unpack";
 
 // Each file of tensors packed under its name and ".packed"; index and side files as they are, and
 // with `all_side_files` also what is left behind otherwise. `model` is one of OpenFilesToPack.
-// Throws Error (kBadInput) where two files of the packed checkpoint would have one name.
-Plan PlanPack(const OpenedModel& model, bool all_side_files);
+// `base`, which is in its catalog, gives what tensors are packed against; nullptr: none. Throws
+// Error: kBadInput where two files of the packed checkpoint would have one name, kUsage for a base
+// that has none of the tensors.
+Plan PlanPack(const OpenedModel& model, const BaseTensors* base, bool all_side_files);
 
 // The text of packed.json, from the records of the plan's files.
 std::string PackedManifestText(const Plan& plan, const FileRecords& records);

@@ -38,19 +38,34 @@ std::vector<SourceRange> ChooseSamples(const Catalog& catalog,
   return samples;
 }
 
+// The bytes of a value.
+std::vector<std::byte> Read(const Expression& value, ByteRange range, SourceFiles& sources) {
+  const ByteRange around = PiecesAround(value, range);
+  std::vector<SourceRange> reads;
+  value.AppendReads(around.begin, around.end, reads);
+  formats::AlignedBuffer buffer;
+  std::vector<std::span<const std::byte>> inputs;
+  sources.Read(reads, buffer, inputs);
+  std::vector<std::byte> made(static_cast<std::size_t>(around.size()));
+  EvaluationOutput out{made, {}, {}};
+  value.Evaluate(around.begin, around.end, inputs, out);
+  const auto begin = made.begin() + static_cast<std::ptrdiff_t>(range.begin - around.begin);
+  return {begin, begin + static_cast<std::ptrdiff_t>(range.size())};
+}
+
 }  // namespace
 
-std::map<formats::Dtype, double> SamplePackedSizes(const Catalog& catalog) {
+PackedSizes SamplePackedSizes(const Catalog& catalog, const std::vector<ExpressionPtr>& bases) {
   std::vector<bool> is_there;
   for (const SourceFile& file : catalog.files()) {
     std::error_code error;
     is_there.push_back(std::filesystem::exists(file.path, error));
   }
-  std::map<formats::Dtype, std::vector<std::uint32_t>> tensors;
+  std::map<std::pair<formats::Dtype, bool>, std::vector<std::uint32_t>> tensors;
   for (std::uint32_t i = 0; i < catalog.tensors_end(); ++i) {
     const CatalogTensor& tensor = catalog.tensors()[i];
     if (tensor.extent.length != 0 && is_there[tensor.extent.file]) {
-      tensors[tensor.dtype].push_back(i);
+      tensors[{tensor.dtype, bases[i] != nullptr}].push_back(i);
     }
   }
   SourceFiles sources(catalog);
@@ -59,16 +74,18 @@ std::map<formats::Dtype, double> SamplePackedSizes(const Catalog& catalog) {
   std::vector<std::span<const std::byte>> inputs;
   std::vector<std::byte> packed(PackedChunkBound(kSampleBytes));
   std::vector<formats::SeekEntry> frames;
-  std::map<formats::Dtype, double> sizes;
-  for (const auto& [dtype, held] : tensors) {
+  PackedSizes sizes;
+  for (const auto& [kind, held] : tensors) {
     std::uint64_t raw_bytes = 0;
     std::uint64_t packed_bytes = 0;
     for (const SourceRange& sample : ChooseSamples(catalog, held)) {
       sources.Read(std::span(&sample, 1), buffer, inputs);
       raw_bytes += inputs[0].size();
-      packed_bytes += encoder.Encode(dtype, inputs[0], {}, packed, frames);
+      std::vector<std::byte> base;
+      if (kind.second) base = Read(*bases[sample.tensor], {sample.begin, sample.end}, sources);
+      packed_bytes += encoder.Encode(kind.first, inputs[0], base, packed, frames);
     }
-    sizes[dtype] = static_cast<double>(packed_bytes) / static_cast<double>(raw_bytes);
+    sizes[kind] = static_cast<double>(packed_bytes) / static_cast<double>(raw_bytes);
   }
   return sizes;
 }

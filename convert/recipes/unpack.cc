@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -8,7 +9,9 @@
 #include <fmt/format.h>
 
 #include "convert/catalog/glob.h"
+#include "convert/job/output_place.h"
 #include "convert/job/runner.h"
+#include "convert/open/base_tensors.h"
 #include "convert/open/model_files.h"
 #include "convert/open/packed_model.h"
 #include "convert/recipes/conversion.h"
@@ -150,14 +153,19 @@ ConversionReport ConvertUnpack(const ConversionRequest& request, formats::FileSy
   conversion.converted_text = "unpacked";
   conversion.keeps_source = "unpack leaves the packed checkpoint; delete it afterwards";
   conversion.open = [&](const std::filesystem::path& input, const OpenOptions&) {
-    std::function<bool(const std::string&)> wanted;
+    PackedOptions options;
     if (!globs.empty()) {
-      wanted = [&](const std::string& tensor) {
+      options.wanted = [&](const std::string& tensor) {
         return std::any_of(globs.begin(), globs.end(),
                            [&](const std::string& glob) { return MatchesGlob(glob, tensor); });
       };
     }
-    OpenedPacked opened = OpenPacked(input, wanted);
+    std::optional<BaseTensors> base;
+    if (!request.unpack.base.empty()) {
+      RequireApart(request.unpack.base, request.output);
+      options.base = &base.emplace(request.unpack.base);
+    }
+    OpenedPacked opened = OpenPacked(input, options);
     packed = std::move(opened.packed);
     RequireMatches(packed->manifest, globs);
     return std::move(opened.model);

@@ -102,6 +102,12 @@ void PlanParts(const PlannedFile& file, Chunk& chunk) {
       const std::optional<std::uint32_t> expected = by_product.expression->expected_source();
       if (expected && !range.empty()) chunk.reads.push_back({*expected, range.begin, range.end});
     }
+    if (tensor.base) {
+      part.base_range = PiecesAround(*tensor.base, part.range);
+      part.first_base_input = chunk.reads.size();
+      tensor.base->AppendReads(part.base_range.begin, part.base_range.end, chunk.reads);
+      part.num_base_inputs = chunk.reads.size() - part.first_base_input;
+    }
     chunk.parts.push_back(std::move(part));
   }
 }
@@ -134,6 +140,26 @@ void FillGaps(std::uint64_t header_bytes, const Chunk& chunk) {
     filled = place + part.output.size();
   }
   fill_until(chunk.data.size());
+}
+
+// Makes the bytes of bases.
+void EvaluateBases(const PlannedFile& file, Chunk& chunk) {
+  std::size_t bytes = 0;
+  for (const ChunkPart& part : chunk.parts) bytes += part.base_range.size();
+  if (chunk.base_buffer.size() < bytes) chunk.base_buffer.resize(static_cast<std::size_t>(bytes));
+  std::size_t begin = 0;
+  for (ChunkPart& part : chunk.parts) {
+    if (part.base_range.empty()) continue;
+    const auto length = static_cast<std::size_t>(part.base_range.size());
+    const std::span<std::byte> made = std::span(chunk.base_buffer).subspan(begin, length);
+    EvaluationOutput out{made, {}, {}};
+    file.tensors[part.tensor].base->Evaluate(
+        part.base_range.begin, part.base_range.end,
+        std::span(chunk.inputs).subspan(part.first_base_input, part.num_base_inputs), out);
+    part.base = made.subspan(static_cast<std::size_t>(part.range.begin - part.base_range.begin),
+                             static_cast<std::size_t>(part.range.size()));
+    begin += length;
+  }
 }
 
 void SetSpans(const PlannedFile& file, Chunk& chunk) {
@@ -247,6 +273,7 @@ void EvaluateChunk(const PlannedFile& file, std::string_view header, Chunk& chun
     const std::span<const std::byte> expected = chunk.inputs[part.first_input + part.num_inputs];
     part.as_expected = std::memcmp(part.by_product.data(), expected.data(), expected.size()) == 0;
   }
+  EvaluateBases(file, chunk);
 }
 
 std::uint64_t WriteChunk(const Chunk& chunk, PageWriter& writer) {

@@ -31,6 +31,12 @@ struct ChunkPart {
   ByteRange by_product_range;           // of the by-product
   std::uint64_t by_product_offset = 0;  // in the file
   std::uint64_t by_product_place = 0;   // in the chunk's buffer
+  // Of a tensor with a base: the pieces of the base's value around the range, and what they read.
+  ByteRange base_range = {};
+  std::size_t first_base_input = 0;
+  std::size_t num_base_inputs = 0;
+  // The base's bytes of the range; empty where there is no base.
+  std::span<const std::byte> base;
   // In the chunk's buffer; the contents are set but for kLate.
   std::span<std::byte> output;
   std::span<std::byte> by_product;
@@ -47,7 +53,8 @@ struct PackedPiece {
   std::size_t tensor = 0;   // position in PlannedFile::tensors
   std::uint64_t begin = 0;  // of its bytes in the tensor
   std::span<const std::byte> bytes;
-  std::size_t first_frame = 0;  // in PackedPieces::frames
+  std::span<const std::byte> base;  // what they were packed against
+  std::size_t first_frame = 0;      // in PackedPieces::frames
   std::size_t num_frames = 0;
   bool ends_tensor = false;
 };
@@ -74,6 +81,7 @@ struct Chunk {
   formats::AlignedBuffer input_buffer;
   std::vector<SourceRange> reads;
   std::vector<std::span<const std::byte>> inputs;
+  std::vector<std::byte> base_buffer;
   PackedPieces packed;
 };
 

@@ -49,6 +49,17 @@ void Share(std::uint64_t memory_bytes, unsigned threads, const ChunkMemory& chun
   resources.memory_bytes = resources.chunks * chunk.bytes() + made;
 }
 
+// The most memory for the base of each byte that is packed: its value, and what that is made of.
+std::uint64_t BasePerByte(const Plan& plan, std::span<const std::size_t> files) {
+  std::uint64_t most = 0;
+  for (const std::size_t file : files) {
+    for (const PlannedTensor& tensor : plan.files[file].tensors) {
+      if (tensor.base) most = std::max(most, 1 + tensor.base->input_bytes_per_output_byte());
+    }
+  }
+  return most;
+}
+
 // Of files that are packed: a chunk has its packed form, too, and each thread and file has buffers.
 ExecutorResources PlanPackingResources(const ExecutorOptions& options, const Plan& plan,
                                        std::span<const std::size_t> files,
@@ -56,10 +67,11 @@ ExecutorResources PlanPackingResources(const ExecutorOptions& options, const Pla
   const std::uint64_t fixed =
       options.threads * kPackingThreadBytes + resources.open_files * FilePacker::kBufferBytes;
   const std::uint64_t memory = options.memory_bytes - std::min(options.memory_bytes, fixed);
+  const std::uint64_t base = BasePerByte(plan, files);
   ChunkMemory chunk;
   for (resources.chunk_bytes = kMaxChunkBytes;; resources.chunk_bytes /= 2) {
     chunk = MostChunkMemory(plan, files, resources.chunk_bytes, options.derived);
-    chunk.input_bytes += PackedMemory(resources.chunk_bytes);
+    chunk.input_bytes += PackedMemory(resources.chunk_bytes) + base * resources.chunk_bytes;
     const std::uint64_t wanted = std::max<std::uint64_t>(kEnoughChunks, options.threads);
     if (resources.chunk_bytes <= kPackedChunkBytes || memory / chunk.bytes() >= wanted) break;
   }

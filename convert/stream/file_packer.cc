@@ -39,6 +39,7 @@ void FilePacker::Append(const Chunk& chunk) {
   for (const PackedPiece& piece : chunk.packed.pieces) {
     EndStreams(piece.tensor);
     Write(piece.bytes);
+    if (!piece.base.empty()) base_.Update(piece.base);
     const std::span<const formats::SeekEntry> frames =
         std::span(chunk.packed.frames).subspan(piece.first_frame, piece.num_frames);
     frames_.insert(frames_.end(), frames.begin(), frames.end());
@@ -53,6 +54,8 @@ void FilePacker::EndStreams(std::size_t tensor) {
     frames_.clear();
     stream_bytes_.push_back(end_ - stream_begin_);
     stream_begin_ = end_;
+    bases_.push_back(file_.tensors[tensor_].base ? base_.Hex() : "");
+    base_.Reset();
   }
 }
 
@@ -110,6 +113,9 @@ void FilePacker::Complete(FileRecord& record) {
   record.original = std::move(record.file);
   record.file = digest_.Finish();
   record.bytes = end_;
+  const bool has_base = std::any_of(bases_.begin(), bases_.end(),
+                                    [](const std::string& base) { return !base.empty(); });
+  if (has_base) record.bases = std::move(bases_);
 }
 
 }  // namespace dsv3::convert

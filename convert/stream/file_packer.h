@@ -63,6 +63,8 @@ class FilePacker {
   std::uint64_t stream_begin_ = 0;
   std::vector<formats::SeekEntry> frames_;  // of that stream
   std::vector<std::uint64_t> stream_bytes_;
+  formats::Xxh3 base_;  // of the tensor's base
+  std::vector<std::string> bases_;
   formats::Xxh3 written_;  // of the streams
   std::uint64_t read_ = 0;
   std::string head_text_;

@@ -16,16 +16,24 @@ namespace {
 // So many small tensors share a chunk at most: each takes some bytes beyond its own.
 constexpr std::size_t kMostPieces = 1024;
 
-// Calls `visit(tensor, begin, bytes)` for each packed chunk among the parts, which begins at
-// `begin` of its tensor.
+// The bytes that become one packed chunk.
+struct RawPiece {
+  std::size_t tensor = 0;
+  std::uint64_t begin = 0;  // in the tensor
+  std::span<const std::byte> bytes;
+  std::span<const std::byte> base;
+};
+
+// Calls `visit` for each of them, in their order.
 template <typename Visit>
 void ForEachPiece(const Chunk& chunk, const Visit& visit) {
   for (const ChunkPart& part : chunk.parts) {
     for (std::uint64_t done = 0; done < part.range.size(); done += kPackedChunkBytes) {
+      const auto offset = static_cast<std::size_t>(done);
       const auto length = static_cast<std::size_t>(
           std::min<std::uint64_t>(kPackedChunkBytes, part.range.size() - done));
-      visit(part, part.range.begin + done,
-            part.output.subspan(static_cast<std::size_t>(done), length));
+      visit(RawPiece{part.tensor, part.range.begin + done, part.output.subspan(offset, length),
+                     part.base.empty() ? part.base : part.base.subspan(offset, length)});
     }
   }
 }
@@ -93,9 +101,7 @@ void ChunkPacker::Check(const PlannedFile& file, const Chunk& chunk) {
 void ChunkPacker::PackWith(Coder& coder, const PlannedFile& file, Chunk& chunk) {
   PackedPieces& packed = chunk.packed;
   std::size_t bound = 0;
-  ForEachPiece(chunk, [&](const ChunkPart&, std::uint64_t, std::span<const std::byte> raw) {
-    bound += PackedChunkBound(raw.size());
-  });
+  ForEachPiece(chunk, [&](const RawPiece& raw) { bound += PackedChunkBound(raw.bytes.size()); });
   if (packed.buffer.size() < bound) {
     packed.buffer = formats::AlignedBuffer();  // the old one goes before the new one comes
     packed.buffer = formats::AlignedBuffer(bound);
@@ -103,36 +109,35 @@ void ChunkPacker::PackWith(Coder& coder, const PlannedFile& file, Chunk& chunk) 
   packed.pieces.clear();
   packed.frames.clear();
   std::size_t filled = 0;
-  ForEachPiece(chunk,
-               [&](const ChunkPart& part, std::uint64_t begin, std::span<const std::byte> raw) {
-                 PackedPiece& piece = packed.pieces.emplace_back();
-                 piece.tensor = part.tensor;
-                 piece.begin = begin;
-                 piece.first_frame = packed.frames.size();
-                 const std::size_t bytes =
-                     coder.encoder.Encode(file.tensors[part.tensor].entry.dtype, raw, {},
-                                          packed.buffer.span().subspan(filled), packed.frames);
-                 piece.num_frames = packed.frames.size() - piece.first_frame;
-                 piece.bytes = packed.buffer.span().subspan(filled, bytes);
-                 piece.ends_tensor = begin + raw.size() == file.tensors[part.tensor].entry.bytes;
-                 filled += bytes;
-               });
+  ForEachPiece(chunk, [&](const RawPiece& raw) {
+    const TensorEntry& entry = file.tensors[raw.tensor].entry;
+    PackedPiece& piece = packed.pieces.emplace_back();
+    piece.tensor = raw.tensor;
+    piece.begin = raw.begin;
+    piece.base = raw.base;
+    piece.first_frame = packed.frames.size();
+    const std::size_t bytes = coder.encoder.Encode(
+        entry.dtype, raw.bytes, raw.base, packed.buffer.span().subspan(filled), packed.frames);
+    piece.num_frames = packed.frames.size() - piece.first_frame;
+    piece.bytes = packed.buffer.span().subspan(filled, bytes);
+    piece.ends_tensor = raw.begin + raw.bytes.size() == entry.bytes;
+    filled += bytes;
+  });
 }
 
 void ChunkPacker::CheckWith(Coder& coder, const PlannedFile& file, const Chunk& chunk) {
   coder.unpacked.resize(kPackedChunkBytes);
   auto piece = chunk.packed.pieces.begin();
-  ForEachPiece(chunk, [&](const ChunkPart& part, std::uint64_t begin,
-                          std::span<const std::byte> raw) {
-    const std::span<std::byte> unpacked = std::span(coder.unpacked).first(raw.size());
-    const std::string& tensor = file.tensors[part.tensor].entry.name;
+  ForEachPiece(chunk, [&](const RawPiece& raw) {
+    const std::span<std::byte> unpacked = std::span(coder.unpacked).first(raw.bytes.size());
+    const std::string& tensor = file.tensors[raw.tensor].entry.name;
     bool is_same = false;
     try {
       coder.decoder.Decode(
           piece->bytes,
-          std::span(chunk.packed.frames).subspan(piece->first_frame, piece->num_frames), {},
-          {file.name, tensor, begin / kPackedChunkBytes}, unpacked);
-      is_same = std::memcmp(unpacked.data(), raw.data(), raw.size()) == 0;
+          std::span(chunk.packed.frames).subspan(piece->first_frame, piece->num_frames), raw.base,
+          {file.name, tensor, raw.begin / kPackedChunkBytes}, unpacked);
+      is_same = std::memcmp(unpacked.data(), raw.bytes.data(), raw.bytes.size()) == 0;
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kBadInput) throw;
     }

@@ -42,6 +42,9 @@ struct FileRecord {
   std::vector<TensorRecord> tensors;  // in the plan's order; empty for side files
   // Of a packed file: the digest of the file that is packed in it. Empty for others.
   Digests original = {};
+  // XXH3-128, hex, of the bases of its tensors (PlannedTensor::base), in the plan's order; empty
+  // where a tensor has none, and no element where none has.
+  std::vector<std::string> bases = {};
 };
 
 }  // namespace dsv3::convert

@@ -33,6 +33,7 @@ class PackCrashTest : public ::testing::Test {
       Conversion conversion(root / "in", root / "out");
       conversion.convert = convert;
       conversion.request.run.delete_source_shards = deletes_source;
+      conversion.request.pack.base = base_;
       return conversion;
     };
     fs::create_directories(temp_ / "whole");
@@ -59,6 +60,7 @@ class PackCrashTest : public ::testing::Test {
   }
 
   testing::TempDir temp_{testing::MemoryDirectory()};
+  fs::path base_;  // of pack
 };
 
 TEST_F(PackCrashTest, PackingRecoversFromEveryPowerCut) {
@@ -69,6 +71,15 @@ TEST_F(PackCrashTest, PackingRecoversFromEveryPowerCut) {
 TEST_F(PackCrashTest, PackingThatDeletesTheSourceRecoversFromEveryPowerCut) {
   testing::SmallFp8Checkpoint().Write(temp_ / "live" / "in");
   ExpectRecovers(ConvertPack, true);
+}
+
+TEST_F(PackCrashTest, PackingAgainstABaseRecoversFromEveryPowerCut) {
+  testing::SmallFp8Checkpoint().Write(temp_ / "base");
+  Conversion cast(temp_ / "base", temp_ / "live" / "in");
+  cast.Run();
+  fs::remove(temp_ / "live" / "in" / "checkpoint.manifest.json");
+  base_ = temp_ / "base";
+  ExpectRecovers(ConvertPack, false);
 }
 
 TEST_F(PackCrashTest, UnpackingRecoversFromEveryPowerCut) {

@@ -1,0 +1,89 @@
+#include "convert/open/base_tensors.h"
+
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "convert/open/files_to_pack.h"
+#include "convert/open/packed_model.h"
+#include "convert/packing/packed_manifest.h"
+#include "convert/plan/composed_expression.h"
+#include "convert/plan/dequantize_expression.h"
+#include "formats/error.h"
+#include "formats/manifest.h"
+#include "formats/message_text.h"
+
+namespace dsv3::convert {
+namespace {
+
+constexpr char kBase[] = "base";
+
+OpenedModel Open(const std::filesystem::path& directory) {
+  if (!IsPackedDirectory(directory)) return OpenModel(directory);
+  const PackedManifest manifest = ParsePackedManifest(
+      formats::ReadSmallFile(directory / kPackedManifestName, formats::kMaxManifestBytes),
+      (directory / kPackedManifestName).string());
+  if (manifest.NeedsBase()) {
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: this packed checkpoint needs a base itself, and a base must not; "
+                            "unpack it first and give what comes out",
+                            formats::ShownPath(directory)),
+                {directory.string(), ""});
+  }
+  OpenedPacked opened = OpenPacked(directory);
+  OpenedModel model = std::move(opened.model);
+  const std::filesystem::path config = model.directory / formats::kConfigName;
+  std::error_code ignored;
+  if (std::filesystem::exists(config, ignored)) {
+    model.config_text = formats::ReadSmallFile(config, formats::kMaxConfigBytes);
+    model.config = ParseModelConfig(model.config_text, formats::kConfigName);
+  }
+  return model;
+}
+
+}  // namespace
+
+BaseTensors::BaseTensors(const std::filesystem::path& directory) : model_(Open(directory)) {
+  // What is wrong with scales is no matter: such a weight has no value in BF16.
+  for (const ScaledWeight& pair : FindScaledWeights(model_.catalog, model_.config).pairs) {
+    scaled_.emplace(pair.weight, pair);
+  }
+}
+
+void BaseTensors::AppendTo(Catalog& catalog) {
+  catalog.Append(model_.assembled ? model_.assembled->stored : model_.catalog, kBase);
+  joint_ = &catalog;
+  first_ = catalog.tensors_end();
+}
+
+// The value, whose sources are the base's own stored tensors, over the catalog.
+ExpressionPtr BaseTensors::Moved(ExpressionPtr value) const {
+  return Compose(std::move(value),
+                 [this](std::uint32_t stored) { return Copy(*joint_, first_ + stored); });
+}
+
+ExpressionPtr BaseTensors::Find(const std::string& name, formats::Dtype dtype,
+                                const formats::Shape& shape) const {
+  const std::uint32_t position = model_.catalog.Find(name);
+  if (position == Catalog::kNone) return nullptr;
+  const CatalogTensor& tensor = model_.catalog.tensors()[position];
+  const auto origin_of = [this](std::uint32_t source) {
+    return model_.assembled ? Moved(model_.assembled->origins[source])
+                            : Copy(*joint_, first_ + source);
+  };
+  if (tensor.dtype == dtype && tensor.shape == shape) return origin_of(position);
+  const auto pair = scaled_.find(position);
+  if (dtype != formats::Dtype::kBF16 || pair == scaled_.end()) return nullptr;
+  ExpressionPtr value = Compose(Dequantize(model_.catalog, pair->second), origin_of);
+  return value->shape() == shape ? value : nullptr;
+}
+
+std::string BaseTensors::Describe(const std::string& name) const {
+  const std::uint32_t position = model_.catalog.Find(name);
+  if (position == Catalog::kNone) return "";
+  const CatalogTensor& tensor = model_.catalog.tensors()[position];
+  return fmt::format("{} {}", formats::DtypeName(tensor.dtype),
+                     formats::ShapeToString(tensor.shape));
+}
+
+}  // namespace dsv3::convert

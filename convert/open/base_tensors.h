@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <unordered_map>
+
+#include "convert/catalog/catalog.h"
+#include "convert/model/scaled_weights.h"
+#include "convert/open/open_model.h"
+#include "convert/plan/expression.h"
+#include "formats/dtype.h"
+#include "formats/shape.h"
+
+namespace dsv3::convert {
+
+// The checkpoint beside the one that is packed or unpacked, of which packed tensors hold the
+// differences alone. Immutable once it is in a catalog, so threads may share it.
+class BaseTensors {
+ public:
+  // Opens whatever OpenModel opens; the config may be missing where nothing needs it. Throws Error
+  // as that does, and kBadInput for a packed checkpoint that needs a base itself.
+  explicit BaseTensors(const std::filesystem::path& directory);
+
+  // Puts the base's stored tensors behind those of `catalog`, as Catalog::Append does.
+  void AppendTo(Catalog& catalog);
+
+  // What the base gives for a tensor of this name in this dtype and shape, over the catalog that it
+  // was appended to: a tensor that it has so, or the BF16 value of an FP8 weight. nullptr where
+  // there is none.
+  ExpressionPtr Find(const std::string& name, formats::Dtype dtype,
+                     const formats::Shape& shape) const;
+
+  // What it has of this name, for messages: "F8_E4M3 [2, 3]"; empty where there is nothing.
+  std::string Describe(const std::string& name) const;
+
+ private:
+  ExpressionPtr Moved(ExpressionPtr value) const;
+
+  OpenedModel model_;
+  std::unordered_map<std::uint32_t, ScaledWeight> scaled_;  // by the weight's position
+  const Catalog* joint_ = nullptr;
+  std::uint32_t first_ = 0;  // of the stored tensors in it
+};
+
+}  // namespace dsv3::convert
