@@ -10,6 +10,7 @@
 #include <new>
 
 #include <fmt/format.h>
+#include <xxhash.h>
 #include <zstd.h>
 #include <zstd_errors.h>
 
@@ -30,6 +31,33 @@ static_assert(std::size_t{1} << kTextWindowLog == kTextWindowBytes);
 constexpr std::size_t kTextPiece = std::size_t{1} << 17;
 
 constexpr std::string_view kNoFrame = "it is not a zstd frame";
+
+// Appends the lowest bytes of a number to a frame.
+void Put(std::uint64_t number, std::size_t bytes, std::byte*& out) {
+  std::memcpy(out, &number, bytes);
+  out += bytes;
+}
+
+// A frame whose window is its content, in raw blocks: libzstd would look at the content first.
+std::size_t Store(std::span<const std::byte> content, std::byte* const out) {
+  constexpr unsigned kSingleSegment = 0x20;
+  constexpr unsigned kSizeOf4Bytes = 0x80;
+  std::byte* at = out;
+  Put(ZSTD_MAGICNUMBER, kMagicBytes, at);
+  Put(kSizeOf4Bytes | kSingleSegment | kHasChecksum, 1, at);
+  Put(content.size(), 4, at);
+  std::size_t begin = 0;
+  do {
+    const std::size_t bytes = std::min<std::size_t>(ZSTD_BLOCKSIZE_MAX, content.size() - begin);
+    const bool last = begin + bytes == content.size();
+    Put((last ? 1 : 0) | bytes << 3, 3, at);
+    if (bytes != 0) std::memcpy(at, content.data() + begin, bytes);
+    at += bytes;
+    begin += bytes;
+  } while (begin < content.size());
+  Put(XXH64(content.data(), content.size(), 0), 4, at);
+  return static_cast<std::size_t>(at - out);
+}
 
 // Calls of libzstd that fail only by a mistake of this program.
 std::size_t Checked(std::size_t result, std::string_view what) {
@@ -98,6 +126,7 @@ void ZstdEncoder::Configure(ZstdMethod method) {
 
 std::size_t ZstdEncoder::Encode(std::span<const std::byte> content, ZstdMethod method,
                                 std::span<std::byte> out) {
+  if (method == ZstdMethod::kStored) return Store(content, out.data());
   Configure(method);
   return Checked(
       ZSTD_compress2(context_.get(), out.data(), out.size(), content.data(), content.size()),

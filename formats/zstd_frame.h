@@ -22,6 +22,7 @@ inline constexpr std::size_t kSkippableHeadBytes = 8;              // before a s
 enum class ZstdMethod {
   kHuffman,  // no matches are looked for: literals alone, by Huffman codes where these are shorter
   kFast,     // level 1
+  kStored,   // as it is
   kText,     // for JSON of any length: level 12, with a window of kTextWindowBytes at most
 };
 

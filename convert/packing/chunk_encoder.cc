@@ -64,6 +64,13 @@ ElementForm FormOf(Dtype dtype) {
 // Both methods are tried on a plane up to this size; of a longer one on a piece of this size first.
 constexpr std::size_t kTriedPlane = std::size_t{16} << 10;
 constexpr std::size_t kPlanePiece = std::size_t{8} << 10;
+// A longer plane is stored where Huffman codes make nothing of a sample of this many pieces, spread
+// over it.
+constexpr std::size_t kNoisePieces = 8;
+constexpr std::size_t kNoisePiece = std::size_t{2} << 10;
+// A piece by itself becomes smaller by this part than within the plane, since its codes are its
+// own.
+constexpr std::size_t kPieceLuck = 16;
 // Where Huffman codes take less than this part of a plane, they come near the bit that each symbol
 // takes at least.
 constexpr std::size_t kLowPart = 4;
@@ -131,6 +138,7 @@ class ChunkEncoder::State {
   void AddPlanes(std::span<const std::byte> planes, unsigned width, std::span<std::byte> out,
                  Packed& packed);
   void AddPlane(std::span<const std::byte> plane, std::span<std::byte> out, Packed& packed);
+  bool IsNoise(std::span<const std::byte> plane);
   bool GainsByMatches(std::span<const std::byte> plane, std::size_t huffman_bytes);
 
   formats::ZstdEncoder huffman_;
@@ -143,6 +151,18 @@ class ChunkEncoder::State {
   std::vector<std::byte> values_;  // changed ones, then those of the base; or large differences
 };
 
+// Whether no symbol of a long plane seems to be rarer or more frequent than others.
+bool ChunkEncoder::State::IsNoise(std::span<const std::byte> plane) {
+  if (plane.size() <= kTriedPlane) return false;
+  std::array<std::byte, kNoisePieces * kNoisePiece> sample;
+  for (std::size_t i = 0; i < kNoisePieces; ++i) {
+    const std::size_t from = (plane.size() - kNoisePiece) / (kNoisePieces - 1) * i;
+    std::memcpy(sample.data() + i * kNoisePiece, plane.data() + from, kNoisePiece);
+  }
+  const std::span<std::byte> room = Room(trial_, formats::ZstdFrameBound(sample.size()));
+  return huffman_.Encode(sample, ZstdMethod::kHuffman, room) >= sample.size();
+}
+
 // Whether it may pay to look for matches in a plane that Huffman codes make this large: always in a
 // short one, or where they come near the bit that each symbol takes at least; else where a piece of
 // the plane becomes smaller than its share of the codes.
@@ -152,13 +172,14 @@ bool ChunkEncoder::State::GainsByMatches(std::span<const std::byte> plane,
   const std::span<std::byte> room = Room(trial_, formats::ZstdFrameBound(kPlanePiece));
   const std::size_t bytes = fast_.Encode(
       plane.subspan((plane.size() - kPlanePiece) / 2, kPlanePiece), ZstdMethod::kFast, room);
-  return bytes < huffman_bytes * kPlanePiece / plane.size();
+  return bytes + bytes / kPieceLuck < huffman_bytes * kPlanePiece / plane.size();
 }
 
 void ChunkEncoder::State::AddPlane(std::span<const std::byte> plane, std::span<std::byte> out,
                                    Packed& packed) {
   const std::span<std::byte> place = out.subspan(packed.bytes);
-  std::size_t bytes = huffman_.Encode(plane, ZstdMethod::kHuffman, place);
+  const ZstdMethod method = IsNoise(plane) ? ZstdMethod::kStored : ZstdMethod::kHuffman;
+  std::size_t bytes = huffman_.Encode(plane, method, place);
   if (GainsByMatches(plane, bytes)) {
     const std::span<std::byte> room = Room(trial_, formats::ZstdFrameBound(plane.size()));
     const std::size_t fast = fast_.Encode(plane, ZstdMethod::kFast, room);

@@ -17,7 +17,8 @@ using testing::AsBytes;
 using ::testing::HasSubstr;
 using testing::RandomBytes;
 
-constexpr ZstdMethod kMethods[] = {ZstdMethod::kHuffman, ZstdMethod::kFast, ZstdMethod::kText};
+constexpr ZstdMethod kMethods[] = {ZstdMethod::kHuffman, ZstdMethod::kFast, ZstdMethod::kStored,
+                                   ZstdMethod::kText};
 
 std::string Frame(std::string_view content, ZstdMethod method = ZstdMethod::kFast) {
   std::string frame(ZstdFrameBound(content.size()), '\0');
@@ -72,6 +73,13 @@ TEST(ZstdFrameTest, HuffmanCodesLiteralsAndLooksForNoMatches) {
   repeated += repeated;
   EXPECT_GT(Frame(repeated, ZstdMethod::kHuffman).size(), bytes);
   EXPECT_LT(Frame(RandomBytes(bytes, 3), ZstdMethod::kHuffman).size(), bytes + 100);
+}
+
+TEST(ZstdFrameTest, StoresInRawBlocks) {
+  EXPECT_EQ(Frame("abc", ZstdMethod::kStored).substr(0, 15),
+            std::string("\x28\xB5\x2F\xFD\xA4\3\0\0\0\x19\0\0abc", 15));
+  const std::string content = Skewed(300000);
+  EXPECT_EQ(Frame(content, ZstdMethod::kStored).size(), content.size() + 9 + 3 * 3 + 4);
 }
 
 TEST(ZstdFrameTest, EveryPrefixIsAFault) {
