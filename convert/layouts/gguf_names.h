@@ -9,32 +9,54 @@
 // How llama.cpp names the tensors of a model in a GGUF file; read in both directions.
 namespace dsv3::convert {
 
+// What becomes of a tensor in a file.
+enum class GgufUse {
+  kWeight,  // its values in the type that is asked for, by llama.cpp's rule
+  kStored,  // V4: its values in the type that they have
+  kTable,   // V4: numbers of experts
+};
+
 struct GgufNamePair {
   std::string_view model;
   std::string_view gguf;
+  GgufUse use = GgufUse::kWeight;
 };
 
-// Whether the files of an architecture (general.architecture) have these names.
-bool HasGgufNames(std::string_view architecture);
+// The names of some architectures.
+struct GgufNames {
+  // Tensors outside of layers, in the order of a file, where layers follow the first: embedding,
+  // norm, head, and what else there is.
+  std::span<const GgufNamePair> outside;
+  // Those of a layer, behind "model.layers.N." and behind "blk.N.": tensors that a file has as the
+  // model has them.
+  std::span<const GgufNamePair> layer;
+  // The matrices of routed experts, behind "mlp.experts.E." and behind "blk.N.": a file has those
+  // of all experts of a layer in one tensor.
+  std::span<const GgufNamePair> expert;
+  std::string_view layers;   // "model.layers."
+  std::string_view experts;  // of a layer: "mlp.experts."
+  // Whether the model has kv_b_proj, which has for each head the rows that make keys, then those
+  // that make values. A file has both apart, the keys' transposed.
+  bool has_kv_b = false;
 
-// Tensors outside of layers, in the order of a file, where layers follow the first: embedding, norm
-// and head.
-std::span<const GgufNamePair> GgufModelNames();
-// Those of a layer, behind "model.layers.N." and behind "blk.N.": tensors that a file has as the
-// model has them.
-std::span<const GgufNamePair> GgufLayerNames();
+  // "model.layers.N." and "model.layers.N.mlp.experts.E." with the matrix's name.
+  std::string LayerPrefix(std::uint64_t number) const;
+  std::string ExpertName(std::uint64_t number, std::uint64_t expert_number,
+                         std::string_view matrix) const;
+};
+
 inline constexpr std::string_view kHeadName = "lm_head.weight";
-// The matrices of routed experts, behind "model.layers.N.mlp.experts.E." and behind "blk.N.": a
-// file has those of all experts of a layer in one tensor.
-std::span<const GgufNamePair> GgufExpertNames();
-// kv_b_proj has for each head the rows that make keys, then those that make values; a file has both
-// apart, the keys' transposed. Behind "model.layers.N." and "blk.N.".
+// Behind "model.layers.N." and "blk.N.".
 inline constexpr std::string_view kKvBName = "self_attn.kv_b_proj.weight";
 inline constexpr std::string_view kGgufKeysName = "attn_k_b.weight";
 inline constexpr std::string_view kGgufValuesName = "attn_v_b.weight";
 
-// "model.layers.N." and "blk.N.".
-std::string ModelLayerPrefix(std::uint64_t layer);
+const GgufNames& V3GgufNames();  // deepseek2, deepseek32, glm-dsa
+const GgufNames& V4GgufNames();  // deepseek4
+// By general.architecture; nullptr for one whose files have other names.
+const GgufNames* FindGgufNames(std::string_view architecture);
+
+// "blk.N."
 std::string GgufLayerPrefix(std::uint64_t layer);
 
 // What a tensor of a file is in the model.
@@ -49,9 +71,6 @@ struct GgufMeaning {
   std::string name;
 };
 // Nothing for a name that no tensor of the model has.
-std::optional<GgufMeaning> MeaningOfGguf(std::string_view gguf);
-
-// The name of an expert's matrix, behind "model.layers.N.": "mlp.experts.3.gate_proj.weight".
-std::string ExpertMatrixName(std::uint64_t expert, std::string_view matrix);
+std::optional<GgufMeaning> MeaningOfGguf(const GgufNames& names, std::string_view gguf);
 
 }  // namespace dsv3::convert

@@ -32,19 +32,19 @@ using formats::Shape;
 // Beyond any model.
 constexpr std::uint64_t kMaxHeads = 65'536;
 
-// Whether the files' tensors have names that are read.
-bool HasNames(const std::vector<GgufFile>& files) {
+// The names that the files' tensors have; nullptr where only the files know them.
+const GgufNames* NamesOf(const std::vector<GgufFile>& files) {
   const formats::GgufValue* const value =
       formats::FindGgufKey(files.front().header.keys, formats::kGgufArchitectureKey);
   const auto* const architecture = value == nullptr ? nullptr : std::get_if<std::string>(value);
-  return architecture != nullptr && HasGgufNames(*architecture);
+  return architecture == nullptr ? nullptr : FindGgufNames(*architecture);
 }
 
 class Builder {
  public:
   Builder(const std::vector<GgufFile>& files, const OpenOptions& options)
       : prefix_(options.name_prefix), own_names_(options.gguf == OpenOptions::Gguf::kOwnNames) {
-    TakeStored(files, !own_names_ && HasNames(files));
+    TakeStored(files, own_names_ ? nullptr : NamesOf(files));
     made_.version = files.front().header.version;
     made_.keys = files.front().header.keys;
   }
@@ -64,7 +64,7 @@ class Builder {
  private:
   using Kind = GgufMeaning::Kind;
 
-  void TakeStored(const std::vector<GgufFile>& files, bool has_names) {
+  void TakeStored(const std::vector<GgufFile>& files, const GgufNames* names) {
     std::vector<SourceFile> sources;
     std::vector<CatalogTensor> tensors;
     for (const GgufFile& file : files) {
@@ -83,7 +83,7 @@ class Builder {
                            ShapeOfGguf(tensor.type, tensor.shape),
                            {position, file.header.data_offset + tensor.offset, tensor.bytes}});
         made_.held.push_back({tensor.type, tensor.shape});
-        meanings_.push_back(has_names ? MeaningOfGguf(tensor.name) : std::nullopt);
+        meanings_.push_back(names == nullptr ? std::nullopt : MeaningOfGguf(*names, tensor.name));
       }
     }
     made_.stored = Catalog(std::move(sources), std::move(tensors));
@@ -184,7 +184,8 @@ class Builder {
     const Shape& k = ShapeOf(keys);    // heads, columns, rows of a head
     const Shape& v = ShapeOf(values);  // heads, rows of a head, columns
     if (k.size() != 3 || v.size() != 3 || k[0] != v[0] || k[1] != v[2] || k[0] > kMaxHeads ||
-        made_.stored.tensors()[keys].extent.length == 0) {
+        made_.stored.tensors()[keys].extent.length == 0 ||
+        made_.stored.tensors()[values].extent.length == 0) {
       Fail(keys, fmt::format("has shape {}, and {} has {}; the two do not make kv_b_proj",
                              formats::ShapeToString(k),
                              QuoteForMessage(made_.stored.tensors()[values].name),

@@ -28,7 +28,7 @@ class TensorPlanner {
         weights_(model, weights, types) {}
 
   GgufTensors Make(const std::vector<std::uint32_t>& dropped) {
-    const std::span<const GgufNamePair> outside = GgufModelNames();
+    const std::span<const GgufNamePair> outside = names_.outside;
     AddPair(outside.front());  // the embedding
     for (std::uint64_t layer = 0; layer < layers_; ++layer) AddLayer(layer);
     for (const GgufNamePair& pair : outside.subspan(1)) {
@@ -54,15 +54,15 @@ class TensorPlanner {
   void AddPair(const GgufNamePair& pair) { Add(std::string(pair.model), std::string(pair.gguf)); }
 
   void AddLayer(std::uint64_t layer) {
-    const std::string of = ModelLayerPrefix(layer);
+    const std::string of = names_.LayerPrefix(layer);
     const std::string to = GgufLayerPrefix(layer);
-    for (const GgufNamePair& pair : GgufLayerNames()) {
+    for (const GgufNamePair& pair : names_.layer) {
       const std::string name = of + std::string(pair.model);
       if (weights_.Find(name)) Add(name, to + std::string(pair.gguf));
     }
     AddKvB(of + std::string(kKvBName), to);
     if (!IsMoeLayer(config_, layer)) return;
-    for (const GgufNamePair& pair : GgufExpertNames()) AddExperts(of, to, pair);
+    for (const GgufNamePair& pair : names_.expert) AddExperts(layer, to, pair);
   }
 
   void Put(std::string name, GgufWeights::Made made) {
@@ -107,15 +107,15 @@ class TensorPlanner {
         std::move(parts));
   }
 
-  void AddExperts(const std::string& of, const std::string& to, const GgufNamePair& pair) {
+  void AddExperts(std::uint64_t layer, const std::string& to, const GgufNamePair& pair) {
     const std::string gguf = to + std::string(pair.gguf);
-    const std::string first = of + ExpertMatrixName(0, pair.model);
+    const std::string first = names_.ExpertName(layer, 0, pair.model);
     if (const std::optional<std::uint32_t> fused = weights_.FindFused(first)) {
       return AddFused(*fused, gguf, pair.model);
     }
     std::vector<std::uint32_t> experts;
     for (std::uint64_t expert = 0; expert < config_.n_routed_experts; ++expert) {
-      experts.push_back(weights_.Need(of + ExpertMatrixName(expert, pair.model)));
+      experts.push_back(weights_.Need(names_.ExpertName(layer, expert, pair.model)));
     }
     Put(gguf, weights_.Stacked(experts, gguf));
   }
@@ -145,6 +145,7 @@ class TensorPlanner {
     if (const std::optional<std::uint32_t> i = weights_.Find(name)) weights_.Drop(*i);
   }
 
+  const GgufNames& names_ = V3GgufNames();
   const ModelConfig& config_;
   const GgufTarget& target_;
   const std::uint64_t layers_;  // main layers and the MTP layers that the file holds

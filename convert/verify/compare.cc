@@ -207,12 +207,11 @@ void JudgeLeftOut(const std::vector<std::string>& names, bool in_a, formats::Fin
   Finding finding;
   finding.severity = formats::Severity::kWarning;
   finding.kind = "left-out";
-  finding.message = fmt::format(
-      "{} of MTP layers, or beside the language model, {} in {} only, and GGUF files are often "
-      "made without them: {}",
-      names.size() == 1 ? "1 tensor" : fmt::format("{} tensors", names.size()),
-      names.size() == 1 ? "is" : "are", in_a ? "A" : "B",
-      fmt::join(PatternLines(CountPatterns(names)), ", "));
+  finding.message =
+      fmt::format("{} in {} only, and GGUF files are often made without {}: {}",
+                  names.size() == 1 ? "1 tensor is" : fmt::format("{} tensors are", names.size()),
+                  in_a ? "A" : "B", names.size() == 1 ? "it" : "them",
+                  fmt::join(PatternLines(CountPatterns(names)), ", "));
   findings.push_back(std::move(finding));
 }
 

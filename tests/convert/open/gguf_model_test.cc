@@ -210,6 +210,10 @@ TEST_F(GgufModelTest, RefusesTensorsThatDoNotMakeTheModels) {
   EXPECT_THAT(RefusalOf(made), HasSubstr("'blk.0.attn_k_b.weight' has shape [2, 5, 3], and "
                                          "'blk.0.attn_v_b.weight' has [2, 1, 4]"));
   made = GgufMaker();
+  made.Add("blk.0.attn_k_b.weight", GgufType::kF32, {2, 5, 3})
+      .Add("blk.0.attn_v_b.weight", GgufType::kF32, {2, 0, 5});
+  EXPECT_THAT(RefusalOf(made), HasSubstr("do not make kv_b_proj"));
+  made = GgufMaker();
   made.Add("blk.0.attn_v_b.weight", GgufType::kF32, {2, 1, 5});
   EXPECT_THAT(RefusalOf(made), HasSubstr("has no keys beside it: attn_k_b.weight is missing"));
   made = GgufMaker();
