@@ -24,8 +24,8 @@ struct PlannedTensor {
   std::uint32_t maker = kNone;
   // XXH3-128, hex, that its bytes must have; empty: not known.
   std::string xxh3 = {};
-  // Of a file that is packed: a value of the same dtype and shape that it is packed against; nullptr
-  // for none.
+  // Of a file that is packed: a value of the same dtype and shape that it is packed against;
+  // nullptr for none.
   ExpressionPtr base = nullptr;
 };
 

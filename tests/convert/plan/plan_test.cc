@@ -77,7 +77,8 @@ TEST(PlanFileTest, HeaderIsTheSerializersAndReadsBackAsThePlan) {
   const MemorySource source(Tensors());
   const PlannedFile file = PlanFile("f.safetensors", Expressions(source.catalog()));
   std::vector<formats::SafetensorsTensor> entries;
-  for (const auto& [entry, expression, by_product, maker] : file.tensors) {
+  for (const PlannedTensor& tensor : file.tensors) {
+    const TensorEntry& entry = tensor.entry;
     entries.push_back({entry.name, entry.dtype, entry.shape, entry.offset, entry.end()});
   }
   const std::string header = FileHeader(file);
