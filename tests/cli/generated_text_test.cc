@@ -176,11 +176,11 @@ TEST(CompletionTest, BashCompletesCommandsOptionsValuesAndPaths) {
   EXPECT_EQ(complete({"sample", "--th"}), " ") << "an option of another command";
   EXPECT_EQ(complete({"sample", "--preset", ""}),
             "tiny tiny-v32 tiny-kimi tiny-tp tiny-61 small v3-shapes v2-lite moonlight v32 glm5 "
-            "k2-int4 k2.5 nvfp4 v4 ");
+            "k2-int4 k2.5 awq nvfp4 v4 ");
   EXPECT_EQ(complete({"sample", "--preset", "=", "v3-"}), "v3-shapes ");
   EXPECT_EQ(complete({"sample", "--preset", "="}),
             "tiny tiny-v32 tiny-kimi tiny-tp tiny-61 small v3-shapes v2-lite moonlight v32 glm5 "
-            "k2-int4 k2.5 nvfp4 v4 ");
+            "k2-int4 k2.5 awq nvfp4 v4 ");
   EXPECT_EQ(complete({"fp8-to-bf16", "--threads", ""}), " ");
   EXPECT_EQ(complete({"--color", "always", "sa"}), "sample ");
   EXPECT_EQ(complete({"--color", "=", "always", "sample", "--se"}), "--seed ");
@@ -267,7 +267,7 @@ TEST(CompletionTest, FishCompletesCommandsOptionsAndValues) {
             "bf16-to-fp8\ndequantize\nfp8-to-bf16\nlayout\npack\nquantize\nrepack\nsample\nto-"
             "gguf\ntrain-to-infer\nunpack\n");
   EXPECT_EQ(complete("dsv3-convert sample --preset "),
-            "glm5\nk2.5\nk2-int4\nmoonlight\nnvfp4\nsmall\ntiny\ntiny-61\ntiny-kimi\n"
+            "awq\nglm5\nk2.5\nk2-int4\nmoonlight\nnvfp4\nsmall\ntiny\ntiny-61\ntiny-kimi\n"
             "tiny-tp\ntiny-v32\nv2-lite\nv3-shapes\nv4\nv32\n");
   EXPECT_EQ(complete("dsv3-convert fp8-to-bf16 --over"), "--overwrite\n");
 }
