@@ -102,6 +102,7 @@ std::string Basis(const convert::CheckChecksumsReport& checked) {
     case convert::CheckChecksumsReport::Basis::kHubMetadata:
       return checked.basis_name + ", which the download left there";
     case convert::CheckChecksumsReport::Basis::kManifest:
+    case convert::CheckChecksumsReport::Basis::kPacked:
       break;
   }
   return checked.basis_name;

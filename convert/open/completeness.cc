@@ -17,6 +17,7 @@
 #include "convert/model/stored_instead.h"
 #include "convert/open/hub.h"
 #include "convert/open/modelopt_description.h"
+#include "convert/open/packed_model.h"
 #include "convert/open/rank_directory.h"
 #include "convert/open/rank_shards.h"
 #include "convert/open/unfinished.h"
@@ -217,6 +218,8 @@ bool HoldsCheckpoint(const fs::path& directory) {
 Findings OfFiles(const fs::path& directory) {
   if (IsRankDirectory(directory)) return OfRanks(directory);
   if (IsDemoDirectory(directory)) return OfDemo(directory);
+  // packed.json, which lists all files, was written last.
+  if (IsPackedAlone(directory)) return {};
   Findings findings;
   if (!HoldsCheckpoint(directory)) {
     AddListed(directory, findings);

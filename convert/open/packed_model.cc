@@ -73,9 +73,7 @@ class Opener {
                        "complete; give the directory that dsv3-convert pack wrote",
                        kPackedManifestName));
     }
-    result_->manifest = ParsePackedManifest(
-        formats::ReadSmallFile(directory_ / kPackedManifestName, formats::kMaxManifestBytes),
-        std::string(kPackedManifestName));
+    result_->manifest = ReadPackedManifest(directory_);
     for (const PackedManifestFile& file : result_->manifest.files) {
       if (IsReservedName(file.name) && file.name != formats::kManifestName &&
           file.name != formats::kShardIndexName) {
@@ -244,8 +242,18 @@ bool IsPackedDirectory(const fs::path& input) {
   return fs::exists(fs::symlink_status(input / kPackedManifestName, ignored));
 }
 
+PackedManifest ReadPackedManifest(const fs::path& directory) {
+  return ParsePackedManifest(
+      formats::ReadSmallFile(directory / kPackedManifestName, formats::kMaxManifestBytes),
+      std::string(kPackedManifestName));
+}
+
+bool IsPackedAlone(const fs::path& input) {
+  return IsPackedDirectory(input) && formats::ListSafetensors(input).empty();
+}
+
 void RefusePacked(const fs::path& input) {
-  if (!IsPackedDirectory(input) || !formats::ListSafetensors(input).empty()) return;
+  if (!IsPackedAlone(input)) return;
   throw Error(ErrorCode::kBadInput,
               fmt::format("{}: this is a packed checkpoint; get its files back first: dsv3-convert "
                           "unpack {} OUT",

@@ -21,7 +21,10 @@ struct PackedModel : AssembledModel {
 // Whether a directory holds a packed.json.
 bool IsPackedDirectory(const std::filesystem::path& input);
 
-// Throws Error (kBadInput) for a directory of packed files alone; it names `dsv3-convert unpack`.
+// Whether it does, and no safetensors files lie beside that: all there is is packed.
+bool IsPackedAlone(const std::filesystem::path& input);
+
+// Throws Error (kBadInput) for such a directory; it names `dsv3-convert unpack`.
 void RefusePacked(const std::filesystem::path& input);
 
 struct OpenedPacked {
@@ -38,6 +41,9 @@ struct PackedOptions {
   // PackedModel::stored.
   BaseTensors* base = nullptr;
 };
+
+// Reads packed.json of a directory. Throws Error: kBadInput where it is missing or damaged; kIo.
+PackedManifest ReadPackedManifest(const std::filesystem::path& directory);
 
 // Opens the packed checkpoint in a directory: its headers and the seek tables of the tensors that
 // are wanted. The rest of it may be damaged. Throws Error: kBadInput where there is no packed.json

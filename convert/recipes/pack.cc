@@ -81,13 +81,15 @@ std::string OriginalName(const PlannedFile& file) {
   return file.name.substr(0, file.name.size() - kPackedSuffix.size());
 }
 
-ReportFact RatioFact(const ConversionReport& report) {
+ReportFact RatioFact(const Plan& plan, const ConversionReport& report) {
   ReportFact fact{"", "packed", "", {}};
-  if (report.source_bytes == 0) return fact;
+  std::uint64_t original = 0;
+  for (const PlannedFile& file : plan.files) original += file.bytes;
+  if (original == 0) return fact;
   fact.text = fmt::format(
       "{}{} of {}, {:.1f} %", report.outcome == ConversionReport::Outcome::kPlanned ? "about " : "",
-      formats::ShownBytes(report.output_bytes), formats::ShownBytes(report.source_bytes),
-      100 * static_cast<double>(report.output_bytes) / static_cast<double>(report.source_bytes));
+      formats::ShownBytes(report.output_bytes), formats::ShownBytes(original),
+      100 * static_cast<double>(report.output_bytes) / static_cast<double>(original));
   return fact;
 }
 
@@ -194,7 +196,9 @@ ConversionReport ConvertPack(const ConversionRequest& request, formats::FileSyst
     recipe.hooks.last_text = [plan](const FileRecords& records) {
       return PackedManifestText(*plan, records);
     };
-    recipe.add_facts = [](ConversionReport& report) { report.facts.push_back(RatioFact(report)); };
+    recipe.add_facts = [plan](ConversionReport& report) {
+      report.facts.push_back(RatioFact(*plan, report));
+    };
     return recipe;
   };
   return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,

@@ -44,8 +44,8 @@ struct CreateChecksumsReport {
 // Throws Error: kBadInput for what is not a directory, holds no
 // file, has a file that cannot be listed (a dead link, a FIFO, a name that is not UTF-8) or a shard
 // whose header cannot be read, or is not whole (see JudgeCompleteness); kUsage where a conversion
-// is not finished, or `output` is within `directory` or holds another's SHA256SUMS; kIo;
-// kInterrupted.
+// is not finished, for a packed checkpoint, which has its digests in packed.json, or `output` is
+// within `directory` or holds another's SHA256SUMS; kIo; kInterrupted.
 CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
                                       formats::FileSystem& file_system, ProgressSink& progress,
                                       const StopToken& stop);
@@ -61,7 +61,7 @@ struct CheckChecksumsRequest {
 
 struct CheckChecksumsReport {
   // What the files were compared with.
-  enum class Basis { kManifest, kSha256Sums, kHubMetadata };
+  enum class Basis { kManifest, kSha256Sums, kHubMetadata, kPacked };
 
   Verification verification;
   Basis basis = Basis::kManifest;
@@ -75,7 +75,7 @@ struct CheckChecksumsReport {
   std::uint64_t tensors = 0;  // that the basis lists; 0 where it lists files alone
 };
 
-// The name of a basis in JSON and text: "manifest", "sha256sums", "hub-metadata".
+// The name of a basis in JSON and text: "manifest", "sha256sums", "hub-metadata", "packed".
 std::string_view BasisName(CheckChecksumsReport::Basis basis);
 
 // Whether CheckChecksums finds something to compare the directory with, without looking at its
@@ -84,7 +84,8 @@ std::string_view BasisName(CheckChecksumsReport::Basis basis);
 bool HasChecksums(const std::filesystem::path& directory);
 
 // Compares the directory with the first of: `manifest`, its own manifest, lists of digests such as
-// SHA256SUMS and NAME.sha256, hub metadata.
+// SHA256SUMS and NAME.sha256, hub metadata. Of a packed checkpoint that is packed.json, and the
+// tensors that need no base are unpacked and compared, too.
 // Every difference is a finding, and so is what makes the directory incomplete
 // (JudgeCompleteness), whatever it is compared with. Whole files are hashed, and the tensors of a
 // file only where its digest differs. Throws Error: kBadInput where there is nothing to compare

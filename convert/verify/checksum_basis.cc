@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "convert/open/hub.h"
+#include "convert/open/packed_model.h"
 #include "convert/verify/checksum_lists.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
@@ -106,6 +107,21 @@ ChecksumBasis FromHub(HubRecords records) {
   return basis;
 }
 
+ChecksumBasis FromPacked(PackedManifest manifest) {
+  ChecksumBasis basis;
+  basis.kind = CheckChecksumsReport::Basis::kPacked;
+  basis.name = kPackedManifestName;
+  basis.lists.insert(basis.name);
+  for (const PackedManifestFile& file : manifest.files) {
+    ExpectedFile& expected = basis.files[file.packed ? file.PackedName() : file.name];
+    expected.bytes = file.packed ? file.packed_bytes : file.bytes;
+    expected.sha256 = file.packed ? file.packed_sha256 : file.sha256;
+    expected.record = basis.name;
+  }
+  basis.packed = std::move(manifest);
+  return basis;
+}
+
 }  // namespace
 
 std::optional<std::vector<DigestRange>> ExpectedFile::Layout() const {
@@ -148,6 +164,8 @@ std::optional<ChecksumBasis> FindChecksumBasis(const fs::path& directory, const 
     if (!IsManifest(manifest)) return ReadSumsList(manifest, directory);
     return FromManifest(ReadManifestFile(manifest), manifest.string());
   }
+  // A manifest beside it describes the files that come out of unpacking.
+  if (IsPackedAlone(directory)) return FromPacked(ReadPackedManifest(directory));
   Findings findings;
   std::optional<Error> unreadable;
   // Whatever cannot be read is a finding as long as something else says what the files must be.

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "convert/packing/packed_manifest.h"
 #include "convert/stream/file_digests.h"
 #include "convert/verify/checksum.h"
 #include "formats/finding.h"
@@ -38,7 +39,9 @@ struct ChecksumBasis {
   std::string name;
   formats::Manifest manifest;  // kManifest; `files` points into it
   std::map<std::string, ExpectedFile> files;
-  // kSha256Sums: the lists that were read. They need not name all files, nor themselves.
+  std::optional<PackedManifest> packed;  // kPacked
+  // kSha256Sums: the lists that were read. They need not name all files, nor themselves. kPacked:
+  // packed.json.
   std::set<std::string> lists;
   formats::Findings findings;  // of the basis itself
 };

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <utility>
@@ -11,6 +12,7 @@
 #include "convert/verify/checksum.h"
 #include "convert/verify/checksum_basis.h"
 #include "convert/verify/checksum_compare.h"
+#include "convert/verify/checksum_packed.h"
 #include "convert/verify/directory_files.h"
 #include "convert/verify/unread_lists.h"
 #include "formats/error.h"
@@ -72,6 +74,8 @@ std::string_view BasisName(CheckChecksumsReport::Basis basis) {
       return "sha256sums";
     case CheckChecksumsReport::Basis::kHubMetadata:
       return "hub-metadata";
+    case CheckChecksumsReport::Basis::kPacked:
+      return "packed";
   }
   return "";
 }
@@ -101,7 +105,7 @@ CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, Progre
   report.basis = basis->kind;
   report.basis_name = basis->name;
   report.quick = request.quick;
-  report.tensors = basis->manifest.tensors.size();
+  report.tensors = basis->packed ? basis->packed->tensors.size() : basis->manifest.tensors.size();
   report.verification.check = "checksum";
   report.verification.findings = std::move(basis->findings);
   const std::vector<FileToDigest> files = FilesToCompare(*basis, directory);
@@ -123,6 +127,13 @@ CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, Progre
     comparison =
         CompareDigests(*basis, directory, listing, by_name, request.threads, progress, stop);
     report.bytes += comparison.bytes_read;
+    if (basis->packed) {
+      PackedComparison tensors =
+          ComparePackedTensors(*basis->packed, directory, request.threads, progress, stop);
+      report.bytes += tensors.bytes_read;
+      std::move(tensors.findings.begin(), tensors.findings.end(),
+                std::back_inserter(comparison.findings));
+    }
   }
   formats::Findings& findings = report.verification.findings;
   std::move(comparison.findings.begin(), comparison.findings.end(), std::back_inserter(findings));

@@ -127,15 +127,17 @@ Findings ExtraFiles(const ChecksumBasis& basis, const std::vector<DirectoryFile>
       what = fmt::format("it is {}, and ", DescribeKind(file.kind));
     }
     // A publisher's lists may be about some files only, and so may the records of a download.
-    const bool complete = basis.kind == CheckChecksumsReport::Basis::kManifest;
+    const bool complete = basis.kind == CheckChecksumsReport::Basis::kManifest ||
+                          basis.kind == CheckChecksumsReport::Basis::kPacked;
     const std::string who = basis.kind == CheckChecksumsReport::Basis::kSha256Sums
                                 ? std::string("no list of digests names it")
                                 : basis.name + " does not list it";
+    const std::string_view advice = basis.packed ? "remove it"
+                                    : complete   ? "remove it, or make the checksums again"
+                                                 : "compare it with where it came from";
     findings.push_back(Difference("extra-file", file.name, "",
                                   fmt::format("{}: {}{}, so nothing says what it must be; {}",
-                                              formats::ShownPath(file.name), what, who,
-                                              complete ? "remove it, or make the checksums again"
-                                                       : "compare it with where it came from")));
+                                              formats::ShownPath(file.name), what, who, advice)));
     if (!complete) findings.back().severity = formats::Severity::kWarning;
   }
   return findings;

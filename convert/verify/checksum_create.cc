@@ -13,6 +13,7 @@
 #include <tbb/parallel_for.h>
 
 #include "convert/open/completeness.h"
+#include "convert/open/packed_model.h"
 #include "convert/plan/container.h"
 #include "convert/verify/checksum.h"
 #include "convert/verify/checksum_basis.h"
@@ -316,6 +317,12 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
                                       formats::FileSystem& file_system, ProgressSink& progress,
                                       const StopToken& stop) {
   const fs::path directory = LocateDirectory(request.directory);
+  if (IsPackedAlone(directory)) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{}: this is a packed checkpoint, whose digests are in {}; use "
+                            "`dsv3-verify checksum check`",
+                            formats::ShownPath(directory), kPackedManifestName));
+  }
   CreateChecksumsReport report;
   report.verification.check = "checksum";
   formats::Findings& findings = report.verification.findings;
