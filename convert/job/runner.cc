@@ -21,6 +21,7 @@
 #include "convert/job/plan_report.h"
 #include "convert/job/process_messages.h"
 #include "convert/job/source_release.h"
+#include "convert/open/packed_model.h"
 #include "convert/stream/archive_checks.h"
 #include "convert/stream/executor.h"
 #include "formats/error.h"
@@ -43,7 +44,8 @@ void CheckOptions(const ConversionKind& conversion, const RunOptions& run) {
 }
 
 bool MayDelete(const ConversionKind& conversion, const OpenedModel& model) {
-  return conversion.keeps_source.empty() && (!model.assembled || conversion.frees_assembled);
+  return conversion.keeps_source.empty() && (!model.assembled || conversion.frees_assembled) &&
+         !IsPackedAlone(model.directory);
 }
 
 // What goes with the files of a training checkpoint, a sentence; empty where they hold the model
@@ -69,7 +71,9 @@ OpenedModel Open(const ConversionKind& conversion, const JobRequest& request) {
         ErrorCode::kUsage,
         fmt::format("--delete-source-shards: {} are needed whole until the last file is "
                     "written; leave the option out, and delete them when the output is complete",
-                    model.ranks ? "rank shards" : "the files of a training checkpoint"));
+                    model.ranks                      ? "rank shards"
+                    : IsPackedAlone(model.directory) ? "packed files"
+                                                     : "the files of a training checkpoint"));
   }
   if (!request.run.dry_run && request.run.confirm_deletion) {
     const std::vector<SourceDeletion> deletions = PlanDeletionOf(TensorsOf(model));

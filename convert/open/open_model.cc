@@ -336,7 +336,17 @@ OpenedModel OpenModel(const fs::path& input, const OpenOptions& options) {
   }
   if (report_all && begun.half_made) return begun;
   RefuseDemoFile(input);
-  RefusePacked(input);
+  if (IsPackedAlone(input)) {
+    return OpenPackedCheckpoint(input, [&](std::vector<formats::FreedShard> heads) {
+      OpenOptions by_heads = options;
+      by_heads.freed = std::move(heads);
+      OpenedModel model = options.faults == Faults::kThrow
+                              ? OpenCheckpoint(input, by_heads)
+                              : OpenFaultyCheckpoint(input, by_heads, std::move(begun));
+      model.freed = options.freed;
+      return model;
+    });
+  }
   if (IsDemoDirectory(input, options.freed)) {
     RequireDemoConfig(input, options);
     return OpenAssembled(fs::absolute(input), options, [&] { return OpenDemo(input, options); });

@@ -12,6 +12,7 @@
 #include <tbb/parallel_for.h>
 
 #include "convert/open/files_to_pack.h"
+#include "convert/open/model_files.h"
 #include "convert/open/unfinished.h"
 #include "convert/packing/packed_file.h"
 #include "convert/plan/unpack_expression.h"
@@ -252,18 +253,82 @@ bool IsPackedAlone(const fs::path& input) {
   return IsPackedDirectory(input) && formats::ListSafetensors(input).empty();
 }
 
-void RefusePacked(const fs::path& input) {
-  if (!IsPackedAlone(input)) return;
-  throw Error(ErrorCode::kBadInput,
-              fmt::format("{}: this is a packed checkpoint; get its files back first: dsv3-convert "
-                          "unpack {} OUT",
-                          formats::ShownPath(input), formats::ShownPath(input)),
-              {input.string(), ""});
-}
-
 OpenedPacked OpenPacked(const fs::path& input, const PackedOptions& options) {
   RefuseUnfinishedConversion(input);
   return Opener(input, options).Open();
+}
+
+namespace {
+
+// The original files' first bytes.
+std::vector<formats::FreedShard> OriginalHeads(const OpenedPacked& opened) {
+  std::vector<formats::FreedShard> heads;
+  const std::vector<SourceFile>& files = opened.model.catalog.files();
+  const std::string index = opened.packed->index.value_or("");
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    // Without an index that lists it, a file below the directory is not of the checkpoint.
+    if (files[i].name.find('/') != std::string::npos && index.find(files[i].name) == index.npos) {
+      continue;
+    }
+    heads.push_back({files[i].name,
+                     files[i].bytes,
+                     opened.packed->stored.files()[i].mtime_ns,
+                     {{0, WithLength(opened.packed->headers[i])}}});
+  }
+  return heads;
+}
+
+// Has the model's tensors made of the packed files' streams.
+void TakeStreams(const OpenedPacked& opened, OpenedModel& model) {
+  const Catalog& all = opened.model.catalog;
+  std::map<std::pair<std::string_view, std::string_view>, std::uint32_t> streams;
+  for (std::uint32_t i = 0; i < all.tensors().size(); ++i) {
+    streams[{all.files()[all.tensors()[i].extent.file].name, all.NameInFile(i)}] = i;
+  }
+  auto assembled = std::make_shared<AssembledModel>();
+  assembled->stored = opened.packed->stored;
+  assembled->index = opened.packed->index;
+  const Catalog& catalog = model.catalog;
+  for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
+    const std::string& file = catalog.files()[catalog.tensors()[i].extent.file].name;
+    assembled->origins.push_back(opened.packed->origins[streams.at({file, catalog.NameInFile(i)})]);
+  }
+  std::map<std::string_view, std::size_t> positions;
+  for (std::size_t i = 0; i < all.files().size(); ++i) positions[all.files()[i].name] = i;
+  std::vector<SourceFile> files = catalog.files();
+  for (SourceFile& file : files) {
+    file.path.clear();
+    assembled->headers.push_back(opened.packed->headers[positions.at(file.name)]);
+  }
+  model.catalog = Catalog(std::move(files), catalog.tensors());
+  model.assembled = std::move(assembled);
+}
+
+}  // namespace
+
+OpenedModel OpenPackedCheckpoint(
+    const fs::path& input,
+    const std::function<OpenedModel(std::vector<formats::FreedShard> heads)>& open) {
+  if (ReadPackedManifest(input).NeedsBase()) {
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: this packed checkpoint holds differences from a base; get its "
+                            "files back first: dsv3-convert unpack {} OUT --base DIR",
+                            formats::ShownPath(input), formats::ShownPath(input)),
+                {input.string(), ""});
+  }
+  const OpenedPacked opened = OpenPacked(input);
+  OpenedModel model = open(OriginalHeads(opened));
+  TakeStreams(opened, model);
+  const auto is_packed = [&](std::string_view name) {
+    if (name == kPackedManifestName) return true;
+    if (!name.ends_with(kPackedSuffix)) return false;
+    const PackedManifestFile* const file =
+        opened.packed->manifest.FindFile(name.substr(0, name.size() - kPackedSuffix.size()));
+    return file != nullptr && file->packed;
+  };
+  std::erase_if(model.side_files, is_packed);
+  std::erase_if(model.left_behind, [&](const auto& file) { return is_packed(file.name); });
+  return model;
 }
 
 }  // namespace dsv3::convert

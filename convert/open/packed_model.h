@@ -10,6 +10,7 @@
 #include "convert/open/base_tensors.h"
 #include "convert/open/open_model.h"
 #include "convert/packing/packed_manifest.h"
+#include "formats/freed_shard.h"
 
 namespace dsv3::convert {
 
@@ -23,9 +24,6 @@ bool IsPackedDirectory(const std::filesystem::path& input);
 
 // Whether it does, and no safetensors files lie beside that: all there is is packed.
 bool IsPackedAlone(const std::filesystem::path& input);
-
-// Throws Error (kBadInput) for such a directory; it names `dsv3-convert unpack`.
-void RefusePacked(const std::filesystem::path& input);
 
 struct OpenedPacked {
   // The original: its files without paths (those that hold a wanted tensor), side files, the
@@ -51,5 +49,13 @@ PackedManifest ReadPackedManifest(const std::filesystem::path& directory);
 // that it describes, and for a base that lacks a tensor which is needed in its dtype and shape;
 // kUsage where a base is needed and not given, or given and not needed; kIo.
 OpenedPacked OpenPacked(const std::filesystem::path& input, const PackedOptions& options = {});
+
+// The part of OpenModel for a directory that IsPackedAlone: the checkpoint that was packed, judged
+// like one that lies there. `open` opens it by the heads of its files, which it is given as if the
+// files had been freed. Throws Error as OpenPacked and `open` do, and kBadInput where a base is
+// needed.
+OpenedModel OpenPackedCheckpoint(
+    const std::filesystem::path& input,
+    const std::function<OpenedModel(std::vector<formats::FreedShard> heads)>& open);
 
 }  // namespace dsv3::convert

@@ -9,7 +9,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "convert/open/open_model.h"
 #include "formats/safetensors.h"
 #include "tests/convert/recipes/pack_test.h"
 
@@ -217,13 +216,6 @@ TEST_F(PackRefusalTest, NamesThatAreNotThoseOfFiles) {
     EXPECT_FALSE(fs::exists(out())) << name;
     WriteFile(packed() / "packed.json", good);
   }
-}
-
-TEST_F(PackRefusalTest, OtherCommandsNameUnpack) {
-  Pack();
-  const Error error = ErrorOf([&] { OpenModel(packed()); });
-  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
-  EXPECT_THAT(error.message(), HasSubstr("dsv3-convert unpack"));
 }
 
 TEST_F(PackRefusalTest, AGlobThatMatchesNothing) {
