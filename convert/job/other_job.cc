@@ -162,11 +162,12 @@ void RefuseFinished(const fs::path& directory, const ManifestSummary& manifest,
 }
 
 void RefuseOtherSource(const fs::path& directory, const ManifestSummary& manifest,
-                       const std::string& file, const std::string& tensor) {
+                       std::string_view source, const std::string& file,
+                       const std::string& tensor) {
   RefuseOutputOf(directory, manifest,
-                 fmt::format("this command on another IN: tensor {} in {} has other bytes than the "
+                 fmt::format("this command on another {}: tensor {} in {} has other bytes than the "
                              "one that the output was made of",
-                             QuoteForMessage(tensor), file));
+                             source, QuoteForMessage(tensor), file));
 }
 
 }  // namespace dsv3::convert

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
+#include <string_view>
 
 #include "convert/job/journal.h"
 #include "convert/job/manifest.h"
@@ -23,10 +25,10 @@ bool IsSameJob(const JournalHead& before, const JournalHead& now);
 [[noreturn]] void RefuseFinished(const std::filesystem::path& directory,
                                  const ManifestSummary& manifest, const OutputJob& job);
 
-// Throws Error (kUsage) for the finished output of the same job on another source: `tensor` of
-// `file` has other bytes.
+// Throws Error (kUsage) for the finished output of the same job on another source, "IN" or "base":
+// `tensor` of `file` has other bytes.
 [[noreturn]] void RefuseOtherSource(const std::filesystem::path& directory,
-                                    const ManifestSummary& manifest, const std::string& file,
-                                    const std::string& tensor);
+                                    const ManifestSummary& manifest, std::string_view source,
+                                    const std::string& file, const std::string& tensor);
 
 }  // namespace dsv3::convert

@@ -54,6 +54,9 @@ ManifestSummary SummaryOf(const PackedManifest& packed) {
     for (std::string name : {tensor.name, fmt::format("{}/{}", tensor.file, tensor.name)}) {
       read.sources.push_back({"", std::move(name), tensor.dtype, tensor.shape, tensor.xxh3, ""});
     }
+    if (tensor.base_xxh3.empty()) continue;
+    read.sources.push_back(
+        {std::string(kBaseOption), tensor.name, tensor.dtype, tensor.shape, tensor.base_xxh3, ""});
   }
   return summary;
 }

@@ -19,6 +19,7 @@
 #include "convert/job/output_lock.h"
 #include "convert/job/output_place.h"
 #include "convert/job/output_run.h"
+#include "convert/job/packed_output.h"
 #include "convert/job/plan_report.h"
 #include "convert/job/source_probe.h"
 #include "convert/job/source_release.h"
@@ -60,8 +61,10 @@ void OutputRun::RequireSameSource() {
   const std::optional<std::uint32_t> other = FindOtherTensor(*state_.manifest, sources_, stop_);
   if (!other) return;
   const CatalogTensor& tensor = source_.catalog.tensors()[*other];
-  RefuseOtherSource(output_, *state_.manifest, source_.catalog.files()[tensor.extent.file].name,
-                    tensor.name);
+  const SourceFile& file = source_.catalog.files()[tensor.extent.file];
+  RefuseOtherSource(output_, *state_.manifest,
+                    *other < source_.catalog.tensors_end() ? "IN" : kBaseOption,
+                    formats::ShownPath(file.DisplayName()), tensor.name);
 }
 
 void OutputRun::ReportNothingToDo() {

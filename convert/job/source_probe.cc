@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "convert/job/packed_output.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/aligned_buffer.h"
 
@@ -16,14 +17,27 @@ namespace {
 constexpr std::uint64_t kUsualBytes = std::uint64_t{1} << 20;
 constexpr std::uint64_t kMostBytes = std::uint64_t{256} << 20;
 
-// Of the tensors of the converted checkpoint, by catalog position, what the manifest records.
+// The position of a recorded source in the catalog, where its bytes lie there as they were
+// recorded; of a second checkpoint that is known of a base alone.
+std::uint32_t PositionOf(const formats::ManifestSource& source, const Catalog& catalog) {
+  if (source.checkpoint.empty()) return catalog.Find(source.name);
+  if (source.checkpoint != kBaseOption) return Catalog::kNone;
+  const std::uint32_t position = catalog.FindAppended(source.name);
+  if (position == Catalog::kNone) return position;
+  // FP8 weights of a base stand for BF16 ones.
+  const CatalogTensor& tensor = catalog.tensors()[position];
+  const bool same = tensor.dtype == source.dtype && tensor.shape == source.shape;
+  return same ? position : Catalog::kNone;
+}
+
+// By catalog position, what the manifest records of source tensors.
 std::unordered_map<std::uint32_t, std::string> RecordedDigests(const ManifestSummary& manifest,
                                                                const Catalog& catalog) {
   std::unordered_map<std::uint32_t, std::string> digests;
   for (const formats::ManifestTensor& tensor : manifest.tensors) {
     for (const formats::ManifestSource& source : tensor.sources) {
-      if (!source.checkpoint.empty() || !source.file.empty() || source.xxh3.empty()) continue;
-      const std::uint32_t position = catalog.Find(source.name);
+      if (!source.file.empty() || source.xxh3.empty()) continue;
+      const std::uint32_t position = PositionOf(source, catalog);
       if (position != Catalog::kNone) digests.emplace(position, source.xxh3);
     }
   }

@@ -186,6 +186,22 @@ TEST_F(PackBaseTest, ADeltaIsNoBase) {
   EXPECT_THAT(error.message(), HasSubstr("unpack it first"));
 }
 
+TEST_F(PackBaseTest, AFinishedOutputIsOfItsBase) {
+  PackOn(base_).Run();
+  EXPECT_EQ(PackOn(base_).Run().outcome, ConversionReport::Outcome::kNothingToDo);
+  TinyCheckpoint other = Common();
+  other.Add("model-00002-of-00002.safetensors", "reshaped", Dtype::kF32, {4, 3});
+  for (testing::TinyTensor& tensor : other.tensors) {
+    for (char& byte : tensor.bytes) byte = static_cast<char>(byte ^ 1);
+  }
+  other.Write(dir_ / "other");
+  const auto before = ReadTree(packed());
+  const Error error = ErrorOf([&] { PackOn(dir_ / "other").Run(); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.message(), HasSubstr("on another base: tensor"));
+  EXPECT_EQ(ReadTree(packed()), before);
+}
+
 TEST_F(PackBaseTest, AnOutputInTheBase) {
   Conversion conversion = PackOn(base_);
   conversion.request.output = base_ / "out";
