@@ -143,6 +143,7 @@ void TotalsMembers(JsonWriter& json, const Summary& s) {
     UintMember(json, "tensors", total.tensors);
     UintMember(json, "elements", total.elements);
     UintMember(json, "bytes", total.bytes);
+    if (total.packed_bytes != 0) UintMember(json, "packed_bytes", total.packed_bytes);
     json.EndObject();
   }
   json.EndArray();

@@ -118,6 +118,10 @@ std::string Totals(const Inspection& inspection) {
   for (const auto& total : s.dtypes) {
     if (!dtypes.empty()) dtypes += ", ";
     dtypes += fmt::format("{} {}", formats::DtypeName(total.dtype), FormatBytes(total.bytes));
+    if (total.packed_bytes != 0 && total.bytes != 0) {
+      dtypes += fmt::format(" (packed {:.1f} %)", 100 * static_cast<double>(total.packed_bytes) /
+                                                      static_cast<double>(total.bytes));
+    }
   }
   table.Add({"dtypes", dtypes});
   return table.Text("  ");

@@ -14,6 +14,7 @@
 #include "convert/open/completeness.h"
 #include "convert/open/gguf_model.h"
 #include "convert/open/open_model.h"
+#include "convert/open/packed_model.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/require_no_errors.h"
@@ -124,6 +125,18 @@ void CountRankFiles(const formats::RankLayout& layout, Summary& summary) {
   for (const formats::LayoutFile& file : layout.files) summary.file_bytes += file.bytes;
 }
 
+// Adds up what the streams of a packed checkpoint take.
+void CountPackedBytes(const OpenedModel& model, Summary& summary) {
+  const std::vector<CatalogTensor>& tensors = model.catalog.tensors();
+  for (std::uint32_t i = 0; i < tensors.size(); ++i) {
+    const auto total = std::find_if(summary.dtypes.begin(), summary.dtypes.end(),
+                                    [&](const auto& t) { return t.dtype == tensors[i].dtype; });
+    for (const std::uint32_t stream : model.assembled->origins[i]->streamed_sources()) {
+      total->packed_bytes += model.assembled->stored.tensors()[stream].extent.length;
+    }
+  }
+}
+
 }  // namespace
 
 Inspection Inspect(const std::filesystem::path& path, const OpenOptions& options) {
@@ -164,6 +177,7 @@ Inspection Inspect(const std::filesystem::path& path, const OpenOptions& options
           missing = CheckAgainstModel(*known, model.catalog);
       },
       [&] { inspection.summary = Summarize(model.catalog, known); });
+  if (IsPackedAlone(model.directory)) CountPackedBytes(model, inspection.summary);
   NameUnlistedHolders(model.unlisted, missing);
   findings.insert(findings.end(), std::make_move_iterator(missing.begin()),
                   std::make_move_iterator(missing.end()));

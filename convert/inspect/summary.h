@@ -47,6 +47,7 @@ struct DtypeTotal {
   std::uint64_t tensors = 0;
   std::uint64_t elements = 0;
   std::uint64_t bytes = 0;
+  std::uint64_t packed_bytes = 0;  // of a packed checkpoint, as they are stored; 0 for others
 };
 
 struct Summary {

@@ -1,3 +1,4 @@
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -95,6 +96,30 @@ TEST_F(PackCommandTest, ExitCodesSayWhatIsWrong) {
   EXPECT_THAT(none.err, HasSubstr("--tensors"));
   std::filesystem::remove(packed_ + "/packed.json");
   EXPECT_EQ(RunTool({"dsv3-convert", "unpack", packed_, out_}).exit_code, 3);
+}
+
+TEST_F(PackCommandTest, InspectShowsTheRatioOfEachDtype) {
+  ASSERT_EQ(RunTool({"dsv3-convert", "pack", in_, packed_, "--quiet"}).exit_code, 0);
+  const json report = json::parse(RunTool({"dsv3-inspect", packed_, "--json"}).out);
+  EXPECT_EQ(SchemaComplaints(json::parse(ReadFile(std::filesystem::path(DSV3_SOURCE_DIR) /
+                                                  "docs/schemas/inspect-report.schema.json")),
+                             report),
+            "");
+  const json original = json::parse(RunTool({"dsv3-inspect", in_, "--json"}).out);
+  std::uint64_t packed = 0;
+  ASSERT_EQ(report["dtypes"].size(), original["dtypes"].size());
+  for (std::size_t i = 0; i < report["dtypes"].size(); ++i) {
+    EXPECT_EQ(report["dtypes"][i]["bytes"], original["dtypes"][i]["bytes"]);
+    EXPECT_FALSE(original["dtypes"][i].contains("packed_bytes"));
+    packed += report["dtypes"][i]["packed_bytes"].get<std::uint64_t>();
+  }
+  std::uint64_t files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(packed_)) {
+    if (entry.path().extension() == ".packed") files += entry.file_size();
+  }
+  EXPECT_LT(packed, files);
+  EXPECT_GT(packed, files * 9 / 10);
+  EXPECT_THAT(RunTool({"dsv3-inspect", packed_}).out, HasSubstr(" (packed "));
 }
 
 }  // namespace
