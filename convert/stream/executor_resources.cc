@@ -1,7 +1,6 @@
 // How memory and threads are shared out by the executor.
 
 #include <algorithm>
-#include <utility>
 
 #include <tbb/info.h>
 
@@ -96,7 +95,7 @@ ExecutorResources PlanResources(const ExecutorOptions& options, const Plan& plan
     open_files = std::clamp<std::size_t>(std::size_t{2} * options.threads, 4, 16);
   }
   resources.open_files = std::max<std::size_t>(1, std::min(open_files, files.size()));
-  if (plan.packed) return PlanPackingResources(options, plan, files, std::move(resources));
+  if (plan.packed) return PlanPackingResources(options, plan, files, resources);
   resources.chunk_bytes = ChunkBytes(options.memory_bytes);
   ChunkMemory chunk = MostChunkMemory(plan, files, resources.chunk_bytes, options.derived);
   // Smaller chunks where making what they read would leave threads without memory.
