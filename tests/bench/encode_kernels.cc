@@ -3,15 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <memory>
-#include <random>
 #include <span>
 #include <vector>
 
 #include <benchmark/benchmark.h>
 
-#include "quant/codec.h"
 #include "quant/encode.h"
 #include "quant/repack.h"
 #include "tests/bench/kernel_bench.h"
@@ -60,25 +56,8 @@ constexpr std::size_t kElements = kCols * kRows;  // 252 MiB of BF16 values, 126
 constexpr std::uint64_t kPanelRows = 128;
 constexpr std::uint64_t kGroup = 32;  // of the columns that a scale of MXFP4 is for
 
-// Weights as trained ones are distributed, without a pattern that a predictor learns.
-struct Buffers {
-  Buffers() : weights(Allocate(2 * kElements)), codes(Allocate(kElements)) {
-    std::mt19937 random(6);
-    std::normal_distribution<float> normal(0, 0.02F);
-    std::vector<std::uint16_t> drawn(std::size_t{1} << 20);
-    for (std::uint16_t& weight : drawn) weight = quant::EncodeBF16(normal(random));
-    auto* const values = reinterpret_cast<std::uint16_t*>(weights.get());
-    for (std::size_t i = 0; i < kElements; ++i) {
-      values[i] = drawn[(i * 7 + i / drawn.size()) % drawn.size()];
-    }
-    std::memset(codes.get(), 1, kElements);
-  }
-  std::unique_ptr<std::uint8_t, Free> weights;
-  std::unique_ptr<std::uint8_t, Free> codes;
-};
-
-const Buffers& TheBuffers() {
-  static const Buffers buffers;
+const WeightBuffers& TheBuffers() {
+  static const WeightBuffers buffers(kElements, 6);
   return buffers;
 }
 
@@ -97,7 +76,7 @@ void SetBytes(benchmark::State& state, std::uint64_t bytes) {
 }
 
 void RooflineEncodeFourBits(benchmark::State& state) {
-  const Buffers& buffers = TheBuffers();
+  const WeightBuffers& buffers = TheBuffers();
   const Rows rows(state);
   const std::size_t size = rows.count * kCols / 2;
   const std::size_t first = rows.first * kCols / 2;
@@ -109,7 +88,7 @@ void RooflineEncodeFourBits(benchmark::State& state) {
 }
 
 void Encode(benchmark::State& state, const EncodeRule& rule) {
-  const Buffers& buffers = TheBuffers();
+  const WeightBuffers& buffers = TheBuffers();
   const Rows rows(state);
   const std::size_t codes_of_byte = 8 / quant::CodeBits(rule.codes);
   const std::size_t size = kPanelRows * kCols;
@@ -131,7 +110,7 @@ void Encode(benchmark::State& state, const EncodeRule& rule) {
 }
 
 void RepackFp4ToFp8(benchmark::State& state) {
-  const Buffers& buffers = TheBuffers();
+  const WeightBuffers& buffers = TheBuffers();
   const Rows rows(state);
   for (auto _ : state) {
     for (std::uint64_t row = rows.first; row < rows.first + rows.count; ++row) {

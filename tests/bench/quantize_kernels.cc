@@ -2,15 +2,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <memory>
-#include <random>
 #include <span>
 #include <vector>
 
 #include <benchmark/benchmark.h>
 
-#include "quant/codec.h"
 #include "quant/quantize.h"
 #include "tests/bench/kernel_bench.h"
 
@@ -60,25 +56,8 @@ constexpr std::uint64_t kRows = 36864;
 constexpr std::size_t kElements = kCols * kRows;  // 504 MiB of BF16 values, 252 of codes
 constexpr std::uint64_t kPanelRows = 128;
 
-// Weights as trained ones are distributed, without a pattern that a predictor learns.
-struct Buffers {
-  Buffers() : weights(Allocate(2 * kElements)), codes(Allocate(kElements)) {
-    std::mt19937 random(5);
-    std::normal_distribution<float> normal(0, 0.02F);
-    std::vector<std::uint16_t> drawn(std::size_t{1} << 20);
-    for (std::uint16_t& weight : drawn) weight = quant::EncodeBF16(normal(random));
-    auto* const values = reinterpret_cast<std::uint16_t*>(weights.get());
-    for (std::size_t i = 0; i < kElements; ++i) {
-      values[i] = drawn[(i * 7 + i / drawn.size()) % drawn.size()];
-    }
-    std::memset(codes.get(), 1, kElements);
-  }
-  std::unique_ptr<std::uint8_t, Free> weights;
-  std::unique_ptr<std::uint8_t, Free> codes;
-};
-
-const Buffers& TheBuffers() {
-  static const Buffers buffers;
+const WeightBuffers& TheBuffers() {
+  static const WeightBuffers buffers(kElements, 5);
   return buffers;
 }
 
@@ -93,7 +72,7 @@ void SetBytes(benchmark::State& state, std::uint64_t bytes) {
 }
 
 void RooflineQuantize(benchmark::State& state) {
-  const Buffers& buffers = TheBuffers();
+  const WeightBuffers& buffers = TheBuffers();
   const std::uint64_t size = RowsOf(state, kRows) * kCols;
   const std::uint64_t first = size * static_cast<std::uint64_t>(state.thread_index());
   for (auto _ : state) {
@@ -104,7 +83,7 @@ void RooflineQuantize(benchmark::State& state) {
 }
 
 void Quantize(benchmark::State& state, FloatFormat values, const QuantizeFormat& format) {
-  const Buffers& buffers = TheBuffers();
+  const WeightBuffers& buffers = TheBuffers();
   // As F32 the same bytes are half as many numbers.
   const std::size_t bytes = quant::FloatBytes(values);
   const std::uint64_t rows = RowsOf(state, kRows * 2 / bytes);
