@@ -132,19 +132,9 @@ void FiguresMember(formats::JsonWriter& json, const ForwardComparisonReport& rep
 void WriteDifference(formats::JsonWriter& json, const ModuleDifference& difference) {
   json.BeginObject();
   StringMember(json, "module", difference.module);
-  json.Key("layer");
-  if (difference.layer) {
-    json.Uint(*difference.layer);
-  } else {
-    json.Null();
-  }
+  UintOrNullMember(json, "layer", difference.layer);
   StringOrNullMember(json, "tensor", difference.tensor);
-  json.Key("rank");
-  if (difference.rank) {
-    json.Uint(*difference.rank);
-  } else {
-    json.Null();
-  }
+  UintOrNullMember(json, "rank", difference.rank);
   OptionalMember(json, "nmse", difference.nmse);
   OptionalMember(json, "cosine", difference.cosine);
   StringMember(json, "relation", convert::RelationName(difference.relation));

@@ -25,12 +25,7 @@ constexpr std::size_t kFirstNames = 5;
 void WriteModule(formats::JsonWriter& json, const DumpedModule& module) {
   json.BeginObject();
   StringMember(json, "module", module.module);
-  json.Key("layer");
-  if (module.layer) {
-    json.Uint(*module.layer);
-  } else {
-    json.Null();
-  }
+  UintOrNullMember(json, "layer", module.layer);
   DoubleMember(json, "nmse", module.nmse);
   DoubleMember(json, "cosine", module.cosine);
   DoubleMember(json, "max_abs", module.max_abs);

@@ -194,12 +194,7 @@ std::string GgufJson(const Inspection& inspection, std::string_view tool) {
   UintMember(json, "tensors", s.tensors);
   UintMember(json, "tensor_bytes", s.tensor_bytes);
   UintMember(json, "parameters", s.parameters);
-  json.Key("activated_parameters");
-  if (s.activated_parameters) {
-    json.Uint(*s.activated_parameters);
-  } else {
-    json.Null();
-  }
+  UintOrNullMember(json, "activated_parameters", s.activated_parameters);
   json.Key("types");
   json.BeginArray();
   for (const GgufSummary::TypeTotal& total : s.types) {

@@ -117,12 +117,7 @@ void TotalsMembers(JsonWriter& json, const Summary& s) {
   UintMember(json, "tensors", s.tensors);
   UintMember(json, "tensor_bytes", s.tensor_bytes);
   UintMember(json, "parameters", s.parameters);
-  json.Key("activated_parameters");
-  if (s.activated_parameters) {
-    json.Uint(*s.activated_parameters);
-  } else {
-    json.Null();
-  }
+  UintOrNullMember(json, "activated_parameters", s.activated_parameters);
   json.Key("scales");
   json.BeginObject();
   UintMember(json, "tensors", s.scales);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,6 +33,17 @@ inline void StringOrNullMember(formats::JsonWriter& json, std::string_view key,
 inline void UintMember(formats::JsonWriter& json, std::string_view key, std::uint64_t value) {
   json.Key(key);
   json.Uint(value);
+}
+
+// Null for nothing.
+inline void UintOrNullMember(formats::JsonWriter& json, std::string_view key,
+                             std::optional<std::uint64_t> value) {
+  json.Key(key);
+  if (value) {
+    json.Uint(*value);
+  } else {
+    json.Null();
+  }
 }
 
 inline void DoubleMember(formats::JsonWriter& json, std::string_view key, double value) {
