@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "convert/job/describe_job.h"
+#include "convert/open/base_tensors.h"
 #include "convert/packing/packed_file.h"
 #include "convert/packing/packed_manifest.h"
 #include "formats/checkpoint_files.h"

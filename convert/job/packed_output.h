@@ -15,9 +15,6 @@ namespace dsv3::convert {
 // The recipe of plans with `packed`.
 inline constexpr std::string_view kPackRecipe = "pack";
 
-// The option of a plan that has a base, and the name of that source.
-inline constexpr std::string_view kBaseOption = "base";
-
 // Whether a file of this name is a packed one: "model.safetensors.packed".
 bool IsPackedName(std::string_view name);
 

@@ -7,7 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "convert/job/packed_output.h"
+#include "convert/open/base_tensors.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/aligned_buffer.h"
 

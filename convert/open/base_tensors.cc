@@ -16,13 +16,10 @@
 namespace dsv3::convert {
 namespace {
 
-constexpr char kBase[] = "base";
-
 OpenedModel Open(const std::filesystem::path& directory) {
   if (!IsPackedDirectory(directory)) return OpenModel(directory);
-  const PackedManifest manifest = ParsePackedManifest(
-      formats::ReadSmallFile(directory / kPackedManifestName, formats::kMaxManifestBytes),
-      (directory / kPackedManifestName).string());
+  PackedManifest manifest =
+      ReadPackedManifest(directory, (directory / kPackedManifestName).string());
   if (manifest.NeedsBase()) {
     throw Error(ErrorCode::kBadInput,
                 fmt::format("{}: this packed checkpoint needs a base itself, and a base must not; "
@@ -30,7 +27,7 @@ OpenedModel Open(const std::filesystem::path& directory) {
                             formats::ShownPath(directory)),
                 {directory.string(), ""});
   }
-  OpenedPacked opened = OpenPacked(directory);
+  OpenedPacked opened = OpenPacked(directory, std::move(manifest));
   OpenedModel model = std::move(opened.model);
   const std::filesystem::path config = model.directory / formats::kConfigName;
   std::error_code ignored;
@@ -51,7 +48,8 @@ BaseTensors::BaseTensors(const std::filesystem::path& directory) : model_(Open(d
 }
 
 void BaseTensors::AppendTo(Catalog& catalog) {
-  catalog.Append(model_.assembled ? model_.assembled->stored : model_.catalog, kBase);
+  catalog.Append(model_.assembled ? model_.assembled->stored : model_.catalog,
+                 std::string(kBaseOption));
   joint_ = &catalog;
   first_ = catalog.tensors_end();
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 
 #include "convert/catalog/catalog.h"
@@ -13,6 +14,9 @@
 #include "formats/shape.h"
 
 namespace dsv3::convert {
+
+// What options and catalogs call a base (SourceFile::checkpoint).
+inline constexpr std::string_view kBaseOption = "base";
 
 // The checkpoint beside the one that is packed or unpacked, of which packed tensors hold the
 // differences alone. Immutable once it is in a catalog, so threads may share it.

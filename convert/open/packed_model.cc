@@ -48,14 +48,16 @@ struct OpenedFile {
 
 class Opener {
  public:
-  Opener(const fs::path& input, const PackedOptions& options)
+  Opener(const fs::path& input, PackedManifest manifest, const PackedOptions& options)
       : directory_(fs::absolute(input).lexically_normal()),
         wanted_(options.wanted),
         base_(options.base),
-        result_(std::make_shared<PackedModel>()) {}
+        result_(std::make_shared<PackedModel>()) {
+    result_->manifest = std::move(manifest);
+  }
 
   OpenedPacked Open() {
-    ReadManifest();
+    TakeFiles();
     RequireBase();
     OpenFiles();
     std::erase_if(files_, [&](const OpenedFile& file) { return wanted_ && file.wanted.empty(); });
@@ -67,14 +69,7 @@ class Opener {
   }
 
  private:
-  void ReadManifest() {
-    if (!IsPackedDirectory(directory_)) {
-      Fail(directory_.string(),
-           fmt::format("there is no {}, so this is no packed checkpoint, or one that pack did not "
-                       "complete; give the directory that dsv3-convert pack wrote",
-                       kPackedManifestName));
-    }
-    result_->manifest = ReadPackedManifest(directory_);
+  void TakeFiles() {
     for (const PackedManifestFile& file : result_->manifest.files) {
       if (IsReservedName(file.name) && file.name != formats::kManifestName &&
           file.name != formats::kShardIndexName) {
@@ -104,10 +99,7 @@ class Opener {
   }
 
   void OpenFiles() {
-    std::map<std::string_view, std::vector<const PackedManifestTensor*>> tensors;
-    for (const PackedManifestTensor& tensor : result_->manifest.tensors) {
-      tensors[tensor.file].push_back(&tensor);
-    }
+    const auto tensors = result_->manifest.TensorsByFile();
     static const std::vector<const PackedManifestTensor*> kNone;
     tbb::parallel_for(std::size_t{0}, files_.size(), [&](std::size_t i) {
       const auto found = tensors.find(files_[i].entry->name);
@@ -145,14 +137,7 @@ class Opener {
   static void RequireListed(const PackedFile& file,
                             const std::vector<const PackedManifestTensor*>& listed,
                             const std::string& name) {
-    const auto is_listed = [](const PackedTensor& tensor, const PackedManifestTensor* entry) {
-      return tensor.name == entry->name && tensor.dtype == entry->dtype &&
-             tensor.shape == entry->shape;
-    };
-    if (std::equal(file.tensors().begin(), file.tensors().end(), listed.begin(), listed.end(),
-                   is_listed)) {
-      return;
-    }
+    if (HoldsListed(file, listed)) return;
     Fail(name, fmt::format("it does not hold the tensors that {} lists for it; the two are not of "
                            "one packed checkpoint, get both again",
                            kPackedManifestName));
@@ -243,19 +228,39 @@ bool IsPackedDirectory(const fs::path& input) {
   return fs::exists(fs::symlink_status(input / kPackedManifestName, ignored));
 }
 
-PackedManifest ReadPackedManifest(const fs::path& directory) {
+PackedManifest ReadPackedManifest(const fs::path& directory, const std::string& file) {
   return ParsePackedManifest(
-      formats::ReadSmallFile(directory / kPackedManifestName, formats::kMaxManifestBytes),
-      std::string(kPackedManifestName));
+      formats::ReadSmallFile(directory / kPackedManifestName, formats::kMaxManifestBytes), file);
+}
+
+bool HoldsListed(const PackedFile& file, const std::vector<const PackedManifestTensor*>& listed) {
+  return std::equal(file.tensors().begin(), file.tensors().end(), listed.begin(), listed.end(),
+                    [](const PackedTensor& tensor, const PackedManifestTensor* entry) {
+                      return tensor.name == entry->name && tensor.dtype == entry->dtype &&
+                             tensor.shape == entry->shape;
+                    });
 }
 
 bool IsPackedAlone(const fs::path& input) {
   return IsPackedDirectory(input) && formats::ListSafetensors(input).empty();
 }
 
+OpenedPacked OpenPacked(const fs::path& input, PackedManifest manifest,
+                        const PackedOptions& options) {
+  RefuseUnfinishedConversion(input);
+  return Opener(input, std::move(manifest), options).Open();
+}
+
 OpenedPacked OpenPacked(const fs::path& input, const PackedOptions& options) {
   RefuseUnfinishedConversion(input);
-  return Opener(input, options).Open();
+  const fs::path directory = fs::absolute(input).lexically_normal();
+  if (!IsPackedDirectory(directory)) {
+    Fail(directory.string(),
+         fmt::format("there is no {}, so this is no packed checkpoint, or one that pack did not "
+                     "complete; give the directory that dsv3-convert pack wrote",
+                     kPackedManifestName));
+  }
+  return Opener(input, ReadPackedManifest(directory), options).Open();
 }
 
 namespace {
@@ -309,14 +314,15 @@ void TakeStreams(const OpenedPacked& opened, OpenedModel& model) {
 OpenedModel OpenPackedCheckpoint(
     const fs::path& input,
     const std::function<OpenedModel(std::vector<formats::FreedShard> heads)>& open) {
-  if (ReadPackedManifest(input).NeedsBase()) {
+  PackedManifest manifest = ReadPackedManifest(input);
+  if (manifest.NeedsBase()) {
     throw Error(ErrorCode::kBadInput,
                 fmt::format("{}: this packed checkpoint holds differences from a base; get its "
                             "files back first: dsv3-convert unpack {} OUT --base DIR",
                             formats::ShownPath(input), formats::ShownPath(input)),
                 {input.string(), ""});
   }
-  const OpenedPacked opened = OpenPacked(input);
+  const OpenedPacked opened = OpenPacked(input, std::move(manifest));
   OpenedModel model = open(OriginalHeads(opened));
   TakeStreams(opened, model);
   const auto is_packed = [&](std::string_view name) {

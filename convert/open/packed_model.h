@@ -9,6 +9,7 @@
 #include "convert/open/assembled_model.h"
 #include "convert/open/base_tensors.h"
 #include "convert/open/open_model.h"
+#include "convert/packing/packed_file.h"
 #include "convert/packing/packed_manifest.h"
 #include "formats/freed_shard.h"
 
@@ -40,8 +41,13 @@ struct PackedOptions {
   BaseTensors* base = nullptr;
 };
 
-// Reads packed.json of a directory. Throws Error: kBadInput where it is missing or damaged; kIo.
-PackedManifest ReadPackedManifest(const std::filesystem::path& directory);
+// Reads packed.json of a directory. Errors call it `file`. Throws Error: kBadInput where it is
+// missing or damaged; kIo.
+PackedManifest ReadPackedManifest(const std::filesystem::path& directory,
+                                  const std::string& file = std::string(kPackedManifestName));
+
+// Whether a packed file holds the tensors that packed.json lists for it, in this order.
+bool HoldsListed(const PackedFile& file, const std::vector<const PackedManifestTensor*>& listed);
 
 // Opens the packed checkpoint in a directory: its headers and the seek tables of the tensors that
 // are wanted. The rest of it may be damaged. Throws Error: kBadInput where there is no packed.json
@@ -49,6 +55,9 @@ PackedManifest ReadPackedManifest(const std::filesystem::path& directory);
 // that it describes, and for a base that lacks a tensor which is needed in its dtype and shape;
 // kUsage where a base is needed and not given, or given and not needed; kIo.
 OpenedPacked OpenPacked(const std::filesystem::path& input, const PackedOptions& options = {});
+// The same with its packed.json, which was read already.
+OpenedPacked OpenPacked(const std::filesystem::path& input, PackedManifest manifest,
+                        const PackedOptions& options = {});
 
 // The part of OpenModel for a directory that IsPackedAlone: the checkpoint that was packed, judged
 // like one that lies there. `open` opens it by the heads of its files, which it is given as if the

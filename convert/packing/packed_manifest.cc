@@ -217,6 +217,13 @@ const PackedManifestFile* PackedManifest::FindFile(std::string_view name) const 
   return found != files.end() && found->name == name ? &*found : nullptr;
 }
 
+std::map<std::string_view, std::vector<const PackedManifestTensor*>> PackedManifest::TensorsByFile()
+    const {
+  std::map<std::string_view, std::vector<const PackedManifestTensor*>> by_file;
+  for (const PackedManifestTensor& tensor : tensors) by_file[tensor.file].push_back(&tensor);
+  return by_file;
+}
+
 std::string SerializePackedManifest(const PackedManifest& manifest) {
   std::string text =
       fmt::format("{{\n\"format\": \"{}\",\n\"version\": {},\n\"files\": [\n", kFormat, kVersion);

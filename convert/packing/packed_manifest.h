@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -47,6 +48,8 @@ struct PackedManifest {
   // Whether a base is needed to unpack it: some tensor was packed against one.
   bool NeedsBase() const;
   const PackedManifestFile* FindFile(std::string_view name) const;  // nullptr when there is none
+  // The tensors of each original file that has any, in their order.
+  std::map<std::string_view, std::vector<const PackedManifestTensor*>> TensorsByFile() const;
 };
 
 // One file and one tensor a line. Equal values give equal bytes.

@@ -1,6 +1,5 @@
 #include "convert/verify/checksum_packed.h"
 
-#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <optional>
@@ -14,6 +13,7 @@
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
+#include "convert/open/packed_model.h"
 #include "convert/packing/chunk_coder.h"
 #include "convert/packing/packed_file.h"
 #include "convert/stream/executor.h"
@@ -114,21 +114,17 @@ PackedComparison ComparePackedTensors(const PackedManifest& manifest, const fs::
   PackedComparison comparison;
   std::vector<OpenedFile> files(manifest.files.size());
   std::vector<Unit> units;
-  auto listed = manifest.tensors.begin();
+  const auto tensors = manifest.TensorsByFile();
   for (std::size_t i = 0; i < files.size(); ++i) {
     const PackedManifestFile& file = manifest.files[i];
-    const auto begin = listed;
-    while (listed != manifest.tensors.end() && listed->file == file.name) ++listed;
     if (!file.packed) continue;
     OpenFile(directory, file, files[i], comparison.findings);
     if (!files[i].packed) continue;
     const std::vector<PackedTensor>& held = files[i].packed->tensors();
-    const bool same = std::equal(
-        held.begin(), held.end(), begin, listed, [](const auto& tensor, const auto& entry) {
-          return tensor.name == entry.name && tensor.dtype == entry.dtype &&
-                 tensor.shape == entry.shape;
-        });
-    if (!same) {
+    const auto found = tensors.find(file.name);
+    const std::vector<const PackedManifestTensor*> listed =
+        found == tensors.end() ? std::vector<const PackedManifestTensor*>() : found->second;
+    if (!HoldsListed(*files[i].packed, listed)) {
       const std::string name = file.PackedName();
       comparison.findings.push_back(
           Fault("wrong-tensors", name, "",
@@ -137,9 +133,8 @@ PackedComparison ComparePackedTensors(const PackedManifest& manifest, const fs::
       continue;
     }
     for (std::size_t tensor = 0; tensor < held.size(); ++tensor) {
-      const PackedManifestTensor& entry = *(begin + static_cast<std::ptrdiff_t>(tensor));
-      if (!entry.base_xxh3.empty()) continue;
-      units.push_back({&files[i], tensor, &entry});
+      if (!listed[tensor]->base_xxh3.empty()) continue;
+      units.push_back({&files[i], tensor, listed[tensor]});
       comparison.bytes_read += held[tensor].stream_bytes;
     }
   }
