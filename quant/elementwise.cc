@@ -80,7 +80,8 @@ HWY_INLINE VF Exp(VF x) {
   x = hn::IfThenElse(hn::Gt(x, hn::Set(df, kExpHighest)), hn::Set(df, kExpHighest), x);
   x = hn::IfThenElse(hn::Lt(x, hn::Set(df, kExpLowest)), hn::Set(df, kExpLowest), x);
   const auto rounder = hn::Set(df, kRounder);
-  const auto k = hn::Sub(hn::MulAdd(x, hn::Set(df, kLog2E), rounder), rounder);
+  const auto shifted = hn::MulAdd(x, hn::Set(df, kLog2E), rounder);
+  const auto k = hn::Sub(shifted, rounder);
   auto r = hn::NegMulAdd(k, hn::Set(df, kLn2High), x);
   r = hn::NegMulAdd(k, hn::Set(df, kLn2Low), r);
   auto tail = hn::Set(df, kInverseFactorials[0]);
@@ -88,8 +89,10 @@ HWY_INLINE VF Exp(VF x) {
     tail = hn::MulAdd(tail, r, hn::Set(df, kInverseFactorials[i]));
   }
   const auto power = hn::Add(hn::MulAdd(hn::Mul(r, r), tail, r), hn::Set(df, 1.0F));
-  // In two steps: 2^k itself may be no normal number.
-  const auto exponent = hn::ConvertTo(di, k);
+  // k is in the last bits of `shifted`. A conversion of a NaN to an integer has no defined value;
+  // here a NaN gives some integer, and `power` stays a NaN. In two steps, because 2^k itself may
+  // be no normal number.
+  const auto exponent = hn::Sub(hn::BitCast(di, shifted), hn::BitCast(di, rounder));
   const auto half = hn::ShiftRight<1>(exponent);
   return hn::Mul(hn::Mul(power, PowerOfTwo(half)), PowerOfTwo(hn::Sub(exponent, half)));
 }
