@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 
@@ -22,7 +23,7 @@ inline constexpr char kModelDescription[] =
 
 // What DIR does not say of itself; see convert::OpenOptions.
 struct ModelOptions {
-  std::string config = {};
+  std::filesystem::path config = {};
   std::optional<convert::Stack> from = std::nullopt;
 };
 

@@ -8,17 +8,13 @@
 #include "cli/conversion_command.h"
 #include "cli/run_options.h"
 #include "cli/tool_main.h"
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/bf16_to_fp8.h"
 
 namespace dsv3::cli {
 
 namespace {
 
-struct Options {
-  ConversionOptions conversion;
-  std::string scales_from;
-  convert::Bf16ToFp8Options recipe;
-};
+using Options = CommandOptions<convert::Bf16ToFp8Options>;
 
 constexpr std::uint64_t kMaxBlockSide = std::uint64_t{1} << 31;
 
@@ -35,13 +31,6 @@ convert::QuantizeBlock ParseBlock(const std::string& text) {
   block.shape.cols = ParseNumber(text.substr(x + 1), kMaxBlockSide, kAccepted);
   if (block.shape.rows == 0 || block.shape.cols == 0) throw BadValue(kAccepted);
   return block;
-}
-
-std::string Run(const Options& options, CommandContext& context) {
-  convert::ConversionRequest request;
-  request.bf16_to_fp8 = options.recipe;
-  request.bf16_to_fp8.scales_from = options.scales_from;
-  return RunConversion(options.conversion, std::move(request), convert::ConvertBf16ToFp8, context);
 }
 
 std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
@@ -100,7 +89,7 @@ std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
       "How NaN and infinite weights are treated: error (default) stops and names the first one; "
       "saturate makes NaN 0 and infinity the largest code, each with its sign, and counts them."));
   table.push_back(PathOption(
-      "scales-from", "DIR", PathUse::kCheckpoint, &options->scales_from,
+      "scales-from", "DIR", PathUse::kCheckpoint, &options->recipe.scales_from,
       "The FP8 checkpoint that IN was made from: every block whose BF16 bits are unchanged gets "
       "its codes and scale back, so that parts that were not edited are the same to the byte, "
       "files and index included; other blocks are quantised again and counted. Names, blocks, "
@@ -145,7 +134,10 @@ Command Bf16ToFp8Command() {
       {"bf16-to-fp8 --exclude 'model.layers.0.*' DeepSeek-V3-BF16 OUT",
        "Leave the first layer as it is"}};
   StopAndContinue(command);
-  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  command.run = [options](CommandContext& context) {
+    return RunConversion(options->conversion, convert::Bf16ToFp8Conversion(options->recipe),
+                         context);
+  };
   return command;
 }
 

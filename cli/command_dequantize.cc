@@ -1,27 +1,17 @@
 #include <memory>
 #include <string>
-#include <utility>
 
 #include "cli/commands.h"
 #include "cli/conversion_command.h"
 #include "cli/run_options.h"
 #include "cli/tool_main.h"
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/dequantize.h"
 
 namespace dsv3::cli {
 
 namespace {
 
-struct Options {
-  ConversionOptions conversion;
-  convert::DequantizeOptions recipe;
-};
-
-std::string Run(const Options& options, CommandContext& context) {
-  convert::ConversionRequest request;
-  request.dequantize = options.recipe;
-  return RunConversion(options.conversion, std::move(request), convert::ConvertDequantize, context);
-}
+using Options = CommandOptions<convert::DequantizeOptions>;
 
 }  // namespace
 
@@ -58,7 +48,10 @@ Command DequantizeCommand() {
       {"dequantize Kimi-K2-Thinking Kimi-K2-Thinking-BF16", "Convert a checkpoint of INT4 experts"},
       {"dequantize --dry-run DeepSeek-R1-NVFP4 DeepSeek-R1-BF16", "See first whether it fits"}};
   StopAndContinue(command);
-  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  command.run = [options](CommandContext& context) {
+    return RunConversion(options->conversion, convert::DequantizeConversion(options->recipe),
+                         context);
+  };
   return command;
 }
 

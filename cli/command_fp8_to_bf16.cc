@@ -1,27 +1,17 @@
 #include <memory>
 #include <string>
-#include <utility>
 
 #include "cli/commands.h"
 #include "cli/conversion_command.h"
 #include "cli/run_options.h"
 #include "cli/tool_main.h"
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/fp8_to_bf16.h"
 
 namespace dsv3::cli {
 
 namespace {
 
-struct Options {
-  ConversionOptions conversion;
-  convert::DequantizeOptions recipe;
-};
-
-std::string Run(const Options& options, CommandContext& context) {
-  convert::ConversionRequest request;
-  request.dequantize = options.recipe;
-  return RunConversion(options.conversion, std::move(request), convert::ConvertFp8ToBf16, context);
-}
+using Options = CommandOptions<convert::DequantizeOptions>;
 
 }  // namespace
 
@@ -56,7 +46,10 @@ Command Fp8ToBf16Command() {
       {"fp8-to-bf16 --json --quiet DeepSeek-V3 DeepSeek-V3-BF16 > report.json",
        "Keep a report that programs can read"}};
   StopAndContinue(command);
-  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  command.run = [options](CommandContext& context) {
+    return RunConversion(options->conversion, convert::Fp8ToBf16Conversion(options->recipe),
+                         context);
+  };
   return command;
 }
 

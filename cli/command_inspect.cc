@@ -1,4 +1,5 @@
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <numeric>
 #include <optional>
@@ -20,7 +21,7 @@ namespace {
 
 struct Options {
   std::string input;
-  std::string config;
+  std::filesystem::path config;
   std::optional<convert::Stack> from;
   std::string tensor;
   bool list = false;

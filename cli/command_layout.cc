@@ -9,24 +9,13 @@
 #include "cli/tool_main.h"
 #include "cli/training_options.h"
 #include "convert/layouts/stacks.h"
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/layout.h"
 
 namespace dsv3::cli {
 
 namespace {
 
-struct Options {
-  ConversionOptions conversion;
-  std::string config;
-  convert::LayoutOptions recipe;
-};
-
-std::string Run(const Options& options, CommandContext& context) {
-  convert::ConversionRequest request;
-  request.layout = options.recipe;
-  request.layout.config = options.config;
-  return RunConversion(options.conversion, std::move(request), convert::ConvertLayout, context);
-}
+using Options = CommandOptions<convert::LayoutOptions>;
 
 Option ToOption(convert::LayoutOptions* recipe) {
   std::vector<ChoiceOf<std::string>> choices;
@@ -65,9 +54,9 @@ Command LayoutCommand() {
        &options->conversion.input},
       OutputArgument(&options->conversion.output)};
   command.options.push_back(ToOption(&options->recipe));
-  AddOptions(
-      TrainingOptionTable(&options->recipe.from, &options->config, &options->recipe.shard_bytes),
-      command);
+  AddOptions(TrainingOptionTable(&options->recipe.from, &options->recipe.config,
+                                 &options->recipe.shard_bytes),
+             command);
   AddOptions(RunOptionTable(&options->conversion.run), command);
   AddOptions(PartOptionTable(&options->conversion.run), command);
   AddOptions(DeletionOptionTable(&options->conversion.run, &options->conversion.yes), command);
@@ -77,7 +66,9 @@ Command LayoutCommand() {
       {"layout --to hf DeepSeek-V3-ms DeepSeek-V3-hf --config DeepSeek-V3/config.json",
        "Back to Hugging Face's names"}};
   StopAndContinue(command);
-  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  command.run = [options](CommandContext& context) {
+    return RunConversion(options->conversion, convert::LayoutConversion(options->recipe), context);
+  };
   return command;
 }
 

@@ -1,3 +1,4 @@
+#include <filesystem>
 #include <memory>
 #include <string>
 
@@ -14,11 +15,11 @@ namespace dsv3::cli {
 namespace {
 
 struct Options : ConversionOptions {
-  std::string config;
+  std::filesystem::path config;
 };
 
 std::string Run(const Options& options, CommandContext& context) {
-  convert::ConversionRequest request;
+  convert::JobRequest request;
   request.input = options.input;
   request.output = options.output;
   request.run = options.run;

@@ -1,27 +1,17 @@
 #include <memory>
 #include <string>
-#include <utility>
 
 #include "cli/commands.h"
 #include "cli/conversion_command.h"
 #include "cli/run_options.h"
 #include "cli/tool_main.h"
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/pack.h"
 
 namespace dsv3::cli {
 
 namespace {
 
-struct Options {
-  ConversionOptions conversion;
-  std::string base;
-};
-
-std::string Run(const Options& options, CommandContext& context) {
-  convert::ConversionRequest request;
-  request.pack.base = options.base;
-  return RunConversion(options.conversion, std::move(request), convert::ConvertPack, context);
-}
+using Options = CommandOptions<convert::PackOptions>;
 
 }  // namespace
 
@@ -54,7 +44,7 @@ Command PackCommand() {
       "written, about how many bytes they take by samples of the weights, the disk space and "
       "memory needed and whether they are there, and write nothing.";
   command.options.push_back(PathOption(
-      "base", "DIR", PathUse::kCheckpoint, &options->base,
+      "base", "DIR", PathUse::kCheckpoint, &options->recipe.base,
       "The checkpoint that IN came from, such as the one before fine-tuning or an RL step: of each "
       "tensor that it has, too, in the same dtype and shape, the differences alone are packed. FP8 "
       "weights of it serve for BF16 ones. unpack needs it again."));
@@ -70,7 +60,9 @@ Command PackCommand() {
                       {"pack --dry-run DeepSeek-V3.1-Base DeepSeek-V3.1-Base-packed",
                        "See first about how small it gets"}};
   StopAndContinue(command);
-  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  command.run = [options](CommandContext& context) {
+    return RunConversion(options->conversion, convert::PackConversion(options->recipe), context);
+  };
   return command;
 }
 

@@ -12,7 +12,7 @@
 #include "cli/conversion_command.h"
 #include "cli/run_options.h"
 #include "cli/tool_main.h"
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/quantize.h"
 
 namespace dsv3::cli {
 
@@ -22,18 +22,7 @@ using convert::QuantizeModules;
 using convert::QuantizeTo;
 using convert::QuantizeTool;
 
-struct Options {
-  ConversionOptions conversion;
-  std::string scales_from;
-  convert::QuantizeOptions recipe;
-};
-
-std::string Run(const Options& options, CommandContext& context) {
-  convert::ConversionRequest request;
-  request.quantize = options.recipe;
-  request.quantize.scales_from = options.scales_from;
-  return RunConversion(options.conversion, std::move(request), convert::ConvertQuantize, context);
-}
+using Options = CommandOptions<convert::QuantizeOptions>;
 
 // Forms whose scales come from activations, under the names that people look for.
 bool IsCalibrated(std::string_view form) {
@@ -121,7 +110,7 @@ Command QuantizeCommand() {
       OutputArgument(&options->conversion.output)};
   command.options = RecipeOptions(&options->recipe);
   command.options.push_back(PathOption(
-      "scales-from", "DIR", PathUse::kCheckpoint, &options->scales_from,
+      "scales-from", "DIR", PathUse::kCheckpoint, &options->recipe.scales_from,
       "Instead of --to: the quantised checkpoint, of any form that dequantize reads, that IN was "
       "made from. OUT has its codes, scales, files and config, to the byte; a weight of IN that "
       "is not what these codes mean is an error that names row and column."));
@@ -134,7 +123,10 @@ Command QuantizeCommand() {
       {"quantize --scales-from Kimi-K2-Thinking Kimi-K2-BF16 OUT",
        "The way back from dequantize, to the byte"}};
   StopAndContinue(command);
-  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  command.run = [options](CommandContext& context) {
+    return RunConversion(options->conversion, convert::QuantizeConversion(options->recipe),
+                         context);
+  };
   return command;
 }
 

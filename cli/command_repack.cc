@@ -1,27 +1,17 @@
 #include <memory>
 #include <string>
-#include <utility>
 
 #include "cli/commands.h"
 #include "cli/conversion_command.h"
 #include "cli/run_options.h"
 #include "cli/tool_main.h"
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/repack.h"
 
 namespace dsv3::cli {
 
 namespace {
 
-struct Options {
-  ConversionOptions conversion;
-  convert::RepackOptions recipe;
-};
-
-std::string Run(const Options& options, CommandContext& context) {
-  convert::ConversionRequest request;
-  request.repack = options.recipe;
-  return RunConversion(options.conversion, std::move(request), convert::ConvertRepack, context);
-}
+using Options = CommandOptions<convert::RepackOptions>;
 
 Option ToOption(convert::RepackOptions* recipe) {
   using convert::RepackTarget;
@@ -68,7 +58,9 @@ Command RepackCommand() {
       {"repack --to nvfp4-compressed-tensors DeepSeek-R1-NVFP4 DeepSeek-R1-NVFP4-ct",
        "For readers of compressed-tensors"}};
   StopAndContinue(command);
-  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  command.run = [options](CommandContext& context) {
+    return RunConversion(options->conversion, convert::RepackConversion(options->recipe), context);
+  };
   return command;
 }
 

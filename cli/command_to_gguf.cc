@@ -7,22 +7,13 @@
 #include "cli/conversion_command.h"
 #include "cli/run_options.h"
 #include "cli/tool_main.h"
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/to_gguf.h"
 
 namespace dsv3::cli {
 
 namespace {
 
-struct Options {
-  ConversionOptions conversion;
-  convert::ToGgufOptions recipe;
-};
-
-std::string Run(const Options& options, CommandContext& context) {
-  convert::ConversionRequest request;
-  request.to_gguf = options.recipe;
-  return RunConversion(options.conversion, std::move(request), convert::ConvertToGguf, context);
-}
+using Options = CommandOptions<convert::ToGgufOptions>;
 
 Option TypeOption(convert::ToGgufOptions* recipe) {
   using Type = std::optional<formats::GgufType>;
@@ -105,7 +96,9 @@ Command ToGgufCommand() {
       {"to-gguf --type bf16 DeepSeek-V2-Lite lite.gguf", "Exact for a BF16 model"}};
   StopAndContinue(command);
   command.shares_work = false;  // one file, which one process writes
-  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  command.run = [options](CommandContext& context) {
+    return RunConversion(options->conversion, convert::ToGgufConversion(options->recipe), context);
+  };
   return command;
 }
 

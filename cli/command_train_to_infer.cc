@@ -1,6 +1,5 @@
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "cli/commands.h"
@@ -8,27 +7,13 @@
 #include "cli/run_options.h"
 #include "cli/tool_main.h"
 #include "cli/training_options.h"
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/train_to_infer.h"
 
 namespace dsv3::cli {
 
 namespace {
 
-struct Options {
-  ConversionOptions conversion;
-  std::string mtp_from;
-  std::string config;
-  convert::TrainToInferOptions recipe;
-};
-
-std::string Run(const Options& options, CommandContext& context) {
-  convert::ConversionRequest request;
-  request.train_to_infer = options.recipe;
-  request.train_to_infer.mtp_from = options.mtp_from;
-  request.train_to_infer.config = options.config;
-  return RunConversion(options.conversion, std::move(request), convert::ConvertTrainToInfer,
-                       context);
-}
+using Options = CommandOptions<convert::TrainToInferOptions>;
 
 std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
   using convert::MlaForm;
@@ -36,7 +21,7 @@ std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
   using convert::TrainDtype;
   convert::TrainToInferOptions* recipe = &options->recipe;
   std::vector<Option> table =
-      TrainingOptionTable(&recipe->from, &options->config, &recipe->shard_bytes);
+      TrainingOptionTable(&recipe->from, &recipe->config, &recipe->shard_bytes);
   table.push_back(OneOf<MtpAction>(
       "mtp", "ACTION",
       {{"keep", MtpAction::kKeep, "keep the MTP layers"},
@@ -50,7 +35,7 @@ std::vector<Option> RecipeOptions(const std::shared_ptr<Options>& options) {
       "them. Tensors, index and num_nextn_predict_layers change together. Where the config counts "
       "MTP layers and none is there, keep and drop set that number to 0 and say so."));
   table.push_back(PathOption(
-      "mtp-from", "DIR", PathUse::kCheckpoint, &options->mtp_from,
+      "mtp-from", "DIR", PathUse::kCheckpoint, &recipe->mtp_from,
       "With --mtp graft: the checkpoint that has the MTP layers, in any form that IN may have: a "
       "directory, a file, rank shards, a training checkpoint, a model of the hub cache. Their "
       "shapes must be those that IN's config gives, and their form that of IN: FP8 goes into FP8, "
@@ -114,7 +99,10 @@ Command TrainToInferCommand() {
       {"train-to-infer --mla split DeepSeek-V3 DeepSeek-V3-split",
        "Write k_b_proj and v_b_proj in place of kv_b_proj"}};
   StopAndContinue(command);
-  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  command.run = [options](CommandContext& context) {
+    return RunConversion(options->conversion, convert::TrainToInferConversion(options->recipe),
+                         context);
+  };
   return command;
 }
 

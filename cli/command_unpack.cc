@@ -1,29 +1,17 @@
 #include <memory>
 #include <string>
-#include <utility>
 
 #include "cli/commands.h"
 #include "cli/conversion_command.h"
 #include "cli/run_options.h"
 #include "cli/tool_main.h"
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/unpack.h"
 
 namespace dsv3::cli {
 
 namespace {
 
-struct Options {
-  ConversionOptions conversion;
-  convert::UnpackOptions recipe;
-  std::string base;
-};
-
-std::string Run(const Options& options, CommandContext& context) {
-  convert::ConversionRequest request;
-  request.unpack = options.recipe;
-  request.unpack.base = options.base;
-  return RunConversion(options.conversion, std::move(request), convert::ConvertUnpack, context);
-}
+using Options = CommandOptions<convert::UnpackOptions>;
 
 }  // namespace
 
@@ -47,7 +35,7 @@ Command UnpackCommand() {
       Texts("tensors", "GLOB", &options->recipe.tensors,
             "Only the tensors whose whole names match this pattern (*, ?, [a-z]); may be given "
             "several times."));
-  command.options.push_back(PathOption("base", "DIR", PathUse::kCheckpoint, &options->base,
+  command.options.push_back(PathOption("base", "DIR", PathUse::kCheckpoint, &options->recipe.base,
                                        "The checkpoint that pack was given as --base, in any form "
                                        "and any shards."));
   AddOptions(PackingOptionTable(&options->conversion.run), command);
@@ -56,7 +44,9 @@ Command UnpackCommand() {
       {"unpack DeepSeek-V3.1-Base-packed DeepSeek-V3.1-Base", "Unpack a checkpoint"},
       {"unpack --tensors 'model.layers.0.*' DeepSeek-V3.1-Base-packed layer-0", "One layer alone"}};
   StopAndContinue(command);
-  command.run = [options](CommandContext& context) { return Run(*options, context); };
+  command.run = [options](CommandContext& context) {
+    return RunConversion(options->conversion, convert::UnpackConversion(options->recipe), context);
+  };
   return command;
 }
 

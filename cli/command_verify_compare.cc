@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <string>
 
@@ -30,7 +31,7 @@ struct Options {
   VerifyOptions verify;
   std::string a;
   std::string b;
-  std::string config;
+  std::filesystem::path config;
   double atol = 0;
   double rtol = 0;
   std::uint64_t memory_bytes = 0;

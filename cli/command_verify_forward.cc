@@ -106,14 +106,6 @@ Option TokensOption(std::string* tokens) {
   return option;
 }
 
-Option OutputOption(std::string name, std::string value_name, std::filesystem::path* target,
-                    std::string help) {
-  Option option = PathOption(std::move(name), std::move(value_name), PathUse::kOutputFile, nullptr,
-                             std::move(help));
-  option.set = [target](const std::string& text) { *target = text; };
-  return option;
-}
-
 }  // namespace
 
 Command ForwardCommand() {
@@ -150,18 +142,18 @@ Command ForwardCommand() {
       PathOption("tokens-file", "FILE", PathUse::kInputFile, &options->tokens_file,
                  "Sequences of token ids: one on each line, or the rows of an array of integers in "
                  "NumPy's format."),
-      OutputOption("logits-out", "F.npy", &request.logits,
-                   "Write the logits here: float32 [tokens, vocabulary], sequences one after "
-                   "another."),
-      OutputOption("hidden-out", "F.npy", &request.hidden,
-                   "Write the hidden states here, after the embedding and after each layer, before "
-                   "the final norm: float32 [layers + 1, tokens, hidden]."),
-      OutputOption("mtp-logits-out", "F.npy", &request.mtp_logits,
-                   "Also run the first MTP layer, and write its logits here: float32 [tokens - 1, "
-                   "vocabulary] of each sequence."),
-      OutputOption("trace", "F.safetensors", &request.trace,
-                   "Write the outputs of modules here, each under the name that a forward hook of "
-                   "PyTorch sees in transformers: float32 [tokens, n]."),
+      PathOption("logits-out", "F.npy", PathUse::kOutputFile, &request.logits,
+                 "Write the logits here: float32 [tokens, vocabulary], sequences one after "
+                 "another."),
+      PathOption("hidden-out", "F.npy", PathUse::kOutputFile, &request.hidden,
+                 "Write the hidden states here, after the embedding and after each layer, before "
+                 "the final norm: float32 [layers + 1, tokens, hidden]."),
+      PathOption("mtp-logits-out", "F.npy", PathUse::kOutputFile, &request.mtp_logits,
+                 "Also run the first MTP layer, and write its logits here: float32 [tokens - 1, "
+                 "vocabulary] of each sequence."),
+      PathOption("trace", "F.safetensors", PathUse::kOutputFile, &request.trace,
+                 "Write the outputs of modules here, each under the name that a forward hook of "
+                 "PyTorch sees in transformers: float32 [tokens, n]."),
       Text("modules", "PATTERN", &request.modules,
            "With --trace: only modules whose names match this glob, such as "
            "'model.layers.3.*' or '*.mlp'."),

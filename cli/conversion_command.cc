@@ -3,14 +3,13 @@
 #include "cli/confirm_deletion.h"
 #include "cli/conversion_report.h"
 #include "convert/job/process_messages.h"
+#include "formats/io/file_system.h"
 
 namespace dsv3::cli {
 
-std::string RunConversion(const ConversionOptions& options, convert::ConversionRequest request,
-                          Conversion conversion, CommandContext& context) {
-  request.input = options.input;
-  request.output = options.output;
-  request.run = options.run;
+std::string RunConversion(const ConversionOptions& options,
+                          const convert::ConversionKind& conversion, CommandContext& context) {
+  convert::JobRequest request{options.input, options.output, options.run};
   request.run.sharing = context.sharing;
   request.run.command = context.job_command;
   // Processes that share a run are refused the deletion, and cannot ask.
@@ -19,8 +18,8 @@ std::string RunConversion(const ConversionOptions& options, convert::ConversionR
     RequireSomebodyToAsk();
     request.run.confirm_deletion = ConfirmDeletion;
   }
-  const convert::ConversionReport report =
-      conversion(request, formats::PosixFileSystem(), context.progress, context.stop);
+  const convert::ConversionReport report = convert::RunConversion(
+      conversion, request, formats::PosixFileSystem(), context.progress, context.stop);
   WarnOfCounts(report, context.progress);
   return context.output.json ? ConversionReportJson(request, report, context.tool.name)
                              : ConversionReportText(request, report);

@@ -3,8 +3,7 @@
 #include <string>
 
 #include "cli/tool_main.h"
-#include "convert/recipes/conversion.h"
-#include "formats/io/file_system.h"
+#include "convert/job/runner.h"
 
 // The common part of the commands that convert a checkpoint.
 namespace dsv3::cli {
@@ -16,14 +15,15 @@ struct ConversionOptions {
   convert::RunOptions run;
 };
 
-using Conversion = convert::ConversionReport (*)(const convert::ConversionRequest& request,
-                                                 formats::FileSystem& fs,
-                                                 convert::ProgressSink& progress,
-                                                 const convert::StopToken& stop);
+// What a command that converts fills: the common options, and those of its conversion.
+template <typename RecipeOptions>
+struct CommandOptions {
+  ConversionOptions conversion;
+  RecipeOptions recipe;
+};
 
-// Asks for confirmation where that is needed, converts and returns the report. `request` holds the
-// recipe's options; everything else is taken from `options`.
-std::string RunConversion(const ConversionOptions& options, convert::ConversionRequest request,
-                          Conversion conversion, CommandContext& context);
+// Asks for confirmation where that is needed, converts and returns the report.
+std::string RunConversion(const ConversionOptions& options,
+                          const convert::ConversionKind& conversion, CommandContext& context);
 
 }  // namespace dsv3::cli

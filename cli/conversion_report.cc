@@ -18,7 +18,7 @@ namespace dsv3::cli {
 namespace {
 
 using convert::ConversionReport;
-using convert::ConversionRequest;
+using convert::JobRequest;
 using convert::TensorCount;
 using formats::LeftBehind;
 using formats::LeftBehindKind;
@@ -149,18 +149,15 @@ void FactLines(std::string& out, const ConversionReport& report) {
   }
 }
 
-std::string Converted(const ConversionRequest& request, const ConversionReport& report) {
+std::string Converted(const JobRequest& request, const ConversionReport& report) {
   std::string out = fmt::format("{}: {}\n", report.title, formats::ShownPath(request.output));
   ReportLine(out, "tensors", TensorText(report));
   FactLines(out, report);
   AppendRunLines(out, request.run, report);
   if (report.outcome != ConversionReport::Outcome::kPartDone) {
-    // Beside an output that is one file.
-    ReportLine(out, "manifest",
-               request.to_gguf.type ? formats::ShownPath(request.output.string() + ".manifest.json")
-                                    : formats::ShownPath(request.output / report.last_file));
+    ReportLine(out, "manifest", formats::ShownPath(report.last_file));
   }
-  out += QualityText(report.quality, !request.bf16_to_fp8.scales_from.empty());
+  out += QualityText(report.quality, report.has_original);
   return out;
 }
 
@@ -179,7 +176,7 @@ std::string FileSizesText(const ConversionReport& report) {
           : fmt::format(", {} finished", FormatCount(static_cast<std::uint64_t>(finished))));
 }
 
-std::string Planned(const ConversionRequest& request, const ConversionReport& report) {
+std::string Planned(const JobRequest& request, const ConversionReport& report) {
   std::string out = PlannedFilesText(request.output, report);
   out += "\n";
   ReportLine(out, "tensors", TensorText(report));
@@ -292,7 +289,7 @@ void WarnOfCounts(const ConversionReport& report, convert::ProgressSink& progres
                report.zero_blocks);
 }
 
-std::string ConversionReportText(const ConversionRequest& request, const ConversionReport& report) {
+std::string ConversionReportText(const JobRequest& request, const ConversionReport& report) {
   switch (report.outcome) {
     case ConversionReport::Outcome::kNothingToDo:
       return NothingToDoText(request.output, report);

@@ -5,13 +5,13 @@
 #include <string>
 #include <string_view>
 
-#include "convert/recipes/conversion.h"
+#include "convert/job/runner.h"
 #include "formats/json/json_writer.h"
 
 namespace dsv3::cli {
 
 // The report of a conversion for a person, several lines.
-std::string ConversionReportText(const convert::ConversionRequest& request,
+std::string ConversionReportText(const convert::JobRequest& request,
                                  const convert::ConversionReport& report);
 
 // Warns of tensors in which something was counted, a handful by name.
@@ -34,13 +34,13 @@ std::string PlannedFilesText(const std::filesystem::path& output,
                              const convert::ConversionReport& report);
 // For a dry run: the files where they do not, bytes, disk and memory.
 void AppendPlanLines(std::string& out, const convert::ConversionReport& report);
-// Members of JSON that every conversion has; `like_original` as QualityMember's.
+// Members of JSON that every conversion has.
 void ConversionMembers(formats::JsonWriter& json, const std::filesystem::path& input,
                        const std::filesystem::path& output, const convert::ConversionReport& report,
-                       std::string_view tool, bool like_original);
+                       std::string_view tool);
 
 // The report as one JSON object with a line end; docs/json.md describes it.
-std::string ConversionReportJson(const convert::ConversionRequest& request,
+std::string ConversionReportJson(const convert::JobRequest& request,
                                  const convert::ConversionReport& report, std::string_view tool);
 
 }  // namespace dsv3::cli

@@ -10,7 +10,7 @@ namespace dsv3::cli {
 namespace {
 
 using convert::ConversionReport;
-using convert::ConversionRequest;
+using convert::JobRequest;
 using convert::TensorCount;
 using formats::JsonWriter;
 
@@ -113,7 +113,7 @@ void Plan(JsonWriter& json, const ConversionReport& report) {
 
 void ConversionMembers(JsonWriter& json, const std::filesystem::path& input,
                        const std::filesystem::path& output, const ConversionReport& report,
-                       std::string_view tool, bool like_original) {
+                       std::string_view tool) {
   StringMember(json, "tool", tool);
   StringMember(json, "version", kVersion);
   StringMember(json, "command", report.recipe);
@@ -134,7 +134,7 @@ void ConversionMembers(JsonWriter& json, const std::filesystem::path& input,
   StringsMember(json, "all_zero", report.all_zero);
   Counts(json, "zero_runs", report.zero_runs);
   Counts(json, "zero_blocks", report.zero_blocks);
-  QualityMember(json, report.quality, like_original);
+  QualityMember(json, report.quality, report.has_original);
   StringsMember(json, "already_fp8", report.already_fp8);
   BoolMember(json, "resumed", report.resumed);
   UintMember(json, "kept_files", report.kept_files);
@@ -148,12 +148,11 @@ void ConversionMembers(JsonWriter& json, const std::filesystem::path& input,
   Plan(json, report);
 }
 
-std::string ConversionReportJson(const ConversionRequest& request, const ConversionReport& report,
+std::string ConversionReportJson(const JobRequest& request, const ConversionReport& report,
                                  std::string_view tool) {
   JsonWriter json(2);
   json.BeginObject();
-  ConversionMembers(json, request.input, request.output, report, tool,
-                    !request.bf16_to_fp8.scales_from.empty());
+  ConversionMembers(json, request.input, request.output, report, tool);
   for (const convert::ReportFact& fact : report.facts) {
     if (!fact.member.empty()) StringsMember(json, fact.member, fact.names);
   }

@@ -31,6 +31,20 @@ constexpr const char* kSizeAccepted =
 
 constexpr const char* kTextAccepted = "give a text that is not empty";
 
+// `target` is text or a path.
+template <typename Target>
+Option TextFor(std::string name, std::string value_name, Target* target, std::string help) {
+  Option option;
+  option.name = std::move(name);
+  option.value_name = std::move(value_name);
+  option.help = std::move(help);
+  option.set = [target](const std::string& text) {
+    if (text.empty()) throw BadValue(kTextAccepted);
+    *target = text;
+  };
+  return option;
+}
+
 }  // namespace
 
 Option Flag(std::string name, bool* target, std::string help, char letter) {
@@ -101,20 +115,19 @@ Option Size(std::string name, std::uint64_t* target, std::string help) {
 }
 
 Option Text(std::string name, std::string value_name, std::string* target, std::string help) {
-  Option option;
-  option.name = std::move(name);
-  option.value_name = std::move(value_name);
-  option.help = std::move(help);
-  option.set = [target](const std::string& text) {
-    if (text.empty()) throw BadValue(kTextAccepted);
-    *target = text;
-  };
-  return option;
+  return TextFor(std::move(name), std::move(value_name), target, std::move(help));
 }
 
 Option PathOption(std::string name, std::string value_name, PathUse use, std::string* target,
                   std::string help) {
-  Option option = Text(std::move(name), std::move(value_name), target, std::move(help));
+  Option option = TextFor(std::move(name), std::move(value_name), target, std::move(help));
+  option.path = use;
+  return option;
+}
+
+Option PathOption(std::string name, std::string value_name, PathUse use,
+                  std::filesystem::path* target, std::string help) {
+  Option option = TextFor(std::move(name), std::move(value_name), target, std::move(help));
   option.path = use;
   return option;
 }

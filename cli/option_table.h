@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <limits>
 #include <stdexcept>
@@ -141,6 +142,8 @@ Option Text(std::string name, std::string value_name, std::string* target, std::
 // The same for a path.
 Option PathOption(std::string name, std::string value_name, PathUse use, std::string* target,
                   std::string help);
+Option PathOption(std::string name, std::string value_name, PathUse use,
+                  std::filesystem::path* target, std::string help);
 // Text for an option that may be given several times: the values in their order.
 Option Texts(std::string name, std::string value_name, std::vector<std::string>* target,
              std::string help);

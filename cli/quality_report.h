@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "convert/recipes/conversion.h"
+#include "convert/job/conversion_report.h"
 #include "formats/json/json_writer.h"
 
 // The quality of quantised weights, for a person and for programs.

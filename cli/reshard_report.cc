@@ -320,7 +320,7 @@ std::string ReshardReportText(const ReshardRequest& request, const ReshardReport
   return Written(request, report);
 }
 
-std::string MergeReportText(const convert::ConversionRequest& request,
+std::string MergeReportText(const convert::JobRequest& request,
                             const convert::MergeReport& report) {
   const ConversionReport& conversion = report.conversion;
   if (conversion.outcome == ConversionReport::Outcome::kNothingToDo) {

@@ -15,13 +15,12 @@ std::string_view ModuleKindName(convert::ModuleKind kind);
 // they are loaded.
 std::string ReshardReportText(const convert::ReshardRequest& request,
                               const convert::ReshardReport& report);
-std::string MergeReportText(const convert::ConversionRequest& request,
-                            const convert::MergeReport& report);
+std::string MergeReportText(const convert::JobRequest& request, const convert::MergeReport& report);
 
 // The same as one JSON object with a line end; docs/json.md describes them.
 std::string ReshardReportJson(const convert::ReshardRequest& request,
                               const convert::ReshardReport& report, std::string_view tool);
-std::string MergeReportJson(const convert::ConversionRequest& request,
-                            const convert::MergeReport& report, std::string_view tool);
+std::string MergeReportJson(const convert::JobRequest& request, const convert::MergeReport& report,
+                            std::string_view tool);
 
 }  // namespace dsv3::cli

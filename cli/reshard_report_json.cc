@@ -109,7 +109,7 @@ std::string ReshardReportJson(const convert::ReshardRequest& request, const Resh
                               std::string_view tool) {
   JsonWriter json(2);
   json.BeginObject();
-  ConversionMembers(json, request.input, request.output, report.conversion, tool, false);
+  ConversionMembers(json, request.input, request.output, report.conversion, tool);
   StringMember(json, "format", FormatName(request.options.format));
   StringMember(
       json, "grouping",
@@ -139,11 +139,11 @@ std::string ReshardReportJson(const convert::ReshardRequest& request, const Resh
   return json.Take() + "\n";
 }
 
-std::string MergeReportJson(const convert::ConversionRequest& request,
-                            const convert::MergeReport& report, std::string_view tool) {
+std::string MergeReportJson(const convert::JobRequest& request, const convert::MergeReport& report,
+                            std::string_view tool) {
   JsonWriter json(2);
   json.BeginObject();
-  ConversionMembers(json, request.input, request.output, report.conversion, tool, false);
+  ConversionMembers(json, request.input, request.output, report.conversion, tool);
   BoolMember(json, "original", report.original);
   StringsMember(json, "differences", report.differences);
   json.EndObject();

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "cli/option_table.h"
-#include "convert/recipes/conversion.h"
+#include "convert/job/run_options.h"
 
 namespace dsv3::cli {
 

@@ -19,7 +19,7 @@ std::vector<ChoiceOf<convert::Stack>> StackChoices() {
 
 }  // namespace
 
-Option ConfigOption(std::string* config) {
+Option ConfigOption(std::filesystem::path* config) {
   return PathOption(
       "config", "FILE", PathUse::kInputFile, config,
       "The model's config.json as it is on Hugging Face, for a checkpoint that has none beside "
@@ -34,8 +34,8 @@ Option FromOption(std::optional<convert::Stack>* from) {
                   fmt::join(convert::StackNames(), ", ")));
 }
 
-std::vector<Option> TrainingOptionTable(std::optional<convert::Stack>* from, std::string* config,
-                                        std::uint64_t* shard_bytes) {
+std::vector<Option> TrainingOptionTable(std::optional<convert::Stack>* from,
+                                        std::filesystem::path* config, std::uint64_t* shard_bytes) {
   return {FromOption(from), ConfigOption(config),
           Size("max-shard-size", shard_bytes,
                "The most bytes of tensors in a shard, 5G by default, where IN has no shards of its "

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,11 +12,11 @@
 namespace dsv3::cli {
 
 // Options of commands that read training checkpoints.
-Option ConfigOption(std::string* config);
+Option ConfigOption(std::filesystem::path* config);
 Option FromOption(std::optional<convert::Stack>* from);
 
 // Both, and --max-shard-size of those that write shards.
-std::vector<Option> TrainingOptionTable(std::optional<convert::Stack>* from, std::string* config,
-                                        std::uint64_t* shard_bytes);
+std::vector<Option> TrainingOptionTable(std::optional<convert::Stack>* from,
+                                        std::filesystem::path* config, std::uint64_t* shard_bytes);
 
 }  // namespace dsv3::cli

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -54,8 +55,8 @@ struct ConversionReport {
   // For the text, from the recipe: "Converted FP8 to BF16", and "FP8 to BF16" of its tensors.
   std::string title;
   std::string converted_text;
-  std::string last_file;      // of the output: the manifest or packed.json
-  std::uint64_t tensors = 0;  // in the output
+  std::filesystem::path last_file;  // the manifest, or packed.json
+  std::uint64_t tensors = 0;        // in the output
   std::uint64_t converted_tensors = 0;
   std::uint64_t copied_tensors = 0;
   std::uint64_t side_files = 0;
@@ -73,6 +74,7 @@ struct ConversionReport {
   // Of all quantised tensors, by file and in file order; files that an earlier run finished
   // included. Empty in a dry run and where there was nothing to do.
   std::vector<TensorQuality> quality;
+  bool has_original = false;             // whether `quality` compares with an original, too
   std::vector<std::string> already_fp8;  // weights that were FP8 and were copied with their scales
   std::vector<ReportFact> facts;         // of the recipe
   bool resumed = false;

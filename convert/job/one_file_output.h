@@ -21,6 +21,8 @@ class OneFileOutput {
   // The directory that the job writes.
   const std::filesystem::path& directory() const { return directory_; }
 
+  const std::filesystem::path& manifest() const { return manifest_; }
+
   // Whether the complete output of this plan is there: the manifest says the same job, and the
   // files have their sizes and headers. Finishes first what a run left that ended between the
   // names. Throws Error (kUsage) where anything else has the name of a file, unless it may be

@@ -32,15 +32,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void CheckOptions(const ConversionKind& conversion, const RunOptions& run) {
+void RequireMayDelete(const RunOptions& run, const std::string& keeps_source) {
+  if (!run.delete_source_shards || keeps_source.empty()) return;
+  throw Error(ErrorCode::kUsage, "--delete-source-shards: " + keeps_source);
+}
+
+void CheckOptions(const ConversionKind& conversion, const JobRequest& request) {
+  const RunOptions& run = request.run;
   if (run.memory_bytes != 0 && run.memory_bytes < kMinMemoryBytes) {
     throw Error(ErrorCode::kUsage, fmt::format("--memory {} is too little; give at least {} (8Mi)",
                                                run.memory_bytes, kMinMemoryBytes));
   }
-  if (run.delete_source_shards && !conversion.keeps_source.empty()) {
-    throw Error(ErrorCode::kUsage, "--delete-source-shards: " + conversion.keeps_source);
-  }
-  if (conversion.check_options) conversion.check_options();
+  RequireMayDelete(run, conversion.keeps_source);
+  if (conversion.check_options) conversion.check_options(request);
 }
 
 bool MayDelete(const ConversionKind& conversion, const OpenedModel& model) {
@@ -64,7 +68,7 @@ OpenedModel Open(const ConversionKind& conversion, const JobRequest& request) {
   OpenOptions opening = conversion.opening;
   opening.freed = ReadFreedShards(request.output);
   OpenedModel model =
-      conversion.open ? conversion.open(request.input, opening) : OpenModel(request.input, opening);
+      conversion.open ? conversion.open(request, opening) : OpenModel(request.input, opening);
   if (!request.run.delete_source_shards) return model;
   if (!MayDelete(conversion, model)) {
     throw Error(
@@ -112,7 +116,7 @@ ReportFact StayingFiles(const OpenedModel& model, const ConversionReport& report
 
 ConversionReport ReportPlanned(const OpenedModel& model, const Recipe& recipe) {
   ConversionReport report;
-  report.last_file = LastFileOf(*recipe.plan);
+
   report.warnings = model.findings;
   report.warnings.insert(report.warnings.end(), recipe.warnings.begin(), recipe.warnings.end());
   std::uint64_t copied = 0;
@@ -139,7 +143,7 @@ ConversionReport RunConversion(const ConversionKind& conversion, const JobReques
                                formats::FileSystem& file_system, ProgressSink& progress,
                                const StopToken& stop) {
   const auto begin = std::chrono::steady_clock::now();
-  CheckOptions(conversion, request.run);
+  CheckOptions(conversion, request);
   std::optional<OneFileOutput> one_file;
   if (conversion.one_file) one_file.emplace(request.output, request.run.overwrite);
   const fs::path output = one_file ? one_file->directory() : request.output;
@@ -155,18 +159,20 @@ ConversionReport RunConversion(const ConversionKind& conversion, const JobReques
     return std::move(*finished);
   }
   OpenedModel& model = *opened;
-  const Recipe recipe = conversion.make_recipe(model);
+  const Recipe recipe = conversion.make_recipe(model, {request, progress, stop});
+  RequireMayDelete(request.run, recipe.keeps_source);
   ConversionReport report = ReportPlanned(model, recipe);
   report.recipe = conversion.recipe;
   report.title = conversion.title;
   report.converted_text = conversion.converted_text;
+  report.last_file = one_file ? one_file->manifest() : request.output / LastFileOf(*recipe.plan);
   const std::string beside = DeletedBeside(model);
   if (request.run.delete_source_shards && !beside.empty()) {
     report.warnings.push_back({formats::Severity::kWarning, "deletes-others", "", "", beside});
   }
   RunOptions run = request.run;
   run.input = formats::ShownAbsolutePath(request.input);
-  run.source_may_go = MayDelete(conversion, model);
+  run.source_may_go = MayDelete(conversion, model) && recipe.keeps_source.empty();
   run.source_is_checked =
       (model.assembled && HasCheckedBytes(model.assembled->stored)) ||
       std::any_of(recipe.tensors.derived.begin(), recipe.tensors.derived.end(),

@@ -28,11 +28,27 @@ struct Recipe {
   std::uint64_t converted_tensors = 0;
   std::optional<std::uint64_t> copied_tensors = std::nullopt;
   formats::Findings warnings = {};
+  // As ConversionKind::keeps_source, where it depends on the input.
+  std::string keeps_source = {};
   // Adds to the report what only this recipe knows, after the run.
   std::function<void(ConversionReport& report)> add_facts = {};
 };
 
-// A conversion as its command names it, before anything is opened.
+// Where a conversion reads and writes, and how it runs.
+struct JobRequest {
+  std::filesystem::path input;
+  std::filesystem::path output;
+  RunOptions run = {};
+};
+
+// What a recipe is made for; all of it outlives the recipe.
+struct RecipeContext {
+  const JobRequest& request;
+  ProgressSink& progress;
+  const StopToken& stop;
+};
+
+// A conversion as its command names it, with the command's own options, before anything is opened.
 struct ConversionKind {
   std::string recipe;  // "fp8-to-bf16"; Plan::recipe is the same
   // For the report's text: "Converted FP8 to BF16", and what is said of the converted tensors:
@@ -49,20 +65,12 @@ struct ConversionKind {
   // directory.
   bool one_file = false;
   // Throws Error (kUsage) for options that are wrong whatever the input is. May be empty.
-  std::function<void()> check_options = {};
+  std::function<void(const JobRequest& request)> check_options = {};
   // Opens the input, by `opening` and with what an unfinished run freed; empty: OpenModel.
-  std::function<OpenedModel(const std::filesystem::path& input, const OpenOptions& options)> open =
-      {};
+  std::function<OpenedModel(const JobRequest& request, const OpenOptions& options)> open = {};
   OpenOptions opening = {};
   // A recipe may append a second checkpoint to the model's catalog.
-  std::function<Recipe(OpenedModel& model)> make_recipe = {};
-};
-
-// Where a conversion reads and writes, and how it runs.
-struct JobRequest {
-  const std::filesystem::path& input;
-  const std::filesystem::path& output;
-  const RunOptions& run;
+  std::function<Recipe(OpenedModel& model, const RecipeContext& context)> make_recipe = {};
 };
 
 // Runs a conversion from the options to the report, the same for every recipe: checks options and

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "convert/catalog/catalog.h"
+#include "convert/job/runner.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/model_config.h"
 #include "convert/model/module_list.h"
@@ -16,12 +18,34 @@
 #include "convert/plan/plan.h"
 #include "convert/plan/quantize_expression.h"
 #include "convert/plan/quantized_weight.h"
-#include "convert/recipes/conversion.h"
 #include "formats/finding.h"
 #include "formats/manifest.h"
+#include "quant/quantize.h"
 
 // BF16, F16 or F32 checkpoint → FP8 with block scales.
 namespace dsv3::convert {
+
+// --block: blocks of a shape, or one scale a row or a tensor.
+struct QuantizeBlock {
+  quant::BlockForm form = quant::BlockForm::kBlock;
+  quant::BlockShape shape;  // of kBlock
+  friend bool operator==(const QuantizeBlock&, const QuantizeBlock&) = default;
+};
+
+struct Bf16ToFp8Options {
+  // What is not given is DeepSeek's: recipe deepseek, F32 scales for 128 × 128 blocks, named
+  // weight_scale_inv. With `scales_from` it is as there.
+  std::optional<quant::QuantizeRecipe> recipe = {};
+  std::optional<quant::ScaleFmt> scale_fmt = {};
+  std::optional<QuantizeBlock> block = {};
+  std::optional<ScaleNaming> scale_name = {};  // kScaleInv or kScale
+  // Shell globs over whole tensor names: what is quantised beyond what the model's rules tell, and
+  // what is not; the latter win.
+  std::vector<std::string> include = {};
+  std::vector<std::string> exclude = {};
+  quant::Nonfinite nonfinite = quant::Nonfinite::kReport;
+  std::filesystem::path scales_from = {};  // the original FP8 checkpoint; empty: none
+};
 
 inline constexpr char kBf16ToFp8[] = "bf16-to-fp8";
 
@@ -136,5 +160,8 @@ std::optional<KeptQuantization> KeptOf(const OpenedModel& source,
                                        const std::optional<formats::Manifest>& manifest);
 // What the conversion that made the source left beside it.
 std::optional<formats::Manifest> ReadSourceManifest(const OpenedModel& source);
+
+// `dsv3-convert bf16-to-fp8`.
+ConversionKind Bf16ToFp8Conversion(const Bf16ToFp8Options& options = {});
 
 }  // namespace dsv3::convert

@@ -13,7 +13,6 @@
 #include "convert/recipes/bf16_to_fp8.h"
 #include "convert/recipes/bf16_to_fp8_original.h"
 #include "convert/recipes/check_scales.h"
-#include "convert/recipes/conversion.h"
 #include "convert/recipes/first_passes.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "convert/recipes/side_files.h"
@@ -26,13 +25,8 @@ namespace {
 // What a bf16-to-fp8 recipe works on.
 class Bf16ToFp8Job {
  public:
-  Bf16ToFp8Job(const ConversionRequest& request, OpenedModel& model, ProgressSink& progress,
-               const StopToken& stop)
-      : request_(request),
-        options_(request.bf16_to_fp8),
-        model_(model),
-        progress_(progress),
-        stop_(stop) {
+  Bf16ToFp8Job(const Bf16ToFp8Options& options, OpenedModel& model, const RecipeContext& context)
+      : context_(context), options_(options), model_(model) {
     RefuseOtherForms(FindScaledWeights(model_.catalog, model_.config),
                      "which bf16-to-fp8 cannot carry: the output's quantization_config would "
                      "describe FP8 alone, and nothing would say how to read these weights",
@@ -56,10 +50,11 @@ class Bf16ToFp8Job {
     recipe.hooks.preflight = [job](const PreflightRun& run) { return job->LookAhead(run); };
     recipe.hooks.prepare = [job](std::span<const std::size_t> files, SourceFiles& sources,
                                  ProgressSink& progress) {
-      RunFirstPasses(job->model_.catalog, job->plan_.passes, files, sources, job->request_.run,
-                     progress, job->stop_);
+      RunFirstPasses(job->model_.catalog, job->plan_.passes, files, sources,
+                     job->context_.request.run, progress, job->context_.stop);
     };
     recipe.add_facts = [job](ConversionReport& report) {
+      report.has_original = job->original_.has_value();
       for (const std::uint32_t i : job->selection_.already_fp8) {
         report.already_fp8.push_back(job->model_.catalog.tensors()[i].name);
       }
@@ -88,7 +83,7 @@ class Bf16ToFp8Job {
 
   void PlanByOriginal() {
     manifest_ = ReadSourceManifest(model_);
-    original_ = OpenOriginal(options_, request_.output, model_.catalog);
+    original_ = OpenOriginal(options_, context_.request.output, model_.catalog);
     selection_ = SelectLikeOriginal(model_.catalog, *original_, options_);
     selection_.warnings.insert(selection_.warnings.end(), original_->warnings.begin(),
                                original_->warnings.end());
@@ -98,7 +93,8 @@ class Bf16ToFp8Job {
 
   void TakeSideFiles(const std::string& config) {
     PlanSideFiles(model_, config,
-                  {.all = request_.run.all_side_files, .changes_quantization = true}, plan_.plan);
+                  {.all = context_.request.run.all_side_files, .changes_quantization = true},
+                  plan_.plan);
   }
 
   // Before anything is written: whether the original is the right one.
@@ -107,7 +103,8 @@ class Bf16ToFp8Job {
     if (original_) {
       // A scale that is not a number belongs to an unedited block, or is replaced.
       ScaleCheck check = CheckScales(model_.catalog, original_->pairs, /*allow_bad_scales=*/true,
-                                     request_.run.tensor_sha256, run.sources, progress_, stop_);
+                                     context_.request.run.tensor_sha256, run.sources,
+                                     context_.progress, context_.stop);
       for (std::size_t i = 0; i < original_->pairs.size(); ++i) {
         digests.emplace(original_->pairs[i].scale, std::move(check.digests[i]));
       }
@@ -120,11 +117,9 @@ class Bf16ToFp8Job {
     return digests;
   }
 
-  const ConversionRequest& request_;
-  const Bf16ToFp8Options& options_;
+  const RecipeContext context_;
+  const Bf16ToFp8Options options_;
   OpenedModel& model_;
-  ProgressSink& progress_;
-  const StopToken& stop_;
   std::optional<formats::Manifest> manifest_;  // with an original only
   std::optional<Original> original_;
   TensorSelection selection_;
@@ -155,20 +150,18 @@ std::optional<KeptQuantization> KeptOf(const OpenedModel& source,
   return std::nullopt;
 }
 
-ConversionReport ConvertBf16ToFp8(const ConversionRequest& request, formats::FileSystem& fs,
-                                  ProgressSink& progress, const StopToken& stop) {
+ConversionKind Bf16ToFp8Conversion(const Bf16ToFp8Options& options) {
   ConversionKind conversion;
   conversion.recipe = kBf16ToFp8;
   conversion.title = "Quantised to FP8";
   conversion.converted_text = "to FP8, each with a scale";
-  conversion.check_options = [&] {
-    if (request.bf16_to_fp8.scales_from.empty()) FormOfOptions(request.bf16_to_fp8);
+  conversion.check_options = [options](const JobRequest&) {
+    if (options.scales_from.empty()) FormOfOptions(options);
   };
-  conversion.make_recipe = [&](OpenedModel& model) {
-    return Bf16ToFp8Job::MakeRecipe(std::make_shared<Bf16ToFp8Job>(request, model, progress, stop));
+  conversion.make_recipe = [options](OpenedModel& model, const RecipeContext& context) {
+    return Bf16ToFp8Job::MakeRecipe(std::make_shared<Bf16ToFp8Job>(options, model, context));
   };
-  return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,
-                       stop);
+  return conversion;
 }
 
 }  // namespace dsv3::convert

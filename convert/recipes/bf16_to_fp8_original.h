@@ -8,7 +8,6 @@
 #include "convert/job/run_plan.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/recipes/bf16_to_fp8.h"
-#include "convert/recipes/conversion.h"
 #include "convert/recipes/original_files.h"
 #include "formats/manifest.h"
 

@@ -15,10 +15,14 @@
 #include "convert/model/scaled_weights.h"
 #include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
-#include "convert/recipes/conversion.h"
 
 // Quantised checkpoint of any form → BF16.
 namespace dsv3::convert {
+
+// Of fp8-to-bf16 and dequantize.
+struct DequantizeOptions {
+  bool allow_bad_scales = false;
+};
 
 // The weights of a checkpoint that become BF16, and what goes with their codes.
 struct QuantizedModel {
@@ -64,9 +68,12 @@ struct DequantizeRecipe {
   std::string_view dropped_what;
   std::string_view dropped_which;
 };
-// Refers to all but `parts`, which must outlive the recipe.
+// Refers to the model and to what `context` refers to.
 Recipe MakeDequantizeRecipe(const OpenedModel& model, const std::string& name,
-                            DequantizeRecipe parts, const ConversionRequest& request,
-                            ProgressSink& progress, const StopToken& stop);
+                            DequantizeRecipe parts, const DequantizeOptions& options,
+                            const RecipeContext& context);
+
+// `dsv3-convert dequantize`.
+ConversionKind DequantizeConversion(const DequantizeOptions& options = {});
 
 }  // namespace dsv3::convert

@@ -13,7 +13,6 @@
 #include "convert/job/runner.h"
 #include "convert/model/config_edit.h"
 #include "convert/recipes/check_scales.h"
-#include "convert/recipes/conversion.h"
 #include "convert/recipes/dequantize.h"
 #include "convert/recipes/side_files.h"
 #include "formats/checkpoint_files.h"
@@ -73,26 +72,25 @@ void KeepDescriptions(const std::filesystem::path& directory, Plan& plan) {
 }
 
 Recipe MakeDequantizeRecipe(const OpenedModel& model, const std::string& name,
-                            DequantizeRecipe parts, const ConversionRequest& request,
-                            ProgressSink& progress, const StopToken& stop) {
+                            DequantizeRecipe parts, const DequantizeOptions& options,
+                            const RecipeContext& context) {
   const auto state = std::make_shared<State>();
   state->quantized = std::move(parts.quantized);
   const QuantizedModel& quantized = state->quantized;
   std::vector<std::string> names;
   for (const std::uint32_t i : quantized.dropped) names.push_back(model.catalog.tensors()[i].name);
   state->dropped = DroppedFact(std::move(names), parts.dropped_what, parts.dropped_which);
-  const auto plan = std::make_shared<Plan>(PlanDequantize(name, model.catalog, quantized.weights,
-                                                          quantized.dropped, request.dequantize,
-                                                          model.needs_index));
+  const auto plan = std::make_shared<Plan>(PlanDequantize(
+      name, model.catalog, quantized.weights, quantized.dropped, options, model.needs_index));
   PlanSideFiles(model, ConfigForBf16(model.config_text, model.config, plan->removed_config),
-                {.all = request.run.all_side_files, .changes_quantization = true}, *plan);
+                {.all = context.request.run.all_side_files, .changes_quantization = true}, *plan);
   if (name == kDequantize) KeepDescriptions(model.directory, *plan);
   Recipe recipe{.plan = plan, .tensors = TensorsOf(model)};
   recipe.converted_tensors = quantized.weights.size();
-  recipe.hooks.preflight = [&, plan, state](const PreflightRun& run) {
+  recipe.hooks.preflight = [&model, options, context, plan, state](const PreflightRun& run) {
     return CheckQuantizedWeights(model.catalog, model.config, *plan, state->quantized.weights,
-                                 request.dequantize, request.run.tensor_sha256, run, progress, stop,
-                                 state->bad_scales);
+                                 options, context.request.run.tensor_sha256, run, context.progress,
+                                 context.stop, state->bad_scales);
   };
   recipe.add_facts = [state](ConversionReport& report) {
     report.facts.push_back(state->dropped);
@@ -101,23 +99,20 @@ Recipe MakeDequantizeRecipe(const OpenedModel& model, const std::string& name,
   return recipe;
 }
 
-ConversionReport ConvertDequantize(const ConversionRequest& request, formats::FileSystem& fs,
-                                   ProgressSink& progress, const StopToken& stop) {
+ConversionKind DequantizeConversion(const DequantizeOptions& options) {
   ConversionKind conversion;
   conversion.recipe = kDequantize;
   conversion.title = "Dequantised to BF16";
   conversion.converted_text = "to BF16";
-  conversion.make_recipe = [&](OpenedModel& model) {
+  conversion.make_recipe = [options](OpenedModel& model, const RecipeContext& context) {
     DequantizeRecipe parts;
     parts.quantized = FindQuantizedModel(model.catalog, model.config);
     // They are beside the codes, for engines alone.
     parts.dropped_what = "tensor";
     parts.dropped_which = "beside the weights, which only codes need";
-    return MakeDequantizeRecipe(model, conversion.recipe, std::move(parts), request, progress,
-                                stop);
+    return MakeDequantizeRecipe(model, kDequantize, std::move(parts), options, context);
   };
-  return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,
-                       stop);
+  return conversion;
 }
 
 }  // namespace dsv3::convert

@@ -5,8 +5,8 @@
 
 #include "convert/catalog/catalog.h"
 #include "convert/catalog/progress.h"
+#include "convert/job/run_options.h"
 #include "convert/recipes/bf16_to_fp8.h"
-#include "convert/recipes/conversion.h"
 #include "convert/stream/source_files.h"
 
 namespace dsv3::convert {

@@ -46,8 +46,8 @@ std::vector<ScaledWeight> PairScales(const Catalog& catalog, const ModelConfig& 
 
 Plan PlanFp8ToBf16(const Catalog& catalog, const std::vector<ScaledWeight>& pairs,
                    const DequantizeOptions& options, bool write_index) {
-  return PlanDequantize("fp8-to-bf16", catalog, pairs, FindActivationScales(catalog, pairs),
-                        options, write_index);
+  return PlanDequantize(kFp8ToBf16, catalog, pairs, FindActivationScales(catalog, pairs), options,
+                        write_index);
 }
 
 }  // namespace dsv3::convert

@@ -4,13 +4,16 @@
 #include <vector>
 
 #include "convert/catalog/catalog.h"
+#include "convert/job/runner.h"
 #include "convert/model/model_config.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/plan/plan.h"
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/dequantize.h"
 
 // FP8 checkpoint with scales of any form → BF16.
 namespace dsv3::convert {
+
+inline constexpr char kFp8ToBf16[] = "fp8-to-bf16";
 
 // Throws Error (kBadInput) for the first weight in a form that is not read as FP8, naming the form
 // and how many more there are; `why` goes on with the sentence: "which …". What to do is to run
@@ -25,5 +28,8 @@ std::vector<ScaledWeight> PairScales(const Catalog& catalog, const ModelConfig& 
 // dropped: PlanDequantize of these.
 Plan PlanFp8ToBf16(const Catalog& catalog, const std::vector<ScaledWeight>& pairs,
                    const DequantizeOptions& options, bool write_index);
+
+// `dsv3-convert fp8-to-bf16`.
+ConversionKind Fp8ToBf16Conversion(const DequantizeOptions& options = {});
 
 }  // namespace dsv3::convert

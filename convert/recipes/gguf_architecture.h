@@ -5,9 +5,11 @@
 #include <string_view>
 
 #include "convert/model/model_config.h"
-#include "convert/recipes/conversion.h"
 
 namespace dsv3::convert {
+
+// --mtp of to-gguf.
+enum class GgufMtp { kDrop, kKeep };
 
 // The architectures of llama.cpp that to-gguf writes.
 enum class GgufArchitecture {

@@ -11,7 +11,6 @@
 
 #include "convert/job/report_fact.h"
 #include "convert/job/runner.h"
-#include "convert/recipes/conversion.h"
 #include "convert/recipes/layout_files.h"
 #include "convert/recipes/model_edit.h"
 #include "convert/recipes/mtp_edit.h"
@@ -29,9 +28,7 @@ const WritableLayout* FindWritableLayout(std::string_view name) {
   return nullptr;
 }
 
-ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSystem& fs,
-                               ProgressSink& progress, const StopToken& stop) {
-  const LayoutOptions& options = request.layout;
+ConversionKind LayoutConversion(const LayoutOptions& options) {
   ConversionKind conversion;
   conversion.recipe = kLayout;
   conversion.title = "Changed the layout to " + options.to;
@@ -42,14 +39,15 @@ ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSy
   conversion.opening.takes_config = true;
   conversion.opening.from = options.from;
   const WritableLayout* const layout = FindWritableLayout(options.to);
-  conversion.check_options = [&] {
+  conversion.check_options = [layout](const JobRequest&) {
     if (layout == nullptr) {
       throw Error(ErrorCode::kUsage,
                   "--to is missing; give the layout to write, such as --to mindformers-train");
     }
   };
-  conversion.make_recipe = [&](OpenedModel& model) {
-    RequireUsed(conversion.opening, model);
+  conversion.make_recipe = [options, layout, opening = conversion.opening](
+                               OpenedModel& model, const RecipeContext& context) {
+    RequireUsed(opening, model);
     const auto made = std::make_shared<LayoutPlan>(PlanLayout(
         model, *layout, options.shard_bytes == 0 ? kDefaultShardBytes : options.shard_bytes));
     made->plan.not_read = model.training.skipped;
@@ -59,7 +57,7 @@ ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSy
     ModelEdit config;
     config.config = std::move(made->config);
     KeepMtp(model, config);
-    PlanSideFiles(model, config.config, {.all = request.run.all_side_files}, made->plan);
+    PlanSideFiles(model, config.config, {.all = context.request.run.all_side_files}, made->plan);
     const auto is_description = [](const PlannedSideFile& file) {
       return file.name == kW8A8Description;
     };
@@ -75,8 +73,8 @@ ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSy
     recipe.converted_tensors = made->converted;
     recipe.copied_tensors = made->copied;
     recipe.warnings = config.warnings;
-    recipe.hooks.preflight = [&model, made, &stop](const PreflightRun& run) {
-      if (!run.to_make.empty()) RequireEqualCopies(model, made->copies, stop);
+    recipe.hooks.preflight = [&model, made, context](const PreflightRun& run) {
+      if (!run.to_make.empty()) RequireEqualCopies(model, made->copies, context.stop);
       return run.known;
     };
     recipe.add_facts = [made, training = model.training](ConversionReport& report) {
@@ -86,8 +84,7 @@ ConversionReport ConvertLayout(const ConversionRequest& request, formats::FileSy
     };
     return recipe;
   };
-  return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,
-                       stop);
+  return conversion;
 }
 
 }  // namespace dsv3::convert

@@ -1,8 +1,12 @@
 #pragma once
 
+#include <cstdint>
+#include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "convert/job/runner.h"
 #include "convert/layouts/stacks.h"
 #include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
@@ -10,6 +14,13 @@
 
 // A model in another layout: the names and forms of another stack.
 namespace dsv3::convert {
+
+struct LayoutOptions {
+  std::string to = {};                // a name of WritableLayouts()
+  std::filesystem::path config = {};  // the model's config.json; empty: the one beside the input
+  std::optional<Stack> from = std::nullopt;  // whose names the tensors have; nothing: found
+  std::uint64_t shard_bytes = 0;             // of shards that are new; 0: kDefaultShardBytes
+};
 
 inline constexpr char kLayout[] = "layout";
 
@@ -33,5 +44,8 @@ struct LayoutPlan {
 // for a tensor that the layout has no name for.
 LayoutPlan PlanLayout(const OpenedModel& model, const WritableLayout& layout,
                       std::uint64_t shard_bytes);
+
+// `dsv3-convert layout`.
+ConversionKind LayoutConversion(const LayoutOptions& options);
 
 }  // namespace dsv3::convert

@@ -66,7 +66,7 @@ std::vector<std::string> TakeDifferencesOfDemo(formats::Findings& findings) {
 
 }  // namespace
 
-MergeReport Merge(const ConversionRequest& request, formats::FileSystem& fs, ProgressSink& progress,
+MergeReport Merge(const JobRequest& request, formats::FileSystem& fs, ProgressSink& progress,
                   const StopToken& stop, const MergeOptions& options) {
   MergeReport report;
   ConversionKind conversion;
@@ -75,14 +75,14 @@ MergeReport Merge(const ConversionRequest& request, formats::FileSystem& fs, Pro
   conversion.keeps_source =
       "no file of a merge appears before all rank shards were checked, so that none can be deleted "
       "before; leave the option out";
-  conversion.check_options = [&] {
+  conversion.check_options = [&](const JobRequest&) {
     if (!IsDemoDirectory(request.input)) RequireRankDirectory(request.input, options);
   };
   conversion.opening.config = options.demo_config;
   conversion.opening.takes_config = true;
-  conversion.make_recipe = [&](OpenedModel& model) {
+  conversion.make_recipe = [&report](OpenedModel& model, const RecipeContext& context) {
     Recipe recipe{
-        .plan = std::make_shared<const Plan>(PlanMerge(model, request.run.all_side_files)),
+        .plan = std::make_shared<const Plan>(PlanMerge(model, context.request.run.all_side_files)),
         .tensors = StoredTensorsOf(model)};
     report.original = model.ranks && model.ranks->is_original;
     report.differences =
@@ -92,15 +92,14 @@ MergeReport Merge(const ConversionRequest& request, formats::FileSystem& fs, Pro
         if (tensor.expression->rule() != "copy") ++recipe.converted_tensors;
       }
     }
-    recipe.hooks.preflight = [&](const PreflightRun& run) {
-      RequireEqualTensors(model.assembled->stored, model.assembled->copies, request.run.threads,
-                          progress, stop);
+    recipe.hooks.preflight = [&model, context](const PreflightRun& run) {
+      RequireEqualTensors(model.assembled->stored, model.assembled->copies,
+                          context.request.run.threads, context.progress, context.stop);
       return run.known;
     };
     return recipe;
   };
-  report.conversion =
-      RunConversion(conversion, {request.input, request.output, request.run}, fs, progress, stop);
+  report.conversion = RunConversion(conversion, request, fs, progress, stop);
   return report;
 }
 

@@ -3,8 +3,8 @@
 #include <filesystem>
 
 #include "convert/open/open_model.h"
-#include "convert/recipes/conversion.h"
 #include "convert/recipes/model_edit.h"
+#include "convert/recipes/train_to_infer.h"
 
 namespace dsv3::convert {
 

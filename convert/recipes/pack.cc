@@ -22,7 +22,6 @@
 #include "convert/open/model_files.h"
 #include "convert/packing/packed_file.h"
 #include "convert/packing/packed_manifest.h"
-#include "convert/recipes/conversion.h"
 #include "convert/recipes/packed_sizes.h"
 #include "convert/recipes/side_files.h"
 #include "formats/error.h"
@@ -171,24 +170,25 @@ std::string PackedManifestText(const Plan& plan, const FileRecords& records) {
   return SerializePackedManifest(manifest);
 }
 
-ConversionReport ConvertPack(const ConversionRequest& request, formats::FileSystem& fs,
-                             ProgressSink& progress, const StopToken& stop) {
+ConversionKind PackConversion(const PackOptions& options) {
   ConversionKind conversion;
   conversion.recipe = kPackRecipe;
   conversion.title = "Packed";
   conversion.converted_text = "packed";
-  conversion.check_options = [&] {
-    if (!request.pack.base.empty()) RequireApart(request.pack.base, request.output);
+  conversion.check_options = [options](const JobRequest& request) {
+    if (!options.base.empty()) RequireApart(options.base, request.output);
   };
-  conversion.open = OpenFilesToPack;
-  conversion.make_recipe = [&](OpenedModel& model) {
+  conversion.open = [](const JobRequest& request, const OpenOptions& opening) {
+    return OpenFilesToPack(request.input, opening);
+  };
+  conversion.make_recipe = [options](OpenedModel& model, const RecipeContext& context) {
     std::optional<BaseTensors> base;
-    if (!request.pack.base.empty()) {
-      base.emplace(request.pack.base);
+    if (!options.base.empty()) {
+      base.emplace(options.base);
       base->AppendTo(model.catalog);
     }
     auto plan = std::make_shared<const Plan>(
-        PlanPack(model, base ? &*base : nullptr, request.run.all_side_files));
+        PlanPack(model, base ? &*base : nullptr, context.request.run.all_side_files));
     Recipe recipe{.plan = plan, .tensors = TensorsOf(model)};
     recipe.converted_tensors = model.catalog.tensors_end();
     recipe.copied_tensors = 0;
@@ -201,8 +201,7 @@ ConversionReport ConvertPack(const ConversionRequest& request, formats::FileSyst
     };
     return recipe;
   };
-  return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,
-                       stop);
+  return conversion;
 }
 
 }  // namespace dsv3::convert

@@ -1,16 +1,21 @@
 #pragma once
 
+#include <filesystem>
 #include <string>
 
 #include "convert/job/run_plan.h"
+#include "convert/job/runner.h"
 #include "convert/open/base_tensors.h"
 #include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
 
-// A checkpoint → the same checkpoint packed, and back.
+// A checkpoint → the same checkpoint packed.
 namespace dsv3::convert {
 
-inline constexpr char kUnpack[] = "unpack";
+struct PackOptions {
+  // The checkpoint against which tensors are packed that it has, too; empty: none.
+  std::filesystem::path base = {};
+};
 
 // Each file of tensors packed under its name and ".packed"; index and side files as they are, and
 // with `all_side_files` also what is left behind otherwise. `model` is one of OpenFilesToPack.
@@ -21,5 +26,8 @@ Plan PlanPack(const OpenedModel& model, const BaseTensors* base, bool all_side_f
 
 // The text of packed.json, from the records of the plan's files.
 std::string PackedManifestText(const Plan& plan, const FileRecords& records);
+
+// `dsv3-convert pack`.
+ConversionKind PackConversion(const PackOptions& options = {});
 
 }  // namespace dsv3::convert

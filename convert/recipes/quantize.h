@@ -7,12 +7,12 @@
 #include <vector>
 
 #include "convert/catalog/catalog.h"
+#include "convert/job/runner.h"
 #include "convert/model/model_config.h"
 #include "convert/model/module_list.h"
 #include "convert/plan/encode_expression.h"
 #include "convert/plan/plan.h"
 #include "convert/recipes/bf16_to_fp8.h"
-#include "convert/recipes/conversion.h"
 #include "convert/recipes/quantize_targets.h"
 
 // A checkpoint in BF16, F16 or F32, or one that is dequantised on the way → any form.
@@ -43,5 +43,8 @@ struct QuantizePlan {
 QuantizePlan PlanQuantize(const Plan& values, const Catalog& catalog, const ModelConfig& config,
                           const QuantizeOptions& options, const ModuleList& listed,
                           bool write_index);
+
+// `dsv3-convert quantize`.
+ConversionKind QuantizeConversion(const QuantizeOptions& options);
 
 }  // namespace dsv3::convert

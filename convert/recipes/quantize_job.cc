@@ -15,7 +15,6 @@
 #include "convert/model/scaled_weights.h"
 #include "convert/open/open_model.h"
 #include "convert/recipes/bf16_to_fp8.h"
-#include "convert/recipes/conversion.h"
 #include "convert/recipes/dequantize.h"
 #include "convert/recipes/quantize.h"
 #include "convert/recipes/quantize_targets.h"
@@ -34,13 +33,11 @@ constexpr char kHfQuantConfig[] = "hf_quant_config.json";
 // What a quantize recipe works on.
 class QuantizeJob {
  public:
-  QuantizeJob(const ConversionRequest& request, const OpenedModel& model, ProgressSink& progress,
-              const StopToken& stop)
-      : request_(request),
-        target_(TargetOf(request.quantize)),
+  QuantizeJob(const QuantizeOptions& options, const OpenedModel& model,
+              const RecipeContext& context)
+      : context_(context),
+        target_(TargetOf(options)),
         model_(model),
-        progress_(progress),
-        stop_(stop),
         source_(FindQuantizedWeights(model.catalog, model.config)) {
     std::optional<KeptQuantization> kept = KeptOf(model_, ReadSourceManifest(model_));
     // compressed-tensors' older name of it is nobody's place for a new one.
@@ -49,16 +46,10 @@ class QuantizeJob {
     if (kept && target_.fp8) listed = ParseKeptQuantization(*kept, "config.json");
     Plan values = PlanDequantize(kQuantize, model_.catalog, source_.weights, source_.dropped,
                                  DequantizeOptions{}, false);
-    planned_ = PlanQuantize(values, model_.catalog, model_.config, request_.quantize,
+    planned_ = PlanQuantize(values, model_.catalog, model_.config, options,
                             ModuleList(listed.modules_to_not_convert), model_.needs_index);
     if (!listed.module_lists.empty()) planned_.selection.module_lists = listed.module_lists;
     PlanConfig(kept);
-  }
-
-  // Whether weights have a tensor scale together.
-  bool SharesScales() const {
-    return std::any_of(planned_.passes.begin(), planned_.passes.end(),
-                       [](const TensorScalePass& pass) { return pass.weights.size() > 1; });
   }
 
   static Recipe MakeRecipe(const std::shared_ptr<QuantizeJob>& job) {
@@ -69,21 +60,32 @@ class QuantizeJob {
     recipe.hooks.preflight = [job](const PreflightRun& run) {
       return CheckQuantizedWeights(job->model_.catalog, job->model_.config, job->planned_.plan,
                                    job->source_.weights, DequantizeOptions{},
-                                   job->request_.run.tensor_sha256, run, job->progress_, job->stop_,
-                                   job->bad_scales_);
+                                   job->context_.request.run.tensor_sha256, run,
+                                   job->context_.progress, job->context_.stop, job->bad_scales_);
     };
     if (!job->planned_.passes.empty()) {
       recipe.hooks.prepare = [job](std::span<const std::size_t> files, SourceFiles& sources,
                                    ProgressSink& progress) {
         FindTensorScales(job->model_, job->source_.weights, job->planned_.passes, files, sources,
-                         job->request_.run, progress, job->stop_);
+                         job->context_.request.run, progress, job->context_.stop);
       };
+    }
+    if (job->SharesScales()) {
+      recipe.keeps_source =
+          "this form does not go with it: gate_proj and up_proj have a scale together, which a run "
+          "that continues must find in both of them";
     }
     recipe.add_facts = [job](ConversionReport& report) { job->AddFacts(report); };
     return recipe;
   }
 
  private:
+  // Whether weights have a tensor scale together.
+  bool SharesScales() const {
+    return std::any_of(planned_.passes.begin(), planned_.passes.end(),
+                       [](const TensorScalePass& pass) { return pass.weights.size() > 1; });
+  }
+
   void PlanConfig(const std::optional<KeptQuantization>& kept) {
     Plan& plan = planned_.plan;
     std::string text = model_.config_text;
@@ -102,8 +104,8 @@ class QuantizeJob {
     } else if (const auto stale = QuantizationOf(text, model_.config)) {
       text = formats::RemoveJsonMember(text, stale->member, formats::kConfigName);
     }
-    PlanSideFiles(model_, text, {.all = request_.run.all_side_files, .changes_quantization = true},
-                  plan);
+    PlanSideFiles(model_, text,
+                  {.all = context_.request.run.all_side_files, .changes_quantization = true}, plan);
     KeepDescriptions(model_.directory, plan);
     if (!made.hf_quant_config.empty()) {
       PutSideFile({kHfQuantConfig, {}, made.hf_quant_config}, plan);
@@ -121,11 +123,9 @@ class QuantizeJob {
                                   "that --modules leaves, dequantised to BF16"));
   }
 
-  const ConversionRequest& request_;
+  const RecipeContext context_;
   const QuantizeTarget& target_;
   const OpenedModel& model_;
-  ProgressSink& progress_;
-  const StopToken& stop_;
   const QuantizedModel source_;  // of a source that is quantised already
   QuantizePlan planned_;
   std::vector<TensorCount> bad_scales_;  // stays empty: they are errors
@@ -134,17 +134,15 @@ class QuantizeJob {
 // What the recipe with an original works on.
 class RestoreJob {
  public:
-  RestoreJob(const ConversionRequest& request, OpenedModel& model, ProgressSink& progress,
-             const StopToken& stop)
-      : request_(request),
+  RestoreJob(const std::filesystem::path& original, OpenedModel& model,
+             const RecipeContext& context)
+      : context_(context),
         model_(model),
-        progress_(progress),
-        stop_(stop),
-        original_(
-            OpenQuantizedOriginal(request.quantize.scales_from, request.output, model.catalog)),
+        original_(OpenQuantizedOriginal(original, context.request.output, model.catalog)),
         plan_(PlanRestore(model.catalog, original_)) {
     PlanSideFiles(model_, ConfigLikeOriginal(model_.config_text, original_),
-                  {.all = request_.run.all_side_files, .changes_quantization = true}, plan_);
+                  {.all = context_.request.run.all_side_files, .changes_quantization = true},
+                  plan_);
     for (const std::string& name : original_.side_files) {
       if (DescribesQuantization(name)) {
         PutSideFile({name, original_.side_directory / name, {}}, plan_);
@@ -165,17 +163,15 @@ class RestoreJob {
       std::vector<TensorCount> bad_scales;
       return CheckQuantizedWeights(
           job->model_.catalog, job->original_.config, job->plan_, job->original_.weights,
-          DequantizeOptions{.allow_bad_scales = true}, job->request_.run.tensor_sha256, of_original,
-          job->progress_, job->stop_, bad_scales);
+          DequantizeOptions{.allow_bad_scales = true}, job->context_.request.run.tensor_sha256,
+          of_original, job->context_.progress, job->context_.stop, bad_scales);
     };
     return recipe;
   }
 
  private:
-  const ConversionRequest& request_;
+  const RecipeContext context_;
   const OpenedModel& model_;
-  ProgressSink& progress_;
-  const StopToken& stop_;
   const QuantizedOriginal original_;
   Plan plan_;
 };
@@ -191,44 +187,32 @@ void RequireNoForm(const QuantizeOptions& options) {
                   option));
 }
 
-ConversionReport ConvertBack(const ConversionRequest& request, formats::FileSystem& fs,
-                             ProgressSink& progress, const StopToken& stop) {
-  RequireNoForm(request.quantize);
+ConversionKind RestoreConversion(const QuantizeOptions& options) {
   ConversionKind conversion;
   conversion.recipe = kQuantize;
   conversion.title = "Restored the quantised checkpoint";
   conversion.converted_text = "to the original's codes";
-  conversion.make_recipe = [&](OpenedModel& model) {
-    return RestoreJob::MakeRecipe(std::make_shared<RestoreJob>(request, model, progress, stop));
+  conversion.check_options = [options](const JobRequest&) { RequireNoForm(options); };
+  conversion.make_recipe = [options](OpenedModel& model, const RecipeContext& context) {
+    return RestoreJob::MakeRecipe(
+        std::make_shared<RestoreJob>(options.scales_from, model, context));
   };
-  return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,
-                       stop);
+  return conversion;
 }
 
 }  // namespace
 
-ConversionReport ConvertQuantize(const ConversionRequest& request, formats::FileSystem& fs,
-                                 ProgressSink& progress, const StopToken& stop) {
-  if (!request.quantize.scales_from.empty()) return ConvertBack(request, fs, progress, stop);
+ConversionKind QuantizeConversion(const QuantizeOptions& options) {
+  if (!options.scales_from.empty()) return RestoreConversion(options);
   ConversionKind conversion;
   conversion.recipe = kQuantize;
-  const QuantizeTarget& target = TargetOf(request.quantize);
+  const QuantizeTarget& target = TargetOf(options);
   conversion.title = fmt::format("Quantised to {}", target.name);
   conversion.converted_text = fmt::format("to {}, each with its scales", target.name);
-  conversion.make_recipe = [&](OpenedModel& model) {
-    const auto job = std::make_shared<QuantizeJob>(request, model, progress, stop);
-    if (job->SharesScales()) {
-      conversion.keeps_source =
-          "this form does not go with it: gate_proj and up_proj have a scale together, which a run "
-          "that continues must find in both of them";
-      if (request.run.delete_source_shards) {
-        throw Error(ErrorCode::kUsage, "--delete-source-shards: " + conversion.keeps_source);
-      }
-    }
-    return QuantizeJob::MakeRecipe(job);
+  conversion.make_recipe = [options](const OpenedModel& model, const RecipeContext& context) {
+    return QuantizeJob::MakeRecipe(std::make_shared<QuantizeJob>(options, model, context));
   };
-  return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,
-                       stop);
+  return conversion;
 }
 
 }  // namespace dsv3::convert

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <span>
 #include <string>
@@ -9,13 +10,25 @@
 #include <vector>
 
 #include "convert/recipes/bf16_to_fp8.h"
-#include "convert/recipes/conversion.h"
 #include "formats/dtype.h"
 #include "formats/shape.h"
 #include "quant/encode.h"
 
 // What quantize can write: a table with a row for each form and tool.
 namespace dsv3::convert {
+
+// Of quantize: the form, the tool whose formulas make it, and which weights take it.
+enum class QuantizeTo { kInt8, kInt8Block, kInt4, kNvFp4, kMxFp4, kMxFp8, kFp8 };
+enum class QuantizeTool { kLlmCompressor, kModelOpt, kDeepSeek };
+enum class QuantizeModules { kLinear, kExperts };
+
+struct QuantizeOptions {
+  std::optional<QuantizeTo> to = {};  // must be given, unless `scales_from` is
+  // What is not given is as the form's first row in the table of targets has it.
+  std::optional<QuantizeTool> tool = {};
+  std::optional<QuantizeModules> modules = {};
+  std::filesystem::path scales_from = {};  // the original, which alone says the form; empty: none
+};
 
 // A tensor beside the codes whose bytes follow from the weight's shape.
 struct ConstantPart {

@@ -2,21 +2,29 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "convert/catalog/catalog.h"
+#include "convert/job/runner.h"
 #include "convert/model/model_config.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
 #include "convert/plan/repack_expression.h"
-#include "convert/recipes/conversion.h"
 
 // Weights of FP4 codes in another form, where that loses no bit: MXFP4 → FP8 or NVFP4, and NVFP4 in
 // the form of another tool.
 namespace dsv3::convert {
+
+// The forms that repack writes.
+enum class RepackTarget { kFp8, kNvFp4ModelOpt, kNvFp4CompressedTensors };
+
+struct RepackOptions {
+  std::optional<RepackTarget> to = {};  // needed
+};
 
 // The word of --to, an alias resolved: "nvfp4-modelopt".
 std::string_view RepackTargetName(RepackTarget target);
@@ -57,5 +65,8 @@ Plan PlanRepack(const Catalog& catalog, const RepackedModel& repacked, bool writ
 // target's form.
 void PlanRepackSideFiles(const OpenedModel& model, const RepackedModel& repacked, bool all,
                          Plan& plan);
+
+// `dsv3-convert repack`.
+ConversionKind RepackConversion(const RepackOptions& options);
 
 }  // namespace dsv3::convert

@@ -9,7 +9,6 @@
 #include <fmt/format.h>
 
 #include "convert/job/runner.h"
-#include "convert/recipes/conversion.h"
 #include "convert/recipes/repack.h"
 #include "convert/recipes/repack_check.h"
 #include "convert/stream/scan.h"
@@ -20,16 +19,13 @@ namespace {
 // What a repack recipe works on.
 class RepackJob {
  public:
-  RepackJob(const ConversionRequest& request, const OpenedModel& model, ProgressSink& progress,
-            const StopToken& stop)
-      : request_(request),
+  RepackJob(RepackTarget target, const OpenedModel& model, const RecipeContext& context)
+      : context_(context),
         model_(model),
-        progress_(progress),
-        stop_(stop),
-        repacked_(FindRepacked(model, *request.repack.to)),
+        repacked_(FindRepacked(model, target)),
         plan_(PlanRepack(model.catalog, repacked_, model.needs_index)),
         check_(model.catalog, repacked_) {
-    PlanRepackSideFiles(model, repacked_, request.run.all_side_files, plan_);
+    PlanRepackSideFiles(model, repacked_, context.request.run.all_side_files, plan_);
     FindWeightsOfFiles();
   }
 
@@ -39,8 +35,9 @@ class RepackJob {
     recipe.converted_tensors = job->repacked_.weights.size();
     recipe.warnings = job->Warnings();
     recipe.hooks.preflight = [job](const PreflightRun& run) {
-      return job->check_.LookAtAll(job->request_.run.tensor_sha256, run, job->progress_,
-                                   job->stop_);
+      const RecipeContext& context = job->context_;
+      return job->check_.LookAtAll(context.request.run.tensor_sha256, run, context.progress,
+                                   context.stop);
     };
     // Processes that help another one have no preflight.
     recipe.hooks.prepare = [job](std::span<const std::size_t> files, SourceFiles& sources,
@@ -50,7 +47,7 @@ class RepackJob {
         const std::vector<std::size_t>& of_file = job->weights_of_file_[file];
         weights.insert(weights.end(), of_file.begin(), of_file.end());
       }
-      job->check_.LookAt(weights, sources, progress, job->stop_);
+      job->check_.LookAt(weights, sources, progress, job->context_.stop);
     };
     return recipe;
   }
@@ -83,10 +80,8 @@ class RepackJob {
                          uncalibrated, uncalibrated == 1 ? "" : "s")}};
   }
 
-  const ConversionRequest& request_;
+  const RecipeContext context_;
   const OpenedModel& model_;
-  ProgressSink& progress_;
-  const StopToken& stop_;
   const RepackedModel repacked_;
   Plan plan_;
   RepackCheck check_;
@@ -95,30 +90,28 @@ class RepackJob {
 
 }  // namespace
 
-ConversionReport ConvertRepack(const ConversionRequest& request, formats::FileSystem& fs,
-                               ProgressSink& progress, const StopToken& stop) {
+ConversionKind RepackConversion(const RepackOptions& options) {
   ConversionKind conversion;
   conversion.recipe = "repack";
-  conversion.check_options = [&] {
-    if (!request.repack.to) {
+  conversion.check_options = [options](const JobRequest&) {
+    if (!options.to) {
       throw Error(ErrorCode::kUsage,
                   "--to is missing; give the form to write, fp8, nvfp4, nvfp4-modelopt or "
                   "nvfp4-compressed-tensors");
     }
   };
   const std::string target =
-      request.repack.to ? std::string(RepackTargetName(*request.repack.to)) : std::string();
+      options.to ? std::string(RepackTargetName(*options.to)) : std::string();
   conversion.title = "Repacked without loss";
   conversion.converted_text = "to " + target;
   // A tensor scale may need the scales of weights in other shards.
   conversion.keeps_source =
       "repack looks at all scales before each run, so it needs the whole source; delete it "
       "afterwards";
-  conversion.make_recipe = [&](OpenedModel& model) {
-    return RepackJob::MakeRecipe(std::make_shared<RepackJob>(request, model, progress, stop));
+  conversion.make_recipe = [options](OpenedModel& model, const RecipeContext& context) {
+    return RepackJob::MakeRecipe(std::make_shared<RepackJob>(*options.to, model, context));
   };
-  return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,
-                       stop);
+  return conversion;
 }
 
 }  // namespace dsv3::convert

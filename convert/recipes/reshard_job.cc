@@ -135,11 +135,9 @@ ReshardReport Reshard(const ReshardRequest& request, formats::FileSystem& fs,
   conversion.title = "Cut into ranks";
   conversion.keeps_source =
       "rank shards need the source whole until the last of them is written; leave the option out";
-  conversion.check_options = [&] { CheckReshardOptions(request.options); };
-  conversion.open = [](const std::filesystem::path& input, const OpenOptions&) {
-    return OpenModel(input);
-  };
-  conversion.make_recipe = [&](const OpenedModel& model) {
+  conversion.check_options = [&](const JobRequest&) { CheckReshardOptions(request.options); };
+  conversion.open = [](const JobRequest& job, const OpenOptions&) { return OpenModel(job.input); };
+  conversion.make_recipe = [&](const OpenedModel& model, const RecipeContext&) {
     const auto job = std::make_shared<ReshardJob>(request, model, progress, stop);
     report = job->Describe();
     return ReshardJob::MakeRecipe(job);

@@ -8,11 +8,12 @@
 #include <utility>
 #include <vector>
 
+#include "convert/job/runner.h"
 #include "convert/parallel/expert_load.h"
 #include "convert/parallel/expert_placement.h"
 #include "convert/parallel/slicing.h"
 #include "convert/parallel/topology.h"
-#include "convert/recipes/conversion.h"
+#include "formats/io/file_system.h"
 
 // dsv3-reshard from the user's side. Nothing here prints.
 namespace dsv3::convert {
@@ -74,8 +75,7 @@ struct ReshardReport {
   std::vector<std::string> dropped;
 };
 
-// Runs `dsv3-reshard IN OUT`; IN is a checkpoint or a directory of rank shards. As
-// ConvertFp8ToBf16.
+// Runs `dsv3-reshard IN OUT`; IN is a checkpoint or a directory of rank shards. As RunConversion.
 ReshardReport Reshard(const ReshardRequest& request, formats::FileSystem& fs,
                       ProgressSink& progress, const StopToken& stop);
 
@@ -94,7 +94,7 @@ struct MergeOptions {
 
 // Runs `dsv3-reshard merge RANKS OUT`. RANKS is a directory of rank shards, or of the files of
 // DeepSeek's inference demo.
-MergeReport Merge(const ConversionRequest& request, formats::FileSystem& fs, ProgressSink& progress,
+MergeReport Merge(const JobRequest& request, formats::FileSystem& fs, ProgressSink& progress,
                   const StopToken& stop, const MergeOptions& options = {});
 
 }  // namespace dsv3::convert

@@ -56,16 +56,16 @@ std::string OptionName(formats::GgufType type) {
   return name;
 }
 
-void CheckGgufOptions(const ConversionRequest& request) {
-  if (!request.to_gguf.type) {
+void CheckGgufOptions(const ToGgufOptions& options, const std::filesystem::path& output) {
+  if (!options.type) {
     throw Error(ErrorCode::kUsage,
                 "--type is missing; give the type of the weights: f32, f16, bf16 or q8_0");
   }
-  if (!request.output.string().ends_with(kSuffix)) {
+  if (!output.string().ends_with(kSuffix)) {
     throw Error(ErrorCode::kUsage,
                 fmt::format("{}: the output is one GGUF file; give it a name that ends with .gguf",
-                            formats::ShownPath(request.output)),
-                {request.output.string(), ""});
+                            formats::ShownPath(output)),
+                {output.string(), ""});
   }
 }
 
@@ -118,9 +118,8 @@ std::string NameOf(const OpenedModel& model) {
 
 }  // namespace
 
-Recipe MakeToGgufRecipe(const OpenedModel& model, const ConversionRequest& request,
-                        ProgressSink& progress, const StopToken& stop) {
-  const ToGgufOptions& options = request.to_gguf;
+Recipe MakeToGgufRecipe(const OpenedModel& model, const ToGgufOptions& options,
+                        const RecipeContext& context) {
   const auto state = std::make_shared<State>();
   const GgufTarget target = GgufTargetOf(model.config, options.mtp);
   state->quantized = FindWeights(model);
@@ -146,15 +145,14 @@ Recipe MakeToGgufRecipe(const OpenedModel& model, const ConversionRequest& reque
                   {"max_file_bytes", fmt::format("{}", options.max_file_bytes)},
                   {"no_tokenizer", options.no_tokenizer ? "true" : "false"}};
   plan.not_read = model.training.skipped;
-  plan.files = PlanGgufFiles(request.output.filename().string(), keys,
+  plan.files = PlanGgufFiles(context.request.output.filename().string(), keys,
                              std::move(state->tensors.tensors), options.max_file_bytes);
   Recipe recipe{.plan = std::shared_ptr<const Plan>(state, &state->plan),
                 .tensors = TensorsOf(model)};
   recipe.converted_tensors = state->tensors.converted;
-  const bool sha256 = request.run.tensor_sha256;
-  recipe.hooks.preflight = [&model, &progress, &stop, state, sha256](const PreflightRun& run) {
-    return CheckGgufWeights(model.catalog, state->quantized.weights, state->tensors.kept, sha256,
-                            run, progress, stop);
+  recipe.hooks.preflight = [&model, context, state](const PreflightRun& run) {
+    return CheckGgufWeights(model.catalog, state->quantized.weights, state->tensors.kept,
+                            context.request.run.tensor_sha256, run, context.progress, context.stop);
   };
   recipe.add_facts = [&model, state](ConversionReport& report) {
     report.facts.push_back(
@@ -164,8 +162,7 @@ Recipe MakeToGgufRecipe(const OpenedModel& model, const ConversionRequest& reque
   return recipe;
 }
 
-ConversionReport ConvertToGguf(const ConversionRequest& request, formats::FileSystem& fs,
-                               ProgressSink& progress, const StopToken& stop) {
+ConversionKind ToGgufConversion(const ToGgufOptions& options) {
   ConversionKind conversion;
   conversion.recipe = kToGguf;
   conversion.title = "Made GGUF";
@@ -175,12 +172,13 @@ ConversionReport ConvertToGguf(const ConversionRequest& request, formats::FileSy
       "option out, and delete the source when the output is complete";
   conversion.one_file = true;
   conversion.opening.mtp_may_be_missing = true;
-  conversion.check_options = [&] { CheckGgufOptions(request); };
-  conversion.make_recipe = [&](OpenedModel& model) {
-    return MakeToGgufRecipe(model, request, progress, stop);
+  conversion.check_options = [options](const JobRequest& request) {
+    CheckGgufOptions(options, request.output);
   };
-  return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,
-                       stop);
+  conversion.make_recipe = [options](const OpenedModel& model, const RecipeContext& context) {
+    return MakeToGgufRecipe(model, options, context);
+  };
+  return conversion;
 }
 
 }  // namespace dsv3::convert

@@ -1,14 +1,29 @@
 #pragma once
 
+#include <cstdint>
+#include <optional>
+
 #include "convert/job/runner.h"
 #include "convert/open/open_model.h"
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/gguf_architecture.h"
+#include "formats/gguf_type.h"
 
 // A model of any form → one GGUF file.
 namespace dsv3::convert {
 
-// The recipe of `dsv3-convert to-gguf`. Refers to the model, which must outlive it.
-Recipe MakeToGgufRecipe(const OpenedModel& model, const ConversionRequest& request,
-                        ProgressSink& progress, const StopToken& stop);
+struct ToGgufOptions {
+  std::optional<formats::GgufType> type = {};  // F32, F16, BF16 or Q8_0; needed
+  bool keep_4bit = false;  // INT4 becomes Q4_0 and E2M1 with E8M0 scales MXFP4, exactly
+  std::optional<GgufMtp> mtp = std::nullopt;  // nothing: as llama.cpp's converter does it
+  std::uint64_t max_file_bytes = 0;           // of tensors; 0: one file
+  bool no_tokenizer = false;
+};
+
+// `dsv3-convert to-gguf`; the output is a file.
+ConversionKind ToGgufConversion(const ToGgufOptions& options);
+
+// Its recipe. Refers to the model and to what `context` refers to.
+Recipe MakeToGgufRecipe(const OpenedModel& model, const ToGgufOptions& options,
+                        const RecipeContext& context);
 
 }  // namespace dsv3::convert

@@ -192,9 +192,7 @@ ModelEdit EditForInference(const TrainToInferOptions& options, const std::filesy
   return edit;
 }
 
-ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::FileSystem& fs,
-                                     ProgressSink& progress, const StopToken& stop) {
-  const TrainToInferOptions& options = request.train_to_infer;
+ConversionKind TrainToInferConversion(const TrainToInferOptions& options) {
   ConversionKind conversion;
   conversion.recipe = kTrainToInfer;
   conversion.title = TitleOf(options);
@@ -204,9 +202,11 @@ ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::
   conversion.opening.config = options.config;
   conversion.opening.takes_config = true;
   conversion.opening.from = options.from;
-  conversion.check_options = [&] { CheckOptions(options); };
-  conversion.make_recipe = [&](OpenedModel& model) {
-    RequireUsed(conversion.opening, model);
+  conversion.check_options = [options](const JobRequest&) { CheckOptions(options); };
+  conversion.make_recipe = [options, opening = conversion.opening](OpenedModel& model,
+                                                                   const RecipeContext& context) {
+    const JobRequest& request = context.request;
+    RequireUsed(opening, model);
     CheckForm(options, model);
     const auto edit = std::make_shared<ModelEdit>(EditForInference(options, request.output, model));
     const auto plan = std::make_shared<Plan>(PlanEdit(
@@ -220,10 +220,10 @@ ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::
     Recipe recipe{.plan = plan, .tensors = TensorsOf(model, edit->grafted_from.get())};
     recipe.converted_tensors = edit->cast.size();
     recipe.warnings = edit->warnings;
-    recipe.hooks.preflight = [&model, edit, &stop](const PreflightRun& run) {
+    recipe.hooks.preflight = [&model, edit, context](const PreflightRun& run) {
       if (run.to_make.empty()) return run.known;
-      RequireEqualCopies(model, edit->copies, stop);
-      WarnOfOtherCopies(model, *edit, run, stop);
+      RequireEqualCopies(model, edit->copies, context.stop);
+      WarnOfOtherCopies(model, *edit, run, context.stop);
       return run.known;
     };
     recipe.add_facts = [edit, training = model.training](ConversionReport& report) {
@@ -238,8 +238,7 @@ ConversionReport ConvertTrainToInfer(const ConversionRequest& request, formats::
     };
     return recipe;
   };
-  return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,
-                       stop);
+  return conversion;
 }
 
 }  // namespace dsv3::convert

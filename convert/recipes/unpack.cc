@@ -1,3 +1,5 @@
+#include "convert/recipes/unpack.h"
+
 #include <algorithm>
 #include <memory>
 #include <optional>
@@ -14,8 +16,6 @@
 #include "convert/open/base_tensors.h"
 #include "convert/open/model_files.h"
 #include "convert/open/packed_model.h"
-#include "convert/recipes/conversion.h"
-#include "convert/recipes/pack.h"
 #include "convert/stream/file_digests.h"
 #include "formats/error.h"
 #include "formats/json/json_writer.h"
@@ -143,43 +143,43 @@ void RequireMatches(const PackedManifest& manifest, const std::vector<std::strin
 
 }  // namespace
 
-ConversionReport ConvertUnpack(const ConversionRequest& request, formats::FileSystem& fs,
-                               ProgressSink& progress, const StopToken& stop) {
-  const std::vector<std::string>& globs = request.unpack.tensors;
-  std::shared_ptr<const PackedModel> packed;
+ConversionKind UnpackConversion(const UnpackOptions& options) {
+  // Between opening and the recipe of one run.
+  const auto packed = std::make_shared<std::shared_ptr<const PackedModel>>();
   ConversionKind conversion;
   conversion.recipe = kUnpack;
   conversion.title = "Unpacked";
   conversion.converted_text = "unpacked";
   conversion.keeps_source = "unpack leaves the packed checkpoint; delete it afterwards";
-  conversion.open = [&](const std::filesystem::path& input, const OpenOptions&) {
-    PackedOptions options;
+  conversion.open = [options, packed](const JobRequest& request, const OpenOptions&) {
+    const std::vector<std::string>& globs = options.tensors;
+    PackedOptions opening;
     if (!globs.empty()) {
-      options.wanted = [&](const std::string& tensor) {
+      opening.wanted = [&](const std::string& tensor) {
         return std::any_of(globs.begin(), globs.end(),
                            [&](const std::string& glob) { return MatchesGlob(glob, tensor); });
       };
     }
     std::optional<BaseTensors> base;
-    if (!request.unpack.base.empty()) {
-      RequireApart(request.unpack.base, request.output);
-      options.base = &base.emplace(request.unpack.base);
+    if (!options.base.empty()) {
+      RequireApart(options.base, request.output);
+      opening.base = &base.emplace(options.base);
     }
-    OpenedPacked opened = OpenPacked(input, options);
-    packed = std::move(opened.packed);
-    RequireMatches(packed->manifest, globs);
+    OpenedPacked opened = OpenPacked(request.input, opening);
+    *packed = std::move(opened.packed);
+    RequireMatches((*packed)->manifest, globs);
     return std::move(opened.model);
   };
-  conversion.make_recipe = [&](OpenedModel& model) {
-    Recipe recipe{.plan = std::make_shared<const Plan>(Planner(model, *packed, globs, stop).Make()),
+  conversion.make_recipe = [options, packed](OpenedModel& model, const RecipeContext& context) {
+    Planner planner(model, **packed, options.tensors, context.stop);
+    Recipe recipe{.plan = std::make_shared<const Plan>(planner.Make()),
                   .tensors = StoredTensorsOf(model)};
     recipe.converted_tensors = model.catalog.tensors().size();
     recipe.copied_tensors = 0;
     recipe.hooks.preflight = [](const PreflightRun&) { return SideDigests(); };
     return recipe;
   };
-  return RunConversion(conversion, {request.input, request.output, request.run}, fs, progress,
-                       stop);
+  return conversion;
 }
 
 }  // namespace dsv3::convert

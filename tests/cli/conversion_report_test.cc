@@ -15,7 +15,7 @@ using ::testing::Not;
 
 // The text of a dry run that plans `files` files.
 std::string PlanOf(std::size_t files, std::size_t finished) {
-  convert::ConversionRequest request;
+  convert::JobRequest request;
   request.output = "out";
   ConversionReport report;
   report.outcome = ConversionReport::Outcome::kPlanned;

@@ -230,7 +230,7 @@ TEST(ReshardReportTest, JsonHoldsEverything) {
 }
 
 TEST(MergeReportTest, SaysWhetherTheOriginalIsBack) {
-  convert::ConversionRequest request;
+  convert::JobRequest request;
   request.input = "ranks";
   request.output = "model";
   convert::MergeReport report;

@@ -5,7 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/bf16_to_fp8.h"
 #include "tests/convert/support/checkpoint_checks.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/matrix_model.h"
@@ -35,10 +35,8 @@ class MatrixTest : public ::testing::TestWithParam<Dtype> {
     ExpectWithoutFindings(dir_ / "bf16");
     ExpectTraced(dir_ / "bf16", fp8);
 
-    Conversion forth(dir_ / "bf16", dir_ / "again");
-    forth.convert = convert::ConvertBf16ToFp8;
-    forth.request.bf16_to_fp8.scales_from = fp8;
-    forth.Run();
+    Conversion(dir_ / "bf16", dir_ / "again", convert::Bf16ToFp8Conversion({.scales_from = fp8}))
+        .Run();
     ExpectSameFiles(fp8, dir_ / "again");
   }
 
@@ -51,9 +49,7 @@ TEST_P(MatrixTest, EveryFormIsFoundRight) {
   for (const MatrixForm& form : MatrixForms()) {
     SCOPED_TRACE(form.name);
     const std::filesystem::path out = dir_ / "out";
-    Conversion conversion(in, out);
-    conversion.convert = convert::ConvertBf16ToFp8;
-    conversion.request.bf16_to_fp8 = form.options;
+    Conversion conversion(in, out, convert::Bf16ToFp8Conversion(form.options));
     const convert::ConversionReport report = conversion.Run();
     EXPECT_EQ(Messages(report.warnings), "");
     ExpectWithoutFindings(out);

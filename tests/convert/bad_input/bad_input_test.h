@@ -10,7 +10,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/dequantize.h"
 #include "formats/error.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/support/temp_dir.h"
@@ -86,7 +86,8 @@ class BadInputTest : public ::testing::Test {
 
   TempDir dir_;
   TinyCheckpoint checkpoint_ = SmallFp8Checkpoint();
-  convert::ConversionRequest request_;
+  convert::JobRequest request_;
+  convert::DequantizeOptions options_;
   InStructure in_structure_ = InStructure::kListed;
 
  private:

@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "convert/job/runner.h"
+#include "convert/recipes/fp8_to_bf16.h"
 #include "convert/verify/structure.h"
 #include "formats/io/file_system.h"
 #include "tests/convert/bad_input/bad_input_test.h"
@@ -77,7 +79,8 @@ BadInputTest::BadInputTest() {
 convert::ConversionReport BadInputTest::Convert() {
   convert::ProgressSink progress;
   const convert::StopToken stop;
-  return convert::ConvertFp8ToBf16(request_, formats::PosixFileSystem(), progress, stop);
+  return convert::RunConversion(convert::Fp8ToBf16Conversion(options_), request_,
+                                formats::PosixFileSystem(), progress, stop);
 }
 
 Error BadInputTest::Refusal() {

@@ -9,6 +9,8 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include "convert/job/runner.h"
+#include "convert/recipes/fp8_to_bf16.h"
 #include "tests/convert/bad_input/bad_input_test.h"
 #include "tests/convert/support/quick_file_system.h"
 #include "tests/support/faulty_file_system.h"
@@ -30,7 +32,7 @@ class DiskTest : public BadInputTest {
     convert::ProgressSink progress;
     const convert::StopToken stop;
     try {
-      convert::ConvertFp8ToBf16(request_, faulty, progress, stop);
+      convert::RunConversion(convert::Fp8ToBf16Conversion(), request_, faulty, progress, stop);
     } catch (const Error& error) {
       return error;
     }
@@ -40,7 +42,7 @@ class DiskTest : public BadInputTest {
   void ConvertQuickly() {
     convert::ProgressSink progress;
     const convert::StopToken stop;
-    convert::ConvertFp8ToBf16(request_, quick_, progress, stop);
+    convert::RunConversion(convert::Fp8ToBf16Conversion(), request_, quick_, progress, stop);
   }
 
   // What a conversion without trouble makes.

@@ -173,7 +173,7 @@ TEST_P(BadScaleTest, IsCountedWhereAllowed) {
   Spoil("a.weight_scale_inv", 0, GetParam().f32);
   Spoil("c.weight_scale_inv", 4, GetParam().bf16);
   WriteInput();
-  request_.dequantize.allow_bad_scales = true;
+  options_.allow_bad_scales = true;
   const convert::ConversionReport report = Convert();
   ASSERT_EQ(report.bad_scales.size(), 2u);
   EXPECT_EQ(report.bad_scales[0].tensor, "a.weight_scale_inv");

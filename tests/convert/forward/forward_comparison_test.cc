@@ -11,6 +11,8 @@
 #include "convert/catalog/progress.h"
 #include "convert/forward/comparison_verdict.h"
 #include "convert/forward/forward.h"
+#include "convert/recipes/layout.h"
+#include "convert/recipes/train_to_infer.h"
 #include "formats/error.h"
 #include "formats/io/file_system.h"
 #include "tests/convert/forward/forward_comparisons.h"
@@ -38,10 +40,7 @@ TEST_F(ForwardComparisonTest, EveryFormOfAModelIsTheSame) {
   convert::TrainToInferOptions split;
   split.mla = convert::MlaForm::kSplit;
   Convert(Bf16(), dir_ / "split", split);
-  Conversion fused(Bf16(), dir_ / "fused");
-  fused.convert = convert::ConvertLayout;
-  fused.request.layout.to = "transformers-fused";
-  fused.Run();
+  Conversion(Bf16(), dir_ / "fused", convert::LayoutConversion({.to = "transformers-fused"})).Run();
   for (const fs::path& form : {Fp8(), dir_ / "split", dir_ / "fused"}) {
     for (const bool turned : {false, true}) {
       for (const auto attention :
@@ -101,10 +100,7 @@ TEST_F(ForwardComparisonTest, NamesThreeFaultsInTheOrderOfExecution) {
 }
 
 TEST_F(ForwardComparisonTest, NamesAnExpertWhereverItLies) {
-  Conversion fused(Bf16(), dir_ / "fused");
-  fused.convert = convert::ConvertLayout;
-  fused.request.layout.to = "transformers-fused";
-  fused.Run();
+  Conversion(Bf16(), dir_ / "fused", convert::LayoutConversion({.to = "transformers-fused"})).Run();
   ForwardRequest routed = Request(dir_ / "fused");
   routed.routing = true;
   convert::ProgressSink progress;

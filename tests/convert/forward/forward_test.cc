@@ -11,6 +11,8 @@
 #include <gtest/gtest.h>
 
 #include "convert/catalog/progress.h"
+#include "convert/recipes/layout.h"
+#include "convert/recipes/train_to_infer.h"
 #include "formats/error.h"
 #include "formats/io/file_system.h"
 #include "tests/convert/forward/forward_models.h"
@@ -217,10 +219,7 @@ TEST_F(ForwardTest, RunsOtherFormsOfTheSameModel) {
   convert::TrainToInferOptions split;
   split.mla = convert::MlaForm::kSplit;
   Convert(Bf16(), dir_ / "split", split);
-  Conversion fused(Bf16(), dir_ / "fused");
-  fused.convert = convert::ConvertLayout;
-  fused.request.layout.to = "transformers-fused";
-  fused.Run();
+  Conversion(Bf16(), dir_ / "fused", convert::LayoutConversion({.to = "transformers-fused"})).Run();
   for (const char* const form : {"split", "fused"}) {
     request.input = dir_ / form;
     EXPECT_TRUE(Logits(request) == expected) << form;

@@ -10,6 +10,8 @@
 
 #include <gtest/gtest.h>
 
+#include "convert/recipes/bf16_to_fp8.h"
+#include "convert/recipes/fp8_to_bf16.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/crash_checks.h"
 #include "tests/convert/support/quick_file_system.h"
@@ -46,8 +48,7 @@ class CrashTest : public ::testing::Test {
   }
 
   Conversion Command(const fs::path& root) const {
-    Conversion conversion(root / "in", root / "out");
-    conversion.convert = convert_;
+    Conversion conversion(root / "in", root / "out", kind_);
     configure_(conversion.request);
     return conversion;
   }
@@ -92,8 +93,8 @@ class CrashTest : public ::testing::Test {
   testing::TempDir temp_{testing::MemoryDirectory()};
   fs::path live_ = temp_ / "live";
   std::map<std::string, fs::file_time_type> in_times_;
-  std::function<void(ConversionRequest&)> configure_ = [](ConversionRequest&) {};
-  decltype(Conversion::convert) convert_ = ConvertFp8ToBf16;
+  std::function<void(JobRequest&)> configure_ = [](JobRequest&) {};
+  ConversionKind kind_ = Fp8ToBf16Conversion();
   std::set<Tree> seen_;
   std::size_t operations_ = 0;  // of the last run that was recorded
 };
@@ -114,7 +115,7 @@ TEST_F(CrashTest, FreshOutputRecoversFromEveryPowerCut) {
 }
 
 TEST_F(CrashTest, OutputWithoutChecksumsRecoversFromEveryPowerCut) {
-  configure_ = [](ConversionRequest& request) { request.run.checksum = ChecksumMode::kNone; };
+  configure_ = [](JobRequest& request) { request.run.checksum = ChecksumMode::kNone; };
   const Tree expected = Uninterrupted(Command(live_), temp_ / "expected");
   ForEachCrash(live_, [&](const fs::path& state) { ExpectRecovers(state, {expected}); });
 }
@@ -132,7 +133,7 @@ TEST_F(CrashTest, OverwrittenOutputRecoversFromEveryPowerCut) {
   Tree expected = Uninterrupted(Command(live_), temp_ / "expected");
   expected["mine.txt"] = "not dsv3's";
 
-  configure_ = [](ConversionRequest& request) { request.run.overwrite = true; };
+  configure_ = [](JobRequest& request) { request.run.overwrite = true; };
   ForEachCrash(live_, [&](const fs::path& state) {
     ExpectRecovers(state, {old_output, expected});
   });
@@ -152,7 +153,7 @@ TEST_F(CrashTest, ForeignFilesGoOnlyOnceTheJournalListsThem) {
   Tree expected = Uninterrupted(Command(live_), temp_ / "expected");
   expected["mine.txt"] = "not dsv3's";
   const Tree foreign = WriteForeignFiles(live_ / "out");
-  configure_ = [](ConversionRequest& request) { request.run.overwrite = true; };
+  configure_ = [](JobRequest& request) { request.run.overwrite = true; };
   ForEachCrash(live_, [&](const fs::path& state) {
     const Tree out = ReadTree(state / "out");
     const bool began = out.count(".dsv3-journal") != 0 || out == expected;
@@ -161,7 +162,7 @@ TEST_F(CrashTest, ForeignFilesGoOnlyOnceTheJournalListsThem) {
       EXPECT_TRUE(out.count(name) != 0 && out.at(name) == content) << name;
     }
     // Once the journal lists them, the command goes on without the option.
-    configure_ = [&](ConversionRequest& request) { request.run.overwrite = !began; };
+    configure_ = [&](JobRequest& request) { request.run.overwrite = !began; };
     ExpectRecovers(state, {foreign, expected});
   });
 }
@@ -184,7 +185,7 @@ TEST_F(CrashTest, ForeignFilesInTheWayOfAnUnfinishedOutputGoOnlyOnceTheJournalLi
   const std::string journal = testing::ReadFile(live / "out" / ".dsv3-journal");
   Tree foreign = expected;
   foreign[name] = "of others";
-  configure_ = [](ConversionRequest& request) { request.run.overwrite = true; };
+  configure_ = [](JobRequest& request) { request.run.overwrite = true; };
   seen_.clear();
   ForEachCrash(live, [&](const fs::path& state) {
     const Tree out = ReadTree(state / "out");
@@ -204,7 +205,7 @@ TEST_F(CrashTest, SourceShardsGoOnlyWhenWhatNeedsThemIsDurable) {
       {testing::kTinyShard1, {testing::kTinyShard1, testing::kTinyShard2}},
       {testing::kTinyShard2, {testing::kTinyShard2, testing::kTinyShard4}},
       {testing::kTinyShard3, {testing::kTinyShard3, testing::kTinyShard4}}};
-  configure_ = [](ConversionRequest& request) { request.run.delete_source_shards = true; };
+  configure_ = [](JobRequest& request) { request.run.delete_source_shards = true; };
   ForEachCrash(live_, [&](const fs::path& state) {
     const Tree in = ReadTree(state / "in");
     const Tree out = TreeOrNothing(state / "out");
@@ -247,11 +248,8 @@ TEST_F(CrashTest, QuantisedLikeAnOriginalRecoversFromEveryPowerCut) {
   testing::WriteFile(edited, content);
   in_times_ = testing::FileTimes(live_ / "in");
 
-  convert_ = ConvertBf16ToFp8;
-  configure_ = [&](ConversionRequest& request) {
-    request.bf16_to_fp8.scales_from = temp_ / "original";
-    request.bf16_to_fp8.nonfinite = quant::Nonfinite::kSaturate;
-  };
+  kind_ = Bf16ToFp8Conversion(
+      {.nonfinite = quant::Nonfinite::kSaturate, .scales_from = temp_ / "original"});
   const Tree expected = Uninterrupted(Command(live_), temp_ / "expected");
   const Tree originals = ReadTree(temp_ / "original");
   EXPECT_FALSE(expected.at(testing::kTinyShard1) == originals.at(testing::kTinyShard1));

@@ -7,6 +7,8 @@
 
 #include <gtest/gtest.h>
 
+#include "convert/recipes/pack.h"
+#include "convert/recipes/unpack.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/crash_checks.h"
 #include "tests/convert/support/quick_file_system.h"
@@ -26,14 +28,12 @@ using testing::Tree;
 class PackCrashTest : public ::testing::Test {
  protected:
   // Runs the command on temp_/live/in, and again from every state that a power cut leaves.
-  void ExpectRecovers(decltype(Conversion::convert) convert, bool deletes_source) {
+  void ExpectRecovers(const ConversionKind& kind, bool deletes_source) {
     const fs::path live = temp_ / "live";
     const auto in_times = testing::FileTimes(live / "in");
     const auto command = [&](const fs::path& root) {
-      Conversion conversion(root / "in", root / "out");
-      conversion.convert = convert;
+      Conversion conversion(root / "in", root / "out", kind);
       conversion.request.run.delete_source_shards = deletes_source;
-      conversion.request.pack.base = base_;
       return conversion;
     };
     fs::create_directories(temp_ / "whole");
@@ -60,17 +60,16 @@ class PackCrashTest : public ::testing::Test {
   }
 
   testing::TempDir temp_{testing::MemoryDirectory()};
-  fs::path base_;  // of pack
 };
 
 TEST_F(PackCrashTest, PackingRecoversFromEveryPowerCut) {
   testing::SmallFp8Checkpoint().Write(temp_ / "live" / "in");
-  ExpectRecovers(ConvertPack, false);
+  ExpectRecovers(PackConversion(), false);
 }
 
 TEST_F(PackCrashTest, PackingThatDeletesTheSourceRecoversFromEveryPowerCut) {
   testing::SmallFp8Checkpoint().Write(temp_ / "live" / "in");
-  ExpectRecovers(ConvertPack, true);
+  ExpectRecovers(PackConversion(), true);
 }
 
 TEST_F(PackCrashTest, PackingAgainstABaseRecoversFromEveryPowerCut) {
@@ -78,25 +77,20 @@ TEST_F(PackCrashTest, PackingAgainstABaseRecoversFromEveryPowerCut) {
   Conversion cast(temp_ / "base", temp_ / "live" / "in");
   cast.Run();
   fs::remove(temp_ / "live" / "in" / "checkpoint.manifest.json");
-  base_ = temp_ / "base";
-  ExpectRecovers(ConvertPack, false);
+  ExpectRecovers(PackConversion({.base = temp_ / "base"}), false);
 }
 
 TEST_F(PackCrashTest, UnpackingRecoversFromEveryPowerCut) {
   testing::SmallFp8Checkpoint().Write(temp_ / "in");
-  Conversion pack(temp_ / "in", temp_ / "live" / "in");
-  pack.convert = ConvertPack;
-  pack.Run();
-  ExpectRecovers(ConvertUnpack, false);
+  Conversion(temp_ / "in", temp_ / "live" / "in", PackConversion()).Run();
+  ExpectRecovers(UnpackConversion(), false);
 }
 
 TEST_F(PackCrashTest, UnpackingWithAManifestOfInRecoversFromEveryPowerCut) {
   testing::SmallFp8Checkpoint().Write(temp_ / "in");
   testing::WriteFile(temp_ / "in" / "checkpoint.manifest.json", "the manifest of IN");
-  Conversion pack(temp_ / "in", temp_ / "live" / "in");
-  pack.convert = ConvertPack;
-  pack.Run();
-  ExpectRecovers(ConvertUnpack, false);
+  Conversion(temp_ / "in", temp_ / "live" / "in", PackConversion()).Run();
+  ExpectRecovers(UnpackConversion(), false);
 }
 
 }  // namespace

@@ -18,6 +18,8 @@
 #include <gtest/gtest.h>
 
 #include "convert/job/manifest.h"
+#include "convert/recipes/bf16_to_fp8.h"
+#include "convert/recipes/fp8_to_bf16.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/crash_checks.h"
 #include "tests/convert/support/quick_file_system.h"
@@ -62,8 +64,7 @@ class SharedRunTest : public ::testing::Test {
   }
 
   Conversion Whole(const fs::path& output) const {
-    Conversion conversion(in_, output);
-    conversion.convert = convert_;
+    Conversion conversion(in_, output, kind_);
     configure_(conversion.request);
     return conversion;
   }
@@ -100,8 +101,8 @@ class SharedRunTest : public ::testing::Test {
   fs::path in_ = dir_ / "in";
   fs::path out_ = dir_ / "out";
   Tree expected_;
-  decltype(Conversion::convert) convert_ = ConvertFp8ToBf16;
-  std::function<void(ConversionRequest&)> configure_ = [](ConversionRequest&) {};
+  ConversionKind kind_ = Fp8ToBf16Conversion();
+  std::function<void(JobRequest&)> configure_ = [](JobRequest&) {};
   std::size_t failing_process_ = SIZE_MAX;
   std::size_t failing_change_ = 0;
   CountingSink progress_;
@@ -147,11 +148,8 @@ TEST_F(SharedRunTest, ProcessesFindTheScalesOfTheirFiles) {
   std::string content = testing::ReadFile(in_ / testing::kTinyShard1);
   content[content.size() - 3] = static_cast<char>(content[content.size() - 3] ^ 0x11);
   testing::WriteFile(in_ / testing::kTinyShard1, content);
-  convert_ = ConvertBf16ToFp8;
-  configure_ = [&](ConversionRequest& request) {
-    request.bf16_to_fp8.scales_from = dir_ / "original";
-    request.bf16_to_fp8.nonfinite = quant::Nonfinite::kSaturate;
-  };
+  kind_ = Bf16ToFp8Conversion(
+      {.nonfinite = quant::Nonfinite::kSaturate, .scales_from = dir_ / "original"});
   Whole(dir_ / "fp8").Run();
   expected_ = ReadTree(dir_ / "fp8");
   for (const std::size_t processes : {2U, 3U}) {
@@ -170,7 +168,7 @@ TEST_F(SharedRunTest, AFinishedOutputLeavesNothingToDo) {
 }
 
 TEST_F(SharedRunTest, ADryRunWritesNothing) {
-  configure_ = [](ConversionRequest& request) { request.run.dry_run = true; };
+  configure_ = [](JobRequest& request) { request.run.dry_run = true; };
   ExpectAllEndWell(Run(2));
   EXPECT_EQ(reports_[0].outcome, Outcome::kPlanned);
   EXPECT_FALSE(fs::exists(out_));
@@ -232,13 +230,13 @@ TEST_F(SharedRunTest, AHelperThatSeesAnotherOutputIsRefused) {
 }
 
 TEST_F(SharedRunTest, OptionsThatDoNotGoWithItAreRefused) {
-  configure_ = [](ConversionRequest& request) { request.run.part = RunOptions::Part{0, 2}; };
+  configure_ = [](JobRequest& request) { request.run.part = RunOptions::Part{0, 2}; };
   for (const std::optional<Error>& error : Run(2)) {
     ASSERT_TRUE(error);
     EXPECT_EQ(error->code(), ErrorCode::kUsage);
     EXPECT_THAT(error->message(), HasSubstr("--part does not go with mpirun"));
   }
-  configure_ = [](ConversionRequest& request) { request.run.delete_source_shards = true; };
+  configure_ = [](JobRequest& request) { request.run.delete_source_shards = true; };
   for (const std::optional<Error>& error : Run(2)) {
     ASSERT_TRUE(error);
     EXPECT_THAT(error->message(), HasSubstr("does not go with --delete-source-shards"));
@@ -249,7 +247,7 @@ TEST_F(SharedRunTest, ReplacesAnotherJobWithOverwrite) {
   Conversion other = Whole(out_);
   other.request.run.tensor_sha256 = true;
   other.Run();
-  configure_ = [](ConversionRequest& request) { request.run.overwrite = true; };
+  configure_ = [](JobRequest& request) { request.run.overwrite = true; };
   ExpectAllEndWell(Run(2));
   ExpectFinished();
 }

@@ -12,6 +12,8 @@
 
 #include "convert/job/journal.h"
 #include "convert/job/manifest.h"
+#include "convert/job/runner.h"
+#include "convert/recipes/fp8_to_bf16.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/quick_file_system.h"
 #include "tests/convert/support/tiny_checkpoint.h"
@@ -145,7 +147,7 @@ TEST_F(ResumeTest, AStopAtAnyMomentLeavesWhatTheSameCommandContinues) {
     StopToken stop;
     StoppingSink sink(at, stop);
     try {
-      ConvertFp8ToBf16(Command().request, quick_, sink, stop);
+      RunConversion(Fp8ToBf16Conversion(), Command().request, quick_, sink, stop);
       if (!sink.reached()) break;
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kInterrupted) << error.message();

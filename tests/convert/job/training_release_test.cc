@@ -12,6 +12,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/recipes/layout.h"
+#include "convert/recipes/train_to_infer.h"
 #include "formats/error.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/crash_checks.h"
@@ -33,10 +35,8 @@ class TrainingReleaseTest : public ::testing::Test {
  protected:
   // The command on `root`/in; of some tests IN is a file in it.
   Conversion Command(const fs::path& root) const {
-    Conversion conversion(root / "in" / file_, root / "out");
-    conversion.convert = convert::ConvertTrainToInfer;
-    conversion.request.train_to_infer.shard_bytes = kShardBytes;
-    conversion.request.layout.shard_bytes = kShardBytes;
+    Conversion conversion(root / "in" / file_, root / "out",
+                          convert::TrainToInferConversion({.shard_bytes = kShardBytes}));
     conversion.request.run.delete_source_shards = true;
     configure_(conversion);
     return conversion;
@@ -123,14 +123,13 @@ TEST_F(TrainingReleaseTest, OneFileGoesWhenAllShardsAreThere) {
 
 TEST_F(TrainingReleaseTest, LayoutTakesShardsOfHuggingFaceAndOfMindFormers) {
   WriteTorchFile(model_, temp_ / "torch" / "model.pt");
-  Conversion plain(temp_ / "torch", live_ / "in");
-  plain.convert = convert::ConvertTrainToInfer;
-  plain.request.train_to_infer.shard_bytes = kShardBytes;
-  plain.Run();
+  Conversion(temp_ / "torch", live_ / "in",
+             convert::TrainToInferConversion({.shard_bytes = kShardBytes}))
+      .Run();
   fs::remove(live_ / "in" / "checkpoint.manifest.json");
   configure_ = [](Conversion& conversion) {
-    conversion.convert = convert::ConvertLayout;
-    conversion.request.layout.to = "mindformers-train";
+    conversion.kind =
+        convert::LayoutConversion({.to = "mindformers-train", .shard_bytes = kShardBytes});
   };
   ExpectRecoversFromEveryPowerCut({"config.json", "model.safetensors.index.json"});
   EXPECT_GE(states_with_other_sources_, 3U);
@@ -141,8 +140,7 @@ TEST_F(TrainingReleaseTest, LayoutTakesShardsOfHuggingFaceAndOfMindFormers) {
   fs::rename(temp_ / "mindformers", live_ / "in");
   fs::remove(live_ / "in" / "checkpoint.manifest.json");
   configure_ = [](Conversion& conversion) {
-    conversion.convert = convert::ConvertLayout;
-    conversion.request.layout.to = "hf";
+    conversion.kind = convert::LayoutConversion({.to = "hf", .shard_bytes = kShardBytes});
   };
   ExpectRecoversFromEveryPowerCut({"config.json", "param_name_map.json"});
   EXPECT_EQ(states_with_other_sources_, 4U);
@@ -154,9 +152,7 @@ TEST_F(TrainingReleaseTest, RankShardsGoWithTheLastFile) {
   options.parallel.tp = 2;
   RunReshard(temp_ / "model", live_ / "in", options);
   Conversion plain = Command(live_);
-  plain.convert = convert::ConvertLayout;
-  plain.request.layout.to = "hf";
-  plain.request.layout.shard_bytes = 1'000'000;
+  plain.kind = convert::LayoutConversion({.to = "hf", .shard_bytes = 1'000'000});
   plain.request.run.delete_source_shards = false;
   plain.request.output = temp_ / "expected";
   plain.Run();

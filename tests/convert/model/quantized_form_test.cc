@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "convert/open/completeness.h"
+#include "convert/recipes/bf16_to_fp8.h"
 #include "tests/convert/model/quantized_form_test.h"
 #include "tests/convert/support/checkpoint_checks.h"
 
@@ -37,7 +38,7 @@ TEST_P(EachFormTest, CastsRefuseItByName) {
   WriteWith(GetParam());
   Conversion conversion(in(), out());
   ExpectRefused([&] { conversion.Run(); }, GetParam(), "are not converted");
-  conversion.convert = convert::ConvertBf16ToFp8;
+  conversion.kind = convert::Bf16ToFp8Conversion();
   ExpectRefused([&] { conversion.Run(); }, GetParam(), "quantization_config would describe FP8");
 }
 

@@ -10,6 +10,7 @@
 #include "convert/catalog/progress.h"
 #include "convert/inspect/inspection.h"
 #include "convert/open/open_model.h"
+#include "convert/recipes/layout.h"
 #include "convert/verify/compare.h"
 #include "convert/verify/numeric.h"
 #include "convert/verify/structure.h"
@@ -29,10 +30,7 @@ class GivenConfigTest : public TrainToInferTest {
   void SetUp() override {
     hf_ = Bf16Sample();
     train_ = dir_ / "train";
-    Conversion conversion(hf_, train_);
-    conversion.convert = convert::ConvertLayout;
-    conversion.request.layout.to = "mindformers-train";
-    conversion.Run();
+    Conversion(hf_, train_, convert::LayoutConversion({.to = "mindformers-train"})).Run();
     fs::remove(train_ / "config.json");
     config_ = hf_ / "config.json";
   }

@@ -13,6 +13,7 @@
 #include <gtest/gtest.h>
 
 #include "convert/open/open_model.h"
+#include "convert/recipes/train_to_infer.h"
 #include "convert/verify/compare.h"
 #include "convert/verify/numeric.h"
 #include "formats/error.h"
@@ -199,8 +200,7 @@ TEST_F(MegatronRankFilesTest, GoWithTheLastShardThatNeedsThemOrTheirCopies) {
   const RankModel ranks = Saved();
   Write(ranks, "saved");
   WriteFile(dir_ / "saved" / "mp_rank_00_000_000" / "distrib_optim.pt", "an optimizer's");
-  Conversion conversion = Command(dir_ / "saved", dir_ / "expected", {});
-  conversion.request.train_to_infer.shard_bytes = 3000;
+  Conversion conversion = Command(dir_ / "saved", dir_ / "expected", {.shard_bytes = 3000});
   conversion.Run();
   const auto expected = ReadTree(dir_ / "expected");
   conversion.request.run.delete_source_shards = true;

@@ -9,6 +9,7 @@
 
 #include "convert/open/open_model.h"
 #include "convert/open/packed_model.h"
+#include "convert/recipes/pack.h"
 #include "convert/verify/compare.h"
 #include "tests/convert/recipes/pack_test.h"
 
@@ -98,9 +99,7 @@ TEST_F(PackedCheckpointTest, NeedsNoIndexForASingleFile) {
 }
 
 TEST_F(PackedCheckpointTest, DifferencesMustBeUnpackedFirst) {
-  Conversion pack = Pack(in(), packed());
-  pack.request.pack.base = in();
-  pack.Run();
+  Conversion(in(), packed(), PackConversion({.base = in()})).Run();
   const Error error = ErrorOf([&] { OpenModel(packed()); });
   EXPECT_EQ(error.code(), ErrorCode::kBadInput);
   EXPECT_THAT(error.message(), HasSubstr("dsv3-convert unpack"));

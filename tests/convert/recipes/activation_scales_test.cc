@@ -12,7 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "convert/catalog/name_pattern.h"
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/bf16_to_fp8.h"
 #include "formats/checkpoint_files.h"
 #include "formats/manifest.h"
 #include "tests/convert/support/conversion.h"
@@ -118,10 +118,7 @@ TEST_F(ActivationScalesTest, NothingIsReportedWhereThereAreNone) {
 TEST_F(ActivationScalesTest, ComeBackFromTheOriginal) {
   StaticCheckpoint().Write(dir_ / "in");
   Conversion(dir_ / "in", dir_ / "bf16").Run();
-  Conversion back(dir_ / "bf16", dir_ / "back");
-  back.convert = ConvertBf16ToFp8;
-  back.request.bf16_to_fp8.scales_from = dir_ / "in";
-  back.Run();
+  Conversion(dir_ / "bf16", dir_ / "back", Bf16ToFp8Conversion({.scales_from = dir_ / "in"})).Run();
   std::map<std::string, std::string> tree = testing::ReadTree(dir_ / "back");
   EXPECT_EQ(tree.erase("checkpoint.manifest.json"), 1U);
   EXPECT_TRUE(tree == testing::ReadTree(dir_ / "in"));

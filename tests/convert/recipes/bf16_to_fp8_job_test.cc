@@ -8,6 +8,9 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "convert/job/runner.h"
+#include "convert/recipes/bf16_to_fp8.h"
+#include "convert/recipes/fp8_to_bf16.h"
 #include "formats/json/json_edit.h"
 #include "tests/convert/support/bf16_to_fp8_test.h"
 #include "tests/convert/support/tiny_checkpoint.h"
@@ -141,18 +144,17 @@ TEST_F(Bf16ToFp8JobTest, WritesEveryFormOfScales) {
     // What was written is read again: to BF16, and from there back to the same bytes.
     const fs::path again = dir_ / "again";
     fs::remove_all(again);
-    ConversionRequest back;
+    JobRequest back;
     back.input = out();
     back.output = again;
     ProgressSink progress;
     const StopToken stop;
-    ConvertFp8ToBf16(back, quick_, progress, stop);
-    ConversionRequest forth;
+    RunConversion(Fp8ToBf16Conversion(), back, quick_, progress, stop);
+    JobRequest forth;
     forth.input = again;
     forth.output = dir_ / "forth";
-    forth.bf16_to_fp8.scales_from = out();
     fs::remove_all(forth.output);
-    ConvertBf16ToFp8(forth, quick_, progress, stop);
+    RunConversion(Bf16ToFp8Conversion({.scales_from = out()}), forth, quick_, progress, stop);
     auto expected = ReadTree(out());
     auto tree = ReadTree(forth.output);
     expected.erase(kManifest);
@@ -187,12 +189,12 @@ TEST_F(Bf16ToFp8JobTest, HonoursTheListThatTheManifestKept) {
   WriteFile(fp8() / "config.json",
             formats::ReplaceJsonMember(ReadFile(fp8() / "config.json"), "quantization_config", kept,
                                        "config.json"));
-  ConversionRequest request;
+  JobRequest request;
   request.input = fp8();
   request.output = bf16();
   ProgressSink progress;
   const StopToken stop;
-  ConvertFp8ToBf16(request, quick_, progress, stop);
+  RunConversion(Fp8ToBf16Conversion(), request, quick_, progress, stop);
   Convert();
   // It says what was written, so it stands there as it was spelled.
   EXPECT_THAT(ReadFile(out() / "config.json"), HasSubstr(kept));
@@ -220,12 +222,12 @@ TEST_F(Bf16ToFp8JobTest, KeepsIgnoredLayersOfTheManifestAsTheyWereSpelled) {
   WriteFile(fp8() / "config.json",
             formats::ReplaceJsonMember(ReadFile(fp8() / "config.json"), "quantization_config", kept,
                                        "config.json"));
-  ConversionRequest request;
+  JobRequest request;
   request.input = fp8();
   request.output = bf16();
   ProgressSink progress;
   const StopToken stop;
-  ConvertFp8ToBf16(request, quick_, progress, stop);
+  RunConversion(Fp8ToBf16Conversion(), request, quick_, progress, stop);
   Convert();
   EXPECT_THAT(ReadFile(out() / "config.json"), HasSubstr(kept));
 }
@@ -246,7 +248,8 @@ TEST_F(Bf16ToFp8JobTest, RefusesWhatIsNoBf16Checkpoint) {
   request_.output = out();
   ProgressSink progress;
   const StopToken stop;
-  const Error error = ErrorOf([&] { ConvertBf16ToFp8(request_, quick_, progress, stop); });
+  const Error error =
+      ErrorOf([&] { RunConversion(Bf16ToFp8Conversion(), request_, quick_, progress, stop); });
   EXPECT_EQ(error.code(), ErrorCode::kBadInput);
   EXPECT_THAT(error.message(), HasSubstr("is an FP8 checkpoint already"));
 }

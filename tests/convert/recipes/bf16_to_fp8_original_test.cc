@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "convert/recipes/layout.h"
 #include "formats/manifest.h"
 #include "tests/convert/support/bf16_to_fp8_test.h"
 #include "tests/convert/support/conversion.h"
@@ -70,10 +71,7 @@ TEST_F(Bf16ToFp8OriginalTest, TakesRankShardsForTheirModel) {
 
 TEST_F(Bf16ToFp8OriginalTest, RefusesAnOriginalWithoutShardsOfItsOwn) {
   MakeSample();
-  testing::Conversion train(bf16(), dir_ / "train");
-  train.convert = ConvertLayout;
-  train.request.layout.to = "mindformers-train";
-  train.Run();
+  testing::Conversion(bf16(), dir_ / "train", LayoutConversion({.to = "mindformers-train"})).Run();
   options().scales_from = dir_ / "train";
   ExpectRefused(ErrorCode::kBadInput, {"--scales-from ", "training checkpoint"});
 }

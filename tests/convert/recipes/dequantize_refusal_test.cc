@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/recipes/dequantize.h"
 #include "tests/convert/recipes/dequantize_test.h"
 
 // What dequantize refuses, and how it says so.
@@ -38,7 +39,7 @@ TEST_F(DequantizeTest, AllowBadScalesGoesOnAndCountsThem) {
   made.checkpoint.Find(std::string(kModule) + "weight_scale").bytes[0] = '\xFF';
   Write(made);
   Conversion conversion = Command();
-  conversion.request.dequantize.allow_bad_scales = true;
+  conversion.kind = convert::DequantizeConversion({.allow_bad_scales = true});
   const convert::ConversionReport report = conversion.Run();
   ASSERT_EQ(report.bad_scales.size(), 1U);
   EXPECT_EQ(report.bad_scales[0].count, 1U);

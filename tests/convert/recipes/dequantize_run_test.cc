@@ -11,6 +11,7 @@
 
 #include "convert/job/run_options.h"
 #include "convert/job/work_sharing.h"
+#include "convert/recipes/dequantize.h"
 #include "tests/convert/recipes/dequantize_test.h"
 #include "tests/convert/support/checkpoint_checks.h"
 #include "tests/convert/support/crash_checks.h"
@@ -103,10 +104,8 @@ TEST_P(EachFormDequantizeRunTest, RecoversFromEveryPowerCut) {
   WriteThreeShards(GetParam().make(), live / "in");
   WriteFile(live / "out" / "placeholder", "");
   fs::remove(live / "out" / "placeholder");
-  const auto command = [](const fs::path& root) {
-    Conversion conversion(root / "in", root / "out");
-    conversion.convert = convert::ConvertDequantize;
-    return conversion;
+  const auto command = [](const fs::path& root) -> Conversion {
+    return {root / "in", root / "out", convert::DequantizeConversion()};
   };
   Conversion whole = command(live);
   whole.request.output = temp / "expected";
@@ -140,9 +139,7 @@ class RankDequantizeTest : public DequantizeRunTest {
 
 TEST_F(RankDequantizeTest, MakesTheBf16OfTheModel) {
   Command().Run();
-  Conversion of_model(dir_ / "model", dir_ / "expected");
-  of_model.convert = convert::ConvertDequantize;
-  of_model.Run();
+  Conversion(dir_ / "model", dir_ / "expected", convert::DequantizeConversion()).Run();
   ExpectSameFiles(out(), dir_ / "expected");
 }
 

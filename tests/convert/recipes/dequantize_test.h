@@ -12,7 +12,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/dequantize.h"
 #include "formats/error.h"
 #include "tests/convert/recipes/expected_bf16.h"
 #include "tests/convert/support/conversion.h"
@@ -314,11 +314,7 @@ class DequantizeTest : public ::testing::Test {
     made.checkpoint.Write(in());
   }
 
-  Conversion Command() const {
-    Conversion conversion(in(), out());
-    conversion.convert = convert::ConvertDequantize;
-    return conversion;
-  }
+  Conversion Command() const { return {in(), out(), convert::DequantizeConversion()}; }
 
   // Expects that the checkpoint is refused with these words, naming a tensor, and nothing is
   // written.

@@ -9,7 +9,8 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "convert/recipes/conversion.h"
+#include "convert/job/runner.h"
+#include "convert/recipes/fp8_to_bf16.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/file_system.h"
 #include "formats/json/json_edit.h"
@@ -58,7 +59,8 @@ class JobTest : public ::testing::Test {
   ConversionReport Convert() {
     ProgressSink progress;
     const StopToken stop;
-    return ConvertFp8ToBf16(request_, formats::PosixFileSystem(), progress, stop);
+    return RunConversion(Fp8ToBf16Conversion(), request_, formats::PosixFileSystem(), progress,
+                         stop);
   }
   // Writes the checkpoint and converts it; the output's files.
   Tree Output() {
@@ -80,7 +82,7 @@ class JobTest : public ::testing::Test {
 
   testing::TempDir dir_;
   TinyCheckpoint checkpoint_ = testing::SmallFp8Checkpoint();
-  ConversionRequest request_;
+  JobRequest request_;
   ConversionReport report_;
 };
 
@@ -418,7 +420,7 @@ TEST_F(JobTest, WarningsThatTheScalesGiveArePrintedAndReported) {
   testing::WarningSink warnings;
   const StopToken stop;
   const ConversionReport report =
-      ConvertFp8ToBf16(request_, formats::PosixFileSystem(), warnings, stop);
+      RunConversion(Fp8ToBf16Conversion(), request_, formats::PosixFileSystem(), warnings, stop);
   ASSERT_EQ(report.warnings.size(), 2U);
   EXPECT_EQ(report.warnings[1].kind, "scale-fmt-contradiction");
   EXPECT_THAT(warnings.warnings(),

@@ -11,8 +11,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/job/runner.h"
 #include "convert/model/config_edit.h"
-#include "convert/recipes/conversion.h"
 #include "convert/recipes/dequantize.h"
 #include "convert/stream/executor.h"
 #include "tests/convert/recipes/expected_bf16.h"
@@ -53,7 +53,8 @@ class Fp8ToBf16Test : public ::testing::Test {
     testing::QuickFileSystem file_system;
     ProgressSink progress;
     const StopToken stop;
-    ConversionReport report = ConvertFp8ToBf16(request_, file_system, progress, stop);
+    ConversionReport report =
+        RunConversion(Fp8ToBf16Conversion(options_), request_, file_system, progress, stop);
     const TinyCheckpoint expected = ExpectedBf16(checkpoint_, block_rows_, block_cols_);
     for (const TinyTensor& tensor : expected.tensors) {
       EXPECT_EQ(ReadFile(out / tensor.shard), expected.ShardBytes(tensor.shard)) << tensor.name;
@@ -63,7 +64,8 @@ class Fp8ToBf16Test : public ::testing::Test {
 
   testing::TempDir dir_;
   TinyCheckpoint checkpoint_;
-  ConversionRequest request_;
+  JobRequest request_;
+  DequantizeOptions options_;
   std::uint64_t block_rows_ = 0;
   std::uint64_t block_cols_ = 0;
   int runs_ = 0;
@@ -202,7 +204,7 @@ TEST_F(Fp8ToBf16Test, FollowsTheDefinitionForBadScalesThatAreAllowed) {
   for (std::size_t i = 0; i < weight.bytes.size(); ++i) weight.bytes[i] = static_cast<char>(i);
   TinyTensor& scale = checkpoint_.AddScale(kTinyShard1, "w_scale_inv", Dtype::kF32, {8, 1});
   std::memcpy(scale.bytes.data(), scales, sizeof(scales));
-  request_.dequantize.allow_bad_scales = true;
+  options_.allow_bad_scales = true;
   const ConversionReport report = ExpectMeaning();
   ASSERT_EQ(report.bad_scales.size(), 1u);
   EXPECT_EQ(report.bad_scales[0].tensor, "w_scale_inv");

@@ -20,10 +20,7 @@ class LayoutTest : public TrainToInferTest {
  protected:
   static convert::ConversionReport Write(const fs::path& input, const fs::path& output,
                                          const std::string& to) {
-    Conversion conversion(input, output);
-    conversion.convert = convert::ConvertLayout;
-    conversion.request.layout.to = to;
-    return conversion.Run();
+    return Conversion(input, output, convert::LayoutConversion({.to = to})).Run();
   }
 
   static std::set<std::string> WeightFiles(const fs::path& directory) {
@@ -128,9 +125,9 @@ TEST_F(LayoutTest, SaysWhereTheConfigOfADemoCountsOtherMtpLayers) {
   const fs::path in = Bf16Sample();
   Convert(in, dir_ / "main", {.mtp = convert::MtpAction::kDrop});
   Write(dir_ / "main", dir_ / "demo", "deepseek");
-  Conversion conversion(dir_ / "demo", dir_ / "ms");
-  conversion.convert = convert::ConvertLayout;
-  conversion.request.layout = {.to = "mindformers-train", .config = in / "config.json"};
+  Conversion conversion(
+      dir_ / "demo", dir_ / "ms",
+      convert::LayoutConversion({.to = "mindformers-train", .config = in / "config.json"}));
   const convert::ConversionReport report = conversion.Run();
   ASSERT_EQ(report.warnings.size(), 1U);
   EXPECT_EQ(report.warnings[0].kind, "demo-config");
@@ -143,9 +140,8 @@ TEST_F(LayoutTest, SaysWhereTheConfigOfADemoCountsOtherMtpLayers) {
 TEST_F(LayoutTest, RefusesADemoUnderAnotherName) {
   const fs::path in = Bf16Sample();
   Write(in, dir_ / "demo", "deepseek");
-  Conversion conversion(dir_ / "demo", dir_ / "out");
-  conversion.convert = convert::ConvertLayout;
-  conversion.request.layout = {.to = "hf", .from = convert::Stack::kMegatron};
+  Conversion conversion(dir_ / "demo", dir_ / "out",
+                        convert::LayoutConversion({.to = "hf", .from = convert::Stack::kMegatron}));
   const Error error = ErrorOf([&] { conversion.Run(); });
   EXPECT_EQ(error.code(), ErrorCode::kBadInput);
   EXPECT_THAT(error.message(), HasSubstr("say --from deepseek"));

@@ -64,8 +64,8 @@ class MergeTest : public ::testing::Test {
   const std::filesystem::path original_ = dir_ / "original";
   const std::filesystem::path ranks_ = dir_ / "ranks";
   const std::filesystem::path out_ = dir_ / "out";
-  convert::ConversionRequest request_ = [this] {
-    convert::ConversionRequest request;
+  convert::JobRequest request_ = [this] {
+    convert::JobRequest request;
     request.input = ranks_;
     request.output = out_;
     request.run.threads = 1;

@@ -7,6 +7,8 @@
 #include <gtest/gtest.h>
 
 #include "convert/open/open_model.h"
+#include "convert/recipes/bf16_to_fp8.h"
+#include "convert/recipes/train_to_infer.h"
 #include "tests/convert/recipes/train_to_infer_test.h"
 
 namespace dsv3::testing {
@@ -21,10 +23,10 @@ class MlaEditTest : public TrainToInferTest {
  protected:
   // The tiny sample in FP8 with blocks of this many rows and columns.
   fs::path Fp8Sample(std::uint64_t side) {
-    Conversion quantise(Bf16Sample(), dir_ / "quantised");
-    quantise.convert = convert::ConvertBf16ToFp8;
-    quantise.request.bf16_to_fp8.block = {quant::BlockForm::kBlock, {side, side}};
-    quantise.Run();
+    Conversion(Bf16Sample(), dir_ / "quantised",
+               convert::Bf16ToFp8Conversion(
+                   {.block = convert::QuantizeBlock{quant::BlockForm::kBlock, {side, side}}}))
+        .Run();
     return dir_ / "quantised";
   }
 };
@@ -92,10 +94,10 @@ TEST_F(MlaEditTest, SplitsFp8WithItsScalesWithoutRounding) {
 }
 
 TEST_F(MlaEditTest, GivesTheScaleOfAWholeWeightToBothHalves) {
-  Conversion quantise(Bf16Sample(), dir_ / "quantised");
-  quantise.convert = convert::ConvertBf16ToFp8;
-  quantise.request.bf16_to_fp8.block = {quant::BlockForm::kTensor, {}};
-  quantise.Run();
+  Conversion(Bf16Sample(), dir_ / "quantised",
+             convert::Bf16ToFp8Conversion(
+                 {.block = convert::QuantizeBlock{quant::BlockForm::kTensor, {}}}))
+      .Run();
   Convert(dir_ / "quantised", dir_ / "out", kSplit);
   const std::map<std::string, HeldTensor> in = ReadCheckpoint(dir_ / "quantised");
   const std::map<std::string, HeldTensor> out = ReadCheckpoint(dir_ / "out");

@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 
 #include "convert/open/open_model.h"
+#include "convert/recipes/layout.h"
+#include "convert/recipes/train_to_infer.h"
 #include "tests/convert/recipes/train_to_infer_test.h"
 
 namespace dsv3::testing {
@@ -179,10 +181,7 @@ TEST_F(MtpEditTest, GraftsFromAFileFromRankShardsAndFromATrainingCheckpoint) {
   convert::ReshardOptions ranks;
   ranks.parallel.tp = 2;
   RunReshard(whole, dir_ / "ranks", ranks);
-  Conversion train(whole, dir_ / "train");
-  train.convert = convert::ConvertLayout;
-  train.request.layout.to = "mindformers-train";
-  train.Run();
+  Conversion(whole, dir_ / "train", convert::LayoutConversion({.to = "mindformers-train"})).Run();
   for (const fs::path& from :
        {dir_ / "file" / "model.safetensors", dir_ / "ranks", dir_ / "train"}) {
     SCOPED_TRACE(from);

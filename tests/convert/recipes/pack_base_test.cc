@@ -10,6 +10,9 @@
 #include <gtest/gtest.h>
 
 #include "convert/packing/packed_manifest.h"
+#include "convert/recipes/fp8_to_bf16.h"
+#include "convert/recipes/pack.h"
+#include "convert/recipes/unpack.h"
 #include "formats/safetensors.h"
 #include "tests/convert/recipes/pack_test.h"
 #include "tests/convert/support/digest_oracle.h"
@@ -61,14 +64,10 @@ class PackBaseTest : public testing::PackTest {
   }
 
   Conversion PackOn(const fs::path& base) const {
-    Conversion conversion = Pack(in(), packed());
-    conversion.request.pack.base = base;
-    return conversion;
+    return {in(), packed(), PackConversion({.base = base})};
   }
   Conversion UnpackOn(const fs::path& base) const {
-    Conversion conversion = Unpack(packed(), out());
-    conversion.request.unpack.base = base;
-    return conversion;
+    return {packed(), out(), UnpackConversion({.base = base})};
   }
 
   void ExpectOriginal() const {
@@ -133,9 +132,7 @@ TEST_F(PackBaseTest, AnFp8BaseServesForItsBf16) {
   fs::remove_all(base_);
   fs::remove_all(in());
   testing::SmallFp8Checkpoint().Write(base_);
-  Conversion cast(base_, in());
-  cast.convert = ConvertFp8ToBf16;
-  cast.Run();
+  Conversion(base_, in(), Fp8ToBf16Conversion()).Run();
   PackOn(base_).Run();
   const PackedManifest manifest = Manifest();
   for (const PackedManifestTensor& tensor : manifest.tensors) {
@@ -148,13 +145,11 @@ TEST_F(PackBaseTest, AnFp8BaseServesForItsBf16) {
 
 TEST_F(PackBaseTest, SomeTensorsNeedTheBaseOnlyWhereTheyWerePackedAgainstIt) {
   PackOn(base_).Run();
-  Conversion alone = Unpack(packed(), out());
-  alone.request.unpack.tensors = {"new"};
+  const Conversion alone(packed(), out(), UnpackConversion({.tensors = {"new"}}));
   EXPECT_EQ(alone.Run().tensors, 1U);
-  Conversion needed = Unpack(packed(), dir_ / "w");
-  needed.request.unpack.tensors = {"w"};
+  Conversion needed(packed(), dir_ / "w", UnpackConversion({.tensors = {"w"}}));
   EXPECT_EQ(ErrorOf([&] { needed.Run(); }).code(), ErrorCode::kUsage);
-  needed.request.unpack.base = base_;
+  needed.kind = UnpackConversion({.tensors = {"w"}, .base = base_});
   EXPECT_EQ(needed.Run().tensors, 1U);
 }
 
@@ -179,8 +174,7 @@ TEST_F(PackBaseTest, ABaseThatIsMissingOrNotNeeded) {
 
 TEST_F(PackBaseTest, ADeltaIsNoBase) {
   PackOn(base_).Run();
-  Conversion conversion = Pack(in(), dir_ / "chain");
-  conversion.request.pack.base = packed();
+  const Conversion conversion(in(), dir_ / "chain", PackConversion({.base = packed()}));
   const Error error = ErrorOf([&] { conversion.Run(); });
   EXPECT_EQ(error.code(), ErrorCode::kBadInput);
   EXPECT_THAT(error.message(), HasSubstr("unpack it first"));

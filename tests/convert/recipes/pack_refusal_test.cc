@@ -9,6 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/recipes/unpack.h"
 #include "formats/safetensors.h"
 #include "tests/convert/recipes/pack_test.h"
 
@@ -224,7 +225,7 @@ TEST_F(PackRefusalTest, NamesThatAreNotThoseOfFiles) {
 TEST_F(PackRefusalTest, AGlobThatMatchesNothing) {
   Pack();
   Conversion conversion = Unpack(packed(), out());
-  conversion.request.unpack.tensors = {"scale", "nothing.*"};
+  conversion.kind = UnpackConversion({.tensors = {"scale", "nothing.*"}});
   const Error error = ErrorOf([&] { conversion.Run(); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);
   EXPECT_THAT(error.message(), HasSubstr("nothing.*"));

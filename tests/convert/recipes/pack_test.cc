@@ -11,6 +11,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/recipes/unpack.h"
 #include "formats/safetensors.h"
 #include "tests/convert/support/digest_oracle.h"
 #include "tests/convert/support/thread_sharing.h"
@@ -306,7 +307,7 @@ TEST_F(PackTest, SomeTensorsMakeACheckpointOfTheirOwn) {
     WriteFile(packed() / file, content);
   }
   Conversion conversion = Unpack(packed(), out());
-  conversion.request.unpack.tensors = {"scale", "a.i*"};
+  conversion.kind = UnpackConversion({.tensors = {"scale", "a.i*"}});
   const ConversionReport report = conversion.Run();
   EXPECT_EQ(report.tensors, 2U);
   EXPECT_LT(report.bytes_read, 10'000U);

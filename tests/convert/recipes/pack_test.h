@@ -9,7 +9,8 @@
 #include <gtest/gtest.h>
 
 #include "convert/packing/packed_manifest.h"
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/pack.h"
+#include "convert/recipes/unpack.h"
 #include "formats/error.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/tiny_checkpoint.h"
@@ -80,14 +81,10 @@ class PackTest : public ::testing::Test {
   void SetUp() override { WriteOriginal(in()); }
 
   static Conversion Pack(const std::filesystem::path& from, const std::filesystem::path& to) {
-    Conversion conversion(from, to);
-    conversion.convert = convert::ConvertPack;
-    return conversion;
+    return {from, to, convert::PackConversion()};
   }
   static Conversion Unpack(const std::filesystem::path& from, const std::filesystem::path& to) {
-    Conversion conversion(from, to);
-    conversion.convert = convert::ConvertUnpack;
-    return conversion;
+    return {from, to, convert::UnpackConversion()};
   }
   convert::ConversionReport Pack() const { return Pack(in(), packed()).Run(); }
   convert::ConversionReport Unpack() const { return Unpack(packed(), out()).Run(); }

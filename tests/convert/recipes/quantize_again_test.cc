@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "convert/recipes/dequantize.h"
 #include "convert/recipes/quantize_targets.h"
 #include "quant/codec.h"
 #include "tests/convert/recipes/quantize_test.h"
@@ -26,9 +27,7 @@ class QuantizeAgainTest : public dsv3::testing::QuantizeTest,
                           public ::testing::WithParamInterface<std::size_t> {
  protected:
   void Dequantize(const fs::path& from, const fs::path& to) {
-    Conversion conversion(from, to);
-    conversion.convert = ConvertDequantize;
-    conversion.Run();
+    Conversion(from, to, DequantizeConversion()).Run();
   }
 };
 

@@ -10,6 +10,9 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "convert/recipes/bf16_to_fp8.h"
+#include "convert/recipes/dequantize.h"
+#include "convert/recipes/quantize.h"
 #include "convert/recipes/quantize_targets.h"
 #include "formats/json/json_edit.h"
 #include "tests/convert/support/checkpoint_checks.h"
@@ -130,18 +133,15 @@ TEST_F(QuantizeTest, WritesInt8InBlocks) {
 TEST_F(QuantizeTest, Fp8HasTheBytesOfBf16ToFp8) {
   MakeSample();
   Run(bf16(), out(), To(QuantizeTo::kFp8));
-  Conversion plain(bf16(), dir_ / "plain");
-  plain.convert = ConvertBf16ToFp8;
-  plain.Run();
+  Conversion(bf16(), dir_ / "plain", Bf16ToFp8Conversion()).Run();
   EXPECT_TRUE(Bytes(out()) == Bytes(dir_ / "plain"));
 
   QuantizeOptions options = To(QuantizeTo::kFp8);
   options.tool = QuantizeTool::kLlmCompressor;
   Run(bf16(), dir_ / "compressed", options);
-  Conversion compressed(bf16(), dir_ / "plain2");
-  compressed.convert = ConvertBf16ToFp8;
-  compressed.request.bf16_to_fp8.recipe = quant::QuantizeRecipe::kLlmCompressor;
-  compressed.Run();
+  Conversion(bf16(), dir_ / "plain2",
+             Bf16ToFp8Conversion({.recipe = quant::QuantizeRecipe::kLlmCompressor}))
+      .Run();
   EXPECT_TRUE(Bytes(dir_ / "compressed") == Bytes(dir_ / "plain2"));
 }
 
@@ -161,9 +161,7 @@ TEST_F(QuantizeTest, OneStepHasTheBytesOfTwo) {
 TEST_F(QuantizeTest, OneFormBecomesAnother) {
   MakeSampleOfGroups();
   Run(bf16(), dir_ / "int4", To(QuantizeTo::kInt4));
-  Conversion back(dir_ / "int4", dir_ / "back");
-  back.convert = ConvertDequantize;
-  back.Run();
+  Conversion(dir_ / "int4", dir_ / "back", DequantizeConversion()).Run();
   for (const QuantizeTo to : {QuantizeTo::kInt8, QuantizeTo::kFp8, QuantizeTo::kInt8Block}) {
     Run(dir_ / "int4", dir_ / "one", To(to));
     Run(dir_ / "back", dir_ / "two", To(to));
@@ -190,9 +188,7 @@ TEST_F(QuantizeTest, EveryFormIsReadAndFoundRight) {
     SCOPED_TRACE(std::string(QuantizeToName(*options.to)));
     Run(bf16(), out(), options);
     ::dsv3::testing::ExpectWithoutFindings(out());
-    Conversion back(out(), dir_ / "back");
-    back.convert = ConvertDequantize;
-    back.Run();
+    Conversion(out(), dir_ / "back", DequantizeConversion()).Run();
     ::dsv3::testing::ExpectWithoutFindings(dir_ / "back");
     const CompareReport compared = ::dsv3::testing::Compare(bf16(), dir_ / "back", 0.05, 0.35);
     EXPECT_EQ(::dsv3::testing::Messages(compared.verification.findings), "");
@@ -206,9 +202,7 @@ TEST_F(QuantizeTest, BytesDependOnNeitherThreadsNorMemoryNorParts) {
   for (const QuantizeOptions& options : AllTargets()) {
     Run(fp8(), out(), options);
     const auto expected = Bytes(out());
-    Conversion other(fp8(), dir_ / "other");
-    other.convert = ConvertQuantize;
-    other.request.quantize = options;
+    Conversion other(fp8(), dir_ / "other", QuantizeConversion(options));
     other.request.run.threads = 3;
     other.request.run.memory_bytes = std::uint64_t{16} << 20;
     other.Run();

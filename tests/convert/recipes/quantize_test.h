@@ -11,7 +11,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/quantize.h"
 #include "quant/encode.h"
 #include "tests/convert/support/bf16_to_fp8_test.h"
 #include "tests/support/files.h"
@@ -29,10 +29,7 @@ class QuantizeTest : public Bf16ToFp8Test {
 
   convert::ConversionReport Run(const std::filesystem::path& from, const std::filesystem::path& to,
                                 const convert::QuantizeOptions& options) {
-    Conversion conversion(from, to);
-    conversion.convert = convert::ConvertQuantize;
-    conversion.request.quantize = options;
-    return conversion.Run();
+    return Conversion(from, to, convert::QuantizeConversion(options)).Run();
   }
 
   // The tree without the manifest, which says where the bytes came from.

@@ -11,6 +11,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/recipes/dequantize.h"
+#include "convert/recipes/quantize.h"
 #include "convert/recipes/quantize_targets.h"
 #include "quant/codec.h"
 #include "tests/convert/recipes/quantize_test.h"
@@ -79,9 +81,7 @@ TEST_F(QuantizeWeightsTest, LlmCompressorsNvFp4SharesScalesOfDenseMlps) {
 TEST_F(QuantizeWeightsTest, ShardsStayWhereWeightsHaveAScaleTogether) {
   MakeSampleOfGroups();
   const auto error_of = [&](const QuantizeOptions& options) {
-    Conversion conversion(bf16(), out());
-    conversion.convert = ConvertQuantize;
-    conversion.request.quantize = options;
+    Conversion conversion(bf16(), out(), QuantizeConversion(options));
     conversion.request.run.delete_source_shards = true;
     return ErrorOf([&] { conversion.Run(); });
   };
@@ -118,9 +118,7 @@ TEST_F(QuantizeWeightsTest, KnowsTheWeightsOfV4) {
 
 TEST_F(QuantizeWeightsTest, GateAndUpOfV4ShareScales) {
   ::dsv3::testing::MakeSample(SamplePreset::kV4, 1, dir_ / "v4");
-  Conversion conversion(dir_ / "v4", bf16());
-  conversion.convert = ConvertDequantize;
-  conversion.Run();
+  Conversion(dir_ / "v4", bf16(), DequantizeConversion()).Run();
   const std::string expert = "layers.0.ffn.experts.1.";
   dsv3::testing::Poke(bf16(), expert + "w3.weight", 0, "\xA0\x40");  // 5, more than all others
   for (const QuantizeTool tool : {QuantizeTool::kModelOpt, QuantizeTool::kLlmCompressor}) {

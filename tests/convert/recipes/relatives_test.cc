@@ -10,7 +10,7 @@
 
 #include "convert/inspect/inspection.h"
 #include "convert/model/expected_tensors.h"
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/dequantize.h"
 #include "tests/convert/support/checkpoint_checks.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/reshard.h"
@@ -94,8 +94,7 @@ TEST_P(RelativesTest, IsCountedInValues) {
 }
 
 TEST_P(RelativesTest, BecomesBF16) {
-  Conversion conversion(in(), out());
-  conversion.convert = convert::ConvertDequantize;
+  Conversion conversion(in(), out(), convert::DequantizeConversion());
   if (!GetParam().quantized) {
     EXPECT_THAT(ErrorOf([&] { conversion.Run(); }).message(), HasSubstr("not a quantised"));
     return;

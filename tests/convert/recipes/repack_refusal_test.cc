@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/recipes/repack.h"
 #include "tests/convert/recipes/repack_test.h"
 
 // What repack refuses, and how it says so.
@@ -139,8 +140,7 @@ TEST_F(RepackTest, RefusesWhatTheConfigCannotDescribe) {
 
 TEST_F(RepackTest, NeedsAForm) {
   V4Checkpoint().Write(in());
-  Conversion conversion = Command(in(), out(), RepackTarget::kFp8);
-  conversion.request.repack.to.reset();
+  const Conversion conversion(in(), out(), convert::RepackConversion({}));
   const Error error = ErrorOf([&] { conversion.Run(); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);
   EXPECT_THAT(error.message(), HasSubstr("--to is missing"));

@@ -7,7 +7,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/dequantize.h"
+#include "convert/recipes/repack.h"
 #include "formats/error.h"
 #include "tests/convert/recipes/dequantize_test.h"
 #include "tests/convert/support/conversion.h"
@@ -75,10 +76,7 @@ class RepackTest : public ::testing::Test {
 
   static Conversion Command(const std::filesystem::path& from, const std::filesystem::path& to,
                             RepackTarget target) {
-    Conversion conversion(from, to);
-    conversion.convert = convert::ConvertRepack;
-    conversion.request.repack.to = target;
-    return conversion;
+    return {from, to, convert::RepackConversion({.to = target})};
   }
 
   convert::ConversionReport Repack(const TinyCheckpoint& checkpoint, RepackTarget target) const {
@@ -91,8 +89,7 @@ class RepackTest : public ::testing::Test {
   // Expects that dequantize makes the same files of both, whatever their forms.
   void ExpectSameValues(const std::filesystem::path& a, const std::filesystem::path& b) const {
     const auto dequantized = [&](const std::filesystem::path& of, const char* to) {
-      Conversion conversion(of, dir_ / to);
-      conversion.convert = convert::ConvertDequantize;
+      Conversion conversion(of, dir_ / to, convert::DequantizeConversion());
       std::filesystem::remove_all(dir_ / to);
       conversion.Run();
     };

@@ -13,6 +13,7 @@
 
 #include "convert/model/expected_tensors.h"
 #include "convert/model/model_config.h"
+#include "convert/recipes/dequantize.h"
 #include "convert/recipes/sample_config.h"
 #include "formats/json/json_edit.h"
 #include "tests/convert/recipes/dequantize_test.h"
@@ -206,9 +207,8 @@ TEST_P(ReshardFormsTest, EachRankHoldsCodesWithTheirScales) {
 TEST_P(ReshardFormsTest, RanksBecomeTheBf16OfTheWhole) {
   RunReshard(in(), ranks(), Sizes(2, 2));
   for (const char* const from : {"in", "ranks"}) {
-    Conversion conversion(dir_ / from, dir_ / (std::string(from) + "-bf16"));
-    conversion.convert = convert::ConvertDequantize;
-    conversion.Run();
+    Conversion(dir_ / from, dir_ / (std::string(from) + "-bf16"), convert::DequantizeConversion())
+        .Run();
   }
   ExpectSameFiles(dir_ / "in-bf16", dir_ / "ranks-bf16");
 }

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/recipes/quantize.h"
 #include "tests/convert/recipes/dequantize_test.h"
 #include "tests/convert/support/bf16_to_fp8_test.h"
 #include "tests/support/files.h"
@@ -25,10 +26,7 @@ class RestoreTest : public DequantizeTest {
   }
 
   Conversion Back() const {
-    Conversion conversion(out(), back());
-    conversion.convert = convert::ConvertQuantize;
-    conversion.request.quantize.scales_from = in();
-    return conversion;
+    return {out(), back(), convert::QuantizeConversion({.scales_from = in()})};
   }
 
   void ExpectRefused(ErrorCode code, const Conversion& conversion, const std::string& words) const {
@@ -81,7 +79,7 @@ TEST_F(RestoreTest, RefusesAnotherModelsCheckpoint) {
   Made less = PackedInt4(32);
   less.checkpoint.Write(dir_ / "less");
   Conversion back = Back();
-  back.request.quantize.scales_from = dir_ / "less";
+  back.kind = convert::QuantizeConversion({.scales_from = dir_ / "less"});
   ExpectRefused(ErrorCode::kBadInput, back, "tensor 'norm.weight' is not in the original");
 }
 
@@ -90,7 +88,7 @@ TEST_F(RestoreTest, RefusesAnOriginalThatIsNotQuantised) {
   Dequantize(made);
   Conversion back = Back();
   back.request.input = in();
-  back.request.quantize.scales_from = out();
+  back.kind = convert::QuantizeConversion({.scales_from = out()});
   ExpectRefused(ErrorCode::kBadInput, back, "--scales-from");
 }
 
@@ -98,10 +96,10 @@ TEST_F(RestoreTest, RefusesAFormBesideTheOriginal) {
   Made made = PackedInt4(32);
   Dequantize(made);
   Conversion back = Back();
-  back.request.quantize.to = convert::QuantizeTo::kInt4;
+  back.kind = convert::QuantizeConversion({.to = convert::QuantizeTo::kInt4, .scales_from = in()});
   ExpectRefused(ErrorCode::kUsage, back, "--to does not go with --scales-from");
-  back = Back();
-  back.request.quantize.modules = convert::QuantizeModules::kLinear;
+  back.kind = convert::QuantizeConversion(
+      {.modules = convert::QuantizeModules::kLinear, .scales_from = in()});
   ExpectRefused(ErrorCode::kUsage, back, "--modules does not go with --scales-from");
 }
 

@@ -5,7 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/bf16_to_fp8.h"
 #include "convert/recipes/sample.h"
 #include "convert/verify/structure.h"
 #include "tests/convert/support/bf16_to_fp8_test.h"
@@ -37,10 +37,7 @@ class RoundTripTest : public ::testing::Test {
 
   convert::ConversionReport ToFp8(const fs::path& in, const fs::path& out,
                                   const convert::Bf16ToFp8Options& options) const {
-    Conversion conversion(in, out);
-    conversion.convert = convert::ConvertBf16ToFp8;
-    conversion.request.bf16_to_fp8 = options;
-    return conversion.Run();
+    return Conversion(in, out, convert::Bf16ToFp8Conversion(options)).Run();
   }
 
   // From `original` to BF16 and back, with its scales.

@@ -8,7 +8,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "convert/recipes/conversion.h"
 #include "tests/convert/recipes/expected_bf16.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/scale_config.h"

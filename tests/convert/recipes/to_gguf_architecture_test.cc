@@ -24,8 +24,7 @@ constexpr char kIndexer[] = "model.layers.1.self_attn.indexer.";
 class ToGgufArchitectureTest : public ToGgufTest {
  protected:
   convert::ConversionReport Convert(const fs::path& in, std::optional<GgufMtp> mtp = std::nullopt) {
-    Conversion command = Command(in, dir_ / "m.gguf", GgufType::kBF16);
-    command.request.to_gguf.mtp = mtp;
+    Conversion command = Command(in, dir_ / "m.gguf", GgufType::kBF16, {.mtp = mtp});
     command.request.run.overwrite = true;
     return command.Run();
   }

@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/recipes/train_to_infer.h"
 #include "formats/base64.h"
 #include "tests/convert/recipes/to_gguf_test.h"
 
@@ -21,18 +22,14 @@ using ::testing::HasSubstr;
 class ToGgufFormsTest : public ToGgufTest {
  protected:
   convert::ConversionReport Convert(const fs::path& in, const char* name, bool tokenizer = false) {
-    Conversion command = Command(in, dir_ / name, GgufType::kQ8_0);
-    command.request.to_gguf.no_tokenizer = !tokenizer;
-    return command.Run();
+    return Command(in, dir_ / name, GgufType::kQ8_0, {.no_tokenizer = !tokenizer}).Run();
   }
 };
 
 TEST_F(ToGgufFormsTest, SplitKeysAndValuesGiveTheSameTensors) {
   const fs::path in = Bf16Sample();
-  Conversion command(in, dir_ / "split");
-  command.convert = convert::ConvertTrainToInfer;
-  command.request.train_to_infer.mla = convert::MlaForm::kSplit;
-  command.Run();
+  Conversion(in, dir_ / "split", convert::TrainToInferConversion({.mla = convert::MlaForm::kSplit}))
+      .Run();
   const convert::ConversionReport a = Convert(in, "a.gguf");
   const convert::ConversionReport b = Convert(dir_ / "split", "b.gguf");
   EXPECT_TRUE(ReadGguf(dir_ / "a.gguf").bytes == ReadGguf(dir_ / "b.gguf").bytes);

@@ -9,6 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/recipes/quantize.h"
 #include "quant/codec.h"
 #include "tests/convert/recipes/to_gguf_test.h"
 
@@ -24,20 +25,15 @@ using ::testing::HasSubstr;
 class ToGgufKeepTest : public ToGgufTest {
  protected:
   static Conversion Keeping(const fs::path& input, const fs::path& output, GgufType type) {
-    Conversion command = Command(input, output, type);
-    command.request.to_gguf.keep_4bit = true;
-    command.request.to_gguf.no_tokenizer = true;
-    return command;
+    return Command(input, output, type, {.keep_4bit = true, .no_tokenizer = true});
   }
 
   // A checkpoint of one shard whose weights are quantised anew.
   fs::path Quantised(convert::QuantizeTo to, convert::QuantizeModules modules) {
     MakeSample(SamplePreset::kKimiInt4, 1, dir_ / "int4");
-    Conversion command(dir_ / "int4", dir_ / "quantised");
-    command.convert = convert::ConvertQuantize;
-    command.request.quantize.to = to;
-    command.request.quantize.modules = modules;
-    command.Run();
+    Conversion(dir_ / "int4", dir_ / "quantised",
+               convert::QuantizeConversion({.to = to, .modules = modules}))
+        .Run();
     return dir_ / "quantised";
   }
 
@@ -76,9 +72,7 @@ class ToGgufKeepTest : public ToGgufTest {
   // equal bytes.
   void ExpectExact(const fs::path& in, GgufType kept, std::uint32_t file_type) {
     Keeping(in, dir_ / "kept.gguf", GgufType::kF32).Run();
-    Conversion whole = Command(in, dir_ / "whole.gguf", GgufType::kF32);
-    whole.request.to_gguf.no_tokenizer = true;
-    whole.Run();
+    Command(in, dir_ / "whole.gguf", GgufType::kF32, {.no_tokenizer = true}).Run();
     const File file = ReadGguf(dir_ / "kept.gguf");
     const File exact = ReadGguf(dir_ / "whole.gguf");
     EXPECT_EQ(file.Key<std::uint32_t>("general.file_type"), file_type);
@@ -121,9 +115,7 @@ TEST_F(ToGgufKeepTest, RefusesAScaleThatIsNoHalf) {
   const std::string message = RefusalOf(Keeping(dir_ / "spoilt", dir_ / "m.gguf", GgufType::kBF16));
   EXPECT_THAT(message, HasSubstr("'" + name + "' is"));
   EXPECT_THAT(message, HasSubstr("at [1, 3], which is no F16"));
-  Conversion rounded = Command(dir_ / "spoilt", dir_ / "m.gguf", GgufType::kBF16);
-  rounded.request.to_gguf.no_tokenizer = true;
-  rounded.Run();
+  Command(dir_ / "spoilt", dir_ / "m.gguf", GgufType::kBF16, {.no_tokenizer = true}).Run();
 }
 
 TEST_F(ToGgufKeepTest, RefusesOtherFormsOfFourBits) {

@@ -26,9 +26,7 @@ constexpr std::uint64_t kSize = 1'000'000;
 class ToGgufSplitTest : public ToGgufTest {
  protected:
   static Conversion Splitting(const fs::path& in, const fs::path& out, std::uint64_t size = kSize) {
-    Conversion command = Command(in, out, GgufType::kBF16);
-    command.request.to_gguf.max_file_bytes = size;
-    return command;
+    return Command(in, out, GgufType::kBF16, {.max_file_bytes = size});
   }
 
   // The names in a directory.

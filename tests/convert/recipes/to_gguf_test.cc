@@ -10,6 +10,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/recipes/dequantize.h"
+#include "convert/recipes/to_gguf.h"
 #include "quant/gguf_blocks.h"
 #include "tests/support/faulty_file_system.h"
 
@@ -86,15 +88,11 @@ TEST_F(ToGgufTest, WeightsInOtherFormsBecomeTheValuesOfDequantize) {
        {SamplePreset::kKimiInt4, SamplePreset::kKimiK25, SamplePreset::kNvFp4}) {
     const fs::path dir = dir_ / std::to_string(static_cast<int>(preset));
     MakeSample(preset, 1, dir / "in");
-    Conversion dequantize(dir / "in", dir / "bf16");
-    dequantize.convert = convert::ConvertDequantize;
-    dequantize.Run();
-    Conversion of_codes = Command(dir / "in", dir / "a.gguf", GgufType::kBF16);
-    of_codes.request.to_gguf.no_tokenizer = true;
+    Conversion(dir / "in", dir / "bf16", convert::DequantizeConversion()).Run();
+    const convert::ToGgufOptions options{.no_tokenizer = true};
+    const Conversion of_codes = Command(dir / "in", dir / "a.gguf", GgufType::kBF16, options);
     const convert::ConversionReport report = of_codes.Run();
-    Conversion of_values = Command(dir / "bf16", dir / "b.gguf", GgufType::kBF16);
-    of_values.request.to_gguf.no_tokenizer = true;
-    of_values.Run();
+    Command(dir / "bf16", dir / "b.gguf", GgufType::kBF16, options).Run();
     const File codes = ReadGguf(dir / "a.gguf");
     EXPECT_GT(codes.bytes.size(), 20U);
     EXPECT_TRUE(codes.bytes == ReadGguf(dir / "b.gguf").bytes) << dir;
@@ -159,14 +157,12 @@ TEST_F(ToGgufTest, KeysSayTheModel) {
 TEST_F(ToGgufTest, ATokenizerIsNeededUnlessItIsNotWanted) {
   const fs::path in = Bf16Sample();
   fs::remove(in / "tokenizer.json");
-  Conversion command = Command(in, dir_ / "m.gguf", GgufType::kF16);
-  const Error error = ErrorOf([&] { command.Run(); });
+  const Error error = ErrorOf([&] { Command(in, dir_ / "m.gguf", GgufType::kF16).Run(); });
   EXPECT_EQ(error.code(), ErrorCode::kBadInput);
   EXPECT_THAT(error.message(), HasSubstr("tokenizer.json is missing"));
   EXPECT_THAT(error.message(), HasSubstr("--no-tokenizer"));
   EXPECT_FALSE(fs::exists(dir_ / "m.gguf.partial"));
-  command.request.to_gguf.no_tokenizer = true;
-  command.Run();
+  Command(in, dir_ / "m.gguf", GgufType::kF16, {.no_tokenizer = true}).Run();
   const File file = ReadGguf(dir_ / "m.gguf");
   EXPECT_EQ(formats::FindGgufKey(file.header.keys, "tokenizer.ggml.tokens"), nullptr);
   EXPECT_EQ(file.Key<std::string>("tokenizer.ggml.model"), "none");
@@ -247,9 +243,7 @@ TEST_F(ToGgufTest, RefusesModelsWithoutAForm) {
       tensors.at("model.layers.0.input_layernorm.weight");
   WriteTensors(tensors, in, dir_ / "biased");
   const Error error = ErrorOf([&] {
-    Conversion command = Command(dir_ / "biased", dir_ / "m.gguf", GgufType::kF16);
-    command.request.to_gguf.no_tokenizer = true;
-    command.Run();
+    Command(dir_ / "biased", dir_ / "m.gguf", GgufType::kF16, {.no_tokenizer = true}).Run();
   });
   EXPECT_THAT(error.message(), HasSubstr("'model.layers.0.self_attn.o_proj.bias' has no name"));
 }
@@ -258,8 +252,7 @@ TEST_F(ToGgufTest, OptionsAreChecked) {
   const fs::path in = Bf16Sample();
   Conversion command = Command(in, dir_ / "m.bin", GgufType::kF16);
   EXPECT_THAT(ErrorOf([&] { command.Run(); }).message(), HasSubstr("ends with .gguf"));
-  command = Command(in, dir_ / "m.gguf", GgufType::kF16);
-  command.request.to_gguf.type.reset();
+  command = Conversion(in, dir_ / "m.gguf", convert::ToGgufConversion({}));
   EXPECT_THAT(ErrorOf([&] { command.Run(); }).message(), HasSubstr("--type is missing"));
   fs::create_directory(dir_ / "d.gguf");
   EXPECT_THAT(ErrorOf([&] { Command(in, dir_ / "d.gguf", GgufType::kF16).Run(); }).message(),

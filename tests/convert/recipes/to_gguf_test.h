@@ -7,7 +7,7 @@
 #include <string>
 #include <variant>
 
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/to_gguf.h"
 #include "formats/gguf.h"
 #include "formats/gguf_type.h"
 #include "tests/convert/recipes/train_to_infer_test.h"
@@ -18,11 +18,9 @@ namespace dsv3::testing {
 class ToGgufTest : public TrainToInferTest {
  protected:
   static Conversion Command(const std::filesystem::path& input, const std::filesystem::path& output,
-                            formats::GgufType type) {
-    Conversion conversion(input, output);
-    conversion.convert = convert::ConvertToGguf;
-    conversion.request.to_gguf.type = type;
-    return conversion;
+                            formats::GgufType type, convert::ToGgufOptions options = {}) {
+    options.type = type;
+    return {input, output, convert::ToGgufConversion(options)};
   }
 
   // Header and the bytes of each tensor.

@@ -9,6 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/recipes/dequantize.h"
 #include "tests/convert/recipes/to_gguf_test.h"
 
 // DeepSeek-V4, architecture deepseek4.
@@ -36,9 +37,8 @@ class ToGgufV4Test : public ToGgufTest {
 
 TEST_F(ToGgufV4Test, EachTensorHasTheTypeThatLlamaCppGivesIt) {
   const auto model = ReadCheckpoint(in_);
-  Conversion command = Command(in_, dir_ / "m.gguf", GgufType::kQ8_0);
-  command.request.to_gguf.keep_4bit = true;
-  const convert::ConversionReport report = command.Run();
+  const convert::ConversionReport report =
+      Command(in_, dir_ / "m.gguf", GgufType::kQ8_0, {.keep_4bit = true}).Run();
   const File file = ReadGguf(dir_ / "m.gguf");
   EXPECT_EQ(file.Key<std::string>("general.architecture"), "deepseek4");
   EXPECT_EQ(file.Key<std::uint32_t>("general.file_type"), 38U);
@@ -93,9 +93,7 @@ TEST_F(ToGgufV4Test, EachTensorHasTheTypeThatLlamaCppGivesIt) {
 }
 
 TEST_F(ToGgufV4Test, CodesBecomeTheValuesOfDequantize) {
-  Conversion dequantize(in_, dir_ / "bf16");
-  dequantize.convert = convert::ConvertDequantize;
-  dequantize.Run();
+  Conversion(in_, dir_ / "bf16", convert::DequantizeConversion()).Run();
   Command(in_, dir_ / "a.gguf", GgufType::kBF16).Run();
   Command(dir_ / "bf16", dir_ / "b.gguf", GgufType::kBF16).Run();
   EXPECT_TRUE(ReadGguf(dir_ / "a.gguf").bytes == ReadGguf(dir_ / "b.gguf").bytes);
@@ -123,15 +121,13 @@ TEST_F(ToGgufV4Test, KeysSayTheModel) {
   EXPECT_EQ(file.Key<float>("deepseek4.attention.compress_rope_freq_base"), 160000.0F);
   EXPECT_EQ(file.Key<std::string>("deepseek4.rope.scaling.type"), "yarn");
   EXPECT_EQ(formats::FindGgufKey(file.header.keys, "deepseek4.vocab_size"), nullptr);
-  Conversion bare = Command(in_, dir_ / "bare.gguf", GgufType::kF16);
-  bare.request.to_gguf.no_tokenizer = true;
-  bare.Run();
+  Command(in_, dir_ / "bare.gguf", GgufType::kF16, {.no_tokenizer = true}).Run();
   EXPECT_EQ(ReadGguf(dir_ / "bare.gguf").Key<std::uint32_t>("deepseek4.vocab_size"), 384U);
 }
 
 TEST_F(ToGgufV4Test, RefusesWhatLlamaCppDoesNotTake) {
-  Conversion command = Command(in_, dir_ / "m.gguf", GgufType::kF16);
-  command.request.to_gguf.mtp = convert::GgufMtp::kKeep;
+  const Conversion command =
+      Command(in_, dir_ / "m.gguf", GgufType::kF16, {.mtp = convert::GgufMtp::kKeep});
   EXPECT_THAT(ErrorOf([&] { command.Run(); }).message(),
               HasSubstr("the MTP layers of V4 in a file of their own"));
   const std::string config = ReadFile(in_ / "config.json");
@@ -167,8 +163,7 @@ TEST_F(ToGgufV4Test, RefusesATableOfFloats) {
   table.dtype = formats::Dtype::kF64;
   WriteTensors(tensors, in_, dir_ / "floats");
   in_ = dir_ / "floats";
-  Conversion command = Command(in_, dir_ / "m.gguf", GgufType::kF16);
-  command.request.to_gguf.no_tokenizer = true;
+  const Conversion command = Command(in_, dir_ / "m.gguf", GgufType::kF16, {.no_tokenizer = true});
   EXPECT_THAT(ErrorOf([&] { command.Run(); }).message(),
               HasSubstr("'layers.0.ffn.gate.tid2eid' is F64, and was to be a table of integers"));
 }

@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "convert/catalog/name_pattern.h"
+#include "convert/recipes/train_to_infer.h"
 
 namespace dsv3::testing {
 namespace {

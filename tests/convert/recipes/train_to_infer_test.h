@@ -10,7 +10,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/train_to_infer.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/reshard.h"
 #include "tests/convert/support/tiny_checkpoint.h"
@@ -28,10 +28,7 @@ class TrainToInferTest : public ::testing::Test {
  protected:
   static Conversion Command(const std::filesystem::path& input, const std::filesystem::path& output,
                             const convert::TrainToInferOptions& options) {
-    Conversion conversion(input, output);
-    conversion.convert = convert::ConvertTrainToInfer;
-    conversion.request.train_to_infer = options;
-    return conversion;
+    return {input, output, convert::TrainToInferConversion(options)};
   }
   static convert::ConversionReport Convert(const std::filesystem::path& input,
                                            const std::filesystem::path& output,

@@ -11,6 +11,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/recipes/dequantize.h"
+#include "convert/recipes/layout.h"
 #include "formats/error.h"
 #include "tests/convert/recipes/train_to_infer_test.h"
 #include "tests/convert/support/bf16_to_fp8_test.h"
@@ -60,10 +62,7 @@ class W8A8LayoutTest : public TrainToInferTest {
  protected:
   static convert::ConversionReport Write(const fs::path& input, const fs::path& output,
                                          const std::string& to) {
-    Conversion conversion(input, output);
-    conversion.convert = convert::ConvertLayout;
-    conversion.request.layout.to = to;
-    return conversion.Run();
+    return Conversion(input, output, convert::LayoutConversion({.to = to})).Run();
   }
 
   // The sample as msmodelslim quantises it, but for the MTP layer. With `own_scales` the weights of
@@ -232,9 +231,8 @@ TEST_F(W8A8LayoutTest, IsDequantisedFromBothNames) {
   WriteModel(dir_ / "in", Dtype::kF32);
   Write(dir_ / "in", dir_ / "there", "mindformers-infer");
   for (const char* const name : {"in", "there"}) {
-    Conversion conversion(dir_ / name, dir_ / (std::string(name) + "-bf16"));
-    conversion.convert = convert::ConvertDequantize;
-    conversion.Run();
+    Conversion(dir_ / name, dir_ / (std::string(name) + "-bf16"), convert::DequantizeConversion())
+        .Run();
   }
   const Tensors of_files = ReadCheckpoint(dir_ / "in-bf16");
   EXPECT_TRUE(of_files == ReadCheckpoint(dir_ / "there-bf16"));

@@ -9,7 +9,9 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "convert/recipes/conversion.h"
+#include "convert/job/runner.h"
+#include "convert/recipes/bf16_to_fp8.h"
+#include "convert/recipes/fp8_to_bf16.h"
 #include "convert/recipes/sample.h"
 #include "formats/json/json_edit.h"
 #include "formats/safetensors.h"
@@ -67,10 +69,10 @@ class Bf16ToFp8Test : public ::testing::Test {
     convert::ProgressSink progress;
     const convert::StopToken stop;
     convert::WriteSample({preset, seed}, fp8(), quick_, progress);
-    convert::ConversionRequest request;
+    convert::JobRequest request;
     request.input = fp8();
     request.output = bf16();
-    convert::ConvertFp8ToBf16(request, quick_, progress, stop);
+    convert::RunConversion(convert::Fp8ToBf16Conversion(), request, quick_, progress, stop);
   }
 
   convert::ConversionReport Convert() {
@@ -78,10 +80,11 @@ class Bf16ToFp8Test : public ::testing::Test {
     request_.output = out();
     convert::ProgressSink progress;
     const convert::StopToken stop;
-    report_ = convert::ConvertBf16ToFp8(request_, quick_, progress, stop);
+    report_ = convert::RunConversion(convert::Bf16ToFp8Conversion(options_), request_, quick_,
+                                     progress, stop);
     return report_;
   }
-  convert::Bf16ToFp8Options& options() { return request_.bf16_to_fp8; }
+  convert::Bf16ToFp8Options& options() { return options_; }
 
   void ExpectRefused(ErrorCode code, const std::vector<std::string>& words) {
     const Error error = ErrorOf([&] { Convert(); });
@@ -98,7 +101,8 @@ class Bf16ToFp8Test : public ::testing::Test {
 
   TempDir dir_{MemoryDirectory()};
   QuickFileSystem quick_;
-  convert::ConversionRequest request_;
+  convert::JobRequest request_;
+  convert::Bf16ToFp8Options options_;
   convert::ConversionReport report_;
 };
 

@@ -5,9 +5,11 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
-#include "convert/recipes/conversion.h"
+#include "convert/job/runner.h"
+#include "convert/recipes/fp8_to_bf16.h"
 #include "formats/error.h"
 #include "formats/io/file_system.h"
 #include "tests/convert/support/quick_file_system.h"
@@ -31,21 +33,19 @@ class WarningSink : public convert::ProgressSink {
 
 // One fp8-to-bf16 command, or another; a test changes what it is about and calls Run.
 struct Conversion {
-  convert::ConversionRequest request;
-  convert::ConversionReport (*convert)(const convert::ConversionRequest&, formats::FileSystem&,
-                                       convert::ProgressSink&,
-                                       const convert::StopToken&) = convert::ConvertFp8ToBf16;
+  convert::JobRequest request;
+  convert::ConversionKind kind;
 
-  Conversion(const std::filesystem::path& input, const std::filesystem::path& output) {
-    request.input = input;
-    request.output = output;
+  Conversion(const std::filesystem::path& input, const std::filesystem::path& output,
+             convert::ConversionKind what = convert::Fp8ToBf16Conversion())
+      : request{input, output}, kind(std::move(what)) {
     request.run.threads = 1;
   }
 
   convert::ConversionReport Run(formats::FileSystem& file_system,
                                 convert::ProgressSink& progress) const {
     const convert::StopToken stop;
-    return convert(request, file_system, progress, stop);
+    return convert::RunConversion(kind, request, file_system, progress, stop);
   }
   convert::ConversionReport Run(formats::FileSystem& file_system) const {
     convert::ProgressSink progress;

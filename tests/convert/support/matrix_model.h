@@ -10,7 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "convert/model/expected_tensors.h"
-#include "convert/recipes/conversion.h"
+#include "convert/recipes/bf16_to_fp8.h"
 #include "quant/codec.h"
 #include "tests/convert/model/configs.h"
 #include "tests/convert/support/tiny_checkpoint.h"

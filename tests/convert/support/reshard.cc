@@ -29,7 +29,7 @@ convert::ReshardReport RunReshard(const fs::path& input, const fs::path& output,
 }
 
 convert::MergeReport RunMerge(const fs::path& input, const fs::path& output) {
-  convert::ConversionRequest request;
+  convert::JobRequest request;
   request.input = input;
   request.output = output;
   request.run.threads = 1;

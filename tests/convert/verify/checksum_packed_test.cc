@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "convert/packing/packed_file.h"
+#include "convert/recipes/pack.h"
 #include "convert/verify/checksum.h"
 #include "formats/error.h"
 #include "formats/io/input_file.h"
@@ -123,9 +124,7 @@ TEST_F(ChecksumPackedTest, FilesAreComparedByNameSizeAndDigest) {
 
 TEST_F(ChecksumPackedTest, OfADeltaTheFilesAreCompared) {
   std::filesystem::remove_all(packed());
-  testing::Conversion conversion = Pack(in(), packed());
-  conversion.request.pack.base = in();
-  conversion.Run();
+  testing::Conversion(in(), packed(), PackConversion({.base = in()})).Run();
   EXPECT_THAT(Kinds(), IsEmpty());
   Flip(packed() / kLongPacked, StreamOf(kLongPacked, "long.weight") + 1);
   EXPECT_THAT(Kinds(), ElementsAre("wrong-digest"));

@@ -11,6 +11,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/recipes/to_gguf.h"
 #include "convert/verify/compare.h"
 #include "convert/verify/numeric.h"
 #include "formats/gguf.h"
@@ -37,11 +38,8 @@ using ::testing::IsEmpty;
 class GgufValuesTest : public TrainToInferTest {
  protected:
   void ToGguf(const fs::path& input, const fs::path& output, GgufType type) {
-    Conversion conversion(input, output);
-    conversion.convert = convert::ConvertToGguf;
-    conversion.request.to_gguf.type = type;
-    conversion.request.to_gguf.no_tokenizer = true;
-    conversion.Run();
+    Conversion(input, output, convert::ToGgufConversion({.type = type, .no_tokenizer = true}))
+        .Run();
   }
 
   static CompareReport Compare(const fs::path& a, const fs::path& b, unsigned threads = 2) {

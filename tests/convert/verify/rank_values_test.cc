@@ -7,6 +7,7 @@
 
 #include "convert/inspect/inspection.h"
 #include "convert/inspect/tensor_statistics.h"
+#include "convert/recipes/bf16_to_fp8.h"
 #include "convert/verify/compare.h"
 #include "convert/verify/numeric.h"
 #include "tests/convert/support/conversion.h"
@@ -132,11 +133,8 @@ TEST_F(RankValuesTest, CastsTheWholeModelToTheSameFilesAndBack) {
   options.parallel.tp = 2;
   options.parallel.ep = 4;
   RunReshard(Out("bf16"), Out("bf16-ranks"), options);
-  Conversion to_fp8(Out("bf16-ranks"), Out("fp8-of-ranks"));
-  to_fp8.convert = convert::ConvertBf16ToFp8;
-  to_fp8.Run();
-  Conversion whole(Out("bf16"), Out("fp8"));
-  whole.convert = convert::ConvertBf16ToFp8;
+  Conversion(Out("bf16-ranks"), Out("fp8-of-ranks"), convert::Bf16ToFp8Conversion()).Run();
+  Conversion whole(Out("bf16"), Out("fp8"), convert::Bf16ToFp8Conversion());
   // The manifest beside `bf16` remembers the original's config; rank shards do not.
   fs::remove(Out("bf16") / "checkpoint.manifest.json");
   whole.Run();

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/recipes/layout.h"
 #include "convert/verify/structure.h"
 #include "formats/finding.h"
 #include "tests/convert/recipes/train_to_infer_test.h"
@@ -21,10 +22,7 @@ using ::testing::SizeIs;
 class StructureTrainingTest : public TrainToInferTest {
  protected:
   void SetUp() override {
-    Conversion conversion(Bf16Sample(), train_);
-    conversion.convert = convert::ConvertLayout;
-    conversion.request.layout.to = "mindformers-train";
-    conversion.Run();
+    Conversion(Bf16Sample(), train_, convert::LayoutConversion({.to = "mindformers-train"})).Run();
   }
   convert::StructureReport Verify() const { return convert::VerifyStructure({.input = train_}); }
 
