@@ -1,26 +1,23 @@
 #include "quant/encode.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
-#include <cmath>
 #include <cstring>
 #include <vector>
 
-#include "quant/codec.h"
 #include "quant/default_float_environment.h"
 #include "quant/encode_piece.h"
+#include "quant/quantize_tile.h"
 #include "quant/rounding.h"
-#include "quant/statistics.h"
+#include "quant/stream_stores.h"
 
 namespace dsv3::quant {
 namespace {
 
-constexpr std::uint64_t CeilDiv(std::uint64_t a, std::uint64_t b) { return a / b + (a % b != 0); }
+using internal::QuantizeTile;
 
-StoredFloat StoredFloatOf(FloatFormat format) {
-  if (format == FloatFormat::kF32) return StoredFloat::kF32;
-  return format == FloatFormat::kF16 ? StoredFloat::kF16 : StoredFloat::kBF16;
-}
+constexpr std::uint64_t CeilDiv(std::uint64_t a, std::uint64_t b) { return a / b + (a % b != 0); }
 
 // FP8 in blocks: quantize.h's panels are those of one row of blocks.
 std::optional<NonfiniteValue> EncodeFp8(const EncodeRule& rule, const EncodePanel& panel,
@@ -47,131 +44,154 @@ std::optional<NonfiniteValue> EncodeFp8(const EncodeRule& rule, const EncodePane
   return std::nullopt;
 }
 
-// The codes and scales of a panel, row by row.
+// No error of a value within the codes exceeds so many scales. E4M3 codes of large quotients lie 32
+// apart; other codes are at most 2 apart, and the largest values lie up to 1 beyond the last.
+constexpr float kMostE4M3Error = 17;
+constexpr float kMostError = 1.01F;
+
+// Bits of infinity without a sign.
+std::uint32_t InfinityBits(FloatFormat format) {
+  if (format == FloatFormat::kF32) return internal::kFloatInfinity;
+  return format == FloatFormat::kF16 ? 0x7C00 : 0x7F80;
+}
+
+// The codes and scales of a panel, tile by tile: first the blocks' largest magnitudes, then the
+// scales, then the codes.
 class PanelEncoder {
  public:
-  PanelEncoder(const EncodeRule& rule, const EncodePanel& panel, bool scalar, Quality& quality)
+  PanelEncoder(const EncodeRule& rule, const EncodePanel& panel, Quality& quality)
       : rule_(rule),
         panel_(panel),
-        scalar_(scalar),
         quality_(quality),
         block_(BlockOf(rule, panel.cols)),
-        blocks_(CeilDiv(panel.cols, block_.cols)),
-        scale_format_(StoredScaleOf(rule, panel.format)),
-        row_bytes_(panel.cols * FloatBytes(panel.format)),
-        packed_row_(panel.cols * CodeBits(rule.codes) / 8),
-        values_(panel.cols),
-        decoded_(panel.cols),
-        codes_(CodeBits(rule.codes) == 4 ? panel.cols : 0),
-        amax_(blocks_),
-        divisors_(blocks_) {}
+        scale_bytes_(ScaleBytes(StoredScaleOf(rule, panel.format))),
+        value_bytes_(FloatBytes(panel.format)),
+        codes_of_byte_(8 / CodeBits(rule.codes)),
+        stream_(panel.rows * panel.cols >= internal::kStreamElements) {}
 
   std::optional<NonfiniteValue> Run(std::span<std::uint8_t> codes, std::span<std::byte> scales) {
-    const std::size_t scale_row = blocks_ * ScaleBytes(scale_format_);
-    for (std::uint64_t row = 0; row < panel_.rows; row += block_.rows) {
-      const std::uint64_t end = std::min(panel_.rows, row + block_.rows);
-      const auto stored = scales.subspan(row / block_.rows * scale_row, scale_row);
-      if (auto found = FindAmax(row, end)) return found;
-      MakeScales(stored);
-      for (std::uint64_t at = row; at < end; ++at) {
-        if (block_.rows != 1) Decode(at);
-        EncodeOne(codes.subspan(at * packed_row_, packed_row_));
-      }
-      quality_.blocks += blocks_;
+    const std::size_t scale_row = CeilDiv(panel_.cols, block_.cols) * scale_bytes_;
+    bool all_finite = true;
+    for (std::uint64_t row = 0; row < panel_.rows && all_finite; row += block_.rows) {
+      const std::uint64_t first = row * panel_.cols;
+      const std::uint64_t size = std::min(block_.rows, panel_.rows - row) * panel_.cols;
+      const PanelPart part{panel_.format,
+                           panel_.values.subspan(first * value_bytes_, size * value_bytes_), 0,
+                           panel_.cols};
+      std::byte* const row_scales = scales.data() + row / block_.rows * scale_row;
+      internal::ForEachTile(part, block_.cols, [&](const QuantizeTile& tile, std::uint64_t at) {
+        all_finite = all_finite && EncodeTile(tile, row_scales + tile.first_block() * scale_bytes_,
+                                              codes.data() + (first + at) / codes_of_byte_);
+      });
     }
+    if (stream_) internal::FinishStreams();
+    if (!all_finite) return internal::FindNonfinite({panel_.format, panel_.values, 0, panel_.cols});
     quality_.elements += panel_.rows * panel_.cols;
     return std::nullopt;
   }
 
  private:
-  void Decode(std::uint64_t row) {
-    DecodeFloats(StoredFloatOf(panel_.format), panel_.values.subspan(row * row_bytes_, row_bytes_),
-                 values_.data());
+  // Returns whether all values are finite.
+  bool EncodeTile(const QuantizeTile& tile, std::byte* scales, std::uint8_t* codes) {
+    const std::size_t blocks = tile.blocks();
+    if (!FindAmax(tile)) return false;
+    MakeScales(blocks, scales);
+    const float most = std::min(rule_.largest, -rule_.smallest);
+    const internal::BlockScales made = internal::TakeReciprocals(amax_.data(), divisors_.data(),
+                                                                 blocks, most, reciprocals_.data());
+    const float most_error = rule_.codes == CodeFormat::kE4M3 ? kMostE4M3Error : kMostError;
+    largest_ = static_cast<double>(most_error * made.largest) > quality_.max_abs_error;
+    quality_.blocks += blocks;
+    const std::size_t row_bytes = tile.stride / codes_of_byte_;
+    const std::size_t width = tile.width / codes_of_byte_;
+    if (stream_ && staged_.size() < 2 * width) staged_.resize(2 * width);
+    for (std::uint64_t row = 0; row < tile.rows; ++row) {
+      const QuantizeTile one = internal::SubTile(tile, row, 1, 0, tile.width);
+      std::uint8_t* const to = codes + row * row_bytes;
+      if (!stream_) {
+        EncodeRow(one, made.all_regular, to);
+        continue;
+      }
+      // A row is stored when the next one has been made, because reading bytes that were just
+      // written stalls.
+      EncodeRow(one, made.all_regular, staged_.data() + row % 2 * width);
+      if (row != 0) Stream(row - 1, width, to - row_bytes);
+      if (row + 1 == tile.rows) Stream(row, width, to);
+    }
+    return true;
   }
 
-  // The largest magnitudes of a row of blocks.
-  std::optional<NonfiniteValue> FindAmax(std::uint64_t row, std::uint64_t end) {
-    std::fill(amax_.begin(), amax_.end(), 0U);
-    for (; row < end; ++row) {
-      Decode(row);
-      internal::RaiseAmax(values_.data(), panel_.cols, block_.cols, amax_.data());
-      const auto nonfinite = [](std::uint32_t bits) { return bits >= internal::kFloatInfinity; };
-      if (!std::any_of(amax_.begin(), amax_.end(), nonfinite)) continue;
-      for (std::uint64_t col = 0;; ++col) {
-        if (!std::isfinite(values_[col])) return NonfiniteValue{row, col, values_[col]};
+  void Stream(std::uint64_t row, std::size_t width, std::uint8_t* to) const {
+    internal::StreamBytes(staged_.data() + row % 2 * width, width, to);
+  }
+
+  bool FindAmax(const QuantizeTile& tile) {
+    std::array<std::uint32_t, internal::kMaxTileBlocks> magnitudes;
+    const std::size_t blocks = tile.blocks();
+    std::fill_n(magnitudes.begin(), blocks, 0U);
+    internal::MaxMagnitudes(tile, magnitudes.data());
+    std::uint32_t most = 0;
+    for (std::size_t i = 0; i < blocks; ++i) most = std::max(most, magnitudes[i]);
+    if (most >= InfinityBits(panel_.format)) return false;
+    if (panel_.format == FloatFormat::kBF16) {
+      for (std::size_t i = 0; i < blocks; ++i) amax_[i] = std::bit_cast<float>(magnitudes[i] << 16);
+    } else {
+      for (std::size_t i = 0; i < blocks; ++i) {
+        amax_[i] = std::bit_cast<float>(internal::FloatBits(panel_.format, magnitudes[i]));
       }
     }
-    return std::nullopt;
+    return true;
   }
 
-  void MakeScales(std::span<std::byte> stored) {
-    const std::size_t bytes = ScaleBytes(scale_format_);
-    for (std::uint64_t i = 0; i < blocks_; ++i) {
-      const BlockScale scale =
-          rule_.scale_of(std::bit_cast<float>(amax_[i]), panel_.format, panel_.tensor_scale);
-      std::memcpy(stored.data() + i * bytes, &scale.stored, bytes);
+  void MakeScales(std::size_t blocks, std::byte* stored) {
+    if (panel_.format == FloatFormat::kBF16) {
+      rule_.scales_of({amax_.data(), blocks, panel_.tensor_scale, stored, divisors_.data()});
+      return;
+    }
+    for (std::size_t i = 0; i < blocks; ++i) {
+      const BlockScale scale = rule_.scale_of(amax_[i], panel_.format, panel_.tensor_scale);
+      std::memcpy(stored + i * scale_bytes_, &scale.stored, scale_bytes_);
       divisors_[i] = scale.divisor;
     }
-    // What a reader multiplies the codes by.
-    DecodeScales(scale_format_, stored, scales_);
-    if (rule_.tensor_scale_of != nullptr) {
-      ApplyTensorScale(rule_.tensor_scale_use, panel_.tensor_scale, scales_);
-    }
-    const float least = std::min(rule_.largest, -rule_.smallest);
-    saturated_.clear();
-    for (std::uint64_t i = 0; i < blocks_; ++i) {
-      if (std::bit_cast<float>(amax_[i]) > least * scales_[i]) saturated_.push_back(i);
-    }
   }
 
-  void EncodeOne(std::span<std::uint8_t> packed) {
-    std::uint8_t* const codes = codes_.empty() ? packed.data() : codes_.data();
-    if (scalar_) {
-      for (std::uint64_t col = 0; col < panel_.cols; ++col) {
-        codes[col] = rule_.code_of(values_[col], divisors_[col / block_.cols], panel_.format);
+  // The codes of a tile of one row: runs of regular blocks by the kernel, the others by meaning.
+  void EncodeRow(const QuantizeTile& tile, bool all_regular, std::uint8_t* codes) {
+    const std::size_t blocks = tile.blocks();
+    for (std::size_t first = 0; first < blocks;) {
+      std::size_t end = all_regular ? blocks : first + 1;
+      const bool regular = reciprocals_[first] != 0;
+      while (end < blocks && regular && reciprocals_[end] != 0) ++end;
+      const std::size_t begin = first * block_.cols;
+      const std::size_t size = std::min<std::size_t>(tile.width, end * block_.cols) - begin;
+      const std::byte* const values = tile.values + begin * value_bytes_;
+      std::uint8_t* const to = codes + begin / codes_of_byte_;
+      if (regular) {
+        rule_.encode_run({panel_.format, values, size, tile.ahead, block_.cols,
+                          divisors_.data() + first, reciprocals_.data() + first, largest_},
+                         to, quality_);
+      } else {
+        internal::EncodeByMeaning(rule_, panel_.format, {values, size * value_bytes_},
+                                  divisors_[first], divisors_[first], to, quality_);
       }
-    } else {
-      rule_.encode_row({values_, block_.cols, divisors_, panel_.format}, codes);
-    }
-    if (!codes_.empty()) internal::PackHalves(codes, codes_.size(), packed.data());
-    DequantizeSpan span;
-    span.codes = packed;
-    span.cols = panel_.cols;
-    span.block = {1, block_.cols};
-    span.scales = scales_;
-    DequantizeToFloat(rule_.codes, span, decoded_.data());
-    internal::AddErrors(values_.data(), decoded_.data(), panel_.cols, quality_);
-    for (const std::uint64_t block : saturated_) CountSaturated(block);
-  }
-
-  // The values of a row's block that are a step or more beyond the outermost codes.
-  void CountSaturated(std::uint64_t block) {
-    const float lowest = rule_.smallest * scales_[block];
-    const float highest = rule_.largest * scales_[block];
-    const std::uint64_t end = std::min(panel_.cols, (block + 1) * block_.cols);
-    for (std::uint64_t col = block * block_.cols; col < end; ++col) {
-      quality_.saturated += values_[col] < lowest || values_[col] > highest ? 1 : 0;
+      first = end;
     }
   }
 
   const EncodeRule& rule_;
   const EncodePanel& panel_;
-  const bool scalar_;
   Quality& quality_;
   const BlockShape block_;
-  const std::uint64_t blocks_;  // side by side
-  const ScaleFormat scale_format_;
-  const std::uint64_t row_bytes_;
-  const std::uint64_t packed_row_;
-  // Of one row.
-  std::vector<float> values_;
-  std::vector<float> decoded_;
-  std::vector<std::uint8_t> codes_;  // of four bits, before they are packed
-  // Of a row of blocks.
-  std::vector<std::uint32_t> amax_;
-  std::vector<float> divisors_;
-  std::vector<float> scales_;
-  std::vector<std::uint64_t> saturated_;  // blocks that may hold values beyond the codes
+  const std::size_t scale_bytes_;
+  const std::size_t value_bytes_;
+  const std::size_t codes_of_byte_;
+  const bool stream_;                 // past the caches
+  std::vector<std::uint8_t> staged_;  // codes of two rows of a tile
+  // Of a tile's blocks.
+  internal::BlockFloats amax_ = {};
+  internal::BlockFloats divisors_ = {};
+  internal::BlockFloats reciprocals_ = {};
+  bool largest_ = true;  // whether an error may be the largest so far
 };
 
 }  // namespace
@@ -194,14 +214,7 @@ std::optional<NonfiniteValue> Encode(const EncodeRule& rule, const EncodePanel& 
                                      Quality& quality) {
   if (rule.fp8) return EncodeFp8(rule, panel, codes, scales, quality);
   const internal::DefaultFloatEnvironment environment;
-  return PanelEncoder(rule, panel, /*scalar=*/false, quality).Run(codes, scales);
-}
-
-std::optional<NonfiniteValue> EncodeScalar(const EncodeRule& rule, const EncodePanel& panel,
-                                           std::span<std::uint8_t> codes,
-                                           std::span<std::byte> scales, Quality& quality) {
-  const internal::DefaultFloatEnvironment environment;
-  return PanelEncoder(rule, panel, /*scalar=*/true, quality).Run(codes, scales);
+  return PanelEncoder(rule, panel, quality).Run(codes, scales);
 }
 
 }  // namespace dsv3::quant

@@ -17,18 +17,15 @@
 // environment. All functions are thread-safe.
 namespace dsv3::quant {
 
+namespace internal {
+struct EncodeRun;
+struct ScaleRun;
+}  // namespace internal
+
 // The scale of a block.
 struct BlockScale {
   std::uint32_t stored = 0;  // its bits as they are stored, in the lowest bytes
-  float divisor = 1;         // what the rule's codes are made with
-};
-
-// Values of one row, and what their codes are made with.
-struct EncodeRow {
-  std::span<const float> values;    // finite
-  std::uint64_t block_cols = 1;     // columns that share a divisor; the last block may be shorter
-  std::span<const float> divisors;  // one for each block
-  FloatFormat own = FloatFormat::kBF16;  // the format that the values are stored in
+  float divisor = 1;  // what codes are made with, and what a reader multiplies them by in the end
 };
 
 // How one tool makes the codes and scales of one form. The rules are constants, one for each tool
@@ -42,10 +39,13 @@ struct EncodeRule {
   // The scale of a block whose largest magnitude is `amax`. `tensor_scale` is 1 where the rule has
   // none.
   BlockScale (*scale_of)(float amax, FloatFormat own, float tensor_scale) = nullptr;
-  // The code of one value: the rule's meaning, and the oracle of `encode_row`.
+  // The code of one value: the rule's meaning, and the oracle of `encode_run`.
   std::uint8_t (*code_of)(float value, float divisor, FloatFormat own) = nullptr;
-  // The codes of a row, one in a byte, by the vector kernels.
-  void (*encode_row)(const EncodeRow& row, std::uint8_t* codes) = nullptr;
+  // The vector kernels of the two: the scales of several blocks of BF16 values, and the codes of a
+  // run of values with their errors.
+  void (*scales_of)(const internal::ScaleRun& run) = nullptr;
+  void (*encode_run)(const internal::EncodeRun& run, std::uint8_t* codes,
+                     Quality& quality) = nullptr;
   // Values / scale below `smallest` or above `largest` count as saturated: they are a step or more
   // beyond the outermost codes.
   float smallest = 0;
@@ -111,7 +111,7 @@ std::optional<NonfiniteValue> Encode(const EncodeRule& rule, const EncodePanel& 
                                      std::span<std::uint8_t> codes, std::span<std::byte> scales,
                                      Quality& quality);
 
-// The same by code_of, value by value: the oracle of its tests. Not of FP8 in blocks.
+// The same by scale_of and code_of, value by value: the oracle of its tests. Not of FP8 in blocks.
 std::optional<NonfiniteValue> EncodeScalar(const EncodeRule& rule, const EncodePanel& panel,
                                            std::span<std::uint8_t> codes,
                                            std::span<std::byte> scales, Quality& quality);

@@ -1,10 +1,9 @@
-// The vector kernels that all rules of encode.h share, compiled once for each instruction set.
+// The vector kernels that make the codes of encode.h's rules, compiled once for each instruction
+// set.
 #include <algorithm>
-#include <array>
-#include <bit>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "quant/encode_piece.h"
 
@@ -12,47 +11,11 @@
 #define HWY_TARGET_INCLUDE "quant/encode_kernel.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // After foreach_target.h.
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
-
-#ifndef DSV3_QUANT_ENCODE_KERNEL_ONCE
-#define DSV3_QUANT_ENCODE_KERNEL_ONCE
-namespace dsv3::quant::internal {
-
-inline constexpr std::size_t kEncodeLanes = 16;  // at most, in a vector of floats
-// Elements whose errors are added in float.
-inline constexpr std::uint64_t kErrorRun = 512;
-// Sums of squares outside of these may have lost squares that are no normal floats.
-inline constexpr float kLeastSum = 1e-25F;
-inline constexpr float kMostSum = 1e35F;
-
-// What the errors of a run come to.
-struct RunErrors {
-  float sum_squared_error = 0;
-  float sum_squares = 0;
-  float max_abs_error = 0;
-  std::uint32_t flushed = 0;
-};
-
-inline void AddError(float value, float decoded, RunErrors& errors) {
-  const float error = value - decoded;
-  errors.sum_squared_error += error * error;
-  errors.sum_squares += value * value;
-  errors.max_abs_error = std::max(errors.max_abs_error, std::abs(error));
-  errors.flushed += value != 0 && decoded == 0 ? 1 : 0;
-}
-
-inline void AddSquares(const float* values, const float* decoded, std::uint64_t count,
-                       Quality& quality) {
-  for (std::uint64_t i = 0; i < count; ++i) {
-    const double value = values[i];
-    const double error = value - static_cast<double>(decoded[i]);
-    quality.sum_squared_error += error * error;
-    quality.sum_squares += value * value;
-  }
-}
-
-}  // namespace dsv3::quant::internal
-#endif  // DSV3_QUANT_ENCODE_KERNEL_ONCE
+#include "quant/encode_lanes-inl.h"
+#include "quant/quantize_lanes-inl.h"
+#include "quant/stream_row-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dsv3::quant::internal {
@@ -61,129 +24,243 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 #if HWY_TARGET == HWY_SCALAR
 
-std::size_t LargestOfVectors(const float* /*values*/, std::size_t /*count*/,
-                             std::uint32_t* /*largest*/) {
-  return 0;
-}
+// No kernels: every block goes by the rules' meaning.
+#define DSV3_QUANT_NO_RUN(name) \
+  void name(const EncodeRun& /*run*/, std::uint8_t* /*codes*/, Quality& /*quality*/) {}
+DSV3_QUANT_NO_RUN(OwnInt8)
+DSV3_QUANT_NO_RUN(OwnInt4)
+DSV3_QUANT_NO_RUN(FloatInt8)
+DSV3_QUANT_NO_RUN(E2M1)
+DSV3_QUANT_NO_RUN(PowerE2M1)
+DSV3_QUANT_NO_RUN(PowerE2M1Down)
+DSV3_QUANT_NO_RUN(PowerE4M3)
+#undef DSV3_QUANT_NO_RUN
 
-std::size_t PackVectors(const std::uint8_t* /*codes*/, std::size_t /*count*/,
-                        std::uint8_t* /*packed*/) {
-  return 0;
-}
-
-std::size_t AddVectorErrors(const float* /*values*/, const float* /*decoded*/,
-                            std::size_t /*count*/, RunErrors& /*errors*/) {
-  return 0;
+BlockScales Reciprocals(const float* /*amax*/, const float* /*scales*/, std::size_t count,
+                        float /*most*/, float* reciprocals) {
+  std::fill_n(reciprocals, count, 0.0F);
+  return {};
 }
 
 #else
 
-// These three return how many elements they took: all whole vectors.
-HWY_INLINE std::size_t LargestOfVectors(const float* HWY_RESTRICT values, std::size_t count,
-                                        std::uint32_t* HWY_RESTRICT largest) {
-  const hn::CappedTag<float, kEncodeLanes> df;
-  const hn::RebindToSigned<decltype(df)> di;
-  const std::size_t lanes = hn::Lanes(df);
-  std::size_t i = 0;
-  if (count < lanes) return 0;
-  auto most = hn::Zero(di);
-  for (; i + lanes <= count; i += lanes) {
-    most = hn::Max(most, hn::BitCast(di, hn::Abs(hn::LoadU(df, values + i))));
-  }
-  HWY_ALIGN std::array<std::int32_t, kEncodeLanes> each{};
-  hn::Store(most, di, each.data());
-  *largest = static_cast<std::uint32_t>(*std::max_element(each.begin(), each.end()));
-  return i;
+// Units whose sums are added up in float, and in 16 bits, before they are widened.
+constexpr std::size_t kWidenUnits = 64;
+
+// Adds pairs of floats that are short sums to a double's lanes, and clears them.
+HWY_INLINE void Widen(VF& even, VF& odd, VD& total) {
+  const DF df;
+  const DD dd;
+  const hn::Half<DF> half;
+  const VF both = hn::Add(even, odd);
+  total = hn::Add(total, hn::Add(hn::PromoteTo(dd, hn::LowerHalf(half, both)),
+                                 hn::PromoteTo(dd, hn::UpperHalf(half, both))));
+  even = odd = hn::Zero(df);
 }
 
-HWY_INLINE std::size_t PackVectors(const std::uint8_t* HWY_RESTRICT codes, std::size_t count,
-                                   std::uint8_t* HWY_RESTRICT packed) {
-  const hn::CappedTag<std::uint16_t, 2 * kEncodeLanes> d16;
-  const hn::RebindToSigned<decltype(d16)> di16;
-  const hn::Repartition<std::uint8_t, decltype(d16)> d8;
-  const hn::Rebind<std::uint8_t, decltype(d16)> half;
-  const std::size_t lanes = hn::Lanes(d8);
-  std::size_t i = 0;
-  for (; i + lanes <= count; i += lanes) {
-    const auto pairs = hn::BitCast(d16, hn::LoadU(d8, codes + i));
-    const auto both = hn::Or(pairs, hn::ShiftRight<4>(pairs));
-    const auto byte = hn::BitCast(di16, hn::And(both, hn::Set(d16, 0xFF)));
-    hn::StoreU(hn::DemoteTo(half, byte), half, packed + i / 2);
-  }
-  return i;
+// Adds up 16-bit counts, and clears them.
+HWY_INLINE void Count(V16& counts, std::uint64_t& total) {
+  const DU du;
+  const VU pairs = hn::BitCast(du, counts);
+  const VU both = hn::Add(hn::And(pairs, hn::Set(du, 0xFFFF)), hn::ShiftRight<16>(pairs));
+  total += hn::GetLane(hn::SumOfLanes(du, both));
+  counts = hn::Zero(D16());
 }
 
-HWY_INLINE std::size_t AddVectorErrors(const float* HWY_RESTRICT values,
-                                       const float* HWY_RESTRICT decoded, std::size_t count,
-                                       RunErrors& errors) {
-  const hn::CappedTag<float, kEncodeLanes> df;
-  const hn::RebindToSigned<decltype(df)> di;
+template <typename Coder, typename Values, bool kLargest>
+HWY_INLINE V16 EncodeUnit(const std::byte* from, VF scale, VF reciprocal, VF& errors0, VF& errors1,
+                          VF& squares0, VF& squares1, VF& largest0, VF& largest1,
+                          V16& nonzero_codes, V16& nonzero_values) {
+  VF even;
+  VF odd;
+  V16 signs;
+  Coder::template Load<Values>(from, even, odd, signs);
+  VF made0;
+  VF made1;
+  const VU low = Coder::template CodeOf<Values>(even, scale, reciprocal, made0);
+  const VU high = Coder::template CodeOf<Values>(odd, scale, reciprocal, made1);
+  const VF error0 = hn::Sub(even, hn::Mul(made0, scale));
+  const VF error1 = hn::Sub(odd, hn::Mul(made1, scale));
+  errors0 = hn::MulAdd(error0, error0, errors0);
+  errors1 = hn::MulAdd(error1, error1, errors1);
+  squares0 = hn::MulAdd(even, even, squares0);
+  squares1 = hn::MulAdd(odd, odd, squares1);
+  if constexpr (kLargest) {
+    largest0 = hn::Max(largest0, hn::Abs(error0));
+    largest1 = hn::Max(largest1, hn::Abs(error1));
+  }
+  const V16 codes = Coder::Join(low, high);
+  const V16 nonzero = NonzeroValues<Values>(from, even, odd);
+  nonzero_codes = hn::Add(nonzero_codes, hn::Min(codes, hn::Set(D16(), 1)));
+  nonzero_values = hn::Add(nonzero_values, nonzero);
+  return Coder::Stored(codes, signs, nonzero);
+}
+
+// The blocks of a unit's lanes as indices; those behind the last block are the last.
+HWY_INLINE auto IndicesUpTo(std::size_t last, const std::int32_t* lane_blocks) {
+  const DF df;
+  HWY_ALIGN std::int32_t each[hn::MaxLanes(df)];
+  for (std::size_t i = 0; i < hn::Lanes(df); ++i) {
+    each[i] = std::min(lane_blocks[i], static_cast<std::int32_t>(last));
+  }
+  return hn::SetTableIndices(df, each);
+}
+
+template <typename Coder, typename Values, bool kLargest>
+HWY_NOINLINE void EncodeRunAs(const EncodeRun& run, std::uint8_t* HWY_RESTRICT codes,
+                              Quality& quality) {
+  const DF df;
+  const DD dd;
+  const D16 d16;
+  const hn::RebindToSigned<DF> di;
+  constexpr std::size_t kCodesOfByte = 8 / Coder::kBits;
+  const std::size_t unit = UnitSize();
+  const std::byte* HWY_RESTRICT const values = run.values;
+  // A block is several units, or several blocks are one. Each lane has two neighbours.
+  const std::size_t block_cols =
+      run.size <= run.block_cols ? std::max(run.size, unit) : run.block_cols;
+  const std::size_t blocks = std::max<std::size_t>(1, unit / block_cols);
+  const std::size_t step = std::max(unit, block_cols);
+  HWY_ALIGN std::int32_t lane_blocks[hn::MaxLanes(di)];
+  for (std::size_t i = 0; i < hn::Lanes(di); ++i) {
+    lane_blocks[i] = static_cast<std::int32_t>(2 * i / block_cols);
+  }
+  const auto indices = IndicesUpTo(blocks - 1, lane_blocks);
+  VF errors0 = hn::Zero(df);
+  VF errors1 = hn::Zero(df);
+  VF squares0 = hn::Zero(df);
+  VF squares1 = hn::Zero(df);
+  VF largest0 = hn::Zero(df);
+  VF largest1 = hn::Zero(df);
+  VD all_errors = hn::Zero(dd);
+  VD all_squares = hn::Zero(dd);
+  V16 nonzero_codes = hn::Zero(d16);
+  V16 nonzero_values = hn::Zero(d16);
+  std::uint64_t all_nonzero_codes = 0;
+  std::uint64_t all_nonzero_values = 0;
+  std::size_t units = 0;
+  std::size_t block = 0;
+  for (std::size_t begin = 0; begin < run.size; begin += step, block += blocks) {
+    VF scale = hn::Set(df, run.scales[block]);
+    VF reciprocal = hn::Set(df, run.reciprocals[block]);
+    const std::size_t end = std::min(run.size, begin + step);
+    if (blocks != 1) {
+      // Behind the last block is none.
+      const auto whole =
+          end - begin == step ? indices : IndicesUpTo((end - begin - 1) / block_cols, lane_blocks);
+      scale = hn::TableLookupLanes(hn::LoadU(df, run.scales + block), whole);
+      reciprocal = hn::TableLookupLanes(hn::LoadU(df, run.reciprocals + block), whole);
+    }
+    for (std::size_t i = begin; i < end;) {
+      const std::size_t stop = std::min(end, i + kWidenUnits * unit);
+      units += (stop - i + unit - 1) / unit;
+      for (; i + unit <= stop; i += unit) {
+        const std::byte* const from = values + i * Values::kBytes;
+        FetchAhead(from, run.ahead);
+        StoreCodes<Coder::kBits>(EncodeUnit<Coder, Values, kLargest>(
+                                     from, scale, reciprocal, errors0, errors1, squares0, squares1,
+                                     largest0, largest1, nonzero_codes, nonzero_values),
+                                 codes + i / kCodesOfByte);
+      }
+      if (i < stop) {
+        // Zeros behind the last value count as nothing.
+        HWY_ALIGN std::byte part[hn::MaxLanes(d16) * Values::kBytes] = {};
+        HWY_ALIGN std::uint8_t results[hn::MaxLanes(d16)];
+        std::memcpy(part, values + i * Values::kBytes, (stop - i) * Values::kBytes);
+        StoreCodes<Coder::kBits>(EncodeUnit<Coder, Values, kLargest>(
+                                     part, scale, reciprocal, errors0, errors1, squares0, squares1,
+                                     largest0, largest1, nonzero_codes, nonzero_values),
+                                 results);
+        std::memcpy(codes + i / kCodesOfByte, results, (stop - i) / kCodesOfByte);
+        i = stop;
+      }
+      if (HWY_UNLIKELY(units >= kWidenUnits)) {
+        Widen(errors0, errors1, all_errors);
+        Widen(squares0, squares1, all_squares);
+        Count(nonzero_codes, all_nonzero_codes);
+        Count(nonzero_values, all_nonzero_values);
+        units = 0;
+      }
+    }
+  }
+  Widen(errors0, errors1, all_errors);
+  Widen(squares0, squares1, all_squares);
+  Count(nonzero_codes, all_nonzero_codes);
+  Count(nonzero_values, all_nonzero_values);
+  quality.sum_squared_error += hn::GetLane(hn::SumOfLanes(dd, all_errors));
+  quality.sum_squares += hn::GetLane(hn::SumOfLanes(dd, all_squares));
+  quality.flushed_to_zero += all_nonzero_values - all_nonzero_codes;
+  if constexpr (kLargest) {
+    const float largest = hn::GetLane(hn::MaxOfLanes(df, hn::Max(largest0, largest1)));
+    quality.max_abs_error = std::max(quality.max_abs_error, static_cast<double>(largest));
+  }
+}
+
+template <typename Coder>
+HWY_INLINE void EncodeRunBy(const EncodeRun& run, std::uint8_t* codes, Quality& quality) {
+  switch (run.format) {
+    case FloatFormat::kBF16:
+      if (run.largest) return EncodeRunAs<Coder, Bf16Values, true>(run, codes, quality);
+      return EncodeRunAs<Coder, Bf16Values, false>(run, codes, quality);
+    case FloatFormat::kF16:
+      return EncodeRunAs<Coder, F16Values, true>(run, codes, quality);
+    case FloatFormat::kF32:
+      break;
+  }
+  return EncodeRunAs<Coder, F32Values, true>(run, codes, quality);
+}
+
+void OwnInt8(const EncodeRun& run, std::uint8_t* codes, Quality& quality) {
+  EncodeRunBy<IntegerCoder<OwnQuotient, 8>>(run, codes, quality);
+}
+void OwnInt4(const EncodeRun& run, std::uint8_t* codes, Quality& quality) {
+  EncodeRunBy<IntegerCoder<OwnQuotient, 4>>(run, codes, quality);
+}
+void FloatInt8(const EncodeRun& run, std::uint8_t* codes, Quality& quality) {
+  EncodeRunBy<IntegerCoder<Divide, 8>>(run, codes, quality);
+}
+void E2M1(const EncodeRun& run, std::uint8_t* codes, Quality& quality) {
+  EncodeRunBy<E2M1Coder<Divide, false>>(run, codes, quality);
+}
+void PowerE2M1(const EncodeRun& run, std::uint8_t* codes, Quality& quality) {
+  EncodeRunBy<E2M1Coder<DivideByPower, false>>(run, codes, quality);
+}
+void PowerE2M1Down(const EncodeRun& run, std::uint8_t* codes, Quality& quality) {
+  EncodeRunBy<E2M1Coder<DivideByPower, true>>(run, codes, quality);
+}
+void PowerE4M3(const EncodeRun& run, std::uint8_t* codes, Quality& quality) {
+  EncodeRunBy<E4M3Coder>(run, codes, quality);
+}
+
+// Vectors may reach behind the last block: what they find there counts for nothing.
+BlockScales Reciprocals(const float* amax, const float* scales, std::size_t count, float most,
+                        float* reciprocals) {
+  const hn::CappedTag<float, 16> df;
   const std::size_t lanes = hn::Lanes(df);
-  if (count < lanes) return 0;
+  const auto one = hn::Set(df, 1);
   const auto zero = hn::Zero(df);
-  auto squared_error = zero;
-  auto squares = zero;
-  auto largest = zero;
-  auto flushed = hn::Zero(di);
-  std::size_t i = 0;
-  for (; i + lanes <= count; i += lanes) {
-    const auto value = hn::LoadU(df, values + i);
-    const auto made = hn::LoadU(df, decoded + i);
-    const auto error = hn::Sub(value, made);
-    squared_error = hn::MulAdd(error, error, squared_error);
-    squares = hn::MulAdd(value, value, squares);
-    largest = hn::Max(largest, hn::Abs(error));
-    const auto to_zero = hn::AndNot(hn::Eq(value, zero), hn::Eq(made, zero));
-    // A true lane is −1.
-    flushed = hn::Sub(flushed, hn::BitCast(di, hn::VecFromMask(df, to_zero)));
+  auto greatest = zero;
+  BlockScales result{true, 0};
+  for (std::size_t i = 0; i < count; i += lanes) {
+    const std::size_t left = std::min(lanes, count - i);
+    const auto counts = hn::FirstN(df, left);
+    const auto scale = hn::IfThenElseZero(counts, hn::LoadU(df, scales + i));
+    const auto largest = hn::LoadU(df, amax + i);
+    const auto fits = hn::And(hn::Le(scale, hn::Set(df, kMostRegularScale)),
+                              hn::Ge(scale, hn::Set(df, kLeastRegularScale)));
+    const auto held = hn::And(fits, hn::Le(largest, hn::Mul(hn::Set(df, most), scale)));
+    const auto taken =
+        hn::Or(hn::Ge(largest, hn::Set(df, kLeastRegularAmax)), hn::Eq(largest, zero));
+    const auto is_regular = hn::And(held, taken);
+    hn::StoreU(hn::IfThenElseZero(is_regular, hn::Div(one, scale)), df, reciprocals + i);
+    greatest = hn::Max(greatest, scale);
+    result.all_regular = result.all_regular && hn::CountTrue(df, is_regular) == left;
   }
-  errors.sum_squared_error += hn::GetLane(hn::SumOfLanes(df, squared_error));
-  errors.sum_squares += hn::GetLane(hn::SumOfLanes(df, squares));
-  errors.max_abs_error = std::max(errors.max_abs_error, hn::GetLane(hn::MaxOfLanes(df, largest)));
-  errors.flushed += static_cast<std::uint32_t>(hn::GetLane(hn::SumOfLanes(di, flushed)));
-  return i;
+  result.largest = hn::GetLane(hn::MaxOfLanes(df, greatest));
+  return result;
 }
 
 #endif  // HWY_TARGET == HWY_SCALAR
-
-void RaiseAmaxBest(const float* HWY_RESTRICT row, std::uint64_t cols, std::uint64_t block_cols,
-                   std::uint32_t* HWY_RESTRICT amax) {
-  for (std::uint64_t begin = 0; begin < cols; begin += block_cols, ++amax) {
-    const std::uint64_t count = std::min(block_cols, cols - begin);
-    std::uint32_t largest = 0;
-    for (std::size_t i = LargestOfVectors(row + begin, count, &largest); i < count; ++i) {
-      largest = std::max(largest, std::bit_cast<std::uint32_t>(row[begin + i]) & 0x7FFF'FFFFU);
-    }
-    *amax = std::max(*amax, largest);
-  }
-}
-
-void PackHalvesBest(const std::uint8_t* HWY_RESTRICT codes, std::size_t count,
-                    std::uint8_t* HWY_RESTRICT packed) {
-  for (std::size_t i = PackVectors(codes, count, packed); i < count; i += 2) {
-    packed[i / 2] = static_cast<std::uint8_t>(codes[i] | codes[i + 1] << 4);
-  }
-}
-
-void AddErrorsBest(const float* HWY_RESTRICT values, const float* HWY_RESTRICT decoded,
-                   std::uint64_t count, Quality& quality) {
-  for (std::uint64_t at = 0; at < count; at += kErrorRun) {
-    const std::uint64_t run = std::min(kErrorRun, count - at);
-    RunErrors errors;
-    for (std::size_t i = AddVectorErrors(values + at, decoded + at, run, errors); i < run; ++i) {
-      AddError(values[at + i], decoded[at + i], errors);
-    }
-    if (HWY_LIKELY(errors.sum_squares > kLeastSum && errors.sum_squares < kMostSum)) {
-      quality.sum_squared_error += static_cast<double>(errors.sum_squared_error);
-      quality.sum_squares += static_cast<double>(errors.sum_squares);
-    } else {
-      AddSquares(values + at, decoded + at, run, quality);
-    }
-    quality.max_abs_error =
-        std::max(quality.max_abs_error, static_cast<double>(errors.max_abs_error));
-    quality.flushed_to_zero += errors.flushed;
-  }
-}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace dsv3::quant::internal
@@ -192,22 +269,48 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace dsv3::quant::internal {
 
-HWY_EXPORT(RaiseAmaxBest);
-HWY_EXPORT(PackHalvesBest);
-HWY_EXPORT(AddErrorsBest);
+HWY_EXPORT(OwnInt8);
+HWY_EXPORT(OwnInt4);
+HWY_EXPORT(FloatInt8);
+HWY_EXPORT(E2M1);
+HWY_EXPORT(PowerE2M1);
+HWY_EXPORT(PowerE2M1Down);
+HWY_EXPORT(PowerE4M3);
+HWY_EXPORT(Reciprocals);
+HWY_EXPORT(StreamRow);
 
-void RaiseAmax(const float* row, std::uint64_t cols, std::uint64_t block_cols,
-               std::uint32_t* amax) {
-  HWY_DYNAMIC_DISPATCH(RaiseAmaxBest)(row, cols, block_cols, amax);
+void EncodeOwnInt8Run(const EncodeRun& run, std::uint8_t* codes, Quality& quality) {
+  HWY_DYNAMIC_DISPATCH(OwnInt8)(run, codes, quality);
+}
+void EncodeOwnInt4Run(const EncodeRun& run, std::uint8_t* codes, Quality& quality) {
+  HWY_DYNAMIC_DISPATCH(OwnInt4)(run, codes, quality);
+}
+void EncodeFloatInt8Run(const EncodeRun& run, std::uint8_t* codes, Quality& quality) {
+  HWY_DYNAMIC_DISPATCH(FloatInt8)(run, codes, quality);
+}
+void EncodeE2M1Run(const EncodeRun& run, std::uint8_t* codes, Quality& quality) {
+  HWY_DYNAMIC_DISPATCH(E2M1)(run, codes, quality);
+}
+void EncodePowerE2M1Run(const EncodeRun& run, std::uint8_t* codes, Quality& quality) {
+  HWY_DYNAMIC_DISPATCH(PowerE2M1)(run, codes, quality);
+}
+void EncodePowerE2M1DownRun(const EncodeRun& run, std::uint8_t* codes, Quality& quality) {
+  HWY_DYNAMIC_DISPATCH(PowerE2M1Down)(run, codes, quality);
+}
+void EncodePowerE4M3Run(const EncodeRun& run, std::uint8_t* codes, Quality& quality) {
+  HWY_DYNAMIC_DISPATCH(PowerE4M3)(run, codes, quality);
 }
 
-void PackHalves(const std::uint8_t* codes, std::size_t count, std::uint8_t* packed) {
-  HWY_DYNAMIC_DISPATCH(PackHalvesBest)(codes, count, packed);
+BlockScales TakeReciprocals(const float* amax, const float* scales, std::size_t count, float most,
+                            float* reciprocals) {
+  return HWY_DYNAMIC_DISPATCH(Reciprocals)(amax, scales, count, most, reciprocals);
 }
 
-void AddErrors(const float* values, const float* decoded, std::uint64_t count, Quality& quality) {
-  HWY_DYNAMIC_DISPATCH(AddErrorsBest)(values, decoded, count, quality);
+void StreamBytes(const std::uint8_t* from, std::size_t size, std::uint8_t* to) {
+  HWY_DYNAMIC_DISPATCH(StreamRow)(from, size, to);
 }
+
+void FinishStreams() { hwy::FlushStream(); }
 
 }  // namespace dsv3::quant::internal
 #endif  // HWY_ONCE

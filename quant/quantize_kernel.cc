@@ -16,6 +16,7 @@
 #include "quant/quantize_block-inl.h"
 #include "quant/quantize_lanes-inl.h"
 #include "quant/quantize_table-inl.h"
+#include "quant/stream_row-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dsv3::quant::internal {
@@ -23,21 +24,6 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 #if HWY_TARGET == HWY_SCALAR
-
-void Magnitudes(const QuantizeTile& tile, std::uint32_t* magnitudes) {
-  const bool wide = tile.format == FloatFormat::kF32;
-  const std::size_t bytes = FloatBytes(tile.format);
-  for (std::uint64_t row = 0; row < tile.rows; ++row) {
-    const std::byte* const values = tile.values + row * tile.stride * bytes;
-    ForEachBlock(tile, [&](std::size_t block, std::size_t offset, std::size_t size) {
-      for (std::size_t i = offset; i < offset + size; ++i) {
-        std::uint32_t bits = 0;
-        std::memcpy(&bits, values + i * bytes, bytes);
-        magnitudes[block] = std::max(magnitudes[block], bits & (wide ? 0x7FFF'FFFFU : 0x7FFFU));
-      }
-    });
-  }
-}
 
 double Squares(FloatFormat format, const std::byte* values, std::size_t size) {
   double sum = 0;
@@ -84,40 +70,6 @@ void MakeCodeTables(const BlockRule* rules, std::size_t blocks, CodeTable* table
       MakeCodeTable<DivideInOwn<Bf16Values>>(rule, tables[i]);
     }
   }
-}
-
-// memcpy of few bytes, in place: a row has two of them.
-HWY_INLINE void CopyFew(const std::uint8_t* HWY_RESTRICT from, std::size_t size,
-                        std::uint8_t* HWY_RESTRICT to) {
-  std::size_t i = 0;
-  for (; i + 16 <= size; i += 16) std::memcpy(to + i, from + i, 16);
-  if ((size & 8) != 0) {
-    std::memcpy(to + i, from + i, 8);
-    i += 8;
-  }
-  if ((size & 4) != 0) {
-    std::memcpy(to + i, from + i, 4);
-    i += 4;
-  }
-  if ((size & 2) != 0) {
-    std::memcpy(to + i, from + i, 2);
-    i += 2;
-  }
-  if ((size & 1) != 0) to[i] = from[i];
-}
-
-// Stores whole cache lines past the caches, and the bytes around them as usual.
-void StreamRow(const std::uint8_t* HWY_RESTRICT from, std::size_t size,
-               std::uint8_t* HWY_RESTRICT to) {
-  const hn::ScalableTag<std::uint8_t> d;
-  const std::size_t lanes = hn::Lanes(d);
-  const std::size_t line = std::max<std::size_t>(lanes, 64);
-  std::size_t i = std::min(size, (line - reinterpret_cast<std::uintptr_t>(to) % line) % line);
-  CopyFew(from, i, to);
-  for (; i + line <= size; i += line) {
-    for (std::size_t j = i; j < i + line; j += lanes) hn::Stream(hn::LoadU(d, from + j), d, to + j);
-  }
-  CopyFew(from + i, size - i, to + i);
 }
 
 // Where the rows of codes go: into memory,
@@ -210,55 +162,6 @@ void Encode(const QuantizeTile& tile, const BlockRule* rules, bool stream, std::
   quality.elements = elements;
 }
 
-// ---- Magnitudes -----------------------------------------------------------------------------
-
-// The largest magnitude of `rows` rows of a block.
-template <typename Bits>
-HWY_INLINE Bits LargestOf(const Bits* HWY_RESTRICT from, std::uint64_t rows, std::uint64_t stride,
-                          std::size_t size) {
-  const hn::ScalableTag<Bits> d;
-  using V = hn::Vec<decltype(d)>;
-  constexpr auto kMask = static_cast<Bits>(~(Bits{1} << (8 * sizeof(Bits) - 1)));
-  const V mask = hn::Set(d, kMask);
-  const std::size_t lanes = hn::Lanes(d);
-  V first = hn::Zero(d);
-  V second = first;
-  for (std::uint64_t row = 0; row < rows; ++row, from += stride) {
-    std::size_t i = 0;
-    for (; i + 2 * lanes <= size; i += 2 * lanes) {
-      first = hn::Max(first, hn::And(hn::LoadU(d, from + i), mask));
-      second = hn::Max(second, hn::And(hn::LoadU(d, from + i + lanes), mask));
-    }
-    if (i + lanes <= size) {
-      first = hn::Max(first, hn::And(hn::LoadU(d, from + i), mask));
-      i += lanes;
-    }
-    if (i < size) {
-      HWY_ALIGN Bits part[hn::MaxLanes(d)] = {};
-      std::memcpy(part, from + i, (size - i) * sizeof(Bits));
-      second = hn::Max(second, hn::And(hn::Load(d, part), mask));
-    }
-  }
-  return hn::GetLane(hn::MaxOfLanes(d, hn::Max(first, second)));
-}
-
-template <typename Bits>
-void MagnitudesAs(const QuantizeTile& tile, std::uint32_t* magnitudes) {
-  const auto* const values = reinterpret_cast<const Bits*>(tile.values);
-  ForEachBlock(tile, [&](std::size_t block, std::size_t offset, std::size_t size) {
-    const Bits largest = LargestOf<Bits>(values + offset, tile.rows, tile.stride, size);
-    magnitudes[block] = std::max<std::uint32_t>(magnitudes[block], largest);
-  });
-}
-
-void Magnitudes(const QuantizeTile& tile, std::uint32_t* magnitudes) {
-  if (tile.format == FloatFormat::kF32) {
-    MagnitudesAs<std::uint32_t>(tile, magnitudes);
-  } else {
-    MagnitudesAs<std::uint16_t>(tile, magnitudes);
-  }
-}
-
 // ---- Squares --------------------------------------------------------------------------------
 
 template <typename Values>
@@ -310,13 +213,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace dsv3::quant::internal {
 
-HWY_EXPORT(Magnitudes);
 HWY_EXPORT(Encode);
 HWY_EXPORT(Squares);
-
-void MaxMagnitudes(const QuantizeTile& tile, std::uint32_t* magnitudes) {
-  HWY_DYNAMIC_DISPATCH(Magnitudes)(tile, magnitudes);
-}
 
 void EncodeTile(const QuantizeTile& tile, const BlockRule* rules, bool stream, std::uint8_t* codes,
                 Quality& quality) {

@@ -12,19 +12,6 @@
 namespace dsv3::quant::internal {
 namespace {
 
-// The bits of the float that has the value of a magnitude's bits in the format of the values.
-std::uint32_t FloatBits(FloatFormat format, std::uint32_t magnitude) {
-  switch (format) {
-    case FloatFormat::kBF16:
-      return magnitude << 16;
-    case FloatFormat::kF16:
-      return std::bit_cast<std::uint32_t>(DecodeF16(static_cast<std::uint16_t>(magnitude)));
-    case FloatFormat::kF32:
-      break;
-  }
-  return magnitude;
-}
-
 // The largest finite magnitude of some columns of a tile.
 std::uint32_t FiniteAmaxBits(const QuantizeTile& tile, std::size_t offset, std::size_t size) {
   std::uint32_t largest = 0;
@@ -39,6 +26,18 @@ std::uint32_t FiniteAmaxBits(const QuantizeTile& tile, std::size_t offset, std::
 }
 
 }  // namespace
+
+std::uint32_t FloatBits(FloatFormat format, std::uint32_t magnitude) {
+  switch (format) {
+    case FloatFormat::kBF16:
+      return magnitude << 16;
+    case FloatFormat::kF16:
+      return std::bit_cast<std::uint32_t>(DecodeF16(static_cast<std::uint16_t>(magnitude)));
+    case FloatFormat::kF32:
+      break;
+  }
+  return magnitude;
+}
 
 void EncodeRunScalar(const BlockRule& rule, FloatFormat format, const std::byte* values,
                      std::size_t size, std::uint8_t* codes, Quality& quality) {

@@ -55,6 +55,9 @@ inline QuantizeTile SubTile(const QuantizeTile& tile, std::uint64_t row, std::ui
 // own format without the sign, so that infinities and NaN are the largest of all.
 void MaxMagnitudes(const QuantizeTile& tile, std::uint32_t* magnitudes);
 
+// The bits of the float that has the value of a magnitude's bits in the format of the values.
+std::uint32_t FloatBits(FloatFormat format, std::uint32_t magnitude);
+
 // Writes the codes, whose rows lie `tile.stride` apart, too, and adds all but the blocks to
 // `quality`. rules[i] is that of the tile's i-th block. All values of blocks whose rule is regular
 // must be finite. With `stream` the codes go past the caches where whole vectors fit.

@@ -94,12 +94,16 @@ void Encode(benchmark::State& state, const EncodeRule& rule) {
   const std::size_t size = kPanelRows * kCols;
   std::vector<std::byte> scales(size * sizeof(float) / 16);
   quant::Quality quality;
+  // That of the weights' largest magnitude, or a little more.
+  const float tensor_scale =
+      rule.tensor_scale_of == nullptr ? 1 : rule.tensor_scale_of(0.125F, quant::FloatFormat::kBF16);
   for (auto _ : state) {
     for (std::uint64_t row = rows.first; row < rows.first + rows.count; row += kPanelRows) {
       quant::EncodePanel panel;
       panel.values = std::as_bytes(std::span(buffers.weights.get() + row * kCols * 2, size * 2));
       panel.rows = kPanelRows;
       panel.cols = kCols;
+      panel.tensor_scale = tensor_scale;
       const std::span codes(buffers.codes.get() + row * kCols / codes_of_byte,
                             size / codes_of_byte);
       quant::Encode(rule, panel, codes, scales, quality);

@@ -1,25 +1,16 @@
-// The rules of encode.h whose codes are E2M1, or E4M3 in groups of 32 columns, and their kernels,
-// compiled once for each instruction set.
+// The rules of encode.h whose codes are E2M1, or E4M3 in groups of 32 columns.
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstddef>
 #include <cstdint>
 
 #include "quant/codec.h"
 #include "quant/encode.h"
+#include "quant/encode_piece.h"
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "quant/encode_floats.cc"
-#include "hwy/foreach_target.h"  // IWYU pragma: keep
-// After foreach_target.h.
-#include "hwy/highway.h"
-
-#ifndef DSV3_QUANT_ENCODE_FLOATS_ONCE
-#define DSV3_QUANT_ENCODE_FLOATS_ONCE
-namespace dsv3::quant::internal {
-
-inline constexpr std::size_t kFloatCodeLanes = 16;  // at most, in a vector of floats
+namespace dsv3::quant {
+namespace internal {
+namespace {
 
 // Which codes quotients between those of E2M1 get.
 enum class E2M1Rounding {
@@ -28,13 +19,13 @@ enum class E2M1Rounding {
 };
 
 // Halfway between the magnitudes of neighbouring codes.
-inline constexpr float kE2M1Bounds[] = {0.25F, 0.75F, 1.25F, 1.75F, 2.5F, 3.5F, 5.0F};
-inline constexpr float kE2M1Max = 6.0F;
-inline constexpr std::uint8_t kE2M1Minus = 8;
+constexpr float kE2M1Bounds[] = {0.25F, 0.75F, 1.25F, 1.75F, 2.5F, 3.5F, 5.0F};
+constexpr float kE2M1Max = 6.0F;
+constexpr std::uint8_t kE2M1Minus = 8;
 
 // The code of a quotient: by its meaning, the bounds that it lies beyond. Magnitudes up to `zero`
 // are zero.
-inline std::uint8_t E2M1CodeOf(float quotient, E2M1Rounding rounding, float zero = 0) {
+std::uint8_t E2M1CodeOf(float quotient, E2M1Rounding rounding, float zero = 0) {
   const float magnitude = std::abs(quotient);
   const bool even = rounding == E2M1Rounding::kTiesToEven;
   unsigned code = 0;
@@ -48,156 +39,9 @@ inline std::uint8_t E2M1CodeOf(float quotient, E2M1Rounding rounding, float zero
 }
 
 // E4M3 of a quotient, which is at most 448 after the clamp.
-inline std::uint8_t ClampedE4M3(float quotient) {
+std::uint8_t ClampedE4M3(float quotient) {
   return EncodeE4M3(std::min(std::max(quotient, -kE4M3Max), kE4M3Max));
 }
-
-}  // namespace dsv3::quant::internal
-#endif  // DSV3_QUANT_ENCODE_FLOATS_ONCE
-
-HWY_BEFORE_NAMESPACE();
-namespace dsv3::quant::internal {
-namespace HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-
-#if HWY_TARGET == HWY_SCALAR
-
-template <E2M1Rounding kRounding>
-std::size_t EncodeE2M1Vectors(const float* /*values*/, std::size_t /*count*/, float /*divisor*/,
-                              float /*zero*/, std::uint8_t* /*codes*/) {
-  return 0;
-}
-
-std::size_t EncodeE4M3Vectors(const float* /*values*/, std::size_t /*count*/, float /*divisor*/,
-                              std::uint8_t* /*codes*/) {
-  return 0;
-}
-
-#else
-
-using CodeFloats = hn::CappedTag<float, kFloatCodeLanes>;
-using CodeWords = hn::RebindToUnsigned<CodeFloats>;
-
-// The magnitude codes of a format with `kMantissa` bits whose smallest normal number has the
-// exponent field `kSmallest`, rounded to nearest, ties to even. The sum with a power of two leaves
-// the bits of a step at the end.
-template <int kMantissa, std::uint32_t kSmallest>
-HWY_INLINE hn::Vec<CodeWords> RoundedCode(hn::Vec<CodeFloats> magnitude) {
-  constexpr int kDropped = 23 - kMantissa;
-  const CodeFloats df;
-  const CodeWords du;
-  const auto field = hn::Max(hn::And(hn::BitCast(du, magnitude), hn::Set(du, 0x7F800000U)),
-                             hn::Set(du, kSmallest << 23));
-  const auto magic = hn::Add(field, hn::Set(du, static_cast<std::uint32_t>(kDropped) << 23));
-  const auto sum = hn::Add(magnitude, hn::BitCast(df, magic));
-  const auto steps = hn::Sub(hn::BitCast(du, sum), magic);
-  // Each exponent above the smallest one has as many codes as the mantissa has values.
-  const auto above = hn::Sub(field, hn::Set(du, kSmallest << 23));
-  return hn::Add(steps, hn::ShiftRight<kDropped>(above));
-}
-
-// These two return how many codes they made: those of all whole vectors.
-template <E2M1Rounding kRounding>
-HWY_INLINE std::size_t EncodeE2M1Vectors(const float* HWY_RESTRICT values, std::size_t count,
-                                         float divisor, float zero,
-                                         std::uint8_t* HWY_RESTRICT codes) {
-  const CodeFloats df;
-  const CodeWords du;
-  const hn::RebindToSigned<CodeFloats> di;
-  const hn::Rebind<std::uint8_t, CodeFloats> d8;
-  const std::size_t lanes = hn::Lanes(df);
-  const auto by = hn::Set(df, divisor);
-  const auto below = hn::Set(df, -zero);
-  const auto minus = hn::Set(du, kE2M1Minus);
-  std::size_t i = 0;
-  for (; i + lanes <= count; i += lanes) {
-    const auto quotient = hn::Div(hn::LoadU(df, values + i), by);
-    const auto magnitude = hn::Abs(quotient);
-    auto code = hn::Zero(du);
-    auto is_minus = hn::Lt(quotient, below);
-    if constexpr (kRounding == E2M1Rounding::kTiesToEven) {
-      code = RoundedCode<1, 127>(hn::Min(magnitude, hn::Set(df, kE2M1Max)));
-    } else {
-      is_minus = hn::Le(quotient, below);
-      for (const float bound : kE2M1Bounds) {
-        // A true lane is −1.
-        code = hn::Sub(code,
-                       hn::BitCast(du, hn::VecFromMask(df, hn::Gt(magnitude, hn::Set(df, bound)))));
-      }
-    }
-    const auto sign = hn::IfThenElseZero(hn::RebindMask(du, is_minus), minus);
-    hn::StoreU(hn::DemoteTo(d8, hn::BitCast(di, hn::Or(code, sign))), d8, codes + i);
-  }
-  return i;
-}
-
-HWY_INLINE std::size_t EncodeE4M3Vectors(const float* HWY_RESTRICT values, std::size_t count,
-                                         float divisor, std::uint8_t* HWY_RESTRICT codes) {
-  const CodeFloats df;
-  const CodeWords du;
-  const hn::RebindToSigned<CodeFloats> di;
-  const hn::Rebind<std::uint8_t, CodeFloats> d8;
-  const std::size_t lanes = hn::Lanes(df);
-  const auto by = hn::Set(df, divisor);
-  std::size_t i = 0;
-  for (; i + lanes <= count; i += lanes) {
-    const auto quotient = hn::Div(hn::LoadU(df, values + i), by);
-    const auto code = RoundedCode<3, 121>(hn::Min(hn::Abs(quotient), hn::Set(df, kE4M3Max)));
-    const auto sign = hn::And(hn::ShiftRight<24>(hn::BitCast(du, quotient)), hn::Set(du, 0x80));
-    hn::StoreU(hn::DemoteTo(d8, hn::BitCast(di, hn::Or(code, sign))), d8, codes + i);
-  }
-  return i;
-}
-
-#endif  // HWY_TARGET == HWY_SCALAR
-
-template <E2M1Rounding kRounding>
-HWY_INLINE void EncodeE2M1Row(const EncodeRow& row, float zero, std::uint8_t* HWY_RESTRICT codes) {
-  const std::uint64_t cols = row.values.size();
-  const float* divisor = row.divisors.data();
-  for (std::uint64_t begin = 0; begin < cols; begin += row.block_cols, ++divisor) {
-    const std::uint64_t count = std::min(row.block_cols, cols - begin);
-    const float* const values = row.values.data() + begin;
-    for (std::size_t i = EncodeE2M1Vectors<kRounding>(values, count, *divisor, zero, codes + begin);
-         i < count; ++i) {
-      codes[begin + i] = E2M1CodeOf(values[i] / *divisor, kRounding, zero);
-    }
-  }
-}
-
-void EncodeE2M1ToEven(const EncodeRow& row, float zero, std::uint8_t* HWY_RESTRICT codes) {
-  EncodeE2M1Row<E2M1Rounding::kTiesToEven>(row, zero, codes);
-}
-
-void EncodeE2M1Down(const EncodeRow& row, std::uint8_t* HWY_RESTRICT codes) {
-  EncodeE2M1Row<E2M1Rounding::kTiesDownMinusForZero>(row, 0, codes);
-}
-
-void EncodeE4M3Row(const EncodeRow& row, std::uint8_t* HWY_RESTRICT codes) {
-  const std::uint64_t cols = row.values.size();
-  const float* divisor = row.divisors.data();
-  for (std::uint64_t begin = 0; begin < cols; begin += row.block_cols, ++divisor) {
-    const std::uint64_t count = std::min(row.block_cols, cols - begin);
-    const float* const values = row.values.data() + begin;
-    for (std::size_t i = EncodeE4M3Vectors(values, count, *divisor, codes + begin); i < count;
-         ++i) {
-      codes[begin + i] = ClampedE4M3(values[i] / *divisor);
-    }
-  }
-}
-
-}  // namespace HWY_NAMESPACE
-}  // namespace dsv3::quant::internal
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-namespace dsv3::quant {
-namespace internal {
-namespace {
-
-HWY_EXPORT(EncodeE2M1ToEven);
-HWY_EXPORT(EncodeE2M1Down);
-HWY_EXPORT(EncodeE4M3Row);
 
 constexpr float kE2M1TimesE4M3 = 2688.0F;  // 6 × 448
 constexpr int kE8M0Bias = 127;
@@ -299,22 +143,6 @@ std::uint8_t E4M3Code(float value, float divisor, FloatFormat /*own*/) {
   return ClampedE4M3(value / divisor);
 }
 
-void EncodeEvenE2M1(const EncodeRow& row, std::uint8_t* codes) {
-  HWY_DYNAMIC_DISPATCH(EncodeE2M1ToEven)(row, 0, codes);
-}
-
-void EncodeOwnE2M1(const EncodeRow& row, std::uint8_t* codes) {
-  HWY_DYNAMIC_DISPATCH(EncodeE2M1ToEven)(row, OwnZero(row.own), codes);
-}
-
-void EncodeDownE2M1(const EncodeRow& row, std::uint8_t* codes) {
-  HWY_DYNAMIC_DISPATCH(EncodeE2M1Down)(row, codes);
-}
-
-void EncodeE4M3(const EncodeRow& row, std::uint8_t* codes) {
-  HWY_DYNAMIC_DISPATCH(EncodeE4M3Row)(row, codes);
-}
-
 // A rule of E2M1 codes. Beyond 7 more than half of a step is lost.
 constexpr EncodeRule E2M1Rule(const char* name, std::uint64_t columns, ScaleFormat scale) {
   EncodeRule rule;
@@ -323,7 +151,7 @@ constexpr EncodeRule E2M1Rule(const char* name, std::uint64_t columns, ScaleForm
   rule.block = {1, columns};
   rule.scale = scale;
   rule.code_of = EvenE2M1Code;
-  rule.encode_row = EncodeEvenE2M1;
+  rule.encode_run = EncodeE2M1Run;
   rule.smallest = -7.0F;
   rule.largest = 7.0F;
   return rule;
@@ -336,7 +164,7 @@ constexpr EncodeRule MxFp8Rule(const char* name) {
   rule.block = {1, 32};
   rule.scale = ScaleFormat::kE8M0;
   rule.code_of = E4M3Code;
-  rule.encode_row = EncodeE4M3;
+  rule.encode_run = EncodePowerE4M3Run;
   rule.smallest = -464.0F;
   rule.largest = 464.0F;
   return rule;
@@ -345,6 +173,7 @@ constexpr EncodeRule MxFp8Rule(const char* name) {
 constexpr EncodeRule MakeModelOptNvFp4() {
   EncodeRule rule = E2M1Rule("modelopt nvfp4", 16, ScaleFormat::kE4M3);
   rule.scale_of = ModelOptGroupScale;
+  rule.scales_of = ModelOptGroupScales;
   rule.tensor_scale_of = ModelOptTensorScale;
   return rule;
 }
@@ -352,6 +181,7 @@ constexpr EncodeRule MakeModelOptNvFp4() {
 constexpr EncodeRule MakeLlmCompressorNvFp4() {
   EncodeRule rule = E2M1Rule("llm-compressor nvfp4", 16, ScaleFormat::kE4M3);
   rule.scale_of = LlmCompressorGroupScale;
+  rule.scales_of = LlmCompressorGroupScales;
   rule.tensor_scale_of = LlmCompressorTensorScale;
   rule.tensor_scale_use = TensorScaleUse::kDivide;
   return rule;
@@ -360,28 +190,32 @@ constexpr EncodeRule MakeLlmCompressorNvFp4() {
 constexpr EncodeRule MakeLlmCompressorMxFp4() {
   EncodeRule rule = E2M1Rule("llm-compressor mxfp4", 32, ScaleFormat::kE8M0);
   rule.scale_of = CarriedFp4Scale;
+  rule.scales_of = CarriedFp4Scales;
   rule.code_of = OwnE2M1Code;
-  rule.encode_row = EncodeOwnE2M1;
+  rule.encode_run = EncodePowerE2M1Run;
   return rule;
 }
 
 constexpr EncodeRule MakeModelOptMxFp4() {
   EncodeRule rule = E2M1Rule("modelopt mxfp4", 32, ScaleFormat::kE8M0);
   rule.scale_of = CeiledFp4Scale;
+  rule.scales_of = CeiledFp4Scales;
   rule.code_of = DownE2M1Code;
-  rule.encode_row = EncodeDownE2M1;
+  rule.encode_run = EncodePowerE2M1DownRun;
   return rule;
 }
 
 constexpr EncodeRule MakeLlmCompressorMxFp8() {
   EncodeRule rule = MxFp8Rule("llm-compressor mxfp8");
   rule.scale_of = CarriedFp8Scale;
+  rule.scales_of = CarriedFp8Scales;
   return rule;
 }
 
 constexpr EncodeRule MakeModelOptMxFp8() {
   EncodeRule rule = MxFp8Rule("modelopt mxfp8");
   rule.scale_of = CeiledFp8Scale;
+  rule.scales_of = CeiledFp8Scales;
   return rule;
 }
 
@@ -419,4 +253,3 @@ const EncodeRule& ModelOptMxFp8() {
 }
 
 }  // namespace dsv3::quant
-#endif  // HWY_ONCE
