@@ -10,6 +10,7 @@
 #include "convert/job/packed_output.h"
 #include "convert/job/process_messages.h"
 #include "convert/job/work_division.h"
+#include "convert/open/made_up_shards.h"
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
 #include "formats/shard_index.h"
@@ -104,7 +105,7 @@ OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const Recipe
   OutputJob job;
   job.plan = &plan;
   job.manifest_job =
-      plan.packed ? PackedJobOf(plan, source.catalog) : ManifestJobOf(plan, source.catalog, run);
+      plan.packed ? PackedJobOf(plan, source.catalog) : ManifestJobOf(plan, source, run);
   job.manifest_job_text = formats::ManifestJobText(job.manifest_job);
   job.overwrite = run.overwrite;
   job.run = assignment.run;
@@ -116,6 +117,7 @@ OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const Recipe
   const std::string identity = PlanFingerprint(plan, source.catalog) + job.manifest_job_text;
   head.fingerprint = formats::Xxh3Hex(std::as_bytes(std::span(identity)));
   for (const SourceFile& file : source.catalog.files()) {
+    if (IsMadeUp(file)) continue;
     head.sources.push_back(
         {file.name, file.bytes, file.mtime_ns, file.header_digest, file.checkpoint});
     job.source_paths.push_back(file.path);

@@ -1,9 +1,12 @@
 #include "convert/job/manifest.h"
 
+#include <algorithm>
 #include <map>
 #include <string_view>
 #include <utility>
 
+#include "convert/job/source_use.h"
+#include "convert/open/made_up_shards.h"
 #include "convert/packing/packed_manifest.h"
 #include "convert/plan/dropped_tensors.h"
 #include "convert/plan/slice_expression.h"
@@ -25,6 +28,53 @@ formats::ManifestSource SourceOf(const Catalog& catalog, std::uint32_t position,
           digests.xxh3,
           digests.sha256,
           file.shares_names ? file.name : ""};
+}
+
+// How a tensor of shards that are made up is made; nullptr for one that lies in a file.
+const DerivedTensors* FindMadeUp(const ModelTensors& source, std::uint32_t position) {
+  const auto found =
+      std::find_if(source.derived.begin(), source.derived.end(),
+                   [&](const DerivedTensors& derived) { return derived.Holds(position); });
+  if (found == source.derived.end()) return nullptr;
+  return IsMadeUp(source.catalog.files()[source.catalog.tensors()[position].extent.file]) ? &*found
+                                                                                          : nullptr;
+}
+
+bool IsListed(const formats::ManifestSource& source, const formats::ManifestTensor& tensor) {
+  return std::any_of(tensor.sources.begin(), tensor.sources.end(),
+                     [&](const formats::ManifestSource& other) {
+                       return other.name == source.name && other.file == source.file &&
+                              other.checkpoint == source.checkpoint;
+                     });
+}
+
+// Adds what a tensor was made of: a source tensor, or where that lies in no file the stored tensors
+// that it is made of. Of these digests are known where they are the same bytes, and where somebody
+// recorded them. A step that changes values gives the tensor its rule.
+void AddSource(const ModelTensors& source, std::uint32_t position, const Digests& digests,
+               formats::ManifestTensor& tensor) {
+  const DerivedTensors* const derived = FindMadeUp(source, position);
+  if (derived == nullptr) {
+    tensor.sources.push_back(SourceOf(source.catalog, position, digests));
+    return;
+  }
+  const Expression& origin = derived->OriginOf(position);
+  const bool is_same = origin.rule() == "copy";
+  const bool changes_values = origin.rule() == "cast" || origin.rule() == "dequantize";
+  if (changes_values || tensor.rule == "copy") tensor.rule = origin.rule();
+  const auto add = [&](std::uint32_t stored) {
+    Digests of_stored = is_same ? digests : Digests();
+    if (!is_same && derived->digests != nullptr) {
+      const auto known = derived->digests->find(stored);
+      if (known != derived->digests->end()) of_stored.xxh3 = known->second;
+    }
+    formats::ManifestSource listed = SourceOf(*derived->stored, stored, of_stored);
+    const Extent& shard = source.catalog.tensors()[position].extent;
+    listed.checkpoint = source.catalog.files()[shard.file].checkpoint;
+    if (!IsListed(listed, tensor)) tensor.sources.push_back(std::move(listed));
+  };
+  for (const std::uint32_t stored : origin.streamed_sources()) add(stored);
+  for (const std::uint32_t stored : origin.side_sources()) add(stored);
 }
 
 using DigestsByTensor = std::unordered_map<std::uint32_t, Digests>;
@@ -76,7 +126,7 @@ struct KnownDigests {
 };
 
 formats::ManifestTensor TensorOf(const PlannedFile& file, const PlannedTensor& planned,
-                                 const TensorRecord& record, const Catalog& catalog,
+                                 const TensorRecord& record, const ModelTensors& model,
                                  const KnownDigests& known) {
   formats::ManifestTensor tensor;
   tensor.name = planned.entry.name;
@@ -89,11 +139,10 @@ formats::ManifestTensor TensorOf(const PlannedFile& file, const PlannedTensor& p
   tensor.rule = planned.expression->rule();
   const Expression& expression = *planned.expression;
   for (const std::uint32_t source : expression.streamed_sources()) {
-    tensor.sources.push_back(
-        SourceOf(catalog, source, known.OfStreamed(expression, record, source)));
+    AddSource(model, source, known.OfStreamed(expression, record, source), tensor);
   }
   for (const std::uint32_t side : expression.side_sources()) {
-    tensor.sources.push_back(SourceOf(catalog, side, known.OfSide(expression, side)));
+    AddSource(model, side, known.OfSide(expression, side), tensor);
   }
   return tensor;
 }
@@ -124,7 +173,35 @@ std::string_view LastFileOf(const Plan& plan) {
   return plan.packed ? kPackedManifestName : kManifestName;
 }
 
-formats::ManifestJob ManifestJobOf(const Plan& plan, const Catalog& catalog,
+namespace {
+
+// The files that lie there: in place of shards that are made up those that hold their tensors, of
+// the converted checkpoint the ones that the plan needs.
+void AddSourceFiles(const Plan& plan, const ModelTensors& source, formats::ManifestJob& job) {
+  const std::vector<SourceFile>& shards = source.catalog.files();
+  const auto add = [&](const SourceFile& file, const std::string& checkpoint) {
+    job.source_files.push_back({checkpoint, file.name, file.bytes, file.header_digest});
+  };
+  for (const SourceFile& shard : shards) {
+    if (!IsMadeUp(shard)) add(shard, shard.checkpoint);
+  }
+  for (const DerivedTensors& derived : source.derived) {
+    if (derived.origins.empty()) continue;
+    const SourceFile& shard = shards[source.catalog.tensors()[derived.first].extent.file];
+    if (!IsMadeUp(shard)) continue;
+    const bool is_converted = derived.first == 0;
+    const std::vector<std::uint32_t> needs =
+        is_converted ? SourceUse(source).CountNeeds(plan) : std::vector<std::uint32_t>();
+    const std::vector<SourceFile>& files = derived.stored->files();
+    for (std::size_t i = 0; i < files.size(); ++i) {
+      if (!is_converted || needs[i] > 0) add(files[i], shard.checkpoint);
+    }
+  }
+}
+
+}  // namespace
+
+formats::ManifestJob ManifestJobOf(const Plan& plan, const ModelTensors& source,
                                    const RunOptions& run) {
   formats::ManifestJob job;
   job.recipe = plan.recipe;
@@ -133,15 +210,13 @@ formats::ManifestJob ManifestJobOf(const Plan& plan, const Catalog& catalog,
                            run.checksum == ChecksumMode::kSha256 ? "\"sha256\"" : "\"none\"");
   job.options.emplace_back("tensor_sha256", run.tensor_sha256 ? "true" : "false");
   job.removed_config = plan.removed_config;
-  const PatternCounts dropped = DroppedTensors(plan, catalog);
+  const PatternCounts dropped = DroppedTensors(plan, source.catalog);
   job.dropped.assign(dropped.begin(), dropped.end());
-  for (const SourceFile& file : catalog.files()) {
-    job.source_files.push_back({file.checkpoint, file.name, file.bytes, file.header_digest});
-  }
+  AddSourceFiles(plan, source, job);
   return job;
 }
 
-std::string ManifestText(const std::string& job, const Plan& plan, const Catalog& catalog,
+std::string ManifestText(const std::string& job, const Plan& plan, const ModelTensors& source,
                          const std::unordered_map<std::string, FileRecord>& records,
                          const std::unordered_map<std::uint32_t, Digests>& side_digests) {
   std::map<std::string_view, formats::ManifestFile> by_name;
@@ -156,14 +231,17 @@ std::string ManifestText(const std::string& job, const Plan& plan, const Catalog
   for (const PlannedFile& file : plan.files) {
     const FileRecord& record = records.at(file.name);
     for (std::size_t i = 0; i < file.tensors.size(); ++i) {
-      writer.AddTensor(TensorOf(file, file.tensors[i], record.tensors[i], catalog, known));
+      writer.AddTensor(TensorOf(file, file.tensors[i], record.tensors[i], source, known));
     }
   }
   return writer.Finish();
 }
 
 std::optional<ManifestSummary> ReadManifest(const std::filesystem::path& directory) {
-  const std::filesystem::path path = directory / kManifestName;
+  return ReadManifestAt(directory / kManifestName);
+}
+
+std::optional<ManifestSummary> ReadManifestAt(const std::filesystem::path& path) {
   std::error_code ignored;
   if (!std::filesystem::is_regular_file(path, ignored)) return std::nullopt;
   const std::string text = formats::ReadSmallFile(path, formats::kMaxManifestBytes);

@@ -10,6 +10,7 @@
 
 #include "convert/catalog/catalog.h"
 #include "convert/job/run_options.h"
+#include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
 #include "convert/stream/record.h"
 #include "formats/manifest.h"
@@ -25,12 +26,13 @@ using formats::kManifestName;
 std::string_view LastFileOf(const Plan& plan);
 
 // The part of the manifest that names the job.
-formats::ManifestJob ManifestJobOf(const Plan& plan, const Catalog& catalog, const RunOptions& run);
+formats::ManifestJob ManifestJobOf(const Plan& plan, const ModelTensors& source,
+                                   const RunOptions& run);
 
 // The whole manifest. `job` is the text of its job; `records` are those of all written files
 // (weight files, side files, index) by name; `side_digests` those of side sources by catalog
 // position.
-std::string ManifestText(const std::string& job, const Plan& plan, const Catalog& catalog,
+std::string ManifestText(const std::string& job, const Plan& plan, const ModelTensors& source,
                          const std::unordered_map<std::string, FileRecord>& records,
                          const std::unordered_map<std::uint32_t, Digests>& side_digests);
 
@@ -46,5 +48,7 @@ struct ManifestSummary {
 // Reads the manifest in `directory`; nothing when there is none, or it is not one that a conversion
 // wrote (one that names files outside the directory is not).
 std::optional<ManifestSummary> ReadManifest(const std::filesystem::path& directory);
+// The same of the file at `path`.
+std::optional<ManifestSummary> ReadManifestAt(const std::filesystem::path& path);
 
 }  // namespace dsv3::convert

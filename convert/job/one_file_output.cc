@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -10,6 +11,8 @@
 #include <fmt/format.h>
 
 #include "convert/job/manifest.h"
+#include "convert/job/source_probe.h"
+#include "convert/stream/source_files.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
@@ -27,7 +30,7 @@ bool IsThere(const fs::path& path) {
   return fs::exists(fs::symlink_status(path, ignored));
 }
 
-bool IsSameJob(const fs::path& manifest, const Plan& plan, const Catalog& catalog,
+bool IsSameJob(const fs::path& manifest, const Plan& plan, const ModelTensors& source,
                const RunOptions& run) {
   std::error_code ignored;
   if (!fs::is_regular_file(manifest, ignored)) return false;
@@ -35,7 +38,7 @@ bool IsSameJob(const fs::path& manifest, const Plan& plan, const Catalog& catalo
     const formats::Manifest found = formats::ParseManifest(
         formats::ReadSmallFile(manifest, formats::kMaxManifestBytes), manifest.string());
     return formats::ManifestJobText(found.job) ==
-           formats::ManifestJobText(ManifestJobOf(plan, catalog, run));
+           formats::ManifestJobText(ManifestJobOf(plan, source, run));
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kBadInput) throw;
     return false;
@@ -90,8 +93,24 @@ bool OneFileOutput::EndedWhilePlacing(const Plan& plan) const {
          (waiting == 0 && fs::is_empty(directory_, error) && !error);
 }
 
-bool OneFileOutput::IsFinished(const Plan& plan, const Catalog& catalog, const RunOptions& run,
-                               formats::FileSystem& file_system) const {
+// Two fine-tunings of one model have the same names, shapes and headers.
+void OneFileOutput::RequireSameSource(const Plan& plan, const ModelTensors& source,
+                                      const StopToken& stop) const {
+  const std::optional<ManifestSummary> manifest = ReadManifestAt(manifest_);
+  if (!manifest) return;
+  SourceFiles sources(source.catalog, source.derived);
+  const std::optional<OtherTensor> other = FindOtherTensor(*manifest, plan, source, sources, stop);
+  if (!other) return;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("{}: this command made the file of another IN: tensor {} in {} has other "
+                          "bytes than the one that it was made of; name another file, or give "
+                          "--overwrite to replace it",
+                          formats::ShownPath(output_), QuoteForMessage(other->name), other->file),
+              {output_.string(), ""});
+}
+
+bool OneFileOutput::IsFinished(const Plan& plan, const ModelTensors& source, const RunOptions& run,
+                               formats::FileSystem& file_system, const StopToken& stop) const {
   if (!run.dry_run && EndedWhilePlacing(plan)) Place(plan, file_system);
   if (overwrite_) return false;
   const auto is_there = [&](const PlannedFile& file) { return IsThere(PlaceOf(file)); };
@@ -101,8 +120,9 @@ bool OneFileOutput::IsFinished(const Plan& plan, const Catalog& catalog, const R
     std::error_code ignored;
     return fs::is_regular_file(PlaceOf(file), ignored) && HasPlannedHeader(PlaceOf(file), file);
   };
-  if (IsSameJob(manifest_, plan, catalog, run) &&
+  if (IsSameJob(manifest_, plan, source, run) &&
       std::all_of(plan.files.begin(), plan.files.end(), is_planned)) {
+    RequireSameSource(plan, source, stop);
     return true;
   }
   const fs::path there = PlaceOf(*found);

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "convert/catalog/progress.h"
 #include "convert/job/run_options.h"
 #include "convert/open/open_model.h"
 #include "convert/plan/plan.h"
@@ -23,17 +24,18 @@ class OneFileOutput {
 
   const std::filesystem::path& manifest() const { return manifest_; }
 
-  // Whether the complete output of this plan is there: the manifest says the same job, and the
-  // files have their sizes and headers. Finishes first what a run left that ended between the
-  // names. Throws Error (kUsage) where anything else has the name of a file, unless it may be
-  // overwritten.
-  bool IsFinished(const Plan& plan, const Catalog& catalog, const RunOptions& run,
-                  formats::FileSystem& file_system) const;
+  // Whether the complete output of this plan is there: the manifest says the same job, the files
+  // have their sizes and headers, and FindOtherTensor finds nothing. Finishes first what a run left
+  // that ended between the names. Throws Error (kUsage) where anything else has the name of a file,
+  // unless it may be overwritten.
+  bool IsFinished(const Plan& plan, const ModelTensors& source, const RunOptions& run,
+                  formats::FileSystem& file_system, const StopToken& stop) const;
 
   // Gives the complete files their names. May be called again after it was interrupted.
   void Place(const Plan& plan, formats::FileSystem& file_system) const;
 
  private:
+  void RequireSameSource(const Plan& plan, const ModelTensors& source, const StopToken& stop) const;
   std::filesystem::path PlaceOf(const PlannedFile& file) const;
   bool EndedWhilePlacing(const Plan& plan) const;
 

@@ -188,9 +188,8 @@ void OutputRun::Finish(Committer& committer) {
   } else if (hooks_.last_text) {
     committer.WriteLast(LastFileOf(plan_), hooks_.last_text(committer.records()));
   } else {
-    committer.WriteLast(LastFileOf(plan_),
-                        ManifestText(job_.manifest_job_text, plan_, source_.catalog,
-                                     committer.records(), side_digests_));
+    committer.WriteLast(LastFileOf(plan_), ManifestText(job_.manifest_job_text, plan_, source_,
+                                                        committer.records(), side_digests_));
   }
   RemoveLeftovers(output_, fs_);
 }

@@ -58,13 +58,11 @@ void OutputRun::Warn(formats::Finding warning) {
 
 void OutputRun::RequireSameSource() {
   if (!state_.manifest) return;
-  const std::optional<std::uint32_t> other = FindOtherTensor(*state_.manifest, sources_, stop_);
+  const std::optional<OtherTensor> other =
+      FindOtherTensor(*state_.manifest, plan_, source_, sources_, stop_);
   if (!other) return;
-  const CatalogTensor& tensor = source_.catalog.tensors()[*other];
-  const SourceFile& file = source_.catalog.files()[tensor.extent.file];
-  RefuseOtherSource(output_, *state_.manifest,
-                    *other < source_.catalog.tensors_end() ? "IN" : kBaseOption,
-                    formats::ShownPath(file.DisplayName()), tensor.name);
+  RefuseOtherSource(output_, *state_.manifest, other->of_base ? kBaseOption : "IN", other->file,
+                    other->name);
 }
 
 void OutputRun::ReportNothingToDo() {

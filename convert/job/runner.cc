@@ -177,7 +177,7 @@ ConversionReport RunConversion(const ConversionKind& conversion, const JobReques
       (model.assembled && HasCheckedBytes(model.assembled->stored)) ||
       std::any_of(recipe.tensors.derived.begin(), recipe.tensors.derived.end(),
                   [](const DerivedTensors& derived) { return HasCheckedBytes(*derived.stored); });
-  if (one_file && one_file->IsFinished(*recipe.plan, recipe.tensors.catalog, run, file_system)) {
+  if (one_file && one_file->IsFinished(*recipe.plan, recipe.tensors, run, file_system, stop)) {
     report.outcome = ConversionReport::Outcome::kNothingToDo;
     for (const PlannedFile& file : recipe.plan->files) {
       report.files.push_back({file.name, file.bytes, file.tensors.size(), "", true});

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/open/made_up_shards.h"
 #include "convert/plan/plan.h"
 
 namespace dsv3::convert {
@@ -42,7 +43,12 @@ Catalog MakeShards(NamedExpressions&& tensors, std::uint64_t shard_bytes,
       assembled.origins.push_back(tensor.expression);
     }
   }
-  return CatalogOf(plan);
+  const Catalog catalog = CatalogOf(plan);
+  std::vector<SourceFile> shards = catalog.files();
+  for (SourceFile& shard : shards) shard.header_digest.clear();
+  return Catalog(std::move(shards), catalog.tensors());
 }
+
+bool IsMadeUp(const SourceFile& shard) { return shard.path.empty() && shard.header_digest.empty(); }
 
 }  // namespace dsv3::convert

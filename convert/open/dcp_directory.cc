@@ -83,8 +83,8 @@ class DcpDirectory final : public TrainingReader {
     StoredTensors stored;
     for (std::size_t f = 0; f < items.size(); ++f) {
       if (items[f].empty()) continue;
-      const std::uint32_t file =
-          stored.AddFile(place_.directory / metadata_.files[f], *files[f], metadata_.version);
+      const std::uint32_t file = stored.AddFile(place_.directory / metadata_.files[f], *files[f],
+                                                DigestOf(metadata_.version));
       for (std::size_t i = 0; i < items[f].size(); ++i) {
         const formats::DcpTensor& tensor = metadata_.tensors[items[f][i].tensor];
         const formats::DcpChunk& chunk = tensor.chunks[items[f][i].chunk];

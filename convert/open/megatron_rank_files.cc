@@ -191,7 +191,8 @@ class MegatronRankFiles final : public ReaderOfPieces {
              "it holds no weights (model); take the file that Megatron's training saved, or copy "
              "it again from where it comes from");
     }
-    const std::uint32_t source = stored_.AddFile(place.directory / name, file, *save.text);
+    const std::uint32_t source =
+        stored_.AddFile(place.directory / name, file, DigestOf(*save.text));
     for (const auto& [stage, views] : stages) {
       ranks_.push_back(rank);
       ranks_.back().virtual_stage = stage;

@@ -18,13 +18,13 @@ namespace {
 
 constexpr std::uint64_t kMaxMapBytes = std::uint64_t{256} << 20;
 
-// Tensor → file. The map is flat, or in the member weight_map.
-std::map<std::string, std::string> ReadMap(const std::filesystem::path& path) {
-  const std::string file = path.filename().string();
-  const std::string text = formats::ReadSmallFile(path, kMaxMapBytes);
+}  // namespace
+
+std::map<std::string, std::string> ReadParameterMap(const TrainingPlace& place) {
+  const std::string text = formats::ReadSmallFile(place.directory / kParameterMap, kMaxMapBytes);
   std::map<std::string, std::string> files;
-  formats::JsonReader reader(text,
-                             {.file = file, .part = "the map", .advice = "copy the file again"});
+  formats::JsonReader reader(
+      text, {.file = kParameterMap, .part = "the map", .advice = "copy the file again"});
   reader.BeginObject();
   while (const auto key = reader.NextMember()) {
     std::string name(*key);
@@ -44,10 +44,12 @@ std::map<std::string, std::string> ReadMap(const std::filesystem::path& path) {
   return files;
 }
 
+namespace {
+
 class NamedSafetensors final : public ReaderOfPieces {
  public:
   explicit NamedSafetensors(const TrainingPlace& place) {
-    std::map<std::string, std::string> listed = ReadMap(place.directory / kParameterMap);
+    std::map<std::string, std::string> listed = ReadParameterMap(place);
     for (const std::string& name : place.files) {
       const std::filesystem::path path = place.directory / name;
       const formats::InputFile file = OpenFileOf(place, name);

@@ -19,7 +19,7 @@ class TorchFiles final : public ReaderOfPieces {
       const std::filesystem::path path = place.directory / name;
       const formats::InputFile file = OpenFileOf(place, name);
       const formats::TorchSave save = formats::ReadTorchSave(file);
-      const std::uint32_t source = stored_.AddFile(path, file, *save.text);
+      const std::uint32_t source = stored_.AddFile(path, file, DigestOf(*save.text));
       for (const formats::TorchTensor& view : save.tensors) {
         // Safetensors files have no such dtype; an optimizer's state may have one.
         if (!view.type->dtype) continue;

@@ -44,14 +44,18 @@ TrainingReading TrainingReader::ReadModel(const ModelConfig& config,
   return {detected.stack, ReadStack(detected, config, names), {}};
 }
 
+std::string DigestOf(std::string_view description) {
+  return formats::Xxh3Hex(std::as_bytes(std::span(description)));
+}
+
 std::uint32_t StoredTensors::AddFile(const std::filesystem::path& path,
-                                     const formats::InputFile& file, std::string_view description) {
+                                     const formats::InputFile& file, std::string header_digest) {
   SourceFile source;
   source.name = file.name();
   source.path = path;
   source.bytes = file.bytes();
   source.mtime_ns = file.mtime_ns();
-  source.header_digest = formats::Xxh3Hex(std::as_bytes(std::span(description)));
+  source.header_digest = std::move(header_digest);
   source.shares_names = true;
   source.described_by = Joined(file.reads());
   files_.push_back(std::move(source));

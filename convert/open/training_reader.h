@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "convert/catalog/catalog.h"
@@ -54,18 +56,26 @@ std::unique_ptr<TrainingReader> ReadDcpSafetensors(const TrainingPlace& place);
 std::unique_ptr<TrainingReader> ReadNamedSafetensors(const TrainingPlace& place);
 std::unique_ptr<TrainingReader> ReadMegatronRankFiles(const TrainingPlace& place);
 
+// The file of each tensor by kParameterMap, of a place of kNamedSafetensors: flat, or in the member
+// weight_map. Throws Error (kBadInput; kIo).
+std::map<std::string, std::string> ReadParameterMap(const TrainingPlace& place);
+
 // Opens a file of the place by its name, also one that was freed, and lists what is read of it.
 formats::InputFile OpenFileOf(const TrainingPlace& place, const std::string& name);
 
 // By the place's kind.
 std::unique_ptr<TrainingReader> ReadTraining(const TrainingPlace& place);
 
+// XXH3-128 of a text in which a file describes itself, hex.
+std::string DigestOf(std::string_view description);
+
 // Collects the stored tensors of a training checkpoint.
 class StoredTensors {
  public:
-  // `description` is what the file says of its tensors; all that is to be read of it has been.
+  // `header_digest`: XXH3-128 of what describes the file's tensors, hex. All that is to be read of
+  // it has been.
   std::uint32_t AddFile(const std::filesystem::path& path, const formats::InputFile& file,
-                        std::string_view description);
+                        std::string header_digest);
 
   // Adds what a view of a storage takes, as a piece with all offsets 0: the tensor alone where its
   // elements lie together, else the whole storage, of which the piece takes some elements.

@@ -51,9 +51,9 @@ class ManifestTextTest : public ::testing::Test {
     std::unordered_map<std::string, FileRecord> records;
     records["f"] = {"f", plan_.files[0].bytes, {"", std::string(64, 'a')}, {}};
     records["f"].tensors.push_back({{kOutput, std::string(64, 'b')}, {streamed, ""}, 0, {}});
-    const std::string text =
-        ManifestText(formats::ManifestJobText(ManifestJobOf(plan_, source_.catalog(), {})), plan_,
-                     source_.catalog(), records, sides_);
+    const std::string text = ManifestText(
+        formats::ManifestJobText(ManifestJobOf(plan_, {source_.catalog(), {}, {}}, {})), plan_,
+        {source_.catalog(), {}, {}}, records, sides_);
     const formats::Manifest manifest = formats::ParseManifest(text, "manifest");
     EXPECT_EQ(formats::SerializeManifest(manifest), text);
     return manifest.tensors.at(0);
@@ -126,8 +126,9 @@ TEST_F(ManifestTextTest, NamesTheFileWhereFilesShareNames) {
   plan.files.push_back(PlanFile("f", {{"t", Copy(catalog, 0)}}));
   const std::unordered_map<std::string, FileRecord> records = {
       {"f", {"f", plan.files[0].bytes, {}, {{{kOutput, ""}, {kOutput, ""}, 0, {}}}}}};
-  const std::string text = ManifestText(formats::ManifestJobText(ManifestJobOf(plan, catalog, {})),
-                                        plan, catalog, records, {});
+  const std::string text =
+      ManifestText(formats::ManifestJobText(ManifestJobOf(plan, {catalog, {}, {}}, {})), plan,
+                   {catalog, {}, {}}, records, {});
   const formats::ManifestSource source =
       formats::ParseManifest(text, "manifest").tensors.at(0).sources.at(0);
   EXPECT_EQ(source.name, "a");
