@@ -358,10 +358,8 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
         message += other_form;
         return;
       }
-      message +=
-          "; the checkpoint is incomplete or the config belongs to another model: download "
-          "what is missing" +
-          FittingValue(config, layers, expected);
+      message += fmt::format("{}download what is missing{}", kIncomplete,
+                             FittingValue(config, layers, expected));
       if (expected.layer != ExpectedTensor::kNoLayer) {
         ++tallies[expected.layer].missing;
         missing.emplace_back(findings.size() - 1, expected.layer);

@@ -34,6 +34,10 @@ bool IsKnownMethod(const ModelConfig& config);
 // form that is not known: the weight is not to be called missing.
 inline constexpr std::string_view kUnderThisName = " under this name";
 
+// What a message about missing tensors says that this means, before what to do.
+inline constexpr std::string_view kIncomplete =
+    "; the checkpoint is incomplete or the config belongs to another model: ";
+
 // The end of that message, which begins with kUnderThisName; empty where neither the config's
 // method nor `instead`, the tensor that lies in the weight's place or kNone, says so.
 std::string UnknownFormText(const ModelConfig& config, const Catalog& catalog,

@@ -8,18 +8,22 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
 #include "convert/layouts/deepseek_names.h"
 #include "convert/model/expected_tensors.h"
-#include "convert/model/layers_held.h"
 #include "convert/model/stored_instead.h"
 #include "convert/open/hub.h"
+#include "convert/open/missing_tensors.h"
 #include "convert/open/modelopt_description.h"
+#include "convert/open/numbered_files.h"
 #include "convert/open/packed_model.h"
 #include "convert/open/rank_directory.h"
 #include "convert/open/rank_shards.h"
+#include "convert/open/training_place.h"
+#include "convert/open/training_reader.h"
 #include "convert/open/unfinished.h"
 #include "formats/checkpoint_check.h"
 #include "formats/checkpoint_location.h"
@@ -27,7 +31,6 @@
 #include "formats/io/dead_link.h"
 #include "formats/io/input_file.h"
 #include "formats/message_text.h"
-#include "formats/number_of.h"
 #include "formats/safetensors.h"
 #include "formats/shard_index.h"
 
@@ -54,64 +57,6 @@ Finding Missing(std::string_view kind, const std::string& file, std::string mess
 bool Exists(const fs::path& path) {
   std::error_code error;
   return fs::exists(path, error);
-}
-
-// "model-00003-of-00163.safetensors": the third of 163 files of one set.
-struct NumberedName {
-  std::string before;  // "model-"
-  std::string digits;  // "00003"
-  std::string after;   // "-of-00163.safetensors"
-  std::uint64_t number = 0;
-  std::uint64_t count = 0;
-};
-
-std::optional<NumberedName> ParseNumbered(const std::string& name) {
-  constexpr std::string_view kOf = "-of-";
-  constexpr std::size_t kFewestDigits = 5;
-  constexpr std::string_view kDigits = "0123456789";
-  const std::size_t of = name.rfind(kOf);
-  if (of == std::string::npos || !name.ends_with(kSuffix)) return std::nullopt;
-  const std::size_t before = name.find_last_not_of(kDigits, of - 1);
-  const std::size_t begin = of == 0 ? 0 : before == std::string::npos ? 0 : before + 1;
-  const std::size_t count_begin = of + kOf.size();
-  const std::size_t count_end = name.find_first_not_of(kDigits, count_begin);
-  if (of - begin < kFewestDigits || count_end - count_begin < kFewestDigits) return std::nullopt;
-  const auto number =
-      formats::NumberOf<std::uint64_t>(std::string_view(name).substr(begin, of - begin));
-  const auto count = formats::NumberOf<std::uint64_t>(
-      std::string_view(name).substr(count_begin, count_end - count_begin));
-  if (!number || !count) return std::nullopt;
-  return NumberedName{name.substr(0, begin), name.substr(begin, of - begin), name.substr(of),
-                      *number, *count};
-}
-
-// Sets of numbered files of which some are not there.
-void AddNumbered(const CheckpointFiles& files, Findings& findings) {
-  std::map<std::pair<std::string, std::string>, std::vector<NumberedName>> sets;
-  for (const formats::ShardFile& shard : files.shards) {
-    if (auto name = ParseNumbered(shard.name)) {
-      sets[{name->before, name->after}].push_back(std::move(*name));
-    }
-  }
-  for (const auto& [key, members] : sets) {
-    const NumberedName& one = members.front();
-    std::set<std::uint64_t> there;
-    for (const NumberedName& member : members) there.insert(member.number);
-    if (there.size() >= one.count) continue;
-    // Some count from 0.
-    std::uint64_t first = there.count(0) != 0 ? 0 : 1;
-    while (there.count(first) != 0) ++first;
-    const std::string file =
-        fmt::format("{}{:0{}}{}", one.before, first, one.digits.size(), one.after);
-    const std::uint64_t others = one.count - there.size() - 1;
-    std::string which = "this shard is not there";
-    if (others > 0) which = fmt::format("this shard and {} more are not there", others);
-    findings.push_back(Missing(
-        "missing-shard", file,
-        fmt::format("{}: {}; the names say that there are {} shards, and there is no {} that "
-                    "says otherwise; continue the download, or copy what is missing",
-                    formats::ShownPath(file), which, one.count, formats::kShardIndexName)));
-  }
 }
 
 // The files that the hub's listing and records name, that a model needs, and that the directory
@@ -203,9 +148,44 @@ Findings OfCheckpoint(const fs::path& directory) {
   if (files_missing || !all_readable) return findings;
   if (const std::optional<ModelConfig> config = ReadConfig(files)) {
     formats::DropSecondCopies(files);
-    auto missing = FindMissingTensors(*config, Catalog::FromCheckpoint(files), files.form);
+    auto missing = FindMissingTensors(*config, Catalog::FromCheckpoint(files));
     if (missing) findings.push_back(*std::move(missing));
     NameUnlistedHolders(FindUnlistedTensors(files), findings);
+  }
+  return findings;
+}
+
+// What a training checkpoint of safetensors files says of them. Its tensors have other names than
+// those that a config predicts, and whether they are all there its reader finds out. Nothing for
+// other directories.
+std::optional<Findings> OfTraining(const fs::path& directory) {
+  using Kind = TrainingPlace::Kind;
+  std::optional<TrainingPlace> place;
+  try {
+    place = FindTraining(directory);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kIo) throw;
+  }
+  if (place && place->kind == Kind::kDcpSafetensors) {
+    return FindMissingNumbers(place->files, "");
+  }
+  if (!place || place->kind != Kind::kNamedSafetensors) return std::nullopt;
+  std::map<std::string, std::uint64_t> tensors;  // how many the map gives to each file
+  try {
+    for (const auto& [tensor, file] : ReadParameterMap(*place)) ++tensors[file];
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kIo) throw;
+    return Findings{Missing("unreadable-index", kParameterMap, error.message())};
+  }
+  Findings findings;
+  for (const auto& [file, count] : tensors) {
+    if (std::binary_search(place->files.begin(), place->files.end(), file)) continue;
+    findings.push_back(
+        Missing("missing-shard", file,
+                fmt::format("{}: {} gives {} to this file, but there is no such file; copy it from "
+                            "where the others come from",
+                            formats::ShownPath(file), kParameterMap,
+                            count == 1 ? "1 tensor" : fmt::format("{} tensors", count))));
   }
   return findings;
 }
@@ -220,6 +200,7 @@ Findings OfFiles(const fs::path& directory) {
   if (IsDemoDirectory(directory)) return OfDemo(directory);
   // packed.json, which lists all files, was written last.
   if (IsPackedAlone(directory)) return {};
+  if (std::optional<Findings> findings = OfTraining(directory)) return *std::move(findings);
   Findings findings;
   if (!HoldsCheckpoint(directory)) {
     AddListed(directory, findings);
@@ -238,15 +219,17 @@ Findings OfFiles(const fs::path& directory) {
 
 Findings FindMissingFiles(const CheckpointFiles& files) {
   Findings findings;
-  if (!files.index) AddNumbered(files, findings);
+  if (!files.index) {
+    std::vector<std::string> names;
+    for (const formats::ShardFile& shard : files.shards) names.push_back(shard.name);
+    findings = FindMissingNumbers(
+        names, fmt::format(", and there is no {} that says otherwise", formats::kShardIndexName));
+  }
   AddListed(files.directory, findings);
   return findings;
 }
 
 namespace {
-
-constexpr std::string_view kStructureLists =
-    "; `dsv3-verify structure` lists what is missing: download it";
 
 void AddTensorsOf(const formats::ShardFile& file, UnlistedTensors& unlisted) {
   for (const formats::SafetensorsTensor& tensor : file.header.tensors) {
@@ -288,7 +271,7 @@ void NameUnlistedHolders(const UnlistedTensors& unlisted, Findings& findings) {
     const auto holder = unlisted.files.find(finding.tensor);
     if (holder == unlisted.files.end()) continue;
     // What lies there is neither to be downloaded nor left out on purpose.
-    const std::string_view advice = finding.file.empty() ? kNoFileHoldsIt : kStructureLists;
+    const std::string_view advice = finding.file.empty() ? kNoFileHoldsIt : kIncomplete;
     const std::size_t end = finding.message.rfind(advice);
     if (end != std::string::npos) finding.message.resize(end);
     finding.message += fmt::format(
@@ -332,33 +315,6 @@ void NameUnlistedHolders(const CheckpointFiles& files, Findings& findings) {
         "checkpoint, take the index that belongs to them, or move this one away",
         all ? "" : "or ", held, listed, *first);
   }
-}
-
-std::optional<Finding> FindMissingTensors(const ModelConfig& config, const Catalog& catalog,
-                                          CheckpointFiles::Form form) {
-  std::uint64_t count = 0;
-  Finding summary;
-  for (Finding& finding : CheckAgainstModel(config, catalog)) {
-    if (finding.kind != "missing-tensor") continue;
-    if (count++ == 0) summary = std::move(finding);
-  }
-  if (count == 0) return std::nullopt;
-  const bool known_whole = form != CheckpointFiles::Form::kUnindexed;
-  summary.severity = known_whole ? Severity::kWarning : Severity::kError;
-  summary.file = kConfigName;
-  // Codes of a form that is not known are there: nothing is to be downloaded.
-  const std::string held_otherwise = fmt::format("{}{}", kNoFileHoldsIt, kUnderThisName);
-  const std::size_t otherwise = summary.message.find(held_otherwise);
-  const std::string advice =
-      otherwise == std::string::npos
-          ? std::string(kStructureLists) + FittingValue(config, catalog, summary.tensor)
-          : summary.message.substr(otherwise + held_otherwise.size());
-  summary.message = fmt::format(
-      "{}: it predicts {} that no file of the checkpoint holds{}, such as {}{}", kConfigName,
-      count == 1 ? std::string("1 tensor") : fmt::format("{} tensors", count),
-      otherwise == std::string::npos ? "" : " under these names", QuoteForMessage(summary.tensor),
-      advice);
-  return summary;
 }
 
 Findings JudgeCompleteness(const fs::path& directory) {

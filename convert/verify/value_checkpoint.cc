@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "convert/open/completeness.h"
+#include "convert/open/missing_tensors.h"
 #include "convert/open/unfinished.h"
 #include "formats/checkpoint_files.h"
 #include "formats/message_text.h"
@@ -24,7 +25,7 @@ void JudgeDirectory(const OpenedModel& model, formats::Findings& findings) {
   AddUnlessKnown(model.unfinished, findings);
   AddUnlessKnown(model.missing_files, findings);
   if (!all_there || model.assembled) return;
-  if (auto missing = FindMissingTensors(model.config, model.catalog, model.form)) {
+  if (auto missing = FindMissingTensors(model.config, model.catalog)) {
     findings.push_back(*std::move(missing));
     NameUnlistedHolders(model.unlisted, findings);
   }

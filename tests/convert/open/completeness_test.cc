@@ -7,12 +7,15 @@
 #include <gtest/gtest.h>
 
 #include "convert/inspect/inspection.h"
+#include "convert/recipes/layout.h"
 #include "convert/verify/compare.h"
 #include "convert/verify/numeric.h"
 #include "convert/verify/provenance.h"
 #include "convert/verify/structure.h"
 #include "formats/error.h"
+#include "tests/convert/support/digest_oracle.h"
 #include "tests/convert/support/part_test.h"
+#include "tests/convert/support/reshard.h"
 #include "tests/convert/verify/checksum_support.h"
 #include "tests/convert/verify/structure_test.h"
 #include "tests/support/files.h"
@@ -117,14 +120,73 @@ TEST_F(CompletenessTest, TheConfigSaysWhichTensorsThereMustBe) {
   });
   fs::remove_all(in_);
   model.Write(in_);
+  const std::string missing = "missing-tensor config.json model.norm.weight";
   const formats::Findings findings = Judge();
-  EXPECT_THAT(Lines(findings), ElementsAre("warning missing-tensor config.json model.norm.weight"));
-  EXPECT_THAT(findings[0].message, HasSubstr("predicts 1 tensor that"));
-  EXPECT_THAT(Lines(Numeric(in_).verification.findings),
-              Contains("warning missing-tensor config.json model.norm.weight"));
-  // Nothing says that the files are all.
+  EXPECT_THAT(Lines(findings), ElementsAre(missing));
+  EXPECT_THAT(findings[0].message,
+              AllOf(HasSubstr("predicts 1 tensor that"),
+                    HasSubstr("; the checkpoint is incomplete or the config belongs to another")));
+  EXPECT_THAT(Lines(Numeric(in_).verification.findings), Contains(missing));
+  EXPECT_THAT(Codes(ErrorOf([&] { testing::Create(in_, true); })),
+              AllOf(HasSubstr("bad-input: config.json: it predicts 1 tensor"),
+                    HasSubstr("making checksums is refused until then")));
+  // Both have all tensors that the other one has.
+  EXPECT_THAT(Lines(Compare(in_, in_).verification.findings), Contains("warning " + missing));
+  testing::SmallModelCheckpoint().Write(dir_ / "whole");
+  EXPECT_FALSE(Compare(in_, dir_ / "whole").verification.Passes(false));
+  // Sums that somebody made of it do not say that it is whole.
+  std::string sums;
+  for (const char* name : {"config.json", kIndex}) {
+    sums += testing::Sha256Of(testing::ReadFile(in_ / name)) + "  " + name + "\n";
+  }
+  WriteFile(in_ / "SHA256SUMS", sums);
+  EXPECT_THAT(Lines(testing::Check(in_).verification.findings), Contains(missing));
   fs::remove(in_ / kIndex);
-  EXPECT_THAT(Lines(Judge()), ElementsAre("missing-tensor config.json model.norm.weight"));
+  EXPECT_THAT(Lines(Judge()), ElementsAre(missing));
+}
+
+// Its codes are there in a form that is not known, and nobody can say what is missing.
+TEST_F(CompletenessTest, WeightsInAFormThatIsNotKnownAreNotMissing) {
+  testing::TinyCheckpoint model = testing::SmallModelCheckpoint();
+  for (testing::TinyTensor& tensor : model.tensors) {
+    if (tensor.name == "model.layers.0.mlp.up_proj.weight") {
+      tensor.name = "model.layers.0.mlp.up_proj.W_q";
+      tensor.dtype = formats::Dtype::kU8;
+    }
+  }
+  fs::remove_all(in_);
+  model.Write(in_);
+  const formats::Findings findings = Judge();
+  EXPECT_THAT(Lines(findings), ElementsAre("warning missing-tensor config.json "
+                                           "model.layers.0.mlp.up_proj.weight"));
+  EXPECT_THAT(findings[0].message,
+              AllOf(HasSubstr("under these names"), Not(HasSubstr("incomplete"))));
+  EXPECT_TRUE(testing::Create(in_, false).written);
+}
+
+// The config is that of the model on Hugging Face, and the tensors have a training stack's names.
+TEST_F(CompletenessTest, TrainingCheckpointsAreJudgedByTheirOwnMap) {
+  testing::MakeSample(SamplePreset::kTiny, 1, dir_ / "fp8");
+  testing::Conversion(dir_ / "fp8", dir_ / "model").Run();
+  for (const std::string layout : {"deepseek", "transformers-fused", "mindformers-train",
+                                   "mindformers-infer", "mindformers-mcore-v1"}) {
+    SCOPED_TRACE(layout);
+    fs::remove_all(out_);
+    testing::Conversion(dir_ / "model", out_, LayoutConversion({.to = layout})).Run();
+    EXPECT_THAT(Lines(JudgeCompleteness(out_)), IsEmpty());
+    EXPECT_THAT(testing::Check(out_).verification.findings, IsEmpty());
+    EXPECT_TRUE(testing::Create(out_, false).written);
+    if (!layout.starts_with("mindformers-")) continue;
+    const std::string file = layout == "mindformers-infer" ? "model_layer_0.safetensors"
+                                                           : "ms-model-00001-of-00005.safetensors";
+    fs::remove(out_ / file);
+    const formats::Findings findings = JudgeCompleteness(out_);
+    EXPECT_THAT(Lines(findings), ElementsAre(Missing(file)));
+    EXPECT_THAT(findings[0].message, HasSubstr("param_name_map.json gives "));
+    WriteFile(out_ / "param_name_map.json", "{");
+    EXPECT_THAT(Lines(JudgeCompleteness(out_)),
+                ElementsAre("unreadable-index param_name_map.json "));
+  }
 }
 
 TEST_F(CompletenessTest, SaysWhichValueOfTheConfigWouldFit) {
