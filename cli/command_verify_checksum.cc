@@ -63,8 +63,8 @@ VerifyReport Create(const CreateOptions& options, CommandContext& context) {
   }
   report.lines.emplace_back("files", fmt::format("{}, {}", FormatCountOf(created.files, "file"),
                                                  FormatBytes(created.bytes)));
-  report.lines.emplace_back("tensors", FormatCount(created.tensors));
   if (created.written) {
+    report.lines.emplace_back("tensors", FormatCount(created.tensors));
     report.lines.emplace_back("content", created.content_digest);
     report.lines.emplace_back("provenance", created.kept_provenance
                                                 ? "kept from the manifest that was there"

@@ -45,7 +45,8 @@ struct CreateChecksumsReport {
 // file, has a file that cannot be listed (a dead link, a FIFO, a name that is not UTF-8) or a shard
 // whose header cannot be read, or is not whole (see JudgeCompleteness); kUsage where a conversion
 // is not finished, for a packed checkpoint, which has its digests in packed.json, or `output` is
-// within `directory` or holds another's SHA256SUMS; kIo; kInterrupted.
+// within `directory`, holds a model of its own, another's SHA256SUMS, or a manifest of other
+// weights (the last two not with `overwrite`); kIo; kInterrupted.
 CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
                                       formats::FileSystem& file_system, ProgressSink& progress,
                                       const StopToken& stop);

@@ -19,14 +19,15 @@
 #include "convert/verify/checksum_basis.h"
 #include "convert/verify/checksum_compare.h"
 #include "convert/verify/checksum_lists.h"
+#include "convert/verify/checksum_output.h"
 #include "convert/verify/directory_files.h"
 #include "convert/verify/unread_lists.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/hash/sha256.h"
-#include "formats/io/durable_file.h"
 #include "formats/io/input_file.h"
 #include "formats/json/utf8.h"
+#include "formats/left_behind.h"
 #include "formats/message_text.h"
 #include "formats/sums_file.h"
 
@@ -77,7 +78,9 @@ std::vector<CreatedFile> ReadHeaders(std::vector<DirectoryFile> listing) {
     CreatedFile& created = files[i];
     created.file = std::move(listing[i]);
     const Container* const container = ContainerOf(created.file.name);
-    if (container == nullptr) return;
+    const bool is_record =
+        formats::KindOfLeftBehind(created.file.name) == formats::LeftBehindKind::kSystemRecord;
+    if (container == nullptr || is_record) return;
     try {
       created.header = container->ReadHeader(created.file.path, created.file.name);
     } catch (const Error& error) {
@@ -85,6 +88,26 @@ std::vector<CreatedFile> ReadHeaders(std::vector<DirectoryFile> listing) {
     }
   });
   return files;
+}
+
+// Weights in another format beside the model's need no header that can be read: their bytes alone
+// are recorded.
+formats::Findings ForgiveOtherFormats(std::vector<CreatedFile>& files) {
+  formats::Findings notes;
+  const auto is_other = [](const CreatedFile& created) {
+    return formats::KindOfLeftBehind(created.file.name).has_value();
+  };
+  const bool has_model = std::any_of(files.begin(), files.end(), [&](const CreatedFile& created) {
+    return ContainerOf(created.file.name) != nullptr && !is_other(created);
+  });
+  for (CreatedFile& created : files) {
+    if (!has_model || !created.header_error || !is_other(created)) continue;
+    notes.push_back({formats::Severity::kWarning, "unreadable-header", created.file.name, "",
+                     fmt::format("{}; the digest of the file was made, none of its tensors",
+                                 created.header_error->message())});
+    created.header_error.reset();
+  }
+  return notes;
 }
 
 void Digest(std::vector<CreatedFile>& files, unsigned threads, ProgressSink& progress,
@@ -238,55 +261,14 @@ std::string ComposeSums(const std::vector<CreatedFile>& files, const std::string
   return text;
 }
 
-// Leaves a file alone that has the content already.
-void WriteWhereNew(formats::FileSystem& file_system, const fs::path& path,
-                   const std::string& content) {
-  std::error_code error;
-  if (fs::is_regular_file(fs::symlink_status(path, error)) &&
-      fs::file_size(path, error) == content.size() && !error &&
-      formats::ReadSmallFile(path, content.size()) == content) {
-    return;
+std::vector<WeightFile> WeightFilesOf(const std::vector<CreatedFile>& files) {
+  std::vector<WeightFile> weights;
+  for (const CreatedFile& created : files) {
+    if (ContainerOf(created.file.name) == nullptr) continue;
+    weights.push_back({created.file.name, created.file.bytes,
+                       created.header ? created.header->digest : std::string()});
   }
-  formats::WriteFileDurably(file_system, path, content);
-}
-
-bool Exists(const fs::path& path) {
-  std::error_code error;
-  return fs::exists(fs::symlink_status(path, error));
-}
-
-// The directory to write to, which is there then, and in which both files can be made.
-fs::path PrepareOutput(const CreateChecksumsRequest& request, const fs::path& directory,
-                       formats::FileSystem& file_system) {
-  fs::path output = directory;
-  if (!request.output.empty()) {
-    const fs::path wanted = fs::weakly_canonical(fs::absolute(request.output));
-    const fs::path model = fs::weakly_canonical(directory);
-    const fs::path within = wanted.lexically_relative(model);
-    if (within != "." && !within.empty() && *within.begin() != "..") {
-      Refuse(ErrorCode::kUsage, request.output.string(),
-             "this directory lies within the model, of which the checksums would become a part; "
-             "give --output a directory elsewhere");
-    }
-    if (within != ".") output = request.output;
-    formats::CreateDirectories(file_system, wanted);
-  }
-  if (output != directory && !request.overwrite && !Exists(output / formats::kManifestName) &&
-      Exists(output / formats::kSumsName)) {
-    Refuse(ErrorCode::kUsage, (output / formats::kSumsName).string(),
-           "there is such a file without a manifest beside it, so it is not known which files it "
-           "describes; give --output an empty directory, or --overwrite to replace the file");
-  }
-  try {
-    formats::RequireWritable(file_system, output / formats::kManifestName);
-    formats::RequireWritable(file_system, output / formats::kSumsName);
-  } catch (const Error& error) {
-    if (output != directory) throw;
-    throw Error(error.code(),
-                error.message() + "; --output DIR writes the checksums to another directory",
-                error.place());
-  }
-  return output;
+  return weights;
 }
 
 // Compares the files with a basis, from the digests that there are.
@@ -343,10 +325,12 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
   RequireListable(directory, listing);
   const formats::Findings completeness = JudgeCompleteness(directory);
   RequireComplete(completeness, "making checksums");
-  const fs::path output = PrepareOutput(request, directory, file_system);
+  const fs::path output = PrepareChecksumOutput(request, directory, file_system);
   // Of an earlier run that wrote to the same place.
   std::optional<ChecksumBasis> earlier;
-  if (output != directory && Exists(output / formats::kManifestName)) {
+  std::error_code ignored;
+  if (output != directory &&
+      fs::exists(fs::symlink_status(output / formats::kManifestName, ignored))) {
     earlier = FindChecksumBasis(directory, output / formats::kManifestName, false);
   }
   const formats::Findings& of_basis = basis ? basis->findings : findings;
@@ -359,6 +343,13 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
   const bool must_read_all = (!basis && !earlier) || request.overwrite;
   if (must_read_all) RequireReadable(listing);
   std::vector<CreatedFile> files = ReadHeaders(listing);
+  formats::Findings notes = ForgiveOtherFormats(files);
+  bool replaces_others = false;
+  if (earlier && IsOfOtherWeights(earlier->manifest, WeightFilesOf(files))) {
+    if (!request.overwrite) RefuseOtherWeights(output, directory);
+    replaces_others = true;
+    earlier.reset();
+  }
   const auto broken = std::find_if(files.begin(), files.end(), [](const CreatedFile& created) {
     return created.header_error.has_value();
   });
@@ -378,8 +369,9 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
         CompareWith(*earlier, directory, listing, files, request.threads, progress, stop);
     std::move(more.begin(), more.end(), std::back_inserter(findings));
   }
-  report.replaced = !report.verification.Passes(false);
+  report.replaced = replaces_others || !report.verification.Passes(false);
   AddUnlessKnown(completeness, findings);
+  std::move(notes.begin(), notes.end(), std::back_inserter(findings));
   if (!basis && !earlier) WarnOfUnreadList(listing, findings);
   if (!report.verification.Passes(false) && !request.overwrite) return report;
 

@@ -10,7 +10,8 @@
 // Lists of digests that are there and are not read; an internal part of checksum.h.
 namespace dsv3::convert {
 
-// A file that seems to hold digests of the others, but none of SHA-256 that can be read.
+// A file that seems to hold digests of the others, by its name or because it says one on a line
+// with the name of a file, but none of SHA-256 that can be read.
 struct UnreadList {
   std::string name;  // relative to the directory
   std::string kind;  // "MD5" where the name says so, else empty

@@ -39,6 +39,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using testing::kTinyShard1;
 using testing::kTinyShard2;
+using ::testing::Not;
 using testing::ReadFile;
 using testing::WriteFile;
 
@@ -218,6 +219,22 @@ TEST_F(CreateChecksumsTest, WhetherTheFilesCanBeWrittenIsTriedBeforeAnythingIsRe
   EXPECT_EQ(ErrorOf([&] { Create(); }).code(), ErrorCode::kUsage);
 }
 
+TEST_F(CreateChecksumsTest, FilesBesideTheModelNeedNoHeader) {
+  WriteFile(model_ / "._model.safetensors", "\0\5\x16\7");
+  WriteFile(model_ / "model-Q9.gguf", "GGUF?");
+  const CreateChecksumsReport created = Create();
+  EXPECT_TRUE(created.written);
+  EXPECT_THAT(testing::Kinds(created.verification), ElementsAre("unreadable-header"));
+  EXPECT_EQ(created.verification.findings[0].file, "model-Q9.gguf");
+  EXPECT_THAT(Kinds(), IsEmpty());
+  Spoil("model-Q9.gguf", 4);
+  EXPECT_THAT(Kinds(), Contains("wrong-digest"));
+  // Where there is nothing else it is the model.
+  fs::remove_all(model_);
+  WriteFile(model_ / "model-Q9.gguf", "GGUF?");
+  EXPECT_EQ(ErrorOf([&] { Create(); }).code(), ErrorCode::kBadInput);
+}
+
 class ChecksumsElsewhereTest : public ChecksumTest {
  protected:
   CreateChecksumsReport CreateIn(const fs::path& output, bool overwrite = false) {
@@ -261,6 +278,52 @@ TEST_F(ChecksumsElsewhereTest, WhatIsThereIsCheckedFirst) {
   // The model's own are checked, too.
   WriteFile(model_ / "config.json.sha256", std::string(64, 'a'));
   EXPECT_THAT(testing::Kinds(CreateIn(sums_ / "other").verification), Contains("wrong-digest"));
+}
+
+TEST_F(ChecksumsElsewhereTest, RefusesTheManifestOfOtherWeights) {
+  CreateIn(sums_);
+  const auto before = testing::ReadTree(sums_);
+  testing::TinyCheckpoint other = testing::SmallFp8Checkpoint();
+  for (testing::TinyTensor& tensor : other.tensors) tensor.name += "_";
+  fs::remove_all(model_);
+  other.Write(model_);
+  const Error error = ErrorOf([&] { CreateIn(sums_); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.message(),
+              AllOf(HasSubstr("sums/checkpoint.manifest.json: it describes other weights"),
+                    HasSubstr("give --output another directory"), Not(HasSubstr("download"))));
+  EXPECT_EQ(testing::ReadTree(sums_), before);
+  const CreateChecksumsReport replaced = CreateIn(sums_, true);
+  EXPECT_TRUE(replaced.written);
+  EXPECT_TRUE(replaced.replaced);
+  EXPECT_THAT(replaced.verification.findings, IsEmpty());
+  EXPECT_THAT(Check(false, sums_ / formats::kManifestName).verification.findings, IsEmpty());
+  // A header that cannot be read says nothing of whose weights they are.
+  for (const char* shard : {kTinyShard1, kTinyShard2, testing::kTinyShard3, testing::kTinyShard4}) {
+    Spoil(shard, 9);
+  }
+  EXPECT_THAT(testing::Kinds(CreateIn(sums_).verification), Contains("unreadable-header"));
+}
+
+TEST_F(ChecksumsElsewhereTest, ForgetsHowOtherWeightsWereMade) {
+  testing::Conversion(model_, dir_ / "converted").Run();
+  fs::create_directories(sums_);
+  fs::copy_file(dir_ / "converted" / formats::kManifestName, sums_ / formats::kManifestName);
+  EXPECT_FALSE(CreateIn(sums_, true).kept_provenance);
+}
+
+TEST_F(ChecksumsElsewhereTest, RefusesADirectoryWithAModelOfItsOwn) {
+  for (const char* name : {"model.safetensors", "v3-Q8_0.gguf", "layout.json", "packed.json",
+                           "model.safetensors.index.json"}) {
+    WriteFile(dir_ / "other" / name, "x");
+    for (const bool overwrite : {false, true}) {
+      const Error error = ErrorOf([&] { CreateIn(dir_ / "other", overwrite); });
+      EXPECT_EQ(error.code(), ErrorCode::kUsage);
+      EXPECT_THAT(error.message(), AllOf(HasSubstr("holds another model"), HasSubstr(name)));
+    }
+    EXPECT_EQ(testing::ReadTree(dir_ / "other").size(), 1U);
+    fs::remove_all(dir_ / "other");
+  }
 }
 
 TEST_F(ChecksumsElsewhereTest, RefusesADirectoryWithinTheModelAndTheListOfSomethingElse) {

@@ -242,6 +242,25 @@ TEST_F(ChecksumListsTest, FilesThatMayBeListsAreNamedWhereThereIsNothingElse) {
   }
 }
 
+TEST_F(ChecksumListsTest, FilesThatSayDigestsOfOthersAreNamedWhateverTheirNames) {
+  const std::string digest = DigestOf(kTinyShard1);
+  for (const std::string& text :
+       {digest + "  " + kTinyShard1 + "\n",
+        "# Model\n\n| " + std::string(kTinyShard1) + " | " + digest + " |\n",
+        "{\"" + std::string(kTinyShard1) + "\": \"" + digest + "\"}"}) {
+    WriteFile(model_ / "README.md", text);
+    const Error error = ErrorOf([&] { Check(); });
+    EXPECT_THAT(error.message(), HasSubstr("'README.md' may be the publisher's list"));
+    ExpectHarmless(error.message());
+  }
+  // A digest of something else, a name alone, and what is too long for a digest.
+  for (const std::string& text : {digest + "  other.tar\n", std::string(kTinyShard1) + "\n",
+                                  digest + "0  " + kTinyShard1 + "\n"}) {
+    WriteFile(model_ / "README.md", text);
+    EXPECT_THAT(ErrorOf([&] { Check(); }).message(), HasSubstr("there is nothing to check"));
+  }
+}
+
 TEST_F(ChecksumListsTest, CreateWarnsOfListsThatAreNotRead) {
   for (const char* const name : {"checksums.json", "MD5SUMS"}) {
     WriteFile(model_ / name, "what a publisher writes");
