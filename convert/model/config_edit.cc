@@ -64,6 +64,23 @@ std::string Indented(const std::string& json, std::size_t indent) {
   return lines;
 }
 
+// Cuts off what a list of layers has behind those of the main ones.
+void CutLayerList(const ModelConfig& config, std::string_view field, std::string& config_text) {
+  const std::string member = config.prefix + std::string(field);
+  const std::optional<std::string> text = formats::JsonMember(config_text, member, kConfigName);
+  if (!text) return;
+  nlohmann::json list = nlohmann::json::parse(*text, nullptr, false);
+  const std::size_t layers = config.num_hidden_layers;
+  if (list.is_string() && list.get_ref<const std::string&>().size() > layers) {
+    list = list.get_ref<const std::string&>().substr(0, layers);
+  } else if (list.is_array() && list.size() > layers) {
+    list.erase(list.begin() + static_cast<std::ptrdiff_t>(layers), list.end());
+  } else {
+    return;
+  }
+  config_text = SetConfigMember(config_text, member, list.dump());
+}
+
 std::string ParentOf(const std::string& member) {
   const std::size_t slash = member.rfind('/');
   return slash == std::string::npos ? "" : member.substr(0, slash);
@@ -96,6 +113,15 @@ std::string SetConfigMember(const std::string& config_text, const std::string& m
       config_text, parent,
       formats::AppendJsonMember(*object, member.substr(parent.size() + 1), value, kConfigName),
       kConfigName);
+}
+
+void SetConfigNumber(const ModelConfig& config, std::string_view field, std::uint64_t value,
+                     std::string& config_text) {
+  const std::string member = config.prefix + std::string(field);
+  const std::string number = std::to_string(value);
+  const std::optional<std::string> now = formats::JsonMember(config_text, member, kConfigName);
+  if (now == number || (value == 0 && !now)) return;
+  config_text = SetConfigMember(config_text, member, number);
 }
 
 RemovedConfig SetConfigDtype(const ModelConfig& config, std::string_view dtype,
@@ -141,6 +167,14 @@ std::string ConfigForBf16(const std::string& config_text, const ModelConfig& con
     removed.push_back(std::move(member));
   }
   return text;
+}
+
+void SetMtpLayers(const ModelConfig& config, std::uint64_t layers, std::string& config_text) {
+  for (const std::string_view list :
+       {"mlp_layer_types", "moe_layer_freq", "indexer_types", "index_topk_pattern"}) {
+    CutLayerList(config, list, config_text);
+  }
+  SetConfigNumber(config, kMtpField, layers, config_text);
 }
 
 void EditModuleLists(const ModelConfig& config,

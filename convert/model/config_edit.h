@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <string_view>
@@ -15,6 +16,10 @@ namespace dsv3::convert {
 std::string SetConfigMember(const std::string& config_text, const std::string& member,
                             const std::string& json);
 
+// Sets a number of the model's. A field that is absent counts as 0.
+void SetConfigNumber(const ModelConfig& config, std::string_view field, std::uint64_t value,
+                     std::string& config_text);
+
 // Members of a config that were taken out or replaced: paths, and their values as JSON.
 using RemovedConfig = std::vector<std::pair<std::string, std::string>>;
 
@@ -29,6 +34,13 @@ RemovedConfig SetConfigDtype(const ModelConfig& config, std::string_view dtype,
 // taken out.
 std::string ConfigForBf16(const std::string& config_text, const ModelConfig& config,
                           RemovedConfig& removed);
+
+// The member of the config that counts MTP layers.
+inline constexpr std::string_view kMtpField = "num_nextn_predict_layers";
+
+// Has the config count so many MTP layers. Lists with an entry for each layer (mlp_layer_types and
+// so on) keep those of the main layers alone.
+void SetMtpLayers(const ModelConfig& config, std::uint64_t layers, std::string& config_text);
 
 // Gives each list of modules that quantization_config leaves as they are (modules_to_not_convert,
 // ignored_layers, compressed-tensors' ignore) to `edit`, and puts what it makes of the list into

@@ -32,13 +32,28 @@ constexpr Words kIndexerLetters = {"F", "S"};
 constexpr const char* kMlpTypes = "mlp_layer_types";
 constexpr const char* kFrequency = "moe_layer_freq";
 
+// A list has an entry for each main layer, and may have one for each MTP layer behind them.
 void RequireLength(const ConfigFields& fields, const char* name, std::size_t length,
                    const ModelConfig& config) {
-  if (length == config.num_hidden_layers) return;
+  if (length == config.num_hidden_layers || length == LayerCount(config)) return;
+  const std::string rule =
+      config.num_nextn_predict_layers == 0
+          ? "; the two must agree"
+          : fmt::format(
+                " and num_nextn_predict_layers {}; a list has {} entries, or {} with the "
+                "MTP layers",
+                config.num_nextn_predict_layers, config.num_hidden_layers, LayerCount(config));
   fields.Fail(
-      fmt::format("the field '{}' has {} entries, but num_hidden_layers is {}; the two must "
-                  "agree, so take the config.json that belongs to the weights",
-                  fields.PathOf(name), length, config.num_hidden_layers));
+      fmt::format("the field '{}' has {} entries, but num_hidden_layers is {}{}, so take the "
+                  "config.json that belongs to the weights",
+                  fields.PathOf(name), length, config.num_hidden_layers, rule));
+}
+
+// Leaves out entries of MTP layers that say what a list without them says, so that equal models
+// have equal lists.
+std::vector<bool> WithoutUsualMtp(std::vector<bool> kinds, const ModelConfig& config) {
+  while (kinds.size() > config.num_hidden_layers && kinds.back()) kinds.pop_back();
+  return kinds;
 }
 
 bool ReadWord(const ConfigFields& fields, const char* name, std::size_t layer,
@@ -65,7 +80,7 @@ std::optional<std::vector<bool>> ReadWords(const ConfigFields& fields, const cha
     for (std::size_t i = 0; i < text.size(); ++i) {
       kinds.push_back(ReadWord(fields, name, i, std::string_view(text).substr(i, 1), *letters));
     }
-    return kinds;
+    return WithoutUsualMtp(std::move(kinds), config);
   }
   if (!value->is_array() || !std::all_of(value->begin(), value->end(),
                                          [](const Json& item) { return item.is_string(); })) {
@@ -76,7 +91,7 @@ std::optional<std::vector<bool>> ReadWords(const ConfigFields& fields, const cha
     kinds.push_back(
         ReadWord(fields, name, kinds.size(), item.get_ref<const std::string&>(), words));
   }
-  return kinds;
+  return WithoutUsualMtp(std::move(kinds), config);
 }
 
 // moe_layer_freq as an array: 1 (or true) for each layer with routed experts, 0 for the others.
@@ -92,7 +107,7 @@ std::optional<std::vector<bool>> ReadFrequencies(const ConfigFields& fields,
     kinds.push_back(item == 1 || item == true);
   }
   RequireLength(fields, kFrequency, kinds.size(), config);
-  return kinds;
+  return WithoutUsualMtp(std::move(kinds), config);
 }
 
 // Programs read mlp_layer_types or first_k_dense_replace and moe_layer_freq, so both must say the
@@ -189,7 +204,7 @@ void ReadLayerKinds(const ConfigFields& fields, bool has_indexer, ModelConfig& c
 bool IsMoeLayer(const ModelConfig& config, std::uint64_t layer) {
   if (config.n_routed_experts == 0) return false;
   if (layer < config.moe_layers.size()) return config.moe_layers[layer];
-  if (!config.moe_layers.empty()) return true;  // an MTP layer, which the list leaves out
+  if (!config.moe_layers.empty()) return true;  // an MTP layer that the list leaves out
   return layer >= config.first_k_dense_replace &&
          layer % std::max<std::uint64_t>(1, config.moe_layer_freq) == 0;
 }
@@ -209,7 +224,7 @@ std::uint64_t FirstMoeLayer(const ModelConfig& config) {
 
 bool HasIndexer(const ModelConfig& config, std::uint64_t layer) {
   if (config.index_n_heads == 0) return false;
-  // The lists leave out MTP layers, which hold indexers of their own.
+  // MTP layers that a list leaves out hold indexers of their own.
   return layer >= config.indexer_layers.size() || config.indexer_layers[layer];
 }
 

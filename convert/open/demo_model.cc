@@ -38,8 +38,6 @@ namespace fs = std::filesystem;
 using formats::kConfigName;
 using formats::kMaxConfigBytes;
 
-constexpr std::string_view kMtpField = "num_nextn_predict_layers";
-
 [[noreturn]] void Fail(const std::string& file, const std::string& tensor,
                        const std::string& message) {
   throw Error(ErrorCode::kBadInput, message, {file, tensor});
@@ -223,9 +221,7 @@ void FitConfig(const std::string& file, OpenedModel& model) {
         fmt::format("config.json is taken with {} {}, not {}: the demo's files hold {} MTP layers.",
                     kMtpField, mtp_layers.size(), model.config.num_nextn_predict_layers,
                     mtp_layers.empty() ? std::string("no") : std::to_string(mtp_layers.size())));
-    model.config_text =
-        SetConfigMember(model.config_text, model.config.prefix + std::string(kMtpField),
-                        std::to_string(mtp_layers.size()));
+    SetMtpLayers(model.config, mtp_layers.size(), model.config_text);
   }
   model.config = ParseModelConfig(model.config_text, file);
 }

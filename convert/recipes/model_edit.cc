@@ -10,11 +10,8 @@
 
 #include <fmt/format.h>
 
-#include "convert/model/config_edit.h"
 #include "convert/open/model_files.h"
-#include "formats/checkpoint_files.h"
 #include "formats/error.h"
-#include "formats/json/json_edit.h"
 #include "formats/message_text.h"
 #include "formats/safetensors.h"
 
@@ -61,15 +58,6 @@ ModelEdit BeginEdit(const OpenedModel& model) {
     for (const std::uint32_t i : model.training.order) add(i);
   }
   return edit;
-}
-
-void SetConfigNumber(const ModelConfig& config, std::string_view field, std::uint64_t value,
-                     std::string& text) {
-  const std::string member = config.prefix + std::string(field);
-  const std::string number = std::to_string(value);
-  const std::optional<std::string> now = formats::JsonMember(text, member, formats::kConfigName);
-  if (now == number || (value == 0 && !now)) return;
-  text = SetConfigMember(text, member, number);
 }
 
 Plan PlanEdit(const OpenedModel& model, ModelEdit& edit, std::uint64_t shard_bytes) {

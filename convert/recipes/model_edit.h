@@ -53,10 +53,6 @@ struct ModelEdit {
 // The model as it is: every tensor in its shard.
 ModelEdit BeginEdit(const OpenedModel& model);
 
-// Sets the member of the config to a number, where it is not that number already.
-void SetConfigNumber(const ModelConfig& config, std::string_view field, std::uint64_t value,
-                     std::string& text);
-
 // The files of the edited model. A shard whose tensors are all as they were keeps every byte, and
 // says so (PlannedFile::same_bytes_as); a shard that lost all of its tensors is not written. Of a
 // model without shards of its own the tensors go into shards of at most `shard_bytes`. Takes the

@@ -80,12 +80,12 @@ void DropMtp(const OpenedModel& model, ModelEdit& edit) {
   if (edit.dropped.empty()) {
     Warn("no-mtp", "the model has no MTP layer, so --mtp drop leaves nothing out", edit);
   }
-  SetConfigNumber(model.config, kMtpField, 0, edit.config);
+  SetMtpLayers(model.config, 0, edit.config);
 }
 
 void KeepMtp(const OpenedModel& model, ModelEdit& edit) {
   if (model.missing_mtp_layers == 0) return;
-  SetConfigNumber(model.config, kMtpField, 0, edit.config);
+  SetMtpLayers(model.config, 0, edit.config);
   Warn("no-mtp",
        fmt::format("{} is {} in {}, and no file holds a tensor of an MTP layer; the output's "
                    "config says 0 (--mtp graft --mtp-from DIR takes the layers from another "

@@ -84,7 +84,7 @@ class Graft {
       }
     }
     edit.grafted_from = other_.assembled;
-    SetConfigNumber(model.config, kMtpField, layers, edit.config);
+    SetMtpLayers(model.config, layers, edit.config);
     AddListedModules(own, model.config, layers, edit.config);
   }
 

@@ -10,9 +10,6 @@
 
 namespace dsv3::convert {
 
-// The member of the config that counts MTP layers.
-inline constexpr std::string_view kMtpField = "num_nextn_predict_layers";
-
 // Which tensors belong to MTP layers. Refers to the config.
 class MtpNames {
  public:

@@ -150,8 +150,12 @@ TEST(LayerKinds, RefuseListsThatAreNotAWordForEachLayer) {
   EXPECT_THAT(ErrorOf(Glm({{"mlp_layer_types", "dense"}})),
               HasSubstr("'mlp_layer_types' must be an array with a string for each layer"));
   EXPECT_THAT(ErrorOf(Glm({{"mlp_layer_types", {0, 1, 1, 1, 1}}})), HasSubstr("must be an array"));
-  EXPECT_THAT(ErrorOf(Glm({{"indexer_types", Indexers("yyyyyy")}})),
-              HasSubstr("'indexer_types' has 6 entries, but num_hidden_layers is 5"));
+  EXPECT_THAT(ErrorOf(Glm({{"indexer_types", Indexers("yyyyyyy")}})),
+              HasSubstr("'indexer_types' has 7 entries, but num_hidden_layers is 5 and "
+                        "num_nextn_predict_layers 1; a list has 5 entries, or 6 with"));
+  EXPECT_THAT(
+      ErrorOf(Glm({{"indexer_types", Indexers("yyyyyy")}, {"num_nextn_predict_layers", 0}})),
+      HasSubstr("has 6 entries, but num_hidden_layers is 5; the two must agree"));
   EXPECT_THAT(ErrorOf(Glm({{"indexer_types", {"full", "none", "full", "full", "full"}}})),
               HasSubstr("'indexer_types' says 'none' for layer 1"));
   EXPECT_THAT(ErrorOf(Glm({{"index_topk_pattern", "FSXFF"}})),
@@ -175,6 +179,22 @@ TEST(LayerKinds, FollowIndexerTypes) {
                   Glm({{"indexer_types", Indexers("ynnnn")}, {"index_topk_pattern", "FFFFF"}}))),
               ElementsAre(0, 5))
       << "indexer_types goes before the pattern";
+}
+
+TEST(LayerKinds, TakeListsWithAnEntryForTheMtpLayer) {
+  const ModelConfig without = Parse(Glm({{"mlp_layer_types", Mlp("nnyyy")}}));
+  for (const json& changes :
+       {json{{"mlp_layer_types", Mlp("nnyyyy")}}, json{{"moe_layer_freq", {0, 0, 1, 1, 1, 1}}}}) {
+    EXPECT_EQ(Parse(Glm(changes)).moe_layers, without.moe_layers);
+  }
+  EXPECT_THAT(MoeLayers(Parse(Glm({{"mlp_layer_types", Mlp("nnyyyn")}}))), ElementsAre(2, 3, 4))
+      << "the MTP layer is dense";
+  for (const json& changes :
+       {json{{"indexer_types", Indexers("ynnyny")}}, json{{"index_topk_pattern", "FSSFSF"}}}) {
+    EXPECT_THAT(IndexerLayers(Parse(Glm(changes))), ElementsAre(0, 3, 5));
+  }
+  EXPECT_THAT(IndexerLayers(Parse(Glm({{"index_topk_pattern", "FSSFSS"}}))), ElementsAre(0, 3))
+      << "the MTP layer shares an indexer";
 }
 
 TEST(LayerKinds, FollowTheFrequencyOfIndexers) {

@@ -36,6 +36,25 @@ class MtpEditTest : public TrainToInferTest {
   }
 };
 
+// The output's config says no MTP layer, and a list with an entry for one would contradict it.
+TEST_F(MtpEditTest, CutsListsOfLayersWithTheMtpLayer) {
+  const fs::path in = dir_ / "in";
+  MakeSample(convert::SamplePreset::kTiny, 1, in);
+  const nlohmann::json types = {"dense", "sparse", "sparse", "sparse", "sparse"};
+  SetConfig(in, "mlp_layer_types", types);
+  SetConfig(in, "moe_layer_freq", {0, 1, 1, 1, 1});
+  SetConfig(in, "index_topk_pattern", "FFFFF");
+  Convert(in, dir_ / "main", {.mtp = MtpAction::kDrop});
+  const nlohmann::json config = Json(dir_ / "main" / "config.json");
+  EXPECT_EQ(config["num_nextn_predict_layers"], 0);
+  EXPECT_EQ(config["mlp_layer_types"], nlohmann::json(types.begin(), types.begin() + kMainLayers));
+  EXPECT_EQ(config["moe_layer_freq"], nlohmann::json({0, 1, 1, 1}));
+  EXPECT_EQ(config["index_topk_pattern"], "FFFF");
+  EXPECT_TRUE(convert::OpenModel(dir_ / "main").findings.empty());
+  Convert(dir_ / "main", dir_ / "whole", GraftFrom(in));
+  EXPECT_TRUE(ReadCheckpoint(dir_ / "whole") == ReadCheckpoint(in));
+}
+
 TEST_F(MtpEditTest, ExtractsTheLayerAsNextN) {
   const fs::path in = dir_ / "in";
   const fs::path out = dir_ / "out";
