@@ -26,6 +26,13 @@ constexpr OtherOption kOptions[] = {
     {"workers", "threads", ""},
     {"num-workers", "threads", ""},
     {"y", "yes", ""},
+    // vLLM's, SGLang's and Megatron's.
+    {"tensor-parallel-size", "tp", ""},
+    {"tensor-model-parallel-size", "tp", ""},
+    {"tp-size", "tp", ""},
+    {"expert-parallel-size", "ep", ""},
+    {"expert-model-parallel-size", "ep", ""},
+    {"ep-size", "ep", ""},
     {"verbose", "", "progress and warnings are shown without it, and -V prints the version"},
     {"i", "", kArguments},
     {"o", "", kArguments},

@@ -151,12 +151,24 @@ fs::path Cached(const HubName& name) {
   return fs::is_directory(snapshot, ignored) ? snapshot : fs::path();
 }
 
+// Whether a path names another machine or a store, as scp, rsync and rclone write it: with ':'
+// before the first '/'.
+bool IsRemote(std::string_view value) {
+  const std::size_t colon = value.find(':');
+  return colon != std::string_view::npos && colon > 0 && colon < value.find('/');
+}
+
+bool IsAddress(std::string_view value) { return !SchemeOf(value).empty() || IsRemote(value); }
+
 [[noreturn]] void FailAddress(const std::string& name, const std::string& value,
                               std::string_view advice) {
-  throw Error(
-      ErrorCode::kUsage,
-      fmt::format("{}: {} is an address, not a path; {}", name, formats::ShownPath(value), advice),
-      {value, ""});
+  const std::string local = SchemeOf(value).empty() ? fmt::format(" (a path on this machine: {})",
+                                                                  formats::ShownPath("./" + value))
+                                                    : std::string();
+  throw Error(ErrorCode::kUsage,
+              fmt::format("{}: {} is an address, not a path{}; {}", name, formats::ShownPath(value),
+                          local, advice),
+              {value, ""});
 }
 
 bool LooksLikeAFile(const fs::path& path) {
@@ -176,7 +188,7 @@ std::string InputPath(const std::string& name, const std::string& value) {
   if (!formats::DeadLinkProblem(value).empty()) return value;
   const std::optional<HubName> hub = NameOnHub(value);
   if (!hub) {
-    if (SchemeOf(value).empty()) return value;
+    if (!IsAddress(value)) return value;
     FailAddress(name, value, "copy the files to a local directory first, and give that");
   }
   if (const fs::path cached = Cached(*hub); !cached.empty()) return cached.string();
@@ -199,7 +211,7 @@ std::string InputPath(const std::string& name, const std::string& value) {
 std::string OutputDirectory(const std::string& name, const std::string& value) {
   std::error_code ignored;
   if (fs::exists(fs::symlink_status(value, ignored))) return value;
-  if (!SchemeOf(value).empty()) {
+  if (IsAddress(value)) {
     FailAddress(name, value, "write to a local directory, and copy it there when it is complete");
   }
   if (LooksLikeAFile(value)) {
@@ -216,7 +228,7 @@ std::string PlacedPath(PathUse use, const std::string& name, const std::string& 
   if (use == PathUse::kCheckpoint) return InputPath(name, value);
   if (use == PathUse::kOutputDirectory) return OutputDirectory(name, value);
   std::error_code ignored;
-  if (use == PathUse::kNone || SchemeOf(value).empty() || fs::exists(value, ignored)) return value;
+  if (use == PathUse::kNone || !IsAddress(value) || fs::exists(value, ignored)) return value;
   FailAddress(name, value,
               use == PathUse::kInputFile
                   ? "copy the file to a local directory first, and give that file"

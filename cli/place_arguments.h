@@ -11,8 +11,8 @@ namespace dsv3::cli {
 // is taken as it is. Of a repository of the Hugging Face hub, as ORG/NAME, hf://ORG/NAME or its
 // web address, it is the repository's directory in the hub cache where that is there; with a
 // revision (ORG/NAME@REVISION, hf://ORG/NAME@REVISION, …/tree/REVISION) the snapshot of that one.
-// Throws Error (kUsage) for any other address (s3://…), and for a repository that the cache lacks,
-// with the command that downloads it.
+// Throws Error (kUsage) for any other address (s3://…, host:path), and for a repository that the
+// cache lacks, with the command that downloads it.
 std::string InputPath(const std::string& name, const std::string& value);
 
 // The same for a directory that is written. Throws Error (kUsage) for an address, and for a name

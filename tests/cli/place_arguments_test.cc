@@ -36,8 +36,9 @@ class PlaceArgumentsTest : public ::testing::Test {
 };
 
 TEST_F(PlaceArgumentsTest, RefusesAddresses) {
-  for (const std::string address : {"s3://bucket/model", "gs://b/m", "hf://org/name",
-                                    "https://huggingface.co/org/name", "file:///tmp/x"}) {
+  for (const std::string address :
+       {"s3://bucket/model", "gs://b/m", "hf://org/name", "https://huggingface.co/org/name",
+        "file:///tmp/x", "me@host:/models/v3", "host:v3", "s3:/bucket/v3"}) {
     SCOPED_TRACE(address);
     EXPECT_EQ(Refusal([&] { InputPath("IN", address); }).code(), ErrorCode::kUsage);
     const Error out = Refusal([&] { OutputDirectory("OUT", address); });
@@ -90,8 +91,9 @@ TEST_F(PlaceArgumentsTest, TakesTheRevisionThatIsNamed) {
 TEST_F(PlaceArgumentsTest, TakesPathsAsTheyAre) {
   const std::string there = (dir_ / "s3:").string();
   fs::create_directories(there);
-  for (const std::string& path : {there, std::string("missing"), std::string("./a/b"),
-                                  std::string("/a/b/c"), dir_.path().string() + "/missing"}) {
+  for (const std::string& path :
+       {there, std::string("missing"), std::string("./a/b"), std::string("/a/b/c"),
+        std::string("./a:b"), std::string("a/b:c"), dir_.path().string() + "/missing"}) {
     EXPECT_EQ(InputPath("IN", path), path);
     EXPECT_EQ(OutputDirectory("OUT", path), path);
   }

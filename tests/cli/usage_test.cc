@@ -248,6 +248,11 @@ TEST(UsageTest, CommandWithoutANameStandsBesideNamedOnes) {
       ReshardError("option --tp belongs to 'dsv3-reshard', not to 'merge'") + kMergeHint);
   ExpectUsageError({"dsv3-reshard", "in", "out", "--tq", "4"},
                    ReshardError("unknown option --tq; did you mean --tp?") + kReshardHint);
+  for (const std::string option : {"--tensor-parallel-size", "--tp-size"}) {
+    ExpectUsageError(
+        {"dsv3-reshard", "in", "out", option, "4"},
+        ReshardError("unknown option " + option + "; did you mean --tp?") + kReshardHint);
+  }
 }
 
 TEST(UsageTest, OptionsMayStandBeforeANamedCommandBesideAnUnnamedOne) {
