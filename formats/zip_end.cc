@@ -96,9 +96,10 @@ class EndReader {
         record.directory != std::min(wide.directory, kInZip64)) {
       FailZip(file_, archive_,
               fmt::format("its two end records contradict each other: the directory lies at byte "
-                          "{} or {}, has {} or {} bytes, and {} or {} entries",
-                          record.directory, wide.directory, record.directory_bytes,
-                          wide.directory_bytes, record.num_entries, wide.num_entries));
+                          "{} or {}, has {} or {}, and {} or {} entries",
+                          record.directory, wide.directory, ExactBytes(record.directory_bytes),
+                          ExactBytes(wide.directory_bytes), record.num_entries,
+                          wide.num_entries));
     }
     record = wide;
   }

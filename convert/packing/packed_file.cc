@@ -230,9 +230,9 @@ PackedFile::PackedFile(const formats::InputFile& file) {
   chunk_bytes_ = NumberFrom<std::size_t>(packed, kChunkBytesKey, name);
   if (chunk_bytes_ == 0 || chunk_bytes_ % 8 != 0 || chunk_bytes_ > kMaxPackedChunkBytes) {
     Fail(name, "",
-         fmt::format("its metadata says that chunks have {} bytes, and a multiple of 8 up to {} is "
+         fmt::format("its metadata says that chunks have {}, and a multiple of 8 bytes up to {} is "
                      "expected",
-                     chunk_bytes_, kMaxPackedChunkBytes));
+                     formats::ExactBytes(chunk_bytes_), formats::ExactBytes(kMaxPackedChunkBytes)));
   }
   const auto original_bytes = NumberFrom<std::uint64_t>(packed, kOriginalBytesKey, name);
   const TensorsByName by_name(packed);

@@ -8,6 +8,7 @@
 
 #include "convert/model/zero_weights.h"
 #include "convert/verify/numeric_judge.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -138,9 +139,9 @@ std::optional<ZeroFinding> ZeroJudge::OfRuns(std::uint32_t tensor) const {
                          t.extent.offset + first.end);
   }
   const std::string what =
-      runs.size() == 1 ? fmt::format("{} bytes in a row are zero, {}", bytes, where)
-                       : fmt::format("{} runs of zeros with {} bytes together, the first {}",
-                                     runs.size(), bytes, where);
+      runs.size() == 1 ? fmt::format("{} in a row are zero, {}", formats::ExactBytes(bytes), where)
+                       : fmt::format("{} runs of zeros with {} together, the first {}", runs.size(),
+                                     formats::ExactBytes(bytes), where);
   if (holes.empty()) {
     return ZeroFinding{Severity::kWarning, "zero-rows",
                        fmt::format("{}; these are whole rows, which may be padding or may have "

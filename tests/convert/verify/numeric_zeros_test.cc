@@ -54,7 +54,7 @@ TEST_F(NumericZerosTest, FindsAPageThatWasNeverWritten) {
     const Finding finding = OnlyFinding();
     const std::size_t element = dtype == Dtype::kF32 ? 4 : 2;
     ExpectFinding(finding, Severity::kError, "zero-run", kName,
-                  fmt::format("4096 bytes in a row are zero, [{}, {}] to [{}, {}], bytes [",
+                  fmt::format("4.1 kB (4,096 bytes) in a row are zero, [{}, {}] to [{}, {}], bytes [",
                               20'000 / element / kCols, 20'000 / element % kCols,
                               24'095 / element / kCols, 24'095 / element % kCols));
     EXPECT_THAT(finding.message,
@@ -75,7 +75,7 @@ TEST_F(NumericZerosTest, FindsRunsInAnyPiece) {
     request_.threads = threads;
     request_.memory_bytes = 1;
     ExpectFinding(OnlyFinding(), Severity::kError, "zero-run", kName,
-                  "2 runs of zeros with 1100001 bytes together, the first [166, 2000] to");
+                  "2 runs of zeros with 1.1 MB (1,100,001 bytes) together, the first [166, 2000] to");
   }
 }
 
