@@ -15,7 +15,6 @@
 #include "cli/verify_report.h"
 #include "cli/weight_forms.h"
 #include "convert/verify/compare.h"
-#include "formats/dtype.h"
 #include "formats/message_text.h"
 #include "formats/shape.h"
 
@@ -49,9 +48,7 @@ std::string DifferenceTable(const CompareReport& compared, bool all) {
   for (std::size_t i = 0; i < shown; ++i) {
     const ComparedTensor& tensor = compared.tensors[compared.worst[i]];
     const DifferenceStatistics& s = tensor.statistics;
-    table.Add({Printable(tensor.name),
-               fmt::format("{}, {}", formats::DtypeName(tensor.dtype_a),
-                           formats::DtypeName(tensor.dtype_b)),
+    table.Add({Printable(tensor.name), fmt::format("{}, {}", tensor.dtype_a, tensor.dtype_b),
                fmt::format("{} of {}", FormatCount(s.differing), FormatCount(s.elements)),
                tensor.codes ? "codes" : Number(s.max_abs), Number(s.max_relative), Number(s.rmse),
                Number(s.relative)});
@@ -61,12 +58,12 @@ std::string DifferenceTable(const CompareReport& compared, bool all) {
 
 // One side of a tensor; null where that checkpoint has none.
 void SideMember(formats::JsonWriter& json, std::string_view key, const std::string& file,
-                formats::Dtype dtype, const formats::Shape& shape, const std::string& scale) {
+                const std::string& dtype, const formats::Shape& shape, const std::string& scale) {
   json.Key(key);
   if (file.empty()) return json.Null();
   json.BeginObject();
   StringMember(json, "file", file);
-  StringMember(json, "dtype", formats::DtypeName(dtype));
+  StringMember(json, "dtype", dtype);
   ShapeMember(json, "shape", shape);
   StringOrNullMember(json, "scale", scale);
   json.EndObject();

@@ -20,7 +20,6 @@
 #include "cli/verify_report.h"
 #include "cli/weight_forms.h"
 #include "convert/verify/numeric.h"
-#include "formats/dtype.h"
 #include "formats/message_text.h"
 #include "formats/shape.h"
 
@@ -40,7 +39,7 @@ struct Options {
 
 // The dtype of the values: "FP8 × scale" for a weight that has a scale.
 std::string DtypeText(const NumericTensor& tensor) {
-  return std::string(formats::DtypeName(tensor.dtype)) + (tensor.scaled ? " × scale" : "");
+  return tensor.dtype + (tensor.scaled ? " × scale" : "");
 }
 
 // The tensors of the table: with `all` every one, otherwise the worst: those with values that are
@@ -124,7 +123,7 @@ void Members(formats::JsonWriter& json, const NumericReport& checked) {
     json.BeginObject();
     StringMember(json, "name", tensor.name);
     StringMember(json, "file", tensor.file);
-    StringMember(json, "dtype", formats::DtypeName(tensor.dtype));
+    StringMember(json, "dtype", tensor.dtype);
     ShapeMember(json, "shape", tensor.shape);
     BoolMember(json, "measured", tensor.measured);
     BoolMember(json, "scaled", tensor.scaled);

@@ -106,9 +106,6 @@ constexpr std::array<GgufNamePair, 3> kV4Expert = {{
     {"w3.weight", "ffn_up_exps.weight"},
 }};
 
-// kv_b_proj in the files of llama.cpp before it kept keys and values apart.
-constexpr std::string_view kWholeKvB = "attn_kv_b.weight";
-
 const GgufNamePair* FindPair(std::span<const GgufNamePair> pairs, std::string_view gguf) {
   const auto found = std::find_if(pairs.begin(), pairs.end(),
                                   [&](const GgufNamePair& pair) { return pair.gguf == gguf; });
@@ -178,7 +175,7 @@ std::optional<GgufMeaning> MeaningOfGguf(const GgufNames& names, std::string_vie
     return GgufMeaning{kExperts, names.ExpertName(*layer, 0, pair->model)};
   }
   if (!names.has_kv_b) return std::nullopt;
-  if (gguf == kWholeKvB) return of(kWhole, kKvBName);
+  if (gguf == kGgufWholeKvBName) return of(kWhole, kKvBName);
   if (gguf == kGgufKeysName) return of(kKeys, kKvBName);
   if (gguf == kGgufValuesName) return of(kValues, kKvBName);
   return std::nullopt;

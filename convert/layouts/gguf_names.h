@@ -50,6 +50,8 @@ inline constexpr std::string_view kHeadName = "lm_head.weight";
 inline constexpr std::string_view kKvBName = "self_attn.kv_b_proj.weight";
 inline constexpr std::string_view kGgufKeysName = "attn_k_b.weight";
 inline constexpr std::string_view kGgufValuesName = "attn_v_b.weight";
+// Both in one, in the files of llama.cpp before it kept keys and values apart.
+inline constexpr std::string_view kGgufWholeKvBName = "attn_kv_b.weight";
 
 const GgufNames& V3GgufNames();  // deepseek2, deepseek32, glm-dsa
 const GgufNames& V4GgufNames();  // deepseek4

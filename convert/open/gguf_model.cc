@@ -272,6 +272,15 @@ OpenedModel OpenGguf(const std::filesystem::path& input, const OpenOptions& opti
   return Builder(files, options).Build(files.front().path.parent_path());
 }
 
+std::string GgufTypesOf(const GgufModel& model, std::uint32_t tensor) {
+  const GgufModel::Source& source = model.sources[tensor];
+  const GgufType type = model.held[source.tensor].type;
+  const std::string_view name = formats::GgufTypeInfoOf(type).name;
+  if (!source.values || model.held[*source.values].type == type) return std::string(name);
+  return fmt::format("{} and {}", name,
+                     formats::GgufTypeInfoOf(model.held[*source.values].type).name);
+}
+
 std::string GgufPlaceOf(const GgufModel& model, std::uint32_t tensor, std::uint64_t element) {
   const auto [stored, at] = ElementInFile(model, model.sources[tensor], element);
   const CatalogTensor& held = model.stored.tensors()[stored];

@@ -44,6 +44,10 @@ struct GgufModel : AssembledModel {
 // do not make one of the model; kIo.
 OpenedModel OpenGguf(const std::filesystem::path& input, const OpenOptions& options);
 
+// The type of a model's tensor as the files say it: "Q8_0"; "F16 and Q8_0" of a kv_b_proj whose
+// keys have another type than its values.
+std::string GgufTypesOf(const GgufModel& model, std::uint32_t tensor);
+
 // Where an element of a model's tensor lies, for messages: "block 7 of tensor 'blk.0.attn_q.weight'
 // (Q8_0), bytes [4096, 4130) of the file".
 std::string GgufPlaceOf(const GgufModel& model, std::uint32_t tensor, std::uint64_t element);

@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "convert/model/scaled_weights.h"
+#include "convert/open/gguf_architecture.h"
 #include "convert/open/open_model.h"
 #include "convert/plan/gguf_file.h"
-#include "convert/recipes/gguf_architecture.h"
 #include "convert/recipes/gguf_weights.h"
 
 namespace dsv3::convert {

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "convert/layouts/gguf_names.h"
-#include "convert/recipes/gguf_architecture.h"
+#include "convert/open/gguf_architecture.h"
 
 namespace dsv3::convert {
 namespace {

@@ -9,9 +9,9 @@
 
 #include "convert/model/expected_tensors.h"
 #include "convert/model/scaled_weights.h"
+#include "convert/open/gguf_architecture.h"
 #include "convert/open/open_model.h"
 #include "convert/plan/expression.h"
-#include "convert/recipes/gguf_architecture.h"
 #include "formats/gguf_type.h"
 
 namespace dsv3::convert {

@@ -13,11 +13,11 @@
 #include <fmt/format.h>
 
 #include "convert/job/report_fact.h"
+#include "convert/open/gguf_architecture.h"
+#include "convert/open/gguf_keys.h"
 #include "convert/plan/gguf_file.h"
 #include "convert/plan/gguf_four_bit_expression.h"
 #include "convert/recipes/dequantize.h"
-#include "convert/recipes/gguf_architecture.h"
-#include "convert/recipes/gguf_keys.h"
 #include "convert/recipes/gguf_preflight.h"
 #include "convert/recipes/gguf_tensors.h"
 #include "convert/recipes/gguf_tokenizer.h"
@@ -61,9 +61,11 @@ void CheckGgufOptions(const ToGgufOptions& options, const std::filesystem::path&
     throw Error(ErrorCode::kUsage,
                 "--type is missing; give the type of the weights: f32, f16, bf16 or q8_0");
   }
-  if (!output.string().ends_with(kSuffix)) {
+  const std::string name = output.filename().string();
+  if (!name.ends_with(kSuffix) || name == kSuffix) {
     throw Error(ErrorCode::kUsage,
-                fmt::format("{}: the output is one GGUF file; give it a name that ends with .gguf",
+                fmt::format("{}: the output is a GGUF file; give it a name that ends with .gguf, "
+                            "such as model.gguf",
                             formats::ShownPath(output)),
                 {output.string(), ""});
   }

@@ -4,8 +4,8 @@
 #include <optional>
 
 #include "convert/job/runner.h"
+#include "convert/open/gguf_architecture.h"
 #include "convert/open/open_model.h"
-#include "convert/recipes/gguf_architecture.h"
 #include "formats/gguf_type.h"
 
 // A model of any form → one GGUF file.

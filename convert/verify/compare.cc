@@ -11,13 +11,16 @@
 
 #include "convert/catalog/name_pattern.h"
 #include "convert/model/expected_tensors.h"
+#include "convert/open/gguf_model.h"
 #include "convert/plan/row_tensors.h"
 #include "convert/stream/derived_checks.h"
 #include "convert/stream/source_files.h"
 #include "convert/verify/compare_pairs.h"
 #include "convert/verify/compare_values.h"
+#include "convert/verify/gguf_key_differences.h"
 #include "convert/verify/gguf_left_out.h"
 #include "convert/verify/value_checkpoint.h"
+#include "formats/dtype.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 
@@ -62,6 +65,14 @@ std::vector<bool> FindLeftOut(const OpenedModel& a, const OpenedModel& b) {
   return of_a;
 }
 
+// What the keys of a GGUF file say otherwise than the config of the other side.
+void AddKeyDifferences(const OpenedModel& a, const OpenedModel& b, formats::Findings& findings) {
+  if ((a.gguf != nullptr) == (b.gguf != nullptr)) return;
+  if (auto finding = a.gguf ? CompareGgufKeys(b, a) : CompareGgufKeys(a, b)) {
+    findings.push_back(*std::move(finding));
+  }
+}
+
 // `derived` refers to what `a` and `b` opened, and so must not outlive them.
 TwoCheckpoints Join(ValueCheckpoint& a, ValueCheckpoint& b, std::vector<DerivedTensors>& derived) {
   derived = TensorsOf(a.model).derived;
@@ -90,7 +101,31 @@ void JudgeAsCodes(ComparedTensor& tensor) {
   s.max_abs = s.max_relative = s.rmse = s.relative = std::numeric_limits<double>::infinity();
 }
 
-ComparedTensor Describe(const Catalog& catalog, const TensorPair& pair, const PairResult& result) {
+// The dtypes of tensors as their files say them, by position in both.
+struct StoredTypes {
+  const GgufModel* gguf_a = nullptr;
+  const GgufModel* gguf_b = nullptr;
+  std::uint32_t first_of_b = 0;
+
+  std::string NameOf(const Catalog& catalog, std::uint32_t position) const {
+    const bool in_a = position < first_of_b;
+    const GgufModel* const gguf = in_a ? gguf_a : gguf_b;
+    if (gguf == nullptr) return std::string(DtypeNameOf(catalog, position));
+    return GgufTypesOf(*gguf, in_a ? position : position - first_of_b);
+  }
+  // Whether the values are not the bytes: blocks, or floats that were widened.
+  bool AreMade(const Catalog& catalog, std::uint32_t position) const {
+    return NameOf(catalog, position) != DtypeNameOf(catalog, position);
+  }
+
+ private:
+  static std::string_view DtypeNameOf(const Catalog& catalog, std::uint32_t position) {
+    return formats::DtypeName(catalog.tensors()[position].dtype);
+  }
+};
+
+ComparedTensor Describe(const Catalog& catalog, const StoredTypes& types, const TensorPair& pair,
+                        const PairResult& result) {
   ComparedTensor tensor;
   tensor.comparison = result.comparison;
   tensor.statistics = result.statistics;
@@ -98,7 +133,7 @@ ComparedTensor Describe(const Catalog& catalog, const TensorPair& pair, const Pa
     const CatalogTensor& a = catalog.tensors()[pair.a];
     tensor.name = a.name;
     tensor.file_a = catalog.files()[a.extent.file].name;
-    tensor.dtype_a = a.dtype;
+    tensor.dtype_a = types.NameOf(catalog, pair.a);
     tensor.shape_a = a.shape;
     tensor.value_shape = ShapeOfValues(a, pair.scale_a);
   }
@@ -106,13 +141,18 @@ ComparedTensor Describe(const Catalog& catalog, const TensorPair& pair, const Pa
     const CatalogTensor& b = catalog.tensors()[pair.b];
     tensor.name = b.name;
     tensor.file_b = catalog.files()[b.extent.file].name;
-    tensor.dtype_b = b.dtype;
+    tensor.dtype_b = types.NameOf(catalog, pair.b);
     tensor.shape_b = b.shape;
   }
   if (pair.scale_a != nullptr) tensor.scale_a = catalog.tensors()[pair.scale_a->scale].name;
   if (pair.scale_b != nullptr) tensor.scale_b = catalog.tensors()[pair.scale_b->scale].name;
   if (pair.b == Catalog::kNone) tensor.comparison = Comparison::kOnlyInA;
   if (pair.a == Catalog::kNone) tensor.comparison = Comparison::kOnlyInB;
+  // The bytes that were equal are those of values.
+  if (tensor.comparison == Comparison::kIdenticalBytes &&
+      (types.AreMade(catalog, pair.a) || types.AreMade(catalog, pair.b))) {
+    tensor.comparison = Comparison::kIdenticalValues;
+  }
   return tensor;
 }
 
@@ -183,10 +223,9 @@ void Judge(const ComparedTensor& tensor, const CompareRequest& request,
       break;
     case Comparison::kDifferentShape:
       finding.kind = "different-shape";
-      what =
-          fmt::format("A has {} {}, B has {} {}, so no values were compared",
-                      formats::DtypeName(tensor.dtype_a), formats::ShapeToString(tensor.shape_a),
-                      formats::DtypeName(tensor.dtype_b), formats::ShapeToString(tensor.shape_b));
+      what = fmt::format("A has {} {}, B has {} {}, so no values were compared", tensor.dtype_a,
+                         formats::ShapeToString(tensor.shape_a), tensor.dtype_b,
+                         formats::ShapeToString(tensor.shape_b));
       break;
     case Comparison::kOnlyInA:
       finding.kind = "only-in-a";
@@ -289,9 +328,12 @@ CompareReport CompareCheckpoints(const CompareRequest& request, ProgressSink& pr
   const auto holds_codes = [&](std::uint32_t position) {
     return position != Catalog::kNone && codes[position];
   };
+  AddKeyDifferences(a.model, b.model, report.verification.findings);
   const std::vector<bool> may_lack = FindLeftOut(a.model, b.model);
   std::vector<std::string> left_out;
   std::vector<DerivedTensors> derived;
+  const StoredTypes types{a.model.gguf.get(), b.model.gguf.get(),
+                          static_cast<std::uint32_t>(a.model.catalog.tensors().size())};
   const TwoCheckpoints both = Join(a, b, derived);
   CheckCopies(derived, request.threads, progress, stop);
   const std::vector<TensorPair> pairs = PairTensors(both);
@@ -301,7 +343,7 @@ CompareReport CompareCheckpoints(const CompareRequest& request, ProgressSink& pr
       ComparePairs(both, pairs, request, sources, progress, stop);
   report.tensors.reserve(pairs.size());
   for (std::size_t i = 0; i < pairs.size(); ++i) {
-    report.tensors.push_back(Describe(both.catalog, pairs[i], results[i]));
+    report.tensors.push_back(Describe(both.catalog, types, pairs[i], results[i]));
     ComparedTensor& tensor = report.tensors.back();
     tensor.codes = holds_codes(pairs[i].a) || holds_codes(pairs[i].b);
     if (tensor.codes) JudgeAsCodes(tensor);

@@ -9,7 +9,6 @@
 #include "convert/catalog/progress.h"
 #include "convert/verify/verification.h"
 #include "convert/verify/weight_forms.h"
-#include "formats/dtype.h"
 #include "formats/shape.h"
 
 namespace dsv3::convert {
@@ -25,7 +24,7 @@ struct CompareRequest {
 };
 
 enum class Comparison {
-  kIdenticalBytes,   // dtype and bytes, and those of the scale
+  kIdenticalBytes,   // dtype and bytes, and those of the scale; never of blocks in GGUF files
   kIdenticalValues,  // all values equal
   kWithinTolerance,  // |a − b| <= atol + rtol × |b| everywhere (numpy's allclose)
   kDifferent,
@@ -62,8 +61,8 @@ struct ComparedTensor {
   Comparison comparison = Comparison::kIdenticalBytes;
   std::string file_a;  // empty where the tensor is only in the other
   std::string file_b;
-  formats::Dtype dtype_a = formats::Dtype::kU8;
-  formats::Dtype dtype_b = formats::Dtype::kU8;
+  std::string dtype_a;  // of a GGUF file the type, as NumericTensor::dtype
+  std::string dtype_b;
   formats::Shape shape_a;
   formats::Shape shape_b;
   formats::Shape value_shape;  // of a's values: that of the weight where a holds codes

@@ -5,12 +5,15 @@
 
 #include "convert/catalog/glob.h"
 #include "convert/model/zero_weights.h"
+#include "convert/open/gguf_model.h"
 #include "convert/plan/row_tensors.h"
 #include "convert/stream/derived_checks.h"
 #include "convert/stream/source_files.h"
+#include "convert/verify/gguf_tensors.h"
 #include "convert/verify/numeric_judge.h"
 #include "convert/verify/numeric_measure.h"
 #include "convert/verify/value_checkpoint.h"
+#include "formats/dtype.h"
 
 namespace dsv3::convert {
 namespace {
@@ -25,7 +28,9 @@ std::vector<NumericTensor> Describe(const ValueCheckpoint& checkpoint,
     NumericTensor& to = tensors[i];
     to.name = from.name;
     to.file = catalog.files()[from.extent.file].name;
-    to.dtype = from.dtype;
+    to.dtype = checkpoint.model.gguf
+                   ? GgufTypesOf(*checkpoint.model.gguf, static_cast<std::uint32_t>(i))
+                   : std::string(formats::DtypeName(from.dtype));
     to.shape = from.shape;
     if (checkpoint.undecoded[i]) continue;
     to.measured = m.values != 0 || from.extent.length == 0;
@@ -80,6 +85,11 @@ NumericReport VerifyNumeric(const NumericRequest& request, ProgressSink& progres
   for (const SourceFile& file : catalog.files()) report.verification.files.push_back(file.name);
   formats::Findings& findings = report.verification.findings;
   findings = checkpoint.files;
+  if (checkpoint.model.gguf) {
+    formats::Findings tensors = JudgeGgufTensors(checkpoint.model);
+    findings.insert(findings.end(), std::make_move_iterator(tensors.begin()),
+                    std::make_move_iterator(tensors.end()));
+  }
   findings.insert(findings.end(), checkpoint.scaled.findings.begin(),
                   checkpoint.scaled.findings.end());
   formats::Findings values = JudgeValues(checkpoint, measurements, copies, sources);

@@ -11,7 +11,6 @@
 #include "convert/layouts/stacks.h"
 #include "convert/verify/verification.h"
 #include "convert/verify/weight_forms.h"
-#include "formats/dtype.h"
 #include "formats/shape.h"
 
 namespace dsv3::convert {
@@ -40,7 +39,7 @@ struct MagnitudeHistogram {
 struct NumericTensor {
   std::string name;
   std::string file;
-  formats::Dtype dtype = formats::Dtype::kU8;
+  std::string dtype;  // of a GGUF file the type: "Q8_0" (GgufTypesOf)
   formats::Shape shape;
   bool measured = false;  // false for 6-bit types and codes whose values are not decoded
   bool scaled = false;    // an FP8 weight whose values have their scale

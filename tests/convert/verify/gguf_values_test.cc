@@ -128,7 +128,8 @@ TEST_F(GgufValuesTest, ARoundedFileDiffersByItsRounding) {
   EXPECT_GT(report.counts.different, 50U);
   const ComparedTensor& tensor = Find(report, "model.layers.0.self_attn.o_proj.weight");
   EXPECT_EQ(tensor.comparison, Comparison::kDifferent);
-  EXPECT_EQ(tensor.dtype_b, formats::Dtype::kF32);
+  EXPECT_EQ(tensor.dtype_a, "BF16");
+  EXPECT_EQ(tensor.dtype_b, "Q8_0");
   EXPECT_EQ(tensor.file_b, "m.gguf");
   // Half a step of 1/127 of a block's largest value.
   EXPECT_GT(tensor.statistics.relative, 1e-4);
@@ -208,6 +209,75 @@ TEST_F(GgufValuesTest, RelativesAreComparedUnderTheirNames) {
   }
 }
 
+TEST_F(GgufValuesTest, ReportsSayTheTypesOfTheFiles) {
+  Bf16Sample();
+  ToGguf(dir_ / "fp8", dir_ / "a.gguf", GgufType::kQ8_0);
+  ToGguf(dir_ / "fp8", dir_ / "b.gguf", GgufType::kF32);
+  const CompareReport report = Compare(dir_ / "a.gguf", dir_ / "b.gguf");
+  const ComparedTensor& matrix = Find(report, "model.layers.1.self_attn.q_a_proj.weight");
+  EXPECT_EQ(matrix.dtype_a, "Q8_0");
+  EXPECT_EQ(matrix.dtype_b, "F32");
+  // 80 columns, which blocks do not fill.
+  EXPECT_EQ(Find(report, "model.layers.1.mlp.experts.0.down_proj.weight").dtype_a, "F16");
+  for (const formats::Finding& finding : Numeric(dir_ / "a.gguf").verification.findings) {
+    ADD_FAILURE() << finding.message;
+  }
+  // Blocks that hold equal values are not said to be equal bytes.
+  const CompareReport same = Compare(dir_ / "a.gguf", dir_ / "a.gguf");
+  EXPECT_EQ(Find(same, matrix.name).comparison, Comparison::kIdenticalValues);
+  EXPECT_EQ(Find(same, "model.norm.weight").comparison, Comparison::kIdenticalBytes);
+  EXPECT_EQ(same.counts.different, 0U);
+}
+
+TEST_F(GgufValuesTest, KeysAndValuesMayHaveTwoTypes) {
+  GgufMaker()
+      .Add("blk.0.attn_k_b.weight", GgufType::kF16, {2, 32, 16})
+      .Add("blk.0.attn_v_b.weight", GgufType::kQ8_0, {2, 8, 32})
+      .Add("blk.1.attn_k_b.weight", GgufType::kF16, {2, 32, 16})
+      .Add("blk.1.attn_v_b.weight", GgufType::kF16, {2, 8, 32})
+      .Write(dir_ / "m.gguf");
+  const NumericReport report = Numeric(dir_ / "m.gguf");
+  ASSERT_EQ(report.tensors.size(), 2U);
+  EXPECT_EQ(report.tensors[0].dtype, "F16 and Q8_0");
+  EXPECT_EQ(report.tensors[1].dtype, "F16");
+}
+
+TEST_F(GgufValuesTest, KeysThatAreNotTheConfigsAreSaid) {
+  const fs::path in = Bf16Sample();
+  ToGguf(in, dir_ / "m.gguf", GgufType::kBF16);
+  const auto difference = [&] {
+    std::string message;
+    const CompareReport report = Compare(in, dir_ / "m.gguf");
+    EXPECT_TRUE(report.verification.Passes(false));
+    for (const formats::Finding& finding : report.verification.findings) {
+      if (finding.kind == "different-keys") message = finding.message;
+    }
+    return message;
+  };
+  EXPECT_EQ(difference(), "");
+  const std::string config = ReadFile(in / "config.json");
+  SetConfig(in, "rope_theta", 50000.0);
+  EXPECT_THAT(difference(), HasSubstr("m.gguf: a key is not what config.json says (in brackets), "
+                                      "and llama.cpp computes by the keys: "
+                                      "deepseek2.rope.freq_base is 10000 (50000)"));
+  SetConfig(in, "num_experts_per_tok", 3);
+  SetConfig(in, "norm_topk_prob", false);
+  EXPECT_THAT(difference(), HasSubstr("3 keys are not"));
+  EXPECT_THAT(difference(), HasSubstr("deepseek2.expert_used_count is 2 (3)"));
+  EXPECT_THAT(difference(), HasSubstr("deepseek2.expert_weights_norm is true (absent)"));
+  WriteFile(in / "config.json", config);
+  SetConfig(in, "rope_interleave", false);
+  EXPECT_THAT(difference(), HasSubstr("its keys were not compared with config.json: "));
+  WriteFile(in / "config.json", config);
+  // The keys of another program, in other kinds and with one missing.
+  std::string file = ReadFile(dir_ / "m.gguf");
+  const std::size_t at = file.find("deepseek2.expert_weights_norm");
+  ASSERT_NE(at, std::string::npos);
+  file.replace(at, 9, "deepseekX");
+  WriteFile(dir_ / "m.gguf", file);
+  EXPECT_THAT(difference(), HasSubstr("deepseek2.expert_weights_norm is missing (true)"));
+}
+
 TEST_F(GgufValuesTest, TwoFilesAreCompared) {
   const fs::path in = Bf16Sample();
   ToGguf(in, dir_ / "a.gguf", GgufType::kBF16);
@@ -264,9 +334,14 @@ TEST_F(GgufValuesTest, NumericReadsEveryTypeThatIsDecoded) {
   EXPECT_EQ(report.tensors[0].nans, 32U);
   EXPECT_EQ(report.tensors[1].absmax, 4);
   EXPECT_NEAR(report.tensors[1].rms, std::sqrt((3.5 * 3.5 + 16) / 2), 1e-4);
-  EXPECT_EQ(report.tensors[2].dtype, formats::Dtype::kI32);
-  ASSERT_GE(report.verification.findings.size(), 1U);
-  EXPECT_THAT(report.verification.findings[0].message,
+  EXPECT_EQ(report.tensors[0].dtype, "MXFP4");
+  EXPECT_EQ(report.tensors[1].dtype, "Q4_0");
+  EXPECT_EQ(report.tensors[2].dtype, "I32");
+  const auto nan =
+      std::find_if(report.verification.findings.begin(), report.verification.findings.end(),
+                   [](const auto& finding) { return finding.kind == "nan"; });
+  ASSERT_NE(nan, report.verification.findings.end());
+  EXPECT_THAT(nan->message,
               HasSubstr("the first at [1, 0]: block 1 of tensor 'blk.0.attn_q.weight' (MXFP4)"));
 }
 

@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
+#include "convert/open/gguf_architecture.h"
 #include "convert/open/open_model.h"
 #include "convert/plan/gguf_file.h"
-#include "convert/recipes/gguf_architecture.h"
 #include "formats/gguf_value.h"
 
 namespace dsv3::convert {

@@ -1,4 +1,4 @@
-#include "convert/recipes/gguf_keys_v4.h"
+#include "convert/open/gguf_keys_v4.h"
 
 #include <cmath>
 #include <cstddef>

@@ -8,7 +8,7 @@
 
 namespace dsv3::convert {
 
-// --mtp of to-gguf.
+// What becomes of MTP layers.
 enum class GgufMtp { kDrop, kKeep };
 
 // The architectures of llama.cpp that to-gguf writes.

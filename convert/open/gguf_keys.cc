@@ -1,4 +1,4 @@
-#include "convert/recipes/gguf_keys.h"
+#include "convert/open/gguf_keys.h"
 
 #include <array>
 #include <cmath>
@@ -16,7 +16,7 @@
 
 #include "convert/model/config_fields-inl.h"
 #include "convert/model/forward_config.h"
-#include "convert/recipes/gguf_keys_v4.h"
+#include "convert/open/gguf_keys_v4.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 

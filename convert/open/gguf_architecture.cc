@@ -1,4 +1,4 @@
-#include "convert/recipes/gguf_architecture.h"
+#include "convert/open/gguf_architecture.h"
 
 #include <string>
 
