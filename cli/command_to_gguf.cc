@@ -78,7 +78,8 @@ Command ToGgufCommand() {
       Size("max-file-size", &options->recipe.max_file_bytes,
            "Write several files where one would hold more bytes of tensors, named as gguf-split "
            "names them: OUT-00001-of-00003.gguf; llama.cpp is given the first. Bytes, or a number "
-           "with K, M, G (1000) or Ki, Mi, Gi (1024). A larger tensor lies alone in a file."));
+           "with K, M, G (1000) or Ki, Mi, Gi (1024). A larger tensor lies alone in a file. "
+           "--part and mpirun share the work by these files."));
   command.options.push_back(Flag("no-tokenizer", &options->recipe.no_tokenizer,
                                  "Write no tokenizer. Without this, an IN without tokenizer.json "
                                  "or Kimi's tiktoken.model is refused."));
@@ -89,13 +90,13 @@ Command ToGgufCommand() {
     if (option.name == "overwrite") option.help = "Replace OUT.gguf where it is there.";
   }
   AddOptions(std::move(run), command);
+  AddOptions(PartOptionTable(&options->conversion.run), command);
   command.examples = {
       {"to-gguf --type q8_0 DeepSeek-V3 DeepSeek-V3-Q8_0.gguf", "For llama.cpp, 8.5 bits a weight"},
       {"to-gguf --type bf16 --keep-4bit Kimi-K2-Thinking k2.gguf",
        "The experts' INT4 as Q4_0, the rest as it is"},
       {"to-gguf --type bf16 DeepSeek-V2-Lite lite.gguf", "Exact for a BF16 model"}};
   StopAndContinue(command);
-  command.shares_work = false;  // one file, which one process writes
   command.run = [options](CommandContext& context) {
     return RunConversion(options->conversion, convert::ToGgufConversion(options->recipe), context);
   };

@@ -150,7 +150,7 @@ void FactLines(std::string& out, const ConversionReport& report) {
 }
 
 std::string Converted(const JobRequest& request, const ConversionReport& report) {
-  std::string out = fmt::format("{}: {}\n", report.title, formats::ShownPath(request.output));
+  std::string out = fmt::format("{}: {}\n", report.title, formats::ShownPath(report.made));
   ReportLine(out, "tensors", TensorText(report));
   FactLines(out, report);
   AppendRunLines(out, request.run, report);
@@ -292,7 +292,7 @@ void WarnOfCounts(const ConversionReport& report, convert::ProgressSink& progres
 std::string ConversionReportText(const JobRequest& request, const ConversionReport& report) {
   switch (report.outcome) {
     case ConversionReport::Outcome::kNothingToDo:
-      return NothingToDoText(request.output, report);
+      return NothingToDoText(report.made, report);
     case ConversionReport::Outcome::kPlanned:
       return Planned(request, report);
     case ConversionReport::Outcome::kPartDone:

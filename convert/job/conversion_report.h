@@ -56,7 +56,9 @@ struct ConversionReport {
   std::string title;
   std::string converted_text;
   std::filesystem::path last_file;  // the manifest, or packed.json
-  std::uint64_t tensors = 0;        // in the output
+  // What readers are given: OUT; of several files beside each other (OneFileOutput) the first.
+  std::filesystem::path made;
+  std::uint64_t tensors = 0;  // in the output
   std::uint64_t converted_tensors = 0;
   std::uint64_t copied_tensors = 0;
   std::uint64_t side_files = 0;

@@ -108,6 +108,7 @@ OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const Recipe
       plan.packed ? PackedJobOf(plan, source.catalog) : ManifestJobOf(plan, source, run);
   job.manifest_job_text = formats::ManifestJobText(job.manifest_job);
   job.overwrite = run.overwrite;
+  job.output = run.output;
   job.run = assignment.run;
   JournalHead& head = job.head;
   head.recipe = plan.recipe;

@@ -11,6 +11,8 @@
 #include <fmt/format.h>
 
 #include "convert/job/manifest.h"
+#include "convert/job/output_lock.h"
+#include "convert/job/run_id.h"
 #include "convert/job/source_probe.h"
 #include "convert/stream/source_files.h"
 #include "formats/checkpoint_files.h"
@@ -53,6 +55,16 @@ bool HasPlannedHeader(const fs::path& path, const PlannedFile& file) {
   return formats::Xxh3Hex(header) == file.header_digest;
 }
 
+// Locks of runs that were killed are left where nothing else is.
+bool HoldsLocksAlone(const fs::path& directory) {
+  std::error_code error;
+  for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (!RunOfFile(kLockName, entry->path().filename().string())) return false;
+  }
+  return !error;
+}
+
 }  // namespace
 
 OneFileOutput::OneFileOutput(fs::path output, bool overwrite)
@@ -74,23 +86,24 @@ fs::path OneFileOutput::PlaceOf(const PlannedFile& file) const {
   return output_.parent_path() / file.name;
 }
 
+bool OneFileOutput::IsPlaced(const PlannedFile& file) const {
+  std::error_code ignored;
+  return fs::is_regular_file(PlaceOf(file), ignored) && HasPlannedHeader(PlaceOf(file), file);
+}
+
 // Whether each file either has its name or is complete beside the manifest, and one has its name
 // already: what is left to do is Place's.
 bool OneFileOutput::EndedWhilePlacing(const Plan& plan) const {
   if (!IsThere(directory_)) return false;
-  std::size_t placed = 0;
-  std::size_t waiting = 0;
+  bool placed = false;
   for (const PlannedFile& file : plan.files) {
-    if (IsThere(directory_ / file.name)) {
-      ++waiting;
-    } else if (IsThere(PlaceOf(file))) {
-      ++placed;
+    if (IsPlaced(file)) {
+      placed = true;
+    } else if (!IsThere(directory_ / file.name)) {
+      return false;
     }
   }
-  if (placed == 0 || placed + waiting != plan.files.size()) return false;
-  std::error_code error;
-  return IsThere(directory_ / kManifestName) ||
-         (waiting == 0 && fs::is_empty(directory_, error) && !error);
+  return placed && (IsThere(directory_ / kManifestName) || HoldsLocksAlone(directory_));
 }
 
 // Two fine-tunings of one model have the same names, shapes and headers.
@@ -111,43 +124,59 @@ void OneFileOutput::RequireSameSource(const Plan& plan, const ModelTensors& sour
 
 bool OneFileOutput::IsFinished(const Plan& plan, const ModelTensors& source, const RunOptions& run,
                                formats::FileSystem& file_system, const StopToken& stop) const {
-  if (!run.dry_run && EndedWhilePlacing(plan)) Place(plan, file_system);
-  if (overwrite_) return false;
+  if (EndedWhilePlacing(plan)) {
+    if (run.dry_run || !MayEnd(run)) return true;
+    Place(plan, file_system);
+  } else if (overwrite_) {
+    return false;
+  }
   const auto is_there = [&](const PlannedFile& file) { return IsThere(PlaceOf(file)); };
   const auto found = std::find_if(plan.files.begin(), plan.files.end(), is_there);
   if (found == plan.files.end()) return false;
-  const auto is_planned = [&](const PlannedFile& file) {
-    std::error_code ignored;
-    return fs::is_regular_file(PlaceOf(file), ignored) && HasPlannedHeader(PlaceOf(file), file);
-  };
+  const auto is_placed = [&](const PlannedFile& file) { return IsPlaced(file); };
   if (IsSameJob(manifest_, plan, source, run) &&
-      std::all_of(plan.files.begin(), plan.files.end(), is_planned)) {
-    RequireSameSource(plan, source, stop);
+      std::all_of(plan.files.begin(), plan.files.end(), is_placed)) {
+    if (!overwrite_) RequireSameSource(plan, source, stop);
     return true;
   }
+  if (overwrite_) return false;
   const fs::path there = PlaceOf(*found);
   throw Error(ErrorCode::kUsage,
               fmt::format("{}: the file is there, and this command did not make it from this "
-                          "input with these options; name another file, or give --overwrite to "
-                          "replace it",
-                          formats::ShownPath(there)),
+                          "input with these options; name another file, or {}",
+                          formats::ShownPath(there),
+                          run.part || run.finish ? "remove it" : "give --overwrite to replace it"),
               {there.string(), ""});
 }
 
-void OneFileOutput::Place(const Plan& plan, formats::FileSystem& file_system) const {
-  for (const PlannedFile& file : plan.files) {
-    const fs::path made = directory_ / file.name;
-    if (!IsThere(made)) continue;
-    // A manifest never lies beside a file that it does not describe.
-    if (IsThere(manifest_)) file_system.Remove(manifest_);
-    file_system.Rename(made, PlaceOf(file));
+void OneFileOutput::PlaceFiles(const Plan& plan, formats::FileSystem& file_system) const {
+  const fs::path parent = output_.has_parent_path() ? output_.parent_path() : fs::path(".");
+  const auto waits = [&](const PlannedFile& file) { return IsThere(directory_ / file.name); };
+  // A manifest never lies beside a file that it does not describe.
+  if (std::any_of(plan.files.begin(), plan.files.end(), waits) && IsThere(manifest_)) {
+    file_system.Remove(manifest_);
+    file_system.SyncDirectory(parent);
   }
+  for (const PlannedFile& file : plan.files) {
+    if (waits(file)) file_system.Rename(directory_ / file.name, PlaceOf(file));
+  }
+  // The names in both directories: first those that come, then those that go.
+  file_system.SyncDirectory(parent);
   if (IsThere(directory_ / kManifestName)) {
     file_system.Rename(directory_ / kManifestName, manifest_);
+    file_system.SyncDirectory(parent);
   }
-  const fs::path parent = output_.parent_path();
-  file_system.SyncDirectory(parent.empty() ? fs::path(".") : parent);
-  if (IsThere(directory_)) file_system.RemoveDirectory(directory_);
+  file_system.SyncDirectory(directory_);
+}
+
+void OneFileOutput::Place(const Plan& plan, formats::FileSystem& file_system) const {
+  // Another run that ends this job may have done it.
+  if (!IsThere(directory_)) return;
+  {
+    const RunLocks locks(directory_, RunId());
+    PlaceFiles(plan, file_system);
+  }
+  file_system.RemoveDirectory(directory_);
 }
 
 }  // namespace dsv3::convert

@@ -25,19 +25,23 @@ class OneFileOutput {
   const std::filesystem::path& manifest() const { return manifest_; }
 
   // Whether the complete output of this plan is there: the manifest says the same job, the files
-  // have their sizes and headers, and FindOtherTensor finds nothing. Finishes first what a run left
-  // that ended between the names. Throws Error (kUsage) where anything else has the name of a file,
-  // unless it may be overwritten.
+  // have their sizes and headers, and FindOtherTensor finds nothing. A run that may end the job
+  // finishes first what a run left that ended between the names; to a part, and to a dry run, that
+  // is complete. Throws Error (kUsage) where anything else has the name of a file, unless it may be
+  // overwritten.
   bool IsFinished(const Plan& plan, const ModelTensors& source, const RunOptions& run,
                   formats::FileSystem& file_system, const StopToken& stop) const;
 
-  // Gives the complete files their names. May be called again after it was interrupted.
+  // Gives the complete files their names. May be called again after it was interrupted. Throws
+  // Error: kUsage while another run writes the directory; kIo.
   void Place(const Plan& plan, formats::FileSystem& file_system) const;
 
  private:
   void RequireSameSource(const Plan& plan, const ModelTensors& source, const StopToken& stop) const;
   std::filesystem::path PlaceOf(const PlannedFile& file) const;
+  bool IsPlaced(const PlannedFile& file) const;
   bool EndedWhilePlacing(const Plan& plan) const;
+  void PlaceFiles(const Plan& plan, formats::FileSystem& file_system) const;
 
   std::filesystem::path output_;
   std::filesystem::path manifest_;

@@ -10,6 +10,7 @@
 
 #include "convert/job/job_difference.h"
 #include "convert/job/packed_output.h"
+#include "convert/plan/container.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 
@@ -18,7 +19,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool IsShard(std::string_view name) { return name.ends_with(".safetensors") || IsPackedName(name); }
+bool IsShard(std::string_view name) { return ContainerOf(name) != nullptr || IsPackedName(name); }
+
+// What to name in place of an output that another job has.
+std::string_view OtherPlace(const OutputJob& job) {
+  return job.output.empty() ? "another directory" : "another file";
+}
 
 // "2 of 5 shards": what the runs of an unfinished job finished.
 std::string ShardsOf(const JobJournals& journals) {
@@ -35,10 +41,11 @@ std::string ShardsOf(const JobJournals& journals) {
 
 // The command that began the run, with what makes it go on; nothing where its journal is of an
 // earlier version.
-std::string Continuation(const fs::path& directory, const BegunRun& run) {
+std::string Continuation(const fs::path& directory, const BegunRun& run, const OutputJob& job) {
   if (run.head.command.empty()) return "";
   const std::string command =
-      fmt::format("{} {}", run.head.command, formats::ShownAbsolutePath(directory));
+      fmt::format("{} {}", run.head.command,
+                  job.output.empty() ? formats::ShownAbsolutePath(directory) : job.output);
   if (run.name.kind != RunId::Kind::kPart) return fmt::format("`{}`", command);
   return fmt::format("`{} --part I/{}` for each part I that is missing, then `{} --finish`",
                      command, run.name.count, command);
@@ -57,7 +64,7 @@ std::string Overwriting(const JobJournals& journals, const OutputJob& job) {
                                const JobJournals& journals, const OutputJob& job,
                                const JobDifference& difference) {
   const std::string shown = formats::ShownPath(directory);
-  const std::string again = Continuation(directory, run);
+  const std::string again = Continuation(directory, run, job);
   const std::string go_on = again.empty() ? "run that command again" : "continue with " + again;
   // rsync -a and cp -p keep times.
   const std::string_view copies =
@@ -70,22 +77,21 @@ std::string Overwriting(const JobJournals& journals, const OutputJob& job) {
     if (!difference.options.empty()) others += (others.empty() ? "" : "; ") + difference.options;
     message = fmt::format(
         "{}: {} was made from another source: {}{}; all parts need the same files with the same "
-        "modification times (copies made by rsync -a or cp -p have them): {}; or choose another "
-        "directory; or {}",
+        "modification times (copies made by rsync -a or cp -p have them): {}; or choose {}; or {}",
         shown, ShownName(run.name), difference.files, others.empty() ? "" : "; " + others, go_on,
-        Overwriting(journals, job));
+        OtherPlace(job), Overwriting(journals, job));
   } else if (!difference.input.empty()) {
     message = fmt::format(
-        "{}: another conversion was begun here and not finished: {}; {}{}; or choose another "
-        "directory; or {}",
-        shown, difference.Text(), copies, go_on, Overwriting(journals, job));
+        "{}: another conversion was begun here and not finished: {}; {}{}; or choose {}; or {}",
+        shown, difference.Text(), copies, go_on, OtherPlace(job), Overwriting(journals, job));
   } else {
     const std::string_view unknown =
         run.head.input.empty() ? " (or IN is another one: this journal does not record it)" : "";
     message = fmt::format(
         "the source changed since {} was begun{}: {}; {}make the source what it was and {}; or "
-        "choose another directory; or {}",
-        shown, unknown, difference.Text(), copies, go_on, Overwriting(journals, job));
+        "choose {}; or {}",
+        shown, unknown, difference.Text(), copies, go_on, OtherPlace(job),
+        Overwriting(journals, job));
   }
   throw Error(ErrorCode::kBadInput, message, {directory.string(), ""});
 }
@@ -128,23 +134,23 @@ void RefuseBegun(const fs::path& directory, const BegunRun& run, const JobJourna
                : "its plan is not that of this command, though the options are the same: another "
                  "version of dsv3 began it, or a file that an option names says something else now";
   }
-  const std::string again = Continuation(directory, run);
+  const std::string again = Continuation(directory, run, job);
   if (run.name.kind == RunId::Kind::kPart) {
     throw Error(ErrorCode::kUsage,
                 fmt::format("{}: {} was begun by another command or with other options: {}; {}; "
-                            "or choose another directory; or {}",
+                            "or choose {}; or {}",
                             formats::ShownPath(directory), ShownName(run.name), what,
                             again.empty() ? "give all parts the same" : "continue with " + again,
-                            Overwriting(journals, job)),
+                            OtherPlace(job), Overwriting(journals, job)),
                 {directory.string(), ""});
   }
   throw Error(ErrorCode::kUsage,
               fmt::format("{}: another conversion was begun here and not finished: {}; {}; or "
-                          "choose another directory; or {}",
+                          "choose {}; or {}",
                           formats::ShownPath(directory), what,
                           again.empty() ? "run that command again to finish it"
                                         : "continue it with " + again,
-                          Overwriting(journals, job)),
+                          OtherPlace(job), Overwriting(journals, job)),
               {directory.string(), ""});
 }
 

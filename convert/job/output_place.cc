@@ -20,11 +20,24 @@ bool IsInside(const fs::path& path, const fs::path& directory) {
   return end == directory.end();
 }
 
-[[noreturn]] void RefuseOutput(const fs::path& output, std::string_view problem) {
+constexpr std::string_view kOwnDirectory = "name a directory of its own for the output";
+
+[[noreturn]] void RefuseOutput(const fs::path& output, std::string_view problem,
+                               std::string_view advice = kOwnDirectory) {
   throw Error(ErrorCode::kUsage,
-              fmt::format("{}: {}; name a directory of its own for the output",
-                          formats::ShownPath(output), problem),
+              fmt::format("{}: {}; {}", formats::ShownPath(output), problem, advice),
               {output.string(), ""});
+}
+
+// Above the output everything that exists is a directory.
+void RequireDirectories(const fs::path& output, std::string_view advice) {
+  std::error_code ignored;
+  for (fs::path parent = CanonicalPath(output).parent_path(); parent.has_relative_path();
+       parent = parent.parent_path()) {
+    if (!fs::exists(parent, ignored)) continue;
+    if (fs::is_directory(parent, ignored)) break;
+    RefuseOutput(output, fmt::format("{} is not a directory", formats::ShownPath(parent)), advice);
+  }
 }
 
 // Both paths are canonical.
@@ -71,12 +84,18 @@ void RequirePlaces(const fs::path& input, const fs::path& output) {
     // Where one file was named, the output may lie beside it.
     RequireNotAround(CanonicalPath(input).parent_path(), CanonicalPath(output), output);
   }
-  for (fs::path parent = CanonicalPath(output).parent_path(); parent.has_relative_path();
-       parent = parent.parent_path()) {
-    if (!fs::exists(parent, ignored)) continue;
-    if (fs::is_directory(parent, ignored)) break;
-    RefuseOutput(output, fmt::format("{} is not a directory", formats::ShownPath(parent)));
+  RequireDirectories(output, kOwnDirectory);
+}
+
+void RequireFilePlace(const fs::path& input, const fs::path& output) {
+  std::error_code ignored;
+  const fs::path in = CanonicalPath(input);
+  if (fs::is_directory(input, ignored) && IsInside(CanonicalPath(output), in)) {
+    RefuseOutput(output,
+                 fmt::format("it would lie in the input directory {}", formats::ShownPath(in)),
+                 "name a file in another directory");
   }
+  RequireDirectories(output, "name a file in another directory");
 }
 
 }  // namespace dsv3::convert

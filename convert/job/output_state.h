@@ -20,6 +20,7 @@ struct OutputJob {
   formats::ManifestJob manifest_job;
   std::string manifest_job_text;
   bool overwrite = false;
+  std::string output;  // for messages, as a shell takes it, where it is not the directory
   // The run that looks: of the whole job, or a part of it beside others.
   RunId run;
   // The files of head.outputs that this run may write; all of them for a run of the whole job.

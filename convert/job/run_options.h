@@ -47,10 +47,15 @@ struct RunOptions {
   bool source_is_checked = false;
   // Whether the conversion could delete the source's files on the way. The runner fills it in.
   bool source_may_go = true;
-  // For messages and the journal, as a shell takes them (formats/message_text.h): IN, which the
-  // runner fills in, and the command that makes the whole job, without OUT. Empty: not known.
+  // For messages and the journal, as a shell takes them (formats/message_text.h): IN and an OUT
+  // that is not the directory that is written, both of which the runner fills in, and the command
+  // that makes the whole job, without OUT. Empty: not known, or OUT is the directory.
   std::string input = {};
+  std::string output = {};
   std::string command = {};
 };
+
+// Whether a run may be the last of its job: a part leaves the end to another run.
+inline bool MayEnd(const RunOptions& run) { return !run.part || run.finish; }
 
 }  // namespace dsv3::convert

@@ -63,10 +63,12 @@ std::string DeletedBeside(const OpenedModel& model) {
       others == 1 ? "1 tensor" : fmt::format("{} tensors", others), others == 1 ? "is" : "are");
 }
 
-OpenedModel Open(const ConversionKind& conversion, const JobRequest& request) {
-  RequirePlaces(request.input, request.output);
+// `output` is the directory that is written.
+OpenedModel Open(const ConversionKind& conversion, const JobRequest& request,
+                 const fs::path& output) {
+  RequirePlaces(request.input, output);
   OpenOptions opening = conversion.opening;
-  opening.freed = ReadFreedShards(request.output);
+  opening.freed = ReadFreedShards(output);
   OpenedModel model =
       conversion.open ? conversion.open(request, opening) : OpenModel(request.input, opening);
   if (!request.run.delete_source_shards) return model;
@@ -145,17 +147,21 @@ ConversionReport RunConversion(const ConversionKind& conversion, const JobReques
   const auto begin = std::chrono::steady_clock::now();
   CheckOptions(conversion, request);
   std::optional<OneFileOutput> one_file;
-  if (conversion.one_file) one_file.emplace(request.output, request.run.overwrite);
+  if (conversion.one_file) {
+    RequireFilePlace(request.input, request.output);
+    one_file.emplace(request.output, request.run.overwrite);
+  }
   const fs::path output = one_file ? one_file->directory() : request.output;
   std::optional<OpenedModel> opened;
   try {
-    opened = Open(conversion, request);
+    opened = Open(conversion, request, output);
   } catch (const Error& error) {
     // The source may be gone because an earlier run deleted it and ended.
     if (!request.run.delete_source_shards || error.code() != ErrorCode::kBadInput) throw;
     auto finished =
         FinishedWithoutSource(request.input, request.output, conversion.recipe, file_system);
     if (!finished) throw;
+    finished->made = request.output;
     return std::move(*finished);
   }
   OpenedModel& model = *opened;
@@ -177,7 +183,11 @@ ConversionReport RunConversion(const ConversionKind& conversion, const JobReques
       (model.assembled && HasCheckedBytes(model.assembled->stored)) ||
       std::any_of(recipe.tensors.derived.begin(), recipe.tensors.derived.end(),
                   [](const DerivedTensors& derived) { return HasCheckedBytes(*derived.stored); });
-  if (one_file && one_file->IsFinished(*recipe.plan, recipe.tensors, run, file_system, stop)) {
+  if (one_file) run.output = formats::ShownAbsolutePath(request.output);
+  // Helpers learn from process 0 that there is nothing to do, as from RunPlan.
+  if (one_file && !IsHelper(run.sharing) &&
+      one_file->IsFinished(*recipe.plan, recipe.tensors, run, file_system, stop)) {
+    if (IsShared(run.sharing)) run.sharing->Broadcast("");
     report.outcome = ConversionReport::Outcome::kNothingToDo;
     for (const PlannedFile& file : recipe.plan->files) {
       report.files.push_back({file.name, file.bytes, file.tensors.size(), "", true});
@@ -186,10 +196,15 @@ ConversionReport RunConversion(const ConversionKind& conversion, const JobReques
   } else {
     report = RunPlan(recipe.tensors, *recipe.plan, output, run, recipe.hooks, std::move(report),
                      file_system, progress, stop);
-    if (one_file && !run.dry_run && !IsHelper(run.sharing)) {
+    const bool ended = report.outcome == ConversionReport::Outcome::kConverted ||
+                       report.outcome == ConversionReport::Outcome::kNothingToDo;
+    if (one_file && ended && MayEnd(run) && !IsHelper(run.sharing)) {
       one_file->Place(*recipe.plan, file_system);
     }
   }
+  const bool several =
+      one_file && report.files.size() > 1 && report.outcome != ConversionReport::Outcome::kPartDone;
+  report.made = several ? request.output.parent_path() / report.files.front().name : request.output;
   if (recipe.add_facts) recipe.add_facts(report);
   std::error_code ignored;
   if (run.delete_source_shards && !model.has_own_shards() &&

@@ -84,7 +84,74 @@ TEST_F(GgufCommandTest, WritesSeveralFiles) {
   EXPECT_FALSE(fs::exists(out_));
   EXPECT_FALSE(fs::exists(out_ + ".partial"));
   ExpectConforms(ReadFile(out_ + ".manifest.json"), "manifest");
-  EXPECT_THAT(Convert(options).out, HasSubstr("Nothing to do: " + out_));
+  // What a reader is given is named.
+  const std::string first = (dir_ / "out-00001-of-0000").string() + std::to_string(files) + ".gguf";
+  EXPECT_THAT(done.out, HasSubstr("Made GGUF: " + first + "\n"));
+  EXPECT_THAT(Convert(options).out, HasSubstr("Nothing to do: " + first));
+  EXPECT_EQ(RunTool({"dsv3-inspect", first}).exit_code, 0);
+}
+
+TEST_F(GgufCommandTest, SharesTheFilesAmongParts) {
+  const std::vector<std::string> options = {"--type", "bf16", "--max-file-size", "1M"};
+  const auto with = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = options;
+    all.insert(all.end(), more.begin(), more.end());
+    return Convert(all);
+  };
+  const ToolResult early = with({"--finish"});
+  EXPECT_EQ(early.exit_code, 2);
+  EXPECT_THAT(early.err, HasSubstr("no part of this job was made here"));
+  const ToolResult first = with({"--part", "0/2"});
+  ASSERT_EQ(first.exit_code, 0) << first.err;
+  EXPECT_THAT(first.out, HasSubstr("Made GGUF: " + out_ + "\n"));
+  EXPECT_THAT(first.out, HasSubstr("then the same command with --finish"));
+  EXPECT_FALSE(fs::exists(out_ + ".manifest.json"));
+  ExpectConforms(with({"--part", "1/2", "--json"}).out, "convert-report");
+  const ToolResult done = with({"--finish"});
+  ASSERT_EQ(done.exit_code, 0) << done.err;
+  EXPECT_THAT(done.out, HasSubstr("manifest    " + out_ + ".manifest.json"));
+  EXPECT_FALSE(fs::exists(out_ + ".partial"));
+}
+
+TEST_F(GgufCommandTest, SaysWhatIsWrongWithAPlace) {
+  const auto refusal = [&](const std::string& output) {
+    const ToolResult result = RunTool({"dsv3-convert", "to-gguf", in_, output, "--type", "f16"});
+    EXPECT_EQ(result.exit_code, 2) << output;
+    return result.err;
+  };
+  EXPECT_THAT(refusal((dir_ / "out.bin").string()),
+              HasSubstr("give it a name that ends with .gguf"));
+  EXPECT_THAT(refusal((dir_ / ".gguf").string()), HasSubstr("such as model.gguf"));
+  const std::string inside = refusal((fs::path(in_) / "m.gguf").string());
+  EXPECT_THAT(inside, HasSubstr("it would lie in the input directory"));
+  EXPECT_THAT(inside, HasSubstr("name a file in another directory"));
+  EXPECT_FALSE(fs::exists(fs::path(in_) / "m.gguf.partial"));
+  WriteFile(dir_ / "file", "");
+  EXPECT_THAT(refusal((dir_ / "file" / "m.gguf").string()), HasSubstr("file is not a directory"));
+  fs::rename(in_, (dir_ / "o.gguf.partial"));
+  in_ = (dir_ / "o.gguf.partial").string();
+  EXPECT_THAT(refusal((dir_ / "o.gguf").string()),
+              HasSubstr("the output directory is the input directory"));
+  // Directories that are missing are made.
+  out_ = (dir_ / "new" / "folder" / "m.gguf").string();
+  EXPECT_EQ(Convert({"--type", "f16"}).exit_code, 0);
+  EXPECT_TRUE(fs::is_regular_file(out_));
+}
+
+TEST_F(GgufCommandTest, SaysHowToContinueWhatAnotherCommandBegan) {
+  // A run that cannot write more than its journal.
+  const ToolResult failed =
+      RunTool({"/bin/sh", "-c", "trap '' XFSZ; ulimit -f 100; exec \"$@\"", "sh",
+               DSV3_BIN_DIR "/dsv3-convert", "to-gguf", in_, out_, "--type", "q8_0"});
+  ASSERT_EQ(failed.exit_code, 4) << failed.err;
+  const ToolResult other = Convert({"--type", "f16"});
+  EXPECT_EQ(other.exit_code, 2);
+  EXPECT_THAT(other.err, HasSubstr("dsv3-convert to-gguf --type q8_0 " + in_ + " " + out_ + "`"));
+  EXPECT_THAT(other.err, HasSubstr("or choose another file; or give --overwrite to begin anew"));
+  EXPECT_THAT(other.err, HasSubstr("0 of 1 shards"));
+  const ToolResult again = Convert({"--type", "q8_0"});
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_THAT(again.out, HasSubstr("continued"));
 }
 
 TEST_F(GgufCommandTest, KeepsFourBits) {

@@ -110,6 +110,28 @@ TEST_F(MpiTest, QuantisesAndGoesBack) {
   }
 }
 
+TEST_F(MpiTest, WritesGgufInSeveralFilesAndInOne) {
+  for (const std::string size : {"1M", "1G"}) {
+    const std::string alone = *dir_ / ("gguf" + size);
+    const auto write = [&](const std::string& directory) {
+      fs::create_directory(directory);
+      return std::vector<std::string>{"dsv3-convert", "to-gguf", "--type",
+                                      "bf16",         "--json",  "--max-file-size",
+                                      size,           In(),      directory + "/m.gguf"};
+    };
+    ASSERT_EQ(testing::RunTool(write(alone)).exit_code, 0);
+    fs::remove_all(out_);
+    const ToolResult result = Run(3, write(out_));
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_EQ(nlohmann::json::parse(result.out).at("outcome"), "converted");
+    ExpectSame(out_, alone);
+    const ToolResult again = Run(2, write(out_));
+    EXPECT_EQ(again.exit_code, 0) << again.err;
+    EXPECT_EQ(nlohmann::json::parse(again.out).at("outcome"), "nothing-to-do");
+    ExpectSame(out_, alone);
+  }
+}
+
 TEST_F(MpiTest, ReshardsAndMerges) {
   const std::string alone = *dir_ / "ranks";
   const std::string merged = *dir_ / "merged";
@@ -151,6 +173,23 @@ TEST_F(MpiTest, OneProcessThatFailsStopsAllAndTheSameCommandContinues) {
   const ToolResult again = Run(2, {"dsv3-convert", "fp8-to-bf16", In(), out_});
   EXPECT_EQ(again.exit_code, 0) << again.err;
   ExpectSame(out_, Bf16());
+}
+
+TEST_F(MpiTest, AProcessThatFailsLeavesNoGgufFile) {
+  const std::string wrapper =
+      "trap '' XFSZ; [ \"$OMPI_COMM_WORLD_RANK\" = 1 ] && ulimit -f 0; exec \"$@\"";
+  fs::create_directory(out_);
+  const std::vector<std::string> words = {"dsv3-convert", "to-gguf", "--type",
+                                          "f16",          "--json",  "--max-file-size",
+                                          "1M",           In(),      out_ + "/m.gguf"};
+  const ToolResult failed = Run(3, words, wrapper);
+  EXPECT_EQ(failed.exit_code, 4) << failed.err;
+  EXPECT_TRUE(fs::is_directory(out_ + "/m.gguf.partial"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(out_), fs::directory_iterator()), 1);
+  const ToolResult again = testing::RunTool(words);
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_FALSE(fs::exists(out_ + "/m.gguf.partial"));
+  EXPECT_TRUE(fs::exists(out_ + "/m.gguf.manifest.json"));
 }
 
 TEST_F(MpiTest, AKilledProcessEndsTheJobAndOneProcessContinues) {

@@ -248,6 +248,21 @@ TEST_F(ToGgufTest, RefusesModelsWithoutAForm) {
   EXPECT_THAT(error.message(), HasSubstr("'model.layers.0.self_attn.o_proj.bias' has no name"));
 }
 
+TEST_F(ToGgufTest, AnExpertThatIsMissingIsNamed) {
+  const fs::path in = Bf16Sample();
+  auto tensors = ReadCheckpoint(in);
+  const std::string name = "model.layers.2.mlp.experts.3.up_proj.weight";
+  ASSERT_EQ(tensors.erase(name), 1U);
+  WriteTensors(tensors, in, dir_ / "without");
+  const Conversion command =
+      Command(dir_ / "without", dir_ / "m.gguf", GgufType::kF16, {.no_tokenizer = true});
+  const Error error = ErrorOf([&] { command.Run(); });
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_THAT(error.message(), HasSubstr(name));
+  EXPECT_THAT(error.message(), HasSubstr("missing"));
+  EXPECT_FALSE(fs::exists(dir_ / "m.gguf.partial"));
+}
+
 TEST_F(ToGgufTest, OptionsAreChecked) {
   const fs::path in = Bf16Sample();
   Conversion command = Command(in, dir_ / "m.bin", GgufType::kF16);
