@@ -227,7 +227,7 @@ TEST(PackedFileTest, RefusesOtherFiles) {
   ExpectRefused([](Parts& parts) { parts.header.metadata.pop_back(); }, "no \"original_bytes\"");
   for (const char* bytes : {"0", "12", "4194312"}) {
     ExpectRefused([&](Parts& parts) { Set(parts, "chunk_bytes", bytes); },
-                  "a multiple of 8 up to 4194304 is expected");
+                  "a multiple of 8 bytes up to 4.2 MB (4,194,304 bytes) is expected");
   }
   ExpectRefused([](Parts& parts) { Set(parts, "chunk_bytes", "-8"); },
                 "a number of bytes is expected");
