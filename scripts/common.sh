@@ -74,6 +74,18 @@ python_environment() {
     printf '%s\n' "$wanted" >"$stamp"
 }
 
+# ModelOpt in .venv/modelopt, with what it imports beyond the packages above. Returns 1 where it
+# cannot be installed; the tests that compare with it are then skipped.
+modelopt_environment() {
+  local place=$root/.venv/modelopt stamp=$root/.venv/modelopt/installed
+  local wanted=(nvidia-modelopt==0.47.0 nvidia-ml-py==13.615.71 omegaconf==2.4.0)
+  wanted+=(antlr4-python3-runtime==4.9.3 pulp==3.3.2 scipy==1.17.1 rich==15.0.0)
+  [[ -f $stamp && $(<"$stamp") == "${wanted[*]}" ]] && return 0
+  rm -rf "$place" &&
+    "$root/.venv/bin/python" -m pip install --disable-pip-version-check --no-deps \
+      --target "$place" "${wanted[@]}" && printf '%s\n' "${wanted[*]}" >"$stamp"
+}
+
 # Starts the running script anew, with its arguments "$@", without randomised addresses: libFuzzer
 # chooses by addresses, so a repeated run needs the same ones, and ThreadSanitizer's shadow memory
 # meets a program's own from time to time. Some containers do not allow it.

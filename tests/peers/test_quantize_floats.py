@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import sys
 import tempfile
 import unittest
 
@@ -18,6 +19,7 @@ try:
     from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 except ImportError:
     BaseCompressor = None
+sys.path.append(str(pathlib.Path(sys.prefix) / "modelopt"))
 try:
     from modelopt.torch.quantization.qtensor import MXFP4QTensor, MXFP8QTensor, NVFP4QTensor
 except ImportError:
