@@ -53,6 +53,7 @@ Command RepackCommand() {
   command.options.push_back(ToOption(&options->recipe));
   AddOptions(RunOptionTable(&options->conversion.run), command);
   AddOptions(PartOptionTable(&options->conversion.run), command);
+  AddOptions(DeletionOptionTable(&options->conversion.run, &options->conversion.yes), command);
   command.examples = {
       {"repack --to fp8 DeepSeek-V4-Flash DeepSeek-V4-Flash-FP8", "For GPUs without FP4"},
       {"repack --to nvfp4-compressed-tensors DeepSeek-R1-NVFP4 DeepSeek-R1-NVFP4-ct",

@@ -347,10 +347,10 @@ ExpressionPtr TensorScaleOfMxFp4(std::uint32_t own, std::vector<std::uint32_t> o
                                            std::move(found));
 }
 
-ExpressionPtr OtherTensorScaleOf(std::uint32_t tensor_scale, Shape shape,
-                                 std::shared_ptr<const FoundScales> found) {
-  return std::make_shared<FoundExpression>(tensor_scale, std::vector<std::uint32_t>(), false,
-                                           std::move(shape), std::move(found));
+ExpressionPtr OtherTensorScaleOf(std::uint32_t tensor_scale, std::uint32_t group_scales,
+                                 Shape shape, std::shared_ptr<const FoundScales> found) {
+  return std::make_shared<FoundExpression>(tensor_scale, std::vector<std::uint32_t>{group_scales},
+                                           false, std::move(shape), std::move(found));
 }
 
 ExpressionPtr ReciprocalOf(std::uint32_t scale, Shape shape) {

@@ -36,9 +36,10 @@ ExpressionPtr GroupScalesOfMxFp4(const Catalog& catalog, const ScaledWeight& wei
 ExpressionPtr TensorScaleOfMxFp4(std::uint32_t own, std::vector<std::uint32_t> others,
                                  formats::Shape shape, std::shared_ptr<const FoundScales> found);
 
-// found->tensor_scale in place of the F32 value of a source tensor.
-ExpressionPtr OtherTensorScaleOf(std::uint32_t tensor_scale, formats::Shape shape,
-                                 std::shared_ptr<const FoundScales> found);
+// found->tensor_scale in place of the F32 value of a source tensor; which it is the weight's group
+// scales say, too.
+ExpressionPtr OtherTensorScaleOf(std::uint32_t tensor_scale, std::uint32_t group_scales,
+                                 formats::Shape shape, std::shared_ptr<const FoundScales> found);
 
 // 1 / the F32 value of a source tensor.
 ExpressionPtr ReciprocalOf(std::uint32_t scale, formats::Shape shape);

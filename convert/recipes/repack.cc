@@ -265,7 +265,7 @@ class WeightPlanner {
                        : Copy(catalog_, weight.scale));
     if (!each.IsMxFp4()) {
       return Put(weight.tensor_scale, name,
-                 OtherTensorScaleOf(weight.tensor_scale, one, each.found));
+                 OtherTensorScaleOf(weight.tensor_scale, weight.scale, one, each.found));
     }
     std::vector<std::uint32_t> others;
     for (const std::size_t partner : each.partners) {

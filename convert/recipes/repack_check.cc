@@ -55,7 +55,9 @@ class Judge {
         sources_(sources),
         stop_(stop) {}
 
-  void Run(std::size_t at) {
+  // `has_codes`: whether the weight's codes are still there. Without them it was judged before.
+  void Run(std::size_t at, bool has_codes) {
+    has_codes_ = has_codes;
     if (!repacked_.weights[at].IsMxFp4()) {
       JudgeTensorScale(at);
     } else if (repacked_.target == RepackTarget::kFp8) {
@@ -116,6 +118,7 @@ class Judge {
   }
 
   void JudgeFp8(std::size_t at) {
+    if (!has_codes_) return;
     const RepackedWeight& each = repacked_.weights[at];
     const Range range = RangeOf(bytes_[at]);
     if (range.largest < 0) return;
@@ -183,7 +186,7 @@ class Judge {
                              Power(largest), 127 + 8 - largest));
     }
     const Range range = RangeOf(bytes_[at]);
-    if (range.largest < 0 ||
+    if (!has_codes_ || range.largest < 0 ||
         !quant::LosesGroupScale(static_cast<std::uint8_t>(range.smallest), largest)) {
       return;
     }
@@ -223,7 +226,7 @@ class Judge {
           quant::MagnitudesLostByTensorScale(from, before, after, static_cast<std::uint8_t>(i));
       any = any || lost[i] != 0;
     }
-    if (!any) return;
+    if (!any || !has_codes_) return;
     ForEachBand(each.weight, kBandRows, [&](const Band& band) {
       for (std::uint64_t group = 0; group < band.scales.size(); ++group) {
         const auto scale = std::to_integer<std::uint8_t>(band.scales[group]);
@@ -246,6 +249,7 @@ class Judge {
   const std::vector<float>& tensor_scales_;
   SourceFiles& sources_;
   const StopToken& stop_;
+  bool has_codes_ = true;  // of the weight that is judged
 };
 
 // The scale of activations, which is inverted.
@@ -268,17 +272,34 @@ void CheckInputScale(const Catalog& catalog, std::uint32_t input_scale, SourceFi
 
 }  // namespace
 
-RepackCheck::RepackCheck(const Catalog& catalog, const RepackedModel& repacked)
+RepackCheck::RepackCheck(const Catalog& catalog, const RepackedModel& repacked,
+                         const std::vector<formats::FreedShard>& freed)
     : catalog_(catalog),
       repacked_(repacked),
       bytes_(repacked.weights.size()),
       tensor_scales_(repacked.weights.size(), 0.0F),
       looked_(repacked.weights.size(), false) {
+  for (const SourceFile& file : catalog.files()) {
+    gone_.push_back(formats::FindFreed(freed, file.name, file.path) != nullptr);
+  }
   for (std::size_t i = 0; i < repacked.weights.size(); ++i) {
     const ScaledWeight& weight = repacked.weights[i].weight;
     weight_of_.emplace(weight.scale, i);
     if (weight.tensor_scale != Catalog::kNone) weight_of_.emplace(weight.tensor_scale, i);
   }
+}
+
+bool RepackCheck::IsGone(std::uint32_t tensor) const {
+  return tensor != Catalog::kNone && gone_[catalog_.tensors()[tensor].extent.file];
+}
+
+bool RepackCheck::IsDone(const RepackedWeight& each) const {
+  // The tensor scale needs the scales of all weights that share it, and keeps them until it is
+  // made.
+  return IsGone(each.weight.scale) || IsGone(each.weight.tensor_scale) ||
+         std::any_of(each.partners.begin(), each.partners.end(), [&](std::size_t partner) {
+           return IsGone(repacked_.weights[partner].weight.scale);
+         });
 }
 
 void RepackCheck::Take(std::uint32_t tensor, std::span<const std::byte> bytes) {
@@ -307,11 +328,13 @@ SideDigests RepackCheck::Look(std::span<const std::size_t> weights, bool sha256,
   Judge judge(catalog_, repacked_, bytes_, tensor_scales_, sources, stop);
   for (const std::size_t i : weights) {
     if (stop.stopped()) ThrowInterrupted();
-    const std::uint32_t input_scale = repacked_.weights[i].input_scale;
-    if (input_scale != Catalog::kNone && repacked_.target != RepackTarget::kFp8) {
+    const RepackedWeight& each = repacked_.weights[i];
+    const std::uint32_t input_scale = each.input_scale;
+    if (input_scale != Catalog::kNone && !IsGone(input_scale) &&
+        repacked_.target != RepackTarget::kFp8) {
       CheckInputScale(catalog_, input_scale, sources);
     }
-    judge.Run(i);
+    if (!IsDone(each)) judge.Run(i, !IsGone(each.weight.weight));
     looked_[i] = true;
   }
   SideDigests digests = known;

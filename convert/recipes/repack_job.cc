@@ -24,7 +24,7 @@ class RepackJob {
         model_(model),
         repacked_(FindRepacked(model, target)),
         plan_(PlanRepack(model.catalog, repacked_, model.needs_index)),
-        check_(model.catalog, repacked_) {
+        check_(model.catalog, repacked_, model.freed) {
     PlanRepackSideFiles(model, repacked_, context.request.run.all_side_files, plan_);
     FindWeightsOfFiles();
   }
@@ -104,10 +104,6 @@ ConversionKind RepackConversion(const RepackOptions& options) {
       options.to ? std::string(RepackTargetName(*options.to)) : std::string();
   conversion.title = "Repacked without loss";
   conversion.converted_text = "to " + target;
-  // A tensor scale may need the scales of weights in other shards.
-  conversion.keeps_source =
-      "repack looks at all scales before each run, so it needs the whole source; delete it "
-      "afterwards";
   conversion.make_recipe = [options](OpenedModel& model, const RecipeContext& context) {
     return RepackJob::MakeRecipe(std::make_shared<RepackJob>(*options.to, model, context));
   };

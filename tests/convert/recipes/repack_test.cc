@@ -439,14 +439,5 @@ TEST_F(RepackTest, MakesTheSameInPartsAndByProcessesThatShareIt) {
   ExpectSameTree(ReadTree(dir_ / "shared"), expected);
 }
 
-TEST_F(RepackTest, NeedsTheWholeSource) {
-  V4Checkpoint().Write(in());
-  Conversion conversion = Command(in(), out(), RepackTarget::kFp8);
-  conversion.request.run.delete_source_shards = true;
-  const Error error = ErrorOf([&] { conversion.Run(); });
-  EXPECT_EQ(error.code(), ErrorCode::kUsage);
-  EXPECT_THAT(error.message(), ::testing::HasSubstr("looks at all scales"));
-}
-
 }  // namespace
 }  // namespace dsv3::testing
