@@ -24,6 +24,8 @@ using formats::GgufType;
 
 // Elements that are made at a time, so that they stay in the cache; a multiple of every block.
 constexpr std::size_t kStrip = 4096;
+// In the same way, bytes of an origin that is made itself.
+constexpr std::uint64_t kOriginStrip = 128 << 10;
 
 quant::StoredFloat StoredFormOf(Dtype dtype) {
   if (dtype == Dtype::kF32) return quant::StoredFloat::kF32;
@@ -83,14 +85,64 @@ class GgufEncodeExpression final : public Expression {
                 std::span<const std::span<const std::byte>> inputs,
                 EvaluationOutput& out) const override {
     if (is_copy_) return Convert(inputs[0], out.value);
-    std::vector<std::byte> value(static_cast<std::size_t>(ToOrigin(end) - ToOrigin(begin)));
-    EvaluationOutput made{value, {}, std::move(out.counts)};
-    origin_->Evaluate(ToOrigin(begin), ToOrigin(end), inputs, made);
-    out.counts = std::move(made.counts);
-    Convert(value, out.value);
+    std::vector<SourceRange> reads;
+    AppendReads(begin, end, reads);
+    std::vector<std::byte> value;
+    Strip strip;
+    for (std::uint64_t at = begin; at < end; at = strip.end) {
+      strip.end = EndOfStrip(at, end);
+      if (!FindInputs(at, reads, inputs, strip)) {
+        // The strips' inputs are not parts of the whole's: all at once.
+        out.counts = {};
+        at = begin;
+        strip.end = end;
+        strip.inputs.assign(inputs.begin(), inputs.end());
+      }
+      value.resize(static_cast<std::size_t>(ToOrigin(strip.end) - ToOrigin(at)));
+      EvaluationOutput made{value, {}, {}};
+      origin_->Evaluate(ToOrigin(at), ToOrigin(strip.end), strip.inputs, made);
+      out.counts.nan_codes += made.counts.nan_codes;
+      out.counts.zero_blocks.Add(made.counts.zero_blocks);
+      Convert(value, out.value.subspan(static_cast<std::size_t>(at - begin),
+                                       static_cast<std::size_t>(strip.end - at)));
+    }
   }
 
  private:
+  // A part of a range that is evaluated.
+  struct Strip {
+    std::uint64_t end = 0;
+    std::vector<std::span<const std::byte>> inputs;
+    std::vector<SourceRange> reads;  // of these
+  };
+
+  std::uint64_t EndOfStrip(std::uint64_t begin, std::uint64_t end) const {
+    const std::uint64_t bytes = kOriginStrip / BlockInOrigin() * block_.block_bytes;
+    if (end - begin <= bytes) return end;
+    const std::uint64_t cut = CutAtOrBefore(begin + bytes);
+    return cut > begin ? cut : std::min(end, CutAfter(begin));
+  }
+
+  // Finds the strip's inputs within `inputs`, which are those of `reads`; false where they do not
+  // lie there.
+  bool FindInputs(std::uint64_t begin, const std::vector<SourceRange>& reads,
+                  std::span<const std::span<const std::byte>> inputs, Strip& strip) const {
+    strip.reads.clear();
+    strip.inputs.clear();
+    AppendReads(begin, strip.end, strip.reads);
+    for (const SourceRange& wanted : strip.reads) {
+      const auto holds = [&](const SourceRange& read) {
+        return read.tensor == wanted.tensor && read.begin <= wanted.begin && wanted.end <= read.end;
+      };
+      const auto found = std::find_if(reads.begin(), reads.end(), holds);
+      if (found == reads.end()) return false;
+      strip.inputs.push_back(inputs[static_cast<std::size_t>(found - reads.begin())].subspan(
+          static_cast<std::size_t>(wanted.begin - found->begin),
+          static_cast<std::size_t>(wanted.end - wanted.begin)));
+    }
+    return true;
+  }
+
   std::uint64_t BlockInOrigin() const { return block_.block_elements * from_; }
   // Positions of blocks; the first takes one within a block, too.
   std::uint64_t ToOrigin(std::uint64_t position) const {
@@ -106,7 +158,10 @@ class GgufEncodeExpression final : public Expression {
       const std::size_t count = std::min<std::size_t>(kStrip, bytes.size() / from_);
       const std::span<const std::byte> strip = bytes.first(count * from_);
       const std::size_t made = count / block_.block_elements * block_.block_bytes;
-      if (type_ == GgufType::kF32) {
+      if (!is_copy_ && origin_->dtype() == Dtype::kF32) {
+        // Made here, so aligned for floats; what is read may lie anywhere.
+        Round({reinterpret_cast<const float*>(strip.data()), count}, out.data());
+      } else if (type_ == GgufType::kF32) {
         // Tensors are aligned in the file, so `out` is aligned for its elements.
         quant::DecodeFloats(StoredFormOf(origin_->dtype()), strip,
                             reinterpret_cast<float*>(out.data()));

@@ -13,6 +13,7 @@ import sys
 
 import measure
 from forward import measure_forward
+from gguf_race import measure_gguf
 from measure import BIN, Series, fresh, run, settle
 from multiply import multiply
 from packing import measure_packing
@@ -24,8 +25,8 @@ from verify import measure_verify
 HERE = pathlib.Path(__file__).resolve().parent
 CONVERT = BIN / "dsv3-convert"
 INSPECT = BIN / "dsv3-inspect"
-PARTS = ("hash", "kernels", "convert", "quantize", "reshard", "verify", "forward", "inspect", "metadata",
-         "training", "packing", "official")
+PARTS = ("hash", "kernels", "convert", "quantize", "gguf", "reshard", "verify", "forward", "inspect",
+         "metadata", "training", "packing", "official")
 
 
 def say(text):
@@ -110,6 +111,11 @@ class Bench:
         fresh(self.output)
         run([CONVERT, "fp8-to-bf16", self.small, self.output, "--quiet", "--overwrite"])
         self.results["quantize"]["torch"] = self.with_torch("quantize_torch_cpu.py", self.output)
+
+    def gguf(self):
+        self.prepare()
+        self.results["gguf"] = measure_gguf(self.small, self.work, self.pairs, self.hash_limit(),
+                                            say)
 
     # Rank shards.
 

@@ -9,7 +9,9 @@
 #include <benchmark/benchmark.h>
 
 #include "quant/encode.h"
+#include "quant/gguf_blocks.h"
 #include "quant/repack.h"
+#include "quant/statistics.h"
 #include "tests/bench/kernel_bench.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -113,6 +115,32 @@ void Encode(benchmark::State& state, const EncodeRule& rule) {
   SetBytes(state, rows.count * kCols * 2 + rows.count * kCols / codes_of_byte);
 }
 
+// The same weights as floats, of as many rows as take as much memory.
+const std::vector<float>& TheFloats() {
+  static const std::vector<float> floats = [] {
+    std::vector<float> values(kElements / 2);
+    quant::DecodeFloats(quant::StoredFloat::kBF16,
+                        std::as_bytes(std::span(TheBuffers().weights.get(), kElements)),
+                        values.data());
+    return values;
+  }();
+  return floats;
+}
+
+void EncodeGgufQ8_0(benchmark::State& state) {
+  const WeightBuffers& buffers = TheBuffers();
+  const std::vector<float>& floats = TheFloats();
+  const std::size_t each = floats.size() / static_cast<std::size_t>(state.threads()) /
+                           quant::kQ8_0Elements * quant::kQ8_0Elements;
+  const std::size_t first = each * static_cast<std::size_t>(state.thread_index());
+  auto* const out = reinterpret_cast<std::byte*>(buffers.codes.get()) +
+                    first / quant::kQ8_0Elements * quant::kQ8_0Bytes;
+  for (auto _ : state) {
+    quant::EncodeQ8_0(std::span(floats).subspan(first, each), out);
+  }
+  SetBytes(state, each * sizeof(float) + each / quant::kQ8_0Elements * quant::kQ8_0Bytes);
+}
+
 void RepackFp4ToFp8(benchmark::State& state) {
   const WeightBuffers& buffers = TheBuffers();
   const Rows rows(state);
@@ -145,6 +173,7 @@ BENCHMARK_CAPTURE(Encode, FourBits_MXFP4_llm_compressor, quant::LlmCompressorMxF
     ->Apply(OnOneAndAllThreads);
 BENCHMARK_CAPTURE(Encode, FourBits_MXFP4_modelopt, quant::ModelOptMxFp4())
     ->Apply(OnOneAndAllThreads);
+BENCHMARK(EncodeGgufQ8_0)->Apply(OnOneAndAllThreads);
 BENCHMARK(RepackFp4ToFp8)->Apply(OnOneAndAllThreads);
 
 }  // namespace

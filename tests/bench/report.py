@@ -152,6 +152,22 @@ def forward_rows(forward):
            f"{shapes['bytes_read'] / 1e9:.1f} GB read", "", "≤ 40 GB")
 
 
+def gguf_rows(gguf, kernels):
+    if not gguf:
+        return
+    for kind, race in gguf["races"].items():
+        yield from race_rows(race)
+        other = gguf["llama_cpp"].get(kind)
+        if other:
+            yield (f"… llama.cpp's converter, {kind}", f"{other['seconds']:.3g} s",
+                   f"{other['peak_rss_mib']:.0f} MiB RSS", f"{other['times_ours']}× the time", "")
+    own = {row["name"]: row["gb_per_s"] for row in kernels}
+    for name, rate in gguf["gguf_py_gb_per_s"].items():
+        ours = own.get(f"EncodeGguf{name}, 1 thread")
+        yield (f"gguf-py's quantiser, {name}", f"{rate} GB/s of floats",
+               f"the kernel, one thread: {ours:.1f} GB/s in+out" if ours else "", "", "")
+
+
 def packing_rows(packing):
     if not packing:
         return
@@ -189,6 +205,8 @@ def rows(results):
         if "/128x128" in row["name"] and "F32" not in row["name"]:
             one = row["name"].startswith("Quantize") and row["threads"] == 1
             wanted = "≥ 0.7" if one else "≥ 0.85"
+        if "Gguf" in row["name"]:
+            wanted = "≥ 0.7"
         yield (f"{row['name']}", f"{row['gb_per_s']:.1f} GB/s in+out",
                f"roofline {row['roofline_gb_per_s']:.1f} GB/s", f"{row['ratio']:.2f}", wanted)
     for part in ("convert", "quantize"):
@@ -210,6 +228,7 @@ def rows(results):
         yield ("amax / 448 and a cast with torch on the CPU",
                f"{spread(run['seconds'])}, {run['gb_per_s_in']} GB/s in",
                f"{run['peak_rss_mib']:.0f} MiB RSS", f"{faster:.1f}× slower", "")
+    yield from gguf_rows(results.get("gguf"), results.get("kernels", []))
     yield from reshard_rows(results.get("reshard"))
     yield from verify_rows(results.get("verify"))
     yield from forward_rows(results.get("forward"))
