@@ -25,6 +25,7 @@ inline constexpr char kModelDescription[] =
 struct ModelOptions {
   std::filesystem::path config = {};
   std::optional<convert::Stack> from = std::nullopt;
+  std::filesystem::path base = {};
 };
 
 VerifyReport CheckStructure(const std::string& input, const ModelOptions& model,
@@ -38,7 +39,12 @@ struct ValueOptions {
 VerifyReport CheckValues(const std::string& input, const ValueOptions& values,
                          const VerifyOptions& options, CommandContext& context);
 
-VerifyReport CheckChecksums(const std::string& directory, const std::string& manifest, bool quick,
+struct ChecksumOptions {
+  std::string manifest = {};
+  bool quick = false;
+  std::filesystem::path base = {};
+};
+VerifyReport CheckChecksums(const std::string& directory, const ChecksumOptions& checksums,
                             const VerifyOptions& options, CommandContext& context);
 
 VerifyReport CheckProvenance(const std::string& directory, const std::string& source,

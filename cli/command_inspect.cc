@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/base_option.h"
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/inspect_list.h"
@@ -23,6 +24,7 @@ struct Options {
   std::string input;
   std::filesystem::path config;
   std::optional<convert::Stack> from;
+  std::filesystem::path base;
   std::string tensor;
   bool list = false;
 };
@@ -43,8 +45,8 @@ std::string Run(const Options& options, CommandContext& context) {
   // Never freed: freeing the names of 92 k tensors one by one, at the end of the process, would
   // take a tenth of the time that reading them takes.
   static const convert::Inspection* kept = nullptr;
-  kept = new convert::Inspection(
-      convert::Inspect(options.input, {.config = options.config, .from = options.from}));
+  kept = new convert::Inspection(convert::Inspect(
+      options.input, {.config = options.config, .from = options.from, .base = options.base}));
   const convert::Inspection& inspection = *kept;
   const bool json = context.output.json;
   const std::string& tool = context.tool.name;
@@ -95,7 +97,8 @@ Command InspectCommand() {
        "Face hub cache, rank shards of dsv3-reshard, a training checkpoint, see dsv3-convert "
        "train-to-infer, or a GGUF file.",
        &options->input}};
-  command.options = {ConfigOption(&options->config), FromOption(&options->from)};
+  command.options = {ConfigOption(&options->config), FromOption(&options->from),
+                     BaseOption(&options->base, "IN")};
   command.options.push_back(
       Text("tensor", "NAME", &options->tensor,
            "Show the header, the place and the statistics of this one tensor. Its values are "

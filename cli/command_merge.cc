@@ -56,6 +56,8 @@ Command MergeCommand() {
        &options->input},
       OutputArgument(&options->output)};
   command.options = RunOptionTable(&options->run);
+  // Rank shards are not packed.
+  std::erase_if(command.options, [](const Option& option) { return option.name == "base"; });
   command.options.push_back(PathOption(
       "config", "FILE", PathUse::kInputFile, &options->config,
       "The model's config.json as on Hugging Face, for files of DeepSeek's inference demo, "

@@ -1,6 +1,7 @@
 #include <memory>
 #include <string>
 
+#include "cli/base_option.h"
 #include "cli/commands.h"
 #include "cli/conversion_command.h"
 #include "cli/run_options.h"
@@ -35,9 +36,7 @@ Command UnpackCommand() {
       Texts("tensors", "GLOB", &options->recipe.tensors,
             "Only the tensors whose whole names match this pattern (*, ?, [a-z]); may be given "
             "several times."));
-  command.options.push_back(PathOption("base", "DIR", PathUse::kCheckpoint, &options->recipe.base,
-                                       "The checkpoint that pack was given as --base, in any form "
-                                       "and any shards."));
+  command.options.push_back(BaseOption(&options->conversion.run.base, "PACKED"));
   AddOptions(PackingOptionTable(&options->conversion.run), command);
   AddOptions(PartOptionTable(&options->conversion.run), command);
   command.examples = {

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include "cli/base_option.h"
 #include "cli/checks.h"
 #include "cli/commands.h"
 #include "cli/console.h"
@@ -67,8 +68,9 @@ class AllChecks {
     CheckOrSkip("verify-signature", WhyNoSignature(), [&] {
       return CheckSignature(options_.input, options_.signature, verify_, context_);
     });
-    CheckOrSkip("checksum check", WhyNoChecksums(),
-                [&] { return CheckChecksums(options_.input, "", false, verify_, context_); });
+    CheckOrSkip("checksum check", WhyNoChecksums(), [&] {
+      return CheckChecksums(options_.input, {.base = options_.model.base}, verify_, context_);
+    });
     Check("numeric", [&] {
       return CheckValues(
           options_.input,
@@ -284,6 +286,7 @@ Command AllChecksCommand() {
   command.options = {
       ConfigOption(&options->model.config),
       FromOption(&options->model.from),
+      BaseOption(&options->model.base, "DIR"),
       PathOption("key", "PUBLIC.pem", PathUse::kInputFile, &options->signature.key,
                  "The signer's public key, in PEM form; without it no signature is checked."),
       PathOption("signature", "FILE", PathUse::kInputFile, &options->signature.signature,

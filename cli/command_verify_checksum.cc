@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/base_option.h"
 #include "cli/checks.h"
 #include "cli/commands.h"
 #include "cli/json_members.h"
@@ -91,8 +92,7 @@ VerifyReport Create(const CreateOptions& options, CommandContext& context) {
 struct CheckOptions {
   VerifyOptions verify;
   std::string directory;
-  std::string manifest;
-  bool quick = false;
+  ChecksumOptions checksums;
 };
 
 std::string Basis(const convert::CheckChecksumsReport& checked) {
@@ -110,12 +110,13 @@ std::string Basis(const convert::CheckChecksumsReport& checked) {
 
 }  // namespace
 
-VerifyReport CheckChecksums(const std::string& directory, const std::string& manifest, bool quick,
+VerifyReport CheckChecksums(const std::string& directory, const ChecksumOptions& checksums,
                             const VerifyOptions& options, CommandContext& context) {
   convert::CheckChecksumsRequest request;
   request.directory = directory;
-  request.manifest = manifest;
-  request.quick = quick;
+  request.manifest = checksums.manifest;
+  request.quick = checksums.quick;
+  request.base = checksums.base;
   request.threads = options.threads;
   const auto held = std::make_shared<const convert::CheckChecksumsReport>(
       convert::CheckChecksums(request, context.progress, context.stop));
@@ -133,7 +134,14 @@ VerifyReport CheckChecksums(const std::string& directory, const std::string& man
                    ? fmt::format("{}, sizes and headers only", FormatCountOf(checked.files, "file"))
                    : fmt::format("{}, {} read", FormatCountOf(checked.files, "file"),
                                  FormatBytes(checked.bytes)));
-  if (checked.tensors > 0) report.lines.emplace_back("tensors", FormatCount(checked.tensors));
+  if (checked.not_decoded > 0) {
+    report.lines.emplace_back(
+        "tensors", fmt::format("{}, {} not decoded: they hold differences, and --base DIR is not "
+                               "given",
+                               FormatCount(checked.tensors), FormatCount(checked.not_decoded)));
+  } else if (checked.tensors > 0) {
+    report.lines.emplace_back("tensors", FormatCount(checked.tensors));
+  }
   report.members = [held, &checked](formats::JsonWriter& json) {
     StringMember(json, "basis", convert::BasisName(checked.basis));
     StringMember(json, "basis_name", checked.basis_name);
@@ -141,6 +149,7 @@ VerifyReport CheckChecksums(const std::string& directory, const std::string& man
     UintMember(json, "file_count", checked.files);
     UintMember(json, "bytes", checked.bytes);
     UintMember(json, "tensors", checked.tensors);
+    UintMember(json, "tensors_not_decoded", checked.not_decoded);
   };
   return report;
 }
@@ -197,13 +206,17 @@ Command ChecksumCheckCommand() {
       "a manifest), files that are missing, and files that are not listed. Any of them makes the "
       "exit code 1, and so do files that the index or the hub's listing says must be there; with "
       "nothing to compare with, or a conversion that is not finished, it is 3. Files that a list "
-      "of digests does not name are warnings."};
+      "of digests does not name are warnings.",
+      "A packed checkpoint is compared with its packed.json, and its tensors are unpacked. Those "
+      "that hold differences are unpacked with --base alone; without it their files are compared, "
+      "and the report says how many were not decoded."};
   command.arguments = {{"DIR", kDirectoryHelp, &options->directory}};
   command.options = {
-      PathOption("manifest", "FILE", PathUse::kInputFile, &options->manifest,
+      PathOption("manifest", "FILE", PathUse::kInputFile, &options->checksums.manifest,
                  "Compare with this manifest or list of SHA-256 digests, whatever checksums DIR "
                  "has."),
-      Flag("quick", &options->quick,
+      BaseOption(&options->checksums.base, "DIR"),
+      Flag("quick", &options->checksums.quick,
            "Compare sizes and headers only. The data is not read, so damage within it is not "
            "found."),
       StrictOption(&options->verify), ThreadsOption(&options->verify)};
@@ -216,8 +229,7 @@ Command ChecksumCheckCommand() {
   command.returns_data = true;
   command.run = [options](CommandContext& context) {
     return RunCheck(options->directory, options->verify, context, [&] {
-      return CheckChecksums(options->directory, options->manifest, options->quick, options->verify,
-                            context);
+      return CheckChecksums(options->directory, options->checksums, options->verify, context);
     });
   };
   return command;

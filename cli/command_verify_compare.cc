@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/base_option.h"
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/json_members.h"
@@ -31,6 +32,7 @@ struct Options {
   std::string a;
   std::string b;
   std::filesystem::path config;
+  std::filesystem::path base;
   double atol = 0;
   double rtol = 0;
   std::uint64_t memory_bytes = 0;
@@ -130,6 +132,7 @@ VerifyReport Check(const Options& options, CommandContext& context) {
   request.a = options.a;
   request.b = options.b;
   request.config = options.config;
+  request.base = options.base;
   request.atol = options.atol;
   request.rtol = options.rtol;
   request.threads = ThreadCount(options.verify);
@@ -194,11 +197,13 @@ Command CompareCommand() {
       {"A", kCheckpointHelp, &options->a},
       {"B", "The other one. Relative errors are relative to its values.", &options->b}};
   command.options = {ConfigOption(&options->config),
+                     BaseOption(&options->base, "A, B or each of the two"),
                      RealNumber("atol", "X", &options->atol,
                                 "Accept values with |a - b| <= X + rtol * |b|; 0 by default."),
                      RealNumber("rtol", "X", &options->rtol,
                                 "Accept values with |a - b| <= atol + X * |b|; 0 by default."),
-                     ThreadsOption(&options->verify), MemoryOption(&options->memory_bytes)};
+                     ThreadsOption(&options->verify),
+                     MemoryOption(&options->memory_bytes)};
   AppendReportOptions(&options->verify, command.options);
   command.examples = {
       {"compare DeepSeek-V3 DeepSeek-V3-BF16", "Compare an FP8 checkpoint with its BF16 cast"},

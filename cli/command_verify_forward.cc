@@ -2,6 +2,7 @@
 #include <string>
 #include <utility>
 
+#include "cli/base_option.h"
 #include "cli/checks.h"
 #include "cli/commands.h"
 #include "cli/forward_comparison_report.h"
@@ -83,6 +84,7 @@ convert::ForwardRequest RequestOf(const Options& options) {
   request.against = options.against;
   request.config = options.model.config;
   request.from = options.model.from;
+  request.base = options.model.base;
   request.measure_bf16 = options.limits.max_nmse_is_bf16;
   request.auto_tokens = options.tokens == kAutoTokens;
   if (!options.tokens.empty() && !request.auto_tokens) {
@@ -138,6 +140,7 @@ Command ForwardCommand() {
   command.options = {
       ConfigOption(&options->model.config),
       FromOption(&options->model.from),
+      BaseOption(&options->model.base, "MODEL, OTHER or each of the two"),
       TokensOption(&options->tokens),
       PathOption("tokens-file", "FILE", PathUse::kInputFile, &options->tokens_file,
                  "Sequences of token ids: one on each line, or the rows of an array of integers in "

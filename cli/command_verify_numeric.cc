@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/base_option.h"
 #include "cli/checks.h"
 #include "cli/commands.h"
 #include "cli/console.h"
@@ -148,6 +149,7 @@ VerifyReport CheckValues(const std::string& input, const ValueOptions& values,
   request.input = input;
   request.config = values.model.config;
   request.from = values.model.from;
+  request.base = values.model.base;
   request.threads = ThreadCount(options);
   request.memory_bytes = values.memory_bytes;
   request.histogram = values.histogram;
@@ -208,6 +210,7 @@ Command NumericCommand() {
   command.options = {
       ConfigOption(&options->values.model.config),
       FromOption(&options->values.model.from),
+      BaseOption(&options->values.model.base, "DIR"),
       Text("histogram", "GLOB", &options->values.histogram,
            "Also show how the magnitudes of these tensors are distributed: a shell pattern for "
            "whole tensor names, such as '*.o_proj.weight'."),

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/base_option.h"
 #include "cli/checks.h"
 #include "cli/commands.h"
 #include "cli/json_members.h"
@@ -91,6 +92,7 @@ VerifyReport CheckStructure(const std::string& input, const ModelOptions& model,
   request.input = input;
   request.config = model.config;
   request.from = model.from;
+  request.base = model.base;
   const auto held =
       std::make_shared<const convert::StructureReport>(convert::VerifyStructure(request));
   const convert::StructureReport& checked = *held;
@@ -170,7 +172,7 @@ Command StructureCommand() {
       "first fault is the only one that is listed."};
   command.arguments = {{"DIR", kModelDescription, &options->input}};
   command.options = {ConfigOption(&options->model.config), FromOption(&options->model.from),
-                     StrictOption(&options->verify)};
+                     BaseOption(&options->model.base, "DIR"), StrictOption(&options->verify)};
   AppendReportOptions(&options->verify, command.options);
   command.examples = {{"structure DeepSeek-V3", "Check a checkpoint in a second"},
                       {"structure --strict DeepSeek-V3 --junit structure.xml",

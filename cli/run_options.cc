@@ -5,6 +5,8 @@
 #include <string>
 #include <utility>
 
+#include "cli/base_option.h"
+
 namespace dsv3::cli {
 
 namespace {
@@ -64,6 +66,7 @@ std::vector<Option> PackingOptionTable(convert::RunOptions* run) {
 std::vector<Option> RunOptionTable(convert::RunOptions* run) {
   using convert::ChecksumMode;
   std::vector<Option> options = ResourceOptions(run);
+  options.push_back(BaseOption(&run->base, "IN"));
   options.push_back(OneOf<ChecksumMode>(
       "checksum", "MODE",
       {{"sha256", ChecksumMode::kSha256, "a SHA-256 for each file"},

@@ -19,6 +19,7 @@
 #include "convert/forward/run_outputs.h"
 #include "convert/forward/token_ids.h"
 #include "convert/model/forward_config.h"
+#include "convert/open/base_tensors.h"
 #include "convert/open/open_model.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
@@ -331,6 +332,7 @@ OpenedModel OpenForRun(const ForwardRequest& request, const std::filesystem::pat
   opening.config = request.config;
   opening.takes_config = true;
   opening.from = request.from;
+  opening.base = request.base;
   return OpenModel(input, opening);
 }
 
@@ -384,6 +386,8 @@ ForwardReport RunForward(const ForwardRequest& request, formats::FileSystem& fs,
   if (!other || (!model.config_given && model.training.stack.empty())) {
     RequireUsed({.config = request.config, .from = request.from}, other ? *other : model);
   }
+  RequireBaseRead(request.base,
+                  ReadsBase(TensorsOf(model)) || (other && ReadsBase(TensorsOf(*other))));
   std::uint64_t bytes_before = 0;
   for (std::size_t tokens = kDefaultTokens;; tokens *= 2) {
     const std::vector<Tokens> sequences = request.sequences.empty()

@@ -27,6 +27,7 @@ struct ForwardRequest : RunSettings {
   // See OpenOptions.
   std::filesystem::path config = {};
   std::optional<Stack> from = std::nullopt;
+  std::filesystem::path base = {};
   std::vector<std::vector<std::uint32_t>> sequences;  // token ids; none: kDefaultTokens fixed ids
   // In place of `sequences`: fixed ids, as many as it takes until every expert of every layer that
   // runs was met, kMostAutoTokens at most.

@@ -11,6 +11,7 @@
 #include "convert/catalog/glob.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/scaled_weights.h"
+#include "convert/open/base_tensors.h"
 #include "convert/open/completeness.h"
 #include "convert/open/gguf_model.h"
 #include "convert/open/open_model.h"
@@ -125,14 +126,16 @@ void CountRankFiles(const formats::RankLayout& layout, Summary& summary) {
   for (const formats::LayoutFile& file : layout.files) summary.file_bytes += file.bytes;
 }
 
-// Adds up what the streams of a packed checkpoint take.
+// Adds up what the streams of a packed checkpoint take, without the base's tensors.
 void CountPackedBytes(const OpenedModel& model, Summary& summary) {
   const std::vector<CatalogTensor>& tensors = model.catalog.tensors();
   for (std::uint32_t i = 0; i < tensors.size(); ++i) {
     const auto total = std::find_if(summary.dtypes.begin(), summary.dtypes.end(),
                                     [&](const auto& t) { return t.dtype == tensors[i].dtype; });
+    const Catalog& stored = model.assembled->stored;
     for (const std::uint32_t stream : model.assembled->origins[i]->streamed_sources()) {
-      total->packed_bytes += model.assembled->stored.tensors()[stream].extent.length;
+      if (stream >= stored.tensors_end()) continue;
+      total->packed_bytes += stored.tensors()[stream].extent.length;
     }
   }
 }
@@ -148,6 +151,7 @@ Inspection Inspect(const std::filesystem::path& path, const OpenOptions& options
   opening.gguf = OpenOptions::Gguf::kOwnNames;
   inspection.model = OpenModel(path, opening);
   RequireUsed(opening, inspection.model);
+  RequireBaseRead(options.base, ReadsBase(TensorsOf(inspection.model)));
   OpenedModel& model = inspection.model;
   if (model.gguf) {
     inspection.form = model.form;

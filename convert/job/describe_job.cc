@@ -126,8 +126,8 @@ OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const Recipe
   for (const DerivedTensors& derived : source.derived) {
     const std::string checkpoint = CheckpointOf(source.catalog, derived);
     for (const SourceFile& file : derived.stored->files()) {
-      head.sources.push_back(
-          {file.name, file.bytes, file.mtime_ns, file.header_digest, checkpoint});
+      head.sources.push_back({file.name, file.bytes, file.mtime_ns, file.header_digest,
+                              file.checkpoint.empty() ? checkpoint : file.checkpoint});
       job.source_paths.push_back(file.path);
     }
   }

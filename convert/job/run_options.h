@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <optional>
 #include <string>
@@ -26,6 +27,9 @@ struct RunOptions {
   // --link: a file that has every byte of a file of the source becomes a further name of that file
   // (a hard link), where the file system can.
   bool link = false;
+  // --base: what a packed IN that holds differences was packed against; empty: none. Not of pack,
+  // whose option says what it packs against.
+  std::filesystem::path base = {};
   bool overwrite = false;
   bool dry_run = false;
   bool delete_source_shards = false;

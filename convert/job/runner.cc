@@ -21,6 +21,7 @@
 #include "convert/job/plan_report.h"
 #include "convert/job/process_messages.h"
 #include "convert/job/source_release.h"
+#include "convert/open/base_tensors.h"
 #include "convert/open/packed_model.h"
 #include "convert/stream/archive_checks.h"
 #include "convert/stream/executor.h"
@@ -67,7 +68,9 @@ std::string DeletedBeside(const OpenedModel& model) {
 OpenedModel Open(const ConversionKind& conversion, const JobRequest& request,
                  const fs::path& output) {
   RequirePlaces(request.input, output);
+  if (!request.run.base.empty()) RequireApart(request.run.base, output);
   OpenOptions opening = conversion.opening;
+  opening.base = request.run.base;
   opening.freed = ReadFreedShards(output);
   OpenedModel model =
       conversion.open ? conversion.open(request, opening) : OpenModel(request.input, opening);
@@ -167,6 +170,7 @@ ConversionReport RunConversion(const ConversionKind& conversion, const JobReques
   OpenedModel& model = *opened;
   const Recipe recipe = conversion.make_recipe(model, {request, progress, stop});
   RequireMayDelete(request.run, recipe.keeps_source);
+  RequireBaseRead(request.run.base, ReadsBase(recipe.tensors));
   ConversionReport report = ReportPlanned(model, recipe);
   report.recipe = conversion.recipe;
   report.title = conversion.title;

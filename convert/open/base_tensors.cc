@@ -1,5 +1,7 @@
 #include "convert/open/base_tensors.h"
 
+#include <algorithm>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
@@ -76,12 +78,39 @@ ExpressionPtr BaseTensors::Find(const std::string& name, formats::Dtype dtype,
   return value->shape() == shape ? value : nullptr;
 }
 
-std::string BaseTensors::Describe(const std::string& name) const {
-  const std::uint32_t position = model_.catalog.Find(name);
-  if (position == Catalog::kNone) return "";
-  const CatalogTensor& tensor = model_.catalog.tensors()[position];
-  return fmt::format("{} {}", formats::DtypeName(tensor.dtype),
-                     formats::ShapeToString(tensor.shape));
+ExpressionPtr BaseTensors::Require(const std::string& file, const std::string& name,
+                                   formats::Dtype dtype, const formats::Shape& shape) const {
+  ExpressionPtr found = Find(name, dtype, shape);
+  if (found) return found;
+  std::string other = "none of this name";
+  if (const std::uint32_t position = model_.catalog.Find(name); position != Catalog::kNone) {
+    const CatalogTensor& tensor = model_.catalog.tensors()[position];
+    other = fmt::format("{} {}", formats::DtypeName(tensor.dtype),
+                        formats::ShapeToString(tensor.shape));
+  }
+  throw Error(ErrorCode::kBadInput,
+              fmt::format("{}: tensor {} was packed against one in {} {}, but the base has {}; "
+                          "give the base that pack was given",
+                          formats::ShownPath(file), QuoteForMessage(name),
+                          formats::DtypeName(dtype), formats::ShapeToString(shape), other),
+              {file, name});
+}
+
+bool ReadsBase(const ModelTensors& tensors) {
+  const auto holds_base = [](const Catalog& catalog) {
+    return std::any_of(catalog.files().begin(), catalog.files().end(),
+                       [](const SourceFile& file) { return file.checkpoint == kBaseOption; });
+  };
+  return holds_base(tensors.catalog) ||
+         std::any_of(tensors.derived.begin(), tensors.derived.end(),
+                     [&](const DerivedTensors& derived) { return holds_base(*derived.stored); });
+}
+
+void RequireBaseRead(const std::filesystem::path& base, bool is_read) {
+  if (base.empty() || is_read) return;
+  throw Error(ErrorCode::kUsage,
+              "--base: nothing that is read here was packed against a base, so none is needed; "
+              "leave the option out");
 }
 
 }  // namespace dsv3::convert

@@ -35,8 +35,10 @@ class BaseTensors {
   ExpressionPtr Find(const std::string& name, formats::Dtype dtype,
                      const formats::Shape& shape) const;
 
-  // What it has of this name, for messages: "F8_E4M3 [2, 3]"; empty where there is nothing.
-  std::string Describe(const std::string& name) const;
+  // The same for a tensor of a packed checkpoint's `file` that was packed against it. Throws Error
+  // (kBadInput), naming both, where there is none.
+  ExpressionPtr Require(const std::string& file, const std::string& name, formats::Dtype dtype,
+                        const formats::Shape& shape) const;
 
  private:
   ExpressionPtr Moved(ExpressionPtr value) const;
@@ -46,5 +48,11 @@ class BaseTensors {
   const Catalog* joint_ = nullptr;
   std::uint32_t first_ = 0;  // of the stored tensors in it
 };
+
+// Whether some of the tensors are made with those of a base.
+bool ReadsBase(const ModelTensors& tensors);
+
+// Throws Error (kUsage) where a base is given, not empty, though nothing was read with it.
+void RequireBaseRead(const std::filesystem::path& base, bool is_read);
 
 }  // namespace dsv3::convert

@@ -337,7 +337,7 @@ OpenedModel OpenModel(const fs::path& input, const OpenOptions& options) {
   if (report_all && begun.half_made) return begun;
   RefuseDemoFile(input);
   if (IsPackedAlone(input)) {
-    return OpenPackedCheckpoint(input, [&](std::vector<formats::FreedShard> heads) {
+    return OpenPackedCheckpoint(input, options.base, [&](std::vector<formats::FreedShard> heads) {
       OpenOptions by_heads = options;
       by_heads.freed = std::move(heads);
       OpenedModel model = options.faults == Faults::kThrow

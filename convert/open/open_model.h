@@ -114,14 +114,18 @@ struct OpenOptions {
   std::string name_prefix = {};
   // Of a training checkpoint: the stack whose names its tensors have. Nothing: found by the names.
   std::optional<Stack> from = std::nullopt;
+  // Of a packed checkpoint that holds differences: what it was packed against. It may be given in
+  // vain; whether it was, RequireBaseRead says.
+  std::filesystem::path base = {};
 };
 
 // Opens `input`, reading headers, index, config and, of rank shards, layout.json and the digests of
 // side files; no weights. GGUF files (see OpenGguf) are opened alike with all `faults`. Throws
-// Error: kUsage for a shard that an index beside it lists; kBadInput where there is nothing to
-// open, for rank shards that are not all as layout.json says, and with kThrow for an unfinished
-// conversion, for any fault of files, index, headers or config and for tensors that the config
-// predicts and that are missing or of another shape; kIo.
+// Error: kUsage for a shard that an index beside it lists, and for a packed checkpoint that needs a
+// base which is not given; kBadInput where there is nothing to open, for rank shards that are not
+// all as layout.json says, and with kThrow for an unfinished conversion, for any fault of files,
+// index, headers or config and for tensors that the config predicts and that are missing or of
+// another shape; kIo.
 OpenedModel OpenModel(const std::filesystem::path& input, const OpenOptions& options = {});
 
 // The tensors that plans and readers use, by position in `catalog`. A view of the model, which must

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <system_error>
@@ -90,8 +91,8 @@ class Opener {
     if (is_needed == (base_ != nullptr)) return;
     throw Error(ErrorCode::kUsage,
                 is_needed
-                    ? fmt::format("{}: it was packed against a base, which is needed to unpack it; "
-                                  "name that checkpoint with --base DIR",
+                    ? fmt::format("{}: it was packed against a base, without which its tensors "
+                                  "cannot be read; name that checkpoint with --base DIR",
                                   formats::ShownPath(directory_))
                     : fmt::format("--base: {} needs no base, for nothing of it was packed against "
                                   "one; leave the option out",
@@ -164,16 +165,7 @@ class Opener {
   // The value that the tensor was packed against; nullptr for none.
   ExpressionPtr BaseOf(const PackedTensor& tensor, const PackedManifestTensor& listed) const {
     if (listed.base_xxh3.empty()) return nullptr;
-    ExpressionPtr base = base_->Find(tensor.name, tensor.dtype, tensor.shape);
-    if (base) return base;
-    const std::string other = base_->Describe(tensor.name);
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: tensor {} was packed against one in {} {}, but the base has {}; "
-                            "give the base that pack was given",
-                            formats::ShownPath(listed.file), QuoteForMessage(tensor.name),
-                            formats::DtypeName(tensor.dtype), formats::ShapeToString(tensor.shape),
-                            other.empty() ? "none of this name" : other),
-                {listed.file, tensor.name});
+    return base_->Require(listed.file, tensor.name, tensor.dtype, tensor.shape);
   }
 
   void TakeModel() {
@@ -312,17 +304,13 @@ void TakeStreams(const OpenedPacked& opened, OpenedModel& model) {
 }  // namespace
 
 OpenedModel OpenPackedCheckpoint(
-    const fs::path& input,
+    const fs::path& input, const fs::path& base,
     const std::function<OpenedModel(std::vector<formats::FreedShard> heads)>& open) {
   PackedManifest manifest = ReadPackedManifest(input);
-  if (manifest.NeedsBase()) {
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: this packed checkpoint holds differences from a base; get its "
-                            "files back first: dsv3-convert unpack {} OUT --base DIR",
-                            formats::ShownPath(input), formats::ShownPath(input)),
-                {input.string(), ""});
-  }
-  const OpenedPacked opened = OpenPacked(input, std::move(manifest));
+  PackedOptions options;
+  std::optional<BaseTensors> tensors;
+  if (!base.empty() && manifest.NeedsBase()) options.base = &tensors.emplace(base);
+  const OpenedPacked opened = OpenPacked(input, std::move(manifest), options);
   OpenedModel model = open(OriginalHeads(opened));
   TakeStreams(opened, model);
   const auto is_packed = [&](std::string_view name) {

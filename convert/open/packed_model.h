@@ -61,10 +61,10 @@ OpenedPacked OpenPacked(const std::filesystem::path& input, PackedManifest manif
 
 // The part of OpenModel for a directory that IsPackedAlone: the checkpoint that was packed, judged
 // like one that lies there. `open` opens it by the heads of its files, which it is given as if the
-// files had been freed. Throws Error as OpenPacked and `open` do, and kBadInput where a base is
-// needed.
+// files had been freed. `base` is the checkpoint against which it was packed, or empty; where none
+// is needed, it is not opened. Throws Error as OpenPacked, BaseTensors and `open` do.
 OpenedModel OpenPackedCheckpoint(
-    const std::filesystem::path& input,
+    const std::filesystem::path& input, const std::filesystem::path& base,
     const std::function<OpenedModel(std::vector<formats::FreedShard> heads)>& open);
 
 }  // namespace dsv3::convert

@@ -83,7 +83,8 @@ class Bf16ToFp8Job {
 
   void PlanByOriginal() {
     manifest_ = ReadSourceManifest(model_);
-    original_ = OpenOriginal(options_, context_.request.output, model_.catalog);
+    original_ =
+        OpenOriginal(options_, context_.request.run.base, context_.request.output, model_.catalog);
     selection_ = SelectLikeOriginal(model_.catalog, *original_, options_);
     selection_.warnings.insert(selection_.warnings.end(), original_->warnings.begin(),
                                original_->warnings.end());

@@ -153,13 +153,13 @@ std::optional<quant::FloatFormat> OwnFormatOf(const ScaledWeight& pair) {
   return quant::FloatFormat::kF16;
 }
 
-Original OpenOriginal(const Bf16ToFp8Options& options, const std::filesystem::path& output,
-                      Catalog& catalog) {
+Original OpenOriginal(const Bf16ToFp8Options& options, const std::filesystem::path& base,
+                      const std::filesystem::path& output, Catalog& catalog) {
   Original original;
   const std::uint32_t first = catalog.tensors_end();
   OriginalFiles files = OpenOriginalFiles(
-      options.scales_from, output, [&](const OpenedModel& model) { FindPairs(model, original); },
-      catalog);
+      options.scales_from, base, output,
+      [&](const OpenedModel& model) { FindPairs(model, original); }, catalog);
   static_cast<OriginalFiles&>(original) = std::move(files);
   for (ScaledWeight& pair : original.pairs) {
     pair.weight += first;

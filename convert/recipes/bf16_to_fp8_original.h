@@ -23,12 +23,12 @@ struct Original : OriginalFiles {
 // are; nothing where it is BF16.
 std::optional<quant::FloatFormat> OwnFormatOf(const ScaledWeight& pair);
 
-// Opens the model of options.scales_from and appends it to the catalog. Throws Error: as OpenModel
-// does for what is wrong with it (messages begin with "--scales-from DIR: "); kBadInput where it is
-// not an FP8 model with shards of its own, or of a kind that is not written here; kUsage for
-// options that contradict it.
-Original OpenOriginal(const Bf16ToFp8Options& options, const std::filesystem::path& output,
-                      Catalog& catalog);
+// Opens the model of options.scales_from, with `base` as OpenOptions::base, and appends it to the
+// catalog. Throws Error: as OpenModel does for what is wrong with it (messages begin with
+// "--scales-from DIR: "); kBadInput where it is not an FP8 model with shards of its own, or of a
+// kind that is not written here; kUsage for options that contradict it.
+Original OpenOriginal(const Bf16ToFp8Options& options, const std::filesystem::path& base,
+                      const std::filesystem::path& output, Catalog& catalog);
 
 // The original's quantised tensors. Throws Error: kBadInput that names a tensor that only one of
 // the two has, or has in another shape or dtype, or for a source that is FP8 already; kUsage for

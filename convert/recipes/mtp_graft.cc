@@ -29,10 +29,10 @@ class Graft {
   Graft(std::filesystem::path directory, const OpenedModel& model)
       : directory_(std::move(directory)), model_(model) {}
 
-  void Open(const std::filesystem::path& output) {
+  void Open(const std::filesystem::path& base, const std::filesystem::path& output) {
     const std::string given = formats::ShownPath(directory_);
     try {
-      other_ = OpenModel(directory_, {.mtp_may_be_missing = true});
+      other_ = OpenModel(directory_, {.mtp_may_be_missing = true, .base = base});
     } catch (const Error& error) {
       throw Error(error.code(), fmt::format("--mtp-from {}: {}", given, error.message()),
                   error.place());
@@ -244,8 +244,8 @@ class Graft {
 
 }  // namespace
 
-void GraftMtp(const TrainToInferOptions& options, const std::filesystem::path& output,
-              OpenedModel& model, ModelEdit& edit) {
+void GraftMtp(const TrainToInferOptions& options, const std::filesystem::path& base,
+              const std::filesystem::path& output, OpenedModel& model, ModelEdit& edit) {
   const MtpNames names(model.catalog, model.config);
   if (names.HoldsAny(edit)) {
     throw Error(ErrorCode::kBadInput,
@@ -255,7 +255,7 @@ void GraftMtp(const TrainToInferOptions& options, const std::filesystem::path& o
                 {model.directory.string(), ""});
   }
   Graft graft(options.mtp_from, model);
-  graft.Open(output);
+  graft.Open(base, output);
   graft.AddTo(model, options.dtype, edit);
 }
 

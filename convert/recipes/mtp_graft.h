@@ -17,8 +17,8 @@ inline constexpr char kMtpFrom[] = "mtp-from";
 // are made, where they are in no file as they are. Throws Error: kBadInput where the model has MTP
 // layers or the other one has none, where their tensors have other shapes than the config predicts,
 // or the two have weights in different forms (FP8 goes into FP8, BF16 into BF16); and as OpenModel
-// does (messages begin with "--mtp-from DIR: ").
-void GraftMtp(const TrainToInferOptions& options, const std::filesystem::path& output,
-              OpenedModel& model, ModelEdit& edit);
+// does, with `base` as OpenOptions::base (messages begin with "--mtp-from DIR: ").
+void GraftMtp(const TrainToInferOptions& options, const std::filesystem::path& base,
+              const std::filesystem::path& output, OpenedModel& model, ModelEdit& edit);
 
 }  // namespace dsv3::convert

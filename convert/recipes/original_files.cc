@@ -20,11 +20,12 @@ std::string Prefix(const std::filesystem::path& directory) {
   return fmt::format("--scales-from {}: ", formats::ShownPath(directory));
 }
 
-OriginalFiles Open(const std::filesystem::path& directory, const std::filesystem::path& output,
+OriginalFiles Open(const std::filesystem::path& directory, const std::filesystem::path& base,
+                   const std::filesystem::path& output,
                    const std::function<void(const OpenedModel& model)>& look, Catalog& catalog) {
   OriginalFiles original;
   original.directory = directory;
-  OpenedModel model = OpenModel(directory, {.mtp_may_be_missing = true});
+  OpenedModel model = OpenModel(directory, {.mtp_may_be_missing = true, .base = base});
   RequireApart(model.directory, output);
   if (!model.has_own_shards()) {
     throw Error(ErrorCode::kBadInput,
@@ -58,11 +59,12 @@ OriginalFiles Open(const std::filesystem::path& directory, const std::filesystem
 }  // namespace
 
 OriginalFiles OpenOriginalFiles(const std::filesystem::path& directory,
+                                const std::filesystem::path& base,
                                 const std::filesystem::path& output,
                                 const std::function<void(const OpenedModel& model)>& look,
                                 Catalog& catalog) {
   try {
-    return Open(directory, output, look, catalog);
+    return Open(directory, base, output, look, catalog);
   } catch (const Error& error) {
     throw Error(error.code(), Prefix(directory) + error.message(), error.place());
   }

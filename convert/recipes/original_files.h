@@ -41,10 +41,12 @@ struct OriginalFiles {
   formats::Findings warnings;  // of opening it; messages begin with "--scales-from DIR: "
 };
 
-// Opens the model of `directory`, shows it to `look`, which may throw, and appends it to the
-// catalog. Throws Error: as OpenModel does for what is wrong with it; kBadInput where it has no
-// shards of its own; kUsage where it is `output`. All messages begin with "--scales-from DIR: ".
+// Opens the model of `directory`, with `base` as OpenOptions::base, shows it to `look`, which may
+// throw, and appends it to the catalog. Throws Error: as OpenModel does for what is wrong with it;
+// kBadInput where it has no shards of its own; kUsage where it is `output`. All messages begin with
+// "--scales-from DIR: ".
 OriginalFiles OpenOriginalFiles(const std::filesystem::path& directory,
+                                const std::filesystem::path& base,
                                 const std::filesystem::path& output,
                                 const std::function<void(const OpenedModel& model)>& look,
                                 Catalog& catalog);

@@ -9,6 +9,7 @@
 
 #include "convert/packing/chunk_coder.h"
 #include "convert/stream/source_files.h"
+#include "convert/stream/value_bytes.h"
 #include "formats/io/aligned_buffer.h"
 
 namespace dsv3::convert {
@@ -36,21 +37,6 @@ std::vector<SourceRange> ChooseSamples(const Catalog& catalog,
     before += length;
   }
   return samples;
-}
-
-// The bytes of a value.
-std::vector<std::byte> Read(const Expression& value, ByteRange range, SourceFiles& sources) {
-  const ByteRange around = PiecesAround(value, range);
-  std::vector<SourceRange> reads;
-  value.AppendReads(around.begin, around.end, reads);
-  formats::AlignedBuffer buffer;
-  std::vector<std::span<const std::byte>> inputs;
-  sources.Read(reads, buffer, inputs);
-  std::vector<std::byte> made(static_cast<std::size_t>(around.size()));
-  EvaluationOutput out{made, {}, {}};
-  value.Evaluate(around.begin, around.end, inputs, out);
-  const auto begin = made.begin() + static_cast<std::ptrdiff_t>(range.begin - around.begin);
-  return {begin, begin + static_cast<std::ptrdiff_t>(range.size())};
 }
 
 }  // namespace
@@ -82,7 +68,9 @@ PackedSizes SamplePackedSizes(const Catalog& catalog, const std::vector<Expressi
       sources.Read(std::span(&sample, 1), buffer, inputs);
       raw_bytes += inputs[0].size();
       std::vector<std::byte> base;
-      if (kind.second) base = Read(*bases[sample.tensor], {sample.begin, sample.end}, sources);
+      if (kind.second) {
+        base = ReadValue(*bases[sample.tensor], {sample.begin, sample.end}, sources);
+      }
       packed_bytes += encoder.Encode(kind.first, inputs[0], base, packed, frames);
     }
     sizes[kind] = static_cast<double>(packed_bytes) / static_cast<double>(raw_bytes);

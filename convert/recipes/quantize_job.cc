@@ -138,7 +138,8 @@ class RestoreJob {
              const RecipeContext& context)
       : context_(context),
         model_(model),
-        original_(OpenQuantizedOriginal(original, context.request.output, model.catalog)),
+        original_(OpenQuantizedOriginal(original, context.request.run.base, context.request.output,
+                                        model.catalog)),
         plan_(PlanRestore(model.catalog, original_)) {
     PlanSideFiles(model_, ConfigLikeOriginal(model_.config_text, original_),
                   {.all = context_.request.run.all_side_files, .changes_quantization = true},

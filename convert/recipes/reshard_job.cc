@@ -136,7 +136,9 @@ ReshardReport Reshard(const ReshardRequest& request, formats::FileSystem& fs,
   conversion.keeps_source =
       "rank shards need the source whole until the last of them is written; leave the option out";
   conversion.check_options = [&](const JobRequest&) { CheckReshardOptions(request.options); };
-  conversion.open = [](const JobRequest& job, const OpenOptions&) { return OpenModel(job.input); };
+  conversion.open = [](const JobRequest& job, const OpenOptions& opening) {
+    return OpenModel(job.input, {.base = opening.base});
+  };
   conversion.make_recipe = [&](const OpenedModel& model, const RecipeContext&) {
     const auto job = std::make_shared<ReshardJob>(request, model, progress, stop);
     report = job->Describe();

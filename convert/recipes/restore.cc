@@ -102,11 +102,12 @@ class Restorer {
 }  // namespace
 
 QuantizedOriginal OpenQuantizedOriginal(const std::filesystem::path& directory,
+                                        const std::filesystem::path& base,
                                         const std::filesystem::path& output, Catalog& catalog) {
   QuantizedModel found;
   const std::uint32_t first = catalog.tensors_end();
   OriginalFiles files = OpenOriginalFiles(
-      directory, output,
+      directory, base, output,
       [&](const OpenedModel& model) { found = FindQuantizedModel(model.catalog, model.config); },
       catalog);
   QuantizedOriginal original;

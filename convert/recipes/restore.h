@@ -21,6 +21,7 @@ struct QuantizedOriginal : OriginalFiles {
 // Opens the quantised checkpoint and appends it to the catalog. Throws Error as OpenOriginalFiles
 // and FindQuantizedModel do.
 QuantizedOriginal OpenQuantizedOriginal(const std::filesystem::path& directory,
+                                        const std::filesystem::path& base,
                                         const std::filesystem::path& output, Catalog& catalog);
 
 // The original's files, headers and index: its codes, where the source's values are still what they

@@ -169,8 +169,8 @@ void WarnOfOtherCopies(const OpenedModel& model, const ModelEdit& edit, const Pr
 
 }  // namespace
 
-ModelEdit EditForInference(const TrainToInferOptions& options, const std::filesystem::path& output,
-                           OpenedModel& model) {
+ModelEdit EditForInference(const TrainToInferOptions& options, const std::filesystem::path& base,
+                           const std::filesystem::path& output, OpenedModel& model) {
   ModelEdit edit = BeginEdit(model);
   CastWeights(model, options.dtype, edit);
   switch (options.mtp) {
@@ -184,7 +184,7 @@ ModelEdit EditForInference(const TrainToInferOptions& options, const std::filesy
       ExtractMtp(model, edit);
       break;
     case MtpAction::kGraft:
-      GraftMtp(options, output, model, edit);
+      GraftMtp(options, base, output, model, edit);
       break;
   }
   if (options.mla == MlaForm::kSplit) SplitKvB(model, edit);
@@ -208,7 +208,8 @@ ConversionKind TrainToInferConversion(const TrainToInferOptions& options) {
     const JobRequest& request = context.request;
     RequireUsed(opening, model);
     CheckForm(options, model);
-    const auto edit = std::make_shared<ModelEdit>(EditForInference(options, request.output, model));
+    const auto edit = std::make_shared<ModelEdit>(
+        EditForInference(options, request.run.base, request.output, model));
     const auto plan = std::make_shared<Plan>(PlanEdit(
         model, *edit, options.shard_bytes == 0 ? kDefaultShardBytes : options.shard_bytes));
     plan->recipe = kTrainToInfer;

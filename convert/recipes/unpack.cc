@@ -11,7 +11,6 @@
 #include <fmt/format.h>
 
 #include "convert/catalog/glob.h"
-#include "convert/job/output_place.h"
 #include "convert/job/runner.h"
 #include "convert/open/base_tensors.h"
 #include "convert/open/model_files.h"
@@ -151,7 +150,7 @@ ConversionKind UnpackConversion(const UnpackOptions& options) {
   conversion.title = "Unpacked";
   conversion.converted_text = "unpacked";
   conversion.keeps_source = "unpack leaves the packed checkpoint; delete it afterwards";
-  conversion.open = [options, packed](const JobRequest& request, const OpenOptions&) {
+  conversion.open = [options, packed](const JobRequest& request, const OpenOptions& asked) {
     const std::vector<std::string>& globs = options.tensors;
     PackedOptions opening;
     if (!globs.empty()) {
@@ -161,10 +160,7 @@ ConversionKind UnpackConversion(const UnpackOptions& options) {
       };
     }
     std::optional<BaseTensors> base;
-    if (!options.base.empty()) {
-      RequireApart(options.base, request.output);
-      opening.base = &base.emplace(options.base);
-    }
+    if (!asked.base.empty()) opening.base = &base.emplace(asked.base);
     OpenedPacked opened = OpenPacked(request.input, opening);
     *packed = std::move(opened.packed);
     RequireMatches((*packed)->manifest, globs);

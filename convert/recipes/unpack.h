@@ -1,6 +1,5 @@
 #pragma once
 
-#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -15,7 +14,6 @@ struct UnpackOptions {
   // Shell globs over whole tensor names: only these tensors, in shards of their own; empty: every
   // file as it was.
   std::vector<std::string> tensors = {};
-  std::filesystem::path base = {};  // as in PackOptions
 };
 
 // `dsv3-convert unpack`.

@@ -56,6 +56,9 @@ struct CheckChecksumsRequest {
   // A manifest, or a list of SHA-256 digests, to use instead of what is in the directory; may be
   // empty.
   std::filesystem::path manifest;
+  // Of a packed checkpoint that holds differences: what it was packed against; empty: their tensors
+  // are not decoded. In vain, also with `quick`, it is kUsage.
+  std::filesystem::path base = {};
   bool quick = false;    // sizes and headers only
   unsigned threads = 0;  // compute threads; 0: all processors
 };
@@ -74,6 +77,9 @@ struct CheckChecksumsReport {
   std::uint64_t files = 0;    // compared
   std::uint64_t bytes = 0;    // read, tensors that were read again included
   std::uint64_t tensors = 0;  // that the basis lists; 0 where it lists files alone
+  // Of these, of a packed checkpoint, those that were not decoded, for they need the base. Of what
+  // holds them the file was compared.
+  std::uint64_t not_decoded = 0;
 };
 
 // The name of a basis in JSON and text: "manifest", "sha256sums", "hub-metadata", "packed".
@@ -86,11 +92,12 @@ bool HasChecksums(const std::filesystem::path& directory);
 
 // Compares the directory with the first of: `manifest`, its own manifest, lists of digests such as
 // SHA256SUMS and NAME.sha256, hub metadata. Of a packed checkpoint that is packed.json, and the
-// tensors that need no base are unpacked and compared, too.
+// tensors are unpacked and compared, too: all of them with `base`, else those that need none.
 // Every difference is a finding, and so is what makes the directory incomplete
 // (JudgeCompleteness), whatever it is compared with. Whole files are hashed, and the tensors of a
 // file only where its digest differs. Throws Error: kBadInput where there is nothing to compare
-// with, or `manifest` is not a manifest; kIo where the directory cannot be listed; kInterrupted.
+// with, `manifest` is not a manifest, or `base` is another one; kIo where the directory cannot be
+// listed; kInterrupted.
 CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, ProgressSink& progress,
                                     const StopToken& stop);
 

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/open/base_tensors.h"
 #include "convert/open/completeness.h"
 #include "convert/verify/checksum.h"
 #include "convert/verify/checksum_basis.h"
@@ -99,6 +100,7 @@ CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, Progre
     formats::RequireNoErrors(completeness, {"fault like it", "faults like it"});
     FailWithoutBasis(directory);
   }
+  RequireBaseRead(request.base, !request.quick && basis->packed && basis->packed->NeedsBase());
   const std::vector<DirectoryFile> listing = ListDirectory(directory);
 
   CheckChecksumsReport report;
@@ -128,9 +130,10 @@ CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, Progre
         CompareDigests(*basis, directory, listing, by_name, request.threads, progress, stop);
     report.bytes += comparison.bytes_read;
     if (basis->packed) {
-      PackedComparison tensors =
-          ComparePackedTensors(*basis->packed, directory, request.threads, progress, stop);
+      PackedComparison tensors = ComparePackedTensors(*basis->packed, directory, request.base,
+                                                      request.threads, progress, stop);
       report.bytes += tensors.bytes_read;
+      report.not_decoded = tensors.not_decoded;
       std::move(tensors.findings.begin(), tensors.findings.end(),
                 std::back_inserter(comparison.findings));
     }

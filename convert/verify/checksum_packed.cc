@@ -13,10 +13,15 @@
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
+#include "convert/catalog/catalog.h"
+#include "convert/open/base_tensors.h"
 #include "convert/open/packed_model.h"
 #include "convert/packing/chunk_coder.h"
 #include "convert/packing/packed_file.h"
+#include "convert/plan/expression.h"
 #include "convert/stream/executor.h"
+#include "convert/stream/source_files.h"
+#include "convert/stream/value_bytes.h"
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/input_file.h"
@@ -49,44 +54,98 @@ struct Unit {
   const OpenedFile* file = nullptr;
   std::size_t tensor = 0;  // position in PackedFile::tensors
   const PackedManifestTensor* listed = nullptr;
+  ExpressionPtr base = nullptr;  // what it was packed against; nullptr: none
   std::optional<Finding> finding = {};
 };
 
-std::string UnpackedDigest(const Unit& unit, ProgressSink& progress, const StopToken& stop) {
+// What there is beside the packed checkpoint.
+struct Base {
+  explicit Base(const fs::path& directory) : tensors(directory) {
+    tensors.AppendTo(catalog);
+    sources.emplace(catalog);
+  }
+
+  BaseTensors tensors;
+  Catalog catalog;
+  std::optional<SourceFiles> sources;
+};
+
+// The digests of what a tensor unpacks to and of its base's.
+struct UnpackedDigests {
+  std::string tensor;
+  std::string base;
+  std::optional<Error> fault;  // why the tensor does not unpack
+};
+
+UnpackedDigests Unpack(const Unit& unit, SourceFiles* base, ProgressSink& progress,
+                       const StopToken& stop) {
   thread_local ChunkDecoder decoder;
   const PackedTensor& tensor = unit.file->packed->tensors()[unit.tensor];
   const PackedChunks chunks = unit.file->packed->ReadChunks(*unit.file->input, unit.tensor);
   std::vector<std::byte> packed;
   std::vector<std::byte> raw;
+  std::vector<std::byte> beside;
   formats::Xxh3 hash;
+  formats::Xxh3 base_hash;
+  UnpackedDigests digests;
   for (std::size_t i = 0; i < chunks.chunks.size(); ++i) {
     if (stop.stopped()) ThrowInterrupted();
     const PackedChunk& chunk = chunks.chunks[i];
+    if (unit.base) {
+      beside = ReadValue(*unit.base, {chunk.raw_begin, chunk.raw_begin + chunk.raw_bytes}, *base);
+      base_hash.Update(beside);
+    }
     packed.resize(chunk.bytes);
     raw.resize(chunk.raw_bytes);
     unit.file->input->ReadAt(chunk.offset, packed);
-    decoder.Decode(packed, chunks.FramesOf(chunk), {}, {unit.file->input->name(), tensor.name, i},
-                   raw);
-    hash.Update(raw);
     progress.OnBytes(chunk.bytes, unit.file->input->name());
+    if (digests.fault) continue;
+    try {
+      decoder.Decode(packed, chunks.FramesOf(chunk), beside,
+                     {unit.file->input->name(), tensor.name, i}, raw);
+      hash.Update(raw);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kBadInput) throw;
+      digests.fault = error;
+      // The rest of the base tells which of the two is at fault.
+      if (!unit.base) return digests;
+    }
   }
-  return hash.Hex();
+  digests.tensor = hash.Hex();
+  digests.base = base_hash.Hex();
+  return digests;
 }
 
-void Compare(Unit& unit, ProgressSink& progress, const StopToken& stop) {
+void RequireSameBase(const Unit& unit, const UnpackedDigests& digests) {
+  if (!unit.base || digests.base == unit.listed->base_xxh3) return;
+  throw Error(ErrorCode::kBadInput,
+              fmt::format("{}: tensor {} was packed against one with XXH3-128 {}, but that of the "
+                          "base has {}; give the base that pack was given",
+                          formats::ShownPath(unit.file->input->name()),
+                          QuoteForMessage(unit.listed->name), unit.listed->base_xxh3, digests.base),
+              {unit.file->input->name(), unit.listed->name});
+}
+
+void Compare(Unit& unit, SourceFiles* base, ProgressSink& progress, const StopToken& stop) {
   const std::string& file = unit.file->input->name();
   const std::string& tensor = unit.listed->name;
+  UnpackedDigests digests;
   try {
-    const std::string digest = UnpackedDigest(unit, progress, stop);
-    if (digest == unit.listed->xxh3) return;
+    digests = Unpack(unit, base, progress, stop);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kBadInput || error.place().file != file) throw;
+    digests.fault = error;
+    digests.base = unit.listed->base_xxh3;  // not known
+  }
+  RequireSameBase(unit, digests);
+  if (digests.fault) {
+    unit.finding = Fault("damaged-tensor", file, tensor, digests.fault->message());
+  } else if (digests.tensor != unit.listed->xxh3) {
     unit.finding =
         Fault("wrong-tensor-digest", file, tensor,
               fmt::format("{}: tensor {} unpacks to bytes with XXH3-128 {}, expected {} ({})",
-                          formats::ShownPath(file), QuoteForMessage(tensor), digest,
+                          formats::ShownPath(file), QuoteForMessage(tensor), digests.tensor,
                           unit.listed->xxh3, kPackedManifestName));
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::kBadInput) throw;
-    unit.finding = Fault("damaged-tensor", file, tensor, error.message());
   }
 }
 
@@ -109,9 +168,11 @@ void OpenFile(const fs::path& directory, const PackedManifestFile& file, OpenedF
 }  // namespace
 
 PackedComparison ComparePackedTensors(const PackedManifest& manifest, const fs::path& directory,
-                                      unsigned threads, ProgressSink& progress,
-                                      const StopToken& stop) {
+                                      const fs::path& base_directory, unsigned threads,
+                                      ProgressSink& progress, const StopToken& stop) {
   PackedComparison comparison;
+  std::optional<Base> base;
+  if (!base_directory.empty()) base.emplace(base_directory);
   std::vector<OpenedFile> files(manifest.files.size());
   std::vector<Unit> units;
   const auto tensors = manifest.TensorsByFile();
@@ -133,16 +194,25 @@ PackedComparison ComparePackedTensors(const PackedManifest& manifest, const fs::
       continue;
     }
     for (std::size_t tensor = 0; tensor < held.size(); ++tensor) {
-      if (!listed[tensor]->base_xxh3.empty()) continue;
-      units.push_back({&files[i], tensor, listed[tensor]});
+      Unit unit{&files[i], tensor, listed[tensor]};
+      if (!listed[tensor]->base_xxh3.empty()) {
+        if (!base) {
+          ++comparison.not_decoded;
+          continue;
+        }
+        unit.base = base->tensors.Require(file.PackedName(), held[tensor].name, held[tensor].dtype,
+                                          held[tensor].shape);
+      }
+      units.push_back(std::move(unit));
       comparison.bytes_read += held[tensor].stream_bytes;
     }
   }
   progress.OnPhase("unpacking the tensors", comparison.bytes_read);
   tbb::task_arena arena(static_cast<int>(ResolveThreads(threads)));
   arena.execute([&] {
-    tbb::parallel_for(std::size_t{0}, units.size(),
-                      [&](std::size_t i) { Compare(units[i], progress, stop); });
+    tbb::parallel_for(std::size_t{0}, units.size(), [&](std::size_t i) {
+      Compare(units[i], base ? &*base->sources : nullptr, progress, stop);
+    });
   });
   for (Unit& unit : units) {
     if (unit.finding) comparison.findings.push_back(std::move(*unit.finding));

@@ -11,6 +11,7 @@
 
 #include "convert/catalog/name_pattern.h"
 #include "convert/model/expected_tensors.h"
+#include "convert/open/base_tensors.h"
 #include "convert/open/gguf_model.h"
 #include "convert/plan/row_tensors.h"
 #include "convert/stream/derived_checks.h"
@@ -299,13 +300,14 @@ CompareReport CompareCheckpoints(const CompareRequest& request, ProgressSink& pr
                                  const StopToken& stop) {
   RequireTolerance(request.atol, "--atol");
   RequireTolerance(request.rtol, "--rtol");
-  const OpenOptions opening{.config = request.config};
+  const OpenOptions opening{.config = request.config, .base = request.base};
   ValueCheckpoint a = OpenSide(request.a, opening);
   ValueCheckpoint b = OpenSide(request.b, opening);
   TakePrefixOf(a, request.b, opening, b);
   TakePrefixOf(b, request.a, opening, a);
   // One side may have a config of its own.
   if (!a.model.config_given) RequireUsed(opening, b.model);
+  RequireBaseRead(request.base, ReadsBase(TensorsOf(a.model)) || ReadsBase(TensorsOf(b.model)));
   CompareReport report;
   report.verification.check = "compare";
   // Warnings alone are left.

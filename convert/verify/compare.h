@@ -16,11 +16,13 @@ namespace dsv3::convert {
 struct CompareRequest {
   std::filesystem::path a;  // each see OpenModel
   std::filesystem::path b;
-  std::filesystem::path config = {};  // of both, see OpenOptions; unused is kUsage
-  double atol = 0;                    // finite and not negative, both
-  double rtol = 0;                    // of |b|
-  unsigned threads = 1;               // compute threads, at least 1
-  std::uint64_t memory_bytes = 0;     // bound for buffers; 0: kDefaultMemoryBytes
+  // Of both, see OpenOptions; unused is kUsage.
+  std::filesystem::path config = {};
+  std::filesystem::path base = {};
+  double atol = 0;                 // finite and not negative, both
+  double rtol = 0;                 // of |b|
+  unsigned threads = 1;            // compute threads, at least 1
+  std::uint64_t memory_bytes = 0;  // bound for buffers; 0: kDefaultMemoryBytes
 };
 
 enum class Comparison {

@@ -5,6 +5,7 @@
 
 #include "convert/catalog/glob.h"
 #include "convert/model/zero_weights.h"
+#include "convert/open/base_tensors.h"
 #include "convert/open/gguf_model.h"
 #include "convert/plan/row_tensors.h"
 #include "convert/stream/derived_checks.h"
@@ -54,9 +55,10 @@ std::vector<NumericTensor> Describe(const ValueCheckpoint& checkpoint,
 
 NumericReport VerifyNumeric(const NumericRequest& request, ProgressSink& progress,
                             const StopToken& stop) {
-  const OpenOptions opening{.config = request.config, .from = request.from};
+  const OpenOptions opening{.config = request.config, .from = request.from, .base = request.base};
   const ValueCheckpoint checkpoint = OpenForValues(request.input, opening);
   RequireUsed(opening, checkpoint.model);
+  RequireBaseRead(request.base, ReadsBase(TensorsOf(checkpoint.model)));
   const Catalog& catalog = checkpoint.model.catalog;
   const std::vector<MtpCopy> copies = FindMtpCopies(catalog);
   std::vector<MeasureWish> wishes(catalog.tensors().size());

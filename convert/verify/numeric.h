@@ -20,6 +20,7 @@ struct NumericRequest {
   // See OpenOptions.
   std::filesystem::path config = {};
   std::optional<Stack> from = std::nullopt;
+  std::filesystem::path base = {};
   unsigned threads = 1;            // compute threads, at least 1
   std::uint64_t memory_bytes = 0;  // bound for buffers; 0: kDefaultMemoryBytes
   // Tensors to make histograms of: '*' matches any characters, '?' one. Empty: none.

@@ -15,6 +15,7 @@
 #include "convert/catalog/catalog.h"
 #include "convert/model/scale_names.h"
 #include "convert/model/scaled_weights.h"
+#include "convert/open/base_tensors.h"
 #include "convert/open/completeness.h"
 #include "convert/open/open_model.h"
 #include "convert/verify/structure_assembled.h"
@@ -227,10 +228,12 @@ StructureReport VerifyStructure(const StructureRequest& request) {
   const OpenOptions opening{.faults = OpenOptions::Faults::kReportAll,
                             .config = request.config,
                             .takes_config = true,
-                            .from = request.from};
+                            .from = request.from,
+                            .base = request.base};
   OpenedModel model = OpenModel(request.input, opening);
   if (model.half_made) return ReportHalfMade(model);
   if (!model.fault) RequireUsed(opening, model);
+  RequireBaseRead(request.base, ReadsBase(TensorsOf(model)));
   if (model.files) return JudgeCheckpoint(model);
   return model.ranks ? JudgeRanks(model) : JudgeTraining(model);
 }

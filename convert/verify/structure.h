@@ -15,9 +15,10 @@ namespace dsv3::convert {
 
 struct StructureRequest {
   std::filesystem::path input;  // as OpenModel takes it
-  // Of a training checkpoint; see OpenOptions.
+  // See OpenOptions.
   std::filesystem::path config = {};
   std::optional<Stack> from = std::nullopt;
+  std::filesystem::path base = {};
 };
 
 // What a training checkpoint holds; all defaults where it has faults.

@@ -78,9 +78,9 @@ TEST(PathOptionTest, EveryOptionThatTakesAPathRefusesAddresses) {
     }
   }
   EXPECT_EQ(names,
-            (std::set<std::string>{"balance-svg", "config", "ep-placement", "expert-load", "format",
-                                   "junit", "key", "manifest", "mtp-from", "output", "sarif",
-                                   "scales-from", "signature", "source"}));
+            (std::set<std::string>{"balance-svg", "base", "config", "ep-placement", "expert-load",
+                                   "format", "junit", "key", "manifest", "mtp-from", "output",
+                                   "sarif", "scales-from", "signature", "source"}));
 }
 
 TEST(JobCommandTest, AnUnfinishedOutputNamesTheCommandThatContinuesIt) {

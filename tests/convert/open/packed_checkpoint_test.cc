@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/open/base_tensors.h"
 #include "convert/open/open_model.h"
 #include "convert/open/packed_model.h"
 #include "convert/recipes/pack.h"
@@ -98,12 +99,13 @@ TEST_F(PackedCheckpointTest, NeedsNoIndexForASingleFile) {
   EXPECT_EQ(model.catalog.files()[0].name, "model.safetensors");
 }
 
-TEST_F(PackedCheckpointTest, DifferencesMustBeUnpackedFirst) {
+TEST_F(PackedCheckpointTest, DifferencesNeedTheBase) {
   Conversion(in(), packed(), PackConversion({.base = in()})).Run();
   const Error error = ErrorOf([&] { OpenModel(packed()); });
-  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
-  EXPECT_THAT(error.message(), HasSubstr("dsv3-convert unpack"));
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
   EXPECT_THAT(error.message(), HasSubstr("--base DIR"));
+  EXPECT_TRUE(ReadsBase(TensorsOf(OpenModel(packed(), {.base = in()}))));
+  EXPECT_FALSE(ReadsBase(TensorsOf(OpenModel(in(), {.base = in()}))));
 }
 
 TEST_F(PackedCheckpointTest, SourceShardsAreNotDeleted) {

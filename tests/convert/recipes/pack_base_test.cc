@@ -67,7 +67,9 @@ class PackBaseTest : public testing::PackTest {
     return {in(), packed(), PackConversion({.base = base})};
   }
   Conversion UnpackOn(const fs::path& base) const {
-    return {packed(), out(), UnpackConversion({.base = base})};
+    Conversion conversion = Unpack(packed(), out());
+    conversion.request.run.base = base;
+    return conversion;
   }
 
   void ExpectOriginal() const {
@@ -149,7 +151,7 @@ TEST_F(PackBaseTest, SomeTensorsNeedTheBaseOnlyWhereTheyWerePackedAgainstIt) {
   EXPECT_EQ(alone.Run().tensors, 1U);
   Conversion needed(packed(), dir_ / "w", UnpackConversion({.tensors = {"w"}}));
   EXPECT_EQ(ErrorOf([&] { needed.Run(); }).code(), ErrorCode::kUsage);
-  needed.kind = UnpackConversion({.tensors = {"w"}, .base = base_});
+  needed.request.run.base = base_;
   EXPECT_EQ(needed.Run().tensors, 1U);
 }
 

@@ -130,6 +130,72 @@ TEST_F(ChecksumPackedTest, OfADeltaTheFilesAreCompared) {
   EXPECT_THAT(Kinds(), ElementsAre("wrong-digest"));
 }
 
+// Differences from a base of which a part of the values is another.
+class ChecksumDeltaTest : public ChecksumPackedTest {
+ protected:
+  void SetUp() override {
+    PackTest::SetUp();
+    WriteBase(base_, 0x10);
+    testing::Conversion(in(), packed(), PackConversion({.base = base_})).Run();
+  }
+
+  // IN with other bytes in its long tensor.
+  void WriteBase(const std::filesystem::path& to, char bits) const {
+    std::filesystem::copy(in(), to, std::filesystem::copy_options::recursive);
+    std::string content = testing::ReadFile(to / kLongShard);
+    for (std::size_t i = content.size() / 2; i < content.size() - 8; i += 1000) content[i] ^= bits;
+    testing::WriteFile(to / kLongShard, content);
+  }
+
+  CheckChecksumsReport CheckOn(const std::filesystem::path& base, bool quick = false) const {
+    CheckChecksumsRequest request;
+    request.directory = packed();
+    request.base = base;
+    request.quick = quick;
+    ProgressSink progress;
+    const StopToken stop;
+    return CheckChecksums(request, progress, stop);
+  }
+
+  const std::filesystem::path base_ = dir_ / "base";
+};
+
+TEST_F(ChecksumDeltaTest, WithoutTheBaseItsTensorsAreNotDecoded) {
+  const CheckChecksumsReport report = Check();
+  EXPECT_THAT(testing::Kinds(report.verification), IsEmpty());
+  std::uint64_t needing = 0;
+  for (const PackedManifestTensor& tensor : Manifest().tensors) {
+    if (!tensor.base_xxh3.empty()) ++needing;
+  }
+  EXPECT_GT(needing, 0U);
+  EXPECT_EQ(report.not_decoded, needing);
+}
+
+TEST_F(ChecksumDeltaTest, WithTheBaseAllTensorsAreDecoded) {
+  const CheckChecksumsReport report = CheckOn(base_);
+  EXPECT_THAT(testing::Kinds(report.verification), IsEmpty());
+  EXPECT_EQ(report.not_decoded, 0U);
+  Flip(packed() / kLongPacked, StreamOf(kLongPacked, "long.weight") + 60);
+  const CheckChecksumsReport flipped = CheckOn(base_);
+  EXPECT_THAT(testing::Kinds(flipped.verification), ElementsAre("wrong-digest", "damaged-tensor"));
+  EXPECT_EQ(flipped.verification.findings.back().tensor, "long.weight");
+}
+
+TEST_F(ChecksumDeltaTest, AnotherBaseIsBadInputByTensor) {
+  WriteBase(dir_ / "other", 0x01);
+  const Error error = testing::ErrorOf([&] { CheckOn(dir_ / "other"); });
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_EQ(error.place().tensor, "long.weight");
+  EXPECT_THAT(error.message(), HasSubstr("give the base that pack was given"));
+}
+
+TEST_F(ChecksumDeltaTest, ABaseInVain) {
+  EXPECT_EQ(testing::ErrorOf([&] { CheckOn(base_, true); }).code(), ErrorCode::kUsage);
+  std::filesystem::remove_all(packed());
+  PackTest::Pack();
+  EXPECT_EQ(testing::ErrorOf([&] { CheckOn(base_); }).code(), ErrorCode::kUsage);
+}
+
 TEST_F(ChecksumPackedTest, CreateRefusesIt) {
   const Error error = testing::ErrorOf([&] { testing::Create(packed(), false); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);
