@@ -15,6 +15,7 @@
 #include "convert/open/files_to_pack.h"
 #include "convert/open/model_files.h"
 #include "convert/open/unfinished.h"
+#include "convert/packing/chunk_tables.h"
 #include "convert/packing/packed_file.h"
 #include "convert/plan/unpack_expression.h"
 #include "formats/checkpoint_files.h"
@@ -40,11 +41,12 @@ constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{256} << 20;
 // A packed file that was opened.
 struct OpenedFile {
   const PackedManifestFile* entry = nullptr;
-  std::unique_ptr<PackedFile> packed;
-  std::vector<const PackedManifestTensor*> listed;  // in the order of packed->tensors()
+  std::shared_ptr<const PackedFileSource> packed;
+  std::vector<const PackedManifestTensor*> listed;  // in the order of tensors()
   SourceFile source;
-  std::vector<std::size_t> wanted;                          // positions in packed->tensors()
-  std::vector<std::shared_ptr<const PackedChunks>> chunks;  // of these
+  std::vector<std::size_t> wanted;  // positions in tensors()
+
+  const std::vector<PackedTensor>& tensors() const { return packed->file.tensors(); }
 };
 
 class Opener {
@@ -119,18 +121,16 @@ class Opener {
                              formats::ExactBytes(input.bytes()), kPackedManifestName,
                              formats::ExactBytes(file.entry->packed_bytes)));
     }
-    file.packed = std::make_unique<PackedFile>(input);
+    file.packed = std::make_shared<const PackedFileSource>(PackedFileSource{
+        PackedFile(input), name, file.source.path, input.bytes(), input.mtime_ns()});
     file.source.bytes = input.bytes();
     file.source.mtime_ns = input.mtime_ns();
-    file.source.header_digest = file.packed->header_digest();
+    file.source.header_digest = file.packed->file.header_digest();
     file.source.shares_names = true;
-    RequireListed(*file.packed, listed, name);
+    RequireListed(file.packed->file, listed, name);
     file.listed = listed;
-    for (std::size_t i = 0; i < file.packed->tensors().size(); ++i) {
-      if (wanted_ && !wanted_(file.packed->tensors()[i].name)) continue;
-      file.wanted.push_back(i);
-      file.chunks.push_back(
-          std::make_shared<const PackedChunks>(file.packed->ReadChunks(input, i)));
+    for (std::size_t i = 0; i < file.tensors().size(); ++i) {
+      if (!wanted_ || wanted_(file.tensors()[i].name)) file.wanted.push_back(i);
     }
   }
 
@@ -151,7 +151,7 @@ class Opener {
       const auto position = static_cast<std::uint32_t>(sources.size());
       sources.push_back(file.source);
       for (const std::size_t i : file.wanted) {
-        const PackedTensor& tensor = file.packed->tensors()[i];
+        const PackedTensor& tensor = file.tensors()[i];
         streams.push_back({fmt::format("{}/{}", file.source.name, tensor.name),
                            formats::Dtype::kU8,
                            {tensor.stream_bytes},
@@ -171,19 +171,20 @@ class Opener {
   void TakeModel() {
     std::vector<TensorFile> originals;
     std::uint32_t stream = 0;
+    const auto tables = std::make_shared<ChunkTables>();
     for (const OpenedFile& file : files_) {
       TensorFile& original = originals.emplace_back();
       original.file.name = file.entry->name;
       original.file.bytes = file.entry->bytes;
-      original.header = file.packed->original();
+      original.header = file.packed->file.original();
       original.file.header_digest = original.header.digest;
-      result_->headers.push_back(file.packed->original_head().substr(sizeof(std::uint64_t)));
+      result_->headers.push_back(file.packed->file.original_head().substr(sizeof(std::uint64_t)));
       std::vector<formats::SafetensorsTensor> tensors;
       for (std::size_t i = 0; i < file.wanted.size(); ++i) {
-        const PackedTensor& tensor = file.packed->tensors()[file.wanted[i]];
+        const PackedTensor& tensor = file.tensors()[file.wanted[i]];
         tensors.push_back(original.header.tensors[file.wanted[i]]);
-        result_->origins.push_back(Unpack(result_->stored, stream++, tensor.dtype, tensor.shape,
-                                          file.chunks[i],
+        result_->origins.push_back(Unpack(result_->stored, stream++,
+                                          {file.packed, file.wanted[i], tables},
                                           BaseOf(tensor, *file.listed[file.wanted[i]])));
       }
       original.header.tensors = std::move(tensors);

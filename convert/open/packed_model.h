@@ -49,11 +49,11 @@ PackedManifest ReadPackedManifest(const std::filesystem::path& directory,
 // Whether a packed file holds the tensors that packed.json lists for it, in this order.
 bool HoldsListed(const PackedFile& file, const std::vector<const PackedManifestTensor*>& listed);
 
-// Opens the packed checkpoint in a directory: its headers and the seek tables of the tensors that
-// are wanted. The rest of it may be damaged. Throws Error: kBadInput where there is no packed.json
-// or it is damaged, for packed files that are missing, of another size than it says, or not those
-// that it describes, and for a base that lacks a tensor which is needed in its dtype and shape;
-// kUsage where a base is needed and not given, or given and not needed; kIo.
+// Opens the packed checkpoint in a directory by its headers alone. The seek table of a tensor is
+// read with the tensor, so all but the headers may be damaged. Throws Error: kBadInput where there
+// is no packed.json or it is damaged, for packed files that are missing, of another size than it
+// says, or not those that it describes, and for a base that lacks a tensor which is needed in its
+// dtype and shape; kUsage where a base is needed and not given, or given and not needed; kIo.
 OpenedPacked OpenPacked(const std::filesystem::path& input, const PackedOptions& options = {});
 // The same with its packed.json, which was read already.
 OpenedPacked OpenPacked(const std::filesystem::path& input, PackedManifest manifest,

@@ -6,28 +6,21 @@
 #include <vector>
 
 #include "convert/packing/chunk_coder.h"
-#include "formats/error.h"
 
 namespace dsv3::convert {
 namespace {
 
 class UnpackExpression final : public Expression {
  public:
-  UnpackExpression(const Catalog& catalog, std::uint32_t stream, formats::Dtype dtype,
-                   formats::Shape shape, std::shared_ptr<const PackedChunks> chunks,
+  UnpackExpression(const Catalog& catalog, std::uint32_t stream, PackedTensorPlace place,
                    ExpressionPtr base)
-      : Expression(dtype, std::move(shape)),
+      : Expression(place.source->file.tensors()[place.tensor].dtype,
+                   place.source->file.tensors()[place.tensor].shape),
         stream_(stream),
         stream_offset_(catalog.tensors()[stream].extent.offset),
-        file_(catalog.files()[catalog.tensors()[stream].extent.file].name),
-        tensor_(catalog.NameInFile(stream)),
-        chunks_(std::move(chunks)),
-        base_(std::move(base)) {
-    if (num_bytes() != 0 && chunks_->chunks.empty()) {
-      throw Error(ErrorCode::kInternal, "the chunks of a packed tensor are not given",
-                  {file_, tensor_});
-    }
-  }
+        place_(std::move(place)),
+        chunk_bytes_(place_.source->file.chunk_bytes()),
+        base_(std::move(base)) {}
 
   std::string_view rule() const override { return "unpack"; }
   std::vector<std::uint32_t> streamed_sources() const override {
@@ -41,15 +34,14 @@ class UnpackExpression final : public Expression {
   std::vector<std::uint32_t> side_sources() const override {
     return base_ ? base_->side_sources() : std::vector<std::uint32_t>();
   }
-  // The seek table is read beforehand.
+  // The seek table is read apart.
   bool streams_whole_source() const override { return false; }
 
   std::uint64_t CutAtOrBefore(std::uint64_t position) const override {
-    return ChunkAt(position).raw_begin;
+    return position - position % chunk_bytes_;
   }
   std::uint64_t CutAfter(std::uint64_t position) const override {
-    const PackedChunk& chunk = ChunkAt(position);
-    return chunk.raw_begin + chunk.raw_bytes;
+    return std::min(num_bytes(), CutAtOrBefore(position) + chunk_bytes_);
   }
   // What is unpacked, and what planes are joined from.
   std::uint64_t input_bytes_per_output_byte() const override {
@@ -58,8 +50,9 @@ class UnpackExpression final : public Expression {
 
   void AppendReads(std::uint64_t begin, std::uint64_t end,
                    std::vector<SourceRange>& reads) const override {
-    const PackedChunk& first = ChunkAt(begin);
-    const PackedChunk& last = ChunkAt(end - 1);
+    const std::shared_ptr<const PackedChunks> chunks = Chunks();
+    const PackedChunk& first = chunks->chunks[IndexAt(begin)];
+    const PackedChunk& last = chunks->chunks[IndexAt(end - 1)];
     reads.push_back(
         {stream_, first.offset - stream_offset_, last.offset + last.bytes - stream_offset_});
     if (!base_) return;
@@ -73,14 +66,16 @@ class UnpackExpression final : public Expression {
     thread_local ChunkDecoder decoder;
     std::vector<std::byte> buffer;
     const std::span<const std::byte> base = BaseOf({begin, end}, inputs.subspan(1), buffer);
-    const std::uint64_t input_begin = ChunkAt(begin).offset;
+    const std::shared_ptr<const PackedChunks> chunks = Chunks();
+    const std::uint64_t input_begin = chunks->chunks[IndexAt(begin)].offset;
     for (std::uint64_t position = begin; position < end;) {
-      const PackedChunk& chunk = ChunkAt(position);
+      const PackedChunk& chunk = chunks->chunks[IndexAt(position)];
       const auto place = static_cast<std::size_t>(position - begin);
       decoder.Decode(
           inputs[0].subspan(static_cast<std::size_t>(chunk.offset - input_begin), chunk.bytes),
-          chunks_->FramesOf(chunk), base.empty() ? base : base.subspan(place, chunk.raw_bytes),
-          {file_, tensor_, IndexAt(position)}, out.value.subspan(place, chunk.raw_bytes));
+          chunks->FramesOf(chunk), base.empty() ? base : base.subspan(place, chunk.raw_bytes),
+          {place_.source->name, TensorName(), IndexAt(position)},
+          out.value.subspan(place, chunk.raw_bytes));
       position += chunk.raw_bytes;
     }
   }
@@ -99,29 +94,30 @@ class UnpackExpression final : public Expression {
                                      static_cast<std::size_t>(range.size()));
   }
 
+  std::shared_ptr<const PackedChunks> Chunks() const {
+    return place_.tables->Of(place_.source, place_.tensor);
+  }
   // All chunks but the last have one length.
   std::size_t IndexAt(std::uint64_t position) const {
-    return static_cast<std::size_t>(position / chunks_->chunks.front().raw_bytes);
+    return static_cast<std::size_t>(position / chunk_bytes_);
   }
-  const PackedChunk& ChunkAt(std::uint64_t position) const {
-    return chunks_->chunks[IndexAt(position)];
+  const std::string& TensorName() const {
+    return place_.source->file.tensors()[place_.tensor].name;
   }
 
   const std::uint32_t stream_;
   const std::uint64_t stream_offset_;
-  const std::string file_;
-  const std::string tensor_;
-  const std::shared_ptr<const PackedChunks> chunks_;
+  const PackedTensorPlace place_;
+  const std::uint64_t chunk_bytes_;
   const ExpressionPtr base_;
 };
 
 }  // namespace
 
-ExpressionPtr Unpack(const Catalog& catalog, std::uint32_t stream, formats::Dtype dtype,
-                     formats::Shape shape, std::shared_ptr<const PackedChunks> chunks,
+ExpressionPtr Unpack(const Catalog& catalog, std::uint32_t stream, PackedTensorPlace place,
                      ExpressionPtr base) {
-  return std::make_shared<const UnpackExpression>(catalog, stream, dtype, std::move(shape),
-                                                  std::move(chunks), std::move(base));
+  return std::make_shared<const UnpackExpression>(catalog, stream, std::move(place),
+                                                  std::move(base));
 }
 
 }  // namespace dsv3::convert

@@ -67,8 +67,8 @@ class Executor {
         sink_(sink),
         progress_(progress),
         resources_(PlanResources(options, plan, files)),
-        workers_(resources_.workers, options.threads, stop),
-        packer_(plan.packed ? options.threads : 0),
+        workers_(resources_.workers, resources_.threads, stop),
+        packer_(plan.packed ? resources_.threads : 0),
         lanes_(resources_.open_files),
         chunks_(resources_.chunks) {}
 

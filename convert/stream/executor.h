@@ -58,6 +58,7 @@ unsigned ResolveThreads(unsigned threads);
 
 // The resources that Execute derives from its options.
 struct ExecutorResources {
+  unsigned threads = 1;            // that compute at a time
   std::size_t open_files = 1;      // output files that advance together
   std::size_t chunk_bytes = 0;     // of an output file that are made at a time, about
   std::size_t output_bytes = 0;    // buffer that takes any chunk with its by-products

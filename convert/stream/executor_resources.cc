@@ -63,18 +63,30 @@ std::uint64_t BasePerByte(const Plan& plan, std::span<const std::size_t> files) 
 ExecutorResources PlanPackingResources(const ExecutorOptions& options, const Plan& plan,
                                        std::span<const std::size_t> files,
                                        ExecutorResources resources) {
-  const std::uint64_t fixed =
-      options.threads * kPackingThreadBytes + resources.open_files * FilePacker::kBufferBytes;
+  const auto fixed_bytes = [&] {
+    return resources.threads * kPackingThreadBytes +
+           resources.open_files * FilePacker::kBufferBytes;
+  };
+  // With little memory fewer threads pack, and fewer files advance together.
+  constexpr std::uint64_t kChunkOfThread = 4 * kPackedChunkBytes;
+  while (resources.threads > 1 &&
+         resources.threads * (kPackingThreadBytes + kChunkOfThread) > options.memory_bytes) {
+    --resources.threads;
+  }
+  while (resources.open_files > resources.threads && fixed_bytes() > options.memory_bytes / 2) {
+    --resources.open_files;
+  }
+  const std::uint64_t fixed = fixed_bytes();
   const std::uint64_t memory = options.memory_bytes - std::min(options.memory_bytes, fixed);
   const std::uint64_t base = BasePerByte(plan, files);
   ChunkMemory chunk;
   for (resources.chunk_bytes = kMaxChunkBytes;; resources.chunk_bytes /= 2) {
     chunk = MostChunkMemory(plan, files, resources.chunk_bytes, options.derived);
     chunk.input_bytes += PackedMemory(resources.chunk_bytes) + base * resources.chunk_bytes;
-    const std::uint64_t wanted = std::max<std::uint64_t>(kEnoughChunks, options.threads);
+    const std::uint64_t wanted = std::max<std::uint64_t>(kEnoughChunks, resources.threads);
     if (resources.chunk_bytes <= kPackedChunkBytes || memory / chunk.bytes() >= wanted) break;
   }
-  Share(memory, options.threads, chunk, resources);
+  Share(memory, resources.threads, chunk, resources);
   resources.memory_bytes += fixed;
   return resources;
 }
@@ -89,6 +101,7 @@ unsigned ResolveThreads(unsigned threads) {
 ExecutorResources PlanResources(const ExecutorOptions& options, const Plan& plan,
                                 std::span<const std::size_t> files) {
   ExecutorResources resources;
+  resources.threads = options.threads;
   std::size_t open_files = options.max_open_files;
   if (open_files == 0) {
     // So that each thread finds partners for its digests.
