@@ -1,6 +1,7 @@
 #include "convert/packing/packed_manifest.h"
 
 #include <algorithm>
+#include <span>
 #include <utility>
 
 #include <fmt/format.h>
@@ -8,6 +9,7 @@
 #include "convert/packing/packed_file.h"
 #include "formats/document_reader.h"
 #include "formats/error.h"
+#include "formats/hash/xxh3.h"
 #include "formats/json/json_writer.h"
 
 namespace dsv3::convert {
@@ -15,6 +17,12 @@ namespace {
 
 constexpr std::string_view kFormat = "dsv3-packed-checkpoint";
 constexpr std::uint64_t kVersion = 1;
+// The last member: the digest of the bytes before its name's first quote.
+constexpr std::string_view kListDigest = "list_xxh3_128";
+
+std::string DigestOf(std::string_view text) {
+  return formats::Xxh3Hex(std::as_bytes(std::span(text)));
+}
 
 void WriteDigest(formats::JsonWriter& writer, std::string_view key, const std::string& digest) {
   if (digest.empty()) return;
@@ -79,9 +87,10 @@ class Parser : formats::DocumentReader {
       : DocumentReader(text, file, "the list of the packed checkpoint",
                        "restore it from where it came from; without it nothing can be unpacked") {}
 
-  PackedManifest Parse();
+  PackedManifest Parse(std::string_view text);
 
  private:
+  void CheckDigest(std::string_view text, const std::string& digest) const;
   void ReadPacked(PackedManifestFile& file);
   PackedManifestFile ReadFile();
   PackedManifestTensor ReadTensor();
@@ -170,9 +179,18 @@ void Parser::CheckTensors(const PackedManifest& manifest) const {
   }
 }
 
-PackedManifest Parser::Parse() {
-  constexpr std::string_view kNames[] = {"format", "version", "files", "tensors"};
+// Without it a changed digit of a digest would not be seen where nothing needs that digest.
+void Parser::CheckDigest(std::string_view text, const std::string& digest) const {
+  const std::size_t place = text.rfind(fmt::format("\"{}\"", kListDigest));
+  if (place == text.npos || DigestOf(text.substr(0, place)) != digest) {
+    Fail(fmt::format("its bytes are not those that its \"{}\" was made of", kListDigest));
+  }
+}
+
+PackedManifest Parser::Parse(std::string_view text) {
+  constexpr std::string_view kNames[] = {"format", "version", "files", "tensors", kListDigest};
   PackedManifest manifest;
+  std::string digest;
   const unsigned seen = Object(kNames, "it", [&](std::size_t member) {
     if (member == 0 && json().String() != kFormat) {
       Fail(fmt::format("its \"format\" is not \"{}\"", kFormat));
@@ -190,14 +208,16 @@ PackedManifest Parser::Parse() {
     if (member == 3) {
       Array([&] { manifest.tensors.push_back(ReadTensor()); });
     }
+    if (member == 4) digest = Hex(32);
   });
   json().End();
-  Require(seen, 0b1111, kNames, "it");
+  Require(seen, 0b11111, kNames, "it");
   std::stable_sort(
       manifest.files.begin(), manifest.files.end(),
       [](const PackedManifestFile& a, const PackedManifestFile& b) { return a.name < b.name; });
   CheckFiles(manifest);
   CheckTensors(manifest);
+  CheckDigest(text, digest);
   return manifest;
 }
 
@@ -230,11 +250,13 @@ std::string SerializePackedManifest(const PackedManifest& manifest) {
   AppendLines(text, manifest.files, FileLine);
   text += "\n],\n\"tensors\": [\n";
   AppendLines(text, manifest.tensors, TensorLine);
-  return text + "\n]\n}\n";
+  text += "\n],\n";
+  const std::string digest = DigestOf(text);
+  return text + fmt::format("\"{}\": \"{}\"\n}}\n", kListDigest, digest);
 }
 
 PackedManifest ParsePackedManifest(std::string_view text, const std::string& file) {
-  return Parser(text, file).Parse();
+  return Parser(text, file).Parse(text);
 }
 
 }  // namespace dsv3::convert

@@ -58,7 +58,8 @@ std::string SerializePackedManifest(const PackedManifest& manifest);
 // Parses packed.json. Members that it does not know are skipped. Rejects: another format or
 // version, missing and repeated members, names that leave the directory, files that would lie in
 // one place, or in that of packed.json, tensors of files that are not packed, two tensors of one
-// name in a file, digests that are not lowercase hex of their length, tensors without a byte size.
+// name in a file, digests that are not lowercase hex of their length, tensors without a byte size,
+// and a text that is not the one which its own digest was made of: any changed bit.
 // `file` is the name for errors. Throws Error (kBadInput).
 PackedManifest ParsePackedManifest(std::string_view text, const std::string& file);
 

@@ -165,7 +165,19 @@ std::optional<ChecksumBasis> FindChecksumBasis(const fs::path& directory, const 
     return FromManifest(ReadManifestFile(manifest), manifest.string());
   }
   // A manifest beside it describes the files that come out of unpacking.
-  if (IsPackedAlone(directory)) return FromPacked(ReadPackedManifest(directory));
+  if (IsPackedAlone(directory)) {
+    try {
+      return FromPacked(ReadPackedManifest(directory));
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kBadInput) throw;
+      ChecksumBasis unreadable;
+      unreadable.kind = CheckChecksumsReport::Basis::kPacked;
+      unreadable.name = kPackedManifestName;
+      unreadable.findings.push_back(BasisFinding(Severity::kError, "unreadable-manifest",
+                                                 kPackedManifestName, error.message()));
+      return unreadable;
+    }
+  }
   Findings findings;
   std::optional<Error> unreadable;
   // Whatever cannot be read is a finding as long as something else says what the files must be.

@@ -39,7 +39,8 @@ struct ChecksumBasis {
   std::string name;
   formats::Manifest manifest;  // kManifest; `files` points into it
   std::map<std::string, ExpectedFile> files;
-  std::optional<PackedManifest> packed;  // kPacked
+  // kPacked; nothing where packed.json cannot be read: then there is nothing to compare with.
+  std::optional<PackedManifest> packed;
   // kSha256Sums: the lists that were read. They need not name all files, nor themselves. kPacked:
   // packed.json.
   std::set<std::string> lists;

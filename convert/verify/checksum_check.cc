@@ -100,7 +100,9 @@ CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, Progre
     formats::RequireNoErrors(completeness, {"fault like it", "faults like it"});
     FailWithoutBasis(directory);
   }
-  RequireBaseRead(request.base, !request.quick && basis->packed && basis->packed->NeedsBase());
+  const bool is_unreadable = basis->kind == CheckChecksumsReport::Basis::kPacked && !basis->packed;
+  RequireBaseRead(request.base,
+                  is_unreadable || (!request.quick && basis->packed && basis->packed->NeedsBase()));
   const std::vector<DirectoryFile> listing = ListDirectory(directory);
 
   CheckChecksumsReport report;
@@ -110,6 +112,7 @@ CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, Progre
   report.tensors = basis->packed ? basis->packed->tensors.size() : basis->manifest.tensors.size();
   report.verification.check = "checksum";
   report.verification.findings = std::move(basis->findings);
+  if (is_unreadable) return report;
   const std::vector<FileToDigest> files = FilesToCompare(*basis, directory);
   for (const FileToDigest& file : files) report.verification.files.push_back(file.name);
   report.files = files.size();

@@ -2,6 +2,7 @@
 
 #include <span>
 #include <stdexcept>
+#include <string_view>
 
 #include "convert/packing/chunk_coder.h"
 #include "convert/packing/packed_file.h"
@@ -132,6 +133,14 @@ void PackDirectory(const std::filesystem::path& in, const std::filesystem::path&
   }
   WriteFile(out / std::string(convert::kPackedManifestName),
             convert::SerializePackedManifest(manifest));
+}
+
+std::string SignedList(std::string text) {
+  constexpr std::string_view kName = "\"list_xxh3_128\": \"";
+  const std::size_t at = text.rfind(kName);
+  if (at == text.npos) return text;
+  const std::string digest = Xxh3Of(text.substr(0, at));
+  return text.replace(at + kName.size(), digest.size(), digest);
 }
 
 }  // namespace dsv3::testing

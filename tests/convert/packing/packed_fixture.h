@@ -41,6 +41,9 @@ std::string PackFile(const std::string& safetensors, const std::string& base = {
 void PackDirectory(const std::filesystem::path& in, const std::filesystem::path& out,
                    const std::filesystem::path& base = {});
 
+// The text of a packed.json that was edited, with the digest of what it is now.
+std::string SignedList(std::string text);
+
 template <typename T>
 std::string BytesOf(const std::vector<T>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};

@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/convert/packing/packed_fixture.h"
+#include "tests/convert/support/digest_oracle.h"
 #include "tests/formats/expect_error.h"
 
 namespace dsv3::convert {
@@ -40,7 +42,7 @@ std::string Replaced(const std::string& what, const std::string& by) {
   std::string text = SerializePackedManifest(Whole());
   const std::size_t at = text.find(what);
   EXPECT_NE(at, std::string::npos) << what;
-  return text.replace(at, what.size(), by);
+  return testing::SignedList(text.replace(at, what.size(), by));
 }
 
 void ExpectMalformed(const std::string& text, const std::string& problem) {
@@ -49,6 +51,8 @@ void ExpectMalformed(const std::string& text, const std::string& problem) {
 }
 
 TEST(PackedManifestTest, HasTheTextThatIsDocumented) {
+  const std::string whole = SerializePackedManifest(Whole());
+  const std::string digest = testing::Xxh3Of(whole.substr(0, whole.rfind("\"list_xxh3_128\"")));
   EXPECT_EQ(SerializePackedManifest(Whole()),
             "{\n\"format\": \"dsv3-packed-checkpoint\",\n\"version\": 1,\n\"files\": [\n"
             "{\"name\":\"config.json\",\"bytes\":2,\"sha256\":\"" +
@@ -65,7 +69,7 @@ TEST(PackedManifestTest, HasTheTextThatIsDocumented) {
                 "\"},\n"
                 "{\"name\":\"b\",\"file\":\"model.safetensors\",\"dtype\":\"F32\",\"shape\":[],"
                 "\"xxh3_128\":\"" +
-                kA + "\"}\n]\n}\n");
+                kA + "\"}\n],\n\"list_xxh3_128\": \"" + digest + "\"\n}\n");
 }
 
 TEST(PackedManifestTest, ReadsEveryMember) {
@@ -137,6 +141,21 @@ TEST(PackedManifestTest, RefusesTensorsOfNoPackedFile) {
   ExpectMalformed(Replaced("\"file\":\"model.safetensors\"", "\"file\":\"config.json\""),
                   "which is not among the packed files");
   ExpectMalformed(Replaced("\"name\":\"b\"", "\"name\":\"a\""), "is listed twice");
+}
+
+TEST(PackedManifestTest, EveryFlippedBitIsRefused) {
+  const std::string text = SerializePackedManifest(Whole());
+  for (std::size_t bit = 0; bit < 8 * text.size(); ++bit) {
+    std::string flipped = text;
+    flipped[bit / 8] = static_cast<char>(flipped[bit / 8] ^ (1 << bit % 8));
+    testing::ExpectBadInput([&] { ParsePackedManifest(flipped, "p"); }, "p: ");
+  }
+}
+
+TEST(PackedManifestTest, NeedsItsDigest) {
+  const std::string text = SerializePackedManifest(Whole());
+  const std::size_t at = text.rfind("\"list_xxh3_128\"");
+  ExpectMalformed(text.substr(0, at - 2) + "\n}\n", "no member \"list_xxh3_128\"");
 }
 
 TEST(PackedManifestTest, EveryPrefixIsRefused) {

@@ -11,6 +11,7 @@
 
 #include "convert/recipes/unpack.h"
 #include "formats/safetensors.h"
+#include "tests/convert/packing/packed_fixture.h"
 #include "tests/convert/recipes/pack_test.h"
 
 namespace dsv3::convert {
@@ -37,7 +38,7 @@ class PackRefusalTest : public testing::PackTest {
     std::string text = ReadFile(packed() / "packed.json");
     const std::size_t at = text.find(from);
     ASSERT_NE(at, std::string::npos) << from;
-    WriteFile(packed() / "packed.json", text.replace(at, from.size(), to));
+    WriteFile(packed() / "packed.json", testing::SignedList(text.replace(at, from.size(), to)));
   }
 
   const std::string long_packed_ = std::string(testing::kLongShard) + ".packed";

@@ -13,6 +13,7 @@
 #include "convert/verify/checksum.h"
 #include "formats/error.h"
 #include "formats/io/input_file.h"
+#include "tests/convert/packing/packed_fixture.h"
 #include "tests/convert/recipes/pack_test.h"
 #include "tests/convert/verify/checksum_support.h"
 #include "tests/support/files.h"
@@ -52,7 +53,8 @@ class ChecksumPackedTest : public testing::PackTest {
     std::string text = testing::ReadFile(packed() / "packed.json");
     const std::size_t at = text.find(before);
     ASSERT_NE(at, std::string::npos);
-    testing::WriteFile(packed() / "packed.json", text.replace(at, before.size(), after));
+    testing::WriteFile(packed() / "packed.json",
+                       testing::SignedList(text.replace(at, before.size(), after)));
   }
 };
 
@@ -202,9 +204,14 @@ TEST_F(ChecksumPackedTest, CreateRefusesIt) {
   EXPECT_THAT(error.message(), HasSubstr("packed.json"));
 }
 
-TEST_F(ChecksumPackedTest, DamagedListIsAnError) {
+TEST_F(ChecksumPackedTest, DamagedListIsAFinding) {
   testing::WriteFile(packed() / "packed.json", "{");
-  EXPECT_EQ(testing::ErrorOf([&] { Check(); }).code(), ErrorCode::kBadInput);
+  for (const bool quick : {false, true}) {
+    const CheckChecksumsReport report = Check(quick);
+    ASSERT_THAT(testing::Kinds(report.verification), ElementsAre("unreadable-manifest"));
+    EXPECT_EQ(report.verification.findings[0].file, "packed.json");
+    EXPECT_EQ(BasisName(report.basis), "packed");
+  }
 }
 
 }  // namespace
