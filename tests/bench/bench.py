@@ -95,12 +95,15 @@ class Bench:
             lambda checksum: [CONVERT, "fp8-to-bf16", self.source, self.output, "--checksum",
                               checksum, "--quiet"])
 
-    def quantize(self):
-        self.prepare()
+    def prepare_bf16(self):
         if not (self.bf16 / "checkpoint.manifest.json").exists():
             say("Making the BF16 form ...")
             fresh(self.bf16)
             run([CONVERT, "fp8-to-bf16", self.source, self.bf16, "--quiet"])
+
+    def quantize(self):
+        self.prepare()
+        self.prepare_bf16()
         # The multiplied checkpoint has names of its own, so they are said.
         names = ["--include", "*_proj.weight", "--include", "*_with_mqa.weight", "--exclude",
                  "*eh_proj*"]
@@ -199,7 +202,10 @@ class Bench:
     # Packed checkpoints.
 
     def packing(self):
-        self.results["packing"] = measure_packing(self.work, say)
+        self.prepare()
+        self.prepare_bf16()
+        self.results["packing"] = measure_packing({"FP8": self.source, "BF16": self.bf16},
+                                                  self.work, min(self.pairs, 5), say)
 
     # What users run today.
 

@@ -5,19 +5,24 @@ import pathlib
 import sys
 
 from measure import BIN, fresh, run
+from pack_commands import measure_commands
 
 HERE = pathlib.Path(__file__).resolve().parent
 DTYPES = {"BF16": "bfloat16", "FP8": "float8_e4m3fn"}  # as zipnn calls them
 
 
-def with_zipnn(work, dtype, file):
-    """zipnn, which is installed at the first call; its dependencies are in .venv."""
+def zipnn_folder(work):
+    """Where zipnn is, which is installed at the first call; its dependencies are in .venv."""
     folder = work / "zipnn"
     if not folder.exists():
         run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
              "--no-deps", "--target", folder, "zipnn==0.5.4"])
+    return folder
+
+
+def with_zipnn(work, dtype, file):
     done = run([sys.executable, HERE / "packing_peer.py", dtype, file],
-               {"PYTHONPATH": str(folder)})
+               {"PYTHONPATH": str(zipnn_folder(work))})
     return json.loads(done.stdout)
 
 
@@ -31,7 +36,8 @@ def with_zstd(file):
             "unpack_gb_per_s": raw / unpack}
 
 
-def measure_packing(work, say):
+def measure_packing(checkpoints, work, pairs, say):
+    """`checkpoints`: the name of a dtype → a directory of such weights."""
     say("Packed chunks ...")
     weights = work / "weights"
     fresh(weights)
@@ -42,4 +48,6 @@ def measure_packing(work, say):
         peers[name] = {"zipnn": with_zipnn(work, dtype, file), "zstd -3": with_zstd(file)}
     rows = json.loads((weights / "rows.json").read_text())
     fresh(weights)
-    return {"rows": rows, "peers": peers}
+    named = {name: (folder, DTYPES[name]) for name, folder in checkpoints.items()}
+    whole = measure_commands(named, work, zipnn_folder(work), pairs, say)
+    return {"rows": rows, "peers": peers, **whole}

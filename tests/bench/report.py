@@ -189,6 +189,27 @@ def packing_rows(packing):
         wanted = "≥ 1.2 / ≥ 2.4" if one else "≥ 1.8×" if row["threads"] == 2 else ""
         yield (f"chunks of {name}, pack / unpack, {row['threads']} thread{'' if one else 's'}",
                rates, ", ".join(peers), faster, wanted if name == "BF16" else "")
+    yield from pack_command_rows(packing)
+
+
+def pack_command_rows(packing):
+    for name, done in packing.get("commands", {}).items():
+        copy = done["copy_seconds"]
+        for step in ("pack", "unpack"):
+            seconds = done["dsv3"][f"{step}_seconds"]
+            peers = [f"{peer} {spread(done[peer][f'{step}_seconds'])}"
+                     for peer in ("zstd -3 -T2", "zipnn")]
+            yield (f"`dsv3-convert {step}`, {done['bytes'] / 1e9:.2f} GB of {name}, hashing, verified",
+                   spread(seconds), f"a plain copy {spread(copy)}, {', '.join(peers)}",
+                   f"{copy['median'] / seconds['median']:.2f}", "≥ 1")
+        sizes = [f"{peer} {done[peer]['ratio']:.3f}" for peer in ("zstd -3 -T2", "zipnn")]
+        yield ("… size of the packed files", f"{done['dsv3']['ratio']:.4f} of the raw size",
+               ", ".join(sizes), "", "")
+        yield ("… peak RSS", f"{done['peak_rss_mib']:.0f} MiB", "", "", "≤ 300 MiB")
+    for what, by_memory in packing.get("memory", {}).items():
+        for memory, peak in by_memory.items():
+            yield (f"`pack` / `unpack --memory {memory}`, {what}: peak RSS",
+                   f"{peak['pack']:.0f} / {peak['unpack']:.0f} MiB", "", "", "≤ 300 MiB")
 
 
 def rows(results):
