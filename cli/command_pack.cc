@@ -11,6 +11,8 @@ namespace dsv3::cli {
 
 namespace {
 
+constexpr std::uint64_t kMostVersion = 999'999;
+
 using Options = CommandOptions<convert::PackOptions>;
 
 }  // namespace
@@ -48,6 +50,23 @@ Command PackCommand() {
       "The checkpoint that IN came from, such as the one before fine-tuning or an RL step: of each "
       "tensor that it has, too, in the same dtype and shape, the differences alone are packed. FP8 "
       "weights of it serve for BF16 ones. unpack needs it again."));
+  command.options.push_back(OneOf<convert::PackForm>(
+      "form", "FORM",
+      {{"packed", convert::PackForm::kPacked, "packed files and packed.json"},
+       {"pull-weights", convert::PackForm::kPullWeights, "weight deltas that engines pull"}},
+      &options->recipe.form,
+      "What is written: packed (default), or pull-weights, the directory of one version of weights "
+      "that SGLang's /pull_weights applies to the version before it, which --base names: the "
+      "tensors that changed, as XOR. Tensors that were added, removed or reshaped are refused."));
+  command.options.push_back(Count(
+      "weight-version", "N", kMostVersion,
+      [options](std::uint64_t version) { options->recipe.weight_version = version; },
+      "Of pull-weights: the version that IN is, 1 for the first one behind the model that the "
+      "engines began with. Engines look for it under weight_v and six digits."));
+  command.options.push_back(
+      Flag("idempotent", &options->recipe.idempotent,
+           "Of pull-weights: write new bytes and their positions in place of XOR, so that deltas "
+           "may be applied twice. Of a tensor some 25 million bytes may change."));
   command.options.push_back(OneOf<bool>(
       "side-files", "MODE",
       {{"model", false, "all but what git and downloads keep"}, {"all", true, "all"}},

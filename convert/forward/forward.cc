@@ -21,6 +21,7 @@
 #include "convert/model/forward_config.h"
 #include "convert/open/base_tensors.h"
 #include "convert/open/open_model.h"
+#include "convert/stream/value_checks.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 
@@ -388,6 +389,10 @@ ForwardReport RunForward(const ForwardRequest& request, formats::FileSystem& fs,
   }
   RequireBaseRead(request.base,
                   ReadsBase(TensorsOf(model)) || (other && ReadsBase(TensorsOf(*other))));
+  CheckValues(TensorsOf(model).derived, std::nullopt, request.threads, progress, stop);
+  if (other) {
+    CheckValues(TensorsOf(*other).derived, std::nullopt, request.threads, progress, stop);
+  }
   std::uint64_t bytes_before = 0;
   for (std::size_t tokens = kDefaultTokens;; tokens *= 2) {
     const std::vector<Tokens> sequences = request.sequences.empty()

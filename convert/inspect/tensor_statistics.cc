@@ -17,6 +17,7 @@
 #include "convert/plan/row_tensors.h"
 #include "convert/stream/executor.h"
 #include "convert/stream/source_files.h"
+#include "convert/stream/value_checks.h"
 #include "convert/stream/value_scan.h"
 
 namespace dsv3::convert {
@@ -71,6 +72,7 @@ void Measure(const OpenedModel& model, std::uint32_t position, std::span<const S
   options.in_order = true;  // sums are formed in the order of the elements
   ProgressSink progress;
   const StopToken stop;
+  CheckValues(TensorsOf(model).derived, std::vector<std::uint32_t>{position}, 1, progress, stop);
   ScanValues(catalog, std::span(&position, 1), scales, sources, options, {}, visit, progress, stop);
   statistics.stored = stored.Finish();
   if (scales.OfWeight(position) != nullptr) statistics.dequantized = dequantized.Finish();

@@ -104,8 +104,8 @@ OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const Recipe
                       const RunOptions& run, const RunAssignment& assignment) {
   OutputJob job;
   job.plan = &plan;
-  job.manifest_job =
-      plan.packed ? PackedJobOf(plan, source.catalog) : ManifestJobOf(plan, source, run);
+  job.manifest_job = plan.packed && !plan.pull ? PackedJobOf(plan, source.catalog)
+                                               : ManifestJobOf(plan, source, run);
   job.manifest_job_text = formats::ManifestJobText(job.manifest_job);
   job.overwrite = run.overwrite;
   job.output = run.output;

@@ -170,7 +170,7 @@ void ReserveFor(const Plan& plan, const std::unordered_map<std::string, FileReco
 }  // namespace
 
 std::string_view LastFileOf(const Plan& plan) {
-  return plan.packed ? kPackedManifestName : kManifestName;
+  return plan.packed && !plan.pull ? kPackedManifestName : kManifestName;
 }
 
 namespace {

@@ -166,8 +166,9 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
   state.exists = true;
   if (IsEmpty(directory)) return state;
 
-  std::optional<ManifestSummary> manifest =
-      job.plan->packed ? ReadPackedOutput(directory) : ReadManifest(directory);
+  std::optional<ManifestSummary> manifest = LastFileOf(*job.plan) == kPackedManifestName
+                                                ? ReadPackedOutput(directory)
+                                                : ReadManifest(directory);
   JobJournals journals = ReadJournals(directory, /*skip_unreadable=*/job.overwrite);
   const bool begun = !journals.runs.empty();
   if (!job.plan->manifest.empty() && (!job.overwrite || begun) &&

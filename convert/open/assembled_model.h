@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "convert/catalog/catalog.h"
+#include "convert/plan/derived_tensors.h"
 #include "convert/plan/expression.h"
 #include "convert/plan/planned_file.h"
 
@@ -24,6 +25,9 @@ struct AssembledModel {
   // Tensors of `stored` that several ranks hold and must hold alike: the one that is read, then the
   // others.
   std::vector<std::vector<std::uint32_t>> copies;
+  // The checksums that tensors of the model must have, by position in its catalog, where they are
+  // known.
+  ValueChecksums checksums = {};
   // Of the model's shards: the text of the index (nothing where there is none), and the headers
   // without their lengths, by position in the model's catalog.files().
   std::optional<std::string> index;

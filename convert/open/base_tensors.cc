@@ -8,6 +8,7 @@
 
 #include "convert/open/files_to_pack.h"
 #include "convert/open/packed_model.h"
+#include "convert/open/pull_weights_model.h"
 #include "convert/packing/packed_manifest.h"
 #include "convert/plan/composed_expression.h"
 #include "convert/plan/dequantize_expression.h"
@@ -18,17 +19,25 @@
 namespace dsv3::convert {
 namespace {
 
+[[noreturn]] void FailDifferences(const std::filesystem::path& directory) {
+  throw Error(ErrorCode::kBadInput,
+              fmt::format("{}: this checkpoint needs a base itself, and a base must not; unpack it "
+                          "first and give what comes out",
+                          formats::ShownPath(directory)),
+              {directory.string(), ""});
+}
+
+PackedManifest ReadList(const std::filesystem::path& directory) {
+  return ReadPackedManifest(directory, (directory / kPackedManifestName).string());
+}
+
 OpenedModel Open(const std::filesystem::path& directory) {
-  if (!IsPackedDirectory(directory)) return OpenModel(directory);
-  PackedManifest manifest =
-      ReadPackedManifest(directory, (directory / kPackedManifestName).string());
-  if (manifest.NeedsBase()) {
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: this packed checkpoint needs a base itself, and a base must not; "
-                            "unpack it first and give what comes out",
-                            formats::ShownPath(directory)),
-                {directory.string(), ""});
+  if (!IsPackedDirectory(directory)) {
+    RefuseDifferences(directory);
+    return OpenModel(directory);
   }
+  PackedManifest manifest = ReadList(directory);
+  if (manifest.NeedsBase()) FailDifferences(directory);
   OpenedPacked opened = OpenPacked(directory, std::move(manifest));
   OpenedModel model = std::move(opened.model);
   const std::filesystem::path config = model.directory / formats::kConfigName;
@@ -42,7 +51,9 @@ OpenedModel Open(const std::filesystem::path& directory) {
 
 }  // namespace
 
-BaseTensors::BaseTensors(const std::filesystem::path& directory) : model_(Open(directory)) {
+BaseTensors::BaseTensors(const std::filesystem::path& directory) : BaseTensors(Open(directory)) {}
+
+BaseTensors::BaseTensors(OpenedModel model) : model_(std::move(model)) {
   // What is wrong with scales is no matter: such a weight has no value in BF16.
   for (const ScaledWeight& pair : FindScaledWeights(model_.catalog, model_.config).pairs) {
     scaled_.emplace(pair.weight, pair);
@@ -94,6 +105,12 @@ ExpressionPtr BaseTensors::Require(const std::string& file, const std::string& n
                           formats::ShownPath(file), QuoteForMessage(name),
                           formats::DtypeName(dtype), formats::ShapeToString(shape), other),
               {file, name});
+}
+
+void RefuseDifferences(const std::filesystem::path& directory) {
+  const bool needs_base =
+      IsPackedDirectory(directory) ? ReadList(directory).NeedsBase() : IsPullDirectory(directory);
+  if (needs_base) FailDifferences(directory);
 }
 
 bool ReadsBase(const ModelTensors& tensors) {

@@ -25,6 +25,11 @@ class BaseTensors {
   // Opens whatever OpenModel opens; the config may be missing where nothing needs it. Throws Error
   // as that does, and kBadInput for a packed checkpoint that needs a base itself.
   explicit BaseTensors(const std::filesystem::path& directory);
+  // A model that was opened as such.
+  explicit BaseTensors(OpenedModel model);
+
+  // The base's tensors under their own names and positions.
+  const Catalog& catalog() const { return model_.catalog; }
 
   // Puts the base's stored tensors behind those of `catalog`, as Catalog::Append does.
   void AppendTo(Catalog& catalog);
@@ -48,6 +53,9 @@ class BaseTensors {
   const Catalog* joint_ = nullptr;
   std::uint32_t first_ = 0;  // of the stored tensors in it
 };
+
+// Throws Error (kBadInput) for a directory that needs a base itself, which a base must not.
+void RefuseDifferences(const std::filesystem::path& directory);
 
 // Whether some of the tensors are made with those of a base.
 bool ReadsBase(const ModelTensors& tensors);

@@ -13,6 +13,7 @@
 #include "convert/open/gguf_model.h"
 #include "convert/open/modelopt_description.h"
 #include "convert/open/packed_model.h"
+#include "convert/open/pull_weights_model.h"
 #include "convert/open/rank_directory.h"
 #include "convert/open/rank_model.h"
 #include "convert/open/training_model.h"
@@ -347,6 +348,7 @@ OpenedModel OpenModel(const fs::path& input, const OpenOptions& options) {
       return model;
     });
   }
+  if (IsPullDirectory(input)) return OpenPullWeights(input, options);
   if (IsDemoDirectory(input, options.freed)) {
     RequireDemoConfig(input, options);
     return OpenAssembled(fs::absolute(input), options, [&] { return OpenDemo(input, options); });
@@ -367,8 +369,9 @@ ModelTensors TensorsOf(const OpenedModel& model) { return TensorsOf(model, nullp
 ModelTensors TensorsOf(const OpenedModel& model, const AssembledModel* appended) {
   ModelTensors tensors{model.catalog, {}, model.directory};
   const auto add = [&](const AssembledModel& assembled, std::uint32_t first) {
-    tensors.derived.push_back(
-        {&assembled.stored, assembled.origins, first, &assembled.digests, assembled.copies});
+    tensors.derived.push_back({&assembled.stored, assembled.origins, first, &assembled.digests,
+                               assembled.copies,
+                               assembled.checksums.of.empty() ? nullptr : &assembled.checksums});
   };
   if (model.assembled) add(*model.assembled, 0);
   if (appended != nullptr) add(*appended, model.catalog.tensors_end());

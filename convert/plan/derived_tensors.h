@@ -11,6 +11,13 @@
 
 namespace dsv3::convert {
 
+// Checksums of the bytes of tensors, hex, by position.
+struct ValueChecksums {
+  enum class Kind { kXxh3, kAdler32 };
+  Kind kind = Kind::kXxh3;
+  std::unordered_map<std::uint32_t, std::string> of;
+};
+
 // Neighbouring tensors of a catalog that lie in no file as they are: each is made of stored tensors
 // while it is read, as the tensors of a model are of rank shards. A view; it owns nothing.
 struct DerivedTensors {
@@ -23,6 +30,9 @@ struct DerivedTensors {
   // Groups of stored tensors that must be equal, by position in `stored`: the one that origins
   // read, then the others.
   std::span<const std::vector<std::uint32_t>> copies = {};
+  // The checksums that derived tensors must have themselves, by position in the catalog from
+  // `first` on; nullptr: none is known.
+  const ValueChecksums* checksums = nullptr;
 
   bool Holds(std::uint32_t tensor) const {
     return tensor >= first && tensor - first < origins.size();

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -9,6 +10,7 @@
 
 #include "convert/catalog/catalog.h"
 #include "convert/catalog/name_pattern.h"
+#include "convert/packing/pull_weights.h"
 #include "convert/plan/planned_file.h"
 #include "formats/left_behind.h"
 
@@ -44,9 +46,11 @@ struct Plan {
   std::string index;  // the shard index's text; empty when none is written
   // Every tensor is a slice, and one read of an origin serves all files (ExecuteSharedReads).
   bool shared_reads = false;
-  // The files are packed while they are made (FilePacker), and packed.json takes the manifest's
-  // place. Every tensor is a copy.
+  // The files take another form and size while they are made (PackedFileWriter): without `pull`
+  // that of packed files, and packed.json takes the manifest's place. Every tensor is a copy.
   bool packed = false;
+  // With `packed`: the files become weight deltas (PullFileWriter) against the tensors' bases.
+  std::optional<PullEncoding> pull = std::nullopt;
   // The manifest that is copied in place of one that says how the files were made; empty: that one
   // is written. Of a job that gives back every file that there was.
   std::filesystem::path manifest = {};

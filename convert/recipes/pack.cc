@@ -23,6 +23,7 @@
 #include "convert/packing/packed_file.h"
 #include "convert/packing/packed_manifest.h"
 #include "convert/recipes/packed_sizes.h"
+#include "convert/recipes/pull_weights.h"
 #include "convert/recipes/side_files.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
@@ -170,17 +171,86 @@ std::string PackedManifestText(const Plan& plan, const FileRecords& records) {
   return SerializePackedManifest(manifest);
 }
 
-ConversionKind PackConversion(const PackOptions& options) {
+namespace {
+
+void CheckPullOptions(const PackOptions& options) {
+  if (options.form == PackForm::kPacked) {
+    if (!options.weight_version && !options.idempotent) return;
+    throw Error(
+        ErrorCode::kUsage,
+        "--weight-version and --idempotent are for weight deltas; give --form pull-weights");
+  }
+  if (options.base.empty() || !options.weight_version) {
+    throw Error(ErrorCode::kUsage,
+                "--form pull-weights: weight deltas are those of a version from the one before it; "
+                "give --base DIR and --weight-version N");
+  }
+  if (*options.weight_version == 0) {
+    throw Error(ErrorCode::kUsage,
+                "--weight-version 0: version 0 is the model that engines began with; the first "
+                "deltas are version 1");
+  }
+}
+
+ReportFact VersionFact(std::uint64_t version) {
+  return {"",
+          "version",
+          fmt::format("{}; engines look for it as {}", version, PullDirectoryName(version)),
+          {}};
+}
+
+// What both forms have.
+ConversionKind BeginConversion(const PackOptions& options) {
   ConversionKind conversion;
   conversion.recipe = kPackRecipe;
-  conversion.title = "Packed";
-  conversion.converted_text = "packed";
   conversion.check_options = [options](const JobRequest& request) {
+    CheckPullOptions(options);
     if (!options.base.empty()) RequireApart(options.base, request.output);
   };
   conversion.open = [](const JobRequest& request, const OpenOptions& opening) {
     return OpenFilesToPack(request.input, opening);
   };
+  return conversion;
+}
+
+ConversionKind PullWeightsConversion(const PackOptions& options) {
+  ConversionKind conversion = BeginConversion(options);
+  conversion.title = "Packed as weight deltas";
+  conversion.converted_text = "compared with the base";
+  conversion.keeps_source = "IN is the base of the next version; leave the option out";
+  conversion.make_recipe = [options](OpenedModel& model, const RecipeContext& context) {
+    BaseTensors base(options.base);
+    base.AppendTo(model.catalog);
+    const std::uint64_t version = *options.weight_version;
+    auto plan = std::make_shared<const Plan>(PlanPullWeights(
+        model, base, version, options.idempotent ? PullEncoding::kOverwrite : PullEncoding::kXor));
+    Recipe recipe{.plan = plan, .tensors = TensorsOf(model)};
+    recipe.converted_tensors = model.catalog.tensors_end();
+    recipe.copied_tensors = 0;
+    recipe.hooks.preflight = [](const PreflightRun&) { return SideDigests(); };
+    recipe.hooks.closing_name = formats::kShardIndexName;
+    recipe.hooks.closing_text = [plan, version](const FileRecords& records, const std::string&) {
+      return PullIndexText(*plan, records, version);
+    };
+    recipe.hooks.last_text = [plan, &model, context](const FileRecords& records) {
+      return PullManifestText(*plan, TensorsOf(model), context.request.run, records);
+    };
+    recipe.add_facts = [plan, version](ConversionReport& report) {
+      report.facts.push_back(RatioFact(*plan, report));
+      report.facts.push_back(VersionFact(version));
+    };
+    return recipe;
+  };
+  return conversion;
+}
+
+}  // namespace
+
+ConversionKind PackConversion(const PackOptions& options) {
+  if (options.form == PackForm::kPullWeights) return PullWeightsConversion(options);
+  ConversionKind conversion = BeginConversion(options);
+  conversion.title = "Packed";
+  conversion.converted_text = "packed";
   conversion.make_recipe = [options](OpenedModel& model, const RecipeContext& context) {
     std::optional<BaseTensors> base;
     if (!options.base.empty()) {

@@ -9,7 +9,7 @@
 #include "convert/plan/slice_expression.h"
 #include "convert/recipes/check_scales.h"
 #include "convert/recipes/reshard.h"
-#include "convert/stream/equal_tensors.h"
+#include "convert/stream/derived_checks.h"
 #include "formats/error.h"
 #include "formats/rank_layout.h"
 
@@ -101,10 +101,7 @@ class ReshardJob {
 
   // Copies that ranks hold, and scales, as fp8-to-bf16 does before it multiplies with them.
   SideDigests CheckSources(const PreflightRun& run) {
-    if (model_.assembled) {
-      RequireEqualTensors(stored_.catalog, model_.assembled->copies, request_.run.threads,
-                          progress_, stop_);
-    }
+    CheckCopies(TensorsOf(model_).derived, request_.run.threads, progress_, stop_);
     SideDigests digests = run.known;
     if (reshard_.dequantized.empty()) return digests;
     ScaleCheck check =

@@ -1,12 +1,14 @@
 #include "convert/recipes/unpack.h"
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -15,7 +17,10 @@
 #include "convert/open/base_tensors.h"
 #include "convert/open/model_files.h"
 #include "convert/open/packed_model.h"
+#include "convert/open/pull_weights_model.h"
+#include "convert/recipes/pull_weights.h"
 #include "convert/stream/file_digests.h"
+#include "convert/stream/value_checks.h"
 #include "formats/error.h"
 #include "formats/json/json_writer.h"
 #include "formats/left_behind.h"
@@ -26,6 +31,14 @@
 
 namespace dsv3::convert {
 namespace {
+
+std::string GlobsText(const std::vector<std::string>& globs) {
+  formats::JsonWriter json(0);
+  json.BeginArray();
+  for (const std::string& glob : globs) json.String(glob);
+  json.EndArray();
+  return json.Take();
+}
 
 class Planner {
  public:
@@ -40,7 +53,6 @@ class Planner {
 
   Plan Make() {
     plan_.recipe = kUnpack;
-    if (!globs_.empty()) plan_.options.push_back({"tensors", GlobsText()});
     const ModelFiles texts = ReadModelFiles(model_);
     for (std::uint32_t i = 0; i < texts.headers.size(); ++i) PlanFileOf(i, texts.headers[i]);
     for (const std::string& name : model_.side_files) TakeSideFile(name);
@@ -49,14 +61,6 @@ class Planner {
   }
 
  private:
-  std::string GlobsText() const {
-    formats::JsonWriter json(0);
-    json.BeginArray();
-    for (const std::string& glob : globs_) json.String(glob);
-    json.EndArray();
-    return json.Take();
-  }
-
   // The original's file, or one of the tensors that are wanted.
   void PlanFileOf(std::uint32_t position, const std::string& header_text) {
     const SourceFile& source = model_.catalog.files()[position];
@@ -126,11 +130,21 @@ class Planner {
   Plan plan_;
 };
 
+// Whether a tensor is wanted; empty: all are.
+std::function<bool(const std::string&)> WantedBy(const std::vector<std::string>& globs) {
+  if (globs.empty()) return {};
+  return [&globs](const std::string& tensor) {
+    return std::any_of(globs.begin(), globs.end(),
+                       [&](const std::string& glob) { return MatchesGlob(glob, tensor); });
+  };
+}
+
 // Throws for a glob that no tensor matches.
-void RequireMatches(const PackedManifest& manifest, const std::vector<std::string>& globs) {
+void RequireMatches(const std::vector<std::string>& tensors,
+                    const std::vector<std::string>& globs) {
   for (const std::string& glob : globs) {
-    if (std::any_of(manifest.tensors.begin(), manifest.tensors.end(),
-                    [&](const auto& tensor) { return MatchesGlob(glob, tensor.name); })) {
+    if (std::any_of(tensors.begin(), tensors.end(),
+                    [&](const std::string& tensor) { return MatchesGlob(glob, tensor); })) {
       continue;
     }
     throw Error(ErrorCode::kUsage,
@@ -140,39 +154,69 @@ void RequireMatches(const PackedManifest& manifest, const std::vector<std::strin
   }
 }
 
+// What unpack reads.
+struct Opened {
+  OpenedModel model;
+  std::shared_ptr<const PackedModel> packed;  // nullptr for weight deltas
+  std::vector<std::string> tensors;           // the names of all
+};
+
+Opened Open(const std::filesystem::path& input, const std::filesystem::path& base,
+            const std::function<bool(const std::string&)>& wanted) {
+  Opened opened;
+  if (IsPullDirectory(input)) {
+    opened.model = OpenModel(input, {.mtp_may_be_missing = true, .base = base});
+    for (std::uint32_t i = 0; i < opened.model.catalog.tensors_end(); ++i) {
+      opened.tensors.emplace_back(opened.model.catalog.NameInFile(i));
+    }
+    return opened;
+  }
+  PackedOptions options;
+  options.wanted = wanted;
+  std::optional<BaseTensors> tensors;
+  if (!base.empty()) options.base = &tensors.emplace(base);
+  OpenedPacked packed = OpenPacked(input, options);
+  for (const PackedManifestTensor& tensor : packed.packed->manifest.tensors) {
+    opened.tensors.push_back(tensor.name);
+  }
+  opened.model = std::move(packed.model);
+  opened.packed = std::move(packed.packed);
+  return opened;
+}
+
 }  // namespace
 
 ConversionKind UnpackConversion(const UnpackOptions& options) {
-  // Between opening and the recipe of one run.
+  // Between opening and the recipe of one run; nothing for weight deltas.
   const auto packed = std::make_shared<std::shared_ptr<const PackedModel>>();
   ConversionKind conversion;
   conversion.recipe = kUnpack;
   conversion.title = "Unpacked";
   conversion.converted_text = "unpacked";
   conversion.keeps_source = "unpack leaves the packed checkpoint; delete it afterwards";
-  conversion.open = [options, packed](const JobRequest& request, const OpenOptions& asked) {
-    const std::vector<std::string>& globs = options.tensors;
-    PackedOptions opening;
-    if (!globs.empty()) {
-      opening.wanted = [&](const std::string& tensor) {
-        return std::any_of(globs.begin(), globs.end(),
-                           [&](const std::string& glob) { return MatchesGlob(glob, tensor); });
-      };
-    }
-    std::optional<BaseTensors> base;
-    if (!asked.base.empty()) opening.base = &base.emplace(asked.base);
-    OpenedPacked opened = OpenPacked(request.input, opening);
+  conversion.open = [options, packed](const JobRequest& request, const OpenOptions& opening) {
+    Opened opened = Open(request.input, opening.base, WantedBy(options.tensors));
     *packed = std::move(opened.packed);
-    RequireMatches((*packed)->manifest, globs);
+    RequireMatches(opened.tensors, options.tensors);
     return std::move(opened.model);
   };
   conversion.make_recipe = [options, packed](OpenedModel& model, const RecipeContext& context) {
-    Planner planner(model, **packed, options.tensors, context.stop);
-    Recipe recipe{.plan = std::make_shared<const Plan>(planner.Make()),
+    const std::vector<std::string>& globs = options.tensors;
+    Plan plan = *packed ? Planner(model, **packed, globs, context.stop).Make()
+                        : PlanUnpackDeltas(model, WantedBy(globs));
+    if (!globs.empty()) plan.options.push_back({"tensors", GlobsText(globs)});
+    Recipe recipe{.plan = std::make_shared<const Plan>(std::move(plan)),
                   .tensors = StoredTensorsOf(model)};
     recipe.converted_tensors = model.catalog.tensors().size();
     recipe.copied_tensors = 0;
-    recipe.hooks.preflight = [](const PreflightRun&) { return SideDigests(); };
+    recipe.hooks.preflight = [&model, context](const PreflightRun&) {
+      // Those of XXH3-128 are compared while the files are made.
+      if (model.assembled->checksums.kind != ValueChecksums::Kind::kXxh3) {
+        CheckValues(TensorsOf(model).derived, std::nullopt, context.request.run.threads,
+                    context.progress, context.stop);
+      }
+      return SideDigests();
+    };
     return recipe;
   };
   return conversion;

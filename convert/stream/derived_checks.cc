@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "convert/stream/equal_tensors.h"
 #include "convert/stream/file_digests.h"
 #include "convert/stream/source_checks.h"
+#include "convert/stream/value_checks.h"
 
 namespace dsv3::convert {
 namespace {
@@ -72,6 +74,7 @@ std::vector<CheckedFile> FilesOf(const Catalog& stored, const std::vector<std::u
 void CheckDerivedTensors(const std::vector<DerivedTensors>& derived,
                          const std::vector<std::uint32_t>& tensors, unsigned threads,
                          ProgressSink& progress, const StopToken& stop) {
+  CheckValues(derived, tensors, threads, progress, stop);
   for (const DerivedTensors& part : derived) {
     std::vector<std::uint32_t> needed = StoredTensorsOf(part, tensors);
     std::vector<std::vector<std::uint32_t>> copies;
@@ -101,6 +104,7 @@ void CheckDerivedTensors(const std::vector<DerivedTensors>& derived,
 
 void CheckCopies(const std::vector<DerivedTensors>& derived, unsigned threads,
                  ProgressSink& progress, const StopToken& stop) {
+  CheckValues(derived, std::nullopt, threads, progress, stop);
   for (const DerivedTensors& part : derived) {
     RequireEqualTensors(*part.stored, part.copies, threads, progress, stop);
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -14,7 +15,9 @@
 #include "convert/stream/file_packer.h"
 #include "convert/stream/output_digests.h"
 #include "convert/stream/packed_chunk.h"
+#include "convert/stream/packed_file_writer.h"
 #include "convert/stream/page_writer.h"
+#include "convert/stream/pull_file_writer.h"
 #include "convert/stream/slots.h"
 #include "convert/stream/workers.h"
 #include "formats/error.h"
@@ -34,7 +37,7 @@ struct Lane {
   std::string header;
   std::unique_ptr<formats::OutputFile> output;
   std::optional<PageWriter> writer;
-  std::optional<FilePacker> packer;  // in place of the writer, where the file is packed
+  std::unique_ptr<PackedFileWriter> packer;  // in place of the writer, where the file is packed
   std::optional<FileDigests> digests;
   std::uint64_t next_offset = 0;  // where the next chunk begins
   std::uint64_t next_to_issue = 0;
@@ -86,7 +89,7 @@ class Executor {
       {
         const ComputeSlot slot = workers_.Compute();
         EvaluateChunk(file, lane.header, *chunk);
-        if (plan_.packed) packer_.Pack(file, *chunk);
+        if (plan_.packed && !plan_.pull) packer_.Pack(file, *chunk);
       }
       if (workers_.ended()) return;
       if (!plan_.packed) progress_.OnBytes(WriteChunk(*chunk, *lane.writer), file.name);
@@ -158,8 +161,11 @@ class Executor {
     lane.next_to_issue = 0;
     lane.next_to_digest = 0;
     lane.output = sink_.Open(lane.file);
-    if (plan_.packed) {
-      lane.packer.emplace(file, lane.header, *lane.output, options_.sha256);
+    if (plan_.pull) {
+      lane.packer =
+          std::make_unique<PullFileWriter>(file, *plan_.pull, *lane.output, options_.sha256);
+    } else if (plan_.packed) {
+      lane.packer = std::make_unique<FilePacker>(file, lane.header, *lane.output, options_.sha256);
     } else {
       lane.writer.emplace(*lane.output, file.bytes);
     }

@@ -7,7 +7,7 @@
 #include "convert/packing/packed_file.h"
 #include "convert/stream/chunk.h"
 #include "convert/stream/executor.h"
-#include "convert/stream/file_packer.h"
+#include "convert/stream/late_head_file.h"
 #include "convert/stream/packed_chunk.h"
 
 namespace dsv3::convert {
@@ -65,7 +65,7 @@ ExecutorResources PlanPackingResources(const ExecutorOptions& options, const Pla
                                        ExecutorResources resources) {
   const auto fixed_bytes = [&] {
     return resources.threads * kPackingThreadBytes +
-           resources.open_files * FilePacker::kBufferBytes;
+           resources.open_files * LateHeadFile::kBufferBytes;
   };
   // With little memory fewer threads pack, and fewer files advance together.
   constexpr std::uint64_t kChunkOfThread = 4 * kPackedChunkBytes;
@@ -76,6 +76,8 @@ ExecutorResources PlanPackingResources(const ExecutorOptions& options, const Pla
   while (resources.open_files > resources.threads && fixed_bytes() > options.memory_bytes / 2) {
     --resources.open_files;
   }
+  // Each holds what changed of a tensor.
+  if (plan.pull == PullEncoding::kOverwrite) resources.open_files = 1;
   const std::uint64_t fixed = fixed_bytes();
   const std::uint64_t memory = options.memory_bytes - std::min(options.memory_bytes, fixed);
   const std::uint64_t base = BasePerByte(plan, files);

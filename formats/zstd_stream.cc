@@ -1,0 +1,142 @@
+#include "formats/zstd_stream.h"
+
+#include <array>
+#include <new>
+
+#include <fmt/format.h>
+#include <zstd.h>
+#include <zstd_errors.h>
+
+#include "formats/error.h"
+
+namespace dsv3::formats {
+namespace {
+
+constexpr std::size_t kPieceBytes = std::size_t{1} << 17;
+
+std::size_t Checked(std::size_t result) {
+  if (ZSTD_isError(result) == 0) return result;
+  if (ZSTD_getErrorCode(result) == ZSTD_error_memory_allocation) throw std::bad_alloc();
+  throw Error(ErrorCode::kInternal,
+              fmt::format("compressing: zstd says {}", QuoteForMessage(ZSTD_getErrorName(result))));
+}
+
+std::string_view FaultOf(std::size_t result) {
+  switch (ZSTD_getErrorCode(result)) {
+    case ZSTD_error_memory_allocation:
+      throw std::bad_alloc();
+    case ZSTD_error_checksum_wrong:
+      return "its checksum is not that of its content";
+    case ZSTD_error_frameParameter_windowTooLarge:
+      return "its window is too large";
+    default:
+      return "zstd cannot decode it";
+  }
+}
+
+void Compress(ZSTD_CCtx* context, std::span<const std::byte> content, ZSTD_EndDirective directive,
+              const ZstdStreamEncoder::Sink& sink) {
+  const auto piece = std::make_unique<std::array<std::byte, kPieceBytes>>();
+  ZSTD_inBuffer in{content.data(), content.size(), 0};
+  while (true) {
+    ZSTD_outBuffer out{piece->data(), piece->size(), 0};
+    const std::size_t left = Checked(ZSTD_compressStream2(context, &out, &in, directive));
+    if (out.pos != 0) sink(std::span(*piece).first(out.pos));
+    const bool done = directive == ZSTD_e_end ? left == 0 : in.pos == in.size;
+    if (done) return;
+  }
+}
+
+}  // namespace
+
+void ZstdStreamEncoder::Free::operator()(ZSTD_CCtx_s* context) const { ZSTD_freeCCtx(context); }
+
+ZstdStreamEncoder::ZstdStreamEncoder() : context_(ZSTD_createCCtx()) {
+  if (!context_) throw std::bad_alloc();
+  Checked(ZSTD_CCtx_setParameter(context_.get(), ZSTD_c_compressionLevel, 1));
+  Checked(ZSTD_CCtx_setParameter(context_.get(), ZSTD_c_checksumFlag, 1));
+}
+
+void ZstdStreamEncoder::Begin(std::uint64_t content_bytes) {
+  Checked(ZSTD_CCtx_reset(context_.get(), ZSTD_reset_session_only));
+  Checked(ZSTD_CCtx_setPledgedSrcSize(context_.get(), content_bytes));
+}
+
+void ZstdStreamEncoder::Add(std::span<const std::byte> content, const Sink& sink) {
+  if (!content.empty()) Compress(context_.get(), content, ZSTD_e_continue, sink);
+}
+
+void ZstdStreamEncoder::End(const Sink& sink) { Compress(context_.get(), {}, ZSTD_e_end, sink); }
+
+void ZstdStreamDecoder::Free::operator()(ZSTD_DCtx_s* context) const { ZSTD_freeDCtx(context); }
+
+ZstdStreamDecoder::ZstdStreamDecoder() : context_(ZSTD_createDCtx()) {
+  if (!context_) throw std::bad_alloc();
+  Checked(ZSTD_DCtx_setParameter(context_.get(), ZSTD_d_windowLogMax, int{kMostWindowLog}));
+}
+
+std::string_view ZstdStreamDecoder::Begin(std::span<const std::byte> frame,
+                                          std::uint64_t content_bytes) {
+  std::uint64_t said = 0;
+  if (!FrameContentBytes(frame, said)) return "it is no zstd frame that says what it holds";
+  if (said != content_bytes) return "it does not say that it holds as many bytes as it must";
+  if (ZSTD_getDictID_fromFrame(frame.data(), frame.size()) != 0) return "it needs a dictionary";
+  Checked(ZSTD_DCtx_reset(context_.get(), ZSTD_reset_session_only));
+  content_bytes_ = content_bytes;
+  position_ = 0;
+  taken_ = 0;
+  return "";
+}
+
+std::string_view ZstdStreamDecoder::Read(std::span<const std::byte> frame,
+                                         std::span<std::byte> content) {
+  ZSTD_inBuffer in{frame.data(), frame.size(), taken_};
+  ZSTD_outBuffer out{content.data(), content.size(), 0};
+  const bool is_last = position_ + content.size() == content_bytes_;
+  std::size_t left = 1;
+  while (out.pos < out.size || (is_last && left != 0)) {
+    const std::size_t in_before = in.pos;
+    const std::size_t out_before = out.pos;
+    left = ZSTD_decompressStream(context_.get(), &out, &in);
+    if (ZSTD_isError(left) != 0) return FaultOf(left);
+    if (left == 0 && out.pos < out.size) return "it holds fewer bytes than it says";
+    if (left != 0 && in.pos == in_before && out.pos == out_before) {
+      return in.pos == in.size ? "it is cut off" : "it holds more bytes than it says";
+    }
+  }
+  position_ += out.pos;
+  taken_ = in.pos;
+  if (is_last && in.pos != in.size) return "it ends before the place where it must end";
+  return "";
+}
+
+void ZstdFrameChecker::Free::operator()(ZSTD_DCtx_s* context) const { ZSTD_freeDCtx(context); }
+
+ZstdFrameChecker::ZstdFrameChecker() : context_(ZSTD_createDCtx()) {
+  if (!context_) throw std::bad_alloc();
+}
+
+void ZstdFrameChecker::Begin() {
+  Checked(ZSTD_DCtx_reset(context_.get(), ZSTD_reset_session_only));
+  ended_ = false;
+}
+
+bool ZstdFrameChecker::Add(std::span<const std::byte> frame, const Sink& sink) {
+  const auto piece = std::make_unique<std::array<std::byte, kPieceBytes>>();
+  ZSTD_inBuffer in{frame.data(), frame.size(), 0};
+  while (true) {
+    ZSTD_outBuffer out{piece->data(), piece->size(), 0};
+    const std::size_t left = ZSTD_decompressStream(context_.get(), &out, &in);
+    if (ZSTD_isError(left) != 0) return false;
+    if (out.pos != 0) sink(std::span(*piece).first(out.pos));
+    ended_ = left == 0;
+    if (ended_ || (in.pos == in.size && out.pos < out.size)) return in.pos == in.size;
+  }
+}
+
+bool FrameContentBytes(std::span<const std::byte> frame, std::uint64_t& content_bytes) {
+  content_bytes = ZSTD_getFrameContentSize(frame.data(), frame.size());
+  return content_bytes != ZSTD_CONTENTSIZE_UNKNOWN && content_bytes != ZSTD_CONTENTSIZE_ERROR;
+}
+
+}  // namespace dsv3::formats
