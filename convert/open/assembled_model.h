@@ -39,7 +39,8 @@ struct AssembledModel {
 // Hugging Face hub: model.safetensors, or model-00001-of-00007.safetensors and so on.
 std::vector<PlannedFile> PlanShards(NamedExpressions&& tensors, std::uint64_t shard_bytes);
 
-// The catalog of a model in such shards; fills origins, index and headers of `assembled`.
+// The catalog of a model in such shards, which are names alone (IsMadeUp); fills origins, index and
+// headers of `assembled`.
 Catalog MakeShards(NamedExpressions&& tensors, std::uint64_t shard_bytes,
                    AssembledModel& assembled);
 

@@ -3,11 +3,9 @@
 #include <filesystem>
 #include <functional>
 #include <map>
-#include <optional>
 #include <string>
+#include <string_view>
 
-#include "convert/catalog/catalog.h"
-#include "convert/model/model_config.h"
 #include "formats/checkpoint_files.h"
 #include "formats/finding.h"
 
@@ -17,10 +15,11 @@
 namespace dsv3::convert {
 
 // Judges a directory by names and headers alone: the findings of FindUnfinished and, unless these
-// say that a conversion is not finished, those of the two functions below, "missing-shard" for what
-// the index or layout.json lists and "unreadable-index". A directory without a checkpoint is judged
-// by the hub's listing alone. `directory` is one that exists, of a hub cache the snapshot. Throws
-// Error (kIo).
+// say that a conversion is not finished, those of FindMissingFiles and FindMissingTensors
+// (missing_tensors.h), "missing-shard" for what the index, layout.json or param_name_map.json lists
+// and "unreadable-index". Training checkpoints are judged by their own files, and a directory
+// without a checkpoint by the hub's listing alone. `directory` is one that exists, of a hub cache
+// the snapshot. Throws Error (kIo).
 formats::Findings JudgeCompleteness(const std::filesystem::path& directory);
 
 // Files that the directory of a checkpoint lacks, beside those that its index lists; errors:
@@ -29,13 +28,6 @@ formats::Findings JudgeCompleteness(const std::filesystem::path& directory);
 // - "missing-file": the hub's listing of the download, or its records, name an index, a config.json
 //   or, where there is no index in either, weights that are not there.
 formats::Findings FindMissingFiles(const formats::CheckpointFiles& files);
-
-// One "missing-tensor" for all tensors that the config predicts and that no file holds: a warning
-// where an index or a single file says that all files are there, an error where nothing does. The
-// first of them is its tensor.
-std::optional<formats::Finding> FindMissingTensors(const ModelConfig& config,
-                                                   const Catalog& catalog,
-                                                   formats::CheckpointFiles::Form form);
 
 // The tensors of files beside a checkpoint, and below its directory, that are no part of it.
 struct UnlistedTensors {
