@@ -67,6 +67,11 @@ std::uint32_t DecoderLayer::RankOf(const GatedMlp& expert) const {
   return first;
 }
 
+WeightRows DecoderLayer::RouterWeight() {
+  return modules_.weights().Matrix(name_ + "mlp.gate.weight", model_.n_routed_experts,
+                                   model_.hidden_size);
+}
+
 GatedMlp DecoderLayer::SharedExpert() {
   return Mlp("shared_experts.", model_.n_shared_experts * model_.moe_intermediate_size);
 }
@@ -131,7 +136,6 @@ Rows DecoderLayer::RoutedSum(const Rows& in, const std::vector<ExpertChoice>& ch
   }
   if (!part_of) {
     ExpectMlps(mlps);
-    if (model_.n_shared_experts > 0) ExpectMlps({{{SharedExpert(), 0, 0}}});
     ExpectNextLayer();
   }
   weights.ForEach(visits.size(), [&](std::size_t i) {
@@ -165,8 +169,8 @@ void DecoderLayer::Choose(const Rows& in, std::vector<ExpertChoice>& choices,
   const auto experts = static_cast<std::size_t>(model_.n_routed_experts);
   Rows logits(in.count(), experts);
   // In floats whatever activations are, as every engine does it.
-  weights.Multiply(Product{weights.Matrix(name_ + "mlp.gate.weight", experts, model_.hidden_size),
-                           in.values.data(), in.width, in.count(), logits.values.data(), experts});
+  weights.Multiply(Product{RouterWeight(), in.values.data(), in.width, in.count(),
+                           logits.values.data(), experts});
   std::vector<float> bias;
   if (model_.router_bias) {
     bias = weights.Vector(name_ + "mlp.gate.e_score_correction_bias", experts);
@@ -227,7 +231,12 @@ void DecoderLayer::Run(Rows& stream, Batch& batch, LayerCache& cache,
   };
   Attention attention(model_, forward_, rotary_, form_, modules_, name_ + "self_attn.");
   attention.ExpectWeights();
-  if (!is_moe_) {
+  if (is_moe_) {
+    // Which experts are needed is known only behind the router; the disk has these until then.
+    const WeightRows router = RouterWeight();
+    modules_.weights().Expect(std::span(&router, 1));
+    if (model_.n_shared_experts > 0) ExpectMlps({{{SharedExpert(), 0, 0}}});
+  } else {
     ExpectMlps({{{Mlp("", model_.intermediate_size), 0, 0}}});
     ExpectNextLayer();
   }

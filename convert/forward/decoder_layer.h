@@ -70,6 +70,7 @@ class DecoderLayer {
 
   GatedMlp Mlp(const std::string& part, std::uint64_t width);
   GatedMlp Expert(std::uint64_t expert);
+  WeightRows RouterWeight();
   GatedMlp SharedExpert();
   void ExpectMlps(const std::vector<Modules::MlpRows>& mlps);
   void ExpectNextLayer();
