@@ -1,6 +1,7 @@
 #include "convert/model/activation_scales.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace dsv3::convert {
 
@@ -27,6 +28,18 @@ std::vector<std::uint32_t> FindActivationScales(const Catalog& catalog,
 
 bool IsCacheScale(std::string_view name) {
   return name.ends_with(".k_scale") || name.ends_with(".v_scale");
+}
+
+bool IsAttentionScale(std::string_view name) {
+  constexpr std::string_view kParts[] = {".scale", ".offset"};
+  constexpr std::string_view kModules[] = {".fa_q", ".fa_k", ".fa_v"};
+  for (const std::string_view part : kParts) {
+    if (!name.ends_with(part)) continue;
+    const std::string_view module = name.substr(0, name.size() - part.size());
+    return std::any_of(std::begin(kModules), std::end(kModules),
+                       [&](std::string_view each) { return module.ends_with(each); });
+  }
+  return false;
 }
 
 }  // namespace dsv3::convert

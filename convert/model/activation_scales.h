@@ -25,4 +25,8 @@ std::vector<std::uint32_t> FindActivationScales(const Catalog& catalog,
 // v_scale). The engine chooses how it stores them, whatever form the weights have.
 bool IsCacheScale(std::string_view name);
 
+// Whether the tensor is a scale or offset of queries, keys or values in attention on INT8 (C8 of
+// msmodelslim: X.fa_q.scale, X.fa_k.offset …), which belongs to the form of the weights.
+bool IsAttentionScale(std::string_view name);
+
 }  // namespace dsv3::convert

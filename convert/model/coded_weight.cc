@@ -262,17 +262,16 @@ class Reader {
     }
     const std::uint32_t position = evidence_.Position(decoding.tensor_scale);
     // NVFP4's is F32 in all tools.
-    const bool may_be_other =
-        decoding.scales == ScaleKind::kFloat && FormatOf(ScaleKind::kFloat, scale->dtype);
-    if (scale->dtype != Dtype::kF32 && may_be_other) {
-      result_.unread = fmt::format("its second scale {} is {}, and only F32 is read",
-                                   QuoteForMessage(scale->name), formats::DtypeName(scale->dtype));
-      return false;
-    }
-    if (scale->dtype != Dtype::kF32) {
+    const std::optional<quant::ScaleFormat> format =
+        decoding.scales == ScaleKind::kFloat ? FormatOf(ScaleKind::kFloat, scale->dtype)
+        : scale->dtype == Dtype::kF32        ? std::optional(quant::ScaleFormat::kF32)
+                                             : std::nullopt;
+    if (!format) {
       Fail(position, "wrong-scale-dtype",
-           fmt::format("scale {} is {}, expected F32", QuoteForMessage(scale->name),
-                       formats::DtypeName(scale->dtype)));
+           fmt::format(
+               "scale {} is {}, expected {}", QuoteForMessage(scale->name),
+               formats::DtypeName(scale->dtype),
+               decoding.scales == ScaleKind::kFloat ? ExpectedDtypes(ScaleKind::kFloat) : "F32"));
       return false;
     }
     if (formats::NumElements(scale->shape) != 1) {
@@ -283,6 +282,7 @@ class Reader {
       return false;
     }
     weight.tensor_scale = position;
+    weight.tensor_scale_format = *format;
     weight.tensor_scale_use = decoding.tensor_scale_use;
     return true;
   }

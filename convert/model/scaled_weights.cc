@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/activation_scales.h"
 #include "convert/model/coded_weight.h"
 #include "convert/model/quantized_form.h"
 #include "convert/model/scale_names.h"
@@ -88,7 +89,7 @@ class Finder {
       case ScaleNaming::kScale:
         if ((weight != Catalog::kNone && !is_float) || At(i).dtype == Dtype::kF8E8M0) break;
         // Other modules have a parameter "scale", too; only E8M0 is sure to be of a weight.
-        if (At(i).shape.size() >= 2) doubtful_scales_.push_back(i);
+        if (At(i).shape.size() >= 2 && !IsAttentionScale(At(i).name)) doubtful_scales_.push_back(i);
         return false;
     }
     JudgeScale(i, name->weight);

@@ -59,8 +59,9 @@ struct ScaledWeight {
   quant::BlockShape block;
   quant::CodeFormat format = quant::CodeFormat::kE4M3;
   quant::ScaleFormat scale_format = quant::ScaleFormat::kF32;  // of the scale's bytes
-  // One F32 value that all scales are multiplied with or divided by (NVFP4); kNone: none.
+  // One value that all scales are multiplied with or divided by (NVFP4, in F32); kNone: none.
   std::uint32_t tensor_scale = Catalog::kNone;
+  quant::ScaleFormat tensor_scale_format = quant::ScaleFormat::kF32;
   quant::TensorScaleUse tensor_scale_use = quant::TensorScaleUse::kMultiply;
   // One value for each scale, which is subtracted from the codes; kNone: none.
   std::uint32_t zeros = Catalog::kNone;

@@ -1,6 +1,5 @@
 #include "convert/plan/scale_values.h"
 
-#include <bit>
 #include <optional>
 
 #include "convert/catalog/ceil_div.h"
@@ -58,7 +57,7 @@ void AppendScaleReads(const ScaledWeight& weight, std::uint64_t first, std::uint
   const std::uint64_t bytes = quant::ScaleBytes(weight.scale_format);
   reads.push_back({weight.scale, first * bytes, end * bytes});
   if (weight.tensor_scale != Catalog::kNone) {
-    reads.push_back({weight.tensor_scale, 0, sizeof(float)});
+    reads.push_back({weight.tensor_scale, 0, quant::ScaleBytes(weight.tensor_scale_format)});
   }
   if (weight.zeros == Catalog::kNone) return;
   if (weight.zero_format == ZeroFormat::kPackedRows) {
@@ -77,8 +76,9 @@ void DecodeScaleValues(const ScaledWeight& weight, std::uint64_t first, std::uin
   quant::DecodeScales(weight.scale_format, inputs[0], values.scales);
   std::size_t next = 1;
   if (weight.tensor_scale != Catalog::kNone) {
-    const float scale = std::bit_cast<float>(WordAt(inputs[next++], 0));
-    quant::ApplyTensorScale(weight.tensor_scale_use, scale, values.scales);
+    std::vector<float> scale;
+    quant::DecodeScales(weight.tensor_scale_format, inputs[next++], scale);
+    quant::ApplyTensorScale(weight.tensor_scale_use, scale.front(), values.scales);
   }
   values.zeros.clear();
   if (weight.zeros == Catalog::kNone) return;

@@ -135,6 +135,9 @@ QuantizedModel FindQuantizedWeights(const Catalog& catalog, const ModelConfig& c
     model.dropped.push_back(position);
   };
   for (const std::uint32_t position : activations) drop(position);
+  for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
+    if (IsAttentionScale(catalog.tensors()[i].name)) drop(i);
+  }
   for (const ScaledWeight& weight : coded) {
     for (const std::string& name : NamesBeside(catalog.tensors()[weight.weight].name)) {
       drop(catalog.Find(name));

@@ -14,6 +14,7 @@
 #include "convert/model/config_edit.h"
 #include "convert/recipes/check_scales.h"
 #include "convert/recipes/dequantize.h"
+#include "convert/recipes/folded_bias.h"
 #include "convert/recipes/side_files.h"
 #include "formats/checkpoint_files.h"
 #include "formats/left_behind.h"
@@ -88,6 +89,8 @@ Recipe MakeDequantizeRecipe(const OpenedModel& model, const std::string& name,
   Recipe recipe{.plan = plan, .tensors = TensorsOf(model)};
   recipe.converted_tensors = quantized.weights.size();
   recipe.hooks.preflight = [&model, options, context, plan, state](const PreflightRun& run) {
+    RefuseFoldedBiases(model.catalog, *plan, state->quantized.weights, run, context.progress,
+                       context.stop);
     return CheckQuantizedWeights(model.catalog, model.config, *plan, state->quantized.weights,
                                  options, context.request.run.tensor_sha256, run, context.progress,
                                  context.stop, state->bad_scales);

@@ -16,6 +16,7 @@
 #include "convert/open/open_model.h"
 #include "convert/recipes/bf16_to_fp8.h"
 #include "convert/recipes/dequantize.h"
+#include "convert/recipes/folded_bias.h"
 #include "convert/recipes/quantize.h"
 #include "convert/recipes/quantize_targets.h"
 #include "convert/recipes/restore.h"
@@ -58,6 +59,8 @@ class QuantizeJob {
     recipe.converted_tensors = job->planned_.selection.quantized.size();
     recipe.warnings = job->planned_.selection.warnings;
     recipe.hooks.preflight = [job](const PreflightRun& run) {
+      RefuseFoldedBiases(job->model_.catalog, job->planned_.plan, job->source_.weights, run,
+                         job->context_.progress, job->context_.stop);
       return CheckQuantizedWeights(job->model_.catalog, job->model_.config, job->planned_.plan,
                                    job->source_.weights, DequantizeOptions{},
                                    job->context_.request.run.tensor_sha256, run,

@@ -207,7 +207,8 @@ void MarkActivationScales(const Catalog& catalog, const ScaledWeights& scales,
   for (const std::uint32_t i : FindActivationScales(catalog, scales.pairs)) explained[i] = true;
   for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
     const std::string_view name = catalog.tensors()[i].name;
-    const bool is_of_other_form = !scales.unsupported.empty() && name.ends_with(".input_scale");
+    const bool is_of_other_form =
+        !scales.unsupported.empty() && (name.ends_with(".input_scale") || IsAttentionScale(name));
     if (is_of_other_form || IsCacheScale(name)) explained[i] = true;
   }
 }

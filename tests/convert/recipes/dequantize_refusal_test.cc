@@ -110,10 +110,51 @@ TEST_F(DequantizeTest, RefusesStaticInt8WithoutTheScaleOfItsActivations) {
   scale.bytes += scale.bytes;
   EXPECT_THAT(Refusal(made).message(), HasSubstr("deq_scale' is I64, expected F32"));
   made = StaticInt8();
-  TinyTensor& input = made.checkpoint.Find(std::string(kModule) + "input_scale");
-  input.dtype = Dtype::kBF16;
-  input.bytes.resize(2);
-  EXPECT_THAT(Refusal(made).message(), HasSubstr("input_scale' is BF16, and only F32 is read"));
+  made.checkpoint.Find(std::string(kModule) + "input_scale").dtype = Dtype::kI32;
+  EXPECT_THAT(Refusal(made).message(), HasSubstr("input_scale' is I32, expected F32"));
+}
+
+TEST_F(DequantizeTest, RefusesBiasesAmongTheIntegersOfStaticInt8) {
+  const auto with = [&](const std::string& part, const auto& change) {
+    Made made = StaticInt8();
+    change(made.checkpoint.Find(kModule + part));
+    return Refusal(made).message();
+  };
+  const auto add = [](int row, std::int32_t steps) {
+    return [=](TinyTensor& bias) {
+      std::int32_t stored = 0;
+      std::memcpy(&stored, bias.bytes.data() + row * 4, sizeof stored);
+      stored += steps;
+      std::memcpy(bias.bytes.data() + row * 4, &stored, sizeof stored);
+    };
+  };
+  EXPECT_THAT(with("quant_bias", add(5, -20)),
+              AllOf(HasSubstr("up_proj.quant_bias'"), HasSubstr("in row 5 -20 steps")));
+  EXPECT_THAT(with("quant_bias", [](TinyTensor& bias) { bias.dtype = Dtype::kF32; }),
+              HasSubstr("up_proj.quant_bias' is F32 [24], expected 24 I32 values"));
+  EXPECT_THAT(with("input_offset",
+                   [](TinyTensor& offset) {
+                     offset.shape = {2};
+                     offset.bytes += offset.bytes;
+                   }),
+              HasSubstr("up_proj.input_offset' is F32 [2], expected one"));
+  EXPECT_THAT(with("input_offset", [](TinyTensor& offset) { SetFloat(offset, 0); }),
+              HasSubstr("up_proj.quant_bias' holds a bias"));
+}
+
+// The rounding of a bias, and of sums in float, is none.
+TEST_F(DequantizeTest, TakesWhatTheExportersRoundingLeaves) {
+  Made made = StaticInt8();
+  made.checkpoint.Find(std::string(kModule) + "quant_bias").bytes[0] ^= 1;
+  Write(made);
+  const convert::ConversionReport report = Command().Run();
+  EXPECT_EQ(report.converted_tensors, 1U);
+  // What only codes need goes, C8's scales included.
+  for (const convert::ReportFact& fact : report.facts) {
+    if (fact.member != "dropped") continue;
+    EXPECT_THAT(fact.names, ::testing::IsSupersetOf({std::string(kModule) + "fa_k.offset",
+                                                     std::string(kModule) + "fa_q.scale"}));
+  }
 }
 
 TEST_F(DequantizeTest, RefusesAwqThatIsNotWhole) {

@@ -229,14 +229,26 @@ inline Made Int8Rows(Dtype scale_dtype, float offset) {
   return made;
 }
 
-// Static W8A8 of msmodelslim, whose deq_scale is the weight's scale times that of the activations.
-inline Made StaticInt8() {
+// Static W8A8 of msmodelslim, whose deq_scale is the weight's scale times that of the activations,
+// and whose quant_bias takes back the offset of the activations.
+inline Made StaticInt8Of(Dtype activations) {
+  constexpr int kOffset = -7;
   Made made;
   const TinyTensor codes = made.Add("weight", Dtype::kI8, {kRows, kCols});
   const TinyTensor scale = made.AddScale("deq_scale", Dtype::kF32, {kRows});
-  const TinyTensor input = made.AddScale("input_scale", Dtype::kF32, {1});
-  made.Add("input_offset", Dtype::kF32, {1});
-  made.Add("quant_bias", Dtype::kI32, {kRows});
+  const TinyTensor input = made.AddScale("input_scale", activations, {1});
+  SetFloat(made.Add("input_offset", Dtype::kF32, {1}), kOffset);
+  made.AddScale("fa_q.scale", Dtype::kF32, {4, 1});
+  made.AddScale("fa_k.offset", Dtype::kF32, {1});
+  TinyTensor& bias = made.Add("quant_bias", Dtype::kI32, {kRows});
+  for (std::uint64_t row = 0; row < kRows; ++row) {
+    std::int32_t sum = 0;
+    for (std::uint64_t col = 0; col < kCols; ++col) {
+      sum += static_cast<std::int8_t>(codes.bytes[row * kCols + col]);
+    }
+    const std::int32_t stored = -kOffset * sum;
+    std::memcpy(bias.bytes.data() + row * sizeof stored, &stored, sizeof stored);
+  }
   SetConfig(made, "");
   made.value = [=](std::uint64_t row, std::uint64_t col) {
     return ByteAt(codes, row * kCols + col) * (ScaleValue(scale, row) / ScaleValue(input, 0));
@@ -244,6 +256,9 @@ inline Made StaticInt8() {
   made.codes = "weight";
   return made;
 }
+
+inline Made StaticInt8() { return StaticInt8Of(Dtype::kF32); }
+inline Made StaticInt8OfBF16() { return StaticInt8Of(Dtype::kBF16); }
 
 inline Made Int8Blocks() {
   Made made;
@@ -299,6 +314,7 @@ inline const QuantizedCase kCases[] = {
     {"Int8Rows", [] { return Int8Rows(Dtype::kBF16, 0); }},
     {"Int8RowsWithOffsets", [] { return Int8Rows(Dtype::kF32, 5); }},
     {"StaticInt8", StaticInt8},
+    {"StaticInt8OfBF16", StaticInt8OfBF16},
     {"Int8Blocks", Int8Blocks},
     {"W4AFp8", W4AFp8},
 };
