@@ -116,6 +116,8 @@ std::vector<std::string> DifferencesOf(const GgufKeys& wanted, const GgufKeys& f
     const GgufValue* const held = formats::FindGgufKey(found, key);
     const PlainValue plain = PlainOf(value);
     if (held != nullptr && IsSame(PlainOf(*held), plain)) continue;
+    // Without the key llama.cpp takes 0.
+    if (held == nullptr && plain == PlainValue(0.0)) continue;
     differences.push_back(
         held == nullptr ? fmt::format("{} is missing ({})", key, Shown(plain))
                         : fmt::format("{} is {} ({})", key, Shown(PlainOf(*held)), Shown(plain)));
