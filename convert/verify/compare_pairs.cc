@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "convert/model/activation_scales.h"
 #include "convert/model/code_names.h"
 #include "convert/model/quantized_form.h"
 
@@ -71,6 +72,12 @@ std::vector<TensorPair> PairTensors(const TwoCheckpoints& both) {
     for (const std::string& name : NamesBesideWeight(WeightOfCodes(codes.name))) {
       const std::uint32_t beside = others.FindBeside(pair.weight, name);
       if (beside != Catalog::kNone && beside != pair.weight) within[beside] = through_weight;
+    }
+  }
+  // Scales of attention on INT8 go with the codes.
+  for (std::uint32_t i = 0; i < count; ++i) {
+    if (IsAttentionScale(catalog.tensors()[i].name) && other_of(i) == Catalog::kNone) {
+      within[i] = true;
     }
   }
 
