@@ -82,11 +82,20 @@ TEST_F(PackedBaseTest, ConversionsWriteTheSameBytes) {
        std::vector<std::vector<std::string>>{{"dsv3-convert", "fp8-to-bf16"},
                                              {"dsv3-convert", "dequantize"},
                                              {"dsv3-convert", "train-to-infer", "--mtp", "drop"},
-                                             {"dsv3-convert", "layout", "--to", "deepseek"},
                                              {"dsv3-convert", "quantize", "--to", "int8"}}) {
     const auto [of_original, of_delta] = Both(words);
     EXPECT_EQ(of_delta, of_original) << words[1];
   }
+}
+
+// Its shards are new, so the manifest lists the files that were read.
+TEST_F(PackedBaseTest, ALayoutHasTheSameBytesAndNamesThePackedFiles) {
+  auto [of_original, of_delta] = Both({"dsv3-convert", "layout", "--to", "deepseek"});
+  const json manifest = json::parse(of_delta.at("checkpoint.manifest.json"));
+  EXPECT_EQ(manifest["source"]["files"][0]["name"], "model-00001-of-00004.safetensors.packed");
+  of_original.erase("checkpoint.manifest.json");
+  of_delta.erase("checkpoint.manifest.json");
+  EXPECT_EQ(of_delta, of_original);
 }
 
 TEST_F(PackedBaseTest, RankShardsHaveTheSameBytes) {
