@@ -98,8 +98,7 @@ class EndReader {
               fmt::format("its two end records contradict each other: the directory lies at byte "
                           "{} or {}, has {} or {}, and {} or {} entries",
                           record.directory, wide.directory, ExactBytes(record.directory_bytes),
-                          ExactBytes(wide.directory_bytes), record.num_entries,
-                          wide.num_entries));
+                          ExactBytes(wide.directory_bytes), record.num_entries, wide.num_entries));
     }
     record = wide;
   }

@@ -53,10 +53,11 @@ TEST_F(NumericZerosTest, FindsAPageThatWasNeverWritten) {
     Clear(bytes, 20'000, 24'096);
     const Finding finding = OnlyFinding();
     const std::size_t element = dtype == Dtype::kF32 ? 4 : 2;
-    ExpectFinding(finding, Severity::kError, "zero-run", kName,
-                  fmt::format("4.1 kB (4,096 bytes) in a row are zero, [{}, {}] to [{}, {}], bytes [",
-                              20'000 / element / kCols, 20'000 / element % kCols,
-                              24'095 / element / kCols, 24'095 / element % kCols));
+    ExpectFinding(
+        finding, Severity::kError, "zero-run", kName,
+        fmt::format("4.1 kB (4,096 bytes) in a row are zero, [{}, {}] to [{}, {}], bytes [",
+                    20'000 / element / kCols, 20'000 / element % kCols, 24'095 / element / kCols,
+                    24'095 / element % kCols));
     EXPECT_THAT(finding.message,
                 ::testing::HasSubstr(") of the file; no trained weight matrix has so many; this "
                                      "part of the file was never written: fetch the file again"));
@@ -74,8 +75,9 @@ TEST_F(NumericZerosTest, FindsRunsInAnyPiece) {
   for (const unsigned threads : {1U, 3U}) {
     request_.threads = threads;
     request_.memory_bytes = 1;
-    ExpectFinding(OnlyFinding(), Severity::kError, "zero-run", kName,
-                  "2 runs of zeros with 1.1 MB (1,100,001 bytes) together, the first [166, 2000] to");
+    ExpectFinding(
+        OnlyFinding(), Severity::kError, "zero-run", kName,
+        "2 runs of zeros with 1.1 MB (1,100,001 bytes) together, the first [166, 2000] to");
   }
 }
 
