@@ -126,7 +126,9 @@ TEST_P(EncodeKernels, LargePanelsAreTheScalarsAtEveryAddress) {
       std::vector<std::byte> made_scales(kRows * kCols);
       ASSERT_FALSE(Encode(rule, panel, std::span(made).subspan(offset, size), made_scales, quality)
                        .has_value());
-      EXPECT_TRUE(std::equal(expected.begin(), expected.end(), made.begin() + offset)) << rule.name;
+      EXPECT_TRUE(std::equal(expected.begin(), expected.end(),
+                             made.begin() + static_cast<std::ptrdiff_t>(offset)))
+          << rule.name;
       EXPECT_EQ(made[offset + size], 0xA5);
       EXPECT_EQ(offset == 0 ? 0xA5 : made[offset - 1], 0xA5);
       EXPECT_TRUE(made_scales == scales) << rule.name;

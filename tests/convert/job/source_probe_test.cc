@@ -88,7 +88,7 @@ TEST_F(SourceProbeTest, LooksIntoEveryFile) {
 // Of rank shards, training checkpoints and layouts the manifest has no digests of tensors that lie
 // in IN as they are.
 TEST_F(SourceProbeTest, RefusesAnotherModelInEveryForm) {
-  for (const std::uint64_t seed : {1, 2}) {
+  for (const std::uint64_t seed : {std::uint64_t{1}, std::uint64_t{2}}) {
     const std::string n = std::to_string(seed);
     testing::MakeSample(SamplePreset::kTinyTp, seed, dir_ / ("model" + n));
     ReshardOptions options;
