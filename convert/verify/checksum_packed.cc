@@ -77,6 +77,7 @@ struct UnpackedDigests {
   std::optional<Error> fault;  // why the tensor does not unpack
 };
 
+// `base`: what a unit with a base reads; nullptr where no unit has one.
 UnpackedDigests Unpack(const Unit& unit, SourceFiles* base, ProgressSink& progress,
                        const StopToken& stop) {
   thread_local ChunkDecoder decoder;
@@ -91,7 +92,7 @@ UnpackedDigests Unpack(const Unit& unit, SourceFiles* base, ProgressSink& progre
   for (std::size_t i = 0; i < chunks.chunks.size(); ++i) {
     if (stop.stopped()) ThrowInterrupted();
     const PackedChunk& chunk = chunks.chunks[i];
-    if (unit.base) {
+    if (unit.base && base != nullptr) {
       beside = ReadValue(*unit.base, {chunk.raw_begin, chunk.raw_begin + chunk.raw_bytes}, *base);
       base_hash.Update(beside);
     }

@@ -22,7 +22,6 @@
 namespace dsv3::convert {
 namespace {
 
-using formats::Finding;
 using formats::Severity;
 using formats::Shape;
 
