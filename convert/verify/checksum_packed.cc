@@ -108,7 +108,7 @@ UnpackedDigests Unpack(const Unit& unit, SourceFiles* base, ProgressSink& progre
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kBadInput) throw;
       digests.fault = error;
-      // The rest of the base tells which of the two is at fault.
+      // The rest of the base says which of the two is at fault.
       if (!unit.base) return digests;
     }
   }
