@@ -9,12 +9,10 @@
 #include <limits>
 #include <new>
 
-#include <fmt/format.h>
 #include <xxhash.h>
 #include <zstd.h>
-#include <zstd_errors.h>
 
-#include "formats/error.h"
+#include "formats/zstd_result.h"
 
 namespace dsv3::formats {
 namespace {
@@ -59,29 +57,8 @@ std::size_t Store(std::span<const std::byte> content, std::byte* const out) {
   return static_cast<std::size_t>(at - out);
 }
 
-// Calls of libzstd that fail only by a mistake of this program.
-std::size_t Checked(std::size_t result, std::string_view what) {
-  if (ZSTD_isError(result) == 0) return result;
-  if (ZSTD_getErrorCode(result) == ZSTD_error_memory_allocation) throw std::bad_alloc();
-  throw Error(ErrorCode::kInternal,
-              fmt::format("{}: zstd says {}", what, QuoteForMessage(ZSTD_getErrorName(result))));
-}
-
 void Set(ZSTD_CCtx* context, ZSTD_cParameter parameter, int value) {
-  Checked(ZSTD_CCtx_setParameter(context, parameter, value), "setting a parameter");
-}
-
-std::string_view FaultOf(std::size_t result) {
-  switch (ZSTD_getErrorCode(result)) {
-    case ZSTD_error_memory_allocation:
-      throw std::bad_alloc();
-    case ZSTD_error_checksum_wrong:
-      return "its checksum is not that of its content";
-    case ZSTD_error_frameParameter_windowTooLarge:
-      return "its window is too large";
-    default:
-      return "zstd cannot decode it";
-  }
+  CheckedZstd(ZSTD_CCtx_setParameter(context, parameter, value), "setting a parameter");
 }
 
 // What is wrong with the head of a frame; empty when there is nothing.
@@ -109,7 +86,7 @@ ZstdEncoder::ZstdEncoder() : context_(ZSTD_createCCtx()) {
 void ZstdEncoder::Configure(ZstdMethod method) {
   if (configured_ == static_cast<int>(method)) return;
   ZSTD_CCtx* const context = context_.get();
-  Checked(ZSTD_CCtx_reset(context, ZSTD_reset_session_and_parameters), "resetting a context");
+  CheckedZstd(ZSTD_CCtx_reset(context, ZSTD_reset_session_and_parameters), "resetting a context");
   Set(context, ZSTD_c_checksumFlag, 1);
   Set(context, ZSTD_c_compressionLevel, method == ZstdMethod::kText ? kTextLevel : 1);
   if (method == ZstdMethod::kText) Set(context, ZSTD_c_windowLog, kTextWindowLog);
@@ -128,7 +105,7 @@ std::size_t ZstdEncoder::Encode(std::span<const std::byte> content, ZstdMethod m
                                 std::span<std::byte> out) {
   if (method == ZstdMethod::kStored) return Store(content, out.data());
   Configure(method);
-  return Checked(
+  return CheckedZstd(
       ZSTD_compress2(context_.get(), out.data(), out.size(), content.data(), content.size()),
       "compressing");
 }
@@ -137,8 +114,8 @@ void ZstdDecoder::Free::operator()(ZSTD_DCtx_s* context) const { ZSTD_freeDCtx(c
 
 ZstdDecoder::ZstdDecoder() : context_(ZSTD_createDCtx()) {
   if (!context_) throw std::bad_alloc();
-  Checked(ZSTD_DCtx_setParameter(context_.get(), ZSTD_d_windowLogMax, kTextWindowLog),
-          "setting a parameter");
+  CheckedZstd(ZSTD_DCtx_setParameter(context_.get(), ZSTD_d_windowLogMax, kTextWindowLog),
+              "setting a parameter");
 }
 
 std::string_view ZstdDecoder::Decode(std::span<const std::byte> frame,
@@ -150,11 +127,11 @@ std::string_view ZstdDecoder::Decode(std::span<const std::byte> frame,
   }
   // Several frames would be decoded as one.
   const std::size_t frame_bytes = ZSTD_findFrameCompressedSize(frame.data(), frame.size());
-  if (ZSTD_isError(frame_bytes) != 0) return FaultOf(frame_bytes);
+  if (ZSTD_isError(frame_bytes) != 0) return ZstdFault(frame_bytes);
   if (frame_bytes != frame.size()) return "it ends before the place where it must end";
   const std::size_t decoded = ZSTD_decompressDCtx(context_.get(), content.data(), content.size(),
                                                   frame.data(), frame.size());
-  if (ZSTD_isError(decoded) != 0) return FaultOf(decoded);
+  if (ZSTD_isError(decoded) != 0) return ZstdFault(decoded);
   return decoded == content.size() ? "" : "it holds fewer bytes than it says";
 }
 
@@ -163,14 +140,14 @@ std::string_view ZstdDecoder::DecodeText(std::span<const std::byte> frame, std::
   text.clear();
   const std::string_view fault = HeadFault(frame);
   if (!fault.empty()) return fault;
-  Checked(ZSTD_DCtx_reset(context_.get(), ZSTD_reset_session_only), "resetting a context");
+  CheckedZstd(ZSTD_DCtx_reset(context_.get(), ZSTD_reset_session_only), "resetting a context");
   const auto piece = std::make_unique<std::array<char, kTextPiece>>();
   ZSTD_inBuffer in{frame.data(), frame.size(), 0};
   while (true) {
     ZSTD_outBuffer out{piece->data(), piece->size(), 0};
     const std::size_t before = in.pos;
     const std::size_t left = ZSTD_decompressStream(context_.get(), &out, &in);
-    if (ZSTD_isError(left) != 0) return FaultOf(left);
+    if (ZSTD_isError(left) != 0) return ZstdFault(left);
     if (out.pos > max_bytes - text.size()) return "it holds more bytes than it may";
     text.append(piece->data(), out.pos);
     if (left == 0) break;

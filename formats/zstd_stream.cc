@@ -3,36 +3,15 @@
 #include <array>
 #include <new>
 
-#include <fmt/format.h>
 #include <zstd.h>
-#include <zstd_errors.h>
 
-#include "formats/error.h"
+#include "formats/zstd_result.h"
 
 namespace dsv3::formats {
 namespace {
 
 constexpr std::size_t kPieceBytes = std::size_t{1} << 17;
-
-std::size_t Checked(std::size_t result) {
-  if (ZSTD_isError(result) == 0) return result;
-  if (ZSTD_getErrorCode(result) == ZSTD_error_memory_allocation) throw std::bad_alloc();
-  throw Error(ErrorCode::kInternal,
-              fmt::format("compressing: zstd says {}", QuoteForMessage(ZSTD_getErrorName(result))));
-}
-
-std::string_view FaultOf(std::size_t result) {
-  switch (ZSTD_getErrorCode(result)) {
-    case ZSTD_error_memory_allocation:
-      throw std::bad_alloc();
-    case ZSTD_error_checksum_wrong:
-      return "its checksum is not that of its content";
-    case ZSTD_error_frameParameter_windowTooLarge:
-      return "its window is too large";
-    default:
-      return "zstd cannot decode it";
-  }
-}
+constexpr std::string_view kWhat = "compressing";  // in errors
 
 void Compress(ZSTD_CCtx* context, std::span<const std::byte> content, ZSTD_EndDirective directive,
               const ZstdStreamEncoder::Sink& sink) {
@@ -40,7 +19,8 @@ void Compress(ZSTD_CCtx* context, std::span<const std::byte> content, ZSTD_EndDi
   ZSTD_inBuffer in{content.data(), content.size(), 0};
   while (true) {
     ZSTD_outBuffer out{piece->data(), piece->size(), 0};
-    const std::size_t left = Checked(ZSTD_compressStream2(context, &out, &in, directive));
+    const std::size_t left =
+        CheckedZstd(ZSTD_compressStream2(context, &out, &in, directive), kWhat);
     if (out.pos != 0) sink(std::span(*piece).first(out.pos));
     const bool done = directive == ZSTD_e_end ? left == 0 : in.pos == in.size;
     if (done) return;
@@ -53,13 +33,13 @@ void ZstdStreamEncoder::Free::operator()(ZSTD_CCtx_s* context) const { ZSTD_free
 
 ZstdStreamEncoder::ZstdStreamEncoder() : context_(ZSTD_createCCtx()) {
   if (!context_) throw std::bad_alloc();
-  Checked(ZSTD_CCtx_setParameter(context_.get(), ZSTD_c_compressionLevel, 1));
-  Checked(ZSTD_CCtx_setParameter(context_.get(), ZSTD_c_checksumFlag, 1));
+  CheckedZstd(ZSTD_CCtx_setParameter(context_.get(), ZSTD_c_compressionLevel, 1), kWhat);
+  CheckedZstd(ZSTD_CCtx_setParameter(context_.get(), ZSTD_c_checksumFlag, 1), kWhat);
 }
 
 void ZstdStreamEncoder::Begin(std::uint64_t content_bytes) {
-  Checked(ZSTD_CCtx_reset(context_.get(), ZSTD_reset_session_only));
-  Checked(ZSTD_CCtx_setPledgedSrcSize(context_.get(), content_bytes));
+  CheckedZstd(ZSTD_CCtx_reset(context_.get(), ZSTD_reset_session_only), kWhat);
+  CheckedZstd(ZSTD_CCtx_setPledgedSrcSize(context_.get(), content_bytes), kWhat);
 }
 
 void ZstdStreamEncoder::Add(std::span<const std::byte> content, const Sink& sink) {
@@ -72,7 +52,8 @@ void ZstdStreamDecoder::Free::operator()(ZSTD_DCtx_s* context) const { ZSTD_free
 
 ZstdStreamDecoder::ZstdStreamDecoder() : context_(ZSTD_createDCtx()) {
   if (!context_) throw std::bad_alloc();
-  Checked(ZSTD_DCtx_setParameter(context_.get(), ZSTD_d_windowLogMax, int{kMostWindowLog}));
+  CheckedZstd(ZSTD_DCtx_setParameter(context_.get(), ZSTD_d_windowLogMax, int{kMostWindowLog}),
+              kWhat);
 }
 
 std::string_view ZstdStreamDecoder::Begin(std::span<const std::byte> frame,
@@ -81,7 +62,7 @@ std::string_view ZstdStreamDecoder::Begin(std::span<const std::byte> frame,
   if (!FrameContentBytes(frame, said)) return "it is no zstd frame that says what it holds";
   if (said != content_bytes) return "it does not say that it holds as many bytes as it must";
   if (ZSTD_getDictID_fromFrame(frame.data(), frame.size()) != 0) return "it needs a dictionary";
-  Checked(ZSTD_DCtx_reset(context_.get(), ZSTD_reset_session_only));
+  CheckedZstd(ZSTD_DCtx_reset(context_.get(), ZSTD_reset_session_only), kWhat);
   content_bytes_ = content_bytes;
   position_ = 0;
   taken_ = 0;
@@ -98,7 +79,7 @@ std::string_view ZstdStreamDecoder::Read(std::span<const std::byte> frame,
     const std::size_t in_before = in.pos;
     const std::size_t out_before = out.pos;
     left = ZSTD_decompressStream(context_.get(), &out, &in);
-    if (ZSTD_isError(left) != 0) return FaultOf(left);
+    if (ZSTD_isError(left) != 0) return ZstdFault(left);
     if (left == 0 && out.pos < out.size) return "it holds fewer bytes than it says";
     if (left != 0 && in.pos == in_before && out.pos == out_before) {
       return in.pos == in.size ? "it is cut off" : "it holds more bytes than it says";
@@ -117,7 +98,7 @@ ZstdFrameChecker::ZstdFrameChecker() : context_(ZSTD_createDCtx()) {
 }
 
 void ZstdFrameChecker::Begin() {
-  Checked(ZSTD_DCtx_reset(context_.get(), ZSTD_reset_session_only));
+  CheckedZstd(ZSTD_DCtx_reset(context_.get(), ZSTD_reset_session_only), kWhat);
   ended_ = false;
 }
 

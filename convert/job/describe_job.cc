@@ -10,7 +10,7 @@
 #include "convert/job/packed_output.h"
 #include "convert/job/process_messages.h"
 #include "convert/job/work_division.h"
-#include "convert/open/made_up_shards.h"
+#include "convert/open/assembled_model.h"
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
 #include "formats/shard_index.h"

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "convert/job/source_use.h"
-#include "convert/open/made_up_shards.h"
+#include "convert/open/assembled_model.h"
 #include "convert/packing/packed_manifest.h"
 #include "convert/plan/dropped_tensors.h"
 #include "convert/plan/slice_expression.h"

@@ -5,7 +5,6 @@
 
 #include <fmt/format.h>
 
-#include "convert/open/made_up_shards.h"
 #include "convert/plan/plan.h"
 
 namespace dsv3::convert {

@@ -44,6 +44,10 @@ std::vector<PlannedFile> PlanShards(NamedExpressions&& tensors, std::uint64_t sh
 Catalog MakeShards(NamedExpressions&& tensors, std::uint64_t shard_bytes,
                    AssembledModel& assembled);
 
+// Whether a file of a catalog is a shard of MakeShards, which is a name alone: no such file is
+// there or ever was.
+bool IsMadeUp(const SourceFile& shard);
+
 // 5 GB, as huggingface_hub's tools write.
 inline constexpr std::uint64_t kDefaultShardBytes = 5'000'000'000;
 
