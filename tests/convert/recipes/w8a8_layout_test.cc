@@ -89,13 +89,13 @@ class W8A8LayoutTest : public TrainToInferTest {
       }
       if (!is_attention && !is_mlp) continue;
       const std::uint64_t rows = tensor.shape[0];
-      const TinyTensor& codes = made.Add("", name, Dtype::kI8, tensor.shape);
-      model_[name] = {Dtype::kI8, tensor.shape, codes.bytes};
+      const std::string codes = made.Add("", name, Dtype::kI8, tensor.shape).bytes;
+      model_[name] = {Dtype::kI8, tensor.shape, codes};
       if (is_attention) {
         add("deq_scale", Dtype::kF32, {rows});
         add("input_scale", floats, {1});
         SetOffset(module + "input_offset", floats);
-        model_[module + "quant_bias"] = {Dtype::kI32, {rows}, WithoutOffset(codes.bytes, rows)};
+        model_[module + "quant_bias"] = {Dtype::kI32, {rows}, WithoutOffset(codes, rows)};
       }
       if (is_mlp || own_scales) {
         add("weight_scale", floats, {rows, 1});

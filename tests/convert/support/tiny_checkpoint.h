@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <map>
 #include <optional>
@@ -23,8 +24,9 @@ struct TinyTensor {
 // A checkpoint of a few KB that a test composes and spoils as it likes: nothing here is checked, so
 // that every wrong combination can be written too.
 struct TinyCheckpoint {
-  // In any order; within a shard they are laid out as the reference writer does.
-  std::vector<TinyTensor> tensors;
+  // In any order; within a shard they are laid out as the reference writer does. References stay
+  // valid while tensors are added.
+  std::deque<TinyTensor> tensors;
   // config.json; none when empty.
   std::string config;
   // Whether the index over all tensors is written.
