@@ -1,6 +1,5 @@
 #include "convert/stream/workers.h"
 
-#include <cstddef>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -8,8 +7,22 @@
 
 namespace dsv3::convert {
 
+void ComputeSlots::Take() {
+  std::unique_lock lock(mutex_);
+  freed_.wait(lock, [&] { return free_ > 0; });
+  --free_;
+}
+
+void ComputeSlots::Free() {
+  {
+    const std::lock_guard lock(mutex_);
+    ++free_;
+  }
+  freed_.notify_one();
+}
+
 Workers::Workers(unsigned threads, unsigned compute_threads, const StopToken& stop)
-    : threads_(threads), stop_(stop), compute_(static_cast<std::ptrdiff_t>(compute_threads)) {}
+    : threads_(threads), stop_(stop), compute_(compute_threads) {}
 
 void Workers::Run(const std::function<void(unsigned worker)>& work) {
   const auto run = [&](unsigned worker) noexcept {

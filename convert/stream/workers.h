@@ -5,23 +5,37 @@
 #include <exception>
 #include <functional>
 #include <mutex>
-#include <semaphore>
 
 #include "convert/catalog/progress.h"
 
 namespace dsv3::convert {
 
-// Bounds the number of threads that compute at the same time: a worker holds a slot while it
-// computes.
+// The slots of the threads that may compute at the same time. Not std::counting_semaphore: a thread
+// that waits for that of libstdc++ may sleep for ever (GCC's bug 104928). Thread-safe.
+class ComputeSlots {
+ public:
+  explicit ComputeSlots(unsigned count) : free_(count) {}
+
+  // Waits for a free slot, and takes it.
+  void Take();
+  void Free();
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable freed_;
+  unsigned free_;  // guarded by mutex_
+};
+
+// A worker holds a slot while it computes.
 class ComputeSlot {
  public:
-  explicit ComputeSlot(std::counting_semaphore<>& slots) : slots_(slots) { slots_.acquire(); }
-  ~ComputeSlot() { slots_.release(); }
+  explicit ComputeSlot(ComputeSlots& slots) : slots_(slots) { slots_.Take(); }
+  ~ComputeSlot() { slots_.Free(); }
   ComputeSlot(const ComputeSlot&) = delete;
   ComputeSlot& operator=(const ComputeSlot&) = delete;
 
  private:
-  std::counting_semaphore<>& slots_;
+  ComputeSlots& slots_;
 };
 
 // The threads of one job, and what all of them share: a lock for the job's state, the first error,
@@ -57,7 +71,7 @@ class Workers {
  private:
   const unsigned threads_;
   const StopToken& stop_;
-  std::counting_semaphore<> compute_;
+  ComputeSlots compute_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::atomic<bool> failed_{false};
