@@ -109,12 +109,13 @@ void RequireListed(const fs::path& directory, const std::vector<std::string>& we
       formats::ParseShardIndex(formats::ReadSmallFile(directory / name, kMaxIndexBytes), name);
   for (const std::string& file : index.files) {
     if (std::binary_search(weights.begin(), weights.end(), file)) continue;
-    throw Error(
-        ErrorCode::kBadInput,
-        fmt::format("{}: the index lists this shard, but there is no such safetensors file; "
-                    "download the file again",
-                    formats::ShownPath(file)),
-        {file, ""});
+    const std::string dead = formats::DeadLinkProblem(directory / file);
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: {}; download the file again", formats::ShownPath(file),
+                            dead.empty() ? "the index lists this shard, but there is no such "
+                                           "safetensors file"
+                                         : "this shard is " + dead),
+                {file, ""});
   }
 }
 

@@ -238,6 +238,22 @@ bool IsPackedAlone(const fs::path& input) {
   return IsPackedDirectory(input) && formats::ListSafetensors(input).empty();
 }
 
+namespace {
+
+std::string WhyNotPacked(const formats::CheckpointLocation& location) {
+  if (location.file_name) return "it is a file, not the directory of a packed checkpoint";
+  if (!formats::ListSafetensors(location.directory).empty()) {
+    return fmt::format(
+        "there is no {} beside its safetensors files, so this checkpoint is not packed",
+        kPackedManifestName);
+  }
+  return fmt::format(
+      "there is no {}, so this is no packed checkpoint, or one that pack did not complete",
+      kPackedManifestName);
+}
+
+}  // namespace
+
 OpenedPacked OpenPacked(const fs::path& input, PackedManifest manifest,
                         const PackedOptions& options) {
   RefuseUnfinishedConversion(input);
@@ -245,13 +261,14 @@ OpenedPacked OpenPacked(const fs::path& input, PackedManifest manifest,
 }
 
 OpenedPacked OpenPacked(const fs::path& input, const PackedOptions& options) {
+  const formats::CheckpointLocation location = formats::LocateCheckpoint(input);
   RefuseUnfinishedConversion(input);
   const fs::path directory = fs::absolute(input).lexically_normal();
   if (!IsPackedDirectory(directory)) {
-    Fail(directory.string(),
-         fmt::format("there is no {}, so this is no packed checkpoint, or one that pack did not "
-                     "complete; give the directory that dsv3-convert pack wrote",
-                     kPackedManifestName));
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: {}; give the directory that dsv3-convert pack wrote",
+                            formats::ShownPath(input), WhyNotPacked(location)),
+                {input.string(), ""});
   }
   return Opener(input, ReadPackedManifest(directory), options).Open();
 }

@@ -49,6 +49,13 @@ TEST_F(PackRefusalTest, AnIndexedShardThatIsMissing) {
   EXPECT_EQ(PackRefusal(ErrorCode::kBadInput).place().file, testing::kLongShard);
 }
 
+TEST_F(PackRefusalTest, AnIndexedShardThatIsADeadLink) {
+  fs::remove(in() / testing::kLongShard);
+  fs::create_symlink("../blobs/gone", in() / testing::kLongShard);
+  EXPECT_THAT(PackRefusal(ErrorCode::kBadInput).message(),
+              HasSubstr("this shard is a dead link, a symlink to ../blobs/gone"));
+}
+
 TEST_F(PackRefusalTest, AnIndexThatListsNothing) {
   WriteFile(in() / testing::kIndexFile, R"({"weight_map": {}})");
   EXPECT_EQ(PackRefusal(ErrorCode::kBadInput).place().file, testing::kIndexFile);
@@ -97,6 +104,20 @@ TEST_F(PackRefusalTest, UnpackingWhatIsNotPacked) {
   const Error error = ErrorOf([&] { Unpack(in(), out()).Run(); });
   EXPECT_EQ(error.code(), ErrorCode::kBadInput);
   EXPECT_THAT(error.message(), HasSubstr("there is no packed.json"));
+}
+
+TEST_F(PackRefusalTest, UnpackingWhatIsNoDirectory) {
+  const auto message = [&](const fs::path& input) {
+    const Error error = ErrorOf([&] { Unpack(input, out()).Run(); });
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+    return error.message();
+  };
+  EXPECT_THAT(message(dir_ / "nowhere"), HasSubstr("there is no such file or directory"));
+  fs::create_symlink("gone", dir_ / "link");
+  EXPECT_THAT(message(dir_ / "link"), HasSubstr("a dead link, a symlink to gone"));
+  fs::create_symlink("circle", dir_ / "circle");
+  EXPECT_THAT(message(dir_ / "circle"), HasSubstr("its symlinks form a loop"));
+  EXPECT_THAT(message(in() / "README.md"), HasSubstr("it is a file, not the directory"));
 }
 
 TEST_F(PackRefusalTest, UnpackingWhatPackDidNotComplete) {
