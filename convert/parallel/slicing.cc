@@ -94,9 +94,10 @@ class Planner {
     if (sliced.place.kind != ModuleKind::kRoutedExpert) return;
     if (!sliced.place.expert) {
       if (topology_.ep == 1 && topology_.moe_tp == 1) return;
-      Refuse(sliced.tensor,
-             "holds all experts of a layer, which --tp and --ep cannot share out; save the "
-             "checkpoint with one tensor for each expert, as transformers does by default");
+      Refuse(
+          sliced.tensor,
+          "holds all experts of a layer, which --tp and --ep cannot share out; write the "
+          "checkpoint with one tensor for each expert first: dsv3-convert layout IN OUT --to hf");
     }
     if (*sliced.place.expert >= topology_.experts) {
       Refuse(sliced.tensor, fmt::format("config.json has {} routed experts (n_routed_experts), so "

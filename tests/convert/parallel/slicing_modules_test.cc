@@ -193,7 +193,8 @@ TEST(SlicedModules, RefusesFusedExpertsThatRanksWouldShare) {
   for (const auto& topology : {MakeTopology(model, 2), MakeTopology(model, 2, 2)}) {
     const Error error = SlicingError(model, topology);
     EXPECT_EQ(error.code(), ErrorCode::kBadInput);
-    EXPECT_THAT(error.message(), AllOf(HasSubstr(fused), HasSubstr("all experts of a layer")));
+    EXPECT_THAT(error.message(), AllOf(HasSubstr(fused), HasSubstr("all experts of a layer"),
+                                       HasSubstr("dsv3-convert layout IN OUT --to hf")));
   }
 }
 
