@@ -4,8 +4,19 @@
 #include <vector>
 
 #include "convert/model/zero_weights.h"
+#include "quant/quality.h"
 
 namespace dsv3::convert {
+namespace {
+
+// Whether the values that were quantised are all zero. Squares of tiny ones are zero, too, but
+// these have errors or become zero.
+bool IsOfZeros(const quant::Quality& quality) {
+  return quality.elements > 0 && quality.nonfinite == 0 && quality.sum_squares == 0 &&
+         quality.max_abs_error == 0 && quality.flushed_to_zero == 0;
+}
+
+}  // namespace
 
 std::uint64_t PlannedRest(const PlannedFile& file) {
   for (const PlannedTensor& tensor : file.tensors) {
@@ -76,7 +87,12 @@ void FileDigests::LookForZeros(const ChunkPart& part) {
   const PlannedTensor& tensor = file_.tensors[part.tensor];
   const formats::Dtype dtype = tensor.expression->dtype();
   const formats::Shape& shape = tensor.expression->shape();
-  if (!IsWeightMatrix(tensor.entry.name, dtype, shape)) return;
+  TensorRecord& record = record_.tensors[part.tensor];
+  if (!IsWeightMatrix(tensor.entry.name, dtype, shape)) {
+    // What codes of integers mean, their quality says.
+    if (part.ends_tensor && record.quality) record.all_zero = IsOfZeros(*record.quality);
+    return;
+  }
   if (part.range.begin == 0) {
     has_values_ = false;
     zero_runs_ = ZeroRuns(LeastZeroRun(dtype));
@@ -86,7 +102,6 @@ void FileDigests::LookForZeros(const ChunkPart& part) {
   zero_runs_.Add(part.range.begin, part.output);
   zero_blocks_.Add(part.counts.zero_blocks);
   if (!part.ends_tensor) return;
-  TensorRecord& record = record_.tensors[part.tensor];
   record.all_zero = !has_values_;
   if (record.all_zero) return;
   record.zero_blocks = zero_blocks_.Count().blocks;

@@ -223,6 +223,19 @@ TEST_F(QuantizeTest, OtherFloatsHaveScalesOfTheirOwn) {
   }
 }
 
+// The packed codes of zeros are not zeros.
+TEST_F(QuantizeTest, NamesWeightsThatAreAllZero) {
+  MakeSampleOfGroups();
+  const std::string weight = std::string(kExpert) + ".weight";
+  Poke(bf16(), weight, 0, std::string(TensorBytes(bf16(), weight).size(), '\0'));
+  for (const QuantizeTo to : {QuantizeTo::kInt8, QuantizeTo::kInt4}) {
+    const ConversionReport report = Run(bf16(), out(), To(to));
+    ASSERT_EQ(report.all_zero.size(), 1U);
+    EXPECT_THAT(report.all_zero[0], ::testing::StartsWith(weight));
+    fs::remove_all(out());
+  }
+}
+
 TEST_F(QuantizeTest, NamesTensorRowAndColumnOfNaN) {
   MakeSampleOfGroups();
   const std::uint64_t cols = FindTensor(bf16(), std::string(kExpert) + ".weight").entry.shape[1];
