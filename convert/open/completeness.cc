@@ -131,6 +131,34 @@ std::optional<ModelConfig> ReadConfig(const CheckpointFiles& files) {
   }
 }
 
+// One finding for all tensors that the index lists and that no file holds.
+std::optional<Finding> FindLostTensors(const CheckpointFiles& files, const Catalog& catalog) {
+  const std::string index(formats::kShardIndexName);
+  std::string first;
+  std::uint64_t lost = 0;
+  for (const Finding& finding : files.findings) {
+    if (finding.kind != "tensor-not-in-shard") continue;
+    if (catalog.Find(finding.tensor) != Catalog::kNone) continue;
+    if (lost++ == 0) first = finding.tensor;
+  }
+  if (lost == 0) return std::nullopt;
+  Finding finding = Missing(
+      "missing-tensor", index,
+      fmt::format("{}: it lists {} that no file of the checkpoint holds, such as {}; the index or "
+                  "a shard is from another checkpoint: download both again",
+                  index, lost == 1 ? std::string("1 tensor") : fmt::format("{} tensors", lost),
+                  QuoteForMessage(first)));
+  finding.tensor = first;
+  return finding;
+}
+
+// Whether an error of this kind says that a file, or a part of it, is not there, or that nobody
+// knows which must be.
+bool SaysIncomplete(std::string_view kind) {
+  return kind == "missing-shard" || kind == "unreadable-shard" || kind == "unreadable-index" ||
+         kind == "malformed-index-entry" || kind == "unsafe-shard-path";
+}
+
 Findings OfCheckpoint(const fs::path& directory) {
   CheckpointFiles files =
       formats::OpenCheckpointFiles(directory, {}, formats::FaultyIndex::kReport);
@@ -138,7 +166,7 @@ Findings OfCheckpoint(const fs::path& directory) {
   bool all_readable = true;
   for (const Finding& finding : files.findings) {
     all_readable = all_readable && !finding.unreadable;
-    if (finding.kind == "missing-shard" || finding.kind == "unreadable-index") {
+    if (finding.severity == Severity::kError && SaysIncomplete(finding.kind)) {
       findings.push_back(finding);
     }
   }
@@ -146,10 +174,13 @@ Findings OfCheckpoint(const fs::path& directory) {
   NameUnlistedHolders(files, findings);
   const bool files_missing = !findings.empty();
   if (files_missing || !all_readable) return findings;
-  if (const std::optional<ModelConfig> config = ReadConfig(files)) {
-    formats::DropSecondCopies(files);
-    auto missing = FindMissingTensors(*config, Catalog::FromCheckpoint(files));
-    if (missing) findings.push_back(*std::move(missing));
+  formats::DropSecondCopies(files);
+  const Catalog catalog = Catalog::FromCheckpoint(files);
+  std::optional<Finding> missing;
+  if (const auto config = ReadConfig(files)) missing = FindMissingTensors(*config, catalog);
+  if (!missing) missing = FindLostTensors(files, catalog);
+  if (missing) {
+    findings.push_back(*std::move(missing));
     NameUnlistedHolders(FindUnlistedTensors(files), findings);
   }
   return findings;
@@ -325,14 +356,22 @@ Findings JudgeCompleteness(const fs::path& directory) {
 }
 
 void AddUnlessKnown(Findings more, Findings& findings) {
-  std::set<std::string> known;
+  std::set<std::string> missing;  // files
+  std::set<std::string> wrong;
+  std::set<std::string> tensors;  // that are missing
   for (const Finding& finding : findings) {
-    if (finding.kind.starts_with("missing-")) known.insert(finding.file);
+    if (finding.kind.starts_with("missing-")) missing.insert(finding.file);
+    if (finding.kind == "missing-tensor") tensors.insert(finding.tensor);
+    if (finding.severity == Severity::kError) wrong.insert(finding.file);
   }
+  const auto is_known = [&](const Finding& finding) {
+    if (finding.kind == "unreadable-shard") return wrong.count(finding.file) != 0;
+    if (finding.kind == "missing-tensor" && tensors.count(finding.tensor) != 0) return true;
+    return finding.kind.starts_with("missing-") && missing.count(finding.file) != 0;
+  };
   std::copy_if(std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()),
-               std::back_inserter(findings), [&](const Finding& finding) {
-                 return !finding.kind.starts_with("missing-") || known.count(finding.file) == 0;
-               });
+               std::back_inserter(findings),
+               [&](const Finding& finding) { return !is_known(finding); });
 }
 
 void RequireComplete(const Findings& findings, std::string_view action) {

@@ -16,8 +16,9 @@ namespace dsv3::convert {
 
 // Judges a directory by names and headers alone: the findings of FindUnfinished and, unless these
 // say that a conversion is not finished, those of FindMissingFiles and FindMissingTensors
-// (missing_tensors.h), "missing-shard" for what the index, layout.json or param_name_map.json lists
-// and "unreadable-index". Training checkpoints are judged by their own files, and a directory
+// (missing_tensors.h), "missing-shard" for what the index, layout.json or param_name_map.json lists,
+// "unreadable-shard" for shards that are cut off or none at all, and "unreadable-index",
+// "malformed-index-entry" and "unsafe-shard-path" of the index. Training checkpoints are judged by their own files, and a directory
 // without a checkpoint by the hub's listing alone. `directory` is one that exists, of a hub cache
 // the snapshot. Throws Error (kIo).
 formats::Findings JudgeCompleteness(const std::filesystem::path& directory);
@@ -44,7 +45,8 @@ void NameUnlistedHolders(const UnlistedTensors& unlisted, formats::Findings& fin
 // checkpoint that its index does not list and that hold the missing tensors, and what to do.
 void NameUnlistedHolders(const formats::CheckpointFiles& files, formats::Findings& findings);
 
-// Adds the findings of `more`, except those whose file `findings` reports as missing already.
+// Adds the findings of `more`, except those that call a file or a tensor missing which `findings`
+// calls missing already, or a shard unreadable of which `findings` has an error.
 void AddUnlessKnown(formats::Findings more, formats::Findings& findings);
 
 // Throws Error where the findings do not allow checksums or a signature of the directory (`action`:

@@ -143,9 +143,11 @@ CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, Progre
   }
   formats::Findings& findings = report.verification.findings;
   std::move(comparison.findings.begin(), comparison.findings.end(), std::back_inserter(findings));
-  // An index that is not as recorded does not say what must be there.
+  // An index that is not as recorded does not say what must be there; one that a list leaves out
+  // does.
   if (std::any_of(findings.begin(), findings.end(), [](const formats::Finding& finding) {
-        return finding.file == formats::kShardIndexName;
+        return finding.severity == formats::Severity::kError &&
+               finding.file == formats::kShardIndexName;
       })) {
     std::erase_if(completeness, [](const formats::Finding& finding) {
       return !finding.kind.starts_with("unfinished-");

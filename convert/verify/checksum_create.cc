@@ -324,7 +324,11 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
   std::vector<DirectoryFile> listing = ListDirectory(directory);
   RequireListable(directory, listing);
   const formats::Findings completeness = JudgeCompleteness(directory);
-  RequireComplete(completeness, "making checksums");
+  formats::Findings incomplete = completeness;
+  // Where there are checksums already, comparing with them says more of a file that cannot be read.
+  std::erase_if(incomplete,
+                [](const formats::Finding& finding) { return finding.kind == "unreadable-shard"; });
+  RequireComplete(incomplete, "making checksums");
   const fs::path output = PrepareChecksumOutput(request, directory, file_system);
   // Of an earlier run that wrote to the same place.
   std::optional<ChecksumBasis> earlier;
@@ -333,6 +337,7 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
       fs::exists(fs::symlink_status(output / formats::kManifestName, ignored))) {
     earlier = FindChecksumBasis(directory, output / formats::kManifestName, false);
   }
+  if (!basis && !earlier) RequireComplete(completeness, "making checksums");
   const formats::Findings& of_basis = basis ? basis->findings : findings;
   report.list_unreadable =
       std::any_of(of_basis.begin(), of_basis.end(), [](const formats::Finding& finding) {

@@ -386,5 +386,10 @@ TEST_F(SignatureTest, RefusesWhatIsNotWhole) {
   EXPECT_FALSE(fs::exists(model_ / "model.sig"));
 }
 
+TEST_F(SignatureTest, RefusesAShardThatIsCutOff) {
+  WriteFile(model_ / "model.safetensors", std::string("\x40\0\0\0\0\0\0\0{", 9));
+  ExpectBadInput([&] { Sign(); }, "model.safetensors", "signing is refused");
+}
+
 }  // namespace
 }  // namespace dsv3::convert
