@@ -10,11 +10,12 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/fitting_fields.h"
 #include "convert/model/layer_kinds.h"
 #include "convert/model/layers_held.h"
 #include "convert/model/name_scope.h"
-#include "convert/model/quantized_form.h"
 #include "convert/model/stored_instead.h"
+#include "convert/model/tensor_match.h"
 #include "convert/model/v4_tensors.h"
 #include "formats/error.h"
 #include "formats/finding.h"
@@ -171,12 +172,6 @@ std::string FusedExpertsName(std::string_view name) {
   return layer + (name.ends_with(".down_proj.weight") ? "down_proj" : "gate_up_proj");
 }
 
-// The shape of the fused tensor that holds a tensor of an expert.
-formats::Shape FusedShape(const ModelConfig& config, const ExpectedTensorView& expected) {
-  const std::uint64_t parts = expected.name.ends_with(".down_proj.weight") ? 1 : 2;
-  return {config.n_routed_experts, parts * expected.shape[0], expected.shape[1]};
-}
-
 // How many tensors of a layer the config predicts, and how many of these are missing.
 struct LayerTally {
   std::uint64_t expected = 0;
@@ -190,11 +185,9 @@ struct LayerTally {
   }
 };
 
-formats::Finding WrongShape(const ModelConfig& config, const Catalog& catalog,
-                            std::uint32_t position, TensorRole role, const formats::Shape& expected,
-                            std::string_view form = {}) {
-  const CatalogTensor& tensor = catalog.tensors()[position];
-  const std::string& file = catalog.files()[tensor.extent.file].name;
+// Which value would fit a tensor of another shape by itself; empty where that is not known.
+std::string FittingRows(const CatalogTensor& tensor, TensorRole role,
+                        const formats::Shape& expected) {
   // Embedding and head may have rows beyond the tokens.
   const bool has_other_rows = (role == TensorRole::kEmbedding || role == TensorRole::kHead) &&
                               expected.size() == 2 && tensor.shape.size() == 2 &&
@@ -203,18 +196,25 @@ formats::Finding WrongShape(const ModelConfig& config, const Catalog& catalog,
       (role == TensorRole::kRouter || role == TensorRole::kRouterBias) &&
       expected.size() == tensor.shape.size() && tensor.shape[0] != expected[0] &&
       std::equal(expected.begin() + 1, expected.end(), tensor.shape.begin() + 1);
-  const std::string fitting =
-      has_other_rows || has_other_experts
-          ? fmt::format("; {} {} would fit this tensor",
-                        has_other_rows ? "vocab_size" : "n_routed_experts", tensor.shape[0])
-          : "";
+  if (!has_other_rows && !has_other_experts) return "";
+  return fmt::format("; {} {} would fit this tensor",
+                     has_other_rows ? "vocab_size" : "n_routed_experts", tensor.shape[0]);
+}
+
+// `fitting`: which value of the config would fit the tensor.
+formats::Finding WrongShape(const ModelConfig& config, const Catalog& catalog,
+                            const TensorMatch::Difference& difference, const std::string& fitting) {
+  const CatalogTensor& tensor = catalog.tensors()[difference.position];
+  const std::string& file = catalog.files()[tensor.extent.file].name;
+  const std::string form =
+      difference.form.empty() ? "" : fmt::format(" for {} weights", difference.form);
   return {
       formats::Severity::kError, "wrong-shape", file, tensor.name,
       fmt::format("{}: tensor {} has shape {}, but config.json ({}) predicts {}{}; the config or "
                   "the file belongs to another model, take both from one place{}",
                   formats::ShownPath(file), QuoteForMessage(tensor.name),
                   formats::ShapeToString(tensor.shape), config.model_type,
-                  formats::ShapeToString(expected), form, fitting)};
+                  formats::ShapeToString(difference.shape), form, fitting)};
 }
 
 }  // namespace
@@ -302,71 +302,43 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
     if (found != Catalog::kNone || expected.role != TensorRole::kExpertLinear) return found;
     return stored_instead->Find(FusedExpertsName(expected.name));
   };
+  std::optional<FittingFields> fields;  // made for the first finding that needs it
+  const auto fitting_fields = [&]() -> const FittingFields& {
+    if (!fields) fields.emplace(config, catalog, prefix);
+    return *fields;
+  };
+  TensorMatch match;
   ForEachExpected(config, prefix, [&](const ExpectedTensorView& expected) {
     if (expected.layer != ExpectedTensor::kNoLayer) ++tallies[expected.layer].expected;
-    const std::uint32_t position = catalog.Find(expected.name);
-    if (position != Catalog::kNone && std::equal(expected.shape.begin(), expected.shape.end(),
-                                                 catalog.tensors()[position].shape.begin(),
-                                                 catalog.tensors()[position].shape.end())) {
+    MatchTensor(config, catalog, expected, match);
+    for (const TensorMatch::Difference& difference : match.differences) {
+      if (difference.position == Catalog::kNone) continue;
+      std::string fitting = fitting_fields().ForShape(difference.position);
+      if (fitting.empty()) {
+        fitting =
+            FittingRows(catalog.tensors()[difference.position], expected.role, difference.shape);
+      }
+      findings.push_back(WrongShape(config, catalog, difference, fitting));
+    }
+    if (match.differences.empty() || match.differences[0].position != Catalog::kNone) return;
+    findings.push_back(
+        {Severity::kError, "missing-tensor", "", std::string(expected.name),
+         fmt::format("tensor {}: config.json ({}, {} layers) predicts it with shape {}{}",
+                     QuoteForMessage(expected.name), config.model_type, config.num_hidden_layers,
+                     formats::ShapeToString(match.differences[0].shape), kNoFileHoldsIt)});
+    std::string& message = findings.back().message;
+    const std::string other_form = UnknownFormText(config, catalog, find_instead(expected));
+    if (!other_form.empty()) {
+      message += other_form;
       return;
     }
-    const formats::Shape shape(expected.shape.begin(), expected.shape.end());
-    const std::string name(expected.name);
-    if (shape.size() == 2) {
-      if (const auto codes = FindCodes(catalog, config, name)) {
-        const std::vector<formats::Shape> shapes = CodeShapes(codes->form, shape[0], shape[1]);
-        const formats::Shape& found = catalog.tensors()[codes->position].shape;
-        if (!shapes.empty() && std::find(shapes.begin(), shapes.end(), found) == shapes.end()) {
-          findings.push_back(WrongShape(config, catalog, codes->position, expected.role,
-                                        shapes.front(),
-                                        fmt::format(" for {} weights", codes->form.name)));
-        }
-        return;
-      }
+    std::string fitting = FittingValue(config, layers, expected);
+    if (fitting.empty()) fitting = fitting_fields().ForMissing(expected.name);
+    message += fmt::format("{}download what is missing{}", kIncomplete, fitting);
+    if (expected.layer != ExpectedTensor::kNoLayer) {
+      ++tallies[expected.layer].missing;
+      missing.emplace_back(findings.size() - 1, expected.layer);
     }
-    if (position == Catalog::kNone) {
-      const std::uint32_t fused = expected.role == TensorRole::kExpertLinear
-                                      ? FindFusedExperts(catalog, name)
-                                      : Catalog::kNone;
-      if (fused != Catalog::kNone) {
-        // Reported once, for the first expert.
-        const bool first =
-            name.find(".experts.0.") != std::string::npos && !name.ends_with(".up_proj.weight");
-        const formats::Shape fused_shape = FusedShape(config, expected);
-        if (first && catalog.tensors()[fused].shape != fused_shape) {
-          findings.push_back(WrongShape(config, catalog, fused, expected.role, fused_shape));
-        }
-        return;
-      }
-      if (const std::optional<KvHalves> split = FindKvHalves(catalog, name)) {
-        for (const auto& [half, rows] : {std::pair{split->keys, config.qk_nope_head_dim},
-                                         {split->values, config.v_head_dim}}) {
-          const formats::Shape half_shape = {config.num_attention_heads * rows, shape[1]};
-          if (catalog.tensors()[half].shape == half_shape) continue;
-          findings.push_back(WrongShape(config, catalog, half, expected.role, half_shape));
-        }
-        return;
-      }
-      findings.push_back(
-          {Severity::kError, "missing-tensor", "", name,
-           fmt::format("tensor {}: config.json ({}, {} layers) predicts it with shape {}{}",
-                       QuoteForMessage(name), config.model_type, config.num_hidden_layers,
-                       formats::ShapeToString(shape), kNoFileHoldsIt)});
-      std::string& message = findings.back().message;
-      const std::string other_form = UnknownFormText(config, catalog, find_instead(expected));
-      if (!other_form.empty()) {
-        message += other_form;
-        return;
-      }
-      message += fmt::format("{}download what is missing{}", kIncomplete,
-                             FittingValue(config, layers, expected));
-      if (expected.layer != ExpectedTensor::kNoLayer) {
-        ++tallies[expected.layer].missing;
-        missing.emplace_back(findings.size() - 1, expected.layer);
-      }
-      return;
-    }
-    findings.push_back(WrongShape(config, catalog, position, expected.role, shape));
   });
   for (const auto& [finding, layer] : missing) {
     findings[finding].message += tallies[layer].Text(layer);

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/fitting_fields.h"
 #include "convert/model/layer_kinds.h"
 #include "formats/number_of.h"
 
@@ -178,6 +179,7 @@ std::string FittingValue(const ModelConfig& config, const Catalog& catalog,
   ForEachExpected(config, prefix, [&](const ExpectedTensorView& expected) {
     if (expected.name == missing) fitting = FittingValue(config, layers, expected);
   });
+  if (fitting.empty()) fitting = FittingFields(config, catalog, prefix).ForMissing(missing);
   return fitting;
 }
 

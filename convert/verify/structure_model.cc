@@ -10,6 +10,7 @@
 
 #include "convert/model/activation_scales.h"
 #include "convert/model/expected_tensors.h"
+#include "convert/model/fitting_fields.h"
 #include "convert/model/layer_kinds.h"
 #include "convert/model/layers_held.h"
 #include "convert/model/module_list.h"
@@ -214,6 +215,7 @@ void MarkActivationScales(const Catalog& catalog, const ScaledWeights& scales,
 }
 
 // What to do about a tensor that the config does not predict. `there`: the layers that are there.
+// Empty where only what values fit can say it.
 std::string WhyUnexpected(std::string_view name, const ModelConfig& config, std::string_view prefix,
                           const std::optional<LayerCounts>& there) {
   const std::optional<std::uint64_t> layer = LayerOf(name, prefix);
@@ -236,13 +238,14 @@ std::string WhyUnexpected(std::string_view name, const ModelConfig& config, std:
     return "tie_word_embeddings is true, so that programs use the embedding in its place: set it "
            "to false unless this is a copy of the embedding";
   }
-  return "if nothing loads it, leave it out, else the config belongs to another model";
+  return "";
 }
 
 void AddUnexpected(const Catalog& catalog, const std::vector<bool>& explained,
                    const ModelConfig& config, formats::Findings& findings) {
   const std::string_view prefix = FindNamePrefix(catalog);
   const std::optional<LayerCounts> there = LayersHeld(catalog, prefix).Counts();
+  std::optional<FittingFields> fields;  // made for the first tensor that needs it
   for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
     if (explained[i]) continue;
     const CatalogTensor& tensor = catalog.tensors()[i];
@@ -250,13 +253,20 @@ void AddUnexpected(const Catalog& catalog, const std::vector<bool>& explained,
     if (!config.prefix.empty() && !prefix.empty() && !tensor.name.starts_with(prefix)) continue;
     // A draft model beside this one.
     if (config.v4 && config.v4->has_draft && tensor.name.starts_with("mtp.")) continue;
+    std::string why = WhyUnexpected(tensor.name, config, prefix, there);
+    if (why.empty()) {
+      if (!fields) fields.emplace(config, catalog, prefix);
+      why = fields->ForUnexpected(i);
+    }
+    if (why.empty()) {
+      why = "if nothing loads it, leave it out, else the config belongs to another model";
+    }
     const std::string& file = FileOf(catalog, i);
     findings.push_back(
         {Severity::kWarning, "unexpected-tensor", file, tensor.name,
          fmt::format("{}: config.json ({}) does not predict tensor {} ({} {}); {}",
                      formats::ShownPath(file), config.model_type, QuoteForMessage(tensor.name),
-                     formats::DtypeName(tensor.dtype), formats::ShapeToString(tensor.shape),
-                     WhyUnexpected(tensor.name, config, prefix, there))});
+                     formats::DtypeName(tensor.dtype), formats::ShapeToString(tensor.shape), why)});
   }
 }
 
