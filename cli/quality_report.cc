@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/console.h"
 #include "cli/json_members.h"
 #include "cli/table.h"
 #include "cli/units.h"
@@ -88,7 +89,7 @@ void WorstTable(std::string& out, const std::vector<TensorQuality>& tensors) {
     table.Add({SqnrText(q), RelativeText(q), fmt::format("{:.3g}", q.max_abs_error),
                FormatCount(q.saturated), FormatCount(q.flushed_to_zero), Printable(each->tensor)});
   }
-  if (rows != 0) out += "\n" + table.Text("  ");
+  if (rows != 0) out += "\n" + table.Text("  ", StdoutColumns());
 }
 
 // Tensors with blocks that are not as in the original.
@@ -110,7 +111,7 @@ void EditedTable(std::string& out, const std::vector<TensorQuality>& tensors) {
     table.Add({FormatCount(q.blocks - q.kept_blocks), FormatCount(q.blocks),
                FormatCount(q.changed_codes), Printable(order[i]->tensor)});
   }
-  out += "\n" + table.Text("  ");
+  out += "\n" + table.Text("  ", StdoutColumns());
 }
 
 void NumberOrNull(formats::JsonWriter& json, std::string_view key, std::optional<double> value) {

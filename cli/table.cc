@@ -19,9 +19,15 @@ std::string Pad(std::string_view text, std::size_t width, bool right) {
   return right ? space + std::string(text) : std::string(text) + space;
 }
 
-// The first and the last characters of the text, with "…" for those between them.
-std::string CutMiddle(const std::string& text, std::size_t width) {
+// The first and the last characters of the text, with "…" for those between them. What a tensor's
+// name has before its layer's number goes first: it is the same in all names.
+std::string CutMiddle(std::string text, std::size_t width) {
+  constexpr std::string_view kLayers = "layers.";
   if (Width(text) <= width) return text;
+  if (const std::size_t layers = text.find(kLayers); layers != std::string::npos) {
+    text.replace(0, layers + kLayers.size(), "…");
+    if (Width(text) <= width) return text;
+  }
   const std::size_t front = (width - 1) / 3;
   const std::size_t back = width - 1 - front;
   // Where the count of characters from either end is reached.

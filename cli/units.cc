@@ -70,18 +70,11 @@ std::string Printable(std::string_view text) {
   ForEachUtf8Part(
       text,
       [&](std::string_view good) {
-        for (std::size_t i = 0; i < good.size(); ++i) {
-          const char byte = good[i];
-          // U+0080 to U+009F are control characters too; their UTF-8 begins with C2.
-          const bool c1 = byte == '\xC2' && static_cast<unsigned char>(good[i + 1]) < 0xA0;
-          if (c1) {
-            out += EscapedByte(byte);
-            out += EscapedByte(good[++i]);
-          } else if (static_cast<unsigned char>(byte) < 0x20 || byte == 0x7F) {
-            out += EscapedByte(byte);
-          } else {
-            out += byte;
-          }
+        for (std::size_t i = 0; i < good.size();) {
+          const std::size_t hidden = formats::HiddenCharacter(good, i);
+          for (std::size_t k = 0; k < hidden; ++k) out += EscapedByte(good[i + k]);
+          if (hidden == 0) out += good[i];
+          i += hidden == 0 ? 1 : hidden;
         }
       },
       [&](char bad) { out += EscapedByte(bad); });

@@ -18,8 +18,23 @@ Table Names() {
 TEST(TableTest, CutsNamesInTheMiddleWhereTheyDoNotFit) {
   EXPECT_EQ(Names().Text("", 48),
             "tensor                            dtype    bytes\n"
-            "model.laye…_proj_with_mqa.weight  BF16        12\n"
+            "…0.self_at…_proj_with_mqa.weight  BF16        12\n"
             "model.norm.weight                 F8_E4M3      3\n");
+}
+
+TEST(TableTest, KeepsNumbersOfLayersInNames) {
+  Table table("lr");
+  table.Add({"tensor", "bytes"});
+  table.Add({"model.layers.60.mlp.experts.255.down_proj.weight", "12"});
+  table.Add({"language_model.model.layers.7.input_layernorm.weight", "3"});
+  EXPECT_EQ(table.Text("", 43),
+            "tensor                                bytes\n"
+            "…60.mlp.experts.255.down_proj.weight     12\n"
+            "…7.input_layernorm.weight                 3\n");
+  EXPECT_EQ(table.Text("", 20),
+            "tensor                    bytes\n"
+            "…60.mlp…down_proj.weight     12\n"
+            "…7.inpu…layernorm.weight      3\n");
 }
 
 TEST(TableTest, IsAsWideAsItIsWhereThereIsNoTerminal) {

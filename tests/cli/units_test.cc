@@ -51,6 +51,7 @@ TEST(PrintableTest, EscapesWhatATerminalWouldObey) {
                       "31m"),
             "\\xc2\\x9b31m");
   EXPECT_EQ(Printable("\xc2\xa0"), "\xc2\xa0");
+  EXPECT_EQ(Printable("a\u202e.txt"), "a\\xe2\\x80\\xae.txt");  // from right to left
   EXPECT_EQ(Printable("a\xff"
                       "b\xc2"),
             "a\\xffb\\xc2");
