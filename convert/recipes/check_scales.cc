@@ -42,7 +42,7 @@ std::string PlaceOf(std::uint64_t element, const formats::Shape& shape) {
       ErrorCode::kBadInput,
       fmt::format(
           "{}: {} {} is {} at {}, expected a finite {}number (bad "
-          "scales in this tensor: {}; tensors with bad scales: {}); the checkpoint is damaged. {}",
+          "scales in this tensor: {}; tensors with bad scales: {}); the checkpoint is damaged; {}",
           formats::ShownPath(file), is_zero ? "zero point" : "scale", QuoteForMessage(scale.name),
           bad.first_value, PlaceOf(bad.first, scale.shape), is_zero ? "" : "positive ", bad.count,
           bad_tensors, advice),
