@@ -77,11 +77,18 @@ class AllChecks {
           {.model = options_.model, .histogram = "", .memory_bytes = options_.memory_bytes},
           verify_, context_);
     });
-    WriteFindingFiles(options_.input, directory_, Records(), verify_, context_);
+    const auto write = [&] {
+      WriteFindingFiles(options_.input, directory_, Records(), verify_, context_);
+    };
     SetExitCode();
-    if (context_.output.json) return Json();
+    if (context_.output.json) {
+      write();
+      return Json();
+    }
     const bool color = UseColor(context_.output.color, STDOUT_FILENO);
-    return context_.output.quiet ? Verdict(color) : Text(color);
+    std::string text = context_.output.quiet ? Verdict(color) : Text(color);
+    ShowIfItThrows(text, write);
+    return text;
   }
 
  private:

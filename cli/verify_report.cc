@@ -146,15 +146,30 @@ std::string RunCheck(const std::string& input, const VerifyOptions& options,
     std::rethrow_exception(run.thrown);
   }
   const VerifyReport& report = *run.report;
-  WriteFindingFiles(input, report.directory, {std::move(run.record)}, options, context);
+  const auto write = [&] {
+    WriteFindingFiles(input, report.directory, {std::move(run.record)}, options, context);
+  };
   context.found_differences = !report.passes;
   if (context.output.json) {
+    write();
     formats::JsonWriter json(2);
     WriteReport(json, report, context.tool.name, context.command.name);
     return json.Take() + "\n";
   }
   const bool color = UseColor(context.output.color, STDOUT_FILENO);
-  return context.output.quiet ? VerdictLine(report, color) : VerifyText(report, options.all, color);
+  std::string text =
+      context.output.quiet ? VerdictLine(report, color) : VerifyText(report, options.all, color);
+  ShowIfItThrows(text, write);
+  return text;
+}
+
+void ShowIfItThrows(const std::string& text, const std::function<void()>& write) {
+  try {
+    write();
+  } catch (const Error&) {
+    WriteStdout(text);
+    throw;
+  }
 }
 
 std::string VerdictLine(const VerifyReport& report, bool color) {

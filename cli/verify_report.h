@@ -77,6 +77,10 @@ void WriteFindingFiles(const std::string& input, const std::filesystem::path& di
                        std::vector<CheckRecord> checks, const VerifyOptions& options,
                        const CommandContext& context);
 
+// Calls `write`; where it throws Error, the report for people goes to the standard output first: it
+// may be that of hours.
+void ShowIfItThrows(const std::string& text, const std::function<void()>& write);
+
 // Does all of the above for a command of one check, sets the exit code, and returns the text for
 // stdout. If the check throws, writes that error to the files of findings and throws it again.
 std::string RunCheck(const std::string& input, const VerifyOptions& options,

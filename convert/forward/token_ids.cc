@@ -25,10 +25,11 @@ constexpr std::string_view kSpace = " \t\r";
   throw Error(ErrorCode::kUsage, fmt::format("{}: {}", where, problem));
 }
 
-std::uint32_t ParseId(std::string_view word, std::string_view where) {
+// `more`: what else may be given.
+std::uint32_t ParseId(std::string_view word, std::string_view where, std::string_view more = "") {
   if (const auto id = formats::NumberOf<std::uint32_t>(word)) return *id;
-  Fail(where, fmt::format("{} is not a token id; give whole numbers from 0, such as 1,2,3",
-                          QuoteForMessage(std::string(word))));
+  Fail(where, fmt::format("{} is not a token id; give whole numbers from 0, such as 1,2,3{}",
+                          QuoteForMessage(std::string(word)), more));
 }
 
 std::string_view Trim(std::string_view text) {
@@ -89,7 +90,8 @@ std::vector<std::uint32_t> ParseTokenIds(std::string_view text, std::string_view
   std::vector<std::uint32_t> ids;
   for (std::size_t begin = 0; begin <= text.size();) {
     const std::size_t end = std::min(text.find(',', begin), text.size());
-    ids.push_back(ParseId(Trim(text.substr(begin, end - begin)), where));
+    ids.push_back(ParseId(Trim(text.substr(begin, end - begin)), where,
+                          ", or a file of them with --tokens-file"));
     begin = end + 1;
   }
   return ids;
@@ -119,7 +121,8 @@ void CheckTokenIds(const std::vector<std::vector<std::uint32_t>>& sequences,
                    std::uint64_t vocabulary) {
   for (std::size_t s = 0; s < sequences.size(); ++s) {
     if (sequences[s].empty()) {
-      throw Error(ErrorCode::kUsage, fmt::format("sequence {} has no tokens", s + 1));
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("sequence {} has no tokens; give each sequence one at least", s + 1));
     }
     for (std::size_t i = 0; i < sequences[s].size(); ++i) {
       if (sequences[s][i] < vocabulary) continue;

@@ -246,7 +246,9 @@ std::span<const QuantizeTarget> QuantizeTargets() {
 
 const QuantizeTarget& TargetOf(const QuantizeOptions& options) {
   if (!options.to) {
-    throw Error(ErrorCode::kUsage, "--to is missing: it says which form to write");
+    throw Error(ErrorCode::kUsage,
+                "--to is missing; give the form to write: int8, int8-block, int4, nvfp4, mxfp4, "
+                "mxfp8 or fp8");
   }
   std::string tools;
   for (const QuantizeTarget& target : QuantizeTargets()) {

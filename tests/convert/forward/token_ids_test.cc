@@ -44,6 +44,7 @@ TEST(TokenIdsTest, ParsesAList) {
   EXPECT_THAT(ParseTokenIds("1,2, 3", "--tokens"), ElementsAre(1, 2, 3));
   for (const char* const text : {"", "1,,2", "1,", "-1", "x", "1.5", "4294967296", "1 2"}) {
     const Error error = ErrorOf([&] { ParseTokenIds(text, "--tokens"); });
+    EXPECT_THAT(error.message(), HasSubstr("--tokens-file"));
     EXPECT_EQ(error.code(), ErrorCode::kUsage) << text;
     EXPECT_THAT(error.message(), HasSubstr("--tokens: "));
   }

@@ -249,6 +249,12 @@ TEST_F(QuantizeTest, NamesTensorRowAndColumnOfNaN) {
   }
 }
 
+TEST_F(QuantizeTest, SaysWhichFormsThereAreWhereNoneIsAskedFor) {
+  const Error error = ErrorOf([&] { TargetOf({}); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.message(), HasSubstr("give the form to write: int8, int8-block, int4, nvfp4"));
+}
+
 TEST_F(QuantizeTest, RefusesBadScalesOfAQuantisedSource) {
   MakeSample();
   Poke(fp8(), std::string(kExpert) + ".weight_scale_inv", 0, std::string("\0\0\xC0\x7F", 4));
