@@ -16,6 +16,7 @@
 #include "convert/model/expected_tensors.h"
 #include "convert/model/stored_instead.h"
 #include "convert/open/hub.h"
+#include "convert/open/listed_files.h"
 #include "convert/open/missing_tensors.h"
 #include "convert/open/modelopt_description.h"
 #include "convert/open/numbered_files.h"
@@ -83,19 +84,6 @@ void AddListed(const fs::path& directory, Findings& findings) {
                             "the file",
                             formats::ShownPath(name), AbsenceOf(directory / name), file.record)));
   }
-}
-
-// Rank files that layout.json lists.
-Findings OfRanks(const fs::path& directory) {
-  Findings faults;
-  try {
-    OpenRankDirectory(directory, faults);
-  } catch (const Error& error) {
-    // `structure` reports faults of layout.json itself.
-    if (error.code() == ErrorCode::kIo) throw;
-  }
-  std::erase_if(faults, [](const Finding& fault) { return fault.kind != "missing-shard"; });
-  return faults;
 }
 
 // Files of DeepSeek's inference demo, whose names say of how many ranks they are.
@@ -227,10 +215,9 @@ bool HoldsCheckpoint(const fs::path& directory) {
 }
 
 Findings OfFiles(const fs::path& directory) {
-  if (IsRankDirectory(directory)) return OfRanks(directory);
+  if (IsRankDirectory(directory)) return FindMissingRankFiles(directory);
   if (IsDemoDirectory(directory)) return OfDemo(directory);
-  // packed.json, which lists all files, was written last.
-  if (IsPackedAlone(directory)) return {};
+  if (IsPackedAlone(directory)) return FindMissingPackedFiles(directory);
   if (std::optional<Findings> findings = OfTraining(directory)) return *std::move(findings);
   Findings findings;
   if (!HoldsCheckpoint(directory)) {
@@ -365,7 +352,9 @@ void AddUnlessKnown(Findings more, Findings& findings) {
     if (finding.severity == Severity::kError) wrong.insert(finding.file);
   }
   const auto is_known = [&](const Finding& finding) {
-    if (finding.kind == "unreadable-shard") return wrong.count(finding.file) != 0;
+    if (!finding.kind.starts_with("missing-") && !finding.kind.starts_with("unfinished-")) {
+      return wrong.count(finding.file) != 0;
+    }
     if (finding.kind == "missing-tensor" && tensors.count(finding.tensor) != 0) return true;
     return finding.kind.starts_with("missing-") && missing.count(finding.file) != 0;
   };

@@ -14,13 +14,14 @@
 // agree.
 namespace dsv3::convert {
 
-// Judges a directory by names and headers alone: the findings of FindUnfinished and, unless these
-// say that a conversion is not finished, those of FindMissingFiles and FindMissingTensors
-// (missing_tensors.h), "missing-shard" for what the index, layout.json or param_name_map.json lists,
+// Judges a directory by names, sizes and headers alone: the findings of FindUnfinished and, unless
+// these say that a conversion is not finished, those of FindMissingFiles and FindMissingTensors
+// (missing_tensors.h), "missing-shard" for what the index or param_name_map.json lists,
 // "unreadable-shard" for shards that are cut off or none at all, and "unreadable-index",
-// "malformed-index-entry" and "unsafe-shard-path" of the index. Training checkpoints are judged by their own files, and a directory
-// without a checkpoint by the hub's listing alone. `directory` is one that exists, of a hub cache
-// the snapshot. Throws Error (kIo).
+// "malformed-index-entry" and "unsafe-shard-path" of the index; of rank shards and packed
+// checkpoints what listed_files.h finds. Training checkpoints are judged by their own files, and a
+// directory without a checkpoint by the hub's listing alone. `directory` is one that exists, of a
+// hub cache the snapshot. Throws Error (kIo).
 formats::Findings JudgeCompleteness(const std::filesystem::path& directory);
 
 // Files that the directory of a checkpoint lacks, beside those that its index lists; errors:
@@ -46,7 +47,7 @@ void NameUnlistedHolders(const UnlistedTensors& unlisted, formats::Findings& fin
 void NameUnlistedHolders(const formats::CheckpointFiles& files, formats::Findings& findings);
 
 // Adds the findings of `more`, except those that call a file or a tensor missing which `findings`
-// calls missing already, or a shard unreadable of which `findings` has an error.
+// calls missing already, or a file wrong or unreadable of which `findings` has an error.
 void AddUnlessKnown(formats::Findings more, formats::Findings& findings);
 
 // Throws Error where the findings do not allow checksums or a signature of the directory (`action`:

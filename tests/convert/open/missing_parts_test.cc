@@ -7,8 +7,11 @@
 #include <gtest/gtest.h>
 
 #include "convert/open/completeness.h"
+#include "convert/recipes/pack.h"
 #include "formats/error.h"
+#include "tests/convert/support/conversion.h"
 #include "tests/convert/support/digest_oracle.h"
+#include "tests/convert/support/reshard.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/convert/verify/checksum_support.h"
 #include "tests/convert/verify/structure_test.h"
@@ -118,6 +121,36 @@ TEST_F(MissingPartsTest, AShardThatDiffersIsNotCalledUnreadableAgain) {
   const auto found = Lines(testing::Check(in_).verification.findings);
   EXPECT_THAT(found, Contains(std::string("wrong-digest ") + kTinyShard1 + " "));
   EXPECT_THAT(found, Not(Contains(HasSubstr("unreadable-shard"))));
+}
+
+// A signature would call it whole for ever.
+TEST_F(MissingPartsTest, PackedFilesAreThereWithTheirSizes) {
+  testing::SmallFp8Checkpoint().Write(dir_ / "original");
+  testing::Conversion(dir_ / "original", in_, PackConversion()).Run();
+  ASSERT_THAT(Lines(Judge()), IsEmpty());
+  const std::string name = std::string(kTinyShard1) + ".packed";
+  fs::resize_file(in_ / name, fs::file_size(in_ / name) - 1);
+  EXPECT_THAT(Lines(Judge()), ElementsAre("wrong-size " + name + " "));
+  fs::remove(in_ / name);
+  EXPECT_THAT(Lines(Judge()), ElementsAre("missing-shard " + name + " "));
+  fs::create_symlink("gone", in_ / name);
+  EXPECT_THAT(Judge().at(0).message, HasSubstr("it is a dead link, a symlink to gone"));
+  WriteFile(in_ / "packed.json", "{}");
+  EXPECT_THAT(Lines(Judge()), ElementsAre("unreadable-index packed.json "));
+}
+
+TEST_F(MissingPartsTest, RankFilesAreThereWithTheirSizes) {
+  testing::SmallModelCheckpoint().Write(dir_ / "original");
+  ReshardOptions options;
+  options.parallel.ep = 2;
+  testing::RunReshard(dir_ / "original", in_, options);
+  ASSERT_THAT(Lines(Judge()), IsEmpty());
+  const std::string name = "model-rank-1-part-0.safetensors";
+  fs::resize_file(in_ / name, fs::file_size(in_ / name) - 1);
+  EXPECT_THAT(Lines(Judge()), ElementsAre("wrong-size " + name + " "));
+  // The comparison with the manifest says it, and once.
+  EXPECT_THAT(testing::Kinds(testing::Check(in_, true).verification),
+              ElementsAre("wrong-size", "unreadable-header"));
 }
 
 TEST_F(MissingPartsTest, AnIndexWithFaultsDoesNotSayWhatThereMustBe) {
