@@ -37,7 +37,7 @@ Catalog MakeShards(NamedExpressions&& tensors, std::uint64_t shard_bytes,
   plan.files = PlanShards(std::move(tensors), shard_bytes);
   if (plan.files.size() > 1) assembled.index = PlanIndex(plan);
   for (const PlannedFile& planned : plan.files) {
-    assembled.headers.push_back(FileHeader(planned).substr(sizeof(std::uint64_t)));
+    assembled.headers.push_back(FileHeader(planned));
     for (const PlannedTensor& tensor : planned.tensors) {
       assembled.origins.push_back(tensor.expression);
     }

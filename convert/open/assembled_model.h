@@ -28,8 +28,8 @@ struct AssembledModel {
   // The checksums that tensors of the model must have, by position in its catalog, where they are
   // known.
   ValueChecksums checksums = {};
-  // Of the model's shards: the text of the index (nothing where there is none), and the headers
-  // without their lengths, by position in the model's catalog.files().
+  // Of the model's shards: the text of the index (nothing where there is none), and the bytes
+  // before the data of each, by position in the model's catalog.files().
   std::optional<std::string> index;
   std::vector<std::string> headers;
 };

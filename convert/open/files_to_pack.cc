@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <tbb/parallel_for.h>
 
+#include "convert/open/model_files.h"
 #include "convert/open/unfinished.h"
 #include "convert/packing/packed_manifest.h"
 #include "formats/checkpoint_location.h"
@@ -25,7 +26,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kSuffix = ".safetensors";
-constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{256} << 20;
 
 struct Listing {
   std::vector<std::string> weights;
@@ -105,8 +105,7 @@ formats::Finding Warning(std::string_view kind, const std::string& file, std::st
 // Throws where the index lists a file that is not there.
 void RequireListed(const fs::path& directory, const std::vector<std::string>& weights) {
   const std::string name(formats::kShardIndexName);
-  const formats::ShardIndex index =
-      formats::ParseShardIndex(formats::ReadSmallFile(directory / name, kMaxIndexBytes), name);
+  const formats::ShardIndex index = formats::ParseShardIndex(ReadIndexText(directory), name);
   for (const std::string& file : index.files) {
     if (std::binary_search(weights.begin(), weights.end(), file)) continue;
     const std::string dead = formats::DeadLinkProblem(directory / file);

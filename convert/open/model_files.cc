@@ -14,16 +14,12 @@
 #include "formats/hash/xxh3.h"
 #include "formats/io/input_file.h"
 #include "formats/message_text.h"
-#include "formats/safetensors.h"
 #include "formats/shard_index.h"
 
 namespace dsv3::convert {
 namespace {
 
-constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{256} << 20;
-
-// The bytes before the data of a shard, without the length. A shard that an unfinished run freed
-// has left them.
+// The bytes before the data of a shard. One that an unfinished run freed has left them.
 std::string ReadHeader(const SourceFile& file, const std::vector<formats::FreedShard>& freed) {
   const formats::InputFile input = formats::OpenOrFreed(file.path, file.name, freed);
   std::uint64_t length = 0;
@@ -41,7 +37,7 @@ std::string ReadHeader(const SourceFile& file, const std::vector<formats::FreedS
                             formats::ShownPath(file.name)),
                 {file.name, ""});
   }
-  return bytes.substr(sizeof(length));
+  return bytes;
 }
 
 std::vector<std::string> ReadHeaders(const OpenedModel& model) {
@@ -54,11 +50,12 @@ std::vector<std::string> ReadHeaders(const OpenedModel& model) {
 
 }  // namespace
 
-std::string WithLength(const std::string& header) {
-  const std::uint64_t length = header.size();
-  std::string bytes(sizeof(length), '\0');
-  std::memcpy(bytes.data(), &length, sizeof(length));
-  return bytes + header;
+std::string ReadIndexText(const std::filesystem::path& directory) {
+  return formats::ReadSmallFile(directory / formats::kShardIndexName, kMaxIndexBytes);
+}
+
+formats::SafetensorsHeader ParseHeader(const SourceFile& shard, const std::string& header) {
+  return formats::ParseSafetensorsHeader(std::as_bytes(std::span(header)), shard.bytes, shard.name);
 }
 
 ModelFiles ReadModelFiles(const OpenedModel& model) {
@@ -66,8 +63,7 @@ ModelFiles ReadModelFiles(const OpenedModel& model) {
   ModelFiles files;
   files.headers = ReadHeaders(model);
   if (model.form == formats::CheckpointFiles::Form::kIndexed) {
-    files.index =
-        formats::ReadSmallFile(model.directory / formats::kShardIndexName, kMaxIndexBytes);
+    files.index = ReadIndexText(model.directory);
   }
   return files;
 }

@@ -1,10 +1,13 @@
 #pragma once
 
+#include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "convert/open/open_model.h"
+#include "formats/safetensors.h"
 
 namespace dsv3::convert {
 
@@ -12,7 +15,7 @@ namespace dsv3::convert {
 // for byte.
 struct ModelFiles {
   std::optional<std::string> index;  // nothing where there is none
-  // Headers without their lengths, by position in OpenedModel::catalog.files().
+  // The bytes before the data of each, by position in OpenedModel::catalog.files().
   std::vector<std::string> headers;
 };
 
@@ -21,7 +24,13 @@ struct ModelFiles {
 // changed since the model was opened, kIo.
 ModelFiles ReadModelFiles(const OpenedModel& model);
 
-// The bytes before a file's data: the header's length and the header, one of ModelFiles::headers.
-std::string WithLength(const std::string& header);
+// The text of the index in a directory. Throws Error (kBadInput, kIo) as formats::ReadSmallFile
+// does.
+std::string ReadIndexText(const std::filesystem::path& directory);
+inline constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{256} << 20;
+
+// What one of ModelFiles::headers says; `shard` is its file in the catalog. Throws Error
+// (kBadInput) as formats::ParseSafetensorsHeader does.
+formats::SafetensorsHeader ParseHeader(const SourceFile& shard, const std::string& header);
 
 }  // namespace dsv3::convert

@@ -31,8 +31,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{256} << 20;
-
 [[noreturn]] void Fail(const std::string& file, const std::string& problem) {
   throw Error(ErrorCode::kBadInput, fmt::format("{}: {}", formats::ShownPath(file), problem),
               {file, ""});
@@ -178,7 +176,7 @@ class Opener {
       original.file.bytes = file.entry->bytes;
       original.header = file.packed->file.original();
       original.file.header_digest = original.header.digest;
-      result_->headers.push_back(file.packed->file.original_head().substr(sizeof(std::uint64_t)));
+      result_->headers.push_back(file.packed->file.original_head());
       std::vector<formats::SafetensorsTensor> tensors;
       for (std::size_t i = 0; i < file.wanted.size(); ++i) {
         const PackedTensor& tensor = file.tensors()[file.wanted[i]];
@@ -202,7 +200,7 @@ class Opener {
       }
       model_.form = formats::CheckpointFiles::Form::kIndexed;
       model_.needs_index = true;
-      result_->index = formats::ReadSmallFile(directory_ / file.name, kMaxIndexBytes);
+      result_->index = ReadIndexText(directory_);
     }
   }
 
@@ -288,7 +286,7 @@ std::vector<formats::FreedShard> OriginalHeads(const OpenedPacked& opened) {
     heads.push_back({files[i].name,
                      files[i].bytes,
                      opened.packed->stored.files()[i].mtime_ns,
-                     {{0, WithLength(opened.packed->headers[i])}}});
+                     {{0, opened.packed->headers[i]}}});
   }
   return heads;
 }

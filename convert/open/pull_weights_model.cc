@@ -1,9 +1,11 @@
 #include "convert/open/pull_weights_model.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -17,7 +19,6 @@
 #include "convert/open/model_files.h"
 #include "convert/packing/pull_weights.h"
 #include "convert/plan/apply_delta.h"
-#include "formats/checkpoint_files.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/io/input_file.h"
@@ -29,8 +30,6 @@ namespace dsv3::convert {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{256} << 20;
 
 [[noreturn]] void Fail(const std::string& file, const std::string& tensor,
                        const std::string& problem) {
@@ -49,8 +48,7 @@ struct Deltas {
 class Reader {
  public:
   explicit Reader(const fs::path& directory) : directory_(directory) {
-    const std::string name(formats::kShardIndexName);
-    deltas_.index = ParsePullIndex(formats::ReadSmallFile(directory / name, kMaxIndexBytes), name);
+    deltas_.index = ParsePullIndex(ReadIndexText(directory), std::string(formats::kShardIndexName));
   }
 
   Deltas Read() {
@@ -140,9 +138,16 @@ bool IsPullDirectory(const fs::path& input) {
   const fs::path index = input / formats::kShardIndexName;
   std::error_code error;
   if (!fs::is_regular_file(index, error)) return false;
-  const std::uintmax_t bytes = fs::file_size(index, error);
-  if (error || bytes > kMaxIndexBytes) return false;
-  return IsPullIndex(formats::ReadSmallFile(index, kMaxIndexBytes));
+  const formats::InputFile file(index, index.string());
+  if (file.bytes() > kMaxIndexBytes) return false;
+  // Nearly all writers put the metadata first, and the rest has megabytes.
+  std::string text(std::min<std::uint64_t>(file.bytes(), 4096), '\0');
+  file.ReadAt(0, std::as_writable_bytes(std::span(text)));
+  const std::size_t weight_map = text.find("\"weight_map\"");
+  if (weight_map == text.npos || text.find("\"metadata\"") > weight_map) {
+    text = ReadIndexText(input);
+  }
+  return IsPullIndex(text);
 }
 
 OpenedModel OpenPullWeights(const fs::path& input, const OpenOptions& options) {

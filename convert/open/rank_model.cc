@@ -1,8 +1,8 @@
 #include "convert/open/rank_model.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <optional>
-#include <span>
 #include <string_view>
 #include <tuple>
 #include <unordered_map>
@@ -11,22 +11,18 @@
 #include <vector>
 
 #include <fmt/format.h>
-#include <tbb/parallel_for.h>
 
 #include "convert/catalog/ceil_div.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/scaled_weights.h"
-#include "convert/open/model_files.h"
 #include "convert/open/rank_config.h"
+#include "convert/open/rank_original.h"
 #include "convert/parallel/slicing.h"
 #include "convert/plan/assemble_expression.h"
 #include "convert/plan/plan.h"
 #include "convert/plan/recut_scales_expression.h"
-#include "formats/checkpoint_check.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
-#include "formats/hash/xxh3.h"
-#include "formats/require_no_errors.h"
 #include "formats/safetensors.h"
 
 namespace dsv3::convert {
@@ -35,97 +31,7 @@ namespace {
 using formats::Dtype;
 using formats::kConfigName;
 using formats::LayoutTensor;
-using formats::RankLayout;
-using formats::SafetensorsHeader;
 using formats::Shape;
-
-constexpr std::string_view kRestoreLayout =
-    "restore layout.json, or make the rank shards again with dsv3-reshard";
-
-[[noreturn]] void Fail(const std::string& tensor, std::string_view problem) {
-  throw Error(
-      ErrorCode::kBadInput,
-      fmt::format("layout.json: {} {}; {}", QuoteForMessage(tensor), problem, kRestoreLayout),
-      {std::string(formats::kRankLayoutName), tensor});
-}
-
-// The files that the ranks were made from, as layout.json records them.
-struct Original {
-  std::vector<SafetensorsHeader> headers;
-  Catalog catalog;
-  ModelConfig config;
-};
-
-std::vector<SafetensorsHeader> ParseHeaders(const RankLayout& layout) {
-  std::vector<SafetensorsHeader> headers(layout.source_files.size());
-  tbb::parallel_for(std::size_t{0}, headers.size(), [&](std::size_t i) {
-    const formats::LayoutSourceFile& file = layout.source_files[i];
-    const std::string bytes = WithLength(file.header);
-    headers[i] = formats::ParseSafetensorsHeader(std::as_bytes(std::span(bytes)), file.bytes,
-                                                 "layout.json: the header of " + file.name);
-  });
-  return headers;
-}
-
-// Headers, index and names of files must agree with each other as those of a checkpoint do.
-void RequireConsistent(const RankLayout& layout, const std::vector<SafetensorsHeader>& headers) {
-  std::vector<formats::ShardToCheck> shards;
-  for (std::size_t i = 0; i < headers.size(); ++i) {
-    const std::string& name = layout.source_files[i].name;
-    const bool is_side_file =
-        std::any_of(layout.side_files.begin(), layout.side_files.end(),
-                    [&](const formats::LayoutSideFile& side) { return side.name == name; });
-    if (IsReservedName(name) || name == kConfigName || is_side_file) {
-      Fail(name, "cannot be the name of a file of weights");
-    }
-    shards.push_back({name, &headers[i]});
-  }
-  for (const formats::LayoutSideFile& side : layout.side_files) {
-    if (IsReservedName(side.name)) Fail(side.name, "cannot be the name of a side file");
-  }
-  formats::Findings findings;
-  if (layout.source_index) {
-    const formats::ShardIndex index =
-        formats::ParseShardIndex(*layout.source_index, "layout.json: the index");
-    const bool same_files = std::equal(
-        index.files.begin(), index.files.end(), layout.source_files.begin(),
-        layout.source_files.end(),
-        [](const std::string& name, const formats::LayoutSourceFile& f) { return name == f.name; });
-    if (!same_files)
-      Fail(std::string(formats::kShardIndexName), "lists other files than \"source\"");
-    findings = formats::CompareWithIndex(index, shards);
-  } else {
-    findings = formats::CompareShards(shards);
-  }
-  formats::RequireNoErrors(findings,
-                           {"fault of the original's headers", "faults of the original's headers"},
-                           "layout.json: ");
-}
-
-Catalog CatalogOf(const RankLayout& layout, const std::vector<SafetensorsHeader>& headers) {
-  std::vector<SourceFile> files;
-  std::vector<CatalogTensor> tensors;
-  for (std::size_t i = 0; i < headers.size(); ++i) {
-    const auto file = static_cast<std::uint32_t>(i);
-    files.push_back(
-        {layout.source_files[i].name, {}, layout.source_files[i].bytes, 0, headers[i].digest});
-    for (const formats::SafetensorsTensor& tensor : headers[i].tensors) {
-      tensors.push_back({tensor.name,
-                         tensor.dtype,
-                         tensor.shape,
-                         {file, headers[i].data_offset + tensor.begin, tensor.end - tensor.begin}});
-    }
-  }
-  return Catalog(std::move(files), std::move(tensors));
-}
-
-Original ReadOriginal(const RankLayout& layout) {
-  std::vector<SafetensorsHeader> headers = ParseHeaders(layout);
-  RequireConsistent(layout, headers);
-  Catalog catalog = CatalogOf(layout, headers);
-  return {std::move(headers), std::move(catalog),
-          ParseModelConfig(layout.source_config, "layout.json: the config")};
-}
 
 // A box of a tensor of the original that a tensor of the ranks holds.
 struct Piece {
@@ -163,9 +69,9 @@ class Pieces {
     for (const formats::LayoutPart& part : listed.parts) {
       const std::uint32_t source = original.Find(part.name);
       if (source == Catalog::kNone) {
-        Fail(listed.name,
-             fmt::format("is said to be cut from {}, which is in no header of the original",
-                         QuoteForMessage(part.name)));
+        FailLayout(listed.name,
+                   fmt::format("is said to be cut from {}, which is in no header of the original",
+                               QuoteForMessage(part.name)));
       }
       const Box box = {part.row_begin, part.row_end, part.col_begin, part.col_end};
       // All parts have the columns of `held` (OpenRankDirectory).
@@ -179,9 +85,10 @@ class Pieces {
     const bool are_equal = a.from->xxh3 == b.from->xxh3;
     if (!are_equal && a.from->parts.size() == 1 && b.from->parts.size() == 1 &&
         a.from->shape == b.from->shape) {
-      Fail(b.from->name, fmt::format("has two copies of one slice with the XXH3-128 digests {} and "
-                                     "{}",
-                                     a.from->xxh3, b.from->xxh3));
+      FailLayout(b.from->name,
+                 fmt::format("has two copies of one slice with the XXH3-128 digests {} and "
+                             "{}",
+                             a.from->xxh3, b.from->xxh3));
     }
     return true;
   }
@@ -223,7 +130,9 @@ class Pieces {
 class Builder {
  public:
   explicit Builder(RankDirectory& ranks)
-      : ranks_(ranks), original_(ReadOriginal(ranks_.layout)), pieces_(ranks_, original_.catalog) {}
+      : ranks_(ranks),
+        original_(ReadRankOriginal(ranks_.layout)),
+        pieces_(ranks_, original_.catalog) {}
 
   RankModel Build() {
     FindScales();
@@ -235,8 +144,8 @@ class Builder {
         SlicesOf(changed_ ? rewritten : original_.catalog);
     Catalog catalog = changed_ ? std::move(rewritten) : std::move(original_.catalog);
     if (!changed_) {
-      for (formats::LayoutSourceFile& file : ranks_.layout.source_files) {
-        headers.push_back(std::move(file.header));
+      for (const formats::LayoutSourceFile& file : ranks_.layout.source_files) {
+        headers.push_back(HeaderWithLength(file.header));
       }
     }
     std::unordered_map<std::uint32_t, std::string> digests;
@@ -316,12 +225,13 @@ class Builder {
     const CatalogTensor& tensor = original_.catalog.tensors()[position];
     const std::vector<Piece>& pieces = pieces_.Of(position);
     if (pieces.empty() && formats::NumElements(tensor.shape) != 0U) {
-      Fail(tensor.name, "is in no rank file, and is not said to be dropped");
+      FailLayout(tensor.name, "is in no rank file, and is not said to be dropped");
     }
     std::vector<Tile> tiles;
     tiles.reserve(pieces.size());
     for (const Piece& piece : pieces) {
-      if (piece.from->rule != pieces[0].from->rule) Fail(tensor.name, "was made by two rules");
+      if (piece.from->rule != pieces[0].from->rule)
+        FailLayout(tensor.name, "was made by two rules");
       tiles.push_back(piece.tile);
     }
     const std::string_view rule =
@@ -334,7 +244,7 @@ class Builder {
   ExpressionPtr Whole(const std::string& name, Dtype dtype, const Shape& shape,
                       std::vector<Tile> tiles) const {
     if (formats::DtypeBits(dtype) < 8) {
-      Fail(name, "has elements of less than a byte, which ranks cannot share");
+      FailLayout(name, "has elements of less than a byte, which ranks cannot share");
     }
     return Assemble(ranks_.catalog, name, dtype, shape, std::move(tiles));
   }
@@ -343,18 +253,20 @@ class Builder {
   ExpressionPtr Recut(std::uint32_t position, std::vector<Tile> tiles) const {
     const CatalogTensor& tensor = original_.catalog.tensors()[position];
     const ScaledWeight* const found = scales_.OfScale(position);
-    if (found == nullptr) Fail(tensor.name, "was recut and is not a scale of a weight");
+    if (found == nullptr) FailLayout(tensor.name, "was recut and is not a scale of a weight");
     const ScaledWeight& pair = *found;
     const quant::BlockShape fine = {ranks_.layout.recut_block.first,
                                     ranks_.layout.recut_block.second};
     if (fine.rows == 0 || pair.matrices != 1 || pair.block.rows % fine.rows != 0 ||
         pair.block.cols % fine.cols != 0) {
-      Fail(tensor.name, fmt::format("was recut for blocks of {} x {}, which do not divide its own "
-                                    "of {} x {}",
-                                    fine.rows, fine.cols, pair.block.rows, pair.block.cols));
+      FailLayout(tensor.name,
+                 fmt::format("was recut for blocks of {} x {}, which do not divide its own "
+                             "of {} x {}",
+                             fine.rows, fine.cols, pair.block.rows, pair.block.cols));
     }
     const Shape shape = {CeilDiv(pair.rows, fine.rows), CeilDiv(pair.cols, fine.cols)};
-    if (!formats::NumBytes(tensor.dtype, shape)) Fail(tensor.name, "has too many recut scales");
+    if (!formats::NumBytes(tensor.dtype, shape))
+      FailLayout(tensor.name, "has too many recut scales");
     ExpressionPtr scales = Whole(tensor.name, tensor.dtype, shape, std::move(tiles));
     return RecutScales(std::move(scales), pair.rows, pair.cols, fine, pair.block);
   }
@@ -376,7 +288,7 @@ class Builder {
     if (index) index = PlanIndex(plan);
     origins_.clear();
     for (const PlannedFile& planned : plan.files) {
-      headers.push_back(FileHeader(planned).substr(sizeof(std::uint64_t)));
+      headers.push_back(FileHeader(planned));
       for (const PlannedTensor& tensor : planned.tensors) {
         origins_.push_back(tensor.expression);
       }
@@ -397,7 +309,7 @@ class Builder {
   }
 
   RankDirectory& ranks_;
-  Original original_;
+  RankOriginal original_;
   Pieces pieces_;
   std::vector<ScaledWeight> scaled_;
   ScaleMap scales_;                           // refers to scaled_

@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <filesystem>
 #include <map>
-#include <span>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -13,7 +12,6 @@
 #include "convert/open/model_files.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
-#include "formats/safetensors.h"
 
 namespace dsv3::convert {
 namespace {
@@ -26,10 +24,8 @@ struct EditedFile {
 
 PlannedFile PlanUnchanged(const SourceFile& shard, const std::string& header,
                           NamedExpressions tensors) {
-  std::string bytes = WithLength(header);
-  const formats::SafetensorsHeader parsed =
-      formats::ParseSafetensorsHeader(std::as_bytes(std::span(bytes)), shard.bytes, shard.name);
-  PlannedFile planned = PlanFileLike(shard.name, std::move(bytes), parsed, std::move(tensors));
+  PlannedFile planned =
+      PlanFileLike(shard.name, header, ParseHeader(shard, header), std::move(tensors));
   // Of rank shards there is no such file.
   if (!shard.path.empty()) {
     std::error_code error;

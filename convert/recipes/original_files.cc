@@ -1,7 +1,6 @@
 #include "convert/recipes/original_files.h"
 
 #include <cstddef>
-#include <span>
 #include <string_view>
 #include <utility>
 
@@ -42,10 +41,8 @@ OriginalFiles Open(const std::filesystem::path& directory, const std::filesystem
   original.needs_index = model.needs_index;
   for (std::size_t i = 0; i < model.catalog.files().size(); ++i) {
     const SourceFile& file = model.catalog.files()[i];
-    std::string bytes = WithLength(files.headers[i]);
-    formats::SafetensorsHeader header =
-        formats::ParseSafetensorsHeader(std::as_bytes(std::span(bytes)), file.bytes, file.name);
-    original.shards.push_back({file.name, std::move(bytes), std::move(header)});
+    formats::SafetensorsHeader header = ParseHeader(file, files.headers[i]);
+    original.shards.push_back({file.name, std::move(files.headers[i]), std::move(header)});
   }
   original.config_text = std::move(model.config_text);
   original.config = std::move(model.config);

@@ -157,7 +157,8 @@ std::string LayoutText(const ReshardPlan& reshard, const OpenedModel& model,
   layout.source_index = files.index;
   for (std::size_t i = 0; i < files.headers.size(); ++i) {
     const SourceFile& file = model.catalog.files()[i];
-    layout.source_files.push_back({file.name, file.bytes, files.headers[i]});
+    layout.source_files.push_back(
+        {file.name, file.bytes, files.headers[i].substr(sizeof(std::uint64_t))});
   }
   layout.side_files = SideFilesOf(reshard.plan, records);
   return formats::SerializeRankLayout(layout);

@@ -88,7 +88,7 @@ TEST_F(OpenModelTest, OpensACheckpointAsItIs) {
   EXPECT_EQ(model.config_text, checkpoint.config);
   ASSERT_THAT(files.headers, SizeIs(4));
   for (std::size_t i = 0; i < files.headers.size(); ++i) {
-    const std::string header = WithLength(files.headers[i]);
+    const std::string& header = files.headers[i];
     const std::string file = checkpoint.ShardBytes(model.catalog.files()[i].name);
     EXPECT_EQ(header, file.substr(0, header.size()));
     EXPECT_EQ(formats::Xxh3Hex(testing::AsBytes(header)), model.catalog.files()[i].header_digest);
@@ -193,7 +193,7 @@ TEST_F(OpenModelTest, TellsOfWhatIsHeldWhereMtpLayersWereDropped) {
     return tensor.name.starts_with("model.layers.2.");
   });
   EXPECT_EQ(model.ranks->index, held.IndexText());
-  const std::string header = WithLength(model.ranks->headers[0]);
+  const std::string& header = model.ranks->headers[0];
   std::string expected = held.ShardBytes("model.safetensors").substr(0, header.size());
   expected.replace(expected.find("\"pt\""), 4, "\"np\"");
   EXPECT_EQ(header, expected);

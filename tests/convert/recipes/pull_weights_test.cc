@@ -236,6 +236,16 @@ TEST_F(PullWeightsTest, NeedTheirBaseAndAreNone) {
   EXPECT_THAT(chain.message(), HasSubstr("unpack it first"));
 }
 
+TEST_F(PullWeightsTest, AreFoundByMetadataBehindTheTensors) {
+  PackDeltas(false).Run();
+  const json index = json::parse(ReadFile(packed() / testing::kIndexFile));
+  WriteFile(packed() / testing::kIndexFile,
+            "{\"weight_map\": " + index["weight_map"].dump() + std::string(5000, ' ') +
+                ", \"metadata\": " + index["metadata"].dump() + "}");
+  UnpackOn(base_).Run();
+  EXPECT_EQ(ReadFile(out() / kFirst), ReadFile(in() / kFirst));
+}
+
 TEST_F(PullWeightsTest, FilesThatTheIndexDoesNotDescribe) {
   PackDeltas(false).Run();
   const std::string index = ReadFile(packed() / testing::kIndexFile);
