@@ -1,15 +1,13 @@
 #include "convert/recipes/merge.h"
 
-#include <cstdint>
-#include <span>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "convert/open/model_files.h"
+#include "convert/recipes/own_shards.h"
 #include "convert/recipes/side_files.h"
 #include "formats/error.h"
-#include "formats/safetensors.h"
 
 namespace dsv3::convert {
 namespace {
@@ -25,21 +23,8 @@ std::string Counted(const std::vector<std::string>& names, std::string_view what
 Plan PlanMerge(const OpenedModel& model, bool all_side_files) {
   Plan plan;
   plan.recipe = kMerge;
-  const ModelFiles files = ReadModelFiles(model);
-  const std::vector<CatalogTensor>& tensors = model.catalog.tensors();
-  std::uint32_t next = 0;
-  for (std::uint32_t file = 0; file < files.headers.size(); ++file) {
-    const SourceFile& shard = model.catalog.files()[file];
-    std::string bytes = WithLength(files.headers[file]);
-    const formats::SafetensorsHeader header =
-        formats::ParseSafetensorsHeader(std::as_bytes(std::span(bytes)), shard.bytes, shard.name);
-    NamedExpressions held;
-    held.reserve(header.tensors.size());
-    for (; next < tensors.size() && tensors[next].extent.file == file; ++next) {
-      held.emplace_back(tensors[next].name, OriginOf(model, next));
-    }
-    plan.files.push_back(PlanFileLike(shard.name, std::move(bytes), header, std::move(held)));
-  }
+  ModelFiles files = ReadModelFiles(model);
+  plan.files = PlanOwnShards(model, std::move(files.headers));
   plan.index = files.index.value_or("");
   plan.source_digests = model.assembled->digests;
   PlanSideFiles(model, model.config_text,

@@ -6,10 +6,8 @@
 #include <memory>
 #include <optional>
 #include <set>
-#include <span>
 #include <string_view>
 #include <system_error>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -22,12 +20,12 @@
 #include "convert/open/model_files.h"
 #include "convert/packing/packed_file.h"
 #include "convert/packing/packed_manifest.h"
+#include "convert/recipes/own_shards.h"
 #include "convert/recipes/packed_sizes.h"
 #include "convert/recipes/pull_weights.h"
 #include "convert/recipes/side_files.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
-#include "formats/safetensors.h"
 #include "formats/shard_index.h"
 
 namespace dsv3::convert {
@@ -104,25 +102,11 @@ Plan PlanPack(const OpenedModel& model, const BaseTensors* base, bool all_side_f
   const std::vector<ExpressionPtr> bases = BasesOf(catalog, base);
   if (base != nullptr) plan.options.push_back({std::string(kBaseOption), "true"});
   const PackedSizes sizes = SamplePackedSizes(catalog, bases);
-  std::uint32_t next = 0;
-  for (std::uint32_t i = 0; i < files.headers.size(); ++i) {
-    const SourceFile& source = catalog.files()[i];
-    std::string bytes = WithLength(std::exchange(files.headers[i], {}));
-    const formats::SafetensorsHeader header =
-        formats::ParseSafetensorsHeader(std::as_bytes(std::span(bytes)), source.bytes, source.name);
-    NamedExpressions held;
-    held.reserve(header.tensors.size());
-    std::unordered_map<std::string_view, ExpressionPtr> base_of;
-    for (; next < catalog.tensors_end() && catalog.tensors()[next].extent.file == i; ++next) {
-      held.emplace_back(catalog.NameInFile(next), Copy(catalog, next));
-      if (bases[next]) base_of.emplace(catalog.NameInFile(next), bases[next]);
-    }
-    PlannedFile& file = plan.files.emplace_back(PlanFileLike(
-        source.name + std::string(kPackedSuffix), std::move(bytes), header, std::move(held)));
-    for (PlannedTensor& tensor : file.tensors) {
-      const auto found = base_of.find(tensor.entry.name);
-      if (found != base_of.end()) tensor.base = found->second;
-    }
+  plan.files = PlanOwnShards(
+      model, std::move(files.headers), {},
+      [&](std::uint32_t position, PlannedTensor& tensor) { tensor.base = bases[position]; });
+  for (PlannedFile& file : plan.files) {
+    file.name += kPackedSuffix;
     file.packed_bytes = EstimatedBytes(file, sizes);
   }
   plan.index = files.index.value_or("");

@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
-#include <span>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -14,13 +12,13 @@
 #include "convert/job/manifest.h"
 #include "convert/job/packed_output.h"
 #include "convert/open/model_files.h"
+#include "convert/recipes/own_shards.h"
 #include "convert/recipes/packed_sizes.h"
 #include "convert/recipes/side_files.h"
 #include "convert/recipes/unpack.h"
 #include "formats/error.h"
 #include "formats/manifest.h"
 #include "formats/message_text.h"
-#include "formats/safetensors.h"
 
 namespace dsv3::convert {
 namespace {
@@ -97,28 +95,18 @@ Plan PlanPullWeights(const OpenedModel& model, const BaseTensors& base, std::uin
   const Catalog& catalog = model.catalog;
   const std::vector<ExpressionPtr> bases = RequireSameTensors(catalog, base, encoding);
   const PackedSizes sizes = SamplePackedSizes(catalog, bases);
-  ModelFiles files = ReadModelFiles(model);
-  std::uint32_t next = 0;
-  for (std::uint32_t i = 0; i < files.headers.size(); ++i) {
-    const SourceFile& source = catalog.files()[i];
-    std::string bytes = WithLength(std::exchange(files.headers[i], {}));
-    const formats::SafetensorsHeader header =
-        formats::ParseSafetensorsHeader(std::as_bytes(std::span(bytes)), source.bytes, source.name);
-    NamedExpressions held;
-    std::unordered_map<std::string_view, ExpressionPtr> base_of;
-    double estimate = static_cast<double>(bytes.size());
-    for (; next < catalog.tensors_end() && catalog.tensors()[next].extent.file == i; ++next) {
-      const CatalogTensor& tensor = catalog.tensors()[next];
-      held.emplace_back(catalog.NameInFile(next), Copy(catalog, next));
-      base_of.emplace(catalog.NameInFile(next), bases[next]);
-      const auto size = sizes.find({tensor.dtype, true});
+  plan.files = PlanOwnShards(
+      model, ReadModelFiles(model).headers, {},
+      [&](std::uint32_t position, PlannedTensor& tensor) { tensor.base = bases[position]; });
+  for (std::size_t i = 0; i < plan.files.size(); ++i) {
+    PlannedFile& file = plan.files[i];
+    file.name = fmt::format("model-{:05}-of-{:05}.safetensors", i, plan.files.size());
+    auto estimate = static_cast<double>(file.data_offset);
+    for (const PlannedTensor& tensor : file.tensors) {
+      const auto size = sizes.find({tensor.entry.dtype, true});
       const double each = size == sizes.end() ? 1 : std::min(1.0, kOfPacked * size->second);
-      estimate += each * static_cast<double>(tensor.extent.length);
+      estimate += each * static_cast<double>(tensor.entry.bytes);
     }
-    PlannedFile& file = plan.files.emplace_back(
-        PlanFileLike(fmt::format("model-{:05}-of-{:05}.safetensors", i, files.headers.size()),
-                     std::move(bytes), header, std::move(held)));
-    for (PlannedTensor& tensor : file.tensors) tensor.base = base_of.at(tensor.entry.name);
     file.packed_bytes = static_cast<std::uint64_t>(std::ceil(estimate));
   }
   return plan;
@@ -169,42 +157,20 @@ std::string PullManifestText(const Plan& plan, const ModelTensors& source, const
   return writer.Finish();
 }
 
-Plan PlanUnpackDeltas(const OpenedModel& model,
-                      const std::function<bool(const std::string& tensor)>& wanted) {
+Plan PlanUnpackDeltas(const OpenedModel& model, const IsWanted& is_wanted) {
   Plan plan;
   plan.recipe = kUnpack;
-  const Catalog& catalog = model.catalog;
   const ValueChecksums& checksums = model.assembled->checksums;
-  const ModelFiles texts = ReadModelFiles(model);
-  std::uint32_t next = 0;
-  for (std::uint32_t i = 0; i < texts.headers.size(); ++i) {
-    const SourceFile& source = catalog.files()[i];
-    std::string bytes = WithLength(texts.headers[i]);
-    const formats::SafetensorsHeader header =
-        formats::ParseSafetensorsHeader(std::as_bytes(std::span(bytes)), source.bytes, source.name);
-    NamedExpressions held;
-    std::unordered_map<std::string, std::string> digests;
-    for (; next < catalog.tensors_end() && catalog.tensors()[next].extent.file == i; ++next) {
-      std::string name(catalog.NameInFile(next));
-      if (wanted && !wanted(name)) continue;
-      const auto checksum = checksums.of.find(next);
-      if (checksum != checksums.of.end() && checksums.kind == ValueChecksums::Kind::kXxh3) {
-        digests.emplace(name, checksum->second);
-      }
-      held.emplace_back(std::move(name), OriginOf(model, next));
-    }
-    if (wanted && held.empty()) continue;
-    PlannedFile& file = plan.files.emplace_back(
-        wanted ? PlanFile(source.name, std::move(held), header.metadata)
-               : PlanFileLike(source.name, std::move(bytes), header, std::move(held)));
-    for (PlannedTensor& tensor : file.tensors) {
-      const auto digest = digests.find(tensor.entry.name);
-      if (digest != digests.end()) tensor.xxh3 = digest->second;
-    }
-  }
+  ModelFiles files = ReadModelFiles(model);
+  plan.files = PlanOwnShards(model, std::move(files.headers), is_wanted,
+                             [&](std::uint32_t position, PlannedTensor& tensor) {
+                               if (checksums.kind != ValueChecksums::Kind::kXxh3) return;
+                               const auto digest = checksums.of.find(position);
+                               if (digest != checksums.of.end()) tensor.xxh3 = digest->second;
+                             });
   PlanSideFiles(model, model.config_text, {}, plan);
-  if (!wanted) {
-    plan.index = texts.index.value_or("");
+  if (!is_wanted) {
+    plan.index = files.index.value_or("");
   } else if (model.needs_index || plan.files.size() > 1) {
     plan.index = PlanIndex(plan);
   }

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 
 #include "convert/job/run_options.h"
@@ -10,6 +9,7 @@
 #include "convert/open/open_model.h"
 #include "convert/packing/pull_weights.h"
 #include "convert/plan/plan.h"
+#include "convert/recipes/own_shards.h"
 
 // A checkpoint → a directory of weight deltas against another one (pull_weights.h).
 namespace dsv3::convert {
@@ -26,8 +26,7 @@ std::string PullManifestText(const Plan& plan, const ModelTensors& source, const
                              const FileRecords& records);
 
 // The way back: the files of the base with the bytes that the deltas change, or those tensors of
-// them that are `wanted` (empty: all). `model` is one of OpenPullWeights.
-Plan PlanUnpackDeltas(const OpenedModel& model,
-                      const std::function<bool(const std::string& tensor)>& wanted);
+// them that are wanted (empty: all). `model` is one of OpenPullWeights.
+Plan PlanUnpackDeltas(const OpenedModel& model, const IsWanted& is_wanted);
 
 }  // namespace dsv3::convert

@@ -1,10 +1,8 @@
 #include "convert/recipes/unpack.h"
 
 #include <algorithm>
-#include <functional>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -18,6 +16,7 @@
 #include "convert/open/model_files.h"
 #include "convert/open/packed_model.h"
 #include "convert/open/pull_weights_model.h"
+#include "convert/recipes/own_shards.h"
 #include "convert/recipes/pull_weights.h"
 #include "convert/stream/file_digests.h"
 #include "convert/stream/value_checks.h"
@@ -26,7 +25,6 @@
 #include "formats/left_behind.h"
 #include "formats/manifest.h"
 #include "formats/message_text.h"
-#include "formats/safetensors.h"
 #include "formats/shard_index.h"
 
 namespace dsv3::convert {
@@ -38,6 +36,15 @@ std::string GlobsText(const std::vector<std::string>& globs) {
   for (const std::string& glob : globs) json.String(glob);
   json.EndArray();
   return json.Take();
+}
+
+// Whether a tensor is wanted; empty: all are.
+IsWanted WantedBy(const std::vector<std::string>& globs) {
+  if (globs.empty()) return {};
+  return [&globs](const std::string& tensor) {
+    return std::any_of(globs.begin(), globs.end(),
+                       [&](const std::string& glob) { return MatchesGlob(glob, tensor); });
+  };
 }
 
 class Planner {
@@ -53,34 +60,20 @@ class Planner {
 
   Plan Make() {
     plan_.recipe = kUnpack;
-    const ModelFiles texts = ReadModelFiles(model_);
-    for (std::uint32_t i = 0; i < texts.headers.size(); ++i) PlanFileOf(i, texts.headers[i]);
+    ModelFiles texts = ReadModelFiles(model_);
+    plan_.files = PlanOwnShards(model_, std::move(texts.headers), WantedBy(globs_));
+    for (PlannedFile& file : plan_.files) {
+      for (PlannedTensor& tensor : file.tensors) {
+        tensor.xxh3 = *digests_.at(file.name + '/' + tensor.entry.name);
+      }
+      if (globs_.empty()) file.sha256 = files_.at(file.name)->sha256;
+    }
     for (const std::string& name : model_.side_files) TakeSideFile(name);
     globs_.empty() ? TakeWhole(texts) : TakeSome();
     return std::move(plan_);
   }
 
  private:
-  // The original's file, or one of the tensors that are wanted.
-  void PlanFileOf(std::uint32_t position, const std::string& header_text) {
-    const SourceFile& source = model_.catalog.files()[position];
-    std::string bytes = WithLength(header_text);
-    formats::SafetensorsHeader header =
-        formats::ParseSafetensorsHeader(std::as_bytes(std::span(bytes)), source.bytes, source.name);
-    NamedExpressions held;
-    const std::vector<CatalogTensor>& tensors = model_.catalog.tensors();
-    for (; next_ < tensors.size() && tensors[next_].extent.file == position; ++next_) {
-      held.emplace_back(model_.catalog.NameInFile(next_), OriginOf(model_, next_));
-    }
-    PlannedFile& file = plan_.files.emplace_back(
-        globs_.empty() ? PlanFileLike(source.name, std::move(bytes), header, std::move(held))
-                       : PlanFile(source.name, std::move(held), header.metadata));
-    for (PlannedTensor& tensor : file.tensors) {
-      tensor.xxh3 = *digests_.at(source.name + '/' + tensor.entry.name);
-    }
-    if (globs_.empty()) file.sha256 = files_.at(source.name)->sha256;
-  }
-
   void TakeSideFile(const std::string& name) {
     const bool is_list = formats::KindOfLeftBehind(name) == formats::LeftBehindKind::kChecksums ||
                          name == "model.sig";
@@ -126,18 +119,8 @@ class Planner {
   const StopToken& stop_;
   std::unordered_map<std::string_view, const PackedManifestFile*> files_;
   std::unordered_map<std::string, const std::string*> digests_;
-  std::uint32_t next_ = 0;
   Plan plan_;
 };
-
-// Whether a tensor is wanted; empty: all are.
-std::function<bool(const std::string&)> WantedBy(const std::vector<std::string>& globs) {
-  if (globs.empty()) return {};
-  return [&globs](const std::string& tensor) {
-    return std::any_of(globs.begin(), globs.end(),
-                       [&](const std::string& glob) { return MatchesGlob(glob, tensor); });
-  };
-}
 
 // Throws for a glob that no tensor matches.
 void RequireMatches(const std::vector<std::string>& tensors,
@@ -162,7 +145,7 @@ struct Opened {
 };
 
 Opened Open(const std::filesystem::path& input, const std::filesystem::path& base,
-            const std::function<bool(const std::string&)>& wanted) {
+            const IsWanted& is_wanted) {
   Opened opened;
   if (IsPullDirectory(input)) {
     opened.model = OpenModel(input, {.mtp_may_be_missing = true, .base = base});
@@ -172,7 +155,7 @@ Opened Open(const std::filesystem::path& input, const std::filesystem::path& bas
     return opened;
   }
   PackedOptions options;
-  options.wanted = wanted;
+  options.wanted = is_wanted;
   std::optional<BaseTensors> tensors;
   if (!base.empty()) options.base = &tensors.emplace(base);
   OpenedPacked packed = OpenPacked(input, options);
