@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "convert/catalog/ceil_div.h"
+#include "convert/plan/origin_expression.h"
 #include "formats/error.h"
 #include "quant/float_cast.h"
 #include "quant/statistics.h"
@@ -22,42 +23,34 @@ quant::FloatFormat FormatOf(Dtype dtype) {
   return dtype == Dtype::kF16 ? quant::FloatFormat::kF16 : quant::FloatFormat::kBF16;
 }
 
-class CastExpression final : public Expression {
+class CastExpression final : public OriginExpression {
  public:
-  CastExpression(ExpressionPtr origin, Dtype dtype)
-      : Expression(dtype, origin->shape()),
-        origin_(std::move(origin)),
-        from_(formats::DtypeBits(origin_->dtype()) / 8),
+  CastExpression(const ExpressionPtr& origin, Dtype dtype)
+      : OriginExpression(origin, dtype, origin->shape()),
+        from_(formats::DtypeBits(origin->dtype()) / 8),
         to_(formats::DtypeBits(dtype) / 8),
-        is_copy_(origin_->rule() == "copy") {}
+        is_copy_(origin->rule() == "copy") {}
 
   std::string_view rule() const override { return "cast"; }
-  std::string parameters() const override {
-    return is_copy_ ? "" : fmt::format("{}({})", origin_->rule(), origin_->parameters());
-  }
-  std::vector<std::uint32_t> streamed_sources() const override {
-    return origin_->streamed_sources();
-  }
-  bool streams_whole_source() const override { return origin_->streams_whole_source(); }
-  std::vector<std::uint32_t> side_sources() const override { return origin_->side_sources(); }
+  std::string parameters() const override { return is_copy_ ? "" : OriginExpression::parameters(); }
 
   std::uint64_t CutAtOrBefore(std::uint64_t position) const override {
-    return ToValue(origin_->CutAtOrBefore(ToOrigin(position)));
+    return ToValue(origin().CutAtOrBefore(ToOrigin(position)));
   }
   std::uint64_t CutAfter(std::uint64_t position) const override {
-    return ToValue(origin_->CutAfter(ToOrigin(position)));
+    return ToValue(origin().CutAfter(ToOrigin(position)));
   }
-  std::uint64_t LongestPiece() const override { return ToValue(origin_->LongestPiece()); }
+  std::uint64_t LongestPiece() const override { return ToValue(origin().LongestPiece()); }
 
   // The origin's value is held beside its inputs unless it is one of them.
   std::uint64_t input_bytes_per_output_byte() const override {
-    const std::uint64_t origin = origin_->input_bytes_per_output_byte() + (is_copy_ ? 0 : 1);
-    return CeilDiv(origin * from_, to_);
+    const std::uint64_t bytes = origin().input_bytes_per_output_byte() + (is_copy_ ? 0 : 1);
+    return CeilDiv(bytes * from_, to_);
   }
 
   void AppendReads(std::uint64_t begin, std::uint64_t end,
                    std::vector<SourceRange>& reads) const override {
-    origin_->AppendReads(ToOrigin(begin), ToOrigin(end), reads);
+    origin().AppendReads(ToOrigin(begin), ToOrigin(end), reads);
   }
 
   void Evaluate(std::uint64_t begin, std::uint64_t end,
@@ -66,7 +59,7 @@ class CastExpression final : public Expression {
     if (is_copy_) return Convert(inputs[0], out.value);
     std::vector<std::byte> value(static_cast<std::size_t>(ToOrigin(end) - ToOrigin(begin)));
     EvaluationOutput made{value, {}, {}};
-    origin_->Evaluate(ToOrigin(begin), ToOrigin(end), inputs, made);
+    origin().Evaluate(ToOrigin(begin), ToOrigin(end), inputs, made);
     out.counts.nan_codes += made.counts.nan_codes;
     out.counts.zero_blocks = std::move(made.counts.zero_blocks);
     Convert(value, out.value);
@@ -79,7 +72,7 @@ class CastExpression final : public Expression {
   // Tensors start on multiples of their element size in the files that are written, so `out` is
   // aligned for its elements.
   void Convert(std::span<const std::byte> bytes, std::span<std::byte> out) const {
-    const Dtype source = origin_->dtype();
+    const Dtype source = origin().dtype();
     if (dtype() == Dtype::kBF16) {
       quant::CastToBF16(FormatOf(source), bytes, reinterpret_cast<std::uint16_t*>(out.data()));
     } else {
@@ -89,7 +82,6 @@ class CastExpression final : public Expression {
     }
   }
 
-  const ExpressionPtr origin_;
   const std::uint64_t from_;  // bytes of an element
   const std::uint64_t to_;
   const bool is_copy_;

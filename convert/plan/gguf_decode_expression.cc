@@ -5,7 +5,10 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include "convert/plan/gguf_encode_expression.h"
+#include "convert/plan/origin_expression.h"
 #include "formats/error.h"
 #include "quant/gguf_values.h"
 
@@ -15,23 +18,17 @@ namespace {
 using formats::Dtype;
 using formats::GgufType;
 
-class GgufDecodeExpression final : public Expression {
+class GgufDecodeExpression final : public OriginExpression {
  public:
   GgufDecodeExpression(ExpressionPtr blocks, GgufType type, formats::Shape shape)
-      : Expression(Dtype::kF32, std::move(shape)),
-        blocks_(std::move(blocks)),
+      : OriginExpression(std::move(blocks), Dtype::kF32, std::move(shape)),
         type_(type),
         block_(formats::GgufTypeInfoOf(type)) {}
 
   std::string_view rule() const override { return "decode"; }
   std::string parameters() const override {
-    return std::string(block_.name) + " " + std::string(blocks_->rule()) + "(" +
-           blocks_->parameters() + ")";
+    return fmt::format("{} {}", block_.name, OriginExpression::parameters());
   }
-  std::vector<std::uint32_t> streamed_sources() const override {
-    return blocks_->streamed_sources();
-  }
-  bool streams_whole_source() const override { return blocks_->streams_whole_source(); }
 
   std::uint64_t CutAtOrBefore(std::uint64_t position) const override {
     return position - position % ValueBytes();
@@ -42,7 +39,7 @@ class GgufDecodeExpression final : public Expression {
 
   void AppendReads(std::uint64_t begin, std::uint64_t end,
                    std::vector<SourceRange>& reads) const override {
-    blocks_->AppendReads(ToBlocks(begin), ToBlocks(end), reads);
+    origin().AppendReads(ToBlocks(begin), ToBlocks(end), reads);
   }
 
   void Evaluate(std::uint64_t begin, std::uint64_t end,
@@ -50,7 +47,7 @@ class GgufDecodeExpression final : public Expression {
                 EvaluationOutput& out) const override {
     std::vector<std::byte> bytes(static_cast<std::size_t>(ToBlocks(end) - ToBlocks(begin)));
     EvaluationOutput made{bytes, {}, std::move(out.counts)};
-    blocks_->Evaluate(ToBlocks(begin), ToBlocks(end), inputs, made);
+    origin().Evaluate(ToBlocks(begin), ToBlocks(end), inputs, made);
     out.counts = std::move(made.counts);
     // The parts that values are made in are aligned for their elements.
     auto* const values = reinterpret_cast<float*>(out.value.data());
@@ -71,7 +68,6 @@ class GgufDecodeExpression final : public Expression {
     return position / ValueBytes() * block_.block_bytes;
   }
 
-  const ExpressionPtr blocks_;
   const GgufType type_;
   const formats::GgufTypeInfo& block_;
 };

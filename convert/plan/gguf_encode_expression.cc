@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "convert/catalog/ceil_div.h"
+#include "convert/plan/origin_expression.h"
 #include "convert/plan/quantized_weight.h"
 #include "formats/error.h"
 #include "quant/float_cast.h"
@@ -32,53 +33,47 @@ quant::StoredFloat StoredFormOf(Dtype dtype) {
   return dtype == Dtype::kF16 ? quant::StoredFloat::kF16 : quant::StoredFloat::kBF16;
 }
 
-class GgufEncodeExpression final : public Expression {
+class GgufEncodeExpression final : public OriginExpression {
  public:
-  GgufEncodeExpression(ExpressionPtr origin, GgufType type)
-      : Expression(DtypeOfGguf(type), ShapeOfGguf(type, origin->shape())),
-        origin_(std::move(origin)),
+  GgufEncodeExpression(const ExpressionPtr& origin, GgufType type)
+      : OriginExpression(origin, DtypeOfGguf(type), ShapeOfGguf(type, origin->shape())),
         type_(type),
-        from_(formats::DtypeBits(origin_->dtype()) / 8),
+        from_(formats::DtypeBits(origin->dtype()) / 8),
         block_(formats::GgufTypeInfoOf(type)),
-        is_copy_(origin_->rule() == "copy") {}
+        is_copy_(origin->rule() == "copy") {}
 
   std::string_view rule() const override { return "encode"; }
   std::string parameters() const override {
     return is_copy_ ? std::string(block_.name)
-                    : fmt::format("{} {}({})", block_.name, origin_->rule(), origin_->parameters());
+                    : fmt::format("{} {}", block_.name, OriginExpression::parameters());
   }
-  std::vector<std::uint32_t> streamed_sources() const override {
-    return origin_->streamed_sources();
-  }
-  bool streams_whole_source() const override { return origin_->streams_whole_source(); }
-  std::vector<std::uint32_t> side_sources() const override { return origin_->side_sources(); }
 
   // Where the origin may be cut and a block begins.
   std::uint64_t CutAtOrBefore(std::uint64_t position) const override {
-    std::uint64_t at = origin_->CutAtOrBefore(ToOrigin(position));
-    while (at % BlockInOrigin() != 0) at = origin_->CutAtOrBefore(at - 1);
+    std::uint64_t at = origin().CutAtOrBefore(ToOrigin(position));
+    while (at % BlockInOrigin() != 0) at = origin().CutAtOrBefore(at - 1);
     return ToValue(at);
   }
   std::uint64_t CutAfter(std::uint64_t position) const override {
     std::uint64_t at = ToOrigin(position) + BlockInOrigin() - 1;
     do {
-      at = origin_->CutAfter(at);
+      at = origin().CutAfter(at);
     } while (at % BlockInOrigin() != 0);
     return ToValue(at);
   }
   std::uint64_t LongestPiece() const override {
-    return CeilDiv(origin_->LongestPiece(), BlockInOrigin()) * block_.block_bytes;
+    return CeilDiv(origin().LongestPiece(), BlockInOrigin()) * block_.block_bytes;
   }
 
   // The origin's value is held beside its inputs unless it is one of them.
   std::uint64_t input_bytes_per_output_byte() const override {
-    const std::uint64_t origin = origin_->input_bytes_per_output_byte() + (is_copy_ ? 0 : 1);
-    return CeilDiv(origin * BlockInOrigin(), block_.block_bytes);
+    const std::uint64_t bytes = origin().input_bytes_per_output_byte() + (is_copy_ ? 0 : 1);
+    return CeilDiv(bytes * BlockInOrigin(), block_.block_bytes);
   }
 
   void AppendReads(std::uint64_t begin, std::uint64_t end,
                    std::vector<SourceRange>& reads) const override {
-    origin_->AppendReads(ToOrigin(begin), ToOrigin(end), reads);
+    origin().AppendReads(ToOrigin(begin), ToOrigin(end), reads);
   }
 
   void Evaluate(std::uint64_t begin, std::uint64_t end,
@@ -100,7 +95,7 @@ class GgufEncodeExpression final : public Expression {
       }
       value.resize(static_cast<std::size_t>(ToOrigin(strip.end) - ToOrigin(at)));
       EvaluationOutput made{value, {}, {}};
-      origin_->Evaluate(ToOrigin(at), ToOrigin(strip.end), strip.inputs, made);
+      origin().Evaluate(ToOrigin(at), ToOrigin(strip.end), strip.inputs, made);
       out.counts.nan_codes += made.counts.nan_codes;
       out.counts.zero_blocks.Add(made.counts.zero_blocks);
       Convert(value, out.value.subspan(static_cast<std::size_t>(at - begin),
@@ -158,15 +153,15 @@ class GgufEncodeExpression final : public Expression {
       const std::size_t count = std::min<std::size_t>(kStrip, bytes.size() / from_);
       const std::span<const std::byte> strip = bytes.first(count * from_);
       const std::size_t made = count / block_.block_elements * block_.block_bytes;
-      if (!is_copy_ && origin_->dtype() == Dtype::kF32) {
+      if (!is_copy_ && origin().dtype() == Dtype::kF32) {
         // Made here, so aligned for floats; what is read may lie anywhere.
         Round({reinterpret_cast<const float*>(strip.data()), count}, out.data());
       } else if (type_ == GgufType::kF32) {
         // Tensors are aligned in the file, so `out` is aligned for its elements.
-        quant::DecodeFloats(StoredFormOf(origin_->dtype()), strip,
+        quant::DecodeFloats(StoredFormOf(origin().dtype()), strip,
                             reinterpret_cast<float*>(out.data()));
       } else {
-        quant::DecodeFloats(StoredFormOf(origin_->dtype()), strip, floats.data());
+        quant::DecodeFloats(StoredFormOf(origin().dtype()), strip, floats.data());
         Round(std::span(floats).first(count), out.data());
       }
       bytes = bytes.subspan(strip.size());
@@ -186,7 +181,6 @@ class GgufEncodeExpression final : public Expression {
     }
   }
 
-  const ExpressionPtr origin_;
   const GgufType type_;
   const std::uint64_t from_;  // bytes of an element of the origin
   const formats::GgufTypeInfo& block_;

@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/plan/origin_expression.h"
 #include "formats/message_text.h"
 #include "quant/codec.h"
 
@@ -63,45 +64,35 @@ void Encode(float value, Dtype dtype, std::byte* to) {
   }
 }
 
-class OffsetCast final : public Expression {
+class OffsetCast final : public OriginExpression {
  public:
-  OffsetCast(ExpressionPtr origin, Dtype dtype, ErrorPlace tensor)
-      : Expression(dtype, origin->shape()),
-        origin_(std::move(origin)),
-        tensor_(std::move(tensor)) {}
+  OffsetCast(const ExpressionPtr& origin, Dtype dtype, ErrorPlace tensor)
+      : OriginExpression(origin, dtype, origin->shape()), tensor_(std::move(tensor)) {}
 
   std::string_view rule() const override { return "cast"; }
-  std::string parameters() const override {
-    return fmt::format("{}({})", origin_->rule(), origin_->parameters());
-  }
-  std::vector<std::uint32_t> streamed_sources() const override {
-    return origin_->streamed_sources();
-  }
-  bool streams_whole_source() const override { return origin_->streams_whole_source(); }
-  std::vector<std::uint32_t> side_sources() const override { return origin_->side_sources(); }
 
   // There is one of them for a weight.
   std::uint64_t CutAtOrBefore(std::uint64_t /*position*/) const override { return 0; }
   std::uint64_t CutAfter(std::uint64_t /*position*/) const override { return num_bytes(); }
   std::uint64_t input_bytes_per_output_byte() const override {
-    return 4 * (origin_->input_bytes_per_output_byte() + 1);
+    return 4 * (origin().input_bytes_per_output_byte() + 1);
   }
 
   void AppendReads(std::uint64_t /*begin*/, std::uint64_t /*end*/,
                    std::vector<SourceRange>& reads) const override {
-    origin_->AppendReads(0, origin_->num_bytes(), reads);
+    origin().AppendReads(0, origin().num_bytes(), reads);
   }
 
   void Evaluate(std::uint64_t /*begin*/, std::uint64_t /*end*/,
                 std::span<const std::span<const std::byte>> inputs,
                 EvaluationOutput& out) const override {
-    std::vector<std::byte> stored(static_cast<std::size_t>(origin_->num_bytes()));
+    std::vector<std::byte> stored(static_cast<std::size_t>(origin().num_bytes()));
     EvaluationOutput made{stored, {}, {}};
-    origin_->Evaluate(0, origin_->num_bytes(), inputs, made);
-    const std::size_t from = formats::DtypeBits(origin_->dtype()) / 8;
+    origin().Evaluate(0, origin().num_bytes(), inputs, made);
+    const std::size_t from = formats::DtypeBits(origin().dtype()) / 8;
     const std::size_t to = formats::DtypeBits(dtype()) / 8;
     for (std::size_t i = 0; i * from < stored.size(); ++i) {
-      const float value = Decode(origin_->dtype(), stored.data() + i * from);
+      const float value = Decode(origin().dtype(), stored.data() + i * from);
       if (!(value >= kLeast && value <= kGreatest) || value != std::nearbyint(value)) {
         throw Error(ErrorCode::kBadInput,
                     fmt::format("{}: tensor {} is {} at [{}], expected a whole number from -128 to "
@@ -116,7 +107,6 @@ class OffsetCast final : public Expression {
   }
 
  private:
-  const ExpressionPtr origin_;
   const ErrorPlace tensor_;
 };
 

@@ -10,6 +10,7 @@
 
 #include "convert/catalog/box.h"
 #include "convert/catalog/ceil_div.h"
+#include "convert/plan/origin_expression.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
@@ -37,11 +38,10 @@ bool Divides(std::uint64_t a, std::uint64_t b) {
   return a != 0 && b != 0 && (a % b == 0 || b % a == 0);
 }
 
-class RecutScalesExpression final : public Expression {
+class RecutScalesExpression final : public OriginExpression {
  public:
-  RecutScalesExpression(ExpressionPtr scales, const Grid& rows, const Grid& cols)
-      : Expression(scales->dtype(), {rows.to, cols.to}),
-        scales_(std::move(scales)),
+  RecutScalesExpression(const ExpressionPtr& scales, const Grid& rows, const Grid& cols)
+      : OriginExpression(scales, scales->dtype(), {rows.to, cols.to}),
         rows_(rows),
         cols_(cols),
         element_bytes_(formats::DtypeBits(dtype()) / 8),
@@ -51,13 +51,8 @@ class RecutScalesExpression final : public Expression {
   std::string_view rule() const override { return "recut-scales"; }
   std::string parameters() const override {
     return fmt::format("{}:{} {}:{} {} {}", rows_.from_unit, rows_.to_unit, cols_.from_unit,
-                       cols_.to_unit, scales_->rule(), scales_->parameters());
+                       cols_.to_unit, origin().rule(), origin().parameters());
   }
-  std::vector<std::uint32_t> streamed_sources() const override {
-    return scales_->streamed_sources();
-  }
-  bool streams_whole_source() const override { return scales_->streams_whole_source(); }
-  std::vector<std::uint32_t> side_sources() const override { return scales_->side_sources(); }
 
   // Between units of rows: so each row of the source is read once.
   std::uint64_t CutAtOrBefore(std::uint64_t position) const override {
@@ -73,13 +68,13 @@ class RecutScalesExpression final : public Expression {
     const std::uint64_t last_unit = rows_.to % rows_.to_unit;
     const std::uint64_t unit = last_unit != 0 ? last_unit : rows_.to_unit;
     return CeilDiv(from_row_bytes_ * rows_.from_unit, to_row_bytes_ * unit) *
-           (scales_->input_bytes_per_output_byte() + 1);
+           (origin().input_bytes_per_output_byte() + 1);
   }
 
   void AppendReads(std::uint64_t begin, std::uint64_t end,
                    std::vector<SourceRange>& reads) const override {
     const ByteRange range = FromRange(begin, end);
-    scales_->AppendReads(range.begin, range.end, reads);
+    origin().AppendReads(range.begin, range.end, reads);
   }
 
   void Evaluate(std::uint64_t begin, std::uint64_t end,
@@ -88,7 +83,7 @@ class RecutScalesExpression final : public Expression {
     const ByteRange range = FromRange(begin, end);
     std::vector<std::byte> from(static_cast<std::size_t>(range.size()));
     EvaluationOutput made{from, {}, std::move(out.counts)};
-    scales_->Evaluate(range.begin, range.end, inputs, made);
+    origin().Evaluate(range.begin, range.end, inputs, made);
     out.counts = std::move(made.counts);
     const std::uint64_t first = begin / to_row_bytes_;
     const std::uint64_t first_from = rows_.FromOf(first);
@@ -111,7 +106,6 @@ class RecutScalesExpression final : public Expression {
             std::min(last, rows_.from) * from_row_bytes_};
   }
 
-  const ExpressionPtr scales_;
   const Grid rows_;
   const Grid cols_;
   const std::uint64_t element_bytes_;

@@ -13,6 +13,7 @@
 #include "convert/model/code_names.h"
 #include "convert/plan/assemble_expression.h"
 #include "convert/plan/composed_expression.h"
+#include "convert/plan/origin_expression.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
@@ -49,34 +50,28 @@ ExpressionPtr Transposed(const Catalog& catalog, std::uint32_t position) {
 }
 
 // What is made of the words of a transposed tensor: rule "transpose".
-class FromWords : public Expression {
+class FromWords : public OriginExpression {
  public:
   FromWords(ExpressionPtr words, Shape shape)
-      : Expression(Dtype::kI32, std::move(shape)), words_(std::move(words)) {}
+      : OriginExpression(std::move(words), Dtype::kI32, std::move(shape)) {}
 
   std::string_view rule() const override { return "transpose"; }
-  std::string parameters() const override {
-    return fmt::format("{}({})", words_->rule(), words_->parameters());
-  }
-  std::vector<std::uint32_t> streamed_sources() const override {
-    return words_->streamed_sources();
-  }
   bool streams_whole_source() const override { return false; }
 
   std::uint64_t CutAtOrBefore(std::uint64_t position) const override {
-    return words_->CutAtOrBefore(position);
+    return origin().CutAtOrBefore(position);
   }
   std::uint64_t CutAfter(std::uint64_t position) const override {
-    return words_->CutAfter(position);
+    return origin().CutAfter(position);
   }
   // The words are held beside what they are made of.
   std::uint64_t input_bytes_per_output_byte() const override {
-    return words_->input_bytes_per_output_byte() + 1;
+    return origin().input_bytes_per_output_byte() + 1;
   }
 
   void AppendReads(std::uint64_t begin, std::uint64_t end,
                    std::vector<SourceRange>& reads) const override {
-    words_->AppendReads(begin, end, reads);
+    origin().AppendReads(begin, end, reads);
   }
 
   void Evaluate(std::uint64_t begin, std::uint64_t end,
@@ -84,15 +79,13 @@ class FromWords : public Expression {
                 EvaluationOutput& out) const override {
     std::vector<std::byte> words(static_cast<std::size_t>(end - begin));
     EvaluationOutput made{words, {}, {}};
-    words_->Evaluate(begin, end, inputs, made);
+    origin().Evaluate(begin, end, inputs, made);
     Convert(words, out.value.data());
   }
 
  private:
   // Whole rows of words.
   virtual void Convert(std::span<const std::byte> words, std::byte* to) const = 0;
-
-  const ExpressionPtr words_;
 };
 
 // Words of which each keeps its codes: those of eight rows and one column.

@@ -2,36 +2,26 @@
 
 #include <cstring>
 #include <memory>
-#include <string>
 #include <utility>
 #include <vector>
 
-#include <fmt/format.h>
-
+#include "convert/plan/origin_expression.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
 namespace {
 
-class TransposeExpression final : public Expression {
+class TransposeExpression final : public OriginExpression {
  public:
-  explicit TransposeExpression(ExpressionPtr origin)
-      : Expression(origin->dtype(), {origin->shape()[0], origin->shape()[2], origin->shape()[1]}),
-        origin_(std::move(origin)),
+  explicit TransposeExpression(const ExpressionPtr& origin)
+      : OriginExpression(origin, origin->dtype(),
+                         {origin->shape()[0], origin->shape()[2], origin->shape()[1]}),
         element_bytes_(formats::DtypeBits(dtype()) / 8),
         rows_(shape()[2]),
         cols_(shape()[1]),
         matrix_bytes_(rows_ * cols_ * element_bytes_) {}
 
   std::string_view rule() const override { return "transpose"; }
-  std::string parameters() const override {
-    return fmt::format("{}({})", origin_->rule(), origin_->parameters());
-  }
-  std::vector<std::uint32_t> streamed_sources() const override {
-    return origin_->streamed_sources();
-  }
-  bool streams_whole_source() const override { return origin_->streams_whole_source(); }
-  std::vector<std::uint32_t> side_sources() const override { return origin_->side_sources(); }
 
   std::uint64_t CutAtOrBefore(std::uint64_t position) const override {
     return position - position % matrix_bytes_;
@@ -41,12 +31,12 @@ class TransposeExpression final : public Expression {
   }
   // The origin's value is held beside its inputs.
   std::uint64_t input_bytes_per_output_byte() const override {
-    return origin_->input_bytes_per_output_byte() + 1;
+    return origin().input_bytes_per_output_byte() + 1;
   }
 
   void AppendReads(std::uint64_t begin, std::uint64_t end,
                    std::vector<SourceRange>& reads) const override {
-    origin_->AppendReads(begin, end, reads);
+    origin().AppendReads(begin, end, reads);
   }
 
   void Evaluate(std::uint64_t begin, std::uint64_t end,
@@ -54,7 +44,7 @@ class TransposeExpression final : public Expression {
                 EvaluationOutput& out) const override {
     std::vector<std::byte> value(static_cast<std::size_t>(end - begin));
     EvaluationOutput made{value, {}, std::move(out.counts)};
-    origin_->Evaluate(begin, end, inputs, made);
+    origin().Evaluate(begin, end, inputs, made);
     out.counts = std::move(made.counts);
     for (std::size_t at = 0; at < value.size(); at += matrix_bytes_) {
       Transpose(value.data() + at, out.value.data() + at);
@@ -70,7 +60,6 @@ class TransposeExpression final : public Expression {
     }
   }
 
-  const ExpressionPtr origin_;
   const std::uint64_t element_bytes_;
   const std::uint64_t rows_;  // of the origin
   const std::uint64_t cols_;
