@@ -23,6 +23,7 @@
 #include "convert/verify/signature.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
+#include "formats/gguf_files.h"
 #include "formats/manifest.h"
 #include "formats/message_text.h"
 
@@ -154,7 +155,7 @@ class AllChecks {
   }
 
   std::string WhyNoChecksums() const {
-    if (IsOneFile()) return "DIR is a single file";
+    if (IsOneFile() && !formats::IsGgufFile(options_.input)) return "DIR is a single file";
     if (convert::HasChecksums(options_.input)) return "";
     return "there is nothing to check against: no manifest, SHA256SUMS or records of the hub";
   }
@@ -285,7 +286,8 @@ Command AllChecksCommand() {
   command.description = {
       "Runs, one after the other: structure; provenance where a conversion wrote a manifest; "
       "verify-signature where --key is given; checksum check where there is something to compare "
-      "with; and numeric. A check that does not apply is skipped, and the report says why.",
+      "with; and numeric. A check that does not apply is skipped, and the report says why. DIR may "
+      "be a GGUF file.",
       "The exit code is 0 where all checks that ran passed, 1 where one found an error, and that "
       "of the error where one could not run; the other checks still run. --junit and --sarif write "
       "one file each, with the findings of all checks."};

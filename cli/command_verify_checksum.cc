@@ -209,8 +209,13 @@ Command ChecksumCheckCommand() {
       "of digests does not name are warnings.",
       "A packed checkpoint is compared with its packed.json, and its tensors are unpacked. Those "
       "that hold differences are unpacked with --base alone; without it their files are compared, "
-      "and the report says how many were not decoded."};
-  command.arguments = {{"DIR", kDirectoryHelp, &options->directory}};
+      "and the report says how many were not decoded.",
+      "Of a GGUF file, it is compared, or all splits of its model, with the manifest that to-gguf "
+      "wrote beside it, or else with what names it in its directory."};
+  command.arguments = {{"DIR",
+                        "The model directory, a model directory of the Hugging Face hub cache, or "
+                        "a GGUF file.",
+                        &options->directory}};
   command.options = {
       PathOption("manifest", "FILE", PathUse::kInputFile, &options->checksums.manifest,
                  "Compare with this manifest or list of SHA-256 digests, whatever checksums DIR "

@@ -81,6 +81,9 @@ void TrainingMember(formats::JsonWriter& json,
 std::string GoodText(const convert::StructureReport& checked) {
   if (checked.ranks) return "rank files, layout.json and the model's config agree";
   if (checked.training) return "the checkpoint holds every tensor of the config's model";
+  if (checked.is_gguf) {
+    return checked.known_model ? "keys and tensors agree" : "the header is sound";
+  }
   return "headers, index and config agree";
 }
 
@@ -104,9 +107,12 @@ VerifyReport CheckStructure(const std::string& input, const ModelOptions& model,
   report.title = "Checked the structure of " + formats::ShownPath(input);
   report.good = GoodText(checked);
   std::string model_text = checked.model_type.empty()
-                               ? std::string("not known: config.json gives none")
+                               ? std::string(checked.is_gguf ? "not known: the keys give none"
+                                                             : "not known: config.json gives none")
                                : Printable(checked.model_type);
-  if (checked.known_model) {
+  if (checked.known_model && checked.is_gguf) {
+    model_text += ", whose keys say which tensors there are";
+  } else if (checked.known_model) {
     model_text += fmt::format(", which has {} without scales",
                               FormatCountOf(checked.expected_tensors, "tensor"));
   } else if (!checked.model_type.empty()) {
@@ -129,9 +135,9 @@ VerifyReport CheckStructure(const std::string& input, const ModelOptions& model,
   if (looked) {
     report.lines.emplace_back("files", FormatCountOf(checked.verification.files.size(), "file") +
                                            ", of weights the headers only");
-    report.lines.emplace_back("tensors",
-                              fmt::format("{} with scales, {}", FormatCount(checked.tensors),
-                                          FormatBytes(checked.tensor_bytes)));
+    report.lines.emplace_back("tensors", fmt::format("{}{}, {}", FormatCount(checked.tensors),
+                                                     checked.is_gguf ? "" : " with scales",
+                                                     FormatBytes(checked.tensor_bytes)));
   }
   report.members = [held, &checked](formats::JsonWriter& json) {
     StringOrNullMember(json, "model_type", checked.model_type);
@@ -169,7 +175,10 @@ Command StructureCommand() {
       "Rank shards are judged by their layout.json: every file is of one job and holds the tensors "
       "that layout.json lists, and the slices give each tensor of the model once.",
       "A training checkpoint holds every tensor that the config predicts, whole and once; the "
-      "first fault is the only one that is listed."};
+      "first fault is the only one that is listed.",
+      "DIR may be a GGUF file, or any split of several: it holds the tensors that its keys "
+      "predict, "
+      "with their shapes."};
   command.arguments = {{"DIR", kModelDescription, &options->input}};
   command.options = {ConfigOption(&options->model.config), FromOption(&options->model.from),
                      BaseOption(&options->model.base, "DIR"), StrictOption(&options->verify)};

@@ -221,8 +221,9 @@ void FailNoCheckpoint(const fs::path& directory) {
   std::string_view instead = "give the directory that holds the *.safetensors files";
   if (has_gguf) {
     instead =
-        "it holds GGUF files: name one of them to dsv3-inspect, dsv3-verify compare or dsv3-verify "
-        "numeric; other commands need the safetensors checkpoint that they were made from";
+        "it holds GGUF files: name one of them to dsv3-inspect or to structure, numeric, compare, "
+        "checksum check or all of dsv3-verify; other commands need the safetensors checkpoint that "
+        "they were made from";
   }
   if (has_pytorch) {
     instead =

@@ -37,8 +37,9 @@ constexpr std::array<Signature, 9> kSignatures = {{
      "it is a zip archive, perhaps a PyTorch checkpoint; if so, make one of safetensors of it: "
      "dsv3-convert train-to-infer"},
     {"gguf",
-     "it is a GGUF file, which dsv3-inspect, dsv3-verify compare and dsv3-verify numeric read, and "
-     "no other command; give the safetensors checkpoint that it was made from"},
+     "it is a GGUF file, which dsv3-inspect and structure, numeric, compare, checksum check and "
+     "all "
+     "of dsv3-verify read; give the safetensors checkpoint that it was made from"},
 }};
 
 constexpr std::string_view kCompressed =

@@ -106,6 +106,13 @@ std::string GgufSplitFileName(const GgufSplitName& split) {
   return fmt::format("{}-{:05}-of-{:05}{}", split.base, split.number, split.count, kSuffix);
 }
 
+std::string GgufManifestName(std::string_view file_name) {
+  const std::optional<GgufSplitName> split = ParseGgufSplitName(file_name);
+  std::string base = split ? split->base : std::string(file_name);
+  if (!split && base.ends_with(kSuffix)) base.resize(base.size() - kSuffix.size());
+  return base.append(kGgufManifestSuffix);
+}
+
 std::optional<std::uint64_t> GgufNumber(const GgufKeys& keys, std::string_view key) {
   const GgufValue* const value = FindGgufKey(keys, key);
   if (value == nullptr) return std::nullopt;

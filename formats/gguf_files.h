@@ -26,6 +26,11 @@ struct GgufSplitName {
 std::optional<GgufSplitName> ParseGgufSplitName(std::string_view file_name);
 std::string GgufSplitFileName(const GgufSplitName& split);
 
+// The name of the manifest that lies beside a GGUF file, or beside all splits of a model, where
+// this toolkit made them: "NAME.gguf.manifest.json".
+inline constexpr std::string_view kGgufManifestSuffix = ".gguf.manifest.json";
+std::string GgufManifestName(std::string_view file_name);
+
 // A key's value where it is a whole number that is not negative, whatever its kind.
 std::optional<std::uint64_t> GgufNumber(const GgufKeys& keys, std::string_view key);
 

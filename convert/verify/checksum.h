@@ -52,7 +52,7 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
                                       const StopToken& stop);
 
 struct CheckChecksumsRequest {
-  std::filesystem::path directory;  // or a hub cache "models--org--name"
+  std::filesystem::path directory;  // or a hub cache "models--org--name", or a GGUF file
   // A manifest, or a list of SHA-256 digests, to use instead of what is in the directory; may be
   // empty.
   std::filesystem::path manifest;
@@ -70,7 +70,7 @@ struct CheckChecksumsReport {
   Verification verification;
   Basis basis = Basis::kManifest;
   // The file that was used ("checkpoint.manifest.json", "SHA256SUMS and 2 more lists", the path
-  // given as `manifest`), or for hub metadata the kinds of it
+  // given as `manifest`, a GGUF file's manifest), or for hub metadata the kinds of it
   // (".cache/huggingface/download/*.metadata").
   std::string basis_name;
   bool quick = false;
@@ -95,7 +95,9 @@ bool HasChecksums(const std::filesystem::path& directory);
 // tensors are unpacked and compared, too: all of them with `base`, else those that need none.
 // Every difference is a finding, and so is what makes the directory incomplete
 // (JudgeCompleteness), whatever it is compared with. Whole files are hashed, and the tensors of a
-// file only where its digest differs. Throws Error: kBadInput where there is nothing to compare
+// file only where its digest differs. Of a GGUF file, that file is compared, or all splits of its
+// model, with `manifest`, its own manifest, or what names it in its directory; other files there
+// are not looked at. Throws Error: kBadInput where there is nothing to compare
 // with, `manifest` is not a manifest, or `base` is another one; kIo where the directory cannot be
 // listed; kInterrupted.
 CheckChecksumsReport CheckChecksums(const CheckChecksumsRequest& request, ProgressSink& progress,

@@ -9,6 +9,7 @@
 
 #include "convert/open/hub.h"
 #include "convert/open/packed_model.h"
+#include "convert/plan/container.h"
 #include "convert/verify/checksum_lists.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
@@ -75,6 +76,9 @@ ChecksumBasis FromManifest(formats::Manifest manifest, std::string name) {
     expected.sha256 = file.sha256;
     expected.header_xxh3 = file.header_xxh3;
     expected.record = basis.name;
+    if (const Container* const container = ContainerOf(file.name)) {
+      expected.alignment = container->alignment();
+    }
   }
   for (const formats::ManifestTensor& tensor : basis.manifest.tensors) {
     basis.files[tensor.file].tensors.push_back(&tensor);
@@ -125,18 +129,21 @@ ChecksumBasis FromPacked(PackedManifest manifest) {
 }  // namespace
 
 std::optional<std::vector<DigestRange>> ExpectedFile::Layout() const {
+  const std::uint64_t file_bytes = bytes.value_or(0);
+  std::vector<DigestRange> ranges;  // from the first tensor on
   std::uint64_t data_bytes = 0;
   for (const formats::ManifestTensor* tensor : tensors) {
     const std::uint64_t size = formats::NumBytes(tensor->dtype, tensor->shape).value_or(0);
-    if (size > bytes.value_or(0) - data_bytes) return std::nullopt;
-    data_bytes += size;
+    const std::uint64_t gap = (alignment - data_bytes % alignment) % alignment;
+    if (gap > file_bytes - data_bytes || size > file_bytes - data_bytes - gap) return std::nullopt;
+    ranges.push_back({data_bytes + gap, data_bytes + gap + size});
+    data_bytes = ranges.back().end;
   }
-  std::vector<DigestRange> ranges;
-  std::uint64_t offset = bytes.value_or(0) - data_bytes;
-  for (const formats::ManifestTensor* tensor : tensors) {
-    const std::uint64_t size = formats::NumBytes(tensor->dtype, tensor->shape).value_or(0);
-    ranges.push_back({offset, offset + size});
-    offset += size;
+  // The last tensor may be filled up to the alignment.
+  const std::uint64_t head_bytes = (file_bytes - data_bytes) / alignment * alignment;
+  for (DigestRange& range : ranges) {
+    range.begin += head_bytes;
+    range.end += head_bytes;
   }
   return ranges;
 }

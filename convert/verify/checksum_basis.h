@@ -24,13 +24,14 @@ struct ExpectedFile {
   std::string git_blob_sha1;
   std::string pointer_sha1;  // see HubFile
   std::string header_xxh3;
-  bool outdated = false;  // see HubFile
-  std::string record;     // what says so, for messages
+  bool outdated = false;        // see HubFile
+  std::string record;           // what says so, for messages
+  std::uint64_t alignment = 1;  // of the places of tensors in the file
   // Of a manifest, in file order.
   std::vector<const formats::ManifestTensor*> tensors;
 
-  // Where the tensors lie, by their order: a safetensors file is its header and then they, without
-  // gaps. Nothing when they do not fit into the file.
+  // Where the tensors lie, by their order: a file is its header and then they, each at a multiple
+  // of the alignment. Nothing when they do not fit into the file.
   std::optional<std::vector<DigestRange>> Layout() const;
 };
 

@@ -5,7 +5,7 @@
 #include "formats/finding.h"
 
 // The tensors that a GGUF file's keys predict against those that are there; an internal part of
-// numeric.h.
+// numeric.h and structure.h.
 namespace dsv3::convert {
 
 // `model` is of GGUF files, under Hugging Face names without a prefix. Findings, under the files'

@@ -228,6 +228,7 @@ StructureReport VerifyStructure(const StructureRequest& request) {
   const OpenOptions opening{.faults = OpenOptions::Faults::kReportAll,
                             .config = request.config,
                             .takes_config = true,
+                            .gguf = OpenOptions::Gguf::kModelNames,
                             .from = request.from,
                             .base = request.base};
   OpenedModel model = OpenModel(request.input, opening);
@@ -235,6 +236,7 @@ StructureReport VerifyStructure(const StructureRequest& request) {
   if (!model.fault) RequireUsed(opening, model);
   RequireBaseRead(request.base, ReadsBase(TensorsOf(model)));
   if (model.files) return JudgeCheckpoint(model);
+  if (model.gguf) return JudgeGguf(model);
   return model.ranks ? JudgeRanks(model) : JudgeTraining(model);
 }
 

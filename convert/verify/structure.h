@@ -53,6 +53,9 @@ struct StructureReport {
   std::optional<RankStructure> ranks;
   // Of a training checkpoint; then `tensors` are those of the model.
   std::optional<TrainingStructure> training;
+  // A GGUF file, or a model of several. Then model_type is the architecture, known_model whether
+  // its keys predict the tensors, and `tensors` are those of the files.
+  bool is_gguf = false;
 };
 
 // Judges a checkpoint by headers, index and config.json alone: that the files can be read, index
@@ -64,10 +67,12 @@ struct StructureReport {
 // about the tensors of a file that cannot be read, and nothing that needs the config without it.
 // Rank shards are judged by their layout.json instead: files, headers and slices against each
 // other; a training checkpoint by whether the model can be put together, where the first fault is
-// the only one. Of a conversion that is not finished nothing but that is said.
+// the only one. Of GGUF files the tensors are held against those that the keys predict. Of a
+// conversion that is not finished nothing but that is said.
 // Throws Error where there is nothing to judge: kUsage for a shard that an index beside it lists,
 // or a training checkpoint without a config; kBadInput for a path that does not exist, a directory
-// without a checkpoint, or an empty weight_map; kIo for a directory that cannot be listed.
+// without a checkpoint, an empty weight_map, or a GGUF file that OpenGguf refuses; kIo for a
+// directory that cannot be listed.
 StructureReport VerifyStructure(const StructureRequest& request);
 
 }  // namespace dsv3::convert

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -12,6 +13,10 @@
 
 #include "convert/catalog/name_pattern.h"
 #include "convert/model/expected_tensors.h"
+#include "convert/model/model_config.h"
+#include "convert/open/gguf_config.h"
+#include "convert/open/gguf_model.h"
+#include "convert/verify/gguf_tensors.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 #include "formats/rank_layout.h"
@@ -125,6 +130,29 @@ StructureReport JudgeTraining(OpenedModel& model) {
   report.training->missing_mtp_layers = model.missing_mtp_layers;
   CountTensors(model, model.assembled->stored, report);
   DescribeModel(model, report);
+  return report;
+}
+
+StructureReport JudgeGguf(const OpenedModel& model) {
+  const GgufModel& gguf = *model.gguf;
+  StructureReport report;
+  report.verification.check = "structure";
+  report.verification.findings = JudgeGgufTensors(model);
+  report.directory = model.directory;
+  report.is_gguf = true;
+  report.model_type = GgufArchitectureOf(gguf);
+  for (const SourceFile& file : gguf.stored.files()) {
+    report.verification.files.push_back(file.name);
+  }
+  for (const CatalogTensor& tensor : gguf.stored.tensors()) {
+    ++report.tensors;
+    report.tensor_bytes += tensor.extent.length;
+  }
+  if (const std::optional<ModelConfig> config = ReadGgufConfig(gguf).config) {
+    report.known_model = true;
+    ForEachExpected(*config, "",
+                    [&](const ExpectedTensorView& /*expected*/) { ++report.expected_tensors; });
+  }
   return report;
 }
 

@@ -3,8 +3,8 @@
 #include "convert/open/open_model.h"
 #include "convert/verify/structure.h"
 
-// Rank shards and training checkpoints as VerifyStructure judges them; an internal part of
-// structure.h. Both take models that were opened with kReportAll.
+// Rank shards, training checkpoints and GGUF files as VerifyStructure judges them; an internal part
+// of structure.h. The models of the first two were opened with kReportAll.
 namespace dsv3::convert {
 
 // Judges a directory of rank shards by its layout.json: every file that it lists is there, readable
@@ -15,5 +15,8 @@ StructureReport JudgeRanks(OpenedModel& model);
 // Judges a training checkpoint by what it took to put the model's tensors together: every tensor
 // that the config predicts is there, whole and once, with its shape.
 StructureReport JudgeTraining(OpenedModel& model);
+
+// Judges GGUF files by the tensors that their keys predict.
+StructureReport JudgeGguf(const OpenedModel& model);
 
 }  // namespace dsv3::convert

@@ -11,6 +11,7 @@
 #include "convert/packing/packed_manifest.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
+#include "formats/gguf_files.h"
 #include "formats/message_text.h"
 #include "formats/rank_layout.h"
 #include "formats/sums_file.h"
@@ -44,7 +45,10 @@ bool SaysDigests(const DirectoryFile& file, const std::vector<DirectoryFile>& li
   if (file.kind != DirectoryFile::Kind::kFile || file.bytes > kLongestList) return false;
   const std::string base = std::filesystem::path(file.name).filename().string();
   // Of this toolkit, and of its own shards.
-  if (base == formats::kRankLayoutName || base == kPackedManifestName) return false;
+  if (base == formats::kRankLayoutName || base == kPackedManifestName ||
+      base.ends_with(formats::kGgufManifestSuffix)) {
+    return false;
+  }
   std::string text;
   try {
     text = formats::ReadSmallFile(file.path, kLongestList);

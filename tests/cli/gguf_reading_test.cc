@@ -184,7 +184,7 @@ TEST_F(GgufReadingTest, AnOptionForOtherInputsIsRefused) {
   EXPECT_THAT(result.err, HasSubstr("--from: a GGUF file says itself"));
 }
 
-TEST_F(GgufReadingTest, AConvertedModelPassesBothChecks) {
+TEST_F(GgufReadingTest, AConvertedModelPassesAllChecks) {
   const std::string in = (dir_ / "in").string();
   const std::string out = (dir_ / "out.gguf").string();
   ASSERT_EQ(RunTool({"dsv3-convert", "sample", in, "--quiet"}).exit_code, 0);
@@ -196,6 +196,16 @@ TEST_F(GgufReadingTest, AConvertedModelPassesBothChecks) {
   const json numeric = Json(RunTool({"dsv3-verify", "numeric", out, "--json"}), "verify-numeric");
   EXPECT_TRUE(numeric["findings"].empty());
   Json(Inspect({out, "--json"}), "inspect-gguf");
+  const json structure =
+      Json(RunTool({"dsv3-verify", "structure", out, "--json"}), "verify-structure");
+  EXPECT_EQ(structure["model_type"], "deepseek2");
+  const ToolResult checked = RunTool({"dsv3-verify", "checksum", "check", out});
+  EXPECT_EQ(checked.exit_code, 0) << checked.err;
+  EXPECT_THAT(checked.out, HasSubstr("against  out.gguf.manifest.json\n"));
+  const ToolResult all = RunTool({"dsv3-verify", "all", out});
+  EXPECT_EQ(all.exit_code, 0) << all.out;
+  EXPECT_THAT(all.out, HasSubstr("keys and tensors agree"));
+  EXPECT_THAT(all.out, HasSubstr("OK: 3 checks passed"));
   EXPECT_THAT(Inspect({out}).out, HasSubstr("tokenizer.ggml.tokens"));
 }
 

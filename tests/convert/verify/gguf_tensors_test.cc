@@ -11,6 +11,8 @@
 #include <gtest/gtest.h>
 
 #include "convert/verify/numeric.h"
+#include "convert/verify/structure.h"
+#include "formats/error.h"
 #include "tests/convert/recipes/to_gguf_test.h"
 #include "tests/formats/support/gguf_maker.h"
 
@@ -104,6 +106,31 @@ TEST_F(GgufTensorsTest, SoundFilesOfEveryArchitectureHaveAllTensors) {
     fs::remove(dir_ / "m.gguf");
   }
   EXPECT_THAT(Judged(Made(SamplePreset::kTiny, GgufMtp::kKeep)), IsEmpty());
+}
+
+TEST_F(GgufTensorsTest, StructureJudgesThemToo) {
+  const fs::path path = Made(SamplePreset::kTiny);
+  convert::StructureReport report = convert::VerifyStructure({.input = path});
+  EXPECT_THAT(report.verification.findings, IsEmpty());
+  EXPECT_THAT(report.verification.files, ::testing::ElementsAre("m.gguf"));
+  EXPECT_TRUE(report.is_gguf);
+  EXPECT_TRUE(report.known_model);
+  EXPECT_EQ(report.model_type, "deepseek2");
+  EXPECT_EQ(report.tensors, ReadGguf(path).header.tensors.size());
+  EXPECT_GT(report.expected_tensors, report.tensors);  // experts one by one
+  EXPECT_LT(report.tensor_bytes, fs::file_size(path));
+  Judged(path, [](GgufMaker& maker) { Drop(maker, "blk.2.attn_norm.weight"); });
+  report = convert::VerifyStructure({.input = dir_ / "edited.gguf"});
+  EXPECT_EQ(One(report.verification.findings).tensor, "blk.2.attn_norm.weight");
+  Judged(path,
+         [](GgufMaker& maker) { KeyOf(maker, "general.architecture") = std::string("another"); });
+  report = convert::VerifyStructure({.input = dir_ / "edited.gguf"});
+  EXPECT_FALSE(report.known_model);
+  EXPECT_THAT(report.verification.findings, IsEmpty());
+  EXPECT_EQ(ErrorOf([&] {
+              convert::VerifyStructure({.input = path, .config = dir_ / "in" / "config.json"});
+            }).code(),
+            ErrorCode::kUsage);
 }
 
 TEST_F(GgufTensorsTest, FindsMissingTensors) {
