@@ -149,7 +149,11 @@ std::string SetQuantizationConfig(const std::string& config_text, const ModelCon
                                   const std::string& made,
                                   const std::optional<KeptQuantization>& kept);
 
-// The same with that of this form.
+// The text with `expert_dtype` fp8 where the model is DeepSeek-V4: engines take its experts for FP4
+// where that is missing.
+std::string WithFp8Experts(const std::string& config_text, const ModelConfig& config);
+
+// SetQuantizationConfig with that of this form, and WithFp8Experts.
 std::string ConfigForFp8(const std::string& config_text, const ModelConfig& config,
                          const Fp8Form& form, const TensorSelection& selection,
                          const std::optional<KeptQuantization>& kept);

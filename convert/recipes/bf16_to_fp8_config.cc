@@ -113,7 +113,14 @@ QuantizationConfig ParseKeptQuantization(const KeptQuantization& kept, const std
 std::string ConfigForFp8(const std::string& config_text, const ModelConfig& config,
                          const Fp8Form& form, const TensorSelection& selection,
                          const std::optional<KeptQuantization>& kept) {
-  return SetQuantizationConfig(config_text, config, QuantizationConfigJson(form, selection), kept);
+  return WithFp8Experts(
+      SetQuantizationConfig(config_text, config, QuantizationConfigJson(form, selection), kept),
+      config);
+}
+
+std::string WithFp8Experts(const std::string& config_text, const ModelConfig& config) {
+  if (!config.model_type.starts_with("deepseek_v4")) return config_text;
+  return SetConfigMember(config_text, config.prefix + "expert_dtype", "\"fp8\"");
 }
 
 std::string SetQuantizationConfig(const std::string& config_text, const ModelConfig& config,

@@ -23,9 +23,8 @@ class TensorPlanner {
   TensorPlanner(const OpenedModel& model, const GgufTarget& target,
                 const std::vector<ScaledWeight>& weights, const GgufWeightTypes& types)
       : config_(model.config),
-        target_(target),
         layers_(config_.num_hidden_layers + target.mtp_layers),
-        weights_(model, weights, types) {}
+        weights_(model, weights, types, target.architecture) {}
 
   GgufTensors Make(const std::vector<std::uint32_t>& dropped) {
     const std::span<const GgufNamePair> outside = names_.outside;
@@ -39,12 +38,10 @@ class TensorPlanner {
       }
     }
     for (const std::uint32_t i : dropped) weights_.Drop(i);
-    result_.left_out = weights_.LeftOut(
-        [&](std::string_view name) {
-          const std::optional<std::uint64_t> layer = LayerOf(name, weights_.prefix);
-          return (layer && *layer >= layers_) || !name.starts_with(weights_.prefix);
-        },
-        target_.architecture);
+    result_.left_out = weights_.LeftOut([&](std::string_view name) {
+      const std::optional<std::uint64_t> layer = LayerOf(name, weights_.prefix);
+      return (layer && *layer >= layers_) || !name.starts_with(weights_.prefix);
+    });
     result_.converted = weights_.converted;
     result_.kept = std::move(weights_.kept);
     return std::move(result_);
@@ -147,7 +144,6 @@ class TensorPlanner {
 
   const GgufNames& names_ = V3GgufNames();
   const ModelConfig& config_;
-  const GgufTarget& target_;
   const std::uint64_t layers_;  // main layers and the MTP layers that the file holds
   GgufWeights weights_;
   GgufTensors result_;

@@ -18,7 +18,7 @@ class V4TensorPlanner {
  public:
   V4TensorPlanner(const OpenedModel& model, const std::vector<ScaledWeight>& weights,
                   const GgufWeightTypes& types)
-      : config_(model.config), weights_(model, weights, types) {}
+      : config_(model.config), weights_(model, weights, types, GgufArchitecture::kDeepSeek4) {}
 
   GgufTensors Make(const std::vector<std::uint32_t>& dropped) {
     const std::span<const GgufNamePair> outside = names_.outside;
@@ -26,11 +26,9 @@ class V4TensorPlanner {
     for (std::uint64_t layer = 0; layer < config_.num_hidden_layers; ++layer) AddLayer(layer);
     for (const GgufNamePair& name : outside.subspan(1)) Add(name, "", "");
     for (const std::uint32_t i : dropped) weights_.Drop(i);
-    result_.left_out = weights_.LeftOut(
-        [&](std::string_view name) {
-          return name.starts_with(kMtp) || !name.starts_with(weights_.prefix);
-        },
-        GgufArchitecture::kDeepSeek4);
+    result_.left_out = weights_.LeftOut([&](std::string_view name) {
+      return name.starts_with(kMtp) || !name.starts_with(weights_.prefix);
+    });
     result_.converted = weights_.converted;
     result_.kept = std::move(weights_.kept);
     return std::move(result_);

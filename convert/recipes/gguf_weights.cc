@@ -29,13 +29,19 @@ bool IsAlwaysF32(std::string_view gguf_name, const Shape& shape) {
 }
 
 GgufWeights::GgufWeights(const OpenedModel& model, const std::vector<ScaledWeight>& weights,
-                         const GgufWeightTypes& types)
+                         const GgufWeightTypes& types, GgufArchitecture architecture)
     : prefix(FindNamePrefix(model.catalog)),
       catalog_(model.catalog),
       config_(model.config),
       scales_(weights, model.catalog.tensors().size()),
       types_(types),
-      used_(model.catalog.tensors().size(), false) {}
+      architecture_(architecture),
+      used_(model.catalog.tensors().size(), false),
+      zeros_(model.catalog.tensors().size(), false) {
+  for (const ScaledWeight& weight : weights) {
+    if (weight.zeros != Catalog::kNone) zeros_[weight.zeros] = true;
+  }
+}
 
 std::optional<std::uint32_t> GgufWeights::Find(const std::string& name) const {
   const std::string whole = std::string(prefix) + name;
@@ -113,6 +119,25 @@ const ScaledWeight* GgufWeights::ToKeep(std::uint32_t tensor) const {
   return pair != nullptr && quant::CodeBits(pair->format) == 4 ? pair : nullptr;
 }
 
+void GgufWeights::RefuseToKeep(std::uint32_t tensor, const ScaledWeight& weight) const {
+  const std::optional<QuantizedForm> form = RecogniseForm(catalog_, config_, tensor);
+  // Only those with an indexer multiply with the scale of a whole expert.
+  const bool is_lost =
+      weight.tensor_scale != Catalog::kNone && (architecture_ == GgufArchitecture::kDeepSeek2 ||
+                                                architecture_ == GgufArchitecture::kDeepSeek4);
+  Refuse(tensor,
+         fmt::format(
+             "holds {} weights in groups of {}{}, and --keep-4bit keeps INT4 in groups of 32 "
+             "without zero points, and MXFP4{}; leave the option out",
+             form ? form->name : "4-bit", weight.block.cols,
+             weight.zeros == Catalog::kNone ? "" : " with zero points",
+             is_lost ? fmt::format(" (llama.cpp's {} does not multiply experts with the scale that "
+                                   "NVFP4 has for the whole tensor, so its codes would give other "
+                                   "values)",
+                                   NameOfGgufArchitecture(architecture_))
+                     : ""));
+}
+
 GgufWeights::Made GgufWeights::Whole(std::uint32_t tensor, std::string_view gguf_name) {
   const ScaledWeight* const pair = ToKeep(tensor);
   if (pair == nullptr || IsAlwaysF32(gguf_name, {pair->rows, pair->cols})) {
@@ -122,12 +147,7 @@ GgufWeights::Made GgufWeights::Whole(std::uint32_t tensor, std::string_view gguf
     return made;
   }
   const std::optional<GgufType> type = FourBitGgufType(*pair);
-  if (!type) {
-    const std::optional<QuantizedForm> form = RecogniseForm(catalog_, config_, tensor);
-    Refuse(tensor, fmt::format("holds {} weights in groups of {}, and --keep-4bit keeps INT4 in "
-                               "groups of 32 without zero points, and MXFP4; leave the option out",
-                               form ? form->name : "4-bit", pair->block.cols));
-  }
+  if (!type) RefuseToKeep(tensor, *pair);
   used_[tensor] = true;
   kept.push_back(*pair);
   return {FourBitGguf(catalog_, *pair), *type, {pair->rows, pair->cols}};
@@ -161,18 +181,18 @@ GgufWeights::Made GgufWeights::Table(std::uint32_t tensor) {
 }
 
 std::vector<std::string> GgufWeights::LeftOut(
-    const std::function<bool(std::string_view name)>& is_beside,
-    GgufArchitecture architecture) const {
+    const std::function<bool(std::string_view name)>& is_beside) const {
   std::vector<std::string> names;
   for (std::uint32_t i = 0; i < catalog_.tensors_end(); ++i) {
     const std::string& name = catalog_.tensors()[i].name;
     if (used_[i]) continue;
     if (is_beside(name)) {
       names.push_back(name);
-    } else if (scales_.OfScale(i) == nullptr && !name.ends_with(".rotary_emb.inv_freq")) {
+    } else if (scales_.OfScale(i) == nullptr && !zeros_[i] &&
+               !name.ends_with(".rotary_emb.inv_freq")) {
       Refuse(i, fmt::format("has no name in a GGUF file of architecture {}; llama.cpp cannot load "
                             "a model with it",
-                            NameOfGgufArchitecture(architecture)));
+                            NameOfGgufArchitecture(architecture_)));
     }
   }
   return names;

@@ -41,7 +41,7 @@ class GgufWeights {
 
   // Refers to all arguments, which must outlive it.
   GgufWeights(const OpenedModel& model, const std::vector<ScaledWeight>& weights,
-              const GgufWeightTypes& types);
+              const GgufWeightTypes& types, GgufArchitecture architecture);
 
   // A tensor of the model by its name without the prefix, or the codes that make it.
   std::optional<std::uint32_t> Find(const std::string& name) const;
@@ -76,10 +76,10 @@ class GgufWeights {
 
   void Drop(std::uint32_t tensor) { used_[tensor] = true; }
   bool IsUsed(std::uint32_t tensor) const { return used_[tensor]; }
-  // The names of the tensors that were not used and are not scales, all of which `is_beside` must
-  // hold for: a tensor of the language model has no name in the file.
-  std::vector<std::string> LeftOut(const std::function<bool(std::string_view name)>& is_beside,
-                                   GgufArchitecture architecture) const;
+  // The names of the tensors that were not used and are neither scales nor zero points, all of
+  // which `is_beside` must hold for: a tensor of the language model has no name in the file.
+  std::vector<std::string> LeftOut(
+      const std::function<bool(std::string_view name)>& is_beside) const;
 
   const std::string_view prefix;   // of the model's names
   std::uint64_t converted = 0;     // tensors of the model that change their dtype
@@ -89,12 +89,15 @@ class GgufWeights {
   formats::GgufType TypeFor(std::string_view gguf_name, const formats::Shape& shape) const;
   const ScaledWeight* ToKeep(std::uint32_t tensor) const;
   [[noreturn]] void Refuse(std::uint32_t tensor, std::string_view problem) const;
+  [[noreturn]] void RefuseToKeep(std::uint32_t tensor, const ScaledWeight& weight) const;
 
   const Catalog& catalog_;
   const ModelConfig& config_;
   const ScaleMap scales_;
   const GgufWeightTypes types_;
-  std::vector<bool> used_;  // by position in the catalog
+  const GgufArchitecture architecture_;
+  std::vector<bool> used_;   // by position in the catalog
+  std::vector<bool> zeros_;  // those that hold zero points
 };
 
 }  // namespace dsv3::convert

@@ -104,6 +104,7 @@ class QuantizeJob {
     const QuantizedConfig made = target_.config(planned_.selection);
     if (!made.quantization_config.empty()) {
       text = SetQuantizationConfig(text, model_.config, made.quantization_config, kept);
+      if (target_.fp8) text = WithFp8Experts(text, model_.config);
     } else if (const auto stale = QuantizationOf(text, model_.config)) {
       text = formats::RemoveJsonMember(text, stale->member, formats::kConfigName);
     }

@@ -75,6 +75,19 @@ class Finder {
 
   std::string_view Target() const { return RepackTargetName(result_.target); }
 
+  // What makes the target of weights that cannot have it exactly.
+  std::string_view RoundingCommand() const {
+    switch (result_.target) {
+      case RepackTarget::kFp8:
+        return "dsv3-convert quantize --to fp8";
+      case RepackTarget::kNvFp4ModelOpt:
+        return "dsv3-convert quantize --to nvfp4";
+      case RepackTarget::kNvFp4CompressedTensors:
+        break;
+    }
+    return "dsv3-convert quantize --to nvfp4 --recipe llm-compressor";
+  }
+
   // Whether the weight has the target's form; nothing where it cannot get it.
   std::optional<bool> HasTargetForm(const ScaledWeight& weight) const {
     if (IsMxFp4(weight)) return false;
@@ -102,9 +115,8 @@ class Finder {
       const auto has = readable ? HasTargetForm(found.readable[next]) : std::nullopt;
       if (!has) {
         Fail(formed.weight,
-             fmt::format("holds {} weights, which cannot become {} without loss; dequantize makes "
-                         "BF16 of them",
-                         found.forms[formed.form].name, Target()));
+             fmt::format("holds {} weights, which cannot become {} without loss; {} rounds them",
+                         found.forms[formed.form].name, Target(), RoundingCommand()));
       }
       const ScaledWeight& weight = found.readable[next];
       std::string module(ModuleOfCodes(catalog_.tensors()[weight.weight].name));
@@ -130,12 +142,13 @@ class Finder {
                               result_.nvfp4.size(), Target()));
     }
     throw Error(ErrorCode::kBadInput,
-                fmt::format("not one tensor holds FP4 codes that can become {}{}; bf16-to-fp8 "
-                            "quantises others",
+                fmt::format("not one tensor holds FP4 codes that can become {}{}; {} rounds other "
+                            "weights",
                             Target(),
                             result_.target == RepackTarget::kFp8 ? " (MXFP4)"
                                                                  : " (MXFP4, or NVFP4 of the other "
-                                                                   "tool)"));
+                                                                   "tool)",
+                            RoundingCommand()));
   }
 
   // FP8 weights that stay need a config that describes them beside the target's form.
@@ -145,7 +158,7 @@ class Finder {
     if (result_.target == RepackTarget::kNvFp4CompressedTensors) {
       Fail(first,
            "is FP8, and compressed-tensors has no description of its scales beside NVFP4 weights; "
-           "nvfp4-modelopt has one");
+           "give --to nvfp4-modelopt, which has one");
     }
     if (result_.fp8_beside) return;
     Fail(first, fmt::format("is FP8, but config.json does not say quant_method fp8, which is what "

@@ -168,7 +168,7 @@ ConversionKind ToGgufConversion(const ToGgufOptions& options) {
   ConversionKind conversion;
   conversion.recipe = kToGguf;
   conversion.title = "Made GGUF";
-  conversion.converted_text = "in another dtype";
+  conversion.converted_text = "of the model's in another dtype";
   conversion.keeps_source =
       "the output is one file, which is complete only when all of the source was read; leave the "
       "option out, and delete the source when the output is complete";

@@ -50,6 +50,7 @@ TEST_F(GgufCommandTest, WritesAFileWithItsManifest) {
   ASSERT_EQ(done.exit_code, 0) << done.err;
   EXPECT_THAT(done.out, HasSubstr("Made GGUF: " + out_ + "\n"));
   EXPECT_THAT(done.out, HasSubstr("  manifest    " + out_ + ".manifest.json\n"));
+  EXPECT_THAT(done.out, HasSubstr("70: 126 of the model's in another dtype, 3 copied untouched"));
   EXPECT_THAT(done.out, HasSubstr("tensors that the file does not hold"));
   EXPECT_TRUE(fs::is_regular_file(out_));
   ExpectConforms(ReadFile(out_ + ".manifest.json"), "manifest");

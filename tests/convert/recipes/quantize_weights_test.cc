@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "convert/recipes/dequantize.h"
 #include "convert/recipes/quantize.h"
@@ -18,6 +19,7 @@
 #include "tests/convert/recipes/quantize_test.h"
 #include "tests/convert/support/checkpoint_checks.h"
 #include "tests/convert/support/reshard.h"
+#include "tests/support/files.h"
 
 // Which weights quantize takes of which model, and which of them have a tensor scale together.
 namespace dsv3::convert {
@@ -137,6 +139,9 @@ TEST_F(QuantizeWeightsTest, Fp8OfV4HasTheNamesOfItsReleases) {
   const std::string module = "layers.0.ffn.experts.1.w2.";
   EXPECT_EQ(FindTensor(out(), module + "weight").entry.dtype, formats::Dtype::kF8E4M3);
   EXPECT_EQ(FindTensor(out(), module + "scale").entry.dtype, formats::Dtype::kF32);
+  // Engines take the experts for FP4 without it.
+  EXPECT_EQ(nlohmann::json::parse(dsv3::testing::ReadFile(out() / "config.json"))["expert_dtype"],
+            "fp8");
   ::dsv3::testing::ExpectWithoutFindings(out());
 }
 

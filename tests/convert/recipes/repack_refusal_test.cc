@@ -107,21 +107,26 @@ TEST_F(RepackTest, RefusesScalesThatNoWeightHas) {
 
 TEST_F(RepackTest, RefusesFormsThatCannotBecomeTheTarget) {
   Made int4 = PackedInt4(32);
-  EXPECT_THAT(Refusal(int4.checkpoint, RepackTarget::kFp8).message(),
-              AllOf(HasSubstr("up_proj.weight_packed'"), HasSubstr("packed INT4"),
-                    HasSubstr("cannot become fp8 without loss")));
+  EXPECT_THAT(
+      Refusal(int4.checkpoint, RepackTarget::kFp8).message(),
+      AllOf(
+          HasSubstr("up_proj.weight_packed'"), HasSubstr("packed INT4"),
+          HasSubstr("cannot become fp8 without loss; dsv3-convert quantize --to fp8 rounds them")));
   Made nvfp4 = NvFp4(true);
   EXPECT_THAT(Refusal(nvfp4.checkpoint, RepackTarget::kFp8).message(),
               AllOf(HasSubstr("NVFP4"), HasSubstr("cannot become fp8")));
   EXPECT_THAT(Refusal(nvfp4.checkpoint, RepackTarget::kNvFp4CompressedTensors).message(),
               HasSubstr("have the form nvfp4-compressed-tensors already"));
   EXPECT_THAT(Refusal(SmallFp8Checkpoint(), RepackTarget::kNvFp4ModelOpt).message(),
-              HasSubstr("not one tensor holds FP4 codes"));
+              AllOf(HasSubstr("not one tensor holds FP4 codes"),
+                    HasSubstr("dsv3-convert quantize --to nvfp4 rounds other weights")));
+  EXPECT_THAT(Refusal(SmallFp8Checkpoint(), RepackTarget::kNvFp4CompressedTensors).message(),
+              HasSubstr("dsv3-convert quantize --to nvfp4 --recipe llm-compressor rounds other"));
 }
 
 TEST_F(RepackTest, RefusesWhatTheConfigCannotDescribe) {
   EXPECT_THAT(Refusal(V4Checkpoint(), RepackTarget::kNvFp4CompressedTensors).message(),
-              AllOf(HasSubstr("wq_a.weight' is FP8"), HasSubstr("nvfp4-modelopt has one")));
+              AllOf(HasSubstr("wq_a.weight' is FP8"), HasSubstr("give --to nvfp4-modelopt")));
   Made made = NvFp4(false);
   made.checkpoint.side_files["hf_quant_config.json"] =
       R"({"quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "INT8"}})";

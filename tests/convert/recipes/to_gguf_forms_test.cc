@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/recipes/dequantize.h"
 #include "convert/recipes/train_to_infer.h"
 #include "formats/base64.h"
 #include "tests/convert/recipes/to_gguf_test.h"
@@ -65,6 +66,17 @@ TEST_F(ToGgufFormsTest, FusedExpertsGiveTheSameTensors) {
   Convert(in, "a.gguf");
   Convert(dir_ / "fused", "b.gguf");
   EXPECT_TRUE(ReadGguf(dir_ / "a.gguf").bytes == ReadGguf(dir_ / "b.gguf").bytes);
+}
+
+TEST_F(ToGgufFormsTest, CodesWithZeroPointsGiveTheirValues) {
+  MakeSample(convert::SamplePreset::kAwq, 1, dir_ / "in");
+  Conversion(dir_ / "in", dir_ / "bf16", convert::DequantizeConversion()).Run();
+  for (const char* const name : {"in", "bf16"}) {
+    Command(dir_ / name, dir_ / (std::string(name) + ".gguf"), GgufType::kBF16,
+            {.no_tokenizer = true})
+        .Run();
+  }
+  EXPECT_TRUE(ReadGguf(dir_ / "in.gguf").bytes == ReadGguf(dir_ / "bf16.gguf").bytes);
 }
 
 TEST_F(ToGgufFormsTest, KimisTokensComeFromTiktoken) {

@@ -124,6 +124,11 @@ TEST_F(ToGgufKeepTest, RefusesOtherFormsOfFourBits) {
   EXPECT_THAT(message, HasSubstr("model.layers.1.mlp.experts.0.gate_proj.weight"));
   EXPECT_THAT(message, HasSubstr("NVFP4"));
   EXPECT_THAT(message, HasSubstr("in groups of 16, and --keep-4bit keeps"));
+  EXPECT_THAT(message, HasSubstr("llama.cpp's deepseek2 does not multiply experts with the scale"));
+  MakeSample(SamplePreset::kAwq, 1, dir_ / "awq");
+  const std::string awq = RefusalOf(Keeping(dir_ / "awq", dir_ / "m.gguf", GgufType::kBF16));
+  EXPECT_THAT(awq, HasSubstr("in groups of 64 with zero points, and --keep-4bit keeps"));
+  EXPECT_THAT(awq, ::testing::Not(HasSubstr("llama.cpp")));
 }
 
 TEST_F(ToGgufKeepTest, RefusesFourBitsThatAreCut) {
