@@ -304,32 +304,6 @@ const float* ValuesOfCodes(CodeFormat format) {
   }
 }
 
-void DequantizeCodesToFloat(CodeFormat format, const DequantizeSpan& in, std::uint64_t elements,
-                            float* out) {
-  const bool halves = CodeBits(format) == 4;
-  const float* const values = halves ? ValuesOfCodes(format) : nullptr;
-  std::array<float, 16> products{};
-  std::uint64_t element = 0;
-  for (ScaleRuns run(in, elements); run.size() != 0; run.Next()) {
-    const float scale = in.scales[run.scale()];
-    const float zero = ZeroOf(in, run.scale());
-    const std::uint64_t end = element + run.size();
-    if (halves) {
-      for (std::size_t i = 0; i < 16; ++i) products[i] = (values[i] - zero) * scale;
-      for (; element < end; ++element) out[element] = products[CodeAt(format, in, element)];
-    } else if (format == CodeFormat::kI8) {
-      for (; element < end; ++element) {
-        const auto code = static_cast<std::int8_t>(in.codes[element]);
-        out[element] = (static_cast<float>(code) - zero) * scale;
-      }
-    } else {
-      for (; element < end; ++element) {
-        out[element] = (DecodeCode(format, in.codes[element]) - zero) * scale;
-      }
-    }
-  }
-}
-
 void ScaleScales(TensorScaleUse use, float tensor_scale, float* scales, std::size_t count) {
   if (use == TensorScaleUse::kMultiply) {
     for (std::size_t i = 0; i < count; ++i) scales[i] *= tensor_scale;
