@@ -10,6 +10,7 @@
 #include "convert/model/code_names.h"
 #include "convert/model/config_edit.h"
 #include "convert/model/quantized_form.h"
+#include "convert/model/shifted_norms.h"
 #include "convert/plan/dequantize_expression.h"
 #include "formats/error.h"
 #include "formats/json/json_edit.h"
@@ -138,6 +139,7 @@ QuantizedModel FindQuantizedWeights(const Catalog& catalog, const ModelConfig& c
   for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
     if (IsAttentionScale(catalog.tensors()[i].name)) drop(i);
   }
+  for (const ShiftedNorm& norm : FindShiftedNorms(catalog)) drop(norm.bias);
   for (const ScaledWeight& weight : coded) {
     for (const std::string& name : NamesBeside(catalog.tensors()[weight.weight].name)) {
       drop(catalog.Find(name));

@@ -18,6 +18,7 @@
 #include "convert/plan/gguf_file.h"
 #include "convert/plan/gguf_four_bit_expression.h"
 #include "convert/recipes/dequantize.h"
+#include "convert/recipes/folded_bias.h"
 #include "convert/recipes/gguf_preflight.h"
 #include "convert/recipes/gguf_tensors.h"
 #include "convert/recipes/gguf_tokenizer.h"
@@ -153,6 +154,8 @@ Recipe MakeToGgufRecipe(const OpenedModel& model, const ToGgufOptions& options,
                 .tensors = TensorsOf(model)};
   recipe.converted_tensors = state->tensors.converted;
   recipe.hooks.preflight = [&model, context, state](const PreflightRun& run) {
+    RefuseFoldedBiases(model.catalog, state->plan, state->quantized.weights, run, context.progress,
+                       context.stop, /*of_all_files=*/true);
     return CheckGgufWeights(model.catalog, state->quantized.weights, state->tensors.kept,
                             context.request.run.tensor_sha256, run, context.progress, context.stop);
   };

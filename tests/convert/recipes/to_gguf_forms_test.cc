@@ -79,6 +79,26 @@ TEST_F(ToGgufFormsTest, CodesWithZeroPointsGiveTheirValues) {
   EXPECT_TRUE(ReadGguf(dir_ / "in.gguf").bytes == ReadGguf(dir_ / "bf16.gguf").bytes);
 }
 
+TEST_F(ToGgufFormsTest, BiasesAmongCodesAreRefused) {
+  const fs::path in = Bf16Sample();
+  auto tensors = ReadCheckpoint(in);
+  const std::string module = "model.layers.0.self_attn.q_a_proj.";
+  const std::string one("\0\0\x80?", 4);
+  std::string ones;
+  for (int row = 0; row < 192; ++row) ones += one;
+  tensors[module + "weight"] = {formats::Dtype::kI8, {192, 256}, std::string(192 * 256, '\1')};
+  tensors[module + "deq_scale"] = {formats::Dtype::kF32, {192}, ones};
+  tensors[module + "input_scale"] = {formats::Dtype::kF32, {1}, one};
+  HeldTensor& bias = tensors[module + "quant_bias"];
+  bias = {formats::Dtype::kI32, {192}, std::string(192 * 4, '\0')};
+  WriteTensors(tensors, in, dir_ / "sound");
+  Convert(dir_ / "sound", "a.gguf");
+  bias.bytes[3 * 4] = '\x64';
+  WriteTensors(tensors, in, dir_ / "biased");
+  EXPECT_THAT(ErrorOf([&] { Convert(dir_ / "biased", "b.gguf"); }).message(),
+              HasSubstr("q_a_proj.quant_bias' holds a bias of the module, in row 3 100 steps"));
+}
+
 TEST_F(ToGgufFormsTest, KimisTokensComeFromTiktoken) {
   MakeSample(convert::SamplePreset::kTinyKimi, 1, dir_ / "in");
   fs::remove(dir_ / "in" / "tokenizer.json");
