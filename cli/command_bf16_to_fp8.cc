@@ -115,16 +115,10 @@ Command Bf16ToFp8Command() {
       "and each tensor in the shard that it was in. The source is not changed.",
       "The report says for each tensor how far the quantised weights are from the source's.",
       std::string(kCompletesInAnyCase)};
-  command.arguments = {
-      {"IN",
-       "The BF16, F16 or F32 checkpoint: a directory, a single safetensors file, or a model "
-       "directory of the Hugging Face hub cache, or rank shards of dsv3-reshard.",
-       &options->conversion.input},
-      OutputArgument(&options->conversion.output)};
+  command.arguments = {InputArgument(&options->conversion.input, "BF16, F16 or F32 checkpoint"),
+                       OutputArgument(&options->conversion.output)};
   command.options = RecipeOptions(options);
-  AddOptions(RunOptionTable(&options->conversion.run), command);
-  AddOptions(PartOptionTable(&options->conversion.run), command);
-  AddOptions(DeletionOptionTable(&options->conversion.run, &options->conversion.yes), command);
+  AddConversionOptions(&options->conversion, command);
   command.examples = {
       {"bf16-to-fp8 DeepSeek-V3-BF16 DeepSeek-V3-FP8", "Quantise as DeepSeek does"},
       {"bf16-to-fp8 DeepSeek-V3-tuned DeepSeek-V3-tuned-FP8 --scales-from DeepSeek-V3",
@@ -133,11 +127,7 @@ Command Bf16ToFp8Command() {
        "Scales that are powers of two"},
       {"bf16-to-fp8 --exclude 'model.layers.0.*' DeepSeek-V3-BF16 OUT",
        "Leave the first layer as it is"}};
-  StopAndContinue(command);
-  command.run = [options](CommandContext& context) {
-    return RunConversion(options->conversion, convert::Bf16ToFp8Conversion(options->recipe),
-                         context);
-  };
+  SetConversion(options, convert::Bf16ToFp8Conversion, command);
   return command;
 }
 

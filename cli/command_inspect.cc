@@ -113,7 +113,6 @@ Command InspectCommand() {
       {"DeepSeek-V3 --tensor model.norm.weight", "Show one tensor and its values' statistics"},
       {"DeepSeek-V3 --list --tensor 'model.layers.3.*'", "List the tensors of a layer"},
       {"DeepSeek-V3-Q8_0.gguf", "Show the keys and tensors of a GGUF file"}};
-  command.after_stop = "nothing was changed";
   command.returns_data = true;
   command.run = [options](CommandContext& context) { return Run(*options, context); };
   return command;

@@ -57,18 +57,13 @@ Command LayoutCommand() {
   AddOptions(TrainingOptionTable(&options->recipe.from, &options->recipe.config,
                                  &options->recipe.shard_bytes),
              command);
-  AddOptions(RunOptionTable(&options->conversion.run), command);
-  AddOptions(PartOptionTable(&options->conversion.run), command);
-  AddOptions(DeletionOptionTable(&options->conversion.run, &options->conversion.yes), command);
+  AddConversionOptions(&options->conversion, command);
   command.examples = {
       {"layout --to mindformers-train DeepSeek-V3-bf16 DeepSeek-V3-ms",
        "For MindFormers' training"},
       {"layout --to hf DeepSeek-V3-ms DeepSeek-V3-hf --config DeepSeek-V3/config.json",
        "Back to Hugging Face's names"}};
-  StopAndContinue(command);
-  command.run = [options](CommandContext& context) {
-    return RunConversion(options->conversion, convert::LayoutConversion(options->recipe), context);
-  };
+  SetConversion(options, convert::LayoutConversion, command);
   return command;
 }
 

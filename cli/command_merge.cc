@@ -19,12 +19,7 @@ struct Options : ConversionOptions {
 };
 
 std::string Run(const Options& options, CommandContext& context) {
-  convert::JobRequest request;
-  request.input = options.input;
-  request.output = options.output;
-  request.run = options.run;
-  request.run.sharing = context.sharing;
-  request.run.command = context.job_command;
+  const convert::JobRequest request = RequestOf(options, context);
   const convert::MergeReport report =
       convert::Merge(request, formats::PosixFileSystem(), context.progress, context.stop,
                      {.demo_config = options.config});

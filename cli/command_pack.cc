@@ -78,10 +78,7 @@ Command PackCommand() {
   command.examples = {{"pack DeepSeek-V3.1-Base DeepSeek-V3.1-Base-packed", "Pack a checkpoint"},
                       {"pack --dry-run DeepSeek-V3.1-Base DeepSeek-V3.1-Base-packed",
                        "See first about how small it gets"}};
-  StopAndContinue(command);
-  command.run = [options](CommandContext& context) {
-    return RunConversion(options->conversion, convert::PackConversion(options->recipe), context);
-  };
+  SetConversion(options, convert::PackConversion, command);
   return command;
 }
 

@@ -102,31 +102,21 @@ Command QuantizeCommand() {
       "The report says for each tensor how far the quantised weights are from the source's. A NaN "
       "or infinite weight is an error that names tensor, row and column.",
       std::string(kCompletesInAnyCase)};
-  command.arguments = {
-      {"IN",
-       "The checkpoint: a directory, a single safetensors file, or a model directory of the "
-       "Hugging Face hub cache, or rank shards of dsv3-reshard.",
-       &options->conversion.input},
-      OutputArgument(&options->conversion.output)};
+  command.arguments = {InputArgument(&options->conversion.input, "checkpoint"),
+                       OutputArgument(&options->conversion.output)};
   command.options = RecipeOptions(&options->recipe);
   command.options.push_back(PathOption(
       "scales-from", "DIR", PathUse::kCheckpoint, &options->recipe.scales_from,
       "Instead of --to: the quantised checkpoint, of any form that dequantize reads, that IN was "
       "made from. OUT has its codes, scales, files and config, to the byte; a weight of IN that "
       "is not what these codes mean is an error that names row and column."));
-  AddOptions(RunOptionTable(&options->conversion.run), command);
-  AddOptions(PartOptionTable(&options->conversion.run), command);
-  AddOptions(DeletionOptionTable(&options->conversion.run, &options->conversion.yes), command);
+  AddConversionOptions(&options->conversion, command);
   command.examples = {
       {"quantize --to int8 DeepSeek-V3 DeepSeek-V3-INT8", "From FP8 to INT8, for A100 or Ascend"},
       {"quantize --to int4 DeepSeek-V3-BF16 DeepSeek-V3-INT4", "Experts as in Kimi K2"},
       {"quantize --scales-from Kimi-K2-Thinking Kimi-K2-BF16 OUT",
        "The way back from dequantize, to the byte"}};
-  StopAndContinue(command);
-  command.run = [options](CommandContext& context) {
-    return RunConversion(options->conversion, convert::QuantizeConversion(options->recipe),
-                         context);
-  };
+  SetConversion(options, convert::QuantizeConversion, command);
   return command;
 }
 

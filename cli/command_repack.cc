@@ -44,24 +44,15 @@ Command RepackCommand() {
       "NVFP4 of ModelOpt needs a scale of activations beside each weight. Where IN has none, it is "
       "1.0, as in NVIDIA's exports without calibration.",
       std::string(kCompletesInAnyCase)};
-  command.arguments = {
-      {"IN",
-       "The checkpoint with FP4 weights: a directory, a single safetensors file, a model directory "
-       "of the Hugging Face hub cache, or rank shards of dsv3-reshard.",
-       &options->conversion.input},
-      OutputArgument(&options->conversion.output)};
+  command.arguments = {InputArgument(&options->conversion.input, "checkpoint with FP4 weights"),
+                       OutputArgument(&options->conversion.output)};
   command.options.push_back(ToOption(&options->recipe));
-  AddOptions(RunOptionTable(&options->conversion.run), command);
-  AddOptions(PartOptionTable(&options->conversion.run), command);
-  AddOptions(DeletionOptionTable(&options->conversion.run, &options->conversion.yes), command);
+  AddConversionOptions(&options->conversion, command);
   command.examples = {
       {"repack --to fp8 DeepSeek-V4-Flash DeepSeek-V4-Flash-FP8", "For GPUs without FP4"},
       {"repack --to nvfp4-compressed-tensors DeepSeek-R1-NVFP4 DeepSeek-R1-NVFP4-ct",
        "For readers of compressed-tensors"}};
-  StopAndContinue(command);
-  command.run = [options](CommandContext& context) {
-    return RunConversion(options->conversion, convert::RepackConversion(options->recipe), context);
-  };
+  SetConversion(options, convert::RepackConversion, command);
   return command;
 }
 

@@ -96,10 +96,7 @@ Command ToGgufCommand() {
       {"to-gguf --type bf16 --keep-4bit Kimi-K2-Thinking k2.gguf",
        "The experts' INT4 as Q4_0, the rest as it is"},
       {"to-gguf --type bf16 DeepSeek-V2-Lite lite.gguf", "Exact for a BF16 model"}};
-  StopAndContinue(command);
-  command.run = [options](CommandContext& context) {
-    return RunConversion(options->conversion, convert::ToGgufConversion(options->recipe), context);
-  };
+  SetConversion(options, convert::ToGgufConversion, command);
   return command;
 }
 

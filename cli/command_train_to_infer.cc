@@ -89,20 +89,14 @@ Command TrainToInferCommand() {
        &options->conversion.input},
       OutputArgument(&options->conversion.output)};
   command.options = RecipeOptions(options);
-  AddOptions(RunOptionTable(&options->conversion.run), command);
-  AddOptions(PartOptionTable(&options->conversion.run), command);
-  AddOptions(DeletionOptionTable(&options->conversion.run, &options->conversion.yes), command);
+  AddConversionOptions(&options->conversion, command);
   command.examples = {
       {"train-to-infer --mtp drop DeepSeek-V3 DeepSeek-V3-main", "Leave the MTP layer out"},
       {"train-to-infer --mtp graft --mtp-from DeepSeek-V3-bf16 tuned tuned-mtp",
        "Give a fine-tuned model the MTP layer that its training lost"},
       {"train-to-infer --mla split DeepSeek-V3 DeepSeek-V3-split",
        "Write k_b_proj and v_b_proj in place of kv_b_proj"}};
-  StopAndContinue(command);
-  command.run = [options](CommandContext& context) {
-    return RunConversion(options->conversion, convert::TrainToInferConversion(options->recipe),
-                         context);
-  };
+  SetConversion(options, convert::TrainToInferConversion, command);
   return command;
 }
 

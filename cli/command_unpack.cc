@@ -42,10 +42,7 @@ Command UnpackCommand() {
   command.examples = {
       {"unpack DeepSeek-V3.1-Base-packed DeepSeek-V3.1-Base", "Unpack a checkpoint"},
       {"unpack --tensors 'model.layers.0.*' DeepSeek-V3.1-Base-packed layer-0", "One layer alone"}};
-  StopAndContinue(command);
-  command.run = [options](CommandContext& context) {
-    return RunConversion(options->conversion, convert::UnpackConversion(options->recipe), context);
-  };
+  SetConversion(options, convert::UnpackConversion, command);
   return command;
 }
 

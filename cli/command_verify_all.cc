@@ -310,7 +310,6 @@ Command AllChecksCommand() {
                       {"all --strict DeepSeek-V3 --junit reports/verify.xml --sarif "
                        "reports/verify.sarif",
                        "The same in a CI system"}};
-  command.after_stop = "nothing was changed";
   command.stops_by_itself = true;
   command.returns_data = true;
   command.run = [options](CommandContext& context) { return AllChecks(*options, context).Run(); };

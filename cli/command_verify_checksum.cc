@@ -181,7 +181,6 @@ Command ChecksumCreateCommand() {
   command.examples = {
       {"checksum create DeepSeek-V3", "Write checksums of a download"},
       {"checksum create /models/DeepSeek-V3 --output sums", "Write checksums of a read-only copy"}};
-  command.after_stop = "nothing was changed";
   command.stops_by_itself = true;
   command.returns_data = true;
   command.run = [options](CommandContext& context) {
@@ -229,7 +228,6 @@ Command ChecksumCheckCommand() {
   command.examples = {{"checksum check DeepSeek-V3", "Check a copy or a download"},
                       {"checksum check --manifest v3.manifest.json DeepSeek-V3",
                        "Check against a manifest from elsewhere"}};
-  command.after_stop = "nothing was changed";
   command.stops_by_itself = true;
   command.returns_data = true;
   command.run = [options](CommandContext& context) {

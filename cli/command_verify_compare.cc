@@ -210,7 +210,6 @@ Command CompareCommand() {
       {"compare --rtol 0.07 DeepSeek-V3-BF16 DeepSeek-V3-requantised",
        "Accept the error of a quantisation"},
       {"compare DeepSeek-V3 DeepSeek-V3-BF16.gguf", "Compare a checkpoint with its GGUF file"}};
-  command.after_stop = "nothing was changed";
   command.stops_by_itself = true;
   command.returns_data = true;
   command.run = [options](CommandContext& context) {

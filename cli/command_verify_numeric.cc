@@ -221,7 +221,6 @@ Command NumericCommand() {
   command.examples = {{"numeric DeepSeek-V3", "Check all values"},
                       {"numeric DeepSeek-V3 --histogram '*.o_proj.weight'",
                        "Show the distribution of some tensors, too"}};
-  command.after_stop = "nothing was changed";
   command.stops_by_itself = true;
   command.returns_data = true;
   command.run = [options](CommandContext& context) {

@@ -224,7 +224,6 @@ Command ProvenanceCommand() {
   AppendReportOptions(&options->verify, command.options);
   command.examples = {
       {"provenance DeepSeek-V3-BF16 --source DeepSeek-V3", "Trace an output back to its source"}};
-  command.after_stop = "nothing was changed";
   command.returns_data = true;
   command.run = [options](CommandContext& context) {
     return RunCheck(options->directory, options->verify, context, [&] {

@@ -174,7 +174,6 @@ Command SignCommand() {
   command.examples = {{"sign DeepSeek-V3-BF16 --key signer.pem", "Sign a model"},
                       {"sign DeepSeek-V3-BF16 --key signer.pem --use-manifest",
                        "Sign the output of a conversion without reading it again"}};
-  command.after_stop = "nothing was changed";
   command.stops_by_itself = true;
   command.run = [options](CommandContext& context) { return RunSign(*options, context); };
   return command;
@@ -204,7 +203,6 @@ Command VerifySignatureCommand() {
   AppendReportOptions(&options->verify, command.options);
   command.examples = {
       {"verify-signature DeepSeek-V3-BF16 --key signer.pub.pem", "Check a signed model"}};
-  command.after_stop = "nothing was changed";
   command.stops_by_itself = true;
   command.returns_data = true;
   command.run = [options](CommandContext& context) {

@@ -186,7 +186,6 @@ Command StructureCommand() {
   command.examples = {{"structure DeepSeek-V3", "Check a checkpoint in a second"},
                       {"structure --strict DeepSeek-V3 --junit structure.xml",
                        "Fail on warnings, too, and keep the findings for a CI system"}};
-  command.after_stop = "nothing was changed";
   command.returns_data = true;
   command.run = [options](CommandContext& context) {
     return RunCheck(options->input, options->verify, context, [&] {

@@ -1,5 +1,7 @@
 #include "cli/conversion_command.h"
 
+#include <fmt/format.h>
+
 #include "cli/confirm_deletion.h"
 #include "cli/conversion_report.h"
 #include "convert/job/process_messages.h"
@@ -7,11 +9,30 @@
 
 namespace dsv3::cli {
 
-std::string RunConversion(const ConversionOptions& options,
-                          const convert::ConversionKind& conversion, CommandContext& context) {
+Argument InputArgument(std::string* input, std::string_view what) {
+  return {"IN",
+          fmt::format("The {}: a directory, a single safetensors file, a model directory of the "
+                      "Hugging Face hub cache, or rank shards of dsv3-reshard.",
+                      what),
+          input};
+}
+
+void AddConversionOptions(ConversionOptions* options, Command& command) {
+  AddOptions(RunOptionTable(&options->run), command);
+  AddOptions(PartOptionTable(&options->run), command);
+  AddOptions(DeletionOptionTable(&options->run, &options->yes), command);
+}
+
+convert::JobRequest RequestOf(const ConversionOptions& options, const CommandContext& context) {
   convert::JobRequest request{options.input, options.output, options.run};
   request.run.sharing = context.sharing;
   request.run.command = context.job_command;
+  return request;
+}
+
+std::string RunConversion(const ConversionOptions& options,
+                          const convert::ConversionKind& conversion, CommandContext& context) {
+  convert::JobRequest request = RequestOf(options, context);
   // Processes that share a run are refused the deletion, and cannot ask.
   if (options.run.delete_source_shards && !options.run.dry_run && !options.yes &&
       !convert::IsShared(context.sharing)) {

@@ -86,8 +86,8 @@ struct Command {
   std::vector<Argument> arguments;
   std::vector<Option> options;
   std::vector<Example> examples;
-  // What to do after an interruption: follows "stopping; ".
-  std::string after_stop;
+  // How things are after an interruption, or what to do: follows "stopping; ".
+  std::string after_stop = "nothing was changed";
   // Whether `run` heeds CommandContext::stop, and so gets a moment to end by itself.
   bool stops_by_itself = false;
   // Whether processes that mpirun started share the work; otherwise process 0 does all of it.

@@ -28,7 +28,7 @@ Argument OutputArgument(std::string* output);
 inline constexpr std::string_view kCompletesInAnyCase =
     "Files appear in OUT under their names only when they are complete, the index after all "
     "shards. After an interruption of any kind the same command continues and gives the same "
-    "bytes.";
+    "bytes; on a finished OUT it checks sizes and headers and says that there is nothing to do.";
 
 // Says of such a command that it stops by itself at a signal, continues when it is run again, and
 // shares its work among processes.
