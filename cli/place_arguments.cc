@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "formats/error.h"
+#include "formats/given_paths.h"
 #include "formats/io/dead_link.h"
 #include "formats/message_text.h"
 #include "formats/text_encoding.h"
@@ -225,6 +226,7 @@ std::string OutputDirectory(const std::string& name, const std::string& value) {
 }
 
 std::string PlacedPath(PathUse use, const std::string& name, const std::string& value) {
+  formats::NoteGivenPath(value);
   if (use == PathUse::kCheckpoint) return InputPath(name, value);
   if (use == PathUse::kOutputDirectory) return OutputDirectory(name, value);
   std::error_code ignored;

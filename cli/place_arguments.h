@@ -20,7 +20,8 @@ std::string InputPath(const std::string& name, const std::string& value);
 std::string OutputDirectory(const std::string& name, const std::string& value);
 
 // A path of the given use, by the functions above for a checkpoint and for a directory that is
-// written; of a file, the value itself. Throws Error (kUsage) for an address.
+// written; of a file, the value itself. Messages then show it as it was given
+// (formats::NoteGivenPath). Throws Error (kUsage) for an address.
 std::string PlacedPath(PathUse use, const std::string& name, const std::string& value);
 
 }  // namespace dsv3::cli

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "formats/given_paths.h"
 #include "formats/json/utf8.h"
 
 namespace dsv3::formats {
@@ -98,19 +99,19 @@ std::string ShellWord(std::string_view text) {
   return quoted + '\'';
 }
 
-std::string ShownPath(const fs::path& path) { return ShellWord(path.native()); }
+std::string ShownPath(const fs::path& path) { return ShellWord(AsGiven(path).native()); }
 
 std::string ShownAbsolutePath(const fs::path& path) {
   std::error_code error;
   fs::path absolute = fs::absolute(path, error);
-  if (error) return ShownPath(path);
+  if (error) return ShellWord(path.native());
   // Where links are on the way, ".." cannot be taken out of the text alone.
   const bool has_parents = std::count(absolute.begin(), absolute.end(), fs::path("..")) != 0;
   fs::path normal = has_parents ? fs::weakly_canonical(absolute, error) : absolute;
   if (error) normal = absolute;
   normal = normal.lexically_normal();
   // "/models/v3/" names what "/models/v3" does.
-  return ShownPath(normal.has_filename() ? normal : normal.parent_path());
+  return ShellWord((normal.has_filename() ? normal : normal.parent_path()).native());
 }
 
 }  // namespace dsv3::formats

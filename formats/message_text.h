@@ -18,7 +18,7 @@ namespace dsv3::formats {
 // path can be copied from a message into a shell, and none can move the cursor or forge a line.
 std::string ShellWord(std::string_view text);
 
-// ShellWord of a path.
+// ShellWord of a path as the user gave it (given_paths.h).
 std::string ShownPath(const std::filesystem::path& path);
 
 // The same of the path from the root: a command that holds it runs in any directory.

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "formats/given_paths.h"
 #include "tests/support/temp_dir.h"
 
 namespace dsv3::formats {
@@ -35,6 +36,30 @@ TEST(ShellWordTest, ShowsHiddenCharactersAndOtherBytesByTheirNumbers) {
                       "b\xe2"),
             R"($'ä\xc2\x85b\xe2')");
   EXPECT_EQ(ShellWord("a\xe2\x80\xae"), R"($'a\xe2\x80\xae')");
+}
+
+TEST(ShownPathTest, IsAsItWasGiven) {
+  const std::filesystem::path here = std::filesystem::current_path();
+  EXPECT_EQ(ShownPath(here / "a/b"), (here / "a/b").string());
+  NoteGivenPath("a/");
+  NoteGivenPath("a/b/../my c");
+  NoteGivenPath("");
+  NoteGivenPath("/");
+  EXPECT_EQ(ShownPath(here / "a"), "a");
+  EXPECT_EQ(ShownPath(here / "a/"), "a");
+  EXPECT_EQ(ShownPath(here / "a/b/d"), "a/b/d");
+  EXPECT_EQ(ShownPath(here / "a/my c/d"), "'a/b/../my c/d'");
+  EXPECT_EQ(ShownPath(here / "ab"), (here / "ab").string());
+  NoteGivenPath("c/d/e.json");
+  EXPECT_EQ(ShownPath(here / "c/d/e.json"), "c/d/e.json");
+  EXPECT_EQ(ShownPath(here / "c/d"), "c/d");
+  EXPECT_EQ(ShownPath(here / "c"), (here / "c").string());
+  EXPECT_EQ(ShownAbsolutePath(here / "a"), (here / "a").string());
+  EXPECT_EQ(ShownAbsolutePath("a/b"), (here / "a/b").string());
+  NoteGivenPath(".");
+  EXPECT_EQ(ShownPath(here), ".");
+  EXPECT_EQ(ShownPath(here / "ab/d"), "ab/d");
+  EXPECT_EQ(ShownPath("/other"), "/other");
 }
 
 TEST(ShownPathTest, IsFromTheRootWhereThatIsAskedFor) {
