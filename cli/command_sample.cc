@@ -88,10 +88,10 @@ std::string ReportJson(const Options& options, const convert::SampleReport& repo
   StringMember(json, "command", "sample");
   StringMember(json, "output", options.output);
   StringMember(json, "preset", PresetName(options.sample.preset));
-  UintMember(json, "seed", options.sample.seed);
-  UintMember(json, "files", report.files);
-  UintMember(json, "tensors", report.tensors);
-  UintMember(json, "bytes", report.bytes);
+  json.Uint("seed", options.sample.seed);
+  json.Uint("files", report.files);
+  json.Uint("tensors", report.tensors);
+  json.Uint("bytes", report.bytes);
   json.EndObject();
   return json.Take() + "\n";
 }

@@ -244,16 +244,15 @@ class AllChecks {
     StringMember(json, "version", kVersion);
     StringMember(json, "command", context_.command.name);
     StringMember(json, "input", options_.input);
-    BoolMember(json, "passes", CountFailed() == 0);
-    UintMember(json, "errors", errors);
-    UintMember(json, "warnings", warnings);
-    json.Key("checks");
-    json.BeginArray();
+    json.Bool("passes", CountFailed() == 0);
+    json.Uint("errors", errors);
+    json.Uint("warnings", warnings);
+    json.BeginArray("checks");
     for (const CheckRun& run : runs_) {
       json.BeginObject();
       StringMember(json, "check", run.record.command);
       StringMember(json, "outcome", Outcome(run));
-      DoubleMember(json, "seconds", run.record.seconds);
+      json.Double("seconds", run.record.seconds);
       StringOrNullMember(json, "reason",
                          run.record.error ? run.record.error->message() : run.record.skipped);
       json.Key("report");

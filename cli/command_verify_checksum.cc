@@ -78,12 +78,12 @@ VerifyReport Create(const CreateOptions& options, CommandContext& context) {
                                   formats::ShownPath(options.directory)));
   }
   report.members = [held, &created](formats::JsonWriter& json) {
-    BoolMember(json, "written", created.written);
+    json.Bool("written", created.written);
     StringOrNullMember(json, "output", created.output.string());
-    BoolMember(json, "kept_provenance", created.kept_provenance);
-    UintMember(json, "file_count", created.files);
-    UintMember(json, "bytes", created.bytes);
-    UintMember(json, "tensors", created.tensors);
+    json.Bool("kept_provenance", created.kept_provenance);
+    json.Uint("file_count", created.files);
+    json.Uint("bytes", created.bytes);
+    json.Uint("tensors", created.tensors);
     StringOrNullMember(json, "content_digest", created.content_digest);
   };
   return report;
@@ -145,11 +145,11 @@ VerifyReport CheckChecksums(const std::string& directory, const ChecksumOptions&
   report.members = [held, &checked](formats::JsonWriter& json) {
     StringMember(json, "basis", convert::BasisName(checked.basis));
     StringMember(json, "basis_name", checked.basis_name);
-    BoolMember(json, "quick", checked.quick);
-    UintMember(json, "file_count", checked.files);
-    UintMember(json, "bytes", checked.bytes);
-    UintMember(json, "tensors", checked.tensors);
-    UintMember(json, "tensors_not_decoded", checked.not_decoded);
+    json.Bool("quick", checked.quick);
+    json.Uint("file_count", checked.files);
+    json.Uint("bytes", checked.bytes);
+    json.Uint("tensors", checked.tensors);
+    json.Uint("tensors_not_decoded", checked.not_decoded);
   };
   return report;
 }

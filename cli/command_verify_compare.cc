@@ -66,7 +66,7 @@ void SideMember(formats::JsonWriter& json, std::string_view key, const std::stri
   json.BeginObject();
   StringMember(json, "file", file);
   StringMember(json, "dtype", dtype);
-  ShapeMember(json, "shape", shape);
+  json.Uints("shape", shape);
   StringOrNullMember(json, "scale", scale);
   json.EndObject();
 }
@@ -75,22 +75,22 @@ void StatisticsMember(formats::JsonWriter& json, const DifferenceStatistics& s) 
   json.Key("statistics");
   if (s.elements == 0) return json.Null();
   json.BeginObject();
-  UintMember(json, "elements", s.elements);
-  UintMember(json, "differing", s.differing);
-  UintMember(json, "beyond_tolerance", s.beyond_tolerance);
-  UintMember(json, "nonfinite_differing", s.nonfinite_differing);
-  DoubleMember(json, "max_abs", s.max_abs);
-  DoubleMember(json, "max_relative", s.max_relative);
-  DoubleMember(json, "rmse", s.rmse);
-  DoubleMember(json, "relative", s.relative);
+  json.Uint("elements", s.elements);
+  json.Uint("differing", s.differing);
+  json.Uint("beyond_tolerance", s.beyond_tolerance);
+  json.Uint("nonfinite_differing", s.nonfinite_differing);
+  json.Double("max_abs", s.max_abs);
+  json.Double("max_relative", s.max_relative);
+  json.Double("rmse", s.rmse);
+  json.Double("relative", s.relative);
   json.Key("first");
   if (s.differing == 0) {
     json.Null();
   } else {
     json.BeginObject();
-    UintMember(json, "element", s.first_element);
-    DoubleMember(json, "a", s.first_a);
-    DoubleMember(json, "b", s.first_b);
+    json.Uint("element", s.first_element);
+    json.Double("a", s.first_a);
+    json.Double("b", s.first_b);
     json.EndObject();
   }
   json.EndObject();
@@ -98,27 +98,25 @@ void StatisticsMember(formats::JsonWriter& json, const DifferenceStatistics& s) 
 
 void Members(formats::JsonWriter& json, const Options& options, const CompareReport& compared) {
   StringMember(json, "other", options.b);
-  DoubleMember(json, "atol", options.atol);
-  DoubleMember(json, "rtol", options.rtol);
-  json.Key("counts");
-  json.BeginObject();
-  UintMember(json, "identical_bytes", compared.counts.identical_bytes);
-  UintMember(json, "identical_values", compared.counts.identical_values);
-  UintMember(json, "within_tolerance", compared.counts.within_tolerance);
-  UintMember(json, "different", compared.counts.different);
-  UintMember(json, "only_in_a", compared.counts.only_in_a);
-  UintMember(json, "only_in_b", compared.counts.only_in_b);
+  json.Double("atol", options.atol);
+  json.Double("rtol", options.rtol);
+  json.BeginObject("counts");
+  json.Uint("identical_bytes", compared.counts.identical_bytes);
+  json.Uint("identical_values", compared.counts.identical_values);
+  json.Uint("within_tolerance", compared.counts.within_tolerance);
+  json.Uint("different", compared.counts.different);
+  json.Uint("only_in_a", compared.counts.only_in_a);
+  json.Uint("only_in_b", compared.counts.only_in_b);
   json.EndObject();
   FormsMember(json, "forms_a", compared.forms_a);
   FormsMember(json, "forms_b", compared.forms_b);
-  UintMember(json, "bytes_read", compared.bytes_read);
-  json.Key("tensors");
-  json.BeginArray();
+  json.Uint("bytes_read", compared.bytes_read);
+  json.BeginArray("tensors");
   for (const ComparedTensor& tensor : compared.tensors) {
     json.BeginObject();
     StringMember(json, "name", tensor.name);
     StringMember(json, "comparison", convert::ComparisonName(tensor.comparison));
-    BoolMember(json, "codes", tensor.codes);
+    json.Bool("codes", tensor.codes);
     SideMember(json, "a", tensor.file_a, tensor.dtype_a, tensor.shape_a, tensor.scale_a);
     SideMember(json, "b", tensor.file_b, tensor.dtype_b, tensor.shape_b, tensor.scale_b);
     StatisticsMember(json, tensor.statistics);

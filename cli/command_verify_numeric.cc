@@ -101,14 +101,13 @@ void HistogramMember(formats::JsonWriter& json, const NumericTensor& tensor) {
   json.Key("histogram");
   if (!tensor.histogram) return json.Null();
   json.BeginObject();
-  UintMember(json, "zeros", tensor.histogram->zeros);
-  json.Key("bins");
-  json.BeginArray();
+  json.Uint("zeros", tensor.histogram->zeros);
+  json.BeginArray("bins");
   for (const auto& [exponent, count] : tensor.histogram->bins) {
     json.BeginObject();
     json.Key("exponent");
     json.Int(exponent);
-    UintMember(json, "count", count);
+    json.Uint("count", count);
     json.EndObject();
   }
   json.EndArray();
@@ -116,25 +115,24 @@ void HistogramMember(formats::JsonWriter& json, const NumericTensor& tensor) {
 }
 
 void Members(formats::JsonWriter& json, const NumericReport& checked) {
-  UintMember(json, "bytes_read", checked.bytes_read);
+  json.Uint("bytes_read", checked.bytes_read);
   FormsMember(json, "forms", checked.forms);
-  json.Key("tensors");
-  json.BeginArray();
+  json.BeginArray("tensors");
   for (const NumericTensor& tensor : checked.tensors) {
     json.BeginObject();
     StringMember(json, "name", tensor.name);
     StringMember(json, "file", tensor.file);
     StringMember(json, "dtype", tensor.dtype);
-    ShapeMember(json, "shape", tensor.shape);
-    BoolMember(json, "measured", tensor.measured);
-    BoolMember(json, "scaled", tensor.scaled);
-    BoolMember(json, "is_scale", tensor.is_scale);
-    UintMember(json, "values", tensor.values);
-    UintMember(json, "nans", tensor.nans);
-    UintMember(json, "infinities", tensor.infinities);
-    UintMember(json, "bad_scales", tensor.bad_scales);
-    DoubleMember(json, "absmax", tensor.absmax);
-    DoubleMember(json, "rms", tensor.rms);
+    json.Uints("shape", tensor.shape);
+    json.Bool("measured", tensor.measured);
+    json.Bool("scaled", tensor.scaled);
+    json.Bool("is_scale", tensor.is_scale);
+    json.Uint("values", tensor.values);
+    json.Uint("nans", tensor.nans);
+    json.Uint("infinities", tensor.infinities);
+    json.Uint("bad_scales", tensor.bad_scales);
+    json.Double("absmax", tensor.absmax);
+    json.Double("rms", tensor.rms);
     HistogramMember(json, tensor);
     json.EndObject();
   }

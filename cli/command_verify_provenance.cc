@@ -91,16 +91,14 @@ std::string TensorTable(const ProvenanceReport& traced, bool all) {
 }
 
 void TensorMembers(formats::JsonWriter& json, const ProvenanceReport& traced) {
-  json.Key("tensors");
-  json.BeginArray();
+  json.BeginArray("tensors");
   for (const ProvenanceTensor& tensor : traced.tensors) {
     json.BeginObject();
     StringMember(json, "name", tensor.name);
     StringMember(json, "file", tensor.file);
     StringMember(json, "xxh3_128", tensor.xxh3);
     StringOrNullMember(json, "rule", tensor.rule);
-    json.Key("sources");
-    json.BeginArray();
+    json.BeginArray("sources");
     for (const ProvenanceSource& source : tensor.sources) {
       json.BeginObject();
       StringOrNullMember(json, "checkpoint", source.source.checkpoint);
@@ -118,13 +116,12 @@ void TensorMembers(formats::JsonWriter& json, const ProvenanceReport& traced) {
 }
 
 void SourceFileMembers(formats::JsonWriter& json, const ProvenanceReport& traced) {
-  json.Key("source_files");
-  json.BeginArray();
+  json.BeginArray("source_files");
   for (const formats::ManifestSourceFile& file : traced.source_files) {
     json.BeginObject();
     StringOrNullMember(json, "checkpoint", file.checkpoint);
     StringMember(json, "name", file.name);
-    UintMember(json, "bytes", file.bytes);
+    json.Uint("bytes", file.bytes);
     StringMember(json, "header_xxh3_128", file.header_xxh3);
     json.EndObject();
   }
@@ -143,13 +140,12 @@ void Members(formats::JsonWriter& json, const std::string& source, const Provena
   StringOrNullMember(json, "content_digest", traced.content_digest);
   StringOrNullMember(json, "source_recipe", traced.source_recipe);
   StringOrNullMember(json, "source_content_digest", traced.source_content_digest);
-  UintMember(json, "matching", traced.matching);
-  UintMember(json, "differing", traced.differing);
-  UintMember(json, "unknown", traced.unknown);
-  UintMember(json, "without_digest", traced.without_digest);
-  json.Key("rules");
-  json.BeginObject();
-  for (const auto& [rule, tensors] : traced.rules) UintMember(json, rule, tensors);
+  json.Uint("matching", traced.matching);
+  json.Uint("differing", traced.differing);
+  json.Uint("unknown", traced.unknown);
+  json.Uint("without_digest", traced.without_digest);
+  json.BeginObject("rules");
+  for (const auto& [rule, tensors] : traced.rules) json.Uint(rule, tensors);
   json.EndObject();
   SourceFileMembers(json, traced);
   TensorMembers(json, traced);

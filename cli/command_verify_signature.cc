@@ -69,12 +69,12 @@ std::string SignJson(const SignOptions& options, const convert::SignReport& repo
   StringMember(json, "curve", report.curve);
   StringMember(json, "key_hint", report.key_hint);
   StringMember(json, "root_digest", report.root_digest);
-  UintMember(json, "file_count", report.files);
-  UintMember(json, "bytes", report.bytes);
-  BoolMember(json, "use_manifest", options.use_manifest);
-  UintMember(json, "trusted_files", report.trusted_files);
-  UintMember(json, "trusted_bytes", report.trusted_bytes);
-  BoolMember(json, "symlinks", report.symlinks);
+  json.Uint("file_count", report.files);
+  json.Uint("bytes", report.bytes);
+  json.Bool("use_manifest", options.use_manifest);
+  json.Uint("trusted_files", report.trusted_files);
+  json.Uint("trusted_bytes", report.trusted_bytes);
+  json.Bool("symlinks", report.symlinks);
   FindingsMember(json, "warnings", report.warnings);
   json.EndObject();
   return json.Take() + "\n";
@@ -134,10 +134,10 @@ VerifyReport CheckSignature(const std::string& model, const SignatureOptions& si
     StringMember(json, "signature", checked.signature.string());
     StringMember(json, "curve", checked.curve);
     StringMember(json, "key_hint", checked.key_hint);
-    BoolMember(json, "authentic", checked.authentic);
+    json.Bool("authentic", checked.authentic);
     StringOrNullMember(json, "subject", checked.subject);
-    UintMember(json, "signed_files", checked.files);
-    UintMember(json, "bytes", checked.bytes);
+    json.Uint("signed_files", checked.files);
+    json.Uint("bytes", checked.bytes);
   };
   return report;
 }

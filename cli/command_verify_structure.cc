@@ -42,11 +42,11 @@ void RanksMember(formats::JsonWriter& json, const std::optional<convert::RankStr
   json.BeginObject();
   StringMember(json, "format", ranks->format);
   StringMember(json, "grouping", ranks->grouping);
-  UintMember(json, "world_size", ranks->sizes.world_size);
-  UintMember(json, "tp", ranks->sizes.tp);
-  UintMember(json, "ep", ranks->sizes.ep);
-  UintMember(json, "dp", ranks->sizes.dp);
-  UintMember(json, "pp", ranks->sizes.pp);
+  json.Uint("world_size", ranks->sizes.world_size);
+  json.Uint("tp", ranks->sizes.tp);
+  json.Uint("ep", ranks->sizes.ep);
+  json.Uint("dp", ranks->sizes.dp);
+  json.Uint("pp", ranks->sizes.pp);
   json.EndObject();
 }
 
@@ -73,8 +73,8 @@ void TrainingMember(formats::JsonWriter& json,
   }
   json.BeginObject();
   StringMember(json, "stack", training->stack);
-  UintMember(json, "skipped_tensors", training->skipped);
-  UintMember(json, "missing_mtp_layers", training->missing_mtp_layers);
+  json.Uint("skipped_tensors", training->skipped);
+  json.Uint("missing_mtp_layers", training->missing_mtp_layers);
   json.EndObject();
 }
 
@@ -141,16 +141,15 @@ VerifyReport CheckStructure(const std::string& input, const ModelOptions& model,
   }
   report.members = [held, &checked](formats::JsonWriter& json) {
     StringOrNullMember(json, "model_type", checked.model_type);
-    BoolMember(json, "known_model", checked.known_model);
-    UintMember(json, "expected_tensors", checked.expected_tensors);
-    UintMember(json, "tensors", checked.tensors);
-    UintMember(json, "tensor_bytes", checked.tensor_bytes);
-    json.Key("forms");
-    json.BeginArray();
+    json.Bool("known_model", checked.known_model);
+    json.Uint("expected_tensors", checked.expected_tensors);
+    json.Uint("tensors", checked.tensors);
+    json.Uint("tensor_bytes", checked.tensor_bytes);
+    json.BeginArray("forms");
     for (const convert::FormCount& form : checked.forms) {
       json.BeginObject();
       StringMember(json, "name", form.name);
-      UintMember(json, "weights", form.weights);
+      json.Uint("weights", form.weights);
       json.EndObject();
     }
     json.EndArray();

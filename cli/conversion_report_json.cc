@@ -29,40 +29,37 @@ const char* OutcomeName(ConversionReport::Outcome outcome) {
 }
 
 void Files(JsonWriter& json, const ConversionReport& report) {
-  json.Key("files");
-  json.BeginArray();
+  json.BeginArray("files");
   for (const convert::OutputFileReport& file : report.files) {
     json.BeginObject();
     StringMember(json, "name", file.name);
-    UintMember(json, "bytes", file.bytes);
-    UintMember(json, "tensors", file.tensors);
+    json.Uint("bytes", file.bytes);
+    json.Uint("tensors", file.tensors);
     StringOrNullMember(json, "sha256", file.sha256);
-    BoolMember(json, "kept", file.kept);
+    json.Bool("kept", file.kept);
     json.EndObject();
   }
   json.EndArray();
 }
 
 void LeftBehindMember(JsonWriter& json, const ConversionReport& report) {
-  json.Key("left_behind");
-  json.BeginArray();
+  json.BeginArray("left_behind");
   for (const formats::LeftBehind& each : report.left_behind) {
     json.BeginObject();
     StringMember(json, "name", each.name);
     StringMember(json, "kind", formats::LeftBehindKindName(each.kind));
-    UintMember(json, "bytes", each.bytes);
+    json.Uint("bytes", each.bytes);
     json.EndObject();
   }
   json.EndArray();
 }
 
 void Counts(JsonWriter& json, std::string_view key, const std::vector<TensorCount>& counts) {
-  json.Key(key);
-  json.BeginArray();
+  json.BeginArray(key);
   for (const TensorCount& each : counts) {
     json.BeginObject();
     StringMember(json, "tensor", each.tensor);
-    UintMember(json, "count", each.count);
+    json.Uint("count", each.count);
     json.EndObject();
   }
   json.EndArray();
@@ -83,16 +80,15 @@ const char* KeptName(convert::SourceDeletion::Kept kept) {
 }
 
 void Deletions(JsonWriter& json, const ConversionReport& report) {
-  json.Key("source_deletions");
-  json.BeginArray();
+  json.BeginArray("source_deletions");
   for (const convert::SourceDeletion& deletion : report.deletions) {
     json.BeginObject();
     StringMember(json, "shard", deletion.shard.string());
     StringMember(json, "file", deletion.file.string());
-    BoolMember(json, "deletes_file", deletion.file_goes());
+    json.Bool("deletes_file", deletion.file_goes());
     StringOrNullMember(json, "kept_because", KeptName(deletion.kept));
     StringOrNullMember(json, "other_link", deletion.other_link.string());
-    UintMember(json, "freed_bytes", deletion.freed_bytes);
+    json.Uint("freed_bytes", deletion.freed_bytes);
     json.EndObject();
   }
   json.EndArray();
@@ -102,10 +98,10 @@ void Plan(JsonWriter& json, const ConversionReport& report) {
   json.Key("plan");
   if (report.outcome != ConversionReport::Outcome::kPlanned) return json.Null();
   json.BeginObject();
-  UintMember(json, "disk_needed_bytes", report.disk_needed_bytes);
-  UintMember(json, "disk_free_bytes", report.disk_free_bytes);
-  UintMember(json, "peak_memory_bytes", report.peak_memory_bytes);
-  BoolMember(json, "fits", report.fits);
+  json.Uint("disk_needed_bytes", report.disk_needed_bytes);
+  json.Uint("disk_free_bytes", report.disk_free_bytes);
+  json.Uint("peak_memory_bytes", report.peak_memory_bytes);
+  json.Bool("fits", report.fits);
   json.EndObject();
 }
 
@@ -120,13 +116,13 @@ void ConversionMembers(JsonWriter& json, const std::filesystem::path& input,
   StringMember(json, "outcome", OutcomeName(report.outcome));
   StringMember(json, "input", input.string());
   StringMember(json, "output", output.string());
-  UintMember(json, "tensors", report.tensors);
-  UintMember(json, "converted_tensors", report.converted_tensors);
-  UintMember(json, "copied_tensors", report.copied_tensors);
-  UintMember(json, "side_files", report.side_files);
+  json.Uint("tensors", report.tensors);
+  json.Uint("converted_tensors", report.converted_tensors);
+  json.Uint("copied_tensors", report.copied_tensors);
+  json.Uint("side_files", report.side_files);
   LeftBehindMember(json, report);
-  UintMember(json, "source_bytes", report.source_bytes);
-  UintMember(json, "output_bytes", report.output_bytes);
+  json.Uint("source_bytes", report.source_bytes);
+  json.Uint("output_bytes", report.output_bytes);
   Files(json, report);
   FindingsMember(json, "warnings", report.warnings);
   Counts(json, "nan_codes", report.nan_codes);
@@ -136,15 +132,15 @@ void ConversionMembers(JsonWriter& json, const std::filesystem::path& input,
   Counts(json, "zero_blocks", report.zero_blocks);
   QualityMember(json, report.quality, report.has_original);
   StringsMember(json, "already_fp8", report.already_fp8);
-  BoolMember(json, "resumed", report.resumed);
-  UintMember(json, "kept_files", report.kept_files);
-  UintMember(json, "missing_files", report.missing_files);
-  UintMember(json, "freed_source_shards", report.freed_source_shards);
-  UintMember(json, "freed_source_bytes", report.freed_source_bytes);
+  json.Bool("resumed", report.resumed);
+  json.Uint("kept_files", report.kept_files);
+  json.Uint("missing_files", report.missing_files);
+  json.Uint("freed_source_shards", report.freed_source_shards);
+  json.Uint("freed_source_bytes", report.freed_source_bytes);
   Deletions(json, report);
-  DoubleMember(json, "seconds", report.seconds);
-  UintMember(json, "bytes_read", report.bytes_read);
-  UintMember(json, "bytes_written", report.bytes_written);
+  json.Double("seconds", report.seconds);
+  json.Uint("bytes_read", report.bytes_read);
+  json.Uint("bytes_written", report.bytes_written);
   Plan(json, report);
 }
 

@@ -7,10 +7,9 @@ namespace dsv3::cli {
 std::string ErrorJson(const Error& error) {
   formats::JsonWriter json(2);
   json.BeginObject();
-  json.Key("error");
-  json.BeginObject();
+  json.BeginObject("error");
   StringMember(json, "code", ErrorCodeName(error.code()));
-  UintMember(json, "exit_code", static_cast<std::uint64_t>(error.code()));
+  json.Uint("exit_code", static_cast<std::uint64_t>(error.code()));
   StringOrNullMember(json, "file", error.place().file);
   StringOrNullMember(json, "tensor", error.place().tensor);
   StringMember(json, "message", error.message());

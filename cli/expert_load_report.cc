@@ -91,12 +91,11 @@ std::string SummaryOf(const PlacementLoad& load) {
 }
 
 void PlacementMember(formats::JsonWriter& json, std::string_view key, const PlacementLoad& load) {
-  json.Key(key);
-  json.BeginObject();
-  DoubleMember(json, "imbalance", load.imbalance);
-  DoubleMember(json, "mean_layer_imbalance", load.mean_layer_imbalance);
-  DoubleMember(json, "worst_layer_imbalance", load.worst_layer_imbalance);
-  UintMember(json, "worst_layer", load.worst_layer);
+  json.BeginObject(key);
+  json.Double("imbalance", load.imbalance);
+  json.Double("mean_layer_imbalance", load.mean_layer_imbalance);
+  json.Double("worst_layer_imbalance", load.worst_layer_imbalance);
+  json.Uint("worst_layer", load.worst_layer);
   json.Key("ranks");
   formats::JsonWriter line(0);
   line.BeginArray();

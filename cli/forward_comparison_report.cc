@@ -41,38 +41,35 @@ void OptionalMember(formats::JsonWriter& json, std::string_view key,
 
 void LogitsMember(formats::JsonWriter& json, std::string_view key,
                   const convert::LogitFigures& logits) {
-  json.Key(key);
-  json.BeginObject();
-  DoubleMember(json, "nmse", logits.nmse);
-  DoubleMember(json, "cosine", logits.cosine);
-  DoubleMember(json, "max_abs", logits.max_abs);
-  DoubleMember(json, "kl_mean", logits.kl_mean);
-  DoubleMember(json, "kl_max", logits.kl_max);
-  DoubleMember(json, "top1_agreement", logits.top1_agreement);
+  json.BeginObject(key);
+  json.Double("nmse", logits.nmse);
+  json.Double("cosine", logits.cosine);
+  json.Double("max_abs", logits.max_abs);
+  json.Double("kl_mean", logits.kl_mean);
+  json.Double("kl_max", logits.kl_max);
+  json.Double("top1_agreement", logits.top1_agreement);
   OptionalMember(json, "perplexity", logits.perplexity);
   OptionalMember(json, "other_perplexity", logits.other_perplexity);
   json.EndObject();
 }
 
 void GeneratedMember(formats::JsonWriter& json, const convert::GeneratedComparison& generated) {
-  json.Key("generated");
-  json.BeginObject();
-  json.Key("tokens");
-  json.BeginArray();
+  json.BeginObject("generated");
+  json.BeginArray("tokens");
   for (const std::vector<std::uint32_t>& tokens : generated.tokens) {
     json.BeginArray();
     for (const std::uint32_t token : tokens) json.Uint(token);
     json.EndArray();
   }
   json.EndArray();
-  DoubleMember(json, "agreement", generated.agreement);
+  json.Double("agreement", generated.agreement);
   json.Key("first_difference");
   if (generated.first) {
     json.BeginObject();
-    UintMember(json, "sequence", generated.first->sequence);
-    UintMember(json, "position", generated.first->position);
-    UintMember(json, "token", generated.first->token);
-    UintMember(json, "other_token", generated.first->other_token);
+    json.Uint("sequence", generated.first->sequence);
+    json.Uint("position", generated.first->position);
+    json.Uint("token", generated.first->token);
+    json.Uint("other_token", generated.first->other_token);
     json.EndObject();
   } else {
     json.Null();
@@ -81,48 +78,42 @@ void GeneratedMember(formats::JsonWriter& json, const convert::GeneratedComparis
 }
 
 void FiguresMember(formats::JsonWriter& json, const ForwardComparisonReport& report) {
-  json.Key("comparison");
-  json.BeginObject();
+  json.BeginObject("comparison");
   LogitsMember(json, "logits", report.logits);
   if (report.mtp_logits) {
     LogitsMember(json, "mtp_logits", *report.mtp_logits);
   } else {
-    json.Key("mtp_logits");
-    json.Null();
+    json.Null("mtp_logits");
   }
   if (report.generated) {
     GeneratedMember(json, *report.generated);
   } else {
-    json.Key("generated");
-    json.Null();
+    json.Null("generated");
   }
-  json.Key("top1_differences");
-  json.BeginArray();
+  json.BeginArray("top1_differences");
   for (const convert::Top1Difference& row : report.top1_differences) {
     json.BeginObject();
-    UintMember(json, "sequence", row.sequence);
-    UintMember(json, "position", row.position);
-    UintMember(json, "token", row.token);
-    UintMember(json, "other_token", row.other_token);
-    DoubleMember(json, "margin", row.margin);
-    DoubleMember(json, "other_margin", row.other_margin);
+    json.Uint("sequence", row.sequence);
+    json.Uint("position", row.position);
+    json.Uint("token", row.token);
+    json.Uint("other_token", row.other_token);
+    json.Double("margin", row.margin);
+    json.Double("other_margin", row.other_margin);
     json.EndObject();
   }
   json.EndArray();
-  json.Key("layers");
-  json.BeginArray();
+  json.BeginArray("layers");
   for (const ForwardComparisonReport::Layer& layer : report.layers) {
     json.BeginObject();
-    UintMember(json, "layer", layer.layer);
-    DoubleMember(json, "nmse", layer.nmse);
-    DoubleMember(json, "cosine", layer.cosine);
+    json.Uint("layer", layer.layer);
+    json.Double("nmse", layer.nmse);
+    json.Double("cosine", layer.cosine);
     json.EndObject();
   }
   json.EndArray();
-  json.Key("routing");
-  json.BeginObject();
-  UintMember(json, "choices", report.choices);
-  UintMember(json, "differing", report.differing);
+  json.BeginObject("routing");
+  json.Uint("choices", report.choices);
+  json.Uint("differing", report.differing);
   OptionalMember(json, "smallest_margin", report.smallest_margin);
   json.EndObject();
   OptionalMember(json, "bf16_nmse", report.bf16_nmse);
@@ -239,16 +230,16 @@ void RanksMember(formats::JsonWriter& json, const convert::ForwardReport& report
   if (!sizes && report.comparison) sizes = report.comparison->ranks;
   if (!sizes) return json.Null();
   json.BeginObject();
-  UintMember(json, "world_size", sizes->world_size);
-  UintMember(json, "tp", sizes->tp);
-  UintMember(json, "ep", sizes->ep);
-  UintMember(json, "dp", sizes->dp);
-  UintMember(json, "pp", sizes->pp);
-  UintMember(json, "moe_tp", sizes->moe_tp);
-  UintMember(json, "dense_tp", sizes->dense_tp);
-  UintMember(json, "shared_expert_tp", sizes->shared_expert_tp);
-  UintMember(json, "embed_tp", sizes->embed_tp);
-  UintMember(json, "redundant_experts", sizes->redundant_experts);
+  json.Uint("world_size", sizes->world_size);
+  json.Uint("tp", sizes->tp);
+  json.Uint("ep", sizes->ep);
+  json.Uint("dp", sizes->dp);
+  json.Uint("pp", sizes->pp);
+  json.Uint("moe_tp", sizes->moe_tp);
+  json.Uint("dense_tp", sizes->dense_tp);
+  json.Uint("shared_expert_tp", sizes->shared_expert_tp);
+  json.Uint("embed_tp", sizes->embed_tp);
+  json.Uint("redundant_experts", sizes->redundant_experts);
   json.EndObject();
 }
 
@@ -256,13 +247,11 @@ void ComparisonMembers(formats::JsonWriter& json, const convert::ForwardReport& 
   if (report.comparison) {
     FiguresMember(json, *report.comparison);
   } else {
-    json.Key("comparison");
-    json.Null();
+    json.Null("comparison");
   }
   const std::vector<ModuleDifference>& differences =
       report.comparison ? report.comparison->differences : report.rank_differences;
-  json.Key("differences");
-  json.BeginArray();
+  json.BeginArray("differences");
   for (const ModuleDifference& difference : differences) WriteDifference(json, difference);
   json.EndArray();
   json.Key("first_difference");

@@ -26,9 +26,9 @@ void WriteModule(formats::JsonWriter& json, const DumpedModule& module) {
   json.BeginObject();
   StringMember(json, "module", module.module);
   UintOrNullMember(json, "layer", module.layer);
-  DoubleMember(json, "nmse", module.nmse);
-  DoubleMember(json, "cosine", module.cosine);
-  DoubleMember(json, "max_abs", module.max_abs);
+  json.Double("nmse", module.nmse);
+  json.Double("cosine", module.cosine);
+  json.Double("max_abs", module.max_abs);
   json.EndObject();
 }
 
@@ -88,18 +88,17 @@ void DumpMember(formats::JsonWriter& json, const DumpReport* report,
   json.BeginObject();
   StringMember(json, "file", report->file);
   StringMember(json, "dtype", formats::DtypeName(report->dtype));
-  DoubleMember(json, "max_nmse", max_nmse);
-  UintMember(json, "compared", modules.size());
-  UintMember(json, "differing",
-             static_cast<std::uint64_t>(std::count_if(modules.begin(), modules.end(), differs)));
+  json.Double("max_nmse", max_nmse);
+  json.Uint("compared", modules.size());
+  json.Uint("differing",
+            static_cast<std::uint64_t>(std::count_if(modules.begin(), modules.end(), differs)));
   json.Key("first_difference");
   if (first == modules.end()) {
     json.Null();
   } else {
     WriteModule(json, *first);
   }
-  json.Key("modules");
-  json.BeginArray();
+  json.BeginArray("modules");
   for (const DumpedModule& module : modules) WriteModule(json, module);
   json.EndArray();
   StringsMember(json, "unknown", report->unknown);

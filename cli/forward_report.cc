@@ -100,21 +100,18 @@ std::string RoutingText(const ForwardReport& report, bool all) {
 }
 
 void RoutingMember(formats::JsonWriter& json, const ForwardReport& report) {
-  json.Key("routing");
-  json.BeginArray();
+  json.BeginArray("routing");
   for (const convert::LayerRouting& layer : report.routing) {
     json.BeginObject();
-    UintMember(json, "layer", layer.layer);
-    json.Key("experts");
-    json.BeginArray();
+    json.Uint("layer", layer.layer);
+    json.BeginArray("experts");
     for (const std::vector<std::uint32_t>& experts : layer.experts) {
       json.BeginArray();
       for (const std::uint32_t expert : experts) json.Uint(expert);
       json.EndArray();
     }
     json.EndArray();
-    json.Key("margins");
-    json.BeginArray();
+    json.BeginArray("margins");
     for (const float margin : layer.margins) {
       if (std::isfinite(margin)) {
         json.Double(margin);
@@ -129,8 +126,7 @@ void RoutingMember(formats::JsonWriter& json, const ForwardReport& report) {
 }
 
 void GeneratedMember(formats::JsonWriter& json, const ForwardReport& report) {
-  json.Key("generated");
-  json.BeginArray();
+  json.BeginArray("generated");
   for (const std::vector<std::uint32_t>& tokens : report.generated) {
     json.BeginArray();
     for (const std::uint32_t token : tokens) json.Uint(token);
@@ -140,14 +136,13 @@ void GeneratedMember(formats::JsonWriter& json, const ForwardReport& report) {
 }
 
 void TopMember(formats::JsonWriter& json, const ForwardReport& report) {
-  json.Key("top");
-  json.BeginArray();
+  json.BeginArray("top");
   for (const std::vector<convert::NextToken>& best : report.top) {
     json.BeginArray();
     for (const convert::NextToken& next : best) {
       json.BeginObject();
-      UintMember(json, "token", next.token);
-      DoubleMember(json, "logit", next.logit);
+      json.Uint("token", next.token);
+      json.Double("logit", next.logit);
       json.EndObject();
     }
     json.EndArray();
@@ -217,12 +212,12 @@ VerifyReport ForwardVerifyReport(const convert::ForwardRequest& request,
     StringMember(json, "activations", WordOf(ActivationChoices(), request.activations));
     StringMember(json, "attention", WordOf(AttentionChoices(), request.attention));
     RanksMember(json, ran);
-    UintMember(json, "sequences", ran.sequences);
-    UintMember(json, "tokens", ran.tokens);
-    UintMember(json, "bytes_read", ran.bytes_read);
-    UintMember(json, "experts", ran.experts);
-    UintMember(json, "experts_read", ran.experts_read);
-    UintMember(json, "experts_not_met", ran.experts - ran.experts_read);
+    json.Uint("sequences", ran.sequences);
+    json.Uint("tokens", ran.tokens);
+    json.Uint("bytes_read", ran.bytes_read);
+    json.Uint("experts", ran.experts);
+    json.Uint("experts_read", ran.experts_read);
+    json.Uint("experts_not_met", ran.experts - ran.experts_read);
     json.Key("perplexity");
     if (ran.perplexity) {
       json.Double(*ran.perplexity);

@@ -117,9 +117,8 @@ void WriteValue(JsonWriter& json, const GgufValue& value) {
       [&](const auto& held) {
         using T = std::decay_t<decltype(held)>;
         if constexpr (IsArray<T>::value) {
-          UintMember(json, "count", held.size());
-          json.Key("first");
-          json.BeginArray();
+          json.Uint("count", held.size());
+          json.BeginArray("first");
           for (std::size_t i = 0; i < std::min(held.size(), kFirstElements); ++i) {
             WriteElement<typename T::value_type>(json, held[i]);
           }
@@ -187,27 +186,25 @@ std::string GgufJson(const Inspection& inspection, std::string_view tool) {
   StringMember(json, "version", kVersion);
   StringMember(json, "input", inspection.path.string());
   StringMember(json, "form", "gguf");
-  UintMember(json, "gguf_version", inspection.model.gguf->version);
+  json.Uint("gguf_version", inspection.model.gguf->version);
   StringOrNullMember(json, "architecture", s.architecture);
-  UintMember(json, "files", s.files);
-  UintMember(json, "file_bytes", s.file_bytes);
-  UintMember(json, "tensors", s.tensors);
-  UintMember(json, "tensor_bytes", s.tensor_bytes);
-  UintMember(json, "parameters", s.parameters);
+  json.Uint("files", s.files);
+  json.Uint("file_bytes", s.file_bytes);
+  json.Uint("tensors", s.tensors);
+  json.Uint("tensor_bytes", s.tensor_bytes);
+  json.Uint("parameters", s.parameters);
   UintOrNullMember(json, "activated_parameters", s.activated_parameters);
-  json.Key("types");
-  json.BeginArray();
+  json.BeginArray("types");
   for (const GgufSummary::TypeTotal& total : s.types) {
     json.BeginObject();
     StringMember(json, "type", TypeName(total.type));
-    UintMember(json, "tensors", total.tensors);
-    UintMember(json, "elements", total.elements);
-    UintMember(json, "bytes", total.bytes);
+    json.Uint("tensors", total.tensors);
+    json.Uint("elements", total.elements);
+    json.Uint("bytes", total.bytes);
     json.EndObject();
   }
   json.EndArray();
-  json.Key("keys");
-  json.BeginArray();
+  json.BeginArray("keys");
   for (const auto& [key, value] : inspection.model.gguf->keys) {
     json.BeginObject();
     StringMember(json, "key", key);
@@ -216,16 +213,15 @@ std::string GgufJson(const Inspection& inspection, std::string_view tool) {
     json.EndObject();
   }
   json.EndArray();
-  json.Key("groups");
-  json.BeginArray();
+  json.BeginArray("groups");
   for (const GgufSummary::Group& group : s.groups) {
     json.BeginObject();
     StringMember(json, "name", group.name);
     StringMember(json, "type", TypeName(group.type));
-    ShapeMember(json, "shape", group.shape);
-    UintMember(json, "tensors", group.tensors);
-    UintMember(json, "parameters", group.parameters);
-    UintMember(json, "bytes", group.bytes);
+    json.Uints("shape", group.shape);
+    json.Uint("tensors", group.tensors);
+    json.Uint("parameters", group.parameters);
+    json.Uint("bytes", group.bytes);
     json.EndObject();
   }
   json.EndArray();

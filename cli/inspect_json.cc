@@ -32,27 +32,25 @@ std::string_view FormName(formats::CheckpointFiles::Form form) {
 void WriteNode(JsonWriter& json, const SummaryNode& node) {
   json.BeginObject();
   StringMember(json, "name", node.name);
-  UintMember(json, "tensors", node.tensors);
-  UintMember(json, "parameters", node.parameters);
-  UintMember(json, "bytes", node.bytes);
+  json.Uint("tensors", node.tensors);
+  json.Uint("parameters", node.parameters);
+  json.Uint("bytes", node.bytes);
   if (node.kind == SummaryNode::Kind::kTensor) {
     StringMember(json, "dtype", formats::DtypeName(node.dtype));
-    ShapeMember(json, "shape", node.shape);
+    json.Uints("shape", node.shape);
     if (!node.scales.empty()) {
-      json.Key("scales");
-      json.BeginArray();
+      json.BeginArray("scales");
       for (const auto& scale : node.scales) {
         json.BeginObject();
         StringMember(json, "name", scale.name);
         StringMember(json, "dtype", formats::DtypeName(scale.dtype));
-        ShapeMember(json, "shape", scale.shape);
+        json.Uints("shape", scale.shape);
         json.EndObject();
       }
       json.EndArray();
     }
   } else {
-    json.Key("children");
-    json.BeginArray();
+    json.BeginArray("children");
     for (const SummaryNode& child : node.children) WriteNode(json, child);
     json.EndArray();
   }
@@ -64,11 +62,11 @@ void ModelMember(JsonWriter& json, const std::optional<ModelConfig>& config) {
   if (!config) return json.Null();
   json.BeginObject();
   StringMember(json, "model_type", config->model_type);
-  BoolMember(json, "known", config->known);
-  UintMember(json, "num_hidden_layers", config->num_hidden_layers);
-  UintMember(json, "num_nextn_predict_layers", config->num_nextn_predict_layers);
-  UintMember(json, "n_routed_experts", config->n_routed_experts);
-  UintMember(json, "num_experts_per_tok", config->num_experts_per_tok);
+  json.Bool("known", config->known);
+  json.Uint("num_hidden_layers", config->num_hidden_layers);
+  json.Uint("num_nextn_predict_layers", config->num_nextn_predict_layers);
+  json.Uint("n_routed_experts", config->n_routed_experts);
+  json.Uint("num_experts_per_tok", config->num_experts_per_tok);
   json.Key("quantization");
   if (!config->quantization) {
     json.Null();
@@ -98,47 +96,43 @@ void RanksMember(JsonWriter& json, const std::optional<formats::RankLayout>& lay
   json.BeginObject();
   StringMember(json, "format", layout->format);
   StringMember(json, "grouping", layout->grouping);
-  UintMember(json, "world_size", sizes.world_size);
-  UintMember(json, "tp", sizes.tp);
-  UintMember(json, "ep", sizes.ep);
-  UintMember(json, "dp", sizes.dp);
-  UintMember(json, "pp", sizes.pp);
-  UintMember(json, "redundant_experts", sizes.redundant_experts);
-  json.Key("bytes");
-  json.BeginArray();
+  json.Uint("world_size", sizes.world_size);
+  json.Uint("tp", sizes.tp);
+  json.Uint("ep", sizes.ep);
+  json.Uint("dp", sizes.dp);
+  json.Uint("pp", sizes.pp);
+  json.Uint("redundant_experts", sizes.redundant_experts);
+  json.BeginArray("bytes");
   for (const formats::LayoutRank& rank : layout->ranks) json.Uint(rank.bytes);
   json.EndArray();
   json.EndObject();
 }
 
 void TotalsMembers(JsonWriter& json, const Summary& s) {
-  UintMember(json, "files", s.files);
-  UintMember(json, "file_bytes", s.file_bytes);
-  UintMember(json, "tensors", s.tensors);
-  UintMember(json, "tensor_bytes", s.tensor_bytes);
-  UintMember(json, "parameters", s.parameters);
+  json.Uint("files", s.files);
+  json.Uint("file_bytes", s.file_bytes);
+  json.Uint("tensors", s.tensors);
+  json.Uint("tensor_bytes", s.tensor_bytes);
+  json.Uint("parameters", s.parameters);
   UintOrNullMember(json, "activated_parameters", s.activated_parameters);
-  json.Key("scales");
-  json.BeginObject();
-  UintMember(json, "tensors", s.scales);
-  UintMember(json, "elements", s.scale_elements);
-  UintMember(json, "bytes", s.scale_bytes);
+  json.BeginObject("scales");
+  json.Uint("tensors", s.scales);
+  json.Uint("elements", s.scale_elements);
+  json.Uint("bytes", s.scale_bytes);
   json.EndObject();
-  json.Key("mtp");
-  json.BeginObject();
-  UintMember(json, "tensors", s.mtp_tensors);
-  UintMember(json, "parameters", s.mtp_parameters);
-  UintMember(json, "bytes", s.mtp_bytes);
+  json.BeginObject("mtp");
+  json.Uint("tensors", s.mtp_tensors);
+  json.Uint("parameters", s.mtp_parameters);
+  json.Uint("bytes", s.mtp_bytes);
   json.EndObject();
-  json.Key("dtypes");
-  json.BeginArray();
+  json.BeginArray("dtypes");
   for (const auto& total : s.dtypes) {
     json.BeginObject();
     StringMember(json, "dtype", formats::DtypeName(total.dtype));
-    UintMember(json, "tensors", total.tensors);
-    UintMember(json, "elements", total.elements);
-    UintMember(json, "bytes", total.bytes);
-    if (total.packed_bytes != 0) UintMember(json, "packed_bytes", total.packed_bytes);
+    json.Uint("tensors", total.tensors);
+    json.Uint("elements", total.elements);
+    json.Uint("bytes", total.bytes);
+    if (total.packed_bytes != 0) json.Uint("packed_bytes", total.packed_bytes);
     json.EndObject();
   }
   json.EndArray();
@@ -150,12 +144,12 @@ void StatisticsMember(JsonWriter& json, std::string_view key,
   if (!statistics) return json.Null();
   const ValueStatistics& s = *statistics;
   json.BeginObject();
-  UintMember(json, "values", s.values);
-  UintMember(json, "finite", s.finite);
-  UintMember(json, "zeros", s.zeros);
-  UintMember(json, "nans", s.nans);
-  UintMember(json, "infinities", s.infinities);
-  UintMember(json, "subnormals", s.subnormals);
+  json.Uint("values", s.values);
+  json.Uint("finite", s.finite);
+  json.Uint("zeros", s.zeros);
+  json.Uint("nans", s.nans);
+  json.Uint("infinities", s.infinities);
+  json.Uint("subnormals", s.subnormals);
   const auto number = [&](std::string_view name, double value) {
     json.Key(name);
     if (s.finite > 0) {
@@ -182,10 +176,10 @@ void TensorMembers(JsonWriter& json, const Inspection& inspection, const Measure
   const convert::InspectedTensor tensor = convert::InspectedTensorOf(inspection, measured.position);
   StringMember(json, "name", tensor.name);
   StringMember(json, "dtype", tensor.type);
-  ShapeMember(json, "shape", tensor.shape);
+  json.Uints("shape", tensor.shape);
   StringMember(json, "file", tensor.file);
-  UintMember(json, "offset", tensor.extent.offset);
-  UintMember(json, "bytes", tensor.extent.length);
+  json.Uint("offset", tensor.extent.offset);
+  json.Uint("bytes", tensor.extent.length);
   StringOrNullMember(json, "scale", measured.statistics.scale);
   StatisticsMember(json, "stored", measured.statistics.stored);
   StatisticsMember(json, "dequantized", measured.statistics.dequantized);
@@ -202,19 +196,17 @@ std::string InspectionJson(const Inspection& inspection, std::string_view tool) 
   StringMember(json, "form", inspection.ranks ? "ranks" : FormName(inspection.form));
   RanksMember(json, inspection.ranks);
   ModelMember(json, inspection.config);
-  json.Key("forms");
-  json.BeginArray();
+  json.BeginArray("forms");
   for (const convert::FormCount& form : inspection.forms) {
     json.BeginObject();
     StringMember(json, "name", form.name);
-    UintMember(json, "weights", form.weights);
+    json.Uint("weights", form.weights);
     json.EndObject();
   }
   json.EndArray();
   TotalsMembers(json, inspection.summary);
   FindingsMember(json, "findings", inspection.findings);
-  json.Key("tree");
-  json.BeginArray();
+  json.BeginArray("tree");
   for (const SummaryNode& child : inspection.summary.root.children) WriteNode(json, child);
   json.EndArray();
   json.EndObject();
@@ -237,8 +229,7 @@ std::string TensorsJson(const Inspection& inspection, const std::vector<Measured
   JsonWriter json(2);
   json.BeginObject();
   HeadMembers(json, inspection, tool);
-  json.Key("tensors");
-  json.BeginArray();
+  json.BeginArray("tensors");
   for (const MeasuredTensor& each : measured) {
     json.BeginObject();
     TensorMembers(json, inspection, each);

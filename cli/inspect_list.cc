@@ -25,17 +25,16 @@ std::string ListJson(const convert::Inspection& inspection,
   StringMember(json, "tool", tool);
   StringMember(json, "version", kVersion);
   StringMember(json, "input", inspection.path.string());
-  json.Key("tensors");
-  json.BeginArray();
+  json.BeginArray("tensors");
   for (const std::uint32_t position : positions) {
     const convert::InspectedTensor tensor = convert::InspectedTensorOf(inspection, position);
     json.BeginObject();
     StringMember(json, "name", tensor.name);
     StringMember(json, "dtype", tensor.type);
-    ShapeMember(json, "shape", tensor.shape);
+    json.Uints("shape", tensor.shape);
     StringMember(json, "file", tensor.file);
-    UintMember(json, "offset", tensor.extent.offset);
-    UintMember(json, "bytes", tensor.extent.length);
+    json.Uint("offset", tensor.extent.offset);
+    json.Uint("bytes", tensor.extent.length);
     json.EndObject();
   }
   json.EndArray();

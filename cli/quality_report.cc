@@ -124,19 +124,19 @@ void NumberOrNull(formats::JsonWriter& json, std::string_view key, std::optional
 }
 
 void Members(formats::JsonWriter& json, const Quality& q, bool like_original) {
-  UintMember(json, "elements", q.elements);
-  UintMember(json, "blocks", q.blocks);
-  DoubleMember(json, "max_abs_error", q.max_abs_error);
-  DoubleMember(json, "rmse", Rmse(q));
+  json.Uint("elements", q.elements);
+  json.Uint("blocks", q.blocks);
+  json.Double("max_abs_error", q.max_abs_error);
+  json.Double("rmse", Rmse(q));
   NumberOrNull(json, "relative_error", RelativeError(q));
   NumberOrNull(json, "sqnr_db", SqnrDb(q));
-  UintMember(json, "saturated", q.saturated);
-  UintMember(json, "flushed_to_zero", q.flushed_to_zero);
-  UintMember(json, "nonfinite", q.nonfinite);
+  json.Uint("saturated", q.saturated);
+  json.Uint("flushed_to_zero", q.flushed_to_zero);
+  json.Uint("nonfinite", q.nonfinite);
   if (!like_original) return;
-  UintMember(json, "requantized_blocks", q.blocks - q.kept_blocks);
-  UintMember(json, "changed_codes", q.changed_codes);
-  DoubleMember(json, "changed_share", Share(q.changed_codes, q.elements));
+  json.Uint("requantized_blocks", q.blocks - q.kept_blocks);
+  json.Uint("changed_codes", q.changed_codes);
+  json.Double("changed_share", Share(q.changed_codes, q.elements));
 }
 
 }  // namespace
@@ -170,12 +170,10 @@ void QualityMember(formats::JsonWriter& json, const std::vector<TensorQuality>& 
   json.Key("quality");
   if (tensors.empty()) return json.Null();
   json.BeginObject();
-  json.Key("total");
-  json.BeginObject();
+  json.BeginObject("total");
   Members(json, Total(tensors), like_original);
   json.EndObject();
-  json.Key("tensors");
-  json.BeginArray();
+  json.BeginArray("tensors");
   for (const TensorQuality& each : tensors) {
     json.BeginObject();
     StringMember(json, "tensor", each.tensor);

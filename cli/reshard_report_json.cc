@@ -28,39 +28,36 @@ std::string_view FormatName(convert::RankFormat format) {
 }
 
 void TopologyMember(JsonWriter& json, const convert::Topology& topology) {
-  json.Key("topology");
-  json.BeginObject();
-  UintMember(json, "world_size", topology.world_size());
-  UintMember(json, "tp", topology.tp);
-  UintMember(json, "ep", topology.ep);
-  UintMember(json, "dp", topology.dp);
-  UintMember(json, "pp", topology.pp);
-  UintMember(json, "moe_tp", topology.moe_tp);
-  UintMember(json, "dense_tp", topology.dense_tp);
-  UintMember(json, "shared_expert_tp", topology.shared_expert_tp);
-  UintMember(json, "embed_tp", topology.embed_tp);
-  UintMember(json, "layers", topology.layers);
-  UintMember(json, "experts", topology.experts);
-  UintMember(json, "redundant_experts", topology.redundant_experts);
+  json.BeginObject("topology");
+  json.Uint("world_size", topology.world_size());
+  json.Uint("tp", topology.tp);
+  json.Uint("ep", topology.ep);
+  json.Uint("dp", topology.dp);
+  json.Uint("pp", topology.pp);
+  json.Uint("moe_tp", topology.moe_tp);
+  json.Uint("dense_tp", topology.dense_tp);
+  json.Uint("shared_expert_tp", topology.shared_expert_tp);
+  json.Uint("embed_tp", topology.embed_tp);
+  json.Uint("layers", topology.layers);
+  json.Uint("experts", topology.experts);
+  json.Uint("redundant_experts", topology.redundant_experts);
   json.EndObject();
 }
 
 void RankMember(JsonWriter& json, const RankReport& rank) {
   json.BeginObject();
-  UintMember(json, "rank", rank.rank.rank);
-  UintMember(json, "stage", rank.rank.stage);
-  UintMember(json, "tp_rank", rank.rank.tp_rank);
-  UintMember(json, "dp_rank", rank.rank.dp_rank);
-  UintMember(json, "ep_rank", rank.rank.ep_rank);
-  UintMember(json, "moe_tp_rank", rank.rank.moe_tp_rank);
-  UintMember(json, "bytes", rank.bytes);
-  UintMember(json, "parameters", rank.parameters);
-  UintMember(json, "experts", rank.experts);
-  json.Key("bytes_by_kind");
-  json.BeginObject();
+  json.Uint("rank", rank.rank.rank);
+  json.Uint("stage", rank.rank.stage);
+  json.Uint("tp_rank", rank.rank.tp_rank);
+  json.Uint("dp_rank", rank.rank.dp_rank);
+  json.Uint("ep_rank", rank.rank.ep_rank);
+  json.Uint("moe_tp_rank", rank.rank.moe_tp_rank);
+  json.Uint("bytes", rank.bytes);
+  json.Uint("parameters", rank.parameters);
+  json.Uint("experts", rank.experts);
+  json.BeginObject("bytes_by_kind");
   for (std::size_t kind = 0; kind < convert::kModuleKinds; ++kind) {
-    UintMember(json, ModuleKindName(static_cast<convert::ModuleKind>(kind)),
-               rank.bytes_by_kind[kind]);
+    json.Uint(ModuleKindName(static_cast<convert::ModuleKind>(kind)), rank.bytes_by_kind[kind]);
   }
   json.EndObject();
   StringsMember(json, "files", rank.files);
@@ -72,19 +69,18 @@ void BalanceMember(JsonWriter& json, const ReshardReport& report) {
   if (report.ranks.empty()) return json.Null();
   const RankBalance balance = BalanceOf(report);
   const auto end = [&](std::string_view key, const RankReport& rank) {
-    json.Key(key);
-    json.BeginObject();
-    UintMember(json, "rank", rank.rank.rank);
-    UintMember(json, "bytes", rank.bytes);
-    UintMember(json, "parameters", rank.parameters);
+    json.BeginObject(key);
+    json.Uint("rank", rank.rank.rank);
+    json.Uint("bytes", rank.bytes);
+    json.Uint("parameters", rank.parameters);
     json.EndObject();
   };
   json.BeginObject();
   end("largest", report.ranks[balance.largest]);
   end("smallest", report.ranks[balance.smallest]);
-  DoubleMember(json, "mean_bytes", balance.mean_bytes);
-  UintMember(json, "total_bytes", balance.total_bytes);
-  DoubleMember(json, "imbalance", balance.imbalance);
+  json.Double("mean_bytes", balance.mean_bytes);
+  json.Uint("total_bytes", balance.total_bytes);
+  json.Double("imbalance", balance.imbalance);
   json.EndObject();
 }
 
@@ -116,11 +112,10 @@ std::string ReshardReportJson(const convert::ReshardRequest& request, const Resh
       request.options.grouping == convert::RankGrouping::kComponent ? "component" : "rank");
   TopologyMember(json, report.topology);
   BalanceMember(json, report);
-  json.Key("ranks");
-  json.BeginArray();
+  json.BeginArray("ranks");
   for (const RankReport& rank : report.ranks) RankMember(json, rank);
   json.EndArray();
-  UintMember(json, "first_moe_layer", report.first_moe_layer);
+  json.Uint("first_moe_layer", report.first_moe_layer);
   ExpertMapMember(json, report);
   ExpertLoadMember(json, report);
   StringsMember(json, "replicated_modules", report.replicated_modules);
@@ -144,7 +139,7 @@ std::string MergeReportJson(const convert::JobRequest& request, const convert::M
   JsonWriter json(2);
   json.BeginObject();
   ConversionMembers(json, request.input, request.output, report.conversion, tool);
-  BoolMember(json, "original", report.original);
+  json.Bool("original", report.original);
   StringsMember(json, "differences", report.differences);
   json.EndObject();
   return json.Take() + "\n";

@@ -33,8 +33,7 @@ std::vector<std::string> Kinds(const FindingsDocument& document) {
 }
 
 void TextMember(JsonWriter& json, std::string_view key, std::string_view text) {
-  json.Key(key);
-  json.BeginObject();
+  json.BeginObject(key);
   StringMember(json, "text", text);
   json.EndObject();
 }
@@ -50,15 +49,12 @@ std::string RuleTitle(std::string kind) {
 
 void Driver(JsonWriter& json, const FindingsDocument& document,
             const std::vector<std::string>& kinds) {
-  json.Key("tool");
-  json.BeginObject();
-  json.Key("driver");
-  json.BeginObject();
+  json.BeginObject("tool");
+  json.BeginObject("driver");
   StringMember(json, "name", document.tool);
   StringMember(json, "version", kVersion);
   StringMember(json, "semanticVersion", kVersion);
-  json.Key("rules");
-  json.BeginArray();
+  json.BeginArray("rules");
   for (const std::string& kind : kinds) {
     json.BeginObject();
     StringMember(json, "id", kind);
@@ -80,25 +76,20 @@ std::string UriOf(const std::filesystem::path& from, const std::string& file) {
 }
 
 void Location(JsonWriter& json, const Finding& finding, const std::filesystem::path& from) {
-  json.Key("locations");
-  json.BeginArray();
+  json.BeginArray("locations");
   json.BeginObject();
-  json.Key("physicalLocation");
-  json.BeginObject();
-  json.Key("artifactLocation");
-  json.BeginObject();
+  json.BeginObject("physicalLocation");
+  json.BeginObject("artifactLocation");
   StringMember(json, "uri", UriOf(from, finding.file));
   StringMember(json, "uriBaseId", kRoot);
   json.EndObject();
   // Weights have no lines, but viewers that show findings beside a file want one.
-  json.Key("region");
-  json.BeginObject();
-  UintMember(json, "startLine", 1);
+  json.BeginObject("region");
+  json.Uint("startLine", 1);
   json.EndObject();
   json.EndObject();
   if (!finding.tensor.empty()) {
-    json.Key("logicalLocations");
-    json.BeginArray();
+    json.BeginArray("logicalLocations");
     json.BeginObject();
     StringMember(json, "fullyQualifiedName", finding.tensor);
     StringMember(json, "kind", "resource");
@@ -114,14 +105,13 @@ void Result(JsonWriter& json, const Finding& finding, const std::vector<std::str
   const auto rule = std::lower_bound(kinds.begin(), kinds.end(), finding.kind);
   json.BeginObject();
   StringMember(json, "ruleId", finding.kind);
-  UintMember(json, "ruleIndex", static_cast<std::uint64_t>(rule - kinds.begin()));
+  json.Uint("ruleIndex", static_cast<std::uint64_t>(rule - kinds.begin()));
   StringMember(json, "level", finding.severity == formats::Severity::kError ? "error" : "warning");
   TextMember(json, "message", finding.message.empty() ? finding.kind : finding.message);
   Location(json, finding, from);
   // Distinguishes findings, which are all in line 1.
   const std::string identity = finding.kind + '\0' + finding.file + '\0' + finding.tensor;
-  json.Key("partialFingerprints");
-  json.BeginObject();
+  json.BeginObject("partialFingerprints");
   StringMember(json, "primaryLocationLineHash",
                formats::Xxh3Hex(std::as_bytes(std::span(identity))) + ":1");
   json.EndObject();
@@ -129,8 +119,7 @@ void Result(JsonWriter& json, const Finding& finding, const std::vector<std::str
 }
 
 void UriMember(JsonWriter& json, std::string_view key, const std::filesystem::path& directory) {
-  json.Key(key);
-  json.BeginObject();
+  json.BeginObject(key);
   const std::string path = directory.string();
   StringMember(json, "uri", "file://" + UriPath(path.ends_with('/') ? path : path + "/"));
   json.EndObject();
@@ -144,15 +133,13 @@ void Invocation(JsonWriter& json, const std::string& tool, const CheckRecord& ch
   const auto length = std::chrono::duration_cast<std::chrono::system_clock::duration>(
       std::chrono::duration<double>(check.seconds));
   StringMember(json, "endTimeUtc", UtcText(check.begin + length) + "Z");
-  BoolMember(json, "executionSuccessful", !check.error);
-  UintMember(json, "exitCode",
-             check.error    ? static_cast<std::uint64_t>(check.error->code())
-             : check.passes ? 0
-                            : 1);
+  json.Bool("executionSuccessful", !check.error);
+  json.Uint("exitCode", check.error    ? static_cast<std::uint64_t>(check.error->code())
+                        : check.passes ? 0
+                                       : 1);
   UriMember(json, "workingDirectory", root);
   if (check.error) {
-    json.Key("toolExecutionNotifications");
-    json.BeginArray();
+    json.BeginArray("toolExecutionNotifications");
     json.BeginObject();
     StringMember(json, "level", "error");
     TextMember(json, "message", check.error->message());
@@ -184,25 +171,21 @@ std::string SarifText(const FindingsDocument& document) {
   json.BeginObject();
   StringMember(json, "$schema", kSchema);
   StringMember(json, "version", "2.1.0");
-  json.Key("runs");
-  json.BeginArray();
+  json.BeginArray("runs");
   json.BeginObject();
   Driver(json, document, kinds);
   const std::filesystem::path root = SourceRoot(document.directory);
   const std::filesystem::path from = document.directory.lexically_relative(root);
-  json.Key("invocations");
-  json.BeginArray();
+  json.BeginArray("invocations");
   for (const CheckRecord& check : document.checks) {
     if (check.skipped.empty()) Invocation(json, document.tool, check, root);
   }
   json.EndArray();
-  json.Key("originalUriBaseIds");
-  json.BeginObject();
+  json.BeginObject("originalUriBaseIds");
   UriMember(json, kRoot, root);
   UriMember(json, "CHECKPOINT", document.directory);
   json.EndObject();
-  json.Key("results");
-  json.BeginArray();
+  json.BeginArray("results");
   for (const CheckRecord& check : document.checks) {
     for (const Finding& finding : check.verification.findings) Result(json, finding, kinds, from);
   }

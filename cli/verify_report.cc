@@ -227,9 +227,9 @@ void WriteReport(formats::JsonWriter& json, const VerifyReport& report, const st
   StringMember(json, "version", kVersion);
   StringMember(json, "command", command);
   StringMember(json, "input", report.input);
-  BoolMember(json, "passes", report.passes);
-  UintMember(json, "errors", report.verification.Count(Severity::kError));
-  UintMember(json, "warnings", report.verification.Count(Severity::kWarning));
+  json.Bool("passes", report.passes);
+  json.Uint("errors", report.verification.Count(Severity::kError));
+  json.Uint("warnings", report.verification.Count(Severity::kWarning));
   StringsMember(json, "files", report.verification.files);
   FindingsMember(json, "findings", report.verification.findings);
   if (report.members) report.members(json);

@@ -31,13 +31,12 @@ std::string NotJudged(const std::vector<convert::WeightForm>& forms) {
 
 void FormsMember(formats::JsonWriter& json, std::string_view key,
                  const std::vector<convert::WeightForm>& forms) {
-  json.Key(key);
-  json.BeginArray();
+  json.BeginArray(key);
   for (const convert::WeightForm& form : forms) {
     json.BeginObject();
     StringMember(json, "name", form.name);
-    UintMember(json, "weights", form.weights);
-    BoolMember(json, "decoded", form.decoded);
+    json.Uint("weights", form.weights);
+    json.Bool("decoded", form.decoded);
     json.EndObject();
   }
   json.EndArray();

@@ -13,25 +13,19 @@ constexpr std::string_view kHead =
 
 void WriteMember(JsonWriter& writer, std::string_view key, const std::string& value) {
   if (value.empty()) return;
-  writer.Key(key);
-  writer.String(value);
+  writer.String(key, value);
 }
 
 void WriteDtypeAndShape(JsonWriter& writer, Dtype dtype, const Shape& shape) {
-  writer.Key("dtype");
-  writer.String(DtypeName(dtype));
-  writer.Key("shape");
-  writer.BeginArray();
-  for (const std::uint64_t dimension : shape) writer.Uint(dimension);
-  writer.EndArray();
+  writer.String("dtype", DtypeName(dtype));
+  writer.Uints("shape", shape);
 }
 
 void WriteSource(JsonWriter& writer, const ManifestSource& source) {
   writer.BeginObject();
   WriteMember(writer, "checkpoint", source.checkpoint);
   WriteMember(writer, "file", source.file);
-  writer.Key("name");
-  writer.String(source.name);
+  writer.String("name", source.name);
   WriteDtypeAndShape(writer, source.dtype, source.shape);
   WriteMember(writer, "xxh3_128", source.xxh3);
   WriteMember(writer, "sha256", source.sha256);
@@ -42,8 +36,7 @@ std::string RawObject(const std::vector<std::pair<std::string, std::string>>& me
   JsonWriter writer(0);
   writer.BeginObject();
   for (const auto& [name, json] : members) {
-    writer.Key(name);
-    writer.Raw(json);
+    writer.Raw(name, json);
   }
   writer.EndObject();
   return writer.Take();
@@ -54,10 +47,8 @@ std::string DroppedLines(const std::vector<std::pair<std::string, std::uint64_t>
   for (const auto& [pattern, tensors] : dropped) {
     JsonWriter writer(0);
     writer.BeginObject();
-    writer.Key("pattern");
-    writer.String(pattern);
-    writer.Key("tensors");
-    writer.Uint(tensors);
+    writer.String("pattern", pattern);
+    writer.Uint("tensors", tensors);
     writer.EndObject();
     lines += (lines.empty() ? "" : ",\n") + writer.text();
   }
@@ -119,10 +110,8 @@ std::string ManifestJobText(const ManifestJob& job) {
     JsonWriter writer(0);
     writer.BeginObject();
     WriteMember(writer, "checkpoint", file.checkpoint);
-    writer.Key("name");
-    writer.String(file.name);
-    writer.Key("bytes");
-    writer.Uint(file.bytes);
+    writer.String("name", file.name);
+    writer.Uint("bytes", file.bytes);
     WriteMember(writer, "header_xxh3_128", file.header_xxh3);
     writer.EndObject();
     if (!first) text += ",\n";
@@ -153,15 +142,12 @@ void ManifestWriter::AddLine(std::string_view line) {
 void ManifestWriter::AddFile(const ManifestFile& file) {
   JsonWriter writer(0);
   writer.BeginObject();
-  writer.Key("name");
-  writer.String(file.name);
-  writer.Key("bytes");
-  writer.Uint(file.bytes);
+  writer.String("name", file.name);
+  writer.Uint("bytes", file.bytes);
   WriteMember(writer, "sha256", file.sha256);
   WriteMember(writer, "header_xxh3_128", file.header_xxh3);
   if (!file.by_recipe) {
-    writer.Key("by_recipe");
-    writer.Bool(false);
+    writer.Bool("by_recipe", false);
   }
   writer.EndObject();
   AddLine(writer.text());
@@ -178,22 +164,17 @@ void ManifestWriter::AddTensor(const ManifestTensor& tensor) {
   content_lines_.push_back(ContentLine(tensor));
   JsonWriter writer(0);
   writer.BeginObject();
-  writer.Key("name");
-  writer.String(tensor.name);
-  writer.Key("file");
-  writer.String(tensor.file);
+  writer.String("name", tensor.name);
+  writer.String("file", tensor.file);
   WriteDtypeAndShape(writer, tensor.dtype, tensor.shape);
   WriteMember(writer, "xxh3_128", tensor.xxh3);
   WriteMember(writer, "sha256", tensor.sha256);
   if (tensor.nan_codes != 0) {
-    writer.Key("nan_codes");
-    writer.Uint(tensor.nan_codes);
+    writer.Uint("nan_codes", tensor.nan_codes);
   }
   if (!tensor.rule.empty()) {
-    writer.Key("rule");
-    writer.String(tensor.rule);
-    writer.Key("sources");
-    writer.BeginArray();
+    writer.String("rule", tensor.rule);
+    writer.BeginArray("sources");
     for (const ManifestSource& source : tensor.sources) WriteSource(writer, source);
     writer.EndArray();
   }

@@ -51,48 +51,22 @@ void StringsMember(std::string& text, std::string_view name,
   lines.End();
 }
 
-void Member(JsonWriter& writer, std::string_view key, std::string_view value) {
-  writer.Key(key);
-  writer.String(value);
-}
-
-void Member(JsonWriter& writer, std::string_view key, std::uint64_t value) {
-  writer.Key(key);
-  writer.Uint(value);
-}
-
 void DigestMember(JsonWriter& writer, std::string_view key, const std::string& value) {
-  if (!value.empty()) Member(writer, key, value);
-}
-
-template <typename Integer>
-void Array(JsonWriter& writer, const std::vector<Integer>& values) {
-  writer.BeginArray();
-  for (const Integer value : values) writer.Uint(value);
-  writer.EndArray();
-}
-
-void PairMember(JsonWriter& writer, std::string_view key, std::uint64_t begin, std::uint64_t end) {
-  writer.Key(key);
-  writer.BeginArray();
-  writer.Uint(begin);
-  writer.Uint(end);
-  writer.EndArray();
+  if (!value.empty()) writer.String(key, value);
 }
 
 std::string RankLine(const RankLayout& layout, const LayoutRank& rank) {
   JsonWriter writer(0);
   writer.BeginObject();
-  Member(writer, "rank", rank.rank);
-  Member(writer, "stage", rank.stage);
-  Member(writer, "tp_rank", rank.tp_rank);
-  Member(writer, "dp_rank", rank.dp_rank);
-  Member(writer, "ep_rank", rank.ep_rank);
-  Member(writer, "moe_tp_rank", rank.moe_tp_rank);
-  Member(writer, "bytes", rank.bytes);
-  Member(writer, "parameters", rank.parameters);
-  writer.Key("files");
-  writer.BeginArray();
+  writer.Uint("rank", rank.rank);
+  writer.Uint("stage", rank.stage);
+  writer.Uint("tp_rank", rank.tp_rank);
+  writer.Uint("dp_rank", rank.dp_rank);
+  writer.Uint("ep_rank", rank.ep_rank);
+  writer.Uint("moe_tp_rank", rank.moe_tp_rank);
+  writer.Uint("bytes", rank.bytes);
+  writer.Uint("parameters", rank.parameters);
+  writer.BeginArray("files");
   for (const std::uint32_t file : rank.files) writer.String(layout.files[file].name);
   writer.EndArray();
   writer.EndObject();
@@ -102,31 +76,28 @@ std::string RankLine(const RankLayout& layout, const LayoutRank& rank) {
 std::string FileLine(const LayoutFile& file) {
   JsonWriter writer(0);
   writer.BeginObject();
-  Member(writer, "name", file.name);
-  Member(writer, "bytes", file.bytes);
+  writer.String("name", file.name);
+  writer.Uint("bytes", file.bytes);
   DigestMember(writer, "sha256", file.sha256);
-  Member(writer, "header_xxh3_128", file.header_xxh3);
+  writer.String("header_xxh3_128", file.header_xxh3);
   writer.EndObject();
   return writer.Take();
 }
 
 void WriteSlice(JsonWriter& writer, const LayoutTensor& tensor) {
   writer.BeginObject();
-  writer.Key("files");
-  Array(writer, tensor.files);
-  writer.Key("shape");
-  Array(writer, tensor.shape);
-  writer.Key("parts");
-  writer.BeginArray();
+  writer.Uints("files", tensor.files);
+  writer.Uints("shape", tensor.shape);
+  writer.BeginArray("parts");
   for (const LayoutPart& part : tensor.parts) {
     writer.BeginObject();
-    if (part.name != tensor.name) Member(writer, "name", part.name);
-    PairMember(writer, "rows", part.row_begin, part.row_end);
-    PairMember(writer, "cols", part.col_begin, part.col_end);
+    if (part.name != tensor.name) writer.String("name", part.name);
+    writer.Uints("rows", {part.row_begin, part.row_end});
+    writer.Uints("cols", {part.col_begin, part.col_end});
     writer.EndObject();
   }
   writer.EndArray();
-  Member(writer, "xxh3_128", tensor.xxh3);
+  writer.String("xxh3_128", tensor.xxh3);
   writer.EndObject();
 }
 
@@ -142,11 +113,10 @@ void WriteTensors(std::string& text, const std::vector<LayoutTensor>& tensors) {
     const LayoutTensor& first = tensors[i];
     JsonWriter writer(0);
     writer.BeginObject();
-    Member(writer, "name", first.name);
-    Member(writer, "dtype", DtypeName(first.dtype));
-    if (first.rule != kSliceRule) Member(writer, "rule", first.rule);
-    writer.Key("slices");
-    writer.BeginArray();
+    writer.String("name", first.name);
+    writer.String("dtype", DtypeName(first.dtype));
+    if (first.rule != kSliceRule) writer.String("rule", first.rule);
+    writer.BeginArray("slices");
     for (; i < tensors.size() && ShareLine(first, tensors[i]); ++i) WriteSlice(writer, tensors[i]);
     writer.EndArray();
     writer.EndObject();
@@ -160,7 +130,7 @@ void WriteExpertMap(std::string& text, const std::vector<std::vector<std::uint32
   Lines lines(text);
   for (const std::vector<std::uint32_t>& layer : map) {
     JsonWriter writer(0);
-    Array(writer, layer);
+    writer.Uints(layer);
     lines.Add(writer.text());
   }
   lines.End();
@@ -176,9 +146,9 @@ void WriteSource(std::string& text, const RankLayout& layout) {
   for (const LayoutSourceFile& file : layout.source_files) {
     JsonWriter writer(0);
     writer.BeginObject();
-    Member(writer, "name", file.name);
-    Member(writer, "bytes", file.bytes);
-    Member(writer, "header", file.header);
+    writer.String("name", file.name);
+    writer.Uint("bytes", file.bytes);
+    writer.String("header", file.header);
     writer.EndObject();
     files.Add(writer.text());
   }
@@ -188,8 +158,8 @@ void WriteSource(std::string& text, const RankLayout& layout) {
   for (const LayoutSideFile& file : layout.side_files) {
     JsonWriter writer(0);
     writer.BeginObject();
-    Member(writer, "name", file.name);
-    Member(writer, "bytes", file.bytes);
+    writer.String("name", file.name);
+    writer.Uint("bytes", file.bytes);
     DigestMember(writer, "sha256", file.sha256);
     DigestMember(writer, "xxh3_128", file.xxh3);
     writer.EndObject();

@@ -40,28 +40,17 @@ std::string SerializeSafetensorsHeader(const std::vector<SafetensorsTensor>& ten
   JsonWriter json(0);
   json.BeginObject();
   if (!metadata.empty()) {
-    json.Key("__metadata__");
-    json.BeginObject();
+    json.BeginObject("__metadata__");
     for (const auto& [key, value] : metadata) {
-      json.Key(key);
-      json.String(value);
+      json.String(key, value);
     }
     json.EndObject();
   }
   for (const SafetensorsTensor& tensor : tensors) {
-    json.Key(tensor.name);
-    json.BeginObject();
-    json.Key("dtype");
-    json.String(DtypeName(tensor.dtype));
-    json.Key("shape");
-    json.BeginArray();
-    for (const std::uint64_t dimension : tensor.shape) json.Uint(dimension);
-    json.EndArray();
-    json.Key("data_offsets");
-    json.BeginArray();
-    json.Uint(tensor.begin);
-    json.Uint(tensor.end);
-    json.EndArray();
+    json.BeginObject(tensor.name);
+    json.String("dtype", DtypeName(tensor.dtype));
+    json.Uints("shape", tensor.shape);
+    json.Uints("data_offsets", {tensor.begin, tensor.end});
     json.EndObject();
   }
   json.EndObject();

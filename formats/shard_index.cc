@@ -262,18 +262,14 @@ ShardIndex ParseShardIndex(std::string text, const std::string& file, Findings* 
 std::string SerializeShardIndex(const ShardIndex& index) {
   JsonWriter json(2, JsonWriter::Charset::kAscii);
   json.BeginObject();
-  json.Key("metadata");
-  json.BeginObject();
+  json.BeginObject("metadata");
   if (index.total_size) {
-    json.Key("total_size");
-    json.Uint(*index.total_size);
+    json.Uint("total_size", *index.total_size);
   }
   json.EndObject();
-  json.Key("weight_map");
-  json.BeginObject();
+  json.BeginObject("weight_map");
   for (const auto& [name, shard] : index.weight_map) {
-    json.Key(name);
-    json.String(index.files[shard]);
+    json.String(name, index.files[shard]);
   }
   json.EndObject();
   json.EndObject();

@@ -133,11 +133,6 @@ class BundleParser {
   SignatureBundle bundle_;
 };
 
-void Member(JsonWriter& json, std::string_view key, std::string_view value) {
-  json.Key(key);
-  json.String(value);
-}
-
 }  // namespace
 
 std::string PreAuthenticationEncoding(std::string_view payload) {
@@ -148,26 +143,21 @@ std::string PreAuthenticationEncoding(std::string_view payload) {
 std::string BundleText(const SignatureBundle& bundle) {
   JsonWriter json(0);
   json.BeginObject();
-  Member(json, "mediaType", kMediaType);
-  json.Key("verificationMaterial");
-  json.BeginObject();
-  json.Key("publicKey");
-  json.BeginObject();
-  Member(json, "hint", bundle.hint);
+  json.String("mediaType", kMediaType);
+  json.BeginObject("verificationMaterial");
+  json.BeginObject("publicKey");
+  json.String("hint", bundle.hint);
   json.EndObject();
-  json.Key("tlogEntries");
-  json.BeginArray();
+  json.BeginArray("tlogEntries");
   json.EndArray();
   json.EndObject();
-  json.Key("dsseEnvelope");
+  json.BeginObject("dsseEnvelope");
+  json.String("payload", EncodeBase64(bundle.payload));
+  json.String("payloadType", kPayloadType);
+  json.BeginArray("signatures");
   json.BeginObject();
-  Member(json, "payload", EncodeBase64(bundle.payload));
-  Member(json, "payloadType", kPayloadType);
-  json.Key("signatures");
-  json.BeginArray();
-  json.BeginObject();
-  Member(json, "sig", EncodeBase64(bundle.signature));
-  Member(json, "keyid", "");
+  json.String("sig", EncodeBase64(bundle.signature));
+  json.String("keyid", "");
   json.EndObject();
   json.EndArray();
   json.EndObject();

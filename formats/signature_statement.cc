@@ -185,11 +185,6 @@ class StatementParser {
   std::set<std::string> names_;
 };
 
-void Member(JsonWriter& json, std::string_view key, std::string_view value) {
-  json.Key(key);
-  json.String(value);
-}
-
 }  // namespace
 
 std::string RootDigest(const std::vector<SignedFile>& files) {
@@ -207,38 +202,29 @@ std::string RootDigest(const std::vector<SignedFile>& files) {
 std::string StatementText(const SignatureStatement& statement) {
   JsonWriter json(0);
   json.BeginObject();
-  Member(json, "_type", kStatementType);
-  json.Key("subject");
-  json.BeginArray();
+  json.String("_type", kStatementType);
+  json.BeginArray("subject");
   json.BeginObject();
-  Member(json, "name", statement.subject);
-  json.Key("digest");
-  json.BeginObject();
-  Member(json, "sha256", RootDigest(statement.files));
+  json.String("name", statement.subject);
+  json.BeginObject("digest");
+  json.String("sha256", RootDigest(statement.files));
   json.EndObject();
   json.EndObject();
   json.EndArray();
-  Member(json, "predicateType", kPredicateType);
-  json.Key("predicate");
-  json.BeginObject();
-  json.Key("serialization");
-  json.BeginObject();
-  Member(json, "method", "files");
-  Member(json, "hash_type", "sha256");
-  json.Key("allow_symlinks");
-  json.Bool(statement.allow_symlinks);
-  json.Key("ignore_paths");
-  json.BeginArray();
-  for (const std::string& path : statement.ignore_paths) json.String(path);
-  json.EndArray();
+  json.String("predicateType", kPredicateType);
+  json.BeginObject("predicate");
+  json.BeginObject("serialization");
+  json.String("method", "files");
+  json.String("hash_type", "sha256");
+  json.Bool("allow_symlinks", statement.allow_symlinks);
+  json.Strings("ignore_paths", statement.ignore_paths);
   json.EndObject();
-  json.Key("resources");
-  json.BeginArray();
+  json.BeginArray("resources");
   for (const SignedFile& file : statement.files) {
     json.BeginObject();
-    Member(json, "name", file.name);
-    Member(json, "algorithm", "sha256");
-    Member(json, "digest", file.sha256);
+    json.String("name", file.name);
+    json.String("algorithm", "sha256");
+    json.String("digest", file.sha256);
     json.EndObject();
   }
   json.EndArray();

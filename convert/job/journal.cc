@@ -25,14 +25,6 @@ using nlohmann::json;
 
 constexpr std::uint64_t kVersion = 2;
 
-void WriteNames(formats::JsonWriter& writer, std::string_view key,
-                const std::vector<std::string>& names) {
-  writer.Key(key);
-  writer.BeginArray();
-  for (const std::string& name : names) writer.String(name);
-  writer.EndArray();
-}
-
 void WriteDigests(formats::JsonWriter& writer, const Digests& digests) {
   writer.String(digests.xxh3);
   writer.String(digests.sha256);
@@ -41,14 +33,10 @@ void WriteDigests(formats::JsonWriter& writer, const Digests& digests) {
 std::string HeadLine(const JournalHead& head) {
   formats::JsonWriter writer(0);
   writer.BeginObject();
-  writer.Key("dsv3_journal");
-  writer.Uint(kVersion);
-  writer.Key("recipe");
-  writer.String(head.recipe);
-  writer.Key("fingerprint");
-  writer.String(head.fingerprint);
-  writer.Key("sources");
-  writer.BeginArray();
+  writer.Uint("dsv3_journal", kVersion);
+  writer.String("recipe", head.recipe);
+  writer.String("fingerprint", head.fingerprint);
+  writer.BeginArray("sources");
   for (const JournalSource& source : head.sources) {
     writer.BeginArray();
     writer.String(source.name);
@@ -59,10 +47,9 @@ std::string HeadLine(const JournalHead& head) {
     writer.EndArray();
   }
   writer.EndArray();
-  WriteNames(writer, "outputs", head.outputs);
-  WriteNames(writer, "replaced", head.replaced);
-  writer.Key("sides");
-  writer.BeginArray();
+  writer.Strings("outputs", head.outputs);
+  writer.Strings("replaced", head.replaced);
+  writer.BeginArray("sides");
   for (const JournalSide& side : head.sides) {
     writer.BeginArray();
     writer.String(side.tensor);
@@ -70,12 +57,9 @@ std::string HeadLine(const JournalHead& head) {
     writer.EndArray();
   }
   writer.EndArray();
-  writer.Key("input");
-  writer.String(head.input);
-  writer.Key("command");
-  writer.String(head.command);
-  writer.Key("options");
-  writer.BeginArray();
+  writer.String("input", head.input);
+  writer.String("command", head.command);
+  writer.BeginArray("options");
   for (const auto& [name, value] : head.options) {
     writer.BeginArray();
     writer.String(name);
@@ -131,33 +115,26 @@ quant::Quality ParseQuality(const json& value) {
 
 void WriteZeros(formats::JsonWriter& writer, const TensorRecord& tensor) {
   writer.BeginObject();
-  writer.Key("zero_runs");
-  writer.Uint(tensor.zero_runs);
-  writer.Key("zero_blocks");
-  writer.Uint(tensor.zero_blocks);
+  writer.Uint("zero_runs", tensor.zero_runs);
+  writer.Uint("zero_blocks", tensor.zero_blocks);
   writer.EndObject();
 }
 
 std::string RecordLine(const FileRecord& record) {
   formats::JsonWriter writer(0);
   writer.BeginObject();
-  writer.Key("file");
-  writer.String(record.name);
-  writer.Key("bytes");
-  writer.Uint(record.bytes);
-  writer.Key("digests");
-  writer.BeginArray();
+  writer.String("file", record.name);
+  writer.Uint("bytes", record.bytes);
+  writer.BeginArray("digests");
   WriteDigests(writer, record.file);
   writer.EndArray();
   if (!record.original.sha256.empty() || !record.original.xxh3.empty()) {
-    writer.Key("original");
-    writer.BeginArray();
+    writer.BeginArray("original");
     WriteDigests(writer, record.original);
     writer.EndArray();
   }
-  if (!record.bases.empty()) WriteNames(writer, "bases", record.bases);
-  writer.Key("tensors");
-  writer.BeginArray();
+  if (!record.bases.empty()) writer.Strings("bases", record.bases);
+  writer.BeginArray("tensors");
   for (const TensorRecord& tensor : record.tensors) {
     writer.BeginArray();
     WriteDigests(writer, tensor.output);

@@ -45,9 +45,7 @@ std::string ConfigForRanks(const std::string& config_text, const ModelConfig& co
     listed.insert(listed.end(), slicing.bf16_modules.begin(), slicing.bf16_modules.end());
     const ModuleList modules(listed);  // each once
     formats::JsonWriter json(0);
-    json.BeginArray();
-    for (const std::string& module : modules.entries()) json.String(module);
-    json.EndArray();
+    json.Strings(modules.entries());
     for (const std::string& list : quantization.module_lists) {
       text = SetConfigMember(text, quantization.member + "/" + list, json.text());
     }

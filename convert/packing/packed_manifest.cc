@@ -26,23 +26,18 @@ std::string DigestOf(std::string_view text) {
 
 void WriteDigest(formats::JsonWriter& writer, std::string_view key, const std::string& digest) {
   if (digest.empty()) return;
-  writer.Key(key);
-  writer.String(digest);
+  writer.String(key, digest);
 }
 
 std::string FileLine(const PackedManifestFile& file) {
   formats::JsonWriter writer(0);
   writer.BeginObject();
-  writer.Key("name");
-  writer.String(file.name);
-  writer.Key("bytes");
-  writer.Uint(file.bytes);
+  writer.String("name", file.name);
+  writer.Uint("bytes", file.bytes);
   WriteDigest(writer, "sha256", file.sha256);
   if (file.packed) {
-    writer.Key("packed");
-    writer.BeginObject();
-    writer.Key("bytes");
-    writer.Uint(file.packed_bytes);
+    writer.BeginObject("packed");
+    writer.Uint("bytes", file.packed_bytes);
     WriteDigest(writer, "sha256", file.packed_sha256);
     writer.EndObject();
   }
@@ -53,18 +48,11 @@ std::string FileLine(const PackedManifestFile& file) {
 std::string TensorLine(const PackedManifestTensor& tensor) {
   formats::JsonWriter writer(0);
   writer.BeginObject();
-  writer.Key("name");
-  writer.String(tensor.name);
-  writer.Key("file");
-  writer.String(tensor.file);
-  writer.Key("dtype");
-  writer.String(formats::DtypeName(tensor.dtype));
-  writer.Key("shape");
-  writer.BeginArray();
-  for (const std::uint64_t dimension : tensor.shape) writer.Uint(dimension);
-  writer.EndArray();
-  writer.Key("xxh3_128");
-  writer.String(tensor.xxh3);
+  writer.String("name", tensor.name);
+  writer.String("file", tensor.file);
+  writer.String("dtype", formats::DtypeName(tensor.dtype));
+  writer.Uints("shape", tensor.shape);
+  writer.String("xxh3_128", tensor.xxh3);
   WriteDigest(writer, "base_xxh3_128", tensor.base_xxh3);
   writer.EndObject();
   return writer.Take();

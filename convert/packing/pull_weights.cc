@@ -105,22 +105,16 @@ bool IsPullIndex(std::string_view text) {
 
 std::string SerializePullIndex(const PullIndex& index) {
   formats::JsonWriter json(2);
-  const auto member = [&](std::string_view name, std::string_view value) {
-    json.Key(name);
-    json.String(value);
-  };
   json.BeginObject();
-  json.Key("metadata");
-  json.BeginObject();
-  member("version", VersionText(index.version));
-  member("base_version", VersionText(index.base_version));
-  member(kEncodingMember, kEncodings[static_cast<std::size_t>(index.encoding)]);
-  member("compression_format", kCompression);
-  member("checksum_format", kChecksums[static_cast<std::size_t>(index.checksum)]);
+  json.BeginObject("metadata");
+  json.String("version", VersionText(index.version));
+  json.String("base_version", VersionText(index.base_version));
+  json.String(kEncodingMember, kEncodings[static_cast<std::size_t>(index.encoding)]);
+  json.String("compression_format", kCompression);
+  json.String("checksum_format", kChecksums[static_cast<std::size_t>(index.checksum)]);
   json.EndObject();
-  json.Key("weight_map");
-  json.BeginObject();
-  for (const auto& [tensor, file] : index.weight_map) member(tensor, file);
+  json.BeginObject("weight_map");
+  for (const auto& [tensor, file] : index.weight_map) json.String(tensor, file);
   json.EndObject();
   json.EndObject();
   return json.Take() + "\n";

@@ -170,9 +170,7 @@ std::string ExpertLocationText(const ExpertPlacement& placement) {
   const auto& maps = placement.maps();
   for (std::size_t layer = 0; layer < maps.size(); ++layer) {
     formats::JsonWriter row(0);
-    row.BeginArray();
-    for (const std::uint32_t expert : maps[layer]) row.Uint(expert);
-    row.EndArray();
+    row.Uints(maps[layer]);
     text += row.text();
     text += layer + 1 < maps.size() ? ",\n" : "\n";
   }

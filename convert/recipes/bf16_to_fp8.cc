@@ -21,9 +21,7 @@ std::string JsonText(std::string_view text) {
 
 std::string JsonTexts(const std::vector<std::string>& texts) {
   formats::JsonWriter writer(0);
-  writer.BeginArray();
-  for (const std::string& text : texts) writer.String(text);
-  writer.EndArray();
+  writer.Strings(texts);
   return writer.Take();
 }
 

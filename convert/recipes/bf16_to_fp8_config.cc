@@ -23,40 +23,20 @@ using Json = nlohmann::json;
 using formats::JsonWriter;
 using formats::kConfigName;
 
-void Member(JsonWriter& json, std::string_view key, std::string_view value) {
-  json.Key(key);
-  json.String(value);
-}
-
-void Numbers(JsonWriter& json, std::string_view key, quant::BlockShape block) {
-  json.Key(key);
-  json.BeginArray();
-  json.Uint(block.rows);
-  json.Uint(block.cols);
-  json.EndArray();
-}
-
-void Texts(JsonWriter& json, std::string_view key, const std::vector<std::string>& texts) {
-  json.Key(key);
-  json.BeginArray();
-  for (const std::string& text : texts) json.String(text);
-  json.EndArray();
-}
-
 // Members in the order of DeepSeek's configs, which is the alphabet's.
 std::string DeepSeekConfig(const Fp8Form& form, const TensorSelection& selection) {
   JsonWriter json(0);
   json.BeginObject();
-  Member(json, "activation_scheme", "dynamic");
-  Member(json, "fmt", "e4m3");
+  json.String("activation_scheme", "dynamic");
+  json.String("fmt", "e4m3");
   if (!selection.modules_to_not_convert.empty()) {
     for (const std::string& list : selection.module_lists) {
-      Texts(json, list, selection.modules_to_not_convert);
+      json.Strings(list, selection.modules_to_not_convert);
     }
   }
-  Member(json, "quant_method", "fp8");
-  if (form.scale_fmt != quant::ScaleFmt::kF32) Member(json, "scale_fmt", "ue8m0");
-  Numbers(json, "weight_block_size", form.block.shape);
+  json.String("quant_method", "fp8");
+  if (form.scale_fmt != quant::ScaleFmt::kF32) json.String("scale_fmt", "ue8m0");
+  json.Uints("weight_block_size", {form.block.shape.rows, form.block.shape.cols});
   json.EndObject();
   return json.Take();
 }

@@ -7,39 +7,12 @@ namespace {
 
 using formats::JsonWriter;
 
-void Text(JsonWriter& json, std::string_view key, std::string_view value) {
-  json.Key(key);
-  json.String(value);
-}
-
-void Null(JsonWriter& json, std::string_view key) {
-  json.Key(key);
-  json.Null();
-}
-
-void EmptyObject(JsonWriter& json, std::string_view key) {
-  json.Key(key);
-  json.BeginObject();
-  json.EndObject();
-}
-
-void Texts(JsonWriter& json, std::string_view key, const std::vector<std::string>& texts) {
-  json.Key(key);
-  json.BeginArray();
-  for (const std::string& text : texts) json.String(text);
-  json.EndArray();
-}
-
 void Arguments(JsonWriter& json, std::string_view key,
                const CompressedTensorsArguments& arguments) {
-  json.Key(key);
-  json.BeginObject();
+  json.BeginObject(key);
   if (arguments.block_structure) {
-    json.Key("block_structure");
-    json.BeginArray();
-    json.Uint(arguments.block_structure->rows);
-    json.Uint(arguments.block_structure->cols);
-    json.EndArray();
+    json.Uints("block_structure",
+               {arguments.block_structure->rows, arguments.block_structure->cols});
   }
   json.Key("dynamic");
   if (arguments.local) {
@@ -53,14 +26,12 @@ void Arguments(JsonWriter& json, std::string_view key,
   } else {
     json.Null();
   }
-  json.Key("num_bits");
-  json.Uint(arguments.num_bits);
-  if (!arguments.observer.empty()) Text(json, "observer", arguments.observer);
-  if (!arguments.scale_dtype.empty()) Text(json, "scale_dtype", arguments.scale_dtype);
-  Text(json, "strategy", arguments.strategy);
-  json.Key("symmetric");
-  json.Bool(true);
-  Text(json, "type", arguments.type);
+  json.Uint("num_bits", arguments.num_bits);
+  if (!arguments.observer.empty()) json.String("observer", arguments.observer);
+  if (!arguments.scale_dtype.empty()) json.String("scale_dtype", arguments.scale_dtype);
+  json.String("strategy", arguments.strategy);
+  json.Bool("symmetric", true);
+  json.String("type", arguments.type);
   json.EndObject();
 }
 
@@ -70,24 +41,22 @@ std::string CompressedTensorsConfig(const CompressedTensorsScheme& scheme,
                                     const std::vector<std::string>& ignore) {
   JsonWriter json(0);
   json.BeginObject();
-  json.Key("config_groups");
-  json.BeginObject();
-  json.Key("group_0");
-  json.BeginObject();
-  Text(json, "format", scheme.format);
+  json.BeginObject("config_groups");
+  json.BeginObject("group_0");
+  json.String("format", scheme.format);
   if (scheme.activations) {
     Arguments(json, "input_activations", *scheme.activations);
   } else {
-    Null(json, "input_activations");
+    json.Null("input_activations");
   }
-  Null(json, "output_activations");
-  Texts(json, "targets", {"Linear"});
+  json.Null("output_activations");
+  json.Strings("targets", {"Linear"});
   Arguments(json, "weights", scheme.weights);
   json.EndObject();
   json.EndObject();
-  Text(json, "format", scheme.format);
-  Null(json, "global_compression_ratio");
-  Texts(json, "ignore", ignore);
+  json.String("format", scheme.format);
+  json.Null("global_compression_ratio");
+  json.Strings("ignore", ignore);
   json.Key("kv_cache_scheme");
   if (scheme.fp8_cache) {
     json.Raw(R"({"dynamic":false,"num_bits":8,"strategy":"tensor","symmetric":true,)"
@@ -95,13 +64,15 @@ std::string CompressedTensorsConfig(const CompressedTensorsScheme& scheme,
   } else {
     json.Null();
   }
-  Null(json, "moe_sparsity_config");
-  Text(json, "quant_method", "compressed-tensors");
-  Text(json, "quantization_status", "compressed");
-  if (!scheme.scale_fmt.empty()) Text(json, "scale_fmt", scheme.scale_fmt);
-  EmptyObject(json, "sparsity_config");
-  EmptyObject(json, "transform_config");
-  Text(json, "version", "0.20.0");
+  json.Null("moe_sparsity_config");
+  json.String("quant_method", "compressed-tensors");
+  json.String("quantization_status", "compressed");
+  if (!scheme.scale_fmt.empty()) json.String("scale_fmt", scheme.scale_fmt);
+  json.BeginObject("sparsity_config");
+  json.EndObject();
+  json.BeginObject("transform_config");
+  json.EndObject();
+  json.String("version", "0.20.0");
   json.EndObject();
   return json.Take();
 }

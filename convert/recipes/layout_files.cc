@@ -49,8 +49,7 @@ std::string MapText(const std::vector<std::pair<std::string, std::string>>& file
   formats::JsonWriter json(indent);
   json.BeginObject();
   for (const auto& [tensor, file] : files) {
-    json.Key(tensor);
-    json.String(file);
+    json.String(tensor, file);
   }
   json.EndObject();
   return json.Take();

@@ -35,21 +35,12 @@ QuantizedConfig Int4Config(const TensorSelection& selection) {
 QuantizedConfig BlockInt8Config(const TensorSelection& selection) {
   formats::JsonWriter json(0);
   json.BeginObject();
-  json.Key("activation_scheme");
-  json.String("dynamic");
+  json.String("activation_scheme", "dynamic");
   if (!selection.modules_to_not_convert.empty()) {
-    json.Key("ignored_layers");
-    json.BeginArray();
-    for (const std::string& module : selection.modules_to_not_convert) json.String(module);
-    json.EndArray();
+    json.Strings("ignored_layers", selection.modules_to_not_convert);
   }
-  json.Key("quant_method");
-  json.String("blockwise_int8");
-  json.Key("weight_block_size");
-  json.BeginArray();
-  json.Uint(128);
-  json.Uint(128);
-  json.EndArray();
+  json.String("quant_method", "blockwise_int8");
+  json.Uints("weight_block_size", {128, 128});
   json.EndObject();
   return {json.Take(), ""};
 }

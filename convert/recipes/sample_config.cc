@@ -12,45 +12,6 @@ namespace {
 
 using formats::JsonWriter;
 
-// Writes members of an object.
-class Members {
- public:
-  explicit Members(JsonWriter& json) : json_(json) {}
-
-  void Uint(std::string_view key, std::uint64_t value) {
-    json_.Key(key);
-    json_.Uint(value);
-  }
-  void String(std::string_view key, std::string_view value) {
-    json_.Key(key);
-    json_.String(value);
-  }
-  void Raw(std::string_view key, std::string_view value) {
-    json_.Key(key);
-    json_.Raw(value);
-  }
-  void Strings(std::string_view key, const std::vector<std::string_view>& values) {
-    json_.Key(key);
-    json_.BeginArray();
-    for (const std::string_view value : values) json_.String(value);
-    json_.EndArray();
-  }
-  void Uints(std::string_view key, const std::vector<std::uint64_t>& values) {
-    json_.Key(key);
-    json_.BeginArray();
-    for (const std::uint64_t value : values) json_.Uint(value);
-    json_.EndArray();
-  }
-  void Object(std::string_view key) {
-    json_.Key(key);
-    json_.BeginObject();
-  }
-  void End() { json_.EndObject(); }
-
- private:
-  JsonWriter& json_;
-};
-
 // What the configs of the models under V3's names differ in.
 struct FamilyFields {
   std::string_view architecture = "DeepseekV3ForCausalLM";
@@ -105,8 +66,8 @@ FamilyFields FieldsOf(SampleFamily family) {
 }
 
 void WriteYarn(std::uint64_t factor, std::uint64_t positions, std::string_view mscale,
-               Members& out) {
-  out.Object("rope_scaling");
+               JsonWriter& out) {
+  out.BeginObject("rope_scaling");
   out.Uint("beta_fast", 32);
   out.Uint("beta_slow", 1);
   out.Uint("factor", factor);
@@ -116,11 +77,11 @@ void WriteYarn(std::uint64_t factor, std::uint64_t positions, std::string_view m
   }
   out.Uint("original_max_position_embeddings", positions);
   out.String("type", "yarn");
-  out.End();
+  out.EndObject();
 }
 
-void WriteFp8(const SampleTraits& traits, Members& out) {
-  out.Object("quantization_config");
+void WriteFp8(const SampleTraits& traits, JsonWriter& out) {
+  out.BeginObject("quantization_config");
   out.String("activation_scheme", "dynamic");
   out.String("fmt", "e4m3");
   if (traits.family == SampleFamily::kGlm5) {
@@ -129,17 +90,17 @@ void WriteFp8(const SampleTraits& traits, Members& out) {
   out.String("quant_method", "fp8");
   if (traits.linears != SampleForm::kFp8) out.String("scale_fmt", "ue8m0");
   out.Uints("weight_block_size", {kSampleBlock.rows, kSampleBlock.cols});
-  out.End();
+  out.EndObject();
 }
 
-void WriteInt4(Members& out) {
-  out.Object("quantization_config");
-  out.Object("config_groups");
-  out.Object("group_0");
+void WriteInt4(JsonWriter& out) {
+  out.BeginObject("quantization_config");
+  out.BeginObject("config_groups");
+  out.BeginObject("group_0");
   out.Raw("input_activations", "null");
   out.Raw("output_activations", "null");
   out.Strings("targets", {"Linear"});
-  out.Object("weights");
+  out.BeginObject("weights");
   out.Raw("actorder", "null");
   out.Raw("block_structure", "null");
   out.Raw("dynamic", "false");
@@ -149,37 +110,37 @@ void WriteInt4(Members& out) {
   out.String("strategy", "group");
   out.Raw("symmetric", "true");
   out.String("type", "int");
-  out.End();
-  out.End();
-  out.End();
+  out.EndObject();
+  out.EndObject();
+  out.EndObject();
   out.String("format", "pack-quantized");
   out.Strings("ignore", {"lm_head", "re:.*self_attn.*", "re:.*shared_experts.*",
                          R"(re:.*mlp\.(gate|up|gate_up|down)_proj.*)"});
   out.Raw("kv_cache_scheme", "null");
   out.String("quant_method", "compressed-tensors");
   out.String("quantization_status", "compressed");
-  out.End();
+  out.EndObject();
 }
 
-void WriteAwq(Members& out) {
-  out.Object("quantization_config");
+void WriteAwq(JsonWriter& out) {
+  out.BeginObject("quantization_config");
   out.Uint("bits", 4);
   out.Uint("group_size", kSampleAwqGroup);
   out.Raw("modules_to_not_convert", "null");
   out.String("quant_method", "awq");
   out.String("version", "gemm");
   out.Raw("zero_point", "true");
-  out.End();
+  out.EndObject();
 }
 
-void WriteQuantization(const SampleTraits& traits, Members& out) {
+void WriteQuantization(const SampleTraits& traits, JsonWriter& out) {
   if (IsFp8Form(traits.linears)) WriteFp8(traits, out);
   if (traits.linears == SampleForm::kAwq) WriteAwq(out);
   if (traits.experts == SampleForm::kInt4) WriteInt4(out);
 }
 
 // The members of models under V3's names, in their order.
-void WriteV3Fields(const SampleTraits& traits, Members& out) {
+void WriteV3Fields(const SampleTraits& traits, JsonWriter& out) {
   const SampleSizes& s = *traits.sizes;
   const FamilyFields family = FieldsOf(traits.family);
   out.Strings("architectures", {family.architecture});
@@ -238,7 +199,7 @@ void WriteV3Fields(const SampleTraits& traits, Members& out) {
   out.Uint("vocab_size", s.vocab_size);
 }
 
-void WriteV4Fields(const SampleTraits& traits, Members& out) {
+void WriteV4Fields(const SampleTraits& traits, JsonWriter& out) {
   const SampleSizes& s = *traits.sizes;
   out.Strings("architectures", {"DeepseekV4ForCausalLM"});
   out.Raw("attention_bias", "false");
@@ -291,33 +252,32 @@ void WriteV4Fields(const SampleTraits& traits, Members& out) {
 }
 
 // A model of text and pictures, whose text model is described inside.
-void WriteK25Fields(const SampleTraits& traits, Members& out) {
+void WriteK25Fields(const SampleTraits& traits, JsonWriter& out) {
   out.Strings("architectures", {"KimiK25ForConditionalGeneration"});
   out.Uint("bos_token_id", 0);
   out.Uint("eos_token_id", 1);
   out.Uint("media_placeholder_token_id", 2);
   out.String("model_type", "kimi_k25");
   out.Uint("pad_token_id", 1);
-  out.Object("text_config");
+  out.BeginObject("text_config");
   WriteV3Fields(traits, out);
-  out.End();
+  out.EndObject();
   out.Raw("tie_word_embeddings", "false");
   out.String("torch_dtype", "bfloat16");
-  out.Object("vision_config");
+  out.BeginObject("vision_config");
   out.Uint("merge_kernel_size", 2);
   out.Uint("patch_size", 14);
   out.Uint("vt_hidden_size", 64);
   out.Uint("vt_num_hidden_layers", 2);
-  out.End();
+  out.EndObject();
 }
 
 }  // namespace
 
 std::string SampleConfig(SamplePreset preset) {
   const SampleTraits& traits = TraitsOf(preset);
-  JsonWriter json(2);
-  Members out(json);
-  json.BeginObject();
+  JsonWriter out(2);
+  out.BeginObject();
   switch (traits.family) {
     case SampleFamily::kV4:
       WriteV4Fields(traits, out);
@@ -329,28 +289,27 @@ std::string SampleConfig(SamplePreset preset) {
       WriteV3Fields(traits, out);
       break;
   }
-  json.EndObject();
-  return json.Take() + "\n";
+  out.EndObject();
+  return out.Take() + "\n";
 }
 
 std::vector<std::pair<std::string, std::string>> SampleDescriptions(SamplePreset preset) {
   if (TraitsOf(preset).experts != SampleForm::kNvFp4) return {};
-  JsonWriter json(2);
-  Members out(json);
-  json.BeginObject();
-  out.Object("producer");
+  JsonWriter out(2);
+  out.BeginObject();
+  out.BeginObject("producer");
   out.String("name", "modelopt");
   out.String("version", "0.47.0");
-  out.End();
-  out.Object("quantization");
+  out.EndObject();
+  out.BeginObject("quantization");
   out.String("quant_algo", "NVFP4");
   out.Raw("kv_cache_quant_algo", "null");
   out.Uint("group_size", 16);
   out.Strings("exclude_modules", {"lm_head", "model.embed_tokens", "model.layers.0.*",
                                   "*self_attn*", "*mlp.gate", "*shared_experts*"});
-  out.End();
-  json.EndObject();
-  return {{"hf_quant_config.json", json.Take() + "\n"}};
+  out.EndObject();
+  out.EndObject();
+  return {{"hf_quant_config.json", out.Take() + "\n"}};
 }
 
 }  // namespace dsv3::convert

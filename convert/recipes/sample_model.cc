@@ -120,12 +120,9 @@ std::string MakeIndex(const std::vector<SampleShard>& shards) {
 std::string GenerationConfig() {
   formats::JsonWriter json(2);
   json.BeginObject();
-  json.Key("_from_model_config");
-  json.Bool(true);
-  json.Key("bos_token_id");
-  json.Uint(0);
-  json.Key("eos_token_id");
-  json.Uint(1);
+  json.Bool("_from_model_config", true);
+  json.Uint("bos_token_id", 0);
+  json.Uint("eos_token_id", 1);
   json.EndObject();
   return json.Take() + "\n";
 }

@@ -16,62 +16,44 @@ constexpr std::array<std::string_view, 3> kSpecialTokens = {
     "<\uFF5C\u2581pad\u2581\uFF5C>"};
 
 void WriteByteLevel(JsonWriter& json, std::string_view key) {
-  json.Key(key);
-  json.BeginObject();
-  json.Key("type");
-  json.String("ByteLevel");
-  json.Key("add_prefix_space");
-  json.Bool(false);
-  json.Key("trim_offsets");
-  json.Bool(true);
-  json.Key("use_regex");
-  json.Bool(true);
+  json.BeginObject(key);
+  json.String("type", "ByteLevel");
+  json.Bool("add_prefix_space", false);
+  json.Bool("trim_offsets", true);
+  json.Bool("use_regex", true);
   json.EndObject();
 }
 
 void WriteSpecialToken(JsonWriter& json, std::uint64_t id, std::string_view content) {
   json.BeginObject();
-  json.Key("id");
-  json.Uint(id);
-  json.Key("content");
-  json.String(content);
+  json.Uint("id", id);
+  json.String("content", content);
   for (const std::string_view key : {"single_word", "lstrip", "rstrip", "normalized"}) {
-    json.Key(key);
-    json.Bool(false);
+    json.Bool(key, false);
   }
-  json.Key("special");
-  json.Bool(true);
+  json.Bool("special", true);
   json.EndObject();
 }
 
 void WriteModel(JsonWriter& json) {
-  json.Key("model");
-  json.BeginObject();
-  json.Key("type");
-  json.String("BPE");
+  json.BeginObject("model");
+  json.String("type", "BPE");
   for (const std::string_view key :
        {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"}) {
-    json.Key(key);
-    json.Null();
+    json.Null(key);
   }
-  json.Key("fuse_unk");
-  json.Bool(false);
-  json.Key("byte_fallback");
-  json.Bool(false);
-  json.Key("vocab");
-  json.BeginObject();
+  json.Bool("fuse_unk", false);
+  json.Bool("byte_fallback", false);
+  json.BeginObject("vocab");
   std::uint64_t id = 0;
   for (const std::string_view token : kSpecialTokens) {
-    json.Key(token);
-    json.Uint(id++);
+    json.Uint(token, id++);
   }
   for (const std::string& character : ByteCharacters()) {
-    json.Key(character);
-    json.Uint(id++);
+    json.Uint(character, id++);
   }
   json.EndObject();
-  json.Key("merges");
-  json.BeginArray();
+  json.BeginArray("merges");
   json.EndArray();
   json.EndObject();
 }
@@ -81,23 +63,17 @@ void WriteModel(JsonWriter& json) {
 std::string SampleTokenizer() {
   JsonWriter json(2);
   json.BeginObject();
-  json.Key("version");
-  json.String("1.0");
-  json.Key("truncation");
-  json.Null();
-  json.Key("padding");
-  json.Null();
-  json.Key("added_tokens");
-  json.BeginArray();
+  json.String("version", "1.0");
+  json.Null("truncation");
+  json.Null("padding");
+  json.BeginArray("added_tokens");
   for (std::size_t id = 0; id < kSpecialTokens.size(); ++id) {
     WriteSpecialToken(json, id, kSpecialTokens[id]);
   }
   json.EndArray();
-  json.Key("normalizer");
-  json.Null();
+  json.Null("normalizer");
   WriteByteLevel(json, "pre_tokenizer");
-  json.Key("post_processor");
-  json.Null();
+  json.Null("post_processor");
   WriteByteLevel(json, "decoder");
   WriteModel(json);
   json.EndObject();
@@ -107,18 +83,12 @@ std::string SampleTokenizer() {
 std::string SampleTokenizerConfig() {
   JsonWriter json(2);
   json.BeginObject();
-  json.Key("bos_token");
-  json.String(kSpecialTokens[0]);
-  json.Key("clean_up_tokenization_spaces");
-  json.Bool(false);
-  json.Key("eos_token");
-  json.String(kSpecialTokens[1]);
-  json.Key("model_max_length");
-  json.Uint(163840);
-  json.Key("pad_token");
-  json.String(kSpecialTokens[2]);
-  json.Key("tokenizer_class");
-  json.String("PreTrainedTokenizerFast");
+  json.String("bos_token", kSpecialTokens[0]);
+  json.Bool("clean_up_tokenization_spaces", false);
+  json.String("eos_token", kSpecialTokens[1]);
+  json.Uint("model_max_length", 163840);
+  json.String("pad_token", kSpecialTokens[2]);
+  json.String("tokenizer_class", "PreTrainedTokenizerFast");
   json.EndObject();
   return json.Take() + "\n";
 }

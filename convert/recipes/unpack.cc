@@ -32,9 +32,7 @@ namespace {
 
 std::string GlobsText(const std::vector<std::string>& globs) {
   formats::JsonWriter json(0);
-  json.BeginArray();
-  for (const std::string& glob : globs) json.String(glob);
-  json.EndArray();
+  json.Strings(globs);
   return json.Take();
 }
 

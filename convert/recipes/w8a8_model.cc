@@ -42,8 +42,7 @@ std::string W8A8Description(const Catalog& catalog) {
   constexpr std::string_view kByToken = "W8A8_DYNAMIC";
   formats::JsonWriter json(2);
   json.BeginObject();
-  json.Key("model_quant_type");
-  json.String(kByToken);
+  json.String("model_quant_type", kByToken);
   for (const CatalogTensor& tensor : catalog.tensors()) {
     std::string_view kind = "FLOAT";
     if (IsStatic(catalog, tensor.name)) {
@@ -51,8 +50,7 @@ std::string W8A8Description(const Catalog& catalog) {
     } else if (HasBeside(catalog, tensor.name, "weight_offset")) {
       kind = kByToken;
     }
-    json.Key(tensor.name);
-    json.String(kind);
+    json.String(tensor.name, kind);
   }
   json.EndObject();
   return json.Take() + "\n";

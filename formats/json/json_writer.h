@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -37,6 +38,64 @@ class JsonWriter {
   void Null();
   // A value that is JSON already, inserted unchanged.
   void Raw(std::string_view json);
+
+  // Members of an object: the key, and the value or its beginning.
+  void BeginObject(std::string_view key) {
+    Key(key);
+    BeginObject();
+  }
+  void BeginArray(std::string_view key) {
+    Key(key);
+    BeginArray();
+  }
+  void String(std::string_view key, std::string_view value) {
+    Key(key);
+    String(value);
+  }
+  void Uint(std::string_view key, std::uint64_t value) {
+    Key(key);
+    Uint(value);
+  }
+  void Double(std::string_view key, double value) {
+    Key(key);
+    Double(value);
+  }
+  void Bool(std::string_view key, bool value) {
+    Key(key);
+    Bool(value);
+  }
+  void Null(std::string_view key) {
+    Key(key);
+    Null();
+  }
+  void Raw(std::string_view key, std::string_view json) {
+    Key(key);
+    Raw(json);
+  }
+
+  // Arrays, alone and as members.
+  template <typename Values = std::initializer_list<std::string_view>>
+  void Strings(const Values& values) {
+    BeginArray();
+    for (const auto& value : values) String(value);
+    EndArray();
+  }
+  template <typename Values = std::initializer_list<std::uint64_t>>
+  void Uints(const Values& values) {
+    BeginArray();
+    for (const std::uint64_t value : values) Uint(value);
+    EndArray();
+  }
+  template <typename Values = std::initializer_list<std::string_view>>
+  void Strings(std::string_view key, const Values& values) {
+    Key(key);
+    Strings(values);
+  }
+  template <typename Values = std::initializer_list<std::uint64_t>>
+  void Uints(std::string_view key, const Values& values) {
+    Key(key);
+    Uints(values);
+  }
 
   const std::string& text() const { return text_; }
   std::string Take() { return std::move(text_); }
