@@ -22,11 +22,16 @@ namespace dsv3::convert {
 using formats::GgufType;
 using formats::Shape;
 
+namespace {
+
+// Whether llama.cpp has a tensor of this name and shape in F32 in every file.
 bool IsAlwaysF32(std::string_view gguf_name, const Shape& shape) {
   return shape.size() < 2 || !gguf_name.ends_with(".weight") ||
          gguf_name.ends_with("_norm.weight") || gguf_name.ends_with("ffn_gate_inp.weight") ||
          gguf_name.ends_with("indexer.proj.weight");
 }
+
+}  // namespace
 
 GgufWeights::GgufWeights(const OpenedModel& model, const std::vector<ScaledWeight>& weights,
                          const GgufWeightTypes& types, GgufArchitecture architecture)

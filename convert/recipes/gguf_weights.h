@@ -25,9 +25,6 @@ struct GgufWeightTypes {
   bool keep_4bit = false;
 };
 
-// Whether llama.cpp has a tensor of this name and shape in F32 in every file.
-bool IsAlwaysF32(std::string_view gguf_name, const formats::Shape& shape);
-
 // Finds the tensors of a model and makes those of a GGUF file of them; counts what was used. Used
 // by one thread. All functions throw Error (kBadInput) that names the tensor.
 class GgufWeights {

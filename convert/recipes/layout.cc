@@ -20,13 +20,17 @@
 #include "formats/error.h"
 
 namespace dsv3::convert {
+namespace {
 
+// By its name; nullptr for another one.
 const WritableLayout* FindWritableLayout(std::string_view name) {
   for (const WritableLayout& layout : WritableLayouts()) {
     if (layout.name == name) return &layout;
   }
   return nullptr;
 }
+
+}  // namespace
 
 ConversionKind LayoutConversion(const LayoutOptions& options) {
   ConversionKind conversion;

@@ -24,9 +24,6 @@ struct LayoutOptions {
 
 inline constexpr char kLayout[] = "layout";
 
-// A layout that `dsv3-convert layout --to` writes, by its name; nullptr for another one.
-const WritableLayout* FindWritableLayout(std::string_view name);
-
 // What a recipe makes of a model. `source` is a model whose tensors have the dtypes of the layout;
 // the plan's expressions read its catalog.
 struct LayoutPlan {

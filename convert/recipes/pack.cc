@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -15,11 +16,14 @@
 
 #include "convert/job/output_place.h"
 #include "convert/job/packed_output.h"
+#include "convert/job/run_plan.h"
 #include "convert/job/runner.h"
+#include "convert/open/base_tensors.h"
 #include "convert/open/files_to_pack.h"
 #include "convert/open/model_files.h"
 #include "convert/packing/packed_file.h"
 #include "convert/packing/packed_manifest.h"
+#include "convert/plan/plan.h"
 #include "convert/recipes/own_shards.h"
 #include "convert/recipes/packed_sizes.h"
 #include "convert/recipes/pull_weights.h"
@@ -91,8 +95,11 @@ ReportFact RatioFact(const Plan& plan, const ConversionReport& report) {
   return fact;
 }
 
-}  // namespace
-
+// Each file of tensors packed under its name and ".packed"; index and side files as they are, and
+// with `all_side_files` also what is left behind otherwise. `model` is one of OpenFilesToPack.
+// `base`, which is in its catalog, gives what tensors are packed against; nullptr: none. Throws
+// Error: kBadInput where two files of the packed checkpoint would have one name, kUsage for a base
+// that has none of the tensors.
 Plan PlanPack(const OpenedModel& model, const BaseTensors* base, bool all_side_files) {
   Plan plan;
   plan.recipe = kPackRecipe;
@@ -125,6 +132,7 @@ Plan PlanPack(const OpenedModel& model, const BaseTensors* base, bool all_side_f
   return plan;
 }
 
+// The text of packed.json, from the records of the plan's files.
 std::string PackedManifestText(const Plan& plan, const FileRecords& records) {
   PackedManifest manifest;
   for (const PlannedFile& file : plan.files) {
@@ -154,8 +162,6 @@ std::string PackedManifestText(const Plan& plan, const FileRecords& records) {
             [](const auto& a, const auto& b) { return a.name < b.name; });
   return SerializePackedManifest(manifest);
 }
-
-namespace {
 
 void CheckPullOptions(const PackOptions& options) {
   if (options.form == PackForm::kPacked) {

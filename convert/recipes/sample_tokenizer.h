@@ -2,8 +2,8 @@
 
 #include <string>
 
-// A tokenizer that any tool can load: one token for each byte, and three special ones. It is used
-// in for DeepSeek's, which is 7 MB.
+// A tokenizer that any tool can load: one token for each byte, and three special ones. It is there
+// in place of DeepSeek's, which is 7 MB.
 namespace dsv3::convert {
 
 std::string SampleTokenizer();        // tokenizer.json

@@ -119,8 +119,7 @@ std::string NameOf(const OpenedModel& model) {
   return (directory.has_filename() ? directory : directory.parent_path()).filename().string();
 }
 
-}  // namespace
-
+// Refers to the model and to what `context` refers to.
 Recipe MakeToGgufRecipe(const OpenedModel& model, const ToGgufOptions& options,
                         const RecipeContext& context) {
   const auto state = std::make_shared<State>();
@@ -166,6 +165,8 @@ Recipe MakeToGgufRecipe(const OpenedModel& model, const ToGgufOptions& options,
   };
   return recipe;
 }
+
+}  // namespace
 
 ConversionKind ToGgufConversion(const ToGgufOptions& options) {
   ConversionKind conversion;

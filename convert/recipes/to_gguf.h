@@ -22,8 +22,4 @@ struct ToGgufOptions {
 // `dsv3-convert to-gguf`; the output is a file.
 ConversionKind ToGgufConversion(const ToGgufOptions& options);
 
-// Its recipe. Refers to the model and to what `context` refers to.
-Recipe MakeToGgufRecipe(const OpenedModel& model, const ToGgufOptions& options,
-                        const RecipeContext& context);
-
 }  // namespace dsv3::convert

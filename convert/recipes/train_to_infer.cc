@@ -167,8 +167,8 @@ void WarnOfOtherCopies(const OpenedModel& model, const ModelEdit& edit, const Pr
   }
 }
 
-}  // namespace
-
+// The model with all steps that the options ask for: floats to BF16, then the MTP layers, then
+// kv_b_proj. A second checkpoint (kGraft) is appended to the model's catalog.
 ModelEdit EditForInference(const TrainToInferOptions& options, const std::filesystem::path& base,
                            const std::filesystem::path& output, OpenedModel& model) {
   ModelEdit edit = BeginEdit(model);
@@ -191,6 +191,8 @@ ModelEdit EditForInference(const TrainToInferOptions& options, const std::filesy
   FitConfig(model, edit);
   return edit;
 }
+
+}  // namespace
 
 ConversionKind TrainToInferConversion(const TrainToInferOptions& options) {
   ConversionKind conversion;

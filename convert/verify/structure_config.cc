@@ -96,12 +96,17 @@ std::optional<StructureConfig> ConfigOf(const OpenedModel& model, formats::Findi
   return config;
 }
 
+namespace {
+
+// Whether a tensor holds quantised weights by its dtype or name.
 bool LooksQuantized(const CatalogTensor& tensor) {
   const unsigned bits = formats::DtypeBits(tensor.dtype);
   const std::string_view name = tensor.name;
   return (bits <= 8 && tensor.dtype != formats::Dtype::kBool) || name.ends_with("_packed") ||
          name.ends_with(".qweight");
 }
+
+}  // namespace
 
 void CheckLeftoverQuantization(const ModelConfig& config, const Catalog& catalog,
                                formats::Findings& findings) {

@@ -20,9 +20,6 @@ struct StructureConfig {
 // there is none or it has a fault.
 std::optional<StructureConfig> ConfigOf(const OpenedModel& model, formats::Findings& findings);
 
-// Whether a tensor holds quantised weights by its dtype or name.
-bool LooksQuantized(const CatalogTensor& tensor);
-
 // A quantization_config beside weights of which none is quantised ("leftover-quantization-config").
 void CheckLeftoverQuantization(const ModelConfig& config, const Catalog& catalog,
                                formats::Findings& findings);
