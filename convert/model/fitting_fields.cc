@@ -176,6 +176,7 @@ class Trials {
       if (value) ++values[*value];
     }
     std::vector<std::pair<std::size_t, std::uint64_t>> order;
+    order.reserve(values.size());
     for (const auto& [value, count] : values) order.emplace_back(count, value);
     std::sort(order.rbegin(), order.rend());
     order.resize(std::min(order.size(), kTried));
