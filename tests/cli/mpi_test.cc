@@ -150,6 +150,23 @@ TEST_F(MpiTest, ReshardsAndMerges) {
   ExpectSame(merged, In());
 }
 
+TEST_F(MpiTest, PacksWeightDeltas) {
+  const std::string next = *dir_ / "next";
+  const std::string alone = *dir_ / "deltas";
+  ASSERT_EQ(testing::RunTool({"dsv3-convert", "sample", next, "--preset", "tiny", "--seed", "2"})
+                .exit_code,
+            0);
+  const auto pack = [&](const std::string& output) {
+    return std::vector<std::string>{
+        "dsv3-convert",     "pack", "--base", In(),  "--form", "pull-weights", "--idempotent",
+        "--weight-version", "1",    next,     output};
+  };
+  ASSERT_EQ(testing::RunTool(pack(alone)).exit_code, 0);
+  const ToolResult result = Run(3, pack(out_));
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  ExpectSame(out_, alone);
+}
+
 TEST_F(MpiTest, AnErrorOfAllIsToldOnce) {
   const ToolResult result = Run(3, {"dsv3-convert", "fp8-to-bf16", *dir_ / "none", out_});
   EXPECT_EQ(result.exit_code, 3);
