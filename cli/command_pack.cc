@@ -66,7 +66,7 @@ Command PackCommand() {
   command.options.push_back(
       Flag("idempotent", &options->recipe.idempotent,
            "Of pull-weights: write new bytes and their positions in place of XOR, so that deltas "
-           "may be applied twice. Of a tensor some 25 million bytes may change."));
+           "may be applied twice."));
   command.options.push_back(OneOf<bool>(
       "side-files", "MODE",
       {{"model", false, "all but what git and downloads keep"}, {"all", true, "all"}},

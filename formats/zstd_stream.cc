@@ -1,7 +1,9 @@
 #include "formats/zstd_stream.h"
 
+#include <algorithm>
 #include <array>
 #include <new>
+#include <utility>
 
 #include <zstd.h>
 
@@ -56,38 +58,65 @@ ZstdStreamDecoder::ZstdStreamDecoder() : context_(ZSTD_createDCtx()) {
               kWhat);
 }
 
-std::string_view ZstdStreamDecoder::Begin(std::span<const std::byte> frame,
-                                          std::uint64_t content_bytes) {
-  std::uint64_t said = 0;
-  if (!FrameContentBytes(frame, said)) return "it is no zstd frame that says what it holds";
-  if (said != content_bytes) return "it does not say that it holds as many bytes as it must";
-  if (ZSTD_getDictID_fromFrame(frame.data(), frame.size()) != 0) return "it needs a dictionary";
-  CheckedZstd(ZSTD_DCtx_reset(context_.get(), ZSTD_reset_session_only), kWhat);
-  content_bytes_ = content_bytes;
-  position_ = 0;
+void ZstdStreamDecoder::Refill() {
+  if (taken_ < piece_.size() || fetched_ == frame_bytes_) return;
+  piece_.resize(
+      static_cast<std::size_t>(std::min<std::uint64_t>(kPieceBytes, frame_bytes_ - fetched_)));
   taken_ = 0;
+  source_(fetched_, piece_);
+  fetched_ += piece_.size();
+}
+
+std::string_view ZstdStreamDecoder::Begin(Source source, std::uint64_t frame_bytes) {
+  source_ = std::move(source);
+  frame_bytes_ = frame_bytes;
+  fetched_ = 0;
+  piece_.clear();
+  taken_ = 0;
+  position_ = 0;
+  Refill();
+  content_bytes_ = ZSTD_getFrameContentSize(piece_.data(), piece_.size());
+  if (content_bytes_ == ZSTD_CONTENTSIZE_UNKNOWN || content_bytes_ == ZSTD_CONTENTSIZE_ERROR) {
+    content_bytes_ = 0;
+    return "it is no zstd frame that says what it holds";
+  }
+  if (ZSTD_getDictID_fromFrame(piece_.data(), piece_.size()) != 0) return "it needs a dictionary";
+  CheckedZstd(ZSTD_DCtx_reset(context_.get(), ZSTD_reset_session_only), kWhat);
   return "";
 }
 
-std::string_view ZstdStreamDecoder::Read(std::span<const std::byte> frame,
-                                         std::span<std::byte> content) {
-  ZSTD_inBuffer in{frame.data(), frame.size(), taken_};
+std::string_view ZstdStreamDecoder::Read(std::span<std::byte> content) {
   ZSTD_outBuffer out{content.data(), content.size(), 0};
   const bool is_last = position_ + content.size() == content_bytes_;
   std::size_t left = 1;
   while (out.pos < out.size || (is_last && left != 0)) {
-    const std::size_t in_before = in.pos;
+    Refill();
+    ZSTD_inBuffer in{piece_.data(), piece_.size(), taken_};
     const std::size_t out_before = out.pos;
     left = ZSTD_decompressStream(context_.get(), &out, &in);
+    const bool took = in.pos != taken_;
+    taken_ = in.pos;
     if (ZSTD_isError(left) != 0) return ZstdFault(left);
     if (left == 0 && out.pos < out.size) return "it holds fewer bytes than it says";
-    if (left != 0 && in.pos == in_before && out.pos == out_before) {
-      return in.pos == in.size ? "it is cut off" : "it holds more bytes than it says";
+    if (left != 0 && !took && out.pos == out_before) {
+      return taken_ == piece_.size() ? "it is cut off" : "it holds more bytes than it says";
     }
   }
   position_ += out.pos;
-  taken_ = in.pos;
-  if (is_last && in.pos != in.size) return "it ends before the place where it must end";
+  if (is_last && (taken_ != piece_.size() || fetched_ != frame_bytes_)) {
+    return "it ends before the place where it must end";
+  }
+  return "";
+}
+
+std::string_view ZstdStreamDecoder::SkipTo(std::uint64_t position) {
+  std::vector<std::byte> skipped;
+  while (position_ < position) {
+    skipped.resize(
+        static_cast<std::size_t>(std::min<std::uint64_t>(kPieceBytes, position - position_)));
+    const std::string_view fault = Read(skipped);
+    if (!fault.empty()) return fault;
+  }
   return "";
 }
 
@@ -113,11 +142,6 @@ bool ZstdFrameChecker::Add(std::span<const std::byte> frame, const Sink& sink) {
     ended_ = left == 0;
     if (ended_ || (in.pos == in.size && out.pos < out.size)) return in.pos == in.size;
   }
-}
-
-bool FrameContentBytes(std::span<const std::byte> frame, std::uint64_t& content_bytes) {
-  content_bytes = ZSTD_getFrameContentSize(frame.data(), frame.size());
-  return content_bytes != ZSTD_CONTENTSIZE_UNKNOWN && content_bytes != ZSTD_CONTENTSIZE_ERROR;
 }
 
 }  // namespace dsv3::formats

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <vector>
 
 struct ZSTD_CCtx_s;
 struct ZSTD_DCtx_s;
@@ -36,21 +37,29 @@ class ZstdStreamEncoder {
 };
 
 // Reads one frame from its start; it holds its content's size, and may lack a checksum. What the
-// bytes claim is never believed: memory is a window of kMostWindowBytes at most. A fault is
-// returned as what is wrong; empty when all is well. One instance is used by one thread at a time.
+// bytes claim is never believed: memory is a window of kMostWindowBytes at most, and a piece of the
+// frame. A fault is returned as what is wrong; empty when all is well. One instance is used by one
+// thread at a time.
 class ZstdStreamDecoder {
  public:
   static constexpr unsigned kMostWindowLog = 24;
   static constexpr std::size_t kMostWindowBytes = std::size_t{1} << kMostWindowLog;
 
+  // Fills `out` with the frame's bytes from `offset` on; all of them lie in the frame. What it
+  // throws passes through Begin, Read and SkipTo.
+  using Source = std::function<void(std::uint64_t offset, std::span<std::byte> out)>;
+
   ZstdStreamDecoder();
 
-  // Begins with `frame`, which must say that it holds `content_bytes` and need no dictionary.
-  std::string_view Begin(std::span<const std::byte> frame, std::uint64_t content_bytes);
-  // Fills `content` with the bytes that follow. `frame` has the bytes that Begin was given, whole,
-  // wherever they lie now. When the last byte of the content was read, the frame must end there,
-  // with nothing behind it.
-  std::string_view Read(std::span<const std::byte> frame, std::span<std::byte> content);
+  // Begins with a frame of `frame_bytes`, which must say what it holds and need no dictionary.
+  std::string_view Begin(Source source, std::uint64_t frame_bytes);
+  // How many bytes the frame says that it holds.
+  std::uint64_t content_bytes() const { return content_bytes_; }
+  // Fills `content` with the bytes that follow; these are in what the frame says that it holds.
+  // When the last byte of the content was read, the frame must end there, with nothing behind it.
+  std::string_view Read(std::span<std::byte> content);
+  // Passes over the bytes before `position`, which is not before position().
+  std::string_view SkipTo(std::uint64_t position);
   // How many bytes of the content were read.
   std::uint64_t position() const { return position_; }
 
@@ -58,10 +67,18 @@ class ZstdStreamDecoder {
   struct Free {
     void operator()(ZSTD_DCtx_s* context) const;
   };
+
+  // Gets the next piece of the frame where there is one.
+  void Refill();
+
   std::unique_ptr<ZSTD_DCtx_s, Free> context_;
+  Source source_;
+  std::uint64_t frame_bytes_ = 0;
+  std::uint64_t fetched_ = 0;     // bytes of the frame
+  std::vector<std::byte> piece_;  // the last of them
+  std::size_t taken_ = 0;         // bytes of the piece
   std::uint64_t content_bytes_ = 0;
   std::uint64_t position_ = 0;
-  std::size_t taken_ = 0;  // bytes of the frame
 };
 
 // Decodes a frame while it is made, piece by piece, to compare what comes out. One instance is used
@@ -84,8 +101,5 @@ class ZstdFrameChecker {
   std::unique_ptr<ZSTD_DCtx_s, Free> context_;
   bool ended_ = false;
 };
-
-// The size of its content that a frame says; nothing where it says none, or is no frame.
-bool FrameContentBytes(std::span<const std::byte> frame, std::uint64_t& content_bytes);
 
 }  // namespace dsv3::formats

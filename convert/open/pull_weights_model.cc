@@ -41,7 +41,7 @@ namespace fs = std::filesystem;
 struct Deltas {
   PullIndex index;
   Catalog stored;
-  std::map<std::string, std::uint32_t> streams;  // tensor → position in `stored`
+  std::map<std::string, DeltaFrame> frames;
   std::map<std::string, std::string> checksums;  // tensor → of the new bytes
 };
 
@@ -55,7 +55,7 @@ class Reader {
     // Engines read every file, whatever the index lists.
     for (const std::string& name : formats::ListSafetensors(directory_)) ReadFile(name);
     for (const auto& [tensor, file] : deltas_.index.weight_map) {
-      if (deltas_.streams.contains(tensor)) continue;
+      if (deltas_.frames.contains(tensor)) continue;
       Fail(file, tensor,
            fmt::format("the index lists tensor {} there, which is missing; get the "
                        "version again",
@@ -76,6 +76,7 @@ class Reader {
     file.mtime_ns = input.mtime_ns();
     file.header_digest = header.digest;
     file.shares_names = true;
+    const auto shared = std::make_shared<const SourceFile>(file);
     const auto position = static_cast<std::uint32_t>(files_.size());
     for (const formats::SafetensorsTensor& tensor : header.tensors) {
       const auto listed = deltas_.index.weight_map.find(tensor.name);
@@ -95,13 +96,13 @@ class Reader {
                          "metadata has; get the version again",
                          QuoteForMessage(tensor.name)));
       }
-      deltas_.streams.emplace(tensor.name, static_cast<std::uint32_t>(tensors_.size()));
+      const Extent extent{position, header.data_offset + tensor.begin, tensor.end - tensor.begin};
+      deltas_.frames.emplace(
+          tensor.name, DeltaFrame{shared, tensor.name, static_cast<std::uint32_t>(tensors_.size()),
+                                  extent.offset, extent.length});
       deltas_.checksums.emplace(tensor.name, checksum->second);
       tensors_.push_back(
-          {fmt::format("{}/{}", name, tensor.name),
-           tensor.dtype,
-           tensor.shape,
-           {position, header.data_offset + tensor.begin, tensor.end - tensor.begin}});
+          {fmt::format("{}/{}", name, tensor.name), tensor.dtype, tensor.shape, extent});
     }
     files_.push_back(std::move(file));
   }
@@ -167,17 +168,16 @@ OpenedModel OpenPullWeights(const fs::path& input, const OpenOptions& options) {
     const CatalogTensor& tensor = model.catalog.tensors()[i];
     const std::string name(model.catalog.NameInFile(i));
     ExpressionPtr value = base.Find(tensor.name, tensor.dtype, tensor.shape);
-    const auto stream = deltas.streams.find(name);
-    if (stream != deltas.streams.end()) {
-      value =
-          ApplyDelta(assembled->stored, stream->second, deltas.index.encoding, std::move(value));
+    const auto frame = deltas.frames.find(name);
+    if (frame != deltas.frames.end()) {
+      value = ApplyDelta(std::move(frame->second), deltas.index.encoding, std::move(value));
       assembled->checksums.of.emplace(i, deltas.checksums.at(name));
-      deltas.streams.erase(stream);
+      deltas.frames.erase(frame);
     }
     assembled->origins.push_back(std::move(value));
   }
-  if (!deltas.streams.empty()) {
-    const std::string& tensor = deltas.streams.begin()->first;
+  if (!deltas.frames.empty()) {
+    const std::string& tensor = deltas.frames.begin()->first;
     Fail(deltas.index.weight_map.at(tensor), tensor,
          fmt::format("tensor {} changed, but the base has none of this name; give the version "
                      "before as base",

@@ -63,10 +63,11 @@ std::vector<ExpressionPtr> RequireSameTensors(const Catalog& catalog, const Base
     if (!names.insert(old.tensors()[before].name).second) {
       Refuse(file, name, "is in another file, too");
     }
-    if (encoding == PullEncoding::kOverwrite && tensor.extent.length > kMostOverwrittenBytes) {
+    // All of them may change, and so many must fit the count, too.
+    if (encoding == PullEncoding::kOverwrite && tensor.extent.length >= kMostOverwrittenBytes) {
       Refuse(file, name,
-             fmt::format("has more than {} bytes, which are too many for positions of "
-                         "32 bits: leave out --idempotent",
+             fmt::format("has {} bytes or more, which are too many for positions of 32 bits: leave "
+                         "out --idempotent",
                          kMostOverwrittenBytes));
     }
     bases.push_back(base.Find(name, tensor.dtype, tensor.shape));

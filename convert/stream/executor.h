@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <span>
 
@@ -42,6 +43,8 @@ struct ExecutorOptions {
   // Output files that advance together, or of ExecuteSharedReads, whose descriptors stay open; 0:
   // chosen.
   std::size_t max_open_files = 0;
+  // Where weight deltas keep what they cannot hold in memory; it exists.
+  std::filesystem::path scratch_directory = ".";
   bool sha256 = true;
   bool tensor_sha256 = false;
   SourceChecks* checks = nullptr;  // of plans with source_digests; the caller runs CheckApart

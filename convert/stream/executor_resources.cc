@@ -5,6 +5,7 @@
 #include <tbb/info.h>
 
 #include "convert/packing/packed_file.h"
+#include "convert/stream/changed_bytes.h"
 #include "convert/stream/chunk.h"
 #include "convert/stream/executor.h"
 #include "convert/stream/late_head_file.h"
@@ -63,9 +64,11 @@ std::uint64_t BasePerByte(const Plan& plan, std::span<const std::size_t> files) 
 ExecutorResources PlanPackingResources(const ExecutorOptions& options, const Plan& plan,
                                        std::span<const std::size_t> files,
                                        ExecutorResources resources) {
+  const std::size_t file_bytes =
+      LateHeadFile::kBufferBytes +
+      (plan.pull == PullEncoding::kOverwrite ? ChangedBytes::kMemoryBytes : 0);
   const auto fixed_bytes = [&] {
-    return resources.threads * kPackingThreadBytes +
-           resources.open_files * LateHeadFile::kBufferBytes;
+    return resources.threads * kPackingThreadBytes + resources.open_files * file_bytes;
   };
   // With little memory fewer threads pack, and fewer files advance together.
   constexpr std::uint64_t kChunkOfThread = 4 * kPackedChunkBytes;
@@ -76,8 +79,6 @@ ExecutorResources PlanPackingResources(const ExecutorOptions& options, const Pla
   while (resources.open_files > resources.threads && fixed_bytes() > options.memory_bytes / 2) {
     --resources.open_files;
   }
-  // Each holds what changed of a tensor.
-  if (plan.pull == PullEncoding::kOverwrite) resources.open_files = 1;
   const std::uint64_t fixed = fixed_bytes();
   const std::uint64_t memory = options.memory_bytes - std::min(options.memory_bytes, fixed);
   const std::uint64_t base = BasePerByte(plan, files);

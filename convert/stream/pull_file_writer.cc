@@ -23,19 +23,17 @@ std::uint64_t StreamBound(std::uint64_t bytes, PullEncoding encoding) {
   return formats::ZstdFrameBound(static_cast<std::size_t>(content)) + 1024;
 }
 
-std::span<const std::byte> BytesOf(const std::vector<std::uint32_t>& numbers) {
-  return std::as_bytes(std::span(numbers));
-}
-
 }  // namespace
 
 PullFileWriter::PullFileWriter(const PlannedFile& file, PullEncoding encoding,
-                               formats::OutputFile& output, bool sha256)
+                               formats::OutputFile& output, const std::filesystem::path& scratch,
+                               bool sha256)
     : file_(file),
       encoding_(encoding),
       head_bytes_(HeadBytes()),
       out_(file.name, output, head_bytes_, sha256),
-      stream_begin_(out_.end()) {}
+      stream_begin_(out_.end()),
+      overwritten_(scratch) {}
 
 std::string PullFileWriter::HeaderText(const std::vector<Changed>& changed) const {
   std::vector<formats::SafetensorsTensor> tensors;
@@ -89,30 +87,20 @@ void PullFileWriter::AddXor(const ChunkPart& part) {
 void PullFileWriter::AddOverwrite(const ChunkPart& part) {
   for (std::size_t i = 0; i < part.output.size(); ++i) {
     if (part.output[i] == part.base[i]) continue;
-    positions_.push_back(static_cast<std::uint32_t>(part.range.begin + i));
-    values_.push_back(part.output[i]);
+    overwritten_.Add(static_cast<std::uint32_t>(part.range.begin + i), part.output[i]);
   }
-  if (positions_.size() <= kMostChanged) return;
-  const std::string& tensor = file_.tensors[tensor_].entry.name;
-  throw Error(ErrorCode::kBadInput,
-              fmt::format("{}: more than {} bytes of tensor {} changed, which is more than an "
-                          "overwrite is made of; leave out --idempotent",
-                          formats::ShownPath(file_.name), kMostChanged, QuoteForMessage(tensor)),
-              {file_.name, tensor});
 }
 
 void PullFileWriter::EndOverwrite() {
-  const std::vector<std::uint32_t> count = {static_cast<std::uint32_t>(positions_.size())};
-  BeginFrame(sizeof(std::uint32_t) * (1 + positions_.size()) + values_.size());
-  AddContent(BytesOf(count));
-  AddContent(BytesOf(positions_));
-  AddContent(values_);
-  positions_.clear();
-  values_.clear();
+  const auto count = static_cast<std::uint32_t>(overwritten_.count());
+  BeginFrame(sizeof count + (sizeof(std::uint32_t) + 1) * overwritten_.count());
+  AddContent(std::as_bytes(std::span(&count, 1)));
+  overwritten_.ForEach([this](std::span<const std::byte> content) { AddContent(content); });
+  overwritten_.Clear();
 }
 
 void PullFileWriter::EndTensor() {
-  if (!positions_.empty()) EndOverwrite();
+  if (overwritten_.count() != 0) EndOverwrite();
   if (is_changed_) {
     EndFrame();
     changed_.push_back({tensor_, out_.end() - stream_begin_, new_.Hex()});

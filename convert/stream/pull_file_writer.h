@@ -2,12 +2,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "convert/packing/pull_weights.h"
 #include "convert/plan/planned_file.h"
+#include "convert/stream/changed_bytes.h"
 #include "convert/stream/chunk.h"
 #include "convert/stream/late_head_file.h"
 #include "convert/stream/packed_file_writer.h"
@@ -24,15 +26,12 @@ namespace dsv3::convert {
 // decompressed and compared before the file is complete.
 class PullFileWriter final : public PackedFileWriter {
  public:
-  // Positions and new bytes of a tensor are held until its end for an overwrite: so many at most.
-  static constexpr std::size_t kMostChanged = std::size_t{24} << 20;
-
-  // `output` takes the bytes and must outlive the writer.
+  // `output` takes the bytes and must outlive the writer. What an overwrite cannot hold in memory
+  // until the end of a tensor goes to the disk of `scratch`, a directory.
   PullFileWriter(const PlannedFile& file, PullEncoding encoding, formats::OutputFile& output,
-                 bool sha256);
+                 const std::filesystem::path& scratch, bool sha256);
 
-  // Throws Error (kBadInput), naming the tensor, where more of its bytes changed than an overwrite
-  // may hold; kVerification where what was compressed does not give its bytes again.
+  // Throws Error: kVerification where what was compressed does not give its bytes again; kIo.
   void Append(const Chunk& chunk) override;
   void Finish() override;
   std::uint64_t bytes() const override { return out_.end(); }
@@ -75,8 +74,7 @@ class PullFileWriter final : public PackedFileWriter {
   bool is_changed_ = false;  // its frame was begun
   std::uint64_t stream_begin_ = 0;
   std::vector<std::byte> differences_;
-  std::vector<std::uint32_t> positions_;
-  std::vector<std::byte> values_;
+  ChangedBytes overwritten_;
 
   formats::ZstdStreamEncoder encoder_;
   // What is in the frame, and what comes out of it.

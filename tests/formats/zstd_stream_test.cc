@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -39,16 +40,21 @@ std::string Encoded(const std::string& content, std::size_t piece) {
   return frame;
 }
 
-// Reads in pieces, each from another copy of the frame; what is wrong, or the content.
-std::string Decoded(const std::string& frame, std::size_t bytes, std::size_t piece,
-                    std::string& content) {
+ZstdStreamDecoder::Source SourceOf(const std::string& frame) {
+  return [&frame](std::uint64_t offset, std::span<std::byte> out) {
+    ASSERT_LE(offset + out.size(), frame.size());
+    std::memcpy(out.data(), frame.data() + offset, out.size());
+  };
+}
+
+// Reads in pieces; what is wrong, or the content.
+std::string Decoded(const std::string& frame, std::size_t piece, std::string& content) {
   ZstdStreamDecoder decoder;
-  std::string_view fault = decoder.Begin(testing::AsBytes(frame), bytes);
+  std::string_view fault = decoder.Begin(SourceOf(frame), frame.size());
   content.clear();
-  while (fault.empty() && content.size() < bytes) {
-    std::string next(std::min(piece, bytes - content.size()), '\0');
-    const std::string copy = frame;
-    fault = decoder.Read(testing::AsBytes(copy), std::as_writable_bytes(std::span(next)));
+  while (fault.empty() && content.size() < decoder.content_bytes()) {
+    std::string next(std::min<std::size_t>(piece, decoder.content_bytes() - content.size()), '\0');
+    fault = decoder.Read(std::as_writable_bytes(std::span(next)));
     content += next;
   }
   return std::string(fault);
@@ -64,7 +70,7 @@ TEST(ZstdStreamTest, GivesTheContentBackWhateverThePieces) {
   EXPECT_EQ(whole, content);
   std::string read;
   for (const std::size_t piece : {std::size_t{4096}, std::size_t{99'999}, content.size()}) {
-    EXPECT_EQ(Decoded(frame, content.size(), piece, read), "");
+    EXPECT_EQ(Decoded(frame, piece, read), "");
     EXPECT_EQ(read, content);
   }
 }
@@ -73,17 +79,30 @@ TEST(ZstdStreamTest, RefusesFramesThatAreNotOne) {
   const std::string content = Content();
   const std::string frame = Encoded(content, content.size());
   std::string read;
-  const auto fault = [&](const std::string& text, std::size_t bytes) {
-    return Decoded(text, bytes, 50'000, read);
-  };
-  EXPECT_THAT(fault(frame, content.size() + 1), HasSubstr("as many bytes as it must"));
-  EXPECT_THAT(fault(frame + "x", content.size()), HasSubstr("ends before the place"));
-  EXPECT_THAT(fault(frame.substr(0, frame.size() - 1), content.size()), HasSubstr("cut off"));
-  EXPECT_THAT(fault("no frame", 3), HasSubstr("no zstd frame"));
-  EXPECT_THAT(fault("", 0), HasSubstr("no zstd frame"));
+  const auto fault = [&](const std::string& text) { return Decoded(text, 50'000, read); };
+  EXPECT_THAT(fault(frame + "x"), HasSubstr("ends before the place"));
+  EXPECT_THAT(fault(frame + std::string(500'000, 'x')), HasSubstr("ends before the place"));
+  EXPECT_THAT(fault(frame.substr(0, frame.size() - 1)), HasSubstr("cut off"));
+  EXPECT_THAT(fault("no frame"), HasSubstr("no zstd frame"));
+  EXPECT_THAT(fault(""), HasSubstr("no zstd frame"));
   std::string damaged = frame;
   damaged[frame.size() - 2] ^= 1;
-  EXPECT_THAT(fault(damaged, content.size()), HasSubstr("its checksum is not"));
+  EXPECT_THAT(fault(damaged), HasSubstr("its checksum is not"));
+}
+
+TEST(ZstdStreamTest, PassesOverBytesAndBeginsAnew) {
+  const std::string content = Content();
+  const std::string frame = Encoded(content, content.size());
+  ZstdStreamDecoder decoder;
+  for (const std::size_t place : {std::size_t{0}, std::size_t{290'001}, content.size() - 5}) {
+    ASSERT_EQ(decoder.Begin(SourceOf(frame), frame.size()), "");
+    EXPECT_EQ(decoder.content_bytes(), content.size());
+    ASSERT_EQ(decoder.SkipTo(place), "");
+    EXPECT_EQ(decoder.position(), place);
+    std::string read(5, '\0');
+    ASSERT_EQ(decoder.Read(std::as_writable_bytes(std::span(read))), "");
+    EXPECT_EQ(read, content.substr(place, 5));
+  }
 }
 
 TEST(ZstdStreamTest, IsCheckedWhileItIsMade) {

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,8 @@
 #include "convert/recipes/unpack.h"
 #include "convert/verify/compare.h"
 #include "convert/verify/numeric.h"
+#include "formats/safetensors.h"
+#include "formats/zstd_stream.h"
 #include "tests/convert/recipes/pack_test.h"
 #include "tests/convert/support/digest_oracle.h"
 
@@ -182,7 +185,63 @@ TEST_P(PullWeightsTest, DamageIsNamedOrWithoutEffect) {
   }
 }
 
+TEST_P(PullWeightsTest, EveryByteOfALongTensorMayChange) {
+  TinyCheckpoint changed = Model();
+  for (char& byte : changed.Find("w").bytes) byte = static_cast<char>(byte ^ 3);
+  fs::remove_all(in());
+  changed.Write(in());
+  PackDeltas(GetParam()).Run();
+  Conversion unpack = UnpackOn(base_);
+  unpack.request.run.threads = 3;
+  unpack.Run();
+  auto made = ReadTree(out());
+  made.erase(testing::kManifestFile);
+  EXPECT_TRUE(made == ReadTree(in()));
+}
+
 INSTANTIATE_TEST_SUITE_P(Encodings, PullWeightsTest, ::testing::Bool());
+
+std::string ZstdFrame(const std::string& content) {
+  std::string frame;
+  formats::ZstdStreamEncoder encoder;
+  const auto take = [&](std::span<const std::byte> piece) {
+    frame.append(reinterpret_cast<const char*>(piece.data()), piece.size());
+  };
+  encoder.Begin(content.size());
+  encoder.Add(testing::AsBytes(content), take);
+  encoder.End(take);
+  return frame;
+}
+
+TEST_F(PullWeightsTest, PositionsMayHaveAnyOrder) {
+  PackDeltas(true).Run();
+  // Of "w", in pieces of a MiB: backwards, and a first value for one that another one replaces.
+  const std::string old = Model().Find("w").bytes;
+  TinyCheckpoint next = Model();
+  Change(next);
+  const std::string& value = next.Find("w").bytes;
+  std::vector<std::uint32_t> positions = {5};
+  std::string values = "?";
+  for (std::size_t i = value.size(); i-- > 0;) {
+    if (value[i] == old[i] && i != 5) continue;
+    positions.push_back(static_cast<std::uint32_t>(i));
+    values += value[i];
+  }
+  const auto count = static_cast<std::uint32_t>(positions.size());
+  std::string content(reinterpret_cast<const char*>(&count), sizeof count);
+  content.append(reinterpret_cast<const char*>(positions.data()), 4 * positions.size());
+  const std::string frame = ZstdFrame(content + values);
+  WriteFile(packed() / kFirstDeltas,
+            formats::SerializeSafetensorsHeader({{.name = "w",
+                                                  .dtype = Dtype::kU8,
+                                                  .shape = {frame.size()},
+                                                  .begin = 0,
+                                                  .end = frame.size()}},
+                                                {{"w", testing::Xxh3Of(value)}}) +
+                frame);
+  UnpackOn(base_).Run();
+  EXPECT_TRUE(ReadFile(out() / kFirst) == ReadFile(in() / kFirst));
+}
 
 TEST_F(PullWeightsTest, TensorsThatCameWentOrChangedTheirShapeAreRefused) {
   const auto refused = [&](const std::function<void(TinyCheckpoint&)>& edit) {
