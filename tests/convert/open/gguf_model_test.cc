@@ -246,7 +246,7 @@ TEST_F(GgufModelTest, IsOpenedOnlyWhereACommandTakesIt) {
   const Error error = testing::ErrorOf([&] { OpenModel(dir_ / "m.gguf"); });
   EXPECT_EQ(error.code(), ErrorCode::kBadInput);
   EXPECT_THAT(error.message(), HasSubstr("it is a GGUF file"));
-  EXPECT_THAT(error.message(), HasSubstr("dsv3-verify compare"));
+  EXPECT_THAT(error.message(), HasSubstr("compare, checksum check and all of dsv3-verify"));
 }
 
 TEST_F(GgufModelTest, NeedsNoConfigAndNoStack) {
