@@ -115,7 +115,7 @@ class RecutScalesExpression final : public OriginExpression {
 
 }  // namespace
 
-ExpressionPtr RecutScales(ExpressionPtr scales, std::uint64_t rows, std::uint64_t cols,
+ExpressionPtr RecutScales(const ExpressionPtr& scales, std::uint64_t rows, std::uint64_t cols,
                           quant::BlockShape from, quant::BlockShape to) {
   if (!Divides(from.rows, to.rows) || !Divides(from.cols, to.cols)) {
     throw Error(ErrorCode::kInternal,
@@ -131,7 +131,7 @@ ExpressionPtr RecutScales(ExpressionPtr scales, std::uint64_t rows, std::uint64_
                 fmt::format("scales of shape {} reached the plan for a {} x {} weight",
                             formats::ShapeToString(scales->shape()), rows, cols));
   }
-  return std::make_shared<RecutScalesExpression>(std::move(scales), row_grid, col_grid);
+  return std::make_shared<RecutScalesExpression>(scales, row_grid, col_grid);
 }
 
 }  // namespace dsv3::convert

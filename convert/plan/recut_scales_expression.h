@@ -10,7 +10,7 @@ namespace dsv3::convert {
 // Exact where one block size is a multiple of the other, in each dimension (Error kInternal
 // otherwise): finer blocks repeat a scale, coarser ones take the first of equal ones. Rule
 // "recut-scales".
-ExpressionPtr RecutScales(ExpressionPtr scales, std::uint64_t rows, std::uint64_t cols,
+ExpressionPtr RecutScales(const ExpressionPtr& scales, std::uint64_t rows, std::uint64_t cols,
                           quant::BlockShape from, quant::BlockShape to);
 
 }  // namespace dsv3::convert

@@ -68,12 +68,12 @@ class TransposeExpression final : public OriginExpression {
 
 }  // namespace
 
-ExpressionPtr TransposeMatrices(ExpressionPtr origin) {
+ExpressionPtr TransposeMatrices(const ExpressionPtr& origin) {
   if (origin->shape().size() != 3 || formats::DtypeBits(origin->dtype()) % 8 != 0 ||
       origin->num_bytes() == 0) {
     throw Error(ErrorCode::kInternal, "a value that is not of matrices is to be transposed");
   }
-  return std::make_shared<TransposeExpression>(std::move(origin));
+  return std::make_shared<TransposeExpression>(origin);
 }
 
 }  // namespace dsv3::convert
