@@ -126,7 +126,7 @@ void CompareFiles(const ChecksumBasis& basis, const fs::path& directory,
 
 CheckChecksumsReport CheckGguf(const CheckChecksumsRequest& request, ProgressSink& progress,
                                const StopToken& stop) {
-  RequireBaseRead(request.base, /*read=*/false);
+  RequireBaseRead(request.base, /*is_read=*/false);
   GgufChecksums found = FindGgufChecksums(request.directory, request.manifest);
   if (!found.basis) {
     throw Error(ErrorCode::kBadInput,
