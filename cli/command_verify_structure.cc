@@ -175,8 +175,7 @@ Command StructureCommand() {
       "that layout.json lists, and the slices give each tensor of the model once.",
       "A training checkpoint holds every tensor that the config predicts, whole and once; the "
       "first fault is the only one that is listed. DIR may be a GGUF file, or any split of "
-      "several: "
-      "it holds the tensors that its keys predict, with their shapes."};
+      "several: it holds the tensors that its keys predict, with their shapes."};
   command.arguments = {{"DIR", kModelDescription, &options->input}};
   command.options = {ConfigOption(&options->model.config), FromOption(&options->model.from),
                      BaseOption(&options->model.base, "DIR"), StrictOption(&options->verify)};

@@ -3,24 +3,15 @@
 #include <algorithm>
 #include <utility>
 
-#include <fmt/format.h>
-
-#include "formats/error.h"
 #include "formats/io/input_file.h"
-#include "formats/message_text.h"
+#include "formats/io/unchanged_file.h"
 
 namespace dsv3::convert {
 namespace {
 
 std::shared_ptr<const PackedChunks> Read(const PackedFileSource& source, std::size_t tensor) {
   const formats::InputFile input(source.path, source.name);
-  if (input.bytes() != source.bytes || input.mtime_ns() != source.mtime_ns) {
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: the file changed while it was being read; wait until nothing "
-                            "writes to it, then run the same command again",
-                            formats::ShownPath(source.name)),
-                {source.name, ""});
-  }
+  formats::RequireUnchanged(input, source.bytes, source.mtime_ns, "");
   return std::make_shared<const PackedChunks>(source.file.ReadChunks(input, tensor));
 }
 

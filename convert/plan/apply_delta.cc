@@ -14,6 +14,7 @@
 
 #include "formats/error.h"
 #include "formats/io/input_file.h"
+#include "formats/io/unchanged_file.h"
 #include "formats/message_text.h"
 #include "formats/zstd_stream.h"
 
@@ -38,13 +39,7 @@ std::shared_ptr<const formats::InputFile> OpenFile(const DeltaFrame& frame) {
   if (open.file != frame.file) {
     auto input =
         std::make_shared<const formats::InputFile>(file.path, file.name, formats::DirectIo::kNever);
-    if (input->bytes() != file.bytes || input->mtime_ns() != file.mtime_ns) {
-      throw Error(ErrorCode::kBadInput,
-                  fmt::format("{}: the file changed while it was being read; wait until nothing "
-                              "writes to it, then run the same command again",
-                              formats::ShownPath(file.name)),
-                  {file.name, frame.tensor});
-    }
+    formats::RequireUnchanged(*input, file.bytes, file.mtime_ns, frame.tensor);
     open = {frame.file, std::move(input)};
   }
   return open.input;

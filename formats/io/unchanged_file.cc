@@ -1,0 +1,20 @@
+#include "formats/io/unchanged_file.h"
+
+#include <fmt/format.h>
+
+#include "formats/error.h"
+#include "formats/message_text.h"
+
+namespace dsv3::formats {
+
+void RequireUnchanged(const InputFile& file, std::uint64_t bytes, std::int64_t mtime_ns,
+                      const std::string& tensor) {
+  if (file.bytes() == bytes && file.mtime_ns() == mtime_ns) return;
+  throw Error(ErrorCode::kBadInput,
+              fmt::format("{}: the file changed while it was being read; wait until nothing writes "
+                          "to it, then run the same command again",
+                          ShownPath(file.name())),
+              {file.name(), tensor});
+}
+
+}  // namespace dsv3::formats
