@@ -197,7 +197,7 @@ class Builder {
       of_keys = AsF32(std::move(of_keys), keys);
       of_values = AsF32(std::move(of_values), values);
     }
-    of_keys = TransposeMatrices(std::move(of_keys));
+    of_keys = TransposeMatrices(of_keys);
     std::vector<SlicePart> parts;
     parts.reserve(2 * k[0]);
     for (std::uint64_t head = 0; head < k[0]; ++head) {

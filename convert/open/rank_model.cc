@@ -268,7 +268,7 @@ class Builder {
     if (!formats::NumBytes(tensor.dtype, shape))
       FailLayout(tensor.name, "has too many recut scales");
     ExpressionPtr scales = Whole(tensor.name, tensor.dtype, shape, std::move(tiles));
-    return RecutScales(std::move(scales), pair.rows, pair.cols, fine, pair.block);
+    return RecutScales(scales, pair.rows, pair.cols, fine, pair.block);
   }
 
   // The original's files with the tensors that are held, and an index over them if it had one.
