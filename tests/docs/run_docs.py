@@ -4,7 +4,8 @@
 Usage: run_docs.py --bin DIR PAGE...
 
 Of each page, all ```console blocks are run in their order by one bash in one empty directory, with
-DIR first in PATH. A line that begins with "$ " is a command; the lines below it are its standard
+DIR first in PATH. Then all pages are run so in one directory, for readers go on from one to the
+next: no page may need, or stumble over, what another one left. A line that begins with "$ " is a command; the lines below it are its standard
 output and standard error. A line that is only "..." as one character, with spaces before it or
 not, stands for any number of lines, also none. Figures of time, rate, free disk space and memory
 may differ, and so may spaces that align columns. Lines of progress depend on time: they are not
@@ -16,6 +17,7 @@ compared, and pages may leave them out.
 """
 
 import argparse
+import contextlib
 import difflib
 import os
 import pathlib
@@ -117,30 +119,42 @@ class Shell:
         self.process.wait()
 
 
-def check_page(page, bin_directory):
+def check_page(page, bin_directory, directory):
     """Returns how many commands were run and how many printed something else."""
     run = wrong = 0
-    with tempfile.TemporaryDirectory(prefix="dsv3-docs-") as directory:
-        shell = Shell(directory, bin_directory)
-        for start, words, lines in blocks_of(page):
-            unknown = set(words) - {"no-run", "setup"}
-            if unknown:
-                raise SystemExit(f"{page}:{start}: unknown words {sorted(unknown)} after ```console")
-            if "no-run" in words:
+    shell = Shell(directory, bin_directory)
+    for start, words, lines in blocks_of(page):
+        unknown = set(words) - {"no-run", "setup"}
+        if unknown:
+            raise SystemExit(f"{page}:{start}: unknown words {sorted(unknown)} after ```console")
+        if "no-run" in words:
+            continue
+        for number, command, expected in steps_of(start, lines):
+            actual = normal(shell.run(command))
+            run += 1
+            wanted = normal("\n".join(expected))
+            if "setup" in words or matches(wanted, actual):
                 continue
-            for number, command, expected in steps_of(start, lines):
-                actual = normal(shell.run(command))
-                run += 1
-                wanted = normal("\n".join(expected))
-                if "setup" in words or matches(wanted, actual):
-                    continue
-                wrong += 1
-                print(f"{page}:{number}: $ {command}")
-                print("\n".join(difflib.unified_diff(
-                    wanted, actual, "the document", "the program", lineterm="", n=2)))
-                print()
-        shell.end()
+            wrong += 1
+            print(f"{page}:{number}: $ {command}")
+            print("\n".join(difflib.unified_diff(
+                wanted, actual, "the document", "the program", lineterm="", n=2)))
+            print()
+    shell.end()
     return run, wrong
+
+
+def check_pages(pages, bin_directory, where):
+    """Runs the pages one after the other, each in the directory that `where` makes for it, with a
+    context of its own. Returns whether all commands printed what the pages show."""
+    good = True
+    for page in pages:
+        with where() as directory:
+            run, wrong = check_page(page, bin_directory, directory)
+        print(f"{page}: {run} commands, {wrong} with other output")
+        # A page without commands was not checked.
+        good &= wrong == 0 and run > 0
+    return good
 
 
 def main():
@@ -148,13 +162,14 @@ def main():
     parser.add_argument("--bin", required=True, type=pathlib.Path, help="directory of the tools")
     parser.add_argument("pages", nargs="+", type=pathlib.Path)
     arguments = parser.parse_args()
-    failed = False
-    for page in arguments.pages:
-        run, wrong = check_page(page, arguments.bin.resolve())
-        print(f"{page}: {run} commands, {wrong} with other output")
-        # A page without commands was not checked.
-        failed |= wrong > 0 or run == 0
-    sys.exit(1 if failed else 0)
+    bin_directory = arguments.bin.resolve()
+    good = check_pages(arguments.pages, bin_directory,
+                       lambda: tempfile.TemporaryDirectory(prefix="dsv3-docs-"))
+    print("All in one directory, whose name has a space:")
+    with tempfile.TemporaryDirectory(prefix="dsv3 docs-") as directory:
+        good &= check_pages(arguments.pages, bin_directory,
+                            lambda: contextlib.nullcontext(directory))
+    sys.exit(0 if good else 1)
 
 
 if __name__ == "__main__":
