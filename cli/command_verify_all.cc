@@ -96,7 +96,7 @@ class AllChecks {
   using CheckFunction = std::function<VerifyReport()>;
 
   void Check(const std::string& command, const CheckFunction& check) {
-    CheckRun run = RunTimed(command, verify_, check);
+    CheckRun run = RunTimed(command, verify_, context_, check);
     const bool stopped = run.record.error && run.record.error->code() == ErrorCode::kInterrupted;
     const std::exception_ptr thrown = run.thrown;
     runs_.push_back(std::move(run));

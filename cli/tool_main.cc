@@ -4,9 +4,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
-#include <exception>
 #include <iterator>
-#include <new>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,6 +15,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include "cli/caught_error.h"
 #include "cli/completion.h"
 #include "cli/error_json.h"
 #include "cli/help.h"
@@ -94,21 +93,8 @@ class Call {
       return Work();
     } catch (const UsageError& error) {
       return Fail(error, error.hint());
-    } catch (const Error& error) {
-      return Fail(error, "");
-    } catch (const std::bad_alloc&) {
-      return Fail(Error(ErrorCode::kIo,
-                        "out of memory; end other programs, or give a smaller --memory or fewer "
-                        "--threads, and run the same command again"),
-                  "");
-    } catch (const std::exception& error) {
-      return Fail(Error(ErrorCode::kInternal, std::string("this is a bug of ") + tool_.name + ": " +
-                                                  error.what() +
-                                                  "; please report it in the project's issue "
-                                                  "tracker with the command that you ran, or as "
-                                                  "SECURITY.md says where a file from others "
-                                                  "causes it. Files in place are complete"),
-                  "");
+    } catch (...) {
+      return Fail(CaughtError(tool_.name), "");
     }
   }
 
@@ -245,6 +231,7 @@ void KeepLargeBlocksOutOfTheHeap() {
 }  // namespace
 
 int ToolMain(const std::function<Tool()>& make_tool, int argc, char** argv, JoinProcesses join) {
+  ReportBugsThatTerminate();
   KeepLargeBlocksOutOfTheHeap();
   ReserveStandardDescriptors();
   // A reader of stderr that goes away must not end a job of hours; see WriteStdout for stdout.

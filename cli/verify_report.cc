@@ -9,6 +9,7 @@
 #include <tbb/info.h>
 #include <unistd.h>
 
+#include "cli/caught_error.h"
 #include "cli/console.h"
 #include "cli/json_members.h"
 #include "cli/junit.h"
@@ -99,7 +100,7 @@ void CheckFindingFiles(const VerifyOptions& options) {
 }
 
 CheckRun RunTimed(const std::string& command, const VerifyOptions& options,
-                  const std::function<VerifyReport()>& check) {
+                  const CommandContext& context, const std::function<VerifyReport()>& check) {
   CheckRun run;
   CheckRecord& record = run.record;
   record.command = command;
@@ -110,9 +111,9 @@ CheckRun RunTimed(const std::string& command, const VerifyOptions& options,
     run.report = check();
     record.verification = run.report->verification;
     record.passes = run.report->passes;
-  } catch (const Error& error) {
+  } catch (...) {
     run.thrown = std::current_exception();
-    record.error = error;
+    record.error = CaughtError(context.tool.name);
     record.passes = false;
   }
   record.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -136,7 +137,7 @@ void WriteFindingFiles(const std::string& input, const std::filesystem::path& di
 std::string RunCheck(const std::string& input, const VerifyOptions& options,
                      CommandContext& context, const std::function<VerifyReport()>& check) {
   CheckFindingFiles(options);
-  CheckRun run = RunTimed(context.command.name, options, check);
+  CheckRun run = RunTimed(context.command.name, options, context, check);
   if (!run.report) {
     try {
       WriteFindingFiles(input, "", {std::move(run.record)}, options, context);

@@ -63,9 +63,9 @@ struct CheckRun {
   std::exception_ptr thrown;           // the exception that it threw; record.error has its text
 };
 
-// Runs a check and takes its time. Errors are stored in the CheckRun, not thrown.
+// Runs a check and takes its time. Exceptions are stored in the CheckRun, not thrown.
 CheckRun RunTimed(const std::string& command, const VerifyOptions& options,
-                  const std::function<VerifyReport()>& check);
+                  const CommandContext& context, const std::function<VerifyReport()>& check);
 
 // Throws Error where a file of findings could not be written, so that this shows before hours of
 // work (see CheckOutputFile).
