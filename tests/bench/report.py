@@ -20,7 +20,8 @@ def race_rows(race, rss_limit=300):
                f"{run['limit_seconds']:.3g} s", f"{run['ratio_to_limit']:.2f}", "≥ 0.9")
     yield (f"… a plain copy: {race['bytes_read'] / 1e9:.2f} GB in, "
            f"{race['bytes_written'] / 1e9:.2f} GB out", spread(floor["seconds"]),
-           f"{floor['threads']} requests of {floor['request_bytes'] >> 20} MiB", "", "")
+           f"{floor['threads']} request{'s' if floor['threads'] > 1 else ''} of "
+           f"{floor['request_bytes'] >> 20} MiB", "", "")
     peak = max(race[c]["peak_rss_mib"] for c in ("none", "sha256"))
     yield ("… peak RSS", f"{peak:.0f} MiB", "", "", f"≤ {rss_limit} MiB")
 
