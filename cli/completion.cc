@@ -259,8 +259,6 @@ void AppendFishSecondWords(std::string& out, const Tool& tool, const std::string
   }
 }
 
-}  // namespace
-
 std::string BashCompletion(const Tool& tool) {
   const bool named = HasNamedCommands(tool);
   const Command* unnamed = UnnamedCommand(tool);
@@ -347,6 +345,8 @@ std::string FishCompletion(const Tool& tool) {
   for (const Option& option : tool.shared_options) AppendFishOption(out, tool, nullptr, option);
   return out;
 }
+
+}  // namespace
 
 std::string CompletionScript(const Tool& tool, const std::string& shell) {
   if (shell == "bash") return BashCompletion(tool);

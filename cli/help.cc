@@ -1,6 +1,8 @@
 #include "cli/help.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <vector>
 
 namespace dsv3::cli {
 
@@ -8,6 +10,25 @@ namespace {
 
 constexpr std::size_t kColumns = 80;
 constexpr std::size_t kHelpColumn = 26;
+
+// `text` broken into lines of at most `width` characters, without the line ends.
+std::vector<std::string> WrapText(std::string_view text, std::size_t width) {
+  std::vector<std::string> lines;
+  std::string line;
+  while (!text.empty()) {
+    const std::size_t length = std::min(text.find(' '), text.size());
+    const std::string_view word = text.substr(0, length);
+    if (!line.empty() && line.size() + 1 + word.size() > width) {
+      lines.push_back(line);
+      line.clear();
+    }
+    if (!line.empty()) line += ' ';
+    line += word;
+    text.remove_prefix(std::min(length + 1, text.size()));
+  }
+  if (!line.empty()) lines.push_back(line);
+  return lines;
+}
 
 void AppendParagraph(std::string& out, std::string_view text, std::size_t indent = 0) {
   for (const std::string& line : WrapText(text, kColumns - indent)) {
@@ -110,24 +131,6 @@ std::string HelpText(const Tool& tool, const Command* command) {
   AppendCommands(out, tool);
   AppendOptions(out, "Options", tool.shared_options);
   return out + CommandHint(tool);
-}
-
-std::vector<std::string> WrapText(std::string_view text, std::size_t width) {
-  std::vector<std::string> lines;
-  std::string line;
-  while (!text.empty()) {
-    const std::size_t length = std::min(text.find(' '), text.size());
-    const std::string_view word = text.substr(0, length);
-    if (!line.empty() && line.size() + 1 + word.size() > width) {
-      lines.push_back(line);
-      line.clear();
-    }
-    if (!line.empty()) line += ' ';
-    line += word;
-    text.remove_prefix(std::min(length + 1, text.size()));
-  }
-  if (!line.empty()) lines.push_back(line);
-  return lines;
 }
 
 std::string FirstSentence(std::string_view text) {

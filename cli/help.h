@@ -2,7 +2,6 @@
 
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "cli/option_table.h"
 
@@ -17,9 +16,6 @@ std::string CallName(const Tool& tool, const Command& command);
 
 // "dsv3-convert fp8-to-bf16 [OPTION]... IN OUT".
 std::string Synopsis(const Tool& tool, const Command& command);
-
-// `text` broken into lines of at most `width` characters, without the line ends.
-std::vector<std::string> WrapText(std::string_view text, std::size_t width);
 
 // The first sentence, without its full stop: for completions.
 std::string FirstSentence(std::string_view text);

@@ -30,6 +30,11 @@ std::uint64_t PartsOf(std::string_view name) {
   return NumberOf<std::uint64_t>(name.substr(of + kOf.size())).value_or(0);
 }
 
+// Whether a file in an output directory is a journal, of whichever run.
+bool IsJournalName(std::string_view name) {
+  return name.starts_with(kJournalName) && !name.ends_with(".partial");
+}
+
 std::vector<std::string> JournalNames(const fs::path& directory) {
   std::vector<std::string> names;
   std::error_code error;
@@ -113,10 +118,6 @@ std::optional<std::string_view> TakeDigestedLine(std::string_view& text) {
   if (digest != Xxh3Hex(std::as_bytes(std::span(body)))) return std::nullopt;
   text.remove_prefix(end + 1);
   return body;
-}
-
-bool IsJournalName(std::string_view name) {
-  return name.starts_with(kJournalName) && !name.ends_with(".partial");
 }
 
 std::optional<JobProgress> ReadJobProgress(const fs::path& directory) {

@@ -38,7 +38,4 @@ struct JobProgress {
 // of this version's form. Throws Error (kIo).
 std::optional<JobProgress> ReadJobProgress(const std::filesystem::path& directory);
 
-// Whether a file in an output directory is a journal, of whichever run.
-bool IsJournalName(std::string_view name);
-
 }  // namespace dsv3::formats

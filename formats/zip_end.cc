@@ -114,7 +114,7 @@ class EndReader {
     const std::span<std::byte> known =
         std::span(start).first(std::min<std::uint64_t>(start.size(), archive_.bytes));
     file_.ReadAt(archive_.offset, known);
-    if (BeginsAsZip(ZipText(known))) {
+    if (HasZipSignature(known, 0, kZipLocalSignature)) {
       FailZip(file_, archive_,
               fmt::format("it begins as a zip archive, but has no end record in its {}, so it is "
                           "truncated",
@@ -145,8 +145,6 @@ void FailZip(const InputFile& file, FileRange archive, std::string_view problem,
               fmt::format("{}: {}{}; {}", ShownPath(file.name()), where, problem, advice),
               {.file = file.name(), .tensor = {}});
 }
-
-bool BeginsAsZip(std::string_view start) { return start.starts_with(kZipLocalSignature); }
 
 ZipEnd ReadZipEnd(const InputFile& file, FileRange archive) {
   return EndReader(file, archive).Read();

@@ -58,9 +58,6 @@ struct ZipEnd {
   std::uint64_t place = 0;  // of the first end record, before which the directory ends
 };
 
-// Whether a file that begins with these bytes is meant to be a zip archive.
-bool BeginsAsZip(std::string_view start);
-
 // Finds and reads the end record of an archive, which must lie in the file, with its zip64 form.
 // Throws Error (kBadInput; kIo when the disk fails).
 ZipEnd ReadZipEnd(const InputFile& file, FileRange archive);

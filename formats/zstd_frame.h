@@ -16,8 +16,7 @@ struct ZSTD_DCtx_s;
 // holds bytes that decoders pass over: a magic number, u32 length, the bytes.
 namespace dsv3::formats {
 
-inline constexpr std::uint32_t kFirstSkippableMagic = 0x184D2A50;  // the last is 0x184D2A5F
-inline constexpr std::size_t kSkippableHeadBytes = 8;              // before a skippable's content
+inline constexpr std::size_t kSkippableHeadBytes = 8;  // before a skippable's content
 
 enum class ZstdMethod {
   kHuffman,  // no matches are looked for: literals alone, by Huffman codes where these are shorter
@@ -77,7 +76,7 @@ class ZstdDecoder {
 };
 
 // Writes the head of a skippable frame of `content_bytes`: magic number and length.
-// Precondition: `magic` is one of the sixteen.
+// Precondition: `magic` is one of the sixteen from 0x184D2A50 on.
 void WriteSkippableHead(std::uint32_t magic, std::uint32_t content_bytes,
                         std::span<std::byte, kSkippableHeadBytes> out);
 

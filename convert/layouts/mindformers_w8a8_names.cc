@@ -99,15 +99,8 @@ class Rules {
   std::vector<NameRule> rules_;
 };
 
-}  // namespace
-
-std::vector<NameRule> WithW8A8Rules(const std::vector<NameRule>& rules) {
-  static const std::vector<NameRule> own = Rules().Make();
-  std::vector<NameRule> all = own;
-  all.insert(all.end(), rules.begin(), rules.end());
-  return all;
-}
-
+// msmodelslim's tensors beside a tensor of the model, with the shapes that MindFormers gives them:
+// those of columns [rows, 1] have one dimension.
 std::vector<StackTensor> W8A8TensorsBeside(const StackTensor& tensor) {
   std::vector<StackTensor> beside;
   if (!tensor.name.ends_with(kWeight)) return beside;
@@ -126,6 +119,15 @@ std::vector<StackTensor> W8A8TensorsBeside(const StackTensor& tensor) {
   }
   for (const std::string_view part : kNumbers) beside.push_back({module + std::string(part), {1}});
   return beside;
+}
+
+}  // namespace
+
+std::vector<NameRule> WithW8A8Rules(const std::vector<NameRule>& rules) {
+  static const std::vector<NameRule> own = Rules().Make();
+  std::vector<NameRule> all = own;
+  all.insert(all.end(), rules.begin(), rules.end());
+  return all;
 }
 
 std::string SecondW8A8Bias(std::string_view bias) {

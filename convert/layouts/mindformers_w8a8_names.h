@@ -24,10 +24,6 @@ std::vector<NameRule> WithW8A8Rules(const std::vector<NameRule>& rules);
 std::string SecondW8A8Bias(std::string_view bias);
 std::string FirstW8A8Bias(std::string_view name);
 
-// msmodelslim's tensors beside a tensor of the model, with the shapes that MindFormers gives them:
-// those of columns [rows, 1] have one dimension.
-std::vector<StackTensor> W8A8TensorsBeside(const StackTensor& tensor);
-
 // Whether a tensor beside a quantised weight is such a column.
 bool IsW8A8Column(std::string_view name);
 

@@ -1,6 +1,7 @@
 #include "convert/model/v4_tensors.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <initializer_list>
 #include <string>
 #include <vector>
@@ -19,6 +20,13 @@ using Json = ConfigFields::Json;
 
 // The compressors of this ratio see overlapping windows, and have indexers beside them.
 constexpr std::uint64_t kIndexedRatio = 4;
+
+// How many positions the compressor of a layer, main or MTP, joins; 0: the layer has none.
+std::uint64_t CompressRatio(const ModelConfig& config, std::uint64_t layer) {
+  const std::vector<std::uint64_t>& ratios = config.v4->compress_ratios;
+  // Some configs write 1 for none.
+  return layer < ratios.size() && ratios[layer] > 1 ? ratios[layer] : 0;
+}
 
 class V4Walk {
  public:
@@ -212,12 +220,6 @@ void ReadV4(const ConfigFields& fields, ModelConfig& config) {
   if (any == config.indexer_layers.end()) return;
   config.index_n_heads = fields.Dimension("index_n_heads", nullptr);
   config.index_head_dim = fields.Dimension("index_head_dim", nullptr);
-}
-
-std::uint64_t CompressRatio(const ModelConfig& config, std::uint64_t layer) {
-  const std::vector<std::uint64_t>& ratios = config.v4->compress_ratios;
-  // Some configs write 1 for none.
-  return layer < ratios.size() && ratios[layer] > 1 ? ratios[layer] : 0;
 }
 
 void VisitV4Tensors(const ModelConfig& config, std::string_view prefix, const Visit& visit) {

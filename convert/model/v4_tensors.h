@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cstdint>
 #include <functional>
 #include <string_view>
 
@@ -9,10 +8,6 @@
 
 // The tensors of DeepSeek-V4. Internal to convert/model. Thread-safe.
 namespace dsv3::convert {
-
-// How many positions the compressor of a layer, main or MTP, joins; 0: the layer has none.
-// Precondition: config.v4.
-std::uint64_t CompressRatio(const ModelConfig& config, std::uint64_t layer);
 
 // Calls `visit` for each tensor as ForEachExpected does. Precondition: config.v4.
 void VisitV4Tensors(const ModelConfig& config, std::string_view prefix,

@@ -69,22 +69,6 @@ void RequireModel(const ModelConfig& config, const Catalog& catalog, formats::Fi
   warnings.insert(warnings.end(), findings.begin(), findings.end());
 }
 
-void CheckShardNames(const formats::CheckpointFiles& files) {
-  for (const formats::ShardFile& shard : files.shards) {
-    if (!IsReservedName(shard.name)) continue;
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: a shard cannot have this name, which the output needs for files "
-                            "of dsv3's own; rename the shard and correct the index",
-                            formats::ShownPath(shard.name)),
-                {shard.name, ""});
-  }
-}
-
-std::string ReadConfigText(const formats::CheckpointFiles& files) {
-  if (!files.HasConfig()) FailNoConfig(files, false);
-  return formats::ReadSmallFile(files.directory / kConfigName, kMaxConfigBytes);
-}
-
 void RequireUsed(const OpenOptions& options, const OpenedModel& model) {
   const bool training = !model.training.stack.empty();
   if (model.gguf && (options.from || !options.config.empty())) {
@@ -213,6 +197,19 @@ OpenedModel OpenFaultyCheckpoint(const fs::path& input, const OpenOptions& optio
     model.files = std::make_shared<const formats::CheckpointFiles>(std::move(files));
   }
   return model;
+}
+
+// An index may name any file. A shard keeps its name in the output, where some names are taken:
+// throws Error for these.
+void CheckShardNames(const formats::CheckpointFiles& files) {
+  for (const formats::ShardFile& shard : files.shards) {
+    if (!IsReservedName(shard.name)) continue;
+    throw Error(ErrorCode::kBadInput,
+                fmt::format("{}: a shard cannot have this name, which the output needs for files "
+                            "of dsv3's own; rename the shard and correct the index",
+                            formats::ShownPath(shard.name)),
+                {shard.name, ""});
+  }
 }
 
 OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {

@@ -150,16 +150,9 @@ ExpressionPtr OriginOf(const OpenedModel& model, std::uint32_t tensor);
 // shape. Adds warnings to `warnings`.
 void RequireModel(const ModelConfig& config, const Catalog& catalog, formats::Findings& warnings);
 
-// An index may name any file. A shard keeps its name in the output, where some names are taken:
-// throws Error (kBadInput) for these.
-void CheckShardNames(const formats::CheckpointFiles& files);
-
 // OpenOptions::config and `from` are for inputs that need them. Throws Error: kUsage for a config
 // beside a model that has its own, kBadInput for a stack that a Hugging Face checkpoint is not of.
 void RequireUsed(const OpenOptions& options, const OpenedModel& model);
-
-// The text of config.json. Throws Error (kBadInput) when there is none, kIo.
-std::string ReadConfigText(const formats::CheckpointFiles& files);
 
 // Whether a shard must not have this name, because files of this toolkit's own have it.
 bool IsReservedName(std::string_view name);

@@ -149,18 +149,19 @@ std::string_view PartIntoChunks(const PackedTensor& tensor, std::size_t chunk_by
   return raw_begin == tensor.raw_bytes() ? "" : "its seek table names fewer chunks than it has";
 }
 
-}  // namespace
-
-std::uint64_t NumPackedChunks(std::uint64_t raw_bytes) {
-  return NumChunks(raw_bytes, kPackedChunkBytes);
-}
-
-std::uint64_t PackedStreamBound(std::uint64_t raw_bytes) {
+// The most bytes that the stream of a tensor of `raw_bytes` takes, seek table included.
+std::uint64_t StreamBound(std::uint64_t raw_bytes) {
   const std::uint64_t chunks = NumPackedChunks(raw_bytes);
   const std::uint64_t whole = raw_bytes / kPackedChunkBytes;
   const std::size_t rest = raw_bytes % kPackedChunkBytes;
   return whole * PackedChunkBound(kPackedChunkBytes) + (rest == 0 ? 0 : PackedChunkBound(rest)) +
          formats::SeekTableBytes(chunks * kMaxChunkFrames);
+}
+
+}  // namespace
+
+std::uint64_t NumPackedChunks(std::uint64_t raw_bytes) {
+  return NumChunks(raw_bytes, kPackedChunkBytes);
 }
 
 PackedFileLayout::PackedFileLayout(std::string_view original_head,
@@ -171,7 +172,7 @@ PackedFileLayout::PackedFileLayout(std::string_view original_head,
   bounds.reserve(original.tensors.size());
   for (const SafetensorsTensor& tensor : original.tensors) {
     names_.push_back(tensor.name);
-    bounds.push_back(PackedStreamBound(tensor.end - tensor.begin));
+    bounds.push_back(StreamBound(tensor.end - tensor.begin));
   }
   while (std::find(names_.begin(), names_.end(), header_name_) != names_.end()) header_name_ += '_';
   header_frame_.resize(formats::ZstdFrameBound(original_head.size()));

@@ -29,8 +29,6 @@ inline constexpr std::size_t kPackedChunkBytes = std::size_t{1} << 20;
 
 // The number of chunks of a tensor of `raw_bytes`; 0 for an empty one.
 std::uint64_t NumPackedChunks(std::uint64_t raw_bytes);
-// The most bytes that the stream of a tensor of `raw_bytes` takes, seek table included.
-std::uint64_t PackedStreamBound(std::uint64_t raw_bytes);
 
 // The places of a packed file that is written. The sizes of the streams are known last, so room is
 // kept for the bytes before them: a writer puts the streams one behind the other from

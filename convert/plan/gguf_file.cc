@@ -63,8 +63,11 @@ const Container& Gguf() {
   return container;
 }
 
-PlannedFile PlanGgufFile(std::string name, const formats::GgufKeys& keys,
-                         std::vector<GgufPlanned> tensors) {
+namespace {
+
+// Lays one file out, with its tensors in this order.
+PlannedFile PlanOneFile(std::string name, const formats::GgufKeys& keys,
+                        std::vector<GgufPlanned> tensors) {
   std::vector<formats::GgufTensor> laid_out;
   laid_out.reserve(tensors.size());
   for (const GgufPlanned& tensor : tensors) {
@@ -93,6 +96,8 @@ PlannedFile PlanGgufFile(std::string name, const formats::GgufKeys& keys,
   return file;
 }
 
+}  // namespace
+
 std::vector<PlannedFile> PlanGgufFiles(const std::string& name, const formats::GgufKeys& keys,
                                        std::vector<GgufPlanned> tensors, std::uint64_t max_bytes) {
   std::vector<std::vector<GgufPlanned>> groups(1);
@@ -110,7 +115,7 @@ std::vector<PlannedFile> PlanGgufFiles(const std::string& name, const formats::G
   }
   std::vector<PlannedFile> files;
   if (groups.size() == 1) {
-    files.push_back(PlanGgufFile(name, keys, std::move(groups[0])));
+    files.push_back(PlanOneFile(name, keys, std::move(groups[0])));
     return files;
   }
   if (groups.size() > kMaxSplits) {
@@ -125,8 +130,8 @@ std::vector<PlannedFile> PlanGgufFiles(const std::string& name, const formats::G
     own.emplace_back("split.no", static_cast<std::uint16_t>(i));
     own.emplace_back("split.count", static_cast<std::uint16_t>(groups.size()));
     own.emplace_back("split.tensors.count", static_cast<std::int32_t>(total));
-    files.push_back(PlanGgufFile(fmt::format("{}-{:05}-of-{:05}.gguf", stem, i + 1, groups.size()),
-                                 own, std::move(groups[i])));
+    files.push_back(PlanOneFile(fmt::format("{}-{:05}-of-{:05}.gguf", stem, i + 1, groups.size()),
+                                own, std::move(groups[i])));
   }
   return files;
 }
