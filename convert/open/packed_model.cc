@@ -12,8 +12,8 @@
 #include <fmt/format.h>
 #include <tbb/parallel_for.h>
 
+#include "convert/open/assembled_model.h"
 #include "convert/open/files_to_pack.h"
-#include "convert/open/model_files.h"
 #include "convert/open/unfinished.h"
 #include "convert/packing/chunk_tables.h"
 #include "convert/packing/packed_file.h"
@@ -39,12 +39,10 @@ namespace fs = std::filesystem;
 // A packed file that was opened.
 struct OpenedFile {
   const PackedManifestFile* entry = nullptr;
-  std::shared_ptr<const PackedFileSource> packed;
-  std::vector<const PackedManifestTensor*> listed;  // in the order of tensors()
+  PackedHead head;
+  std::vector<const PackedManifestTensor*> listed;  // in the order of head.streams
   SourceFile source;
-  std::vector<std::size_t> wanted;  // positions in tensors()
-
-  const std::vector<PackedTensor>& tensors() const { return packed->file.tensors(); }
+  std::vector<std::size_t> wanted;  // positions in head.streams
 };
 
 class Opener {
@@ -53,8 +51,8 @@ class Opener {
       : directory_(fs::absolute(input).lexically_normal()),
         wanted_(options.wanted),
         base_(options.base),
-        result_(std::make_shared<PackedModel>()) {
-    result_->manifest = std::move(manifest);
+        assembled_(std::make_shared<AssembledModel>()) {
+    result_.manifest = std::move(manifest);
   }
 
   OpenedPacked Open() {
@@ -65,13 +63,13 @@ class Opener {
     TakeStored();
     TakeModel();
     TakeOthers();
-    model_.assembled = result_;
-    return {std::move(model_), result_};
+    result_.model.assembled = std::move(assembled_);
+    return std::move(result_);
   }
 
  private:
   void TakeFiles() {
-    for (const PackedManifestFile& file : result_->manifest.files) {
+    for (const PackedManifestFile& file : result_.manifest.files) {
       if (IsReservedName(file.name) && file.name != formats::kManifestName &&
           file.name != formats::kShardIndexName) {
         Fail(std::string(kPackedManifestName),
@@ -84,7 +82,7 @@ class Opener {
   }
 
   void RequireBase() const {
-    const std::vector<PackedManifestTensor>& tensors = result_->manifest.tensors;
+    const std::vector<PackedManifestTensor>& tensors = result_.manifest.tensors;
     const bool is_needed = std::any_of(tensors.begin(), tensors.end(), [&](const auto& tensor) {
       return !tensor.base_xxh3.empty() && (!wanted_ || wanted_(tensor.name));
     });
@@ -100,7 +98,7 @@ class Opener {
   }
 
   void OpenFiles() {
-    const auto tensors = result_->manifest.TensorsByFile();
+    const auto tensors = result_.manifest.TensorsByFile();
     static const std::vector<const PackedManifestTensor*> kNone;
     tbb::parallel_for(std::size_t{0}, files_.size(), [&](std::size_t i) {
       const auto found = tensors.find(files_[i].entry->name);
@@ -119,24 +117,23 @@ class Opener {
                              formats::ExactBytes(input.bytes()), kPackedManifestName,
                              formats::ExactBytes(file.entry->packed_bytes)));
     }
-    file.packed = std::make_shared<const PackedFileSource>(PackedFileSource{
-        PackedFile(input), name, file.source.path, input.bytes(), input.mtime_ns()});
+    file.head = ReadPackedHead(input);
     file.source.bytes = input.bytes();
     file.source.mtime_ns = input.mtime_ns();
-    file.source.header_digest = file.packed->file.header_digest();
+    file.source.header_digest = file.head.digest;
     file.source.shares_names = true;
-    RequireListed(file.packed->file, listed, name);
+    RequireListed(file.head, listed, name);
     file.listed = listed;
-    for (std::size_t i = 0; i < file.tensors().size(); ++i) {
-      if (!wanted_ || wanted_(file.tensors()[i].name)) file.wanted.push_back(i);
+    for (std::size_t i = 0; i < file.head.streams.size(); ++i) {
+      if (!wanted_ || wanted_(file.head.streams[i].tensor)) file.wanted.push_back(i);
     }
   }
 
   // Throws unless packed.json and the file name the same tensors.
-  static void RequireListed(const PackedFile& file,
+  static void RequireListed(const PackedHead& head,
                             const std::vector<const PackedManifestTensor*>& listed,
                             const std::string& name) {
-    if (HoldsListed(file, listed)) return;
+    if (HoldsListed(head, listed)) return;
     Fail(name, fmt::format("it does not hold the tensors that {} lists for it; the two are not of "
                            "one packed checkpoint, get both again",
                            kPackedManifestName));
@@ -149,66 +146,70 @@ class Opener {
       const auto position = static_cast<std::uint32_t>(sources.size());
       sources.push_back(file.source);
       for (const std::size_t i : file.wanted) {
-        const PackedTensor& tensor = file.tensors()[i];
-        streams.push_back({fmt::format("{}/{}", file.source.name, tensor.name),
+        const PackedStream& stream = file.head.streams[i];
+        streams.push_back({fmt::format("{}/{}", file.source.name, stream.tensor),
                            formats::Dtype::kU8,
-                           {tensor.stream_bytes},
-                           {position, tensor.stream_offset, tensor.stream_bytes}});
+                           {stream.bytes},
+                           {position, stream.offset, stream.bytes}});
       }
     }
-    result_->stored = Catalog(std::move(sources), std::move(streams));
-    if (base_ != nullptr) base_->AppendTo(result_->stored);
+    assembled_->stored = Catalog(std::move(sources), std::move(streams));
+    if (base_ != nullptr) base_->AppendTo(assembled_->stored);
   }
 
   // The value that the tensor was packed against; nullptr for none.
-  ExpressionPtr BaseOf(const PackedTensor& tensor, const PackedManifestTensor& listed) const {
-    if (listed.base_xxh3.empty()) return nullptr;
-    return base_->Require(listed.file, tensor.name, tensor.dtype, tensor.shape);
+  ExpressionPtr BaseOf(const PackedManifestTensor& tensor) const {
+    if (tensor.base_xxh3.empty()) return nullptr;
+    return base_->Require(tensor.file, tensor.name, tensor.dtype, tensor.shape);
   }
 
   void TakeModel() {
     std::vector<TensorFile> originals;
-    std::uint32_t stream = 0;
+    std::uint32_t stored = 0;
     const auto tables = std::make_shared<ChunkTables>();
-    for (const OpenedFile& file : files_) {
+    for (OpenedFile& file : files_) {
       TensorFile& original = originals.emplace_back();
       original.file.name = file.entry->name;
       original.file.bytes = file.entry->bytes;
-      original.header = file.packed->file.original();
+      original.header = std::move(file.head.original);
       original.file.header_digest = original.header.digest;
-      result_->headers.push_back(file.packed->file.original_head());
+      result_.texts.headers.push_back(std::move(file.head.original_head));
+      const auto packed = std::make_shared<const PackedFileSource>(PackedFileSource{
+          file.source.name, file.source.path, file.source.bytes, file.source.mtime_ns});
       std::vector<formats::SafetensorsTensor> tensors;
-      for (std::size_t i = 0; i < file.wanted.size(); ++i) {
-        const PackedTensor& tensor = file.tensors()[file.wanted[i]];
-        tensors.push_back(original.header.tensors[file.wanted[i]]);
-        result_->origins.push_back(Unpack(result_->stored, stream++,
-                                          {file.packed, file.wanted[i], tables},
-                                          BaseOf(tensor, *file.listed[file.wanted[i]])));
+      tensors.reserve(file.wanted.size());
+      for (const std::size_t i : file.wanted) {
+        formats::SafetensorsTensor& tensor =
+            tensors.emplace_back(std::move(original.header.tensors[i]));
+        assembled_->origins.push_back(Unpack(stored++, tensor.dtype, tensor.shape,
+                                             {packed, std::move(file.head.streams[i]), tables},
+                                             BaseOf(*file.listed[i])));
       }
       original.header.tensors = std::move(tensors);
     }
-    model_.catalog = CatalogOfFiles(std::move(originals));
+    files_.clear();
+    result_.model.catalog = CatalogOfFiles(std::move(originals));
   }
 
   void TakeOthers() {
-    model_.directory = directory_;
-    for (const PackedManifestFile& file : result_->manifest.files) {
+    result_.model.directory = directory_;
+    for (const PackedManifestFile& file : result_.manifest.files) {
       if (file.packed || file.name == formats::kManifestName) continue;
       if (file.name != formats::kShardIndexName) {
-        model_.side_files.push_back(file.name);
+        result_.model.side_files.push_back(file.name);
         continue;
       }
-      model_.form = formats::CheckpointFiles::Form::kIndexed;
-      model_.needs_index = true;
-      result_->index = ReadIndexText(directory_);
+      result_.model.form = formats::CheckpointFiles::Form::kIndexed;
+      result_.model.needs_index = true;
+      result_.texts.index = ReadIndexText(directory_);
     }
   }
 
   const fs::path directory_;
   const std::function<bool(const std::string&)>& wanted_;
   BaseTensors* const base_;
-  std::shared_ptr<PackedModel> result_;
-  OpenedModel model_;
+  std::shared_ptr<AssembledModel> assembled_;
+  OpenedPacked result_;
   std::vector<OpenedFile> files_;
 };
 
@@ -224,9 +225,10 @@ PackedManifest ReadPackedManifest(const fs::path& directory, const std::string& 
       formats::ReadSmallFile(directory / kPackedManifestName, formats::kMaxManifestBytes), file);
 }
 
-bool HoldsListed(const PackedFile& file, const std::vector<const PackedManifestTensor*>& listed) {
-  return std::equal(file.tensors().begin(), file.tensors().end(), listed.begin(), listed.end(),
-                    [](const PackedTensor& tensor, const PackedManifestTensor* entry) {
+bool HoldsListed(const PackedHead& head, const std::vector<const PackedManifestTensor*>& listed) {
+  const std::vector<formats::SafetensorsTensor>& tensors = head.original.tensors;
+  return std::equal(tensors.begin(), tensors.end(), listed.begin(), listed.end(),
+                    [](const formats::SafetensorsTensor& tensor, const auto* entry) {
                       return tensor.name == entry->name && tensor.dtype == entry->dtype &&
                              tensor.shape == entry->shape;
                     });
@@ -277,7 +279,7 @@ namespace {
 std::vector<formats::FreedShard> OriginalHeads(const OpenedPacked& opened) {
   std::vector<formats::FreedShard> heads;
   const std::vector<SourceFile>& files = opened.model.catalog.files();
-  const std::string index = opened.packed->index.value_or("");
+  const std::string index = opened.texts.index.value_or("");
   for (std::size_t i = 0; i < files.size(); ++i) {
     // Without an index that lists it, a file below the directory is not of the checkpoint.
     if (files[i].name.find('/') != std::string::npos && index.find(files[i].name) == index.npos) {
@@ -285,33 +287,34 @@ std::vector<formats::FreedShard> OriginalHeads(const OpenedPacked& opened) {
     }
     heads.push_back({files[i].name,
                      files[i].bytes,
-                     opened.packed->stored.files()[i].mtime_ns,
-                     {{0, opened.packed->headers[i]}}});
+                     opened.model.assembled->stored.files()[i].mtime_ns,
+                     {{0, opened.texts.headers[i]}}});
   }
   return heads;
 }
 
 // Has the model's tensors made of the packed files' streams.
-void TakeStreams(const OpenedPacked& opened, OpenedModel& model) {
+void TakeStreams(OpenedPacked opened, OpenedModel& model) {
   const Catalog& all = opened.model.catalog;
   std::map<std::pair<std::string_view, std::string_view>, std::uint32_t> streams;
   for (std::uint32_t i = 0; i < all.tensors().size(); ++i) {
     streams[{all.files()[all.tensors()[i].extent.file].name, all.NameInFile(i)}] = i;
   }
   auto assembled = std::make_shared<AssembledModel>();
-  assembled->stored = opened.packed->stored;
-  assembled->index = opened.packed->index;
+  assembled->stored = opened.model.assembled->stored;
+  assembled->index = std::move(opened.texts.index);
   const Catalog& catalog = model.catalog;
   for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
     const std::string& file = catalog.files()[catalog.tensors()[i].extent.file].name;
-    assembled->origins.push_back(opened.packed->origins[streams.at({file, catalog.NameInFile(i)})]);
+    assembled->origins.push_back(
+        opened.model.assembled->origins[streams.at({file, catalog.NameInFile(i)})]);
   }
   std::map<std::string_view, std::size_t> positions;
   for (std::size_t i = 0; i < all.files().size(); ++i) positions[all.files()[i].name] = i;
   std::vector<SourceFile> files = catalog.files();
   for (SourceFile& file : files) {
     file.path.clear();
-    assembled->headers.push_back(opened.packed->headers[positions.at(file.name)]);
+    assembled->headers.push_back(std::move(opened.texts.headers[positions.at(file.name)]));
   }
   model.catalog = Catalog(std::move(files), catalog.tensors());
   model.assembled = std::move(assembled);
@@ -326,14 +329,15 @@ OpenedModel OpenPackedCheckpoint(
   PackedOptions options;
   std::optional<BaseTensors> tensors;
   if (!base.empty() && manifest.NeedsBase()) options.base = &tensors.emplace(base);
-  const OpenedPacked opened = OpenPacked(input, std::move(manifest), options);
+  OpenedPacked opened = OpenPacked(input, std::move(manifest), options);
   OpenedModel model = open(OriginalHeads(opened));
-  TakeStreams(opened, model);
+  const PackedManifest listed = std::move(opened.manifest);
+  TakeStreams(std::move(opened), model);
   const auto is_packed = [&](std::string_view name) {
     if (name == kPackedManifestName) return true;
     if (!name.ends_with(kPackedSuffix)) return false;
     const PackedManifestFile* const file =
-        opened.packed->manifest.FindFile(name.substr(0, name.size() - kPackedSuffix.size()));
+        listed.FindFile(name.substr(0, name.size() - kPackedSuffix.size()));
     return file != nullptr && file->packed;
   };
   std::erase_if(model.side_files, is_packed);

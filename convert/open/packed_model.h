@@ -2,23 +2,17 @@
 
 #include <filesystem>
 #include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "convert/open/assembled_model.h"
 #include "convert/open/base_tensors.h"
+#include "convert/open/model_files.h"
 #include "convert/open/open_model.h"
 #include "convert/packing/packed_file.h"
 #include "convert/packing/packed_manifest.h"
 #include "formats/freed_shard.h"
 
 namespace dsv3::convert {
-
-// A packed checkpoint: the tensors of the original are unpacked while they are read.
-struct PackedModel : AssembledModel {
-  PackedManifest manifest;
-};
 
 // Whether a directory holds a packed.json.
 bool IsPackedDirectory(const std::filesystem::path& input);
@@ -30,14 +24,17 @@ struct OpenedPacked {
   // The original: its files without paths (those that hold a wanted tensor), side files, the
   // tensors and how they are made. Nothing is compared with a config.
   OpenedModel model;
-  std::shared_ptr<const PackedModel> packed;  // model.assembled
+  PackedManifest manifest;
+  // The text of the original's index and the heads of its shards, which model.assembled lacks: of
+  // 90,000 tensors they are tens of megabytes, which their owner may give away.
+  ModelFiles texts;
 };
 
 struct PackedOptions {
   // Which tensors are opened; empty: all.
   std::function<bool(const std::string& tensor)> wanted = {};
   // The checkpoint against which tensors were packed; nullptr: none. It goes to the end of
-  // PackedModel::stored.
+  // AssembledModel::stored.
   BaseTensors* base = nullptr;
 };
 
@@ -47,7 +44,7 @@ PackedManifest ReadPackedManifest(const std::filesystem::path& directory,
                                   const std::string& file = std::string(kPackedManifestName));
 
 // Whether a packed file holds the tensors that packed.json lists for it, in this order.
-bool HoldsListed(const PackedFile& file, const std::vector<const PackedManifestTensor*>& listed);
+bool HoldsListed(const PackedHead& head, const std::vector<const PackedManifestTensor*>& listed);
 
 // Opens the packed checkpoint in a directory by its headers alone. The seek table of a tensor is
 // read with the tensor, so all but the headers may be damaged. Throws Error: kBadInput where there

@@ -120,17 +120,16 @@ std::uint64_t NumChunks(std::uint64_t raw_bytes, std::uint64_t chunk_bytes) {
 }
 
 // Parts the frames into chunks, which begin where a frame has no content. Returns what is wrong.
-std::string_view PartIntoChunks(const PackedTensor& tensor, std::size_t chunk_bytes,
-                                PackedChunks& chunks) {
-  std::uint64_t offset = tensor.stream_offset;
+std::string_view PartIntoChunks(const PackedStream& stream, PackedChunks& chunks) {
+  std::uint64_t offset = stream.offset;
   std::uint64_t raw_begin = 0;
   for (std::size_t first = 0; first < chunks.frames.size();) {
     PackedChunk chunk{.raw_begin = raw_begin, .offset = offset, .first_frame = first};
     if (chunks.frames[first].content_bytes != 0) {
       return "its seek table lacks the frame that says the coding of its first chunk";
     }
-    if (raw_begin == tensor.raw_bytes()) return "its seek table names more chunks than it has";
-    chunk.raw_bytes = std::min<std::uint64_t>(chunk_bytes, tensor.raw_bytes() - raw_begin);
+    if (raw_begin == stream.raw_bytes) return "its seek table names more chunks than it has";
+    chunk.raw_bytes = std::min<std::uint64_t>(stream.chunk_bytes, stream.raw_bytes - raw_begin);
     std::uint64_t bytes = 0;
     std::size_t next = first;
     do {
@@ -146,7 +145,7 @@ std::string_view PartIntoChunks(const PackedTensor& tensor, std::size_t chunk_by
     offset += bytes;
     first = next;
   }
-  return raw_begin == tensor.raw_bytes() ? "" : "its seek table names fewer chunks than it has";
+  return raw_begin == stream.raw_bytes ? "" : "its seek table names fewer chunks than it has";
 }
 
 // The most bytes that the stream of a tensor of `raw_bytes` takes, seek table included.
@@ -217,7 +216,7 @@ std::string PackedFileLayout::Head(std::span<const std::uint64_t> stream_bytes) 
   return head + header_frame_;
 }
 
-PackedFile::PackedFile(const formats::InputFile& file) {
+PackedHead ReadPackedHead(const formats::InputFile& file) {
   const std::string& name = file.name();
   const SafetensorsHeader packed = formats::ReadSafetensorsHeader(file);
   const std::string& version = MetadataOf(packed, kVersionKey, name);
@@ -227,63 +226,64 @@ PackedFile::PackedFile(const formats::InputFile& file) {
                      QuoteForMessage(version), kVersion),
          "unpack it with the program that packed it, or a newer one");
   }
-  header_digest_ = packed.digest;
-  chunk_bytes_ = NumberFrom<std::size_t>(packed, kChunkBytesKey, name);
-  if (chunk_bytes_ == 0 || chunk_bytes_ % 8 != 0 || chunk_bytes_ > kMaxPackedChunkBytes) {
+  const auto chunk_bytes = NumberFrom<std::size_t>(packed, kChunkBytesKey, name);
+  if (chunk_bytes == 0 || chunk_bytes % 8 != 0 || chunk_bytes > kMaxPackedChunkBytes) {
     Fail(name, "",
          fmt::format("its metadata says that chunks have {}, and a multiple of 8 bytes up to {} is "
                      "expected",
-                     formats::ExactBytes(chunk_bytes_), formats::ExactBytes(kMaxPackedChunkBytes)));
+                     formats::ExactBytes(chunk_bytes), formats::ExactBytes(kMaxPackedChunkBytes)));
   }
   const auto original_bytes = NumberFrom<std::uint64_t>(packed, kOriginalBytesKey, name);
   const TensorsByName by_name(packed);
-  original_head_ = ReadOriginalHead(file, by_name.Find(MetadataOf(packed, kHeaderKey, name), name),
-                                    packed.data_offset);
-  if (original_bytes < original_head_.size()) {
+  PackedHead head{
+      .digest = packed.digest,
+      .original_head = ReadOriginalHead(
+          file, by_name.Find(MetadataOf(packed, kHeaderKey, name), name), packed.data_offset),
+      .original = {},
+      .streams = {}};
+  if (original_bytes < head.original_head.size()) {
     Fail(name, "", "its metadata says that the original is shorter than its header");
   }
-  original_ = formats::ParseSafetensorsHeader(std::as_bytes(std::span(original_head_)),
-                                              original_bytes, name);
-  if (packed.tensors.size() != original_.tensors.size() + 1) {
+  head.original = formats::ParseSafetensorsHeader(std::as_bytes(std::span(head.original_head)),
+                                                  original_bytes, name);
+  if (packed.tensors.size() != head.original.tensors.size() + 1) {
     Fail(name, "",
          fmt::format("it has {} tensors beside the header, and the original has {}",
-                     packed.tensors.size() - 1, original_.tensors.size()));
+                     packed.tensors.size() - 1, head.original.tensors.size()));
   }
-  tensors_.reserve(original_.tensors.size());
-  for (const SafetensorsTensor& tensor : original_.tensors) {
+  head.streams.reserve(head.original.tensors.size());
+  for (const SafetensorsTensor& tensor : head.original.tensors) {
     const SafetensorsTensor& stream = by_name.Find(tensor.name, name);
-    tensors_.push_back({.name = tensor.name,
-                        .dtype = tensor.dtype,
-                        .shape = tensor.shape,
-                        .begin = tensor.begin,
-                        .end = tensor.end,
-                        .stream_offset = packed.data_offset + stream.begin,
-                        .stream_bytes = stream.end - stream.begin});
+    head.streams.push_back({.tensor = tensor.name,
+                            .raw_bytes = tensor.end - tensor.begin,
+                            .chunk_bytes = chunk_bytes,
+                            .offset = packed.data_offset + stream.begin,
+                            .bytes = stream.end - stream.begin});
   }
+  return head;
 }
 
-PackedChunks PackedFile::ReadChunks(const formats::InputFile& file, std::size_t tensor) const {
-  const PackedTensor& packed = tensors_[tensor];
+PackedChunks ReadPackedChunks(const formats::InputFile& file, const PackedStream& stream) {
   const auto check = [&](std::string_view fault) {
     if (fault.empty()) return;
-    Fail(file.name(), packed.name,
-         fmt::format("of the stream of tensor {}, {}", QuoteForMessage(packed.name), fault));
+    Fail(file.name(), stream.tensor,
+         fmt::format("of the stream of tensor {}, {}", QuoteForMessage(stream.tensor), fault));
   };
-  const std::uint64_t end = packed.stream_offset + packed.stream_bytes;
+  const std::uint64_t end = stream.offset + stream.bytes;
   std::array<std::byte, formats::kSeekFooterBytes> footer{};
-  if (packed.stream_bytes < footer.size()) check("there are fewer bytes than a seek table has");
+  if (stream.bytes < footer.size()) check("there are fewer bytes than a seek table has");
   file.ReadAt(end - footer.size(), footer);
   std::uint64_t table_bytes = 0;
-  check(formats::SeekTableBytesOf(footer, packed.stream_bytes, table_bytes));
-  const std::uint64_t num_chunks = NumChunks(packed.raw_bytes(), chunk_bytes_);
+  check(formats::SeekTableBytesOf(footer, stream.bytes, table_bytes));
+  const std::uint64_t num_chunks = NumChunks(stream.raw_bytes, stream.chunk_bytes);
   if ((table_bytes - formats::SeekTableBytes(0)) / 8 / kMaxChunkFrames > num_chunks) {
     check("its seek table names more frames than it can have");
   }
   std::vector<std::byte> table(table_bytes);
   file.ReadAt(end - table_bytes, table);
   PackedChunks chunks;
-  check(formats::ParseSeekTable(table, packed.stream_bytes, chunks.frames));
-  check(PartIntoChunks(packed, chunk_bytes_, chunks));
+  check(formats::ParseSeekTable(table, stream.bytes, chunks.frames));
+  check(PartIntoChunks(stream, chunks));
   return chunks;
 }
 

@@ -7,10 +7,8 @@
 #include <string_view>
 #include <vector>
 
-#include "formats/dtype.h"
 #include "formats/safetensors.h"
 #include "formats/seek_table.h"
-#include "formats/shape.h"
 
 namespace dsv3::formats {
 class InputFile;
@@ -60,16 +58,13 @@ class PackedFileLayout {
   std::uint64_t max_bytes_ = 0;
 };
 
-// A tensor of a packed file.
-struct PackedTensor {
-  std::string name;
-  formats::Dtype dtype = formats::Dtype::kU8;
-  formats::Shape shape;
-  std::uint64_t begin = 0;  // of the original's data, as SafetensorsTensor has it
-  std::uint64_t end = 0;
-  std::uint64_t stream_offset = 0;  // from the start of the packed file
-  std::uint64_t stream_bytes = 0;   // seek table included
-  std::uint64_t raw_bytes() const { return end - begin; }
+// Where the stream of a tensor lies in a packed file, and how it is cut.
+struct PackedStream {
+  std::string tensor;           // the tensor's name
+  std::uint64_t raw_bytes = 0;  // of the tensor
+  std::size_t chunk_bytes = 0;  // raw bytes of each chunk but the last: a multiple of 8
+  std::uint64_t offset = 0;     // from the start of the packed file
+  std::uint64_t bytes = 0;      // seek table included
 };
 
 // A chunk of a tensor of a packed file.
@@ -92,36 +87,23 @@ struct PackedChunks {
   }
 };
 
-// What the head of a packed file says. Immutable, so threads may share it. Memory is bounded by a
-// small multiple of the headers' sizes.
-class PackedFile {
- public:
-  // Reads the packed header and the original's. Errors call the file file.name(). Throws Error:
-  // kBadInput when the file is no packed file, of an unknown version, damaged, or the two headers
-  // do not name the same tensors; kIo.
-  explicit PackedFile(const formats::InputFile& file);
-
+// What the head of a packed file says.
+struct PackedHead {
+  std::string digest;  // XXH3-128 of the bytes before the packed file's data, lowercase hex
   // The original's first bytes up to its data, and what these say.
-  const std::string& original_head() const { return original_head_; }
-  const formats::SafetensorsHeader& original() const { return original_; }
-  // In the order of original().tensors.
-  const std::vector<PackedTensor>& tensors() const { return tensors_; }
-  // Raw bytes of each chunk but the last of a tensor: a multiple of 8.
-  std::size_t chunk_bytes() const { return chunk_bytes_; }
-  // XXH3-128 of the bytes before the packed file's data, lowercase hex.
-  const std::string& header_digest() const { return header_digest_; }
-
-  // Reads the seek table of the tensor at this position in tensors() and holds it against the
-  // stream's and the tensor's size. `file` is the file that was opened. Throws Error: kBadInput
-  // when the table is damaged or lies, kIo.
-  PackedChunks ReadChunks(const formats::InputFile& file, std::size_t tensor) const;
-
- private:
-  std::string original_head_;
-  formats::SafetensorsHeader original_;
-  std::vector<PackedTensor> tensors_;
-  std::size_t chunk_bytes_ = 0;
-  std::string header_digest_;
+  std::string original_head;
+  formats::SafetensorsHeader original;
+  std::vector<PackedStream> streams;  // in the order of original.tensors
 };
+
+// Reads the packed header and the original's. Memory is bounded by a small multiple of the headers'
+// sizes. Errors call the file file.name(). Throws Error: kBadInput when the file is no packed file,
+// of an unknown version, damaged, or the two headers do not name the same tensors; kIo.
+PackedHead ReadPackedHead(const formats::InputFile& file);
+
+// Reads the seek table of a stream and holds it against the stream's and the tensor's size. `file`
+// is the file whose head named the stream. Throws Error: kBadInput when the table is damaged or
+// lies, kIo.
+PackedChunks ReadPackedChunks(const formats::InputFile& file, const PackedStream& stream);
 
 }  // namespace dsv3::convert

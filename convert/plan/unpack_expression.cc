@@ -1,7 +1,6 @@
 #include "convert/plan/unpack_expression.h"
 
 #include <algorithm>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -12,19 +11,16 @@ namespace {
 
 class UnpackExpression final : public Expression {
  public:
-  UnpackExpression(const Catalog& catalog, std::uint32_t stream, PackedTensorPlace place,
-                   ExpressionPtr base)
-      : Expression(place.source->file.tensors()[place.tensor].dtype,
-                   place.source->file.tensors()[place.tensor].shape),
-        stream_(stream),
-        stream_offset_(catalog.tensors()[stream].extent.offset),
+  UnpackExpression(std::uint32_t stored, formats::Dtype dtype, formats::Shape shape,
+                   PackedTensorPlace place, ExpressionPtr base)
+      : Expression(dtype, std::move(shape)),
+        stored_(stored),
         place_(std::move(place)),
-        chunk_bytes_(place_.source->file.chunk_bytes()),
         base_(std::move(base)) {}
 
   std::string_view rule() const override { return "unpack"; }
   std::vector<std::uint32_t> streamed_sources() const override {
-    std::vector<std::uint32_t> sources = {stream_};
+    std::vector<std::uint32_t> sources = {stored_};
     if (base_) {
       const std::vector<std::uint32_t> more = base_->streamed_sources();
       sources.insert(sources.end(), more.begin(), more.end());
@@ -38,10 +34,10 @@ class UnpackExpression final : public Expression {
   bool streams_whole_source() const override { return false; }
 
   std::uint64_t CutAtOrBefore(std::uint64_t position) const override {
-    return position - position % chunk_bytes_;
+    return position - position % place_.stream.chunk_bytes;
   }
   std::uint64_t CutAfter(std::uint64_t position) const override {
-    return std::min(num_bytes(), CutAtOrBefore(position) + chunk_bytes_);
+    return std::min(num_bytes(), CutAtOrBefore(position) + place_.stream.chunk_bytes);
   }
   // What is unpacked, and what planes are joined from.
   std::uint64_t input_bytes_per_output_byte() const override {
@@ -53,8 +49,8 @@ class UnpackExpression final : public Expression {
     const std::shared_ptr<const PackedChunks> chunks = Chunks();
     const PackedChunk& first = chunks->chunks[IndexAt(begin)];
     const PackedChunk& last = chunks->chunks[IndexAt(end - 1)];
-    reads.push_back(
-        {stream_, first.offset - stream_offset_, last.offset + last.bytes - stream_offset_});
+    reads.push_back({stored_, first.offset - place_.stream.offset,
+                     last.offset + last.bytes - place_.stream.offset});
     if (!base_) return;
     const ByteRange around = PiecesAround(*base_, {begin, end});
     base_->AppendReads(around.begin, around.end, reads);
@@ -74,7 +70,7 @@ class UnpackExpression final : public Expression {
       decoder.Decode(
           inputs[0].subspan(static_cast<std::size_t>(chunk.offset - input_begin), chunk.bytes),
           chunks->FramesOf(chunk), base.empty() ? base : base.subspan(place, chunk.raw_bytes),
-          {place_.source->name, TensorName(), IndexAt(position)},
+          {place_.source->name, place_.stream.tensor, IndexAt(position)},
           out.value.subspan(place, chunk.raw_bytes));
       position += chunk.raw_bytes;
     }
@@ -95,28 +91,23 @@ class UnpackExpression final : public Expression {
   }
 
   std::shared_ptr<const PackedChunks> Chunks() const {
-    return place_.tables->Of(place_.source, place_.tensor);
+    return place_.tables->Of(place_.source, place_.stream);
   }
   // All chunks but the last have one length.
   std::size_t IndexAt(std::uint64_t position) const {
-    return static_cast<std::size_t>(position / chunk_bytes_);
-  }
-  const std::string& TensorName() const {
-    return place_.source->file.tensors()[place_.tensor].name;
+    return static_cast<std::size_t>(position / place_.stream.chunk_bytes);
   }
 
-  const std::uint32_t stream_;
-  const std::uint64_t stream_offset_;
+  const std::uint32_t stored_;
   const PackedTensorPlace place_;
-  const std::uint64_t chunk_bytes_;
   const ExpressionPtr base_;
 };
 
 }  // namespace
 
-ExpressionPtr Unpack(const Catalog& catalog, std::uint32_t stream, PackedTensorPlace place,
-                     ExpressionPtr base) {
-  return std::make_shared<const UnpackExpression>(catalog, stream, std::move(place),
+ExpressionPtr Unpack(std::uint32_t stored, formats::Dtype dtype, formats::Shape shape,
+                     PackedTensorPlace place, ExpressionPtr base) {
+  return std::make_shared<const UnpackExpression>(stored, dtype, std::move(shape), std::move(place),
                                                   std::move(base));
 }
 

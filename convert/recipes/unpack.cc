@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "convert/open/model_files.h"
 #include "convert/open/packed_model.h"
 #include "convert/open/pull_weights_model.h"
+#include "convert/packing/packed_manifest.h"
 #include "convert/recipes/own_shards.h"
 #include "convert/recipes/pull_weights.h"
 #include "convert/stream/file_digests.h"
@@ -45,33 +47,46 @@ IsWanted WantedBy(const std::vector<std::string>& globs) {
   };
 }
 
+// What is known of a packed checkpoint beside its tensors. A plan takes it over: of 90,000 tensors
+// it is tens of megabytes.
+struct PackedTexts {
+  PackedManifest manifest;
+  ModelFiles texts;
+};
+
 class Planner {
  public:
-  Planner(const OpenedModel& model, const PackedModel& packed,
-          const std::vector<std::string>& tensors, const StopToken& stop)
-      : model_(model), globs_(tensors), stop_(stop) {
-    for (const PackedManifestFile& file : packed.manifest.files) files_[file.name] = &file;
-    for (const PackedManifestTensor& tensor : packed.manifest.tensors) {
-      digests_[tensor.file + '/' + tensor.name] = &tensor.xxh3;
-    }
+  Planner(const OpenedModel& model, PackedTexts packed, const std::vector<std::string>& globs,
+          const StopToken& stop)
+      : model_(model), packed_(std::move(packed)), globs_(globs), stop_(stop) {
+    for (const PackedManifestFile& file : packed_.manifest.files) files_[file.name] = &file;
   }
 
   Plan Make() {
     plan_.recipe = kUnpack;
-    ModelFiles texts = ReadModelFiles(model_);
-    plan_.files = PlanOwnShards(model_, std::move(texts.headers), WantedBy(globs_));
-    for (PlannedFile& file : plan_.files) {
-      for (PlannedTensor& tensor : file.tensors) {
-        tensor.xxh3 = *digests_.at(file.name + '/' + tensor.entry.name);
-      }
-      if (globs_.empty()) file.sha256 = files_.at(file.name)->sha256;
-    }
+    plan_.files = PlanOwnShards(model_, std::move(packed_.texts.headers), WantedBy(globs_));
+    TakeDigests();
     for (const std::string& name : model_.side_files) TakeSideFile(name);
-    globs_.empty() ? TakeWhole(texts) : TakeSome();
+    globs_.empty() ? TakeWhole() : TakeSome();
     return std::move(plan_);
   }
 
  private:
+  void TakeDigests() {
+    const auto listed = packed_.manifest.TensorsByFile();
+    for (PlannedFile& file : plan_.files) {
+      std::unordered_map<std::string_view, const std::string*> digests;
+      const auto found = listed.find(file.name);
+      if (found != listed.end()) {
+        for (const PackedManifestTensor* const tensor : found->second) {
+          digests.emplace(tensor->name, &tensor->xxh3);
+        }
+      }
+      for (PlannedTensor& tensor : file.tensors) tensor.xxh3 = *digests.at(tensor.entry.name);
+      if (globs_.empty()) file.sha256 = files_.at(file.name)->sha256;
+    }
+  }
+
   void TakeSideFile(const std::string& name) {
     const bool is_list = formats::KindOfLeftBehind(name) == formats::LeftBehindKind::kChecksums ||
                          name == "model.sig";
@@ -83,8 +98,8 @@ class Planner {
     }
   }
 
-  void TakeWhole(const ModelFiles& texts) {
-    plan_.index = texts.index.value_or("");
+  void TakeWhole() {
+    plan_.index = std::move(packed_.texts.index).value_or("");
     // What comes last is compared first: no other file is made in vain.
     for (const std::string_view last : {formats::kShardIndexName, formats::kManifestName}) {
       const auto file = files_.find(last);
@@ -113,10 +128,10 @@ class Planner {
   }
 
   const OpenedModel& model_;
+  PackedTexts packed_;
   const std::vector<std::string>& globs_;
   const StopToken& stop_;
   std::unordered_map<std::string_view, const PackedManifestFile*> files_;
-  std::unordered_map<std::string, const std::string*> digests_;
   Plan plan_;
 };
 
@@ -138,8 +153,8 @@ void RequireMatches(const std::vector<std::string>& tensors,
 // What unpack reads.
 struct Opened {
   OpenedModel model;
-  std::shared_ptr<const PackedModel> packed;  // nullptr for weight deltas
-  std::vector<std::string> tensors;           // the names of all
+  std::optional<PackedTexts> packed;  // nothing for weight deltas
+  std::vector<std::string> tensors;   // the names of all
 };
 
 Opened Open(const std::filesystem::path& input, const std::filesystem::path& base,
@@ -157,11 +172,11 @@ Opened Open(const std::filesystem::path& input, const std::filesystem::path& bas
   std::optional<BaseTensors> tensors;
   if (!base.empty()) options.base = &tensors.emplace(base);
   OpenedPacked packed = OpenPacked(input, options);
-  for (const PackedManifestTensor& tensor : packed.packed->manifest.tensors) {
+  for (const PackedManifestTensor& tensor : packed.manifest.tensors) {
     opened.tensors.push_back(tensor.name);
   }
   opened.model = std::move(packed.model);
-  opened.packed = std::move(packed.packed);
+  opened.packed = PackedTexts{std::move(packed.manifest), std::move(packed.texts)};
   return opened;
 }
 
@@ -169,7 +184,7 @@ Opened Open(const std::filesystem::path& input, const std::filesystem::path& bas
 
 ConversionKind UnpackConversion(const UnpackOptions& options) {
   // Between opening and the recipe of one run; nothing for weight deltas.
-  const auto packed = std::make_shared<std::shared_ptr<const PackedModel>>();
+  const auto packed = std::make_shared<std::optional<PackedTexts>>();
   ConversionKind conversion;
   conversion.recipe = kUnpack;
   conversion.title = "Unpacked";
@@ -183,8 +198,9 @@ ConversionKind UnpackConversion(const UnpackOptions& options) {
   };
   conversion.make_recipe = [options, packed](OpenedModel& model, const RecipeContext& context) {
     const std::vector<std::string>& globs = options.tensors;
-    Plan plan = *packed ? Planner(model, **packed, globs, context.stop).Make()
-                        : PlanUnpackDeltas(model, WantedBy(globs));
+    Plan plan =
+        *packed ? Planner(model, *std::exchange(*packed, std::nullopt), globs, context.stop).Make()
+                : PlanUnpackDeltas(model, WantedBy(globs));
     if (!globs.empty()) plan.options.push_back({"tensors", GlobsText(globs)});
     Recipe recipe{.plan = std::make_shared<const Plan>(std::move(plan)),
                   .tensors = StoredTensorsOf(model)};

@@ -46,13 +46,13 @@ Finding Fault(std::string kind, const std::string& file, const std::string& tens
 
 struct OpenedFile {
   std::unique_ptr<const formats::InputFile> input;
-  std::unique_ptr<const PackedFile> packed;
+  std::optional<PackedHead> head;
 };
 
 // A tensor to unpack, and what is found of it.
 struct Unit {
   const OpenedFile* file = nullptr;
-  std::size_t tensor = 0;  // position in PackedFile::tensors
+  std::size_t tensor = 0;  // position in PackedHead::streams
   const PackedManifestTensor* listed = nullptr;
   ExpressionPtr base = nullptr;  // what it was packed against; nullptr: none
   std::optional<Finding> finding = {};
@@ -81,8 +81,8 @@ struct UnpackedDigests {
 UnpackedDigests Unpack(const Unit& unit, SourceFiles* base, ProgressSink& progress,
                        const StopToken& stop) {
   thread_local ChunkDecoder decoder;
-  const PackedTensor& tensor = unit.file->packed->tensors()[unit.tensor];
-  const PackedChunks chunks = unit.file->packed->ReadChunks(*unit.file->input, unit.tensor);
+  const PackedStream& stream = unit.file->head->streams[unit.tensor];
+  const PackedChunks chunks = ReadPackedChunks(*unit.file->input, stream);
   std::vector<std::byte> packed;
   std::vector<std::byte> raw;
   std::vector<std::byte> beside;
@@ -103,7 +103,7 @@ UnpackedDigests Unpack(const Unit& unit, SourceFiles* base, ProgressSink& progre
     if (digests.fault) continue;
     try {
       decoder.Decode(packed, chunks.FramesOf(chunk), beside,
-                     {unit.file->input->name(), tensor.name, i}, raw);
+                     {unit.file->input->name(), stream.tensor, i}, raw);
       hash.Update(raw);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kBadInput) throw;
@@ -158,11 +158,11 @@ void OpenFile(const fs::path& directory, const PackedManifestFile& file, OpenedF
   if (fs::file_size(directory / name, error) != file.packed_bytes || error) return;
   try {
     opened.input = std::make_unique<formats::InputFile>(directory / name, name);
-    opened.packed = std::make_unique<PackedFile>(*opened.input);
+    opened.head = ReadPackedHead(*opened.input);
   } catch (const Error& fault) {
     if (fault.code() != ErrorCode::kBadInput) throw;
     findings.push_back(Fault("damaged-tensor", name, "", fault.message()));
-    opened.packed.reset();
+    opened.head.reset();
   }
 }
 
@@ -181,12 +181,12 @@ PackedComparison ComparePackedTensors(const PackedManifest& manifest, const fs::
     const PackedManifestFile& file = manifest.files[i];
     if (!file.packed) continue;
     OpenFile(directory, file, files[i], comparison.findings);
-    if (!files[i].packed) continue;
-    const std::vector<PackedTensor>& held = files[i].packed->tensors();
+    if (!files[i].head) continue;
+    const std::vector<PackedStream>& held = files[i].head->streams;
     const auto found = tensors.find(file.name);
     const std::vector<const PackedManifestTensor*> listed =
         found == tensors.end() ? std::vector<const PackedManifestTensor*>() : found->second;
-    if (!HoldsListed(*files[i].packed, listed)) {
+    if (!HoldsListed(*files[i].head, listed)) {
       const std::string name = file.PackedName();
       comparison.findings.push_back(
           Fault("wrong-tensors", name, "",
@@ -201,11 +201,11 @@ PackedComparison ComparePackedTensors(const PackedManifest& manifest, const fs::
           ++comparison.not_decoded;
           continue;
         }
-        unit.base = base->tensors.Require(file.PackedName(), held[tensor].name, held[tensor].dtype,
-                                          held[tensor].shape);
+        unit.base = base->tensors.Require(file.PackedName(), listed[tensor]->name,
+                                          listed[tensor]->dtype, listed[tensor]->shape);
       }
       units.push_back(std::move(unit));
-      comparison.bytes_read += held[tensor].stream_bytes;
+      comparison.bytes_read += held[tensor].bytes;
     }
   }
   progress.OnPhase("unpacking the tensors", comparison.bytes_read);

@@ -14,13 +14,11 @@
 
 namespace {
 
-using dsv3::convert::PackedFile;
+using dsv3::convert::PackedStream;
 
-void UnpackTensor(const dsv3::formats::InputFile& input, const PackedFile& file,
-                  std::size_t number) {
-  const auto& tensor = file.tensors()[number];
-  const auto chunks = file.ReadChunks(input, number);
-  std::uint64_t end = tensor.stream_offset;
+void UnpackTensor(const dsv3::formats::InputFile& input, const PackedStream& stream) {
+  const auto chunks = dsv3::convert::ReadPackedChunks(input, stream);
+  std::uint64_t end = stream.offset;
   std::uint64_t raw_end = 0;
   dsv3::convert::ChunkDecoder decoder;
   for (std::size_t i = 0; i < chunks.chunks.size(); ++i) {
@@ -28,14 +26,14 @@ void UnpackTensor(const dsv3::formats::InputFile& input, const PackedFile& file,
     DSV3_FUZZ_REQUIRE(chunk.offset == end && chunk.raw_begin == raw_end);
     end += chunk.bytes;
     raw_end += chunk.raw_bytes;
-    DSV3_FUZZ_REQUIRE(end <= tensor.stream_offset + tensor.stream_bytes);
+    DSV3_FUZZ_REQUIRE(end <= stream.offset + stream.bytes);
     DSV3_FUZZ_REQUIRE(chunk.raw_bytes <= dsv3::convert::kMaxPackedChunkBytes);
     std::vector<std::byte> packed(chunk.bytes);
     input.ReadAt(chunk.offset, packed);
     std::vector<std::byte> raw(chunk.raw_bytes);
-    decoder.Decode(packed, chunks.FramesOf(chunk), {}, {"fuzzed", tensor.name, i}, raw);
+    decoder.Decode(packed, chunks.FramesOf(chunk), {}, {"fuzzed", stream.tensor, i}, raw);
   }
-  DSV3_FUZZ_REQUIRE(raw_end == tensor.raw_bytes());
+  DSV3_FUZZ_REQUIRE(raw_end == stream.raw_bytes);
 }
 
 // Calls `work`, which may find a fault of the input.
@@ -55,10 +53,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const MemoryFile memory(data, size);
   const dsv3::formats::InputFile input = memory.Open();
   FindFaults([&] {
-    const PackedFile file(input);
-    DSV3_FUZZ_REQUIRE(file.tensors().size() == file.original().tensors.size());
-    for (std::size_t i = 0; i < file.tensors().size(); ++i) {
-      FindFaults([&] { UnpackTensor(input, file, i); });
+    const auto head = dsv3::convert::ReadPackedHead(input);
+    DSV3_FUZZ_REQUIRE(head.streams.size() == head.original.tensors.size());
+    for (const PackedStream& stream : head.streams) {
+      FindFaults([&] { UnpackTensor(input, stream); });
     }
   });
   return 0;

@@ -41,28 +41,30 @@ class Opened {
  public:
   explicit Opened(const std::string& content)
       : input_((WriteFile(dir_ / "p", content), dir_ / "p"), "m.safetensors.packed"),
-        file_(input_) {}
+        head_(ReadPackedHead(input_)) {}
 
-  const PackedFile& file() const { return file_; }
-  PackedChunks Chunks(std::size_t tensor) const { return file_.ReadChunks(input_, tensor); }
+  const PackedHead& head() const { return head_; }
+  PackedChunks Chunks(std::size_t tensor) const {
+    return ReadPackedChunks(input_, head_.streams.at(tensor));
+  }
   // All bytes of the original.
   std::string Unpack() const;
 
  private:
   TempDir dir_;
   formats::InputFile input_;
-  PackedFile file_;
+  PackedHead head_;
 };
 
 std::string Opened::Unpack() const {
-  std::string original = file_.original_head();
+  std::string original = head_.original_head;
   ChunkDecoder decoder;
-  for (std::size_t i = 0; i < file_.tensors().size(); ++i) {
-    const PackedTensor& tensor = file_.tensors()[i];
+  for (std::size_t i = 0; i < head_.streams.size(); ++i) {
+    const formats::SafetensorsTensor& tensor = head_.original.tensors.at(i);
     const PackedChunks chunks = Chunks(i);
     for (std::size_t k = 0; k < chunks.chunks.size(); ++k) {
       const PackedChunk& chunk = chunks.chunks[k];
-      EXPECT_EQ(original.size(), file_.original_head().size() + tensor.begin + chunk.raw_begin);
+      EXPECT_EQ(original.size(), head_.original_head.size() + tensor.begin + chunk.raw_begin);
       std::vector<std::byte> packed(chunk.bytes);
       input_.ReadAt(chunk.offset, packed);
       std::string raw(chunk.raw_bytes, 'x');
@@ -149,10 +151,9 @@ TEST(PackedFileTest, GivesBackFilesOfAllKinds) {
     const std::string packed = testing::PackFile(original);
     const Opened opened(packed);
     EXPECT_EQ(opened.Unpack(), original);
-    EXPECT_EQ(opened.file().original().file_bytes, original.size());
-    EXPECT_EQ(opened.file().original_head(),
-              original.substr(0, opened.file().original().data_offset));
-    EXPECT_EQ(opened.file().header_digest(), PartsOf(packed).header.digest);
+    EXPECT_EQ(opened.head().original.file_bytes, original.size());
+    EXPECT_EQ(opened.head().original_head, original.substr(0, opened.head().original.data_offset));
+    EXPECT_EQ(opened.head().digest, PartsOf(packed).header.digest);
   }
 }
 
@@ -199,12 +200,11 @@ TEST(PackedFileTest, OneTensorNeedsNoOthers) {
   const std::string packed = testing::PackFile(original);
   const Opened whole(packed);
   for (std::size_t i = 0; i < Tensors().size(); ++i) {
-    const PackedTensor& tensor = whole.file().tensors()[i];
+    const PackedStream& stream = whole.head().streams[i];
     std::string zeros = packed;
-    const std::uint64_t streams = whole.file().tensors()[0].stream_offset;
+    const std::uint64_t streams = whole.head().streams[0].offset;
     std::memset(zeros.data() + streams, 0, zeros.size() - streams);
-    zeros.replace(tensor.stream_offset, tensor.stream_bytes, packed, tensor.stream_offset,
-                  tensor.stream_bytes);
+    zeros.replace(stream.offset, stream.bytes, packed, stream.offset, stream.bytes);
     const Opened opened(zeros);
     const PackedChunks chunks = opened.Chunks(i);
     std::string raw;
@@ -250,7 +250,7 @@ TEST(PackedFileTest, RefusesTensorsThatAreNotTheOriginals) {
 
 TEST(PackedFileTest, RefusesDamagedHeaders) {
   const std::string head =
-      Opened(testing::PackFile(SafetensorsFile(Tensors()))).file().original_head();
+      Opened(testing::PackFile(SafetensorsFile(Tensors()))).head().original_head;
   ExpectRefused([](Parts& parts) { parts.data[20] = static_cast<char>(parts.data[20] ^ 1); },
                 "of the frame of the original's header, ");
   ExpectRefused([&](Parts& parts) { Replace(parts, 0, TextFrame(head + " ")); },
@@ -272,7 +272,7 @@ TEST(PackedFileTest, RefusesAHeaderThatIsTooLargeBeforeItIsRead) {
   const TempDir dir;
   WriteFile(dir / "p", head);
   std::filesystem::resize_file(dir / "p", head.size() + bytes);  // a hole
-  ExpectBadInput([&] { PackedFile(formats::InputFile(dir / "p", "p")); },
+  ExpectBadInput([&] { ReadPackedHead(formats::InputFile(dir / "p", "p")); },
                  "the frame of the original's header is too large");
 }
 

@@ -135,11 +135,11 @@ TEST_F(UnpackScriptTest, TheZstdProgramTestsEveryStream) {
   const std::string packed =
       testing::PackFile(testing::SafetensorsFile(Tensors(1)), testing::SafetensorsFile(Tensors(0)));
   WriteFile(dir_ / "p", packed);
-  const PackedFile file(formats::InputFile(dir_ / "p", "p"));
-  for (std::size_t i = 0; i < file.tensors().size(); ++i) {
-    const PackedTensor& tensor = file.tensors()[i];
+  const PackedHead head = ReadPackedHead(formats::InputFile(dir_ / "p", "p"));
+  for (std::size_t i = 0; i < head.streams.size(); ++i) {
+    const PackedStream& stream = head.streams[i];
     WriteFile(dir_ / "streams" / (std::to_string(i) + ".zst"),
-              packed.substr(tensor.stream_offset, tensor.stream_bytes));
+              packed.substr(stream.offset, stream.bytes));
   }
   EXPECT_TRUE(Succeeds("cd " + Quoted(dir_ / "streams") + " && zstd -tq *.zst"));
 }

@@ -122,12 +122,12 @@ TEST_F(PackingTest, MakesWhatAReaderUnpacks) {
     }
   }
   const formats::InputFile input(packed_, "packed");
-  const PackedFile file(input);
-  EXPECT_EQ(file.original_head(), original_.substr(0, file.original().data_offset));
-  std::string unpacked = file.original_head();
+  const PackedHead head = ReadPackedHead(input);
+  EXPECT_EQ(head.original_head, original_.substr(0, head.original.data_offset));
+  std::string unpacked = head.original_head;
   ChunkDecoder decoder;
-  for (std::size_t i = 0; i < file.tensors().size(); ++i) {
-    const PackedChunks chunks = file.ReadChunks(input, i);
+  for (const PackedStream& stream : head.streams) {
+    const PackedChunks chunks = ReadPackedChunks(input, stream);
     for (const PackedChunk& chunk : chunks.chunks) {
       std::vector<std::byte> raw(chunk.raw_bytes);
       const std::string bytes = first.substr(chunk.offset, chunk.bytes);

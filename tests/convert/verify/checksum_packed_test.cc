@@ -42,9 +42,9 @@ class ChecksumPackedTest : public testing::PackTest {
   // Where the stream of a tensor begins in a packed file.
   std::size_t StreamOf(const std::string& file, const std::string& tensor) const {
     const formats::InputFile input(packed() / file, file);
-    const PackedFile head(input);
-    for (const PackedTensor& held : head.tensors()) {
-      if (held.name == tensor) return static_cast<std::size_t>(held.stream_offset);
+    const PackedHead head = ReadPackedHead(input);
+    for (const PackedStream& stream : head.streams) {
+      if (stream.tensor == tensor) return static_cast<std::size_t>(stream.offset);
     }
     ADD_FAILURE() << tensor;
     return 0;
