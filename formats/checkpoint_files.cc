@@ -19,6 +19,7 @@
 #include "formats/left_behind.h"
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
+#include "formats/side_file_check.h"
 
 namespace dsv3::formats {
 namespace {
@@ -279,6 +280,8 @@ void TakeSideFiles(std::vector<std::string> names, CheckpointFiles& files) {
     const std::uintmax_t bytes = fs::file_size(files.directory / name, error);
     files.left_behind.push_back({std::move(name), *kind, error ? 0 : bytes});
   }
+  Findings broken = FindBrokenSideFiles(files.directory, files.side_files);
+  std::move(broken.begin(), broken.end(), std::back_inserter(files.findings));
 }
 
 CheckpointFiles::Form FormWithoutIndex(std::size_t num_shards) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <span>
 #include <string>
 
 #include "formats/text_encoding.h"
@@ -25,7 +26,7 @@ constexpr std::string_view kXml =
     "it is an XML document, perhaps an error that a download saved instead of the file; download "
     "the file again";
 
-constexpr std::array<Signature, 9> kSignatures = {{
+constexpr std::array<Signature, 7> kFailedDownloads = {{
     {"version https://git-lfs.github.com/spec/", kLfs},
     {"version https://hawser.github.com/spec/", kLfs},
     {"<!doctype html", kHtml},
@@ -33,6 +34,9 @@ constexpr std::array<Signature, 9> kSignatures = {{
     {"<head", kHtml},
     {"<?xml", kXml},
     {"<error", kXml},
+}};
+
+constexpr std::array<Signature, 2> kOtherFormats = {{
     {"pk\x03\x04",
      "it is a zip archive, perhaps a PyTorch checkpoint; if so, make one of safetensors of it: "
      "dsv3-convert train-to-infer"},
@@ -76,14 +80,13 @@ constexpr std::array<Signature, 19> kBinarySignatures = {{
 
 char ToLower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 
-}  // namespace
-
-std::string_view DescribeForeignFile(std::string_view start) {
+// Of the first of `signatures` that the text has, behind a byte order mark and white space.
+std::string_view DescriptionOf(std::string_view start, std::span<const Signature> signatures) {
   if (start.substr(0, 3) == "\xEF\xBB\xBF") start.remove_prefix(3);
   const std::size_t text = start.find_first_not_of(" \t\r\n");
   if (text == std::string_view::npos) return "";
   start.remove_prefix(text);
-  for (const Signature& signature : kSignatures) {
+  for (const Signature& signature : signatures) {
     const std::string_view found = start.substr(0, signature.start.size());
     if (std::equal(found.begin(), found.end(), signature.start.begin(), signature.start.end(),
                    [](char a, char b) { return ToLower(a) == b; })) {
@@ -91,6 +94,17 @@ std::string_view DescribeForeignFile(std::string_view start) {
     }
   }
   return "";
+}
+
+}  // namespace
+
+std::string_view DescribeFailedDownload(std::string_view start) {
+  return DescriptionOf(start, kFailedDownloads);
+}
+
+std::string_view DescribeForeignFile(std::string_view start) {
+  const std::string_view failed = DescribeFailedDownload(start);
+  return failed.empty() ? DescriptionOf(start, kOtherFormats) : failed;
 }
 
 std::string_view DescribeNoSafetensors(std::string_view start) {

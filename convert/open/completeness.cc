@@ -15,6 +15,7 @@
 #include "convert/layouts/deepseek_names.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/stored_instead.h"
+#include "convert/open/broken_files.h"
 #include "convert/open/hub.h"
 #include "convert/open/listed_files.h"
 #include "convert/open/missing_tensors.h"
@@ -339,6 +340,7 @@ Findings JudgeCompleteness(const fs::path& directory) {
   Findings findings = FindUnfinished(directory);
   if (HasUnfinishedConversion(findings)) return findings;
   AddUnlessKnown(OfFiles(directory), findings);
+  AddUnlessKnown(FindBrokenFiles(directory), findings);
   return findings;
 }
 

@@ -43,8 +43,8 @@ Findings FindMissingRankFiles(const fs::path& directory) {
   try {
     OpenRankDirectory(directory, faults);
   } catch (const Error& error) {
-    // `structure` reports faults of layout.json itself.
     if (error.code() == ErrorCode::kIo) throw;
+    return {Fault("unreadable-index", formats::kRankLayoutName, error.message())};
   }
   std::erase_if(faults, [](const Finding& fault) {
     return fault.kind != "missing-shard" && fault.kind != "wrong-size";

@@ -9,10 +9,11 @@
 namespace dsv3::convert {
 
 // Of a directory of rank shards: "missing-shard" and "wrong-size" for files that layout.json lists
-// and that are not there, or of another size. Nothing where it cannot be read. Throws Error (kIo).
+// and that are not there, or of another size; "unreadable-index" where it cannot be read. Throws
+// Error (kIo).
 formats::Findings FindMissingRankFiles(const std::filesystem::path& directory);
 
-// The same of a packed checkpoint and packed.json; "unreadable-index" where that cannot be read.
+// The same of a packed checkpoint and packed.json.
 formats::Findings FindMissingPackedFiles(const std::filesystem::path& directory);
 
 }  // namespace dsv3::convert

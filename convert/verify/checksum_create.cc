@@ -293,6 +293,15 @@ formats::Findings CompareWith(const ChecksumBasis& basis, const fs::path& direct
   return findings;
 }
 
+// Where there are checksums already, comparing with them says more of a file that cannot be read.
+formats::Findings WithoutUnreadable(formats::Findings findings) {
+  std::erase_if(findings, [](const formats::Finding& finding) {
+    return finding.kind == "unreadable-shard" || finding.kind == "unreadable-config" ||
+           finding.kind == "broken-side-file";
+  });
+  return findings;
+}
+
 }  // namespace
 
 CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
@@ -324,20 +333,12 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
   std::vector<DirectoryFile> listing = ListDirectory(directory);
   RequireListable(directory, listing);
   const formats::Findings completeness = JudgeCompleteness(directory);
-  formats::Findings incomplete = completeness;
-  // Where there are checksums already, comparing with them says more of a file that cannot be read.
-  std::erase_if(incomplete,
-                [](const formats::Finding& finding) { return finding.kind == "unreadable-shard"; });
-  RequireComplete(incomplete, "making checksums");
+  const bool has_earlier = HasEarlierChecksums(request, directory);
+  RequireComplete(basis || has_earlier ? WithoutUnreadable(completeness) : completeness,
+                  "making checksums");
   const fs::path output = PrepareChecksumOutput(request, directory, file_system);
-  // Of an earlier run that wrote to the same place.
   std::optional<ChecksumBasis> earlier;
-  std::error_code ignored;
-  if (output != directory &&
-      fs::exists(fs::symlink_status(output / formats::kManifestName, ignored))) {
-    earlier = FindChecksumBasis(directory, output / formats::kManifestName, false);
-  }
-  if (!basis && !earlier) RequireComplete(completeness, "making checksums");
+  if (has_earlier) earlier = FindChecksumBasis(directory, output / formats::kManifestName, false);
   const formats::Findings& of_basis = basis ? basis->findings : findings;
   report.list_unreadable =
       std::any_of(of_basis.begin(), of_basis.end(), [](const formats::Finding& finding) {

@@ -49,6 +49,12 @@ void RequireNoModel(const fs::path& output) {
 
 }  // namespace
 
+bool HasEarlierChecksums(const CreateChecksumsRequest& request, const fs::path& directory) {
+  std::error_code ignored;
+  return !request.output.empty() && !fs::equivalent(request.output, directory, ignored) &&
+         Exists(request.output / formats::kManifestName);
+}
+
 fs::path PrepareChecksumOutput(const CreateChecksumsRequest& request, const fs::path& directory,
                                formats::FileSystem& file_system) {
   fs::path output = directory;

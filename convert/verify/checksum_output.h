@@ -13,6 +13,10 @@
 // Where `checksum create` writes; an internal part of checksum.h.
 namespace dsv3::convert {
 
+// Whether the request names another directory, and checksums of an earlier run are there.
+bool HasEarlierChecksums(const CreateChecksumsRequest& request,
+                         const std::filesystem::path& directory);
+
 // The directory to write to, `directory` or the request's output, which is there then and in which
 // both files can be made. Throws Error: kUsage for an output within the model or with a model of
 // its own, and for one with another's SHA256SUMS; kIo.

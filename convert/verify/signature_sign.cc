@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/open/broken_files.h"
 #include "convert/open/completeness.h"
 #include "convert/stream/file_digests.h"
 #include "convert/verify/signature.h"
@@ -73,10 +74,16 @@ void RequireSignable(const ModelListing& listing) {
   }
 }
 
-// Refuses a directory that is not whole. What only may be missing is a warning. `unlisted` are the
-// signature and what a killed run left of it.
+// Refuses a directory or a file that is not whole. What only may be missing is a warning.
+// `unlisted` are the signature and what a killed run left of it.
 formats::Findings RequireWholeModel(const ModelListing& listing, const IgnoredPaths& unlisted) {
-  formats::Findings findings = JudgeCompleteness(listing.directory);
+  formats::Findings findings;
+  if (!listing.single_file) {
+    findings = JudgeCompleteness(listing.directory);
+  } else if (!listing.files.empty()) {
+    auto unreadable = FindUnreadableHeader(listing.files.front().path, listing.subject);
+    if (unreadable) findings.push_back(*std::move(unreadable));
+  }
   std::erase_if(findings, [&](const formats::Finding& finding) {
     return finding.kind == "unfinished-conversion" && IsIgnored(finding.file, unlisted);
   });
@@ -181,7 +188,7 @@ SignReport SignModel(const SignRequest& request, formats::FileSystem& file_syste
   IgnoredPaths unlisted = ignored;
   for (const std::string& path : ignored) unlisted.insert(path + ".partial");  // of a killed run
   const ModelListing listing = ListModel(request.model, unlisted);
-  if (!listing.single_file) report.warnings = RequireWholeModel(listing, unlisted);
+  report.warnings = RequireWholeModel(listing, unlisted);
   RequireSignable(listing);
 
   try {

@@ -115,7 +115,9 @@ void JudgeUnlisted(const CheckpointFiles& files, const Catalog& catalog, Finding
 void JudgeStrictly(const CheckpointFiles& files, const Catalog& catalog, Findings& findings) {
   for (Finding& finding : findings) {
     if (finding.kind == "unlisted-shard") JudgeUnlisted(files, catalog, finding);
-    if (finding.kind == "wrong-total-size") finding.severity = Severity::kError;
+    if (finding.kind == "wrong-total-size" || finding.kind == "broken-side-file") {
+      finding.severity = Severity::kError;
+    }
   }
 }
 

@@ -1,4 +1,5 @@
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -8,6 +9,7 @@
 
 #include "convert/verify/provenance.h"
 #include "formats/manifest.h"
+#include "formats/rank_layout.h"
 #include "formats/safetensors.h"
 #include "tests/convert/verify/checksum_support.h"
 #include "tests/support/files.h"
@@ -33,7 +35,23 @@ class ChecksumRanksTest : public testing::ChecksumTest {
     fs::remove_all(model_);
     WriteRank(kRank0, 1);
     WriteRank(kRank1, 2);
-    WriteFile(model_ / "layout.json", "{}\n");
+    WriteLayout({kRank0, kRank1});
+  }
+
+  // Of one rank that loads the files.
+  void WriteLayout(const std::vector<std::string>& files) const {
+    formats::RankLayout layout;
+    layout.format = "hf-rank";
+    layout.job = std::string(32, '0');
+    layout.grouping = "rank";
+    layout.on_misaligned = "error";
+    layout.source_files.push_back({"model.safetensors", 16, "{}      "});
+    formats::LayoutRank& rank = layout.ranks.emplace_back();
+    for (const std::string& name : files) {
+      rank.files.push_back(static_cast<std::uint32_t>(layout.files.size()));
+      layout.files.push_back({name, fs::file_size(model_ / name), "", std::string(32, '0')});
+    }
+    WriteFile(model_ / "layout.json", formats::SerializeRankLayout(layout));
   }
 
   void WriteRank(const std::string& name, std::uint64_t seed) const {
@@ -112,6 +130,7 @@ TEST_F(ChecksumRanksTest, ASecondCreateKeepsTheProvenanceOfEachFile) {
   EXPECT_EQ(ReadFile(model_ / formats::kManifestName), written);
   // Its tensors are still the ones that were made, now elsewhere.
   fs::rename(model_ / kRank1, model_ / "moved.safetensors");
+  WriteLayout({kRank0, "moved.safetensors"});
   Create(/*overwrite=*/true);
   for (const formats::ManifestTensor& tensor : Manifest().tensors) {
     const std::string of = tensor.file == kRank0 || tensor.name == kNorm ? kRank0 : kRank1;

@@ -391,5 +391,20 @@ TEST_F(SignatureTest, RefusesAShardThatIsCutOff) {
   ExpectBadInput([&] { Sign(); }, "model.safetensors", "signing is refused");
 }
 
+TEST_F(SignatureTest, RefusesASingleFileThatIsCutOff) {
+  const fs::path file = dir_ / "alone.safetensors";
+  const auto sign = [&] {
+    Sign([&](SignRequest& request) {
+      request.model = file;
+      request.signature = dir_ / "alone.sig";
+    });
+  };
+  const std::string whole("\x08\0\0\0\0\0\0\0{}      ", 16);
+  WriteFile(file, whole.substr(0, 15));
+  ExpectBadInput(sign, "alone.safetensors", "signing is refused");
+  WriteFile(file, whole);
+  sign();
+}
+
 }  // namespace
 }  // namespace dsv3::convert

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "formats/finding.h"
+
+// Files that are there and are not what their names say, judged by their first and last bytes.
+namespace dsv3::convert {
+
+// "unreadable-shard" where `name` is that of a safetensors or GGUF file, and its header cannot be
+// read or describes more than the file has. Nothing for other names. Throws Error (kIo).
+std::optional<formats::Finding> FindUnreadableHeader(const std::filesystem::path& path,
+                                                     const std::string& name);
+
+// Of a directory, beside its safetensors files: "unreadable-config" for a config.json that is no
+// JSON object, "broken-side-file" (see FindBrokenSideFiles), and where no safetensors file is there
+// "unreadable-shard" for its GGUF files. All are errors. Throws Error (kIo).
+formats::Findings FindBrokenFiles(const std::filesystem::path& directory);
+
+}  // namespace dsv3::convert
