@@ -83,7 +83,7 @@ ExecutorOptions OutputRun::ExecutorSettings() const {
   options.memory_bytes = run_.memory_bytes != 0 ? run_.memory_bytes : kDefaultMemoryBytes;
   options.derived = source_.derived;
   options.max_open_files = open_files_;
-  options.scratch_directory = output_;
+  options.make_scratch = [this] { return fs_.CreateScratch(output_); };
   options.sha256 = run_.checksum == ChecksumMode::kSha256;
   options.tensor_sha256 = run_.tensor_sha256;
   return options;

@@ -26,8 +26,8 @@ void ChangedBytes::Add(std::uint32_t position, std::byte value) {
 
 void ChangedBytes::Spill() {
   if (!position_file_) {
-    position_file_ = std::make_unique<formats::ScratchFile>(directory_);
-    value_file_ = std::make_unique<formats::ScratchFile>(directory_);
+    position_file_ = make_scratch_();
+    value_file_ = make_scratch_();
   }
   position_file_->Append(std::as_bytes(std::span(positions_)));
   value_file_->Append(values_);

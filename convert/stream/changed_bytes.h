@@ -2,16 +2,18 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <span>
 #include <utility>
 #include <vector>
 
-#include "formats/io/scratch_file.h"
+#include "formats/io/file_system.h"
 
 namespace dsv3::convert {
+
+// Makes an empty file for what does not fit in memory. Throws Error (kIo).
+using MakeScratch = std::function<std::unique_ptr<formats::ScratchFile>()>;
 
 // Positions and new bytes of a tensor that changed, in the order in which they are added. A bounded
 // number is in memory, the others in files without a name. One thread at a time.
@@ -21,8 +23,8 @@ class ChangedBytes {
   // Of one instance, and of ForEach.
   static constexpr std::size_t kMemoryBytes = kMostKept * (2 * sizeof(std::uint32_t) + 1);
 
-  // `directory` exists; files are made when they are needed.
-  explicit ChangedBytes(std::filesystem::path directory) : directory_(std::move(directory)) {}
+  // Files are made when they are needed.
+  explicit ChangedBytes(MakeScratch make_scratch) : make_scratch_(std::move(make_scratch)) {}
 
   // Throws Error (kIo).
   void Add(std::uint32_t position, std::byte value);
@@ -36,7 +38,7 @@ class ChangedBytes {
  private:
   void Spill();
 
-  const std::filesystem::path directory_;
+  const MakeScratch make_scratch_;
   std::vector<std::uint32_t> positions_;
   std::vector<std::byte> values_;
   std::uint64_t spilled_ = 0;

@@ -163,7 +163,7 @@ class Executor {
     lane.output = sink_.Open(lane.file);
     if (plan_.pull) {
       lane.packer = std::make_unique<PullFileWriter>(file, *plan_.pull, *lane.output,
-                                                     options_.scratch_directory, options_.sha256);
+                                                     options_.make_scratch, options_.sha256);
     } else if (plan_.packed) {
       lane.packer = std::make_unique<FilePacker>(file, lane.header, *lane.output, options_.sha256);
     } else {

@@ -9,6 +9,7 @@
 #include "convert/catalog/progress.h"
 #include "convert/plan/derived_tensors.h"
 #include "convert/plan/plan.h"
+#include "convert/stream/changed_bytes.h"
 #include "convert/stream/record.h"
 #include "convert/stream/source_checks.h"
 #include "convert/stream/source_files.h"
@@ -43,8 +44,8 @@ struct ExecutorOptions {
   // Output files that advance together, or of ExecuteSharedReads, whose descriptors stay open; 0:
   // chosen.
   std::size_t max_open_files = 0;
-  // Where weight deltas keep what they cannot hold in memory; it exists.
-  std::filesystem::path scratch_directory = ".";
+  // Of plans with `pull`: where weight deltas keep what they cannot hold in memory.
+  MakeScratch make_scratch = {};
   bool sha256 = true;
   bool tensor_sha256 = false;
   SourceChecks* checks = nullptr;  // of plans with source_digests; the caller runs CheckApart

@@ -26,14 +26,13 @@ std::uint64_t StreamBound(std::uint64_t bytes, PullEncoding encoding) {
 }  // namespace
 
 PullFileWriter::PullFileWriter(const PlannedFile& file, PullEncoding encoding,
-                               formats::OutputFile& output, const std::filesystem::path& scratch,
-                               bool sha256)
+                               formats::OutputFile& output, MakeScratch make_scratch, bool sha256)
     : file_(file),
       encoding_(encoding),
       head_bytes_(HeadBytes()),
       out_(file.name, output, head_bytes_, sha256),
       stream_begin_(out_.end()),
-      overwritten_(scratch) {}
+      overwritten_(std::move(make_scratch)) {}
 
 std::string PullFileWriter::HeaderText(const std::vector<Changed>& changed) const {
   std::vector<formats::SafetensorsTensor> tensors;

@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <span>
 #include <string>
 #include <vector>
@@ -27,9 +26,9 @@ namespace dsv3::convert {
 class PullFileWriter final : public PackedFileWriter {
  public:
   // `output` takes the bytes and must outlive the writer. What an overwrite cannot hold in memory
-  // until the end of a tensor goes to the disk of `scratch`, a directory.
+  // until the end of a tensor goes to files of `make_scratch`.
   PullFileWriter(const PlannedFile& file, PullEncoding encoding, formats::OutputFile& output,
-                 const std::filesystem::path& scratch, bool sha256);
+                 MakeScratch make_scratch, bool sha256);
 
   // Throws Error: kVerification where what was compressed does not give its bytes again; kIo.
   void Append(const Chunk& chunk) override;

@@ -18,6 +18,7 @@
 #include "formats/error.h"
 #include "formats/io/posix.h"
 #include "formats/io/posix_output_file.h"
+#include "formats/io/posix_scratch_file.h"
 #include "formats/message_text.h"
 
 namespace dsv3::formats {
@@ -175,6 +176,10 @@ class Posix final : public FileSystem {
     UniqueFd direct_fd = OpenDirect(path, fd.get());
     return std::make_unique<PosixOutputFile>(path.string(), std::move(fd), std::move(direct_fd),
                                              true);
+  }
+
+  std::unique_ptr<ScratchFile> CreateScratch(const std::filesystem::path& directory) override {
+    return std::make_unique<PosixScratchFile>(directory);
   }
 
   void Rename(const std::filesystem::path& from, const std::filesystem::path& to) override {

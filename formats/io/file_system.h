@@ -27,6 +27,19 @@ class OutputFile {
   virtual void Sync() = 0;
 };
 
+// What does not fit in memory: a file without a name, which goes with the instance, and with the
+// process however that ends. Used by one thread at a time.
+class ScratchFile {
+ public:
+  virtual ~ScratchFile() = default;
+
+  virtual std::uint64_t bytes() const = 0;
+  virtual void Append(std::span<const std::byte> data) = 0;
+  // Precondition: the file has these bytes.
+  virtual void ReadAt(std::uint64_t offset, std::span<std::byte> out) const = 0;
+  virtual void Clear() = 0;
+};
+
 // How a new file may have the bytes of another one that nobody writes anew.
 enum class Sharing {
   kBlocks,  // a file of its own that shares the blocks until one of the two changes (a reflink)
@@ -57,6 +70,8 @@ class FileSystem {
   // Opens an existing regular file (no symbolic link) to continue its streaming writes; WriteAt
   // offsets are absolute.
   virtual std::unique_ptr<OutputFile> OpenExisting(const std::filesystem::path& path) = 0;
+  // An empty file on the disk of `directory`, which exists.
+  virtual std::unique_ptr<ScratchFile> CreateScratch(const std::filesystem::path& directory) = 0;
   // Atomically replaces `to` if it exists.
   virtual void Rename(const std::filesystem::path& from, const std::filesystem::path& to) = 0;
   virtual void Remove(const std::filesystem::path& path) = 0;

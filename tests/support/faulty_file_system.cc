@@ -34,6 +34,34 @@ class FaultyFileSystem::File final : public formats::OutputFile {
   std::unique_ptr<formats::OutputFile> inner_;
 };
 
+class FaultyFileSystem::Scratch final : public formats::ScratchFile {
+ public:
+  Scratch(FaultyFileSystem& owner, std::filesystem::path directory,
+          std::unique_ptr<formats::ScratchFile> inner)
+      : owner_(owner), directory_(std::move(directory)), inner_(std::move(inner)) {}
+
+  std::uint64_t bytes() const override { return inner_->bytes(); }
+  void Append(std::span<const std::byte> data) override {
+    if (owner_.NextFails()) {
+      inner_->Append(data.first(data.size() / 2));
+      throw IoError("write a scratch file in", directory_.string(), owner_.errno_value_);
+    }
+    inner_->Append(data);
+  }
+  void ReadAt(std::uint64_t offset, std::span<std::byte> out) const override {
+    inner_->ReadAt(offset, out);
+  }
+  void Clear() override {
+    owner_.FailIfDue("clear a scratch file in", directory_);
+    inner_->Clear();
+  }
+
+ private:
+  FaultyFileSystem& owner_;
+  std::filesystem::path directory_;
+  std::unique_ptr<formats::ScratchFile> inner_;
+};
+
 FaultyFileSystem::FaultyFileSystem(formats::FileSystem& inner, std::size_t fail_at, int errno_value,
                                    Failing failing)
     : inner_(inner), fail_at_(fail_at), errno_value_(errno_value), failing_(failing) {}
@@ -64,6 +92,12 @@ std::unique_ptr<formats::OutputFile> FaultyFileSystem::Share(const std::filesyst
 std::unique_ptr<formats::OutputFile> FaultyFileSystem::OpenExisting(
     const std::filesystem::path& path) {
   return std::make_unique<File>(*this, path, inner_.OpenExisting(path));
+}
+
+std::unique_ptr<formats::ScratchFile> FaultyFileSystem::CreateScratch(
+    const std::filesystem::path& directory) {
+  FailIfDue("make a scratch file in", directory);
+  return std::make_unique<Scratch>(*this, directory, inner_.CreateScratch(directory));
 }
 
 void FaultyFileSystem::Rename(const std::filesystem::path& from, const std::filesystem::path& to) {

@@ -10,8 +10,8 @@
 namespace dsv3::testing {
 
 // Passes everything on to another file system until a chosen change fails with a chosen errno, as
-// a full, failing or suddenly read-only disk does. A failing WriteAt has written the first half of
-// its bytes before. Thread-safe.
+// a full, failing or suddenly read-only disk does. A failing WriteAt or Append has written the
+// first half of its bytes before. Thread-safe.
 class FaultyFileSystem final : public formats::FileSystem {
  public:
   enum class Failing {
@@ -19,8 +19,8 @@ class FaultyFileSystem final : public formats::FileSystem {
     kFromThenOn,  // the chosen one and all after it
   };
 
-  // `fail_at` counts changes (each call of FileSystem or OutputFile except OpenExisting and
-  // closing) from 0.
+  // `fail_at` counts changes (each call of FileSystem, OutputFile or ScratchFile except
+  // OpenExisting, reading and closing) from 0.
   FaultyFileSystem(formats::FileSystem& inner, std::size_t fail_at, int errno_value,
                    Failing failing = Failing::kOnce);
 
@@ -33,6 +33,8 @@ class FaultyFileSystem final : public formats::FileSystem {
                                              const std::filesystem::path& to,
                                              formats::Sharing sharing) override;
   std::unique_ptr<formats::OutputFile> OpenExisting(const std::filesystem::path& path) override;
+  std::unique_ptr<formats::ScratchFile> CreateScratch(
+      const std::filesystem::path& directory) override;
   void Rename(const std::filesystem::path& from, const std::filesystem::path& to) override;
   void Remove(const std::filesystem::path& path) override;
   void CreateDirectory(const std::filesystem::path& path) override;
@@ -41,6 +43,7 @@ class FaultyFileSystem final : public formats::FileSystem {
 
  private:
   class File;
+  class Scratch;
 
   // Counts one change; whether it must fail.
   bool NextFails();

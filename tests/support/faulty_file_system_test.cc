@@ -1,6 +1,7 @@
 #include "tests/support/faulty_file_system.h"
 
 #include <cerrno>
+#include <memory>
 #include <string>
 
 #include <gmock/gmock.h>
@@ -64,6 +65,22 @@ TEST(FaultyFileSystemTest, FailsAtEachChange) {
     if (fail_at == 4) {
       EXPECT_EQ(tree.at("d/a"), "01234567");
     }
+  }
+}
+
+TEST(FaultyFileSystemTest, FailsAtEachChangeOfAScratchFile) {
+  const TempDir dir;
+  for (std::size_t fail_at = 0; fail_at < 3; ++fail_at) {
+    FaultyFileSystem files(PosixFileSystem(), fail_at, ENOSPC);
+    std::unique_ptr<formats::ScratchFile> file;
+    const auto change = [&] {
+      file = files.CreateScratch(dir.path());
+      file->Append(AsBytes("0123456789"));
+      file->Clear();
+    };
+    EXPECT_THROW(change(), Error) << fail_at;
+    EXPECT_EQ(files.changes(), fail_at + 1);
+    EXPECT_EQ(file ? file->bytes() : 0, fail_at == 1 ? 5U : fail_at == 2 ? 10U : 0U);
   }
 }
 

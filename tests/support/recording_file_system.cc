@@ -179,6 +179,11 @@ std::unique_ptr<formats::OutputFile> RecordingFileSystem::OpenExisting(
   return Wrap(Operation::Kind::kOpenExisting, relative, std::move(file));
 }
 
+std::unique_ptr<formats::ScratchFile> RecordingFileSystem::CreateScratch(
+    const std::filesystem::path& directory) {
+  return inner_.CreateScratch(directory);
+}
+
 void RecordingFileSystem::Rename(const std::filesystem::path& from,
                                  const std::filesystem::path& to) {
   const std::lock_guard lock(mutex_);

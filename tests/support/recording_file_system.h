@@ -87,6 +87,9 @@ class RecordingFileSystem final : public formats::FileSystem {
                                              const std::filesystem::path& to,
                                              formats::Sharing sharing) override;
   std::unique_ptr<formats::OutputFile> OpenExisting(const std::filesystem::path& path) override;
+  // Passed on unrecorded: no crash leaves anything of it.
+  std::unique_ptr<formats::ScratchFile> CreateScratch(
+      const std::filesystem::path& directory) override;
   void Rename(const std::filesystem::path& from, const std::filesystem::path& to) override;
   void Remove(const std::filesystem::path& path) override;
   void CreateDirectory(const std::filesystem::path& path) override;

@@ -63,6 +63,10 @@ class ClosedRenameFileSystem final : public formats::FileSystem {
   std::unique_ptr<formats::OutputFile> OpenExisting(const std::filesystem::path& path) override {
     return std::make_unique<CountedFile>(inner_.OpenExisting(path), path.string(), counts_);
   }
+  std::unique_ptr<formats::ScratchFile> CreateScratch(
+      const std::filesystem::path& directory) override {
+    return inner_.CreateScratch(directory);
+  }
   void Rename(const std::filesystem::path& from, const std::filesystem::path& to) override {
     EXPECT_EQ(counts_.Of(from.string()), 0) << from << " is open";
     ++renames_;

@@ -58,6 +58,10 @@ class CloningFileSystem final : public formats::FileSystem {
   std::unique_ptr<formats::OutputFile> OpenExisting(const fs::path& path) override {
     return inner_.OpenExisting(path);
   }
+  std::unique_ptr<formats::ScratchFile> CreateScratch(
+      const std::filesystem::path& directory) override {
+    return inner_.CreateScratch(directory);
+  }
   void Rename(const fs::path& from, const fs::path& to) override { inner_.Rename(from, to); }
   void Remove(const fs::path& path) override { inner_.Remove(path); }
   void CreateDirectory(const fs::path& path) override { inner_.CreateDirectory(path); }

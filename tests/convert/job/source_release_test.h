@@ -34,6 +34,10 @@ class WatchedFileSystem final : public formats::FileSystem {
   std::unique_ptr<formats::OutputFile> OpenExisting(const std::filesystem::path& path) override {
     return inner_.OpenExisting(path);
   }
+  std::unique_ptr<formats::ScratchFile> CreateScratch(
+      const std::filesystem::path& directory) override {
+    return inner_.CreateScratch(directory);
+  }
   void Rename(const std::filesystem::path& from, const std::filesystem::path& to) override {
     inner_.Rename(from, to);
     on_renamed(to);

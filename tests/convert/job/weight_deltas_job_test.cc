@@ -8,6 +8,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -16,12 +17,15 @@
 #include "convert/job/conversion_report.h"
 #include "convert/job/work_sharing.h"
 #include "convert/recipes/fp8_to_bf16.h"
+#include "convert/stream/changed_bytes.h"
+#include "formats/dtype.h"
 #include "formats/error.h"
 #include "tests/convert/job/weight_deltas_test.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/crash_checks.h"
 #include "tests/convert/support/quick_file_system.h"
 #include "tests/convert/support/thread_sharing.h"
+#include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/support/faulty_file_system.h"
 #include "tests/support/files.h"
 
@@ -166,6 +170,44 @@ TEST_P(WeightDeltasJobTest, AFailingDiskIsAnIoErrorAndTheSameCommandContinues) {
     }
     EXPECT_GT(failures, 30U);
   }
+}
+
+// An overwrite of more bytes than memory holds waits in files without names, on the same disk.
+TEST_P(WeightDeltasJobTest, AFullDiskWhileManyChangesWaitIsAnIoErrorAndTheSameCommandContinues) {
+  TinyCheckpoint before;
+  before.config = TinyConfig();
+  before.Add(kTinyShard1, "w", formats::Dtype::kU8, {convert::ChangedBytes::kMostKept + 1});
+  TinyCheckpoint after = before;
+  for (char& byte : after.Find("w").bytes) byte = static_cast<char>(byte ^ 1);
+  for (const auto& [checkpoint, directory] : {std::pair(before, base_), std::pair(after, in_)}) {
+    fs::remove_all(directory);
+    checkpoint.Write(directory);
+  }
+  fs::remove_all(dir_ / "expected");
+  Pack(in_, dir_ / "expected").Run();
+  expected_ = ReadTree(dir_ / "expected");
+  std::size_t of_scratch = 0;
+  bool failed = true;
+  for (std::size_t failures = 0; failed; ++failures) {
+    SCOPED_TRACE(failures);
+    fs::remove_all(out_);
+    QuickFileSystem quick;
+    FaultyFileSystem full(quick, failures, ENOSPC, FaultyFileSystem::Failing::kFromThenOn);
+    failed = false;
+    try {
+      Whole().Run(full);
+    } catch (const Error& error) {
+      failed = true;
+      EXPECT_EQ(error.code(), ErrorCode::kIo) << error.message();
+      EXPECT_THAT(error.message(), HasSubstr("free some space"));
+      of_scratch += error.message().find("scratch") != std::string::npos ? 1 : 0;
+    }
+    ExpectNothingHalfDone(TreeOrNothing(out_), {expected_});
+    Whole().Run();
+    ExpectFinished();
+    if (HasFailure()) return;
+  }
+  EXPECT_EQ(of_scratch, GetParam() ? 6U : 0U);  // of two files: made, appended to, cleared
 }
 
 TEST_P(WeightDeltasJobTest, OutputOfAnotherJobIsRefused) {

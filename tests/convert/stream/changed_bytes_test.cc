@@ -1,5 +1,6 @@
 #include "convert/stream/changed_bytes.h"
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -7,8 +8,12 @@
 #include <span>
 #include <string>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "formats/error.h"
+#include "formats/io/file_system.h"
+#include "tests/support/faulty_file_system.h"
 #include "tests/support/temp_dir.h"
 
 namespace dsv3::convert {
@@ -22,9 +27,13 @@ std::string All(const ChangedBytes& changed) {
   return all;
 }
 
+MakeScratch In(const std::filesystem::path& directory) {
+  return [directory] { return formats::PosixFileSystem().CreateScratch(directory); };
+}
+
 TEST(ChangedBytesTest, GivesPositionsAndThenBytesHoweverMany) {
   const testing::TempDir directory;
-  ChangedBytes changed(directory.path());
+  ChangedBytes changed(In(directory.path()));
   for (const std::size_t count :
        {std::size_t{0}, std::size_t{3}, ChangedBytes::kMostKept, ChangedBytes::kMostKept + 1,
         5 * ChangedBytes::kMostKept / 2, std::size_t{7}}) {
@@ -44,9 +53,29 @@ TEST(ChangedBytesTest, GivesPositionsAndThenBytesHoweverMany) {
 }
 
 TEST(ChangedBytesTest, NeedsNoDiskForFew) {
-  ChangedBytes changed("/no/such/directory");
+  ChangedBytes changed(In("/no/such/directory"));
   for (std::uint32_t i = 0; i < ChangedBytes::kMostKept; ++i) changed.Add(i, std::byte{1});
   EXPECT_EQ(All(changed).size(), 5 * ChangedBytes::kMostKept);
+}
+
+TEST(ChangedBytesTest, AFullDiskIsAnErrorAtEveryStep) {
+  const testing::TempDir directory;
+  std::size_t failures = 0;
+  for (bool failed = true; failed; failures += failed ? 1 : 0) {
+    testing::FaultyFileSystem full(formats::PosixFileSystem(), failures, ENOSPC,
+                                   testing::FaultyFileSystem::Failing::kFromThenOn);
+    ChangedBytes changed([&] { return full.CreateScratch(directory.path()); });
+    failed = false;
+    try {
+      for (std::uint32_t i = 0; i <= ChangedBytes::kMostKept; ++i) changed.Add(i, std::byte{1});
+      changed.Clear();
+    } catch (const Error& error) {
+      failed = true;
+      EXPECT_EQ(error.code(), ErrorCode::kIo);
+      EXPECT_THAT(error.message(), ::testing::HasSubstr("free some space"));
+    }
+  }
+  EXPECT_EQ(failures, 6U);  // of two files: made, appended to, cleared
 }
 
 }  // namespace

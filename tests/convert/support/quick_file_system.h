@@ -26,6 +26,10 @@ class QuickFileSystem final : public formats::FileSystem {
     auto shared = inner_.Share(from, to, sharing);
     return shared ? std::make_unique<File>(std::move(shared)) : nullptr;
   }
+  std::unique_ptr<formats::ScratchFile> CreateScratch(
+      const std::filesystem::path& directory) override {
+    return inner_.CreateScratch(directory);
+  }
   void Rename(const std::filesystem::path& from, const std::filesystem::path& to) override {
     inner_.Rename(from, to);
   }

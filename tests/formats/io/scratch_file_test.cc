@@ -1,12 +1,12 @@
-#include "formats/io/scratch_file.h"
-
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <string>
 
 #include <gtest/gtest.h>
 
 #include "formats/error.h"
+#include "formats/io/file_system.h"
 #include "tests/support/files.h"
 #include "tests/support/temp_dir.h"
 
@@ -21,7 +21,8 @@ std::string Read(const ScratchFile& file, std::uint64_t offset, std::size_t byte
 
 TEST(ScratchFileTest, KeepsBytesUnderNoName) {
   const testing::TempDir directory;
-  ScratchFile file(directory.path());
+  const auto scratch = PosixFileSystem().CreateScratch(directory.path());
+  ScratchFile& file = *scratch;
   const std::string content = testing::RandomBytes(100'000, 1);
   file.Append(testing::AsBytes(content));
   file.Append(testing::AsBytes("and more"));
@@ -38,15 +39,15 @@ TEST(ScratchFileTest, KeepsBytesUnderNoName) {
 TEST(ScratchFileTest, NamesTheDirectoryThatItCannotUse) {
   const testing::TempDir directory;
   try {
-    const ScratchFile file(directory / "none");
+    PosixFileSystem().CreateScratch(directory / "none");
     ADD_FAILURE() << "no error was thrown";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kIo);
     EXPECT_NE(error.message().find(directory / "none"), std::string::npos) << error.message();
   }
-  const ScratchFile file(directory.path());
+  const auto file = PosixFileSystem().CreateScratch(directory.path());
   try {
-    Read(file, 0, 1);
+    Read(*file, 0, 1);
     ADD_FAILURE() << "no error was thrown";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kIo);

@@ -1,4 +1,4 @@
-#include "formats/io/scratch_file.h"
+#include "formats/io/posix_scratch_file.h"
 
 #include <cerrno>
 #include <cstdlib>
@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include "formats/error.h"
-#include "formats/io/posix.h"
 
 namespace dsv3::formats {
 namespace {
@@ -22,40 +21,43 @@ int CreateAndUnlink(const std::string& directory) {
   return fd;
 }
 
-}  // namespace
-
-ScratchFile::ScratchFile(const std::filesystem::path& directory) : directory_(directory.string()) {
-  fd_ = RetryInterrupted(
-      [&] { return ::open(directory_.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600); });
+int OpenWithoutName(const std::string& directory) {
+  const int fd = RetryInterrupted(
+      [&] { return ::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600); });
   // Kernels and file systems without O_TMPFILE take the directory for what is to be opened.
-  if (fd_ < 0 && (MeansUnsupported(errno) || errno == EISDIR)) fd_ = CreateAndUnlink(directory_);
-  if (fd_ < 0) throw IoError(kAction, directory_, errno);
+  const bool lacks_it = fd < 0 && (MeansUnsupported(errno) || errno == EISDIR);
+  return lacks_it ? CreateAndUnlink(directory) : fd;
 }
 
-ScratchFile::~ScratchFile() { ::close(fd_); }
+}  // namespace
 
-void ScratchFile::Append(std::span<const std::byte> data) {
+PosixScratchFile::PosixScratchFile(const std::filesystem::path& directory)
+    : directory_(directory.string()), fd_(OpenWithoutName(directory_)) {
+  if (fd_.get() < 0) throw IoError(kAction, directory_, errno);
+}
+
+void PosixScratchFile::Append(std::span<const std::byte> data) {
   while (!data.empty()) {
     const ssize_t count = RetryInterrupted(
-        [&] { return ::pwrite(fd_, data.data(), data.size(), static_cast<off_t>(bytes_)); });
+        [&] { return ::pwrite(fd_.get(), data.data(), data.size(), static_cast<off_t>(bytes_)); });
     if (count <= 0) throw IoError(kAction, directory_, count < 0 ? errno : EIO);
     bytes_ += static_cast<std::uint64_t>(count);
     data = data.subspan(static_cast<std::size_t>(count));
   }
 }
 
-void ScratchFile::ReadAt(std::uint64_t offset, std::span<std::byte> out) const {
+void PosixScratchFile::ReadAt(std::uint64_t offset, std::span<std::byte> out) const {
   while (!out.empty()) {
     const ssize_t count = RetryInterrupted(
-        [&] { return ::pread(fd_, out.data(), out.size(), static_cast<off_t>(offset)); });
+        [&] { return ::pread(fd_.get(), out.data(), out.size(), static_cast<off_t>(offset)); });
     if (count <= 0) throw IoError(kAction, directory_, count < 0 ? errno : EIO);
     offset += static_cast<std::uint64_t>(count);
     out = out.subspan(static_cast<std::size_t>(count));
   }
 }
 
-void ScratchFile::Clear() {
-  if (::ftruncate(fd_, 0) != 0) throw IoError(kAction, directory_, errno);
+void PosixScratchFile::Clear() {
+  if (::ftruncate(fd_.get(), 0) != 0) throw IoError(kAction, directory_, errno);
   bytes_ = 0;
 }
 
