@@ -10,9 +10,9 @@
 
 namespace dsv3::cli {
 
-void AppendFormLines(std::string_view label, const std::vector<convert::WeightForm>& forms,
+void AppendFormLines(std::string_view label, const std::vector<convert::FormCount>& forms,
                      std::vector<std::pair<std::string, std::string>>& lines) {
-  for (const convert::WeightForm& form : forms) {
+  for (const convert::FormCount& form : forms) {
     lines.emplace_back(
         label,
         fmt::format("{}: {}, {}", Printable(form.name), FormatCountOf(form.weights, "weight"),
@@ -20,9 +20,9 @@ void AppendFormLines(std::string_view label, const std::vector<convert::WeightFo
   }
 }
 
-std::string NotJudged(const std::vector<convert::WeightForm>& forms) {
+std::string NotJudged(const std::vector<convert::FormCount>& forms) {
   std::uint64_t weights = 0;
-  for (const convert::WeightForm& form : forms) {
+  for (const convert::FormCount& form : forms) {
     if (!form.decoded) weights += form.weights;
   }
   if (weights == 0) return "";
@@ -30,9 +30,9 @@ std::string NotJudged(const std::vector<convert::WeightForm>& forms) {
 }
 
 void FormsMember(formats::JsonWriter& json, std::string_view key,
-                 const std::vector<convert::WeightForm>& forms) {
+                 const std::vector<convert::FormCount>& forms) {
   json.BeginArray(key);
-  for (const convert::WeightForm& form : forms) {
+  for (const convert::FormCount& form : forms) {
     json.BeginObject();
     StringMember(json, "name", form.name);
     json.Uint("weights", form.weights);

@@ -5,6 +5,7 @@
 #include <tbb/blocked_range.h>
 #include <tbb/parallel_for.h>
 
+#include "convert/catalog/tensor_file.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
@@ -15,27 +16,16 @@ constexpr std::uint32_t kHashGrain = 4096;
 }  // namespace
 
 Catalog Catalog::FromCheckpoint(formats::CheckpointFiles& files) {
-  std::vector<SourceFile> source_files;
-  std::vector<CatalogTensor> tensors;
-  std::size_t num_tensors = 0;
-  for (const formats::ShardFile& shard : files.shards) num_tensors += shard.header.tensors.size();
-  source_files.reserve(files.shards.size());
-  tensors.reserve(num_tensors);
+  std::vector<TensorFile> held;
+  held.reserve(files.shards.size());
   for (formats::ShardFile& shard : files.shards) {
-    const auto file = static_cast<std::uint32_t>(source_files.size());
-    source_files.push_back(
-        {shard.name, shard.path, shard.bytes, shard.mtime_ns, shard.header.digest});
-    source_files.back().described_by = {{0, shard.header.data_offset}};
-    for (formats::SafetensorsTensor& tensor : shard.header.tensors) {
-      tensors.push_back(
-          {std::move(tensor.name),
-           tensor.dtype,
-           std::move(tensor.shape),
-           {file, shard.header.data_offset + tensor.begin, tensor.end - tensor.begin}});
-    }
-    shard.header.tensors.clear();
+    TensorFile& file = held.emplace_back();
+    file.file = {shard.name, shard.path, shard.bytes, shard.mtime_ns, shard.header.digest};
+    file.file.described_by = {{0, shard.header.data_offset}};
+    file.header.data_offset = shard.header.data_offset;
+    file.header.tensors = std::exchange(shard.header.tensors, {});
   }
-  return Catalog(std::move(source_files), std::move(tensors));
+  return CatalogOfFiles(std::move(held));
 }
 
 Catalog::Catalog(std::vector<SourceFile> files, std::vector<CatalogTensor> tensors)

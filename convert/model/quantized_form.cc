@@ -107,6 +107,16 @@ std::vector<Shape> CodeShapes(const QuantizedForm& form, std::uint64_t rows, std
   return shapes;
 }
 
+std::uint32_t CountForm(std::string_view name, bool decoded, std::vector<FormCount>& forms) {
+  const auto known = std::find_if(forms.begin(), forms.end(), [&](const FormCount& form) {
+    return form.name == name && form.decoded == decoded;
+  });
+  const auto position = static_cast<std::uint32_t>(known - forms.begin());
+  if (known == forms.end()) forms.push_back({std::string(name), 0, decoded});
+  ++forms[position].weights;
+  return position;
+}
+
 std::vector<std::string> NamesBesideWeight(std::string_view weight) {
   constexpr std::string_view kParts[] = {
       "weight_scale_inv",

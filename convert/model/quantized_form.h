@@ -64,8 +64,14 @@ std::vector<std::string> NamesBesideWeight(std::string_view weight);
 
 // How many weights of a checkpoint have a form.
 struct FormCount {
-  std::string name;
+  std::string name;  // QuantizedForm::name
   std::uint64_t weights = 0;
+  // Whether their values are made of the codes. False, too, where no values are looked at.
+  bool decoded = false;
 };
+
+// Counts one weight more. Returns the position of its form in `forms`, which keep the order in
+// which they were first counted.
+std::uint32_t CountForm(std::string_view name, bool decoded, std::vector<FormCount>& forms);
 
 }  // namespace dsv3::convert

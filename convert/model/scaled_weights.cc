@@ -274,15 +274,7 @@ class Finder {
 
   void ReportForm(std::uint32_t weight, const std::string& form, const std::string& message) {
     result_.unsupported.push_back(Make(weight, "unsupported-weight-format", message));
-    const auto known = std::find_if(result_.forms.begin(), result_.forms.end(),
-                                    [&](const FormCount& count) { return count.name == form; });
-    const auto position = static_cast<std::uint32_t>(known - result_.forms.begin());
-    result_.formed.push_back({weight, position, {}});
-    if (known == result_.forms.end()) {
-      result_.forms.push_back({form, 1});
-    } else {
-      ++known->weights;
-    }
+    result_.formed.push_back({weight, CountForm(form, false, result_.forms), {}});
   }
 
   const Catalog& catalog_;

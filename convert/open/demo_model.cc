@@ -15,6 +15,7 @@
 #include <tbb/parallel_for.h>
 
 #include "convert/catalog/box.h"
+#include "convert/catalog/tensor_file.h"
 #include "convert/layouts/deepseek_names.h"
 #include "convert/layouts/stacks.h"
 #include "convert/model/config_edit.h"
@@ -26,10 +27,8 @@
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/freed_shard.h"
-#include "formats/io/input_file.h"
 #include "formats/json/json_edit.h"
 #include "formats/message_text.h"
-#include "formats/safetensors.h"
 
 namespace dsv3::convert {
 namespace {
@@ -55,41 +54,27 @@ struct Ranks {
 
 Ranks ReadRanks(const fs::path& directory, const std::vector<formats::FreedShard>& freed) {
   const std::uint64_t size = *DemoRanks(DemoFiles(directory, freed));
-  std::vector<SourceFile> files(size);
-  std::vector<formats::SafetensorsHeader> headers(size);
+  std::vector<TensorFile> files(size);
   tbb::parallel_for(std::uint64_t{0}, size, [&](std::uint64_t rank) {
-    SourceFile& file = files[rank];
-    file.name = DeepseekFileName(rank, size);
-    file.path = directory / file.name;
+    const std::string name = DeepseekFileName(rank, size);
     std::error_code ignored;
-    if (!fs::exists(fs::symlink_status(file.path, ignored)) &&
-        formats::FindFreed(freed, file.name, file.path) == nullptr) {
-      Fail(file.name, "",
+    if (!fs::exists(fs::symlink_status(directory / name, ignored)) &&
+        formats::FindFreed(freed, name, directory / name) == nullptr) {
+      Fail(name, "",
            fmt::format("{}: the other files are of {} ranks, and this one is missing; copy it from "
                        "where they come from",
-                       formats::ShownPath(file.name), size));
+                       formats::ShownPath(name), size));
     }
-    const formats::InputFile input = formats::OpenOrFreed(file.path, file.name, freed);
-    headers[rank] = formats::ReadSafetensorsHeader(input);
-    file.bytes = input.bytes();
-    file.mtime_ns = input.mtime_ns();
-    file.header_digest = headers[rank].digest;
-    file.described_by = {{0, headers[rank].data_offset}};
-    file.shares_names = true;
+    files[rank] = OpenTensorFile(directory, name, freed);
+    files[rank].file.shares_names = true;
   });
-  std::vector<CatalogTensor> tensors;
-  std::map<std::string, Gathered> gathered;
-  for (std::uint32_t rank = 0; rank < size; ++rank) {
-    for (const formats::SafetensorsTensor& held : headers[rank].tensors) {
-      const auto position = static_cast<std::uint32_t>(tensors.size());
-      gathered[HuggingFaceName(held.name)].held.emplace_back(rank, position);
-      tensors.push_back({files[rank].name + '/' + held.name,
-                         held.dtype,
-                         held.shape,
-                         {rank, headers[rank].data_offset + held.begin, held.end - held.begin}});
-    }
+  Ranks ranks{CatalogOfFiles(std::move(files)), {}};
+  const std::vector<CatalogTensor>& tensors = ranks.catalog.tensors();
+  for (std::uint32_t i = 0; i < tensors.size(); ++i) {
+    const std::string name = HuggingFaceName(ranks.catalog.NameInFile(i));
+    ranks.tensors[name].held.emplace_back(tensors[i].extent.file, i);
   }
-  return {Catalog(std::move(files), std::move(tensors)), std::move(gathered)};
+  return ranks;
 }
 
 // How a model's tensor is made of the ranks' tensors.

@@ -1,22 +1,20 @@
 #include "convert/open/files_to_pack.h"
 
 #include <algorithm>
-#include <set>
 #include <string_view>
 #include <system_error>
-#include <unordered_set>
 #include <utility>
 
 #include <fmt/format.h>
 #include <tbb/parallel_for.h>
 
+#include "convert/catalog/tensor_file.h"
 #include "convert/open/model_files.h"
 #include "convert/open/unfinished.h"
 #include "convert/packing/packed_manifest.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/io/dead_link.h"
-#include "formats/io/input_file.h"
 #include "formats/message_text.h"
 #include "formats/shard_index.h"
 
@@ -77,20 +75,6 @@ Listing List(const fs::path& directory) {
   }
   if (error) throw IoError("list", directory.string(), error.value());
   return listing;
-}
-
-TensorFile OpenFile(const fs::path& directory, const std::string& name,
-                    const std::vector<formats::FreedShard>& freed) {
-  TensorFile opened;
-  opened.file.name = name;
-  opened.file.path = directory / name;
-  const formats::InputFile input = formats::OpenOrFreed(opened.file.path, name, freed);
-  opened.header = formats::ReadSafetensorsHeader(input);
-  opened.file.bytes = input.bytes();
-  opened.file.mtime_ns = input.mtime_ns();
-  opened.file.header_digest = opened.header.digest;
-  opened.file.described_by = {{0, opened.header.data_offset}};
-  return opened;
 }
 
 formats::Finding Warning(std::string_view kind, const std::string& file, std::string message) {
@@ -161,31 +145,6 @@ void TakeListing(Listing listing, OpenedModel& model) {
 
 }  // namespace
 
-Catalog CatalogOfFiles(std::vector<TensorFile> files) {
-  std::unordered_set<std::string_view> names;
-  bool shares_names = false;
-  for (const TensorFile& file : files) {
-    for (const formats::SafetensorsTensor& tensor : file.header.tensors) {
-      shares_names = !names.insert(tensor.name).second || shares_names;
-    }
-  }
-  std::vector<SourceFile> sources;
-  std::vector<CatalogTensor> tensors;
-  for (TensorFile& held : files) {
-    const auto position = static_cast<std::uint32_t>(sources.size());
-    held.file.shares_names = shares_names;
-    for (formats::SafetensorsTensor& tensor : held.header.tensors) {
-      tensors.push_back(
-          {shares_names ? fmt::format("{}/{}", held.file.name, tensor.name) : tensor.name,
-           tensor.dtype,
-           std::move(tensor.shape),
-           {position, held.header.data_offset + tensor.begin, tensor.end - tensor.begin}});
-    }
-    sources.push_back(std::move(held.file));
-  }
-  return Catalog(std::move(sources), std::move(tensors));
-}
-
 OpenedModel OpenFilesToPack(const fs::path& input, const OpenOptions& options) {
   RefuseUnfinishedConversion(input);
   OpenedModel model;
@@ -218,9 +177,10 @@ OpenedModel OpenFilesToPack(const fs::path& input, const OpenOptions& options) {
   }
   std::vector<TensorFile> files(names.size());
   tbb::parallel_for(std::size_t{0}, names.size(), [&](std::size_t i) {
-    files[i] = OpenFile(model.directory, names[i], options.freed);
+    files[i] = OpenTensorFile(model.directory, names[i], options.freed);
   });
   TakeListing(std::move(listing), model);
+  FindSharedNames(files);
   model.catalog = CatalogOfFiles(std::move(files));
   model.freed = options.freed;
   return model;

@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 #include <tbb/parallel_for.h>
 
+#include "convert/catalog/tensor_file.h"
 #include "convert/open/assembled_model.h"
 #include "convert/open/files_to_pack.h"
 #include "convert/open/unfinished.h"
@@ -188,6 +189,7 @@ class Opener {
       original.header.tensors = std::move(tensors);
     }
     files_.clear();
+    FindSharedNames(originals);
     result_.model.catalog = CatalogOfFiles(std::move(originals));
   }
 

@@ -11,6 +11,7 @@
 #include <tbb/parallel_for.h>
 
 #include "convert/catalog/box.h"
+#include "convert/catalog/tensor_file.h"
 #include "formats/checkpoint_files.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
@@ -241,29 +242,22 @@ class Opener {
   }
 
   RankDirectory Take(std::vector<OpenedFile> files) {
-    std::vector<SourceFile> source_files;
-    std::vector<CatalogTensor> tensors;
+    std::vector<TensorFile> held;
     std::vector<std::uint32_t> layout_tensors;
-    tensors.reserve(table_.size());
+    held.reserve(files.size());
     layout_tensors.reserve(table_.size());
     for (OpenedFile& opened : files) {
-      const auto file = static_cast<std::uint32_t>(source_files.size());
       if (!opened.faults.empty()) opened.header.tensors.clear();
       for (std::size_t i = 0; i < opened.header.tensors.size(); ++i) {
-        const SafetensorsTensor& held = opened.header.tensors[i];
         const std::uint32_t listed = opened.layout_tensors[i];
-        tensors.push_back({opened.file.name + '/' + held.name,
-                           held.dtype,
-                           ShapeForParts(layout_.tensors[listed]),
-                           {file, opened.header.data_offset + held.begin, held.end - held.begin}});
+        opened.header.tensors[i].shape = ShapeForParts(layout_.tensors[listed]);
         layout_tensors.push_back(listed);
       }
-      opened.header.tensors = {};
       opened.file.shares_names = true;
-      source_files.push_back(std::move(opened.file));
+      held.push_back({std::move(opened.file), std::move(opened.header)});
     }
     formats::Findings unlisted = Unlisted();
-    return {directory_, std::move(layout_), Catalog(std::move(source_files), std::move(tensors)),
+    return {directory_, std::move(layout_), CatalogOfFiles(std::move(held)),
             std::move(layout_tensors), std::move(unlisted)};
   }
 

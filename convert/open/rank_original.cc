@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <tbb/parallel_for.h>
 
+#include "convert/catalog/tensor_file.h"
 #include "convert/open/open_model.h"
 #include "formats/checkpoint_check.h"
 #include "formats/checkpoint_files.h"
@@ -86,20 +87,12 @@ void RequireConsistent(const RankLayout& layout, const std::vector<SafetensorsHe
 }
 
 Catalog CatalogOf(const RankLayout& layout, const std::vector<SafetensorsHeader>& headers) {
-  std::vector<SourceFile> files;
-  std::vector<CatalogTensor> tensors;
+  std::vector<TensorFile> files(headers.size());
   for (std::size_t i = 0; i < headers.size(); ++i) {
-    const auto file = static_cast<std::uint32_t>(i);
-    files.push_back(
-        {layout.source_files[i].name, {}, layout.source_files[i].bytes, 0, headers[i].digest});
-    for (const formats::SafetensorsTensor& tensor : headers[i].tensors) {
-      tensors.push_back({tensor.name,
-                         tensor.dtype,
-                         tensor.shape,
-                         {file, headers[i].data_offset + tensor.begin, tensor.end - tensor.begin}});
-    }
+    const formats::LayoutSourceFile& file = layout.source_files[i];
+    files[i] = {{file.name, {}, file.bytes, 0, headers[i].digest}, headers[i]};
   }
-  return Catalog(std::move(files), std::move(tensors));
+  return CatalogOfFiles(std::move(files));
 }
 
 }  // namespace

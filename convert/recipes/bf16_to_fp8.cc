@@ -7,6 +7,7 @@
 
 #include "convert/plan/expression.h"
 #include "convert/plan/quantize_expression.h"
+#include "convert/recipes/own_shards.h"
 #include "formats/error.h"
 #include "formats/json/json_writer.h"
 
@@ -174,16 +175,11 @@ Bf16ToFp8Plan PlanBf16ToFp8(const Catalog& catalog, const TensorSelection& selec
     file.emplace_back(tensor.name, std::move(made.codes));
     file.emplace_back(ScaleNameOf(tensor.name, form.naming), std::move(made.scale));
   }
-  std::vector<std::size_t> planned(files.size(), 0);
-  for (std::size_t i = 0; i < files.size(); ++i) {
-    if (files[i].empty()) continue;
-    planned[i] = plan.files.size();
-    plan.files.push_back(PlanFile(catalog.files()[i].name, std::move(files[i])));
-  }
+  const std::vector<std::size_t> planned =
+      PlanSameShards(catalog, std::move(files), write_index, plan);
   for (auto& [file, first_pass] : passes) {
     result.passes.push_back({{planned[file]}, std::move(first_pass)});
   }
-  if (write_index) plan.index = PlanIndex(plan);
   return result;
 }
 

@@ -12,6 +12,7 @@
 #include "convert/model/quantized_form.h"
 #include "convert/model/shifted_norms.h"
 #include "convert/plan/dequantize_expression.h"
+#include "convert/recipes/own_shards.h"
 #include "formats/error.h"
 #include "formats/json/json_edit.h"
 #include "formats/message_text.h"
@@ -160,7 +161,7 @@ Plan PlanDequantize(const std::string& recipe, const Catalog& catalog,
   Plan plan;
   plan.recipe = recipe;
   plan.options = {{"allow_bad_scales", options.allow_bad_scales ? "true" : "false"}};
-  std::vector<std::vector<std::pair<std::string, ExpressionPtr>>> files(catalog.files().size());
+  std::vector<NamedExpressions> files(catalog.files().size());
   for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
     if (goes[i]) continue;
     const CatalogTensor& tensor = catalog.tensors()[i];
@@ -169,11 +170,7 @@ Plan PlanDequantize(const std::string& recipe, const Catalog& catalog,
         weight == nullptr ? tensor.name : WeightOfCodes(tensor.name),
         weight == nullptr ? Copy(catalog, i) : Dequantize(catalog, *weight));
   }
-  for (std::size_t i = 0; i < files.size(); ++i) {
-    if (files[i].empty()) continue;
-    plan.files.push_back(PlanFile(catalog.files()[i].name, std::move(files[i])));
-  }
-  if (write_index) plan.index = PlanIndex(plan);
+  PlanSameShards(catalog, std::move(files), write_index, plan);
   return plan;
 }
 

@@ -34,4 +34,16 @@ std::vector<PlannedFile> PlanOwnShards(
   return files;
 }
 
+std::vector<std::size_t> PlanSameShards(const Catalog& catalog, std::vector<NamedExpressions> held,
+                                        bool write_index, Plan& plan) {
+  std::vector<std::size_t> planned(held.size(), 0);
+  for (std::size_t i = 0; i < held.size(); ++i) {
+    if (held[i].empty()) continue;
+    planned[i] = plan.files.size();
+    plan.files.push_back(PlanFile(catalog.files()[i].name, std::move(held[i])));
+  }
+  if (write_index) plan.index = PlanIndex(plan);
+  return planned;
+}
+
 }  // namespace dsv3::convert

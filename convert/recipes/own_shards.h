@@ -1,11 +1,13 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "convert/open/open_model.h"
+#include "convert/plan/plan.h"
 #include "convert/plan/planned_file.h"
 
 namespace dsv3::convert {
@@ -20,5 +22,11 @@ using IsWanted = std::function<bool(const std::string& tensor)>;
 std::vector<PlannedFile> PlanOwnShards(
     const OpenedModel& model, std::vector<std::string> headers, const IsWanted& is_wanted = {},
     const std::function<void(std::uint32_t position, PlannedTensor& tensor)>& complete = {});
+
+// Plans files under the names of the catalog's shards, and the index over them where `write_index`.
+// `held` are the tensors of each, by the shard's position; one without any is left out. Returns
+// where each shard's file is in Plan::files.
+std::vector<std::size_t> PlanSameShards(const Catalog& catalog, std::vector<NamedExpressions> held,
+                                        bool write_index, Plan& plan);
 
 }  // namespace dsv3::convert

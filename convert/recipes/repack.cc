@@ -9,6 +9,7 @@
 
 #include "convert/model/gate_up.h"
 #include "convert/model/scale_names.h"
+#include "convert/recipes/own_shards.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
@@ -347,11 +348,7 @@ Plan PlanRepack(const Catalog& catalog, const RepackedModel& repacked, bool writ
       files[tensor.extent.file].emplace_back(tensor.name, Copy(catalog, i));
     }
   }
-  for (std::size_t i = 0; i < files.size(); ++i) {
-    if (files[i].empty()) continue;
-    plan.files.push_back(PlanFile(catalog.files()[i].name, std::move(files[i])));
-  }
-  if (write_index) plan.index = PlanIndex(plan);
+  PlanSameShards(catalog, std::move(files), write_index, plan);
   return plan;
 }
 

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "convert/catalog/progress.h"
+#include "convert/model/quantized_form.h"
 #include "convert/verify/verification.h"
-#include "convert/verify/weight_forms.h"
 #include "formats/shape.h"
 
 namespace dsv3::convert {
@@ -96,8 +96,8 @@ struct CompareReport {
   // (those with differing NaNs and infinities before all others).
   std::vector<std::uint32_t> worst;
   // The forms of weights that conversions do not read.
-  std::vector<WeightForm> forms_a;
-  std::vector<WeightForm> forms_b;
+  std::vector<FormCount> forms_a;
+  std::vector<FormCount> forms_b;
   std::uint64_t bytes_read = 0;  // of both
 };
 

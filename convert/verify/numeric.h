@@ -9,8 +9,8 @@
 
 #include "convert/catalog/progress.h"
 #include "convert/layouts/stacks.h"
+#include "convert/model/quantized_form.h"
 #include "convert/verify/verification.h"
-#include "convert/verify/weight_forms.h"
 #include "formats/shape.h"
 
 namespace dsv3::convert {
@@ -61,7 +61,7 @@ struct NumericReport {
   std::vector<NumericTensor> tensors;  // in the order of the files and their data
   // The forms of weights that conversions do not read. Of codes that are not decoded only this is
   // judged: whether all of them are zero.
-  std::vector<WeightForm> forms;
+  std::vector<FormCount> forms;
   std::uint64_t bytes_read = 0;  // of weights and scales
 };
 

@@ -42,15 +42,7 @@ void TakeForms(ValueCheckpoint& checkpoint) {
     const bool decoded = found != scaled.readable.end() && found->weight == weight.weight;
     if (!decoded && checkpoint.undecoded[weight.weight]) continue;
     checkpoint.undecoded[weight.weight] = !decoded;
-    const std::string& name = scaled.forms[weight.form].name;
-    const auto known = std::find_if(
-        checkpoint.forms.begin(), checkpoint.forms.end(),
-        [&](const WeightForm& form) { return form.name == name && form.decoded == decoded; });
-    if (known == checkpoint.forms.end()) {
-      checkpoint.forms.push_back({name, 1, decoded});
-    } else {
-      ++known->weights;
-    }
+    CountForm(scaled.forms[weight.form].name, decoded, checkpoint.forms);
   }
   scaled.pairs.insert(scaled.pairs.end(), scaled.readable.begin(), scaled.readable.end());
   std::sort(scaled.pairs.begin(), scaled.pairs.end(),

@@ -3,9 +3,9 @@
 #include <filesystem>
 #include <vector>
 
+#include "convert/model/quantized_form.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/open/open_model.h"
-#include "convert/verify/weight_forms.h"
 #include "formats/finding.h"
 
 // A model whose values are to be read; an internal part of numeric.h and compare.h.
@@ -16,7 +16,7 @@ struct ValueCheckpoint {
   ScaledWeights scaled;  // its findings and what it does not support left alone
   // Of the weights in other forms: those that can be decoded are among the pairs above, of the
   // others only the bytes mean anything (by position in the catalog).
-  std::vector<WeightForm> forms;
+  std::vector<FormCount> forms;
   std::vector<bool> undecoded;
   // Errors of files, index and config, and what FindUnfinished, FindMissingFiles and
   // FindMissingTensors say of the directory.

@@ -30,7 +30,7 @@ TEST_P(EachFormValuesTest, LooksAtValuesNameItAndJudgeNoCodes) {
   const convert::StopToken stop;
   const convert::NumericReport report =
       convert::VerifyNumeric({.input = in(), .histogram = ""}, progress, stop);
-  const auto expect_form = [&](const std::vector<convert::WeightForm>& forms) {
+  const auto expect_form = [&](const std::vector<convert::FormCount>& forms) {
     ASSERT_EQ(forms.size(), 1U);
     EXPECT_THAT(forms[0].name, HasSubstr(GetParam().name));
     EXPECT_EQ(forms[0].weights, experts);
