@@ -5,11 +5,8 @@
 #include <functional>
 #include <optional>
 
-#include <fmt/format.h>
-
-#include "formats/error.h"
 #include "formats/io/open_files.h"
-#include "formats/message_text.h"
+#include "formats/io/unchanged_file.h"
 
 namespace dsv3::convert {
 namespace {
@@ -95,17 +92,8 @@ std::shared_ptr<const formats::InputFile> SourceFiles::Get(std::uint32_t file) {
     return found->input;
   }
   const SourceFile& source = catalog_.files()[file];
-  const std::string name = source.DisplayName();
-  auto input = std::make_shared<const formats::InputFile>(source.path, name);
-  if (input->bytes() != source.bytes || input->mtime_ns() != source.mtime_ns) {
-    throw Error(ErrorCode::kBadInput,
-                fmt::format("{}: the file changed while it was being read ({} before, {} "
-                            "now); wait until nothing writes to the source, then run the same "
-                            "command again",
-                            formats::ShownPath(name), formats::ExactBytes(source.bytes),
-                            formats::ExactBytes(input->bytes())),
-                {name, ""});
-  }
+  auto input = std::make_shared<const formats::InputFile>(source.path, source.DisplayName());
+  formats::RequireUnchanged(*input, source.bytes, source.mtime_ns, "");
   if (open_.size() >= max_open_) open_.pop_back();
   open_.push_front({file, input});
   return input;

@@ -5,8 +5,10 @@
 #include <string>
 #include <vector>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "formats/error.h"
 #include "tests/convert/support/catalog_of.h"
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/support/files.h"
@@ -57,6 +59,25 @@ TEST(SourceFilesTest, MoreFilesThanMayBeOpenAreReadAllTheSame) {
   sources.Read(ranges, buffer, inputs);
   for (std::uint32_t i = 0; i < num_files; ++i) {
     ASSERT_EQ(testing::AsString(inputs[i]), many.Find(catalog.tensors()[i].name).bytes) << i;
+  }
+}
+
+TEST(SourceFilesTest, AFileThatChangedSinceTheCatalogWasMadeIsAnError) {
+  const testing::TempDir dir(testing::MemoryDirectory());
+  testing::TinyCheckpoint held;
+  held.Add("s.safetensors", "t", Dtype::kU8, {16});
+  held.Write(dir / "held");
+  const Catalog catalog = testing::CatalogOf(dir / "held");
+  testing::WriteFile(dir / "held" / "s.safetensors", "cut off");
+  SourceFiles sources(catalog);
+  try {
+    sources.Get(0);
+    FAIL() << "it was opened";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+    EXPECT_EQ(error.place().file, "s.safetensors");
+    EXPECT_THAT(error.message(), ::testing::HasSubstr("changed while it was being read"));
+    EXPECT_THAT(error.message(), ::testing::HasSubstr("7 bytes now"));
   }
 }
 
