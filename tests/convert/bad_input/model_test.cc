@@ -41,13 +41,6 @@ class ModelTest : public BadInputTest {
     checkpoint_ = Load(sample);
     fs::remove_all(sample);
   }
-
-  // Removes the tensors whose names contain `part`; how many there were.
-  std::size_t Drop(const std::string& part) {
-    return std::erase_if(checkpoint_.tensors, [&](const TinyTensor& tensor) {
-      return tensor.name.find(part) != std::string::npos;
-    });
-  }
 };
 
 TEST_F(ModelTest, TakesWhatTheConfigPredicts) {
@@ -56,7 +49,7 @@ TEST_F(ModelTest, TakesWhatTheConfigPredicts) {
 }
 
 TEST_F(ModelTest, RefusesAMissingTensor) {
-  ASSERT_EQ(Drop(kNorm), 1u);
+  ASSERT_EQ(checkpoint_.DropContaining(kNorm), 1u);
   WriteInput();
   const Error error = Refusal();
   EXPECT_EQ(error.code(), ErrorCode::kBadInput);
@@ -69,14 +62,14 @@ TEST_F(ModelTest, RefusesAMissingTensor) {
 }
 
 TEST_F(ModelTest, CountsTheOtherMissingTensors) {
-  const std::size_t missing = Drop("input_layernorm.weight");
+  const std::size_t missing = checkpoint_.DropContaining("input_layernorm.weight");
   ASSERT_GT(missing, 2u);
   WriteInput();
   ExpectBadInput(kNorm, "(" + std::to_string(missing - 1) + " more tensors are missing");
 }
 
 TEST_F(ModelTest, RefusesAMissingWeightWhoseScaleIsThereToo) {
-  ASSERT_EQ(Drop("model.layers.0.self_attn.o_proj."), 2u);
+  ASSERT_EQ(checkpoint_.DropContaining("model.layers.0.self_attn.o_proj."), 2u);
   WriteInput();
   ExpectBadInput("'model.layers.0.self_attn.o_proj.weight'", "predicts it with shape [");
 }

@@ -14,12 +14,9 @@ using formats::Dtype;
 
 class ScaleTest : public BadInputTest {
  protected:
-  void Drop(const std::string& name) {
-    std::erase_if(checkpoint_.tensors, [&](const TinyTensor& t) { return t.name == name; });
-  }
   void Reshape(const std::string& name, Dtype dtype, const formats::Shape& shape) {
     const std::string shard = checkpoint_.Find(name).shard;
-    Drop(name);
+    checkpoint_.Drop(name);
     checkpoint_.AddScale(shard, name, dtype, shape);
   }
   // Replaces element `at` of a tensor, which headers do not tell.
@@ -30,13 +27,13 @@ class ScaleTest : public BadInputTest {
 };
 
 TEST_F(ScaleTest, RefusesAWeightWithoutScale) {
-  Drop("b.weight_scale_inv");
+  checkpoint_.Drop("b.weight_scale_inv");
   WriteInput();
   ExpectBadInput(kTinyShard1, "'b.weight'", "no scale", "'b.weight_scale_inv'", "download");
 }
 
 TEST_F(ScaleTest, RefusesAScaleWithoutWeight) {
-  Drop("c.weight");
+  checkpoint_.Drop("c.weight");
   WriteInput();
   ExpectBadInput(kTinyShard4, "'c.weight_scale_inv'", "no tensor 'c.weight'");
 }
@@ -64,7 +61,7 @@ TEST_F(ScaleTest, RefusesAScaleOfTheWrongDtype) {
   for (const Dtype dtype : {Dtype::kI16, Dtype::kF64, Dtype::kI32, Dtype::kU8}) {
     const std::string name(formats::DtypeName(dtype));
     SCOPED_TRACE(name);
-    Drop("a.weight_scale_inv");
+    checkpoint_.Drop("a.weight_scale_inv");
     checkpoint_.Add(kTinyShard1, "a.weight_scale_inv", dtype, {3, 2});
     WriteInput();
     ExpectBadInput(kTinyShard1, "'a.weight_scale_inv' is " + name,
@@ -73,7 +70,7 @@ TEST_F(ScaleTest, RefusesAScaleOfTheWrongDtype) {
 }
 
 TEST_F(ScaleTest, RefusesAScaleThatIsItselfAnFp8Weight) {
-  Drop("a.weight_scale_inv");
+  checkpoint_.Drop("a.weight_scale_inv");
   checkpoint_.Add(kTinyShard1, "a.weight_scale_inv", Dtype::kF8E4M3, {3, 2});
   WriteInput();
   ExpectBadInput(kTinyShard1, "'a.weight_scale_inv' is F8_E4M3");
@@ -84,7 +81,7 @@ TEST_F(ScaleTest, RefusesOtherFp8Formats) {
   for (const Dtype dtype : {Dtype::kF8E4M3Fnuz, Dtype::kF8E5M2Fnuz}) {
     const std::string name(formats::DtypeName(dtype));
     SCOPED_TRACE(name);
-    Drop("a.weight");
+    checkpoint_.Drop("a.weight");
     checkpoint_.Add(kTinyShard1, "a.weight", dtype, {10, 12});
     WriteInput();
     ExpectBadInput(kTinyShard1, "'a.weight' is " + name, "expected F8_E4M3 or F8_E5M2");
@@ -95,7 +92,7 @@ TEST_F(ScaleTest, RefusesFp8WeightsThatAreNoMatrices) {
   for (const formats::Shape& shape :
        {formats::Shape{2, 2, 10, 12}, formats::Shape{12}, formats::Shape{}}) {
     SCOPED_TRACE(formats::ShapeToString(shape));
-    Drop("a.weight");
+    checkpoint_.Drop("a.weight");
     checkpoint_.Add(kTinyShard1, "a.weight", Dtype::kF8E4M3, shape);
     WriteInput();
     ExpectBadInput(kTinyShard1, "'a.weight'", "has shape " + formats::ShapeToString(shape),

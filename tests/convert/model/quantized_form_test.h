@@ -203,12 +203,11 @@ class QuantizedFormTest : public StructureTest {
  protected:
   // Everything is BF16 at first, without a quantization_config.
   QuantizedFormTest() {
-    Drop("_scale_inv");
+    checkpoint_.DropContaining("_scale_inv");
     const auto tensors = checkpoint_.tensors;
     for (const TinyTensor& tensor : tensors) {
       if (tensor.dtype != Dtype::kF8E4M3) continue;
-      std::erase_if(checkpoint_.tensors,
-                    [&](const TinyTensor& other) { return other.name == tensor.name; });
+      checkpoint_.Drop(tensor.name);
       checkpoint_.Add(tensor.shard, tensor.name, Dtype::kBF16, tensor.shape);
     }
     checkpoint_.config =
@@ -224,8 +223,7 @@ class QuantizedFormTest : public StructureTest {
     const auto tensors = checkpoint_.tensors;
     for (const TinyTensor& tensor : tensors) {
       if (tensor.name.find(".experts.") == std::string::npos) continue;
-      std::erase_if(checkpoint_.tensors,
-                    [&](const TinyTensor& other) { return other.name == tensor.name; });
+      checkpoint_.Drop(tensor.name);
       add(Module{checkpoint_, tensor.shard, tensor.name.substr(0, tensor.name.rfind('.') + 1),
                  tensor.shape[0], tensor.shape[1]});
       ++count;

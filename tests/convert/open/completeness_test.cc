@@ -115,9 +115,7 @@ TEST_F(CompletenessTest, TheListingNamesWeightsWhereThereIsNoIndex) {
 
 TEST_F(CompletenessTest, TheConfigSaysWhichTensorsThereMustBe) {
   testing::TinyCheckpoint model = testing::SmallModelCheckpoint();
-  std::erase_if(model.tensors, [](const testing::TinyTensor& tensor) {
-    return tensor.name == "model.norm.weight";
-  });
+  model.Drop("model.norm.weight");
   fs::remove_all(in_);
   model.Write(in_);
   const std::string missing = "missing-tensor config.json model.norm.weight";
@@ -191,9 +189,7 @@ TEST_F(CompletenessTest, TrainingCheckpointsAreJudgedByTheirOwnMap) {
 
 TEST_F(CompletenessTest, SaysWhichValueOfTheConfigWouldFit) {
   testing::TinyCheckpoint model = testing::SmallModelCheckpoint();
-  std::erase_if(model.tensors, [](const testing::TinyTensor& tensor) {
-    return tensor.name.starts_with("model.layers.2.");
-  });
+  model.DropContaining("model.layers.2.");
   fs::remove_all(in_);
   model.Write(in_);
   const auto hint = HasSubstr("or set num_nextn_predict_layers to 0 if");
@@ -211,9 +207,7 @@ TEST_F(CompletenessTest, EveryCheckNamesTheUnlistedFileThatHoldsWhatIsMissing) {
   });
   for (testing::TinyTensor& tensor : sidecar.tensors) tensor.shard = "mtp.safetensors";
   testing::TinyCheckpoint main = model;
-  std::erase_if(main.tensors, [](const testing::TinyTensor& tensor) {
-    return tensor.name.starts_with("model.layers.2.");
-  });
+  main.DropContaining("model.layers.2.");
   const auto names_it =
       AllOf(HasSubstr("mtp.safetensors holds "), HasSubstr("the index does not list that file"),
             Not(HasSubstr("num_nextn_predict_layers")), Not(HasSubstr("download")),

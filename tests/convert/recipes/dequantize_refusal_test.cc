@@ -47,8 +47,7 @@ TEST_F(DequantizeTest, AllowBadScalesGoesOnAndCountsThem) {
 
 TEST_F(DequantizeTest, RefusesWhatIsMissing) {
   const auto without = [&](Made made, const std::string& part) {
-    std::erase_if(made.checkpoint.tensors,
-                  [&](const TinyTensor& tensor) { return tensor.name == kModule + part; });
+    made.checkpoint.Drop(kModule + part);
     return Refusal(made).message();
   };
   EXPECT_THAT(without(PackedInt4(32), "weight_scale"), HasSubstr("weight_scale' is in no shard"));
@@ -99,9 +98,7 @@ TEST_F(DequantizeTest, RefusesTwoFormsOfOneWeight) {
 
 TEST_F(DequantizeTest, RefusesStaticInt8WithoutTheScaleOfItsActivations) {
   Made made = StaticInt8();
-  std::erase_if(made.checkpoint.tensors, [](const TinyTensor& tensor) {
-    return tensor.name == std::string(kModule) + "input_scale";
-  });
+  made.checkpoint.Drop(std::string(kModule) + "input_scale");
   EXPECT_THAT(Refusal(made).message(), HasSubstr("up_proj.input_scale' is in no shard"));
   made = StaticInt8();
   // Of F16 models: the bits of an F32.
@@ -160,8 +157,7 @@ TEST_F(DequantizeTest, TakesWhatTheExportersRoundingLeaves) {
 TEST_F(DequantizeTest, RefusesAwqThatIsNotWhole) {
   const auto without = [&](const std::string& part) {
     Made made = Awq(64);
-    std::erase_if(made.checkpoint.tensors,
-                  [&](const TinyTensor& tensor) { return tensor.name == kModule + part; });
+    made.checkpoint.Drop(kModule + part);
     return Refusal(made).message();
   };
   EXPECT_THAT(without("scales"), HasSubstr("up_proj.scales' is in no shard"));
@@ -179,8 +175,7 @@ TEST_F(DequantizeTest, RefusesAwqThatIsNotWhole) {
 TEST_F(DequantizeTest, RefusesAwqOfShapesThatContradict) {
   const auto with = [&](const std::string& part, Dtype dtype, const Shape& shape) {
     Made made = Awq(64);
-    std::erase_if(made.checkpoint.tensors,
-                  [&](const TinyTensor& tensor) { return tensor.name == kModule + part; });
+    made.checkpoint.Drop(kModule + part);
     made.Add(part, dtype, shape);
     return Refusal(made).message();
   };

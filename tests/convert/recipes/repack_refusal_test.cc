@@ -76,9 +76,7 @@ TEST_F(RepackTest, RefusesTensorScalesWithoutAnInverse) {
               AllOf(HasSubstr("up_proj.weight_packed'"), HasSubstr("1 / 7.17"),
                     HasSubstr("is not a finite F32 value")));
   TinyCheckpoint checkpoint = V4Checkpoint();
-  std::erase_if(checkpoint.tensors, [](const TinyTensor& tensor) {
-    return tensor.name.find("wq_a") != std::string::npos;
-  });
+  checkpoint.DropContaining("wq_a");
   for (const char* const weight : {"w1", "w2", "w3"}) {
     SpreadScales(checkpoint.Find(std::string(kExpert) + weight + ".scale"), 1, 4);
   }

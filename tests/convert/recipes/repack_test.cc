@@ -153,9 +153,7 @@ TEST_F(RepackTest, MakesFp8OfTheExpertsOfV4) {
 
 TEST_F(RepackTest, TakesTheBlocksOfTheConfig) {
   TinyCheckpoint source = V4Checkpoint();
-  std::erase_if(source.tensors, [](const TinyTensor& tensor) {
-    return tensor.name.find("wq_a") != std::string::npos;
-  });
+  source.DropContaining("wq_a");
   const std::string block = "[128, 128]";
   source.config.replace(source.config.find(block), block.size(), "[32, 64]");
   Repack(source, RepackTarget::kFp8);
@@ -404,9 +402,7 @@ TEST_F(RepackTest, WritesNvFp4InTheFormOfTheOtherToolAndBack) {
 
 TEST_F(RepackTest, GivesUncalibratedScalesToModelOptAlone) {
   TinyCheckpoint source = NvFp4Checkpoint(true);
-  std::erase_if(source.tensors, [](const TinyTensor& tensor) {
-    return tensor.name.ends_with("input_global_scale");
-  });
+  source.DropContaining("input_global_scale");
   const convert::ConversionReport report = Repack(source, RepackTarget::kNvFp4ModelOpt);
   EXPECT_THAT(UncalibratedWarning(report),
               ::testing::HasSubstr("1 weight got the input_scale 1.0"));

@@ -238,7 +238,7 @@ TEST_P(ScaleFormTest, RefusesAScaleOfAnotherShape) {
   TinyCheckpoint checkpoint = Checkpoint();
   const Pair& pair = GetParam().pairs.front();
   const std::string shard = checkpoint.Find(pair.scale).shard;
-  std::erase_if(checkpoint.tensors, [&](const TinyTensor& t) { return t.name == pair.scale; });
+  checkpoint.Drop(pair.scale);
   checkpoint.AddScale(shard, pair.scale, pair.scale_dtype, {11, 3});
   checkpoint.Write(dir_ / "in");
   const Error error = ErrorOf([&] { Conversion(dir_ / "in", dir_ / "out").Run(); });
@@ -250,7 +250,7 @@ TEST_P(ScaleFormTest, RefusesAWeightWithoutScaleByTheNameInUse) {
   TinyCheckpoint checkpoint = Checkpoint();
   const Pair& pair = GetParam().pairs.back();
   if (GetParam().pairs.size() == 1) return;  // no other pair tells the names in use
-  std::erase_if(checkpoint.tensors, [&](const TinyTensor& t) { return t.name == pair.scale; });
+  checkpoint.Drop(pair.scale);
   checkpoint.Write(dir_ / "in");
   const Error error = ErrorOf([&] { Conversion(dir_ / "in", dir_ / "out").Run(); });
   EXPECT_EQ(error.code(), ErrorCode::kBadInput);

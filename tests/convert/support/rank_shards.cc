@@ -80,7 +80,7 @@ LayoutTensor& RankShards::Add(const std::string& name, formats::Dtype dtype,
 }
 
 void RankShards::Remove(const std::string& name) {
-  std::erase_if(files.tensors, [&](const TinyTensor& tensor) { return tensor.name == name; });
+  files.Drop(name);
   std::erase_if(layout.tensors, [&](const LayoutTensor& tensor) { return tensor.name == name; });
 }
 

@@ -69,6 +69,19 @@ TinyTensor& TinyCheckpoint::Find(const std::string& name) {
   throw std::out_of_range("the checkpoint has no tensor " + name);
 }
 
+void TinyCheckpoint::Drop(const std::string& name) {
+  const auto has_name = [&](const TinyTensor& tensor) { return tensor.name == name; };
+  if (std::erase_if(tensors, has_name) == 0) {
+    throw std::out_of_range("the checkpoint has no tensor " + name);
+  }
+}
+
+std::size_t TinyCheckpoint::DropContaining(const std::string& part) {
+  return std::erase_if(tensors, [&](const TinyTensor& tensor) {
+    return tensor.name.find(part) != std::string::npos;
+  });
+}
+
 std::string TinyCheckpoint::ShardBytes(const std::string& shard) const {
   std::vector<formats::SafetensorsTensor> entries;
   std::map<std::string, const std::string*> bytes_of;

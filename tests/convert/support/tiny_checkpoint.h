@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <filesystem>
@@ -46,6 +47,11 @@ struct TinyCheckpoint {
 
   // The tensor of this name; throws std::out_of_range.
   TinyTensor& Find(const std::string& name);
+
+  // Takes out the tensors of this name, of all shards; throws std::out_of_range when there is none.
+  void Drop(const std::string& name);
+  // Takes out the tensors whose names contain `part`. Returns how many there were.
+  std::size_t DropContaining(const std::string& part);
 
   // The bytes of one shard: header and data.
   std::string ShardBytes(const std::string& shard) const;

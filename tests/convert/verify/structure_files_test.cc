@@ -118,7 +118,7 @@ TEST_F(StructureFilesTest, FindsTensorsThatAreNotWhereTheIndexSays) {
   checkpoint_.Find(kNorm).shard = kTinyShard3;
   EXPECT_THAT(Lines(Findings()),
               ElementsAre(std::string("tensor-not-in-shard ") + kTinyShard1 + " " + kNorm));
-  Drop(kNorm);
+  checkpoint_.DropContaining(kNorm);
   EXPECT_THAT(Lines(Findings()),
               ElementsAre(std::string("missing-tensor  ") + kNorm,
                           std::string("tensor-not-in-shard ") + kTinyShard1 + " " + kNorm,
@@ -264,8 +264,8 @@ TEST_F(StructureFilesTest, LeavesOpenWhetherAFileThatCannotBeReadIsQuantised) {
 
 TEST_F(StructureFilesTest, StillJudgesTheOtherFiles) {
   KeepIndex();
-  Drop("model.layers.0.input_layernorm.weight");
-  Drop("model.layers.0.self_attn.o_proj.weight_scale_inv");
+  checkpoint_.DropContaining("model.layers.0.input_layernorm.weight");
+  checkpoint_.DropContaining("model.layers.0.self_attn.o_proj.weight_scale_inv");
   Write();
   WriteFile(in() / kTinyShard2, "<!DOCTYPE html>");
   const std::string shard = kTinyShard1;
@@ -279,7 +279,7 @@ TEST_F(StructureFilesTest, StillJudgesTheOtherFiles) {
 }
 
 TEST_F(StructureFilesTest, ChecksTheModelWithoutAnIndexThatCannotBeRead) {
-  Drop(kNorm);
+  checkpoint_.DropContaining(kNorm);
   checkpoint_.index_text = "{";
   const formats::Findings findings = Findings();
   EXPECT_THAT(Lines(findings), ElementsAre(std::string("missing-tensor  ") + kNorm,
@@ -290,7 +290,7 @@ TEST_F(StructureFilesTest, ChecksTheModelWithoutAnIndexThatCannotBeRead) {
 TEST_F(StructureFilesTest, ChecksTheFilesWithoutAConfig) {
   checkpoint_.config.clear();
   KeepIndex();
-  Drop(kNorm);
+  checkpoint_.DropContaining(kNorm);
   EXPECT_THAT(Lines(Findings()),
               ElementsAre("missing-config config.json ",
                           std::string("tensor-not-in-shard ") + kTinyShard1 + " " + kNorm,

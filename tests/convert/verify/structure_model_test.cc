@@ -27,12 +27,12 @@ class StructureModelTest : public StructureTest {
  protected:
   void Retype(const std::string& name, Dtype dtype) {
     const TinyTensor old = checkpoint_.Find(name);
-    std::erase_if(checkpoint_.tensors, [&](const TinyTensor& t) { return t.name == name; });
+    checkpoint_.Drop(name);
     checkpoint_.Add(old.shard, name, dtype, old.shape);
   }
   // Every FP8 weight becomes BF16, without scales.
   void Dequantize() {
-    Drop("_scale_inv");
+    checkpoint_.DropContaining("_scale_inv");
     for (TinyTensor& tensor : checkpoint_.tensors) {
       if (tensor.dtype != Dtype::kF8E4M3) continue;
       tensor.dtype = Dtype::kBF16;
@@ -66,11 +66,11 @@ TEST_F(StructureModelTest, AWholeCheckpointHasNoFinding) {
   std::uint64_t bytes = 0;
   for (const TinyTensor& tensor : checkpoint_.tensors) bytes += tensor.bytes.size();
   EXPECT_EQ(report.tensor_bytes, bytes);
-  EXPECT_EQ(report.tensors - report.expected_tensors, Drop("_scale_inv"));
+  EXPECT_EQ(report.tensors - report.expected_tensors, checkpoint_.DropContaining("_scale_inv"));
 }
 
 TEST_F(StructureModelTest, FindsAMissingTensor) {
-  ASSERT_EQ(Drop(kNorm), 1U);
+  ASSERT_EQ(checkpoint_.DropContaining(kNorm), 1U);
   const formats::Finding finding = OnlyFinding();
   EXPECT_EQ(finding.kind, "missing-tensor");
   EXPECT_EQ(finding.severity, Severity::kError);
@@ -81,7 +81,7 @@ TEST_F(StructureModelTest, FindsAMissingTensor) {
 
 TEST_F(StructureModelTest, FindsEveryTensorOfAMissingMtpLayer) {
   const std::size_t all = checkpoint_.tensors.size();
-  Drop("model.layers.2.");
+  checkpoint_.DropContaining("model.layers.2.");
   const std::size_t scales = 3 + 3 + 2 + 15;  // none of them is predicted without its weight
   const formats::Findings findings = Findings();
   EXPECT_GT(findings.size(), 30U);
@@ -127,7 +127,7 @@ TEST_F(StructureModelTest, NamesTheNumberOfLayersWhereTheConfigLeavesSomeOut) {
 
 // Setting the field would lose the rest of the layer.
 TEST_F(StructureModelTest, NamesNoNumberOfLayersWhereALayerIsThereInPart) {
-  ASSERT_EQ(Drop("model.layers.2.enorm.weight"), 1U);
+  ASSERT_EQ(checkpoint_.DropContaining("model.layers.2.enorm.weight"), 1U);
   EXPECT_THAT(OnlyFinding().message, Not(HasSubstr("num_nextn_predict_layers")));
 }
 
@@ -139,7 +139,7 @@ TEST_F(StructureModelTest, AHeadThatATiedModelHasIsNotToBeLeftOut) {
 }
 
 TEST_F(StructureModelTest, NamesTheFieldsThatWouldFitHeadAndVocabulary) {
-  Drop("lm_head.weight");
+  checkpoint_.DropContaining("lm_head.weight");
   const formats::Finding head = OnlyFinding();
   EXPECT_EQ(head.tensor, "lm_head.weight");
   EXPECT_THAT(head.message, HasSubstr("set tie_word_embeddings to true if"));
@@ -174,7 +174,7 @@ TEST_F(StructureModelTest, NamesFilesThatHoldWhatTheIndexListsElsewhere) {
 
 TEST_F(StructureModelTest, NamesAFileBesideTheIndexThatHoldsAMissingLayer) {
   const std::string mtp = checkpoint_.ShardBytes(kTinyShard3);
-  Drop("model.layers.2.");
+  checkpoint_.DropContaining("model.layers.2.");
   checkpoint_.side_files["mtp.safetensors"] = mtp;
   bool found = false;
   for (const formats::Finding& finding : Findings()) {
@@ -186,7 +186,7 @@ TEST_F(StructureModelTest, NamesAFileBesideTheIndexThatHoldsAMissingLayer) {
 }
 
 TEST_F(StructureModelTest, FindsAMissingIndexer) {
-  EXPECT_EQ(Drop("model.layers.1.self_attn.indexer."), 7U);
+  EXPECT_EQ(checkpoint_.DropContaining("model.layers.1.self_attn.indexer."), 7U);
   EXPECT_THAT(Lines(Findings()),
               ElementsAre("missing-tensor  model.layers.1.self_attn.indexer.wq_b.weight",
                           "missing-tensor  model.layers.1.self_attn.indexer.wk.weight",
@@ -265,7 +265,7 @@ TEST_F(StructureModelTest, TakesF32WhereverWeightsArePlain) {
 }
 
 TEST_F(StructureModelTest, FindsAPlainWeightAmongFp8OnesUnlessTheConfigLeavesItOut) {
-  Drop(std::string(kLinear) + "_scale_inv");
+  checkpoint_.DropContaining(std::string(kLinear) + "_scale_inv");
   Retype(kLinear, Dtype::kBF16);
   ExpectWrongDtype(kLinear, "is BF16, expected F8_E4M3 (quantization_config)");
   for (const std::string listed : {"model.layers.0.self_attn.o_proj", "o_proj", "model.layers.0",
@@ -300,7 +300,7 @@ TEST_F(StructureModelTest, TakesIgnoredLayersAsModulesNotToConvert) {
                                   "ignored_layers": ["model.layers.0.self_attn.o_proj"]})";
   SetConfig("quantization_config", ignored);
   ExpectWrongDtype(kLinear, "is F8_E4M3, expected no FP8: ignored_layers names it");
-  Drop(std::string(kLinear) + "_scale_inv");
+  checkpoint_.DropContaining(std::string(kLinear) + "_scale_inv");
   Retype(kLinear, Dtype::kBF16);
   EXPECT_THAT(Lines(Findings()), IsEmpty());
 }
@@ -351,13 +351,13 @@ TEST_F(StructureModelTest, ExpectsRotaryFrequenciesOfTheLayersAlone) {
 }
 
 TEST_F(StructureModelTest, ExpectsNoIndexerInLayersThatShareOne) {
-  ASSERT_GT(Drop("model.layers.1.self_attn.indexer."), 0U);
+  ASSERT_GT(checkpoint_.DropContaining("model.layers.1.self_attn.indexer."), 0U);
   SetConfig("indexer_types", R"(["full", "shared"])");
   EXPECT_THAT(Lines(Findings()), IsEmpty());
 }
 
 TEST_F(StructureModelTest, FindsALostIndexer) {
-  ASSERT_GT(Drop("model.layers.1.self_attn.indexer."), 0U);
+  ASSERT_GT(checkpoint_.DropContaining("model.layers.1.self_attn.indexer."), 0U);
   SetConfig("indexer_types", R"(["full", "full"])");
   const std::vector<std::string> lines = Lines(Findings());
   EXPECT_THAT(lines, ::testing::SizeIs(5));
@@ -366,7 +366,7 @@ TEST_F(StructureModelTest, FindsALostIndexer) {
 }
 
 TEST_F(StructureModelTest, NamesIndexerTypesWhereTheConfigSaysNothingOfIndexers) {
-  ASSERT_GT(Drop("model.layers.1.self_attn.indexer."), 0U);
+  ASSERT_GT(checkpoint_.DropContaining("model.layers.1.self_attn.indexer."), 0U);
   const formats::Findings findings = Findings();
   ASSERT_THAT(findings, ::testing::SizeIs(5));
   EXPECT_THAT(findings[0].message,
@@ -421,7 +421,7 @@ TEST_F(StructureModelTest, NamesTheNumberOfDenseLayersThatAreThere) {
   EXPECT_THAT(Findings()[0].message, HasSubstr("set first_k_dense_replace to 1"));
   // A layer that is there in part says nothing.
   SetConfig("first_k_dense_replace", "1");
-  ASSERT_EQ(Drop("model.layers.0.mlp.up_proj.weight"), 2U);
+  ASSERT_EQ(checkpoint_.DropContaining("model.layers.0.mlp.up_proj.weight"), 2U);
   EXPECT_THAT(OnlyFinding().message, Not(HasSubstr("first_k_dense_replace")));
 }
 
@@ -443,7 +443,7 @@ TEST_F(StructureModelTest, NamesTheNumberOfExpertsThatAreThere) {
   EXPECT_GT(wrong, 0);
   // One expert that is lost is to be downloaded.
   SetConfig("n_routed_experts", "4");
-  ASSERT_GT(Drop("model.layers.1.mlp.experts.3."), 0U);
+  ASSERT_GT(checkpoint_.DropContaining("model.layers.1.mlp.experts.3."), 0U);
   for (const formats::Finding& finding : Findings()) {
     EXPECT_THAT(finding.message, Not(HasSubstr("n_routed_experts")));
   }
@@ -493,7 +493,7 @@ TEST_F(StructureModelTest, WarnsOnceOfAnUnpredictedWeightAndItsScale) {
 }
 
 TEST_F(StructureModelTest, JudgesFusedExpertsLikeSingleOnes) {
-  ASSERT_GT(Drop("model.layers.1.mlp.experts."), 0U);
+  ASSERT_GT(checkpoint_.DropContaining("model.layers.1.mlp.experts."), 0U);
   const std::string fused = "model.layers.1.mlp.experts.gate_up_proj";
   checkpoint_.Add(kTinyShard2, fused, Dtype::kF8E4M3, {4, 12, 8});
   checkpoint_.AddScale(kTinyShard2, fused + "_scale_inv", Dtype::kF32, {4, 3, 1});
@@ -501,7 +501,7 @@ TEST_F(StructureModelTest, JudgesFusedExpertsLikeSingleOnes) {
   checkpoint_.Add(kTinyShard2, down, Dtype::kF8E4M3, {4, 8, 6});
   checkpoint_.AddScale(kTinyShard2, down + "_scale_inv", Dtype::kF32, {4, 2, 1});
   EXPECT_THAT(Lines(Findings()), IsEmpty());
-  Drop(down + "_scale_inv");
+  checkpoint_.DropContaining(down + "_scale_inv");
   Retype(down, Dtype::kBF16);
   ExpectWrongDtype(down, "is BF16, expected F8_E4M3 (quantization_config)");
   SetConfig("quantization_config", R"({"quant_method": "fp8", "weight_block_size": [4, 8],
@@ -512,7 +512,7 @@ TEST_F(StructureModelTest, JudgesFusedExpertsLikeSingleOnes) {
 TEST_F(StructureModelTest, TakesNamesUnderAPrefix) {
   for (TinyTensor& tensor : checkpoint_.tensors) tensor.name = "language_model." + tensor.name;
   EXPECT_THAT(Lines(Findings()), IsEmpty());
-  Drop("model.embed_tokens.weight");
+  checkpoint_.DropContaining("model.embed_tokens.weight");
   EXPECT_EQ(OnlyFinding().tensor, "language_model.model.embed_tokens.weight");
 }
 
@@ -546,7 +546,7 @@ TEST_F(StructureModelTest, FindsAMissingQuantizationConfigOnce) {
 }
 
 TEST_F(StructureModelTest, FindsFaultsOfScales) {
-  Drop(std::string(kLinear) + "_scale_inv");
+  checkpoint_.DropContaining(std::string(kLinear) + "_scale_inv");
   EXPECT_THAT(Lines(Findings()),
               ElementsAre(std::string("missing-scale ") + kTinyShard1 + " " + kLinear));
 
@@ -575,7 +575,7 @@ TEST_F(StructureModelTest, FindsFaultsOfScales) {
 TEST_F(StructureModelTest, FindsAScaleThatIsInTheIndexAndNotInItsShard) {
   KeepIndex();
   const std::string scale = std::string(kLinear) + "_scale_inv";
-  Drop(scale);
+  checkpoint_.DropContaining(scale);
   const std::string shard = kTinyShard1;
   // total_size counted it too.
   EXPECT_THAT(Lines(Findings()), ElementsAre("missing-scale " + shard + " " + kLinear,
@@ -584,8 +584,8 @@ TEST_F(StructureModelTest, FindsAScaleThatIsInTheIndexAndNotInItsShard) {
 }
 
 TEST_F(StructureModelTest, ListsFaultsOfEveryKindTogetherAndInOrder) {
-  Drop(std::string(kLinear) + "_scale_inv");
-  Drop("model.norm.weight");
+  checkpoint_.DropContaining(std::string(kLinear) + "_scale_inv");
+  checkpoint_.DropContaining("model.norm.weight");
   Retype(kRouterBias, Dtype::kBF16);
   checkpoint_.Find("model.layers.2.hnorm.weight").shape = {4, 2};
   checkpoint_.Add(kTinyShard3, "stray", Dtype::kBF16, {1});

@@ -30,8 +30,6 @@ class StructureTest : public ::testing::Test {
   // The only finding of a written checkpoint; an empty one, and a failure, where there are others.
   formats::Finding OnlyFinding() const;
 
-  // Removes the tensors whose names contain `part` from the checkpoint; how many there were.
-  std::size_t Drop(const std::string& part);
   // Adds or replaces a member of config.json.
   void SetConfig(const std::string& member, const std::string& value);
   // The index as it is, whatever becomes of the tensors.

@@ -47,12 +47,6 @@ formats::Finding StructureTest::OnlyFinding() const {
   return findings.size() == 1 ? findings[0] : formats::Finding();
 }
 
-std::size_t StructureTest::Drop(const std::string& part) {
-  return std::erase_if(checkpoint_.tensors, [&](const TinyTensor& tensor) {
-    return tensor.name.find(part) != std::string::npos;
-  });
-}
-
 void StructureTest::SetConfig(const std::string& member, const std::string& value) {
   const std::string name = "config.json";
   checkpoint_.config = formats::JsonMember(checkpoint_.config, member, name)
