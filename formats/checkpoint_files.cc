@@ -14,12 +14,11 @@
 #include "formats/checkpoint_check.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
+#include "formats/files_beside_shards.h"
 #include "formats/io/dead_link.h"
 #include "formats/io/input_file.h"
-#include "formats/left_behind.h"
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
-#include "formats/side_file_check.h"
 
 namespace dsv3::formats {
 namespace {
@@ -221,69 +220,6 @@ void OpenUnlisted(const std::vector<std::string>& present, const std::vector<std
   }
 }
 
-// The shards are sorted by name.
-bool IsShard(const CheckpointFiles& files, std::string_view name) {
-  const auto shard =
-      std::lower_bound(files.shards.begin(), files.shards.end(), name,
-                       [](const ShardFile& a, std::string_view b) { return a.name < b; });
-  return shard != files.shards.end() && shard->name == name;
-}
-
-std::string ReasonToLeave(const std::string& name, const CheckpointFiles& files) {
-  if (files.index) return "the index does not list this file";
-  if (name.find('/') != std::string::npos) return "this file lies in a subdirectory";
-  if (name.starts_with("consolidated")) {
-    return "files of this name hold the weights once more, in their publisher's own form";
-  }
-  return fmt::format("without an index loaders take {} alone", files.shards.front().name);
-}
-
-// Whether shards are links to the file, which lies in a subdirectory.
-bool IsLinkedShard(const CheckpointFiles& files, const std::string& name) {
-  std::error_code error;  // what cannot be looked at is not the same file
-  const auto is_same = [&](const ShardFile& shard) {
-    return fs::equivalent(shard.path, files.directory / name, error);
-  };
-  return name.find('/') != std::string::npos &&
-         std::any_of(files.shards.begin(), files.shards.end(), is_same);
-}
-
-void NoteUnlisted(const CheckpointListing& listing, CheckpointFiles& files) {
-  for (const std::string& name : listing.safetensors) {
-    if (IsShard(files, name) || IsLinkedShard(files, name)) continue;
-    files.findings.push_back(
-        FileFinding(Severity::kWarning, "unlisted-shard", name,
-                    fmt::format("{}: {}, so it does not belong to the checkpoint and is left alone",
-                                ShownPath(name), ReasonToLeave(name, files))));
-  }
-}
-
-void NoteDeadLinks(const CheckpointListing& listing, CheckpointFiles& files) {
-  for (const std::string& name : listing.dead_links) {
-    files.findings.push_back(
-        FileFinding(Severity::kWarning, "dead-link", name,
-                    fmt::format("{}: this file is {}, so that it is left out; remove the link or "
-                                "download the file again",
-                                ShownPath(name), DeadLinkProblem(files.directory / name))));
-  }
-}
-
-void TakeSideFiles(std::vector<std::string> names, CheckpointFiles& files) {
-  for (std::string& name : names) {
-    if (IsShard(files, name)) continue;
-    const std::optional<LeftBehindKind> kind = KindOfLeftBehind(name);
-    if (!kind) {
-      files.side_files.push_back(std::move(name));
-      continue;
-    }
-    std::error_code error;
-    const std::uintmax_t bytes = fs::file_size(files.directory / name, error);
-    files.left_behind.push_back({std::move(name), *kind, error ? 0 : bytes});
-  }
-  Findings broken = FindBrokenSideFiles(files.directory, files.side_files);
-  std::move(broken.begin(), broken.end(), std::back_inserter(files.findings));
-}
-
 CheckpointFiles::Form FormWithoutIndex(std::size_t num_shards) {
   return num_shards == 1 ? CheckpointFiles::Form::kSingle : CheckpointFiles::Form::kUnindexed;
 }
@@ -330,7 +266,7 @@ CheckpointFiles OpenFile(const CheckpointLocation& location, const FreedShards& 
   TakeShards(std::move(opened), files);
   RefuseAdapterAlone(files, location.directory / name);
   const CheckpointListing listing = ListCheckpoint(location.directory, false);
-  TakeSideFiles(listing.side_files, files);
+  TakeSideFiles(listing, files);
   OrderFindings(files.findings);
   return files;
 }
@@ -362,10 +298,9 @@ CheckpointFiles OpenDirectory(const fs::path& directory, const FreedShards& free
                       ShownPath(directory), kShardIndexName, model.size())));
     }
   }
-  CheckpointListing listing = ListCheckpoint(directory, true);
-  NoteUnlisted(listing, files);
-  NoteDeadLinks(listing, files);
-  TakeSideFiles(listing.side_files, files);
+  const CheckpointListing listing = ListCheckpoint(directory, true);
+  NoteFilesLeftOut(listing, files);
+  TakeSideFiles(listing, files);
   OrderFindings(files.findings);
   return files;
 }

@@ -1,7 +1,6 @@
 #include "convert/forward/forward.h"
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <span>
 #include <string>
@@ -9,10 +8,10 @@
 
 #include "convert/forward/decoder_layer.h"
 #include "convert/forward/head_of_ranks.h"
+#include "convert/forward/logit_summaries.h"
 #include "convert/forward/model_parts.h"
 #include "convert/forward/module_differences.h"
 #include "convert/forward/mtp_layer.h"
-#include "convert/forward/output_comparison.h"
 #include "convert/forward/output_head.h"
 #include "convert/forward/ranks.h"
 #include "convert/forward/rotary.h"
@@ -70,10 +69,14 @@ class Run {
     Rows normed = Normed(sequences_, stream);
     if (comparison_) comparison_->OnNormed(stream, normed);
     stream = {};
-    std::vector<LogitSummary> summaries = SummariesOf(sequences_);
+    std::vector<LogitSummary> summaries =
+        SummariesOf(sequences_, request_.top, comparison_ != nullptr);
     VisitLogits(normed, MainHead(), summaries, outputs.logits, &head_);
-    TakePerplexity(summaries);
-    TakeTop(summaries);
+    // Modules on another program's inputs are no run of this model.
+    if (sequences_.size() == 1 && request_.against.empty()) {
+      report_.perplexity = PerplexityOf(summaries);
+    }
+    if (request_.top != 0) report_.top = TopOf(LastOf(sequences_, summaries), request_.top);
     if (outputs.mtp_logits) RunMtp(normed, outputs.mtp_logits);
     if (lacks_experts_) return std::nullopt;
     normed = {};
@@ -203,22 +206,6 @@ class Run {
   };
   Head MainHead() const { return {HeadOf(weights_, config_), "lm_head"}; }
 
-  // What is kept of the logits of each row, which predicts the next token of its sequence.
-  std::vector<LogitSummary> SummariesOf(const std::vector<Tokens>& sequences) const {
-    const std::size_t each = comparison_ ? OutputComparison::kBest : 0;
-    const std::size_t last = std::max<std::size_t>({each, request_.top, 1});
-    std::vector<LogitSummary> summaries;
-    for (const Tokens& tokens : sequences) {
-      for (std::size_t i = 0; i + 1 < tokens.size(); ++i) {
-        // Of several sequences nobody asks for the perplexity.
-        const bool sums = comparison_ || sequences.size() == 1;
-        summaries.emplace_back(each, tokens[i + 1], sums);
-      }
-      summaries.emplace_back(last, std::nullopt, comparison_ != nullptr);
-    }
-    return summaries;
-  }
-
   void VisitLogits(const Rows& normed, const Head& head, std::vector<LogitSummary>& summaries,
                    ArrayOutput& output, HeadOfRanks* of_ranks = nullptr) {
     const auto visit = [&](std::uint64_t first, Rows& slab) {
@@ -235,37 +222,6 @@ class Run {
     if (comparison_) comparison_->EndLogits(summaries);
   }
 
-  void TakePerplexity(const std::vector<LogitSummary>& summaries) {
-    // Modules on another program's inputs are no run of this model.
-    if (!request_.against.empty()) return;
-    if (sequences_.size() != 1 || summaries.size() < 2) return;
-    double loss = 0;
-    for (std::size_t i = 0; i + 1 < summaries.size(); ++i) loss += summaries[i].TargetLoss();
-    report_.perplexity = std::exp(loss / static_cast<double>(summaries.size() - 1));
-  }
-
-  // The summary of each sequence's last row.
-  std::vector<const LogitSummary*> LastOf(const std::vector<LogitSummary>& summaries) const {
-    std::vector<const LogitSummary*> last;
-    std::size_t end = 0;
-    for (const Tokens& tokens : sequences_) {
-      end += tokens.size();
-      last.push_back(&summaries[end - 1]);
-    }
-    return last;
-  }
-
-  void TakeTop(const std::vector<LogitSummary>& summaries) {
-    if (request_.top == 0) return;
-    for (const LogitSummary* const last : LastOf(summaries)) {
-      report_.top.emplace_back();
-      for (const LogitSummary::Best& best : last->best()) {
-        if (report_.top.back().size() == request_.top) break;
-        report_.top.back().push_back({best.token, best.logit});
-      }
-    }
-  }
-
   void RunMtp(const Rows& normed, ArrayOutput& output) {
     MtpLayer mtp(config_, forward_, *rotary_, request_.attention, modules_);
     MtpLayer::Result result = mtp.Run(sequences_, normed);
@@ -274,14 +230,14 @@ class Run {
     // A row predicts the token behind the next.
     std::vector<Tokens> next;
     for (const Tokens& tokens : sequences_) next.emplace_back(tokens.begin() + 1, tokens.end());
-    std::vector<LogitSummary> summaries = SummariesOf(next);
+    std::vector<LogitSummary> summaries = SummariesOf(next, request_.top, comparison_ != nullptr);
     VisitLogits(result.normed, {mtp.Head(), mtp.HeadName()}, summaries, output);
   }
 
   void Generate(const std::vector<LogitSummary>& summaries) {
     if (request_.generate == 0) return;
     std::vector<Tokens> next;
-    for (const LogitSummary* const last : LastOf(summaries)) {
+    for (const LogitSummary* const last : LastOf(sequences_, summaries)) {
       next.push_back({last->best().front().token});
     }
     report_.generated = next;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -10,19 +9,15 @@
 #include <fmt/format.h>
 #include <tbb/enumerable_thread_specific.h>
 
-#include "convert/forward/columns.h"
 #include "convert/forward/product_comparison.h"
 #include "convert/forward/ranks.h"
 #include "convert/forward/thread_arena.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/stream/executor.h"
-#include "convert/stream/value_reader.h"
 #include "formats/error.h"
-#include "formats/io/page_cache.h"
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
 #include "quant/matmul.h"
-#include "quant/statistics.h"
 
 namespace dsv3::convert {
 namespace {
@@ -69,13 +64,7 @@ TensorRows RowsIn(const WeightRows& weight, std::uint64_t begin, std::uint64_t e
 // Of one thread.
 struct ModelWeights::Buffers {
   RowBytes read;
-  ValueReader::Scales scales;
-  std::vector<std::uint16_t> bf16;
-  std::vector<float> floats;
-  WeightPanel values;
-  // Of some columns.
-  std::vector<std::uint16_t> bf16_columns;
-  std::vector<float> float_columns;
+  RowValues values;
 };
 
 class ModelWeights::Arena : public ThreadArena {
@@ -86,14 +75,6 @@ class ModelWeights::Arena : public ThreadArena {
  private:
   tbb::enumerable_thread_specific<Buffers> buffers_;
 };
-
-void WeightPanel::CopyTo(float* out, std::size_t count) const {
-  if (floats != nullptr) {
-    std::copy_n(floats, count, out);
-  } else {
-    quant::DecodeFloats(quant::StoredFloat::kBF16, std::as_bytes(std::span(bf16, count)), out);
-  }
-}
 
 ModelWeights::ModelWeights(const OpenedModel& model, WeightValues values, unsigned threads,
                            std::uint64_t memory_bytes, ProgressSink& progress,
@@ -194,16 +175,9 @@ void ModelWeights::Read(const WeightRows& weight, std::uint64_t begin, std::uint
   if (weight.tensor_cols != 0) {
     const std::uint64_t all = weight.tensor_cols;
     Read({weight.tensor, weight.first_row, weight.rows, all}, begin, end, values, buffers);
-    const auto cut = [&](const auto* all_columns, auto& columns) {
-      return CutColumns(all_columns, static_cast<std::size_t>(end - begin),
-                        static_cast<std::size_t>(all), static_cast<std::size_t>(weight.first_col),
-                        static_cast<std::size_t>(weight.first_col + weight.cols), columns);
-    };
-    if (buffers.values.bf16 != nullptr) {
-      buffers.values.bf16 = cut(buffers.values.bf16, buffers.bf16_columns);
-    } else {
-      buffers.values.floats = cut(buffers.values.floats, buffers.float_columns);
-    }
+    buffers.values.KeepColumns(static_cast<std::size_t>(end - begin), static_cast<std::size_t>(all),
+                               static_cast<std::size_t>(weight.first_col),
+                               static_cast<std::size_t>(weight.first_col + weight.cols));
     return;
   }
   const TensorRows rows = RowsIn(weight, begin, end);
@@ -215,34 +189,8 @@ void ModelWeights::Read(const WeightRows& weight, std::uint64_t begin, std::uint
       ranks_->NoteUse(pair->scale);
     }
   }
-  const ValueReader reader(model_.catalog, weight.tensor, scales_);
-  const std::uint64_t first = rows.first * rows.cols;
-  const std::uint64_t last = rows.end * rows.cols;
-  const std::span<const std::byte> bytes = inputs[0];
-  progress_.OnBytes(bytes.size(), FileOf(weight.tensor));
-  const auto count = static_cast<std::size_t>(last - first);
-  buffers.values = {};
-  if (!reader.scaled() && model_.catalog.tensors()[weight.tensor].dtype == Dtype::kBF16) {
-    buffers.values.bf16 = reinterpret_cast<const std::uint16_t*>(bytes.data());
-    if (reinterpret_cast<std::uintptr_t>(bytes.data()) % alignof(std::uint16_t) != 0) {
-      buffers.bf16.resize(count);
-      std::memcpy(buffers.bf16.data(), bytes.data(), bytes.size());
-      buffers.values.bf16 = buffers.bf16.data();
-    }
-    return;
-  }
-  if (reader.scaled()) {
-    reader.DecodeScales(first, last, inputs.subspan(1), buffers.scales);
-  }
-  if (reader.scaled() && values == WeightValues::kBF16) {
-    buffers.bf16.resize(count);
-    reader.RoundedToBF16(first, bytes, buffers.scales, buffers.bf16.data());
-    buffers.values.bf16 = buffers.bf16.data();
-    return;
-  }
-  buffers.floats.resize(count);
-  reader.Floats(first, bytes, buffers.scales, buffers.floats.data());
-  buffers.values.floats = buffers.floats.data();
+  progress_.OnBytes(inputs[0].size(), FileOf(weight.tensor));
+  buffers.values.Make(model_.catalog, scales_, rows, inputs, values);
 }
 
 void ModelWeights::FailNotFinite(const WeightRows& weight, std::uint64_t row) {
@@ -250,7 +198,7 @@ void ModelWeights::FailNotFinite(const WeightRows& weight, std::uint64_t row) {
   Read(weight, row, row + 1, buffers);
   std::optional<std::uint64_t> column;
   for (std::uint64_t k = 0; k < weight.cols && !column; ++k) {
-    if (!std::isfinite(buffers.values.At(k))) column = k;
+    if (!std::isfinite(buffers.values.panel().At(k))) column = k;
   }
   const std::string& name = model_.catalog.tensors()[weight.tensor].name;
   const std::string problem =
@@ -285,7 +233,7 @@ WeightPanel ModelWeights::ReadPanel(const WeightRows& weight, std::uint64_t begi
                                     std::uint64_t end, WeightValues values) {
   Buffers& buffers = arena_->buffers();
   Read(weight, begin, end, values, buffers);
-  return buffers.values;
+  return buffers.values.panel();
 }
 
 void ModelWeights::ReadRows(const WeightRows& weight, std::span<const std::uint64_t> rows,
@@ -300,7 +248,7 @@ void ModelWeights::ReadSingleRows(const WeightRows& weight, std::span<const std:
     Buffers& buffers = arena_->buffers();
     Read(weight, rows[i], rows[i] + 1, buffers);
     float* const values = out + i * weight.cols;
-    buffers.values.CopyTo(values, static_cast<std::size_t>(weight.cols));
+    buffers.values.panel().CopyTo(values, static_cast<std::size_t>(weight.cols));
     if (!AreFinite({values, static_cast<std::size_t>(weight.cols)})) {
       FailNotFinite(weight, rows[i]);
     }
@@ -335,7 +283,7 @@ WeightPanel ModelWeights::MultiplyPanel(const Product& product, std::uint64_t be
   const auto rows = static_cast<std::size_t>(end - begin);
   float* const out = product.out + begin;
   const quant::Activations in{product.in, product.tokens, product.in_stride};
-  MultiplyValues(product.weight, rows, buffers.values, in, out, product.out_stride);
+  MultiplyValues(product.weight, rows, buffers.values.panel(), in, out, product.out_stride);
   for (std::size_t token = 0; token < product.tokens; ++token) {
     float* const values = out + token * product.out_stride;
     if (product.bias != nullptr) {
@@ -345,7 +293,7 @@ WeightPanel ModelWeights::MultiplyPanel(const Product& product, std::uint64_t be
       FailNotFinite(product.weight, begin + *row);
     }
   }
-  return buffers.values;
+  return buffers.values.panel();
 }
 
 void ModelWeights::Multiply(std::span<const Product> products) {
@@ -384,20 +332,15 @@ void ModelWeights::Multiply(std::span<const TransposedProduct> products) {
     Buffers& buffers = arena_->buffers();
     Read(product.weight, 0, product.weight.rows, buffers);
     const auto cols = static_cast<std::size_t>(product.weight.cols);
-    if (buffers.values.bf16 != nullptr) {
-      const std::size_t count = product.weight.rows * cols;
-      buffers.floats.resize(count);
-      buffers.values.CopyTo(buffers.floats.data(), count);
-      buffers.values = {nullptr, buffers.floats.data()};
-    }
+    buffers.values.MakeFloats(static_cast<std::size_t>(product.weight.rows) * cols);
     for (std::size_t token = 0; token < product.tokens; ++token) {
       float* const out = product.out + token * product.out_stride;
       quant::AddScaledRows(product.in + token * product.in_stride,
-                           static_cast<std::size_t>(product.weight.rows), buffers.values.floats,
-                           cols, out, cols);
+                           static_cast<std::size_t>(product.weight.rows),
+                           buffers.values.panel().floats, cols, out, cols);
       if (!AreFinite({out, cols})) FailNotFinite(product.weight, 0);
     }
-    if (comparison) comparison->Compare(i, 0, product.weight.rows, buffers.values);
+    if (comparison) comparison->Compare(i, 0, product.weight.rows, buffers.values.panel());
   });
   if (comparison) comparison->Finish();
 }

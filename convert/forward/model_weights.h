@@ -12,20 +12,14 @@
 #include "convert/catalog/progress.h"
 #include "convert/forward/panel_rule.h"
 #include "convert/forward/row_reader.h"
+#include "convert/forward/row_values.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/open/open_model.h"
-#include "quant/codec.h"
 #include "quant/matmul.h"
 
 // The weights of a model as the forward pass uses them: read when they are needed, a panel of rows
 // at a time. An internal part of forward.h.
 namespace dsv3::convert {
-
-// What an FP8 weight with a scale is.
-enum class WeightValues {
-  kBF16,   // code × scale rounded to BF16, as programs that load BF16 weights hold it
-  kExact,  // code × scale as a float
-};
 
 // Rows [first_row, first_row + rows) of a tensor of the model, which has `cols` columns; tensors of
 // three dimensions are matrices one behind the other.
@@ -63,22 +57,6 @@ struct Product {
   const float* bias = nullptr;  // nullptr: none
   // `in` before it was quantised; nullptr: inputs of this weight never are.
   const float* plain_in = nullptr;
-};
-
-// Values of rows, one behind the other: BF16 numbers or floats, the other is nullptr.
-struct WeightPanel {
-  const std::uint16_t* bf16 = nullptr;
-  const float* floats = nullptr;
-
-  WeightPanel From(std::size_t element) const {
-    return {bf16 == nullptr ? nullptr : bf16 + element,
-            floats == nullptr ? nullptr : floats + element};
-  }
-  float At(std::size_t element) const {
-    return floats != nullptr ? floats[element] : quant::DecodeBF16(bf16[element]);
-  }
-  // The first `count` of them.
-  void CopyTo(float* out, std::size_t count) const;
 };
 
 class Ranks;
