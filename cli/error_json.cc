@@ -1,6 +1,7 @@
 #include "cli/error_json.h"
 
 #include "cli/json_members.h"
+#include "formats/given_paths.h"
 
 namespace dsv3::cli {
 
@@ -10,7 +11,8 @@ std::string ErrorJson(const Error& error) {
   json.BeginObject("error");
   StringMember(json, "code", ErrorCodeName(error.code()));
   json.Uint("exit_code", static_cast<std::uint64_t>(error.code()));
-  StringOrNullMember(json, "file", error.place().file);
+  // As the message shows it.
+  StringOrNullMember(json, "file", formats::AsGiven(error.place().file).native());
   StringOrNullMember(json, "tensor", error.place().tensor);
   StringMember(json, "message", error.message());
   json.EndObject();

@@ -241,6 +241,21 @@ TEST_F(ConvertCommandTest, MissingInputIsAJsonErrorThatNamesIt) {
   EXPECT_FALSE(std::filesystem::exists(out_));
 }
 
+TEST_F(ConvertCommandTest, AJsonErrorNamesADirectoryAsItWasGiven) {
+  const std::filesystem::path place = std::filesystem::path(in_).parent_path();
+  const std::string name = std::filesystem::path(in_).filename().string();
+  const ToolResult result =
+      RunTool({"dsv3-convert", "train-to-infer", "--mtp", "keep", "--from", "megatron", name,
+               "out-of-training", "--json"},
+              {.environment = {}, .directory = place.string(), .stdout_to = ""});
+  EXPECT_EQ(result.exit_code, 3);
+  ExpectConforms(result.out, "error");
+  const json error = json::parse(result.out)["error"];
+  EXPECT_EQ(error["file"], name);
+  EXPECT_THAT(error["message"].get<std::string>(),
+              ::testing::StartsWith(name + ": this is a checkpoint with Hugging"));
+}
+
 TEST_F(ConvertCommandTest, DeletingTheSourceNeedsYesOffATerminal) {
   const auto before = ReadTree(in_);
   const ToolResult refused = Convert({"--delete-source-shards"});
