@@ -2,6 +2,7 @@
 #include <string_view>
 
 #include "cli/inspect_gguf.h"
+#include "cli/inspect_list.h"
 #include "cli/inspect_render.h"
 #include "cli/json_members.h"
 #include "cli/version.h"
@@ -173,13 +174,7 @@ void HeadMembers(JsonWriter& json, const Inspection& inspection, std::string_vie
 }
 
 void TensorMembers(JsonWriter& json, const Inspection& inspection, const MeasuredTensor& measured) {
-  const convert::InspectedTensor tensor = convert::InspectedTensorOf(inspection, measured.position);
-  StringMember(json, "name", tensor.name);
-  StringMember(json, "dtype", tensor.type);
-  json.Uints("shape", tensor.shape);
-  StringMember(json, "file", tensor.file);
-  json.Uint("offset", tensor.extent.offset);
-  json.Uint("bytes", tensor.extent.length);
+  PlaceMembers(json, convert::InspectedTensorOf(inspection, measured.position));
   StringOrNullMember(json, "scale", measured.statistics.scale);
   StatisticsMember(json, "stored", measured.statistics.stored);
   StatisticsMember(json, "dequantized", measured.statistics.dequantized);

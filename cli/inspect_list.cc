@@ -27,19 +27,22 @@ std::string ListJson(const convert::Inspection& inspection,
   StringMember(json, "input", inspection.path.string());
   json.BeginArray("tensors");
   for (const std::uint32_t position : positions) {
-    const convert::InspectedTensor tensor = convert::InspectedTensorOf(inspection, position);
     json.BeginObject();
-    StringMember(json, "name", tensor.name);
-    StringMember(json, "dtype", tensor.type);
-    json.Uints("shape", tensor.shape);
-    StringMember(json, "file", tensor.file);
-    json.Uint("offset", tensor.extent.offset);
-    json.Uint("bytes", tensor.extent.length);
+    PlaceMembers(json, convert::InspectedTensorOf(inspection, position));
     json.EndObject();
   }
   json.EndArray();
   json.EndObject();
   return json.Take() + "\n";
+}
+
+void PlaceMembers(formats::JsonWriter& json, const convert::InspectedTensor& tensor) {
+  StringMember(json, "name", tensor.name);
+  StringMember(json, "dtype", tensor.type);
+  json.Uints("shape", tensor.shape);
+  StringMember(json, "file", tensor.file);
+  json.Uint("offset", tensor.extent.offset);
+  json.Uint("bytes", tensor.extent.length);
 }
 
 }  // namespace dsv3::cli

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "convert/inspect/inspection.h"
+#include "formats/json/json_writer.h"
 
 // The tensors of a checkpoint one by one, by their positions in its catalog, from headers alone.
 namespace dsv3::cli {
@@ -17,5 +18,8 @@ std::string ListText(const convert::Inspection& inspection,
 // The same as one JSON object.
 std::string ListJson(const convert::Inspection& inspection,
                      const std::vector<std::uint32_t>& positions, std::string_view tool);
+
+// The members that every report has of a tensor: name, dtype, shape, and where its bytes lie.
+void PlaceMembers(formats::JsonWriter& json, const convert::InspectedTensor& tensor);
 
 }  // namespace dsv3::cli

@@ -62,12 +62,7 @@ constexpr auto kGlobals = std::to_array<std::string_view>({
 constexpr std::array<std::string_view, 1> kPrefixes = {kMegatron};
 
 std::span<const std::string_view> AllowedGlobals() {
-  static const std::vector<std::string_view> kAll = [] {
-    std::vector<std::string_view> all(kGlobals.begin(), kGlobals.end());
-    const std::span<const std::string_view> types = TorchDtypeGlobals();
-    all.insert(all.end(), types.begin(), types.end());
-    return all;
-  }();
+  static const std::vector<std::string_view> kAll = WithTorchDtypes(kGlobals);
   return kAll;
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <vector>
 
 namespace dsv3::formats {
 namespace {
@@ -46,16 +45,13 @@ const TorchDtype* FindTorchStorage(std::string_view global) {
   return found == kDtypes.end() ? nullptr : found;
 }
 
-std::span<const std::string_view> TorchDtypeGlobals() {
-  static const std::vector<std::string_view> kGlobals = [] {
-    std::vector<std::string_view> names;
-    for (const TorchDtype& type : kDtypes) {
-      names.push_back(type.global);
-      if (!type.storage.empty()) names.push_back(type.storage);
-    }
-    return names;
-  }();
-  return kGlobals;
+std::vector<std::string_view> WithTorchDtypes(std::span<const std::string_view> names) {
+  std::vector<std::string_view> all(names.begin(), names.end());
+  for (const TorchDtype& type : kDtypes) {
+    all.push_back(type.global);
+    if (!type.storage.empty()) all.push_back(type.storage);
+  }
+  return all;
 }
 
 std::optional<Shape> TorchSize(const Pickle& pickle, PickleId id) {

@@ -4,6 +4,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "formats/dtype.h"
 #include "formats/pickle.h"
@@ -25,8 +26,8 @@ const TorchDtype* FindTorchDtype(std::string_view global);
 // The dtype that a class of storages holds; nullptr for an unknown class.
 const TorchDtype* FindTorchStorage(std::string_view global);
 
-// The names of all dtypes and of all classes of storages, for a pickle's allowed globals.
-std::span<const std::string_view> TorchDtypeGlobals();
+// `names`, and those of all dtypes and of all classes of storages, for a pickle's allowed globals.
+std::vector<std::string_view> WithTorchDtypes(std::span<const std::string_view> names);
 
 // Dimensions beyond these are of no checkpoint, and would let a small file ask for much memory.
 inline constexpr std::size_t kMaxTorchDims = 16;

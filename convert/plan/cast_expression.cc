@@ -9,6 +9,7 @@
 
 #include "convert/catalog/ceil_div.h"
 #include "convert/plan/origin_expression.h"
+#include "convert/plan/quantized_weight.h"
 #include "formats/error.h"
 #include "quant/float_cast.h"
 #include "quant/statistics.h"
@@ -17,11 +18,6 @@ namespace dsv3::convert {
 namespace {
 
 using formats::Dtype;
-
-quant::FloatFormat FormatOf(Dtype dtype) {
-  if (dtype == Dtype::kF32) return quant::FloatFormat::kF32;
-  return dtype == Dtype::kF16 ? quant::FloatFormat::kF16 : quant::FloatFormat::kBF16;
-}
 
 class CastExpression final : public OriginExpression {
  public:
@@ -74,7 +70,8 @@ class CastExpression final : public OriginExpression {
   void Convert(std::span<const std::byte> bytes, std::span<std::byte> out) const {
     const Dtype source = origin().dtype();
     if (dtype() == Dtype::kBF16) {
-      quant::CastToBF16(FormatOf(source), bytes, reinterpret_cast<std::uint16_t*>(out.data()));
+      quant::CastToBF16(FloatFormatOf(source).value(), bytes,
+                        reinterpret_cast<std::uint16_t*>(out.data()));
     } else {
       quant::DecodeFloats(
           source == Dtype::kF16 ? quant::StoredFloat::kF16 : quant::StoredFloat::kBF16, bytes,

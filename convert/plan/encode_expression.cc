@@ -9,6 +9,7 @@
 
 #include "convert/catalog/ceil_div.h"
 #include "convert/plan/quantized_weight.h"
+#include "convert/plan/span_parts.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -17,11 +18,6 @@ namespace {
 // The value is cut into units of whole rows of blocks of at least so many elements: each unit has a
 // record of its quality.
 constexpr std::uint64_t kUnitElements = std::uint64_t{1} << 16;
-
-template <typename T>
-std::span<T> Part(std::span<T> all, std::uint64_t from, std::uint64_t count) {
-  return all.subspan(static_cast<std::size_t>(from), static_cast<std::size_t>(count));
-}
 
 std::uint64_t ScaleRowBytes(const EncodedWeight& weight) {
   const auto own = FloatFormatOf(weight.values->dtype());
@@ -129,16 +125,16 @@ class EncodedCodes final : public Expression {
       const std::uint64_t next = NextCut(at);
       quant::EncodePanel panel;
       panel.format = format_;
-      panel.values = Part(values, (at - first) * value_bytes_, (next - at) * value_bytes_);
+      panel.values = SpanPart(values, (at - first) * value_bytes_, (next - at) * value_bytes_);
       panel.rows = (next - at) / weight_.cols;
       panel.cols = weight_.cols;
       if (weight_.tensor_scale != nullptr) panel.tensor_scale = weight_.tensor_scale->value();
       const std::uint64_t scale_bytes = CeilDiv(panel.rows, block_rows_) * scale_row_bytes_;
       const std::span<std::byte> codes =
-          Part(out.value, (at - first) / codes_of_byte_, (next - at) / codes_of_byte_);
+          SpanPart(out.value, (at - first) / codes_of_byte_, (next - at) / codes_of_byte_);
       const auto found = quant::Encode(
           *weight_.rule, panel, {reinterpret_cast<std::uint8_t*>(codes.data()), codes.size()},
-          Part(out.by_product, scales_at, scale_bytes), out.counts.quality.emplace_back());
+          SpanPart(out.by_product, scales_at, scale_bytes), out.counts.quality.emplace_back());
       if (found) Fail(at / weight_.cols + found->row, *found);
       scales_at += scale_bytes;
       at = next;

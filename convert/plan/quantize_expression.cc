@@ -7,24 +7,15 @@
 
 #include <fmt/format.h>
 
+#include "convert/catalog/ceil_div.h"
+#include "convert/plan/span_parts.h"
+
 namespace dsv3::convert {
 namespace {
 
 // The value is cut into units of whole panels of at least so many elements (or, in two passes,
 // into so many elements of a panel): each unit has a record of its quality.
 constexpr std::uint64_t kUnitElements = std::uint64_t{1} << 16;
-
-constexpr std::uint64_t CeilDiv(std::uint64_t a, std::uint64_t b) {
-  return b == 0 ? 0 : a / b + (a % b != 0);
-}
-
-std::span<const std::uint8_t> AsCodes(std::span<const std::byte> bytes) {
-  return {reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size()};
-}
-
-std::span<std::uint8_t> AsCodes(std::span<std::byte> bytes) {
-  return {reinterpret_cast<std::uint8_t*>(bytes.data()), bytes.size()};
-}
 
 // Where the bytes of the scale rows of panels [first, last) lie, panels counted over all matrices.
 ByteRange ScaleRowRange(const QuantizedWeight& weight, std::uint64_t first, std::uint64_t last) {
@@ -154,11 +145,6 @@ class CodeExpression : public Expression {
   const std::uint64_t unit_elements_;
 };
 
-template <typename T>
-std::span<T> Part(std::span<T> all, std::uint64_t from, std::uint64_t count) {
-  return all.subspan(static_cast<std::size_t>(from), static_cast<std::size_t>(count));
-}
-
 // One pass: whole panels, whose scales come out with their codes.
 class OnePassExpression final : public CodeExpression {
  public:
@@ -203,15 +189,15 @@ class OnePassExpression final : public CodeExpression {
       panel.values = Values(inputs[0], begin, at, place.panel_end);
       panel.rows = count / weight_.cols;
       panel.cols = weight_.cols;
-      const auto codes = AsCodes(Part(out.value, at - begin, count));
-      const auto scales = Part(out.by_product, scales_at, scale_row_bytes);
+      const auto codes = AsCodes(SpanPart(out.value, at - begin, count));
+      const auto scales = SpanPart(out.by_product, scales_at, scale_row_bytes);
       quant::Quality& quality = out.counts.quality.back();
       const auto found =
           weight_.original
               ? quant::QuantizeLike(weight_.format, panel,
-                                    AsCodes(Part(inputs[1], at - begin, count)),
-                                    Part(inputs[2], scales_at, scale_row_bytes), weight_.nonfinite,
-                                    codes, scales, quality)
+                                    AsCodes(SpanPart(inputs[1], at - begin, count)),
+                                    SpanPart(inputs[2], scales_at, scale_row_bytes),
+                                    weight_.nonfinite, codes, scales, quality)
               : quant::Quantize(weight_.format, panel, weight_.nonfinite, codes, scales, quality);
       if (found) Fail(place, *found);
       scales_at += scale_row_bytes;
@@ -221,7 +207,7 @@ class OnePassExpression final : public CodeExpression {
  private:
   static std::uint64_t UnitOf(const QuantizedWeight& weight) {
     const std::uint64_t panel = std::max<std::uint64_t>(1, weight.PanelRows() * weight.cols);
-    return panel * std::max<std::uint64_t>(1, CeilDiv(kUnitElements, panel));
+    return panel * CeilDiv(kUnitElements, panel);
   }
 
   const Expression* scale_;
@@ -263,15 +249,15 @@ class SecondPassExpression final : public CodeExpression {
       part.cols = weight_.cols;
       quant::OriginalPart original;
       if (weight_.original) {
-        original.codes = AsCodes(Part(inputs[1], at - begin, next - at));
+        original.codes = AsCodes(SpanPart(inputs[1], at - begin, next - at));
         original.scales =
-            Part(inputs[2], (place.panel - first_panel) * scale_row_bytes, scale_row_bytes);
+            SpanPart(inputs[2], (place.panel - first_panel) * scale_row_bytes, scale_row_bytes);
         original.scale_format = weight_.StoredScale();
       }
       const auto found = quant::QuantizePart(
           weight_.format, part, first_pass_->PanelBlocks(place.panel), weight_.nonfinite,
-          weight_.original ? &original : nullptr, AsCodes(Part(out.value, at - begin, next - at)),
-          out.counts.quality.emplace_back());
+          weight_.original ? &original : nullptr,
+          AsCodes(SpanPart(out.value, at - begin, next - at)), out.counts.quality.emplace_back());
       if (found) Fail(place, *found);
     }
   }

@@ -7,22 +7,16 @@
 
 #include <fmt/format.h>
 
+#include "convert/catalog/ceil_div.h"
+#include "convert/plan/span_parts.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
 
-constexpr std::uint64_t CeilDiv(std::uint64_t a, std::uint64_t b) {
-  return b == 0 ? 0 : a / b + (a % b != 0);
-}
-
-std::span<const std::uint8_t> AsCodes(std::span<const std::byte> bytes) {
-  return {reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size()};
-}
-
-template <typename T>
-std::span<T> Part(std::span<T> all, std::uint64_t from, std::uint64_t count) {
-  return all.subspan(static_cast<std::size_t>(from), static_cast<std::size_t>(count));
+// Blocks of no rows or columns are refused later.
+constexpr std::uint64_t NumBlocks(std::uint64_t length, std::uint64_t block) {
+  return block == 0 ? 0 : CeilDiv(length, block);
 }
 
 std::string_view ValueName(float value) {
@@ -33,8 +27,8 @@ std::string_view ValueName(float value) {
 }  // namespace
 
 std::uint64_t QuantizedWeight::PanelRows() const { return std::min(format.block.rows, rows); }
-std::uint64_t QuantizedWeight::ScaleRows() const { return CeilDiv(rows, format.block.rows); }
-std::uint64_t QuantizedWeight::ScaleCols() const { return CeilDiv(cols, format.block.cols); }
+std::uint64_t QuantizedWeight::ScaleRows() const { return NumBlocks(rows, format.block.rows); }
+std::uint64_t QuantizedWeight::ScaleCols() const { return NumBlocks(cols, format.block.cols); }
 std::uint64_t QuantizedWeight::ScaleRowBytes() const {
   return ScaleCols() * quant::ScaleBytes(StoredScale());
 }
@@ -102,23 +96,23 @@ void FirstPass::Add(std::uint64_t first, std::span<const std::byte> values,
     next = std::min({end, panel_begin + panel_elements, at - at % matrix + matrix});
     quant::PanelPart part;
     part.format = weight_.values;
-    part.values = Part(values, (at - first) * value_bytes, (next - at) * value_bytes);
+    part.values = SpanPart(values, (at - first) * value_bytes, (next - at) * value_bytes);
     part.first = in_panel;
     part.cols = weight_.cols;
     states.assign(static_cast<std::size_t>(weight_.ScaleCols()), {});
     std::optional<quant::NonfiniteValue> found;
     if (weight_.original) {
       quant::OriginalPart original;
-      original.codes = AsCodes(Part(codes, at - first, next - at));
-      original.scales = Part(scales, panel * row_bytes, row_bytes);
+      original.codes = AsCodes(SpanPart(codes, at - first, next - at));
+      original.scales = SpanPart(scales, panel * row_bytes, row_bytes);
       original.scale_format = weight_.StoredScale();
       quant::UpdateAmaxLike(weight_.format.block.cols, part, original, states);
     } else {
       found = quant::UpdateAmax(weight_.format.block.cols, part, weight_.nonfinite, states);
     }
     const std::lock_guard lock(mutex_);
-    quant::JoinStates(states,
-                      Part(std::span(blocks_), panel * weight_.ScaleCols(), weight_.ScaleCols()));
+    quant::JoinStates(
+        states, SpanPart(std::span(blocks_), panel * weight_.ScaleCols(), weight_.ScaleCols()));
     if (!found) continue;
     const std::uint64_t element = panel_begin + found->row * weight_.cols + found->col;
     if (nonfinite_element_ && *nonfinite_element_ < element) continue;
@@ -140,7 +134,7 @@ void FirstPass::Finish(std::span<const std::byte> original_scales) {
 }
 
 std::span<const quant::BlockState> FirstPass::PanelBlocks(std::uint64_t panel) const {
-  return Part(std::span(blocks_), panel * weight_.ScaleCols(), weight_.ScaleCols());
+  return SpanPart(std::span(blocks_), panel * weight_.ScaleCols(), weight_.ScaleCols());
 }
 
 void FailNonfinite(const QuantizedWeight& weight, const ErrorPlace& place, std::uint64_t element,

@@ -19,13 +19,9 @@ namespace {
 
 using formats::Dtype;
 
-std::string Prefix(const std::filesystem::path& directory) {
-  return fmt::format("--scales-from {}: ", formats::ShownPath(directory));
-}
-
 [[noreturn]] void Fail(const Original& original, const std::string& problem,
                        const ErrorPlace& place) {
-  throw Error(ErrorCode::kBadInput, Prefix(original.directory) + problem, place);
+  throw Error(ErrorCode::kBadInput, OriginalPrefix(original.directory) + problem, place);
 }
 
 [[noreturn]] void Contradicts(const Original& original, std::string_view option,

@@ -20,12 +20,6 @@ struct RunningPass {
   std::vector<std::byte> scales;
 };
 
-bool Needs(const Bf16ToFp8Plan::Pass& pass, std::span<const std::size_t> files) {
-  return std::any_of(pass.files.begin(), pass.files.end(), [&](std::size_t file) {
-    return std::find(files.begin(), files.end(), file) != files.end();
-  });
-}
-
 std::vector<std::byte> ReadWhole(const Catalog& catalog, std::uint32_t tensor,
                                  SourceFiles& sources) {
   const std::uint64_t length = catalog.tensors()[tensor].extent.length;
@@ -39,13 +33,19 @@ std::vector<std::byte> ReadWhole(const Catalog& catalog, std::uint32_t tensor,
 
 }  // namespace
 
+bool IsPassNeeded(std::span<const std::size_t> of_pass, std::span<const std::size_t> files) {
+  return std::any_of(of_pass.begin(), of_pass.end(), [&](std::size_t file) {
+    return std::find(files.begin(), files.end(), file) != files.end();
+  });
+}
+
 void RunFirstPasses(const Catalog& catalog, std::span<const Bf16ToFp8Plan::Pass> passes,
                     std::span<const std::size_t> files, SourceFiles& sources, const RunOptions& run,
                     ProgressSink& progress, const StopToken& stop) {
   std::vector<std::uint32_t> weights;
   std::unordered_map<std::uint32_t, RunningPass> running;
   for (const Bf16ToFp8Plan::Pass& pass : passes) {
-    if (pass.first_pass->finished() || !Needs(pass, files)) continue;
+    if (pass.first_pass->finished() || !IsPassNeeded(pass.files, files)) continue;
     const QuantizedWeight& weight = pass.first_pass->weight();
     weights.push_back(weight.weight);
     RunningPass& entry = running[weight.weight];

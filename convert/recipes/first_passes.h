@@ -11,6 +11,9 @@
 
 namespace dsv3::convert {
 
+// Whether one of `files`, positions in a plan, is among those that a pass is made for.
+bool IsPassNeeded(std::span<const std::size_t> of_pass, std::span<const std::size_t> files);
+
 // Reads the weights of those passes that one of `files` (positions in the plan) needs, each byte
 // once, and finishes these passes; those that are finished already are passed over. Throws Error:
 // kBadInput as FirstPass::Finish does, kIo, kInterrupted.

@@ -15,10 +15,6 @@
 namespace dsv3::convert {
 namespace {
 
-std::string Prefix(const std::filesystem::path& directory) {
-  return fmt::format("--scales-from {}: ", formats::ShownPath(directory));
-}
-
 OriginalFiles Open(const std::filesystem::path& directory, const std::filesystem::path& base,
                    const std::filesystem::path& output,
                    const std::function<void(const OpenedModel& model)>& look, Catalog& catalog) {
@@ -63,12 +59,16 @@ OriginalFiles OpenOriginalFiles(const std::filesystem::path& directory,
   try {
     return Open(directory, base, output, look, catalog);
   } catch (const Error& error) {
-    throw Error(error.code(), Prefix(directory) + error.message(), error.place());
+    throw Error(error.code(), OriginalPrefix(directory) + error.message(), error.place());
   }
 }
 
+std::string OriginalPrefix(const std::filesystem::path& directory) {
+  return fmt::format("--scales-from {}: ", formats::ShownPath(directory));
+}
+
 formats::Finding OfOriginal(const OriginalFiles& original, formats::Finding finding) {
-  finding.message.insert(0, Prefix(original.directory));
+  finding.message.insert(0, OriginalPrefix(original.directory));
   return finding;
 }
 

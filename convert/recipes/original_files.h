@@ -51,6 +51,9 @@ OriginalFiles OpenOriginalFiles(const std::filesystem::path& directory,
                                 const std::function<void(const OpenedModel& model)>& look,
                                 Catalog& catalog);
 
+// That beginning.
+std::string OriginalPrefix(const std::filesystem::path& directory);
+
 // The same beginning for a finding about the original that was made later.
 formats::Finding OfOriginal(const OriginalFiles& original, formats::Finding finding);
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "convert/plan/row_tensors.h"
+#include "convert/recipes/first_passes.h"
 #include "convert/stream/executor.h"
 #include "convert/stream/value_reader.h"
 #include "convert/stream/value_scan.h"
@@ -15,12 +16,6 @@
 
 namespace dsv3::convert {
 namespace {
-
-bool Needs(const TensorScalePass& pass, std::span<const std::size_t> files) {
-  return std::any_of(pass.files.begin(), pass.files.end(), [&](std::size_t file) {
-    return std::find(files.begin(), files.end(), file) != files.end();
-  });
-}
 
 float AmaxOf(const ValuePiece& piece) {
   float amax = 0;
@@ -50,7 +45,7 @@ void FindTensorScales(const OpenedModel& model, std::span<const ScaledWeight> sc
   std::unordered_map<std::uint32_t, TensorScale*> scale_of;
   std::vector<TensorScale*> found;
   for (const TensorScalePass& pass : passes) {
-    if (pass.scale->finished() || !Needs(pass, files)) continue;
+    if (pass.scale->finished() || !IsPassNeeded(pass.files, files)) continue;
     found.push_back(pass.scale.get());
     for (const std::uint32_t weight : pass.weights) {
       weights.push_back(weight);
