@@ -1,6 +1,8 @@
 #include "convert/job/plan_report.h"
 
 #include <algorithm>
+#include <set>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -117,6 +119,9 @@ void ReportFiles(const Plan& plan, std::span<const std::size_t> files,
                  const std::map<std::string, FileRecord>& finished,
                  const std::unordered_map<std::string, FileRecord>& records,
                  ConversionReport& report) {
+  // Several rank files may have a tensor, or parts of it.
+  std::set<std::string_view> zero_names;
+  std::set<std::string_view> hole_names;
   for (const std::size_t position : files) {
     const PlannedFile& file = plan.files[position];
     OutputFileReport entry;
@@ -135,8 +140,10 @@ void ReportFiles(const Plan& plan, std::span<const std::size_t> files,
         const TensorRecord& tensor = record->second.tensors[i];
         const std::string& name = file.tensors[i].entry.name;
         if (tensor.nan_codes != 0) report.nan_codes.push_back({name, tensor.nan_codes});
-        if (tensor.all_zero) report.all_zero.push_back(name);
-        if (tensor.zero_runs != 0) report.zero_runs.push_back({name, tensor.zero_runs});
+        if (tensor.all_zero && zero_names.insert(name).second) report.all_zero.push_back(name);
+        if (tensor.zero_runs != 0 && hole_names.insert(name).second) {
+          report.zero_runs.push_back({name, tensor.zero_runs});
+        }
         if (tensor.zero_blocks != 0) report.zero_blocks.push_back({name, tensor.zero_blocks});
         if (tensor.quality) report.quality.push_back({name, *tensor.quality});
       }

@@ -29,16 +29,18 @@ std::size_t ZerosAtBack(std::span<const std::byte> bytes) {
   return zeros;
 }
 
-// Whether a tensor has a row for each token.
+}  // namespace
+
 bool IsVocabulary(std::string_view name) {
-  constexpr std::array<std::string_view, 4> kModules = {"embed_tokens", "lm_head", "head", "embed"};
+  constexpr std::array<std::string_view, 9> kModules = {
+      "embed_tokens",   "lm_head",         "head",        "embed",  // Hugging Face, DeepSeek's demo
+      "token_embd",     "output",                                   // GGUF
+      "tok_embeddings", "word_embeddings", "output_layer"};         // torchtitan, Megatron
   if (!name.ends_with(".weight")) return false;
   name.remove_suffix(std::string_view(".weight").size());
   const std::string_view module = name.substr(name.rfind('.') + 1);
   return std::find(kModules.begin(), kModules.end(), module) != kModules.end();
 }
-
-}  // namespace
 
 std::uint64_t LeastZeroRun(formats::Dtype dtype) {
   return formats::DtypeBits(dtype) <= 8 ? kPageBytes / 2 : kPageBytes;

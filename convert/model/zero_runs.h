@@ -45,6 +45,9 @@ class ZeroRuns {
   std::vector<ZeroRun> runs_;
 };
 
+// Whether a tensor has a row for each token, by its name in any layout.
+bool IsVocabulary(std::string_view name);
+
 // What a run in a weight matrix is.
 enum class ZeroRunKind {
   kPadding,  // rows of a vocabulary that no token has: nothing is wrong

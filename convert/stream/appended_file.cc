@@ -7,6 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/zero_runs.h"
+#include "convert/model/zero_weights.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 
@@ -84,20 +86,34 @@ void AppendedFile::DigestTensors(std::span<const std::byte> staged) {
     const std::uint64_t end = in_gap ? begin : begin + entry.bytes;
     const auto length =
         static_cast<std::size_t>(std::min<std::uint64_t>(staged.size(), end - position));
-    if (!in_gap) DigestTensor(staged.first(length));
+    if (!in_gap) DigestTensor(position - begin, staged.first(length));
     position += length;
     staged = staged.subspan(length);
     if (!in_gap && position == end) FinishTensor();
   }
 }
 
-void AppendedFile::DigestTensor(std::span<const std::byte> bytes) {
+void AppendedFile::DigestTensor(std::uint64_t first, std::span<const std::byte> bytes) {
+  const TensorEntry& entry = file_.tensors[tensor_].entry;
+  if (first == 0 && IsWeightMatrix(entry.name, entry.dtype, entry.shape)) {
+    zeros_.emplace(entry.name, entry.dtype, entry.shape);
+  }
+  if (zeros_) zeros_->Add(first, bytes);
   tensor_xxh3_.Update(bytes);
   if (tensor_sha256_) tensor_hash_.Update(bytes);
 }
 
 void AppendedFile::FinishTensor() {
-  Digests& output = record_.tensors[tensor_++].output;
+  TensorRecord& record = record_.tensors[tensor_];
+  if (zeros_) {
+    // A rank's rows of a vocabulary may all be padding.
+    const bool is_padding = IsVocabulary(file_.tensors[tensor_].entry.name);
+    record.all_zero = zeros_->all_zero() && !is_padding;
+    if (!zeros_->all_zero()) record.zero_runs = zeros_->Holes();
+    zeros_.reset();
+  }
+  ++tensor_;
+  Digests& output = record.output;
   output.xxh3 = tensor_xxh3_.Hex();
   tensor_xxh3_.Reset();
   if (!tensor_sha256_) return;

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -10,6 +11,7 @@
 #include "convert/stream/executor.h"
 #include "convert/stream/file_hash.h"
 #include "convert/stream/record.h"
+#include "convert/stream/tensor_zeros.h"
 #include "formats/io/aligned_buffer.h"
 #include "formats/io/file_system.h"
 
@@ -52,7 +54,8 @@ class AppendedFile {
  private:
   void RequireRoom(std::size_t bytes) const;
   void DigestTensors(std::span<const std::byte> staged);
-  void DigestTensor(std::span<const std::byte> bytes);
+  // Bytes of the tensor at hand, which begin at its byte `first`.
+  void DigestTensor(std::uint64_t first, std::span<const std::byte> bytes);
   void FinishTensor();
   void SkipEmptyTensors();
 
@@ -73,6 +76,7 @@ class AppendedFile {
   formats::Xxh3 tensor_xxh3_;
   formats::Sha256 tensor_hash_;
   std::size_t tensor_ = 0;  // position of the tensor that the next digested byte belongs to
+  std::optional<TensorZeros> zeros_;  // of that tensor, where it is a weight matrix
   FileRecord record_;
 };
 

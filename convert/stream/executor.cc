@@ -155,8 +155,8 @@ class Executor {
     lane.file = pending_.front();
     const PlannedFile& file = plan_.files[lane.file];
     lane.header = FileHeader(file);
-    lane.digests.emplace(
-        file, FileDigests::Options{options_.sha256, options_.tensor_sha256, options_.checks});
+    lane.digests.emplace(file, FileDigests::Options{options_.sha256, options_.tensor_sha256,
+                                                    options_.checks, &sources_.catalog()});
     lane.next_offset = 0;
     lane.next_to_issue = 0;
     lane.next_to_digest = 0;

@@ -1,5 +1,6 @@
 #include "convert/stream/output_digests.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -71,7 +72,7 @@ void FileDigests::AddParts(const Chunk& chunk) {
       if (!tensor.quality) tensor.quality = std::make_shared<quant::Quality>();
       tensor.quality->Add(quality);
     }
-    LookForZeros(part);
+    LookForZeros(chunk, part);
     UpdateStream(output_, part.output);
     if (file_.tensors[part.tensor].expression->streams_whole_source()) {
       UpdateStream(streamed_, part.streamed);
@@ -83,34 +84,46 @@ void FileDigests::AddParts(const Chunk& chunk) {
   }
 }
 
-void FileDigests::LookForZeros(const ChunkPart& part) {
+void FileDigests::Watch(std::uint32_t source, std::string_view name, formats::Dtype dtype,
+                        const formats::Shape& shape, std::uint64_t first,
+                        std::span<const std::byte> bytes) {
+  if (!IsWeightMatrix(name, dtype, shape)) return;
+  zeros_.try_emplace(source, name, dtype, shape).first->second.Add(first, bytes);
+}
+
+void FileDigests::LookForZeros(const Chunk& chunk, const ChunkPart& part) {
   const PlannedTensor& tensor = file_.tensors[part.tensor];
-  const formats::Dtype dtype = tensor.expression->dtype();
-  const formats::Shape& shape = tensor.expression->shape();
-  TensorRecord& record = record_.tensors[part.tensor];
-  if (!IsWeightMatrix(tensor.entry.name, dtype, shape)) {
-    // What codes of integers mean, their quality says.
-    if (part.ends_tensor && record.quality) record.all_zero = IsOfZeros(*record.quality);
-    return;
-  }
+  const Expression& expression = *tensor.expression;
   if (part.range.begin == 0) {
-    has_values_ = false;
-    zero_runs_ = ZeroRuns(LeastZeroRun(dtype));
+    zeros_.clear();
     zero_blocks_ = ZeroBlocks();
   }
-  if (!has_values_) has_values_ = !AreZero(formats::DtypeBits(dtype) / 8, part.output);
-  zero_runs_.Add(part.range.begin, part.output);
+  // What a weight is made of shows its holes best: they are zeros there whatever its codes and
+  // blocks are, and an expert that is all zero is one of a stack later.
+  for (std::size_t i = part.first_input; i < part.first_input + part.num_inputs; ++i) {
+    if (options_.sources == nullptr) break;
+    const CatalogTensor& source = options_.sources->tensors()[chunk.reads[i].tensor];
+    Watch(chunk.reads[i].tensor, source.name, source.dtype, source.shape, chunk.reads[i].begin,
+          chunk.inputs[i]);
+  }
+  if (zeros_.empty() || zeros_.count(Catalog::kNone) != 0) {
+    Watch(Catalog::kNone, tensor.entry.name, expression.dtype(), expression.shape(),
+          part.range.begin, part.output);
+  }
   zero_blocks_.Add(part.counts.zero_blocks);
-  if (!part.ends_tensor) return;
-  record.all_zero = !has_values_;
-  if (record.all_zero) return;
+  if (part.ends_tensor) JudgeZeros(record_.tensors[part.tensor]);
+}
+
+void FileDigests::JudgeZeros(TensorRecord& record) const {
+  // Of sources that hold codes themselves the quality says it.
+  record.all_zero = zeros_.empty()
+                        ? record.quality && IsOfZeros(*record.quality)
+                        : std::all_of(zeros_.begin(), zeros_.end(),
+                                      [](const auto& zeros) { return zeros.second.all_zero(); });
+  if (record.all_zero || zeros_.empty()) return;
   record.zero_blocks = zero_blocks_.Count().blocks;
   if (record.zero_blocks != 0) return;
-  for (const ZeroRun& run : zero_runs_.Find()) {
-    if (KindOfZeroRun(tensor.entry.name, dtype, shape, run) == ZeroRunKind::kHole) {
-      ++record.zero_runs;
-    }
-  }
+  for (const auto& [source, zeros] : zeros_) record.zero_runs += zeros.Holes();
 }
 
 void FileDigests::CheckSources(const Chunk& chunk, const ChunkPart& part) const {

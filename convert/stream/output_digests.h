@@ -2,16 +2,21 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <span>
+#include <string_view>
 
+#include "convert/catalog/catalog.h"
 #include "convert/model/zero_blocks.h"
-#include "convert/model/zero_runs.h"
 #include "convert/plan/plan.h"
 #include "convert/stream/chunk.h"
 #include "convert/stream/record.h"
 #include "convert/stream/source_checks.h"
+#include "convert/stream/tensor_zeros.h"
+#include "formats/dtype.h"
 #include "formats/hash/sha256.h"
 #include "formats/hash/xxh3.h"
+#include "formats/shape.h"
 
 namespace dsv3::convert {
 
@@ -31,6 +36,8 @@ class FileDigests {
     bool sha256 = true;              // of the file; else its xxh3
     bool tensor_sha256 = false;      // of tensors and of what they were streamed from
     SourceChecks* checks = nullptr;  // gets what the file's tensors are made of; may be nullptr
+    // In which the holes of weights are looked for whose own bytes do not show them.
+    const Catalog* sources = nullptr;
   };
 
   FileDigests(const PlannedFile& file, Options options);
@@ -62,7 +69,12 @@ class FileDigests {
   void AddParts(const Chunk& chunk);
   void CheckSources(const Chunk& chunk, const ChunkPart& part) const;
   void EndTensor(const ChunkPart& part);
-  void LookForZeros(const ChunkPart& part);
+  void LookForZeros(const Chunk& chunk, const ChunkPart& part);
+  // Adds bytes of the tensor at hand (`source` is Catalog::kNone) or of one of its sources, where
+  // that is a weight matrix.
+  void Watch(std::uint32_t source, std::string_view name, formats::Dtype dtype,
+             const formats::Shape& shape, std::uint64_t first, std::span<const std::byte> bytes);
+  void JudgeZeros(TensorRecord& record) const;
   void UpdateStream(Stream& stream, std::span<const std::byte> data) const;
   Digests FinishStream(Stream& stream) const;
 
@@ -71,8 +83,7 @@ class FileDigests {
   FileRecord record_;
   std::uint64_t next_ = 0;  // as far as the file's digest has come
   // Of the tensor at hand:
-  bool has_values_ = false;  // a value is not zero
-  ZeroRuns zero_runs_;
+  std::map<std::uint32_t, TensorZeros> zeros_;  // its own or its sources', see Watch
   ZeroBlocks zero_blocks_;
   bool unexpected_ = false;  // some by-product has other bytes than were digested in its place
   formats::Sha256 file_sha256_;

@@ -125,5 +125,18 @@ TEST(ZeroRunsTest, TakesRowsOfTokensThatDoNotExist) {
   }
 }
 
+TEST(ZeroRunsTest, KnowsVocabulariesByTheirNamesInEveryLayout) {
+  for (const char* name : {"model.embed_tokens.weight", "lm_head.weight", "embed.weight",
+                           "head.weight", "token_embd.weight", "output.weight",
+                           "tok_embeddings.weight", "embedding.word_embeddings.weight",
+                           "output_layer.weight", "blk.61.nextn.embed_tokens.weight"}) {
+    EXPECT_TRUE(IsVocabulary(name)) << name;
+  }
+  for (const char* name : {"blk.0.attn_output.weight", "model.norm.weight", "output_norm.weight",
+                           "lm_head.weight_scale_inv", "embed_tokens"}) {
+    EXPECT_FALSE(IsVocabulary(name)) << name;
+  }
+}
+
 }  // namespace
 }  // namespace dsv3::convert
