@@ -1,7 +1,6 @@
 #include "tests/support/files.h"
 
 #include <fstream>
-#include <iterator>
 #include <random>
 #include <stdexcept>
 
@@ -16,9 +15,12 @@ std::string AsString(std::span<const std::byte> bytes) {
 }
 
 std::string ReadFile(const std::filesystem::path& path) {
+  // One read: going character by character took half the time of many tests under sanitizers.
   std::ifstream in(path, std::ios::binary);
-  if (!in) throw std::runtime_error("cannot read " + path.string());
-  return std::string(std::istreambuf_iterator<char>(in), {});
+  std::string content(in ? std::filesystem::file_size(path) : 0, '\0');
+  if (!in.read(content.data(), static_cast<std::streamsize>(content.size())))
+    throw std::runtime_error("cannot read " + path.string());
+  return content;
 }
 
 void WriteFile(const std::filesystem::path& path, std::string_view content) {
