@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -59,6 +60,26 @@ TEST_P(EachFormValuesTest, LooksAtValuesNameItAndJudgeNoCodes) {
   const convert::Inspection inspection = convert::Inspect(in());
   ASSERT_EQ(inspection.forms.size(), 1U);
   EXPECT_EQ(inspection.forms[0].weights, experts);
+}
+
+TEST_F(QuantizedFormValuesTest, CountsDecodedWeightsApartFromOthersOfTheirForm) {
+  bool is_first = true;
+  const std::size_t experts = ReplaceExperts([&](Module module) {
+    // Groups of 32 divide the columns of the first one alone.
+    if (std::exchange(is_first, false)) module.cols = 32;
+    AddPackedInt4(module);
+  });
+  SetConfig("quantization_config", kPackedInt4);
+  Write();
+  convert::ProgressSink progress;
+  const convert::StopToken stop;
+  const convert::NumericReport report =
+      convert::VerifyNumeric({.input = in(), .histogram = ""}, progress, stop);
+  ASSERT_EQ(report.forms.size(), 2U);
+  EXPECT_EQ(report.forms[0].name, report.forms[1].name);
+  EXPECT_NE(report.forms[0].decoded, report.forms[1].decoded);
+  EXPECT_EQ(report.forms[report.forms[0].decoded ? 0 : 1].weights, 1U);
+  EXPECT_EQ(report.forms[0].weights + report.forms[1].weights, experts);
 }
 
 TEST_F(QuantizedFormValuesTest, NoToleranceCoversCodesThatDiffer) {
