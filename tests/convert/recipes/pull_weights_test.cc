@@ -1,5 +1,6 @@
 // Weight deltas for SGLang's /pull_weights.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -17,11 +18,13 @@
 #include "convert/open/open_model.h"
 #include "convert/recipes/pack.h"
 #include "convert/recipes/unpack.h"
+#include "convert/stream/source_files.h"
+#include "convert/stream/value_bytes.h"
 #include "convert/verify/compare.h"
 #include "convert/verify/numeric.h"
 #include "formats/safetensors.h"
-#include "formats/zstd_stream.h"
 #include "tests/convert/recipes/pack_test.h"
+#include "tests/convert/recipes/zstd_frame_text.h"
 #include "tests/convert/support/digest_oracle.h"
 
 namespace dsv3::convert {
@@ -91,6 +94,24 @@ class PullWeightsTest : public testing::PackTest, public ::testing::WithParamInt
     return conversion;
   }
 
+  // Reads "w" from the deltas in pieces, on this thread.
+  void ExpectPieces() const {
+    TinyCheckpoint changed = Model();
+    Change(changed);
+    const std::string& value = changed.Find("w").bytes;
+    const OpenedModel model = OpenModel(packed(), {.mtp_may_be_missing = true, .base = base_});
+    SourceFiles sources(model.assembled->stored);
+    const ExpressionPtr w = OriginOf(model, model.catalog.Find("w"));
+    constexpr std::uint64_t kPiece = 700'000;
+    for (const std::uint64_t piece : {0U, 1U, 3U, 2U, 2U, 0U, 4U}) {
+      const std::uint64_t begin = piece * kPiece;
+      const std::uint64_t end = std::min<std::uint64_t>(value.size(), begin + kPiece);
+      EXPECT_TRUE(testing::AsString(ReadValue(*w, {begin, end}, sources)) ==
+                  value.substr(begin, end - begin))
+          << piece;
+    }
+  }
+
   const fs::path base_ = dir_ / "base";
 };
 
@@ -149,6 +170,12 @@ TEST_P(PullWeightsTest, AreReadLikeTheNextVersion) {
   EXPECT_EQ(UnpackOn(base_, {.tensors = {"w"}}).Run().tensors, 1U);
 }
 
+// On one thread, which goes on from what it decoded last where it can.
+TEST_P(PullWeightsTest, PiecesAreReadInAnyOrder) {
+  PackDeltas(GetParam()).Run();
+  ExpectPieces();
+}
+
 TEST_P(PullWeightsTest, AnotherVersionAsBaseIsNamedByTensor) {
   PackDeltas(GetParam()).Run();
   TinyCheckpoint other = Model();
@@ -201,18 +228,6 @@ TEST_P(PullWeightsTest, EveryByteOfALongTensorMayChange) {
 
 INSTANTIATE_TEST_SUITE_P(Encodings, PullWeightsTest, ::testing::Bool());
 
-std::string ZstdFrame(const std::string& content) {
-  std::string frame;
-  formats::ZstdStreamEncoder encoder;
-  const auto take = [&](std::span<const std::byte> piece) {
-    frame.append(reinterpret_cast<const char*>(piece.data()), piece.size());
-  };
-  encoder.Begin(content.size());
-  encoder.Add(testing::AsBytes(content), take);
-  encoder.End(take);
-  return frame;
-}
-
 TEST_F(PullWeightsTest, PositionsMayHaveAnyOrder) {
   PackDeltas(true).Run();
   // Of "w", in pieces of a MiB: backwards, and a first value for one that another one replaces.
@@ -230,7 +245,7 @@ TEST_F(PullWeightsTest, PositionsMayHaveAnyOrder) {
   const auto count = static_cast<std::uint32_t>(positions.size());
   std::string content(reinterpret_cast<const char*>(&count), sizeof count);
   content.append(reinterpret_cast<const char*>(positions.data()), 4 * positions.size());
-  const std::string frame = ZstdFrame(content + values);
+  const std::string frame = testing::ZstdFrame(content + values);
   WriteFile(packed() / kFirstDeltas,
             formats::SerializeSafetensorsHeader({{.name = "w",
                                                   .dtype = Dtype::kU8,
@@ -241,6 +256,7 @@ TEST_F(PullWeightsTest, PositionsMayHaveAnyOrder) {
                 frame);
   UnpackOn(base_).Run();
   EXPECT_TRUE(ReadFile(out() / kFirst) == ReadFile(in() / kFirst));
+  ExpectPieces();
 }
 
 TEST_F(PullWeightsTest, TensorsThatCameWentOrChangedTheirShapeAreRefused) {

@@ -1,6 +1,8 @@
 // Checksums of GGUF files.
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <span>
 #include <string>
@@ -38,6 +40,20 @@ class ChecksumGgufTest : public ToGgufTest {
     Conversion command = Command(dir_ / "in", file_, GgufType::kQ8_0, options);
     command.request.run.checksum = checksum;
     command.Run();
+  }
+
+  std::vector<fs::path> MakeSplits(std::uint64_t size) {
+    std::vector<fs::path> splits;
+    for (const auto& entry : fs::directory_iterator(dir_.path())) {
+      if (entry.is_regular_file()) splits.push_back(entry.path());
+    }
+    for (const fs::path& path : splits) fs::remove(path);
+    Make({.max_file_bytes = size});
+    splits.clear();
+    for (const auto& entry : fs::directory_iterator(dir_.path())) {
+      if (entry.path().extension() == ".gguf") splits.push_back(entry.path());
+    }
+    return splits;
   }
 
   static void Flip(const fs::path& path, std::size_t offset) {
@@ -90,6 +106,9 @@ TEST_F(ChecksumGgufTest, NamesTheTensorThatDiffers) {
       ASSERT_FALSE(findings.empty());
       EXPECT_EQ(findings.back().kind, "wrong-tensor-digest");
       EXPECT_EQ(findings.back().tensor, name);
+      if (mode == convert::ChecksumMode::kSha256) {
+        EXPECT_THAT(findings.front().message, HasSubstr("(m.gguf.manifest.json)"));
+      }
       EXPECT_EQ(findings.size(), mode == convert::ChecksumMode::kNone ? 1U : 2U);
       EXPECT_THAT(Check(file_, true).verification.findings, IsEmpty());
       Flip(file_, at);
@@ -111,11 +130,7 @@ TEST_F(ChecksumGgufTest, FindsAnotherHeaderAndAnotherSize) {
 }
 
 TEST_F(ChecksumGgufTest, AnySplitStandsForAll) {
-  Make({.max_file_bytes = 1'000'000});
-  std::vector<fs::path> splits;
-  for (const auto& entry : fs::directory_iterator(dir_.path())) {
-    if (entry.path().extension() == ".gguf") splits.push_back(entry.path());
-  }
+  const std::vector<fs::path> splits = MakeSplits(1'000'000);
   ASSERT_GT(splits.size(), 1U);
   for (const fs::path& split : splits) {
     const CheckChecksumsReport report = Check(split);
@@ -127,6 +142,27 @@ TEST_F(ChecksumGgufTest, AnySplitStandsForAll) {
   ASSERT_EQ(findings.size(), 1U);
   EXPECT_EQ(findings[0].kind, "missing-file");
   EXPECT_EQ(findings[0].file, splits[1].filename().string());
+}
+
+// The last tensor of a file is filled up to the alignment, like all others.
+TEST_F(ChecksumGgufTest, FindsTensorsBeforeALastOneThatIsFilledUp) {
+  bool found = false;
+  for (std::uint64_t size = 30'000; !found && size < 200'000; size += 10'000) {
+    for (const fs::path& split : MakeSplits(size)) {
+      const File file = ReadGguf(split);
+      std::vector<formats::GgufTensor> tensors = file.header.tensors;
+      std::sort(tensors.begin(), tensors.end(),
+                [](const auto& a, const auto& b) { return a.offset < b.offset; });
+      if (found || tensors.size() < 2 || tensors.back().bytes % 32 == 0) continue;
+      found = true;
+      Flip(split, static_cast<std::size_t>(file.header.data_offset + tensors.front().offset));
+      const formats::Findings findings = Check(split).verification.findings;
+      ASSERT_EQ(findings.size(), 2U);
+      EXPECT_EQ(findings[1].kind, "wrong-tensor-digest");
+      EXPECT_EQ(findings[1].tensor, tensors.front().name);
+    }
+  }
+  EXPECT_TRUE(found);
 }
 
 TEST_F(ChecksumGgufTest, WithoutAManifestAListThatNamesItIsTaken) {
@@ -161,6 +197,13 @@ TEST_F(ChecksumGgufTest, AnotherManifestIsRefused) {
                 convert::CheckChecksums(request, progress, convert::StopToken());
               }).code(),
               ErrorCode::kUsage);
+}
+
+TEST_F(ChecksumGgufTest, AGivenManifestTakesThePlaceOfItsOwn) {
+  Make();
+  fs::rename(dir_ / "m.gguf.manifest.json", dir_ / "given.json");
+  WriteFile(dir_ / "m.gguf.manifest.json", "{");
+  EXPECT_THAT(Check(file_, false, dir_ / "given.json").verification.findings, IsEmpty());
 }
 
 TEST_F(ChecksumGgufTest, TheDirectoryOfAFileNamesIt) {
