@@ -40,22 +40,42 @@ struct Options {
 
 std::string Number(double value) { return fmt::format("{:.4g}", value); }
 
+// How many of the values differ: "25 %", "under 0.01 %".
+std::string Share(const DifferenceStatistics& s) {
+  if (s.elements == 0) return "";
+  constexpr double kLeast = 0.01;
+  const double percent = 100.0 * static_cast<double>(s.differing) / static_cast<double>(s.elements);
+  if (percent > 0 && percent < kLeast) return fmt::format("under {} %", kLeast);
+  return fmt::format("{:.4g} %", percent);
+}
+
 // The tensors that differ, the worst first.
+// A terminal that is too narrow for all columns has shares in place of counts, and the errors that
+// say most.
 std::string DifferenceTable(const CompareReport& compared, bool all) {
   if (compared.worst.empty()) return "";
   Table table("llrrrrr");
+  Table narrow("llrrr");
   table.Add({"tensor", "dtypes", "differing", "max |a-b|", "max |a-b|/|b|", "RMSE", "relative"});
+  narrow.Add({"tensor", "dtypes", "differing", "max |a-b|", "relative"});
   const std::size_t shown =
       all ? compared.worst.size() : std::min(kFirstRows, compared.worst.size());
   for (std::size_t i = 0; i < shown; ++i) {
     const ComparedTensor& tensor = compared.tensors[compared.worst[i]];
     const DifferenceStatistics& s = tensor.statistics;
-    table.Add({Printable(tensor.name), fmt::format("{}, {}", tensor.dtype_a, tensor.dtype_b),
-               fmt::format("{} of {}", FormatCount(s.differing), FormatCount(s.elements)),
-               tensor.codes ? "codes" : Number(s.max_abs), Number(s.max_relative), Number(s.rmse),
-               Number(s.relative)});
+    const std::string name = Printable(tensor.name);
+    const std::string dtypes = fmt::format("{}, {}", tensor.dtype_a, tensor.dtype_b);
+    const std::string largest = tensor.codes ? "codes" : Number(s.max_abs);
+    table.Add({name, dtypes,
+               fmt::format("{} of {}", FormatCount(s.differing), FormatCount(s.elements)), largest,
+               Number(s.max_relative), Number(s.rmse), Number(s.relative)});
+    narrow.Add({name, dtypes, Share(s), largest, Number(s.relative)});
   }
-  return table.Text("", StdoutColumns()) + MoreLine(compared.worst.size() - shown);
+  // So much of a name says which tensor it is.
+  constexpr std::size_t kName = 32;
+  const unsigned columns = StdoutColumns();
+  return (table.Fits("", columns, kName) ? table : narrow).Text("", columns) +
+         MoreLine(compared.worst.size() - shown);
 }
 
 // One side of a tensor; null where that checkpoint has none.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <numeric>
 
 namespace dsv3::cli {
 
@@ -42,20 +43,44 @@ std::string CutMiddle(std::string text, std::size_t width) {
   return text.substr(0, begin) + "…" + text.substr(end);
 }
 
+// The widest left column; the number of columns where there is none.
+std::size_t ColumnToCut(const std::vector<std::size_t>& widths, std::string_view alignment) {
+  std::size_t cut = widths.size();
+  for (std::size_t i = 0; i < widths.size(); ++i) {
+    if (alignment[i] == 'l' && (cut == widths.size() || widths[i] > widths[cut])) cut = i;
+  }
+  return cut;
+}
+
+std::size_t TotalWidth(std::string_view indent, const std::vector<std::size_t>& widths) {
+  const std::size_t gaps = 2 * (widths.empty() ? 0 : widths.size() - 1);
+  return std::accumulate(widths.begin(), widths.end(), Width(indent) + gaps);
+}
+
 }  // namespace
 
-std::string Table::Text(std::string_view indent, std::size_t columns) const {
+std::vector<std::size_t> Table::Widths() const {
   std::vector<std::size_t> widths(alignment_.size(), 0);
   for (const auto& row : rows_) {
     for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], Width(row[i]));
   }
-  std::size_t total = Width(indent) + 2 * (widths.empty() ? 0 : widths.size() - 1);
-  for (const std::size_t width : widths) total += width;
+  return widths;
+}
+
+bool Table::Fits(std::string_view indent, std::size_t columns, std::size_t fewest) const {
+  const std::vector<std::size_t> widths = Widths();
+  const std::size_t cut = ColumnToCut(widths, alignment_);
+  std::size_t total = TotalWidth(indent, widths);
+  if (cut < widths.size() && widths[cut] > fewest) total -= widths[cut] - fewest;
+  return columns == 0 || total <= columns;
+}
+
+std::string Table::Text(std::string_view indent, std::size_t columns) const {
+  std::vector<std::size_t> widths = Widths();
+  const std::size_t total = TotalWidth(indent, widths);
   std::size_t cut = widths.size();
   if (columns > 0 && total > columns) {
-    for (std::size_t i = 0; i < widths.size(); ++i) {
-      if (alignment_[i] == 'l' && (cut == widths.size() || widths[i] > widths[cut])) cut = i;
-    }
+    cut = ColumnToCut(widths, alignment_);
     if (cut < widths.size() && widths[cut] > kFewestColumns) {
       const std::size_t over = total - columns;
       widths[cut] = widths[cut] > kFewestColumns + over ? widths[cut] - over : kFewestColumns;

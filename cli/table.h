@@ -20,10 +20,15 @@ class Table {
   // Where the lines would be longer than `columns` (0: any length), the widest left column is cut
   // in the middle of its cells, down to kFewestColumns; names of tensors keep their layer's number.
   std::string Text(std::string_view indent, std::size_t columns = 0) const;
+  // Whether the lines of Text are no longer than `columns` (0: any length) allows, where the left
+  // column keeps `fewest`.
+  bool Fits(std::string_view indent, std::size_t columns, std::size_t fewest) const;
 
   static constexpr std::size_t kFewestColumns = 24;
 
  private:
+  std::vector<std::size_t> Widths() const;
+
   std::string_view alignment_;
   std::vector<std::vector<std::string>> rows_;
 };

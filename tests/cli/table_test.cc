@@ -37,6 +37,15 @@ TEST(TableTest, KeepsNumbersOfLayersInNames) {
             "…7.inpu…layernorm.weight      3\n");
 }
 
+TEST(TableTest, SaysWhetherItFits) {
+  EXPECT_TRUE(Names().Fits("", 48, 32));
+  EXPECT_TRUE(Names().Fits("", 47, 31));
+  EXPECT_FALSE(Names().Fits("", 47, 32));
+  EXPECT_FALSE(Names().Fits(" ", 48, 32));
+  EXPECT_TRUE(Names().Fits("", 0, 100));
+  EXPECT_TRUE(Names().Fits("", 80, 100));
+}
+
 TEST(TableTest, IsAsWideAsItIsWhereThereIsNoTerminal) {
   const std::string text = Names().Text("");
   EXPECT_NE(text.find("model.layers.0.self_attn.kv_a_proj_with_mqa.weight  BF16"),

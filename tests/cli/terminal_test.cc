@@ -1,5 +1,7 @@
 #include <csignal>
+#include <cstddef>
 #include <filesystem>
+#include <sstream>
 #include <string>
 
 #include <gmock/gmock.h>
@@ -159,6 +161,36 @@ TEST_F(TerminalTest, SignalIgnoredFromTheStartStaysIgnored) {
   EXPECT_EQ(run.Wait(), 5);
   EXPECT_THAT(run.screen(), Not(HasSubstr("stopping")));
   EXPECT_THAT(run.screen(), HasSubstr("not confirmed"));
+}
+
+// Fewer columns where the terminal is narrow, all of them where there is room or no terminal.
+TEST_F(TerminalTest, TheTableOfDifferencesFits) {
+  const std::string other = (dir_ / "other").string();
+  ASSERT_EQ(RunTool({"dsv3-convert", "sample", other, "--seed", "2", "-q"}).exit_code, 0);
+  const auto table = [](const std::string& text) {
+    const std::size_t begin = text.find("tensor  ");
+    return text.substr(begin, text.find(" more (--all shows them)", begin) - begin);
+  };
+  const auto on_terminal = [&](const std::string& columns) {
+    TerminalRun run({"/bin/sh", "-c",
+                     "stty cols " + columns + "; exec " DSV3_BIN_DIR "/dsv3-verify compare " + in_ +
+                         " " + other + " --no-progress"});
+    EXPECT_EQ(run.Wait(), 1);
+    return table(run.screen());
+  };
+  const std::string narrow = on_terminal("80");
+  EXPECT_THAT(narrow, HasSubstr("differing  max |a-b|  relative"));
+  EXPECT_THAT(narrow, HasSubstr(" %  "));
+  std::istringstream lines(narrow);
+  for (std::string line; std::getline(lines, line);) {
+    // Neither the end of the line nor the second and third byte of "…" takes a column.
+    std::erase_if(line, [](char c) { return c == '\r' || (c & 0xC0) == 0x80; });
+    EXPECT_LE(line.size(), 80U) << line;
+  }
+  const std::string all = "max |a-b|  max |a-b|/|b|";
+  EXPECT_THAT(on_terminal("200"), HasSubstr(all));
+  EXPECT_THAT(table(RunTool({"dsv3-verify", "compare", in_, other, "--no-progress"}).out),
+              HasSubstr(all));
 }
 
 }  // namespace
