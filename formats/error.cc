@@ -29,6 +29,9 @@ std::string_view Advice(int errno_value) {
     case EMFILE:
     case ENFILE:
       return "; too many files are open, raise the limit (ulimit -n) or use fewer threads";
+    case ENAMETOOLONG:
+      return "; the file system takes no name this long, and a file that is being written has a "
+             "longer one than in the end: rename the file, or give a shorter path";
     case EIO:
       return "; the disk may be failing, look at the system log";
     default:

@@ -42,6 +42,8 @@ TEST(ErrorTest, IoErrorSaysWhatFailedAndWhatToDo) {
   EXPECT_THAT(IoError("open", "x", EACCES).message(), HasSubstr("check the permissions"));
   EXPECT_THAT(IoError("create", "x", EROFS).message(), HasSubstr("read-only"));
   EXPECT_THAT(IoError("open", "x", EMFILE).message(), HasSubstr("ulimit -n"));
+  EXPECT_THAT(IoError("create", "x", ENAMETOOLONG).message(),
+              HasSubstr("File name too long; the file system takes no name this long"));
 }
 
 TEST(QuoteForMessageTest, ShowsWhatATerminalWouldObey) {
