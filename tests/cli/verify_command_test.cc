@@ -97,7 +97,7 @@ TEST_F(VerifyCommandTest, ChecksumCreateWritesAndCheckFindsADifference) {
                               EndsWith("OK: every file is as recorded\n")));
   ExpectForms({"checksum", "check", model_}, 0, "verify-checksum-check");
 
-  Flip(kConfig, 3);
+  Flip(kConfig, 6);  // within a key: it is still JSON
   const ToolResult bad = Verify({"checksum", "check", model_});
   EXPECT_EQ(bad.exit_code, 1);
   EXPECT_EQ(bad.err, "");
