@@ -18,6 +18,13 @@ import tools
 HERE = pathlib.Path(__file__).parent
 # Of each version some kinds in which it is right.
 KINDS = {"4": ("moonlight", "kimi", "v2-lite"), "5": ("v3-yarn", "v3-biases", "v3-tied", "moonlight", "v2", "v32", "glm")}
+# Runs the lines in one directory after another: loading torch and transformers takes seconds.
+IN_EACH = """
+import os, sys
+for place in sys.argv[2:]:
+    os.chdir(place)
+    exec(compile(sys.argv[1], "docs/forward.md", "exec"), {})
+"""
 # What hooks see beside the modules with weights.
 UNKNOWN = re.compile(r"model\.rotary_emb|.*\.act_fn|model\.layers\.\d+\.self_attn\.indexer|.*\.mlp\.experts\.\d+(\..*)?")
 
@@ -34,25 +41,29 @@ class ForwardDump(unittest.TestCase):
         directory = tempfile.TemporaryDirectory()
         cls.addClassCleanup(directory.cleanup)
         cls.root = pathlib.Path(directory.name)
+        cls.sound = {}
         for version, kinds in KINDS.items():
             cls.python(version, HERE / "forward_models.py", cls.root / version, *kinds)
+            directories = [cls.root / version / kind for kind in kinds]
+            cls.sound[version] = list(zip(directories, cls.dump(version, directories)))
 
     @staticmethod
-    def python(version, *arguments, **options):
+    def python(version, *arguments):
         library = str(pathlib.Path(sys.prefix) / "transformers-5") if version == "5" else ""
         ran = subprocess.run([sys.executable, *arguments], env=dict(os.environ, PYTHONPATH=library),
-                             capture_output=True, text=True, **options)
+                             capture_output=True, text=True)
         if ran.returncode != 0:
             raise AssertionError(ran.stderr)
 
-    def dump(self, version, directory):
-        """What the guide's lines write for a model, and its tokens."""
-        place = pathlib.Path(tempfile.mkdtemp(dir=self.root))
-        (place / "DeepSeek-V3").symlink_to(directory)
-        tokens = numpy.load(directory / "tokens.npy")
-        numpy.save(place / "ids.npy", tokens)
-        self.python(version, "-c", lines_of_the_guide(), cwd=place)
-        return place / "dump.safetensors", place / "ids.npy"
+    @classmethod
+    def dump(cls, version, directories):
+        """What the guide's lines write for each model, and its tokens."""
+        places = [pathlib.Path(tempfile.mkdtemp(dir=cls.root)) for _ in directories]
+        for directory, place in zip(directories, places):
+            (place / "DeepSeek-V3").symlink_to(directory)
+            numpy.save(place / "ids.npy", numpy.load(directory / "tokens.npy"))
+        cls.python(version, "-c", IN_EACH, lines_of_the_guide(), *places)
+        return [(place / "dump.safetensors", place / "ids.npy") for place in places]
 
     def against(self, directory, dump, tokens, *options, exit_code=0):
         report = tools.run("dsv3-verify", "forward", directory, "--tokens-file", tokens, "--against", dump, "--json",
@@ -60,22 +71,18 @@ class ForwardDump(unittest.TestCase):
         return json.loads(report.stdout)["against"]
 
     def test_a_sound_model_agrees_in_every_module(self):
-        for version, kinds in KINDS.items():
-            for kind in kinds:
-                with self.subTest(version=version, kind=kind):
-                    directory = self.root / version / kind
-                    dump, tokens = self.dump(version, directory)
+        for version, models in self.sound.items():
+            for directory, (dump, tokens) in models:
+                with self.subTest(version=version, kind=directory.name):
                     report = self.against(directory, dump, tokens)
                     self.assertEqual((report["dtype"], report["differing"]), ("F32", 0))
                     self.assertGreater(report["compared"], 40)
                     self.assertEqual([name for name in report["unknown"] if not UNKNOWN.fullmatch(name)], [])
 
     def test_a_trace_has_what_hooks_see(self):
-        for version, kinds in KINDS.items():
-            for kind in kinds:
-                with self.subTest(version=version, kind=kind):
-                    directory = self.root / version / kind
-                    dump, tokens = self.dump(version, directory)
+        for version, models in self.sound.items():
+            for directory, (dump, tokens) in models:
+                with self.subTest(version=version, kind=directory.name):
                     trace = dump.with_name("trace.safetensors")
                     tools.run("dsv3-verify", "forward", directory, "--tokens-file", tokens, "--trace", trace, "--quiet")
                     seen, written = load_file(dump), load_file(trace)
@@ -136,9 +143,9 @@ class ForwardDump(unittest.TestCase):
             (None, {"routed_scaling_factor": 2.4}, "model.layers.1.mlp.experts"),
         )
         sound = self.root / "5" / "v3-biases"
-        for change, config, module in faults:
+        dumps = self.dump("5", [self.changed("5", "v3-biases", change, **config) for change, config, _ in faults])
+        for (change, config, module), (dump, tokens) in zip(faults, dumps):
             with self.subTest(module, config=config):
-                dump, tokens = self.dump("5", self.changed("5", "v3-biases", change, **config))
                 report = self.against(sound, dump, tokens, exit_code=1)
                 self.assertEqual(report["first_difference"]["module"], module)
                 if change:
@@ -146,17 +153,16 @@ class ForwardDump(unittest.TestCase):
                     self.assertEqual(report["differing"], 1)
 
     def test_a_model_in_bf16(self):
-        sound = self.root / "5" / "moonlight"
-        dump, tokens = self.dump("5", self.changed("5", "moonlight", dtype="bfloat16"))
-        for activations in ("bf16", "fp32"):
-            report = self.against(sound, dump, tokens, "--activations", activations)
-            self.assertEqual((report["dtype"], report["differing"]), ("BF16", 0))
-
         def change(tensors):
             tensors["model.layers.1.self_attn.kv_a_layernorm.weight"] *= 1.05
 
-        dump, tokens = self.dump("5", self.changed("5", "moonlight", change, dtype="bfloat16"))
-        report = self.against(sound, dump, tokens, exit_code=1)
+        sound = self.root / "5" / "moonlight"
+        copies = [self.changed("5", "moonlight", each, dtype="bfloat16") for each in (None, change)]
+        (same, tokens), (other, _) = self.dump("5", copies)
+        for activations in ("bf16", "fp32"):
+            report = self.against(sound, same, tokens, "--activations", activations)
+            self.assertEqual((report["dtype"], report["differing"]), ("BF16", 0))
+        report = self.against(sound, other, tokens, exit_code=1)
         self.assertEqual(report["first_difference"]["module"], "model.layers.1.self_attn.kv_a_layernorm")
 
 
