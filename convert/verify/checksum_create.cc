@@ -293,7 +293,7 @@ formats::Findings CompareWith(const ChecksumBasis& basis, const fs::path& direct
   return findings;
 }
 
-// Where there are checksums already, comparing with them says more of a file that cannot be read.
+// Where there are checksums that stay, comparing with them says more of a file that cannot be read.
 formats::Findings WithoutUnreadable(formats::Findings findings) {
   std::erase_if(findings, [](const formats::Finding& finding) {
     return finding.kind == "unreadable-shard" || finding.kind == "unreadable-config" ||
@@ -334,8 +334,8 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
   RequireListable(directory, listing);
   const formats::Findings completeness = JudgeCompleteness(directory);
   const bool has_earlier = HasEarlierChecksums(request, directory);
-  RequireComplete(basis || has_earlier ? WithoutUnreadable(completeness) : completeness,
-                  "making checksums");
+  const bool compares = (basis || has_earlier) && !request.overwrite;
+  RequireComplete(compares ? WithoutUnreadable(completeness) : completeness, "making checksums");
   const fs::path output = PrepareChecksumOutput(request, directory, file_system);
   std::optional<ChecksumBasis> earlier;
   if (has_earlier) earlier = FindChecksumBasis(directory, output / formats::kManifestName, false);

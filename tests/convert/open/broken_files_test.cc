@@ -85,6 +85,8 @@ TEST_F(BrokenFilesTest, WhereThereAreChecksumsTheyAreComparedFirst) {
   const CreateChecksumsReport report = testing::Create(in_, false);
   EXPECT_FALSE(report.written);
   EXPECT_THAT(Lines(report.verification.findings), Contains("wrong-size config.json "));
+  // Those that take their place are not made of a broken file.
+  EXPECT_THAT(Create(), HasSubstr("making checksums is refused until then"));
 }
 
 TEST_F(BrokenFilesTest, ALayoutThatCannotBeReadIsNotWhole) {
