@@ -201,7 +201,7 @@ const Command* TakeOptionalCommand(const Tool& tool, const WordWalker& walker,
   const std::vector<std::size_t> first_at = walker.PlainWords(1, false);
   if (first_at.empty()) return unnamed;
   for (const Command& command : tool.commands) {
-    if (command.name != words[first_at[0]]) continue;
+    if (command.name.empty() || command.name != words[first_at[0]]) continue;
     words.erase(words.begin() + static_cast<std::ptrdiff_t>(first_at[0]));
     return &command;
   }
@@ -267,7 +267,8 @@ void CheckArguments(const Tool& tool, const Command& command,
         if (k > i) missing += " and ";
         missing += command.arguments[k].name;
       }
-      throw UsageError(who + ": missing " + missing, hint);
+      const std::string of_command = command.name.empty() ? "" : command.name + ": ";
+      throw UsageError(of_command + "missing " + missing, hint);
     }
     if (values[i].empty()) throw UsageError(argument.name + " is empty; give a path", hint);
   }

@@ -134,7 +134,7 @@ TEST(UsageTest, MissingAndSurplusArgumentsShowTheUsage) {
   ExpectUsageError(Convert({"in", ""}),
                    Error("OUT is empty; give a path") + kSynopsis + kConvertHint);
   ExpectUsageError({"dsv3-inspect"},
-                   "dsv3-inspect: error: dsv3-inspect: missing IN\n"
+                   "dsv3-inspect: error: missing IN\n"
                    "Usage: dsv3-inspect [OPTION]... IN\n"
                    "Run 'dsv3-inspect --help' to see what it accepts.\n");
 }
@@ -231,8 +231,10 @@ constexpr const char* kReshardSynopsis = "Usage: dsv3-reshard [OPTION]... IN OUT
 constexpr const char* kMergeHint = "Run 'dsv3-reshard merge --help' to see what it accepts.\n";
 
 TEST(UsageTest, CommandWithoutANameStandsBesideNamedOnes) {
-  ExpectUsageError({"dsv3-reshard"}, ReshardError("dsv3-reshard: missing IN and OUT") +
-                                         kReshardSynopsis + kReshardHint);
+  ExpectUsageError({"dsv3-reshard"},
+                   ReshardError("missing IN and OUT") + kReshardSynopsis + kReshardHint);
+  ExpectUsageError({"dsv3-reshard", "", "out"},
+                   ReshardError("IN is empty; give a path") + kReshardSynopsis + kReshardHint);
   ExpectUsageError({"dsv3-reshard", "merge"},
                    ReshardError("merge: missing RANKS and OUT") +
                        "Usage: dsv3-reshard merge [OPTION]... RANKS OUT\n" + kMergeHint);
