@@ -1,6 +1,8 @@
 #include "convert/forward/forward.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -252,6 +254,21 @@ TEST_F(ForwardTest, ReadsOnlyTheExpertsThatAreMet) {
     EXPECT_GE(layer.margins.at(0), 0);
   }
   EXPECT_EQ(chosen, report.experts_read);
+}
+
+TEST_F(ForwardTest, PerplexityIsThatOfTheLogits) {
+  const std::vector<float> logits = Logits(Request());
+  const std::size_t steps = kTokens.size() - 1;
+  double loss = 0;
+  for (std::size_t i = 0; i < steps; ++i) {
+    const std::vector<float> row = RowsOf(logits, kTokens.size(), i, i + 1);
+    double sum = 0;
+    for (const float logit : row) sum += std::exp(static_cast<double>(logit));
+    loss += std::log(sum) - static_cast<double>(row[kTokens[i + 1]]);
+  }
+  const ForwardReport report = Run(Request());
+  ASSERT_TRUE(report.perplexity);
+  EXPECT_NEAR(*report.perplexity / std::exp(loss / static_cast<double>(steps)), 1, 1e-6);
 }
 
 TEST_F(ForwardTest, WithoutTokensRunsFixedOnes) {
