@@ -82,7 +82,7 @@ Findings FindBrokenSideFiles(const fs::path& directory, const std::vector<std::s
     try {
       problem = ProblemOf(directory / name, name);
     } catch (const Error&) {
-      continue;  // whoever needs the file says so
+      continue;  // what needs the file says so
     }
     if (problem.empty()) continue;
     findings.push_back({.severity = Severity::kWarning,

@@ -19,9 +19,10 @@ namespace dsv3::convert {
 // (missing_tensors.h), "missing-shard" for what the index or param_name_map.json lists,
 // "unreadable-shard" for shards that are cut off or none at all, and "unreadable-index",
 // "malformed-index-entry" and "unsafe-shard-path" of the index; of rank shards and packed
-// checkpoints what listed_files.h finds; of all what FindBrokenFiles finds (broken_files.h). Training checkpoints are judged by their own files, and a
-// directory without a checkpoint by the hub's listing alone. `directory` is one that exists, of a
-// hub cache the snapshot. Throws Error (kIo).
+// checkpoints what listed_files.h finds; of all what FindBrokenFiles finds (broken_files.h).
+// Training checkpoints are judged by their own files, and a directory without a checkpoint by the
+// hub's listing alone. `directory` is one that exists, of a hub cache the snapshot. Throws Error
+// (kIo).
 formats::Findings JudgeCompleteness(const std::filesystem::path& directory);
 
 // Files that the directory of a checkpoint lacks, beside those that its index lists; errors:
