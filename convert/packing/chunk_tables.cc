@@ -54,8 +54,7 @@ std::shared_ptr<const PackedChunks> ChunkTables::Of(
     const std::lock_guard lock(mutex_);
     if (auto kept = Find(*source, stream)) return kept;
   }
-  const auto chunks =
-      std::make_shared<const PackedChunks>(ReadPackedChunks(*InputOf(source), stream));
+  auto chunks = std::make_shared<const PackedChunks>(ReadPackedChunks(*InputOf(source), stream));
   const std::lock_guard lock(mutex_);
   if (auto kept = Find(*source, stream)) return kept;
   const std::size_t bytes = BytesOf(*chunks);
