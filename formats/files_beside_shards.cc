@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
-#include <iterator>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -15,7 +14,6 @@
 #include "formats/io/dead_link.h"
 #include "formats/left_behind.h"
 #include "formats/message_text.h"
-#include "formats/side_file_check.h"
 
 namespace dsv3::formats {
 namespace {
@@ -89,8 +87,6 @@ void TakeSideFiles(const CheckpointListing& listing, CheckpointFiles& files) {
     const std::uintmax_t bytes = fs::file_size(files.directory / name, error);
     files.left_behind.push_back({name, *kind, error ? 0 : bytes});
   }
-  Findings broken = FindBrokenSideFiles(files.directory, files.side_files);
-  std::move(broken.begin(), broken.end(), std::back_inserter(files.findings));
 }
 
 }  // namespace dsv3::formats

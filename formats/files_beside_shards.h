@@ -10,8 +10,7 @@ namespace dsv3::formats {
 // Adds the findings unlisted-shard and dead-link.
 void NoteFilesLeftOut(const CheckpointListing& listing, CheckpointFiles& files);
 
-// Divides the listing's side files into those that are copied and those that are left behind, and
-// adds the findings of FindBrokenSideFiles.
+// Divides the listing's side files into those that are copied and those that are left behind.
 void TakeSideFiles(const CheckpointListing& listing, CheckpointFiles& files);
 
 }  // namespace dsv3::formats

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <span>
 #include <string_view>
-#include <utility>
 
 #include <fmt/format.h>
 
@@ -74,25 +73,21 @@ std::string ProblemOf(const fs::path& path, const std::string& name) {
 
 }  // namespace
 
-Findings FindBrokenSideFiles(const fs::path& directory, const std::vector<std::string>& names) {
-  Findings findings;
-  for (const std::string& name : names) {
-    if (name == kConfigName || !IsText(name)) continue;
-    std::string problem;
-    try {
-      problem = ProblemOf(directory / name, name);
-    } catch (const Error&) {
-      continue;  // what needs the file says so
-    }
-    if (problem.empty()) continue;
-    findings.push_back({.severity = Severity::kWarning,
-                        .kind = "broken-side-file",
-                        .file = name,
-                        .tensor = {},
-                        .message = fmt::format("{}: {}", ShownPath(name), problem),
-                        .unreadable = false});
+std::optional<Finding> FindBrokenSideFile(const fs::path& path, const std::string& name) {
+  if (name == kConfigName || !IsText(name)) return std::nullopt;
+  std::string problem;
+  try {
+    problem = ProblemOf(path, name);
+  } catch (const Error&) {
+    return std::nullopt;  // what needs the file says so
   }
-  return findings;
+  if (problem.empty()) return std::nullopt;
+  return Finding{.severity = Severity::kWarning,
+                 .kind = "broken-side-file",
+                 .file = name,
+                 .tensor = {},
+                 .message = fmt::format("{}: {}", ShownPath(name), problem),
+                 .unreadable = false};
 }
 
 }  // namespace dsv3::formats

@@ -12,6 +12,7 @@
 #include "convert/model/expected_tensors.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/open/base_tensors.h"
+#include "convert/open/broken_files.h"
 #include "convert/open/completeness.h"
 #include "convert/open/gguf_model.h"
 #include "convert/open/open_model.h"
@@ -162,6 +163,7 @@ Inspection Inspect(const std::filesystem::path& path, const OpenOptions& options
   inspection.form = model.form;
   Findings& findings = inspection.findings;
   findings = std::move(model.findings);
+  AddBrokenSideFiles(model.directory, model.side_files, formats::Severity::kWarning, findings);
   inspection.config = ConfigOf(model, findings);
   const ModelConfig* known = inspection.config ? &*inspection.config : nullptr;
   inspection.forms = FindScaledWeights(model.catalog, model.config).forms;

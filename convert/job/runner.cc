@@ -27,6 +27,7 @@
 #include "convert/stream/executor.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
+#include "formats/side_file_check.h"
 
 namespace dsv3::convert {
 namespace {
@@ -135,6 +136,12 @@ ConversionReport ReportPlanned(const OpenedModel& model, const Recipe& recipe) {
   report.converted_tensors = recipe.converted_tensors;
   report.copied_tensors = recipe.copied_tensors.value_or(copied);
   report.side_files = recipe.plan->side_files.size();
+  for (const PlannedSideFile& side : recipe.plan->side_files) {
+    if (side.source.empty()) continue;
+    if (auto broken = formats::FindBrokenSideFile(side.source, side.name)) {
+      report.warnings.push_back(*std::move(broken));
+    }
+  }
   report.left_behind = recipe.plan->left_behind;
   for (const CatalogTensor& tensor : recipe.tensors.catalog.tensors()) {
     report.source_bytes += tensor.extent.length;

@@ -1,13 +1,12 @@
 #include "convert/open/broken_files.h"
 
-#include <algorithm>
-#include <iterator>
 #include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 #include "convert/model/config_object.h"
+#include "convert/open/file_fault.h"
 #include "convert/plan/container.h"
 #include "formats/checkpoint_files.h"
 #include "formats/checkpoint_location.h"
@@ -22,14 +21,6 @@ namespace fs = std::filesystem;
 using formats::Finding;
 using formats::Findings;
 
-Finding Fault(std::string_view kind, const std::string& file, std::string message) {
-  Finding finding;
-  finding.kind = kind;
-  finding.file = file;
-  finding.message = std::move(message);
-  return finding;
-}
-
 void AddConfig(const fs::path& directory, Findings& findings) {
   std::error_code error;
   if (!fs::exists(directory / formats::kConfigName, error)) return;
@@ -39,7 +30,7 @@ void AddConfig(const fs::path& directory, Findings& findings) {
         formats::kConfigName);
   } catch (const Error& problem) {
     if (problem.code() == ErrorCode::kIo) throw;
-    findings.push_back(Fault("unreadable-config", formats::kConfigName, problem.message()));
+    findings.push_back(FileFault("unreadable-config", formats::kConfigName, problem.message()));
   }
 }
 
@@ -52,9 +43,19 @@ std::optional<Finding> FindUnreadableHeader(const fs::path& path, const std::str
     container->ReadHeader(path, name);
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kIo) throw;
-    return Fault("unreadable-shard", name, error.message());
+    return FileFault("unreadable-shard", name, error.message());
   }
   return std::nullopt;
+}
+
+void AddBrokenSideFiles(const fs::path& directory, const std::vector<std::string>& names,
+                        formats::Severity severity, Findings& findings) {
+  for (const std::string& name : names) {
+    auto broken = formats::FindBrokenSideFile(directory / name, name);
+    if (!broken) continue;
+    broken->severity = severity;
+    findings.push_back(*std::move(broken));
+  }
 }
 
 Findings FindBrokenFiles(const fs::path& directory) {
@@ -70,11 +71,13 @@ Findings FindBrokenFiles(const fs::path& directory) {
     }
     if (!formats::KindOfLeftBehind(name)) side_files.push_back(name);
   }
-  for (Finding& broken : formats::FindBrokenSideFiles(directory, side_files)) {
-    broken.severity = formats::Severity::kError;
-    findings.push_back(std::move(broken));
-  }
+  AddBrokenSideFiles(directory, side_files, formats::Severity::kError, findings);
   return findings;
+}
+
+bool SaysBroken(const Finding& finding) {
+  return finding.kind == "unreadable-shard" || finding.kind == "unreadable-config" ||
+         finding.kind == "broken-side-file";
 }
 
 }  // namespace dsv3::convert

@@ -16,6 +16,7 @@
 #include "convert/model/expected_tensors.h"
 #include "convert/model/stored_instead.h"
 #include "convert/open/broken_files.h"
+#include "convert/open/file_fault.h"
 #include "convert/open/hub.h"
 #include "convert/open/listed_files.h"
 #include "convert/open/missing_tensors.h"
@@ -48,14 +49,6 @@ using formats::Severity;
 
 constexpr std::string_view kSuffix = ".safetensors";
 
-Finding Missing(std::string_view kind, const std::string& file, std::string message) {
-  Finding finding;
-  finding.kind = kind;
-  finding.file = file;
-  finding.message = std::move(message);
-  return finding;
-}
-
 bool Exists(const fs::path& path) {
   std::error_code error;
   return fs::exists(path, error);
@@ -80,10 +73,10 @@ void AddListed(const fs::path& directory, Findings& findings) {
         (!has_index && name.ends_with(kSuffix) && name.find('/') == std::string::npos);
     if (!needed || Exists(directory / name)) continue;
     findings.push_back(
-        Missing("missing-file", name,
-                fmt::format("{}: {} ({} lists it); continue the download, or copy "
-                            "the file",
-                            formats::ShownPath(name), AbsenceOf(directory / name), file.record)));
+        FileFault("missing-file", name,
+                  fmt::format("{}: {} ({} lists it); continue the download, or copy "
+                              "the file",
+                              formats::ShownPath(name), AbsenceOf(directory / name), file.record)));
   }
 }
 
@@ -96,7 +89,7 @@ Findings OfDemo(const fs::path& directory) {
   for (std::uint64_t rank = 0; rank < ranks && findings.empty(); ++rank) {
     const std::string file = DeepseekFileName(rank, ranks);
     if (std::find(files.begin(), files.end(), file) != files.end()) continue;
-    findings.push_back(Missing(
+    findings.push_back(FileFault(
         "missing-shard", file,
         fmt::format("{}: the other files are of {} ranks, and this one is missing; copy it from "
                     "where they come from",
@@ -131,7 +124,7 @@ std::optional<Finding> FindLostTensors(const CheckpointFiles& files, const Catal
     if (lost++ == 0) first = finding.tensor;
   }
   if (lost == 0) return std::nullopt;
-  Finding finding = Missing(
+  Finding finding = FileFault(
       "missing-tensor", index,
       fmt::format("{}: it lists {} that no file of the checkpoint holds, such as {}; the index or "
                   "a shard is from another checkpoint: download both again",
@@ -195,17 +188,17 @@ std::optional<Findings> OfTraining(const fs::path& directory) {
     for (const auto& [tensor, file] : ReadParameterMap(*place)) ++tensors[file];
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kIo) throw;
-    return Findings{Missing("unreadable-index", kParameterMap, error.message())};
+    return Findings{FileFault("unreadable-index", kParameterMap, error.message())};
   }
   Findings findings;
   for (const auto& [file, count] : tensors) {
     if (std::binary_search(place->files.begin(), place->files.end(), file)) continue;
-    findings.push_back(
-        Missing("missing-shard", file,
-                fmt::format("{}: {} gives {} to this file, but there is no such file; copy it from "
-                            "where the others come from",
-                            formats::ShownPath(file), kParameterMap,
-                            count == 1 ? "1 tensor" : fmt::format("{} tensors", count))));
+    findings.push_back(FileFault(
+        "missing-shard", file,
+        fmt::format("{}: {} gives {} to this file, but there is no such file; copy it from "
+                    "where the others come from",
+                    formats::ShownPath(file), kParameterMap,
+                    count == 1 ? "1 tensor" : fmt::format("{} tensors", count))));
   }
   return findings;
 }
@@ -230,7 +223,7 @@ Findings OfFiles(const fs::path& directory) {
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kIo) throw;
     // An index that cannot be read, and nothing beside it.
-    return {Missing("unreadable-index", std::string(formats::kShardIndexName), error.message())};
+    return {FileFault("unreadable-index", std::string(formats::kShardIndexName), error.message())};
   }
 }
 

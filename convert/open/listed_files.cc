@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/open/file_fault.h"
 #include "convert/open/packed_model.h"
 #include "convert/open/rank_directory.h"
 #include "convert/packing/packed_manifest.h"
@@ -21,14 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 using formats::Finding;
 using formats::Findings;
-
-Finding Fault(std::string_view kind, std::string_view file, std::string message) {
-  Finding finding;
-  finding.kind = kind;
-  finding.file = file;
-  finding.message = std::move(message);
-  return finding;
-}
 
 std::string MessageOfMissing(const fs::path& directory, const std::string& name) {
   const std::string dead = formats::DeadLinkProblem(directory / name);
@@ -44,7 +37,7 @@ Findings FindMissingRankFiles(const fs::path& directory) {
     OpenRankDirectory(directory, faults);
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kIo) throw;
-    return {Fault("unreadable-index", formats::kRankLayoutName, error.message())};
+    return {FileFault("unreadable-index", formats::kRankLayoutName, error.message())};
   }
   std::erase_if(faults, [](const Finding& fault) {
     return fault.kind != "missing-shard" && fault.kind != "wrong-size";
@@ -58,7 +51,7 @@ Findings FindMissingPackedFiles(const fs::path& directory) {
     manifest = ReadPackedManifest(directory);
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kIo) throw;
-    return {Fault("unreadable-index", kPackedManifestName, error.message())};
+    return {FileFault("unreadable-index", kPackedManifestName, error.message())};
   }
   Findings findings;
   for (const PackedManifestFile& file : manifest.files) {
@@ -66,17 +59,17 @@ Findings FindMissingPackedFiles(const fs::path& directory) {
     const std::uint64_t bytes = file.packed ? file.packed_bytes : file.bytes;
     std::error_code error;
     if (!fs::is_regular_file(directory / name, error)) {
-      findings.push_back(Fault("missing-shard", name, MessageOfMissing(directory, name)));
+      findings.push_back(FileFault("missing-shard", name, MessageOfMissing(directory, name)));
       continue;
     }
     const std::uintmax_t found = fs::file_size(directory / name, error);
     if (!error && found == bytes) continue;
-    findings.push_back(
-        Fault("wrong-size", name,
-              fmt::format("{}: the file has {}, but {} says {}; it was cut off or replaced, get it "
-                          "again",
-                          formats::ShownPath(name), formats::ExactBytes(found), kPackedManifestName,
-                          formats::ExactBytes(bytes))));
+    findings.push_back(FileFault(
+        "wrong-size", name,
+        fmt::format("{}: the file has {}, but {} says {}; it was cut off or replaced, get it "
+                    "again",
+                    formats::ShownPath(name), formats::ExactBytes(found), kPackedManifestName,
+                    formats::ExactBytes(bytes))));
   }
   return findings;
 }

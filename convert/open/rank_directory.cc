@@ -12,6 +12,7 @@
 
 #include "convert/catalog/box.h"
 #include "convert/catalog/tensor_file.h"
+#include "convert/open/file_fault.h"
 #include "formats/checkpoint_files.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
@@ -45,16 +46,6 @@ struct OpenedFile {
   std::vector<std::uint32_t> layout_tensors;  // by position in header.tensors
   formats::Findings faults;
 };
-
-formats::Finding FileFault(std::string_view kind, const std::string& file,
-                           const std::string& tensor, std::string message) {
-  return {.severity = formats::Severity::kError,
-          .kind = std::string(kind),
-          .file = file,
-          .tensor = tensor,
-          .message = std::move(message),
-          .unreadable = false};
-}
 
 // An error of the disk keeps its own code.
 formats::Finding FaultOf(const std::string& file, const Error& error) {
@@ -125,7 +116,7 @@ class Opener {
           formats::FindFreed(freed_, listed.name, opened.file.path) == nullptr) {
         const std::string dead = formats::DeadLinkProblem(opened.file.path);
         opened.faults.push_back(FileFault(
-            "missing-shard", listed.name, "",
+            "missing-shard", listed.name,
             fmt::format("{}: layout.json lists this rank file, but {}; {}",
                         formats::ShownPath(listed.name),
                         dead.empty() ? "there is no such file" : "it is " + dead, kCopyAgain)));
@@ -136,7 +127,7 @@ class Opener {
       opened.file.mtime_ns = input.mtime_ns();
       if (input.bytes() != listed.bytes) {
         opened.faults.push_back(FileFault(
-            "wrong-size", listed.name, "",
+            "wrong-size", listed.name,
             fmt::format(
                 "{}: the file has {}, layout.json records {}: it is {}; {}",
                 formats::ShownPath(listed.name), formats::ExactBytes(input.bytes()),
@@ -150,7 +141,7 @@ class Opener {
       opened.file.described_by = {{0, opened.header.data_offset}};
       if (opened.header.digest != listed.header_xxh3) {
         opened.faults.push_back(FileFault(
-            "foreign-shard", listed.name, "",
+            "foreign-shard", listed.name,
             fmt::format("{}: its header has the XXH3-128 digest {}, layout.json records {}: the "
                         "file is of another job; {}",
                         formats::ShownPath(listed.name), opened.header.digest, listed.header_xxh3,
@@ -175,9 +166,10 @@ class Opener {
     const auto add = [&](std::string_view kind, const std::string& tensor,
                          const std::string& problem) {
       opened.faults.push_back(
-          FileFault(kind, opened.file.name, tensor,
+          FileFault(kind, opened.file.name,
                     fmt::format("layout.json: tensor {} {} {}; {}", QuoteForMessage(tensor),
-                                problem, opened.file.name, kRestoreLayout)));
+                                problem, opened.file.name, kRestoreLayout),
+                    tensor));
     };
     const auto add_missing = [&](const LayoutTensor& listed) {
       add("tensor-not-in-shard", listed.name, "is said to be in a file that does not hold it,");
@@ -209,7 +201,7 @@ class Opener {
       try {
         if (IsAsListed(directory_ / side.name, side)) continue;
         faults.push_back(
-            FileFault("wrong-digest", side.name, "",
+            FileFault("wrong-digest", side.name,
                       fmt::format("{}: the file is not the one of {} that layout.json records; {}",
                                   formats::ShownPath(side.name), formats::ExactBytes(side.bytes),
                                   kCopyAgain)));

@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 #include <tbb/parallel_for.h>
 
+#include "convert/open/broken_files.h"
 #include "convert/open/completeness.h"
 #include "convert/open/packed_model.h"
 #include "convert/plan/container.h"
@@ -294,11 +295,8 @@ formats::Findings CompareWith(const ChecksumBasis& basis, const fs::path& direct
 }
 
 // Where there are checksums that stay, comparing with them says more of a file that cannot be read.
-formats::Findings WithoutUnreadable(formats::Findings findings) {
-  std::erase_if(findings, [](const formats::Finding& finding) {
-    return finding.kind == "unreadable-shard" || finding.kind == "unreadable-config" ||
-           finding.kind == "broken-side-file";
-  });
+formats::Findings WithoutBroken(formats::Findings findings) {
+  std::erase_if(findings, SaysBroken);
   return findings;
 }
 
@@ -335,7 +333,7 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
   const formats::Findings completeness = JudgeCompleteness(directory);
   const bool has_earlier = HasEarlierChecksums(request, directory);
   const bool compares = (basis || has_earlier) && !request.overwrite;
-  RequireComplete(compares ? WithoutUnreadable(completeness) : completeness, "making checksums");
+  RequireComplete(compares ? WithoutBroken(completeness) : completeness, "making checksums");
   const fs::path output = PrepareChecksumOutput(request, directory, file_system);
   std::optional<ChecksumBasis> earlier;
   if (has_earlier) earlier = FindChecksumBasis(directory, output / formats::kManifestName, false);

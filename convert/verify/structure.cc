@@ -16,6 +16,7 @@
 #include "convert/model/scale_names.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/open/base_tensors.h"
+#include "convert/open/broken_files.h"
 #include "convert/open/completeness.h"
 #include "convert/open/open_model.h"
 #include "convert/verify/structure_assembled.h"
@@ -115,9 +116,7 @@ void JudgeUnlisted(const CheckpointFiles& files, const Catalog& catalog, Finding
 void JudgeStrictly(const CheckpointFiles& files, const Catalog& catalog, Findings& findings) {
   for (Finding& finding : findings) {
     if (finding.kind == "unlisted-shard") JudgeUnlisted(files, catalog, finding);
-    if (finding.kind == "wrong-total-size" || finding.kind == "broken-side-file") {
-      finding.severity = Severity::kError;
-    }
+    if (finding.kind == "wrong-total-size") finding.severity = Severity::kError;
   }
 }
 
@@ -237,6 +236,7 @@ StructureReport VerifyStructure(const StructureRequest& request) {
   if (model.half_made) return ReportHalfMade(model);
   if (!model.fault) RequireUsed(opening, model);
   RequireBaseRead(request.base, ReadsBase(TensorsOf(model)));
+  AddBrokenSideFiles(model.directory, model.side_files, Severity::kError, model.findings);
   if (model.files) return JudgeCheckpoint(model);
   if (model.gguf) return JudgeGguf(model);
   return model.ranks ? JudgeRanks(model) : JudgeTraining(model);

@@ -1,5 +1,6 @@
 #include "formats/side_file_check.h"
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -23,13 +24,12 @@ class SideFileCheckTest : public ::testing::Test {
   // The message about a file of this name and content; empty where there is no finding.
   std::string Of(const std::string& name, std::string_view content) {
     testing::WriteFile(dir_ / name, content);
-    const Findings findings = FindBrokenSideFiles(dir_.path(), {name});
-    if (findings.empty()) return "";
-    EXPECT_EQ(findings.size(), 1U);
-    EXPECT_EQ(findings[0].kind, "broken-side-file");
-    EXPECT_EQ(findings[0].file, name);
-    EXPECT_EQ(findings[0].severity, Severity::kWarning);
-    return findings[0].message;
+    const std::optional<Finding> finding = FindBrokenSideFile(dir_ / name, name);
+    if (!finding) return "";
+    EXPECT_EQ(finding->kind, "broken-side-file");
+    EXPECT_EQ(finding->file, name);
+    EXPECT_EQ(finding->severity, Severity::kWarning);
+    return finding->message;
   }
 
   testing::TempDir dir_{testing::MemoryDirectory()};
@@ -70,7 +70,7 @@ TEST_F(SideFileCheckTest, WhatMayBeRightIsLeftAlone) {
   EXPECT_EQ(Of("README.md", "<html>"), "");
   // Its readers say more.
   EXPECT_EQ(Of("config.json", ""), "");
-  EXPECT_TRUE(FindBrokenSideFiles(dir_.path(), {"there-is-none.json"}).empty());
+  EXPECT_FALSE(FindBrokenSideFile(dir_ / "there-is-none.json", "there-is-none.json"));
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/inspect/inspection.h"
 #include "convert/open/completeness.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "convert/recipes/reshard.h"
@@ -26,10 +27,10 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::Contains;
 using ::testing::ElementsAre;
-using testing::ErrorOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using testing::Lines;
+using ::testing::Not;
 using ::testing::StartsWith;
 using testing::WriteFile;
 
@@ -40,7 +41,7 @@ class BrokenFilesTest : public ::testing::Test {
   formats::Findings Judge() const { return JudgeCompleteness(in_); }
   // What making checksums says.
   std::string Create() const {
-    return ErrorOf([&] { testing::Create(in_, true); }).message();
+    return testing::ErrorOf([&] { testing::Create(in_, true); }).message();
   }
 
   testing::TempDir dir_{testing::MemoryDirectory()};
@@ -75,6 +76,34 @@ TEST_F(BrokenFilesTest, ATextThatADownloadBrokeIsAnErrorOfChecksAndAWarningOfCon
   testing::Conversion conversion(in_, dir_ / "out", Fp8ToBf16Conversion({}));
   const ConversionReport report = conversion.Run();
   EXPECT_THAT(Lines(report.warnings), Contains("warning broken-side-file tokenizer.json "));
+}
+
+// Of whatever form the weights are.
+TEST_F(BrokenFilesTest, TextsOfRankShardsAreJudgedLikeThoseOfCheckpoints) {
+  testing::SmallModelCheckpoint().Write(dir_ / "original");
+  WriteFile(dir_ / "original/tokenizer.json", kPage);
+  const std::string warning = "warning broken-side-file tokenizer.json ";
+  ReshardOptions options;
+  options.parallel.ep = 2;
+  EXPECT_THAT(Lines(testing::RunReshard(dir_ / "original", in_, options).conversion.warnings),
+              Contains(warning));
+  EXPECT_THAT(Lines(Judge()), ElementsAre("broken-side-file tokenizer.json "));
+  EXPECT_THAT(Lines(VerifyStructure({in_}).verification.findings),
+              ElementsAre("broken-side-file tokenizer.json "));
+  EXPECT_THAT(Lines(Inspect(in_).findings), Contains(warning));
+  EXPECT_THAT(Lines(testing::RunMerge(in_, dir_ / "merged").conversion.warnings),
+              Contains(warning));
+}
+
+TEST_F(BrokenFilesTest, AConversionJudgesTheTextsThatItCopies) {
+  testing::SmallFp8Checkpoint().Write(in_);
+  WriteFile(in_ / "trainer_state.json", "");
+  testing::Conversion conversion(in_, dir_ / "out", Fp8ToBf16Conversion({}));
+  conversion.request.run.dry_run = true;
+  const std::string warning = "warning broken-side-file trainer_state.json ";
+  EXPECT_THAT(Lines(conversion.Run().warnings), Not(Contains(warning)));
+  conversion.request.run.all_side_files = true;
+  EXPECT_THAT(Lines(conversion.Run().warnings), Contains(warning));
 }
 
 // The comparison says more.
