@@ -7,8 +7,6 @@
 
 #include <fmt/format.h>
 
-#include "convert/model/zero_runs.h"
-#include "convert/model/zero_weights.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 
@@ -95,23 +93,15 @@ void AppendedFile::DigestTensors(std::span<const std::byte> staged) {
 
 void AppendedFile::DigestTensor(std::uint64_t first, std::span<const std::byte> bytes) {
   const TensorEntry& entry = file_.tensors[tensor_].entry;
-  if (first == 0 && IsWeightMatrix(entry.name, entry.dtype, entry.shape)) {
-    zeros_.emplace(entry.name, entry.dtype, entry.shape);
-  }
-  if (zeros_) zeros_->Add(first, bytes);
+  zeros_.Add(0, entry.name, entry.dtype, entry.shape, first, bytes);
   tensor_xxh3_.Update(bytes);
   if (tensor_sha256_) tensor_hash_.Update(bytes);
 }
 
 void AppendedFile::FinishTensor() {
   TensorRecord& record = record_.tensors[tensor_];
-  if (zeros_) {
-    // A rank's rows of a vocabulary may all be padding.
-    const bool is_padding = IsVocabulary(file_.tensors[tensor_].entry.name);
-    record.all_zero = zeros_->all_zero() && !is_padding;
-    if (!zeros_->all_zero()) record.zero_runs = zeros_->Holes();
-    zeros_.reset();
-  }
+  zeros_.Judge(record);
+  zeros_.Clear();
   ++tensor_;
   Digests& output = record.output;
   output.xxh3 = tensor_xxh3_.Hex();

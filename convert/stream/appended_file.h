@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 
@@ -76,7 +75,7 @@ class AppendedFile {
   formats::Xxh3 tensor_xxh3_;
   formats::Sha256 tensor_hash_;
   std::size_t tensor_ = 0;  // position of the tensor that the next digested byte belongs to
-  std::optional<TensorZeros> zeros_;  // of that tensor, where it is a weight matrix
+  TensorZeros zeros_{TensorZeros::Rows::kOfRank};  // of that tensor
   FileRecord record_;
 };
 

@@ -1,10 +1,8 @@
 #include "convert/stream/output_digests.h"
 
-#include <algorithm>
 #include <utility>
 #include <vector>
 
-#include "convert/model/zero_weights.h"
 #include "quant/quality.h"
 
 namespace dsv3::convert {
@@ -84,18 +82,11 @@ void FileDigests::AddParts(const Chunk& chunk) {
   }
 }
 
-void FileDigests::Watch(std::uint32_t source, std::string_view name, formats::Dtype dtype,
-                        const formats::Shape& shape, std::uint64_t first,
-                        std::span<const std::byte> bytes) {
-  if (!IsWeightMatrix(name, dtype, shape)) return;
-  zeros_.try_emplace(source, name, dtype, shape).first->second.Add(first, bytes);
-}
-
 void FileDigests::LookForZeros(const Chunk& chunk, const ChunkPart& part) {
   const PlannedTensor& tensor = file_.tensors[part.tensor];
   const Expression& expression = *tensor.expression;
   if (part.range.begin == 0) {
-    zeros_.clear();
+    zeros_.Clear();
     zero_blocks_ = ZeroBlocks();
   }
   // What a weight is made of shows its holes best: they are zeros there whatever its codes and
@@ -103,12 +94,12 @@ void FileDigests::LookForZeros(const Chunk& chunk, const ChunkPart& part) {
   for (std::size_t i = part.first_input; i < part.first_input + part.num_inputs; ++i) {
     if (options_.sources == nullptr) break;
     const CatalogTensor& source = options_.sources->tensors()[chunk.reads[i].tensor];
-    Watch(chunk.reads[i].tensor, source.name, source.dtype, source.shape, chunk.reads[i].begin,
-          chunk.inputs[i]);
+    zeros_.Add(chunk.reads[i].tensor, source.name, source.dtype, source.shape, chunk.reads[i].begin,
+               chunk.inputs[i]);
   }
-  if (zeros_.empty() || zeros_.count(Catalog::kNone) != 0) {
-    Watch(Catalog::kNone, tensor.entry.name, expression.dtype(), expression.shape(),
-          part.range.begin, part.output);
+  if (zeros_.empty() || zeros_.has(Catalog::kNone)) {
+    zeros_.Add(Catalog::kNone, tensor.entry.name, expression.dtype(), expression.shape(),
+               part.range.begin, part.output);
   }
   zero_blocks_.Add(part.counts.zero_blocks);
   if (part.ends_tensor) JudgeZeros(record_.tensors[part.tensor]);
@@ -116,14 +107,14 @@ void FileDigests::LookForZeros(const Chunk& chunk, const ChunkPart& part) {
 
 void FileDigests::JudgeZeros(TensorRecord& record) const {
   // Of sources that hold codes themselves the quality says it.
-  record.all_zero = zeros_.empty()
-                        ? record.quality && IsOfZeros(*record.quality)
-                        : std::all_of(zeros_.begin(), zeros_.end(),
-                                      [](const auto& zeros) { return zeros.second.all_zero(); });
-  if (record.all_zero || zeros_.empty()) return;
+  if (zeros_.empty()) {
+    record.all_zero = record.quality && IsOfZeros(*record.quality);
+    return;
+  }
+  zeros_.Judge(record);
+  if (record.all_zero) return;
   record.zero_blocks = zero_blocks_.Count().blocks;
-  if (record.zero_blocks != 0) return;
-  for (const auto& [source, zeros] : zeros_) record.zero_runs += zeros.Holes();
+  if (record.zero_blocks != 0) record.zero_runs = 0;
 }
 
 void FileDigests::CheckSources(const Chunk& chunk, const ChunkPart& part) const {

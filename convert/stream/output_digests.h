@@ -2,9 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <span>
-#include <string_view>
 
 #include "convert/catalog/catalog.h"
 #include "convert/model/zero_blocks.h"
@@ -13,10 +11,8 @@
 #include "convert/stream/record.h"
 #include "convert/stream/source_checks.h"
 #include "convert/stream/tensor_zeros.h"
-#include "formats/dtype.h"
 #include "formats/hash/sha256.h"
 #include "formats/hash/xxh3.h"
-#include "formats/shape.h"
 
 namespace dsv3::convert {
 
@@ -70,10 +66,6 @@ class FileDigests {
   void CheckSources(const Chunk& chunk, const ChunkPart& part) const;
   void EndTensor(const ChunkPart& part);
   void LookForZeros(const Chunk& chunk, const ChunkPart& part);
-  // Adds bytes of the tensor at hand (`source` is Catalog::kNone) or of one of its sources, where
-  // that is a weight matrix.
-  void Watch(std::uint32_t source, std::string_view name, formats::Dtype dtype,
-             const formats::Shape& shape, std::uint64_t first, std::span<const std::byte> bytes);
   void JudgeZeros(TensorRecord& record) const;
   void UpdateStream(Stream& stream, std::span<const std::byte> data) const;
   Digests FinishStream(Stream& stream) const;
@@ -83,7 +75,7 @@ class FileDigests {
   FileRecord record_;
   std::uint64_t next_ = 0;  // as far as the file's digest has come
   // Of the tensor at hand:
-  std::map<std::uint32_t, TensorZeros> zeros_;  // its own or its sources', see Watch
+  TensorZeros zeros_{TensorZeros::Rows::kAll};  // its own (Catalog::kNone), or its sources'
   ZeroBlocks zero_blocks_;
   bool unexpected_ = false;  // some by-product has other bytes than were digested in its place
   formats::Sha256 file_sha256_;

@@ -7,16 +7,38 @@
 
 namespace dsv3::convert {
 
-void TensorZeros::Add(std::uint64_t first, std::span<const std::byte> bytes) {
-  if (!has_values_) has_values_ = !AreZero(formats::DtypeBits(dtype_) / 8, bytes);
-  runs_.Add(first, bytes);
+void TensorZeros::Add(std::uint32_t id, std::string_view name, formats::Dtype dtype,
+                      const formats::Shape& shape, std::uint64_t first,
+                      std::span<const std::byte> bytes) {
+  auto found = matrices_.find(id);
+  if (found == matrices_.end()) {
+    if (!IsWeightMatrix(name, dtype, shape)) return;
+    const Matrix matrix{name, dtype, &shape, false, ZeroRuns(LeastZeroRun(dtype))};
+    found = matrices_.emplace(id, matrix).first;
+  }
+  Matrix& matrix = found->second;
+  if (!matrix.has_values) matrix.has_values = !AreZero(formats::DtypeBits(dtype) / 8, bytes);
+  matrix.runs.Add(first, bytes);
 }
 
-std::uint64_t TensorZeros::Holes() const {
-  const std::vector<ZeroRun> runs = runs_.Find();
-  return static_cast<std::uint64_t>(std::count_if(runs.begin(), runs.end(), [&](const auto& run) {
-    return KindOfZeroRun(name_, dtype_, *shape_, run) == ZeroRunKind::kHole;
-  }));
+bool TensorZeros::IsPadding(const Matrix& matrix) const {
+  return rows_ == Rows::kOfRank && !matrix.has_values && IsVocabulary(matrix.name);
+}
+
+void TensorZeros::Judge(TensorRecord& record) const {
+  const bool has_values = std::any_of(
+      matrices_.begin(), matrices_.end(),
+      [this](const auto& matrix) { return matrix.second.has_values || IsPadding(matrix.second); });
+  record.all_zero = !matrices_.empty() && !has_values;
+  record.zero_runs = 0;
+  if (record.all_zero) return;
+  for (const auto& [id, matrix] : matrices_) {
+    if (IsPadding(matrix)) continue;
+    for (const ZeroRun& run : matrix.runs.Find()) {
+      const ZeroRunKind kind = KindOfZeroRun(matrix.name, matrix.dtype, *matrix.shape, run);
+      if (kind == ZeroRunKind::kHole) ++record.zero_runs;
+    }
+  }
 }
 
 }  // namespace dsv3::convert

@@ -2,35 +2,51 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string_view>
 
 #include "convert/model/zero_runs.h"
+#include "convert/stream/record.h"
 #include "formats/dtype.h"
 #include "formats/shape.h"
 
 namespace dsv3::convert {
 
-// The zeros of one weight matrix (IsWeightMatrix), whose bytes come in pieces: all that conversions
-// warn of. Name and shape outlive it.
+// The zeros of the weight matrices (IsWeightMatrix) that a tensor is, or is made of: what
+// conversions warn of. Their bytes come in pieces, in any order, each byte once. Names and shapes
+// outlive it.
 class TensorZeros {
  public:
-  TensorZeros(std::string_view name, formats::Dtype dtype, const formats::Shape& shape)
-      : name_(name), dtype_(dtype), shape_(&shape), runs_(LeastZeroRun(dtype)) {}
+  // Which rows the matrices have. Of a vocabulary a rank may have rows that are padding alone.
+  enum class Rows { kAll, kOfRank };
+  explicit TensorZeros(Rows rows) : rows_(rows) {}
 
-  // A piece that begins at byte `first`. Pieces come in any order, each byte once.
-  void Add(std::uint64_t first, std::span<const std::byte> bytes);
+  // A piece of a tensor, known by `id`, that begins at its byte `first`. Tensors that are not
+  // weight matrices are left out.
+  void Add(std::uint32_t id, std::string_view name, formats::Dtype dtype,
+           const formats::Shape& shape, std::uint64_t first, std::span<const std::byte> bytes);
 
-  // Of all pieces: whether every value is zero, and how many runs are holes (KindOfZeroRun).
-  bool all_zero() const { return !has_values_; }
-  std::uint64_t Holes() const;
+  bool empty() const { return matrices_.empty(); }
+  bool has(std::uint32_t id) const { return matrices_.count(id) != 0; }
+
+  // After all pieces: fills the record's all_zero, and zero_runs where a value is not zero.
+  void Judge(TensorRecord& record) const;
+  // Begins the next tensor.
+  void Clear() { matrices_.clear(); }
 
  private:
-  std::string_view name_;
-  formats::Dtype dtype_;
-  const formats::Shape* shape_;
-  bool has_values_ = false;
-  ZeroRuns runs_;
+  struct Matrix {
+    std::string_view name;
+    formats::Dtype dtype;
+    const formats::Shape* shape;
+    bool has_values = false;
+    ZeroRuns runs;
+  };
+  bool IsPadding(const Matrix& matrix) const;
+
+  Rows rows_;
+  std::map<std::uint32_t, Matrix> matrices_;
 };
 
 }  // namespace dsv3::convert
