@@ -114,15 +114,11 @@ void PullFileWriter::EndTensor() {
 
 void PullFileWriter::BeginFrame(std::uint64_t content_bytes) {
   is_changed_ = true;
-  encoder_.Begin(content_bytes);
-  checker_.Begin();
-  content_.Reset();
-  decoded_.Reset();
+  frame_.Begin(content_bytes);
 }
 
 void PullFileWriter::AddContent(std::span<const std::byte> content) {
-  content_.Update(content);
-  encoder_.Add(content, [this](std::span<const std::byte> frame) { TakeFrame(frame); });
+  frame_.Add(content, [this](std::span<const std::byte> frame) { out_.Write(frame); });
 }
 
 void PullFileWriter::AddZeros(std::uint64_t bytes) {
@@ -134,18 +130,7 @@ void PullFileWriter::AddZeros(std::uint64_t bytes) {
 }
 
 void PullFileWriter::EndFrame() {
-  encoder_.End([this](std::span<const std::byte> frame) { TakeFrame(frame); });
-  if (!checker_.ended() || decoded_.Hex() != content_.Hex()) FailVerification();
-}
-
-void PullFileWriter::TakeFrame(std::span<const std::byte> frame) {
-  const bool decodes =
-      checker_.Add(frame, [this](std::span<const std::byte> content) { decoded_.Update(content); });
-  if (!decodes) FailVerification();
-  out_.Write(frame);
-}
-
-void PullFileWriter::FailVerification() const {
+  if (frame_.End([this](std::span<const std::byte> frame) { out_.Write(frame); })) return;
   const std::string& tensor = file_.tensors[tensor_].entry.name;
   throw Error(ErrorCode::kVerification,
               fmt::format("{}: tensor {}: what was packed does not give its bytes again; the "

@@ -9,6 +9,7 @@
 #include "convert/packing/pull_weights.h"
 #include "convert/plan/planned_file.h"
 #include "convert/stream/changed_bytes.h"
+#include "convert/stream/checked_frame.h"
 #include "convert/stream/chunk.h"
 #include "convert/stream/late_head_file.h"
 #include "convert/stream/packed_file_writer.h"
@@ -16,7 +17,6 @@
 #include "formats/hash/xxh3.h"
 #include "formats/io/file_system.h"
 #include "formats/safetensors.h"
-#include "formats/zstd_stream.h"
 
 namespace dsv3::convert {
 
@@ -56,8 +56,6 @@ class PullFileWriter final : public PackedFileWriter {
   void AddContent(std::span<const std::byte> content);
   void AddZeros(std::uint64_t bytes);
   void EndFrame();
-  void TakeFrame(std::span<const std::byte> frame);
-  [[noreturn]] void FailVerification() const;
 
   const PlannedFile& file_;
   const PullEncoding encoding_;
@@ -74,12 +72,7 @@ class PullFileWriter final : public PackedFileWriter {
   std::uint64_t stream_begin_ = 0;
   std::vector<std::byte> differences_;
   ChangedBytes overwritten_;
-
-  formats::ZstdStreamEncoder encoder_;
-  // What is in the frame, and what comes out of it.
-  formats::Xxh3 content_;
-  formats::Xxh3 decoded_;
-  formats::ZstdFrameChecker checker_;
+  CheckedFrameEncoder frame_;
 };
 
 }  // namespace dsv3::convert

@@ -193,6 +193,27 @@ TEST_F(PackingTest, AChunkThatDoesNotGiveItsBytesAgainIsFound) {
   fails();
 }
 
+// Memory that changes while a chunk is packed: its base lies where the packed bytes go.
+TEST_F(PackingTest, WhatWasPackedIsUnpackedAndCompared) {
+  const PlannedFile& file = plan_.files[0];
+  SourceFiles sources(*catalog_);
+  Chunk chunk;
+  chunk.offset = file.data_offset;
+  chunk.end = PackedChunkEnd(file, chunk.offset, kPackedChunkBytes);
+  ReadChunk(file, 4 * kPackedChunkBytes, sources, chunk);
+  EvaluateChunk(file, "", chunk);
+  ChunkPacker packer(1);
+  packer.Pack(file, chunk);
+  ChunkPart& part = chunk.parts.at(0);
+  const std::span<std::byte> base = chunk.packed.buffer.span().first(part.output.size());
+  std::memcpy(base.data(), part.output.data(), base.size());
+  part.base = base;
+  const Error error = testing::ErrorOf([&] { packer.Pack(file, chunk); });
+  EXPECT_EQ(error.code(), ErrorCode::kVerification) << error.message();
+  EXPECT_EQ(error.place().tensor, "long");
+  EXPECT_THAT(error.message(), HasSubstr("does not give its bytes again"));
+}
+
 TEST_F(PackingTest, ChunksEndWherePackedChunksEnd) {
   const PlannedFile& file = plan_.files[0];
   std::uint64_t end = 0;
