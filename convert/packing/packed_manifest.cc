@@ -11,6 +11,7 @@
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
 #include "formats/json/json_writer.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -73,7 +74,8 @@ class Parser : formats::DocumentReader {
  public:
   Parser(std::string_view text, const std::string& file)
       : DocumentReader(text, file, "the list of the packed checkpoint",
-                       "restore it from where it came from; without it nothing can be unpacked") {}
+                       "restore it from where it came from; without it nothing can be unpacked"),
+        file_(file) {}
 
   PackedManifest Parse(std::string_view text);
 
@@ -84,6 +86,8 @@ class Parser : formats::DocumentReader {
   PackedManifestTensor ReadTensor();
   void CheckFiles(const PackedManifest& manifest) const;
   void CheckTensors(const PackedManifest& manifest) const;
+
+  const std::string& file_;
 };
 
 void Parser::ReadPacked(PackedManifestFile& file) {
@@ -186,8 +190,12 @@ PackedManifest Parser::Parse(std::string_view text) {
     if (member == 1) {
       const std::uint64_t version = json().Uint();
       if (version != kVersion) {
-        Fail(fmt::format("its \"version\" is {}, and this program knows {} alone", version,
-                         kVersion));
+        throw Error(ErrorCode::kBadInput,
+                    fmt::format("{}: it is a packed checkpoint of version {}, and this program "
+                                "knows version {} alone; unpack it with the program that packed "
+                                "it, or a newer one",
+                                formats::ShownPath(file_), version, kVersion),
+                    {file_, ""});
       }
     }
     if (member == 2) {
