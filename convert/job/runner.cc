@@ -23,6 +23,7 @@
 #include "convert/job/source_release.h"
 #include "convert/open/base_tensors.h"
 #include "convert/open/packed_model.h"
+#include "convert/open/pull_weights_model.h"
 #include "convert/stream/archive_checks.h"
 #include "convert/stream/executor.h"
 #include "formats/error.h"
@@ -83,6 +84,7 @@ OpenedModel Open(const ConversionKind& conversion, const JobRequest& request,
                     "written; leave the option out, and delete them when the output is complete",
                     model.ranks                      ? "rank shards"
                     : IsPackedAlone(model.directory) ? "packed files"
+                    : IsPullDirectory(request.input) ? "weight deltas and their base"
                                                      : "the files of a training checkpoint"));
   }
   if (!request.run.dry_run && request.run.confirm_deletion) {

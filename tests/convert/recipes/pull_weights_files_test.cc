@@ -190,6 +190,15 @@ TEST_F(PullWeightsFilesTest, ATrainingCheckpointIsNoBase) {
   ExpectRefused("it is a training checkpoint, and weight deltas are of a model with shards");
 }
 
+TEST_F(PullWeightsFilesTest, AreNotDeletedWhileTheyAreRead) {
+  Conversion conversion(deltas_, out_);
+  conversion.request.run.base = base_;
+  conversion.request.run.delete_source_shards = true;
+  const Error error = ErrorOf([&] { conversion.Run(); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.message(), HasSubstr("weight deltas and their base are needed whole"));
+}
+
 class PackPullWeightsTest : public PullWeightsFilesTest {
  protected:
   Error Refusal(bool idempotent) const {
