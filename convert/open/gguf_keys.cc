@@ -16,6 +16,7 @@
 
 #include "convert/model/config_fields-inl.h"
 #include "convert/model/forward_config.h"
+#include "convert/model/layer_kinds.h"
 #include "convert/open/gguf_keys_v4.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
@@ -93,12 +94,17 @@ class KeyWriter {
 
   std::uint64_t LeadingDenseBlocks() const {
     if (config_.n_routed_experts == 0) return config_.num_hidden_layers;
-    if (!config_.moe_layers.empty() || config_.moe_layer_freq != 1) {
+    // A list may say what the number does: transformers 5 writes one into every config.
+    const bool listed = !config_.moe_layers.empty() || config_.moe_layer_freq != 1;
+    const std::uint64_t dense = listed ? FirstMoeLayer(config_) : config_.first_k_dense_replace;
+    for (std::uint64_t layer = dense; layer < config_.num_hidden_layers; ++layer) {
+      if (IsMoeLayer(config_, layer)) continue;
       FailConfig(formats::kConfigName,
-                 "layers with experts and without are mixed (moe_layer_freq, mlp_layer_types), "
-                 "and a GGUF file has all dense layers first");
+                 fmt::format("layer {} has no experts though layer {} has some (moe_layer_freq, "
+                             "mlp_layer_types), and a GGUF file has all dense layers first",
+                             layer, dense));
     }
-    return config_.first_k_dense_replace;
+    return dense;
   }
 
   void WriteAttention() {

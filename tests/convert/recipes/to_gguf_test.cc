@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -246,6 +247,36 @@ TEST_F(ToGgufTest, RefusesModelsWithoutAForm) {
     Command(dir_ / "biased", dir_ / "m.gguf", GgufType::kF16, {.no_tokenizer = true}).Run();
   });
   EXPECT_THAT(error.message(), HasSubstr("'model.layers.0.self_attn.o_proj.bias' has no name"));
+}
+
+// transformers 5 writes such a list into every config.
+TEST_F(ToGgufTest, AListOfLayersWithTheDenseOnesFirstIsTheirNumber) {
+  const fs::path in = Bf16Sample();
+  Command(in, dir_ / "number.gguf", GgufType::kF16).Run();
+  SetConfig(in, "mlp_layer_types", {"dense", "sparse", "sparse", "sparse"});
+  Command(in, dir_ / "list.gguf", GgufType::kF16).Run();
+  EXPECT_EQ(ReadFile(dir_ / "list.gguf"), ReadFile(dir_ / "number.gguf"));
+  EXPECT_EQ(ReadGguf(dir_ / "list.gguf").Key<std::uint32_t>("deepseek2.leading_dense_block_count"),
+            1U);
+}
+
+TEST_F(ToGgufTest, DenseLayersBehindOnesWithExpertsAreRefused) {
+  const fs::path in = Bf16Sample();
+  auto tensors = ReadCheckpoint(in);
+  std::erase_if(tensors,
+                [](const auto& tensor) { return tensor.first.starts_with("model.layers.2.mlp."); });
+  for (const char* const name : {"gate_proj", "up_proj", "down_proj"}) {
+    tensors[fmt::format("model.layers.2.mlp.{}.weight", name)] =
+        tensors.at(fmt::format("model.layers.0.mlp.{}.weight", name));
+  }
+  WriteTensors(tensors, in, dir_ / "mixed");
+  SetConfig(dir_ / "mixed", "first_k_dense_replace", nullptr);
+  SetConfig(dir_ / "mixed", "mlp_layer_types", {"dense", "sparse", "dense", "sparse"});
+  const Error error = ErrorOf([&] {
+    Command(dir_ / "mixed", dir_ / "m.gguf", GgufType::kF16, {.no_tokenizer = true}).Run();
+  });
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_THAT(error.message(), HasSubstr("layer 2 has no experts though layer 1 has some"));
 }
 
 TEST_F(ToGgufTest, AnExpertThatIsMissingIsNamed) {
