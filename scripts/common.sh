@@ -86,6 +86,29 @@ modelopt_environment() {
       --target "$place" "${wanted[@]}" && printf '%s\n' "${wanted[*]}" >"$stamp"
 }
 
+# llama.cpp's converter of checkpoints in .venv/llama-cpp: three parts of the source package of
+# llama-cpp-python (76 MB), which carries llama.cpp. Returns 1 where it cannot be downloaded.
+llama_converter() {
+  local place=$root/.venv/llama-cpp name=llama-cpp-python package=llama-cpp-python==0.3.36
+  local parts=('*/llama.cpp/convert_hf_to_gguf.py' '*/llama.cpp/conversion/*' '*/llama.cpp/gguf-py/gguf/*')
+  [[ -f $place/installed && $(<"$place/installed") == "$package" ]] && return 0
+  rm -rf "$place" &&
+    "$root/.venv/bin/python" -m pip download --disable-pip-version-check --no-deps \
+      --no-binary "$name" --dest "$place/package" "$package" &&
+    tar --extract --file "$place/package/"*.tar.gz --directory "$place" --strip-components=3 \
+      --wildcards "${parts[@]}" &&
+    rm -r "$place/package" && printf '%s\n' "$package" >"$place/installed"
+}
+
+# llama.cpp itself, built as a Python module, in .venv/xllamacpp.
+llama_library() {
+  local place=$root/.venv/xllamacpp package=xllamacpp==2026.10.11549
+  [[ -f $place/installed && $(<"$place/installed") == "$package" ]] && return 0
+  rm -rf "$place" &&
+    "$root/.venv/bin/python" -m pip install --disable-pip-version-check --no-deps --target "$place" "$package" &&
+    printf '%s\n' "$package" >"$place/installed"
+}
+
 # Starts the running script anew, with its arguments "$@", without randomised addresses: libFuzzer
 # chooses by addresses, so a repeated run needs the same ones, and ThreadSanitizer's shadow memory
 # meets a program's own from time to time. Some containers do not allow it.

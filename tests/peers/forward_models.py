@@ -206,4 +206,5 @@ def main():
         make_mtp(directory / "mtp")
 
 
-main()
+if __name__ == "__main__":
+    main()
