@@ -22,6 +22,7 @@
 #include "convert/recipes/gguf_preflight.h"
 #include "convert/recipes/gguf_tensors.h"
 #include "convert/recipes/gguf_tokenizer.h"
+#include "convert/recipes/gguf_warnings.h"
 #include "convert/recipes/source_fact.h"
 #include "formats/error.h"
 #include "formats/gguf.h"
@@ -152,6 +153,7 @@ Recipe MakeToGgufRecipe(const OpenedModel& model, const ToGgufOptions& options,
   Recipe recipe{.plan = std::shared_ptr<const Plan>(state, &state->plan),
                 .tensors = TensorsOf(model)};
   recipe.converted_tensors = state->tensors.converted;
+  recipe.warnings = GgufWarnings(model, target);
   recipe.hooks.preflight = [&model, context, state](const PreflightRun& run) {
     RefuseFoldedBiases(model.catalog, state->plan, state->quantized.weights, run, context.progress,
                        context.stop, /*of_all_files=*/true);
