@@ -4,11 +4,14 @@ import json
 import pathlib
 import sys
 
+import numpy
+
 from measure import BIN, fresh, run
 from pack_commands import measure_commands
 
 HERE = pathlib.Path(__file__).resolve().parent
 DTYPES = {"BF16": "bfloat16", "FP8": "float8_e4m3fn"}  # as zipnn calls them
+ELEMENT_BYTES = {"BF16 RL step": 2, "BF16 fine-tune": 2, "FP8 fine-tune": 1}
 
 
 def zipnn_folder(work):
@@ -36,6 +39,25 @@ def with_zstd(file):
             "unpack_gb_per_s": raw / unpack}
 
 
+def xor_ratios(file, element_bytes):
+    """XOR with the base, compressed at level 1: as slime does, and with the bytes of each place in
+    an element together."""
+    new, base = (numpy.fromfile(each, dtype=numpy.uint8)
+                 for each in (file, file.with_suffix(".base.bin")))
+    differences = (new ^ base).reshape(-1, element_bytes)
+    ways = {"XOR and zstd -1": differences}
+    if element_bytes > 1:
+        ways["XOR in planes and zstd -1"] = differences.T
+    ratios = {}
+    for way, content in ways.items():
+        done = file.with_suffix(".xor")
+        content.tofile(done)  # row by row
+        packed = file.with_suffix(".xor.zst")
+        run(["zstd", "-1", "-q", "-f", done, "-o", packed])
+        ratios[way] = {"ratio": packed.stat().st_size / len(new)}
+    return ratios
+
+
 def measure_packing(checkpoints, work, pairs, say):
     """`checkpoints`: the name of a dtype → a directory of such weights."""
     say("Packed chunks ...")
@@ -46,6 +68,8 @@ def measure_packing(checkpoints, work, pairs, say):
     for name, dtype in DTYPES.items():
         file = weights / f"{name}.bin"
         peers[name] = {"zipnn": with_zipnn(work, dtype, file), "zstd -3": with_zstd(file)}
+    for name, element_bytes in ELEMENT_BYTES.items():
+        peers[name] = xor_ratios(weights / f"{name}.bin", element_bytes)
     rows = json.loads((weights / "rows.json").read_text())
     fresh(weights)
     named = {name: (folder, DTYPES[name]) for name, folder in checkpoints.items()}

@@ -4,7 +4,8 @@
 //
 // Prints for each kind of weights the packed size as a part of the raw one and of the order-0
 // entropy, and the raw bytes that one thread and all threads pack and unpack a second (the median
-// of several rounds). --json writes these to FILE, --write the weights to DIR for other programs.
+// of several rounds). --json writes these to FILE, --write the weights to DIR for other programs:
+// NAME.bin, and NAME.base.bin for what they are packed against.
 
 #include <algorithm>
 #include <atomic>
@@ -182,9 +183,10 @@ std::string Measure(const Sample& sample, unsigned threads) {
       sample.name, threads, packed / raw, packed / sample.entropy_bytes, pack_rate, unpack_rate);
 }
 
-void WriteBytes(const std::filesystem::path& path, const char* bytes, std::size_t size) {
+void WriteBytes(const std::filesystem::path& path, std::span<const std::byte> bytes) {
   std::ofstream file(path, std::ios::binary);
-  file.write(bytes, static_cast<std::streamsize>(size));
+  file.write(reinterpret_cast<const char*>(bytes.data()),
+             static_cast<std::streamsize>(bytes.size()));
   file.close();
   if (!file) throw std::runtime_error("cannot write " + path.string());
 }
@@ -202,9 +204,9 @@ int Run(int argc, char** argv) {
   }
   const std::vector<Sample> samples = MakeSamples();
   for (const Sample& sample : samples) {
-    if (directory.empty() || !sample.base.empty()) continue;
-    WriteBytes(directory / (sample.name + ".bin"), reinterpret_cast<const char*>(sample.raw.data()),
-               sample.raw.size());
+    if (directory.empty()) break;
+    WriteBytes(directory / (sample.name + ".bin"), sample.raw);
+    if (!sample.base.empty()) WriteBytes(directory / (sample.name + ".base.bin"), sample.base);
   }
   std::string rows;
   const unsigned all = std::max(1U, std::thread::hardware_concurrency());
@@ -216,7 +218,7 @@ int Run(int argc, char** argv) {
   }
   if (json.empty()) return 0;
   const std::string text = "[" + rows + "\n]\n";
-  WriteBytes(json, text.data(), text.size());
+  WriteBytes(json, std::as_bytes(std::span(text)));
   return 0;
 }
 

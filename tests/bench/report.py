@@ -176,7 +176,7 @@ def packing_rows(packing):
             "FP8 fine-tune": 1.12}
     alone = {row["name"]: row for row in packing["rows"] if row["threads"] == 1}
     for name, row in alone.items():
-        peers = [f"{peer} {run['ratio']:.3f}"
+        peers = [f"{peer} {run['ratio']:.4f}"
                  for peer, run in packing["peers"].get(name, {}).items()]
         yield (f"packed size, {name}", f"{row['ratio']:.4f} of the raw size", ", ".join(peers),
                f"{row['of_entropy']:.4f} of the entropy", f"≤ {bars[name]}")
@@ -184,7 +184,8 @@ def packing_rows(packing):
         one, name = row["threads"] == 1, row["name"]
         rates = f"{row['pack_gb_per_s']:.2f} / {row['unpack_gb_per_s']:.2f} GB/s"
         peers = [f"{peer} {run['pack_gb_per_s']:.2f} / {run['unpack_gb_per_s']:.2f} GB/s"
-                 for peer, run in packing["peers"].get(name, {}).items() if one]
+                 for peer, run in packing["peers"].get(name, {}).items()
+                 if one and "pack_gb_per_s" in run]
         faster = "" if one else " / ".join(
             f"{row[way] / alone[name][way]:.2f}×" for way in ("pack_gb_per_s", "unpack_gb_per_s"))
         wanted = "≥ 1.2 / ≥ 2.4" if one else "≥ 1.8×" if row["threads"] == 2 else ""
