@@ -79,13 +79,22 @@ std::string RevisionBehind(std::string_view rest) {
   return "";
 }
 
+// "/pr/1" of "/pr/1/model.safetensors".
+std::string FirstTwoParts(std::string_view rest) {
+  return std::string(rest.substr(0, rest.find('/', rest.find('/', 1) + 1)));
+}
+
 // What `value` names on the hub: ORG/NAME, hf://ORG/NAME@REVISION, or a web address.
 std::optional<HubName> NameOnHub(std::string_view value) {
   constexpr std::string_view kOfHub = "hf://";
   const bool of_hub = value.starts_with(kOfHub);
   std::string_view rest = value;
   bool web = false;
-  if (of_hub) rest.remove_prefix(kOfHub.size());
+  if (of_hub) {
+    rest.remove_prefix(kOfHub.size());
+    constexpr std::string_view kModels = "models/";
+    if (rest.starts_with(kModels)) rest.remove_prefix(kModels.size());
+  }
   for (const std::string_view prefix :
        {"https://huggingface.co/", "http://huggingface.co/", "https://hf.co/",
         "https://hf-mirror.com/", "huggingface.co/", "hf.co/"}) {
@@ -102,6 +111,8 @@ std::optional<HubName> NameOnHub(std::string_view value) {
   if (const std::size_t at = repository.find('@'); at != std::string_view::npos) {
     name.revision = repository.substr(at + 1);
     repository = repository.substr(0, at);
+    // The hub has these with slashes: refs/pr/1 and refs/convert/NAME.
+    if (name.revision == "refs") name.revision += FirstTwoParts(rest.substr(end));
   } else if (web) {
     name.revision = RevisionBehind(rest.substr(end));
   }
@@ -161,14 +172,64 @@ bool IsRemote(std::string_view value) {
 
 bool IsAddress(std::string_view value) { return !SchemeOf(value).empty() || IsRemote(value); }
 
+// What to do about an address of a place that is known better than others; empty for these.
+std::string AdviceFor(std::string_view value) {
+  constexpr std::string_view kFile = "file://";
+  if (value.starts_with(kFile)) {
+    const std::string_view path =
+        value.substr(std::min(value.find('/', kFile.size()), value.size()));
+    return path.empty() ? "" : fmt::format("give {}", formats::ShownPath(std::string(path)));
+  }
+  if (value.size() > 2 && value[1] == ':' && (value[2] == '\\' || value[2] == '/') &&
+      std::isalpha(static_cast<unsigned char>(value[0])) != 0) {
+    return fmt::format("it is a path of Windows: its Linux has that drive under /mnt/{}",
+                       formats::AsciiLower(std::string(value.substr(0, 1))));
+  }
+  return "";
+}
+
+// The repository of ModelScope that an address names.
+std::optional<std::string> NameOnModelScope(std::string_view value) {
+  for (const std::string_view prefix :
+       {"ms://", "modelscope://", "https://modelscope.cn/models/",
+        "https://www.modelscope.cn/models/", "https://modelscope.ai/models/"}) {
+    if (value.starts_with(prefix)) return RepositoryIn(value.substr(prefix.size()), true);
+  }
+  return std::nullopt;
+}
+
 [[noreturn]] void FailAddress(const std::string& name, const std::string& value,
                               std::string_view advice) {
-  const std::string local = SchemeOf(value).empty() ? fmt::format(" (a path on this machine: {})",
-                                                                  formats::ShownPath("./" + value))
-                                                    : std::string();
+  const std::string known = AdviceFor(value);
+  const std::string local =
+      SchemeOf(value).empty() && known.empty()
+          ? fmt::format(" (a path on this machine: {})", formats::ShownPath("./" + value))
+          : std::string();
   throw Error(ErrorCode::kUsage,
               fmt::format("{}: {} is an address, not a path{}; {}", name, formats::ShownPath(value),
-                          local, advice),
+                          local, known.empty() ? advice : known),
+              {value, ""});
+}
+
+// "~" as no shell leaves it: it would be a directory of that name.
+void RefuseTilde(const std::string& name, const std::string& value) {
+  if (value != "~" && !value.starts_with("~/")) return;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("{}: {}: the shell puts the home directory in place of ~ only at the "
+                          "beginning of a word and outside of quotes; write $HOME in its place (a "
+                          "directory of that name: ./~)",
+                          name, formats::ShownPath(value)),
+              {value, ""});
+}
+
+// Names of directories that a shell or another program would have understood otherwise.
+void RefuseMarks(const std::string& name, const std::string& value) {
+  RefuseTilde(name, value);
+  if (value != "-") return;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("{}: - names no directory; neither standard input nor output is used in "
+                          "place of one (a directory of that name: ./-)",
+                          name),
               {value, ""});
 }
 
@@ -187,6 +248,13 @@ std::string InputPath(const std::string& name, const std::string& value) {
   if (fs::exists(fs::symlink_status(value, ignored))) return value;
   // What opens it says where the link leads.
   if (!formats::DeadLinkProblem(value).empty()) return value;
+  RefuseMarks(name, value);
+  if (const auto model = NameOnModelScope(value)) {
+    FailAddress(name, value,
+                fmt::format("`modelscope download --model {} --local_dir DIR` brings it into a "
+                            "directory; then give that",
+                            *model));
+  }
   const std::optional<HubName> hub = NameOnHub(value);
   if (!hub) {
     if (!IsAddress(value)) return value;
@@ -212,6 +280,7 @@ std::string InputPath(const std::string& name, const std::string& value) {
 std::string OutputDirectory(const std::string& name, const std::string& value) {
   std::error_code ignored;
   if (fs::exists(fs::symlink_status(value, ignored))) return value;
+  RefuseMarks(name, value);
   if (IsAddress(value)) {
     FailAddress(name, value, "write to a local directory, and copy it there when it is complete");
   }
@@ -230,7 +299,9 @@ std::string PlacedPath(PathUse use, const std::string& name, const std::string& 
   if (use == PathUse::kCheckpoint) return InputPath(name, value);
   if (use == PathUse::kOutputDirectory) return OutputDirectory(name, value);
   std::error_code ignored;
-  if (use == PathUse::kNone || !IsAddress(value) || fs::exists(value, ignored)) return value;
+  if (use == PathUse::kNone || fs::exists(value, ignored)) return value;
+  RefuseTilde(name, value);
+  if (!IsAddress(value)) return value;
   FailAddress(name, value,
               use == PathUse::kInputFile
                   ? "copy the file to a local directory first, and give that file"

@@ -19,6 +19,7 @@
 #include "formats/io/input_file.h"
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
+#include "formats/text_encoding.h"
 
 namespace dsv3::formats {
 namespace {
@@ -46,13 +47,28 @@ Finding FileFinding(Severity severity, std::string_view kind, const std::string&
           .unreadable = false};
 }
 
+// A file whose name differs from that of the shard in upper and lower case alone, and by which
+// nobody finds it; empty where there is none.
+std::string OfOtherCase(const fs::path& path) {
+  const std::string lower = AsciiLower(path.filename().string());
+  std::error_code error;
+  for (fs::directory_iterator entry(path.parent_path(), error), end; !error && entry != end;
+       entry.increment(error)) {
+    std::string name = entry->path().filename().string();
+    if (AsciiLower(name) == lower) return name;
+  }
+  return "";
+}
+
 Finding MissingShard(const ShardFile& shard) {
   const std::string dead = DeadLinkProblem(shard.path);
-  const std::string problem = dead.empty() ? "the index lists this shard, but there is no such file"
-                                           : "this shard is " + dead;
-  return FileFinding(
-      Severity::kError, "missing-shard", shard.name,
-      fmt::format("{}: {}; download the file again", ShownPath(shard.name), problem));
+  std::string problem = dead.empty() ? "the index lists this shard, but there is no such file"
+                                     : "this shard is " + dead;
+  const std::string other = dead.empty() ? OfOtherCase(shard.path) : "";
+  problem += other.empty() ? "; download the file again"
+                           : fmt::format("; {} is there: give it this name", ShownPath(other));
+  return FileFinding(Severity::kError, "missing-shard", shard.name,
+                     fmt::format("{}: {}", ShownPath(shard.name), problem));
 }
 
 Finding ReadingFinding(const ShardFile& shard, const Error& error) {

@@ -195,6 +195,32 @@ void FailAdapter(const fs::path& path) {
       "base_model_name_or_path, and give the merged model");
 }
 
+namespace {
+
+// A directory below this one in which safetensors files lie, as a whole path; empty where there is
+// none within two levels. Of several, the first by name.
+fs::path CheckpointBelow(const fs::path& directory) {
+  constexpr int kLevels = 2;
+  fs::path found;
+  std::error_code error;
+  fs::recursive_directory_iterator entry(directory, error);
+  for (const fs::recursive_directory_iterator end; !error && entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    std::error_code ignored;
+    if (entry->is_directory(ignored)) {
+      if (entry.depth() >= kLevels || IsLeftOutDirectoryOrFile(name)) {
+        entry.disable_recursion_pending();
+      }
+    } else if (IsSafetensors(name) && !IsLeftOutDirectoryOrFile(name)) {
+      const fs::path below = entry->path().parent_path();
+      if (found.empty() || below < found) found = below;
+    }
+  }
+  return found;
+}
+
+}  // namespace
+
 void FailNoCheckpoint(const fs::path& directory) {
   bool has_adapter = false;
   bool has_consolidated = false;
@@ -218,7 +244,10 @@ void FailNoCheckpoint(const fs::path& directory) {
              "this directory holds consolidated*.safetensors alone, the model in its publisher's "
              "own form; give the checkpoint in Hugging Face's form");
   }
-  std::string_view instead = "give the directory that holds the *.safetensors files";
+  std::string instead = "give the directory that holds the *.safetensors files";
+  if (const fs::path below = CheckpointBelow(directory); !below.empty()) {
+    instead = fmt::format("some lie in {}: give that, if it is the checkpoint", ShownPath(below));
+  }
   if (has_gguf) {
     instead =
         "it holds GGUF files: name one of them to dsv3-inspect or to structure, numeric, compare, "

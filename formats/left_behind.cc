@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "formats/adapter_name.h"
+#include "formats/download_mark.h"
 #include "formats/sums_file.h"
 #include "formats/text_encoding.h"
 
@@ -13,9 +14,10 @@ namespace dsv3::formats {
 namespace {
 
 // Of frameworks and engines. What follows a '.' or '-' after ".gguf" is the number of a part.
-constexpr std::array<std::string_view, 23> kWeightSuffixes = {
-    ".bin", ".pt", ".pth", ".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ckpt",
-    ".onnx.data", ".pdparams", ".ot", ".npz", ".tflite", ".nemo", ".mar", ".mlmodel",
+constexpr std::array<std::string_view, 28> kWeightSuffixes = {
+    ".bin", ".pt", ".pt2", ".pth", ".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".onnx_data",
+    ".ckpt", ".onnx.data", ".pdparams", ".ot", ".npz", ".tflite", ".nemo", ".mar", ".mlmodel",
+    ".engine", "openvino_model.xml", ".imatrix", "imatrix.dat",
     // Of another time, or put aside.
     ".safetensors.bak", ".safetensors.old", ".safetensors.orig", ".safetensors.backup",
     ".safetensors~"};
@@ -29,31 +31,41 @@ constexpr std::array<std::string_view, 12> kTrainingPrefixes = {
     "random_states_", "custom_checkpoint_", "dl_state_",   "events.out.tfevents"};
 
 // Of Hugging Face's Trainer, DeepSpeed and Megatron.
-constexpr std::array<std::string_view, 8> kTrainingNames = {"training_args.bin",
-                                                            "trainer_state.json",
-                                                            "training_args.json",
-                                                            "training_state.pt",
-                                                            "latest",
-                                                            "latest_universal",
-                                                            "latest_checkpointed_iteration.txt",
-                                                            "zero_to_fp32.py"};
+constexpr std::array<std::string_view, 9> kTrainingNames = {
+    "training_args.bin", ".metadata", "trainer_state.json", "training_args.json",
+    "training_state.pt", "latest",    "latest_universal",   "latest_checkpointed_iteration.txt",
+    "zero_to_fp32.py"};
 
-constexpr std::array<std::string_view, 10> kSystemNames = {
-    ".msc",        ".mdl",        ".mv",        ".ds_store",  "thumbs.db",
-    "desktop.ini", "ehthumbs.db", ".localized", ".directory", "icon\r"};
+constexpr std::array<std::string_view, 11> kSystemNames = {
+    ".msc",        ".mdl",       ".mv",        ".ds_store", "thumbs.db", "desktop.ini",
+    "ehthumbs.db", ".localized", ".directory", "icon\r",    "nohup.out"};
 
 // Of operating systems, network disks, editors and downloaders.
-constexpr std::array<std::string_view, 14> kSystemFolders = {
-    "__macosx",        ".appledouble",
-    ".spotlight-v100", ".fseventsd",
-    ".trashes",        ".temporaryitems",
-    "$recycle.bin",    "system volume information",
-    "lost+found",      "@eadir",
-    ".huggingface",    ".ipynb_checkpoints",
-    "__pycache__",     ".idea"};
+constexpr std::array<std::string_view, 18> kSystemFolders = {
+    "__macosx",    ".appledouble",    ".spotlight-v100", ".fseventsd",
+    ".trashes",    ".temporaryitems", "$recycle.bin",    "system volume information",
+    "lost+found",  "@eadir",          ".huggingface",    ".ipynb_checkpoints",
+    "__pycache__", ".idea",           ".vscode",         ".svn",
+    ".hg",         ".locks"};
 
-constexpr std::array<std::string_view, 6> kDownloadSuffixes = {
-    ".incomplete", ".aria2", ".crdownload", ".part", ".download", ".aria2__temp"};
+// Of editors and of programs that lock a file.
+constexpr std::array<std::string_view, 8> kEditorSuffixes = {"~",    ".swp", ".swo", ".orig",
+                                                             ".bak", ".old", ".rej", ".lock"};
+
+bool IsOfEditor(std::string_view name) {
+  if (name.starts_with('#') && name.ends_with('#')) return true;
+  return name.starts_with(".~lock.") ||
+         std::any_of(kEditorSuffixes.begin(), kEditorSuffixes.end(),
+                     [&](std::string_view suffix) { return name.ends_with(suffix); });
+}
+
+// "core.4711", which a program left that crashed.
+bool IsCoreDump(std::string_view name) {
+  constexpr std::string_view kCore = "core.";
+  if (!name.starts_with(kCore)) return false;
+  name.remove_prefix(kCore.size());
+  return !name.empty() && name.find_first_not_of("0123456789") == std::string_view::npos;
+}
 
 std::vector<std::string_view> Components(std::string_view path) {
   std::vector<std::string_view> components;
@@ -80,10 +92,11 @@ bool IsSystemRecord(const std::vector<std::string_view>& components) {
   return std::any_of(components.begin(), components.end(),
                      [](std::string_view component) {
                        return component.starts_with("._") || component.starts_with(".trash-") ||
-                              component.starts_with(".nfs") || IsOneOf(component, kSystemFolders);
+                              component.starts_with(".nfs") ||
+                              component.starts_with(".fuse_hidden") ||
+                              IsOneOf(component, kSystemFolders);
                      }) ||
-         IsOneOf(components.back(), kSystemNames) ||
-         EndsWithOneOf(components.back(), kDownloadSuffixes);
+         IsOneOf(components.back(), kSystemNames);
 }
 
 bool IsTrainingState(const std::vector<std::string_view>& components) {
@@ -146,7 +159,9 @@ std::optional<LeftBehindKind> KindOfLeftBehind(std::string_view relative_name) {
   const std::string path = AsciiLower(relative_name);
   const std::vector<std::string_view> components = Components(path);
   const std::string_view name = components.back();
-  if (IsSystemRecord(components)) return LeftBehindKind::kSystemRecord;
+  if (IsSystemRecord(components) || !HowDownloadGoesOn(path).empty()) {
+    return LeftBehindKind::kSystemRecord;
+  }
   if (IsAdapterName(name)) return LeftBehindKind::kAdapter;
   if (IsTrainingState(components)) return LeftBehindKind::kTrainingState;
   if (IsOtherIndex(name)) return LeftBehindKind::kOtherIndex;
@@ -154,6 +169,7 @@ std::optional<LeftBehindKind> KindOfLeftBehind(std::string_view relative_name) {
     return LeftBehindKind::kChecksums;
   }
   if (IsOtherWeights(components)) return LeftBehindKind::kOtherWeights;
+  if (IsOfEditor(name) || IsCoreDump(name)) return LeftBehindKind::kSystemRecord;
   return std::nullopt;
 }
 

@@ -76,7 +76,10 @@ DeletionRules::DeletionRules(const fs::path& directory) : directory_(RealPath(di
   for (fs::directory_iterator entry(hub_, error), end; !error && entry != end;
        entry.increment(error)) {
     std::error_code ignored;
-    if (!fs::is_directory(entry->path() / "blobs", ignored)) continue;
+    if (!fs::is_directory(entry->path() / "blobs", ignored) &&
+        !fs::is_directory(entry->path() / "snapshots", ignored)) {
+      continue;
+    }
     if (IsLink(entry->path())) RefuseDirectoryLink(entry->path());
     FindLinks(entry->path());
   }

@@ -77,6 +77,14 @@ bool LayoutNames::IsMtp(std::string_view name) const {
   return layer && *layer >= config_.num_hidden_layers;
 }
 
+bool LayoutNames::KeepsExpertApart(std::string_view name, const LayoutPlaces& places,
+                                   const std::vector<std::string_view>& variants) const {
+  if (places.pieces.front().rule != &renamed_ || !Parse(name).expert) return false;
+  return std::any_of(table_.layer.begin(), table_.layer.end(), [&](const NameRule& rule) {
+    return !rule.variant.empty() && IsOneOf(rule.variant, variants);
+  });
+}
+
 std::vector<LayoutPlaces> LayoutNames::PlacesOf(std::string_view name) const {
   std::vector<LayoutPlaces> places;
   const ParsedName parsed = Parse(name);

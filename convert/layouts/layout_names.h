@@ -46,6 +46,11 @@ class LayoutNames {
 
   bool IsMtp(std::string_view name) const;
 
+  // Whether these places keep the tensor of an expert as it is, though the layout of these variants
+  // puts experts together.
+  bool KeepsExpertApart(std::string_view name, const LayoutPlaces& places,
+                        const std::vector<std::string_view>& variants) const;
+
  private:
   using Rules = std::unordered_map<std::string_view, std::vector<const NameRule*>>;
 

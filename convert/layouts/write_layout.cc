@@ -70,6 +70,16 @@ std::vector<ComposedTensor> WriteLayout(const LayoutTable& table, const ModelCon
                               QuoteForMessage(tensor.name), table.title),
                   {"", tensor.name});
     }
+    if (names.KeepsExpertApart(tensor.name, *found, variants)) {
+      throw Error(
+          ErrorCode::kBadInput,
+          fmt::format("tensor {}: the layout has one tensor for all experts of a layer, and this "
+                      "expert is not one of those that config.json counts (n_routed_experts {}), "
+                      "or its name is not one of DeepSeek-V3's; the model cannot be written in "
+                      "that layout",
+                      QuoteForMessage(tensor.name), config.n_routed_experts),
+          {"", tensor.name});
+    }
     for (LayoutPlace& place : found->pieces) {
       const auto [position, is_new] = positions.emplace(place.name, targets.size());
       if (is_new) targets.push_back({place.name, {}, {}});

@@ -1,5 +1,6 @@
 #include "convert/open/numbered_files.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -46,18 +47,31 @@ std::optional<NumberedName> ParseNumbered(const std::string& name) {
                       *number, *count};
 }
 
+// By what stands before and behind the number.
+using NumberedSets = std::map<std::pair<std::string, std::string>, std::vector<NumberedName>>;
+
+// Whether the names are those of another set with something before them, as file managers call
+// copies ("copy of model-00003-of-00163.safetensors"): of these nobody needs all.
+bool IsOfCopies(const NumberedSets& sets, const std::pair<std::string, std::string>& of) {
+  return std::any_of(sets.begin(), sets.end(), [&](const auto& set) {
+    return set.first.second == of.second && set.first.first.size() < of.first.size() &&
+           !set.first.first.empty() && of.first.ends_with(set.first.first);
+  });
+}
+
 }  // namespace
 
 formats::Findings FindMissingNumbers(const std::vector<std::string>& files,
                                      std::string_view nothing_else) {
   formats::Findings findings;
-  std::map<std::pair<std::string, std::string>, std::vector<NumberedName>> sets;
+  NumberedSets sets;
   for (const std::string& file : files) {
     if (auto name = ParseNumbered(file)) {
       sets[{name->before, name->after}].push_back(std::move(*name));
     }
   }
   for (const auto& [key, members] : sets) {
+    if (IsOfCopies(sets, key)) continue;
     const NumberedName& one = members.front();
     std::set<std::uint64_t> there;
     for (const NumberedName& member : members) there.insert(member.number);

@@ -13,6 +13,7 @@
 
 #include "convert/packing/packed_manifest.h"
 #include "formats/checkpoint_location.h"
+#include "formats/download_mark.h"
 #include "formats/error.h"
 #include "formats/job_journal.h"
 #include "formats/manifest.h"
@@ -33,7 +34,6 @@ using formats::Severity;
 constexpr const char* kConversionKind = "unfinished-conversion";
 constexpr std::string_view kHubDownloads = ".cache/huggingface/download";
 constexpr std::string_view kIncomplete = ".incomplete";
-constexpr std::string_view kModelScopeFolder = "._____temp";
 
 Finding Note(Severity severity, std::string_view kind, const std::string& file,
              const std::string& message) {
@@ -82,28 +82,6 @@ bool IsOfChecksums(std::string_view name) {
   if (!name.ends_with(kPartial)) return false;
   name.remove_suffix(kPartial.size());
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
-}
-
-// What to do about a file that a downloader keeps until it is complete; empty for other names.
-std::string_view AdviceForDownload(std::string_view name) {
-  struct Mark {
-    std::string_view suffix;
-    std::string_view advice;
-  };
-  constexpr std::string_view kAgain = "continue it with the program that began it";
-  constexpr std::array<Mark, 4> kMarks = {{
-      {kIncomplete, "continue it with the same `hf download` command"},
-      {".aria2", "continue it with the same `aria2c` command"},
-      {".crdownload", "continue it in the browser"},
-      {".part", kAgain},
-  }};
-  const bool of_modelscope =
-      name.find(fmt::format("{}/", kModelScopeFolder)) != std::string_view::npos;
-  if (of_modelscope) return "continue it with the same `modelscope download` command";
-  for (const Mark& mark : kMarks) {
-    if (name.ends_with(mark.suffix)) return mark.advice;
-  }
-  return "";
 }
 
 Finding OfDownload(const std::string& name, const fs::path& path, std::string_view advice) {
@@ -157,7 +135,7 @@ class Lister {
         continue;
       }
       const std::string name = entry->path().lexically_relative(directory_).generic_string();
-      if (const std::string_view advice = AdviceForDownload(name); !advice.empty()) {
+      if (const std::string_view advice = formats::HowDownloadGoesOn(name); !advice.empty()) {
         findings_.push_back(OfDownload(name, entry->path(), advice));
       }
     }
@@ -166,7 +144,7 @@ class Lister {
 
   void AddLeftover(const std::string& name) {
     // The journal's finding already covers the job's files.
-    if (job_ || IsOfChecksums(name)) return;
+    if (job_ || IsOfChecksums(name) || !formats::HowDownloadGoesOn(name).empty()) return;
     const bool maybe_whole = Exists(directory_ / formats::kShardIndexName) ||
                              Exists(directory_ / formats::kRankLayoutName) ||
                              Exists(directory_ / formats::kManifestName) ||
@@ -191,7 +169,7 @@ class Lister {
       const std::string base = entry->path().filename().string();
       if (!base.ends_with(kIncomplete)) continue;
       findings_.push_back(
-          OfDownload("../../blobs/" + base, entry->path(), AdviceForDownload(base)));
+          OfDownload("../../blobs/" + base, entry->path(), formats::HowDownloadGoesOn(base)));
     }
     if (error) throw IoError("list", blobs.string(), error.value());
   }

@@ -69,9 +69,9 @@ void NameGgufFile(const fs::path& directory, const std::vector<DirectoryFile>& l
                   "else make such a list of it; until then nothing says that the files are "
                   "right")
             : fmt::format(
-                  "holds digests of another kind than SHA-256, {}, which are not read; "
-                  "check the files with a program for these, or get the publisher's list "
-                  "of SHA-256 digests",
+                  "holds {} digests, which are not read, for SHA-256 is needed; check the "
+                  "files with a program for these, or get the publisher's list of SHA-256 "
+                  "digests",
                   list->kind);
     throw Error(ErrorCode::kBadInput,
                 fmt::format("{}: {} {}", formats::ShownPath(directory), QuoteForMessage(list->name),

@@ -254,10 +254,22 @@ class Collector {
     return "";
   }
 
+  // What NAME.sha256 is about: NAME or NAME.safetensors, beside it or, where the lists have a
+  // folder of their own, at the top.
+  std::string FileOfSubject(const std::string& subject) const {
+    constexpr const char* kWeights = ".safetensors";
+    const std::string base = fs::path(subject).filename().string();
+    for (const std::string& name : {subject, subject + kWeights, base, base + kWeights}) {
+      if (Exists(name)) return name;
+    }
+    return subject;
+  }
+
   // NAME.sha256 that is about NAME.
   bool TakeSubject(const List& list, const SumsEntry& entry) {
-    const std::string subject = SubjectOf(list.place);
-    if (subject.empty() || subject.ends_with('/')) return false;
+    const std::string given = SubjectOf(list.place);
+    if (given.empty() || given.ends_with('/')) return false;
+    const std::string subject = FileOfSubject(given);
     const std::string_view name = entry.name;
     const std::string_view last = name.substr(name.find_last_of("/\\") + 1);
     const bool about_it = name.empty() || name == "-" || last == fs::path(subject).filename();
@@ -293,7 +305,10 @@ class Collector {
                               QuoteForMessage(entry.name), outside));
       return;
     }
-    Expect(list, FileOf(list, given), entry.sha256);
+    const std::string file = FileOf(list, given);
+    // A list that was made of all files holds a digest of what there was of itself then.
+    if (file == list.place && list.shown == list.place) return;
+    Expect(list, file, entry.sha256);
   }
 
   // The file that a list calls `given`, as programs and editors change names: Windows' slashes and

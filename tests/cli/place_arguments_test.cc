@@ -16,6 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::AllOf;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 
 class PlaceArgumentsTest : public ::testing::Test {
@@ -38,7 +39,7 @@ class PlaceArgumentsTest : public ::testing::Test {
 TEST_F(PlaceArgumentsTest, RefusesAddresses) {
   for (const std::string address :
        {"s3://bucket/model", "gs://b/m", "hf://org/name", "https://huggingface.co/org/name",
-        "file:///tmp/x", "me@host:/models/v3", "host:v3", "s3:/bucket/v3"}) {
+        "me@host:/models/v3", "host:v3", "s3:/bucket/v3"}) {
     SCOPED_TRACE(address);
     EXPECT_EQ(Refusal([&] { InputPath("IN", address); }).code(), ErrorCode::kUsage);
     const Error out = Refusal([&] { OutputDirectory("OUT", address); });
@@ -55,6 +56,48 @@ TEST_F(PlaceArgumentsTest, NamesTheDownloadOfARepositoryThatTheCacheLacks) {
     EXPECT_THAT(error.message(), HasSubstr("`hf download org/name`"));
   }
   EXPECT_EQ(Refusal([&] { InputPath("IN", "org/name"); }).code(), ErrorCode::kBadInput);
+  EXPECT_THAT(Refusal([&] { InputPath("IN", "hf://models/org/name"); }).message(),
+              HasSubstr("`hf download org/name`"));
+  EXPECT_THAT(Refusal([&] { InputPath("IN", "hf://org/name@refs/pr/1/config.json"); }).message(),
+              HasSubstr("`hf download org/name --revision refs/pr/1`"));
+  EXPECT_THAT(Refusal([&] { InputPath("IN", "hf://org/name@refs/pr/12"); }).message(),
+              HasSubstr("`hf download org/name --revision refs/pr/12`"));
+}
+
+TEST_F(PlaceArgumentsTest, SaysWhatToGiveInPlaceOfAddressesThatItKnows) {
+  const auto of_input = [](const std::string& value) {
+    return Refusal([&] { InputPath("IN", value); }).message();
+  };
+  const auto of_output = [](const std::string& value) {
+    return Refusal([&] { OutputDirectory("OUT", value); }).message();
+  };
+  EXPECT_THAT(of_input("file:///data/v3"), EndsWith("not a path; give /data/v3"));
+  EXPECT_THAT(of_output("file://localhost/data/v3"), EndsWith("not a path; give /data/v3"));
+  for (const std::string windows : {"D:\\models\\v3", "D:/models/v3"}) {
+    EXPECT_THAT(of_input(windows), EndsWith("has that drive under /mnt/d"));
+    EXPECT_THAT(of_output(windows), EndsWith("has that drive under /mnt/d"));
+  }
+  for (const std::string model :
+       {"ms://org/name", "modelscope://org/name", "https://modelscope.cn/models/org/name/files"}) {
+    EXPECT_THAT(of_input(model),
+                HasSubstr("`modelscope download --model org/name --local_dir DIR`"));
+  }
+}
+
+TEST_F(PlaceArgumentsTest, RefusesWhatAShellWouldHaveReplaced) {
+  for (const std::string home : {"~", "~/models/v3"}) {
+    SCOPED_TRACE(home);
+    for (const PathUse use : {PathUse::kCheckpoint, PathUse::kOutputDirectory, PathUse::kInputFile,
+                              PathUse::kOutputFile}) {
+      const Error error = Refusal([&] { PlacedPath(use, "PATH", home); });
+      EXPECT_EQ(error.code(), ErrorCode::kUsage);
+      EXPECT_THAT(error.message(), HasSubstr("write $HOME in its place"));
+    }
+  }
+  EXPECT_THAT(Refusal([&] { InputPath("IN", "-"); }).message(), HasSubstr("names no directory"));
+  EXPECT_EQ(Refusal([&] { OutputDirectory("OUT", "-"); }).code(), ErrorCode::kUsage);
+  EXPECT_EQ(InputPath("IN", "~other"), "~other");
+  EXPECT_EQ(OutputDirectory("OUT", "./~/v3"), "./~/v3");
 }
 
 TEST_F(PlaceArgumentsTest, TakesARepositoryFromTheCache) {

@@ -35,6 +35,7 @@ TEST(LeftBehindTest, KnowsEachKindByName) {
              {"pytorch_model.bin", "a/b.PT", "x.pth", "tf_model.h5", "flax_model.msgpack",
               "onnx/model.onnx", "onnx/model.onnx_data", "m-Q8_0.gguf", "m.gguf-00001-of-00002",
               "m.gguf.part1of2", "model.safetensors.bak", "M.mlmodel", "original/params.json",
+              "rank0.engine", "openvino/openvino_model.xml", "imatrix.dat",
               "original/consolidated.00.pth"});
   ExpectKind(LeftBehindKind::kAdapter,
              {"adapter_config.json", "adapter_model.safetensors", "adapter_model.bin",
@@ -48,6 +49,7 @@ TEST(LeftBehindTest, KnowsEachKindByName) {
                                               "zero_pp_rank_0_mp_rank_00_optim_states.pt",
                                               "training_args.bin",
                                               "__0_0.distcp",
+                                              ".metadata",
                                               "trainer_state.json",
                                               "rng_state.pth",
                                               "scheduler.bin",
@@ -67,11 +69,37 @@ TEST(LeftBehindTest, KnowsEachKindByName) {
   ExpectKind(LeftBehindKind::kChecksums,
              {"model.safetensors.sha256", "MD5SUMS", "a.md5", "CHECKSUM", "v1_SHA256SUMS",
               "checksums.txt", "SHA256SUMS.asc", "SHA256SUMS.gpg"});
-  ExpectKind(LeftBehindKind::kSystemRecord,
-             {".msc", ".mdl", ".mv", ".DS_Store", "code/.DS_Store", "._config.json",
-              "._____temp/a.json", "__MACOSX/a.txt", "Thumbs.db", "a.safetensors.aria2",
-              "$RECYCLE.BIN/a", ".Trash-1000/files/a", ".nfs000000001", "lost+found/a",
-              "code/__pycache__/m.pyc", ".huggingface/download/a", "System Volume Information/a"});
+  ExpectKind(LeftBehindKind::kSystemRecord, {".msc",
+                                             ".mdl",
+                                             ".mv",
+                                             ".DS_Store",
+                                             "code/.DS_Store",
+                                             "._config.json",
+                                             "._____temp/a.json",
+                                             "__MACOSX/a.txt",
+                                             "Thumbs.db",
+                                             "a.safetensors.aria2",
+                                             "$RECYCLE.BIN/a",
+                                             ".Trash-1000/files/a",
+                                             ".nfs000000001",
+                                             "lost+found/a",
+                                             "code/__pycache__/m.pyc",
+                                             ".huggingface/download/a",
+                                             "System Volume Information/a",
+                                             "config.json~",
+                                             ".config.json.swp",
+                                             "#config.json#",
+                                             "config.json.orig",
+                                             ".~lock.README.md#",
+                                             "model.safetensors.index.json.bak",
+                                             "tokenizer.json.lock",
+                                             ".locks/models--a--b/x",
+                                             ".vscode/settings.json",
+                                             ".fuse_hidden0000abcd00000001",
+                                             "nohup.out",
+                                             "core.4711",
+                                             "model.safetensors.1a2B3c4D",
+                                             ".config.json.Xa1b2C"});
 }
 
 TEST(LeftBehindTest, LeavesWhatBelongsToEveryCopy) {
@@ -86,6 +114,11 @@ TEST(LeftBehindTest, LeavesWhatBelongsToEveryCopy) {
                            "model.safetensors.index.json.txt",
                            "code/original/readme.md",
                            "latest.md",
+                           "core.py",
+                           "core.v2",
+                           "notes#1",
+                           "README.markdown",
+                           "blocks.txt",
                            "latest_news.txt",
                            "trainer_states.md",
                            "global_step/notes.txt",
@@ -160,6 +193,28 @@ TEST_F(CheckpointFilesTest, SaysWhatADirectoryWithoutAModelHolds) {
                  "this is an adapter");
   Write("consolidated.safetensors", Shard({"x"}));
   ExpectBadInput([&] { Open(); }, "holds consolidated*.safetensors alone");
+}
+
+TEST_F(CheckpointFilesTest, NamesTheDirectoryBelowThatHoldsACheckpoint) {
+  Write("README.md", "");
+  ExpectBadInput([&] { Open(); }, "give the directory that holds the *.safetensors files");
+  for (const char* const name : {"v3/model/x.safetensors", "v3/model/y.safetensors",
+                                 "a/b/c/deep.safetensors", ".git/z.safetensors"}) {
+    std::filesystem::create_directories((directory_ / name).parent_path());
+    Write(name, Shard({name}));
+  }
+  ExpectBadInput([&] { Open(); },
+                 "some lie in " + (directory_ / "v3/model").string() + ": give that");
+}
+
+TEST_F(CheckpointFilesTest, NamesTheFileWhoseNameDiffersInCaseAlone) {
+  WriteSound();
+  std::filesystem::rename(directory_ / "y.safetensors", directory_ / "Y.SAFETENSORS");
+  const CheckpointFiles files = Open();
+  ASSERT_THAT(files.findings, ::testing::SizeIs(1));
+  EXPECT_EQ(files.findings[0].message,
+            "y.safetensors: the index lists this shard, but there is no such file; Y.SAFETENSORS "
+            "is there: give it this name");
 }
 
 TEST_F(CheckpointFilesTest, KnowsAnAdapterByItsTensorsUnderAnyName) {

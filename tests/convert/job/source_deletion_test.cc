@@ -224,6 +224,11 @@ TEST_F(HubCacheReleaseTest, ABlobThatAnotherRepositoryNeedsStays) {
   ExpectKeptFor(hub_ / "models--org--other" / "blobs" / "1234");
 }
 
+// Somebody may have put it together of links alone.
+TEST_F(HubCacheReleaseTest, ABlobThatARepositoryWithoutBlobsNeedsStays) {
+  ExpectKeptFor(hub_ / "models--org--third" / "snapshots" / "def" / kTinyShard2);
+}
+
 // A snapshot may link to the next one's links in place of the blobs.
 TEST_F(HubCacheReleaseTest, ALinkThatAnotherSnapshotPassesStaysWithItsBlob) {
   const fs::path other = hub_ / "models--org--name" / "snapshots" / "def";

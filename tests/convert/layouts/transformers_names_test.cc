@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "convert/layouts/scaled_layout.h"
+#include "convert/layouts/write_layout.h"
+#include "formats/error.h"
 #include "tests/convert/layouts/stack_model.h"
 
 namespace dsv3::convert {
@@ -125,6 +128,33 @@ TEST(TransformersNames, RejectScaleBlocksThatGateAndUpShare) {
   refused([&] { WriteScaledLayout(TransformersNames(), model.config, weight, {"fused"}); },
           "model.layers.1.mlp.experts.gate_up_proj_scale_inv");
   EXPECT_EQ(WriteScaledLayout(TransformersNames(), model.config, weight).size(), 2U);
+}
+
+// An output would be called fused that is not.
+TEST(TransformersNames, RejectExpertsThatWouldStayApart) {
+  const StackModel stack = Fused();
+  const auto refusal = [&](const std::string& name, const ModelConfig& config,
+                           const std::vector<std::string_view>& variants) {
+    std::vector<StackTensor> model = ModelTensorsOf(stack.config);
+    model.push_back({name, {6, 8}});
+    try {
+      WriteLayout(TransformersNames(), config, model, variants);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+      return error.message();
+    }
+    return std::string();
+  };
+  ModelConfig of_others = stack.config;  // "num_experts"
+  of_others.n_routed_experts = 0;
+  const std::string first = "model.layers.1.mlp.experts.0.gate_proj.weight";
+  EXPECT_NE(refusal("x", of_others, {"fused"}).find(first), std::string::npos);
+  for (const std::string name :
+       {"model.layers.1.mlp.experts.4.up_proj.weight", "model.layers.1.mlp.experts.0.up_proj.bias",
+        "model.layers.1.block_sparse_moe.experts.0.w1.weight"}) {
+    EXPECT_NE(refusal(name, stack.config, {"fused"}).find(name), std::string::npos);
+    EXPECT_EQ(refusal(name, stack.config, {}), "");
+  }
 }
 
 TEST(TransformersNames, RejectWhatDoesNotFitTheConfig) {

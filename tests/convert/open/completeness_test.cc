@@ -2,11 +2,13 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "convert/inspect/inspection.h"
+#include "convert/open/numbered_files.h"
 #include "convert/recipes/layout.h"
 #include "convert/verify/compare.h"
 #include "convert/verify/numeric.h"
@@ -35,6 +37,7 @@ using testing::kTinyShard2;
 using testing::kTinyShard3;
 using testing::Lines;
 using ::testing::Not;
+using ::testing::SizeIs;
 using testing::WriteFile;
 
 constexpr const char* kIndex = "model.safetensors.index.json";
@@ -252,6 +255,33 @@ TEST_F(CompletenessTest, EveryCheckSaysWhereAnIndexIsOfAnotherDivision) {
   EXPECT_THAT(message_of(Numeric(in_).verification.findings), says_it);
   EXPECT_THAT(message_of(VerifyStructure({in_}).verification.findings), says_it);
   EXPECT_THAT(Codes(ErrorOf([&] { Inspect(in_); })), says_it);
+}
+
+TEST_F(CompletenessTest, EveryCheckNamesTheFileThatHasAnotherName) {
+  const std::string shard = testing::kTinyShard2;
+  const std::string stem = shard.substr(0, shard.rfind('.'));
+  for (const std::string& name : {stem + " (1).safetensors", "copy of " + shard}) {
+    fs::rename(in_ / shard, in_ / name);
+    const auto says_it = HasSubstr("'" + name + "' holds just what the index lists for it");
+    EXPECT_THAT(Codes(ErrorOf([&] { Inspect(in_); })), says_it);
+    const formats::Findings findings = Judge();
+    ASSERT_THAT(findings, SizeIs(1));
+    EXPECT_THAT(findings[0].message, AllOf(says_it, Not(HasSubstr("download"))));
+    fs::rename(in_ / name, in_ / shard);
+  }
+}
+
+TEST_F(CompletenessTest, CopiesAreNoSetOfWhichShardsAreMissing) {
+  const auto missing = [](const std::vector<std::string>& files) {
+    return Lines(FindMissingNumbers(files, ""));
+  };
+  const std::string first = "model-00001-of-00002.safetensors";
+  const std::string second = "model-00002-of-00002.safetensors";
+  EXPECT_THAT(missing({first, second, "copy of " + first}), IsEmpty());
+  EXPECT_THAT(missing({first, "copy of " + first}),
+              ElementsAre("missing-shard model-00002-of-00002.safetensors "));
+  EXPECT_THAT(missing({first, second, "draft-00001-of-00002.safetensors"}),
+              ElementsAre("missing-shard draft-00002-of-00002.safetensors "));
 }
 
 TEST_F(CompletenessTest, FilesOfTheDemoAreAllOfTheirRanks) {
