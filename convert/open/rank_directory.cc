@@ -50,7 +50,7 @@ struct OpenedFile {
 // An error of the disk keeps its own code.
 formats::Finding FaultOf(const std::string& file, const Error& error) {
   return FileFault(error.code() == ErrorCode::kIo ? "shard-io-error" : "unreadable-shard", file,
-                   error.place().tensor, error.message());
+                   error.message(), error.place().tensor);
 }
 
 std::string TypeText(formats::Dtype dtype, const formats::Shape& shape) {
