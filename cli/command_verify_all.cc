@@ -19,6 +19,7 @@
 #include "cli/units.h"
 #include "cli/verify_report.h"
 #include "cli/version.h"
+#include "convert/open/pull_weights_model.h"
 #include "convert/verify/checksum.h"
 #include "convert/verify/signature.h"
 #include "formats/checkpoint_files.h"
@@ -51,7 +52,10 @@ bool Exists(const fs::path& path) {
 class AllChecks {
  public:
   AllChecks(const Options& options, CommandContext& context)
-      : options_(options), verify_(options.verify), context_(context) {}
+      : options_(options),
+        verify_(options.verify),
+        context_(context),
+        is_delta_(convert::IsPullDirectory(options.input)) {}
 
   std::string Run() {
     CheckFindingFiles(verify_);
@@ -61,7 +65,7 @@ class AllChecks {
     if (const CheckRun& structure = runs_.front(); structure.thrown) {
       Abandon(structure.thrown);
     } else {
-      directory_ = structure.report->directory;
+      directory_ = is_delta_ ? fs::path(options_.input) : structure.report->directory;
     }
     CheckOrSkip("provenance", WhyNoProvenance(), [&] {
       return CheckProvenance(options_.input, options_.source, verify_, context_);
@@ -70,7 +74,9 @@ class AllChecks {
       return CheckSignature(options_.input, options_.signature, verify_, context_);
     });
     CheckOrSkip("checksum check", WhyNoChecksums(), [&] {
-      return CheckChecksums(options_.input, {.base = options_.model.base}, verify_, context_);
+      // Of weight deltas the files are compared; the other checks read the values.
+      return CheckChecksums(options_.input, {.base = is_delta_ ? fs::path() : options_.model.base},
+                            verify_, context_);
     });
     Check("numeric", [&] {
       return CheckValues(
@@ -271,6 +277,7 @@ class AllChecks {
   const Options& options_;
   const VerifyOptions& verify_;
   CommandContext& context_;
+  const bool is_delta_;  // weight deltas, whose model has the directory of its base
   fs::path directory_;
   std::vector<CheckRun> runs_;
 };
