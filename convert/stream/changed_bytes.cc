@@ -2,8 +2,42 @@
 
 #include <algorithm>
 
+#include "formats/error.h"
+#include "formats/hash/xxh3.h"
+
 namespace dsv3::convert {
 namespace {
+
+// A file that is read from its first byte to its last, and then compared with what it got.
+class CheckedFile final : public formats::ScratchFile {
+ public:
+  explicit CheckedFile(std::unique_ptr<formats::ScratchFile> file) : file_(std::move(file)) {}
+
+  std::uint64_t bytes() const override { return file_->bytes(); }
+  void Append(std::span<const std::byte> data) override {
+    file_->Append(data);
+    written_.Update(data);
+  }
+  void ReadAt(std::uint64_t offset, std::span<std::byte> out) const override {
+    file_->ReadAt(offset, out);
+    if (offset == 0) read_.Reset();
+    read_.Update(out);
+    if (offset + out.size() != bytes() || read_.Hex() == written_.Hex()) return;
+    throw Error(ErrorCode::kVerification,
+                "the bytes that were read back from a scratch file are not those that were "
+                "written; the disk or the memory of this machine is faulty: repair it and run the "
+                "command again");
+  }
+  void Clear() override {
+    file_->Clear();
+    written_.Reset();
+  }
+
+ private:
+  const std::unique_ptr<formats::ScratchFile> file_;
+  formats::Xxh3 written_;
+  mutable formats::Xxh3 read_;
+};
 
 void Give(const formats::ScratchFile& file,
           const std::function<void(std::span<const std::byte>)>& take) {
@@ -26,8 +60,8 @@ void ChangedBytes::Add(std::uint32_t position, std::byte value) {
 
 void ChangedBytes::Spill() {
   if (!position_file_) {
-    position_file_ = make_scratch_();
-    value_file_ = make_scratch_();
+    position_file_ = std::make_unique<CheckedFile>(make_scratch_());
+    value_file_ = std::make_unique<CheckedFile>(make_scratch_());
   }
   position_file_->Append(std::as_bytes(std::span(positions_)));
   value_file_->Append(values_);

@@ -31,8 +31,8 @@ class ChangedBytes {
   std::uint64_t count() const { return spilled_ + positions_.size(); }
   void Clear();
 
-  // Gives all positions, as u32 in the machine's order, then all bytes, in pieces. Throws Error
-  // (kIo), and what `take` throws.
+  // Gives all positions, as u32 in the machine's order, then all bytes, in pieces. Throws Error:
+  // kIo; kVerification where a file gave other bytes than it got; and what `take` throws.
   void ForEach(const std::function<void(std::span<const std::byte>)>& take) const;
 
  private:

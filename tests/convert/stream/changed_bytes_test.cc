@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <string>
+#include <utility>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -56,6 +58,43 @@ TEST(ChangedBytesTest, NeedsNoDiskForFew) {
   ChangedBytes changed(In("/no/such/directory"));
   for (std::uint32_t i = 0; i < ChangedBytes::kMostKept; ++i) changed.Add(i, std::byte{1});
   EXPECT_EQ(All(changed).size(), 5 * ChangedBytes::kMostKept);
+}
+
+// Reads one bit of the file otherwise.
+class SpoiledFile final : public formats::ScratchFile {
+ public:
+  explicit SpoiledFile(std::unique_ptr<formats::ScratchFile> file) : file_(std::move(file)) {}
+
+  std::uint64_t bytes() const override { return file_->bytes(); }
+  void Append(std::span<const std::byte> data) override { file_->Append(data); }
+  void ReadAt(std::uint64_t offset, std::span<std::byte> out) const override {
+    file_->ReadAt(offset, out);
+    if (offset == 0) out[1] ^= std::byte{16};
+  }
+  void Clear() override { file_->Clear(); }
+
+ private:
+  const std::unique_ptr<formats::ScratchFile> file_;
+};
+
+TEST(ChangedBytesTest, WhatAFileDoesNotGiveAgainIsFound) {
+  const testing::TempDir directory;
+  for (const int spoiled : {1, 2}) {  // positions, bytes
+    int made = 0;
+    ChangedBytes changed([&]() -> std::unique_ptr<formats::ScratchFile> {
+      auto file = formats::PosixFileSystem().CreateScratch(directory.path());
+      if (++made != spoiled) return file;
+      return std::make_unique<SpoiledFile>(std::move(file));
+    });
+    for (std::uint32_t i = 0; i <= ChangedBytes::kMostKept; ++i) changed.Add(i, std::byte{1});
+    try {
+      All(changed);
+      ADD_FAILURE() << "not found";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kVerification);
+      EXPECT_THAT(error.message(), ::testing::HasSubstr("read back from a scratch file"));
+    }
+  }
 }
 
 TEST(ChangedBytesTest, AFullDiskIsAnErrorAtEveryStep) {
