@@ -226,6 +226,7 @@ void FailNoCheckpoint(const fs::path& directory) {
   bool has_consolidated = false;
   bool has_pytorch = false;
   bool has_gguf = false;
+  bool has_chunks = false;
   std::error_code error;
   for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
        entry.increment(error)) {
@@ -237,6 +238,7 @@ void FailNoCheckpoint(const fs::path& directory) {
                   (!IsAdapterName(name) &&
                    (name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth")));
     has_gguf = has_gguf || name.ends_with(".gguf");
+    has_chunks = has_chunks || name.ends_with(".distcp");
   }
   if (has_adapter && !has_consolidated && !has_pytorch && !has_gguf) FailAdapter(directory);
   if (has_consolidated) {
@@ -259,6 +261,12 @@ void FailNoCheckpoint(const fs::path& directory) {
         "its weights seem to be PyTorch files; several of them need their "
         "pytorch_model.bin.index.json, and one can be given by its name: dsv3-convert "
         "train-to-infer FILE OUT";
+  }
+  if (has_chunks) {
+    instead =
+        "its *.distcp files are of torch.distributed.checkpoint, and .metadata, which says what "
+        "is in them, is missing: it is saved last, and copies like `cp DIR/*` leave it out for "
+        "the dot that its name begins with; copy it, or save the checkpoint again";
   }
   FailPath(ErrorCode::kBadInput, directory,
            fmt::format("this directory holds no checkpoint: there is no {} and no *.safetensors "

@@ -84,6 +84,8 @@ ConversionKind LayoutConversion(const LayoutOptions& options) {
     recipe.add_facts = [made, training = model.training](ConversionReport& report) {
       report.facts.push_back(
           DroppedFact(std::move(made->dropped), "tensor", "that the layout does not hold"));
+      report.facts.push_back(FactOf("joined", std::move(made->joined), "tensor",
+                                    "kv_b_proj, put together of k_b_proj and v_b_proj"));
       if (!training.stack.empty()) report.facts.push_back(SourceFact(training));
     };
     return recipe;

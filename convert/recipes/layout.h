@@ -35,6 +35,7 @@ struct LayoutPlan {
   std::uint64_t converted = 0;     // tensors of the layout that have another dtype than the model's
   std::uint64_t copied = 0;        // those that are a tensor of the model as it is
   std::vector<SharedCopy> copies;  // to be compared before they are left out
+  std::vector<std::string> joined;  // weights k_b_proj that kv_b_proj was put together of
 };
 
 // `shard_bytes` is for layouts whose shards have no sizes of their own. Throws Error (kBadInput)

@@ -28,10 +28,12 @@
 #include "convert/plan/offset_cast_expression.h"
 #include "convert/recipes/dequantize.h"
 #include "convert/recipes/fp8_to_bf16.h"
+#include "convert/recipes/kv_join.h"
 #include "convert/recipes/layout.h"
 #include "convert/recipes/layout_files.h"
 #include "convert/recipes/w8a8_model.h"
 #include "convert/recipes/weight_dtypes.h"
+#include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
@@ -300,6 +302,20 @@ bool HasFusedExperts(const Catalog& catalog) {
                      });
 }
 
+// The same model of other tensors, which are made of its own.
+OpenedModel Remade(const OpenedModel& model, NamedExpressions tensors) {
+  AssembledModel assembled = OfFilesOf(model);
+  for (auto& [name, value] : tensors) value = AsStored(model, std::move(value));
+  OpenedModel remade;
+  remade.directory = model.directory;
+  remade.config = model.config;
+  remade.config_text = model.config_text;
+  remade.missing_mtp_layers = model.missing_mtp_layers;
+  remade.catalog = MakeShards(std::move(tensors), kDefaultShardBytes, assembled);
+  remade.assembled = std::make_shared<const AssembledModel>(std::move(assembled));
+  return remade;
+}
+
 // The model with a tensor for each expert.
 OpenedModel WithExpertsApart(const OpenedModel& model) {
   std::vector<StackTensor> names;
@@ -310,30 +326,40 @@ OpenedModel WithExpertsApart(const OpenedModel& model) {
     tensors.push_back(WholeTensor(names.back(), model.catalog));
   }
   const LayoutReading reading = ReadScaledLayout(TransformersNames(), model.config, names);
-  AssembledModel assembled = OfFilesOf(model);
   Composer composer(tensors, model.catalog);
   NamedExpressions held;
   held.reserve(reading.tensors.size());
   for (const ComposedTensor& tensor : reading.tensors) {
-    held.emplace_back(tensor.name, AsStored(model, composer.Make(tensor)));
+    held.emplace_back(tensor.name, composer.Make(tensor));
   }
-  OpenedModel apart;
-  apart.directory = model.directory;
-  apart.config = model.config;
-  apart.config_text = model.config_text;
-  apart.missing_mtp_layers = model.missing_mtp_layers;
-  apart.catalog = MakeShards(std::move(held), kDefaultShardBytes, assembled);
-  apart.assembled = std::make_shared<const AssembledModel>(std::move(assembled));
-  return apart;
+  return Remade(model, std::move(held));
+}
+
+LayoutPlan PlanWhole(const OpenedModel& model, const WritableLayout& layout,
+                     std::uint64_t shard_bytes) {
+  return HasFusedExperts(model.catalog)
+             ? LayoutPlanner(WithExpertsApart(model), layout).Make(shard_bytes)
+             : LayoutPlanner(model, layout).Make(shard_bytes);
 }
 
 }  // namespace
 
 LayoutPlan PlanLayout(const OpenedModel& model, const WritableLayout& layout,
                       std::uint64_t shard_bytes) {
-  LayoutPlan made = HasFusedExperts(model.catalog)
-                        ? LayoutPlanner(WithExpertsApart(model), layout).Make(shard_bytes)
-                        : LayoutPlanner(model, layout).Make(shard_bytes);
+  std::optional<JoinedKvB> whole = JoinKvB(model);
+  LayoutPlan made;
+  if (whole) {
+    OpenedModel joined = Remade(model, std::move(whole->tensors));
+    joined.config_text = std::move(whole->config);
+    joined.config = ParseModelConfig(joined.config_text, formats::kConfigName);
+    joined.config.modelopt = model.config.modelopt;
+    joined.config.num_nextn_predict_layers = model.config.num_nextn_predict_layers;
+    made = PlanWhole(joined, layout, shard_bytes);
+    made.joined = std::move(whole->joined);
+    made.copies = std::move(whole->equal);
+  } else {
+    made = PlanWhole(model, layout, shard_bytes);
+  }
   const LayoutNames names(*layout.table, model.config);
   for (const std::string& name : made.dropped) {
     const std::optional<std::string_view> main_name = names.CopiedFrom(name);

@@ -9,6 +9,8 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/expected_tensors.h"
+#include "convert/parallel/slicing.h"
 #include "convert/stream/source_files.h"
 #include "formats/error.h"
 #include "formats/io/aligned_buffer.h"
@@ -22,12 +24,15 @@ constexpr std::uint64_t kReadBytes = std::uint64_t{4} << 20;
 [[noreturn]] void FailDifferent(const OpenedModel& model, const SharedCopy& pair,
                                 const std::string& how) {
   const std::string& name = model.catalog.tensors()[pair.copy].name;
+  const bool mtp = PlaceOf(name, FindNamePrefix(model.catalog), model.config).mtp;
   throw Error(ErrorCode::kBadInput,
               fmt::format("tensor {}: {} {}, and the output has one tensor for both, so that the "
-                          "values of one would be lost; where the MTP layers are not needed, leave "
-                          "them out first: dsv3-convert train-to-infer --mtp drop",
+                          "values of one would be lost{}",
                           QuoteForMessage(name), how,
-                          QuoteForMessage(model.catalog.tensors()[pair.main].name)),
+                          QuoteForMessage(model.catalog.tensors()[pair.main].name),
+                          mtp ? "; where the MTP layers are not needed, leave them out first: "
+                                "dsv3-convert train-to-infer --mtp drop"
+                              : ""),
               {"", name});
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
@@ -103,6 +104,14 @@ bool IsStored(Dtype dtype) {
   }
 }
 
+// Where a tensor is, or the first of those that it is made of.
+const std::string& FileThatHolds(const OpenedModel& model, std::uint32_t tensor) {
+  const Catalog& held = model.assembled ? model.assembled->stored : model.catalog;
+  const std::uint32_t of_held =
+      model.assembled ? model.assembled->origins[tensor]->streamed_sources().front() : tensor;
+  return held.files()[held.tensors()[of_held].extent.file].name;
+}
+
 // F32 and F16 weights become BF16; nothing else changes its numbers.
 void CastWeights(const OpenedModel& model, TrainDtype dtype, ModelEdit& edit) {
   const Bf16Names names(model);
@@ -111,7 +120,7 @@ void CastWeights(const OpenedModel& model, TrainDtype dtype, ModelEdit& edit) {
     if (!names.Hold(tensor.name)) continue;
     if (model.config.known && !IsStored(source.dtype) &&
         !RecogniseForm(model.catalog, model.config, tensor.copy_of)) {
-      const std::string& file = model.catalog.files()[source.extent.file].name;
+      const std::string& file = FileThatHolds(model, tensor.copy_of);
       throw Error(ErrorCode::kBadInput,
                   fmt::format("{}: tensor {} is {}, and no model of this family has such weights; "
                               "save the model in BF16 or F32",

@@ -195,6 +195,11 @@ TEST_F(CheckpointFilesTest, SaysWhatADirectoryWithoutAModelHolds) {
   ExpectBadInput([&] { Open(); }, "holds consolidated*.safetensors alone");
 }
 
+TEST_F(CheckpointFilesTest, SaysWhatADistributedCheckpointLacks) {
+  Write("__0_0.distcp", "PK");
+  ExpectBadInput([&] { Open(); }, "and .metadata, which says what is in them, is missing");
+}
+
 TEST_F(CheckpointFilesTest, NamesTheDirectoryBelowThatHoldsACheckpoint) {
   Write("README.md", "");
   ExpectBadInput([&] { Open(); }, "give the directory that holds the *.safetensors files");

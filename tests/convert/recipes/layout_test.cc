@@ -307,12 +307,5 @@ TEST_F(LayoutTest, NeedsALayout) {
   EXPECT_THAT(error.message(), HasSubstr("--to"));
 }
 
-TEST_F(LayoutTest, RefusesAModelThatIsSplitAlready) {
-  Convert(Bf16Sample(), dir_ / "split", {.mla = convert::MlaForm::kSplit});
-  const Error error = ErrorOf([&] { Write(dir_ / "split", dir_ / "out", "mindformers-train"); });
-  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
-  EXPECT_FALSE(fs::exists(dir_ / "out"));
-}
-
 }  // namespace
 }  // namespace dsv3::testing

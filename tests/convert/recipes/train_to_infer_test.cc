@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "convert/catalog/name_pattern.h"
+#include "convert/recipes/layout.h"
 #include "convert/recipes/train_to_infer.h"
 
 namespace dsv3::testing {
@@ -161,6 +162,25 @@ TEST_F(TrainToInferTest, RefusesF64AndIntegerWeights) {
     EXPECT_THAT(error.message(), HasSubstr(std::string(formats::DtypeName(dtype))));
     EXPECT_FALSE(fs::exists(dir_ / "out"));
   }
+}
+
+// Of an input without shards of the model's: the file that there is.
+TEST_F(TrainToInferTest, NamesTheFileOfAWeightThatNoModelHas) {
+  const fs::path in = Bf16Sample();
+  const std::string file = "model0-mp1.safetensors";
+  Conversion(in, dir_ / "demo", convert::LayoutConversion({.to = "deepseek"})).Run();
+  TinyCheckpoint demo;
+  demo.config = ReadFile(in / "config.json");
+  demo.has_index = false;
+  for (const auto& [name, tensor] : ReadTensors(dir_ / "demo" / file)) {
+    const bool norm = name == "norm.weight";
+    demo.Add(file, name, norm ? formats::Dtype::kF64 : tensor.dtype, tensor.shape).bytes =
+        norm ? std::string(tensor.shape[0] * 8, '\1') : tensor.bytes;
+  }
+  demo.Write(dir_ / "in");
+  const Error error = ErrorOf([&] { Convert(dir_ / "in", dir_ / "out"); });
+  EXPECT_THAT(error.message(), HasSubstr(file + ": tensor 'model.norm.weight' is F64"));
+  EXPECT_EQ(error.place().file, file);
 }
 
 }  // namespace
