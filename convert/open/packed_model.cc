@@ -123,21 +123,27 @@ class Opener {
     file.source.mtime_ns = input.mtime_ns();
     file.source.header_digest = file.head.digest;
     file.source.shares_names = true;
-    RequireListed(file.head, listed, name);
+    RequireListed(*file.entry, file.head, listed, name);
     file.listed = listed;
     for (std::size_t i = 0; i < file.head.streams.size(); ++i) {
       if (!wanted_ || wanted_(file.head.streams[i].tensor)) file.wanted.push_back(i);
     }
   }
 
-  // Throws unless packed.json and the file name the same tensors.
-  static void RequireListed(const PackedHead& head,
+  // Throws unless packed.json and the file name the same tensors and size of the original.
+  static void RequireListed(const PackedManifestFile& entry, const PackedHead& head,
                             const std::vector<const PackedManifestTensor*>& listed,
                             const std::string& name) {
-    if (HoldsListed(head, listed)) return;
-    Fail(name, fmt::format("it does not hold the tensors that {} lists for it; the two are not of "
-                           "one packed checkpoint, get both again",
-                           kPackedManifestName));
+    constexpr std::string_view kAdvice = "the two are not of one packed checkpoint, get both again";
+    if (!HoldsListed(head, listed)) {
+      Fail(name, fmt::format("it does not hold the tensors that {} lists for it; {}",
+                             kPackedManifestName, kAdvice));
+    }
+    if (head.original.file_bytes != entry.bytes) {
+      Fail(name, fmt::format("it holds a file of {}, but {} says {}; {}",
+                             formats::ExactBytes(head.original.file_bytes), kPackedManifestName,
+                             formats::ExactBytes(entry.bytes), kAdvice));
+    }
   }
 
   void TakeStored() {

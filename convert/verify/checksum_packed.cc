@@ -194,6 +194,14 @@ PackedComparison ComparePackedTensors(const PackedManifest& manifest, const fs::
                             formats::ShownPath(name), kPackedManifestName)));
       continue;
     }
+    if (files[i].head->original.file_bytes != file.bytes) {
+      const std::string name = file.PackedName();
+      comparison.findings.push_back(
+          Fault("wrong-size", name, "",
+                fmt::format("{}: it holds a file of {}, but {} says {}", formats::ShownPath(name),
+                            formats::ExactBytes(files[i].head->original.file_bytes),
+                            kPackedManifestName, formats::ExactBytes(file.bytes))));
+    }
     for (std::size_t tensor = 0; tensor < held.size(); ++tensor) {
       Unit unit{&files[i], tensor, listed[tensor]};
       if (!listed[tensor]->base_xxh3.empty()) {

@@ -231,6 +231,17 @@ TEST_F(PackRefusalTest, AManifestOfInThatChanged) {
   UnpackRefusal(ErrorCode::kBadInput, testing::kManifestFile);
 }
 
+TEST_F(PackRefusalTest, ASizeThatTheFileDoesNotHave) {
+  Pack();
+  const std::size_t bytes = ReadFile(in() / testing::kLongShard).size();
+  Edit("\"bytes\":" + std::to_string(bytes) + ",", "\"bytes\":9223372036854775807,");
+  const Error error = ErrorOf([&] { Unpack(); });
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_EQ(error.place().file, long_packed_);
+  EXPECT_THAT(error.message(), HasSubstr("but packed.json says 9.2 EB"));
+  EXPECT_FALSE(fs::exists(out()));
+}
+
 TEST_F(PackRefusalTest, NamesThatAreNotThoseOfFiles) {
   Pack();
   const std::string good = ReadFile(packed() / "packed.json");

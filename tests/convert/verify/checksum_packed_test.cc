@@ -111,6 +111,16 @@ TEST_F(ChecksumPackedTest, ListOfOtherTensorsIsSeen) {
   EXPECT_THAT(Kinds(), ElementsAre("wrong-tensors"));
 }
 
+TEST_F(ChecksumPackedTest, ListOfAnotherSizeIsSeen) {
+  const std::size_t bytes = testing::ReadFile(in() / testing::kLongShard).size();
+  const std::string listed = "\"bytes\":" + std::to_string(bytes) + ",";
+  EditManifest(listed, "\"bytes\":" + std::to_string(bytes + 1) + ",");
+  const CheckChecksumsReport report = Check();
+  ASSERT_THAT(testing::Kinds(report.verification), ElementsAre("wrong-size"));
+  EXPECT_EQ(report.verification.findings[0].file, kLongPacked);
+  EXPECT_THAT(report.verification.findings[0].message, HasSubstr("it holds a file of "));
+}
+
 TEST_F(ChecksumPackedTest, FilesAreComparedByNameSizeAndDigest) {
   testing::WriteFile(packed() / "stray.txt", "x");
   std::filesystem::remove(packed() / kLongPacked);
