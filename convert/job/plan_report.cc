@@ -164,8 +164,8 @@ ReportFact LinkedFiles(const Plan& plan, const std::filesystem::path& output) {
       fact.names.push_back(file.name);
     }
   }
-  fact.text = fmt::format("{} of {} shards are further names of IN's files; do not change them",
-                          fact.names.size(), plan.files.size());
+  fact.text = fmt::format("{} of {} shards are further names of IN's files{}", fact.names.size(),
+                          plan.files.size(), fact.names.empty() ? "" : "; do not change them");
   return fact;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -165,12 +166,14 @@ class Graft {
     }
     ModelConfig expected = model_.config;
     expected.num_nextn_predict_layers = other_.config.num_nextn_predict_layers;
+    std::set<std::string> modules;
     ForEachExpected(expected, "", [&](const ExpectedTensorView& tensor) {
       if (!tensor.mtp) return;
       const std::string own = fmt::format("model.layers.{}.", tensor.layer);
       const std::string name = names_->LayerName(other_.config.num_hidden_layers + tensor.layer -
                                                  model_.config.num_hidden_layers) +
                                std::string(tensor.name.substr(own.size()));
+      modules.insert(name.substr(0, name.rfind('.')));
       const std::uint32_t found = other_.catalog.Find(name);
       const formats::Shape shape(tensor.shape.begin(), tensor.shape.end());
       if (found == Catalog::kNone) {
@@ -189,6 +192,29 @@ class Graft {
                          formats::ShapeToString(shape)),
              name);
     });
+    RequireNoOthers(modules);
+  }
+
+  // Parameters of modules that the model does not have, such as those of an indexer, would be of
+  // another model. What lies beside a weight that is expected is of its form.
+  void RequireNoOthers(const std::set<std::string>& modules) const {
+    for (std::uint64_t k = 0; k < other_.config.num_nextn_predict_layers; ++k) {
+      const std::string layer = names_->LayerName(other_.config.num_hidden_layers + k);
+      for (const CatalogTensor& tensor : other_.catalog.tensors()) {
+        const std::string_view name = tensor.name;
+        if (!name.starts_with(layer) || !(name.ends_with(".weight") || name.ends_with(".bias"))) {
+          continue;
+        }
+        // Copies of the main model's, which some releases have and others do not.
+        const std::string_view rest = name.substr(layer.size());
+        if (rest == "embed_tokens.weight" || rest == "shared_head.head.weight") continue;
+        if (modules.contains(tensor.name.substr(0, name.rfind('.')))) continue;
+        Refuse(fmt::format("tensor {} is of a module that the model's config does not predict in "
+                           "an MTP layer; the two are of different models",
+                           QuoteForMessage(tensor.name)),
+               tensor.name);
+      }
+    }
   }
 
   // How weights are stored: FP8 of some block, or another form by its name; empty for plain floats.

@@ -301,6 +301,23 @@ TEST_F(LayoutTest, RefusesCopiesThatDifferFromTheMainModels) {
   }
 }
 
+TEST_F(LayoutTest, RefusesLayersThatTheConfigDoesNotCount) {
+  const fs::path in = Bf16Sample();
+  SetConfig(in, "num_nextn_predict_layers", 0);
+  for (const char* const to : {"transformers-fused", "mindformers-train", "mindformers-infer",
+                               "mindformers-mcore-v1", "mindformers-mcore-v2"}) {
+    const Error error = ErrorOf([&] { Write(in, dir_ / "out", to); });
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput) << to;
+    EXPECT_THAT(error.message(), HasSubstr("set num_nextn_predict_layers to 1 "));
+    EXPECT_FALSE(fs::exists(dir_ / "out"));
+  }
+  for (const std::string to : {"hf", "deepseek"}) {
+    Write(in, dir_ / to, to);
+    Write(dir_ / to, dir_ / (to + "-back"), "hf");
+    EXPECT_TRUE(ReadCheckpoint(dir_ / (to + "-back")) == ReadCheckpoint(in)) << to;
+  }
+}
+
 TEST_F(LayoutTest, NeedsALayout) {
   const Error error = ErrorOf([&] { Write(Bf16Sample(), dir_ / "out", ""); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);

@@ -278,6 +278,20 @@ TEST_F(MtpEditTest, RefusesToGraftLayersOfOtherShapes) {
   EXPECT_THAT(error.message(), HasSubstr("the two are of different models"));
 }
 
+// Nothing would load it, and a loader may stop at it.
+TEST_F(MtpEditTest, RefusesToGraftModulesThatTheModelDoesNotHave) {
+  const fs::path whole = Bf16Sample();
+  const fs::path lost = Lost(whole, 0);
+  auto tensors = ReadCheckpoint(whole);
+  const std::string indexer = std::string(kMtpLayer) + "self_attn.indexer.k_norm.weight";
+  tensors[indexer] = tensors.at("model.norm.weight");
+  WriteTensors(tensors, whole, dir_ / "other");
+  const Error error = GraftError(lost, dir_ / "other");
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_EQ(error.place().tensor, indexer);
+  EXPECT_THAT(error.message(), HasSubstr("the two are of different models"));
+}
+
 TEST_F(MtpEditTest, NamesTheOtherCheckpointInItsErrors) {
   const fs::path whole = Bf16Sample();
   const Error error = GraftError(Lost(whole, 0), dir_ / "nowhere");
