@@ -31,25 +31,28 @@ class CompleteFile final : public formats::OutputFile {
   std::unique_ptr<formats::OutputFile> file_;
 };
 
-[[noreturn]] void FailOther(const std::string& file, const std::string& tensor) {
+[[noreturn]] void FailOther(const std::string& file, const std::string& tensor, bool has_base) {
   throw Error(
       ErrorCode::kBadInput,
-      fmt::format("{}: {}its digest is not the recorded one, so the source is damaged or of "
-                  "another checkpoint; get it again",
-                  formats::ShownPath(file),
-                  tensor.empty() ? "" : fmt::format("tensor {}: ", QuoteForMessage(tensor))),
+      fmt::format("{}: {}its digest is not the recorded one, so {}", formats::ShownPath(file),
+                  tensor.empty() ? "" : fmt::format("tensor {}: ", QuoteForMessage(tensor)),
+                  has_base ? "the base is not the one that the source was made against, or one of "
+                             "the two is damaged; give that base, or get the damaged one again"
+                           : "the source is damaged or of another checkpoint; get it again"),
       {file, tensor});
 }
 
 // Throws where digests that the plan knows are not those that were found.
-void RequireExpected(const PlannedFile& file, const FileRecord& record) {
+void RequireExpected(const PlannedFile& file, const FileRecord& record, bool has_base) {
   for (std::size_t i = 0; i < file.tensors.size(); ++i) {
     const PlannedTensor& tensor = file.tensors[i];
     if (!tensor.xxh3.empty() && tensor.xxh3 != record.tensors[i].output.xxh3) {
-      FailOther(file.name, tensor.entry.name);
+      FailOther(file.name, tensor.entry.name, has_base);
     }
   }
-  if (!file.sha256.empty() && file.sha256 != record.file.sha256) FailOther(file.name, "");
+  if (!file.sha256.empty() && file.sha256 != record.file.sha256) {
+    FailOther(file.name, "", has_base);
+  }
 }
 
 }  // namespace
@@ -64,6 +67,7 @@ Committer::Committer(formats::FileSystem& fs, std::filesystem::path directory, c
       sha256_(run.checksum == ChecksumMode::kSha256),
       sharing_(run.link ? formats::Sharing::kInode : formats::Sharing::kBlocks),
       waits_(WaitsToBeVisible(plan, run)),
+      has_base_(!run.base.empty()),
       records_(finished.begin(), finished.end()) {}
 
 bool WaitsToBeVisible(const Plan& plan, const RunOptions& run) {
@@ -95,7 +99,7 @@ std::unique_ptr<formats::OutputFile> Committer::Reopen(std::size_t file) {
 
 void Committer::Commit(std::size_t file, std::unique_ptr<formats::OutputFile> output,
                        FileRecord record) {
-  RequireExpected(plan_.files[file], record);
+  RequireExpected(plan_.files[file], record, has_base_);
   output->Sync();
   output.reset();
   {
@@ -199,7 +203,7 @@ FileRecord Committer::CopyPartial(const PlannedSideFile& side, ProgressSink& pro
     progress.OnBytes(piece.size(), side.name);
   }
   const Digests digests = hash.Finish();
-  if (!side.sha256.empty() && digests.sha256 != side.sha256) FailOther(side.name, "");
+  if (!side.sha256.empty() && digests.sha256 != side.sha256) FailOther(side.name, "", false);
   output->Sync();
   return {side.name, input.bytes(), digests, {}};
 }

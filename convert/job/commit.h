@@ -93,7 +93,8 @@ class Committer final : public OutputSink {
   Journal& journal_;
   bool sha256_;
   formats::Sharing sharing_;
-  bool waits_;  // files become visible only by MakeVisible
+  bool waits_;     // files become visible only by MakeVisible
+  bool has_base_;  // the source's tensors are made on another checkpoint's
   OnCommitted on_committed_;
   std::mutex mutex_;  // guards all below
   std::unordered_map<std::string, FileRecord> records_;

@@ -141,6 +141,14 @@ TEST_F(PullWeightsFilesTest, ChecksumsOfManyBytesAreThoseOfZlib) {
   EXPECT_TRUE(ReadFile(out_ / kShard).ends_with(ones));
 }
 
+TEST_F(PullWeightsFilesTest, AnotherBaseIsRefused) {
+  TinyCheckpoint other;
+  other.config = TinyConfig();
+  other.Add(kShard, "w", Dtype::kU8, {9}).bytes = "Wikimania";
+  other.Write(base_);
+  ExpectRefused("tensor 'w': its digest is not the recorded one, so the base is not the one");
+}
+
 TEST_F(PullWeightsFilesTest, DifferencesOfAnotherSizeAreRefused) {
   const std::string problem = "it does not say that it holds as many bytes as it must";
   ExpectFrameRefused({.content = Xor(kOld, kNew) + '\0'}, problem);
