@@ -38,9 +38,10 @@ Command RepackCommand() {
   command.description = {
       "Writes the checkpoint IN to OUT with its weights of FP4 codes in another form: the MXFP4 "
       "experts of DeepSeek-V4 as FP8 or NVFP4, or NVFP4 of one tool as that of the other. Every "
-      "value stays the same, to the bit. Where that is not possible, nothing is written, and the "
-      "message names the tensor and the block. config.json and hf_quant_config.json then describe "
-      "the new form; all other tensors and side files are copied. The source is not changed.",
+      "BF16 value stays the same, to the bit. Where that is not possible, nothing is written, and "
+      "the message names the tensor and the block. config.json and hf_quant_config.json then "
+      "describe the new form; all other tensors and side files are copied. The source is not "
+      "changed.",
       "NVFP4 of ModelOpt needs a scale of activations beside each weight. Where IN has none, it is "
       "1.0, as in NVIDIA's exports without calibration.",
       std::string(kCompletesInAnyCase)};

@@ -1,7 +1,7 @@
 #include "convert/model/coded_weight.h"
 
 #include <algorithm>
-#include <array>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -11,6 +11,7 @@
 #include "convert/model/form_table.h"
 #include "convert/model/scale_names.h"
 #include "convert/model/scale_rules.h"
+#include "convert/model/stored_instead.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
@@ -127,9 +128,8 @@ class Reader {
           fmt::format("its shape {} is not that of a matrix", formats::ShapeToString(codes_.shape));
       return;
     }
-    if (const std::string_view format = UnknownFormat(); !format.empty()) {
-      result_.unread =
-          fmt::format("the format {} of config.json is not known", QuoteForMessage(format));
+    if (std::string unknown = UnknownDescription(); !unknown.empty()) {
+      result_.unread = std::move(unknown);
       return;
     }
     if (row_.bits != nullptr && row_.bits(evidence_) != 4) {
@@ -161,26 +161,21 @@ class Reader {
     result_.weight = weight;
   }
 
-  // A format of compressed-tensors that lays codes out in another way; empty: there is none.
-  std::string_view UnknownFormat() const {
-    constexpr std::array<std::string_view, 9> kFormats = {"",
-                                                          "dense",
-                                                          "int-quantized",
-                                                          "float-quantized",
-                                                          "naive-quantized",
-                                                          "pack-quantized",
-                                                          "nvfp4-pack-quantized",
-                                                          "mxfp4-pack-quantized",
-                                                          "mxfp8-quantized"};
-    const auto& quantization = evidence_.config().quantization;
-    if (!quantization || quantization->quant_method != "compressed-tensors") return "";
-    for (const QuantizationGroup& group : quantization->groups) {
-      if (group.format == "mixed-precision") continue;  // of the config, not of a group
-      if (std::find(kFormats.begin(), kFormats.end(), group.format) == kFormats.end()) {
-        return group.format;
-      }
+  // What the config calls the codes, where that is nothing known here; empty: there is nothing.
+  std::string UnknownDescription() const {
+    const ModelConfig& config = evidence_.config();
+    if (!IsKnownMethod(config)) {
+      return fmt::format("the method {} (quant_method) of config.json is not known",
+                         QuoteForMessage(config.quantization->quant_method));
     }
-    return "";
+    if (!evidence_.HasKnownAlgorithm()) {
+      return fmt::format("the algorithm {} (quant_algo) of ModelOpt is not known",
+                         QuoteForMessage(evidence_.Algorithm()));
+    }
+    if (!config.quantization) return "";
+    const std::string_view format = UnknownFormat(*config.quantization);
+    if (format.empty()) return "";
+    return fmt::format("the format {} of config.json is not known", QuoteForMessage(format));
   }
 
   bool ByColumns() const { return row_.layout == CodeLayout::kAwq; }

@@ -1,6 +1,10 @@
 #include "convert/model/form_evidence.h"
 
 #include <algorithm>
+#include <cctype>
+#include <iterator>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include <fmt/format.h>
@@ -33,6 +37,18 @@ std::string_view FormEvidence::Algorithm() const {
     return config_.quantization->quant_algo;
   }
   return config_.modelopt ? std::string_view(config_.modelopt->quant_algo) : std::string_view();
+}
+
+bool FormEvidence::HasKnownAlgorithm() const {
+  // "FP8_BLOCK_SCALES", "NVFP4_AWQ", "W4A8_MXFP4_FP8", and in small letters "mxfp8" …
+  constexpr std::string_view kBegins[] = {"FP8",  "NVFP4", "MXFP4", "MXFP8",          "INT8",
+                                          "INT4", "W4A",   "W8A",   "MIXED_PRECISION"};
+  std::string name(Algorithm());
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+  const auto begins = [&](std::string_view known) { return name.starts_with(known); };
+  return !IsModelOpt() || name.empty() ||
+         std::any_of(std::begin(kBegins), std::end(kBegins), begins);
 }
 
 bool FormEvidence::IsModelOptInt4() const {

@@ -35,6 +35,8 @@ class FormEvidence {
   std::string_view Algorithm() const;
   // "modelopt", and with the form behind it: "modelopt_fp4", "modelopt_mixed".
   bool IsModelOpt() const { return Method().starts_with("modelopt"); }
+  // Whether the algorithm is one that ModelOpt and TensorRT-LLM have; true for other methods.
+  bool HasKnownAlgorithm() const;
   // INT4 in bytes: "W4A8_AWQ", "W4A16_AWQ", "INT4_AWQ".
   bool IsModelOptInt4() const;
   // Whether ModelOpt left the module as it was.

@@ -16,10 +16,9 @@ constexpr quant::BlockShape kBlock128 = {128, 128};
 ScaleRules RowsAndTensors(std::string_view form) {
   ScaleRules rules;
   rules.rules.push_back(
-      {ScaleRule::Kind::kRow, {}, fmt::format("form {}, which has a scale for a row,", form)});
-  rules.rules.push_back({ScaleRule::Kind::kTensor,
-                         {},
-                         fmt::format("form {}, which has a scale for a tensor,", form)});
+      {ScaleRule::Kind::kRow, {}, fmt::format("form {} (a scale for a row)", form)});
+  rules.rules.push_back(
+      {ScaleRule::Kind::kTensor, {}, fmt::format("form {} (a scale for a tensor)", form)});
   return rules;
 }
 
@@ -35,8 +34,7 @@ ScaleRules GroupsOfConfig(const FormEvidence& evidence, std::uint64_t bits) {
 
 ScaleRules BlocksOf128(const FormEvidence& /*evidence*/) {
   ScaleRules rules;
-  rules.rules.push_back(
-      {ScaleRule::Kind::kBlock, kBlock128, "form, whose scales are for blocks of 128 × 128,"});
+  rules.rules.push_back({ScaleRule::Kind::kBlock, kBlock128, "form (a scale for 128 × 128)"});
   return rules;
 }
 

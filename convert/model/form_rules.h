@@ -19,7 +19,7 @@ ScaleRules GroupsOf(const FormEvidence& /*evidence*/) {
   ScaleRules rules;
   rules.rules.push_back({ScaleRule::Kind::kBlock,
                          {1, kColumns},
-                         fmt::format("form, whose scales are for {} columns,", kColumns)});
+                         fmt::format("form (a scale for {} columns)", kColumns)});
   return rules;
 }
 

@@ -166,7 +166,8 @@ bool IsByConfig(const Evidence& evidence) {
 
 // What a method that is not known keeps beside codes is not known, either.
 std::string_view ScaleOfKnownMethod(const Evidence& evidence) {
-  return IsKnownMethod(evidence.config()) ? std::string_view(kWeightScale) : std::string_view();
+  if (!IsKnownMethod(evidence.config())) return "";
+  return evidence.config().v4 ? kScale : kWeightScale;
 }
 
 template <const char* kMethod>

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -16,6 +18,7 @@ namespace {
 using formats::Shape;
 
 constexpr std::string_view kMxFp8 = "mxfp8-quantized";
+constexpr std::string_view kCompressedTensors = "compressed-tensors";
 
 void AddRule(ScaleRules& rules, ScaleRule rule) {
   const auto same = [&](const ScaleRule& other) {
@@ -54,6 +57,13 @@ void AddGroupRule(const QuantizationGroup& group, ScaleRules& rules) {
 
 ScaleRules ReadCompressedTensors(const QuantizationConfig& config) {
   ScaleRules rules;
+  if (const std::string_view format = UnknownFormat(config); !format.empty()) {
+    rules.problem = fmt::format(
+        "config.json: the format {} of quantization_config is not known, so it is not clear what "
+        "the FP8 weights mean; restore the config.json that came with these weights",
+        QuoteForMessage(format));
+    return rules;
+  }
   AddGroupRules(config, "float", 8, rules);
   if (rules.rules.empty()) {
     rules.problem = fmt::format(
@@ -108,6 +118,26 @@ void AddGroupRules(const QuantizationConfig& config, std::string_view type, std:
   }
 }
 
+std::string_view UnknownFormat(const QuantizationConfig& config) {
+  constexpr std::string_view kFormats[] = {"",
+                                           "dense",
+                                           "int-quantized",
+                                           "float-quantized",
+                                           "naive-quantized",
+                                           "pack-quantized",
+                                           "nvfp4-pack-quantized",
+                                           "mxfp4-pack-quantized",
+                                           kMxFp8};
+  if (config.quant_method != kCompressedTensors) return "";
+  for (const QuantizationGroup& group : config.groups) {
+    if (group.format == "mixed-precision") continue;  // of the config, not of a group
+    if (std::find(std::begin(kFormats), std::end(kFormats), group.format) == std::end(kFormats)) {
+      return group.format;
+    }
+  }
+  return "";
+}
+
 ScaleRules ReadScaleRules(const ModelConfig& config) {
   ScaleRules rules;
   if (!config.quantization) {
@@ -117,7 +147,7 @@ ScaleRules ReadScaleRules(const ModelConfig& config) {
     return rules;
   }
   const QuantizationConfig& quantization = *config.quantization;
-  if (quantization.quant_method == "compressed-tensors") {
+  if (quantization.quant_method == kCompressedTensors) {
     return ReadCompressedTensors(quantization);
   }
   if (quantization.quant_method == "fbgemm_fp8") {
@@ -129,6 +159,14 @@ ScaleRules ReadScaleRules(const ModelConfig& config) {
         "config.json: quantization_config.quant_method is \"{}\", expected \"fp8\", "
         "\"fbgemm_fp8\" or \"compressed-tensors\", which explain the scales of FP8 weights",
         quantization.quant_method);
+    return rules;
+  }
+  if (!quantization.fmt.empty() && quantization.fmt.find("e4m3") == std::string::npos &&
+      quantization.fmt.find("e5m2") == std::string::npos) {
+    rules.problem = fmt::format(
+        "config.json: quantization_config.fmt is {}, expected \"e4m3\" or \"e5m2\" beside FP8 "
+        "weights; restore the config.json that came with these weights",
+        QuoteForMessage(quantization.fmt));
     return rules;
   }
   if (quantization.weight_block_size) {

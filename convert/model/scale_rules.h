@@ -31,6 +31,10 @@ struct ScaleRules {
 
 ScaleRules ReadScaleRules(const ModelConfig& config);
 
+// The format of a group of compressed-tensors that is none of those it is known to have; empty
+// where there is none.
+std::string_view UnknownFormat(const QuantizationConfig& config);
+
 // Adds what compressed-tensors' groups of weights of a type ("float" or "int") and width say.
 void AddGroupRules(const QuantizationConfig& config, std::string_view type, std::uint64_t bits,
                    ScaleRules& rules);

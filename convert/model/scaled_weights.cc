@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
+#include <numeric>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -244,7 +246,9 @@ class Finder {
   // Reports the faults that show only when all names were seen.
   void ReportUnpaired() {
     const auto most = std::max_element(names_used_.begin(), names_used_.end());
-    const auto usual = static_cast<ScaleNaming>(most - names_used_.begin());
+    const auto usual = *most == 0 && config_.modelopt
+                           ? ScaleNaming::kWeightScale
+                           : static_cast<ScaleNaming>(most - names_used_.begin());
     for (const std::uint32_t weight : without_scale_) {
       const std::string& name = At(weight).name;
       const ScaleNaming naming =
@@ -260,10 +264,16 @@ class Finder {
     }
   }
 
+  std::uint64_t NamesUsed() const {
+    return std::accumulate(names_used_.begin(), names_used_.end(), std::uint64_t{0});
+  }
+
   void ReportRules() {
     std::string problem = rules_.problem;
     if (problem.empty() && needs_block_size_) problem = kNoBlockSize;
     if (!has_fp8_ || problem.empty()) return;
+    // ModelOpt's forms are read by their scales, so here scales are missing, not the config.
+    if (!config_.quantization && config_.modelopt && NamesUsed() == 0) return;
     findings_.insert(findings_.begin(), {0, Finding{Severity::kError, "no-quantization-config",
                                                     "config.json", "", std::move(problem)}});
   }

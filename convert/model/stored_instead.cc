@@ -62,9 +62,21 @@ std::uint32_t StoredInstead::Find(std::string_view weight) const {
 }
 
 bool IsKnownMethod(const ModelConfig& config) {
-  constexpr std::string_view kKnown[] = {
-      "",      "fp8",    "compressed-tensors", "gptq",       "awq",       "bitsandbytes", "quark",
-      "mxfp4", "w4afp8", "blockwise_int8",     "auto-round", "fbgemm_fp8"};
+  constexpr std::string_view kKnown[] = {"",
+                                         "fp8",
+                                         "compressed-tensors",
+                                         "gptq",
+                                         "awq",
+                                         "bitsandbytes",
+                                         "quark",
+                                         "mxfp4",
+                                         "w4afp8",
+                                         "blockwise_int8",
+                                         "auto-round",
+                                         "fbgemm_fp8",
+                                         "mxfp8",
+                                         "w8a8_int8",
+                                         "ascend"};
   if (!config.quantization) return true;
   const std::string_view method = config.quantization->quant_method;
   return method.starts_with("modelopt") ||

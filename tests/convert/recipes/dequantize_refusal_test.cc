@@ -1,3 +1,4 @@
+#include <cstddef>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -215,6 +216,50 @@ TEST_F(DequantizeTest, RefusesBadScalesOfAwqWhereTheyAreStored) {
   TinyTensor& scale = made.checkpoint.Find(std::string(kModule) + "scales");
   std::memcpy(scale.bytes.data() + (2 * kRows + 5) * 2, "\x00\x7E", 2);
   EXPECT_THAT(Refusal(made).message(), HasSubstr("scales' is nan at [2, 5]"));
+}
+
+// The tensors alone would tell these forms, but whoever wrote the config meant another one.
+TEST_F(DequantizeTest, RefusesFormsWhoseMethodOrAlgorithmItDoesNotKnow) {
+  const auto method = AllOf(HasSubstr("the method 'exl3' (quant_method)"), HasSubstr("up_proj"));
+  for (Made made : {PackedInt4(32), Awq(64), NvFp4(true), MxFp4(true), MxFp8(),
+                    Int8Rows(Dtype::kF32, 5), Int8Blocks()}) {
+    SetConfig(made, R"("quantization_config": {"quant_method": "exl3"})");
+    EXPECT_THAT(Refusal(made).message(), method);
+  }
+  Made made = NvFp4(false);
+  std::string& description = made.checkpoint.side_files.at("hf_quant_config.json");
+  const std::size_t at = description.find("NVFP4");
+  ASSERT_NE(at, std::string::npos);
+  description.replace(at, 5, "EXL3");
+  EXPECT_THAT(Refusal(made).message(),
+              AllOf(HasSubstr("the algorithm 'EXL3' (quant_algo)"), HasSubstr("up_proj")));
+}
+
+TEST_F(DequantizeTest, RefusesFp8OfFormatsThatItDoesNotKnow) {
+  const auto fp8 = [] {
+    Made made;
+    made.Add("weight", Dtype::kF8E4M3, {kRows, kCols});
+    made.AddScale("weight_scale", Dtype::kF32, {1, 3});
+    return made;
+  };
+  Made made = fp8();
+  SetConfig(made, R"("quantization_config": {"quant_method": "fp8", "fmt": "e3m4",
+                                             "weight_block_size": [128, 128]})");
+  EXPECT_THAT(Refusal(made).message(), HasSubstr("quantization_config.fmt is 'e3m4'"));
+  made = fp8();
+  SetConfig(made, Compressed("marlin-24", R"({"num_bits": 8, "type": "float", "strategy": "block",
+                                              "block_structure": [128, 128]})"));
+  EXPECT_THAT(Refusal(made).message(), HasSubstr("the format 'marlin-24' of quantization_config"));
+}
+
+TEST_F(DequantizeTest, NamesTheMissingScaleOfModelOptAndNotTheConfig) {
+  Made made = MxFp8();
+  made.checkpoint.Drop(std::string(kModule) + "weight_scale_inv");
+  SetConfig(made, "");
+  made.checkpoint.side_files["hf_quant_config.json"] =
+      R"({"quantization": {"quant_algo": "MXFP8"}})";
+  EXPECT_THAT(Refusal(made).message(),
+              AllOf(HasSubstr("FP8 tensor"), HasSubstr("up_proj.weight_scale' is in no shard")));
 }
 
 TEST_F(DequantizeTest, NamesWhatItDoesNotKnow) {
