@@ -223,7 +223,7 @@ class AllChecks {
       table.Add({run.record.command, Outcome(run),
                  Ran(run) ? FormatSeconds(run.record.seconds) : "", Summary(run)});
     }
-    text += table.Text("  ");
+    text += table.Wrapped("  ", StdoutColumns());
     for (const CheckRun& run : runs_) {
       if (!run.report) continue;
       if (verify_.all) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -79,7 +81,7 @@ void AddRanks(const formats::RankLayout& layout, const Summary& s, Table& table)
                                   Printable(layout.format), FormatBytes(s.file_bytes))});
 }
 
-std::string Totals(const Inspection& inspection) {
+std::string Totals(const Inspection& inspection, std::size_t columns) {
   const Summary& s = inspection.summary;
   Table table("ll");
   if (inspection.config) table.Add({"model", ModelLine(*inspection.config)});
@@ -124,7 +126,7 @@ std::string Totals(const Inspection& inspection) {
     }
   }
   table.Add({"dtypes", dtypes});
-  return table.Text("  ");
+  return table.Wrapped("  ", columns);
 }
 
 std::string FindingsText(const formats::Findings& findings) {
@@ -158,6 +160,22 @@ void AddStatistics(Table& table, const char* title, const ValueStatistics& s) {
                                      FormatCount(s.infinities), FormatCount(s.nans))});
 }
 
+Table TensorTable(const std::vector<InspectLine>& lines, bool with_parameters) {
+  Table table(with_parameters ? "lllrrr" : "lllrr");
+  const auto add = [&](std::vector<std::string> cells, std::string parameters, std::string bytes) {
+    if (with_parameters) cells.push_back(std::move(parameters));
+    cells.push_back(std::move(bytes));
+    table.Add(std::move(cells));
+  };
+  add({"tensor", "dtype", "shape", "count"}, "parameters", "bytes");
+  for (const InspectLine& line : lines) {
+    add({(line.indented ? "  " : "") + line.name, line.dtype, line.shape,
+         line.tensors > 1 ? "×" + FormatCount(line.tensors) : ""},
+        FormatParameters(line.parameters), FormatBytes(line.bytes));
+  }
+  return table;
+}
+
 }  // namespace
 
 std::string InspectionText(const Inspection& inspection, std::size_t columns) {
@@ -169,16 +187,14 @@ std::string InspectionText(const Inspection& inspection, std::size_t columns) {
   } else if (inspection.form == Form::kUnindexed) {
     text += " (shards without an index)";
   }
-  text += "\n" + Totals(inspection);
+  text += "\n" + Totals(inspection, columns);
   if (!inspection.findings.empty()) text += "\n" + FindingsText(inspection.findings);
-  Table table("lllrrr");
-  table.Add({"tensor", "dtype", "shape", "count", "parameters", "bytes"});
-  for (const InspectLine& line : InspectLines(inspection.summary.root)) {
-    table.Add({(line.indented ? "  " : "") + line.name, line.dtype, line.shape,
-               line.tensors > 1 ? "×" + FormatCount(line.tensors) : "",
-               FormatParameters(line.parameters), FormatBytes(line.bytes)});
-  }
-  return text + "\n" + table.Text("", columns);
+  const std::vector<InspectLine> lines = InspectLines(inspection.summary.root);
+  const Table whole = TensorTable(lines, true);
+  // Shapes say the parameters, too; names that are cut further say nothing.
+  return text + "\n" +
+         (whole.Fits("", columns, Table::kFewestColumns) ? whole : TensorTable(lines, false))
+             .Text("", columns);
 }
 
 std::string TensorText(const Inspection& inspection, const MeasuredTensor& measured) {

@@ -52,6 +52,22 @@ std::size_t ColumnToCut(const std::vector<std::size_t>& widths, std::string_view
   return cut;
 }
 
+// Lines of the text that are no longer than `width` where its words are not.
+std::vector<std::string> Lines(std::string_view text, std::size_t width) {
+  std::vector<std::string> lines = {""};
+  while (!text.empty()) {
+    const std::string_view word = text.substr(0, std::min(text.find(' '), text.size()));
+    text.remove_prefix(std::min(word.size() + 1, text.size()));
+    std::string& line = lines.back();
+    if (!line.empty() && Width(line) + 1 + Width(word) > width) {
+      lines.emplace_back(word);
+    } else {
+      line.append(line.empty() ? "" : " ").append(word);
+    }
+  }
+  return lines;
+}
+
 std::size_t TotalWidth(std::string_view indent, const std::vector<std::size_t>& widths) {
   const std::size_t gaps = 2 * (widths.empty() ? 0 : widths.size() - 1);
   return std::accumulate(widths.begin(), widths.end(), Width(indent) + gaps);
@@ -73,6 +89,29 @@ bool Table::Fits(std::string_view indent, std::size_t columns, std::size_t fewes
   std::size_t total = TotalWidth(indent, widths);
   if (cut < widths.size() && widths[cut] > fewest) total -= widths[cut] - fewest;
   return columns == 0 || total <= columns;
+}
+
+std::string Table::Wrapped(std::string_view indent, std::size_t columns) const {
+  const std::vector<std::size_t> widths = Widths();
+  const std::size_t total = TotalWidth(indent, widths);
+  if (columns == 0 || total <= columns) return Text(indent);
+  const std::size_t before = total - widths.back();
+  constexpr std::size_t kFewestForWords = 16;
+  const std::size_t room = std::max(kFewestForWords, columns - std::min(columns, before));
+  Table wrapped(alignment_);
+  for (const auto& row : rows_) {
+    if (row.size() < alignment_.size()) {
+      wrapped.Add(row);
+      continue;
+    }
+    std::vector<std::string> cells(row.begin(), row.end() - 1);
+    for (std::string& line : Lines(row.back(), room)) {
+      cells.push_back(std::move(line));
+      wrapped.Add(std::move(cells));
+      cells.assign(row.size() - 1, "");
+    }
+  }
+  return wrapped.Text(indent);
 }
 
 std::string Table::Text(std::string_view indent, std::size_t columns) const {

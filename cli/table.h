@@ -24,6 +24,10 @@ class Table {
   // column keeps `fewest`.
   bool Fits(std::string_view indent, std::size_t columns, std::size_t fewest) const;
 
+  // The same, but where lines would be longer the cells of the last column, which is left, go on in
+  // lines of their own below. Cells are broken at spaces alone.
+  std::string Wrapped(std::string_view indent, std::size_t columns = 0) const;
+
   static constexpr std::size_t kFewestColumns = 24;
 
  private:

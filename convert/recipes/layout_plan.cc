@@ -26,6 +26,7 @@
 #include "convert/plan/composed_expression.h"
 #include "convert/plan/dequantize_expression.h"
 #include "convert/plan/offset_cast_expression.h"
+#include "convert/recipes/counted_layers.h"
 #include "convert/recipes/dequantize.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "convert/recipes/kv_join.h"
@@ -335,33 +336,6 @@ OpenedModel WithExpertsApart(const OpenedModel& model) {
   return Remade(model, std::move(held));
 }
 
-// Throws Error (kBadInput) for a layer behind those that the config counts: who reads the layout by
-// the config would not find it.
-void RequireCountedLayers(const OpenedModel& model, const WritableLayout& layout) {
-  // These keep names by which every layer is found.
-  if (layout.name == "hf" || layout.name == "deepseek") return;
-  const ModelConfig& config = model.config;
-  if (!config.known || config.is_nextn) return;
-  const std::string_view prefix = FindNamePrefix(model.catalog);
-  const std::uint64_t counted = config.num_hidden_layers + config.num_nextn_predict_layers;
-  const CatalogTensor* first = nullptr;
-  std::uint64_t layers = counted;
-  for (const CatalogTensor& tensor : model.catalog.tensors()) {
-    const std::optional<std::uint64_t> layer = LayerOf(tensor.name, prefix);
-    if (!layer || *layer < counted) continue;
-    if (first == nullptr) first = &tensor;
-    layers = std::max(layers, *layer + 1);
-  }
-  if (first == nullptr) return;
-  throw Error(ErrorCode::kBadInput,
-              fmt::format("tensor {}: it is of a layer behind the {} that config.json counts, so "
-                          "that who reads {} would not find it; set num_nextn_predict_layers to {} "
-                          "where the layers behind num_hidden_layers are MTP layers",
-                          QuoteForMessage(first->name), counted, layout.name,
-                          layers - config.num_hidden_layers),
-              {"", first->name});
-}
-
 LayoutPlan PlanWhole(const OpenedModel& model, const WritableLayout& layout,
                      std::uint64_t shard_bytes) {
   return HasFusedExperts(model.catalog)
@@ -373,7 +347,8 @@ LayoutPlan PlanWhole(const OpenedModel& model, const WritableLayout& layout,
 
 LayoutPlan PlanLayout(const OpenedModel& model, const WritableLayout& layout,
                       std::uint64_t shard_bytes) {
-  RequireCountedLayers(model, layout);
+  // These keep names by which every layer is found.
+  if (layout.name != "hf" && layout.name != "deepseek") RequireCountedLayers(model, layout.name);
   std::optional<JoinedKvB> whole = JoinKvB(model);
   LayoutPlan made;
   if (whole) {

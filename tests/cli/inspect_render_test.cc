@@ -118,6 +118,15 @@ TEST(InspectionText, TellsV3InAScreenful) {
   EXPECT_THAT(text, Not(HasSubstr(" \n")));
 }
 
+TEST(InspectionText, FitsTheTerminal) {
+  std::istringstream text(InspectionText(V3(), 80));
+  for (std::string line; std::getline(text, line);) {
+    EXPECT_LE(std::count_if(line.begin(), line.end(), [](char c) { return (c & 0xC0) != 0x80; }),
+              80)
+        << line;
+  }
+}
+
 TEST(InspectionText, ShowsAFewFindingsOfEachKind) {
   Inspection inspection = MakeInspection({Tensor("w")});
   for (int i = 0; i < 9; ++i) {

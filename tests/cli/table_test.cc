@@ -37,6 +37,24 @@ TEST(TableTest, KeepsNumbersOfLayersInNames) {
             "…7.inpu…layernorm.weight      3\n");
 }
 
+TEST(TableTest, WrapsTheLastColumnAtSpaces) {
+  Table table("ll");
+  table.Add({"model", "one, two, three, four, five"});
+  table.Add({"files", "2"});
+  EXPECT_EQ(table.Wrapped("  ", 27),
+            "  model  one, two, three,\n         four, five\n  files  2\n");
+  EXPECT_EQ(table.Wrapped("  ", 36), table.Text("  "));
+  EXPECT_EQ(table.Wrapped("  "), table.Text("  "));
+  // A word stays whole, and a terminal that is too narrow is left.
+  Table word("rl");
+  word.Add({"sha256", "0123456789012345678901234567890123456789 and more"});
+  EXPECT_EQ(word.Wrapped("", 10),
+            "sha256  0123456789012345678901234567890123456789\n        and more\n");
+  Table accents("ll");
+  accents.Add({"blocks", "128×128 äöüäöüäöü"});
+  EXPECT_EQ(accents.Wrapped("", 25), "blocks  128×128 äöüäöüäöü\n");
+}
+
 TEST(TableTest, SaysWhetherItFits) {
   EXPECT_TRUE(Names().Fits("", 48, 32));
   EXPECT_TRUE(Names().Fits("", 47, 31));
