@@ -294,7 +294,11 @@ std::uint64_t CompareWithModel(const StructureConfig& config, const Catalog& cat
     explained[position] = true;
   }
   MarkActivationScales(catalog, scales, explained);
-  const bool has_parts = scales.pairs.empty() || !scales.unsupported.empty() ||
+  // Without the blocks of the config no scale of blocks has found its weight.
+  const bool lacks_blocks =
+      std::any_of(scales.findings.begin(), scales.findings.end(),
+                  [](const Finding& finding) { return finding.kind == "no-quantization-config"; });
+  const bool has_parts = scales.pairs.empty() || lacks_blocks || !scales.unsupported.empty() ||
                          !model.quantization || model.quantization->quant_method != "fp8";
   const DtypeRules rules(config, catalog, all_readable);
   std::uint64_t num_expected = 0;

@@ -545,6 +545,16 @@ TEST_F(StructureModelTest, FindsAMissingQuantizationConfigOnce) {
   EXPECT_EQ(finding.file, "config.json");
 }
 
+// Scales that lack their block are not "to be left out".
+TEST_F(StructureModelTest, FindsAMissingBlockOfScalesOnce) {
+  checkpoint_.config = formats::RemoveJsonMember(
+      checkpoint_.config, "quantization_config/weight_block_size", "config.json");
+  const TinyTensor scale = checkpoint_.Find(std::string(kLinear) + "_scale_inv");
+  checkpoint_.Drop(scale.name);  // one that needs no block
+  checkpoint_.AddScale(scale.shard, scale.name, Dtype::kF32, {1, 1});
+  EXPECT_THAT(Lines(Findings()), ElementsAre("no-quantization-config config.json "));
+}
+
 TEST_F(StructureModelTest, FindsFaultsOfScales) {
   checkpoint_.DropContaining(std::string(kLinear) + "_scale_inv");
   EXPECT_THAT(Lines(Findings()),
