@@ -12,13 +12,12 @@
 
 #include <fmt/format.h>
 
-#include "convert/model/code_names.h"
 #include "convert/stream/executor.h"
 #include "convert/stream/value_scan.h"
+#include "convert/stream/weight_shapes.h"
 #include "formats/error.h"
 #include "formats/hash/sha256.h"
 #include "formats/hash/xxh3.h"
-#include "formats/io/aligned_buffer.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -161,38 +160,9 @@ ScaleCheck CheckScales(const Catalog& catalog, const std::vector<ScaledWeight>& 
 void CheckWeightShapes(const Catalog& catalog, const std::vector<ScaledWeight>& weights,
                        const std::function<bool(std::string_view file)>& is_there,
                        SourceFiles& sources, const StopToken& stop) {
-  constexpr std::string_view kWeight = ".weight";
-  formats::AlignedBuffer buffer;
-  std::vector<std::span<const std::byte>> inputs;
-  for (const ScaledWeight& weight : weights) {
-    const CatalogTensor& codes = catalog.tensors()[weight.weight];
-    const std::string name = WeightOfCodes(codes.name);
-    if (codes.dtype != formats::Dtype::kI32 || !name.ends_with(kWeight)) continue;
-    const std::uint32_t position = catalog.Find(name + "_shape");
-    if (position == Catalog::kNone) continue;
-    const CatalogTensor& shape = catalog.tensors()[position];
-    const std::string& file = catalog.files()[shape.extent.file].name;
-    if (!is_there(file)) continue;
-    if (stop.stopped()) ThrowInterrupted();
-    const SourceRange range{position, 0, shape.extent.length};
-    sources.Read(std::span(&range, 1), buffer, inputs);
-    const std::size_t bytes = inputs[0].size() / 2;
-    const auto dimension = [&](std::size_t i) {
-      std::uint64_t value = 0;
-      for (std::size_t byte = bytes; byte-- > 0;) {
-        value = value << 8 | std::to_integer<std::uint64_t>(inputs[0][i * bytes + byte]);
-      }
-      return value;
-    };
-    if (dimension(0) == weight.rows && dimension(1) == weight.cols) continue;
-    throw Error(
-        ErrorCode::kBadInput,
-        fmt::format("{}: tensor {} says [{}, {}], but {} of shape {} holds a weight of shape "
-                    "[{}, {}]; take all tensors of the weight from one checkpoint",
-                    formats::ShownPath(file), QuoteForMessage(shape.name), dimension(0),
-                    dimension(1), QuoteForMessage(codes.name), formats::ShapeToString(codes.shape),
-                    weight.rows, weight.cols),
-        {file, shape.name});
+  for (const formats::Finding& wrong :
+       FindWrongWeightShapes(catalog, weights, is_there, sources, stop)) {
+    throw Error(ErrorCode::kBadInput, wrong.message, {wrong.file, wrong.tensor});
   }
 }
 

@@ -1,6 +1,8 @@
 #include "convert/verify/numeric.h"
 
 #include <algorithm>
+#include <iterator>
+#include <string_view>
 #include <utility>
 
 #include "convert/catalog/glob.h"
@@ -10,6 +12,7 @@
 #include "convert/plan/row_tensors.h"
 #include "convert/stream/derived_checks.h"
 #include "convert/stream/source_files.h"
+#include "convert/stream/weight_shapes.h"
 #include "convert/verify/gguf_tensors.h"
 #include "convert/verify/numeric_judge.h"
 #include "convert/verify/numeric_measure.h"
@@ -94,6 +97,11 @@ NumericReport VerifyNumeric(const NumericRequest& request, ProgressSink& progres
   }
   findings.insert(findings.end(), checkpoint.scaled.findings.begin(),
                   checkpoint.scaled.findings.end());
+  formats::Findings shapes = FindWrongWeightShapes(
+      catalog, checkpoint.scaled.pairs, [](std::string_view /*file*/) { return true; }, sources,
+      stop);
+  findings.insert(findings.end(), std::make_move_iterator(shapes.begin()),
+                  std::make_move_iterator(shapes.end()));
   formats::Findings values = JudgeValues(checkpoint, measurements, copies, sources);
   findings.insert(findings.end(), std::make_move_iterator(values.begin()),
                   std::make_move_iterator(values.end()));

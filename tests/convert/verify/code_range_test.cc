@@ -132,6 +132,13 @@ TEST_F(FormValuesTest, TakesCodesOfAnotherToolForWhatTheyAre) {
   }
 }
 
+TEST_F(FormValuesTest, NamesAShapeThatIsNotThatOfTheCodes) {
+  Make(SamplePreset::kKimiInt4);
+  Spoil(kUp + "weight_shape", 4, "\x08");  // 256 columns become 264
+  ExpectOne("wrong-weight-shape", kUp + "weight_shape", "says [128, 264]",
+            "holds a weight of shape [128, 256]");
+}
+
 TEST_F(FormValuesTest, NamesGroupScalesThatAreNaN) {
   Make(SamplePreset::kKimiInt4);
   Spoil(kUp + "weight_scale", (3 * 8 + 5) * 2, "\xC0\x7F");
