@@ -27,6 +27,7 @@
 #include "convert/stream/archive_checks.h"
 #include "convert/stream/executor.h"
 #include "formats/error.h"
+#include "formats/io/input_file.h"
 #include "formats/message_text.h"
 #include "formats/side_file_check.h"
 
@@ -140,6 +141,7 @@ ConversionReport ReportPlanned(const OpenedModel& model, const Recipe& recipe) {
   report.side_files = recipe.plan->side_files.size();
   for (const PlannedSideFile& side : recipe.plan->side_files) {
     if (side.source.empty()) continue;
+    const formats::InputFile readable(side.source, side.name);  // else throws before any work
     if (auto broken = formats::FindBrokenSideFile(side.source, side.name)) {
       report.warnings.push_back(*std::move(broken));
     }

@@ -6,6 +6,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "convert/inspect/inspection.h"
 #include "convert/open/completeness.h"
@@ -104,6 +105,19 @@ TEST_F(BrokenFilesTest, AConversionJudgesTheTextsThatItCopies) {
   EXPECT_THAT(Lines(conversion.Run().warnings), Not(Contains(warning)));
   conversion.request.run.all_side_files = true;
   EXPECT_THAT(Lines(conversion.Run().warnings), Contains(warning));
+}
+
+TEST_F(BrokenFilesTest, AConversionAsksForPermissionsBeforeItWrites) {
+  if (geteuid() == 0) GTEST_SKIP() << "root may read everything";
+  testing::SmallFp8Checkpoint().Write(in_);
+  WriteFile(in_ / "vocab.bpe", "x");
+  fs::permissions(in_ / "vocab.bpe", fs::perms::none);
+  testing::Conversion conversion(in_, dir_ / "out", Fp8ToBf16Conversion({}));
+  for (const bool dry_run : {true, false}) {
+    conversion.request.run.dry_run = dry_run;
+    EXPECT_EQ(testing::ErrorOf([&] { conversion.Run(); }).code(), ErrorCode::kIo);
+    EXPECT_FALSE(fs::exists(dir_ / "out"));
+  }
 }
 
 // The comparison says more.
