@@ -40,7 +40,7 @@ Command DequantizeCommand() {
   command.description = {
       "Multiplies the codes of each quantised weight of the checkpoint IN by their scales, rounds "
       "to BF16 and writes a complete checkpoint to OUT. The forms are FP8 with any scales, MXFP8, "
-      "INT8 for rows or blocks, packed INT4 (Kimi K2), W4AFP8, NVFP4 and MXFP4; they are "
+      "INT8 for rows or blocks, packed INT4 (Kimi K2), AWQ, W4AFP8, NVFP4 and MXFP4; they are "
       "recognised by the tensors beside a weight and by the config. Scales, zero points and what "
       "else is beside the codes go, and so do the members of config.json and the files that "
       "describe them. All other tensors are copied untouched, and so are the tokenizer and other "

@@ -100,6 +100,17 @@ llama_converter() {
     rm -r "$place/package" && printf '%s\n' "$package" >"$place/installed"
 }
 
+# Has DSV3_LLAMA_CPP name a directory with llama.cpp's converter: the one that is downloaded, unless
+# the caller named one. Where that is not possible it stays unset, and a message says so.
+use_llama_converter() {
+  [[ -n ${DSV3_LLAMA_CPP-} ]] && return 0
+  if quietly "llama.cpp's converter in .venv/llama-cpp" llama_converter; then
+    export DSV3_LLAMA_CPP=$root/.venv/llama-cpp
+  else
+    echo "${0##*/}: llama.cpp's converter cannot be downloaded; what is compared with it is skipped" >&2
+  fi
+}
+
 # llama.cpp itself, built as a Python module, in .venv/xllamacpp.
 llama_library() {
   local place=$root/.venv/xllamacpp package=xllamacpp==2026.10.11549
