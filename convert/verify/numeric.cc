@@ -72,6 +72,7 @@ NumericReport VerifyNumeric(const NumericRequest& request, ProgressSink& progres
     wishes[i].zero_runs =
         checkpoint.undecoded[i] || IsWeightMatrix(tensor.name, tensor.dtype, tensor.shape);
   }
+  for (const ScaledWeight& pair : checkpoint.scaled.pairs) wishes[pair.weight].zero_runs = true;
   for (const MtpCopy& copy : copies) {
     wishes[copy.copy].digests = true;
     wishes[copy.main].digests = true;

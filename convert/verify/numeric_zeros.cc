@@ -104,7 +104,7 @@ ZeroFinding ZeroJudge::OfAllZero(std::uint32_t tensor) const {
             fmt::format("{}, as are all matrices of this expert; unless the expert was pruned, {}",
                         all, kHole)};
   }
-  if (IsWeightMatrix(t.name, t.dtype, t.shape)) {
+  if (scales_.OfWeight(tensor) != nullptr || IsWeightMatrix(t.name, t.dtype, t.shape)) {
     return {Severity::kError, "all-zero",
             fmt::format("{}, and no trained weight matrix is; {}", all, kHole)};
   }
@@ -149,8 +149,9 @@ std::optional<ZeroFinding> ZeroJudge::OfRuns(std::uint32_t tensor) const {
                                    what)};
   }
   // Codes that are not decoded may mean any value.
-  const Severity severity =
-      IsWeightMatrix(t.name, t.dtype, t.shape) ? Severity::kError : Severity::kWarning;
+  const bool is_decoded =
+      scales_.OfWeight(tensor) != nullptr || IsWeightMatrix(t.name, t.dtype, t.shape);
+  const Severity severity = is_decoded ? Severity::kError : Severity::kWarning;
   return ZeroFinding{severity, "zero-run",
                      fmt::format("{}; no trained weight matrix has so many; {}", what, kHole)};
 }

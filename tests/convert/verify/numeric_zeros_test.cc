@@ -100,6 +100,27 @@ TEST_F(NumericZerosTest, FindsRunsOfFp8Codes) {
   ExpectFinding(OnlyFinding(), Severity::kError, "zero-run", kName, "[0, 1000] to [0, 5095]");
 }
 
+// Two values a byte, and a name that is not that of a matrix.
+TEST_F(NumericZerosTest, FindsRunsOfPackedCodes) {
+  const std::string name = "model.layers.0.self_attn.q_a_proj.weight_packed";
+  const auto add = [&](std::size_t begin, std::size_t end) {
+    checkpoint_ = testing::CleanCheckpoint();
+    std::string codes(64 * 1024, '\x21');
+    Clear(codes, begin, end);
+    checkpoint_.Add(kShard1, name, Dtype::kU8, {64, 1024}).bytes = codes;
+    checkpoint_.Add(kShard1, "model.layers.0.self_attn.q_a_proj.weight_scale", Dtype::kU8, {64, 64})
+        .bytes = std::string(64 * 64, '\x7f');
+  };
+  add(0, 0);
+  EXPECT_THAT(Run().verification.findings, IsEmpty());
+  add(5'000, 7'048);
+  ExpectFinding(OnlyFinding(), Severity::kError, "zero-run", name, "2.0 kB (2,048 bytes)");
+  add(60 * 1024, 64 * 1024);
+  ExpectFinding(OnlyFinding(), Severity::kWarning, "zero-rows", name, "4.1 kB (4,096 bytes)");
+  add(0, 64 * 1024);
+  ExpectFinding(OnlyFinding(), Severity::kError, "all-zero", name, "no trained weight matrix is");
+}
+
 TEST_F(NumericZerosTest, WarnsOfRowsThatMayBeReal) {
   Clear(AddMatrix(kName), 60 * 2 * kCols, 64 * 2 * kCols);
   ExpectFinding(OnlyFinding(), Severity::kWarning, "zero-rows", kName,
