@@ -11,6 +11,7 @@
 #include "convert/catalog/catalog.h"
 #include "convert/catalog/name_pattern.h"
 #include "convert/packing/pull_weights.h"
+#include "convert/plan/plan_option.h"
 #include "convert/plan/planned_file.h"
 #include "formats/left_behind.h"
 
@@ -23,12 +24,6 @@ struct PlannedSideFile {
   std::string content;
   // The digest, hex, that a copied file must have; empty: not known.
   std::string sha256 = {};
-};
-
-// An option that decides output bytes, as the manifest records it; `json` is a JSON value.
-struct PlanOption {
-  std::string name;
-  std::string json;
 };
 
 // The files that a job writes, fixed before a byte moves.

@@ -9,22 +9,9 @@
 #include "convert/plan/quantize_expression.h"
 #include "convert/recipes/own_shards.h"
 #include "formats/error.h"
-#include "formats/json/json_writer.h"
 
 namespace dsv3::convert {
 namespace {
-
-std::string JsonText(std::string_view text) {
-  std::string json;
-  formats::AppendJsonString(json, text);
-  return json;
-}
-
-std::string JsonTexts(const std::vector<std::string>& texts) {
-  formats::JsonWriter writer(0);
-  writer.Strings(texts);
-  return writer.Take();
-}
 
 formats::Shape ScaleShape(const formats::Shape& weight, const QuantizedWeight& described,
                           quant::BlockForm form) {
@@ -184,15 +171,15 @@ Bf16ToFp8Plan PlanBf16ToFp8(const Catalog& catalog, const TensorSelection& selec
 }
 
 std::vector<PlanOption> OptionsForManifest(const Fp8Form& form, const Bf16ToFp8Options& options) {
-  return {{"recipe", JsonText(RecipeName(form.recipe))},
-          {"scale_fmt", JsonText(ScaleFmtName(form.scale_fmt))},
-          {"block", JsonText(BlockName(form.block))},
-          {"scale_name", JsonText(ScaleNamingName(form.naming))},
-          {"include", JsonTexts(options.include)},
-          {"exclude", JsonTexts(options.exclude)},
-          {"nonfinite",
-           JsonText(options.nonfinite == quant::Nonfinite::kSaturate ? "saturate" : "error")},
-          {"scales_from", options.scales_from.empty() ? "false" : "true"}};
+  return {TextOption("recipe", RecipeName(form.recipe)),
+          TextOption("scale_fmt", ScaleFmtName(form.scale_fmt)),
+          TextOption("block", BlockName(form.block)),
+          TextOption("scale_name", ScaleNamingName(form.naming)),
+          TextsOption("include", options.include),
+          TextsOption("exclude", options.exclude),
+          TextOption("nonfinite",
+                     options.nonfinite == quant::Nonfinite::kSaturate ? "saturate" : "error"),
+          FlagOption("scales_from", !options.scales_from.empty())};
 }
 
 }  // namespace dsv3::convert

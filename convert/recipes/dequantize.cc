@@ -160,7 +160,7 @@ Plan PlanDequantize(const std::string& recipe, const Catalog& catalog,
 
   Plan plan;
   plan.recipe = recipe;
-  plan.options = {{"allow_bad_scales", options.allow_bad_scales ? "true" : "false"}};
+  plan.options = {FlagOption("allow_bad_scales", options.allow_bad_scales)};
   std::vector<NamedExpressions> files(catalog.files().size());
   for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
     if (goes[i]) continue;

@@ -55,7 +55,7 @@ ConversionKind LayoutConversion(const LayoutOptions& options) {
     const auto made = std::make_shared<LayoutPlan>(PlanLayout(
         model, *layout, options.shard_bytes == 0 ? kDefaultShardBytes : options.shard_bytes));
     made->plan.not_read = model.training.skipped;
-    made->plan.options = {{"to", fmt::format("\"{}\"", options.to)}};
+    made->plan.options = {TextOption("to", options.to)};
     std::vector<PlannedSideFile> own = std::move(made->plan.side_files);
     made->plan.side_files.clear();
     ModelEdit config;

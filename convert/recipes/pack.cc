@@ -107,7 +107,7 @@ Plan PlanPack(const OpenedModel& model, const BaseTensors* base, bool all_side_f
   const Catalog& catalog = model.catalog;
   ModelFiles files = ReadModelFiles(model);
   const std::vector<ExpressionPtr> bases = BasesOf(catalog, base);
-  if (base != nullptr) plan.options.push_back({std::string(kBaseOption), "true"});
+  if (base != nullptr) plan.options.push_back(FlagOption(kBaseOption, true));
   const PackedSizes sizes = SamplePackedSizes(catalog, bases);
   plan.files = PlanOwnShards(
       model, std::move(files.headers), {},

@@ -89,10 +89,9 @@ Plan PlanPullWeights(const OpenedModel& model, const BaseTensors& base, std::uin
   plan.recipe = kPackRecipe;
   plan.packed = true;
   plan.pull = encoding;
-  plan.options = {{std::string(kBaseOption), "true"},
-                  {"form", "\"pull-weights\""},
-                  {"idempotent", encoding == PullEncoding::kOverwrite ? "true" : "false"},
-                  {"weight_version", std::to_string(version)}};
+  plan.options = {FlagOption(kBaseOption, true), TextOption("form", "pull-weights"),
+                  FlagOption("idempotent", encoding == PullEncoding::kOverwrite),
+                  NumberOption("weight_version", version)};
   const Catalog& catalog = model.catalog;
   const std::vector<ExpressionPtr> bases = RequireSameTensors(catalog, base, encoding);
   const PackedSizes sizes = SamplePackedSizes(catalog, bases);

@@ -12,19 +12,12 @@
 #include "convert/model/module_list.h"
 #include "convert/plan/quantized_weight.h"
 #include "formats/error.h"
-#include "formats/json/json_writer.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
 
 constexpr std::string_view kWeightSuffix = ".weight";
-
-std::string JsonText(std::string_view text) {
-  std::string json;
-  formats::AppendJsonString(json, text);
-  return json;
-}
 
 bool IsExpert(TensorRole role) { return role == TensorRole::kExpertLinear; }
 
@@ -195,9 +188,9 @@ QuantizePlan PlanQuantize(const Plan& values, const Catalog& catalog, const Mode
   const QuantizeModules modules = options.modules.value_or(target.modules);
   QuantizePlan result;
   result.plan.recipe = kQuantize;
-  result.plan.options = {{"to", JsonText(QuantizeToName(target.to))},
-                         {"recipe", JsonText(QuantizeToolName(target.tool))},
-                         {"modules", JsonText(QuantizeModulesName(modules))}};
+  result.plan.options = {TextOption("to", QuantizeToName(target.to)),
+                         TextOption("recipe", QuantizeToolName(target.tool)),
+                         TextOption("modules", QuantizeModulesName(modules))};
   Planner planner(values, catalog, target);
   result.selection = SelectWeights(planner.catalog(), config,
                                    modules == QuantizeModules::kExperts ? IsExpert : IsQuantized,

@@ -326,7 +326,7 @@ RepackedModel FindRepacked(const OpenedModel& model, RepackTarget target) {
 Plan PlanRepack(const Catalog& catalog, const RepackedModel& repacked, bool write_index) {
   Plan plan;
   plan.recipe = "repack";
-  plan.options = {{"to", fmt::format("\"{}\"", RepackTargetName(repacked.target))}};
+  plan.options = {TextOption("to", RepackTargetName(repacked.target))};
   std::vector<NamedExpressions> files(catalog.files().size());
   std::vector<bool> taken(catalog.tensors().size(), false);
   std::unordered_map<std::uint32_t, const RepackedWeight*> by_codes;

@@ -28,7 +28,7 @@ class Restorer {
   Plan Run() {
     Plan plan;
     plan.recipe = kQuantize;
-    plan.options = {{"scales_from", "true"}};
+    plan.options = {FlagOption("scales_from", true)};
     for (const OriginalShard& shard : original_.shards) {
       NamedExpressions tensors;
       for (const formats::SafetensorsTensor& entry : shard.header.tensors) {

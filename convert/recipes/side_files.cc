@@ -35,7 +35,7 @@ void PlanSideFiles(const OpenedModel& source, const std::string& config,
     }
   }
   if (choice.all) {
-    plan.options.push_back({"side_files", "\"all\""});
+    plan.options.push_back(TextOption("side_files", "all"));
     for (const LeftBehind& each : left_behind) {
       plan.side_files.push_back({each.name, source.directory / each.name, {}});
     }

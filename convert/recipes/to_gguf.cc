@@ -142,11 +142,11 @@ Recipe MakeToGgufRecipe(const OpenedModel& model, const ToGgufOptions& options,
   AddSizeLabel(state->tensors.tensors, keys);
   Plan& plan = state->plan;
   plan.recipe = kToGguf;
-  plan.options = {{"type", fmt::format("\"{}\"", OptionName(*options.type))},
-                  {"keep_4bit", options.keep_4bit ? "true" : "false"},
-                  {"mtp", target.mtp_layers > 0 ? "\"keep\"" : "\"drop\""},
-                  {"max_file_bytes", fmt::format("{}", options.max_file_bytes)},
-                  {"no_tokenizer", options.no_tokenizer ? "true" : "false"}};
+  plan.options = {TextOption("type", OptionName(*options.type)),
+                  FlagOption("keep_4bit", options.keep_4bit),
+                  TextOption("mtp", target.mtp_layers > 0 ? "keep" : "drop"),
+                  NumberOption("max_file_bytes", options.max_file_bytes),
+                  FlagOption("no_tokenizer", options.no_tokenizer)};
   plan.not_read = model.training.skipped;
   plan.files = PlanGgufFiles(context.request.output.filename().string(), keys,
                              std::move(state->tensors.tensors), options.max_file_bytes);

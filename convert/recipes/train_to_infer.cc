@@ -225,9 +225,9 @@ ConversionKind TrainToInferConversion(const TrainToInferOptions& options) {
         model, *edit, options.shard_bytes == 0 ? kDefaultShardBytes : options.shard_bytes));
     plan->recipe = kTrainToInfer;
     plan->not_read = model.training.skipped;
-    plan->options = {{"dtype", options.dtype == TrainDtype::kBF16 ? "\"bf16\"" : "\"keep\""},
-                     {"mla", options.mla == MlaForm::kSplit ? "\"split\"" : "\"keep\""},
-                     {"mtp", fmt::format("\"{}\"", NameOf(options.mtp))}};
+    plan->options = {TextOption("dtype", options.dtype == TrainDtype::kBF16 ? "bf16" : "keep"),
+                     TextOption("mla", options.mla == MlaForm::kSplit ? "split" : "keep"),
+                     TextOption("mtp", NameOf(options.mtp))};
     PlanSideFiles(model, edit->config, {.all = request.run.all_side_files}, *plan);
     Recipe recipe{.plan = plan, .tensors = TensorsOf(model, edit->grafted_from.get())};
     recipe.converted_tensors = edit->cast.size();

@@ -23,7 +23,6 @@
 #include "convert/stream/file_digests.h"
 #include "convert/stream/value_checks.h"
 #include "formats/error.h"
-#include "formats/json/json_writer.h"
 #include "formats/left_behind.h"
 #include "formats/manifest.h"
 #include "formats/message_text.h"
@@ -31,12 +30,6 @@
 
 namespace dsv3::convert {
 namespace {
-
-std::string GlobsText(const std::vector<std::string>& globs) {
-  formats::JsonWriter json(0);
-  json.Strings(globs);
-  return json.Take();
-}
 
 // Whether a tensor is wanted; empty: all are.
 IsWanted WantedBy(const std::vector<std::string>& globs) {
@@ -201,7 +194,7 @@ ConversionKind UnpackConversion(const UnpackOptions& options) {
     Plan plan =
         *packed ? Planner(model, *std::exchange(*packed, std::nullopt), globs, context.stop).Make()
                 : PlanUnpackDeltas(model, WantedBy(globs));
-    if (!globs.empty()) plan.options.push_back({"tensors", GlobsText(globs)});
+    if (!globs.empty()) plan.options.push_back(TextsOption("tensors", globs));
     Recipe recipe{.plan = std::make_shared<const Plan>(std::move(plan)),
                   .tensors = StoredTensorsOf(model)};
     recipe.converted_tensors = model.catalog.tensors().size();
