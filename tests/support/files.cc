@@ -1,5 +1,7 @@
 #include "tests/support/files.h"
 
+#include <algorithm>
+#include <cstring>
 #include <fstream>
 #include <random>
 #include <stdexcept>
@@ -46,7 +48,10 @@ std::map<std::string, std::string> ReadTree(const std::filesystem::path& directo
 std::string RandomBytes(std::size_t bytes, std::uint64_t seed) {
   std::mt19937_64 generator(seed);
   std::string result(bytes, '\0');
-  for (char& c : result) c = static_cast<char>(generator() >> 56);
+  for (std::size_t at = 0; at < bytes; at += sizeof(std::uint64_t)) {
+    const std::uint64_t drawn = generator();
+    std::memcpy(result.data() + at, &drawn, std::min(sizeof(drawn), bytes - at));
+  }
   return result;
 }
 

@@ -173,49 +173,59 @@ Weights::Weights(std::map<std::string, HeldTensor> tensors, const ModelConfig& c
   }
 }
 
-Vector Weights::Row(const std::string& name, std::uint64_t row) const {
-  const HeldTensor& tensor = tensors_.at(name);
-  const std::uint64_t cols = tensor.shape.size() == 2 ? tensor.shape[1] : tensor.shape.at(0);
-  const char* const bytes = tensor.bytes.data();
-  Vector values(cols);
-  for (std::uint64_t col = 0; col < cols; ++col) {
-    const std::uint64_t at = row * cols + col;
-    switch (tensor.dtype) {
-      case Dtype::kF32:
-        values[col] = Load<float>(bytes, at);
-        break;
-      case Dtype::kBF16:
-        values[col] = quant::DecodeBF16(Load<std::uint16_t>(bytes, at));
-        break;
-      default:
-        values[col] = codes_[Load<std::uint8_t>(bytes, at)];
-    }
+Weights::Matrix Weights::Find(const std::string& name) const {
+  const HeldTensor& weight = tensors_.at(name);
+  Matrix matrix{.weight = weight, .cols = weight.shape.back()};
+  if (weight.dtype == Dtype::kF8E4M3) {
+    matrix.scales = &tensors_.at(name + "_scale_inv");
+    matrix.rounds = rounded_.Names(convert::ModuleOf(name));
+    EXPECT_EQ(matrix.scales->shape.at(1), (matrix.cols + block_.cols - 1) / block_.cols) << name;
   }
-  if (tensor.dtype == Dtype::kF8E4M3) Scale(name, row, values);
+  return matrix;
+}
+
+void Weights::Decode(const Matrix& matrix, std::uint64_t row, Vector& values) const {
+  values.resize(matrix.cols);
+  const char* const bytes = matrix.weight.bytes.data();
+  const std::uint64_t first = row * matrix.cols;
+  switch (matrix.weight.dtype) {
+    case Dtype::kF32:
+      for (std::uint64_t i = 0; i < matrix.cols; ++i) values[i] = Load<float>(bytes, first + i);
+      return;
+    case Dtype::kBF16:
+      for (std::uint64_t i = 0; i < matrix.cols; ++i) {
+        values[i] = quant::DecodeBF16(Load<std::uint16_t>(bytes, first + i));
+      }
+      return;
+    default:
+      break;
+  }
+  const char* const scales = matrix.scales->bytes.data();
+  const std::uint64_t first_scale = row / block_.rows * matrix.scales->shape[1];
+  for (std::uint64_t i = 0; i < matrix.cols; ++i) {
+    const float code = codes_[Load<std::uint8_t>(bytes, first + i)];
+    const float scale = Load<float>(scales, first_scale + i / block_.cols);
+    values[i] = matrix.rounds ? quant::DecodeBF16(quant::EncodeBF16(code * scale))
+                              : static_cast<double>(code) * scale;
+  }
+}
+
+Vector Weights::Row(const std::string& name, std::uint64_t row) const {
+  Vector values;
+  Decode(Find(name), row, values);
   return values;
 }
 
 Vector Weights::Multiply(const std::string& name, const Vector& x) const {
+  const Matrix matrix = Find(name);
+  EXPECT_EQ(matrix.cols, x.size()) << name;
   Vector product(Rows(name));
+  Vector weights;
   for (std::uint64_t row = 0; row < product.size(); ++row) {
-    const Vector weights = Row(name, row);
-    EXPECT_EQ(weights.size(), x.size()) << name;
+    Decode(matrix, row, weights);
     product[row] = std::inner_product(weights.begin(), weights.end(), x.begin(), 0.0);
   }
   return product;
-}
-
-void Weights::Scale(const std::string& name, std::uint64_t row, Vector& values) const {
-  const bool rounds = rounded_.Names(convert::ModuleOf(name));
-  const HeldTensor& scales = tensors_.at(name + "_scale_inv");
-  EXPECT_EQ(scales.shape.at(1), (values.size() + block_.cols - 1) / block_.cols) << name;
-  const std::uint64_t first = row / block_.rows * scales.shape[1];
-  for (std::uint64_t col = 0; col < values.size(); ++col) {
-    const float scale = Load<float>(scales.bytes.data(), first + col / block_.cols);
-    values[col] =
-        rounds ? quant::DecodeBF16(quant::EncodeBF16(static_cast<float>(values[col]) * scale))
-               : values[col] * scale;
-  }
 }
 
 std::uint64_t RankDeployment::WaysOf(convert::ModuleKind kind) const {

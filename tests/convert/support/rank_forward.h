@@ -35,7 +35,15 @@ class Weights {
   Vector Multiply(const std::string& name, const Vector& x) const;
 
  private:
-  void Scale(const std::string& name, std::uint64_t row, Vector& values) const;
+  // `scales` of FP8 weights alone; `rounds`: they count as BF16.
+  struct Matrix {
+    const HeldTensor& weight;
+    std::uint64_t cols = 0;
+    const HeldTensor* scales = nullptr;
+    bool rounds = false;
+  };
+  Matrix Find(const std::string& name) const;
+  void Decode(const Matrix& matrix, std::uint64_t row, Vector& values) const;
 
   std::map<std::string, HeldTensor> tensors_;
   const convert::ModuleList& rounded_;
