@@ -4,7 +4,6 @@
 #include <chrono>
 #include <filesystem>
 #include <set>
-#include <span>
 #include <vector>
 
 #include <fmt/format.h>
@@ -112,8 +111,7 @@ void Result(JsonWriter& json, const Finding& finding, const std::vector<std::str
   // Distinguishes findings, which are all in line 1.
   const std::string identity = finding.kind + '\0' + finding.file + '\0' + finding.tensor;
   json.BeginObject("partialFingerprints");
-  StringMember(json, "primaryLocationLineHash",
-               formats::Xxh3Hex(std::as_bytes(std::span(identity))) + ":1");
+  StringMember(json, "primaryLocationLineHash", formats::Xxh3Hex(identity) + ":1");
   json.EndObject();
   json.EndObject();
 }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <set>
-#include <span>
 #include <system_error>
 #include <utility>
 
@@ -106,16 +105,14 @@ bool AddJournal(const fs::path& directory, const std::string& name, Head& head,
 
 }  // namespace
 
-std::string DigestedLine(std::string text) {
-  return Xxh3Hex(std::as_bytes(std::span(text))) + ' ' + std::move(text) + '\n';
-}
+std::string DigestedLine(std::string text) { return Xxh3Hex(text) + ' ' + std::move(text) + '\n'; }
 
 std::optional<std::string_view> TakeDigestedLine(std::string_view& text) {
   const std::size_t end = text.find('\n');
   if (end == std::string_view::npos || end <= kDigestLength) return std::nullopt;
   const std::string_view digest = text.substr(0, kDigestLength);
   const std::string_view body = text.substr(kDigestLength + 1, end - kDigestLength - 1);
-  if (digest != Xxh3Hex(std::as_bytes(std::span(body)))) return std::nullopt;
+  if (digest != Xxh3Hex(body)) return std::nullopt;
   text.remove_prefix(end + 1);
   return body;
 }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <numeric>
-#include <span>
 #include <system_error>
 
 #include "convert/job/manifest.h"
@@ -116,7 +115,7 @@ OutputJob DescribeJob(const ModelTensors& source, const Plan& plan, const Recipe
   head.command = run.command;
   head.options = job.manifest_job.options;
   const std::string identity = PlanFingerprint(plan, source.catalog) + job.manifest_job_text;
-  head.fingerprint = formats::Xxh3Hex(std::as_bytes(std::span(identity)));
+  head.fingerprint = formats::Xxh3Hex(identity);
   for (const SourceFile& file : source.catalog.files()) {
     if (IsMadeUp(file)) continue;
     head.sources.push_back(

@@ -17,6 +17,7 @@
 #include "formats/dcp_metadata.h"
 #include "formats/error.h"
 #include "formats/freed_shard.h"
+#include "formats/hash/xxh3.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -84,7 +85,7 @@ class DcpDirectory final : public TrainingReader {
     for (std::size_t f = 0; f < items.size(); ++f) {
       if (items[f].empty()) continue;
       const std::uint32_t file = stored.AddFile(place_.directory / metadata_.files[f], *files[f],
-                                                DigestOf(metadata_.version));
+                                                formats::Xxh3Hex(metadata_.version));
       for (std::size_t i = 0; i < items[f].size(); ++i) {
         const formats::DcpTensor& tensor = metadata_.tensors[items[f][i].tensor];
         const formats::DcpChunk& chunk = tensor.chunks[items[f][i].chunk];

@@ -16,6 +16,7 @@
 #include "convert/layouts/wrapper_prefixes.h"
 #include "convert/open/training_reader.h"
 #include "formats/error.h"
+#include "formats/hash/xxh3.h"
 #include "formats/message_text.h"
 #include "formats/number_of.h"
 
@@ -192,7 +193,7 @@ class MegatronRankFiles final : public ReaderOfPieces {
              "it again from where it comes from");
     }
     const std::uint32_t source =
-        stored_.AddFile(place.directory / name, file, DigestOf(*save.text));
+        stored_.AddFile(place.directory / name, file, formats::Xxh3Hex(*save.text));
     for (const auto& [stage, views] : stages) {
       ranks_.push_back(rank);
       ranks_.back().virtual_stage = stage;

@@ -30,7 +30,7 @@ std::string ReadHeader(const SourceFile& file, const std::vector<formats::FreedS
     bytes.resize(sizeof(length) + length);
     input.ReadAt(0, std::as_writable_bytes(std::span(bytes)));
   }
-  if (formats::Xxh3Hex(std::as_bytes(std::span(bytes))) != file.header_digest) {
+  if (formats::Xxh3Hex(bytes) != file.header_digest) {
     throw Error(ErrorCode::kBadInput,
                 fmt::format("{}: the header changed while it was read; run the command again when "
                             "nobody writes to the source",

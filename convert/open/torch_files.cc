@@ -7,6 +7,7 @@
 
 #include "convert/open/training_reader.h"
 #include "formats/error.h"
+#include "formats/hash/xxh3.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -19,7 +20,7 @@ class TorchFiles final : public ReaderOfPieces {
       const std::filesystem::path path = place.directory / name;
       const formats::InputFile file = OpenFileOf(place, name);
       const formats::TorchSave save = formats::ReadTorchSave(file);
-      const std::uint32_t source = stored_.AddFile(path, file, DigestOf(*save.text));
+      const std::uint32_t source = stored_.AddFile(path, file, formats::Xxh3Hex(*save.text));
       for (const formats::TorchTensor& view : save.tensors) {
         // Safetensors files have no such dtype; an optimizer's state may have one.
         if (!view.type->dtype) continue;

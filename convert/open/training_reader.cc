@@ -2,14 +2,12 @@
 
 #include <algorithm>
 #include <numeric>
-#include <span>
 #include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "formats/freed_shard.h"
-#include "formats/hash/xxh3.h"
 
 namespace dsv3::convert {
 
@@ -42,10 +40,6 @@ TrainingReading TrainingReader::ReadModel(const ModelConfig& config,
   for (const ShardedTensor& tensor : tensors()) names.push_back({tensor.name, tensor.shape});
   const DetectedStack detected = DetectStack(names, from);
   return {detected.stack, ReadStack(detected, config, names), {}};
-}
-
-std::string DigestOf(std::string_view description) {
-  return formats::Xxh3Hex(std::as_bytes(std::span(description)));
 }
 
 std::uint32_t StoredTensors::AddFile(const std::filesystem::path& path,

@@ -66,9 +66,6 @@ formats::InputFile OpenFileOf(const TrainingPlace& place, const std::string& nam
 // By the place's kind.
 std::unique_ptr<TrainingReader> ReadTraining(const TrainingPlace& place);
 
-// XXH3-128 of a text in which a file describes itself, hex.
-std::string DigestOf(std::string_view description);
-
 // Collects the stored tensors of a training checkpoint.
 class StoredTensors {
  public:

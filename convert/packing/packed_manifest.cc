@@ -1,7 +1,6 @@
 #include "convert/packing/packed_manifest.h"
 
 #include <algorithm>
-#include <span>
 #include <utility>
 
 #include <fmt/format.h>
@@ -20,10 +19,6 @@ constexpr std::string_view kFormat = "dsv3-packed-checkpoint";
 constexpr std::uint64_t kVersion = 1;
 // The last member: the digest of the bytes before its name's first quote.
 constexpr std::string_view kListDigest = "list_xxh3_128";
-
-std::string DigestOf(std::string_view text) {
-  return formats::Xxh3Hex(std::as_bytes(std::span(text)));
-}
 
 void WriteDigest(formats::JsonWriter& writer, std::string_view key, const std::string& digest) {
   if (digest.empty()) return;
@@ -174,7 +169,7 @@ void Parser::CheckTensors(const PackedManifest& manifest) const {
 // Without it a changed digit of a digest would not be seen where nothing needs that digest.
 void Parser::CheckDigest(std::string_view text, const std::string& digest) const {
   const std::size_t place = text.rfind(fmt::format("\"{}\"", kListDigest));
-  if (place == text.npos || DigestOf(text.substr(0, place)) != digest) {
+  if (place == text.npos || formats::Xxh3Hex(text.substr(0, place)) != digest) {
     Fail(fmt::format("its bytes are not those that its \"{}\" was made of", kListDigest));
   }
 }
@@ -247,7 +242,7 @@ std::string SerializePackedManifest(const PackedManifest& manifest) {
   text += "\n],\n\"tensors\": [\n";
   AppendLines(text, manifest.tensors, TensorLine);
   text += "\n],\n";
-  const std::string digest = DigestOf(text);
+  const std::string digest = formats::Xxh3Hex(text);
   return text + fmt::format("\"{}\": \"{}\"\n}}\n", kListDigest, digest);
 }
 

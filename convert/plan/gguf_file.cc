@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <span>
 #include <string_view>
 #include <utility>
 
@@ -78,7 +77,7 @@ PlannedFile PlanOneFile(std::string name, const formats::GgufKeys& keys,
   file.name = std::move(name);
   file.container = &Gguf();
   file.given_header = formats::SerializeGgufHeader(keys, laid_out);
-  file.header_digest = formats::Xxh3Hex(std::as_bytes(std::span(file.given_header)));
+  file.header_digest = formats::Xxh3Hex(file.given_header);
   file.data_offset = file.given_header.size();
   file.tensors.reserve(tensors.size());
   for (std::size_t i = 0; i < tensors.size(); ++i) {

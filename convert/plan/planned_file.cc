@@ -4,7 +4,6 @@
 #include <functional>
 #include <map>
 #include <numeric>
-#include <span>
 #include <string_view>
 #include <unordered_map>
 
@@ -103,7 +102,7 @@ void TakeTensors(std::vector<TensorEntry> entries, ExpressionsByName& expression
 void Complete(std::string_view header, PlannedFile& file) {
   file.data_offset = header.size();
   file.bytes = header.size() + (file.tensors.empty() ? 0 : file.tensors.back().entry.end());
-  file.header_digest = formats::Xxh3Hex(std::as_bytes(std::span(header)));
+  file.header_digest = formats::Xxh3Hex(header);
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include "convert/recipes/reshard.h"
 
 #include <algorithm>
-#include <span>
 #include <unordered_set>
 
 #include <fmt/format.h>
@@ -97,10 +96,6 @@ void RequireKnownModel(const ModelConfig& config, const ParallelOptions& options
                             "here",
                             QuoteForMessage(config.model_type))),
       {.file = "config.json", .tensor = {}});
-}
-
-std::string DigestOf(const std::string& text) {
-  return formats::Xxh3Hex(std::as_bytes(std::span(text)));
 }
 
 // Whether an engine needs a map of where the experts are.
@@ -234,10 +229,10 @@ class Planner {
   void AddOptions() {
     std::vector<PlanOption>& list = reshard_.plan.options;
     const auto add_text = [&](const char* name, std::string_view value) {
-      list.push_back({name, fmt::format("\"{}\"", value)});
+      list.push_back(TextOption(name, value));
     };
     const auto add_number = [&](const char* name, std::uint64_t value) {
-      list.push_back({name, std::to_string(value)});
+      list.push_back(NumberOption(name, value));
     };
     const Topology& topology = reshard_.topology;
     add_text("format", FormatName(options_.format));
@@ -253,9 +248,12 @@ class Planner {
     add_text("ep_placement", PlacementName(options_.placement.kind));
     // Of what a placement, a load or the counting of experts came to.
     if (reshard_.placement) {
-      add_text("expert_location_xxh3_128", DigestOf(ExpertLocationText(*reshard_.placement)));
+      add_text("expert_location_xxh3_128",
+               formats::Xxh3Hex(ExpertLocationText(*reshard_.placement)));
     }
-    if (options_.format == RankFormat::kKeys) add_text("keys_xxh3_128", DigestOf(keys_text_));
+    if (options_.format == RankFormat::kKeys) {
+      add_text("keys_xxh3_128", formats::Xxh3Hex(keys_text_));
+    }
     add_text("on_misaligned", OnMisalignedName(options_.on_misaligned));
     add_text("mtp", KeepsMtp(options_) ? "keep" : "drop");
     add_number("max_shard_size", options_.max_shard_bytes);

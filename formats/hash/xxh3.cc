@@ -53,4 +53,6 @@ std::string Xxh3Hex(std::span<const std::byte> data) {
   return hash.Hex();
 }
 
+std::string Xxh3Hex(std::string_view text) { return Xxh3Hex(std::as_bytes(std::span(text))); }
+
 }  // namespace dsv3::formats

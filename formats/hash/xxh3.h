@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 struct XXH3_state_s;
 
@@ -30,7 +31,8 @@ class Xxh3 {
   std::unique_ptr<XXH3_state_s, Free> state_;
 };
 
-// Digest of one span.
+// Digest of one span, or of a text.
 std::string Xxh3Hex(std::span<const std::byte> data);
+std::string Xxh3Hex(std::string_view text);
 
 }  // namespace dsv3::formats
