@@ -25,6 +25,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/gguf_files.h"
+#include "formats/io/existence.h"
 #include "formats/manifest.h"
 #include "formats/message_text.h"
 
@@ -42,11 +43,6 @@ struct Options {
   SignatureOptions signature;
   std::uint64_t memory_bytes = 0;
 };
-
-bool Exists(const fs::path& path) {
-  std::error_code error;
-  return fs::exists(path, error);
-}
 
 // Runs the checks one after the other, the quick ones first.
 class AllChecks {
@@ -137,7 +133,7 @@ class AllChecks {
     if (IsOneFile()) return "DIR is a single file";
     if (!options_.source.empty()) return "";
     const fs::path manifest = directory_ / formats::kManifestName;
-    if (!Exists(manifest)) return fmt::format("there is no {}", formats::kManifestName);
+    if (!formats::Exists(manifest)) return fmt::format("there is no {}", formats::kManifestName);
     if (!IsOfAConversion(manifest)) return "no conversion wrote the manifest";
     return "";
   }
@@ -154,7 +150,7 @@ class AllChecks {
 
   std::string WhyNoSignature() const {
     if (!options_.signature.key.empty()) return "";
-    if (IsOneFile() || !Exists(directory_ / convert::kSignatureName)) {
+    if (IsOneFile() || !formats::Exists(directory_ / convert::kSignatureName)) {
       return fmt::format("there is no {}", convert::kSignatureName);
     }
     return fmt::format("{} is there; give --key PUBLIC.pem to check it", convert::kSignatureName);

@@ -4,6 +4,8 @@
 #include <ctime>
 #include <system_error>
 
+#include "formats/io/existence.h"
+
 namespace dsv3::cli {
 namespace {
 
@@ -23,13 +25,13 @@ std::string UtcText(std::chrono::system_clock::time_point time) {
 }
 
 std::filesystem::path SourceRoot(const std::filesystem::path& directory) {
-  std::error_code error;
   std::filesystem::path place = directory.lexically_normal();
   if (!place.has_filename()) place = place.parent_path();
   for (std::filesystem::path root = place; !root.empty(); root = root.parent_path()) {
-    if (std::filesystem::exists(root / ".git", error)) return root;
+    if (formats::Exists(root / ".git")) return root;
     if (root == root.parent_path()) break;
   }
+  std::error_code error;
   const std::filesystem::path here = std::filesystem::current_path(error);
   return !error && here.has_relative_path() && IsBelow(place, here) ? here : place;
 }

@@ -15,6 +15,7 @@
 #include "formats/error.h"
 #include "formats/given_paths.h"
 #include "formats/io/dead_link.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 #include "formats/text_encoding.h"
 
@@ -244,8 +245,7 @@ bool LooksLikeAFile(const fs::path& path) {
 }  // namespace
 
 std::string InputPath(const std::string& name, const std::string& value) {
-  std::error_code ignored;
-  if (fs::exists(fs::symlink_status(value, ignored))) return value;
+  if (formats::EntryExists(value)) return value;
   // What opens it says where the link leads.
   if (!formats::DeadLinkProblem(value).empty()) return value;
   RefuseMarks(name, value);
@@ -268,7 +268,7 @@ std::string InputPath(const std::string& name, const std::string& value) {
   if (!SchemeOf(value).empty()) {
     FailAddress(name, value, download + "; then give the same address, or its directory");
   }
-  if (value.starts_with('.') || fs::exists(fs::path(value).parent_path(), ignored)) return value;
+  if (value.starts_with('.') || formats::Exists(fs::path(value).parent_path())) return value;
   throw Error(
       ErrorCode::kBadInput,
       fmt::format("{}: {}: there is no such file or directory; correct the path. Where it is "
@@ -278,8 +278,7 @@ std::string InputPath(const std::string& name, const std::string& value) {
 }
 
 std::string OutputDirectory(const std::string& name, const std::string& value) {
-  std::error_code ignored;
-  if (fs::exists(fs::symlink_status(value, ignored))) return value;
+  if (formats::EntryExists(value)) return value;
   RefuseMarks(name, value);
   if (IsAddress(value)) {
     FailAddress(name, value, "write to a local directory, and copy it there when it is complete");
@@ -298,8 +297,7 @@ std::string PlacedPath(PathUse use, const std::string& name, const std::string& 
   formats::NoteGivenPath(value);
   if (use == PathUse::kCheckpoint) return InputPath(name, value);
   if (use == PathUse::kOutputDirectory) return OutputDirectory(name, value);
-  std::error_code ignored;
-  if (use == PathUse::kNone || fs::exists(value, ignored)) return value;
+  if (use == PathUse::kNone || formats::Exists(value)) return value;
   RefuseTilde(name, value);
   if (!IsAddress(value)) return value;
   FailAddress(name, value,

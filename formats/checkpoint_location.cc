@@ -11,6 +11,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/io/dead_link.h"
+#include "formats/io/existence.h"
 #include "formats/left_behind.h"
 #include "formats/message_text.h"
 #include "formats/shard_index.h"
@@ -71,7 +72,7 @@ fs::path ResolveHubCache(const fs::path& cache) {
   const fs::path snapshots = cache / "snapshots";
   const fs::path main = cache / "refs" / "main";
   std::error_code error;
-  if (fs::exists(main, error)) {
+  if (Exists(main)) {
     constexpr std::uint64_t kLongestRef = 4096;
     const std::string commit = Trimmed(ReadSmallFile(main, kLongestRef));
     if (commit.empty() || commit[0] == '.' || commit.find_first_of("/\\") != std::string::npos) {
@@ -98,8 +99,8 @@ fs::path ResolveHubCache(const fs::path& cache) {
 
 bool IsHubCache(const fs::path& directory) {
   std::error_code error;
-  return fs::is_directory(directory / "snapshots", error) &&
-         !fs::exists(directory / kShardIndexName, error) && ListSafetensors(directory).empty();
+  return fs::is_directory(directory / "snapshots", error) && !Exists(directory / kShardIndexName) &&
+         ListSafetensors(directory).empty();
 }
 
 }  // namespace

@@ -5,7 +5,6 @@
 #include <cerrno>
 #include <cstddef>
 #include <span>
-#include <system_error>
 
 #include <fmt/format.h>
 #include <sys/mman.h>
@@ -13,6 +12,7 @@
 #include <unistd.h>
 
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/io/input_file.h"
 #include "formats/io/posix.h"
 
@@ -56,8 +56,7 @@ const FreedShard* FindFreed(const std::vector<FreedShard>& freed, std::string_vi
                             const std::filesystem::path& path) {
   const auto found = std::find_if(freed.begin(), freed.end(),
                                   [&](const FreedShard& one) { return one.name == name; });
-  std::error_code ignored;
-  return found == freed.end() || std::filesystem::exists(path, ignored) ? nullptr : &*found;
+  return found == freed.end() || Exists(path) ? nullptr : &*found;
 }
 
 InputFile OpenOrFreed(const std::filesystem::path& path, const std::string& name,

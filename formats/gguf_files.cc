@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/io/input_file.h"
 #include "formats/message_text.h"
 
@@ -165,8 +166,7 @@ std::vector<GgufFile> OpenGgufFiles(const fs::path& path) {
       continue;
     }
     const fs::path beside = fs::absolute(path).parent_path() / GgufSplitFileName(each);
-    std::error_code ignored;
-    if (!fs::exists(beside, ignored)) {
+    if (!Exists(beside)) {
       Fail(beside.filename().string(),
            fmt::format("this split is missing, and the model is in {} files; put it beside {}",
                        each.count, ShownPath(path.filename())));

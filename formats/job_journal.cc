@@ -8,6 +8,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
+#include "formats/io/existence.h"
 #include "formats/json/json_reader.h"
 #include "formats/number_of.h"
 #include "formats/shard_index.h"
@@ -134,8 +135,7 @@ std::optional<JobProgress> ReadJobProgress(const fs::path& directory) {
   progress->files = outputs.size();
   for (const std::string& name : outputs) {
     // Index and manifest have no line: they are written when all else is complete.
-    std::error_code ignored;
-    const bool there = UnsafePath(name).empty() && fs::exists(directory / name, ignored);
+    const bool there = UnsafePath(name).empty() && Exists(directory / name);
     if (there || completed.count(name) != 0) ++progress->completed;
   }
   return progress;

@@ -10,6 +10,7 @@
 #include "convert/job/output_state.h"
 #include "convert/stream/file_hash.h"
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 #include "formats/shard_index.h"
 
@@ -150,7 +151,7 @@ void Committer::MakeVisible() {
   std::vector<std::string> weights;
   const auto add = [&](const std::string& name, std::vector<std::string>& names) {
     // A run that ended at this place may have renamed some of them.
-    if (!std::filesystem::exists(directory_ / name)) names.push_back(name);
+    if (!formats::Exists(directory_ / name)) names.push_back(name);
   };
   for (const PlannedSideFile& side : plan_.side_files) add(side.name, side_files);
   for (const PlannedFile& file : plan_.files) add(file.name, weights);
@@ -226,7 +227,7 @@ void Committer::WriteText(const std::string& name, std::string_view text) {
   if (records_.count(name) != 0) {
     // Complete, but a run ended before it gave the file its name.
     const std::vector<std::string> names = {name};
-    if (!std::filesystem::exists(directory_ / name)) Rename(names);
+    if (!formats::Exists(directory_ / name)) Rename(names);
     return;
   }
   std::vector<FileRecord> records;

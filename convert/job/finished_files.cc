@@ -12,6 +12,7 @@
 
 #include "convert/job/output_state.h"
 #include "convert/stream/file_digests.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -62,7 +63,7 @@ std::map<std::string, FileRecord> CheckFinishedFiles(
   for (const auto& [name, record] : records) {
     std::error_code error;
     std::filesystem::path path = directory / name;
-    if (waits && !std::filesystem::exists(path, error)) path = directory / PartialName(name);
+    if (waits && !formats::Exists(path)) path = directory / PartialName(name);
     // Gone: the run ended between the journal's line and the rename.
     if (!std::filesystem::is_regular_file(path, error)) continue;
     const bool has_its_size = std::filesystem::file_size(path, error) == record.bytes && !error;

@@ -10,6 +10,7 @@
 #include "convert/job/packed_output.h"
 #include "convert/job/source_release.h"
 #include "convert/plan/container.h"
+#include "formats/io/existence.h"
 
 namespace dsv3::convert {
 
@@ -17,7 +18,7 @@ namespace fs = std::filesystem;
 
 bool HasLeftovers(const fs::path& output) {
   return !FindRuns(output, kJournalName).empty() ||
-         fs::exists(output / PartialName(std::string(kJournalName))) ||
+         formats::Exists(output / PartialName(std::string(kJournalName))) ||
          !FindRuns(output, kLockName).empty() || !ReadFreedShards(output).empty();
 }
 
@@ -36,7 +37,7 @@ std::optional<ConversionReport> FinishedWithoutSource(const fs::path& input, con
   }
   const fs::path directory = fs::is_directory(input) ? input : input.parent_path();
   for (const std::string& name : manifest->source_files) {
-    if (fs::exists(directory / name)) return std::nullopt;
+    if (formats::Exists(directory / name)) return std::nullopt;
   }
   ConversionReport report;
   report.outcome = ConversionReport::Outcome::kNothingToDo;

@@ -12,6 +12,7 @@
 
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/job_journal.h"
 #include "formats/json/json_writer.h"
 #include "formats/message_text.h"
@@ -219,8 +220,7 @@ std::string_view TakeWholeLine(std::string_view& text) {
 std::optional<JournalState> Journal::Read(const std::filesystem::path& directory,
                                           const RunId& run) {
   const std::filesystem::path path = directory / FileNameOf(kJournalName, run);
-  std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored)) return std::nullopt;
+  if (!formats::Exists(path)) return std::nullopt;
   const std::string text = formats::ReadSmallFile(path, formats::kMaxJournalBytes);
   std::optional<JournalState> state;
   std::string_view rest = text;

@@ -19,6 +19,7 @@
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/dead_link.h"
+#include "formats/io/existence.h"
 #include "formats/io/input_file.h"
 #include "formats/message_text.h"
 
@@ -26,11 +27,6 @@ namespace dsv3::convert {
 namespace {
 
 namespace fs = std::filesystem;
-
-bool IsThere(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(fs::symlink_status(path, ignored));
-}
 
 bool IsSameJob(const fs::path& manifest, const Plan& plan, const ModelTensors& source,
                const RunOptions& run) {
@@ -94,16 +90,17 @@ bool OneFileOutput::IsPlaced(const PlannedFile& file) const {
 // Whether each file either has its name or is complete beside the manifest, and one has its name
 // already: what is left to do is Place's.
 bool OneFileOutput::EndedWhilePlacing(const Plan& plan) const {
-  if (!IsThere(directory_)) return false;
+  if (!formats::EntryExists(directory_)) return false;
   bool placed = false;
   for (const PlannedFile& file : plan.files) {
     if (IsPlaced(file)) {
       placed = true;
-    } else if (!IsThere(directory_ / file.name)) {
+    } else if (!formats::EntryExists(directory_ / file.name)) {
       return false;
     }
   }
-  return placed && (IsThere(directory_ / kManifestName) || HoldsLocksAlone(directory_));
+  return placed &&
+         (formats::EntryExists(directory_ / kManifestName) || HoldsLocksAlone(directory_));
 }
 
 // Two fine-tunings of one model have the same names, shapes and headers.
@@ -130,7 +127,9 @@ bool OneFileOutput::IsFinished(const Plan& plan, const ModelTensors& source, con
   } else if (overwrite_) {
     return false;
   }
-  const auto is_there = [&](const PlannedFile& file) { return IsThere(PlaceOf(file)); };
+  const auto is_there = [&](const PlannedFile& file) {
+    return formats::EntryExists(PlaceOf(file));
+  };
   const auto found = std::find_if(plan.files.begin(), plan.files.end(), is_there);
   if (found == plan.files.end()) return false;
   const auto is_placed = [&](const PlannedFile& file) { return IsPlaced(file); };
@@ -151,9 +150,11 @@ bool OneFileOutput::IsFinished(const Plan& plan, const ModelTensors& source, con
 
 void OneFileOutput::PlaceFiles(const Plan& plan, formats::FileSystem& file_system) const {
   const fs::path parent = output_.has_parent_path() ? output_.parent_path() : fs::path(".");
-  const auto waits = [&](const PlannedFile& file) { return IsThere(directory_ / file.name); };
+  const auto waits = [&](const PlannedFile& file) {
+    return formats::EntryExists(directory_ / file.name);
+  };
   // A manifest never lies beside a file that it does not describe.
-  if (std::any_of(plan.files.begin(), plan.files.end(), waits) && IsThere(manifest_)) {
+  if (std::any_of(plan.files.begin(), plan.files.end(), waits) && formats::EntryExists(manifest_)) {
     file_system.Remove(manifest_);
     file_system.SyncDirectory(parent);
   }
@@ -162,7 +163,7 @@ void OneFileOutput::PlaceFiles(const Plan& plan, formats::FileSystem& file_syste
   }
   // The names in both directories: first those that come, then those that go.
   file_system.SyncDirectory(parent);
-  if (IsThere(directory_ / kManifestName)) {
+  if (formats::EntryExists(directory_ / kManifestName)) {
     file_system.Rename(directory_ / kManifestName, manifest_);
     file_system.SyncDirectory(parent);
   }
@@ -171,7 +172,7 @@ void OneFileOutput::PlaceFiles(const Plan& plan, formats::FileSystem& file_syste
 
 void OneFileOutput::Place(const Plan& plan, formats::FileSystem& file_system) const {
   // Another run that ends this job may have done it.
-  if (!IsThere(directory_)) return;
+  if (!formats::EntryExists(directory_)) return;
   {
     const RunLocks locks(directory_, RunId());
     PlaceFiles(plan, file_system);

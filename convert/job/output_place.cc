@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -34,7 +35,7 @@ void RequireDirectories(const fs::path& output, std::string_view advice) {
   std::error_code ignored;
   for (fs::path parent = CanonicalPath(output).parent_path(); parent.has_relative_path();
        parent = parent.parent_path()) {
-    if (!fs::exists(parent, ignored)) continue;
+    if (!formats::Exists(parent)) continue;
     if (fs::is_directory(parent, ignored)) break;
     RefuseOutput(output, fmt::format("{} is not a directory", formats::ShownPath(parent)), advice);
   }
@@ -80,7 +81,7 @@ void RequirePlaces(const fs::path& input, const fs::path& output) {
   std::error_code ignored;
   if (fs::is_directory(input, ignored)) {
     RequireApart(input, output);
-  } else if (fs::exists(input, ignored)) {
+  } else if (formats::Exists(input)) {
     // Where one file was named, the output may lie beside it.
     RequireNotAround(CanonicalPath(input).parent_path(), CanonicalPath(output), output);
   }

@@ -20,6 +20,7 @@
 #include "formats/error.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/dead_link.h"
+#include "formats/io/existence.h"
 #include "formats/io/input_file.h"
 #include "formats/message_text.h"
 #include "formats/rank_layout.h"
@@ -112,7 +113,7 @@ void RequireRoomForPart(const fs::path& directory, const JobJournals& journals,
     for (const std::string& name : run.head.replaced) {
       const bool is_ours = std::count(job.writes.begin(), job.writes.end(), name) != 0;
       if (is_ours || name.ends_with(PartialName("")) || journals.files.count(name) != 0 ||
-          !IsThere(directory / name)) {
+          !formats::EntryExists(directory / name)) {
         continue;
       }
       RefuseOutput(directory, fmt::format("{} is to be replaced by this job, and a part cannot do "
@@ -153,7 +154,7 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
   std::error_code error;
   const fs::file_status status = fs::status(directory, error);
   if (!fs::exists(status)) {
-    if (IsThere(directory)) {
+    if (formats::EntryExists(directory)) {
       RefuseOutput(directory, fmt::format("is a symlink to nothing: it is {}; remove it or name "
                                           "another",
                                           formats::DeadLinkProblem(directory)));
@@ -237,7 +238,7 @@ void ClearOutput(const fs::path& directory, const std::vector<std::string>& unfi
   std::set<fs::path> touched;
   const auto remove = [&](const std::string& name) {
     const fs::path path = directory / name;
-    if (!IsThere(path)) return;
+    if (!formats::EntryExists(path)) return;
     file_system.Remove(path);
     touched.insert(path.parent_path());
   };
@@ -247,7 +248,8 @@ void ClearOutput(const fs::path& directory, const std::vector<std::string>& unfi
   for (const std::string_view last :
        {kPackedManifestName, kManifestName, formats::kRankLayoutName, formats::kShardIndexName}) {
     const std::string name(last);
-    if (std::count(replaced.begin(), replaced.end(), name) == 0 || !IsThere(directory / name)) {
+    if (std::count(replaced.begin(), replaced.end(), name) == 0 ||
+        !formats::EntryExists(directory / name)) {
       continue;
     }
     file_system.Remove(directory / name);

@@ -13,6 +13,7 @@
 #include "convert/job/source_use.h"
 #include "convert/stream/shared_reads.h"
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/io/file_system.h"
 #include "formats/message_text.h"
 
@@ -25,9 +26,8 @@ std::vector<std::uint64_t> FreedBytes(const ModelTensors& source, const SourceUs
   try {
     const DeletionRules rules(source.directory);
     for (std::uint32_t i = 0; i < use.files_end(); ++i) {
-      std::error_code error;
       const std::filesystem::path& path = use.files()[i].path;
-      if (std::filesystem::exists(path, error)) bytes[i] = rules.Of(path).freed_bytes;
+      if (formats::Exists(path)) bytes[i] = rules.Of(path).freed_bytes;
     }
   } catch (const Error&) {
     return {};

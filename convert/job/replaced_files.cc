@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -54,11 +55,6 @@ void RequireDirectories(const fs::path& directory, const std::string& name) {
 
 }  // namespace
 
-bool IsThere(const fs::path& path) {
-  std::error_code error;
-  return fs::exists(fs::symlink_status(path, error));
-}
-
 std::optional<std::uint64_t> FileBytes(const fs::path& path) {
   std::error_code error;
   if (!fs::is_regular_file(path, error)) return std::nullopt;
@@ -77,7 +73,7 @@ std::vector<std::string> FilesInTheWay(const fs::path& directory, const OutputJo
   const std::set<std::string> ours(known.begin(), known.end());
   std::vector<std::string> names;
   for (const std::string& name : job.writes) {
-    if (ours.count(name) == 0 && IsThere(directory / name)) names.push_back(name);
+    if (ours.count(name) == 0 && formats::EntryExists(directory / name)) names.push_back(name);
   }
   return names;
 }
@@ -96,7 +92,7 @@ void RequireReplaceable(const fs::path& directory, const OutputJob& job) {
                                           "that name; move it away, or choose another directory",
                                           name));
     }
-    if (IsThere(path) && sources.count(PlaceOf(path)) != 0) {
+    if (formats::EntryExists(path) && sources.count(PlaceOf(path)) != 0) {
       RefuseOutput(directory, fmt::format("{} is a file of the source, which a link leads to; "
                                           "--overwrite would delete it; choose another directory",
                                           name));

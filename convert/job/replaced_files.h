@@ -15,9 +15,6 @@
 // Which files of an output directory a job with --overwrite replaces.
 namespace dsv3::convert {
 
-// Whether the path exists, also as a link to nothing.
-bool IsThere(const std::filesystem::path& path);
-
 // The size of a regular file, links followed; nothing where there is none.
 std::optional<std::uint64_t> FileBytes(const std::filesystem::path& path);
 

@@ -25,6 +25,7 @@
 #include "convert/open/base_tensors.h"
 #include "convert/stream/derived_checks.h"
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -170,8 +171,7 @@ SideDigests OutputRun::FreedSides() const {
     const std::uint32_t tensor = source_.catalog.Find(side.tensor);
     if (tensor == Catalog::kNone) continue;
     const SourceFile& file = source_.catalog.files()[source_.catalog.tensors()[tensor].extent.file];
-    std::error_code error;
-    if (!file.path.empty() && !fs::exists(file.path, error)) {
+    if (!file.path.empty() && !formats::Exists(file.path)) {
       freed.emplace(tensor, side.digests);
     }
   }
@@ -199,9 +199,8 @@ void OutputRun::RequireSources(const std::vector<std::size_t>& to_make) const {
   if (!IsUnfinished()) return;
   for (const std::size_t file : to_make) {
     for (const std::uint32_t source : use_.FilesOf(plan_.files[file])) {
-      std::error_code error;
       const SourceFile& shard = use_.files()[source];
-      if (fs::exists(shard.path, error)) continue;
+      if (formats::Exists(shard.path)) continue;
       throw Error(ErrorCode::kBadInput,
                   fmt::format("{}: this file is not as the interrupted run wrote it, and {}, of "
                               "which it is made, was deleted by --delete-source-shards; download "

@@ -9,6 +9,7 @@
 
 #include "convert/job/deletion_permission.h"
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -159,8 +160,7 @@ std::vector<SourceDeletion> PlanDeletion(const fs::path& directory,
   std::vector<SourceDeletion> deletions;
   const DeletionRules rules(directory);
   for (const fs::path& shard : shards) {
-    std::error_code error;
-    if (fs::exists(shard, error)) deletions.push_back(rules.Of(shard));
+    if (formats::Exists(shard)) deletions.push_back(rules.Of(shard));
   }
   for (const SourceDeletion& deletion : deletions) {
     if (deletion.shard_goes()) RequireDeletable(deletion.shard);

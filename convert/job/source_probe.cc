@@ -8,7 +8,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -19,6 +18,7 @@
 #include "convert/plan/planned_file.h"
 #include "formats/hash/xxh3.h"
 #include "formats/io/aligned_buffer.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -76,8 +76,7 @@ std::vector<std::uint32_t> ChooseTensors(
     }
   }
   for (std::uint32_t file = 0; file < chosen.size(); ++file) {
-    std::error_code error;
-    if (!std::filesystem::exists(catalog.files()[file].path, error)) chosen[file] = Catalog::kNone;
+    if (!formats::Exists(catalog.files()[file].path)) chosen[file] = Catalog::kNone;
   }
   return chosen;
 }
@@ -137,8 +136,7 @@ class OutputProbe {
 
   bool AreThere(const std::vector<std::uint32_t>& files) const {
     return std::all_of(files.begin(), files.end(), [&](std::uint32_t file) {
-      std::error_code error;
-      return std::filesystem::exists(use_.files()[file].path, error);
+      return formats::Exists(use_.files()[file].path);
     });
   }
 

@@ -18,6 +18,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/file_range.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -117,7 +118,7 @@ void SourceRelease::Free(std::uint32_t source) {
   const fs::path& path = use_.files()[source].path;
   std::error_code error;
   const bool is_link = fs::is_symlink(fs::symlink_status(path, error));
-  if (!fs::exists(path, error)) {
+  if (!formats::Exists(path)) {
     // An earlier run freed the file; where that run ended before the last step, the link is still
     // there.
     if (is_link) fs_.Remove(path);

@@ -1,7 +1,6 @@
 #include "convert/open/base_tensors.h"
 
 #include <algorithm>
-#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
@@ -13,6 +12,7 @@
 #include "convert/plan/composed_expression.h"
 #include "convert/plan/dequantize_expression.h"
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/manifest.h"
 #include "formats/message_text.h"
 
@@ -41,8 +41,7 @@ OpenedModel Open(const std::filesystem::path& directory) {
   OpenedPacked opened = OpenPacked(directory, std::move(manifest));
   OpenedModel model = std::move(opened.model);
   const std::filesystem::path config = model.directory / formats::kConfigName;
-  std::error_code ignored;
-  if (std::filesystem::exists(config, ignored)) {
+  if (formats::Exists(config)) {
     model.config_text = formats::ReadSmallFile(config, formats::kMaxConfigBytes);
     model.config = ParseModelConfig(model.config_text, formats::kConfigName);
   }

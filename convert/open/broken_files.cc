@@ -1,7 +1,6 @@
 #include "convert/open/broken_files.h"
 
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -11,6 +10,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/left_behind.h"
 #include "formats/side_file_check.h"
 
@@ -22,8 +22,7 @@ using formats::Finding;
 using formats::Findings;
 
 void AddConfig(const fs::path& directory, Findings& findings) {
-  std::error_code error;
-  if (!fs::exists(directory / formats::kConfigName, error)) return;
+  if (!formats::Exists(directory / formats::kConfigName)) return;
   try {
     RequireConfigObject(
         formats::ReadSmallFile(directory / formats::kConfigName, formats::kMaxConfigBytes),

@@ -6,7 +6,6 @@
 #include <set>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -31,6 +30,7 @@
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/io/dead_link.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 #include "formats/shard_index.h"
 
@@ -46,11 +46,6 @@ using formats::Severity;
 
 constexpr std::string_view kSuffix = ".safetensors";
 
-bool Exists(const fs::path& path) {
-  std::error_code error;
-  return fs::exists(path, error);
-}
-
 // The files that the hub's listing and records name, that a model needs, and that the directory
 // lacks.
 std::string AbsenceOf(const fs::path& path) {
@@ -62,13 +57,13 @@ void AddListed(const fs::path& directory, Findings& findings) {
   std::optional<HubRecords> records = ReadHubRecords(directory);
   if (!records) return;
   const bool has_index = records->files.count(std::string(formats::kShardIndexName)) != 0 ||
-                         Exists(directory / formats::kShardIndexName);
+                         formats::Exists(directory / formats::kShardIndexName);
   for (const auto& [name, file] : records->files) {
     // With an index that says which weights there are, others may have been left out on purpose.
     const bool needed =
         name == kConfigName || name == formats::kShardIndexName ||
         (!has_index && name.ends_with(kSuffix) && name.find('/') == std::string::npos);
-    if (!needed || Exists(directory / name)) continue;
+    if (!needed || formats::Exists(directory / name)) continue;
     findings.push_back(
         FileFault("missing-file", name,
                   fmt::format("{}: {} ({} lists it); continue the download, or copy "
@@ -201,7 +196,7 @@ std::optional<Findings> OfTraining(const fs::path& directory) {
 }
 
 bool HoldsCheckpoint(const fs::path& directory) {
-  return Exists(directory / formats::kShardIndexName) ||
+  return formats::Exists(directory / formats::kShardIndexName) ||
          !formats::ListSafetensors(directory).empty();
 }
 

@@ -6,7 +6,6 @@
 #include <optional>
 #include <set>
 #include <string>
-#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
@@ -18,6 +17,7 @@
 #include "formats/error.h"
 #include "formats/freed_shard.h"
 #include "formats/hash/xxh3.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -110,9 +110,7 @@ class DcpDirectory final : public TrainingReader {
 
   formats::InputFile Open(const std::string& name) const {
     const std::filesystem::path path = place_.directory / name;
-    std::error_code ignored;
-    if (!std::filesystem::exists(path, ignored) &&
-        formats::FindFreed(place_.freed, name, path) == nullptr) {
+    if (!formats::Exists(path) && formats::FindFreed(place_.freed, name, path) == nullptr) {
       throw Error(ErrorCode::kBadInput,
                   fmt::format("{}: there is no such file, and {} says that it holds tensors; copy "
                               "it from where the checkpoint was saved",

@@ -27,6 +27,7 @@
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/freed_shard.h"
+#include "formats/io/existence.h"
 #include "formats/json/json_edit.h"
 #include "formats/message_text.h"
 
@@ -57,8 +58,7 @@ Ranks ReadRanks(const fs::path& directory, const std::vector<formats::FreedShard
   std::vector<TensorFile> files(size);
   tbb::parallel_for(std::uint64_t{0}, size, [&](std::uint64_t rank) {
     const std::string name = DeepseekFileName(rank, size);
-    std::error_code ignored;
-    if (!fs::exists(fs::symlink_status(directory / name, ignored)) &&
+    if (!formats::EntryExists(directory / name) &&
         formats::FindFreed(freed, name, directory / name) == nullptr) {
       Fail(name, "",
            fmt::format("{}: the other files are of {} ranks, and this one is missing; copy it from "
@@ -229,8 +229,7 @@ void TakeSideFiles(OpenedModel& model) {
 }  // namespace
 
 void RequireDemoConfig(const fs::path& directory, const OpenOptions& options) {
-  std::error_code ignored;
-  if (!options.config.empty() || fs::exists(fs::symlink_status(directory / kConfigName, ignored))) {
+  if (!options.config.empty() || formats::EntryExists(directory / kConfigName)) {
     return;
   }
   const bool is_usage = options.takes_config && options.faults == OpenOptions::Faults::kThrow;

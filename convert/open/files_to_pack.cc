@@ -15,6 +15,7 @@
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/io/dead_link.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 #include "formats/shard_index.h"
 
@@ -105,8 +106,7 @@ void RequireListed(const fs::path& directory, const std::vector<std::string>& we
 // Throws where pack's own name is taken.
 void RequireNotPacked(const fs::path& directory) {
   const std::string name(kPackedManifestName);
-  std::error_code ignored;
-  if (!fs::exists(fs::symlink_status(directory / name, ignored))) return;
+  if (!formats::EntryExists(directory / name)) return;
   throw Error(
       ErrorCode::kBadInput,
       fmt::format("{}: it holds a {}, so it is packed already; unpack it first, or, if that "
@@ -170,7 +170,7 @@ OpenedModel OpenFilesToPack(const fs::path& input, const OpenOptions& options) {
   std::error_code ignored;
   const fs::path index = model.directory / formats::kShardIndexName;
   const bool is_file = !fs::is_directory(input, ignored);
-  if (!is_file && fs::exists(fs::symlink_status(index, ignored))) {
+  if (!is_file && formats::EntryExists(index)) {
     RequireListed(model.directory, names);
     model.form = formats::CheckpointFiles::Form::kIndexed;
     model.needs_index = true;

@@ -25,6 +25,7 @@
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/gguf_files.h"
+#include "formats/io/existence.h"
 #include "formats/manifest.h"
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
@@ -38,9 +39,8 @@ using formats::kMaxConfigBytes;
 
 [[noreturn]] void FailNoConfig(const formats::CheckpointFiles& files, bool takes_config) {
   const fs::path path = files.directory / kConfigName;
-  std::error_code ignored;
   // If something else has that name, reading it gives the error that describes it.
-  if (fs::exists(fs::symlink_status(path, ignored))) formats::ReadSmallFile(path, 0);
+  if (formats::EntryExists(path)) formats::ReadSmallFile(path, 0);
   throw Error(ErrorCode::kBadInput,
               fmt::format("{}: there is no config.json, which gives the block size of the scales; "
                           "copy it from where these weights came from{}",
@@ -100,18 +100,16 @@ using Faults = OpenOptions::Faults;
 // Where the config is: beside the files or, where there is none, what the options name.
 fs::path ConfigPath(const formats::CheckpointFiles& files, const OpenOptions& options,
                     OpenedModel& model) {
-  std::error_code ignored;
   const fs::path path = files.directory / kConfigName;
-  model.config_given = !options.config.empty() && !fs::exists(fs::symlink_status(path, ignored));
+  model.config_given = !options.config.empty() && !formats::EntryExists(path);
   return model.config_given ? options.config : path;
 }
 
 // The caller judges faults of the config; an error of the disk is thrown but with kReportAll.
 void ReadConfig(const formats::CheckpointFiles& files, const OpenOptions& options,
                 OpenedModel& model) {
-  std::error_code ignored;
   const fs::path path = ConfigPath(files, options, model);
-  model.has_config = fs::exists(fs::symlink_status(path, ignored));
+  model.has_config = formats::EntryExists(path);
   if (!model.has_config) return;
   try {
     std::string text = formats::ReadSmallFile(path, kMaxConfigBytes);

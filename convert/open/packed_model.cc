@@ -6,7 +6,6 @@
 #include <optional>
 #include <span>
 #include <string_view>
-#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
@@ -22,6 +21,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/io/input_file.h"
 #include "formats/manifest.h"
 #include "formats/message_text.h"
@@ -224,8 +224,7 @@ class Opener {
 }  // namespace
 
 bool IsPackedDirectory(const fs::path& input) {
-  std::error_code ignored;
-  return fs::exists(fs::symlink_status(input / kPackedManifestName, ignored));
+  return formats::EntryExists(input / kPackedManifestName);
 }
 
 PackedManifest ReadPackedManifest(const fs::path& directory, const std::string& file) {

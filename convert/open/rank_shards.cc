@@ -9,6 +9,7 @@
 #include "convert/layouts/deepseek_names.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 #include "formats/shard_index.h"
 
@@ -17,9 +18,8 @@ namespace dsv3::convert {
 namespace fs = std::filesystem;
 
 bool IsRankDirectory(const fs::path& input) {
-  std::error_code ignored;
-  return fs::exists(fs::symlink_status(input / formats::kRankLayoutName, ignored)) &&
-         !fs::exists(fs::symlink_status(input / formats::kShardIndexName, ignored));
+  return formats::EntryExists(input / formats::kRankLayoutName) &&
+         !formats::EntryExists(input / formats::kShardIndexName);
 }
 
 std::vector<std::string> DemoFiles(const fs::path& directory,
@@ -34,7 +34,7 @@ std::vector<std::string> DemoFiles(const fs::path& directory,
 bool IsDemoDirectory(const fs::path& input, const std::vector<formats::FreedShard>& freed) {
   std::error_code ignored;
   if (!fs::is_directory(input, ignored) || IsRankDirectory(input) ||
-      fs::exists(fs::symlink_status(input / formats::kShardIndexName, ignored))) {
+      formats::EntryExists(input / formats::kShardIndexName)) {
     return false;
   }
   return DemoRanks(DemoFiles(input, freed)).has_value();

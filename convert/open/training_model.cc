@@ -22,6 +22,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/left_behind.h"
 #include "formats/message_text.h"
 
@@ -34,9 +35,8 @@ using formats::kConfigName;
 // The config that was named, or that lies beside the files or in the directory around them.
 fs::path FindConfig(const TrainingPlace& place, const OpenOptions& options) {
   if (!options.config.empty()) return options.config;
-  std::error_code ignored;
   for (const fs::path& directory : {place.directory, place.directory.parent_path()}) {
-    if (fs::exists(directory / kConfigName, ignored)) return directory / kConfigName;
+    if (formats::Exists(directory / kConfigName)) return directory / kConfigName;
   }
   throw Error(ErrorCode::kUsage,
               fmt::format("{}: a training checkpoint does not say what the model is, and there is "

@@ -12,6 +12,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/dcp_safetensors.h"
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/io/input_file.h"
 #include "formats/json/json_reader.h"
 #include "formats/message_text.h"
@@ -31,16 +32,12 @@ constexpr char kTorchIndex[] = "pytorch_model.bin.index.json";
               {path.string(), ""});
 }
 
-bool Exists(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
-}
-
 using Freed = std::vector<formats::FreedShard>;
 
 // Whether the directory has the file, or had it before a run freed it.
 bool HasFile(const fs::path& directory, const std::string& name, const Freed& freed) {
-  return Exists(directory / name) || formats::FindFreed(freed, name, directory / name) != nullptr;
+  return formats::Exists(directory / name) ||
+         formats::FindFreed(freed, name, directory / name) != nullptr;
 }
 
 // The names in a directory, sorted, those of freed files among them. Other errors than a missing

@@ -15,6 +15,7 @@
 #include "formats/checkpoint_location.h"
 #include "formats/download_mark.h"
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/job_journal.h"
 #include "formats/manifest.h"
 #include "formats/message_text.h"
@@ -45,11 +46,6 @@ Finding Note(Severity severity, std::string_view kind, const std::string& file,
   return finding;
 }
 
-bool Exists(const fs::path& path) {
-  std::error_code error;
-  return fs::symlink_status(path, error).type() != fs::file_type::not_found;
-}
-
 // The commands that complete the output of an unfinished job. Journals of earlier versions do not
 // record its command.
 std::string CommandsToContinue(const formats::JobProgress& job, const fs::path& directory) {
@@ -64,8 +60,9 @@ std::string CommandsToContinue(const formats::JobProgress& job, const fs::path& 
 // The finding about the journals of a directory.
 Finding OfJournals(const fs::path& directory, const formats::JobProgress& job) {
   // The manifest or packed.json is the last file: only the journals are left to remove.
-  const bool whole = job.completed == job.files && (Exists(directory / formats::kManifestName) ||
-                                                    Exists(directory / kPackedManifestName));
+  const bool whole =
+      job.completed == job.files && (formats::EntryExists(directory / formats::kManifestName) ||
+                                     formats::EntryExists(directory / kPackedManifestName));
   return Note(whole ? Severity::kWarning : Severity::kError, kConversionKind, job.journal,
               fmt::format("{}: a conversion ({}) into {} is under way or was interrupted; {} of {} "
                           "files are complete: wait for it, or continue it with: {}",
@@ -145,10 +142,10 @@ class Lister {
   void AddLeftover(const std::string& name) {
     // The journal's finding already covers the job's files.
     if (job_ || IsOfChecksums(name) || !formats::HowDownloadGoesOn(name).empty()) return;
-    const bool maybe_whole = Exists(directory_ / formats::kShardIndexName) ||
-                             Exists(directory_ / formats::kRankLayoutName) ||
-                             Exists(directory_ / formats::kManifestName) ||
-                             Exists(directory_ / kPackedManifestName);
+    const bool maybe_whole = formats::EntryExists(directory_ / formats::kShardIndexName) ||
+                             formats::EntryExists(directory_ / formats::kRankLayoutName) ||
+                             formats::EntryExists(directory_ / formats::kManifestName) ||
+                             formats::EntryExists(directory_ / kPackedManifestName);
     const bool is_own = fs::path(name).filename().string().starts_with(".dsv3-");
     findings_.push_back(
         Note(is_own && !maybe_whole ? Severity::kError : Severity::kWarning, kConversionKind, name,

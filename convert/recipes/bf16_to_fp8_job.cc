@@ -17,6 +17,7 @@
 #include "convert/recipes/fp8_to_bf16.h"
 #include "convert/recipes/side_files.h"
 #include "formats/checkpoint_files.h"
+#include "formats/io/existence.h"
 #include "formats/manifest.h"
 
 namespace dsv3::convert {
@@ -131,8 +132,7 @@ class Bf16ToFp8Job {
 
 std::optional<formats::Manifest> ReadSourceManifest(const OpenedModel& source) {
   const std::filesystem::path path = source.directory / formats::kManifestName;
-  std::error_code ignored;
-  if (!std::filesystem::exists(std::filesystem::symlink_status(path, ignored))) {
+  if (!formats::EntryExists(path)) {
     return std::nullopt;
   }
   return formats::ParseManifest(formats::ReadSmallFile(path, formats::kMaxManifestBytes),

@@ -11,7 +11,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -23,6 +22,7 @@
 #include "convert/stream/scan.h"
 #include "formats/error.h"
 #include "formats/io/aligned_buffer.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -262,9 +262,7 @@ void RefuseFoldedBiases(const Catalog& catalog, const Plan& plan,
   for (const std::size_t file : run.to_make) there.insert(plan.files[file].name);
   for (const SourceFile& file : catalog.files()) {
     // One that holds nothing but what is beside codes becomes no file.
-    std::error_code error;
-    const bool is_beside =
-        !planned.contains(file.name) && std::filesystem::exists(file.path, error);
+    const bool is_beside = !planned.contains(file.name) && formats::Exists(file.path);
     if (of_all_files || is_beside) there.insert(file.name);
   }
   BiasCheck(catalog, run.sources, std::move(there)).Run(weights, progress, stop);

@@ -4,13 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <system_error>
 #include <vector>
 
 #include "convert/packing/chunk_coder.h"
 #include "convert/stream/source_files.h"
 #include "convert/stream/value_bytes.h"
 #include "formats/io/aligned_buffer.h"
+#include "formats/io/existence.h"
 
 namespace dsv3::convert {
 namespace {
@@ -44,8 +44,7 @@ std::vector<SourceRange> ChooseSamples(const Catalog& catalog,
 PackedSizes SamplePackedSizes(const Catalog& catalog, const std::vector<ExpressionPtr>& bases) {
   std::vector<bool> is_there;
   for (const SourceFile& file : catalog.files()) {
-    std::error_code error;
-    is_there.push_back(std::filesystem::exists(file.path, error));
+    is_there.push_back(formats::Exists(file.path));
   }
   std::map<std::pair<formats::Dtype, bool>, std::vector<std::uint32_t>> tensors;
   for (std::uint32_t i = 0; i < catalog.tensors_end(); ++i) {

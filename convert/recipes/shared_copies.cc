@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <span>
 #include <string>
-#include <system_error>
 
 #include <fmt/format.h>
 
@@ -14,6 +13,7 @@
 #include "convert/stream/source_files.h"
 #include "formats/error.h"
 #include "formats/io/aligned_buffer.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -37,9 +37,8 @@ constexpr std::uint64_t kReadBytes = std::uint64_t{4} << 20;
 }
 
 bool IsThere(const Catalog& stored, std::uint32_t tensor) {
-  std::error_code ignored;
   const Extent& extent = stored.tensors()[tensor].extent;
-  return std::filesystem::exists(stored.files()[extent.file].path, ignored);
+  return formats::Exists(stored.files()[extent.file].path);
 }
 
 // Whether all files are there that hold bytes of a tensor.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <span>
-#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
@@ -14,6 +13,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/hash/sha256.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 #include "formats/sums_file.h"
 
@@ -24,11 +24,6 @@ namespace fs = std::filesystem;
 
 using formats::Findings;
 using formats::Severity;
-
-bool Exists(const fs::path& path) {
-  std::error_code error;
-  return fs::symlink_status(path, error).type() != fs::file_type::not_found;
-}
 
 formats::Finding BasisFinding(Severity severity, std::string kind, std::string_view file,
                               std::string message) {
@@ -44,7 +39,7 @@ formats::Finding BasisFinding(Severity severity, std::string kind, std::string_v
 void CompareManifestWithSums(const fs::path& directory, const std::string& text,
                              Findings& findings) {
   const fs::path path = directory / formats::kSumsName;
-  if (!Exists(path)) return;
+  if (!formats::EntryExists(path)) return;
   formats::SumsFile sums;
   try {
     sums = formats::ParseSums(formats::ReadSmallFile(path, formats::kMaxSumsBytes));
@@ -193,7 +188,7 @@ std::optional<ChecksumBasis> FindChecksumBasis(const fs::path& directory, const 
     if (!unreadable) unreadable = error;
   };
   std::optional<ChecksumBasis> basis;
-  if (Exists(directory / formats::kManifestName)) {
+  if (formats::EntryExists(directory / formats::kManifestName)) {
     try {
       const std::string text =
           formats::ReadSmallFile(directory / formats::kManifestName, formats::kMaxManifestBytes);

@@ -16,6 +16,7 @@
 #include "formats/error.h"
 #include "formats/hash/git_blob.h"
 #include "formats/io/dead_link.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -107,9 +108,8 @@ bool KnowsWhole(const ExpectedFile& expected) {
 }
 
 Finding MissingFile(const std::string& name, const ExpectedFile& expected, const fs::path& path) {
-  std::error_code error;
   const std::string dead = formats::DeadLinkProblem(path);
-  const bool there = fs::exists(fs::status(path, error));
+  const bool there = formats::Exists(path);
   return Difference("missing-file", name, "",
                     fmt::format("{}: {} ({} lists it); {}", formats::ShownPath(name),
                                 there          ? "it is not a regular file"

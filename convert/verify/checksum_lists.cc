@@ -12,6 +12,7 @@
 
 #include "convert/open/hub.h"
 #include "formats/checkpoint_files.h"
+#include "formats/io/existence.h"
 #include "formats/manifest.h"
 #include "formats/message_text.h"
 #include "formats/sums_file.h"
@@ -213,10 +214,7 @@ class Collector {
     for (const SumsEntry& entry : sums.entries) AddEntry(list, entry, above);
   }
 
-  bool Exists(const std::string& name) const {
-    std::error_code error;
-    return fs::exists(directory_ / name, error);
-  }
+  bool Exists(const std::string& name) const { return formats::Exists(directory_ / name); }
 
   // The signature of a list that is another file. What lies alone under such a name was to be a
   // list.

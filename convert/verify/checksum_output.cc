@@ -9,6 +9,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/io/durable_file.h"
+#include "formats/io/existence.h"
 #include "formats/message_text.h"
 #include "formats/rank_layout.h"
 #include "formats/shard_index.h"
@@ -22,11 +23,6 @@ namespace fs = std::filesystem;
 [[noreturn]] void Refuse(const fs::path& path, std::string_view problem) {
   throw Error(ErrorCode::kUsage, fmt::format("{}: {}", formats::ShownPath(path), problem),
               {path.string(), ""});
-}
-
-bool Exists(const fs::path& path) {
-  std::error_code error;
-  return fs::exists(fs::symlink_status(path, error));
 }
 
 // Checksums of one model among the files of another would be taken for that one's.
@@ -52,7 +48,7 @@ void RequireNoModel(const fs::path& output) {
 bool HasEarlierChecksums(const CreateChecksumsRequest& request, const fs::path& directory) {
   std::error_code ignored;
   return !request.output.empty() && !fs::equivalent(request.output, directory, ignored) &&
-         Exists(request.output / formats::kManifestName);
+         formats::EntryExists(request.output / formats::kManifestName);
 }
 
 fs::path PrepareChecksumOutput(const CreateChecksumsRequest& request, const fs::path& directory,
@@ -73,8 +69,9 @@ fs::path PrepareChecksumOutput(const CreateChecksumsRequest& request, const fs::
     }
     formats::CreateDirectories(file_system, wanted);
   }
-  if (output != directory && !request.overwrite && !Exists(output / formats::kManifestName) &&
-      Exists(output / formats::kSumsName)) {
+  if (output != directory && !request.overwrite &&
+      !formats::EntryExists(output / formats::kManifestName) &&
+      formats::EntryExists(output / formats::kSumsName)) {
     Refuse(output / formats::kSumsName,
            "there is such a file without a manifest beside it, so it is not known which files it "
            "describes; give --output an empty directory, or --overwrite to replace the file");

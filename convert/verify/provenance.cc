@@ -13,6 +13,7 @@
 #include "convert/verify/directory_files.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/json/json_writer.h"
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
@@ -27,8 +28,7 @@ using TensorsByName = std::map<std::string_view, std::vector<const formats::Mani
 
 formats::Manifest ReadFrom(const fs::path& directory) {
   const fs::path path = LocateDirectory(directory) / formats::kManifestName;
-  std::error_code error;
-  if (!fs::exists(fs::symlink_status(path, error))) {
+  if (!formats::EntryExists(path)) {
     throw Error(ErrorCode::kBadInput,
                 fmt::format("{}: there is no {}; conversions write one, and `dsv3-verify checksum "
                             "create` makes one",

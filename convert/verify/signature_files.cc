@@ -6,6 +6,7 @@
 
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/signature_statement.h"
 
 namespace dsv3::convert {
@@ -17,7 +18,7 @@ std::string_view DescribeOddity(const fs::directory_entry& entry, bool is_link) 
   std::error_code error;
   if (is_link) {
     return fs::is_directory(entry.path(), error) ? "a symbolic link to a directory"
-           : fs::exists(entry.path(), error)     ? "a symbolic link to no regular file"
+           : formats::Exists(entry.path())       ? "a symbolic link to no regular file"
                                                  : "a symbolic link that leads nowhere";
   }
   return "no regular file";

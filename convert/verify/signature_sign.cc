@@ -13,6 +13,7 @@
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/io/durable_file.h"
+#include "formats/io/existence.h"
 #include "formats/io/input_file.h"
 #include "formats/json/utf8.h"
 #include "formats/manifest.h"
@@ -93,8 +94,7 @@ formats::Findings RequireWholeModel(const ModelListing& listing, const IgnoredPa
 
 formats::Manifest ReadManifestOf(const ModelListing& listing) {
   const fs::path path = listing.directory / formats::kManifestName;
-  std::error_code error;
-  if (listing.single_file || !fs::exists(fs::symlink_status(path, error))) {
+  if (listing.single_file || !formats::EntryExists(path)) {
     Fail(ErrorCode::kBadInput, path.string(),
          fmt::format("{}: there is no manifest whose digests could be used; make one with "
                      "'dsv3-verify checksum create', or sign without --use-manifest",
@@ -141,8 +141,7 @@ std::vector<std::string> DigestsFromManifest(const ModelListing& listing,
   }
   if (found == expected) return digests;
   for (const formats::ManifestFile& file : manifest.files) {
-    std::error_code error;
-    if (!IsIgnored(file.name, ignored) && !fs::exists(listing.directory / file.name, error)) {
+    if (!IsIgnored(file.name, ignored) && !formats::Exists(listing.directory / file.name)) {
       FailManifest(listing, file.name, "is listed there and missing here");
     }
   }

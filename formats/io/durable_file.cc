@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "formats/error.h"
+#include "formats/io/existence.h"
 #include "formats/io/removal.h"
 #include "formats/message_text.h"
 
@@ -68,7 +69,7 @@ void RequireWritable(FileSystem& fs, const std::filesystem::path& path) {
   const std::filesystem::path partial = PartialOf(path);
   fs.Create(partial, 0);
   fs.Remove(partial);
-  if (stdfs::exists(stdfs::symlink_status(path, error))) {
+  if (EntryExists(path)) {
     const std::string obstacle = ObstacleToRemoval(path);
     if (!obstacle.empty()) {
       throw Error(ErrorCode::kIo,
