@@ -15,7 +15,7 @@
 #include "formats/name_table.h"
 #include "formats/pickle.h"
 #include "formats/pickle_parser.h"
-#include "formats/shard_index.h"
+#include "formats/relative_name.h"
 
 namespace dsv3::formats {
 namespace {

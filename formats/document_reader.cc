@@ -6,8 +6,8 @@
 #include <fmt/format.h>
 
 #include "formats/error.h"
-#include "formats/manifest.h"
 #include "formats/message_text.h"
+#include "formats/relative_name.h"
 
 namespace dsv3::formats {
 namespace {

@@ -11,7 +11,7 @@
 #include "formats/io/existence.h"
 #include "formats/json/json_reader.h"
 #include "formats/number_of.h"
-#include "formats/shard_index.h"
+#include "formats/relative_name.h"
 
 namespace dsv3::formats {
 namespace {

@@ -77,20 +77,6 @@ std::string DigestOfLines(std::vector<std::string>& lines) {
 
 }  // namespace
 
-std::string_view OutsidePath(std::string_view path) {
-  if (path.empty()) return "which is empty";
-  if (path[0] == '/') return "which is an absolute path";
-  if (path.find('\0') != std::string_view::npos) return "which holds a NUL";
-  for (std::size_t begin = 0; begin <= path.size();) {
-    const std::size_t end = std::min(path.find('/', begin), path.size());
-    const std::string_view component = path.substr(begin, end - begin);
-    if (component == "..") return "which leads out of the directory by '..'";
-    if (component.empty() || component == ".") return "which has an empty or '.' component";
-    begin = end + 1;
-  }
-  return "";
-}
-
 const ManifestFile* Manifest::FindFile(std::string_view name) const {
   const auto found =
       std::lower_bound(files.begin(), files.end(), name,

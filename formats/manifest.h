@@ -130,9 +130,4 @@ Manifest ParseManifest(std::string_view text, const std::string& file);
 // tensor, the lines sorted by their bytes.
 std::string ContentDigest(std::span<const ManifestTensor> tensors);
 
-// Why a relative name from a file must not be used below a directory: empty, absolute, or with an
-// empty, "." or ".." component or a NUL; empty when it may. Any other name that a file can have is
-// allowed.
-std::string_view OutsidePath(std::string_view path);
-
 }  // namespace dsv3::formats

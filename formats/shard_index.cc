@@ -16,6 +16,7 @@
 #include "formats/json/json_reader.h"
 #include "formats/json/json_writer.h"
 #include "formats/message_text.h"
+#include "formats/relative_name.h"
 
 namespace dsv3::formats {
 namespace {
@@ -214,29 +215,6 @@ class IndexReader {
 };
 
 }  // namespace
-
-std::string_view UnsafePath(std::string_view path) {
-  constexpr std::size_t kLongestComponent = 255;
-  if (path.empty()) return "which is empty";
-  if (path[0] == '/') return "which is an absolute path";
-  const bool letter = (path[0] >= 'a' && path[0] <= 'z') || (path[0] >= 'A' && path[0] <= 'Z');
-  if (letter && path.size() > 1 && path[1] == ':') return "which begins with a drive letter";
-  for (const char c : path) {
-    if (c == '\\') return "which holds a backslash";
-    if (static_cast<unsigned char>(c) < 0x20 || c == '\x7F') {
-      return "which holds a control character";
-    }
-  }
-  for (std::size_t begin = 0; begin <= path.size();) {
-    const std::size_t end = std::min(path.find('/', begin), path.size());
-    const std::string_view component = path.substr(begin, end - begin);
-    if (component == "..") return "which leads out of the checkpoint's directory by '..'";
-    if (component.empty() || component == ".") return "which has an empty or '.' component";
-    if (component.size() > kLongestComponent) return "which is longer than a file name can be";
-    begin = end + 1;
-  }
-  return "";
-}
 
 std::optional<std::uint32_t> ShardIndex::FindShard(std::string_view tensor) const {
   const auto entry =

@@ -16,10 +16,6 @@ namespace dsv3::formats {
 
 inline constexpr std::string_view kShardIndexName = "model.safetensors.index.json";
 
-// Why a name that a file holds must not be used as a path below a directory ("which is an absolute
-// path", "which leads out of ..."); empty when it may.
-std::string_view UnsafePath(std::string_view path);
-
 struct ShardIndex {
   std::vector<std::string> files;  // distinct shard names, sorted
   // (tensor name, position in `files`), sorted by name. The names lie in `text`, or the caller that

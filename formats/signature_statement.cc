@@ -9,7 +9,7 @@
 
 #include "formats/hash/sha256.h"
 #include "formats/json/json_writer.h"
-#include "formats/manifest.h"
+#include "formats/relative_name.h"
 #include "formats/signature_json.h"
 
 namespace dsv3::formats {

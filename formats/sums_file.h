@@ -63,7 +63,7 @@ std::string SumsLine(std::string_view name, std::string_view sha256);
 // The text may be UTF-8, UTF-16 or UTF-32, with a byte order mark or without, and its lines may end
 // with LF, CR LF, CR or NUL. Skipped are empty lines, those that begin with '#' or ';', and the
 // frame of a text that PGP signed; its signature is not checked. A "./" before a name is dropped.
-// Digests are returned in lowercase. Names are not judged: see OutsidePath.
+// Digests are returned in lowercase. Names are not judged: see relative_name.h.
 SumsFile ParseSums(std::string_view text);
 
 }  // namespace dsv3::formats

@@ -17,7 +17,7 @@
 #include "formats/json/json_writer.h"
 #include "formats/message_text.h"
 #include "formats/number_of.h"
-#include "formats/shard_index.h"
+#include "formats/relative_name.h"
 
 namespace dsv3::convert {
 namespace {

@@ -8,8 +8,8 @@
 
 #include "formats/error.h"
 #include "formats/json/json_reader.h"
-#include "formats/manifest.h"
 #include "formats/message_text.h"
+#include "formats/relative_name.h"
 
 namespace dsv3::convert {
 namespace {

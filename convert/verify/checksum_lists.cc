@@ -13,8 +13,8 @@
 #include "convert/open/hub.h"
 #include "formats/checkpoint_files.h"
 #include "formats/io/existence.h"
-#include "formats/manifest.h"
 #include "formats/message_text.h"
+#include "formats/relative_name.h"
 #include "formats/sums_file.h"
 #include "formats/text_encoding.h"
 

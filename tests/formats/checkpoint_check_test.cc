@@ -87,7 +87,7 @@ TEST_F(CheckpointFilesTest, AnIndexThatCannotBeReadIsAnError) {
   WriteFile(index, R"({"weight_map":{}})");
   ExpectBadInput([&] { Open(); }, "weight_map is empty");
   WriteFile(index, R"({"weight_map":{"a":"../x.safetensors"}})");
-  ExpectBadInput([&] { Open(); }, "leads out of the checkpoint's directory");
+  ExpectBadInput([&] { Open(); }, "leads out of the directory");
   fs::remove(index);
   fs::create_directory(index);
   ExpectBadInput([&] { Open(); }, "directory");
@@ -144,7 +144,7 @@ TEST_F(FaultyIndexTest, IsAnErrorWhereNothingElseIsThere) {
   WriteIndexText("{");
   ExpectBadInput([&] { OpenFaulty(); }, "the index is not valid JSON");
   WriteIndexText(R"({"weight_map":{"a":"../x.safetensors"}})");
-  ExpectBadInput([&] { OpenFaulty(); }, "leads out of the checkpoint's directory");
+  ExpectBadInput([&] { OpenFaulty(); }, "leads out of the directory");
 }
 
 TEST_F(FaultyIndexTest, IsAnErrorWhereItsWeightMapIsEmpty) {

@@ -83,7 +83,7 @@ TEST(ShardIndexTest, RejectsPathsThatLeaveTheDirectory) {
       {"c:/x.safetensors", "drive letter"},
       {"a\\\\b", "backslash"},
       {"..\\\\x", "backslash"},
-      {"a\\u0000b", "control character"},
+      {"a\\u0000b", "which holds a NUL"},
       {"a\\nb", "control character"},
       {"a//b", "'.' component"},
       {"./a", "'.' component"},

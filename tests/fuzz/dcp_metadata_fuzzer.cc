@@ -7,7 +7,7 @@
 
 #include "formats/dcp_metadata.h"
 #include "formats/error.h"
-#include "formats/shard_index.h"
+#include "formats/relative_name.h"
 #include "tests/fuzz/require.h"
 
 namespace {

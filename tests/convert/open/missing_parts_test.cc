@@ -158,7 +158,7 @@ TEST_F(MissingPartsTest, AnIndexWithFaultsDoesNotSayWhatThereMustBe) {
   ASSERT_NE(at, std::string::npos);
   WriteFile(in_ / kIndex, index.insert(at, "../"));
   EXPECT_THAT(Lines(Judge()), Contains(HasSubstr(std::string("unsafe-shard-path ") + kIndex)));
-  EXPECT_THAT(Create(), HasSubstr("which leads out of the checkpoint's directory"));
+  EXPECT_THAT(Create(), HasSubstr("which leads out of the directory"));
 }
 
 }  // namespace
