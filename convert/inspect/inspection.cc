@@ -17,6 +17,7 @@
 #include "convert/open/gguf_model.h"
 #include "convert/open/open_model.h"
 #include "convert/open/packed_model.h"
+#include "convert/open/unlisted_tensors.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/require_no_errors.h"

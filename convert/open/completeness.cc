@@ -26,6 +26,7 @@
 #include "convert/open/training_place.h"
 #include "convert/open/training_reader.h"
 #include "convert/open/unfinished.h"
+#include "convert/open/unlisted_tensors.h"
 #include "formats/checkpoint_check.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"

@@ -1,9 +1,6 @@
 #pragma once
 
 #include <filesystem>
-#include <functional>
-#include <map>
-#include <string>
 #include <string_view>
 
 #include "formats/checkpoint_files.h"
@@ -31,21 +28,6 @@ formats::Findings JudgeCompleteness(const std::filesystem::path& directory);
 // - "missing-file": the hub's listing of the download, or its records, name an index, a config.json
 //   or, where there is no index in either, weights that are not there.
 formats::Findings FindMissingFiles(const formats::CheckpointFiles& files);
-
-// The tensors of files beside a checkpoint, and below its directory, that are no part of it.
-struct UnlistedTensors {
-  std::map<std::string, std::string, std::less<>> files;  // by tensor
-  bool has_index = false;                                 // which leaves them out
-};
-UnlistedTensors FindUnlistedTensors(const formats::CheckpointFiles& files);
-
-// Says in "missing-tensor" of `findings` which such file holds the missing tensor, and what to do;
-// this takes the place of other advice, which would lose what is there.
-void NameUnlistedHolders(const UnlistedTensors& unlisted, formats::Findings& findings);
-
-// Adds to "missing-shard" and "missing-tensor" of `findings` the names of files beside the
-// checkpoint that its index does not list and that hold the missing tensors, and what to do.
-void NameUnlistedHolders(const formats::CheckpointFiles& files, formats::Findings& findings);
 
 // Adds the findings of `more`, except those that call a file or a tensor missing which `findings`
 // calls missing already, or a file wrong or unreadable of which `findings` has an error.

@@ -19,6 +19,7 @@
 #include "convert/open/training_model.h"
 #include "convert/open/training_place.h"
 #include "convert/open/unfinished.h"
+#include "convert/open/unlisted_tensors.h"
 #include "convert/parallel/slicing.h"
 #include "formats/checkpoint_check.h"
 #include "formats/checkpoint_files.h"

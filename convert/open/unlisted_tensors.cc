@@ -1,3 +1,5 @@
+#include "convert/open/unlisted_tensors.h"
+
 #include <algorithm>
 #include <cstdint>
 #include <set>
@@ -9,7 +11,6 @@
 
 #include "convert/model/expected_tensors.h"
 #include "convert/model/stored_instead.h"
-#include "convert/open/completeness.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"
 #include "formats/io/input_file.h"
@@ -18,12 +19,11 @@
 #include "formats/shard_index.h"
 
 namespace dsv3::convert {
+namespace {
 
 using formats::CheckpointFiles;
 using formats::Finding;
 using formats::Findings;
-
-namespace {
 
 void AddTensorsOf(const formats::ShardFile& file, UnlistedTensors& unlisted) {
   for (const formats::SafetensorsTensor& tensor : file.header.tensors) {
@@ -49,9 +49,20 @@ void AddTensorsBelow(const CheckpointFiles& files, UnlistedTensors& unlisted) {
   }
 }
 
+std::uint64_t CountOf(const UnlistedTensors& unlisted, std::string_view file) {
+  return static_cast<std::uint64_t>(
+      std::count_if(unlisted.files.begin(), unlisted.files.end(),
+                    [&](const auto& tensor) { return tensor.second == file; }));
+}
+
+// "model-00001-of-00002 (1).safetensors" of "model-00001-of-00002.safetensors".
+bool IsCopyOf(std::string_view file, std::string_view shard) {
+  return file.find(shard.substr(0, shard.rfind('.'))) != std::string_view::npos;
+}
+
 }  // namespace
 
-UnlistedTensors FindUnlistedTensors(const CheckpointFiles& files) {
+UnlistedTensors FindUnlistedTensors(const formats::CheckpointFiles& files) {
   UnlistedTensors unlisted;
   unlisted.has_index = files.index.has_value();
   for (const formats::ShardFile& file : files.unlisted) AddTensorsOf(file, unlisted);
@@ -59,7 +70,7 @@ UnlistedTensors FindUnlistedTensors(const CheckpointFiles& files) {
   return unlisted;
 }
 
-void NameUnlistedHolders(const UnlistedTensors& unlisted, Findings& findings) {
+void NameUnlistedHolders(const UnlistedTensors& unlisted, formats::Findings& findings) {
   for (Finding& finding : findings) {
     if (finding.kind != "missing-tensor") continue;
     const auto holder = unlisted.files.find(finding.tensor);
@@ -77,22 +88,7 @@ void NameUnlistedHolders(const UnlistedTensors& unlisted, Findings& findings) {
   }
 }
 
-namespace {
-
-std::uint64_t CountOf(const UnlistedTensors& unlisted, std::string_view file) {
-  return static_cast<std::uint64_t>(
-      std::count_if(unlisted.files.begin(), unlisted.files.end(),
-                    [&](const auto& tensor) { return tensor.second == file; }));
-}
-
-// "model-00001-of-00002 (1).safetensors" of "model-00001-of-00002.safetensors".
-bool IsCopyOf(std::string_view file, std::string_view shard) {
-  return file.find(shard.substr(0, shard.rfind('.'))) != std::string_view::npos;
-}
-
-}  // namespace
-
-void NameUnlistedHolders(const CheckpointFiles& files, Findings& findings) {
+void NameUnlistedHolders(const formats::CheckpointFiles& files, formats::Findings& findings) {
   const UnlistedTensors unlisted = FindUnlistedTensors(files);
   if (unlisted.files.empty()) return;
   NameUnlistedHolders(unlisted, findings);

@@ -19,6 +19,7 @@
 #include "convert/open/broken_files.h"
 #include "convert/open/completeness.h"
 #include "convert/open/open_model.h"
+#include "convert/open/unlisted_tensors.h"
 #include "convert/verify/structure_assembled.h"
 #include "convert/verify/structure_config.h"
 #include "convert/verify/structure_model.h"

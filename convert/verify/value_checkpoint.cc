@@ -12,6 +12,7 @@
 #include "convert/open/completeness.h"
 #include "convert/open/missing_tensors.h"
 #include "convert/open/unfinished.h"
+#include "convert/open/unlisted_tensors.h"
 #include "formats/checkpoint_files.h"
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
