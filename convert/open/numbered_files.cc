@@ -47,7 +47,7 @@ std::optional<NumberedName> ParseNumbered(const std::string& name) {
                       *number, *count};
 }
 
-// By what stands before and behind the number.
+// By what is before and behind the number.
 using NumberedSets = std::map<std::pair<std::string, std::string>, std::vector<NumberedName>>;
 
 // Whether the names are those of another set with something before them, as file managers call

@@ -26,7 +26,7 @@ constexpr std::string_view kValues = "v_b_proj";
               {"", tensor});
 }
 
-// Where `module` stands in a tensor's name; npos where the tensor is not of it.
+// Where `module` begins in a tensor's name; npos where the tensor is not of it.
 std::size_t PlaceOfModule(std::string_view name, std::string_view module) {
   const std::size_t at = name.rfind(fmt::format(".{}.", module));
   return at == std::string_view::npos ? at : at + 1;
@@ -94,7 +94,7 @@ class Joiner {
     const bool same_columns = !k.shape.empty() && k.shape.size() == v.shape.size() &&
                               k.dtype == v.dtype &&
                               std::equal(k.shape.begin() + 1, k.shape.end(), v.shape.begin() + 1);
-    // A row of a scale stands for as many rows of the weight in one half as in the other.
+    // A row of a scale is that of as many rows of the weight in one half as in the other.
     if (!same_columns || heads == 0 || k.shape[0] % heads != 0 || v.shape[0] % heads != 0 ||
         k.shape[0] * config_.v_head_dim != v.shape[0] * config_.qk_nope_head_dim) {
       Refuse(k.name,
