@@ -16,7 +16,6 @@
 #include <unistd.h>
 
 #include "formats/error.h"
-#include "formats/io/existence.h"
 #include "formats/io/posix.h"
 #include "formats/io/posix_output_file.h"
 #include "formats/io/posix_scratch_file.h"
@@ -234,7 +233,7 @@ std::vector<std::filesystem::path> CreateDirectories(FileSystem& fs,
   std::vector<std::filesystem::path> missing;
   std::error_code error;
   std::filesystem::path next = path;
-  for (; !next.empty() && !Exists(next); next = next.parent_path()) {
+  for (; !next.empty() && !std::filesystem::exists(next, error); next = next.parent_path()) {
     if (error) throw IoError("examine", next.string(), error.value());
     missing.push_back(next);
   }

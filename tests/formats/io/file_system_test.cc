@@ -295,6 +295,13 @@ TEST(PosixFileSystemTest, MakesAndRemovesDirectories) {
               HasSubstr("No such file"));
 }
 
+TEST(CreateDirectoriesTest, FailsWhereAPathCannotBeLookedFor) {
+  const TempDir dir;
+  const std::filesystem::path path = dir / std::string(300, 'x') / "last";
+  EXPECT_THAT(IoErrorOf([&] { CreateDirectories(PosixFileSystem(), path); }),
+              HasSubstr("cannot examine"));
+}
+
 // A file system without O_DIRECT has no direct descriptor.
 TEST(PosixOutputFileTest, StreamsThroughThePageCacheWhereItMust) {
   const TempDir dir;
