@@ -96,6 +96,18 @@ class PackingTest : public ::testing::Test {
     Execute(plan_, files, sources, options_, sink, progress, stop_);
   }
 
+  // The values of the first chunk, not yet packed.
+  Chunk FirstChunk() const {
+    const PlannedFile& file = plan_.files[0];
+    SourceFiles sources(*catalog_);
+    Chunk chunk;
+    chunk.offset = file.data_offset;
+    chunk.end = PackedChunkEnd(file, chunk.offset, kPackedChunkBytes);
+    ReadChunk(file, 4 * kPackedChunkBytes, sources, chunk);
+    EvaluateChunk(file, "", chunk);
+    return chunk;
+  }
+
   testing::TempDir dir_;
   std::optional<Catalog> catalog_;
   std::string original_;
@@ -167,12 +179,7 @@ TEST_F(PackingTest, BytesThatAreReadBackOtherwiseAreFound) {
 
 TEST_F(PackingTest, AChunkThatDoesNotGiveItsBytesAgainIsFound) {
   const PlannedFile& file = plan_.files[0];
-  SourceFiles sources(*catalog_);
-  Chunk chunk;
-  chunk.offset = file.data_offset;
-  chunk.end = PackedChunkEnd(file, chunk.offset, kPackedChunkBytes);
-  ReadChunk(file, 4 * kPackedChunkBytes, sources, chunk);
-  EvaluateChunk(file, "", chunk);
+  Chunk chunk = FirstChunk();
   ChunkPacker packer(1);
   packer.Pack(file, chunk);
   packer.Check(file, chunk);
@@ -196,12 +203,7 @@ TEST_F(PackingTest, AChunkThatDoesNotGiveItsBytesAgainIsFound) {
 // Memory that changes while a chunk is packed: its base lies where the packed bytes go.
 TEST_F(PackingTest, WhatWasPackedIsUnpackedAndCompared) {
   const PlannedFile& file = plan_.files[0];
-  SourceFiles sources(*catalog_);
-  Chunk chunk;
-  chunk.offset = file.data_offset;
-  chunk.end = PackedChunkEnd(file, chunk.offset, kPackedChunkBytes);
-  ReadChunk(file, 4 * kPackedChunkBytes, sources, chunk);
-  EvaluateChunk(file, "", chunk);
+  Chunk chunk = FirstChunk();
   ChunkPacker packer(1);
   packer.Pack(file, chunk);
   ChunkPart& part = chunk.parts.at(0);
