@@ -17,8 +17,8 @@ AppendedFile::AppendedFile(const Plan& plan, std::size_t plan_file, std::size_t 
     : file_(plan.files[plan_file]),
       plan_file_(plan_file),
       buffer_bytes_(buffer_bytes),
-      use_sha256_(sha256),
-      tensor_sha256_(tensor_sha256) {
+      tensor_sha256_(tensor_sha256),
+      file_hash_(sha256) {
   record_.name = file_.name;
   record_.bytes = file_.bytes;
   record_.tensors.resize(file_.tensors.size());
@@ -49,22 +49,16 @@ void AppendedFile::StageZeros(std::size_t bytes) {
 }
 
 void AppendedFile::DigestSeveral(std::span<AppendedFile* const> files) {
-  std::vector<formats::Sha256::Part> parts;
+  std::vector<FileHash::Part> parts;
   for (AppendedFile* const file : files) {
-    const std::span<const std::byte> staged =
-        std::span<const std::byte>(file->buffer_.span())
-            .subspan(file->digested_, file->filled_ - file->digested_);
-    if (file->use_sha256_) {
-      parts.push_back({&file->sha256_, staged});
-    } else {
-      file->xxh3_.Update(staged);
-    }
+    parts.push_back(
+        {&file->file_hash_, std::span<const std::byte>(file->buffer_.span())
+                                .subspan(file->digested_, file->filled_ - file->digested_)});
   }
-  formats::Sha256::UpdateMany(parts);
-  for (AppendedFile* const file : files) {
-    file->DigestTensors(std::span<const std::byte>(file->buffer_.span())
-                            .subspan(file->digested_, file->filled_ - file->digested_));
-    file->digested_ = file->filled_;
+  FileHash::UpdateMany(parts);
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    files[i]->DigestTensors(parts[i].data);
+    files[i]->digested_ = files[i]->filled_;
   }
 }
 
@@ -133,11 +127,7 @@ std::size_t AppendedFile::Flush(OutputSink& sink) {
 void AppendedFile::Commit(OutputSink& sink) {
   if (!output_) output_ = sink.Reopen(plan_file_);
   SkipEmptyTensors();
-  if (use_sha256_) {
-    record_.file.sha256 = sha256_.FinishHex();
-  } else {
-    record_.file.xxh3 = xxh3_.Hex();
-  }
+  record_.file = file_hash_.Finish();
   buffer_ = formats::AlignedBuffer();
   sink.Commit(plan_file_, std::move(output_), std::move(record_));
 }

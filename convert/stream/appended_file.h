@@ -61,7 +61,6 @@ class AppendedFile {
   const PlannedFile& file_;
   const std::size_t plan_file_;
   const std::size_t buffer_bytes_;
-  const bool use_sha256_;
   const bool tensor_sha256_;
 
   std::unique_ptr<formats::OutputFile> output_;
@@ -70,8 +69,7 @@ class AppendedFile {
   std::uint64_t buffer_offset_ = 0;  // offset of the buffer's first byte in the file
   std::size_t filled_ = 0;
   std::size_t digested_ = 0;  // of the buffer
-  formats::Sha256 sha256_;
-  formats::Xxh3 xxh3_;
+  FileHash file_hash_;
   formats::Xxh3 tensor_xxh3_;
   formats::Sha256 tensor_hash_;
   std::size_t tensor_ = 0;  // position of the tensor that the next digested byte belongs to

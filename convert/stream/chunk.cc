@@ -235,14 +235,17 @@ ChunkMemory MostChunkMemory(const Plan& plan, std::span<const std::size_t> files
   return {output + 2 * kPage, input + 6 * kPage, made};
 }
 
+void ProvideOutputBuffer(std::size_t bytes, Chunk& chunk) {
+  if (chunk.output_buffer.size() >= bytes) return;
+  chunk.output_buffer = formats::AlignedBuffer();  // the old one goes before the new one comes
+  chunk.output_buffer = formats::AlignedBuffer(bytes);
+}
+
 void ReadChunk(const PlannedFile& file, std::uint64_t output_bytes, SourceFiles& sources,
                Chunk& chunk) {
   PlanParts(file, chunk);
   const std::uint64_t room = std::max(output_bytes, PlaceByProducts(chunk));
-  if (chunk.output_buffer.size() < room) {
-    chunk.output_buffer = formats::AlignedBuffer();  // the old one goes before the new one comes
-    chunk.output_buffer = formats::AlignedBuffer(static_cast<std::size_t>(room));
-  }
+  ProvideOutputBuffer(static_cast<std::size_t>(room), chunk);
   SetSpans(file, chunk);
   sources.Read(chunk.reads, chunk.input_buffer, chunk.inputs);
 }

@@ -109,6 +109,9 @@ ChunkMemory MostChunkMemory(const Plan& plan, std::span<const std::size_t> files
                             std::uint64_t chunk_bytes,
                             std::span<const DerivedTensors> derived = {});
 
+// Makes the chunk's output buffer at least this large.
+void ProvideOutputBuffer(std::size_t bytes, Chunk& chunk);
+
 // First part of making the chunk [chunk.offset, chunk.end) of `file`: reads the input of its bytes.
 // `output_bytes` is the least size of its output buffer.
 void ReadChunk(const PlannedFile& file, std::uint64_t output_bytes, SourceFiles& sources,

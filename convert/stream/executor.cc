@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "convert/stream/chunk.h"
+#include "convert/stream/file_hash.h"
 #include "convert/stream/file_packer.h"
 #include "convert/stream/output_digests.h"
 #include "convert/stream/packed_chunk.h"
@@ -21,6 +22,7 @@
 #include "convert/stream/slots.h"
 #include "convert/stream/workers.h"
 #include "formats/error.h"
+#include "formats/io/input_file.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -31,7 +33,7 @@ constexpr std::size_t kDigestTogether = 4;
 
 // An output file that is being written.
 struct Lane {
-  enum class State { kFree, kOpen, kCommitting };
+  enum class State { kFree, kOpen, kEnding };
   State state = State::kFree;
   std::size_t file = 0;  // position in Plan::files
   std::string header;
@@ -39,14 +41,16 @@ struct Lane {
   std::optional<PageWriter> writer;
   std::unique_ptr<PackedFileWriter> packer;  // in place of the writer, where the file is packed
   std::optional<FileDigests> digests;
+  bool reads_back = false;        // all bytes are written; the chunks read them back
   std::uint64_t next_offset = 0;  // where the next chunk begins
+  std::uint64_t end = 0;          // of the last chunk
   std::uint64_t next_to_issue = 0;
   std::uint64_t next_to_digest = 0;
-  bool digesting = false;                   // a thread holds the lane's digests
-  std::map<std::uint64_t, Chunk*> written;  // waiting for their turn in the digests
+  bool digesting = false;                // a thread holds the lane's digests
+  std::map<std::uint64_t, Chunk*> done;  // waiting for their turn in the digests
 
   bool CanDigest() const {
-    return !digesting && !written.empty() && written.begin()->first == next_to_digest;
+    return !digesting && !done.empty() && done.begin()->first == next_to_digest;
   }
   std::uint64_t outstanding() const { return next_to_issue - next_to_digest; }
 };
@@ -57,7 +61,8 @@ struct Lane {
 // wait in a circle.
 //
 // By-products are written by the chunk that makes them. The file's digest waits for none of them:
-// where it cannot go on, the rest is read back when the file is wholly written.
+// where it cannot go on, the rest is read back when the file is wholly written, and a packed file
+// is read back whole. What is read back goes the same way in chunks of its own.
 class Executor {
  public:
   Executor(const Plan& plan, std::span<const std::size_t> files, SourceFiles& sources,
@@ -84,21 +89,40 @@ class Executor {
   void Work() {
     while (Chunk* chunk = Next()) {
       Lane& lane = lanes_[chunk->lane];
-      const PlannedFile& file = plan_.files[lane.file];
-      ReadChunk(file, resources_.output_bytes, sources_, *chunk);
-      {
-        const ComputeSlot slot = workers_.Compute();
-        EvaluateChunk(file, lane.header, *chunk);
-        if (plan_.packed && !plan_.pull) packer_.Pack(file, *chunk);
-      }
+      lane.reads_back ? ReadBack(lane, *chunk) : Make(lane, *chunk);
       if (workers_.ended()) return;
-      if (!plan_.packed) progress_.OnBytes(WriteChunk(*chunk, *lane.writer), file.name);
       {
         const Workers::Lock lock = workers_.Acquire();
-        lane.written.emplace(chunk->index, chunk);
+        lane.done.emplace(chunk->index, chunk);
       }
       DigestWhatIsReady(Partners::kWaitFor);
     }
+  }
+
+  void Make(Lane& lane, Chunk& chunk) {
+    const PlannedFile& file = plan_.files[lane.file];
+    ReadChunk(file, resources_.output_bytes, sources_, chunk);
+    {
+      const ComputeSlot slot = workers_.Compute();
+      EvaluateChunk(file, lane.header, chunk);
+      if (plan_.packed && !plan_.pull) packer_.Pack(file, chunk);
+    }
+    if (plan_.packed || workers_.ended()) return;
+    progress_.OnBytes(WriteChunk(chunk, *lane.writer), file.name);
+  }
+
+  void ReadBack(const Lane& lane, Chunk& chunk) {
+    const auto length = static_cast<std::size_t>(chunk.end - chunk.offset);
+    ProvideOutputBuffer(std::max(resources_.output_bytes, formats::InputFile::ScratchBytes(length)),
+                        chunk);
+    const std::span<std::byte> scratch = chunk.output_buffer.span();
+    const std::span<const std::byte> data =
+        sink_.ReadBack(lane.file, chunk.offset, length, scratch);
+    chunk.data = scratch.subspan(static_cast<std::size_t>(data.data() - scratch.data()), length);
+    // Progress names the file, but counts only the bytes that PlannedRest announced.
+    const PlannedFile& file = plan_.files[lane.file];
+    const std::uint64_t announced = std::max(chunk.offset, lane.end - PlannedRest(file));
+    progress_.OnBytes(chunk.end - std::min(chunk.end, announced), file.name);
   }
 
   bool Done() const {
@@ -119,8 +143,7 @@ class Executor {
         chunk.lane = static_cast<std::size_t>(lane - lanes_.data());
         chunk.index = lane->next_to_issue++;
         chunk.offset = lane->next_offset;
-        const auto end = plan_.packed ? PackedChunkEnd : ChunkEnd;
-        chunk.end = end(plan_.files[lane->file], chunk.offset, resources_.chunk_bytes);
+        chunk.end = EndOf(*lane);
         lane->next_offset = chunk.end;
         return &chunk;
       }
@@ -137,15 +160,28 @@ class Executor {
     }
   }
 
+  // Of the chunk that begins at lane.next_offset.
+  std::uint64_t EndOf(const Lane& lane) const {
+    const std::uint64_t bytes = resources_.chunk_bytes;
+    if (lane.reads_back) return std::min(lane.end, lane.next_offset + bytes);
+    const auto end = plan_.packed ? PackedChunkEnd : ChunkEnd;
+    return end(plan_.files[lane.file], lane.next_offset, bytes);
+  }
+
   // The open file with the fewest chunks on their way, so that files advance together and their
   // digests find partners. Opens pending files while lanes are free.
   Lane* LaneToAdvance() {
     Lane* best = nullptr;
+    auto made =
+        static_cast<std::size_t>(std::count_if(lanes_.begin(), lanes_.end(), [](const Lane& lane) {
+          return lane.state != Lane::State::kFree && !lane.reads_back;
+        }));
     for (Lane& lane : lanes_) {
-      if (lane.state == Lane::State::kFree && !pending_.empty()) OpenLane(lane);
-      if (lane.state != Lane::State::kOpen || lane.next_offset == plan_.files[lane.file].bytes) {
-        continue;
+      if (lane.state == Lane::State::kFree && !pending_.empty() && made < resources_.made_files) {
+        OpenLane(lane);
+        ++made;
       }
+      if (lane.state != Lane::State::kOpen || lane.next_offset == lane.end) continue;
       if (best == nullptr || lane.outstanding() < best->outstanding()) best = &lane;
     }
     return best;
@@ -157,7 +193,9 @@ class Executor {
     lane.header = FileHeader(file);
     lane.digests.emplace(file, FileDigests::Options{options_.sha256, options_.tensor_sha256,
                                                     options_.checks, &sources_.catalog()});
+    lane.reads_back = false;
     lane.next_offset = 0;
+    lane.end = file.bytes;
     lane.next_to_issue = 0;
     lane.next_to_digest = 0;
     lane.output = sink_.Open(lane.file);
@@ -181,10 +219,8 @@ class Executor {
   // chunks wait for partners.
   void DigestWhatIsReady(Partners partners) {
     std::vector<Chunk*> chunks;
-    std::vector<FileDigests::Part> parts;
     for (;;) {
       chunks.clear();
-      parts.clear();
       {
         const Workers::Lock lock = workers_.Acquire();
         if (workers_.failed()) return;
@@ -197,19 +233,15 @@ class Executor {
         for (Lane& lane : lanes_) {
           if (chunks.size() == kDigestTogether || !lane.CanDigest()) continue;
           lane.digesting = true;
-          chunks.push_back(lane.written.begin()->second);
-          parts.push_back({&*lane.digests, chunks.back()});
-          lane.written.erase(lane.written.begin());
+          chunks.push_back(lane.done.begin()->second);
+          lane.done.erase(lane.done.begin());
         }
       }
       if (chunks.empty()) return;
-      {
-        const ComputeSlot slot = workers_.Compute();
-        FileDigests::AddSeveral(parts);
-      }
+      Digest(chunks);
       for (const Chunk* const chunk : chunks) {
         Lane& lane = lanes_[chunk->lane];
-        if (!lane.packer) continue;
+        if (!lane.packer || lane.reads_back) continue;
         if (workers_.ended()) return;
         lane.packer->Append(*chunk);
         progress_.OnBytes(chunk->data.size(), plan_.files[lane.file].name);
@@ -218,30 +250,48 @@ class Executor {
     }
   }
 
+  // Chunks of different files.
+  void Digest(std::span<Chunk* const> chunks) {
+    const ComputeSlot slot = workers_.Compute();
+    std::vector<FileHash::Part> parts;
+    for (const Chunk* const chunk : chunks) {
+      Lane& lane = lanes_[chunk->lane];
+      parts.push_back(!lane.reads_back ? lane.digests->Take(*chunk)
+                      : lane.packer    ? lane.packer->TakeReadBack(chunk->data)
+                                       : lane.digests->TakeRest(chunk->data));
+    }
+    FileHash::UpdateMany(parts);
+    for (const Chunk* const chunk : chunks) {
+      Lane& lane = lanes_[chunk->lane];
+      if (!lane.reads_back) lane.digests->Add(*chunk);
+    }
+  }
+
   // Frees the chunks, and ends the files whose last ones they are.
   void Digested(std::span<Chunk* const> chunks) {
-    std::vector<Chunk*> last;
+    std::vector<Lane*> ended;
     {
       const Workers::Lock lock = workers_.Acquire();
       for (Chunk* chunk : chunks) {
         Lane& lane = lanes_[chunk->lane];
         ++lane.next_to_digest;
         lane.digesting = false;
-        if (chunk->end == plan_.files[lane.file].bytes) {
-          lane.state = Lane::State::kCommitting;  // this thread's alone from here
-          last.push_back(chunk);
-        } else {
-          chunks_.Free(*chunk);
+        if (chunk->end == lane.end) {
+          lane.state = Lane::State::kEnding;  // this thread's alone from here
+          ended.push_back(&lane);
         }
+        chunks_.Free(*chunk);
       }
     }
     workers_.NotifyAll();
-    for (Chunk* chunk : last) EndFile(*chunk);
+    for (Lane* lane : ended) {
+      if (lane->reads_back || !BeginReadBack(*lane)) Commit(*lane);
+    }
   }
 
-  // `chunk` is the file's last one; its memory serves once more.
-  void EndFile(Chunk& chunk) {
-    Lane& lane = lanes_[chunk.lane];
+  // Completes the bytes of the file. Where some could not be digested on their way to the disk, of
+  // a packed file all, it opens the lane to read these back, and returns true.
+  bool BeginReadBack(Lane& lane) {
     const PlannedFile& file = plan_.files[lane.file];
     if (lane.packer) {
       lane.packer->Finish();
@@ -252,13 +302,21 @@ class Executor {
                       formats::ExactBytes(lane.writer->bytes()), formats::ExactBytes(file.bytes)),
           {file.name, ""});
     }
-    const bool digested = DigestRest(lane, chunk);
+    const std::uint64_t begin = lane.packer ? 0 : lane.digests->BeginRest();
+    const std::uint64_t end = lane.packer ? lane.packer->bytes() : file.bytes;
+    if (begin == end) return false;
     {
       const Workers::Lock lock = workers_.Acquire();
-      chunks_.Free(chunk);
+      lane.reads_back = true;
+      lane.next_offset = begin;
+      lane.end = end;
+      lane.state = Lane::State::kOpen;
     }
     workers_.NotifyAll();
-    if (!digested) return;
+    return true;
+  }
+
+  void Commit(Lane& lane) {
     FileRecord record = lane.digests->Finish();
     if (lane.packer) lane.packer->Complete(record);
     lane.writer.reset();
@@ -268,31 +326,6 @@ class Executor {
     const Workers::Lock lock = workers_.Acquire();
     lane.state = Lane::State::kFree;
     workers_.NotifyAll();
-  }
-
-  // Reads back the bytes that could not be digested on their way to the disk: of a packed file all
-  // of them. Returns whether all of them were read.
-  bool DigestRest(Lane& lane, Chunk& chunk) {
-    const PlannedFile& file = plan_.files[lane.file];
-    const std::uint64_t bytes = lane.packer ? lane.packer->bytes() : file.bytes;
-    const std::uint64_t planned = bytes - PlannedRest(file);
-    std::uint64_t offset = lane.packer ? 0 : lane.digests->BeginRest();
-    while (offset < bytes) {
-      if (workers_.ended()) return false;
-      const auto length =
-          static_cast<std::size_t>(std::min<std::uint64_t>(resources_.chunk_bytes, bytes - offset));
-      const std::span<const std::byte> data =
-          sink_.ReadBack(lane.file, offset, length, chunk.output_buffer.span());
-      {
-        const ComputeSlot slot = workers_.Compute();
-        lane.packer ? lane.packer->AddReadBack(data) : lane.digests->AddRest(data);
-      }
-      offset += length;
-      // Progress names the file, but counts only the bytes that PlannedRest announced.
-      progress_.OnBytes(std::min<std::uint64_t>(length, offset - std::min(offset, planned)),
-                        file.name);
-    }
-    return true;
   }
 
   const Plan& plan_;

@@ -64,6 +64,7 @@ unsigned ResolveThreads(unsigned threads);
 struct ExecutorResources {
   unsigned threads = 1;            // that compute at a time
   std::size_t open_files = 1;      // output files that advance together
+  std::size_t made_files = 1;      // those of them that are made at a time; others are read back
   std::size_t chunk_bytes = 0;     // of an output file that are made at a time, about
   std::size_t output_bytes = 0;    // buffer that takes any chunk with its by-products
   std::size_t chunks = 0;          // in flight at most

@@ -68,7 +68,7 @@ ExecutorResources PlanPackingResources(const ExecutorOptions& options, const Pla
       LateHeadFile::kBufferBytes +
       (plan.pull == PullEncoding::kOverwrite ? ChangedBytes::kMemoryBytes : 0);
   const auto fixed_bytes = [&] {
-    return resources.threads * kPackingThreadBytes + resources.open_files * file_bytes;
+    return resources.threads * kPackingThreadBytes + resources.made_files * file_bytes;
   };
   // With little memory fewer threads pack, and fewer files advance together.
   constexpr std::uint64_t kChunkOfThread = 4 * kPackedChunkBytes;
@@ -76,9 +76,10 @@ ExecutorResources PlanPackingResources(const ExecutorOptions& options, const Pla
          resources.threads * (kPackingThreadBytes + kChunkOfThread) > options.memory_bytes) {
     --resources.threads;
   }
-  while (resources.open_files > resources.threads && fixed_bytes() > options.memory_bytes / 2) {
-    --resources.open_files;
+  while (resources.made_files > resources.threads && fixed_bytes() > options.memory_bytes / 2) {
+    --resources.made_files;
   }
+  resources.open_files = std::min(resources.open_files, resources.made_files * 3 / 2);
   const std::uint64_t fixed = fixed_bytes();
   const std::uint64_t memory = options.memory_bytes - std::min(options.memory_bytes, fixed);
   const std::uint64_t base = BasePerByte(plan, files);
@@ -107,10 +108,17 @@ ExecutorResources PlanResources(const ExecutorOptions& options, const Plan& plan
   resources.threads = options.threads;
   std::size_t open_files = options.max_open_files;
   if (open_files == 0) {
-    // So that each thread finds partners for its digests.
-    open_files = std::clamp<std::size_t>(std::size_t{2} * options.threads, 4, 16);
+    // So that each thread finds partners for its digests; more where files are read back, too.
+    open_files = plan.packed ? std::clamp<std::size_t>(std::size_t{6} * options.threads, 12, 24)
+                             : std::clamp<std::size_t>(std::size_t{2} * options.threads, 4, 16);
   }
   resources.open_files = std::max<std::size_t>(1, std::min(open_files, files.size()));
+  resources.made_files = resources.open_files;
+  // Packed files are read back. That waits for the disk where packing waits for the processor, so
+  // the next files are begun meanwhile.
+  if (plan.packed && resources.open_files < files.size()) {
+    resources.made_files = std::max<std::size_t>(1, resources.open_files * 2 / 3);
+  }
   if (plan.packed) return PlanPackingResources(options, plan, files, resources);
   resources.chunk_bytes = ChunkBytes(options.memory_bytes);
   ChunkMemory chunk = MostChunkMemory(plan, files, resources.chunk_bytes, options.derived);

@@ -9,9 +9,16 @@
 
 namespace dsv3::convert {
 
-// The digest of a whole file that its FileRecord carries: SHA-256, or XXH3 with checksums off.
+// The digest of a whole file that its FileRecord carries: SHA-256, or XXH3 with checksums off. One
+// instance is used by one thread at a time.
 class FileHash {
  public:
+  // A digest and the bytes that it takes next.
+  struct Part {
+    FileHash* hash;
+    std::span<const std::byte> data;
+  };
+
   explicit FileHash(bool sha256) : use_sha256_(sha256) {}
 
   void Update(std::span<const std::byte> data) {
@@ -21,6 +28,9 @@ class FileHash {
       xxh3_.Update(data);
     }
   }
+
+  // Updates several different digests, side by side where that is faster (Sha256::UpdateMany).
+  static void UpdateMany(std::span<const Part> parts);
 
   // Ends the stream.
   Digests Finish() {

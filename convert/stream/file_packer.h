@@ -10,6 +10,7 @@
 #include "convert/packing/packed_file.h"
 #include "convert/plan/planned_file.h"
 #include "convert/stream/chunk.h"
+#include "convert/stream/file_hash.h"
 #include "convert/stream/late_head_file.h"
 #include "convert/stream/packed_file_writer.h"
 #include "convert/stream/record.h"
@@ -30,7 +31,9 @@ class FilePacker final : public PackedFileWriter {
   void Append(const Chunk& chunk) override;
   void Finish() override;
   std::uint64_t bytes() const override { return out_.end(); }
-  void AddReadBack(std::span<const std::byte> data) override { out_.AddReadBack(data); }
+  FileHash::Part TakeReadBack(std::span<const std::byte> data) override {
+    return out_.TakeReadBack(data);
+  }
   void Complete(FileRecord& record) override;
 
  private:

@@ -51,8 +51,7 @@ void LateHeadFile::Finish(std::string head) {
   output_.Truncate(end_);
 }
 
-void LateHeadFile::AddReadBack(std::span<const std::byte> data) {
-  digest_.Update(data);
+FileHash::Part LateHeadFile::TakeReadBack(std::span<const std::byte> data) {
   bool is_same = true;
   if (read_ < head_text_.size()) {
     const std::size_t length =
@@ -63,7 +62,7 @@ void LateHeadFile::AddReadBack(std::span<const std::byte> data) {
     read_back_.Update(data);
   }
   read_ += data.size();
-  if (is_same && (read_ != end_ || read_back_.Hex() == written_.Hex())) return;
+  if (is_same && (read_ != end_ || read_back_.Hex() == written_.Hex())) return {&digest_, data};
   throw Error(ErrorCode::kVerification,
               fmt::format("{}: the bytes that were read back are not those that were written; the "
                           "disk or the memory of this machine is faulty: repair it and run the "

@@ -30,9 +30,10 @@ class LateHeadFile {
   // Writes what is left, and the head, which has as many bytes as was said.
   void Finish(std::string head);
 
-  // After Finish: the file's bytes as they are read back, from the first to the last one, in order.
-  // Throws Error (kVerification) where they are not those that were written.
-  void AddReadBack(std::span<const std::byte> data);
+  // After Finish: takes the file's bytes as they are read back, from the first to the last one, in
+  // order. Returns what the digest takes of them, for FileHash::UpdateMany. Throws Error
+  // (kVerification) where they are not those that were written.
+  FileHash::Part TakeReadBack(std::span<const std::byte> data);
   // After the last one.
   Digests Digest() { return digest_.Finish(); }
 

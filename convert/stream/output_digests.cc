@@ -25,7 +25,7 @@ std::uint64_t PlannedRest(const PlannedFile& file) {
 }
 
 FileDigests::FileDigests(const PlannedFile& file, Options options)
-    : file_(file), options_(options) {
+    : file_(file), options_(options), file_hash_(options.sha256) {
   record_.name = file.name;
   record_.bytes = file.bytes;
   record_.tensors.resize(file.tensors.size());
@@ -40,27 +40,13 @@ FileDigests::FileDigests(const PlannedFile& file, Options options)
   }
 }
 
-std::span<const std::byte> FileDigests::FileBytes(const Chunk& chunk) const {
-  if (unexpected_ || next_ != chunk.offset) return {};
-  return chunk.data.first(chunk.known_bytes);
+FileHash::Part FileDigests::Take(const Chunk& chunk) {
+  if (unexpected_ || next_ != chunk.offset) return {&file_hash_, {}};
+  next_ += chunk.known_bytes;
+  return {&file_hash_, chunk.data.first(chunk.known_bytes)};
 }
 
-void FileDigests::AddSeveral(std::span<const Part> parts) {
-  std::vector<formats::Sha256::Part> files;
-  for (const Part& part : parts) {
-    const std::span<const std::byte> data = part.digests->FileBytes(*part.chunk);
-    part.digests->next_ += data.size();
-    if (part.digests->options_.sha256) {
-      files.push_back({&part.digests->file_sha256_, data});
-    } else {
-      part.digests->file_xxh3_.Update(data);
-    }
-  }
-  formats::Sha256::UpdateMany(files);
-  for (const Part& part : parts) part.digests->AddParts(*part.chunk);
-}
-
-void FileDigests::AddParts(const Chunk& chunk) {
+void FileDigests::Add(const Chunk& chunk) {
   for (const ChunkPart& part : chunk.parts) {
     // A by-product is digested with its maker.
     if (part.kind != ChunkPart::Kind::kValue) continue;
@@ -157,28 +143,19 @@ Digests FileDigests::FinishStream(Stream& stream) const {
 
 std::uint64_t FileDigests::BeginRest() {
   if (unexpected_) {
-    file_sha256_ = formats::Sha256();
-    file_xxh3_.Reset();
+    file_hash_ = FileHash(options_.sha256);
     next_ = 0;
   }
   return next_;
 }
 
-void FileDigests::AddRest(std::span<const std::byte> data) {
+FileHash::Part FileDigests::TakeRest(std::span<const std::byte> data) {
   next_ += data.size();
-  if (options_.sha256) {
-    file_sha256_.Update(data);
-  } else {
-    file_xxh3_.Update(data);
-  }
+  return {&file_hash_, data};
 }
 
 FileRecord FileDigests::Finish() {
-  if (options_.sha256) {
-    record_.file.sha256 = file_sha256_.FinishHex();
-  } else {
-    record_.file.xxh3 = file_xxh3_.Hex();
-  }
+  record_.file = file_hash_.Finish();
   return std::move(record_);
 }
 

@@ -8,6 +8,7 @@
 #include "convert/model/zero_blocks.h"
 #include "convert/plan/plan.h"
 #include "convert/stream/chunk.h"
+#include "convert/stream/file_hash.h"
 #include "convert/stream/record.h"
 #include "convert/stream/source_checks.h"
 #include "convert/stream/tensor_zeros.h"
@@ -38,18 +39,15 @@ class FileDigests {
 
   FileDigests(const PlannedFile& file, Options options);
 
-  // A chunk and the digests of its file.
-  struct Part {
-    FileDigests* digests = nullptr;
-    const Chunk* chunk = nullptr;
-  };
-  // Adds a chunk each of several files, side by side where that is faster.
-  static void AddSeveral(std::span<const Part> parts);
+  // What the digest of the file takes of the next chunk, for FileHash::UpdateMany. Add comes after.
+  FileHash::Part Take(const Chunk& chunk);
+  // Digests the tensors of the chunk.
+  void Add(const Chunk& chunk);
 
-  // After the last chunk: where the rest begins, the file's end when there is none. AddRest takes
-  // its bytes, in order.
+  // After the last chunk: where the rest begins, the file's end when there is none. TakeRest takes
+  // its bytes, in order, for FileHash::UpdateMany.
   std::uint64_t BeginRest();
-  void AddRest(std::span<const std::byte> data);
+  FileHash::Part TakeRest(std::span<const std::byte> data);
 
   // After the rest.
   FileRecord Finish();
@@ -60,9 +58,6 @@ class FileDigests {
     formats::Sha256 sha256;
   };
 
-  // The chunk's bytes that the file's digest takes.
-  std::span<const std::byte> FileBytes(const Chunk& chunk) const;
-  void AddParts(const Chunk& chunk);
   void CheckSources(const Chunk& chunk, const ChunkPart& part) const;
   void EndTensor(const ChunkPart& part);
   void LookForZeros(const Chunk& chunk, const ChunkPart& part);
@@ -78,8 +73,7 @@ class FileDigests {
   TensorZeros zeros_{TensorZeros::Rows::kAll};  // its own (Catalog::kNone), or its sources'
   ZeroBlocks zero_blocks_;
   bool unexpected_ = false;  // some by-product has other bytes than were digested in its place
-  formats::Sha256 file_sha256_;
-  formats::Xxh3 file_xxh3_;
+  FileHash file_hash_;
   Stream output_;
   Stream streamed_;
   Stream by_product_;

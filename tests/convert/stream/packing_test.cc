@@ -1,9 +1,12 @@
 // Files that are packed while they are made.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <map>
 #include <memory>
+#include <mutex>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -32,31 +35,45 @@ using ::testing::HasSubstr;
 
 constexpr char kFile[] = "a.safetensors";
 
-// Writes to a directory; a test spoils what is read back.
+// Writes the first file to a path, others to the path and their number. A test spoils what is read
+// back of the first file.
 class DiskSink final : public OutputSink {
  public:
   explicit DiskSink(fs::path path) : path_(std::move(path)) {}
 
-  std::unique_ptr<formats::OutputFile> Open(std::size_t) override {
-    return formats::PosixFileSystem().Create(path_, 64 << 20);
+  std::unique_ptr<formats::OutputFile> Open(std::size_t file) override {
+    const std::lock_guard lock(mutex_);
+    most_open = std::max(most_open, ++num_open_);
+    return formats::PosixFileSystem().Create(PathOf(file), 64 << 20);
   }
   std::unique_ptr<formats::OutputFile> Reopen(std::size_t) override { return nullptr; }
-  void Commit(std::size_t, std::unique_ptr<formats::OutputFile>, FileRecord committed) override {
-    record = std::move(committed);
+  void Commit(std::size_t file, std::unique_ptr<formats::OutputFile>,
+              FileRecord committed) override {
+    const std::lock_guard lock(mutex_);
+    --num_open_;
+    records[file] = std::move(committed);
   }
-  std::span<const std::byte> ReadBack(std::size_t, std::uint64_t offset, std::size_t length,
+  std::span<const std::byte> ReadBack(std::size_t file, std::uint64_t offset, std::size_t length,
                                       std::span<std::byte> scratch) override {
     const std::span<std::byte> read = scratch.first(length);
-    formats::InputFile(path_, kFile).ReadAt(offset, read);
-    if (spoiled >= offset && spoiled < offset + length) read[spoiled - offset] ^= std::byte{1};
+    formats::InputFile(PathOf(file), kFile).ReadAt(offset, read);
+    if (file == 0 && spoiled >= offset && spoiled < offset + length) {
+      read[spoiled - offset] ^= std::byte{1};
+    }
     return read;
   }
+  fs::path PathOf(std::size_t file) const {
+    return file == 0 ? path_ : fs::path(path_.string() + std::to_string(file));
+  }
 
-  FileRecord record;
+  std::map<std::size_t, FileRecord> records;
   std::uint64_t spoiled = UINT64_MAX;  // a byte that is read back wrongly
+  std::size_t most_open = 0;           // files
 
  private:
   const fs::path path_;
+  std::mutex mutex_;
+  std::size_t num_open_ = 0;
 };
 
 class PackingTest : public ::testing::Test {
@@ -92,8 +109,13 @@ class PackingTest : public ::testing::Test {
   void Run(DiskSink& sink) {
     SourceFiles sources(*catalog_);
     ProgressSink progress;
-    const std::vector<std::size_t> files = {0};
-    Execute(plan_, files, sources, options_, sink, progress, stop_);
+    Execute(plan_, AllFiles(), sources, options_, sink, progress, stop_);
+  }
+
+  std::vector<std::size_t> AllFiles() const {
+    std::vector<std::size_t> files(plan_.files.size());
+    std::iota(files.begin(), files.end(), std::size_t{0});
+    return files;
   }
 
   // The values of the first chunk, not yet packed.
@@ -126,9 +148,9 @@ TEST_F(PackingTest, MakesWhatAReaderUnpacks) {
       DiskSink sink(packed_);
       Run(sink);
       const std::string content = testing::ReadFile(packed_);
-      EXPECT_EQ(sink.record.bytes, content.size());
-      EXPECT_EQ(sink.record.file.sha256, testing::Sha256Of(content));
-      EXPECT_EQ(sink.record.original.sha256, testing::Sha256Of(original_));
+      EXPECT_EQ(sink.records[0].bytes, content.size());
+      EXPECT_EQ(sink.records[0].file.sha256, testing::Sha256Of(content));
+      EXPECT_EQ(sink.records[0].original.sha256, testing::Sha256Of(original_));
       if (first.empty()) first = content;
       EXPECT_TRUE(content == first);
     }
@@ -156,7 +178,7 @@ TEST_F(PackingTest, DigestsOfTensorsAreThoseOfTheOriginal) {
   for (std::size_t i = 0; i < plan_.files[0].tensors.size(); ++i) {
     const TensorEntry& entry = plan_.files[0].tensors[i].entry;
     EXPECT_EQ(
-        sink.record.tensors[i].output.xxh3,
+        sink.records[0].tensors[i].output.xxh3,
         testing::Xxh3Of(original_.substr(plan_.files[0].data_offset + entry.offset, entry.bytes)))
         << entry.name;
   }
@@ -166,15 +188,56 @@ TEST_F(PackingTest, BytesThatAreReadBackOtherwiseAreFound) {
   DiskSink good(packed_);
   Run(good);
   for (const std::uint64_t spoiled :
-       {std::uint64_t{9}, good.record.bytes / 2, good.record.bytes - 1}) {
+       {std::uint64_t{9}, good.records[0].bytes / 2, good.records[0].bytes - 1}) {
     DiskSink sink(packed_);
     sink.spoiled = spoiled;
     const Error error = testing::ErrorOf([&] { Run(sink); });
     EXPECT_EQ(error.code(), ErrorCode::kVerification);
     EXPECT_EQ(error.place().file, kFile);
     EXPECT_THAT(error.message(), HasSubstr("read back"));
-    EXPECT_EQ(sink.record.name, "");
+    EXPECT_TRUE(sink.records.empty());
   }
+}
+
+TEST_F(PackingTest, FilesThatAdvanceTogetherAreEachPackedAndReadBack) {
+  DiskSink alone(packed_);
+  Run(alone);
+  const std::string content = testing::ReadFile(packed_);
+  while (plan_.files.size() < 5) {
+    plan_.files.push_back(plan_.files[0]);
+    plan_.files.back().name = "b" + std::to_string(plan_.files.size()) + ".safetensors";
+  }
+  for (const unsigned max_open_files : {0U, 1U, 2U, 3U}) {
+    SCOPED_TRACE(::testing::Message() << max_open_files << " files");
+    options_.threads = 2;
+    options_.max_open_files = max_open_files;
+    DiskSink sink(packed_);
+    Run(sink);
+    ASSERT_EQ(sink.records.size(), plan_.files.size());
+    for (const auto& [file, record] : sink.records) {
+      EXPECT_EQ(record.name, plan_.files[file].name);
+      EXPECT_EQ(record.file.sha256, testing::Sha256Of(content));
+      EXPECT_EQ(record.original.sha256, testing::Sha256Of(original_));
+      EXPECT_TRUE(testing::ReadFile(sink.PathOf(file)) == content);
+    }
+    EXPECT_LE(sink.most_open, max_open_files != 0 ? std::size_t{max_open_files} : 5U);
+  }
+}
+
+TEST_F(PackingTest, AThirdOfTheOpenFilesIsForReadingBack) {
+  while (plan_.files.size() < 30) plan_.files.push_back(plan_.files[0]);
+  std::vector<std::size_t> files = AllFiles();
+  options_.threads = 2;
+  options_.memory_bytes = kDefaultMemoryBytes;
+  EXPECT_EQ(PlanResources(options_, plan_, files).open_files, 12U);
+  EXPECT_EQ(PlanResources(options_, plan_, files).made_files, 8U);
+  options_.max_open_files = 1;
+  EXPECT_EQ(PlanResources(options_, plan_, files).open_files, 1U);
+  EXPECT_EQ(PlanResources(options_, plan_, files).made_files, 1U);
+  options_.max_open_files = 0;
+  files.resize(5);  // no other file is left to begin
+  EXPECT_EQ(PlanResources(options_, plan_, files).open_files, 5U);
+  EXPECT_EQ(PlanResources(options_, plan_, files).made_files, 5U);
 }
 
 TEST_F(PackingTest, AChunkThatDoesNotGiveItsBytesAgainIsFound) {
