@@ -28,8 +28,14 @@
 namespace dsv3::convert {
 namespace {
 
-// Files whose chunks one thread digests side by side; more do not fit the registers.
-constexpr std::size_t kDigestTogether = 4;
+// Files whose chunks one thread hashes side by side; more do not fit the registers.
+constexpr std::size_t kHashTogether = 4;
+
+// What a file's chunks pass in the file's order, one at a time.
+struct InOrder {
+  std::uint64_t next = 0;  // index of the chunk
+  bool busy = false;       // a thread has it
+};
 
 // An output file that is being written.
 struct Lane {
@@ -45,20 +51,20 @@ struct Lane {
   std::uint64_t next_offset = 0;  // where the next chunk begins
   std::uint64_t end = 0;          // of the last chunk
   std::uint64_t next_to_issue = 0;
-  std::uint64_t next_to_digest = 0;
-  bool digesting = false;                // a thread holds the lane's digests
-  std::map<std::uint64_t, Chunk*> done;  // waiting for their turn in the digests
+  InOrder hashing;    // the digest of the file
+  InOrder digesting;  // the digests of its tensors; a packed file's chunk is also appended
+  std::map<std::uint64_t, Chunk*> done;  // made or read back, and not through with both
 
-  bool CanDigest() const {
-    return !digesting && !done.empty() && done.begin()->first == next_to_digest;
+  bool IsReady(const InOrder& step) const { return !step.busy && done.count(step.next) != 0; }
+  std::uint64_t outstanding() const {
+    return next_to_issue - std::min(hashing.next, digesting.next);
   }
-  std::uint64_t outstanding() const { return next_to_issue - next_to_digest; }
 };
 
 // The streaming pipeline. Each worker takes the next chunk, reads, evaluates and writes it, then
-// digests whatever chunks are next in their files, several files side by side. A chunk waits only
-// for earlier chunks of its file, which are in the hands of running workers, so the workers never
-// wait in a circle.
+// digests whatever chunks are next in their files: the files' digests of several side by side, and
+// beside these, in another thread, the tensors' digests. A chunk waits only for earlier chunks of
+// its file, which are in the hands of running workers, so the workers never wait in a circle.
 //
 // By-products are written by the chunk that makes them. The file's digest waits for none of them:
 // where it cannot go on, the rest is read back when the file is wholly written, and a packed file
@@ -131,8 +137,8 @@ class Executor {
            });
   }
 
-  // The next chunk to make, or nullptr when there is none left (or the job has ended). Digests
-  // chunks that wait for partners when there is nothing else to do.
+  // The next chunk to make or to read back, or nullptr when there is none left (or the job has
+  // ended). Digests chunks that wait for partners when there is nothing else to do.
   Chunk* Next() {
     Workers::Lock lock = workers_.Acquire();
     for (;;) {
@@ -148,8 +154,9 @@ class Executor {
         return &chunk;
       }
       if (Done()) return nullptr;
-      if (std::any_of(lanes_.begin(), lanes_.end(),
-                      [](const Lane& one) { return one.CanDigest(); })) {
+      if (std::any_of(lanes_.begin(), lanes_.end(), [](const Lane& one) {
+            return one.IsReady(one.hashing) || one.IsReady(one.digesting);
+          })) {
         lock.unlock();
         DigestWhatIsReady(Partners::kDoWithout);
         lock.lock();
@@ -197,7 +204,8 @@ class Executor {
     lane.next_offset = 0;
     lane.end = file.bytes;
     lane.next_to_issue = 0;
-    lane.next_to_digest = 0;
+    lane.hashing = {};
+    lane.digesting = {};
     lane.output = sink_.Open(lane.file);
     if (plan_.pull) {
       lane.packer = std::make_unique<PullFileWriter>(file, *plan_.pull, *lane.output,
@@ -211,47 +219,61 @@ class Executor {
     pending_.pop_front();
   }
 
-  // Whether a digest may wait until kDigestTogether files have a chunk ready: that saves processor
+  // Whether a digest may wait until kHashTogether files have a chunk ready: that saves processor
   // time, but holds more chunks.
   enum class Partners { kWaitFor, kDoWithout };
 
   // Digests chunks until no chunk is next in its file, other threads digest those that are, or the
   // chunks wait for partners.
   void DigestWhatIsReady(Partners partners) {
-    std::vector<Chunk*> chunks;
     for (;;) {
-      chunks.clear();
+      std::vector<Chunk*> to_hash;
+      Chunk* to_digest = nullptr;
       {
         const Workers::Lock lock = workers_.Acquire();
         if (workers_.failed()) return;
-        const auto ready = static_cast<std::size_t>(std::count_if(
-            lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.CanDigest(); }));
-        if (partners == Partners::kWaitFor && chunks_.any_free() &&
-            ready < std::min(kDigestTogether, lanes_.size())) {
-          return;
-        }
-        for (Lane& lane : lanes_) {
-          if (chunks.size() == kDigestTogether || !lane.CanDigest()) continue;
-          lane.digesting = true;
-          chunks.push_back(lane.done.begin()->second);
-          lane.done.erase(lane.done.begin());
-        }
+        to_hash = TakeToHash(partners);
+        if (to_hash.empty()) to_digest = TakeToDigest();
       }
-      if (chunks.empty()) return;
-      Digest(chunks);
-      for (const Chunk* const chunk : chunks) {
-        Lane& lane = lanes_[chunk->lane];
-        if (!lane.packer || lane.reads_back) continue;
-        if (workers_.ended()) return;
-        lane.packer->Append(*chunk);
-        progress_.OnBytes(chunk->data.size(), plan_.files[lane.file].name);
+      if (!to_hash.empty()) {
+        Hash(to_hash);
+        Passed(to_hash, &Lane::hashing);
+      } else if (to_digest != nullptr) {
+        if (!Digest(*to_digest)) return;
+        Passed(std::span(&to_digest, 1), &Lane::digesting);
+      } else {
+        return;
       }
-      Digested(chunks);
     }
   }
 
+  std::vector<Chunk*> TakeToHash(Partners partners) {
+    std::vector<Chunk*> chunks;
+    const auto ready = static_cast<std::size_t>(std::count_if(
+        lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.IsReady(lane.hashing); }));
+    if (partners == Partners::kWaitFor && chunks_.any_free() &&
+        ready < std::min(kHashTogether, lanes_.size())) {
+      return chunks;
+    }
+    for (Lane& lane : lanes_) {
+      if (chunks.size() == kHashTogether || !lane.IsReady(lane.hashing)) continue;
+      lane.hashing.busy = true;
+      chunks.push_back(lane.done.at(lane.hashing.next));
+    }
+    return chunks;
+  }
+
+  Chunk* TakeToDigest() {
+    for (Lane& lane : lanes_) {
+      if (!lane.IsReady(lane.digesting)) continue;
+      lane.digesting.busy = true;
+      return lane.done.at(lane.digesting.next);
+    }
+    return nullptr;
+  }
+
   // Chunks of different files.
-  void Digest(std::span<Chunk* const> chunks) {
+  void Hash(std::span<Chunk* const> chunks) {
     const ComputeSlot slot = workers_.Compute();
     std::vector<FileHash::Part> parts;
     for (const Chunk* const chunk : chunks) {
@@ -261,21 +283,34 @@ class Executor {
                                        : lane.digests->TakeRest(chunk->data));
     }
     FileHash::UpdateMany(parts);
-    for (const Chunk* const chunk : chunks) {
-      Lane& lane = lanes_[chunk->lane];
-      if (!lane.reads_back) lane.digests->Add(*chunk);
-    }
   }
 
-  // Frees the chunks, and ends the files whose last ones they are.
-  void Digested(std::span<Chunk* const> chunks) {
+  // False where the job has ended.
+  bool Digest(const Chunk& chunk) {
+    Lane& lane = lanes_[chunk.lane];
+    if (lane.reads_back) return true;
+    {
+      const ComputeSlot slot = workers_.Compute();
+      lane.digests->Add(chunk);
+    }
+    if (!lane.packer) return true;
+    if (workers_.ended()) return false;
+    lane.packer->Append(chunk);
+    progress_.OnBytes(chunk.data.size(), plan_.files[lane.file].name);
+    return true;
+  }
+
+  // Frees the chunks that are through with both, and ends the files whose last ones they are.
+  void Passed(std::span<Chunk* const> chunks, InOrder Lane::*step) {
     std::vector<Lane*> ended;
     {
       const Workers::Lock lock = workers_.Acquire();
       for (Chunk* chunk : chunks) {
         Lane& lane = lanes_[chunk->lane];
-        ++lane.next_to_digest;
-        lane.digesting = false;
+        ++(lane.*step).next;
+        (lane.*step).busy = false;
+        if (std::min(lane.hashing.next, lane.digesting.next) <= chunk->index) continue;
+        lane.done.erase(chunk->index);
         if (chunk->end == lane.end) {
           lane.state = Lane::State::kEnding;  // this thread's alone from here
           ended.push_back(&lane);
@@ -336,8 +371,7 @@ class Executor {
   ProgressSink& progress_;
   const ExecutorResources resources_;
 
-  Workers
-      workers_;  // their lock guards pending_ and all below, but lanes' digests while `digesting`
+  Workers workers_;  // their lock guards pending_ and all below, but what a lane's busy steps use
   ChunkPacker packer_;
   std::vector<Lane> lanes_;
   Slots<Chunk> chunks_;

@@ -41,6 +41,7 @@ FileDigests::FileDigests(const PlannedFile& file, Options options)
 }
 
 FileHash::Part FileDigests::Take(const Chunk& chunk) {
+  for (const ChunkPart& part : chunk.parts) unexpected_ = unexpected_ || !part.as_expected;
   if (unexpected_ || next_ != chunk.offset) return {&file_hash_, {}};
   next_ += chunk.known_bytes;
   return {&file_hash_, chunk.data.first(chunk.known_bytes)};
@@ -63,7 +64,6 @@ void FileDigests::Add(const Chunk& chunk) {
     }
     if (options_.checks != nullptr) CheckSources(chunk, part);
     if (!part.by_product.empty()) UpdateStream(by_product_, part.by_product);
-    if (!part.as_expected) unexpected_ = true;
     if (part.ends_tensor) EndTensor(part);
   }
 }

@@ -21,8 +21,9 @@ namespace dsv3::convert {
 // from the first by-product on that has no expected bytes.
 std::uint64_t PlannedRest(const PlannedFile& file);
 
-// The digests of a file that is written chunk by chunk. Chunks must come in order; one thread at a
-// time.
+// The digests of a file that is written chunk by chunk. Chunks must come in order, to Take and to
+// Add, each called by one thread at a time; the two may run side by side and be at different
+// chunks.
 //
 // The digest of the file takes its bytes in order. It stops at bytes of a by-product that is made
 // only later: the bytes behind them, the rest, are read back when the file is written. Where a
@@ -39,13 +40,13 @@ class FileDigests {
 
   FileDigests(const PlannedFile& file, Options options);
 
-  // What the digest of the file takes of the next chunk, for FileHash::UpdateMany. Add comes after.
+  // What the digest of the file takes of the next chunk, for FileHash::UpdateMany.
   FileHash::Part Take(const Chunk& chunk);
-  // Digests the tensors of the chunk.
+  // Digests the tensors of the next chunk.
   void Add(const Chunk& chunk);
 
-  // After the last chunk: where the rest begins, the file's end when there is none. TakeRest takes
-  // its bytes, in order, for FileHash::UpdateMany.
+  // After the last chunk, taken and added: where the rest begins, the file's end when there is
+  // none. TakeRest takes its bytes, in order, for FileHash::UpdateMany.
   std::uint64_t BeginRest();
   FileHash::Part TakeRest(std::span<const std::byte> data);
 
