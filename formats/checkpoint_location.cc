@@ -103,6 +103,28 @@ bool IsHubCache(const fs::path& directory) {
          ListSafetensors(directory).empty();
 }
 
+// A directory below this one in which safetensors files lie, as a whole path; empty where there is
+// none within two levels. Of several, the first by name.
+fs::path CheckpointBelow(const fs::path& directory) {
+  constexpr int kLevels = 2;
+  fs::path found;
+  std::error_code error;
+  fs::recursive_directory_iterator entry(directory, error);
+  for (const fs::recursive_directory_iterator end; !error && entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    std::error_code ignored;
+    if (entry->is_directory(ignored)) {
+      if (entry.depth() >= kLevels || IsLeftOutDirectoryOrFile(name)) {
+        entry.disable_recursion_pending();
+      }
+    } else if (IsSafetensors(name) && !IsLeftOutDirectoryOrFile(name)) {
+      const fs::path below = entry->path().parent_path();
+      if (found.empty() || below < found) found = below;
+    }
+  }
+  return found;
+}
+
 }  // namespace
 
 CheckpointLocation LocateCheckpoint(const fs::path& path) {
@@ -195,32 +217,6 @@ void FailAdapter(const fs::path& path) {
       "not the model itself; merge it into the model that its adapter_config.json names as "
       "base_model_name_or_path, and give the merged model");
 }
-
-namespace {
-
-// A directory below this one in which safetensors files lie, as a whole path; empty where there is
-// none within two levels. Of several, the first by name.
-fs::path CheckpointBelow(const fs::path& directory) {
-  constexpr int kLevels = 2;
-  fs::path found;
-  std::error_code error;
-  fs::recursive_directory_iterator entry(directory, error);
-  for (const fs::recursive_directory_iterator end; !error && entry != end; entry.increment(error)) {
-    const std::string name = entry->path().filename().string();
-    std::error_code ignored;
-    if (entry->is_directory(ignored)) {
-      if (entry.depth() >= kLevels || IsLeftOutDirectoryOrFile(name)) {
-        entry.disable_recursion_pending();
-      }
-    } else if (IsSafetensors(name) && !IsLeftOutDirectoryOrFile(name)) {
-      const fs::path below = entry->path().parent_path();
-      if (found.empty() || below < found) found = below;
-    }
-  }
-  return found;
-}
-
-}  // namespace
 
 void FailNoCheckpoint(const fs::path& directory) {
   bool has_adapter = false;

@@ -10,6 +10,7 @@
 
 #include "convert/inspect/name_groups.h"
 #include "convert/model/scale_names.h"
+#include "formats/hash/split_mix.h"
 
 namespace dsv3::convert {
 namespace {
@@ -19,12 +20,6 @@ struct Rows {
   std::uint32_t group = 0;
   std::vector<std::uint32_t> rows;
 };
-
-std::uint64_t Mix(std::uint64_t z) {
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
-  return z ^ (z >> 31);
-}
 
 // Gives small consecutive slots to numbers, in ascending order of the numbers.
 class Slots {
@@ -170,9 +165,10 @@ class TreeBuilder {
       for (const std::uint32_t row : item.rows) {
         std::uint64_t hash = item.group + 1;
         for (std::size_t i = number + 1; i < group.num_numbers; ++i) {
-          hash = Mix(hash * 0x9E3779B97F4A7C15 + group.numbers[row * group.num_numbers + i]);
+          hash = formats::SplitMix(hash * formats::kSplitMixStep +
+                                   group.numbers[row * group.num_numbers + i]);
         }
-        signatures[slots.Of(number_of(group, row))] += Mix(hash);
+        signatures[slots.Of(number_of(group, row))] += formats::SplitMix(hash);
       }
     }
 

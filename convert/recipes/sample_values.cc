@@ -1,17 +1,13 @@
 #include "convert/recipes/sample_values.h"
 
+#include "formats/hash/split_mix.h"
 #include "quant/codec.h"
 
 namespace dsv3::convert {
 namespace {
 
-constexpr std::uint64_t kGolden = 0x9E3779B97F4A7C15;
-
-constexpr std::uint64_t Mix(std::uint64_t z) {
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
-  return z ^ (z >> 31);
-}
+using formats::kSplitMixStep;
+using formats::SplitMix;
 
 // FNV-1a, 64 bits.
 constexpr std::uint64_t HashName(std::string_view name) {
@@ -23,7 +19,7 @@ constexpr std::uint64_t HashName(std::string_view name) {
 }  // namespace
 
 SampleValues::SampleValues(std::uint64_t seed, std::string_view name, TensorRole role)
-    : key_(Mix(Mix(seed + kGolden) ^ HashName(name))) {
+    : key_(SplitMix(SplitMix(seed + kSplitMixStep) ^ HashName(name))) {
   switch (role) {
     case TensorRole::kNorm:
       // Draws stay below 2^18, so these values are 1 ± 0.25 at most.
@@ -42,7 +38,7 @@ SampleValues::SampleValues(std::uint64_t seed, std::string_view name, TensorRole
 }
 
 std::int32_t SampleValues::Draw(std::uint64_t i) const {
-  const std::uint64_t bits = Mix(key_ + (i + 1) * kGolden);
+  const std::uint64_t bits = SplitMix(key_ + (i + 1) * kSplitMixStep);
   constexpr std::uint64_t kField = 0x7FFF;
   const std::uint64_t sum =
       (bits & kField) + ((bits >> 15) & kField) + ((bits >> 30) & kField) + ((bits >> 45) & kField);
@@ -66,7 +62,7 @@ void SampleValues::DrawExperts(std::uint64_t first, std::uint64_t per_row, std::
                                std::span<std::int64_t> out) const {
   for (std::size_t i = 0; i < out.size(); ++i) {
     const std::uint64_t row = (first + i) / per_row;
-    const std::uint64_t expert = Mix(key_ + (row + 1) * kGolden) + (first + i) % per_row;
+    const std::uint64_t expert = SplitMix(key_ + (row + 1) * kSplitMixStep) + (first + i) % per_row;
     out[i] = static_cast<std::int64_t>(expert % experts);
   }
 }

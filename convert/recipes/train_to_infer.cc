@@ -29,6 +29,7 @@
 #include "convert/recipes/weight_dtypes.h"
 #include "formats/checkpoint_files.h"
 #include "formats/dtype.h"
+#include "formats/dtype_kind.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 
@@ -86,22 +87,7 @@ void CheckForm(const TrainToInferOptions& options, const OpenedModel& model) {
 }
 
 bool IsStored(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::kF64:
-    case Dtype::kC64:
-    case Dtype::kI8:
-    case Dtype::kU8:
-    case Dtype::kI16:
-    case Dtype::kU16:
-    case Dtype::kI32:
-    case Dtype::kU32:
-    case Dtype::kI64:
-    case Dtype::kU64:
-    case Dtype::kBool:
-      return false;
-    default:
-      return true;
-  }
+  return dtype != Dtype::kF64 && dtype != Dtype::kC64 && !formats::IsInteger(dtype);
 }
 
 // Where a tensor is, or the first of those that it is made of.

@@ -10,11 +10,13 @@
 #include <fmt/format.h>
 
 #include "convert/catalog/name_pattern.h"
+#include "convert/model/scaled_weights.h"
 #include "convert/open/gguf_model.h"
 #include "convert/plan/row_tensors.h"
 #include "convert/stream/value_reader.h"
 #include "convert/verify/numeric_outliers.h"
 #include "convert/verify/numeric_zeros.h"
+#include "formats/dtype_kind.h"
 #include "formats/error.h"
 #include "formats/io/aligned_buffer.h"
 #include "formats/message_text.h"
@@ -27,25 +29,6 @@ using formats::Severity;
 
 constexpr std::string_view kDamaged =
     "the file is damaged, or the program that wrote it had a fault: fetch or convert it again";
-
-bool IsFloat(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::kBool:
-    case Dtype::kU8:
-    case Dtype::kI8:
-    case Dtype::kI16:
-    case Dtype::kU16:
-    case Dtype::kI32:
-    case Dtype::kU32:
-    case Dtype::kI64:
-    case Dtype::kU64:
-      return false;
-    default:
-      return true;
-  }
-}
-
-bool IsFp8(Dtype dtype) { return dtype == Dtype::kF8E4M3 || dtype == Dtype::kF8E5M2; }
 
 std::string Times(std::uint64_t count, std::string_view one, std::string_view many) {
   return fmt::format("{} {}", count, count == 1 ? one : many);
@@ -106,7 +89,7 @@ class Judge {
     JudgeCodes(i);
     JudgeZeros(i);
     if (scales_.OfScale(i) == nullptr && m.finite == m.values && m.absmax != 0 && m.constant &&
-        m.values > 1 && IsFloat(tensor.dtype)) {
+        m.values > 1 && !formats::IsInteger(tensor.dtype)) {
       Add(i, Severity::kWarning, "constant",
           fmt::format("all {} values are {}; if the model was trained, the tensor was never "
                       "written: compare it with where it came from",
@@ -215,7 +198,7 @@ class Judge {
       // Values without their scale cannot be compared.
       if (scales_.OfScale(i) != nullptr || checkpoint_.undecoded[i] ||
           (IsFp8(tensor.dtype) && scales_.OfWeight(i) == nullptr) ||
-          (!IsFloat(tensor.dtype) && scales_.OfWeight(i) == nullptr) || !(m.rms > 0) ||
+          (formats::IsInteger(tensor.dtype) && scales_.OfWeight(i) == nullptr) || !(m.rms > 0) ||
           !std::isfinite(m.rms)) {
         continue;
       }
