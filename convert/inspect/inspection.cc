@@ -9,7 +9,7 @@
 #include <tbb/parallel_invoke.h>
 
 #include "convert/catalog/glob.h"
-#include "convert/model/expected_tensors.h"
+#include "convert/model/model_check.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/open/base_tensors.h"
 #include "convert/open/broken_files.h"

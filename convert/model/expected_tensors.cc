@@ -1,25 +1,14 @@
 #include "convert/model/expected_tensors.h"
 
-#include <algorithm>
 #include <initializer_list>
-#include <map>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <fmt/format.h>
-
-#include "convert/model/fitting_fields.h"
 #include "convert/model/layer_kinds.h"
-#include "convert/model/layers_held.h"
 #include "convert/model/name_scope.h"
-#include "convert/model/stored_instead.h"
-#include "convert/model/tensor_match.h"
 #include "convert/model/v4_tensors.h"
-#include "formats/error.h"
-#include "formats/finding.h"
-#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -163,76 +152,7 @@ std::optional<std::string_view> FindPrefixOf(std::string_view name, const Catalo
   return std::nullopt;
 }
 
-// The name of the fused tensor that holds a tensor of an expert; empty for other tensors.
-std::string FusedExpertsName(std::string_view name) {
-  constexpr std::string_view kExperts = ".experts.";
-  const std::size_t experts = name.rfind(kExperts);
-  if (experts == std::string_view::npos) return "";
-  const std::string layer(name.substr(0, experts + kExperts.size()));
-  return layer + (name.ends_with(".down_proj.weight") ? "down_proj" : "gate_up_proj");
-}
-
-// How many tensors of a layer the config predicts, and how many of these are missing.
-struct LayerTally {
-  std::uint64_t expected = 0;
-  std::uint64_t missing = 0;
-
-  // The end of a message about a missing one; empty where all or none are.
-  std::string Text(std::uint32_t layer) const {
-    if (missing == 0 || missing == expected) return "";
-    return fmt::format("; layer {} is there in part, {} of its {} tensors {} missing", layer,
-                       missing, expected, missing == 1 ? "is" : "are");
-  }
-};
-
-// Which value would fit a tensor of another shape by itself; empty where that is not known.
-std::string FittingRows(const CatalogTensor& tensor, TensorRole role,
-                        const formats::Shape& expected) {
-  // Embedding and head may have rows beyond the tokens.
-  const bool has_other_rows = (role == TensorRole::kEmbedding || role == TensorRole::kHead) &&
-                              expected.size() == 2 && tensor.shape.size() == 2 &&
-                              tensor.shape[1] == expected[1];
-  const bool has_other_experts =
-      (role == TensorRole::kRouter || role == TensorRole::kRouterBias) &&
-      expected.size() == tensor.shape.size() && tensor.shape[0] != expected[0] &&
-      std::equal(expected.begin() + 1, expected.end(), tensor.shape.begin() + 1);
-  if (!has_other_rows && !has_other_experts) return "";
-  return fmt::format("; {} {} would fit this tensor",
-                     has_other_rows ? "vocab_size" : "n_routed_experts", tensor.shape[0]);
-}
-
-// `fitting`: which value of the config would fit the tensor.
-formats::Finding WrongShape(const ModelConfig& config, const Catalog& catalog,
-                            const TensorMatch::Difference& difference, const std::string& fitting) {
-  const CatalogTensor& tensor = catalog.tensors()[difference.position];
-  const std::string& file = catalog.files()[tensor.extent.file].name;
-  const std::string form =
-      difference.form.empty() ? "" : fmt::format(" for {} weights", difference.form);
-  return {
-      formats::Severity::kError, "wrong-shape", file, tensor.name,
-      fmt::format("{}: tensor {} has shape {}, but config.json ({}) predicts {}{}; the config or "
-                  "the file belongs to another model, take both from one place{}",
-                  formats::ShownPath(file), QuoteForMessage(tensor.name),
-                  formats::ShapeToString(tensor.shape), config.model_type,
-                  formats::ShapeToString(difference.shape), form, fitting)};
-}
-
 }  // namespace
-
-std::uint32_t FindFusedExperts(const Catalog& catalog, std::string_view name) {
-  const std::string fused = FusedExpertsName(name);
-  return fused.empty() ? Catalog::kNone : catalog.Find(fused);
-}
-
-std::optional<KvHalves> FindKvHalves(const Catalog& catalog, std::string_view name) {
-  constexpr std::string_view kJoined = ".kv_b_proj.weight";
-  if (!name.ends_with(kJoined)) return std::nullopt;
-  const std::string attention(name.substr(0, name.size() - kJoined.size()));
-  const KvHalves split{catalog.Find(attention + ".k_b_proj.weight"),
-                       catalog.Find(attention + ".v_b_proj.weight")};
-  if (split.keys == Catalog::kNone || split.values == Catalog::kNone) return std::nullopt;
-  return split;
-}
 
 bool IsQuantized(TensorRole role) {
   switch (role) {
@@ -277,73 +197,6 @@ std::string_view FindNamePrefix(const Catalog& catalog) {
     if (const std::optional<std::string_view> prefix = FindPrefixOf(name, catalog)) return *prefix;
   }
   return "";
-}
-
-formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& catalog) {
-  using formats::Severity;
-  formats::Findings findings;
-  if (!config.known) {
-    findings.push_back(
-        {Severity::kWarning, "unknown-model-type", "config.json", "",
-         fmt::format("config.json: the model_type {} is not one whose tensors are known here, so "
-                     "whether the checkpoint is complete cannot be checked against the config",
-                     QuoteForMessage(config.model_type))});
-    return findings;
-  }
-  const std::string_view prefix = FindNamePrefix(catalog);
-  const LayersHeld layers(catalog, prefix);
-  std::map<std::uint32_t, LayerTally> tallies;
-  std::vector<std::pair<std::size_t, std::uint32_t>> missing;  // finding and layer
-  std::optional<StoredInstead> stored_instead;                 // made for the first missing weight
-  const auto find_instead = [&](const ExpectedTensorView& expected) {
-    if (!IsQuantized(expected.role)) return Catalog::kNone;
-    if (!stored_instead) stored_instead.emplace(catalog);
-    const std::uint32_t found = stored_instead->Find(expected.name);
-    if (found != Catalog::kNone || expected.role != TensorRole::kExpertLinear) return found;
-    return stored_instead->Find(FusedExpertsName(expected.name));
-  };
-  std::optional<FittingFields> fields;  // made for the first finding that needs it
-  const auto fitting_fields = [&]() -> const FittingFields& {
-    if (!fields) fields.emplace(config, catalog, prefix);
-    return *fields;
-  };
-  TensorMatch match;
-  ForEachExpected(config, prefix, [&](const ExpectedTensorView& expected) {
-    if (expected.layer != ExpectedTensor::kNoLayer) ++tallies[expected.layer].expected;
-    MatchTensor(config, catalog, expected, match);
-    for (const TensorMatch::Difference& difference : match.differences) {
-      if (difference.position == Catalog::kNone) continue;
-      std::string fitting = fitting_fields().ForShape(difference.position);
-      if (fitting.empty()) {
-        fitting =
-            FittingRows(catalog.tensors()[difference.position], expected.role, difference.shape);
-      }
-      findings.push_back(WrongShape(config, catalog, difference, fitting));
-    }
-    if (match.differences.empty() || match.differences[0].position != Catalog::kNone) return;
-    findings.push_back(
-        {Severity::kError, "missing-tensor", "", std::string(expected.name),
-         fmt::format("tensor {}: config.json ({}, {} layers) predicts it with shape {}{}",
-                     QuoteForMessage(expected.name), config.model_type, config.num_hidden_layers,
-                     formats::ShapeToString(match.differences[0].shape), kNoFileHoldsIt)});
-    std::string& message = findings.back().message;
-    const std::string other_form = UnknownFormText(config, catalog, find_instead(expected));
-    if (!other_form.empty()) {
-      message += other_form;
-      return;
-    }
-    std::string fitting = FittingValue(config, layers, expected);
-    if (fitting.empty()) fitting = fitting_fields().ForMissing(expected.name);
-    message += fmt::format("{}download what is missing{}", kIncomplete, fitting);
-    if (expected.layer != ExpectedTensor::kNoLayer) {
-      ++tallies[expected.layer].missing;
-      missing.emplace_back(findings.size() - 1, expected.layer);
-    }
-  });
-  for (const auto& [finding, layer] : missing) {
-    findings[finding].message += tallies[layer].Text(layer);
-  }
-  return findings;
 }
 
 }  // namespace dsv3::convert

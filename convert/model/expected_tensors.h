@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -10,7 +9,6 @@
 
 #include "convert/catalog/catalog.h"
 #include "convert/model/model_config.h"
-#include "formats/finding.h"
 #include "formats/shape.h"
 
 namespace dsv3::convert {
@@ -62,28 +60,5 @@ void ForEachExpected(const ModelConfig& config, std::string_view prefix,
 // The prefix that the catalog puts before the model's names, such as "language_model."; empty where
 // there is none. Valid as long as the catalog.
 std::string_view FindNamePrefix(const Catalog& catalog);
-
-// transformers may keep the experts of a layer in two tensors, [experts, rows, columns]: the tensor
-// that holds the weight of this name, or kNone.
-std::uint32_t FindFusedExperts(const Catalog& catalog, std::string_view name);
-
-// The two tensors, positions in the catalog, that hold a kv_b_proj.weight as --mla split writes it;
-// nothing where they are not there.
-struct KvHalves {
-  std::uint32_t keys = 0;    // k_b_proj.weight
-  std::uint32_t values = 0;  // v_b_proj.weight
-};
-std::optional<KvHalves> FindKvHalves(const Catalog& catalog, std::string_view name);
-
-// What the message of "missing-tensor" says between the tensor and what to do about it.
-inline constexpr std::string_view kNoFileHoldsIt = ", but no file holds it";
-
-// Tensors that the config predicts and the catalog lacks ("missing-tensor"), or has in another
-// shape ("wrong-shape"); errors, in the model's order, all of them. An unknown model_type gives one
-// warning ("unknown-model-type"). Tensors that the config does not predict give no finding here.
-// Names under a prefix such as "language_model." are accepted when all of them carry it, and so are
-// experts that are fused as transformers does it or packed several values to a word, and kv_b_proj
-// that is split.
-formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& catalog);
 
 }  // namespace dsv3::convert

@@ -50,6 +50,29 @@ class Matcher {
 
 }  // namespace
 
+std::string FusedExpertsName(std::string_view name) {
+  constexpr std::string_view kExperts = ".experts.";
+  const std::size_t experts = name.rfind(kExperts);
+  if (experts == std::string_view::npos) return "";
+  const std::string layer(name.substr(0, experts + kExperts.size()));
+  return layer + (name.ends_with(".down_proj.weight") ? "down_proj" : "gate_up_proj");
+}
+
+std::uint32_t FindFusedExperts(const Catalog& catalog, std::string_view name) {
+  const std::string fused = FusedExpertsName(name);
+  return fused.empty() ? Catalog::kNone : catalog.Find(fused);
+}
+
+std::optional<KvHalves> FindKvHalves(const Catalog& catalog, std::string_view name) {
+  constexpr std::string_view kJoined = ".kv_b_proj.weight";
+  if (!name.ends_with(kJoined)) return std::nullopt;
+  const std::string attention(name.substr(0, name.size() - kJoined.size()));
+  const KvHalves split{catalog.Find(attention + ".k_b_proj.weight"),
+                       catalog.Find(attention + ".v_b_proj.weight")};
+  if (split.keys == Catalog::kNone || split.values == Catalog::kNone) return std::nullopt;
+  return split;
+}
+
 void MatchTensor(const ModelConfig& config, const Catalog& catalog,
                  const ExpectedTensorView& expected, TensorMatch& match) {
   match.held.clear();

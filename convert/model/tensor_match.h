@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "convert/catalog/catalog.h"
@@ -9,8 +11,23 @@
 #include "convert/model/model_config.h"
 #include "formats/shape.h"
 
-// What a catalog holds for a tensor that a config predicts. Internal to convert/model. Thread-safe.
+// What a catalog holds for a tensor that a config predicts. Thread-safe.
 namespace dsv3::convert {
+
+// The name of the fused tensor that holds a tensor of an expert; empty for other tensors.
+std::string FusedExpertsName(std::string_view name);
+
+// transformers may keep the experts of a layer in two tensors, [experts, rows, columns]: the tensor
+// that holds the weight of this name, or kNone.
+std::uint32_t FindFusedExperts(const Catalog& catalog, std::string_view name);
+
+// The two tensors, positions in the catalog, that hold a kv_b_proj.weight as --mla split writes it;
+// nothing where they are not there.
+struct KvHalves {
+  std::uint32_t keys = 0;    // k_b_proj.weight
+  std::uint32_t values = 0;  // v_b_proj.weight
+};
+std::optional<KvHalves> FindKvHalves(const Catalog& catalog, std::string_view name);
 
 struct TensorMatch {
   // A tensor of another shape than is predicted, or nothing in the place of one.

@@ -7,8 +7,8 @@
 
 #include <fmt/format.h>
 
-#include "convert/model/expected_tensors.h"
 #include "convert/model/layers_held.h"
+#include "convert/model/model_check.h"
 #include "convert/model/stored_instead.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"

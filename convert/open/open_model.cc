@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "convert/model/expected_tensors.h"
+#include "convert/model/model_check.h"
 #include "convert/open/completeness.h"
 #include "convert/open/demo_model.h"
 #include "convert/open/gguf_model.h"

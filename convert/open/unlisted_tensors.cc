@@ -9,7 +9,7 @@
 
 #include <fmt/format.h>
 
-#include "convert/model/expected_tensors.h"
+#include "convert/model/model_check.h"
 #include "convert/model/stored_instead.h"
 #include "formats/checkpoint_location.h"
 #include "formats/error.h"

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "convert/layouts/gguf_names.h"
-#include "convert/model/expected_tensors.h"
 #include "convert/model/layer_kinds.h"
+#include "convert/model/tensor_match.h"
 #include "convert/plan/slice_expression.h"
 #include "convert/plan/transpose_expression.h"
 #include "convert/recipes/gguf_tensors_v4.h"

@@ -7,6 +7,7 @@
 
 #include "convert/catalog/box.h"
 #include "convert/model/quantized_form.h"
+#include "convert/model/tensor_match.h"
 #include "convert/plan/dequantize_expression.h"
 #include "convert/plan/gguf_encode_expression.h"
 #include "convert/plan/gguf_four_bit_expression.h"

@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
-#include "convert/model/expected_tensors.h"
 #include "convert/model/scaled_weights.h"
+#include "convert/model/tensor_match.h"
 #include "convert/open/gguf_architecture.h"
 #include "convert/open/open_model.h"
 #include "convert/plan/expression.h"

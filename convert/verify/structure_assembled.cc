@@ -13,6 +13,7 @@
 
 #include "convert/catalog/name_pattern.h"
 #include "convert/model/expected_tensors.h"
+#include "convert/model/model_check.h"
 #include "convert/model/model_config.h"
 #include "convert/open/gguf_config.h"
 #include "convert/open/gguf_model.h"

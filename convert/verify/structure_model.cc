@@ -13,8 +13,10 @@
 #include "convert/model/fitting_fields.h"
 #include "convert/model/layer_kinds.h"
 #include "convert/model/layers_held.h"
+#include "convert/model/model_check.h"
 #include "convert/model/module_list.h"
 #include "convert/model/quantized_form.h"
+#include "convert/model/tensor_match.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "convert/model/expected_tensors.h"
+#include "convert/model/model_check.h"
 #include "tests/convert/model/configs.h"
 
 // Which field of config.json a message about tensors names.

@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "convert/model/expected_tensors.h"
+#include "convert/model/model_check.h"
 #include "convert/recipes/sample_config.h"
 #include "convert/recipes/sample_model.h"
 #include "convert/recipes/sample_values.h"
