@@ -280,7 +280,7 @@ void WarnOfCounts(const ConversionReport& report, convert::ProgressSink& progres
   WarnByTensor(progress, "NaN or infinite value", ", saturated", NonfiniteCounts(report.quality));
   WarnOfZeros(progress, report.all_zero);
   WarnByTensor(progress, "zero run",
-               " (4096 zero bytes and more), which no trained weight has: a part of its file was "
+               " (2048 zero bytes or more), which no trained weight has: a part of its file was "
                "never written; check IN with dsv3-verify numeric",
                report.zero_runs);
   WarnByTensor(progress, "zero block",

@@ -15,6 +15,17 @@ bool IsWeightMatrix(std::string_view name, formats::Dtype dtype, const formats::
          std::find(kLast.begin(), kLast.end(), last) != kLast.end();
 }
 
+bool IsCodeMatrix(std::string_view name, formats::Dtype dtype, const formats::Shape& shape) {
+  using formats::Dtype;
+  constexpr std::array kDtypes = {Dtype::kU8, Dtype::kI8, Dtype::kI32};
+  constexpr std::array<std::string_view, 6> kLast = {
+      "weight",        "weight_packed",       "qweight",
+      "weight_blocks", "gate_up_proj_blocks", "down_proj_blocks"};
+  const std::string_view last = name.substr(name.rfind('.') + 1);
+  return shape.size() >= 2 && std::find(kDtypes.begin(), kDtypes.end(), dtype) != kDtypes.end() &&
+         std::find(kLast.begin(), kLast.end(), last) != kLast.end();
+}
+
 bool AreZero(std::size_t float_bytes, std::span<const std::byte> bytes) {
   for (std::size_t i = 0; i < bytes.size(); ++i) {
     const bool has_sign = i % float_bytes == float_bytes - 1;  // little-endian

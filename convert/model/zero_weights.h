@@ -13,9 +13,13 @@ namespace dsv3::convert {
 
 // Whether a tensor is a weight matrix of floats, FP8 codes included, by its name, dtype and shape:
 // two dimensions or more, and "weight", "gate_up_proj" or "down_proj" last in the name. In a
-// trained model none of these is all zero. Biases and norms may be; and the code 0 of packed
-// integers may mean any value.
+// trained model none of these is all zero. Biases and norms may be.
 bool IsWeightMatrix(std::string_view name, formats::Dtype dtype, const formats::Shape& shape);
+
+// Whether a tensor holds the integer codes of a weight matrix (U8, I8 or I32: FP4, INT4 and INT8 in
+// every form that form_table.h knows), by the same three. A zero byte of it is a legal value, +0 or
+// the least one, but a trained matrix has no long run of one value.
+bool IsCodeMatrix(std::string_view name, formats::Dtype dtype, const formats::Shape& shape);
 
 // Whether floats of this many bytes each, FP8 codes among them, are all zero, of either sign.
 bool AreZero(std::size_t float_bytes, std::span<const std::byte> bytes);

@@ -92,13 +92,14 @@ void FileDigests::LookForZeros(const Chunk& chunk, const ChunkPart& part) {
 }
 
 void FileDigests::JudgeZeros(TensorRecord& record) const {
-  // Of sources that hold codes themselves the quality says it.
-  if (zeros_.empty()) {
-    record.all_zero = record.quality && IsOfZeros(*record.quality);
+  if (!zeros_.empty()) zeros_.Judge(record);
+  // Values of codes that are not zero bytes may be zero: a code of FP4 is -0.
+  if (record.quality && IsOfZeros(*record.quality)) record.all_zero = true;
+  if (record.all_zero) {
+    record.zero_runs = 0;
     return;
   }
-  zeros_.Judge(record);
-  if (record.all_zero) return;
+  if (zeros_.empty()) return;
   record.zero_blocks = zero_blocks_.Count().blocks;
   if (record.zero_blocks != 0) record.zero_runs = 0;
 }

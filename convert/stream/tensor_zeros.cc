@@ -6,18 +6,30 @@
 #include "convert/model/zero_weights.h"
 
 namespace dsv3::convert {
+namespace {
+
+bool AreZeroBytes(std::span<const std::byte> bytes) {
+  return std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; });
+}
+
+}  // namespace
 
 void TensorZeros::Add(std::uint32_t id, std::string_view name, formats::Dtype dtype,
                       const formats::Shape& shape, std::uint64_t first,
                       std::span<const std::byte> bytes) {
   auto found = matrices_.find(id);
   if (found == matrices_.end()) {
-    if (!IsWeightMatrix(name, dtype, shape)) return;
-    const Matrix matrix{name, dtype, &shape, false, ZeroRuns(LeastZeroRun(dtype))};
+    const bool has_codes = IsCodeMatrix(name, dtype, shape);
+    if (!has_codes && !IsWeightMatrix(name, dtype, shape)) return;
+    const Matrix matrix{name, dtype, &shape, has_codes, false, ZeroRuns(LeastZeroRun(dtype))};
     found = matrices_.emplace(id, matrix).first;
   }
   Matrix& matrix = found->second;
-  if (!matrix.has_values) matrix.has_values = !AreZero(formats::DtypeBits(dtype) / 8, bytes);
+  if (!matrix.has_values) {
+    // Codes are compared byte by byte: a sign is none of theirs.
+    matrix.has_values =
+        matrix.has_codes ? !AreZeroBytes(bytes) : !AreZero(formats::DtypeBits(dtype) / 8, bytes);
+  }
   matrix.runs.Add(first, bytes);
 }
 

@@ -13,9 +13,9 @@
 
 namespace dsv3::convert {
 
-// The zeros of the weight matrices (IsWeightMatrix) that a tensor is, or is made of: what
-// conversions warn of. Their bytes come in pieces, in any order, each byte once. Names and shapes
-// outlive it.
+// The zeros of the weight matrices (IsWeightMatrix, IsCodeMatrix) that a tensor is, or is made of:
+// what conversions warn of. Their bytes come in pieces, in any order, each byte once. Names and
+// shapes outlive it.
 class TensorZeros {
  public:
   // Which rows the matrices have. Of a vocabulary a rank may have rows that are padding alone.
@@ -40,6 +40,7 @@ class TensorZeros {
     std::string_view name;
     formats::Dtype dtype;
     const formats::Shape* shape;
+    bool has_codes;
     bool has_values = false;
     ZeroRuns runs;
   };

@@ -69,8 +69,9 @@ NumericReport VerifyNumeric(const NumericRequest& request, ProgressSink& progres
     wishes[i].histogram =
         !request.histogram.empty() && MatchesGlob(request.histogram, catalog.tensors()[i].name);
     const CatalogTensor& tensor = catalog.tensors()[i];
-    wishes[i].zero_runs =
-        checkpoint.undecoded[i] || IsWeightMatrix(tensor.name, tensor.dtype, tensor.shape);
+    wishes[i].zero_runs = checkpoint.undecoded[i] ||
+                          IsWeightMatrix(tensor.name, tensor.dtype, tensor.shape) ||
+                          IsCodeMatrix(tensor.name, tensor.dtype, tensor.shape);
   }
   for (const ScaledWeight& pair : checkpoint.scaled.pairs) wishes[pair.weight].zero_runs = true;
   for (const MtpCopy& copy : copies) {

@@ -148,10 +148,11 @@ std::optional<ZeroFinding> ZeroJudge::OfRuns(std::uint32_t tensor) const {
                                    "been pruned: compare them with where they came from",
                                    what)};
   }
-  // Codes that are not decoded may mean any value.
-  const bool is_decoded =
-      scales_.OfWeight(tensor) != nullptr || IsWeightMatrix(t.name, t.dtype, t.shape);
-  const Severity severity = is_decoded ? Severity::kError : Severity::kWarning;
+  // What is no weight by its name may mean anything.
+  const bool is_weight = scales_.OfWeight(tensor) != nullptr ||
+                         IsWeightMatrix(t.name, t.dtype, t.shape) ||
+                         IsCodeMatrix(t.name, t.dtype, t.shape);
+  const Severity severity = is_weight ? Severity::kError : Severity::kWarning;
   return ZeroFinding{severity, "zero-run",
                      fmt::format("{}; no trained weight matrix has so many; {}", what, kHole)};
 }

@@ -97,7 +97,7 @@ TEST_F(ConvertCommandTest, WarnsOfPagesThatWereNeverWritten) {
   const ToolResult result = Convert({});
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_THAT(result.err, HasSubstr("warning: tensor 'model.embed_tokens.weight' has 1 zero run "
-                                    "(4096 zero bytes and more), which no trained weight has"));
+                                    "(2048 zero bytes or more), which no trained weight has"));
   EXPECT_THAT(result.out, HasSubstr("  holes       1 zero run in 1 tensor\n"));
   std::filesystem::remove_all(out_);
   const ToolResult report = Convert({"--json"});

@@ -17,12 +17,29 @@ TEST(ZeroWeightsTest, KnowsWeightMatricesByNameDtypeAndShape) {
       EXPECT_FALSE(IsWeightMatrix(name, dtype, {6})) << name;
       EXPECT_FALSE(IsWeightMatrix(name, dtype, {})) << name;
     }
-    EXPECT_FALSE(IsWeightMatrix(name, Dtype::kU8, {2, 3})) << "codes that may mean any value";
+    EXPECT_FALSE(IsWeightMatrix(name, Dtype::kU8, {2, 3})) << "codes";
     EXPECT_FALSE(IsWeightMatrix(name, Dtype::kI8, {2, 3})) << name;
   }
   for (const char* name : {"a.bias", "a.weight_scale_inv", "a.weight_scale", "weight.other",
                            "notweight", "a.o_proj"}) {
     EXPECT_FALSE(IsWeightMatrix(name, Dtype::kBF16, {2, 3})) << name;
+  }
+}
+
+TEST(ZeroWeightsTest, KnowsCodesByNameDtypeAndShape) {
+  using formats::Dtype;
+  for (const char* name : {"a.weight", "a.weight_packed", "a.qweight", "a.weight_blocks",
+                           "experts.gate_up_proj_blocks", "experts.down_proj_blocks"}) {
+    for (const Dtype dtype : {Dtype::kU8, Dtype::kI8, Dtype::kI32}) {
+      EXPECT_TRUE(IsCodeMatrix(name, dtype, {2, 3})) << name;
+      EXPECT_FALSE(IsCodeMatrix(name, dtype, {6})) << name;
+    }
+    EXPECT_FALSE(IsCodeMatrix(name, Dtype::kBF16, {2, 3})) << name;
+    EXPECT_FALSE(IsCodeMatrix(name, Dtype::kI64, {2, 3})) << name;
+  }
+  for (const char* name : {"a.weight_scale", "a.qzeros", "a.weight_zero_point", "a.g_idx",
+                           "layers.0.ffn.gate.tid2eid"}) {
+    EXPECT_FALSE(IsCodeMatrix(name, Dtype::kU8, {2, 3})) << name;
   }
 }
 

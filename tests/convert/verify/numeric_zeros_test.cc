@@ -2,6 +2,7 @@
 
 #include "convert/verify/numeric_zeros.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -119,6 +120,25 @@ TEST_F(NumericZerosTest, FindsRunsOfPackedCodes) {
   ExpectFinding(OnlyFinding(), Severity::kWarning, "zero-rows", name, "4.1 kB (4,096 bytes)");
   add(0, 64 * 1024);
   ExpectFinding(OnlyFinding(), Severity::kError, "all-zero", name, "no trained weight matrix is");
+}
+
+// A form that is not read: its codes have no values here.
+TEST_F(NumericZerosTest, FindsRunsOfCodesThatAreNotRead) {
+  const std::string module = "model.layers.0.self_attn.q_a_proj.";
+  checkpoint_.config = R"({"quantization_config": {"quant_method": "gptq", "bits": 4,
+                                                   "group_size": 128, "desc_act": true}})";
+  std::string& codes = checkpoint_.Add(kShard1, module + "qweight", Dtype::kI32, {32, 512}).bytes;
+  codes.assign(codes.size(), '\x52');
+  checkpoint_.Add(kShard1, module + "qzeros", Dtype::kI32, {2, 64}).bytes.assign(512, '\x77');
+  checkpoint_.Add(kShard1, module + "scales", Dtype::kF16, {2, 512}).bytes.assign(2048, '\x22');
+  for (const Finding& finding : Run().verification.findings) EXPECT_NE(finding.kind, "zero-run");
+  Clear(codes, 5'000, 9'096);
+  const std::vector<Finding> findings = Run().verification.findings;
+  const auto found = std::find_if(findings.begin(), findings.end(), [](const Finding& finding) {
+    return finding.kind == "zero-run";
+  });
+  ASSERT_NE(found, findings.end());
+  ExpectFinding(*found, Severity::kError, "zero-run", module + "qweight", "4,096 bytes");
 }
 
 TEST_F(NumericZerosTest, WarnsOfRowsThatMayBeReal) {
