@@ -10,6 +10,7 @@
 #include "convert/stream/executor.h"
 #include "convert/stream/late_head_file.h"
 #include "convert/stream/packed_chunk.h"
+#include "formats/io/open_files.h"
 
 namespace dsv3::convert {
 namespace {
@@ -108,9 +109,12 @@ ExecutorResources PlanResources(const ExecutorOptions& options, const Plan& plan
   resources.threads = options.threads;
   std::size_t open_files = options.max_open_files;
   if (open_files == 0) {
-    // So that each thread finds partners for its digests; more where files are read back, too.
-    open_files = plan.packed ? std::clamp<std::size_t>(std::size_t{6} * options.threads, 12, 24)
-                             : std::clamp<std::size_t>(std::size_t{2} * options.threads, 4, 16);
+    // So that each thread finds partners for its digests; more where files are read back, too, but
+    // no more than this process may have open.
+    open_files = plan.packed
+                     ? std::min(std::clamp<std::size_t>(std::size_t{6} * options.threads, 12, 24),
+                                formats::OpenFileBudget() / 4)
+                     : std::clamp<std::size_t>(std::size_t{2} * options.threads, 4, 16);
   }
   resources.open_files = std::max<std::size_t>(1, std::min(open_files, files.size()));
   resources.made_files = resources.open_files;

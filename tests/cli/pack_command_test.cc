@@ -63,6 +63,26 @@ TEST_F(PackCommandTest, ASampleComesBack) {
   }
 }
 
+// More files could advance together than the process may have open.
+TEST_F(PackCommandTest, ManyFilesArePackedWithFewDescriptors) {
+  const std::filesystem::path many = dir_ / "many";
+  std::filesystem::create_directory(many);
+  for (int i = 0; i < 20; ++i) {
+    const std::string name = "t" + std::to_string(10 + i);
+    const std::string header =
+        "{\"" + name + "\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}} ";
+    WriteFile(many / (name + ".safetensors"),
+              std::string{static_cast<char>(header.size())} + std::string(7, '\0') + header + "x");
+  }
+  const ToolResult packed = RunTool({"/bin/sh", "-c", "ulimit -n 40; exec \"$@\"", "sh",
+                                     DSV3_BIN_DIR "/dsv3-convert", "pack", many.string(), packed_});
+  EXPECT_EQ(packed.exit_code, 0) << packed.err;
+  EXPECT_EQ(RunTool({"dsv3-convert", "unpack", packed_, out_}).exit_code, 0);
+  auto files = ReadTree(out_);
+  files.erase("checkpoint.manifest.json");
+  EXPECT_EQ(files, ReadTree(many.string()));
+}
+
 TEST_F(PackCommandTest, JsonReportsConformToTheirSchema) {
   const json planned =
       Report(RunTool({"dsv3-convert", "pack", "--dry-run", "--json", in_, packed_}));
