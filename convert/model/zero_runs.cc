@@ -112,8 +112,11 @@ ZeroRunKind KindOfZeroRun(std::string_view name, formats::Dtype dtype, const for
   const std::uint64_t count = last - first;
   const bool at_end = last % rows == 0 && count <= rows / 2;
   if (IsVocabulary(name)) {
-    if (at_end || count == 1) return ZeroRunKind::kPadding;
-    return count <= rows / 2 ? ZeroRunKind::kRows : ZeroRunKind::kHole;
+    // A rank's slice is larger; tokens that were never given out are fewer.
+    constexpr std::uint64_t kSliceShare = 16;
+    const bool is_small = count < CeilDiv(rows, kSliceShare);
+    if (count == 1 || (at_end && is_small)) return ZeroRunKind::kPadding;
+    return at_end || is_small ? ZeroRunKind::kRows : ZeroRunKind::kHole;
   }
   const bool at_half = name.ends_with("gate_up_proj") || name.ends_with("gate_up_proj.weight")
                            ? last % CeilDiv(rows, 2) == 0 && count <= rows / 4

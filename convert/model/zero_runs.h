@@ -57,8 +57,9 @@ enum class ZeroRunKind {
 
 // Judges a run by its place. Whole rows may be real where they are padding (at the end of the
 // matrix, or of each half of a gate_up_proj, and no more than half of the rows), a single row, or
-// whole matrices of 3-D experts; rows of an embedding or a head also elsewhere. Everything else is
-// a hole: a file is written in pieces that do not end where rows do.
+// whole matrices of 3-D experts. Of a vocabulary less than a sixteenth of the rows is padding at
+// the end and may be real elsewhere; more, as the slice of a rank has, may be real at the end
+// alone. Everything else is a hole: a file is written in pieces that do not end where rows do.
 ZeroRunKind KindOfZeroRun(std::string_view name, formats::Dtype dtype, const formats::Shape& shape,
                           const ZeroRun& run);
 

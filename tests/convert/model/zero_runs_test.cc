@@ -118,10 +118,25 @@ TEST(ZeroRunsTest, TakesRowsOfTokensThatDoNotExist) {
   const formats::Shape shape = {1000, 3000};
   for (const char* name : {"model.embed_tokens.weight", "lm_head.weight",
                            "model.layers.61.shared_head.head.weight", "embed.weight"}) {
-    EXPECT_EQ(Kind(name, shape, 900 * 3000, 1000 * 3000), ZeroRunKind::kPadding) << name;
+    EXPECT_EQ(Kind(name, shape, 938 * 3000, 1000 * 3000), ZeroRunKind::kPadding) << name;
     EXPECT_EQ(Kind(name, shape, 5 * 3000, 6 * 3000), ZeroRunKind::kPadding) << name;
-    EXPECT_EQ(Kind(name, shape, 5 * 3000, 90 * 3000), ZeroRunKind::kRows) << name;
+    EXPECT_EQ(Kind(name, shape, 5 * 3000, 67 * 3000), ZeroRunKind::kRows) << name;
     EXPECT_EQ(Kind(name, shape, 5 * 3000, 900 * 3000), ZeroRunKind::kHole) << name;
+  }
+}
+
+// The slices of a vocabulary that 2 to 16 ranks hold.
+TEST(ZeroRunsTest, TakesNoWholeSliceOfAVocabularyForPadding) {
+  constexpr std::uint64_t kRows = 1600;
+  for (const std::uint64_t ranks : {2, 4, 8, 16}) {
+    const std::uint64_t slice = kRows / ranks * 3000;
+    const auto kind = [&](std::uint64_t rank) {
+      return Kind("lm_head.weight", {kRows, 3000}, rank * slice, (rank + 1) * slice);
+    };
+    for (std::uint64_t rank = 0; rank + 1 < ranks; ++rank) {
+      EXPECT_EQ(kind(rank), ZeroRunKind::kHole) << rank << " of " << ranks;
+    }
+    EXPECT_EQ(kind(ranks - 1), ZeroRunKind::kRows) << "the last of " << ranks;
   }
 }
 

@@ -2,6 +2,7 @@
 #include <set>
 #include <string>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -10,6 +11,7 @@
 #include "convert/recipes/bf16_to_fp8.h"
 #include "convert/verify/compare.h"
 #include "convert/verify/numeric.h"
+#include "formats/safetensors.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/reshard.h"
 #include "tests/support/files.h"
@@ -93,6 +95,39 @@ TEST_F(RankValuesTest, NumericFindsADamagedSlice) {
   EXPECT_FALSE(Numeric(damaged).verification.Passes(/*strict=*/false));
   const convert::CompareReport compared = Compare(Model(), damaged);
   EXPECT_GT(compared.counts.different, 0U);
+}
+
+// Rows of zeros may be padding at the vocabulary's end, which the last of four ranks holds.
+TEST_F(RankValuesTest, NumericFindsAVocabularySliceOfZeros) {
+  for (const int rank : {0, 1, 3}) {
+    const fs::path damaged = Out("zeros");
+    fs::remove_all(damaged);
+    fs::copy(Ranks(), damaged, fs::copy_options::recursive);
+    // The head, and the MTP layer's copy of it.
+    const std::set<std::string> names = {"lm_head.weight",
+                                         "model.layers.4.shared_head.head.weight"};
+    for (const fs::directory_entry& entry : fs::directory_iterator(damaged)) {
+      const std::string file = entry.path().filename().string();
+      if (!file.starts_with(fmt::format("model-rank-{}-", rank))) continue;
+      const formats::SafetensorsHeader header = formats::ReadSafetensorsHeader(entry.path(), file);
+      for (const formats::SafetensorsTensor& tensor : header.tensors) {
+        if (names.count(tensor.name) == 0) continue;
+        std::string bytes = ReadFile(entry.path());
+        const std::size_t count = tensor.end - tensor.begin;
+        bytes.replace(header.data_offset + tensor.begin, count, count, '\0');
+        WriteFile(entry.path(), bytes);
+      }
+    }
+    const convert::Verification result = Numeric(damaged).verification;
+    std::set<std::string> found;
+    for (const formats::Finding& finding : result.findings) {
+      found.insert(finding.tensor);
+      EXPECT_EQ(finding.kind, rank == 3 ? "zero-rows" : "zero-run") << finding.message;
+    }
+    EXPECT_EQ(found, names) << rank;
+    EXPECT_EQ(result.Passes(/*strict=*/false), rank == 3);
+    EXPECT_FALSE(result.Passes(/*strict=*/true));
+  }
 }
 
 TEST_F(RankValuesTest, ComparesWithCheckpointsAndWithOtherRanks) {
