@@ -60,7 +60,8 @@ std::string Run(const Options& options, CommandContext& context) {
     return json ? InspectionJson(inspection, tool) : InspectionText(inspection, StdoutColumns());
   }
   if (options.list) {
-    return json ? ListJson(inspection, positions, tool) : ListText(inspection, positions);
+    return json ? ListJson(inspection, positions, tool)
+                : ListText(inspection, positions, StdoutColumns());
   }
   const std::vector<MeasuredTensor> measured = Measure(inspection, positions);
   const bool one = measured.size() == 1 &&

@@ -60,18 +60,22 @@ std::vector<const ProvenanceTensor*> Shown(const ProvenanceReport& traced, bool 
 }
 
 // One line for each source, the tensor on the first of them. Without `all` the first few tensors of
-// each rule, and those with a source that differs or is unknown before them.
+// each rule, and those with a source that differs or is unknown before them. A terminal in which
+// the digests have no room gets the rest.
 std::string TensorTable(const ProvenanceReport& traced, bool all) {
   if (traced.tensors.empty()) return "";
   const bool compared = !traced.source_content_digest.empty() ||
                         traced.matching + traced.differing + traced.unknown > 0;
   Table table("llllll");
+  Table narrow("llll");
   table.Add({"tensor", "digest", "rule", "source", "source digest", compared ? "match" : ""});
+  narrow.Add({"tensor", "rule", "source", compared ? "match" : ""});
   const std::vector<const ProvenanceTensor*> shown = Shown(traced, all);
   for (const ProvenanceTensor* tensor : shown) {
     const std::string rule = tensor->rule.empty() ? "unknown" : Printable(tensor->rule);
     if (tensor->sources.empty()) {
       table.Add({Printable(tensor->name), Digest(tensor->xxh3), rule});
+      narrow.Add({Printable(tensor->name), rule});
       continue;
     }
     bool first = true;
@@ -81,13 +85,22 @@ std::string TensorTable(const ProvenanceReport& traced, bool all) {
       if (!source.source.checkpoint.empty()) {
         name = Printable(source.source.checkpoint) + ": " + name;
       }
-      table.Add({first ? Printable(tensor->name) : "", first ? Digest(tensor->xxh3) : "",
-                 first ? rule : "", name, Digest(source.source.xxh3),
-                 compared ? std::string(convert::SourceMatchName(source.match)) : ""});
+      const std::string made = first ? Printable(tensor->name) : "";
+      const std::string made_by = first ? rule : "";
+      const std::string match = compared ? std::string(convert::SourceMatchName(source.match)) : "";
+      table.Add({made, first ? Digest(tensor->xxh3) : "", made_by, name, Digest(source.source.xxh3),
+                 match});
+      narrow.Add({made, made_by, name, match});
       first = false;
     }
   }
-  return table.Text("", StdoutColumns()) + MoreLine(traced.tensors.size() - shown.size());
+  // So much of a name says which tensor it is.
+  constexpr std::size_t kName = 32;
+  const unsigned columns = StdoutColumns();
+  const bool fits = table.Fits("", columns, kName);
+  return (fits ? table : narrow).Text("", columns) +
+         MoreLine(traced.tensors.size() - shown.size()) +
+         (fits ? "" : "the digests need a wider terminal, a pipe or --json\n");
 }
 
 void TensorMembers(formats::JsonWriter& json, const ProvenanceReport& traced) {

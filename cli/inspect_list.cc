@@ -1,5 +1,8 @@
 #include "cli/inspect_list.h"
 
+#include <string>
+#include <utility>
+
 #include "cli/json_members.h"
 #include "cli/table.h"
 #include "cli/version.h"
@@ -8,14 +11,20 @@
 namespace dsv3::cli {
 
 std::string ListText(const convert::Inspection& inspection,
-                     const std::vector<std::uint32_t>& positions) {
+                     const std::vector<std::uint32_t>& positions, std::size_t columns) {
   Table table("lllrl");
+  Table narrow("lllr");
   for (const std::uint32_t position : positions) {
     const convert::InspectedTensor tensor = convert::InspectedTensorOf(inspection, position);
-    table.Add({Printable(tensor.name), tensor.type, formats::ShapeToString(tensor.shape),
-               std::to_string(tensor.extent.length), Printable(tensor.file)});
+    std::vector<std::string> cells = {Printable(tensor.name), tensor.type,
+                                      formats::ShapeToString(tensor.shape),
+                                      std::to_string(tensor.extent.length)};
+    if (columns != 0) narrow.Add(cells);
+    cells.push_back(Printable(tensor.file));
+    table.Add(std::move(cells));
   }
-  return table.Text("");
+  constexpr std::size_t kName = 32;  // so much of a name says which tensor it is
+  return (table.Fits("", columns, kName) ? table : narrow).Text("", columns);
 }
 
 std::string ListJson(const convert::Inspection& inspection,

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -11,9 +12,10 @@
 // The tensors of a checkpoint one by one, by their positions in its catalog, from headers alone.
 namespace dsv3::cli {
 
-// A line for each: name, dtype, shape, bytes, file.
+// A line for each: name, dtype, shape, bytes, file. Where the lines would be longer than `columns`
+// (0: any length) the names are cut; the file is left out where too little of a name would stay.
 std::string ListText(const convert::Inspection& inspection,
-                     const std::vector<std::uint32_t>& positions);
+                     const std::vector<std::uint32_t>& positions, std::size_t columns = 0);
 
 // The same as one JSON object.
 std::string ListJson(const convert::Inspection& inspection,

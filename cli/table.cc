@@ -117,21 +117,19 @@ std::string Table::Wrapped(std::string_view indent, std::size_t columns) const {
 std::string Table::Text(std::string_view indent, std::size_t columns) const {
   std::vector<std::size_t> widths = Widths();
   const std::size_t total = TotalWidth(indent, widths);
-  std::size_t cut = widths.size();
-  if (columns > 0 && total > columns) {
-    cut = ColumnToCut(widths, alignment_);
-    if (cut < widths.size() && widths[cut] > kFewestColumns) {
-      const std::size_t over = total - columns;
-      widths[cut] = widths[cut] > kFewestColumns + over ? widths[cut] - over : kFewestColumns;
-    }
+  for (std::size_t over = columns > 0 && total > columns ? total - columns : 0; over > 0;) {
+    const std::size_t cut = ColumnToCut(widths, alignment_);
+    if (cut == widths.size() || widths[cut] <= kFewestColumns) break;
+    const std::size_t less = std::min(over, widths[cut] - kFewestColumns);
+    widths[cut] -= less;
+    over -= less;
   }
   std::string text;
   for (const auto& row : rows_) {
     std::string line(indent);
     for (std::size_t i = 0; i < row.size(); ++i) {
       if (i > 0) line += "  ";
-      line +=
-          Pad(i == cut ? CutMiddle(row[i], widths[i]) : row[i], widths[i], alignment_[i] == 'r');
+      line += Pad(CutMiddle(row[i], widths[i]), widths[i], alignment_[i] == 'r');
     }
     line.erase(line.find_last_not_of(' ') + 1);
     text += line + "\n";

@@ -18,7 +18,8 @@ class Table {
   void Add(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
 
   // Where the lines would be longer than `columns` (0: any length), the widest left column is cut
-  // in the middle of its cells, down to kFewestColumns; names of tensors keep their layer's number.
+  // in the middle of its cells, down to kFewestColumns, then the next one; names of tensors keep
+  // their layer's number.
   std::string Text(std::string_view indent, std::size_t columns = 0) const;
   // Whether the lines of Text are no longer than `columns` (0: any length) allows, where the left
   // column keeps `fewest`.

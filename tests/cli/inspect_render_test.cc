@@ -251,11 +251,22 @@ TEST(InspectList, HasALineForEachTensor) {
             "a.weight   BF16  [2, 3]  12  model.safetensors\n"
             "b\\x1b      F32   []       4  model.safetensors\n"
             "long.name  BF16  [2, 3]  12  model.safetensors\n");
+  EXPECT_EQ(ListText(inspection, {2}, 46), "long.name  BF16  [2, 3]  12  model.safetensors\n");
   const json report = json::parse(ListJson(inspection, {2}, "dsv3-inspect"));
   ASSERT_EQ(report["tensors"].size(), 1U);
   EXPECT_EQ(report["tensors"][0]["name"], "long.name");
   EXPECT_EQ(report["tensors"][0]["bytes"], 12);
   EXPECT_EQ(report["input"], "models/x");
+}
+
+TEST(InspectList, LeavesTheFileOutWhereNamesHaveNoRoom) {
+  const Inspection inspection =
+      MakeInspection({Tensor("model.layers.12.mlp.experts.255.down_proj.weight_scale_inv")});
+  const std::string cut = "…12.mlp.experts.255.down_proj.weight_scale_inv  BF16  [2, 3]  12";
+  EXPECT_EQ(ListText(inspection, {0}, 83), cut + "  model.safetensors\n");
+  EXPECT_EQ(ListText(inspection, {0}, 64), cut + "\n");
+  EXPECT_THAT(ListText(inspection, {0}),
+              ::testing::StartsWith("model.layers.12.mlp.experts.255.down_proj.weight_scale_inv "));
 }
 
 TEST(TensorsJson, HasEveryTensorThatAGlobMatched) {

@@ -37,6 +37,14 @@ TEST(TableTest, KeepsNumbersOfLayersInNames) {
             "…7.inpu…layernorm.weight      3\n");
 }
 
+TEST(TableTest, CutsTheNextColumnWhereOneIsNotEnough) {
+  Table table("llr");
+  table.Add({"model.layers.60.mlp.experts.255.down_proj.weight",
+             "model.layers.60.mlp.experts.255.down_proj.weight_scale_inv", "12"});
+  EXPECT_EQ(table.Text("", 70),
+            "…60.mlp.experts.255.down_proj.weight      …60.mlp…weight_scale_inv  12\n");
+}
+
 TEST(TableTest, WrapsTheLastColumnAtSpaces) {
   Table table("ll");
   table.Add({"model", "one, two, three, four, five"});

@@ -193,5 +193,30 @@ TEST_F(TerminalTest, TheTableOfDifferencesFits) {
               HasSubstr(all));
 }
 
+// The lists of tensors and of what they were made of; a pipe gets all of them.
+TEST_F(TerminalTest, ListsOfTensorsFit) {
+  const std::string out = (dir_ / "bf16").string();
+  ASSERT_EQ(RunTool({"dsv3-convert", "fp8-to-bf16", in_, out, "-q"}).exit_code, 0);
+  const std::vector<std::vector<std::string>> lists = {{"dsv3-inspect", "--list", in_},
+                                                       {"dsv3-verify", "provenance", out}};
+  for (const std::vector<std::string>& words : lists) {
+    std::string command = "stty cols 80; exec " DSV3_BIN_DIR;
+    for (const std::string& word : words) command += (&word == words.data() ? "/" : " ") + word;
+    TerminalRun run({"/bin/sh", "-c", command});
+    EXPECT_EQ(run.Wait(), 0);
+    EXPECT_THAT(run.screen(), HasSubstr("mlp.down_proj.weight"));
+    std::istringstream lines(run.screen());
+    for (std::string line; std::getline(lines, line);) {
+      if (line.starts_with("  options ")) continue;  // JSON has no space to break it at
+      std::erase_if(line, [](char c) { return c == '\r' || (c & 0xC0) == 0x80; });
+      EXPECT_LE(line.size(), 80U) << line;
+    }
+    EXPECT_THAT(
+        RunTool(words).out,
+        ::testing::ContainsRegex("model\\.layers\\.0\\.self_attn\\.kv_a_proj_with_mqa\\.weight"
+                                 "|[0-9a-f]{32}  copy"));
+  }
+}
+
 }  // namespace
 }  // namespace dsv3::testing
