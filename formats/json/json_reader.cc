@@ -4,6 +4,7 @@
 #include <bit>
 #include <charconv>
 #include <cstring>
+#include <initializer_list>
 #include <system_error>
 
 #include <fmt/format.h>
@@ -33,6 +34,44 @@ bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 
 constexpr std::string_view kPythonNumbers[] = {"NaN", "Infinity", "-Infinity"};
 
+// A mistake that says how the file came to be, so that downloading it again would not help.
+struct KnownMistake {
+  std::string_view problem;
+  std::string_view advice;
+};
+
+// What is wrong with the text at `offset`, where it is one of those; else empty. Nobody edits the
+// JSON within files of another kind.
+KnownMistake MistakeAt(const JsonSource& source, std::string_view text, std::size_t offset) {
+  if (!source.file.ends_with(".json")) return {};
+  using namespace std::string_view_literals;
+  using Starts = std::initializer_list<std::string_view>;
+  const auto begins = [](std::string_view part, Starts starts) {
+    return std::any_of(starts.begin(), starts.end(),
+                       [&](std::string_view start) { return part.starts_with(start); });
+  };
+  if (begins(text, {"\xEF\xBB\xBF"sv})) {
+    return {"a byte order mark is not allowed",
+            "an editor put it there: save the file as UTF-8 without a byte order mark, as other "
+            "programs that read it need it, too"};
+  }
+  // Without a mark: of an object whose second character is ASCII, too. A hole has more zeros.
+  const auto is = [&](std::size_t at, bool zero) {
+    return at < text.size() && (text[at] == '\0') == zero;
+  };
+  const bool unmarked = (text.starts_with("{\0"sv) && is(2, false) && is(3, true)) ||
+                        (text.starts_with("\0{"sv) && is(2, true) && is(3, false));
+  if (unmarked || begins(text, {"\xFF\xFE"sv, "\xFE\xFF"sv})) {
+    return {"UTF-16 text, as an editor or PowerShell saves it, begins",
+            "save the file as UTF-8 without a byte order mark, or convert it with iconv -f UTF-16 "
+            "-t UTF-8"};
+  }
+  if (begins(text.substr(std::min(offset, text.size())), {"//"sv, "/*"sv, "#"sv})) {
+    return {"a comment is not allowed", "remove the comments from the file"};
+  }
+  return {};
+}
+
 }  // namespace
 
 JsonReader::JsonReader(std::string_view text, const JsonSource& source)
@@ -40,6 +79,7 @@ JsonReader::JsonReader(std::string_view text, const JsonSource& source)
   if (text_.substr(0, 3) == "\xEF\xBB\xBF") {
     FailSyntax("a byte order mark is not allowed", 0);
   }
+  if (!MistakeAt(source_, text_, 0).problem.empty()) FailSyntax("", 0);  // which says it
   const std::size_t invalid = FindInvalidUtf8(text_);
   if (invalid != text_.size()) {
     FailSyntax(
@@ -49,15 +89,20 @@ JsonReader::JsonReader(std::string_view text, const JsonSource& source)
 }
 
 void JsonReader::FailAt(std::string_view problem, std::size_t offset) const {
+  const KnownMistake known = MistakeAt(source_, text_, offset);
+  const std::string_view advice = known.advice.empty() ? source_.advice : known.advice;
   throw Error(ErrorCode::kBadInput,
               fmt::format("{}: {} at byte {} of {}{}{}{}", ShownPath(source_.file), problem, offset,
                           source_.part, offset == text_.size() ? ", its end" : "",
-                          source_.advice.empty() ? "" : "; ", source_.advice),
+                          advice.empty() ? "" : "; ", advice),
               {.file = std::string(source_.file), .tensor = tensor_ == nullptr ? "" : *tensor_});
 }
 
 void JsonReader::FailSyntax(std::string_view problem, std::size_t offset) const {
-  FailAt(fmt::format("{} is not valid JSON: {}", source_.part, problem), offset);
+  const KnownMistake known = MistakeAt(source_, text_, offset);
+  FailAt(fmt::format("{} is not valid JSON: {}", source_.part,
+                     known.problem.empty() ? problem : known.problem),
+         offset);
 }
 
 void JsonReader::FailExpected(std::string_view expected, std::size_t offset) const {

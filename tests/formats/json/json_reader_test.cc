@@ -60,8 +60,7 @@ TEST(JsonReaderTest, RejectsWhatTheGrammarDoesNotAllow) {
         "-",        "-01",       "+1",       ".5",        "5.",
         "1.e3",     "1e",        "1e+",      "0x1",       "NaN",
         "Infinity", "-Infinity", "'a'",      "\"",        "\"a",
-        "\"\\\"",   "\"\t\"",    "\"\n\"",   "//",        "/**/1",
-        "1,",       "\f1"}) {
+        "\"\\\"",   "\"\t\"",    "\"\n\"",   "1,",        "\f1"}) {
     ExpectBadInput([&] { ReadAll(text); }, "f.json: the file is not valid JSON: ", "; correct it");
   }
   ExpectBadInput([] { ReadAll(std::string_view("\"\0\"", 3)); }, "control character", "at byte 1");
@@ -130,7 +129,28 @@ TEST(JsonReaderTest, RejectsBadEscapesAndLoneSurrogates) {
 TEST(JsonReaderTest, RejectsInvalidUtf8AndByteOrderMarks) {
   ExpectBadInput([] { ReadAll("\"ab\xFF\""); }, "0xFF is not valid UTF-8 at byte 3 of the file");
   ExpectBadInput([] { ReadAll("\"\xED\xA0\x80\""); }, "0xED is not valid UTF-8");
-  ExpectBadInput([] { ReadAll("\xEF\xBB\xBF{}"); }, "a byte order mark is not allowed");
+  ExpectBadInput([] { ReadAll("\xEF\xBB\xBF{}"); }, "a byte order mark is not allowed",
+                 "save the file as UTF-8 without a byte order mark");
+}
+
+// What an editor or a shell makes of a sound text is no damage.
+TEST(JsonReaderTest, NamesUtf16AndComments) {
+  using namespace std::string_view_literals;
+  for (const std::string_view text :
+       {"\xFF\xFE{\0}\0"sv, "\xFE\xFF\0{\0}"sv, "{\0}\0"sv, "\0{\0}"sv}) {
+    ExpectBadInput([&] { ReadAll(text); },
+                   "UTF-16 text, as an editor or PowerShell saves it, begins at byte 0",
+                   "convert it with iconv -f UTF-16");
+  }
+  // A hole.
+  ExpectBadInput([] { ReadAll("{\0\0\0\0"sv); }, "a key or '}' is expected");
+  for (const std::string_view text :
+       {"// mine\n{}", "/* mine */ {}", "# mine\n{}", "{ // mine\n}", "{\"a\": // mine\n1}",
+        "{\"a\": 1, // mine\n\"b\": 2}", "{\"a\": 1 // mine\n}", "[1, # mine\n2]", "{} // mine"}) {
+    ExpectBadInput([&] { ReadAll(text); }, "a comment is not allowed at byte ",
+                   "remove the comments from the file");
+  }
+  EXPECT_EQ(ReadAll("{\"a\": \"// # /*\"}"), "{\"a\": \"// # /*\"}");
 }
 
 TEST(JsonReaderTest, LimitsTheDepth) {
