@@ -5,7 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -59,6 +61,7 @@ std::string JsonProblem(std::string_view start, std::string_view end) {
 // Empty where nothing is wrong.
 std::string ProblemOf(const fs::path& path, const std::string& name) {
   const InputFile file(path, name);
+  if (!IsText(name)) return "";
   const std::uint64_t window = std::min(file.bytes(), kWindowBytes);
   const std::string start = ReadRange(file, 0, window);
   if (const std::string_view failed = DescribeFailedDownload(start); !failed.empty()) {
@@ -74,19 +77,25 @@ std::string ProblemOf(const fs::path& path, const std::string& name) {
 }  // namespace
 
 std::optional<Finding> FindBrokenSideFile(const fs::path& path, const std::string& name) {
-  if (name == kConfigName || !IsText(name)) return std::nullopt;
-  std::string problem;
+  if (name == kConfigName) return std::nullopt;
+  std::string message;
+  std::string kind = "broken-side-file";
   try {
-    problem = ProblemOf(path, name);
-  } catch (const Error&) {
-    return std::nullopt;  // what needs the file says so
+    if (const std::string problem = ProblemOf(path, name); !problem.empty()) {
+      message = fmt::format("{}: {}", ShownPath(name), problem);
+    }
+  } catch (const Error& error) {
+    // That it is missing what needs it says; for want of a permission nobody can read it.
+    if (error.code() != ErrorCode::kIo) return std::nullopt;
+    kind = kUnreadableSideFile;
+    message = error.message();
   }
-  if (problem.empty()) return std::nullopt;
+  if (message.empty()) return std::nullopt;
   return Finding{.severity = Severity::kWarning,
-                 .kind = "broken-side-file",
+                 .kind = std::move(kind),
                  .file = name,
                  .tensor = {},
-                 .message = fmt::format("{}: {}", ShownPath(name), problem),
+                 .message = std::move(message),
                  .unreadable = false};
 }
 

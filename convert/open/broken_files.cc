@@ -71,6 +71,10 @@ Findings FindBrokenFiles(const fs::path& directory) {
     if (!formats::KindOfLeftBehind(name)) side_files.push_back(name);
   }
   AddBrokenSideFiles(directory, side_files, formats::Severity::kError, findings);
+  // Those who read the whole file end with that error.
+  std::erase_if(findings, [](const Finding& finding) {
+    return finding.kind == formats::kUnreadableSideFile;
+  });
   return findings;
 }
 

@@ -1,5 +1,6 @@
 #include "formats/side_file_check.h"
 
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -8,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/files.h"
+#include "tests/support/other_user.h"
 #include "tests/support/temp_dir.h"
 
 namespace dsv3::formats {
@@ -56,6 +58,25 @@ TEST_F(SideFileCheckTest, JsonThatIsEmptyZeroOrCutOffIsNamed) {
   }
   EXPECT_THAT(Of("a.json", "[1, 2"), HasSubstr("begins with [ and does not end with ]"));
   EXPECT_THAT(Of("a.json", "{\"a\": 1}" + std::string(100, '\0')), HasSubstr("cut off"));
+}
+
+TEST_F(SideFileCheckTest, WhatMayNotBeReadIsNamed) {
+  namespace fs = std::filesystem;
+  fs::permissions(dir_.path(), fs::perms::all);
+  for (const std::string name : {"tokenizer.json", "vocab.bpe"}) {
+    testing::WriteFile(dir_ / name, "{}");
+    fs::permissions(dir_ / name, fs::perms::none);
+  }
+  const testing::OtherUser other;
+  for (const std::string name : {"tokenizer.json", "vocab.bpe"}) {
+    const std::optional<Finding> finding = FindBrokenSideFile(dir_ / name, name);
+    ASSERT_TRUE(finding) << name;
+    EXPECT_EQ(finding->kind, kUnreadableSideFile);
+    EXPECT_EQ(finding->file, name);
+    EXPECT_THAT(finding->message,
+                ::testing::AllOf(HasSubstr("cannot open " + name + ": Permission denied"),
+                                 HasSubstr("check the permissions")));
+  }
 }
 
 TEST_F(SideFileCheckTest, WhatMayBeRightIsLeftAlone) {

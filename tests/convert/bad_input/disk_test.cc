@@ -12,6 +12,7 @@
 #include "convert/job/runner.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "tests/convert/bad_input/bad_input_test.h"
+#include "tests/convert/plan/assemble_expression_test.cc"
 #include "tests/convert/support/quick_file_system.h"
 #include "tests/support/faulty_file_system.h"
 #include "tests/support/files.h"
@@ -222,6 +223,24 @@ TEST_F(PermissionTest, RefusesAnInputThatMustNotBeListed) {
   const Unprivileged user;
   if (!user.changed()) GTEST_SKIP() << "no user without rights is to be had";
   ExpectRefused(ErrorCode::kIo, in().string(), "Permission denied", "check the permissions");
+}
+
+// Whether the source of a finished output is still there cannot be seen.
+TEST_F(PermissionTest, RefusesAnInputBehindALockedDoorBesideAFinishedOutput) {
+  WriteInput();
+  ConvertQuickly();
+  fs::create_directory(dir_ / "locked");
+  fs::rename(in(), dir_ / "locked/in");
+  Open();
+  fs::permissions(dir_ / "locked", fs::perms::none);
+  const Unprivileged user;
+  if (!user.changed()) GTEST_SKIP() << "no user without rights is to be had";
+  request_.input = dir_ / "locked/in";
+  const Error error = ErrorOf([&] { ConvertQuickly(); });
+  EXPECT_EQ(error.code(), ErrorCode::kIo);
+  EXPECT_THAT(error.message(),
+              ::testing::AllOf(::testing::HasSubstr("Permission denied"),
+                               ::testing::HasSubstr((dir_ / "locked/in").string())));
 }
 
 TEST_F(PermissionTest, RefusesAnOutputThatMustNotBeMade) {
