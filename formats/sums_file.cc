@@ -288,7 +288,7 @@ std::string SumsLine(std::string_view name, std::string_view sha256) {
 }
 
 std::string_view OtherDigestOfName(std::string_view file_name) {
-  constexpr std::array<std::pair<std::string_view, std::string_view>, 11> kKinds = {
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 17> kKinds = {
       {{"md5", "MD5"},
        {"sha1", "SHA-1"},
        {"sha224", "SHA-224"},
@@ -299,7 +299,13 @@ std::string_view OtherDigestOfName(std::string_view file_name) {
        {"b3", "BLAKE3"},
        {"blake3", "BLAKE3"},
        {"xxh64", "XXH64"},
-       {"xxh128", "XXH128"}}};
+       {"xxh128", "XXH128"},
+       {"xxh32", "XXH32"},
+       {"xxh3", "XXH3"},
+       {"xxh", "xxHash"},
+       {"crc32", "CRC32"},
+       {"crc32c", "CRC32C"},
+       {"sfv", "CRC32"}}};
   std::string name = AsciiLower(file_name);
   for (const std::string_view extension : {".txt", ".asc"}) {
     if (name.ends_with(extension)) name.resize(name.size() - extension.size());

@@ -24,7 +24,8 @@ bool IsSumsName(std::string_view file_name);
 bool IsSumsSignatureName(std::string_view file_name);
 
 // Of a file whose name says that it holds digests of another kind ("SHA512SUMS", "a.bin.md5",
-// "B3SUMS.txt"): how the kind is called ("SHA-512", "MD5", "BLAKE3"). Empty for other names.
+// "B3SUMS.txt", "model.sfv"): how the kind is called ("SHA-512", "MD5", "BLAKE3", "CRC32"). Empty
+// for other names.
 std::string_view OtherDigestOfName(std::string_view file_name);
 
 // Whether a file of this name may hold digests of other files in a form that is not read, such as

@@ -22,6 +22,7 @@
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
 #include "formats/shard_index.h"
+#include "formats/text_encoding.h"
 
 namespace dsv3::convert {
 namespace {
@@ -69,10 +70,14 @@ void NameGgufFile(const fs::path& directory, const std::vector<DirectoryFile>& l
                   "else make such a list of it; until then nothing says that the files are "
                   "right")
             : fmt::format(
-                  "holds {} digests, which are not read, for SHA-256 is needed; check the "
+                  "holds {} digests, which are not read, for SHA-256 is needed{}; check the "
                   "files with a program for these, or get the publisher's list of SHA-256 "
                   "digests",
-                  list->kind);
+                  list->kind,
+                  list->kind.starts_with("CRC") ||
+                          formats::AsciiLower(list->kind).starts_with("xxh")
+                      ? " (they show damage, but no change that was made on purpose)"
+                      : "");
     throw Error(ErrorCode::kBadInput,
                 fmt::format("{}: {} {}", formats::ShownPath(directory), QuoteForMessage(list->name),
                             problem),

@@ -222,7 +222,10 @@ TEST(SumsFileTest, KnowsListsOfOtherDigestsByTheirNames) {
       {"B3SUMS", "BLAKE3"},         {"model.safetensors.b3", "BLAKE3"},
       {"blake3sums.txt", "BLAKE3"}, {"SHA512SUMS", "SHA-512"},
       {"a.SHA512", "SHA-512"},      {"md5sum.txt", "MD5"},
-      {"a.md5sum", "MD5"},          {"release_SHA1SUMS", "SHA-1"}};
+      {"a.md5sum", "MD5"},          {"release_SHA1SUMS", "SHA-1"},
+      {"model.sfv", "CRC32"},       {"xxhsums.txt", "xxHash"},
+      {"xxh128sums.txt", "XXH128"}, {"XXH3SUMS", "XXH3"},
+      {"a.crc32", "CRC32"},         {"a.xxh32", "XXH32"}};
   for (const auto& [name, kind] : cases) EXPECT_EQ(OtherDigestOfName(name), kind) << name;
   for (const char* name : {"SHA256SUMS", "a.sha256", "md5", "web3", "README.md", "checksums"}) {
     EXPECT_EQ(OtherDigestOfName(name), "") << name;

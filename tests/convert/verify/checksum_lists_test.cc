@@ -296,6 +296,18 @@ TEST_F(ChecksumListsTest, ListsOfOtherDigestsAreCalledByTheirKind) {
   }
 }
 
+TEST_F(ChecksumListsTest, ListsThatShowDamageAloneAreNamed) {
+  for (const char* const name : {"model.sfv", "xxhsums.txt", "xxh128sums.txt"}) {
+    WriteFile(model_ / name, std::string(kTinyShard1) + " 1234abcd\n");
+    const Error error = ErrorOf([&] { Check(); });
+    EXPECT_THAT(error.message(), HasSubstr(std::string("'") + name + "' holds "));
+    EXPECT_THAT(error.message(),
+                HasSubstr("they show damage, but no change that was made on purpose"));
+    ExpectHarmless(error.message());
+    fs::remove(model_ / name);
+  }
+}
+
 TEST_F(ChecksumListsTest, ReadsListsOfWindowsThatWereMadeAboveTheModel) {
   std::string table = "\r\nAlgorithm       Hash    Path\r\n---------       ----    ----\r\n";
   for (const char* name : {kTinyShard1, kTinyShard2}) {
