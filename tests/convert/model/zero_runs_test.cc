@@ -128,7 +128,7 @@ TEST(ZeroRunsTest, TakesRowsOfTokensThatDoNotExist) {
 // The slices of a vocabulary that 2 to 16 ranks hold.
 TEST(ZeroRunsTest, TakesNoWholeSliceOfAVocabularyForPadding) {
   constexpr std::uint64_t kRows = 1600;
-  for (const std::uint64_t ranks : {2, 4, 8, 16}) {
+  for (const std::uint64_t ranks : {2U, 4U, 8U, 16U}) {
     const std::uint64_t slice = kRows / ranks * 3000;
     const auto kind = [&](std::uint64_t rank) {
       return Kind("lm_head.weight", {kRows, 3000}, rank * slice, (rank + 1) * slice);
