@@ -7,6 +7,7 @@
 
 #include "convert/catalog/catalog.h"
 #include "convert/model/scaled_weights.h"
+#include "formats/finding.h"
 
 // Scales of activations, which a statically quantised weight has beside its own scale.
 namespace dsv3::convert {
@@ -20,6 +21,12 @@ std::vector<std::string> ActivationScaleNames(std::string_view weight);
 // The activation scales of these weights, ascending positions in the catalog.
 std::vector<std::uint32_t> FindActivationScales(const Catalog& catalog,
                                                 const std::vector<ScaledWeight>& weights);
+
+// Quantised weights without an activation scale, where weights of the same place in other layers
+// and experts have one, or the other way round: calibration skipped some, or tensors are lost. A
+// warning of kind "uneven-activation-scales" for each such place, which names the first weight that
+// lacks one.
+formats::Findings FindUnevenActivationScales(const Catalog& catalog, const ScaledWeights& weights);
 
 // Whether the tensor is the scale of the keys or values that an engine keeps in a cache (k_scale,
 // v_scale). The engine chooses how it stores them, whatever form the weights have.

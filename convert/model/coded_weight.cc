@@ -4,10 +4,13 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
 #include "convert/catalog/ceil_div.h"
+#include "convert/model/companions.h"
+#include "convert/model/form_rules.h"
 #include "convert/model/form_table.h"
 #include "convert/model/scale_names.h"
 #include "convert/model/scale_rules.h"
@@ -49,26 +52,6 @@ std::string_view ExpectedDtypes(ScaleKind kind) {
   return "F8_E4M3";
 }
 
-// The matrix that codes of a layout make.
-std::optional<Shape> MatrixOf(CodeLayout layout, const Shape& codes) {
-  if (codes.size() != 2) return std::nullopt;
-  switch (layout) {
-    case CodeLayout::kPlain:
-      return codes;
-    case CodeLayout::kTwoInByte:
-      if (codes[1] > UINT64_MAX / 2) return std::nullopt;
-      return Shape{codes[0], codes[1] * 2};
-    case CodeLayout::kWordsOfRow:
-      if (codes[1] > UINT64_MAX / kCodesOfWord) return std::nullopt;
-      return Shape{codes[0], codes[1] * kCodesOfWord};
-    case CodeLayout::kAwq:
-      if (codes[1] > UINT64_MAX / kCodesOfWord) return std::nullopt;
-      return Shape{codes[1] * kCodesOfWord, codes[0]};
-    default:
-      return std::nullopt;
-  }
-}
-
 class Reader {
  public:
   Reader(const Catalog& catalog, const ModelConfig& config, std::uint32_t position)
@@ -98,16 +81,15 @@ class Reader {
 
   // Tensors beside the codes that other forms keep there: two forms claim one weight.
   void FindForeignParts() {
-    const std::string_view own_scale = row_.scale(evidence_);
-    for (const std::string_view part : TellingParts()) {
-      const bool own = part == own_scale ||
-                       std::find(row_.parts.begin(), row_.parts.end(), part) != row_.parts.end();
-      if (own || !evidence_.Has(part)) continue;
+    std::vector<std::string_view> own(row_.parts.begin(), row_.parts.end());
+    own.push_back(row_.scale(evidence_));
+    const std::string_view foreign = FindForeignPart(evidence_, own);
+    if (!foreign.empty()) {
       Fail(position_, "several-forms",
            fmt::format("tensor {} holds {} weights by what is beside it, but {} belongs to another "
                        "form; it is not clear which of the two the codes are: take all tensors of "
                        "the weight from one checkpoint",
-                       QuoteForMessage(codes_.name), row_.name(evidence_), Quoted(part)));
+                       QuoteForMessage(codes_.name), row_.name(evidence_), Quoted(foreign)));
       return;
     }
     if (row_.codes != "weight") {
@@ -151,7 +133,7 @@ class Reader {
     weight.cols = (*matrix)[1];
     weight.format = decoding.codes;
     if (!ReadScale(decoding, *matrix, weight) || !ReadTensorScale(decoding, weight) ||
-        !ReadZeros(decoding, weight) || !ReadShape()) {
+        !ReadZeros(decoding, weight) || !ReadShape() || !HasNeeded(decoding)) {
       return;
     }
     // Zero points move the range.
@@ -303,7 +285,20 @@ class Reader {
       weight.zero_format = *format;
       return true;
     }
-    return true;
+    constexpr std::string_view kZeroPoint = "weight_zero_point";
+    const auto& parts = decoding.zeros;
+    const bool may_have = std::find(parts.begin(), parts.end(), kZeroPoint) != parts.end();
+    if (!may_have || !SaysAsymmetric()) return true;
+    FailForMissingZeros(kZeroPoint);
+    return false;
+  }
+
+  void FailForMissingZeros(std::string_view part) {
+    Fail(position_, "missing-scale",
+         fmt::format("tensor {} holds {} weights, whose codes have zero points{}, but {} is in no "
+                     "shard. The checkpoint is incomplete, download it again",
+                     QuoteForMessage(codes_.name), row_.name(evidence_),
+                     ByColumns() ? "" : " by config.json (symmetric is false)", Quoted(part)));
   }
 
   static std::optional<ZeroFormat> ZeroFormatOf(Dtype dtype) {
@@ -325,12 +320,7 @@ class Reader {
     const CatalogTensor* const zeros = evidence_.Find(part);
     if (zeros == nullptr) {
       if (!ByColumns() && !SaysAsymmetric()) return true;
-      Fail(
-          position_, "missing-scale",
-          fmt::format("tensor {} holds {} weights, whose codes have zero points{}, but {} is in no "
-                      "shard. The checkpoint is incomplete, download it again",
-                      QuoteForMessage(codes_.name), row_.name(evidence_),
-                      ByColumns() ? "" : " by config.json (symmetric is false)", Quoted(part)));
+      FailForMissingZeros(part);
       return false;
     }
     Shape expected = {CeilDiv(weight.ScaleRows(), kCodesOfWord), weight.ScaleCols()};
@@ -371,6 +361,16 @@ class Reader {
                       formats::ShapeToString(shape->shape)));
     }
     return right;
+  }
+
+  bool HasNeeded(const FormDecoding& decoding) {
+    const std::string_view missing = FindMissingPart(evidence_, decoding.needed);
+    if (missing.empty()) return true;
+    Fail(position_, "missing-companion",
+         fmt::format("tensor {} holds {} weights, but {}, which belongs beside them, is in no "
+                     "shard. The checkpoint is incomplete, download it again",
+                     QuoteForMessage(codes_.name), row_.name(evidence_), Quoted(missing)));
+    return false;
   }
 
   const std::uint32_t position_;

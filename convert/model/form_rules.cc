@@ -11,6 +11,8 @@
 namespace dsv3::convert {
 namespace {
 
+constexpr std::uint64_t kCodesOfWord = 8;  // INT4 in 32 bits
+
 constexpr quant::BlockShape kBlock128 = {128, 128};
 
 ScaleRules RowsAndTensors(std::string_view form) {
@@ -102,6 +104,25 @@ std::optional<CodeRange> PackedInt4Range(const FormEvidence& evidence) {
 
 std::optional<CodeRange> Int4Range(const FormEvidence& /*evidence*/) {
   return CodeRange{-8, 7, /*others_differ=*/false};
+}
+
+std::optional<formats::Shape> MatrixOf(CodeLayout layout, const formats::Shape& codes) {
+  if (codes.size() != 2) return std::nullopt;
+  switch (layout) {
+    case CodeLayout::kPlain:
+      return codes;
+    case CodeLayout::kTwoInByte:
+      if (codes[1] > UINT64_MAX / 2) return std::nullopt;
+      return formats::Shape{codes[0], codes[1] * 2};
+    case CodeLayout::kWordsOfRow:
+      if (codes[1] > UINT64_MAX / kCodesOfWord) return std::nullopt;
+      return formats::Shape{codes[0], codes[1] * kCodesOfWord};
+    case CodeLayout::kAwq:
+      if (codes[1] > UINT64_MAX / kCodesOfWord) return std::nullopt;
+      return formats::Shape{codes[1] * kCodesOfWord, codes[0]};
+    default:
+      return std::nullopt;
+  }
 }
 
 }  // namespace dsv3::convert

@@ -41,4 +41,8 @@ std::optional<CodeRange> PackedInt4Range(const FormEvidence& evidence);
 // −8 to 7, of codes that have a byte each.
 std::optional<CodeRange> Int4Range(const FormEvidence& evidence);
 
+// The matrix that codes of a layout make, INT4 in words; nothing for codes that are no matrix and
+// for layouts that are not read.
+std::optional<formats::Shape> MatrixOf(CodeLayout layout, const formats::Shape& codes);
+
 }  // namespace dsv3::convert

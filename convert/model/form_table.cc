@@ -188,10 +188,10 @@ constexpr std::array<std::string_view, 4> kColumnParts = {kScales, "qzeros", "g_
 constexpr std::array<std::string_view, 2> kWeightScaleParts = {kWeightScale, "pre_quant_scale"};
 constexpr std::array<std::string_view, 2> kScaleInvParts = {kScaleInv, "pre_quant_scale"};
 constexpr std::array<std::string_view, 1> kScalePart = {kScale};
-constexpr std::array<std::string_view, 3> kAnyE8M0Parts = {kWeightScale, kScaleInv, kScale};
 constexpr std::array<std::string_view, 1> kBlockParts = {kBlockScales};
-constexpr std::array<std::string_view, 6> kInt8Parts = {
-    kWeightScale, "weight_offset", "weight_zero_point", "input_offset", "deq_scale", "quant_bias"};
+constexpr std::array<std::string_view, 7> kInt8Parts = {
+    kWeightScale,   "weight_offset", "weight_zero_point", "weight_g_idx",
+    "input_offset", "deq_scale",     "quant_bias"};
 constexpr std::array<std::string_view, 4> kStaticInt8Parts = {kDeqScale, kInputScale,
                                                               "input_offset", "quant_bias"};
 constexpr std::array<std::string_view, 3> kBitsandbytesInt8Parts = {kScb, "weight_format",
@@ -200,10 +200,14 @@ constexpr std::array<std::string_view, 6> kBitsandbytesParts = {
     kAbsmax,   "weight.quant_map", "weight.nested_absmax", "weight.nested_quant_map",
     kNf4State, kFp4State};
 
+constexpr std::array<std::string_view, 1> kNeededOfPacked = {"weight_shape"};
+constexpr std::array<std::string_view, 2> kNeededOfStaticInt8 = {"input_offset", "quant_bias"};
+
 constexpr FormDecoding kDecodePacked{.codes = CodeFormat::kI4Offset,
                                      .rules = Int4Groups,
                                      .packed_zeros = "weight_zero_point",
-                                     .range = PackedInt4Range};
+                                     .range = PackedInt4Range,
+                                     .needed = kNeededOfPacked};
 constexpr FormDecoding kDecodeAwq{
     .codes = CodeFormat::kI4Offset, .rules = AwqGroups, .packed_zeros = "qzeros"};
 constexpr FormDecoding kDecodeNvFp4{.codes = CodeFormat::kE2M1,
@@ -227,7 +231,8 @@ constexpr FormDecoding kDecodeInt8{
 constexpr FormDecoding kDecodeStaticInt8{.codes = CodeFormat::kI8,
                                          .rules = Int8Scales,
                                          .tensor_scale = kInputScale,
-                                         .tensor_scale_use = TensorScaleUse::kDivide};
+                                         .tensor_scale_use = TensorScaleUse::kDivide,
+                                         .needed = kNeededOfStaticInt8};
 constexpr FormDecoding kDecodeInt8Blocks{.codes = CodeFormat::kI8, .rules = Int8Blocks};
 constexpr FormDecoding kDecodeW4AFp8{.codes = CodeFormat::kI4, .rules = GroupsOf<128>};
 constexpr FormDecoding kDecodeW4AFp8Bytes{
@@ -252,8 +257,15 @@ const FormRow kTable[] = {
     {"weight_blocks", Dtype::kU8, [](const Evidence&) { return true; }, Named<kMxFp4Blocks>,
      CodeLayout::kUnknown, nullptr, ScaleIs<kBlockScales>, kBlockParts, std::nullopt},
 
-    {"weight", Dtype::kF8E4M3, [](const Evidence& e) { return !MxFp8Part(e).empty(); },
-     Named<kMxFp8>, CodeLayout::kPlain, nullptr, MxFp8Part, kAnyE8M0Parts, kDecodeMxFp8},
+    {"weight",
+     Dtype::kF8E4M3,
+     [](const Evidence& e) { return !MxFp8Part(e).empty(); },
+     Named<kMxFp8>,
+     CodeLayout::kPlain,
+     nullptr,
+     MxFp8Part,
+     {},
+     kDecodeMxFp8},
     {"weight", Dtype::kF8E4M3, IsModelOptFp8, Named<kModelOptFp8>, CodeLayout::kPlain, nullptr,
      ScaleIs<kWeightScale>, kWeightScaleParts, kDecodeModelOptFp8},
     {"weight", Dtype::kF8E4M3,
@@ -279,8 +291,15 @@ const FormRow kTable[] = {
     {"weight", Dtype::kU8,
      [](const Evidence& e) { return e.IsModelOptInt4() && e.Has(kWeightScale); }, ModelOptInt4Name,
      CodeLayout::kTwoRows, nullptr, ScaleIs<kWeightScale>, kWeightScaleParts, std::nullopt},
-    {"weight", Dtype::kU8, [](const Evidence& e) { return !E8M0Part(e).empty(); }, Named<kMxFp4>,
-     CodeLayout::kTwoInByte, nullptr, E8M0Part, kAnyE8M0Parts, kDecodeMxFp4},
+    {"weight",
+     Dtype::kU8,
+     [](const Evidence& e) { return !E8M0Part(e).empty(); },
+     Named<kMxFp4>,
+     CodeLayout::kTwoInByte,
+     nullptr,
+     E8M0Part,
+     {},
+     kDecodeMxFp4},
 
     {"weight", Dtype::kI8, [](const Evidence& e) { return e.Has(kScb); }, Named<kBitsandbytesInt8>,
      CodeLayout::kPlain, nullptr, ScaleIs<kScb>, kBitsandbytesInt8Parts, std::nullopt},
@@ -325,14 +344,23 @@ const FormRow kTable[] = {
      ScaleOfKnownMethod, kWeightScaleParts, std::nullopt},
 };
 
-constexpr std::array<std::string_view, 11> kTelling = {kScaleInv,
+constexpr std::array<std::string_view, 20> kTelling = {kScaleInv,
                                                        kWeightScale,
                                                        "weight_scale_2",
                                                        "weight_global_scale",
+                                                       "input_global_scale",
                                                        "weight_offset",
                                                        "weight_zero_point",
+                                                       "weight_shape",
+                                                       "weight_g_idx",
+                                                       "pre_quant_scale",
+                                                       "input_offset",
+                                                       kDeqScale,
+                                                       "quant_bias",
                                                        "qzeros",
+                                                       "g_idx",
                                                        kScales,
+                                                       kScale,
                                                        kScb,
                                                        kAbsmax,
                                                        kBlockScales};

@@ -39,6 +39,8 @@ struct FormDecoding {
   std::string_view packed_zeros = {};
   // Which of the codes may be there; nullptr: all of them.
   std::optional<CodeRange> (*range)(const FormEvidence& evidence) = nullptr;
+  // Parts that the values do not need, but that every tool writes and readers ask for.
+  std::span<const std::string_view> needed = {};
 };
 
 // A form. The first row whose `is` holds is the form of a tensor. The members are in the order in
@@ -61,7 +63,7 @@ std::span<const FormRow> FormTable();
 // The row of a tensor of codes; nullptr when no form has such a tensor.
 const FormRow* FindFormRow(const FormEvidence& evidence, std::string_view part);
 
-// Parts that belong to some form: of a weight they say that it has that form.
+// Parts that belong to some forms: beside codes of another form they are out of place.
 std::span<const std::string_view> TellingParts();
 
 }  // namespace dsv3::convert

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -13,6 +15,8 @@
 
 #include "convert/model/activation_scales.h"
 #include "convert/model/coded_weight.h"
+#include "convert/model/companions.h"
+#include "convert/model/form_evidence.h"
 #include "convert/model/quantized_form.h"
 #include "convert/model/scale_names.h"
 #include "convert/model/scale_rules.h"
@@ -28,29 +32,20 @@ using formats::Severity;
 
 constexpr std::string_view kWeight = ".weight";
 
-// The dtypes of weights that were never quantised.
-bool IsFloat(Dtype dtype) {
-  return dtype == Dtype::kBF16 || dtype == Dtype::kF16 || dtype == Dtype::kF32 ||
-         dtype == Dtype::kF64;
-}
-
-constexpr std::string_view kColumnZeros = "qzeros";
-
-// What no plain weight has beside it.
-constexpr std::array<std::string_view, 6> kCompanions = {"weight_scale_2",    "weight_global_scale",
-                                                         "weight_zero_point", "weight_shape",
-                                                         "weight_offset",     kColumnZeros};
-
 class Finder {
  public:
   Finder(const Catalog& catalog, const ModelConfig& config)
-      : catalog_(catalog), config_(config), rules_(ReadScaleRules(config)) {}
+      : catalog_(catalog),
+        config_(config),
+        rules_(ReadScaleRules(config)),
+        has_other_parts_(HasPartsBeyondScales(catalog)) {}
 
   ScaledWeights Run() {
     for (std::uint32_t i = 0; i < catalog_.tensors().size(); ++i) {
       if (!VisitScale(i) && !VisitCompanion(i)) VisitWeight(i);
     }
     ReportUnpaired();
+    ReportUnevenZeros();
     ReportRules();
     const auto by_position = [](const auto& a, const auto& b) { return a.first < b.first; };
     std::stable_sort(findings_.begin(), findings_.end(), by_position);
@@ -78,7 +73,7 @@ class Finder {
     const auto name = ParseScaleName(At(i).name);
     if (!name) return false;
     const std::uint32_t weight = catalog_.Find(name->weight);
-    const bool is_float = weight != Catalog::kNone && IsFloat(At(weight).dtype);
+    const bool is_float = weight != Catalog::kNone && IsPlainFloat(At(weight).dtype);
     switch (name->naming) {
       case ScaleNaming::kScaleInv:
         break;
@@ -107,7 +102,7 @@ class Finder {
       Add(i, "scale-without-weight",
           fmt::format("scale {} has no weight: there is no tensor {}; the checkpoint is incomplete",
                       QuoteForMessage(scale.name), QuoteForMessage(weight_name)));
-    } else if (IsFloat(At(weight).dtype)) {
+    } else if (IsPlainFloat(At(weight).dtype)) {
       Add(i, "scale-of-unquantized-weight",
           fmt::format("scale {} belongs to {}, which is {} and not FP8; was the checkpoint "
                       "converted in part?",
@@ -118,24 +113,11 @@ class Finder {
     }
   }
 
-  // Whether the tensor is one that only codes have beside them; reports it when there are none.
+  // Whether the tensor is one that belongs beside codes, and there are none; reports it.
   bool VisitCompanion(std::uint32_t i) {
-    const std::string& name = At(i).name;
-    const std::size_t dot = name.rfind('.');
-    if (dot == std::string::npos) return false;
-    const std::string_view part = std::string_view(name).substr(dot + 1);
-    if (std::find(kCompanions.begin(), kCompanions.end(), part) == kCompanions.end()) return false;
-    const std::string module = name.substr(0, dot + 1);
-    const char* const usual = part == kColumnZeros ? "qweight" : "weight_packed";
-    for (const char* const codes : {"weight", usual}) {
-      const std::uint32_t position = catalog_.Find(module + codes);
-      if (position != Catalog::kNone && !IsFloat(At(position).dtype)) return true;
-    }
-    Add(i, "companion-without-codes",
-        fmt::format("tensor {} belongs beside the codes of a quantised weight, but there are none: "
-                    "neither {} nor another name of theirs is in any shard; the checkpoint is "
-                    "incomplete, or was converted in part",
-                    QuoteForMessage(name), QuoteForMessage(module + usual)));
+    const std::optional<std::string> orphan = DescribeOrphan(catalog_, i);
+    if (!orphan) return false;
+    Add(i, "companion-without-codes", *orphan);
     return true;
   }
 
@@ -201,6 +183,7 @@ class Finder {
                       QuoteForMessage(weight.name), formats::ShapeToString(weight.shape)));
       return;
     }
+    if (HasForeignPart(weight_at, scale_at)) return;
     ScaledWeight pair;
     pair.weight = weight_at;
     pair.scale = scale_at;
@@ -243,6 +226,25 @@ class Finder {
     result_.pairs.push_back(pair);
   }
 
+  // Whether beside an FP8 weight is what FP8 with scales has not; reports it.
+  bool HasForeignPart(std::uint32_t weight_at, std::uint32_t scale_at) {
+    const CatalogTensor& weight = At(weight_at);
+    if (!has_other_parts_ || !weight.name.ends_with(kWeight)) return false;
+    const std::string_view module =
+        std::string_view(weight.name).substr(0, weight.name.size() - kWeight.size());
+    const std::string_view own = std::string_view(At(scale_at).name).substr(module.size() + 1);
+    const FormEvidence evidence(catalog_, config_, weight, module);
+    const std::string_view foreign = FindForeignPart(evidence, std::span(&own, 1));
+    if (foreign.empty()) return false;
+    Add(weight_at, "several-forms",
+        fmt::format("tensor {} holds FP8 weights with the scales {}, but {} belongs to another "
+                    "form; it is not clear which of the two the codes are: take all tensors of the "
+                    "weight from one checkpoint",
+                    QuoteForMessage(weight.name), QuoteForMessage(At(scale_at).name),
+                    QuoteForMessage(evidence.Name(foreign))));
+    return true;
+  }
+
   // Reports the faults that show only when all names were seen.
   void ReportUnpaired() {
     const auto most = std::max_element(names_used_.begin(), names_used_.end());
@@ -264,6 +266,34 @@ class Finder {
     }
   }
 
+  // msmodelslim's config does not say which codes have offsets: those of a form all do, or none.
+  void ReportUnevenZeros() {
+    if (config_.quantization) return;
+    const auto form_of = [&](const ScaledWeight& weight) {
+      return std::lower_bound(result_.formed.begin(), result_.formed.end(), weight.weight,
+                              [](const auto& formed, std::uint32_t i) { return formed.weight < i; })
+          ->form;
+    };
+    std::vector<std::uint32_t> examples(result_.forms.size(), Catalog::kNone);
+    for (const ScaledWeight& weight : result_.readable) {
+      if (weight.zeros != Catalog::kNone) examples[form_of(weight)] = weight.zeros;
+    }
+    for (const ScaledWeight& weight : result_.readable) {
+      const std::uint32_t form = form_of(weight);
+      if (weight.zeros != Catalog::kNone || examples[form] == Catalog::kNone) continue;
+      const std::string& example = At(examples[form]).name;
+      const std::string& codes = At(weight.weight).name;
+      const std::string missing =
+          codes.substr(0, codes.rfind('.')) + example.substr(example.rfind('.'));
+      Add(weight.weight, "missing-companion",
+          fmt::format(
+              "tensor {} holds {} weights, but {} is in no shard, and other weights of this "
+              "form have one ({}). The checkpoint is incomplete, download it again",
+              QuoteForMessage(codes), result_.forms[form].name, QuoteForMessage(missing),
+              QuoteForMessage(example)));
+    }
+  }
+
   std::uint64_t NamesUsed() const {
     return std::accumulate(names_used_.begin(), names_used_.end(), std::uint64_t{0});
   }
@@ -272,8 +302,11 @@ class Finder {
     std::string problem = rules_.problem;
     if (problem.empty() && needs_block_size_) problem = kNoBlockSize;
     if (!has_fp8_ || problem.empty()) return;
-    // ModelOpt's forms are read by their scales, so here scales are missing, not the config.
-    if (!config_.quantization && config_.modelopt && NamesUsed() == 0) return;
+    // MXFP8 and ModelOpt's forms are read by their scales, so here scales are missing, not the
+    // config.
+    const bool by_scales = config_.quantization ? config_.quantization->quant_method == "mxfp8"
+                                                : config_.modelopt.has_value();
+    if (by_scales && NamesUsed() == 0) return;
     findings_.insert(findings_.begin(), {0, Finding{Severity::kError, "no-quantization-config",
                                                     "config.json", "", std::move(problem)}});
   }
@@ -290,6 +323,7 @@ class Finder {
   const Catalog& catalog_;
   const ModelConfig& config_;
   const ScaleRules rules_;
+  const bool has_other_parts_;
   ScaledWeights result_;
   std::vector<std::pair<std::uint32_t, Finding>> findings_;  // with the tensor's position
   std::vector<std::uint32_t> without_scale_;

@@ -106,7 +106,7 @@ struct ScaledWeights {
   std::vector<ScaledWeight> pairs;
   // All faults of FP8 weights and their scales, each an error, ordered by the tensor's position in
   // the catalog. Kinds:
-  //   missing-scale           a quantised weight has no scale in any shard
+  //   missing-scale, missing-companion  no shard has a weight's scale, or what its form needs, too
   //   several-scales          it has scales under two names
   //   scale-without-weight    a scale's weight is in no shard
   //   scale-of-unquantized-weight  a scale's weight is BF16, F16, F32 …

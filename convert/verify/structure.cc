@@ -1,6 +1,7 @@
 #include "convert/verify/structure.h"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -13,6 +14,9 @@
 #include <fmt/format.h>
 
 #include "convert/catalog/catalog.h"
+#include "convert/model/activation_scales.h"
+#include "convert/model/code_names.h"
+#include "convert/model/quantized_form.h"
 #include "convert/model/scale_names.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/open/base_tensors.h"
@@ -63,11 +67,15 @@ class UnreadableTensors {
   bool any_ = false;
 };
 
-// The names that a weight's scale, or a scale's weight, can have.
+// The names that may be those of what a finding misses: tensors beside a weight, or the weight.
 std::vector<std::string> CounterpartNames(const Finding& finding) {
   std::vector<std::string> names;
-  if (finding.kind == "missing-scale") {
-    names = ScaleNamesOf(finding.tensor);
+  if (finding.kind == "missing-scale" || finding.kind == "missing-companion") {
+    names = NamesBesideWeight(WeightOfCodes(finding.tensor));
+  } else if (finding.kind == "companion-without-codes") {
+    const std::string weight = finding.tensor.substr(0, finding.tensor.rfind('.')) + ".weight";
+    names = OtherCodeNamesOf(weight);
+    names.push_back(weight);
   } else if (finding.kind == "scale-without-weight") {
     if (auto scale = ParseScaleName(finding.tensor)) names.push_back(std::move(scale->weight));
   }
@@ -204,6 +212,10 @@ StructureReport JudgeCheckpoint(OpenedModel& model) {
     report.known_model = config->model.known;
     const ScaledWeights scales = FindScaledWeights(catalog, config->model);
     findings.insert(findings.end(), scales.findings.begin(), scales.findings.end());
+    if (!unreadable.any()) {
+      formats::Findings uneven = FindUnevenActivationScales(catalog, scales);
+      std::move(uneven.begin(), uneven.end(), std::back_inserter(findings));
+    }
     report.forms = scales.forms;
     report.expected_tensors =
         CompareWithModel(*config, catalog, scales, !unreadable.any(), findings);

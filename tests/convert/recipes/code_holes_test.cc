@@ -72,6 +72,9 @@ TEST_F(CodeHolesTest, AreWarnedOfWhereTheyAreDequantised) {
   Made made;
   TinyTensor& codes = made.Add("weight_packed", Dtype::kI32, {64, 128});
   made.AddScale("weight_scale", Dtype::kBF16, {64, 32});
+  const std::uint64_t dimensions[] = {64, 1024};
+  made.Add("weight_shape", Dtype::kI64, {2})
+      .bytes.assign(reinterpret_cast<const char*>(dimensions), sizeof dimensions);
   SetConfig(made, Compressed("pack-quantized",
                              R"({"num_bits": 4, "type": "int", "strategy": "group",
                                  "group_size": 32})"));

@@ -89,6 +89,7 @@ TEST_F(ToGgufFormsTest, BiasesAmongCodesAreRefused) {
   tensors[module + "weight"] = {formats::Dtype::kI8, {192, 256}, std::string(192 * 256, '\1')};
   tensors[module + "deq_scale"] = {formats::Dtype::kF32, {192}, ones};
   tensors[module + "input_scale"] = {formats::Dtype::kF32, {1}, one};
+  tensors[module + "input_offset"] = {formats::Dtype::kF32, {1}, std::string(4, '\0')};
   HeldTensor& bias = tensors[module + "quant_bias"];
   bias = {formats::Dtype::kI32, {192}, std::string(192 * 4, '\0')};
   WriteTensors(tensors, in, dir_ / "sound");

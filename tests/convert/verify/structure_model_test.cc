@@ -2,6 +2,8 @@
 #include <filesystem>
 #include <string>
 
+#include <fmt/format.h>
+
 #include "convert/model/model_config.h"
 #include "formats/json/json_edit.h"
 #include "tests/convert/verify/structure_test.h"
@@ -479,6 +481,17 @@ TEST_F(StructureModelTest, ExpectsScalesOfActivationsBesideFp8WeightsAndOfCaches
   const std::string layer = "model.layers.0.self_attn.";
   checkpoint_.Add(kTinyShard2, layer + "q_a_proj.input_scale", Dtype::kF32, {});
   checkpoint_.Add(kTinyShard2, layer + "k_scale", Dtype::kF32, {1});
+  const formats::Finding uneven = OnlyFinding();
+  EXPECT_EQ(uneven.kind, "uneven-activation-scales");
+  EXPECT_EQ(uneven.severity, formats::Severity::kWarning);
+  EXPECT_EQ(uneven.tensor, "model.layers.1.self_attn.q_a_proj.weight");
+  EXPECT_THAT(uneven.message, AllOf(HasSubstr("0.self_attn.q_a_proj.input_scale'"),
+                                    HasSubstr("1 with, 2 without")));
+  for (const char* const other : {"1", "2"}) {
+    checkpoint_.Add(kTinyShard2,
+                    fmt::format("model.layers.{}.self_attn.q_a_proj.input_scale", other),
+                    Dtype::kF32, {});
+  }
   EXPECT_THAT(Lines(Findings()), ElementsAre());
   // Beside a weight that is BF16, nothing reads it.
   checkpoint_.Add(kTinyShard2, "model.norm.input_scale", Dtype::kF32, {});
