@@ -59,7 +59,7 @@ in_sight() {
 # Makes .venv with the Python programs that the tools are compared with, unless it is there.
 python_environment() {
   local torch=(torch==2.13.0)
-  local others=(safetensors==0.8.0 transformers==4.57.6 compressed-tensors==0.20.0 gguf==0.19.0 ml_dtypes numpy)
+  local others=(safetensors==0.8.0 transformers==4.57.6 compressed-tensors==0.20.1 gguf==0.19.0 ml_dtypes numpy)
   # model_signing does not start without pyopenssl.
   others+=(model-signing==1.1.1 pyopenssl pyyaml)
   local beside=(transformers==5.23.0)  # cannot be installed together with version 4
