@@ -12,7 +12,7 @@
 #include "convert/job/runner.h"
 #include "convert/recipes/fp8_to_bf16.h"
 #include "tests/convert/bad_input/bad_input_test.h"
-#include "tests/convert/plan/assemble_expression_test.cc"
+#include "tests/convert/support/conversion.h"
 #include "tests/convert/support/quick_file_system.h"
 #include "tests/support/faulty_file_system.h"
 #include "tests/support/files.h"
