@@ -10,7 +10,6 @@
 #include "convert/job/packed_output.h"
 #include "convert/job/source_release.h"
 #include "convert/plan/container.h"
-#include "formats/error.h"
 #include "formats/io/existence.h"
 
 namespace dsv3::convert {
@@ -36,13 +35,8 @@ std::optional<ConversionReport> FinishedWithoutSource(const fs::path& input, con
   if (!manifest || manifest->job.recipe != recipe || manifest->source_files.empty()) {
     return std::nullopt;
   }
-  std::error_code failed;
-  const fs::file_status status = fs::status(input, failed);
-  // Without rights on the way nobody knows whether the source is there.
-  if (failed == std::errc::permission_denied) {
-    throw IoError("find", input.string(), failed.value());
-  }
-  const fs::path directory = fs::is_directory(status) ? input : input.parent_path();
+  std::error_code ignored;  // opening the input has met it
+  const fs::path directory = fs::is_directory(input, ignored) ? input : input.parent_path();
   for (const std::string& name : manifest->source_files) {
     if (formats::Exists(directory / name)) return std::nullopt;
   }

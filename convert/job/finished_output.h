@@ -19,8 +19,7 @@ void RemoveLeftovers(const std::filesystem::path& output, formats::FileSystem& f
 // After --delete-source-shards, a finished command that is run again finds no source. Returns the
 // report that there is nothing to do when `output` is the whole output of `recipe` and none of the
 // shards that its manifest names is left in `input`. Removes the files that the job kept for its
-// own use, if the job ended before it could. Throws Error (kIo) where the way to `input` may not be
-// searched.
+// own use, if the job ended before it could.
 std::optional<ConversionReport> FinishedWithoutSource(const std::filesystem::path& input,
                                                       const std::filesystem::path& output,
                                                       const std::string& recipe,
