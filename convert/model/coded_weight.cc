@@ -15,6 +15,7 @@
 #include "convert/model/scale_names.h"
 #include "convert/model/scale_rules.h"
 #include "convert/model/stored_instead.h"
+#include "convert/model/unknown_quantization.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
@@ -110,7 +111,7 @@ class Reader {
           fmt::format("its shape {} is not that of a matrix", formats::ShapeToString(codes_.shape));
       return;
     }
-    if (std::string unknown = UnknownDescription(); !unknown.empty()) {
+    if (std::string unknown = DescribeUnknownQuantization(evidence_); !unknown.empty()) {
       result_.unread = std::move(unknown);
       return;
     }
@@ -141,23 +142,6 @@ class Reader {
       weight.range = decoding.range(evidence_);
     }
     result_.weight = weight;
-  }
-
-  // What the config calls the codes, where that is nothing known here; empty: there is nothing.
-  std::string UnknownDescription() const {
-    const ModelConfig& config = evidence_.config();
-    if (!IsKnownMethod(config)) {
-      return fmt::format("the method {} (quant_method) of config.json is not known",
-                         QuoteForMessage(config.quantization->quant_method));
-    }
-    if (!evidence_.HasKnownAlgorithm()) {
-      return fmt::format("the algorithm {} (quant_algo) of ModelOpt is not known",
-                         QuoteForMessage(evidence_.Algorithm()));
-    }
-    if (!config.quantization) return "";
-    const std::string_view format = UnknownFormat(*config.quantization);
-    if (format.empty()) return "";
-    return fmt::format("the format {} of config.json is not known", QuoteForMessage(format));
   }
 
   bool ByColumns() const { return row_.layout == CodeLayout::kAwq; }

@@ -11,6 +11,7 @@
 
 #include "convert/catalog/ceil_div.h"
 #include "convert/catalog/glob.h"
+#include "formats/text_encoding.h"
 
 namespace dsv3::convert {
 
@@ -52,7 +53,13 @@ bool FormEvidence::HasKnownAlgorithm() const {
 }
 
 bool FormEvidence::IsModelOptInt4() const {
-  return IsModelOpt() && (Algorithm().starts_with("W4A") || Algorithm().starts_with("INT4"));
+  const std::string_view name = Algorithm();
+  return IsModelOpt() && (name.starts_with("W4A") || name.starts_with("INT4")) &&
+         name.find("FP4") == std::string_view::npos;
+}
+
+bool FormEvidence::IsModelOptMxFp4() const {
+  return IsModelOpt() && formats::AsciiLower(Algorithm()).find("mxfp4") != std::string::npos;
 }
 
 bool FormEvidence::IsExcluded() const {

@@ -39,6 +39,8 @@ class FormEvidence {
   bool HasKnownAlgorithm() const;
   // INT4 in bytes: "W4A8_AWQ", "W4A16_AWQ", "INT4_AWQ".
   bool IsModelOptInt4() const;
+  // "MXFP4", "W4A8_MXFP4_FP8".
+  bool IsModelOptMxFp4() const;
   // Whether ModelOpt left the module as it was.
   bool IsExcluded() const;
   // The width of integer codes that the config's groups agree on; 0: none, or several.

@@ -19,6 +19,7 @@
 #include "convert/model/quantized_form.h"
 #include "convert/model/scale_names.h"
 #include "convert/model/scaled_weights.h"
+#include "convert/model/unknown_quantization.h"
 #include "convert/open/base_tensors.h"
 #include "convert/open/broken_files.h"
 #include "convert/open/completeness.h"
@@ -212,6 +213,9 @@ StructureReport JudgeCheckpoint(OpenedModel& model) {
     report.known_model = config->model.known;
     const ScaledWeights scales = FindScaledWeights(catalog, config->model);
     findings.insert(findings.end(), scales.findings.begin(), scales.findings.end());
+    if (auto unknown = FindUnknownQuantization(catalog, config->model, scales)) {
+      findings.push_back(std::move(*unknown));
+    }
     if (!unreadable.any()) {
       formats::Findings uneven = FindUnevenActivationScales(catalog, scales);
       std::move(uneven.begin(), uneven.end(), std::back_inserter(findings));

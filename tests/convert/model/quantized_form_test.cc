@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -21,6 +22,7 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
+using ::testing::SizeIs;
 
 INSTANTIATE_TEST_SUITE_P(Forms, EachFormTest, ::testing::ValuesIn(kForms),
                          [](const auto& form) { return form.param.test_name; });
@@ -163,10 +165,49 @@ TEST_F(QuantizedFormTest, CodesOfFormsThatAreNotKnownAreNotCalledMissing) {
 TEST_F(QuantizedFormTest, CodesOfAnUnknownMethodNeedNoScaleOfAKnownOne) {
   ReplaceExperts([](const Module& m) { m.Add("weight", Dtype::kI8, {m.rows, m.cols}); });
   SetConfig("quantization_config", R"({"quant_method": "torchao"})");
-  EXPECT_THAT(Lines(Findings()), IsEmpty());
+  const formats::Findings findings = Findings();
+  ASSERT_THAT(Lines(findings), SizeIs(1));
+  EXPECT_EQ(findings[0].kind, "unknown-quantization");
+  EXPECT_EQ(findings[0].severity, formats::Severity::kWarning);
+  EXPECT_THAT(findings[0].message,
+              AllOf(HasSubstr("I8 codes, but the method 'torchao' (quant_method) of config.json"),
+                    HasSubstr("cannot be judged")));
   // Of a known one the scale is lost.
   SetConfig("quantization_config", kInt8Rows);
   EXPECT_THAT(Lines(Findings()), Not(IsEmpty()));
+}
+
+// By ModelOpt's algorithm: its scales are lost.
+TEST_F(QuantizedFormTest, Fp4OfModelOptIsNamedByItsAlgorithm) {
+  ReplaceExperts([](const Module& m) {
+    m.Add("weight", Dtype::kU8, {m.rows, CeilDiv(m.cols, 2)});
+  });
+  for (const auto& [algorithm, form] :
+       {std::pair("MXFP4", "MXFP4"), std::pair("W4A8_MXFP4_FP8", "MXFP4"),
+        std::pair("NVFP4", "NVFP4"), std::pair("W4A8_NVFP4_FP8", "NVFP4")}) {
+    SetConfig("quantization_config",
+              fmt::format(R"({{"quant_method": "modelopt", "quant_algo": "{}"}})", algorithm));
+    const formats::Findings findings = Findings();
+    ASSERT_FALSE(findings.empty());
+    for (const formats::Finding& finding : findings) {
+      EXPECT_EQ(finding.kind, "missing-scale");
+      EXPECT_THAT(finding.message, HasSubstr(std::string("holds ") + form + " ")) << algorithm;
+    }
+  }
+}
+
+// The name of the algorithm alone is not known.
+TEST_F(QuantizedFormTest, AnUnknownAlgorithmOrFormatIsNamed) {
+  ReplaceExperts([](const Module& m) {
+    m.Add("weight", Dtype::kU8, {m.rows, CeilDiv(m.cols, 2)});
+    m.Add("weight_scale", Dtype::kF8E4M3, {m.rows, CeilDiv(m.cols, 16)});
+    m.Add("weight_scale_2", Dtype::kF32, {});
+  });
+  SetConfig("quantization_config", R"({"quant_method": "modelopt", "quant_algo": "TERNARY"})");
+  const formats::Findings findings = Findings();
+  ASSERT_THAT(Lines(findings), SizeIs(1));
+  EXPECT_EQ(findings[0].kind, "unknown-quantization");
+  EXPECT_THAT(findings[0].message, HasSubstr("the algorithm 'TERNARY' (quant_algo) of ModelOpt"));
 }
 
 TEST_F(QuantizedFormTest, CodesWithNothingBesideThemAreNamedByTheConfig) {
