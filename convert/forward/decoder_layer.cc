@@ -229,6 +229,10 @@ void DecoderLayer::Run(Rows& stream, Batch& batch, LayerCache& cache,
   const auto norm = [&](const char* part) {
     return modules_.RmsNorm(name_ + part, model_.hidden_size, forward_.rms_norm_eps, stream);
   };
+  const auto add = [&](const Rows& part) {
+    modules_.Add(part, stream);
+    for (auto& [rank, own] : batch.streams_of_ranks) modules_.Add(part, own);
+  };
   Attention attention(model_, forward_, rotary_, form_, modules_, name_ + "self_attn.");
   attention.ExpectWeights();
   if (is_moe_) {
@@ -246,21 +250,24 @@ void DecoderLayer::Run(Rows& stream, Batch& batch, LayerCache& cache,
   const Rows in = norm("input_layernorm");
   Rows attended = attention.Run(in, batch.sequences, has_indexer, cache, batch.keys);
   if (modules_.weights().comparison() != nullptr) CompareAttention(in, attended, batch);
-  if (CopiesDiffer() || !batch.keys_of_ranks.empty()) {
+  const bool streams_differ = !batch.streams_of_ranks.empty();
+  if (CopiesDiffer() || streams_differ || !batch.keys_of_ranks.empty()) {
     attended = AttentionOfRanks(stream, batch, has_indexer, cache);
   }
   modules_.Emit(name_ + "self_attn", attended);
-  modules_.Add(attended, stream);
+  add(attended);
   Rows normed = norm("post_attention_layernorm");
   Rows out;
   if (is_moe_) {
     out = RunExperts(normed, choices, replay);
-    if (CopiesDiffer()) out = ExpertsOfRanks(stream, batch.sequences, replay);
+    if (CopiesDiffer() || streams_differ) out = ExpertsOfRanks(stream, batch, replay);
   } else {
     out = modules_.ApplyMlp(name_ + "mlp", Mlp("", model_.intermediate_size), std::move(normed));
-    if (CopiesDiffer()) out = MlpOfRanks(stream, batch.sequences, "", model_.intermediate_size);
+    if (CopiesDiffer() || streams_differ) {
+      out = MlpOfRanks(stream, batch, "", model_.intermediate_size);
+    }
   }
-  modules_.Add(out, stream);
+  add(out);
   modules_.Emit(name_.substr(0, name_.size() - 1), stream);
 }
 

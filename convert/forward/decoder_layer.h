@@ -24,6 +24,8 @@ struct Batch {
   KeyChoice keys;  // of the last layer that had an indexer
   // The same of ranks that run on their own and chose other keys.
   std::map<std::uint32_t, KeyChoice> keys_of_ranks = {};
+  // The stream of ranks that have another one; of sequences that are not theirs, the first ranks'.
+  RowsOfRanks streams_of_ranks = {};
 };
 
 class DecoderLayer {
@@ -35,9 +37,9 @@ class DecoderLayer {
   // Whether it has routed experts.
   bool is_moe() const { return is_moe_; }
 
-  // Adds the layer's outputs to `stream`. `choices` becomes the experts of each row; it stays empty
-  // for a layer without experts. `replay` (nullptr: none) has the experts of each row, and then
-  // batch.keys the keys: the layer takes these and chooses none.
+  // Adds the layer's outputs to `stream` and to batch.streams_of_ranks. `choices` becomes the
+  // experts of each row; it stays empty for a layer without experts. `replay` (nullptr: none) has
+  // the experts of each row, and then batch.keys the keys: the layer takes these and chooses none.
   void Run(Rows& stream, Batch& batch, LayerCache& cache, std::vector<ExpertChoice>& choices,
            const std::vector<ExpertChoice>* replay = nullptr);
 
@@ -60,12 +62,12 @@ class DecoderLayer {
   bool CopiesDiffer();
   // The layer with the weights that a rank has.
   DecoderLayer With(Modules& modules) const;
-  // The parts with which each rank runs on its own copies, behind its own norm; `stream` is the
-  // layer's before the part.
+  // The parts with which each rank runs on its own copies and its own stream, behind its own norm;
+  // `stream` is the layer's before the part.
   Rows AttentionOfRanks(const Rows& stream, Batch& batch, bool has_indexer, LayerCache& cache);
-  Rows MlpOfRanks(const Rows& stream, const std::vector<SequenceRows>& sequences,
-                  const std::string& part, std::uint64_t width);
-  Rows ExpertsOfRanks(const Rows& stream, const std::vector<SequenceRows>& sequences,
+  Rows MlpOfRanks(const Rows& stream, const Batch& batch, const std::string& part,
+                  std::uint64_t width);
+  Rows ExpertsOfRanks(const Rows& stream, const Batch& batch,
                       const std::vector<ExpertChoice>* replay);
 
   GatedMlp Mlp(const std::string& part, std::uint64_t width);

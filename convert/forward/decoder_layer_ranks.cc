@@ -46,6 +46,11 @@ struct SomeRows {
   }
 };
 
+const Rows& StreamOf(std::uint32_t rank, const Batch& batch, const Rows& stream) {
+  const auto own = batch.streams_of_ranks.find(rank);
+  return own == batch.streams_of_ranks.end() ? stream : own->second;
+}
+
 // What a rank runs with while nothing of it is compared: its own weights where any of them differ.
 class RankModules {
  public:
@@ -105,7 +110,7 @@ Rows DecoderLayer::AttentionOfRanks(const Rows& stream, Batch& batch, bool has_i
     if (own.rows.empty()) continue;
     RankModules modules(modules_, rank);
     const Rows in = modules->RmsNorm(name_ + "input_layernorm", model_.hidden_size,
-                                     forward_.rms_norm_eps, own.Of(stream));
+                                     forward_.rms_norm_eps, own.Of(StreamOf(rank, batch, stream)));
     const auto known = batch.keys_of_ranks.find(rank);
     const KeyChoice& of_batch = known == batch.keys_of_ranks.end() ? batch.keys : known->second;
     KeyChoice keys;
@@ -141,8 +146,8 @@ Rows DecoderLayer::AttentionOfRanks(const Rows& stream, Batch& batch, bool has_i
   return sum;
 }
 
-Rows DecoderLayer::MlpOfRanks(const Rows& stream, const std::vector<SequenceRows>& sequences,
-                              const std::string& part, std::uint64_t width) {
+Rows DecoderLayer::MlpOfRanks(const Rows& stream, const Batch& batch, const std::string& part,
+                              std::uint64_t width) {
   ModelWeights& weights = modules_.weights();
   const Ranks& ranks = *weights.ranks();
   const std::uint32_t gate = weights.Find(name_ + "mlp." + part + "gate_proj.weight");
@@ -153,13 +158,13 @@ Rows DecoderLayer::MlpOfRanks(const Rows& stream, const std::vector<SequenceRows
   for (const std::uint32_t rank : ranks.RanksOfStage(gate)) {
     const std::vector<Box> boxes = ranks.BoxesOf(rank, gate);
     // Of several copies in a data parallel group the first ones run.
-    const SomeRows own(sequences, ranks.sizes().dp, [&](std::uint64_t group) {
+    const SomeRows own(batch.sequences, ranks.sizes().dp, [&](std::uint64_t group) {
       return rank % stage_size / ways == group * tp / ways;
     });
     if (boxes.empty() || own.rows.empty()) continue;
     RankModules modules(modules_, rank);
     Rows in = modules->RmsNorm(name_ + "post_attention_layernorm", model_.hidden_size,
-                               forward_.rms_norm_eps, own.Of(stream));
+                               forward_.rms_norm_eps, own.Of(StreamOf(rank, batch, stream)));
     const Modules::MlpRows mlp{PartOf(With(*modules).Mlp(part, width), boxes.front()), 0,
                                in.count()};
     own.AddTo(sum, modules->ApplyMlps(std::span(&mlp, 1), std::move(in)));
@@ -168,7 +173,7 @@ Rows DecoderLayer::MlpOfRanks(const Rows& stream, const std::vector<SequenceRows
   return sum;
 }
 
-Rows DecoderLayer::ExpertsOfRanks(const Rows& stream, const std::vector<SequenceRows>& sequences,
+Rows DecoderLayer::ExpertsOfRanks(const Rows& stream, const Batch& batch,
                                   const std::vector<ExpertChoice>* replay) {
   ModelWeights& weights = modules_.weights();
   const Ranks& ranks = *weights.ranks();
@@ -177,7 +182,7 @@ Rows DecoderLayer::ExpertsOfRanks(const Rows& stream, const std::vector<Sequence
     RankModules modules(modules_, rank);
     DecoderLayer of_rank = With(*modules);
     const Rows in = modules->RmsNorm(name_ + "post_attention_layernorm", model_.hidden_size,
-                                     forward_.rms_norm_eps, stream);
+                                     forward_.rms_norm_eps, StreamOf(rank, batch, stream));
     std::vector<ExpertChoice> choices;
     of_rank.Choose(in, choices, replay);
     const auto part = [&](const GatedMlp& expert) -> std::optional<GatedMlp> {
@@ -192,7 +197,7 @@ Rows DecoderLayer::ExpertsOfRanks(const Rows& stream, const std::vector<Sequence
   }
   modules_.Round(sum.values);
   if (model_.n_shared_experts > 0) {
-    modules_.Add(MlpOfRanks(stream, sequences, "shared_experts.",
+    modules_.Add(MlpOfRanks(stream, batch, "shared_experts.",
                             model_.n_shared_experts * model_.moe_intermediate_size),
                  sum);
   }

@@ -39,7 +39,7 @@ class Run {
         sequences_(std::move(sequences)),
         weights_(model, request.weights, request.threads, request.memory_bytes, progress, stop),
         modules_(weights_, request.activations),
-        head_(modules_, config_, forward_),
+        head_(modules_, config_, forward_, kFinalNormName),
         progress_(progress) {
     report_.directory = model.directory;
     report_.model_type = config_.model_type;
@@ -71,7 +71,7 @@ class Run {
     stream = {};
     std::vector<LogitSummary> summaries =
         SummariesOf(sequences_, request_.top, comparison_ != nullptr);
-    VisitLogits(normed, MainHead(), summaries, outputs.logits, &head_);
+    VisitLogits(normed, MainHead(), summaries, outputs.logits, head_);
     // Modules on another program's inputs are no run of this model.
     if (sequences_.size() == 1 && request_.against.empty()) {
       report_.perplexity = PerplexityOf(summaries);
@@ -207,7 +207,7 @@ class Run {
   Head MainHead() const { return {HeadOf(weights_, config_), "lm_head"}; }
 
   void VisitLogits(const Rows& normed, const Head& head, std::vector<LogitSummary>& summaries,
-                   ArrayOutput& output, HeadOfRanks* of_ranks = nullptr) {
+                   ArrayOutput& output, HeadOfRanks& of_ranks) {
     const auto visit = [&](std::uint64_t first, Rows& slab) {
       modules_.Emit(head.module, slab, 0, first);
       for (std::size_t row = 0; output && row < slab.count(); ++row) {
@@ -224,14 +224,15 @@ class Run {
 
   void RunMtp(const Rows& normed, ArrayOutput& output) {
     MtpLayer mtp(config_, forward_, *rotary_, request_.attention, modules_);
-    MtpLayer::Result result = mtp.Run(sequences_, normed);
+    MtpLayer::Result result = mtp.Run(sequences_, normed, head_.normed_of_ranks());
     if (comparison_) comparison_->OnMtp(sequences_, result);
     NoteChoices(mtp.layer(), result.is_moe, result.choices, true);
     // A row predicts the token behind the next.
     std::vector<Tokens> next;
     for (const Tokens& tokens : sequences_) next.emplace_back(tokens.begin() + 1, tokens.end());
     std::vector<LogitSummary> summaries = SummariesOf(next, request_.top, comparison_ != nullptr);
-    VisitLogits(result.normed, {mtp.Head(), mtp.HeadName()}, summaries, output);
+    VisitLogits(result.normed, {mtp.Head(), mtp.HeadName()}, summaries, output,
+                mtp.head_of_ranks());
   }
 
   void Generate(const std::vector<LogitSummary>& summaries) {
@@ -248,7 +249,7 @@ class Run {
     for (std::uint64_t step = 1; step < request_.generate; ++step) {
       const Rows normed = Normed(next, RunLayers(next, nullptr));
       std::vector<LogitSummary> of_step(next.size(), LogitSummary(1, std::nullopt, false));
-      VisitLogits(normed, MainHead(), of_step, none, &head_);
+      VisitLogits(normed, MainHead(), of_step, none, head_);
       for (std::size_t s = 0; s < next.size(); ++s) {
         next[s] = {of_step[s].best().front().token};
         report_.generated[s].push_back(next[s].front());

@@ -31,7 +31,7 @@ ForwardComparison::ForwardComparison(const ComparedModel& a, const OpenedModel& 
       forward_(ParseForwardConfig(other.config_text, other.config, formats::kConfigName)),
       weights_(other, options.weights, options.threads, options.memory_bytes, progress, stop),
       modules_(weights_, options.activations),
-      head_(modules_, other.config, forward_) {
+      head_(modules_, other.config, forward_, kFinalNormName) {
   weights_.NameDirectory();
   RequireComparable(a.config, other.config);
   if (options.replay_routing &&
@@ -132,7 +132,9 @@ void ForwardComparison::OnMtp(const std::vector<std::vector<std::uint32_t>>& seq
   if (other_.config.num_nextn_predict_layers == 0) return;
   mtp_.emplace(other_.config, forward_, *rotary_, options_.attention, modules_);
   if (diverged_) {
-    normed_ = mtp_->Run(sequences, normed_, options_.replay_routing ? &result : nullptr).normed;
+    normed_ = mtp_->Run(sequences, normed_, head_.normed_of_ranks(),
+                        options_.replay_routing ? &result : nullptr)
+                  .normed;
   } else {
     normed_ = result.normed;
   }
@@ -148,9 +150,8 @@ void ForwardComparison::AddLogits(std::uint64_t first, const Rows& logits,
   if (Diverges()) diverged_ = true;
   if (outputs_ == nullptr) return;
   if (!diverged_) return outputs_->Add(a_.weights, first, logits, logits, of_a);
-  WeightRows slab = mtp_ ? mtp_->Head() : HeadOf(weights_, other_.config);
-  slab.first_row += first;
-  slab.rows = logits.width;
+  const WeightRows head = mtp_ ? mtp_->Head() : HeadOf(weights_, other_.config);
+  const WeightRows slab = head.Part(first, logits.width);
   std::vector<float> scratch;
   const float* const in =
       modules_.InputOf(slab, normed_.values.data(), normed_.count(), normed_.width, scratch);
@@ -158,7 +159,7 @@ void ForwardComparison::AddLogits(std::uint64_t first, const Rows& logits,
   weights_.Multiply(
       Product{slab, in, normed_.width, normed_.count(), other.values.data(), other.width});
   modules_.Round(other.values);
-  if (!mtp_) head_.Correct(HeadOf(weights_, other_.config), first, normed_, other);
+  (mtp_ ? mtp_->head_of_ranks() : head_).Correct(head, first, normed_, other);
   outputs_->Add(a_.weights, first, logits, other, of_a);
 }
 

@@ -31,16 +31,24 @@ Rows EmbedOnRanks(Modules& modules, const ModelConfig& config, const std::string
   return rows;
 }
 
-Rows HeadOfRanks::Norm(const Rows& stream, const std::vector<SequenceRows>& sequences) {
+Rows HeadOfRanks::Norm(const Rows& stream, const std::vector<SequenceRows>& sequences,
+                       const RowsOfRanks& of_ranks) {
+  const auto norm = [&](Modules& modules, const Rows& in) {
+    return modules.RmsNorm(norm_, config_.hidden_size, forward_.rms_norm_eps, in);
+  };
   Ranks* const ranks = modules_.weights().ranks().get();
   if (ranks != nullptr) ranks->TakeDiffering();
   sequences_ = sequences;
   normed_.clear();
-  Rows normed = FinalNorm(modules_, config_, forward_, stream);
+  Rows normed = norm(modules_, stream);
   if (ranks == nullptr) return normed;
-  for (const std::uint32_t rank : ranks->TakeDiffering()) {
+  std::set<std::uint32_t> to_run;
+  for (const std::uint32_t rank : ranks->TakeDiffering()) to_run.insert(rank);
+  for (const auto& [rank, rows] : of_ranks) to_run.insert(rank);
+  for (const std::uint32_t rank : to_run) {
+    const auto own_stream = of_ranks.find(rank);
     Modules own(modules_.weights().OfRank(rank), modules_.activations());
-    normed_[rank] = FinalNorm(own, config_, forward_, stream);
+    normed_[rank] = norm(own, own_stream == of_ranks.end() ? stream : own_stream->second);
   }
   return normed;
 }

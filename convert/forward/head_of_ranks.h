@@ -1,7 +1,8 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "convert/forward/attention.h"
@@ -18,15 +19,21 @@ Rows EmbedOnRanks(Modules& modules, const ModelConfig& config, const std::string
                   const std::vector<std::uint32_t>& tokens,
                   const std::vector<SequenceRows>& sequences);
 
-// The final norm, and the head's product with its output: each rank with its own norm and rows.
+// The norm before a head, and the head's product with its output: each rank with its own norm and
+// rows.
 class HeadOfRanks {
  public:
-  // All arguments must outlive the object.
-  HeadOfRanks(Modules& modules, const ModelConfig& config, const ForwardConfig& forward)
-      : modules_(modules), config_(config), forward_(forward) {}
+  // The norm is NORM.weight. All other arguments must outlive the object.
+  HeadOfRanks(Modules& modules, const ModelConfig& config, const ForwardConfig& forward,
+              std::string norm)
+      : modules_(modules), config_(config), forward_(forward), norm_(std::move(norm)) {}
 
-  // The output of the final norm, as the first ranks have it.
-  Rows Norm(const Rows& stream, const std::vector<SequenceRows>& sequences);
+  // The output of the norm, as the first ranks have it. `of_ranks`: the stream of ranks that have
+  // another one.
+  Rows Norm(const Rows& stream, const std::vector<SequenceRows>& sequences,
+            const RowsOfRanks& of_ranks = {});
+  // The output of the last Norm as those ranks have it that have another norm or stream.
+  const RowsOfRanks& normed_of_ranks() const { return normed_; }
   // Puts into `logits` what other ranks make: columns from `first` on of the head, which
   // were just made of `normed`, what Norm returned.
   void Correct(const WeightRows& head, std::uint64_t first, const Rows& normed, Rows& logits);
@@ -35,8 +42,9 @@ class HeadOfRanks {
   Modules& modules_;
   const ModelConfig& config_;
   const ForwardConfig& forward_;
+  const std::string norm_;
   std::vector<SequenceRows> sequences_;
-  std::map<std::uint32_t, Rows> normed_;  // of ranks with another norm
+  RowsOfRanks normed_;
 };
 
 }  // namespace dsv3::convert

@@ -19,11 +19,6 @@ Rows Embed(Modules& modules, const ModelConfig& config, const std::string& name,
   return rows;
 }
 
-Rows FinalNorm(Modules& modules, const ModelConfig& config, const ForwardConfig& forward,
-               const Rows& stream) {
-  return modules.RmsNorm("model.norm", config.hidden_size, forward.rms_norm_eps, stream);
-}
-
 WeightRows HeadOf(const ModelWeights& weights, const ModelConfig& config) {
   return weights.Matrix(config.tie_word_embeddings ? kEmbeddingName : "lm_head.weight",
                         config.vocab_size, config.hidden_size);

@@ -12,12 +12,11 @@
 namespace dsv3::convert {
 
 inline constexpr char kEmbeddingName[] = "model.embed_tokens.weight";
+inline constexpr char kFinalNormName[] = "model.norm";
 
 // Rows of the embedding of this name.
 Rows Embed(Modules& modules, const ModelConfig& config, const std::string& name,
            const std::vector<std::uint32_t>& tokens);
-Rows FinalNorm(Modules& modules, const ModelConfig& config, const ForwardConfig& forward,
-               const Rows& stream);
 // The matrix that makes the logits.
 WeightRows HeadOf(const ModelWeights& weights, const ModelConfig& config);
 

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <utility>
@@ -39,6 +40,9 @@ struct Rows {
   std::vector<float> values;
   std::size_t width = 0;
 };
+
+// The same rows as some ranks have them, by rank.
+using RowsOfRanks = std::map<std::uint32_t, Rows>;
 
 // A linear layer; `bias` may be empty.
 struct Linear {

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <set>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "convert/forward/decoder_layer.h"
 #include "convert/forward/model_parts.h"
+#include "convert/forward/ranks.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
@@ -33,47 +35,68 @@ MtpLayer::MtpLayer(const ModelConfig& config, const ForwardConfig& forward, cons
       rotary_(rotary),
       form_(form),
       modules_(modules),
-      name_(fmt::format("model.layers.{}.", config.num_hidden_layers)) {}
+      name_(fmt::format("model.layers.{}.", config.num_hidden_layers)),
+      head_(modules, config, forward, name_ + "shared_head.norm") {}
 
-Rows MtpLayer::Norm(const char* part, const Rows& in) {
-  return modules_.RmsNorm(name_ + part, config_.hidden_size, forward_.rms_norm_eps, in);
-}
-
-// The embedding of the next token beside the main model's output, each behind a norm.
-Rows MtpLayer::Joined(const std::vector<std::uint32_t>& next, const Rows& before) {
-  const std::string own = name_ + "embed_tokens.weight";
-  const Rows embedded =
-      Embed(modules_, config_, modules_.weights().Has(own) ? own : kEmbeddingName, next);
-  const Rows first = Norm("enorm", embedded);
-  const Rows second = Norm("hnorm", before);
+Rows MtpLayer::Enter(Modules& modules, const Rows& embedded, const Rows& before) {
   const std::size_t hidden = before.width;
-  Rows joined(next.size(), 2 * hidden);
-  for (std::size_t i = 0; i < next.size(); ++i) {
+  const auto norm = [&](const char* part, const Rows& in) {
+    return modules.RmsNorm(name_ + part, hidden, forward_.rms_norm_eps, in);
+  };
+  const Rows first = norm("enorm", embedded);
+  const Rows second = norm("hnorm", before);
+  Rows joined(embedded.count(), 2 * hidden);
+  for (std::size_t i = 0; i < joined.count(); ++i) {
     std::copy_n(first.row(i), hidden, joined.row(i));
     std::copy_n(second.row(i), hidden, joined.row(i) + hidden);
   }
-  return joined;
+  return modules.ApplyLinear(
+      {modules.weights().Matrix(name_ + "eh_proj.weight", hidden, 2 * hidden)}, joined);
 }
 
 MtpLayer::Result MtpLayer::Run(const std::vector<std::vector<std::uint32_t>>& sequences,
-                               const Rows& normed, const Result* replay) {
-  const std::size_t hidden = normed.width;
+                               const Rows& normed, const RowsOfRanks& normed_of_ranks,
+                               const Result* replay) {
   Batch batch;
   std::vector<std::uint32_t> next;
-  Rows before(normed.count() - sequences.size(), hidden);
+  std::vector<std::size_t> places;  // of the rows in `normed`
   std::size_t row = 0;
   for (const std::vector<std::uint32_t>& tokens : sequences) {
     batch.sequences.push_back({next.size(), tokens.size() - 1, 0});
-    for (std::size_t i = 0; i + 1 < tokens.size(); ++i) {
-      std::copy_n(normed.row(row + i), hidden, before.row(next.size()));
-      next.push_back(tokens[i + 1]);
-    }
+    next.insert(next.end(), tokens.begin() + 1, tokens.end());
+    for (std::size_t i = 0; i + 1 < tokens.size(); ++i) places.push_back(row + i);
     row += tokens.size();
   }
-  if (replay != nullptr) batch.keys = replay->keys;
-  Rows stream = modules_.ApplyLinear(
-      {modules_.weights().Matrix(name_ + "eh_proj.weight", hidden, 2 * hidden)},
-      Joined(next, before));
+  const auto before = [&](const Rows& all) {
+    Rows some(places.size(), all.width);
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      std::copy_n(all.row(places[i]), all.width, some.row(i));
+    }
+    return some;
+  };
+  const std::string own = name_ + "embed_tokens.weight";
+  const Rows embedded = EmbedOnRanks(
+      modules_, config_, modules_.weights().Has(own) ? own : kEmbeddingName, next, batch.sequences);
+  Ranks* const ranks = modules_.weights().ranks().get();
+  if (ranks != nullptr) ranks->TakeDiffering();
+  Rows stream = Enter(modules_, embedded, before(normed));
+  if (ranks != nullptr) {
+    std::set<std::uint32_t> to_run;
+    for (const std::uint32_t rank : ranks->TakeDiffering()) to_run.insert(rank);
+    for (const auto& [rank, rows] : normed_of_ranks) to_run.insert(rank);
+    for (const std::uint32_t rank : to_run) {
+      const auto of_rank = normed_of_ranks.find(rank);
+      Modules modules(modules_.weights().OfRank(rank), modules_.activations());
+      const Rows entered = Enter(
+          modules, embedded, before(of_rank == normed_of_ranks.end() ? normed : of_rank->second));
+      Rows& all = batch.streams_of_ranks[rank] = stream;
+      for (std::size_t s = 0; s < batch.sequences.size(); ++s) {
+        if (s % ranks->sizes().dp != ranks->At(rank).dp_rank) continue;
+        const SequenceRows& rows = batch.sequences[s];
+        std::copy_n(entered.row(rows.first), rows.count * all.width, all.row(rows.first));
+      }
+    }
+  }
   LayerCache cache(sequences.size());
   DecoderLayer decoder(config_, forward_, rotary_, form_, modules_, layer());
   Result result;
@@ -81,7 +104,7 @@ MtpLayer::Result MtpLayer::Run(const std::vector<std::vector<std::uint32_t>>& se
   const bool replays = replay != nullptr && replay->is_moe == result.is_moe;
   decoder.Run(stream, batch, cache, result.choices, replays ? &replay->choices : nullptr);
   result.keys = std::move(batch.keys);
-  result.normed = Norm("shared_head.norm", stream);
+  result.normed = head_.Norm(stream, batch.sequences, batch.streams_of_ranks);
   return result;
 }
 

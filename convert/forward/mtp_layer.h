@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "convert/forward/attention.h"
+#include "convert/forward/head_of_ranks.h"
 #include "convert/forward/modules.h"
 #include "convert/forward/rotary.h"
 #include "convert/forward/router.h"
@@ -31,20 +32,23 @@ class MtpLayer {
     std::vector<ExpertChoice> choices;  // of each row; empty without experts
     KeyChoice keys;
   };
-  // `normed`: the main model's output behind its final norm, a row for each token. `replay`
-  // (nullptr: none) is the result of another model, whose experts and keys the layer takes.
+  // `normed`: the main model's output behind its final norm, a row for each token, and that of
+  // ranks that have another one. `replay` (nullptr: none) is the result of another model, whose
+  // experts and keys the layer takes.
   Result Run(const std::vector<std::vector<std::uint32_t>>& sequences, const Rows& normed,
-             const Result* replay = nullptr);
+             const RowsOfRanks& normed_of_ranks, const Result* replay = nullptr);
 
   // The number of the layer, which counts behind the main ones.
   std::uint64_t layer() const { return config_.num_hidden_layers; }
   // The matrix that makes the logits, and the module that it is.
   WeightRows Head() const;
   std::string HeadName() const { return name_ + "shared_head.head"; }
+  // What ranks make of the last run.
+  HeadOfRanks& head_of_ranks() { return head_; }
 
  private:
-  Rows Joined(const std::vector<std::uint32_t>& next, const Rows& before);
-  Rows Norm(const char* part, const Rows& in);
+  // The stream before the layer: eh_proj of both inputs, each behind its norm.
+  Rows Enter(Modules& modules, const Rows& embedded, const Rows& before);
 
   const ModelConfig& config_;
   const ForwardConfig& forward_;
@@ -52,6 +56,7 @@ class MtpLayer {
   const AttentionForm form_;
   Modules& modules_;
   const std::string name_;  // "model.layers.61."
+  HeadOfRanks head_;
 };
 
 }  // namespace dsv3::convert

@@ -14,7 +14,7 @@ constexpr std::uint64_t kMinSlabColumns = 128;
 }  // namespace
 
 void ComputeLogits(Modules& modules, const WeightRows& head, const Rows& in,
-                   const LogitVisitor& visit, HeadOfRanks* of_ranks) {
+                   const LogitVisitor& visit, HeadOfRanks& of_ranks) {
   if (in.count() == 0) return;
   std::vector<float> scratch;
   const float* const input = modules.InputOf(head, in.values.data(), in.count(), in.width, scratch);
@@ -28,7 +28,7 @@ void ComputeLogits(Modules& modules, const WeightRows& head, const Rows& in,
     modules.weights().Multiply(Product{slab, input, in.width, in.count(), logits.values.data(),
                                        logits.width, nullptr, in.values.data()});
     modules.Round(logits.values);
-    if (of_ranks != nullptr) of_ranks->Correct(head, first, in, logits);
+    of_ranks.Correct(head, first, in, logits);
     visit(first, logits);
   }
 }

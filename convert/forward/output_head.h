@@ -19,9 +19,9 @@ namespace dsv3::convert {
 using LogitVisitor = std::function<void(std::uint64_t first, Rows& logits)>;
 
 // `in`: the stream behind the final norm. A slab takes some megabytes, whatever the vocabulary.
-// `of_ranks` (nullptr: none) made `in`.
+// `of_ranks` made `in`.
 void ComputeLogits(Modules& modules, const WeightRows& head, const Rows& in,
-                   const LogitVisitor& visit, HeadOfRanks* of_ranks = nullptr);
+                   const LogitVisitor& visit, HeadOfRanks& of_ranks);
 
 // What is kept of the logits of one row.
 class LogitSummary {

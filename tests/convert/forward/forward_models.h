@@ -1,11 +1,9 @@
 #pragma once
 
-#include <cstddef>
-#include <cstring>
 #include <filesystem>
-#include <string>
 #include <vector>
 
+#include "tests/convert/forward/npy_floats.h"
 #include "tests/convert/recipes/train_to_infer_test.h"
 #include "tests/support/temp_dir.h"
 
@@ -25,14 +23,7 @@ class ForwardModelsTest : public TrainToInferTest {
   }
 
   // The floats of a .npy file.
-  std::vector<float> Array(const char* name) const {
-    const std::string bytes = ReadFile(dir_ / name);
-    const std::size_t header = 10 + static_cast<unsigned char>(bytes[8]) +
-                               256 * static_cast<std::size_t>(static_cast<unsigned char>(bytes[9]));
-    std::vector<float> values((bytes.size() - header) / sizeof(float));
-    std::memcpy(values.data(), bytes.data() + header, values.size() * sizeof(float));
-    return values;
-  }
+  std::vector<float> Array(const char* name) const { return NpyFloats(dir_ / name); }
 
   static std::filesystem::path Fp8() { return *shared_ / "fp8"; }
   static std::filesystem::path Bf16() { return *shared_ / "bf16"; }

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -22,6 +23,7 @@
 #include "formats/io/file_system.h"
 #include "formats/safetensors.h"
 #include "quant/codec.h"
+#include "tests/convert/forward/npy_floats.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/reshard.h"
 #include "tests/support/files.h"
@@ -51,6 +53,17 @@ void Scale(std::vector<float>& values, std::size_t) {
 void SwapHalves(std::vector<float>& values, std::size_t cols) {
   const auto half = static_cast<std::ptrdiff_t>(values.size() / cols / 2 * cols);
   std::swap_ranges(values.begin(), values.begin() + half, values.begin() + half);
+}
+void NoRightHalf(std::vector<float>& values, std::size_t cols) {
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (i % cols >= cols / 2) values[i] = 0;
+  }
+}
+// Of the head, which two ranks share.
+constexpr std::size_t kVocabulary = 1000;
+constexpr std::size_t kRowsOfRank = 512;
+void NoRowsOfRank1(std::vector<float>& values, std::size_t cols) {
+  std::fill(values.begin() + static_cast<std::ptrdiff_t>(kRowsOfRank * cols), values.end(), 0.0F);
 }
 void Zero(std::vector<float>& values, std::size_t) { values.assign(values.size(), 0.0F); }
 void SpoilFirst(std::vector<float>& values, std::size_t) {
@@ -139,6 +152,16 @@ class ForwardRanksTest : public ::testing::Test {
     fs::remove_all(copy);
     fs::copy(ranks, copy, fs::copy_options::recursive);
     for (const auto& [rank, tensor, change] : faults) Edit(copy / FileOf(rank), tensor, change);
+    return copy;
+  }
+
+  // A copy of the BF16 model with changed tensors.
+  using TensorChanges = std::vector<std::pair<std::string, Change>>;
+  fs::path Changed(const TensorChanges& changes) const {
+    const fs::path copy = dir_ / "changed";
+    fs::remove_all(copy);
+    fs::copy(Bf16(), copy, fs::copy_options::recursive);
+    for (const auto& [tensor, change] : changes) Edit(ShardOf(copy, tensor), tensor, change);
     return copy;
   }
 
@@ -390,34 +413,22 @@ TEST_F(ForwardRanksTest, AScaleOfOneRankIsNamedByItsWeight) {
 // taken out of a checkpoint.
 TEST_F(ForwardRanksTest, EachRankRunsWithItsOwnCopies) {
   RunReshard(Bf16(), dir_ / "ranks", Sizes(2, 2));
-  const Change no_right_half = [](std::vector<float>& values, std::size_t cols) {
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      if (i % cols >= cols / 2) values[i] = 0;
-    }
-  };
-  const Change no_rows_of_rank_1 = [](std::vector<float>& values, std::size_t cols) {
-    std::fill(values.begin() + static_cast<std::ptrdiff_t>(512 * cols), values.end(), 0.0F);
-  };
-  std::vector<std::pair<std::string, Change>> experts = {
-      {"model.layers.2.mlp.shared_experts.down_proj.weight", no_right_half}};
+  TensorChanges experts = {{"model.layers.2.mlp.shared_experts.down_proj.weight", NoRightHalf}};
   for (int expert = 16; expert < 32; ++expert) {
     experts.emplace_back(fmt::format("model.layers.2.mlp.experts.{}.down_proj.weight", expert),
                          Zero);
   }
-  const std::vector<std::pair<std::string, std::vector<std::pair<std::string, Change>>>> cases = {
-      {kFirstNorm, {{"model.layers.0.self_attn.o_proj.weight", no_right_half}}},
+  const std::vector<std::pair<std::string, TensorChanges>> cases = {
+      {kFirstNorm, {{"model.layers.0.self_attn.o_proj.weight", NoRightHalf}}},
       {"model.layers.0.post_attention_layernorm.weight",
-       {{"model.layers.0.mlp.down_proj.weight", no_right_half}}},
+       {{"model.layers.0.mlp.down_proj.weight", NoRightHalf}}},
       {kNorm, experts},
-      {"model.norm.weight", {{kHead, no_rows_of_rank_1}}},
+      {"model.norm.weight", {{kHead, NoRowsOfRank1}}},
   };
   for (const auto& [norm, changes] : cases) {
     SCOPED_TRACE(norm);
     const fs::path faulty = Faulty({{1, norm, Zero}}, dir_ / "ranks");
-    const fs::path model = dir_ / "model";
-    fs::remove_all(model);
-    fs::copy(Bf16(), model, fs::copy_options::recursive);
-    for (const auto& [tensor, change] : changes) Edit(ShardOf(model, tensor), tensor, change);
+    const fs::path model = Changed(changes);
     for (const auto form : {convert::AttentionForm::kNaive, convert::AttentionForm::kAbsorbed}) {
       ForwardRequest request = Request(model, faulty);
       request.attention = form;
@@ -425,6 +436,73 @@ TEST_F(ForwardRanksTest, EachRankRunsWithItsOwnCopies) {
       request.input = Bf16();
       EXPECT_GT(Run(request).comparison->logits.nmse, 1e-6);
     }
+  }
+}
+
+// A rank whose own stream begins with zeros adds nothing to the first part of the layer that does
+// not add zeros, and makes zeros with its rows of the head where no part does.
+TEST_F(ForwardRanksTest, EachRankBeginsAnMtpLayerWithItsOwnCopies) {
+  const std::string layer = "model.layers.4.";
+  const std::string out = layer + "self_attn.o_proj.weight";
+  const std::string shared = layer + "mlp.shared_experts.down_proj.weight";
+  const auto expert = [&](int i) {
+    return fmt::format("{}mlp.experts.{}.down_proj.weight", layer, i);
+  };
+  TensorChanges no_mlp = {{shared, Zero}};
+  TensorChanges right_mlp = {{shared, NoRightHalf}};
+  for (int i = 0; i < 32; ++i) no_mlp.emplace_back(expert(i), Zero);
+  for (int i = 16; i < 32; ++i) right_mlp.emplace_back(expert(i), Zero);
+  struct Case {
+    const char* name;
+    TensorChanges before;  // what the ranks are cut from
+    TensorChanges same;    // with these, the model makes what the ranks do
+    bool all_columns;      // otherwise those of the rank without a fault
+  };
+  const auto with = [](TensorChanges changes, const std::string& tensor, const Change& change) {
+    changes.emplace_back(tensor, change);
+    return changes;
+  };
+  const std::vector<Case> cases = {
+      {"attention", no_mlp, {{out, NoRightHalf}}, false},
+      {"experts", {{out, Zero}}, right_mlp, false},
+      {"head", with(no_mlp, out, Zero), {{layer + "shared_head.head.weight", NoRowsOfRank1}}, true},
+  };
+  const std::vector<TensorChanges> faults = {
+      {{layer + "eh_proj.weight", Zero}},
+      {{layer + "enorm.weight", Zero}, {layer + "hnorm.weight", Zero}},
+      {{layer + "enorm.weight", Zero}, {"model.norm.weight", Zero}}};
+  const auto mtp_logits = [&](const fs::path& model) {
+    ForwardRequest request = Request(model);
+    request.mtp_logits = dir_ / "mtp.npy";
+    Run(request);
+    return NpyFloats(dir_ / "mtp.npy");
+  };
+  for (const Case& one : cases) {
+    SCOPED_TRACE(one.name);
+    RunReshard(Changed(one.before), dir_ / "cut", Sizes(2, 2));
+    TensorChanges changes = one.before;
+    changes.insert(changes.end(), one.same.begin(), one.same.end());
+    const std::vector<float> expected = mtp_logits(Changed(changes));
+    const std::vector<float> faultless = mtp_logits(dir_ / "cut");
+    for (const TensorChanges& fault : faults) {
+      SCOPED_TRACE(fault.back().first);
+      std::vector<Fault> of_rank;
+      for (const auto& [tensor, change] : fault) of_rank.emplace_back(1, tensor, change);
+      const std::vector<float> made = mtp_logits(Faulty(of_rank, dir_ / "cut"));
+      ASSERT_EQ(made.size(), expected.size());
+      double error = 0;
+      double squares = 0;
+      double change = 0;
+      for (std::size_t i = 0; i < made.size(); ++i) {
+        if (!one.all_columns && i % kVocabulary >= kRowsOfRank) continue;
+        error += std::pow(made[i] - expected[i], 2);
+        change += std::pow(made[i] - faultless[i], 2);
+        squares += std::pow(expected[i], 2);
+      }
+      EXPECT_LT(error / squares, 1e-11);
+      EXPECT_GT(change / squares, 1e-6);
+    }
+    fs::remove_all(dir_ / "cut");
   }
 }
 
