@@ -5,7 +5,6 @@
 #include <numeric>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -26,6 +25,7 @@
 #include "convert/stream/derived_checks.h"
 #include "formats/error.h"
 #include "formats/io/existence.h"
+#include "formats/io/new_directories.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -152,17 +152,7 @@ void OutputRun::ReportPlan() {
 }
 
 // After an error before anything was written: leaves no directory that was not there.
-void OutputRun::RemoveEmptyOutput() {
-  for (const fs::path& path : created_directories_) {
-    std::error_code error;
-    if (!fs::is_empty(path, error) || error) return;
-    try {
-      fs_.RemoveDirectory(path);
-    } catch (const Error&) {
-      return;
-    }
-  }
-}
+void OutputRun::RemoveEmptyOutput() { formats::RemoveEmptyDirectories(fs_, created_directories_); }
 
 SideDigests OutputRun::FreedSides() const {
   SideDigests freed;

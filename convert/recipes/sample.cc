@@ -18,6 +18,7 @@
 #include "convert/recipes/sample_model.h"
 #include "convert/recipes/sample_values.h"
 #include "formats/error.h"
+#include "formats/io/new_directories.h"
 #include "formats/message_text.h"
 #include "formats/shard_index.h"
 #include "quant/quantize.h"
@@ -30,16 +31,14 @@ namespace fs_std = std::filesystem;
 // Elements that one piece of work holds in memory, a whole number of block rows for weights.
 constexpr std::uint64_t kPieceElements = 1 << 20;
 
-void RequireEmptyDirectory(const fs_std::path& out, formats::FileSystem& fs) {
+// Or one that is not there.
+void RequireEmptyDirectory(const fs_std::path& out) {
   std::error_code error;
   const fs_std::file_status status = fs_std::status(out, error);
   if (status.type() == fs_std::file_type::none) {
     throw IoError("examine", out.string(), error.value());
   }
-  if (!fs_std::exists(status)) {
-    formats::CreateDirectories(fs, out);
-    return;
-  }
+  if (!fs_std::exists(status)) return;
   if (!fs_std::is_directory(status)) {
     throw Error(ErrorCode::kUsage,
                 fmt::format("{}: is not a directory; choose another place for the sample",
@@ -309,7 +308,8 @@ void WriteSparseShards(const SampleModel& model, const fs_std::path& out, format
 
 SampleReport WriteSample(const SampleOptions& options, const std::filesystem::path& out,
                          formats::FileSystem& fs, ProgressSink& progress) {
-  RequireEmptyDirectory(out, fs);
+  RequireEmptyDirectory(out);
+  const formats::NewDirectories made(fs, out);
   const SampleModel model = MakeSampleModel(options.preset);
   SampleReport report;
   report.files = model.shards.size() + model.side_files.size() + 1;

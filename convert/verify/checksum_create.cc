@@ -334,7 +334,8 @@ CreateChecksumsReport CreateChecksums(const CreateChecksumsRequest& request,
   const bool has_earlier = HasEarlierChecksums(request, directory);
   const bool compares = (basis || has_earlier) && !request.overwrite;
   RequireComplete(compares ? WithoutBroken(completeness) : completeness, "making checksums");
-  const fs::path output = PrepareChecksumOutput(request, directory, file_system);
+  std::optional<formats::NewDirectories> made;
+  const fs::path output = PrepareChecksumOutput(request, directory, file_system, made);
   std::optional<ChecksumBasis> earlier;
   if (has_earlier) earlier = FindChecksumBasis(directory, output / formats::kManifestName, false);
   const formats::Findings& of_basis = basis ? basis->findings : findings;

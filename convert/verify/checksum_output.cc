@@ -52,7 +52,8 @@ bool HasEarlierChecksums(const CreateChecksumsRequest& request, const fs::path& 
 }
 
 fs::path PrepareChecksumOutput(const CreateChecksumsRequest& request, const fs::path& directory,
-                               formats::FileSystem& file_system) {
+                               formats::FileSystem& file_system,
+                               std::optional<formats::NewDirectories>& made) {
   fs::path output = directory;
   if (!request.output.empty()) {
     const fs::path wanted = fs::weakly_canonical(fs::absolute(request.output));
@@ -67,7 +68,7 @@ fs::path PrepareChecksumOutput(const CreateChecksumsRequest& request, const fs::
       RequireNoModel(request.output);
       output = request.output;
     }
-    formats::CreateDirectories(file_system, wanted);
+    made.emplace(file_system, wanted);
   }
   if (output != directory && !request.overwrite &&
       !formats::EntryExists(output / formats::kManifestName) &&

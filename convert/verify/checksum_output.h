@@ -2,12 +2,14 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "convert/plan/container.h"
 #include "convert/verify/checksum.h"
 #include "formats/io/file_system.h"
+#include "formats/io/new_directories.h"
 #include "formats/manifest.h"
 
 // Where `checksum create` writes; an internal part of checksum.h.
@@ -17,12 +19,13 @@ namespace dsv3::convert {
 bool HasEarlierChecksums(const CreateChecksumsRequest& request,
                          const std::filesystem::path& directory);
 
-// The directory to write to, `directory` or the request's output, which is there then and in which
-// both files can be made. Throws Error: kUsage for an output within the model or with a model of
-// its own, and for one with another's SHA256SUMS; kIo.
+// The directory to write to, `directory` or the request's output, which is there then (`made` until
+// the files are in it) and in which both files can be made. Throws Error: kUsage for an output
+// within the model or with a model of its own, and for one with another's SHA256SUMS; kIo.
 std::filesystem::path PrepareChecksumOutput(const CreateChecksumsRequest& request,
                                             const std::filesystem::path& directory,
-                                            formats::FileSystem& file_system);
+                                            formats::FileSystem& file_system,
+                                            std::optional<formats::NewDirectories>& made);
 
 // A weight file as it is now.
 struct WeightFile {

@@ -1,5 +1,6 @@
 #include "formats/io/durable_file.h"
 
+#include <cstdint>
 #include <span>
 #include <string>
 #include <system_error>
@@ -19,6 +20,14 @@ namespace {
 std::filesystem::path PartialOf(std::filesystem::path path) {
   path += ".partial";
   return path;
+}
+
+bool MustStay(const std::filesystem::path& path) {
+  try {
+    return EntryExists(path) && !ObstacleToRemoval(path).empty();
+  } catch (const Error&) {
+    return false;  // it is gone
+  }
 }
 
 }  // namespace
@@ -57,6 +66,18 @@ void WriteFileDurably(FileSystem& fs, const std::filesystem::path& path, std::st
 void RequireWritable(FileSystem& fs, const std::filesystem::path& path) {
   namespace stdfs = std::filesystem;
   std::error_code error;
+  const stdfs::path parent = path.parent_path();
+  if (!parent.empty() && !stdfs::is_directory(parent, error)) {
+    const bool is_file = stdfs::exists(stdfs::status(parent, error));
+    throw Error(ErrorCode::kUsage,
+                is_file
+                    ? fmt::format("{}: it is no directory, and a file is to be written into it; "
+                                  "name another place",
+                                  ShownPath(parent))
+                    : fmt::format("there is no directory {}; make it, or give another FILE",
+                                  ShownPath(parent)),
+                {path.string(), ""});
+  }
   const stdfs::file_status status = stdfs::status(path, error);
   if (stdfs::exists(status) && !stdfs::is_regular_file(status)) {
     // A rename would put a file in the place of a device.
@@ -67,8 +88,15 @@ void RequireWritable(FileSystem& fs, const std::filesystem::path& path) {
         {path.string(), ""});
   }
   const std::filesystem::path partial = PartialOf(path);
-  fs.Create(partial, 0);
-  fs.Remove(partial);
+  // A file of no bytes can be made on a full disk.
+  constexpr std::uint64_t kBlock = 4096;
+  fs.Create(partial, kBlock);
+  try {
+    fs.Remove(partial);
+  } catch (const Error&) {
+    // Else another run tried at the same time, and removed it first.
+    if (MustStay(partial)) throw;
+  }
   if (EntryExists(path)) {
     const std::string obstacle = ObstacleToRemoval(path);
     if (!obstacle.empty()) {

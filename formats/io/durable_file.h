@@ -41,8 +41,9 @@ class DurableFile {
 void WriteFileDurably(FileSystem& fs, const std::filesystem::path& path, std::string_view content);
 
 // Tries, before hours of work, whether WriteFileDurably could write `path`: makes PATH.partial and
-// removes it. Throws Error: kUsage where there is a directory, a device or a pipe of that name, kIo
-// where no file can be made there or the one that is there cannot be replaced.
+// removes it. Throws Error: kUsage where there is no directory for it, or a directory, a device or
+// a pipe of that name, kIo where no file can be made there, also because the disk is full, or the
+// one that is there cannot be replaced.
 void RequireWritable(FileSystem& fs, const std::filesystem::path& path);
 
 }  // namespace dsv3::formats

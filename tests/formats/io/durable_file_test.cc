@@ -1,11 +1,15 @@
 #include "formats/io/durable_file.h"
 
 #include <cerrno>
+#include <csignal>
 #include <filesystem>
+#include <future>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "formats/error.h"
@@ -67,7 +71,8 @@ TEST(RequireWritableTest, SaysBeforehandWhetherAFileCanBeMadeAndLeavesNothing) {
     return ErrorCode::kInternal;
   };
   EXPECT_EQ(code_of(PosixFileSystem(), dir / "directory"), ErrorCode::kUsage);
-  EXPECT_EQ(code_of(PosixFileSystem(), dir / "none/file"), ErrorCode::kIo);
+  EXPECT_EQ(code_of(PosixFileSystem(), dir / "none/file"), ErrorCode::kUsage);
+  EXPECT_EQ(code_of(PosixFileSystem(), dir / "file/new"), ErrorCode::kUsage);
   FaultyFileSystem fs(PosixFileSystem(), 0, EROFS);
   EXPECT_EQ(code_of(fs, dir / "file"), ErrorCode::kIo);
   // A rename would put a file in their place.
@@ -77,6 +82,31 @@ TEST(RequireWritableTest, SaysBeforehandWhetherAFileCanBeMadeAndLeavesNothing) {
     EXPECT_EQ(code_of(PosixFileSystem(), dir / name), ErrorCode::kUsage) << name;
   }
   EXPECT_EQ(code_of(PosixFileSystem(), "/dev/null"), ErrorCode::kUsage);
+}
+
+TEST(RequireWritableTest, RunsThatTryAtTheSameTimeAreNoError) {
+  const TempDir dir;
+  std::vector<std::future<void>> runs;
+  for (int run = 0; run < 4; ++run) {
+    runs.push_back(std::async(std::launch::async, [&] {
+      for (int i = 0; i < 500; ++i) RequireWritable(PosixFileSystem(), dir / "file");
+    }));
+  }
+  for (std::future<void>& run : runs) EXPECT_NO_THROW(run.get());
+  EXPECT_TRUE(std::filesystem::is_empty(dir.path()));
+}
+
+TEST(RequireWritableTest, FindsThatNotOneBlockCanBeWritten) {
+  const TempDir dir;
+  struct rlimit before = {};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+  const struct rlimit none = {0, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &none), 0);
+  EXPECT_THROW(RequireWritable(PosixFileSystem(), dir / "file"), Error);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  ::signal(SIGXFSZ, handler);
+  EXPECT_TRUE(std::filesystem::is_empty(dir.path()));
 }
 
 TEST(RequireWritableTest, FindsFilesAndDirectoriesThatAreImmutable) {
