@@ -63,7 +63,7 @@ NumericReport VerifyNumeric(const NumericRequest& request, ProgressSink& progres
   RequireUsed(opening, checkpoint.model);
   RequireBaseRead(request.base, ReadsBase(TensorsOf(checkpoint.model)));
   const Catalog& catalog = checkpoint.model.catalog;
-  const std::vector<MtpCopy> copies = FindMtpCopies(catalog);
+  const std::vector<MtpCopy> copies = FindMtpCopies(catalog, checkpoint.model.config);
   std::vector<MeasureWish> wishes(catalog.tensors().size());
   for (std::size_t i = 0; i < wishes.size(); ++i) {
     wishes[i].histogram =

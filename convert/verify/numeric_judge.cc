@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "convert/catalog/name_pattern.h"
+#include "convert/model/scale_names.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/open/gguf_model.h"
 #include "convert/plan/row_tensors.h"
@@ -88,8 +89,8 @@ class Judge {
     }
     JudgeCodes(i);
     JudgeZeros(i);
-    if (scales_.OfScale(i) == nullptr && m.finite == m.values && m.absmax != 0 && m.constant &&
-        m.values > 1 && !formats::IsInteger(tensor.dtype)) {
+    if (!IsScale(i) && m.finite == m.values && m.absmax != 0 && m.constant && m.values > 1 &&
+        !formats::IsInteger(tensor.dtype)) {
       Add(i, Severity::kWarning, "constant",
           fmt::format("all {} values are {}; if the model was trained, the tensor was never "
                       "written: compare it with where it came from",
@@ -133,6 +134,11 @@ class Judge {
     if (const std::optional<ZeroFinding> found = zeros_.Of(i)) {
       Add(i, found->severity, found->kind, found->message);
     }
+  }
+
+  // Also one whose weight is not there.
+  bool IsScale(std::uint32_t i) const {
+    return scales_.OfScale(i) != nullptr || ParseScaleName(catalog_.tensors()[i].name);
   }
 
   // As such, or as U8.
@@ -257,7 +263,7 @@ std::string ElementPlace(const formats::Shape& shape, std::uint64_t element) {
   return fmt::format("[{}, {}]", element / shape[1], element % shape[1]);
 }
 
-std::vector<MtpCopy> FindMtpCopies(const Catalog& catalog) {
+std::vector<MtpCopy> FindMtpCopies(const Catalog& catalog, const ModelConfig& config) {
   constexpr std::string_view kLayers = "layers.";
   std::vector<MtpCopy> copies;
   for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
@@ -270,7 +276,9 @@ std::vector<MtpCopy> FindMtpCopies(const Catalog& catalog) {
     const std::string model(name.substr(0, layers));
     const std::string outer = model.ends_with("model.") ? model.substr(0, model.size() - 6) : model;
     std::uint32_t main = embedding ? Catalog::kNone : catalog.Find(outer + "lm_head.weight");
-    if (main == Catalog::kNone) main = catalog.Find(model + "embed_tokens.weight");
+    if (main == Catalog::kNone && (embedding || config.tie_word_embeddings)) {
+      main = catalog.Find(model + "embed_tokens.weight");
+    }
     if (main != Catalog::kNone) copies.push_back({i, main});
   }
   return copies;

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "convert/catalog/catalog.h"
+#include "convert/model/model_config.h"
 #include "convert/stream/source_files.h"
 #include "convert/verify/numeric_measure.h"
 #include "convert/verify/value_checkpoint.h"
@@ -24,8 +26,8 @@ struct MtpCopy {
 
 // The embeddings and heads of MTP layers with their main ones, as far as both are there:
 // "model.layers.N.embed_tokens.weight" and "model.layers.N.shared_head.head.weight" under any
-// prefix. Where the head is tied to the embedding, the main head is that.
-std::vector<MtpCopy> FindMtpCopies(const Catalog& catalog);
+// prefix. Where the config ties the head to the embedding, the main head is that.
+std::vector<MtpCopy> FindMtpCopies(const Catalog& catalog, const ModelConfig& config);
 
 // All findings of values, in the order of the files and their data; what concerns no file last.
 // Reads a panel of both tensors where an MTP copy differs.

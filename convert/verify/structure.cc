@@ -15,9 +15,7 @@
 
 #include "convert/catalog/catalog.h"
 #include "convert/model/activation_scales.h"
-#include "convert/model/code_names.h"
 #include "convert/model/quantized_form.h"
-#include "convert/model/scale_names.h"
 #include "convert/model/scaled_weights.h"
 #include "convert/model/unknown_quantization.h"
 #include "convert/open/base_tensors.h"
@@ -28,6 +26,7 @@
 #include "convert/verify/structure_assembled.h"
 #include "convert/verify/structure_config.h"
 #include "convert/verify/structure_model.h"
+#include "convert/verify/unreadable_tensors.h"
 #include "formats/checkpoint_files.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
@@ -42,55 +41,6 @@ using formats::Severity;
 using formats::ShardFile;
 
 bool IsReadable(const ShardFile& shard) { return shard.header.file_bytes != 0; }
-
-// Where the tensors of shards that cannot be read must be thought of. They are in no catalog.
-class UnreadableTensors {
- public:
-  explicit UnreadableTensors(const CheckpointFiles& files) : index_(files.index) {
-    for (const ShardFile& shard : files.shards) readable_.push_back(IsReadable(shard));
-    any_ = std::find(readable_.begin(), readable_.end(), false) != readable_.end();
-  }
-
-  bool any() const { return any_; }
-
-  // Whether a tensor that no header holds may be in such a shard: the index says so, or there is
-  // none.
-  bool MayHold(std::string_view name) const {
-    if (!any_) return false;
-    if (!index_) return true;
-    const std::optional<std::uint32_t> shard = index_->FindShard(name);
-    return shard && !readable_[*shard];
-  }
-
- private:
-  const std::optional<formats::ShardIndex>& index_;
-  std::vector<bool> readable_;
-  bool any_ = false;
-};
-
-// The names that may be those of what a finding misses: tensors beside a weight, or the weight.
-std::vector<std::string> CounterpartNames(const Finding& finding) {
-  std::vector<std::string> names;
-  if (finding.kind == "missing-scale" || finding.kind == "missing-companion") {
-    names = NamesBesideWeight(WeightOfCodes(finding.tensor));
-  } else if (finding.kind == "companion-without-codes") {
-    const std::string weight = finding.tensor.substr(0, finding.tensor.rfind('.')) + ".weight";
-    names = OtherCodeNamesOf(weight);
-    names.push_back(weight);
-  } else if (finding.kind == "scale-without-weight") {
-    if (auto scale = ParseScaleName(finding.tensor)) names.push_back(std::move(scale->weight));
-  }
-  return names;
-}
-
-// Whether the finding only says that a tensor is missing which a file may hold that cannot be read.
-bool IsBlind(const Finding& finding, const UnreadableTensors& unreadable) {
-  if (!unreadable.any()) return false;
-  if (finding.kind == "missing-tensor") return unreadable.MayHold(finding.tensor);
-  const std::vector<std::string> names = CounterpartNames(finding);
-  return std::any_of(names.begin(), names.end(),
-                     [&](const std::string& name) { return unreadable.MayHold(name); });
-}
 
 // A file beside the shards that the index lists, which holds the same or other tensors: programs
 // that read every *.safetensors file take it for one of them.
@@ -227,7 +177,7 @@ StructureReport JudgeCheckpoint(OpenedModel& model) {
   }
   AddUnlessKnown(std::move(model.missing_files), findings);
   NameUnlistedHolders(model.unlisted, findings);
-  std::erase_if(findings, [&](const Finding& finding) { return IsBlind(finding, unreadable); });
+  RemoveBlindFindings(unreadable, findings);
   Order(catalog, findings);
   return report;
 }

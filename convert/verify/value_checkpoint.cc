@@ -13,6 +13,7 @@
 #include "convert/open/missing_tensors.h"
 #include "convert/open/unfinished.h"
 #include "convert/open/unlisted_tensors.h"
+#include "convert/verify/unreadable_tensors.h"
 #include "formats/checkpoint_files.h"
 #include "formats/message_text.h"
 #include "formats/require_no_errors.h"
@@ -30,6 +31,21 @@ void JudgeDirectory(const OpenedModel& model, formats::Findings& findings) {
     findings.push_back(*std::move(missing));
     NameUnlistedHolders(model.unlisted, findings);
   }
+}
+
+// Leaves out what only says that a tensor is missing which a shard may hold that is missing, too,
+// or cannot be read.
+void RemoveBlind(const std::filesystem::path& path, ValueCheckpoint& checkpoint) {
+  const bool is_checkpoint = !checkpoint.model.assembled && !checkpoint.model.gguf;
+  const bool lacks_shards =
+      std::any_of(checkpoint.files.begin(), checkpoint.files.end(), [](const auto& finding) {
+        return finding.kind == "missing-shard" || finding.kind == "unreadable-shard" ||
+               finding.kind == "shard-io-error";
+      });
+  if (!is_checkpoint || !lacks_shards || checkpoint.scaled.findings.empty()) return;
+  const formats::CheckpointFiles files =
+      formats::OpenCheckpointFiles(path, {}, formats::FaultyIndex::kReport);
+  RemoveBlindFindings(UnreadableTensors(files), checkpoint.scaled.findings);
 }
 
 // Sorts the weights in other forms by whether their values can be decoded.
@@ -78,6 +94,7 @@ ValueCheckpoint OpenForValues(const std::filesystem::path& path, const OpenOptio
     JudgeDirectory(checkpoint.model, checkpoint.files);
   }
   checkpoint.scaled = FindScaledWeights(checkpoint.model.catalog, checkpoint.model.config);
+  RemoveBlind(path, checkpoint);
   TakeForms(checkpoint);
   return checkpoint;
 }

@@ -265,6 +265,8 @@ TEST_F(NumericTest, FindsAnMtpHeadOfAnotherDtypeOrShape) {
 
 TEST_F(NumericTest, ComparesAnMtpHeadWithTiedEmbeddings) {
   checkpoint_.Drop("lm_head.weight");
+  EXPECT_THAT(Run().verification.findings, IsEmpty());  // another head, which is not there
+  checkpoint_.config.insert(1, R"("tie_word_embeddings": true, )");
   ExpectFinding(OnlyFinding(), Severity::kError, "mtp-copy-differs", kMtpHead,
                 "a copy of 'model.embed_tokens.weight'");
   Bytes(kMtpHead) = Bytes("model.embed_tokens.weight");
@@ -292,13 +294,16 @@ TEST_F(NumericTest, FindsATensorWithASingleWildValue) {
 }
 
 TEST_F(NumericTest, JudgesWhatIsThereWhereAShardIsMissing) {
+  // The index lists the scales of the others in the shard that is missing, and this one nowhere.
+  checkpoint_.Drop(UpName(2) + "_scale_inv");
   checkpoint_.Write(dir_ / "in");
   std::filesystem::remove(dir_ / "in" / kShard2);
   request_.input = dir_ / "in";
   const NumericReport report = Verify(request_);
   const auto& findings = report.verification.findings;
-  EXPECT_TRUE(std::any_of(findings.begin(), findings.end(),
-                          [](const Finding& f) { return f.kind == "missing-shard"; }));
+  ASSERT_EQ(findings.size(), 2U);
+  EXPECT_EQ(findings[0].kind, "missing-shard");
+  ExpectFinding(findings[1], Severity::kError, "missing-scale", UpName(2), "is in no shard");
   EXPECT_FALSE(report.verification.Passes(false));
   EXPECT_EQ(report.tensors.size(), 12U);
 }
