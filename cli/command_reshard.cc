@@ -1,10 +1,14 @@
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
+
+#include <fmt/format.h>
 
 #include "cli/balance_svg.h"
 #include "cli/commands.h"
@@ -18,6 +22,7 @@
 #include "convert/recipes/reshard_job.h"
 #include "formats/error.h"
 #include "formats/io/durable_file.h"
+#include "formats/message_text.h"
 
 namespace dsv3::cli {
 
@@ -60,8 +65,24 @@ ParallelOptions ParallelOf(const Options& options) {
   return sizes;
 }
 
+// Throws Error for a picture that could not be drawn, or would take the place of another file.
+void CheckPicture(const Options& options) {
+  CheckOutputFile("balance-svg", options.balance_svg, OutputContent::kSvg);
+  const std::filesystem::path picture = options.balance_svg;
+  std::error_code error;
+  if (picture.empty() || picture.extension() == ".svg" ||
+      !std::filesystem::equivalent(picture.has_parent_path() ? picture.parent_path() : ".",
+                                   options.output, error)) {
+    return;
+  }
+  throw Error(ErrorCode::kUsage,
+              fmt::format("--balance-svg: {}: it lies in OUT, where a file of the shards may have "
+                          "this name; give it a name that ends with .svg, or another directory",
+                          formats::ShownPath(picture)),
+              {.file = options.balance_svg, .tensor = {}});
+}
+
 convert::ReshardRequest RequestOf(const Options& options) {
-  CheckOutputFile("balance-svg", options.balance_svg);
   if (!options.parallel.tp && !options.parallel.ep && !options.preset) {
     throw Error(ErrorCode::kUsage,
                 "none of --tp, --ep and --preset is given; --tp 8 cuts everything 8 ways, --tp 4 "
@@ -85,13 +106,16 @@ convert::ReshardRequest RequestOf(const Options& options) {
 }
 
 std::string Run(const Options& options, CommandContext& context) {
+  // Of several processes one draws.
+  const bool draws = !options.balance_svg.empty() && !convert::IsHelper(context.sharing);
+  if (draws) CheckPicture(options);
   convert::ReshardRequest request = RequestOf(options);
   request.run.sharing = context.sharing;
   request.run.command = context.job_command;
   const convert::ReshardReport report =
       convert::Reshard(request, formats::PosixFileSystem(), context.progress, context.stop);
   WarnOfCounts(report.conversion, context.progress);
-  if (!options.balance_svg.empty() && !convert::IsHelper(context.sharing)) {
+  if (draws) {
     formats::WriteFileDurably(formats::PosixFileSystem(), options.balance_svg, BalanceSvg(report));
   }
   return context.output.json ? ReshardReportJson(request, report, context.tool.name)

@@ -70,6 +70,21 @@ void RequireComparison(const Options& options) {
   }
 }
 
+// Throws Error for files that could not be written, or would take the place of others.
+void CheckOutputFiles(const convert::ForwardRequest& request, const Options& options) {
+  CheckOutputFile("logits-out", request.logits, OutputContent::kNumpy);
+  CheckOutputFile("hidden-out", request.hidden, OutputContent::kNumpy);
+  CheckOutputFile("mtp-logits-out", request.mtp_logits, OutputContent::kNumpy);
+  CheckOutputFile("trace", request.trace, OutputContent::kTrace);
+  RequireDistinctFiles({{"tokens-file", options.tokens_file},
+                        {"logits-out", request.logits},
+                        {"hidden-out", request.hidden},
+                        {"mtp-logits-out", request.mtp_logits},
+                        {"trace", request.trace},
+                        {"junit", options.verify.junit},
+                        {"sarif", options.verify.sarif}});
+}
+
 convert::ForwardRequest RequestOf(const Options& options) {
   if (!options.tokens.empty() && !options.tokens_file.empty()) {
     throw Error(ErrorCode::kUsage, "--tokens and --tokens-file exclude each other; give one");
@@ -213,10 +228,7 @@ Command ForwardCommand() {
   command.run = [options](CommandContext& context) {
     return RunCheck(options->input, options->verify, context, [&] {
       const convert::ForwardRequest asked = RequestOf(*options);
-      CheckOutputFile("logits-out", asked.logits);
-      CheckOutputFile("hidden-out", asked.hidden);
-      CheckOutputFile("mtp-logits-out", asked.mtp_logits);
-      CheckOutputFile("trace", asked.trace);
+      CheckOutputFiles(asked, *options);
       return ForwardVerifyReport(
           asked, options->limits, options->verify.all,
           convert::RunForward(asked, formats::PosixFileSystem(), context.progress, context.stop));

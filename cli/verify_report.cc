@@ -80,7 +80,7 @@ Option StrictOption(VerifyOptions* options) {
 void AppendReportOptions(VerifyOptions* options, std::vector<Option>& table) {
   table.push_back(Flag("all", &options->all,
                        "Show every finding and every row of tables, not the worst and the first "
-                       "few. --json, --junit and --sarif always have all findings."));
+                       "few. --json and --junit always have all findings, --sarif up to 25,000."));
   table.push_back(
       PathOption("junit", "FILE", PathUse::kOutputFile, &options->junit,
                  "Also write the findings to FILE in JUnit's XML, one test case for each "
@@ -95,8 +95,9 @@ unsigned ThreadCount(const VerifyOptions& options) {
 }
 
 void CheckFindingFiles(const VerifyOptions& options) {
-  CheckOutputFile("junit", options.junit);
-  CheckOutputFile("sarif", options.sarif);
+  CheckOutputFile("junit", options.junit, OutputContent::kJUnit);
+  CheckOutputFile("sarif", options.sarif, OutputContent::kSarif);
+  RequireDistinctFiles({{"junit", options.junit}, {"sarif", options.sarif}});
 }
 
 CheckRun RunTimed(const std::string& command, const VerifyOptions& options,
@@ -124,6 +125,9 @@ void WriteFindingFiles(const std::string& input, const std::filesystem::path& di
                        std::vector<CheckRecord> checks, const VerifyOptions& options,
                        const CommandContext& context) {
   if (options.junit.empty() && options.sarif.empty()) return;
+  const bool call_is_wrong =
+      checks.size() == 1 && checks[0].error && checks[0].error->code() == ErrorCode::kUsage;
+  if (call_is_wrong) return;
   formats::FileSystem& fs = formats::PosixFileSystem();
   FindingsDocument document;
   document.tool = context.tool.name;

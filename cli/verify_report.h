@@ -71,8 +71,9 @@ CheckRun RunTimed(const std::string& command, const VerifyOptions& options,
 // work (see CheckOutputFile).
 void CheckFindingFiles(const VerifyOptions& options);
 
-// Writes the files of findings that the options name. `input` is the path that the user gave;
-// findings are relative to `directory`, or where that is empty, to the input's own.
+// Writes the files of findings that the options name, unless the only check says that the call
+// itself is wrong. `input` is the path that the user gave; findings are relative to `directory`, or
+// where that is empty, to the input's own.
 void WriteFindingFiles(const std::string& input, const std::filesystem::path& directory,
                        std::vector<CheckRecord> checks, const VerifyOptions& options,
                        const CommandContext& context);

@@ -46,7 +46,8 @@ TraceOutput::Layout TraceOutput::LayOut(const std::vector<ModuleOutput>& modules
   }
   formats::LayOutTensors(tensors);
   Layout layout;
-  layout.header = formats::SerializeSafetensorsHeader(tensors, {{"format", "pt"}});
+  layout.header = formats::SerializeSafetensorsHeader(
+      tensors, {{"format", "pt"}, {"made_by", std::string(kTraceMaker)}});
   layout.bytes = layout.header.size();
   for (const formats::SafetensorsTensor& tensor : tensors) {
     layout.places[tensor.name] = {layout.header.size() + tensor.begin, tensor.shape[0],

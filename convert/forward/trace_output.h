@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -12,6 +13,9 @@
 
 // A safetensors file of module outputs; an internal part of forward.h.
 namespace dsv3::convert {
+
+// What the header of such a file holds, and that of no other one.
+inline constexpr std::string_view kTraceMaker = "dsv3-verify forward --trace";
 
 // Writes outputs as they are made: names and shapes are known before, so each piece has its place
 // in the file, and none waits in memory. At every moment there is the old file, or none, or the

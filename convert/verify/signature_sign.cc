@@ -36,6 +36,7 @@ void RequireReplaceable(const fs::path& signature) {
   std::error_code error;
   const fs::file_status status = fs::symlink_status(signature, error);
   if (status.type() == fs::file_type::not_found) return;
+  if (!fs::is_regular_file(fs::status(signature, error))) return;  // no signature can be there
   try {
     formats::ParseBundle(formats::ReadSmallFile(signature, kMaxSignatureBytes), signature.string());
   } catch (const Error&) {

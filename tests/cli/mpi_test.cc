@@ -150,6 +150,26 @@ TEST_F(MpiTest, ReshardsAndMerges) {
   ExpectSame(merged, In());
 }
 
+TEST_F(MpiTest, OneProcessDrawsTheBalance) {
+  // The place is there for process 0 alone.
+  const std::string pictures = *dir_ / "pictures";
+  fs::create_directories(pictures + "/sub");
+  const std::string wrapper = "[ $OMPI_COMM_WORLD_RANK != 0 ] || cd " + pictures + "; exec \"$@\"";
+  const std::vector<std::string> words = {"dsv3-reshard", "--tp", "1", In(), out_, "--balance-svg"};
+  const auto to = [&](const std::string& file) {
+    std::vector<std::string> more = words;
+    more.push_back(file);
+    return more;
+  };
+  const ToolResult drawn = Run(3, to("sub/balance.svg"), wrapper);
+  EXPECT_EQ(drawn.exit_code, 0) << drawn.err;
+  EXPECT_TRUE(fs::exists(pictures + "/sub/balance.svg"));
+  fs::remove_all(out_);
+  const ToolResult refused = Run(3, to("/proc/balance.svg"));
+  EXPECT_EQ(refused.exit_code, 4);
+  EXPECT_EQ(Count(refused.err, "--balance-svg: cannot create"), 1U) << refused.err;
+}
+
 TEST_F(MpiTest, PacksWeightDeltas) {
   const std::string next = *dir_ / "next";
   const std::string alone = *dir_ / "deltas";
