@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <filesystem>
 #include <set>
+#include <unordered_set>
 #include <vector>
 
 #include <fmt/format.h>
@@ -22,6 +24,37 @@ using formats::JsonWriter;
 constexpr std::string_view kSchema =
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json";
 constexpr std::string_view kRoot = "SRCROOT";
+
+// The findings of each check that are results: all, or as many as code scanning takes of a run,
+// errors before warnings.
+class ChosenFindings {
+ public:
+  explicit ChosenFindings(const FindingsDocument& document) {
+    std::size_t free = kMostSarifResults;
+    for (const formats::Severity severity :
+         {formats::Severity::kError, formats::Severity::kWarning}) {
+      for (const CheckRecord& check : document.checks) {
+        for (const Finding& finding : check.verification.findings) {
+          if (finding.severity != severity) continue;
+          if (free == 0) return;
+          --free;
+          chosen_.insert(&finding);
+        }
+      }
+    }
+  }
+
+  bool Has(const Finding& finding) const { return chosen_.count(&finding) != 0; }
+
+  std::size_t LeftOutOf(const CheckRecord& check) const {
+    const auto& findings = check.verification.findings;
+    return static_cast<std::size_t>(std::count_if(
+        findings.begin(), findings.end(), [&](const Finding& finding) { return !Has(finding); }));
+  }
+
+ private:
+  std::unordered_set<const Finding*> chosen_;
+};
 
 std::vector<std::string> Kinds(const FindingsDocument& document) {
   std::set<std::string> kinds;
@@ -123,8 +156,15 @@ void UriMember(JsonWriter& json, std::string_view key, const std::filesystem::pa
   json.EndObject();
 }
 
+void Notification(JsonWriter& json, std::string_view level, std::string_view text) {
+  json.BeginObject();
+  StringMember(json, "level", level);
+  TextMember(json, "message", text);
+  json.EndObject();
+}
+
 void Invocation(JsonWriter& json, const std::string& tool, const CheckRecord& check,
-                const std::filesystem::path& root) {
+                std::size_t left_out, const std::filesystem::path& root) {
   json.BeginObject();
   StringMember(json, "commandLine", tool + " " + check.command);
   StringMember(json, "startTimeUtc", UtcText(check.begin) + "Z");
@@ -136,14 +176,16 @@ void Invocation(JsonWriter& json, const std::string& tool, const CheckRecord& ch
                         : check.passes ? 0
                                        : 1);
   UriMember(json, "workingDirectory", root);
-  if (check.error) {
-    json.BeginArray("toolExecutionNotifications");
-    json.BeginObject();
-    StringMember(json, "level", "error");
-    TextMember(json, "message", check.error->message());
-    json.EndObject();
-    json.EndArray();
+  if (check.error || left_out > 0) json.BeginArray("toolExecutionNotifications");
+  if (check.error) Notification(json, "error", check.error->message());
+  if (left_out > 0) {
+    Notification(
+        json, "warning",
+        fmt::format("{} more {} not among the results, of which code scanning takes {}; "
+                    "--json and --junit have all",
+                    left_out, left_out == 1 ? "finding is" : "findings are", kMostSarifResults));
   }
+  if (check.error || left_out > 0) json.EndArray();
   json.EndObject();
 }
 
@@ -165,6 +207,7 @@ std::string UriPath(std::string_view path) {
 
 std::string SarifText(const FindingsDocument& document) {
   const std::vector<std::string> kinds = Kinds(document);
+  const ChosenFindings chosen(document);
   JsonWriter json(2);
   json.BeginObject();
   StringMember(json, "$schema", kSchema);
@@ -176,7 +219,8 @@ std::string SarifText(const FindingsDocument& document) {
   const std::filesystem::path from = document.directory.lexically_relative(root);
   json.BeginArray("invocations");
   for (const CheckRecord& check : document.checks) {
-    if (check.skipped.empty()) Invocation(json, document.tool, check, root);
+    if (!check.skipped.empty()) continue;
+    Invocation(json, document.tool, check, chosen.LeftOutOf(check), root);
   }
   json.EndArray();
   json.BeginObject("originalUriBaseIds");
@@ -185,7 +229,9 @@ std::string SarifText(const FindingsDocument& document) {
   json.EndObject();
   json.BeginArray("results");
   for (const CheckRecord& check : document.checks) {
-    for (const Finding& finding : check.verification.findings) Result(json, finding, kinds, from);
+    for (const Finding& finding : check.verification.findings) {
+      if (chosen.Has(finding)) Result(json, finding, kinds, from);
+    }
   }
   json.EndArray();
   json.EndObject();

@@ -166,6 +166,19 @@ TEST_F(FindingsFileTest, SarifHasARuleForEachKindAndAResultForEachFinding) {
   EXPECT_EQ(run["invocations"][0]["exitCode"], 1);
 }
 
+TEST_F(FindingsFileTest, SarifHasNoMoreResultsThanCodeScanningTakes) {
+  verification_.findings.assign(kMostSarifResults, Finding(kWarning, "outlier", "a", "w", "m"));
+  verification_.findings.push_back(Finding(kError, "nan", "a", "w", "m"));
+  const json sarif = json::parse(SarifText(document_));
+  const json& run = sarif["runs"][0];
+  EXPECT_EQ(run["results"].size(), kMostSarifResults);
+  EXPECT_EQ(run["results"].back()["ruleId"], "nan") << "warnings give way to errors";
+  EXPECT_EQ(run["invocations"][0]["toolExecutionNotifications"][0]["message"]["text"],
+            "1 more finding is not among the results, of which code scanning takes 25000; --json "
+            "and --junit have all");
+  EXPECT_EQ(run["invocations"][0]["executionSuccessful"], true);
+}
+
 TEST_F(FindingsFileTest, SarifTellsFindingsOfOneFileApart) {
   const json sarif = json::parse(SarifText(document_));
   const json& results = sarif["runs"][0]["results"];
