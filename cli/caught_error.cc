@@ -6,6 +6,7 @@
 #include <new>
 #include <string>
 #include <string_view>
+#include <system_error>
 
 #include <fmt/format.h>
 
@@ -23,6 +24,13 @@ Error Bug(const std::string& tool, std::string_view what, const ErrorPlace& plac
                   "causes it. Files in place are complete",
                   tool, what),
       place);
+}
+
+// Whether the system refused another thread: what std::thread throws, and what oneTBB does.
+bool IsRefusedThread(const std::exception& error) {
+  const auto* const system = dynamic_cast<const std::system_error*>(&error);
+  if (system != nullptr) return system->code() == std::errc::resource_unavailable_try_again;
+  return std::string_view(error.what()).starts_with("pthread_create ");
 }
 
 [[noreturn]] void ReportAndEnd() {
@@ -53,7 +61,10 @@ Error CaughtError(const std::string& tool) {
                  "out of memory; end other programs, or give a smaller --memory or fewer "
                  "--threads, and run the same command again");
   } catch (const std::exception& error) {
-    return Bug(tool, error.what(), {});
+    if (!IsRefusedThread(error)) return Bug(tool, error.what(), {});
+    return Error(ErrorCode::kIo,
+                 "the system allows no further thread; raise the limit (ulimit -u, or that of "
+                 "processes of the container or the job), and run the same command again");
   } catch (...) {
     return Bug(tool, "an exception of an unknown type", {});
   }

@@ -1,8 +1,10 @@
+#include <cerrno>
 #include <cstdlib>
 #include <functional>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -70,6 +72,17 @@ TEST_F(BugReportTest, OtherErrorsDoNot) {
               ::testing::ExitedWithCode(3), "dsv3-bug: error: it is bad\n");
   EXPECT_EXIT(RunTool([](cli::CommandContext&) { throw std::bad_alloc(); }),
               ::testing::ExitedWithCode(4), "out of memory; end other programs, or give");
+  const std::string refused = "the system allows no further thread; raise the limit";
+  EXPECT_EXIT(RunTool([](cli::CommandContext&) {
+                throw std::system_error(EAGAIN, std::generic_category());
+              }),
+              ::testing::ExitedWithCode(4), refused);
+  // As oneTBB says it.
+  EXPECT_EXIT(
+      RunTool([](cli::CommandContext&) {
+        throw std::runtime_error("pthread_create has failed: Resource temporarily unavailable");
+      }),
+      ::testing::ExitedWithCode(4), refused);
 }
 
 TEST_F(BugReportTest, ABugInACheckIsInItsFilesOfFindings) {
