@@ -15,6 +15,8 @@ constexpr std::string_view kCast =
     "the directories are arguments here: dsv3-convert fp8-to-bf16 IN OUT";
 constexpr std::string_view kArguments =
     "what is read and what is written are arguments here, in the order that --help shows";
+constexpr std::string_view kResume =
+    "the same command without it continues where an interrupted run was";
 constexpr std::string_view kReshard =
     "the same job here: 'dsv3-reshard --format deepseek --tp N IN OUT'";
 
@@ -34,6 +36,9 @@ constexpr OtherOption kOptions[] = {
     {"expert-model-parallel-size", "ep", ""},
     {"ep-size", "ep", ""},
     {"verbose", "", "progress and warnings are shown without it, and -V prints the version"},
+    {"resume", "", kResume},
+    {"continue", "", kResume},
+    {"device", "", "everything runs on the CPU here"},
     {"i", "", kArguments},
     {"o", "", kArguments},
     {"input", "", kArguments},
@@ -69,6 +74,12 @@ constexpr OtherCommand kCommands[] = {
     {"dsv3-convert", "convert", kCasts},
     {"dsv3-convert", "fp8_cast_bf16", "did you mean 'fp8-to-bf16'?"},
     {"dsv3-convert", "fp8_cast_bf16.py", "did you mean 'fp8-to-bf16'?"},
+    {"dsv3-convert", "bf16-to-int4", "use 'quantize --to int4'"},
+    {"dsv3-convert", "bf16-to-int8", "use 'quantize --to int8'"},
+    {"dsv3-convert", "fp8-to-int4", "use 'quantize --to int4'"},
+    {"dsv3-convert", "fp8-to-int8", "use 'quantize --to int8'"},
+    {"dsv3-convert", "gguf", "did you mean 'to-gguf'?"},
+    {"dsv3-convert", "convert_hf_to_gguf.py", "did you mean 'to-gguf'?"},
     {"dsv3-convert", "diff", kCompare},
     {"dsv3-convert", "compare", kCompare},
     {"dsv3-convert", "verify", "checkpoints are checked by 'dsv3-verify all DIR'"},
@@ -79,6 +90,7 @@ constexpr OtherCommand kCommands[] = {
     {"dsv3-verify", "diff", "did you mean 'compare'?"},
     {"dsv3-verify", "check", "did you mean 'checksum check'? 'all' runs every check"},
     {"dsv3-verify", "verify", "'all' runs every check"},
+    {"dsv3-verify", "validate", "'all' runs every check"},
     {"dsv3-verify", "hash", "did you mean 'checksum create'?"},
     {"dsv3-verify", "sha256sum", "did you mean 'checksum check'?"},
     {"dsv3-verify", "sha256", "did you mean 'checksum check'?"},

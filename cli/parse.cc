@@ -1,7 +1,9 @@
 #include "cli/parse.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <string_view>
+#include <system_error>
 
 #include <CLI/CLI.hpp>
 
@@ -177,6 +179,8 @@ class WordWalker {
   if (const std::string advice = first.empty() ? AdviceForCommand(tool.name, word) : "";
       !advice.empty()) {
     message += "; " + advice;
+  } else if (std::error_code error; first.empty() && std::filesystem::exists(word, error)) {
+    message += "; it is a path, and the command stands before it";
   } else if (!near.empty()) {
     message += "; did you mean '" + before + near + "'?";
   } else if (!first.empty()) {

@@ -1,9 +1,11 @@
+#include <filesystem>
 #include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "tests/cli/run_tool.h"
+#include "tests/support/temp_dir.h"
 
 // Calls that the tables do not allow: exact stderr, nothing on stdout, exit code 2.
 namespace dsv3::testing {
@@ -52,6 +54,18 @@ TEST(UsageTest, MisspeltCommandGetsTheNearestOne) {
   ExpectUsageError({"dsv3-convert", "quantise"},
                    Error("unknown command 'quantise'; did you mean 'quantize'?") +
                        "Run 'dsv3-convert --help' to see what it accepts.\n");
+}
+
+TEST(UsageTest, APathInPlaceOfTheCommandIsCalledSo) {
+  const TempDir dir;
+  std::filesystem::create_directory(dir / "fp8");
+  ToolSetting setting;
+  setting.directory = dir.path().string();
+  const ToolResult result = RunTool({"dsv3-convert", "fp8", "bf16"}, setting);
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_EQ(result.err,
+            Error("unknown command 'fp8'; it is a path, and the command stands before it") +
+                "Run 'dsv3-convert --help' to see what it accepts.\n");
 }
 
 TEST(UsageTest, WordsOfOtherProgramsGetTheirNameHere) {
