@@ -6,6 +6,16 @@ include(CMakePackageConfigHelpers)
 set(dsv3_tools dsv3-convert dsv3-inspect dsv3-reshard dsv3-verify)
 set(dsv3_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/dsv3)
 
+# Where zsh looks: Debian's, in packages, below /usr in a directory for them, else in one for the
+# site. The prefix is known only when the files are installed.
+install(CODE [[
+  if(CMAKE_INSTALL_PREFIX STREQUAL "/usr")
+    set(dsv3_zsh_functions vendor-completions)
+  else()
+    set(dsv3_zsh_functions site-functions)
+  endif()
+]] COMPONENT dsv3)
+
 # The tools print the pages and completions when they are linked (dsv3_generated_files), so that an
 # installation needs no other target.
 foreach(tool IN LISTS dsv3_tools)
@@ -18,7 +28,7 @@ foreach(tool IN LISTS dsv3_tools)
   install(FILES ${PROJECT_BINARY_DIR}/completions/bash/${tool}
           DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions COMPONENT dsv3)
   install(FILES ${PROJECT_BINARY_DIR}/completions/zsh/_${tool}
-          DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/vendor-completions COMPONENT dsv3)
+          DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/\${dsv3_zsh_functions} COMPONENT dsv3)
   install(FILES ${PROJECT_BINARY_DIR}/completions/fish/${tool}.fish
           DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d COMPONENT dsv3)
 endforeach()
