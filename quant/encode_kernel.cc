@@ -47,17 +47,6 @@ BlockScales Reciprocals(const float* /*amax*/, const float* /*scales*/, std::siz
 // Units whose sums are added up in float, and in 16 bits, before they are widened.
 constexpr std::size_t kWidenUnits = 64;
 
-// Adds pairs of floats that are short sums to a double's lanes, and clears them.
-HWY_INLINE void Widen(VF& even, VF& odd, VD& total) {
-  const DF df;
-  const DD dd;
-  const hn::Half<DF> half;
-  const VF both = hn::Add(even, odd);
-  total = hn::Add(total, hn::Add(hn::PromoteTo(dd, hn::LowerHalf(half, both)),
-                                 hn::PromoteTo(dd, hn::UpperHalf(half, both))));
-  even = odd = hn::Zero(df);
-}
-
 // Adds up 16-bit counts, and clears them.
 HWY_INLINE void Count(V16& counts, std::uint64_t& total) {
   const DU du;
@@ -187,13 +176,8 @@ HWY_NOINLINE void EncodeRunAs(const EncodeRun& run, std::uint8_t* HWY_RESTRICT c
   Widen(squares0, squares1, all_squares);
   Count(nonzero_codes, all_nonzero_codes);
   Count(nonzero_values, all_nonzero_values);
-  quality.sum_squared_error += hn::GetLane(hn::SumOfLanes(dd, all_errors));
-  quality.sum_squares += hn::GetLane(hn::SumOfLanes(dd, all_squares));
+  AddTo<kLargest>(quality, all_errors, all_squares, largest0, largest1);
   quality.flushed_to_zero += all_nonzero_values - all_nonzero_codes;
-  if constexpr (kLargest) {
-    const float largest = hn::GetLane(hn::MaxOfLanes(df, hn::Max(largest0, largest1)));
-    quality.max_abs_error = std::max(quality.max_abs_error, static_cast<double>(largest));
-  }
 }
 
 template <typename Coder>

@@ -1,8 +1,10 @@
 // Values, quotients and codes in vectors, for each instruction set; included once for each by the
 // files that use foreach_target.h.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
+#include "quant/quality.h"
 #include "quant/quantize_rule.h"
 
 #if defined(DSV3_QUANT_QUANTIZE_LANES_INL_H) == defined(HWY_TARGET_TOGGLE)
@@ -162,6 +164,29 @@ HWY_INLINE void AddErrors(VF x, VF rounded, VF scale, VF& error_squares, VF& squ
   error_squares = hn::MulAdd(error, error, error_squares);
   squares = hn::MulAdd(x, x, squares);
   largest_error = hn::Max(largest_error, hn::Abs(error));
+}
+
+// Moves float sums, which stay short so, on to double.
+HWY_INLINE void Widen(VF& even, VF& odd, VD& total) {
+  const DF df;
+  const DD dd;
+  const hn::Half<DF> half;
+  const VF both = hn::Add(even, odd);
+  total = hn::Add(total, hn::Add(hn::PromoteTo(dd, hn::LowerHalf(half, both)),
+                                 hn::PromoteTo(dd, hn::UpperHalf(half, both))));
+  even = odd = hn::Zero(df);
+}
+
+// The largest errors only if they were looked for.
+template <bool kLargest>
+HWY_INLINE void AddTo(Quality& quality, VD errors, VD squares, VF largest0, VF largest1) {
+  const DD dd;
+  quality.sum_squared_error += hn::GetLane(hn::SumOfLanes(dd, errors));
+  quality.sum_squares += hn::GetLane(hn::SumOfLanes(dd, squares));
+  if constexpr (kLargest) {
+    const float largest = hn::GetLane(hn::MaxOfLanes(DF(), hn::Max(largest0, largest1)));
+    quality.max_abs_error = std::max(quality.max_abs_error, static_cast<double>(largest));
+  }
 }
 
 #endif  // HWY_TARGET != HWY_SCALAR

@@ -275,17 +275,6 @@ struct LeftOver {
   std::size_t end;
 };
 
-// Moves float sums, which stay short so, on to double.
-HWY_INLINE void Widen(VF& even, VF& odd, VD& total) {
-  const DF df;
-  const DD dd;
-  const hn::Half<DF> half;
-  const VF both = hn::Add(even, odd);
-  total = hn::Add(total, hn::Add(hn::PromoteTo(dd, hn::LowerHalf(half, both)),
-                                 hn::PromoteTo(dd, hn::UpperHalf(half, both))));
-  even = odd = hn::Zero(df);
-}
-
 // Encodes the rows of a tile of at most kRowPart columns across its blocks. Vectors with a code
 // that is not normal, what is less than a vector, and blocks whose rule is not regular are left to
 // EncodeByRule. rows.Begin(row) returns the address for the codes; rows.End(row) is called when
@@ -354,12 +343,7 @@ HWY_INLINE void EncodeRows(const QuantizeTile& tile, const BlockRule* rules,
   }
   Widen(errors0, errors1, all_errors);
   Widen(squares0, squares1, all_squares);
-  quality.sum_squared_error += hn::GetLane(hn::SumOfLanes(dd, all_errors));
-  quality.sum_squares += hn::GetLane(hn::SumOfLanes(dd, all_squares));
-  if constexpr (kLargest) {
-    const float largest = hn::GetLane(hn::MaxOfLanes(df, hn::Max(largest0, largest1)));
-    quality.max_abs_error = std::max(quality.max_abs_error, static_cast<double>(largest));
-  }
+  AddTo<kLargest>(quality, all_errors, all_squares, largest0, largest1);
 }
 
 #endif  // HWY_TARGET != HWY_SCALAR
