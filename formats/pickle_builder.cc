@@ -21,6 +21,24 @@ constexpr std::size_t kMaxGlobals = 10'000;
 constexpr std::string_view kSaveLess =
     "save the weights alone, in several files where there are many";
 
+// What to save in place of an object of this class, where trainers save such objects.
+std::string_view InPlaceOf(std::string_view global) {
+  if (global == "torch._tensor._rebuild_from_type_v2" ||
+      global == "torch._utils._rebuild_wrapper_subclass" ||
+      global.starts_with("torch.distributed.tensor.") ||
+      global.starts_with("torch.distributed._tensor.") ||
+      global.starts_with("torch.distributed._shard.")) {
+    return "it is perhaps of a tensor that is one rank's part (DTensor, ShardedTensor): save with "
+           "torch.distributed.checkpoint, or whole tensors "
+           "(StateDictOptions(full_state_dict=True))";
+  }
+  if (global.starts_with("torch._utils._rebuild_meta_tensor")) {
+    return "it is of a tensor on the device meta, which has no values: save the weights";
+  }
+  return "do not load this file with Python unless you trust its maker; if you do, save the "
+         "weights alone, as a dict of names and tensors";
+}
+
 }  // namespace
 
 void PickleErrors::Throw(std::string_view problem, std::string_view advice) const {
@@ -58,8 +76,7 @@ void PickleErrors::ForbiddenGlobal(std::string_view name) const {
   Throw(fmt::format("names the global {} (byte {}), which weights do not need; nothing of it was "
                     "run",
                     QuoteForMessage(name), place_),
-        "do not load this file with Python unless you trust its maker; if you do, save the "
-        "weights alone, as a dict of names and tensors");
+        InPlaceOf(name));
 }
 
 PickleBuilder::PickleBuilder(std::string_view text, const PickleGlobals& allowed,

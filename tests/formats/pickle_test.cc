@@ -215,6 +215,16 @@ TEST(PickleTest, RefusesOtherGlobalsWhereverTheyAre) {
   ExpectRefused(PickleText().Global("a\x1B[2J", "b").Stop(), "'a\\x1b[2J.b'");
 }
 
+TEST(PickleTest, SaysWhatToSaveInPlaceOfTensorsOfOtherClasses) {
+  const auto refused = [](std::string_view module, std::string_view name, std::string_view advice) {
+    ExpectRefused(PickleText().Global(module, name).Stop(), name, advice);
+  };
+  refused("torch._tensor", "_rebuild_from_type_v2", "full_state_dict=True");
+  refused("torch.distributed.tensor", "DTensor", "full_state_dict=True");
+  refused("torch.distributed._shard.sharded_tensor.api", "ShardedTensor", "full_state_dict=True");
+  refused("torch._utils", "_rebuild_meta_tensor_no_storage", "on the device meta");
+}
+
 TEST(PickleTest, RefusesOpcodesByName) {
   const auto opcode = [](std::string_view op, std::string_view name) {
     ExpectRefused(PickleText().Op("N").Op(op).Stop(),
