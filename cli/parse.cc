@@ -99,9 +99,10 @@ class WordWalker {
                              word.substr(word.find('=') + 1) + "'",
                          HelpHint(tool_, command));
       }
-      if (!value_is_next) continue;
-      ++i;
-      if (i < words_.size()) continue;
+      // "--threads=", of a variable that is empty: the next word is none of its own.
+      const bool is_empty = word.starts_with("--") && NamePart(word).size() + 1 == word.size();
+      if (!value_is_next && !is_empty) continue;
+      if (value_is_next && ++i < words_.size()) continue;
       throw UsageError("option --" + option->name + " needs a value; " + Accepted(*option),
                        HelpHint(tool_, command));
     }

@@ -205,6 +205,9 @@ TEST(UsageTest, ValuesStandWhereTheyBelong) {
                    Error("option --checksum needs a value; give sha256 or none") + kConvertHint);
   ExpectUsageError(Convert({"in", "out", "--quiet=yes"}),
                    Error("option --quiet takes no value, but was given 'yes'") + kConvertHint);
+  // As the shell leaves --threads="$n" where n is empty: the next word is not its value.
+  ExpectUsageError(Convert({"--threads=", "4", "out"}),
+                   Error("option --threads needs a value; write --threads N") + kConvertHint);
 }
 
 TEST(UsageTest, ControlCharactersOfTheCallDoNotReachTheTerminal) {
