@@ -128,6 +128,12 @@ class Reader {
       result_.unread = fmt::format("{} gives the columns another order", Quoted("weight_g_idx"));
       return;
     }
+    // ModelOpt's AWQ: what the codes mean is to be multiplied with it column by column.
+    if (evidence_.Has("pre_quant_scale")) {
+      result_.unread =
+          fmt::format("{} scales the columns of its activations", Quoted("pre_quant_scale"));
+      return;
+    }
     ScaledWeight weight;
     weight.weight = position_;
     weight.rows = (*matrix)[0];
@@ -307,6 +313,16 @@ class Reader {
       FailForMissingZeros(part);
       return false;
     }
+    // compressed-tensors takes the words for values there, and engines pass over them.
+    if (!ByColumns() && SaysSymmetric()) {
+      Fail(
+          evidence_.Position(part), "wrong-zero-points",
+          fmt::format("tensor {} holds zero points, but by config.json (symmetric) the codes of {} "
+                      "have none, so it is not clear what they mean; take the config.json that "
+                      "belongs to the weights, or leave the tensor out",
+                      QuoteForMessage(zeros->name), QuoteForMessage(codes_.name)));
+      return false;
+    }
     Shape expected = {CeilDiv(weight.ScaleRows(), kCodesOfWord), weight.ScaleCols()};
     if (ByColumns()) std::swap(expected[0], expected[1]);
     if (zeros->dtype != Dtype::kI32 || zeros->shape != expected || weight.block.rows != 1) {
@@ -320,6 +336,14 @@ class Reader {
     weight.zeros = evidence_.Position(part);
     weight.zero_format = ZeroFormat::kPackedRows;
     return true;
+  }
+
+  // Whether no group of the config has zero points.
+  bool SaysSymmetric() const {
+    const auto& quantization = evidence_.config().quantization;
+    return quantization && !quantization->groups.empty() &&
+           std::all_of(quantization->groups.begin(), quantization->groups.end(),
+                       [](const QuantizationGroup& group) { return group.symmetric; });
   }
 
   // Whether every group of the config has zero points.

@@ -33,8 +33,39 @@ constexpr std::array<std::string_view, 11> kOfCodes = {
 constexpr std::array<std::string_view, 5> kNotOfFloats = {"pre_quant_scale", "scales", "g_idx",
                                                           "SCB", "weight_scales"};
 
+// bitsandbytes puts more behind the name of the weight.
+constexpr std::string_view kBehindWeight = ".weight.";
+constexpr std::array<std::string_view, 7> kBitsandbytes = {"absmax",
+                                                           "quant_map",
+                                                           "nested_absmax",
+                                                           "nested_quant_map",
+                                                           "SCB",
+                                                           "quant_state.bitsandbytes__nf4",
+                                                           "quant_state.bitsandbytes__fp4"};
+
 bool Holds(std::span<const std::string_view> parts, std::string_view part) {
   return std::find(parts.begin(), parts.end(), part) != parts.end();
+}
+
+std::string DescribeBesideFloat(const std::string& name, const std::string& weight) {
+  return fmt::format(
+      "tensor {} belongs beside the codes of a quantised weight, but {} holds values that are not "
+      "quantised; was the checkpoint converted in part?",
+      QuoteForMessage(name), QuoteForMessage(weight));
+}
+
+// What bitsandbytes puts beside codes and stands beside a float.
+std::optional<std::string> DescribeBitsandbytesOrphan(const Catalog& catalog,
+                                                      const std::string& name) {
+  const std::size_t behind = name.rfind(kBehindWeight);
+  if (behind == std::string::npos) return std::nullopt;
+  const std::string weight = name.substr(0, behind + kBehindWeight.size() - 1);
+  const std::uint32_t position = catalog.Find(weight);
+  if (!Holds(kBitsandbytes, std::string_view(name).substr(weight.size() + 1)) ||
+      position == Catalog::kNone || !IsPlainFloat(catalog.tensors()[position].dtype)) {
+    return std::nullopt;
+  }
+  return DescribeBesideFloat(name, weight);
 }
 
 }  // namespace
@@ -75,6 +106,7 @@ std::string_view FindMissingPart(const FormEvidence& evidence,
 
 std::optional<std::string> DescribeOrphan(const Catalog& catalog, std::uint32_t tensor) {
   const std::string& name = catalog.tensors()[tensor].name;
+  if (auto orphan = DescribeBitsandbytesOrphan(catalog, name)) return orphan;
   const std::size_t dot = name.rfind('.');
   if (dot == std::string::npos) return std::nullopt;
   const std::string_view part = std::string_view(name).substr(dot + 1);
@@ -90,12 +122,7 @@ std::optional<std::string> DescribeOrphan(const Catalog& catalog, std::uint32_t 
   }
   if (!sure && !has_float) return std::nullopt;
   const char* const usual = part == kColumnZeros ? "qweight" : "weight_packed";
-  if (has_float) {
-    return fmt::format(
-        "tensor {} belongs beside the codes of a quantised weight, but {} holds "
-        "values that are not quantised; was the checkpoint converted in part?",
-        QuoteForMessage(name), QuoteForMessage(module + "weight"));
-  }
+  if (has_float) return DescribeBesideFloat(name, module + "weight");
   return fmt::format(
       "tensor {} belongs beside the codes of a quantised weight, but there are "
       "none: neither {} nor another name of theirs is in any shard; the checkpoint "

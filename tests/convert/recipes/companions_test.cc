@@ -58,8 +58,8 @@ class CompanionsTest : public DequantizeTest, public ::testing::WithParamInterfa
 
 TEST_P(CompanionsTest, EachThatIsMissingIsNamed) {
   for (const std::string& part : PartsBesideCodes(GetParam().make())) {
-    // Without zero points and offsets the codes are those of a form that has none.
-    if (part == "weight_zero_point" || part == "weight_offset") continue;
+    // Without offsets the codes are those of a form that has none.
+    if (part == "weight_offset") continue;
     Made made = GetParam().make();
     made.checkpoint.Drop(kModule + part);
     // Where a scale alone says what the codes are, the codes are named that nothing explains; as
@@ -126,8 +126,9 @@ INSTANTIATE_TEST_SUITE_P(Forms, CompanionsTest, ::testing::ValuesIn(kCases),
 class OrphanTest : public DequantizeTest {};
 
 TEST_F(OrphanTest, BesideAFloatIsNamed) {
-  for (const char* const part : {"weight_shape", "weight_scale_2", "input_global_scale",
-                                 "deq_scale", "scales", "SCB", "g_idx"}) {
+  for (const char* const part :
+       {"weight_shape", "weight_scale_2", "input_global_scale", "deq_scale", "scales", "SCB",
+        "g_idx", "weight.absmax", "weight.quant_state.bitsandbytes__nf4"}) {
     Made made = Int8Rows(Dtype::kBF16, 0);
     made.checkpoint.Add(kTinyShard1, "plain.weight", Dtype::kBF16, {4, 8});
     made.checkpoint.Add(kTinyShard1, std::string("plain.") + part, Dtype::kF32, {1});

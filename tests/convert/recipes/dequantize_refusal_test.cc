@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -83,6 +84,27 @@ TEST_F(DequantizeTest, RefusesShapesThatContradict) {
   zeros.shape = {kRows, 1};
   zeros.bytes.resize(kRows * 4);
   EXPECT_THAT(Refusal(made).message(), HasSubstr("expected I32 [3, 8]"));
+}
+
+// compressed-tensors takes the packed words for values then, and engines pass over them.
+TEST_F(DequantizeTest, RefusesZeroPointsThatTheConfigDenies) {
+  for (const char* symmetric : {"", R"(, "symmetric": true)"}) {
+    Made made = PackedInt4WithZeroPoints();
+    SetConfig(made, Compressed("pack-quantized", fmt::format(R"({{"num_bits": 4, "type": "int",
+                         "strategy": "group", "group_size": 32{}}})",
+                                                             symmetric)
+                                                     .c_str()));
+    EXPECT_THAT(Refusal(made).message(), AllOf(HasSubstr("weight_zero_point' holds zero points"),
+                                               HasSubstr("by config.json (symmetric)")));
+  }
+}
+
+// What the codes mean would have to be multiplied with it, column by column.
+TEST_F(DequantizeTest, RefusesScalesOfActivationsByColumns) {
+  Made made = NvFp4(false);
+  made.AddScale("pre_quant_scale", Dtype::kBF16, {kCols});
+  EXPECT_THAT(Refusal(made).message(),
+              HasSubstr("pre_quant_scale' scales the columns of its activations"));
 }
 
 TEST_F(DequantizeTest, RefusesTwoFormsOfOneWeight) {

@@ -103,6 +103,8 @@ inline Made PackedInt4(std::uint64_t group) {
 
 inline Made PackedInt4WithZeroPoints() {
   Made made = PackedInt4(32);
+  SetConfig(made, Compressed("pack-quantized", R"({"num_bits": 4, "type": "int",
+                       "strategy": "group", "group_size": 32, "symmetric": false})"));
   const TinyTensor zeros = made.Add("weight_zero_point", Dtype::kI32, {kRows / 8, kCols / 32});
   const TinyTensor codes = made.Part("weight_packed");
   const TinyTensor scale = made.Part("weight_scale");
