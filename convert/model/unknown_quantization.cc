@@ -1,11 +1,14 @@
 #include "convert/model/unknown_quantization.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <string_view>
 
 #include <fmt/format.h>
 
 #include "convert/model/scale_rules.h"
 #include "convert/model/stored_instead.h"
+#include "formats/dtype_kind.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 
@@ -44,6 +47,38 @@ std::optional<formats::Finding> FindUnknownQuantization(const Catalog& catalog,
                   "them by other means",
                   formats::ShownPath(file), QuoteForMessage(codes.name),
                   formats::DtypeName(codes.dtype), unknown)};
+}
+
+std::optional<formats::Finding> FindUnexplainedCodes(const Catalog& catalog,
+                                                     const ScaledWeights& weights) {
+  std::uint64_t others = 0;
+  const CatalogTensor* first = nullptr;
+  for (std::uint32_t i = 0; i < catalog.tensors_end(); ++i) {
+    const CatalogTensor& tensor = catalog.tensors()[i];
+    if (!formats::IsInteger(tensor.dtype) || tensor.shape.size() != 2 ||
+        !tensor.name.ends_with(".weight")) {
+      continue;
+    }
+    const auto formed =
+        std::lower_bound(weights.formed.begin(), weights.formed.end(), i,
+                         [](const auto& each, std::uint32_t at) { return each.weight < at; });
+    if (formed != weights.formed.end() && formed->weight == i) continue;
+    if (first == nullptr) {
+      first = &tensor;
+    } else {
+      ++others;
+    }
+  }
+  if (first == nullptr) return std::nullopt;
+  const std::string& file = catalog.files()[first->extent.file].name;
+  return formats::Finding{
+      formats::Severity::kWarning, "unexplained-codes", file, first->name,
+      fmt::format("{}: tensor {} is {}, and neither config.json nor a tensor beside it says what "
+                  "its codes mean, so its values cannot be judged{}; take the config.json that the "
+                  "tool wrote which quantised the weights, or check them by other means",
+                  formats::ShownPath(file), QuoteForMessage(first->name),
+                  formats::DtypeName(first->dtype),
+                  others == 0 ? "" : fmt::format(" ({} more such weights)", others))};
 }
 
 }  // namespace dsv3::convert

@@ -23,4 +23,9 @@ std::optional<formats::Finding> FindUnknownQuantization(const Catalog& catalog,
                                                         const ModelConfig& config,
                                                         const ScaledWeights& weights);
 
+// Of a checkpoint with weights of integers which nothing explains, neither the config nor a tensor
+// beside them: a warning of kind "unexplained-codes", which names the first one.
+std::optional<formats::Finding> FindUnexplainedCodes(const Catalog& catalog,
+                                                     const ScaledWeights& weights);
+
 }  // namespace dsv3::convert

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "convert/catalog/glob.h"
+#include "convert/model/unknown_quantization.h"
 #include "convert/model/zero_weights.h"
 #include "convert/open/base_tensors.h"
 #include "convert/open/gguf_model.h"
@@ -99,6 +100,9 @@ NumericReport VerifyNumeric(const NumericRequest& request, ProgressSink& progres
   }
   findings.insert(findings.end(), checkpoint.scaled.findings.begin(),
                   checkpoint.scaled.findings.end());
+  if (auto codes = FindUnexplainedCodes(catalog, checkpoint.scaled)) {
+    findings.push_back(std::move(*codes));
+  }
   formats::Findings shapes = FindWrongWeightShapes(
       catalog, checkpoint.scaled.pairs, [](std::string_view /*file*/) { return true; }, sources,
       stop);

@@ -166,6 +166,10 @@ StructureReport JudgeCheckpoint(OpenedModel& model) {
     if (auto unknown = FindUnknownQuantization(catalog, config->model, scales)) {
       findings.push_back(std::move(*unknown));
     }
+    // What a known model holds is compared below; a missing shard may explain more.
+    if (!config->model.known && !unreadable.any()) {
+      if (auto codes = FindUnexplainedCodes(catalog, scales)) findings.push_back(std::move(*codes));
+    }
     if (!unreadable.any()) {
       formats::Findings uneven = FindUnevenActivationScales(catalog, scales);
       std::move(uneven.begin(), uneven.end(), std::back_inserter(findings));

@@ -12,6 +12,7 @@
 
 #include "convert/open/completeness.h"
 #include "convert/recipes/bf16_to_fp8.h"
+#include "convert/verify/numeric.h"
 #include "tests/convert/model/quantized_form_test.h"
 #include "tests/convert/support/checkpoint_checks.h"
 
@@ -175,6 +176,24 @@ TEST_F(QuantizedFormTest, CodesOfAnUnknownMethodNeedNoScaleOfAKnownOne) {
   // Of a known one the scale is lost.
   SetConfig("quantization_config", kInt8Rows);
   EXPECT_THAT(Lines(Findings()), Not(IsEmpty()));
+}
+
+TEST_F(QuantizedFormTest, CodesThatNothingExplainsAreNamed) {
+  ReplaceExperts([](const Module& m) { m.Add("weight", Dtype::kI8, {m.rows, m.cols}); });
+  SetConfig("model_type", R"("other")");
+  const auto named = [](const formats::Findings& findings) {
+    return std::count_if(findings.begin(), findings.end(), [](const formats::Finding& finding) {
+      return finding.kind == "unexplained-codes" &&
+             finding.severity == formats::Severity::kWarning &&
+             finding.message.find("is I8, and neither config.json nor a tensor") !=
+                 std::string::npos &&
+             finding.message.find(" more such weights)") != std::string::npos;
+    });
+  };
+  EXPECT_EQ(named(Findings()), 1);
+  convert::ProgressSink progress;
+  const convert::NumericRequest request{.input = in(), .histogram = ""};
+  EXPECT_EQ(named(convert::VerifyNumeric(request, progress, {}).verification.findings), 1);
 }
 
 // By ModelOpt's algorithm: its scales are lost.
