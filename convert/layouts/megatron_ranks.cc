@@ -299,7 +299,8 @@ class RankReader {
         Fail(
             "", sliced.name,
             fmt::format("tensor {}: no file holds the slice of {} parallel rank {} of {}; copy the "
-                        "missing mp_rank_* folders",
+                        "missing mp_rank_* folders, or save the checkpoint again if none is "
+                        "missing",
                         QuoteForMessage(sliced.name), sliced.kind, i, ranks));
       }
       AddCopies(sliced.ranks[i].front(), sliced.ranks[i]);

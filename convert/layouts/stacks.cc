@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <utility>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -114,20 +115,42 @@ std::string KnownStacks() {
   return fmt::format("{}", fmt::join(known, ", "));
 }
 
+[[noreturn]] void Fail(const std::string& tensor, std::string message) {
+  throw Error(ErrorCode::kBadInput, std::move(message), {"", tensor});
+}
+
 [[noreturn]] void FailUnknown(const std::vector<StackTensor>& tensors) {
   constexpr std::size_t kShown = 3;
+  if (tensors.empty()) Fail("", "the checkpoint holds no tensor; save the model's state_dict");
+  for (const StackTensor& tensor : tensors) {
+    if (tensor.name.find(".lora_A.") == std::string::npos) continue;
+    Fail(tensor.name,
+         fmt::format("tensor {} is of an adapter (LoRA of PEFT), which changes the weights beside "
+                     "it; merge it into them first (merge_and_unload), and save the model",
+                     QuoteForMessage(tensor.name)));
+  }
+  for (const StackTensor& tensor : tensors) {
+    for (const StackRow& row : kStacks) {
+      const std::string ending = fmt::format(".{}", row.embedding);
+      if (!tensor.name.ends_with(ending)) continue;
+      Fail(tensor.name,
+           fmt::format("tensor {} is the embedding of {}, but {} before it is not a name that "
+                       "wrappers of models have, so whose weights these are is not known; save the "
+                       "state_dict of the model alone",
+                       QuoteForMessage(tensor.name), row.name,
+                       QuoteForMessage(tensor.name.substr(0, tensor.name.size() - ending.size()))));
+    }
+  }
   std::vector<std::string> seen;
   for (std::size_t i = 0; i < std::min(kShown, tensors.size()); ++i) {
     seen.push_back(QuoteForMessage(tensors[i].name));
   }
-  throw Error(
-      ErrorCode::kBadInput,
-      fmt::format(
-          "the checkpoint holds {} tensors{}{}{}, but the embedding of no training stack that is "
-          "known: {}; the checkpoint is incomplete, or export it with the tools of its "
-          "stack to one of these",
-          tensors.size(), seen.empty() ? "" : " such as ", fmt::join(seen, ", "),
-          tensors.size() > kShown ? " …" : "", KnownStacks()));
+  Fail("",
+       fmt::format("the checkpoint holds {} such as {}{}, but the embedding of no training stack "
+                   "that is known: {}; the checkpoint is incomplete, or export it with the tools "
+                   "of its stack to one of these",
+                   tensors.size() == 1 ? "1 tensor" : fmt::format("{} tensors", tensors.size()),
+                   fmt::join(seen, ", "), tensors.size() > kShown ? " …" : "", KnownStacks()));
 }
 
 }  // namespace

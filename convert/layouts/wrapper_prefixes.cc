@@ -35,6 +35,13 @@ std::string WithoutWrappedModules(std::string_view name) {
   return without;
 }
 
+bool HasWrappedModules(std::string_view name) {
+  return std::any_of(kWrappedModules.begin(), kWrappedModules.end(), [&](std::string_view segment) {
+    const std::size_t at = name.find(segment);
+    return at == 0 || (at != std::string_view::npos && name[at - 1] == '.');
+  });
+}
+
 bool IsWrapperPrefix(std::string_view text) {
   while (!text.empty()) {
     const std::string_view segment = FirstSegment(text);

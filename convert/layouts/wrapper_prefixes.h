@@ -10,6 +10,9 @@ namespace dsv3::convert {
 // ("_orig_mod"), activation checkpointing and FSDP.
 std::string WithoutWrappedModules(std::string_view name);
 
+// Whether the name has such segments.
+bool HasWrappedModules(std::string_view name);
+
 // Whether a text is empty or what wrappers of the whole model put before its names, such as
 // "module." (DDP) and "model." or "state_dict." (a dictionary that holds the model's).
 bool IsWrapperPrefix(std::string_view text);

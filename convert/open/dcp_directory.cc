@@ -73,6 +73,7 @@ class DcpDirectory final : public TrainingReader {
         items[chunk.file].push_back({t, c});
       }
     }
+    for (std::uint32_t f = 0; f < items.size(); ++f) RequireApart(f, items[f]);
     std::vector<std::optional<formats::InputFile>> files(items.size());
     std::vector<std::vector<FoundItem>> found(items.size());
     tbb::parallel_for(std::size_t{0}, items.size(), [&](std::size_t f) {
@@ -118,6 +119,28 @@ class DcpDirectory final : public TrainingReader {
                   {name, ""});
     }
     return OpenFileOf(place_, name);
+  }
+
+  // Each item is an archive of its own: where two share bytes, one of them is not the tensor's.
+  void RequireApart(std::uint32_t file, std::vector<Item> items) const {
+    const auto chunk_of = [&](const Item& item) -> const formats::DcpChunk& {
+      return metadata_.tensors[item.tensor].chunks[item.chunk];
+    };
+    std::sort(items.begin(), items.end(), [&](const Item& a, const Item& b) {
+      return chunk_of(a).range.offset < chunk_of(b).range.offset;
+    });
+    for (std::size_t i = 1; i < items.size(); ++i) {
+      const formats::FileRange& first = chunk_of(items[i - 1]).range;
+      const formats::FileRange& second = chunk_of(items[i]).range;
+      if (second.offset - first.offset >= first.bytes) continue;
+      Fail(metadata_.files[file], metadata_.tensors[items[i].tensor].name,
+           fmt::format("the item of its chunk at {} begins at byte {} of the file, inside that of "
+                       "the chunk at {} of {}, which has {} from byte {}",
+                       formats::ShapeToString(chunk_of(items[i]).offsets), second.offset,
+                       formats::ShapeToString(chunk_of(items[i - 1]).offsets),
+                       QuoteForMessage(metadata_.tensors[items[i - 1].tensor].name),
+                       formats::ExactBytes(first.bytes), first.offset));
+    }
   }
 
   FoundItem ReadItem(const formats::InputFile& file, const Item& item) const {

@@ -172,6 +172,7 @@ class MegatronRankFiles final : public ReaderOfPieces {
                          "one checkpoint",
                          TextOf(sizes), ranks_.front().file, TextOf(sizes_)));
     }
+    RequireIteration(save.pickle, name);
     const MegatronRank rank = RankOf(name, sizes);
     // One virtual stage after the other, as ReadMegatronRanks counts the tensors.
     std::map<std::uint64_t, std::vector<const formats::TorchTensor*>> stages;
@@ -201,6 +202,19 @@ class MegatronRankFiles final : public ReaderOfPieces {
     }
   }
 
+  // Pipeline ranks need not hold any copies by which files of two iterations would show.
+  void RequireIteration(const formats::Pickle& pickle, const std::string& name) {
+    const PickleId value = pickle.Get(pickle.root(), "iteration");
+    const auto iteration = value == kNoPickle ? std::nullopt : pickle.Int(value);
+    if (!iteration) return;
+    if (!iteration_) iteration_ = {*iteration, name};
+    if (iteration_->first == *iteration) return;
+    Refuse(name, "",
+           fmt::format("it is of iteration {}, but {} of iteration {}; take all files from one "
+                       "checkpoint",
+                       *iteration, iteration_->second, iteration_->first));
+  }
+
   void AddTensor(std::uint32_t source, const formats::TorchSave& save,
                  const formats::TorchTensor& view) {
     const std::string in_file = save.Name(view);
@@ -228,6 +242,7 @@ class MegatronRankFiles final : public ReaderOfPieces {
   }
 
   MegatronSizes sizes_;
+  std::optional<std::pair<std::int64_t, std::string>> iteration_;  // and the first file with one
   std::vector<MegatronRank> ranks_;
   // The files of tensors whose elements do not lie one behind the other, by position.
   std::map<std::uint32_t, std::string> apart_;

@@ -1,4 +1,5 @@
-// Safetensors files of MindSpore, which param_name_map.json lists.
+// Safetensors files that hold tensors whole: MindSpore's, which param_name_map.json lists, and
+// those in the form of a Hugging Face checkpoint.
 
 #include <map>
 #include <string>
@@ -75,7 +76,27 @@ class NamedSafetensors final : public ReaderOfPieces {
   }
 };
 
+class Safetensors final : public ReaderOfPieces {
+ public:
+  explicit Safetensors(const TrainingPlace& place) {
+    for (const std::string& name : place.files) {
+      const formats::InputFile file = OpenFileOf(place, name);
+      const formats::SafetensorsHeader header = formats::ReadSafetensorsHeader(file);
+      const std::uint32_t source = stored_.AddFile(place.directory / name, file, header.digest);
+      for (const formats::SafetensorsTensor& held : header.tensors) {
+        tensors_.push_back({held.name, held.dtype, held.shape, {}});
+        tensors_.back().pieces.push_back(
+            stored_.AddBox(source, held, header.data_offset, formats::Shape(held.shape.size(), 0)));
+      }
+    }
+  }
+};
+
 }  // namespace
+
+std::unique_ptr<TrainingReader> ReadSafetensors(const TrainingPlace& place) {
+  return std::make_unique<Safetensors>(place);
+}
 
 std::unique_ptr<TrainingReader> ReadNamedSafetensors(const TrainingPlace& place) {
   return std::make_unique<NamedSafetensors>(place);

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/layouts/training_names.h"
 #include "convert/model/expected_tensors.h"
 #include "convert/model/model_check.h"
 #include "convert/open/completeness.h"
@@ -212,12 +213,30 @@ void CheckShardNames(const formats::CheckpointFiles& files) {
   }
 }
 
+// What a trainer saved as safetensors under its own names; nothing for other files.
+std::optional<TrainingPlace> TrainingPlaceOf(const formats::CheckpointFiles& files,
+                                             const OpenOptions& options) {
+  std::vector<std::string_view> names;
+  for (const formats::ShardFile& shard : files.shards) {
+    for (const formats::SafetensorsTensor& tensor : shard.header.tensors) {
+      names.push_back(tensor.name);
+    }
+  }
+  if (!AreNamesOfTraining(names)) return std::nullopt;
+  TrainingPlace place{TrainingPlace::Kind::kSafetensors, files.directory, {}, options.freed};
+  for (const formats::ShardFile& shard : files.shards) place.files.push_back(shard.name);
+  return place;
+}
+
 OpenedModel OpenCheckpoint(const fs::path& input, const OpenOptions& options) {
   OpenedModel model;
   formats::CheckpointFiles files = formats::OpenCheckpointFiles(input, options.freed);
   NameUnlistedHolders(files, files.findings);
   formats::RequireConsistent(files);
   CheckShardNames(files);
+  if (options.takes_config) {
+    if (const auto place = TrainingPlaceOf(files, options)) return OpenTraining(*place, options);
+  }
   const fs::path config = ConfigPath(files, options, model);
   if (!model.config_given && !files.HasConfig()) FailNoConfig(files, options.takes_config);
   model.config_text = formats::ReadSmallFile(config, kMaxConfigBytes);

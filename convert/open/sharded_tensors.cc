@@ -187,11 +187,16 @@ ExpressionPtr Composer::Make(const ComposedTensor& composed) {
   for (const TensorPart& part : composed.parts) {
     const ShardedTensor& source = tensors_[part.source];
     if (source.dtype != first.dtype) {
+      // Those of two ranks have one name, but not one file.
+      const auto name = [&](const ShardedTensor& of) {
+        const bool alike = source.name == first.name && !of.pieces.empty();
+        return QuoteForMessage(alike ? stored_.tensors()[of.pieces[0].stored].name : of.name);
+      };
       refuse(
           fmt::format("{} is {} and {} is {}, and both are parts of it; save the checkpoint in "
                       "one dtype",
-                      QuoteForMessage(first.name), formats::DtypeName(first.dtype),
-                      QuoteForMessage(source.name), formats::DtypeName(source.dtype)));
+                      name(first), formats::DtypeName(first.dtype), name(source),
+                      formats::DtypeName(source.dtype)));
     }
     AddTiles(part, composed.name, tiles);
   }

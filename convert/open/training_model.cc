@@ -32,10 +32,12 @@ namespace {
 namespace fs = std::filesystem;
 using formats::kConfigName;
 
-// The config that was named, or that lies beside the files or in the directory around them.
+// The config that was named, or that lies beside the files or in the directory around them, there
+// also where verl puts it.
 fs::path FindConfig(const TrainingPlace& place, const OpenOptions& options) {
   if (!options.config.empty()) return options.config;
-  for (const fs::path& directory : {place.directory, place.directory.parent_path()}) {
+  const fs::path around = place.directory.parent_path();
+  for (const fs::path& directory : {place.directory, around, around / "huggingface"}) {
     if (formats::Exists(directory / kConfigName)) return directory / kConfigName;
   }
   throw Error(ErrorCode::kUsage,
@@ -50,7 +52,8 @@ fs::path FindConfig(const TrainingPlace& place, const OpenOptions& options) {
 // hold nothing but the training's own files.
 void TakeSideFiles(const TrainingPlace& place, OpenedModel& model) {
   if (place.kind == TrainingPlace::Kind::kTorchFiles ||
-      place.kind == TrainingPlace::Kind::kNamedSafetensors) {
+      place.kind == TrainingPlace::Kind::kNamedSafetensors ||
+      place.kind == TrainingPlace::Kind::kSafetensors) {
     for (const std::string& name : formats::ListCheckpoint(place.directory, false).side_files) {
       if (name == kConfigName || name == kParameterMap ||
           std::count(place.files.begin(), place.files.end(), name) != 0) {

@@ -8,13 +8,16 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include "convert/open/other_stacks.h"
 #include "formats/checkpoint_files.h"
 #include "formats/dcp_safetensors.h"
 #include "formats/error.h"
 #include "formats/io/existence.h"
 #include "formats/io/input_file.h"
 #include "formats/json/json_reader.h"
+#include "formats/left_behind.h"
 #include "formats/message_text.h"
 #include "formats/shard_index.h"
 
@@ -26,6 +29,10 @@ namespace fs = std::filesystem;
 constexpr char kLatest[] = "latest_checkpointed_iteration.txt";
 constexpr char kDcpMetadata[] = ".metadata";
 constexpr char kTorchIndex[] = "pytorch_model.bin.index.json";
+constexpr std::string_view kLightning = ".ckpt";  // Lightning's files of torch.save
+
+// How deep below a directory without weights training checkpoints are looked for.
+constexpr int kLevelsBelow = 2;
 
 [[noreturn]] void Refuse(const fs::path& path, const std::string& problem) {
   throw Error(ErrorCode::kBadInput, fmt::format("{}: {}", formats::ShownPath(path), problem),
@@ -61,12 +68,19 @@ bool IsTorchName(std::string_view name) {
   return name.ends_with(".pt") || name.ends_with(".pth") || name.ends_with(".bin");
 }
 
-// Files beside the weights that trainers also write with torch.save.
+// Files and directories beside the weights that trainers write for themselves.
 bool IsStateOfTraining(std::string_view name) {
-  constexpr std::array<std::string_view, 7> kStarts = {
-      "optimizer", "scheduler", "rng_state", "training_args", "scaler", "adapter_", "trainer_"};
-  return std::any_of(kStarts.begin(), kStarts.end(),
+  constexpr std::array<std::string_view, 4> kStarts = {"optim", "adapter_", "trainer_", "recipe_"};
+  return formats::KindOfLeftBehind(name) == formats::LeftBehindKind::kTrainingState ||
+         name.starts_with("scheduler") || name.starts_with("scaler") ||
+         name.starts_with("training_args") ||
+         std::any_of(kStarts.begin(), kStarts.end(),
                      [&](std::string_view start) { return name.starts_with(start); });
+}
+
+// Whether a trainer wrote the file as transformers writes a model.
+bool IsExported(std::string_view name) {
+  return name.starts_with("pytorch_model") && name.ends_with(".bin");
 }
 
 // Whether the first bytes are those of a zip archive, or of torch.save before version 1.6.
@@ -91,7 +105,7 @@ TorchStart StartOf(const fs::path& path, const Freed& freed) {
   return TorchStart::kNone;
 }
 
-// The directory of the iteration that a Megatron directory names.
+// The directory of the iteration that a directory of Megatron or verl names.
 fs::path LatestIteration(const fs::path& directory) {
   std::string text = formats::ReadSmallFile(directory / kLatest, 64);
   while (!text.empty() && (text.back() == '\n' || text.back() == '\r' || text.back() == ' ')) {
@@ -109,37 +123,14 @@ fs::path LatestIteration(const fs::path& directory) {
   }
   std::error_code ignored;
   if (!fs::is_directory(directory / name, ignored)) {
+    const fs::path of_verl = directory / fmt::format("global_step_{}", text);
+    if (number && fs::is_directory(of_verl, ignored)) return of_verl;
     Refuse(directory / kLatest,
            fmt::format("it names {}, and there is no such directory; name the directory of an "
                        "iteration that is there",
                        QuoteForMessage(name)));
   }
   return directory / name;
-}
-
-// Forms of other stacks, which are known by their names.
-void RefuseOtherStacks(const fs::path& directory, const std::vector<std::string>& names) {
-  for (const std::string& name : names) {
-    if (name.starts_with("zero_pp_rank_") || name.ends_with("_model_states.pt") ||
-        name == "zero_to_fp32.py") {
-      Refuse(directory,
-             "these are the files of a DeepSpeed checkpoint, which is not read; run the "
-             "zero_to_fp32.py beside it, and give what it writes");
-    }
-    if (name.starts_with("model_world_size_") && name.ends_with(".pt")) {
-      Refuse(directory,
-             "these are verl's files of FSDP ranks, which hold pickled objects and are not read; "
-             "run verl's model_merger first, and give what it writes");
-    }
-  }
-  if (std::find(names.begin(), names.end(), "metadata.json") != names.end()) {
-    const std::string text = formats::ReadSmallFile(directory / "metadata.json", 1 << 16);
-    if (text.find("zarr") != std::string::npos) {
-      Refuse(directory,
-             "metadata.json says that the checkpoint is in the format zarr, which is not read; "
-             "save it with Megatron as torch_dist (--ckpt-format torch_dist)");
-    }
-  }
 }
 
 // The files of Megatron's ranks, each in a folder of its own.
@@ -201,13 +192,62 @@ std::vector<std::string> ListedFiles(const fs::path& directory, const Freed& fre
   return files;
 }
 
-std::optional<TrainingPlace> FindInDirectory(const fs::path& directory, const Freed& freed) {
+std::optional<TrainingPlace> FindInDirectory(const fs::path& directory, const Freed& freed,
+                                             int levels = kLevelsBelow);
+
+// Where a directory holds no weights of its own, throws Error with the directories below it that
+// are training checkpoints, or with what the first of them says of itself.
+void RefuseForPlacesBelow(const fs::path& directory, const std::vector<std::string>& names,
+                          int levels) {
+  constexpr std::size_t kMostDirectories = 64;
+  constexpr std::size_t kMostShown = 4;
+  const auto has = [&](std::string_view name) {
+    return std::binary_search(names.begin(), names.end(), name);
+  };
+  const bool is_other = std::any_of(names.begin(), names.end(), [](const std::string& name) {
+    return name.ends_with(".gguf") || name.starts_with(".dsv3-");
+  });
+  if (levels == 0 || is_other || has("layout.json") || has("snapshots")) return;
+  std::vector<std::string> found;
+  std::optional<Error> first;
+  std::size_t seen = 0;
+  for (const std::string& name : names) {
+    std::error_code ignored;
+    if (name.starts_with('.') || !fs::is_directory(directory / name, ignored)) continue;
+    if (++seen > kMostDirectories) break;
+    try {
+      if (FindInDirectory(directory / name, {}, levels - 1)) found.push_back(name);
+    } catch (const Error& error) {
+      if (!first && error.code() == ErrorCode::kBadInput) first = error;
+    }
+  }
+  // Optimizers lie beside their models.
+  std::erase_if(found, [](const std::string& name) { return IsStateOfTraining(name); });
+  if (found.empty()) {
+    if (first) throw Error(*first);
+    return;
+  }
+  // The last one is that of the highest number.
+  std::stable_sort(found.begin(), found.end(),
+                   [](const std::string& a, const std::string& b) { return a.size() < b.size(); });
+  const fs::path last = directory / found.back();
+  const std::size_t others = found.size() - std::min(found.size(), kMostShown);
+  found.resize(found.size() - others);
+  Refuse(directory,
+         fmt::format("this directory holds no weights of its own, but training checkpoints lie "
+                     "below it: {}{}; give the one that is wanted: {}",
+                     fmt::join(found, ", "), others == 0 ? "" : fmt::format(" and {} more", others),
+                     formats::ShownPath(last)));
+}
+
+std::optional<TrainingPlace> FindInDirectory(const fs::path& directory, const Freed& freed,
+                                             int levels) {
   using Kind = TrainingPlace::Kind;
   const std::vector<std::string> names = NamesIn(directory, freed);
   const auto has = [&](std::string_view name) {
     return std::binary_search(names.begin(), names.end(), name);
   };
-  if (has(kLatest)) return FindInDirectory(LatestIteration(directory), freed);
+  if (has(kLatest)) return FindInDirectory(LatestIteration(directory), freed, levels);
   std::vector<std::string> shards;
   bool others = has(formats::kShardIndexName);
   for (const std::string& name : names) {
@@ -228,30 +268,42 @@ std::optional<TrainingPlace> FindInDirectory(const fs::path& directory, const Fr
   if (has(kDcpMetadata) && !others) return TrainingPlace{Kind::kDcp, directory, {}};
   if (others) return std::nullopt;
   if (!shards.empty()) return TrainingPlace{Kind::kDcpSafetensors, directory, shards};
-  RefuseOtherStacks(directory, names);
+  // What DeepSpeed's own script or its trainer wrote beside its files is the model.
+  const bool has_exported = has(kTorchIndex) || std::any_of(names.begin(), names.end(), IsExported);
+  if (const std::string other = DescribeOtherDirectory(directory, names);
+      !has_exported && !other.empty()) {
+    Refuse(directory, other);
+  }
   std::vector<std::string> ranks = RankFiles(directory, names, freed);
   if (!ranks.empty()) return TrainingPlace{Kind::kMegatronRanks, directory, std::move(ranks)};
   if (has(kTorchIndex))
     return TrainingPlace{Kind::kTorchFiles, directory, ListedFiles(directory, freed)};
   std::vector<std::string> files;
   for (const std::string& name : names) {
-    if (IsTorchName(name) && !IsStateOfTraining(name)) files.push_back(name);
+    const bool is_torch =
+        IsTorchName(name) ||
+        (name.ends_with(kLightning) && StartOf(directory / name, freed) == TorchStart::kZip);
+    if (is_torch && !IsStateOfTraining(name)) files.push_back(name);
   }
+  if (has_exported) std::erase_if(files, [](const std::string& name) { return !IsExported(name); });
   // Files without an index belong together only where they say so.
   const bool together = std::all_of(files.begin(), files.end(), [](const std::string& name) {
     return name.starts_with("pytorch_model-");
   });
+  if (files.empty()) RefuseForPlacesBelow(directory, names, levels);
   if (files.empty() || (files.size() > 1 && !together)) return std::nullopt;
   return TrainingPlace{Kind::kTorchFiles, directory, files};
 }
 
 std::optional<TrainingPlace> FindFile(const fs::path& input, const fs::path& path,
                                       const Freed& freed) {
-  RefuseOtherStacks(path.parent_path(), {path.filename().string()});
+  const std::string name = path.filename().string();
+  if (const std::string other = DescribeOtherFile(name); !other.empty()) {
+    Refuse(input, other);
+  }
   switch (StartOf(path, freed)) {
     case TorchStart::kZip:
-      return TrainingPlace{
-          TrainingPlace::Kind::kTorchFiles, path.parent_path(), {path.filename().string()}};
+      return TrainingPlace{TrainingPlace::Kind::kTorchFiles, path.parent_path(), {name}};
     case TorchStart::kOld:
       Refuse(input,
              "this is a file of torch.save before PyTorch 1.6, which is not read; load it with a "
@@ -259,7 +311,20 @@ std::optional<TrainingPlace> FindFile(const fs::path& input, const fs::path& pat
     case TorchStart::kNone:
       break;
   }
+  if (name.ends_with(kLightning) && formats::Exists(path)) {
+    Refuse(input,
+           "it is no file of torch.save; if it is MindSpore's, make a safetensors file of it with "
+           "mindspore.ckpt_to_safetensors, and if it is TensorFlow's, give the model as "
+           "safetensors with Hugging Face's names");
+  }
   return std::nullopt;
+}
+
+// Whether a file is a part of a distributed checkpoint, which all of its directory is.
+bool IsPartOfDcp(const fs::path& path, const Freed& freed) {
+  const std::string name = path.filename().string();
+  return (name == kDcpMetadata || name.ends_with(".distcp")) &&
+         HasFile(path.parent_path(), kDcpMetadata, freed);
 }
 
 }  // namespace
@@ -275,6 +340,8 @@ std::optional<TrainingPlace> FindTraining(const fs::path& input, const Freed& fr
                             freed);
   } else if (path.filename() == kMegatronRankFile && IsRankFolder(path.parent_path(), freed)) {
     found = FindInDirectory(path.parent_path().parent_path(), freed);
+  } else if (IsPartOfDcp(path, freed)) {
+    found = FindInDirectory(path.parent_path(), freed);
   } else {
     found = FindFile(input, path, freed);
   }

@@ -21,6 +21,7 @@ struct TrainingPlace {
     kDcp,               // a directory of torch.distributed.checkpoint: .metadata and *.distcp
     kDcpSafetensors,    // the same as safetensors: shard-00001-model-00001-of-00002.safetensors
     kNamedSafetensors,  // MindSpore's safetensors files, which kParameterMap lists
+    kSafetensors,       // files in the form of a Hugging Face checkpoint, with a trainer's names
     kMegatronRanks,     // Megatron's format torch: mp_rank_00_001/model_optim_rng.pt
   };
   Kind kind = Kind::kTorchFiles;

@@ -143,6 +143,8 @@ std::unique_ptr<TrainingReader> ReadTraining(const TrainingPlace& place) {
       return ReadDcpSafetensors(place);
     case TrainingPlace::Kind::kNamedSafetensors:
       return ReadNamedSafetensors(place);
+    case TrainingPlace::Kind::kSafetensors:
+      return ReadSafetensors(place);
     case TrainingPlace::Kind::kMegatronRanks:
       return ReadMegatronRankFiles(place);
   }

@@ -54,6 +54,7 @@ std::unique_ptr<TrainingReader> ReadTorchFiles(const TrainingPlace& place);
 std::unique_ptr<TrainingReader> ReadDcp(const TrainingPlace& place);
 std::unique_ptr<TrainingReader> ReadDcpSafetensors(const TrainingPlace& place);
 std::unique_ptr<TrainingReader> ReadNamedSafetensors(const TrainingPlace& place);
+std::unique_ptr<TrainingReader> ReadSafetensors(const TrainingPlace& place);
 std::unique_ptr<TrainingReader> ReadMegatronRankFiles(const TrainingPlace& place);
 
 // The file of each tensor by kParameterMap, of a place of kNamedSafetensors: flat, or in the member

@@ -68,7 +68,25 @@ TEST(Stacks, SayWhatWasSeenWhereNoneIsKnown) {
   EXPECT_EQ(error.code(), ErrorCode::kBadInput);
   EXPECT_THAT(error.message(), HasSubstr("holds 4 tensors such as 'a.x', 'b.y', 'c.z' …"));
   EXPECT_THAT(error.message(), HasSubstr("megatron (embedding.word_embeddings.weight)"));
-  EXPECT_THAT(ErrorOf([] { DetectStack({}); }).message(), HasSubstr("holds 0 tensors, but"));
+  EXPECT_THAT(ErrorOf([] { DetectStack({}); }).message(), HasSubstr("holds no tensor"));
+  EXPECT_THAT(ErrorOf([] { DetectStack(Named({"a.x"})); }).message(), HasSubstr("holds 1 tensor "));
+}
+
+TEST(Stacks, SayWhoseEmbeddingIsBehindAnUnknownName) {
+  const Error error = ErrorOf([] {
+    DetectStack(Named({"a.x", "net.model.embed_tokens.weight", "b.y"}));
+  });
+  EXPECT_EQ(error.place().tensor, "net.model.embed_tokens.weight");
+  EXPECT_THAT(error.message(), HasSubstr("is the embedding of hf, but 'net' before it"));
+}
+
+TEST(Stacks, SayThatAnAdapterIsToBeMerged) {
+  const Error error = ErrorOf([] {
+    DetectStack(
+        Named({"base_model.model.model.embed_tokens.weight",
+               "base_model.model.model.layers.0.self_attn.q_a_proj.lora_A.default.weight"}));
+  });
+  EXPECT_THAT(error.message(), HasSubstr("merge_and_unload"));
 }
 
 TEST(Stacks, RejectAnotherThanTheWantedOne) {

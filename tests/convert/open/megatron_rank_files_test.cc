@@ -46,6 +46,7 @@ struct RankFile {
   bool has_args = true;
   std::vector<std::pair<std::string, std::size_t>> models;  // key and position in RankModel::ranks
   std::int64_t vector_stride = 1;
+  std::int64_t iteration = 7;
 };
 
 class MegatronRankFilesTest : public TrainToInferTest {
@@ -111,7 +112,7 @@ class MegatronRankFilesTest : public TrainToInferTest {
       }
       pickle.Op("u");
     }
-    pickle.Text("optimizer").Op("}(");
+    pickle.Text("iteration").Int(file.iteration).Text("optimizer").Op("}(");
     put("exp_avg", {3}, {1, 2, 3});
     return TorchArchive(pickle.Op("uu").Stop(), storages);
   }
@@ -321,6 +322,15 @@ TEST_F(MegatronRankFilesTest, RejectFilesOfTwoTrainings) {
   const Error error = Refused(Saved(), [](auto& files) { files[1].args[2].second = 4; });
   EXPECT_EQ(error.place().file, "mp_rank_01_000_001/model_optim_rng.pt");
   EXPECT_THAT(error.message(), HasSubstr("it was saved by ranks of the sizes"));
+}
+
+// What ranks of two stages hold need not overlap, so that no copies differ.
+TEST_F(MegatronRankFilesTest, RejectFilesOfTwoIterations) {
+  const Error error = Refused(Saved(), [](auto& files) { files[3].iteration = 8; });
+  EXPECT_EQ(error.place().file, "mp_rank_01_001_001/model_optim_rng.pt");
+  EXPECT_THAT(error.message(),
+              HasSubstr("it is of iteration 8, but mp_rank_00_000_000/model_optim_rng.pt of "
+                        "iteration 7"));
 }
 
 TEST_F(MegatronRankFilesTest, RejectAFolderWhoseNameDoesNotFitTheArguments) {

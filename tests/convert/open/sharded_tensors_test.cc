@@ -182,7 +182,14 @@ TEST_F(TwoPieces, MustNotOverlap) {
 TEST_F(TwoPieces, MustHaveOneDtype) {
   composed_.parts[0].box.row_end = 2;
   composed_.parts.push_back({1, {4, 3}, {0, 2, 0, 3}, false, 2, 0});
+  EXPECT_THAT(ErrorOfMaking().message(),
+              HasSubstr("'whole' is BF16 and 'other' is F32, and both "));
   EXPECT_THAT(ErrorOfMaking().message(), HasSubstr("in one dtype"));
+  // Of two files that give it one name the places are named.
+  tensors_[1].name = "whole";
+  tensors_[1].pieces = {{{0, 0}, {2, 3}, 1, 0, {3, 1}}};
+  EXPECT_THAT(ErrorOfMaking().message(),
+              HasSubstr("'upper' is BF16 and 'lower' is F32, and both "));
 }
 
 TEST_F(TwoPieces, CannotBeReadAsAnotherMatrix) {

@@ -73,8 +73,10 @@ TEST_F(TrainingPlaceTest, RefusesAnIndexThatListsAMissingFileOrAnotherPlace) {
 TEST_F(TrainingPlaceTest, TakesOneFileAmongStatesOfTraining) {
   Put("model.pt");
   Put("optimizer.pt");
-  Put("rng_state.pth");
-  Put("training_args.bin");
+  for (const char* name : {"rng_state.pth", "training_args.bin", "sampler.bin", "dl_state_dict.bin",
+                           "scheduler.pt", "recipe_state.pt"}) {
+    Put(name);
+  }
   const auto place = FindTraining(dir_.path());
   ASSERT_TRUE(place);
   EXPECT_THAT(place->files, ElementsAre("model.pt"));
@@ -122,17 +124,6 @@ TEST_F(TrainingPlaceTest, TakesTheFilesOfMegatronsRanks) {
   }
   Put("iter_0000007/mp_rank_02/distrib_optim.pt");
   EXPECT_THAT(Refusal(), HasSubstr("mp_rank_02/model_optim_rng.pt: there is no such file"));
-}
-
-TEST_F(TrainingPlaceTest, SaysWhatToDoWithFormsOfOtherStacks) {
-  Put("ds/zero_pp_rank_0_mp_rank_00_optim_states.pt");
-  EXPECT_THAT(Refusal("ds"), HasSubstr("zero_to_fp32.py"));
-  Put("verl/model_world_size_8_rank_0.pt");
-  EXPECT_THAT(Refusal("verl"), HasSubstr("model_merger"));
-  EXPECT_THAT(Refusal("verl/model_world_size_8_rank_0.pt"), HasSubstr("model_merger"));
-  EXPECT_THAT(Refusal("ds/zero_pp_rank_0_mp_rank_00_optim_states.pt"), HasSubstr("zero_to_fp32"));
-  Put("zarr/metadata.json", R"({"sharded_backend": "zarr"})");
-  EXPECT_THAT(Refusal("zarr"), HasSubstr("zarr"));
 }
 
 }  // namespace

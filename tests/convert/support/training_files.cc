@@ -11,7 +11,6 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "tests/formats/support/dcp_text.h"
 #include "tests/formats/support/torch_archive.h"
 #include "tests/support/files.h"
 
@@ -128,7 +127,8 @@ void WriteTorchFile(const ElementModel& model, const std::filesystem::path& path
   WriteFile(path, DictArchive(held));
 }
 
-void WriteDcp(const ElementModel& model, const std::filesystem::path& directory) {
+void WriteDcp(const ElementModel& model, const std::filesystem::path& directory,
+              const std::function<void(std::vector<DcpTensorText>&)>& edit) {
   WriteConfig(model, directory);
   std::map<std::string, std::string> files;
   std::vector<DcpTensorText> tensors;
@@ -167,6 +167,7 @@ void WriteDcp(const ElementModel& model, const std::filesystem::path& directory)
   add("__0_0.distcp", {state.name, {4}, 0, bytes}, state);
   add(kOptimizerFile, {state.name, {4}, 4, bytes}, state);
   for (const auto& [name, content] : files) WriteFile(directory / name, content);
+  if (edit) edit(tensors);
   WriteFile(directory / ".metadata", MakeDcpMetadata(tensors));
 }
 
