@@ -11,12 +11,17 @@
 
 #include "convert/job/report_fact.h"
 #include "convert/job/runner.h"
+#include "convert/model/scaled_weights.h"
+#include "convert/recipes/check_scales.h"
 #include "convert/recipes/layout_files.h"
 #include "convert/recipes/model_edit.h"
 #include "convert/recipes/mtp_edit.h"
+#include "convert/recipes/shared_copies.h"
 #include "convert/recipes/side_files.h"
 #include "convert/recipes/source_fact.h"
 #include "convert/recipes/w8a8_model.h"
+#include "convert/recipes/weight_dtypes.h"
+#include "convert/stream/source_files.h"
 #include "formats/error.h"
 
 namespace dsv3::convert {
@@ -28,6 +33,18 @@ const WritableLayout* FindWritableLayout(std::string_view name) {
     if (layout.name == name) return &layout;
   }
   return nullptr;
+}
+
+// A value under a scale that is none means nothing. What an earlier run freed it had judged.
+void RequireGoodScales(const OpenedModel& model, const RecipeContext& context) {
+  const ModelTensors tensors = TensorsOf(model);
+  std::vector<ScaledWeight> pairs = FindScaledWeights(model.catalog, model.config).pairs;
+  std::erase_if(pairs,
+                [&](const ScaledWeight& pair) { return !AreFilesThere(tensors, pair.scale); });
+  SourceFiles sources(model.catalog, tensors.derived);
+  CheckScales(model.catalog, pairs, /*allow_bad_scales=*/false, /*sha256=*/false, sources,
+              context.progress, context.stop, {},
+              {.advice = "fp8-to-bf16 --allow-bad-scales converts it all the same"});
 }
 
 }  // namespace
@@ -52,6 +69,7 @@ ConversionKind LayoutConversion(const LayoutOptions& options) {
   conversion.make_recipe = [options, layout, opening = conversion.opening](
                                OpenedModel& model, const RecipeContext& context) {
     RequireUsed(opening, model);
+    RequireWeights(model);
     const auto made = std::make_shared<LayoutPlan>(PlanLayout(
         model, *layout, options.shard_bytes == 0 ? kDefaultShardBytes : options.shard_bytes));
     made->plan.not_read = model.training.skipped;
@@ -78,7 +96,9 @@ ConversionKind LayoutConversion(const LayoutOptions& options) {
     recipe.copied_tensors = made->copied;
     recipe.warnings = config.warnings;
     recipe.hooks.preflight = [&model, made, context](const PreflightRun& run) {
-      if (!run.to_make.empty()) RequireEqualCopies(model, made->copies, context.stop);
+      if (run.to_make.empty()) return run.known;
+      RequireEqualCopies(model, made->copies, context.stop);
+      if (made->dequantized) RequireGoodScales(model, context);
       return run.known;
     };
     recipe.add_facts = [made, training = model.training](ConversionReport& report) {

@@ -35,6 +35,7 @@ struct LayoutPlan {
   std::uint64_t converted = 0;     // tensors of the layout that have another dtype than the model's
   std::uint64_t copied = 0;        // those that are a tensor of the model as it is
   std::vector<SharedCopy> copies;  // to be compared before they are left out
+  bool dequantized = false;        // whether the values of FP8 weights are made
   std::vector<std::string> joined;  // weights k_b_proj that kv_b_proj was put together of
 };
 

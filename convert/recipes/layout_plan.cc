@@ -128,6 +128,7 @@ class LayoutPlanner {
     }
     PlanLayoutFiles(layout_, model_.config, std::move(laid_out), shard_bytes, result.plan);
     result.config = model_.config_text;
+    result.dequantized = dequantized_;
     if (dequantized_) {
       RemovedConfig unused;
       result.config = ConfigForBf16(result.config, model_.config, unused);

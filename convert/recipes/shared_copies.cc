@@ -41,8 +41,9 @@ bool IsThere(const Catalog& stored, std::uint32_t tensor) {
   return formats::Exists(stored.files()[extent.file].path);
 }
 
-// Whether all files are there that hold bytes of a tensor.
-bool IsThere(const ModelTensors& tensors, std::uint32_t tensor) {
+}  // namespace
+
+bool AreFilesThere(const ModelTensors& tensors, std::uint32_t tensor) {
   for (const DerivedTensors& derived : tensors.derived) {
     if (!derived.Holds(tensor)) continue;
     const std::vector<std::uint32_t> sources = derived.OriginOf(tensor).streamed_sources();
@@ -52,15 +53,13 @@ bool IsThere(const ModelTensors& tensors, std::uint32_t tensor) {
   return IsThere(tensors.catalog, tensor);
 }
 
-}  // namespace
-
 std::optional<std::uint64_t> FindDifference(const OpenedModel& model, const SharedCopy& pair,
                                             const StopToken& stop, const AssembledModel* appended) {
   const CatalogTensor& copy = model.catalog.tensors()[pair.copy];
   const CatalogTensor& main = model.catalog.tensors()[pair.main];
   if (copy.dtype != main.dtype || copy.shape != main.shape) return 0;
   const ModelTensors tensors = TensorsOf(model, appended);
-  if (!IsThere(tensors, pair.copy) || !IsThere(tensors, pair.main)) return std::nullopt;
+  if (!AreFilesThere(tensors, pair.copy) || !AreFilesThere(tensors, pair.main)) return std::nullopt;
   SourceFiles sources(tensors.catalog, tensors.derived);
   formats::AlignedBuffer buffer;
   std::vector<std::span<const std::byte>> inputs;

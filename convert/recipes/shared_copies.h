@@ -16,6 +16,9 @@ struct SharedCopy {
   std::uint32_t main = 0;
 };
 
+// Whether all files are there that hold bytes of a tensor: a run may have freed some.
+bool AreFilesThere(const ModelTensors& tensors, std::uint32_t tensor);
+
 // Where the bytes of the two first differ; nothing where they are equal, and where a file of either
 // is no longer there. A copy of another dtype or shape differs at 0. `appended` as TensorsOf takes
 // it.

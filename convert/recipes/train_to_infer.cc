@@ -17,9 +17,7 @@
 #include "convert/job/report_fact.h"
 #include "convert/job/runner.h"
 #include "convert/model/config_edit.h"
-#include "convert/model/quantized_form.h"
 #include "convert/model/scaled_weights.h"
-#include "convert/open/assembled_model.h"
 #include "convert/plan/cast_expression.h"
 #include "convert/recipes/mla_edit.h"
 #include "convert/recipes/mtp_edit.h"
@@ -29,7 +27,6 @@
 #include "convert/recipes/weight_dtypes.h"
 #include "formats/checkpoint_files.h"
 #include "formats/dtype.h"
-#include "formats/dtype_kind.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 
@@ -86,34 +83,12 @@ void CheckForm(const TrainToInferOptions& options, const OpenedModel& model) {
   }
 }
 
-bool IsStored(Dtype dtype) {
-  return dtype != Dtype::kF64 && dtype != Dtype::kC64 && !formats::IsInteger(dtype);
-}
-
-// Where a tensor is, or the first of those that it is made of.
-const std::string& FileThatHolds(const OpenedModel& model, std::uint32_t tensor) {
-  const Catalog& held = model.assembled ? model.assembled->stored : model.catalog;
-  const std::uint32_t of_held =
-      model.assembled ? model.assembled->origins[tensor]->streamed_sources().front() : tensor;
-  return held.files()[held.tensors()[of_held].extent.file].name;
-}
-
 // F32 and F16 weights become BF16; nothing else changes its numbers.
 void CastWeights(const OpenedModel& model, TrainDtype dtype, ModelEdit& edit) {
   const Bf16Names names(model);
   for (EditedTensor& tensor : edit.tensors) {
     const CatalogTensor& source = model.catalog.tensors()[tensor.copy_of];
     if (!names.Hold(tensor.name)) continue;
-    if (model.config.known && !IsStored(source.dtype) &&
-        !RecogniseForm(model.catalog, model.config, tensor.copy_of)) {
-      const std::string& file = FileThatHolds(model, tensor.copy_of);
-      throw Error(ErrorCode::kBadInput,
-                  fmt::format("{}: tensor {} is {}, and no model of this family has such weights; "
-                              "save the model in BF16 or F32",
-                              formats::ShownPath(file), QuoteForMessage(tensor.name),
-                              formats::DtypeName(source.dtype)),
-                  {file, tensor.name});
-    }
     if (dtype == TrainDtype::kKeep || !IsWiderFloat(source.dtype)) continue;
     tensor.expression = CastToBF16(model.catalog, tensor.copy_of);
     tensor.copy_of = Catalog::kNone;
@@ -205,6 +180,7 @@ ConversionKind TrainToInferConversion(const TrainToInferOptions& options) {
     const JobRequest& request = context.request;
     RequireUsed(opening, model);
     CheckForm(options, model);
+    RequireWeights(model);
     const auto edit = std::make_shared<ModelEdit>(
         EditForInference(options, request.run.base, request.output, model));
     const auto plan = std::make_shared<Plan>(PlanEdit(

@@ -20,4 +20,9 @@ class Bf16Names {
   std::unordered_set<std::string> names_;
 };
 
+// Throws Error (kBadInput) that names file and tensor where a weight of a known model is none:
+// neither a float of 16 or 32 bits, nor FP8 with the scales that config.json describes, nor codes
+// of a form that is recognised.
+void RequireWeights(const OpenedModel& model);
+
 }  // namespace dsv3::convert

@@ -180,6 +180,22 @@ TEST_F(LayoutTest, MakesBf16OfFp8WhereTheLayoutHasNoScales) {
 }
 
 // What lies in parts in several files, and in another order than the model's.
+TEST_F(LayoutTest, RefusesScalesThatAreNoneWhereItMakesBf16) {
+  const fs::path in = dir_ / "in";
+  MakeSample(convert::SamplePreset::kTiny, 1, in);
+  std::map<std::string, HeldTensor> tensors = ReadCheckpoint(in);
+  const std::string name = "model.layers.1.mlp.experts.3.gate_proj.weight_scale_inv";
+  tensors.at(name).bytes.replace(0, 4, std::string("\0\0\xC0\x7F", 4));  // NaN
+  WriteTensors(tensors, in, dir_ / "bad");
+  const Error error = ErrorOf([&] { Write(dir_ / "bad", dir_ / "out", "mindformers-train"); });
+  EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+  EXPECT_EQ(error.place().tensor, name);
+  EXPECT_THAT(error.message(), HasSubstr("fp8-to-bf16 --allow-bad-scales"));
+  EXPECT_FALSE(fs::exists(dir_ / "out"));
+  // Nothing is made of it where the scales go along.
+  Write(dir_ / "bad", dir_ / "out", "deepseek");
+}
+
 TEST_F(LayoutTest, MakesBf16OfFp8ThatManyFilesHold) {
   const fs::path fp8 = dir_ / "in";
   MakeSample(convert::SamplePreset::kTinyTp, 1, fp8);

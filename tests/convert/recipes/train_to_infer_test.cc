@@ -150,17 +150,75 @@ TEST_F(TrainToInferTest, RoundsF32WeightsAndKeepsTheRoutersBias) {
 
 TEST_F(TrainToInferTest, RefusesF64AndIntegerWeights) {
   const fs::path in = Bf16Sample();
-  for (const formats::Dtype dtype :
-       {formats::Dtype::kF64, formats::Dtype::kC64, formats::Dtype::kI32, formats::Dtype::kI8}) {
-    std::map<std::string, HeldTensor> tensors = ReadCheckpoint(in);
-    HeldTensor& norm = tensors.at("model.norm.weight");
-    norm = {dtype, norm.shape, std::string(norm.shape[0] * formats::DtypeBits(dtype) / 8, '\1')};
-    WriteTensors(tensors, in, dir_ / "in");
+  const auto layout = [&] {
+    Conversion(dir_ / "in", dir_ / "out", convert::LayoutConversion({.to = "deepseek"})).Run();
+  };
+  for (const std::string name :
+       {"model.norm.weight", "model.layers.1.mlp.gate.e_score_correction_bias"}) {
+    for (const formats::Dtype dtype :
+         {formats::Dtype::kF64, formats::Dtype::kC64, formats::Dtype::kI32, formats::Dtype::kI8}) {
+      std::map<std::string, HeldTensor> tensors = ReadCheckpoint(in);
+      HeldTensor& weight = tensors.at(name);
+      weight = {dtype, weight.shape,
+                std::string(weight.shape[0] * formats::DtypeBits(dtype) / 8, '\1')};
+      WriteTensors(tensors, in, dir_ / "in");
+      for (const Error& error :
+           {ErrorOf([&] { Convert(dir_ / "in", dir_ / "out"); }), ErrorOf(layout)}) {
+        EXPECT_EQ(error.code(), ErrorCode::kBadInput) << error.message();
+        EXPECT_EQ(error.place().tensor, name);
+        EXPECT_THAT(error.message(), HasSubstr(std::string(formats::DtypeName(dtype))));
+        EXPECT_FALSE(fs::exists(dir_ / "out"));
+      }
+    }
+  }
+}
+
+// The weights of training are BF16 or F32, and those of a release have scales.
+TEST_F(TrainToInferTest, RefusesFp8WithoutItsScales) {
+  const std::string name = "model.layers.1.mlp.experts.3.gate_proj.weight";
+  const fs::path in = Bf16Sample();
+  const auto refused = [&](const std::map<std::string, HeldTensor>& tensors,
+                           const fs::path& config_of) {
+    WriteTensors(tensors, config_of, dir_ / "in");
     const Error error = ErrorOf([&] { Convert(dir_ / "in", dir_ / "out"); });
     EXPECT_EQ(error.code(), ErrorCode::kBadInput) << error.message();
-    EXPECT_EQ(error.place().tensor, "model.norm.weight");
-    EXPECT_THAT(error.message(), HasSubstr(std::string(formats::DtypeName(dtype))));
     EXPECT_FALSE(fs::exists(dir_ / "out"));
+    return error;
+  };
+  std::map<std::string, HeldTensor> tensors = ReadCheckpoint(dir_ / "fp8");
+  const HeldTensor scale = tensors.at(name + "_scale_inv");
+  tensors.erase(name + "_scale_inv");
+  Error error = refused(tensors, dir_ / "fp8");
+  EXPECT_EQ(error.place().tensor, name);
+  EXPECT_THAT(error.message(), HasSubstr("has no scale"));
+  HeldTensor& narrow = tensors[name + "_scale_inv"] = scale;
+  narrow = {formats::Dtype::kI32, scale.shape, scale.bytes};
+  EXPECT_THAT(refused(tensors, dir_ / "fp8").message(), HasSubstr("is I32, expected F32"));
+  // Beside another dtype, and in a checkpoint whose config knows of no scales.
+  tensors = ReadCheckpoint(in);
+  tensors.emplace(name + "_scale_inv", scale);
+  EXPECT_THAT(refused(tensors, dir_ / "fp8").message(), HasSubstr("which is BF16 and not FP8"));
+  EXPECT_THAT(refused(ReadCheckpoint(dir_ / "fp8"), in).message(),
+              HasSubstr("there is no quantization_config"));
+}
+
+// As torch.compile and DDP name the tensors of a model that is saved as it is.
+TEST_F(TrainToInferTest, TakesWhatWrappersAddFromTheNamesOfSafetensors) {
+  const fs::path in = Bf16Sample();
+  const std::map<std::string, HeldTensor> expected = ReadCheckpoint(in);
+  for (const std::string prefix : {"_orig_mod.", "module."}) {
+    std::map<std::string, HeldTensor> wrapped;
+    for (const auto& [name, tensor] : expected) wrapped.emplace(prefix + name, tensor);
+    WriteTensors(wrapped, in, dir_ / "in");
+    WriteFile(dir_ / "in" / "tokenizer.json", "{}");
+    Convert(dir_ / "in", dir_ / "out");
+    EXPECT_TRUE(ReadCheckpoint(dir_ / "out") == expected) << prefix;
+    EXPECT_TRUE(fs::exists(dir_ / "out" / "tokenizer.json"));
+    const Error error = ErrorOf(
+        [&] { Convert(dir_ / "in", dir_ / "other", {.from = convert::Stack::kTorchtitan}); });
+    EXPECT_THAT(error.message(), HasSubstr("so the checkpoint is not from torchtitan"));
+    fs::remove_all(dir_ / "in");
+    fs::remove_all(dir_ / "out");
   }
 }
 
