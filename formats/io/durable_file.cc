@@ -22,14 +22,6 @@ std::filesystem::path PartialOf(std::filesystem::path path) {
   return path;
 }
 
-bool MustStay(const std::filesystem::path& path) {
-  try {
-    return EntryExists(path) && !ObstacleToRemoval(path).empty();
-  } catch (const Error&) {
-    return false;  // it is gone
-  }
-}
-
 }  // namespace
 
 DurableFile::DurableFile(FileSystem& fs, std::filesystem::path path, std::uint64_t expected_bytes)
@@ -66,16 +58,19 @@ void WriteFileDurably(FileSystem& fs, const std::filesystem::path& path, std::st
 void RequireWritable(FileSystem& fs, const std::filesystem::path& path) {
   namespace stdfs = std::filesystem;
   std::error_code error;
-  const stdfs::path parent = path.parent_path();
-  if (!parent.empty() && !stdfs::is_directory(parent, error)) {
-    const bool is_file = stdfs::exists(stdfs::status(parent, error));
+  const stdfs::path parent = path.has_parent_path() ? path.parent_path() : ".";
+  const stdfs::file_status place = stdfs::status(parent, error);
+  if (place.type() == stdfs::file_type::not_found) {
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("there is no directory {}; make it, or give another FILE", ShownPath(parent)),
+        {path.string(), ""});
+  }
+  if (stdfs::exists(place) && !stdfs::is_directory(place)) {
     throw Error(ErrorCode::kUsage,
-                is_file
-                    ? fmt::format("{}: it is no directory, and a file is to be written into it; "
-                                  "name another place",
-                                  ShownPath(parent))
-                    : fmt::format("there is no directory {}; make it, or give another FILE",
-                                  ShownPath(parent)),
+                fmt::format("{}: it is no directory, and a file is to be written into it; name "
+                            "another place",
+                            ShownPath(parent)),
                 {path.string(), ""});
   }
   const stdfs::file_status status = stdfs::status(path, error);
@@ -91,12 +86,7 @@ void RequireWritable(FileSystem& fs, const std::filesystem::path& path) {
   // A file of no bytes can be made on a full disk.
   constexpr std::uint64_t kBlock = 4096;
   fs.Create(partial, kBlock);
-  try {
-    fs.Remove(partial);
-  } catch (const Error&) {
-    // Else another run tried at the same time, and removed it first.
-    if (MustStay(partial)) throw;
-  }
+  fs.Remove(partial);
   if (EntryExists(path)) {
     const std::string obstacle = ObstacleToRemoval(path);
     if (!obstacle.empty()) {

@@ -3,10 +3,8 @@
 #include <cerrno>
 #include <csignal>
 #include <filesystem>
-#include <future>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -82,18 +80,6 @@ TEST(RequireWritableTest, SaysBeforehandWhetherAFileCanBeMadeAndLeavesNothing) {
     EXPECT_EQ(code_of(PosixFileSystem(), dir / name), ErrorCode::kUsage) << name;
   }
   EXPECT_EQ(code_of(PosixFileSystem(), "/dev/null"), ErrorCode::kUsage);
-}
-
-TEST(RequireWritableTest, RunsThatTryAtTheSameTimeAreNoError) {
-  const TempDir dir;
-  std::vector<std::future<void>> runs;
-  for (int run = 0; run < 4; ++run) {
-    runs.push_back(std::async(std::launch::async, [&] {
-      for (int i = 0; i < 500; ++i) RequireWritable(PosixFileSystem(), dir / "file");
-    }));
-  }
-  for (std::future<void>& run : runs) EXPECT_NO_THROW(run.get());
-  EXPECT_TRUE(std::filesystem::is_empty(dir.path()));
 }
 
 TEST(RequireWritableTest, FindsThatNotOneBlockCanBeWritten) {
