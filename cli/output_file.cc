@@ -1,5 +1,6 @@
 #include "cli/output_file.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <string_view>
@@ -43,6 +44,18 @@ const char* NameOf(OutputContent content) {
   return "";
 }
 
+// Whether it is JSON, or no text: so begin the files of a model, and other work that a slip of the
+// hand must not cost.
+bool IsDataFile(std::string_view beginning) {
+  const std::size_t first = beginning.find_first_not_of(" \t\r\n");
+  if (first == std::string_view::npos) return false;
+  const bool is_binary = std::any_of(beginning.begin(), beginning.end(), [](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return byte < ' ' && c != '\t' && c != '\r' && c != '\n' && c != '\f' && byte != 0x1B;
+  });
+  return is_binary || beginning[first] == '{' || beginning[first] == '[';
+}
+
 bool Holds(std::string_view beginning, OutputContent content) {
   const auto has = [&](std::string_view text) {
     return beginning.find(text) != std::string_view::npos;
@@ -62,11 +75,9 @@ bool Holds(std::string_view beginning, OutputContent content) {
   return false;
 }
 
-// An empty file is nobody's work.
 void RequireReplaceable(const std::string& file, OutputContent content) {
-  std::error_code error;
-  const auto bytes = fs::file_size(file, error);
-  if (error || bytes == 0 || Holds(BeginningOf(file), content)) return;
+  const std::string beginning = BeginningOf(file);
+  if (!IsDataFile(beginning) || Holds(beginning, content)) return;
   throw Error(ErrorCode::kUsage,
               fmt::format("{}: a file of this name is there that is not {}, so it is not replaced; "
                           "remove it, or give another FILE",

@@ -11,8 +11,8 @@ enum class OutputContent { kJUnit, kSarif, kSvg, kNumpy, kTrace };
 
 // Throws Error where the file that --OPTION names could not be written, so that this shows before
 // hours of work: kUsage where its directory is not there, where it is a directory itself, and where
-// a file is there that holds something else, so that a path that was mistyped costs no file; kIo
-// where permissions or the disk do not allow it. Empty: none is named.
+// it is JSON or no text and holds something else, so that a path that was mistyped costs no file of
+// a model; kIo where permissions or the disk do not allow it. Empty: none is named.
 void CheckOutputFile(const char* option, const std::string& file, OutputContent content);
 
 // A file that an option names, to be read or written. Empty: none is named.

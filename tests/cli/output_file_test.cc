@@ -36,41 +36,44 @@ std::string MessageOf(const std::function<void()>& call) {
   return "";
 }
 
-TEST(OutputFileTest, TakesThePlaceOfItsOwnKindOnly) {
+TEST(OutputFileTest, TakesThePlaceOfTextsAndOfDataOfItsOwnKind) {
   const TempDir dir;
   struct Case {
     OutputContent content;
     std::string text;
+    bool is_data;
   };
   const Case cases[] = {
-      {OutputContent::kJUnit, "<?xml version=\"1.0\"?>\n<testsuites name=\"t\">"},
-      {OutputContent::kSarif, "{\n  \"$schema\": \"https://x/sarif-schema-2.1.0.json\""},
-      {OutputContent::kSvg, "<svg xmlns=\"http://www.w3.org/2000/svg\">"},
-      {OutputContent::kNumpy, "\x93NUMPY\x01"},
+      {OutputContent::kJUnit, "<?xml version=\"1.0\"?>\n<testsuites name=\"t\">", false},
+      {OutputContent::kSarif, "{\n  \"$schema\": \"https://x/sarif-schema-2.1.0.json\"", true},
+      {OutputContent::kSvg, "<svg xmlns=\"http://www.w3.org/2000/svg\">", false},
+      {OutputContent::kNumpy, "\x93NUMPY\x01", true},
       {OutputContent::kTrace,
-       "\x50\x01 {\"__metadata__\":{\"made_by\":\"dsv3-verify forward --trace\"}"},
+       "\x50\x01 {\"__metadata__\":{\"made_by\":\"dsv3-verify forward --trace\"}", true},
+  };
+  const auto message_of = [&](OutputContent content) {
+    return MessageOf([&] { CheckOutputFile("junit", (dir / "file").string(), content); });
   };
   for (const Case& there : cases) {
     for (const Case& asked : cases) {
       WriteFile(dir / "file", there.text);
-      const std::string message =
-          MessageOf([&] { CheckOutputFile("junit", (dir / "file").string(), asked.content); });
-      if (asked.content == there.content) {
-        EXPECT_EQ(message, "");
+      if (asked.content == there.content || !there.is_data) {
+        EXPECT_EQ(message_of(asked.content), "");
       } else {
-        EXPECT_THAT(message, AllOf(StartsWith("--junit: "), HasSubstr("so it is not replaced")));
+        EXPECT_THAT(message_of(asked.content),
+                    AllOf(StartsWith("--junit: "), HasSubstr("so it is not replaced")));
       }
       EXPECT_EQ(ReadFile(dir / "file"), there.text);
     }
   }
-  WriteFile(dir / "file", "{\"architectures\": []}");
-  EXPECT_THAT(
-      MessageOf([&] { CheckOutputFile("s", (dir / "file").string(), OutputContent::kSarif); }),
-      HasSubstr("file: a file of this name is there that is not a SARIF report, so it is not "
-                "replaced; remove it, or give another FILE"));
-  WriteFile(dir / "file", "");  // as mktemp makes it
-  EXPECT_EQ(MessageOf([&] { CheckOutputFile("s", (dir / "file").string(), OutputContent::kSvg); }),
-            "");
+  WriteFile(dir / "file", " \n{\"architectures\": []}");
+  EXPECT_THAT(message_of(OutputContent::kSarif),
+              HasSubstr("file: a file of this name is there that is not a SARIF report, so it is "
+                        "not replaced; remove it, or give another FILE"));
+  for (const char* text : {"", "what was here before\n"}) {
+    WriteFile(dir / "file", text);
+    for (const Case& asked : cases) EXPECT_EQ(message_of(asked.content), "");
+  }
   EXPECT_EQ(MessageOf([&] { CheckOutputFile("s", "", OutputContent::kSvg); }), "");
 }
 
@@ -138,7 +141,7 @@ TEST_F(OutputOptionTest, EachFileIsOneOptions) {
   WriteFile(dir_ / "ids", "1,2,3\n");
   ExpectRefused(
       {"dsv3-verify", "forward", model_, "--tokens-file", Path("ids"), "--sarif", Path("./ids")},
-      "--sarif: ");
+      "--tokens-file and --sarif" + same);
   EXPECT_EQ(ReadFile(dir_ / "ids"), "1,2,3\n");
 }
 
