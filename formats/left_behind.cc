@@ -14,16 +14,21 @@ namespace dsv3::formats {
 namespace {
 
 // Of frameworks and engines. What follows a '.' or '-' after ".gguf" is the number of a part.
-constexpr std::array<std::string_view, 28> kWeightSuffixes = {
+constexpr std::array<std::string_view, 41> kWeightSuffixes = {
     ".bin", ".pt", ".pt2", ".pth", ".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".onnx_data",
     ".ckpt", ".onnx.data", ".pdparams", ".ot", ".npz", ".tflite", ".nemo", ".mar", ".mlmodel",
-    ".engine", "openvino_model.xml", ".imatrix", "imatrix.dat",
+    ".engine", "openvino_model.xml", ".imatrix", "imatrix.dat", ".keras", ".trt", ".plan", ".rten",
+    ".ggjt", "saved_model.pb", "ndarray-cache.json", "mlc-chat-config.json",
+    // Packed, and records of where weights are kept.
+    ".safetensors.gz", ".safetensors.zst", ".safetensors.xz", ".safetensors.lz4",
+    ".safetensors.dvc",
     // Of another time, or put aside.
     ".safetensors.bak", ".safetensors.old", ".safetensors.orig", ".safetensors.backup",
     ".safetensors~"};
 
-constexpr std::array<std::string_view, 5> kWeightSuffixesOfParts = {".gguf-", ".gguf.", ".bin.part",
-                                                                    ".pth.part", ".pt.part"};
+// The last two are of TensorFlow.
+constexpr std::array<std::string_view, 7> kWeightSuffixesOfParts = {
+    ".gguf-", ".gguf.", ".bin.part", ".pth.part", ".pt.part", "variables.data-", "variables.index"};
 
 constexpr std::array<std::string_view, 12> kTrainingPrefixes = {
     "optimizer.",     "optimizer-",         "optimizer_",  "scheduler.pt",
@@ -36,25 +41,50 @@ constexpr std::array<std::string_view, 9> kTrainingNames = {
     "training_state.pt", "latest",    "latest_universal",   "latest_checkpointed_iteration.txt",
     "zero_to_fp32.py"};
 
-constexpr std::array<std::string_view, 11> kSystemNames = {
-    ".msc",        ".mdl",       ".mv",        ".ds_store", "thumbs.db", "desktop.ini",
-    "ehthumbs.db", ".localized", ".directory", "icon\r",    "nohup.out"};
+constexpr std::array<std::string_view, 16> kSystemNames = {
+    ".msc",          ".mdl",          ".mv",        ".ds_store",        "thumbs.db", "desktop.ini",
+    "ehthumbs.db",   ".localized",    ".directory", "icon\r",           "nohup.out", ".dropbox",
+    ".dropbox.attr", "aria2.session", "wget-log",   ".owncloudsync.log"};
 
 // Of operating systems, network disks, editors and downloaders.
-constexpr std::array<std::string_view, 18> kSystemFolders = {
-    "__macosx",    ".appledouble",    ".spotlight-v100", ".fseventsd",
-    ".trashes",    ".temporaryitems", "$recycle.bin",    "system volume information",
-    "lost+found",  "@eadir",          ".huggingface",    ".ipynb_checkpoints",
-    "__pycache__", ".idea",           ".vscode",         ".svn",
-    ".hg",         ".locks"};
+constexpr std::array<std::string_view, 30> kSystemFolders = {"__macosx",
+                                                             ".appledouble",
+                                                             ".spotlight-v100",
+                                                             ".fseventsd",
+                                                             ".trashes",
+                                                             ".temporaryitems",
+                                                             "$recycle.bin",
+                                                             "system volume information",
+                                                             "lost+found",
+                                                             "@eadir",
+                                                             ".huggingface",
+                                                             ".ipynb_checkpoints",
+                                                             "__pycache__",
+                                                             ".idea",
+                                                             ".vscode",
+                                                             ".svn",
+                                                             ".hg",
+                                                             ".locks",
+                                                             ".hfd",
+                                                             ".ms_download",
+                                                             ".stfolder",
+                                                             ".stversions",
+                                                             ".sync",
+                                                             ".snapshot",
+                                                             ".zfs",
+                                                             ".dvc",
+                                                             ".pytest_cache",
+                                                             ".mypy_cache",
+                                                             ".ruff_cache",
+                                                             ".modelscope"};
 
 // Of editors and of programs that lock a file.
-constexpr std::array<std::string_view, 8> kEditorSuffixes = {"~",    ".swp", ".swo", ".orig",
-                                                             ".bak", ".old", ".rej", ".lock"};
+constexpr std::array<std::string_view, 10> kEditorSuffixes = {
+    "~", ".swp", ".swo", ".orig", ".bak", ".old", ".rej", ".lock", ".pyc", ".torrent"};
 
 bool IsOfEditor(std::string_view name) {
   if (name.starts_with('#') && name.ends_with('#')) return true;
-  return name.starts_with(".~lock.") ||
+  return name.starts_with(".~lock.") || name.starts_with("~$") ||
          std::any_of(kEditorSuffixes.begin(), kEditorSuffixes.end(),
                      [&](std::string_view suffix) { return name.ends_with(suffix); });
 }
@@ -101,12 +131,15 @@ bool IsSystemRecord(const std::vector<std::string_view>& components) {
 
 bool IsTrainingState(const std::vector<std::string_view>& components) {
   const std::string_view name = components.back();
-  // The directories of DeepSpeed.
+  // The directories of DeepSpeed, and of Hugging Face's Trainer for the steps between.
   const auto is_step = [](std::string_view component) {
-    constexpr std::string_view kStep = "global_step";
-    if (!component.starts_with(kStep)) return false;
-    component.remove_prefix(kStep.size());
-    if (component.starts_with('_')) component.remove_prefix(1);
+    constexpr std::array<std::string_view, 3> kSteps = {"global_step_", "global_step",
+                                                        "checkpoint-"};
+    const auto step = std::find_if(kSteps.begin(), kSteps.end(), [&](std::string_view begin) {
+      return component.starts_with(begin);
+    });
+    if (step == kSteps.end()) return false;
+    component.remove_prefix(step->size());
     return !component.empty() &&
            component.find_first_not_of("0123456789") == std::string_view::npos;
   };
@@ -127,7 +160,11 @@ bool IsOtherIndex(std::string_view name) {
 
 bool IsOtherWeights(const std::vector<std::string_view>& components) {
   const std::string_view name = components.back();
+  const auto is_core_ml = [](std::string_view component) {
+    return component.ends_with(".mlpackage") || component.ends_with(".mlmodelc");
+  };
   return (components.size() > 1 && components.front() == "original") ||
+         std::any_of(components.begin(), components.end(), is_core_ml) ||
          EndsWithOneOf(name, kWeightSuffixes) ||
          std::any_of(kWeightSuffixesOfParts.begin(), kWeightSuffixesOfParts.end(),
                      [&](std::string_view part) { return name.find(part) != name.npos; });
