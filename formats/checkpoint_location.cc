@@ -15,6 +15,7 @@
 #include "formats/left_behind.h"
 #include "formats/message_text.h"
 #include "formats/shard_index.h"
+#include "formats/unfinished_job.h"
 
 namespace dsv3::formats {
 namespace {
@@ -67,6 +68,19 @@ std::string Trimmed(std::string text) {
   return text;
 }
 
+// What to do where a cache does not say which snapshot is meant.
+std::string AdviceOnSnapshots(const fs::path& snapshots) {
+  std::error_code error;
+  const std::vector<std::string> names = fs::is_directory(snapshots, error)
+                                             ? SubdirectoryNames(snapshots)
+                                             : std::vector<std::string>();
+  if (names.empty()) return "download the model again";
+  return fmt::format("the cache holds {}: give {}, or download the model again",
+                     names.size() == 1 ? "another" : fmt::format("{} others", names.size()),
+                     names.size() == 1 ? ShownPath(snapshots / names[0])
+                                       : "one of the directories in " + ShownPath(snapshots));
+}
+
 // The snapshot that is used for a hub cache's directory "models--org--name".
 fs::path ResolveHubCache(const fs::path& cache) {
   const fs::path snapshots = cache / "snapshots";
@@ -77,13 +91,12 @@ fs::path ResolveHubCache(const fs::path& cache) {
     const std::string commit = Trimmed(ReadSmallFile(main, kLongestRef));
     if (commit.empty() || commit[0] == '.' || commit.find_first_of("/\\") != std::string::npos) {
       FailPath(ErrorCode::kBadInput, main,
-               "it does not name a snapshot of the cache; download the model again");
+               "it does not name a snapshot of the cache; " + AdviceOnSnapshots(snapshots));
     }
     if (!fs::is_directory(snapshots / commit, error)) {
       FailPath(ErrorCode::kBadInput, main,
-               fmt::format("it names the snapshot {}, which is not in the cache; download the "
-                           "model again",
-                           QuoteForMessage(commit)));
+               fmt::format("it names the snapshot {}, which is not in the cache; {}",
+                           QuoteForMessage(commit), AdviceOnSnapshots(snapshots)));
     }
     return snapshots / commit;
   }
@@ -131,6 +144,11 @@ CheckpointLocation LocateCheckpoint(const fs::path& path) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (status.type() == fs::file_type::not_found) {
+    if (const fs::path making = UnfinishedJobOf(path); !making.empty()) {
+      FailPath(
+          ErrorCode::kBadInput, path,
+          "there is no such file yet: " + DescribeUnfinishedJob(*ReadJobProgress(making), making));
+    }
     const std::string dead = DeadLinkProblem(path);
     FailPath(ErrorCode::kBadInput, path,
              dead.empty() ? "there is no such file or directory; correct the path"

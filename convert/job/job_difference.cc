@@ -12,7 +12,7 @@
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
-#include "convert/open/unfinished.h"
+#include "formats/unfinished_job.h"
 #include "formats/message_text.h"
 
 namespace dsv3::convert {
@@ -209,8 +209,8 @@ std::string JobDifference::Text() const {
 JobDifference CompareJobs(const JournalHead& before, const JournalHead& now) {
   JobDifference difference;
   if (before.recipe != now.recipe) {
-    difference.command =
-        WasAndIs("the command", CommandOfRecipe(before.recipe), CommandOfRecipe(now.recipe));
+    difference.command = WasAndIs("the command", formats::CommandOfRecipe(before.recipe),
+                                  formats::CommandOfRecipe(now.recipe));
   } else if (!before.options.empty()) {
     difference.options = OptionDifferences(before.options, now.options);
   }

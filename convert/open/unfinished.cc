@@ -23,6 +23,7 @@
 #include "formats/require_no_errors.h"
 #include "formats/shard_index.h"
 #include "formats/sums_file.h"
+#include "formats/unfinished_job.h"
 
 namespace dsv3::convert {
 namespace {
@@ -46,17 +47,6 @@ Finding Note(Severity severity, std::string_view kind, const std::string& file,
   return finding;
 }
 
-// The commands that complete the output of an unfinished job. Journals of earlier versions do not
-// record its command.
-std::string CommandsToContinue(const formats::JobProgress& job, const fs::path& directory) {
-  std::string command =
-      fmt::format("{} {}", job.command.empty() ? CommandOfRecipe(job.recipe) + " IN" : job.command,
-                  formats::ShownAbsolutePath(directory));
-  if (job.parts == 0) return command;
-  return fmt::format("`{} --part I/{}` for each part I that is missing, then `{} --finish`",
-                     command, job.parts, command);
-}
-
 // The finding about the journals of a directory.
 Finding OfJournals(const fs::path& directory, const formats::JobProgress& job) {
   // The manifest or packed.json is the last file: only the journals are left to remove.
@@ -64,10 +54,7 @@ Finding OfJournals(const fs::path& directory, const formats::JobProgress& job) {
       job.completed == job.files && (formats::EntryExists(directory / formats::kManifestName) ||
                                      formats::EntryExists(directory / kPackedManifestName));
   return Note(whole ? Severity::kWarning : Severity::kError, kConversionKind, job.journal,
-              fmt::format("{}: a conversion ({}) into {} is under way or was interrupted; {} of {} "
-                          "files are complete: wait for it, or continue it with: {}",
-                          job.journal, job.recipe, formats::ShownPath(directory), job.completed,
-                          job.files, CommandsToContinue(job, directory)));
+              fmt::format("{}: {}", job.journal, formats::DescribeUnfinishedJob(job, directory)));
 }
 
 // Whether `checksum create` or `sign` left this file when it was killed; they replace it when they
@@ -177,12 +164,6 @@ class Lister {
 };
 
 }  // namespace
-
-std::string CommandOfRecipe(const std::string& recipe) {
-  if (recipe == "reshard") return "dsv3-reshard";
-  if (recipe == "merge") return "dsv3-reshard merge";
-  return "dsv3-convert " + recipe;
-}
 
 Findings FindUnfinished(const fs::path& directory) { return Lister(directory).List(); }
 

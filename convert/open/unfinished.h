@@ -1,7 +1,6 @@
 #pragma once
 
 #include <filesystem>
-#include <string>
 #include <string_view>
 
 #include "formats/finding.h"
@@ -23,9 +22,6 @@ inline constexpr std::string_view kUnfinishedDownload = "unfinished-download";
 // Files that `checksum create` and `sign` leave when they are killed give no finding. `directory`
 // must exist; for a hub cache it is the snapshot. Throws Error (kIo).
 formats::Findings FindUnfinished(const std::filesystem::path& directory);
-
-// The command that runs a recipe: "dsv3-reshard merge".
-std::string CommandOfRecipe(const std::string& recipe);
 
 // Whether the findings say that a conversion into the directory is not finished, which is then the
 // reason for anything else that is missing.

@@ -145,7 +145,7 @@ Recipe MakeToGgufRecipe(const OpenedModel& model, const ToGgufOptions& options,
   plan.options = {TextOption("type", OptionName(*options.type)),
                   FlagOption("keep_4bit", options.keep_4bit),
                   TextOption("mtp", target.mtp_layers > 0 ? "keep" : "drop"),
-                  NumberOption("max_file_bytes", options.max_file_bytes),
+                  NumberOption("max_file_size", options.max_file_bytes),
                   FlagOption("no_tokenizer", options.no_tokenizer)};
   plan.not_read = model.training.skipped;
   plan.files = PlanGgufFiles(context.request.output.filename().string(), keys,

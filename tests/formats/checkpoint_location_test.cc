@@ -1,6 +1,7 @@
 #include <filesystem>
 #include <string>
 
+#include "formats/job_journal.h"
 #include "tests/formats/checkpoint_test.h"
 
 namespace dsv3::formats {
@@ -15,6 +16,16 @@ using dsv3::testing::Shard;
 using dsv3::testing::WriteFile;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
+
+TEST_F(CheckpointFilesTest, SaysThatAFileIsBeingMade) {
+  const fs::path file = directory_ / "m.gguf";
+  ExpectBadInput([&] { OpenCheckpointFiles(file); }, "correct the path");
+  WriteFile(directory_ / "m.gguf.partial/.dsv3-journal",
+            DigestedLine(R"({"dsv3_journal":2,"recipe":"to-gguf","sources":[],)"
+                         R"("outputs":["m.gguf"],"replaced":[],"sides":[]})"));
+  ExpectBadInput([&] { OpenCheckpointFiles(file); },
+                 "there is no such file yet: a conversion (to-gguf) into");
+}
 
 class HubCacheTest : public CheckpointFilesTest {
  protected:
@@ -61,6 +72,15 @@ TEST_F(HubCacheTest, ARefMayNotLeaveTheCache) {
   }
   WriteFile(cache_ / "refs/main", "absent");
   ExpectBadInput([&] { OpenCheckpointFiles(cache_); }, "'absent', which is not in the cache");
+  ExpectBadInput([&] { OpenCheckpointFiles(cache_); },
+                 "the cache holds another: give " + (cache_ / "snapshots/abc123").string());
+  WriteCache("def456");
+  ExpectBadInput([&] { OpenCheckpointFiles(cache_); },
+                 "the cache holds 2 others: give one of the directories in ");
+  fs::remove_all(cache_ / "snapshots");
+  fs::create_directories(cache_ / "snapshots");
+  ExpectBadInput([&] { OpenCheckpointFiles(cache_); },
+                 "not in the cache; download the model again");
   fs::remove_all(cache_ / "refs");
   fs::remove_all(cache_ / "snapshots/abc123");
   ExpectBadInput([&] { OpenCheckpointFiles(cache_); }, "holds no snapshot");
