@@ -26,6 +26,7 @@ using Place = std::tuple<std::filesystem::path, std::filesystem::path, Kept, boo
 struct Group {
   std::uint64_t shards = 0;
   std::uint64_t freed_bytes = 0;
+  std::uint64_t shared = 0;  // shards whose files have other hard links
   std::filesystem::path other_link;
 };
 
@@ -42,7 +43,14 @@ std::string Line(const Place& place, const Group& group) {
   const std::string bytes = FormatBytes(group.freed_bytes);
   if (!is_link) {
     const std::string counted = FormatCountOf(group.shards, "file");
-    if (kept == Kept::kNo) return fmt::format("{} in {}: frees {}", counted, directory, bytes);
+    if (kept == Kept::kNo) {
+      const std::string line = fmt::format("{} in {}: frees {}", counted, directory, bytes);
+      if (group.shared == 0) return line;
+      return fmt::format("{}; {} further names elsewhere (hard links), which keep the bytes", line,
+                         group.shared == group.shards ? "all have"
+                         : group.shared == 1          ? "1 has"
+                                                      : fmt::format("{} have", group.shared));
+    }
     return fmt::format("{} in {}: not deleted, {}", counted, directory, WhyKept(kept, group));
   }
   const std::string counted = FormatCountOf(group.shards, "link");
@@ -81,6 +89,7 @@ std::vector<std::string> DeletionLines(const std::vector<SourceDeletion>& deleti
                            deletion.is_link()}];
     ++group.shards;
     group.freed_bytes += deletion.freed_bytes;
+    if (deletion.file_goes() && deletion.freed_bytes == 0) ++group.shared;
     group.other_link = deletion.other_link;
   }
   std::vector<std::string> lines;

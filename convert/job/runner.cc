@@ -15,11 +15,13 @@
 
 #include "convert/catalog/name_pattern.h"
 #include "convert/job/finished_output.h"
+#include "convert/job/link_way.h"
 #include "convert/job/manifest.h"
 #include "convert/job/one_file_output.h"
 #include "convert/job/output_place.h"
 #include "convert/job/plan_report.h"
 #include "convert/job/process_messages.h"
+#include "convert/job/source_deletion.h"
 #include "convert/job/source_release.h"
 #include "convert/open/base_tensors.h"
 #include "convert/open/packed_model.h"
@@ -54,6 +56,35 @@ void CheckOptions(const ConversionKind& conversion, const JobRequest& request) {
 bool MayDelete(const ConversionKind& conversion, const OpenedModel& model) {
   return conversion.keeps_source.empty() && (!model.assembled || conversion.frees_assembled) &&
          !IsPackedAlone(model.directory);
+}
+
+// --scales-from and --mtp-from may name a checkpoint that has files of IN through links.
+void RequireOtherFilesStay(const ModelTensors& tensors) {
+  std::vector<fs::path> others;
+  const auto add = [&](const Catalog& catalog) {
+    for (const SourceFile& file : catalog.files()) {
+      if (!file.checkpoint.empty()) others.push_back(file.path);
+    }
+  };
+  add(tensors.catalog);
+  for (const DerivedTensors& derived : tensors.derived) add(*derived.stored);
+  if (others.empty()) return;
+  std::set<fs::path> going;
+  for (const SourceDeletion& deletion : PlanDeletionOf(tensors)) {
+    if (deletion.shard_goes()) going.insert(deletion.shard);
+    if (deletion.file_goes()) going.insert(deletion.file);
+  }
+  for (const fs::path& other : others) {
+    for (const fs::path& on_way : LinkWay(other)) {
+      if (!going.contains(on_way)) continue;
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("{}: --delete-source-shards would delete {}, which this file of the "
+                              "other checkpoint is or leads to; give that checkpoint a copy of the "
+                              "file, or leave the option out",
+                              formats::ShownPath(other), formats::ShownPath(on_way)),
+                  {other.string(), ""});
+    }
+  }
 }
 
 // What goes with the files of a training checkpoint, a sentence; empty where they hold the model
@@ -181,6 +212,7 @@ ConversionReport RunConversion(const ConversionKind& conversion, const JobReques
   OpenedModel& model = *opened;
   const Recipe recipe = conversion.make_recipe(model, {request, progress, stop});
   RequireMayDelete(request.run, recipe.keeps_source);
+  if (request.run.delete_source_shards) RequireOtherFilesStay(recipe.tensors);
   RequireBaseRead(request.run.base, ReadsBase(recipe.tensors));
   ConversionReport report = ReportPlanned(model, recipe);
   report.recipe = conversion.recipe;

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <system_error>
 
 #include <fmt/format.h>
 #include <sys/stat.h>
 
 #include "convert/job/deletion_permission.h"
+#include "convert/job/link_way.h"
 #include "formats/error.h"
 #include "formats/io/existence.h"
 #include "formats/message_text.h"
@@ -103,14 +105,8 @@ void DeletionRules::AddLink(const fs::path& link) {
   if (::stat(link.c_str(), &status) != 0) return;  // a dead one leads to nothing
   if (S_ISDIR(status.st_mode)) return RefuseDirectoryLink(link);
   links_.emplace(FileId(status.st_dev, status.st_ino), link);
-  // The links on the way. There are no circles, for the way has an end.
-  for (fs::path at = link; IsLink(at);) {
-    std::error_code error;
-    const fs::path target = at.parent_path() / fs::read_symlink(at, error);
-    if (error) throw IoError("read the link", at.string(), error.value());
-    at = RealPath(target.parent_path()) / target.filename();
-    if (IsLink(at)) passing_.emplace(at, link);
-  }
+  const std::vector<fs::path> way = LinkWay(link);
+  for (std::size_t i = 1; i + 1 < way.size(); ++i) passing_.emplace(way[i], link);
 }
 
 // A link of the hub cache to a directory, such as snapshots/main to a commit.

@@ -268,6 +268,12 @@ TEST_F(ConvertCommandTest, DeletingTheSourceNeedsYesOffATerminal) {
   const ToolResult planned = Convert({"--delete-source-shards", "--dry-run"});
   EXPECT_THAT(planned.out, HasSubstr("  to delete   4 files ("));
   EXPECT_THAT(planned.out, HasSubstr("4 files in " + in_ + ": frees "));
+  EXPECT_THAT(planned.out, ::testing::Not(HasSubstr("hard links")));
+  const std::string shard = in_ + "/model-00001-of-00004.safetensors";
+  std::filesystem::create_hard_link(shard, shard + ".link");
+  EXPECT_THAT(Convert({"--delete-source-shards", "--dry-run"}).out,
+              HasSubstr("; 1 has further names elsewhere (hard links), which keep the bytes"));
+  std::filesystem::remove(shard + ".link");
   const ToolResult done = Convert({"--delete-source-shards", "--yes", "--json", "-q"});
   EXPECT_EQ(done.exit_code, 0) << done.err;
   ExpectConforms(done.out, "convert-report");

@@ -11,6 +11,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "convert/job/link_way.h"
+#include "convert/recipes/bf16_to_fp8.h"
 #include "tests/convert/job/source_release_test.h"
 #include "tests/support/immutable.h"
 #include "tests/support/other_user.h"
@@ -75,6 +77,43 @@ TEST_F(SourceDeletionTest, AnImmutableFileOrDirectoryIsFoundBeforeAnythingIsWrit
     }
   }
   EXPECT_EQ(Command().Run().freed_source_shards, 4U);
+}
+
+TEST_F(SourceDeletionTest, AWayHasTheLinksAndTheFile) {
+  const fs::path in = fs::canonical(in_);
+  const fs::path other = fs::canonical(dir_.path()) / "other";
+  fs::create_directories(other);
+  fs::create_directory_symlink(in_, dir_ / "linked");
+  fs::create_symlink(dir_ / "linked" / kTinyShard1, other / "a");
+  fs::create_symlink("a", other / "b");
+  EXPECT_THAT(LinkWay(other / "b"), ElementsAre(other / "b", other / "a", in / kTinyShard1));
+  EXPECT_THAT(LinkWay(dir_ / "linked" / kTinyShard1), ElementsAre(in / kTinyShard1));
+}
+
+// The original of --scales-from has a shard of IN through a link.
+TEST_F(SourceDeletionTest, AnOriginalThatLinksToTheSourceIsRefusedBeforeAnythingIsWritten) {
+  const std::string shared = "extra.safetensors";
+  testing::TinyCheckpoint original = testing::SmallFp8Checkpoint();
+  for (const char* name : {"a.weight", "c.weight", "d.weight"}) original.DropContaining(name);
+  original.Add(shared, "extra.weight", formats::Dtype::kBF16, {4, 4});
+  original.Write(dir_ / "original");
+  const fs::path bf16 = dir_ / "bf16";
+  Conversion(dir_ / "original", bf16).Run();
+  fs::remove(dir_ / "original" / shared);
+  fs::create_symlink(bf16 / shared, dir_ / "original" / shared);
+  const auto before = ReadTree(bf16);
+  Bf16ToFp8Options options;
+  options.scales_from = dir_ / "original";
+  for (const bool dry_run : {true, false}) {
+    Conversion conversion(bf16, out_, Bf16ToFp8Conversion(options));
+    conversion.request.run.delete_source_shards = true;
+    conversion.request.run.dry_run = dry_run;
+    const Error error = testing::ErrorOf([&] { conversion.Run(); });
+    EXPECT_EQ(error.code(), ErrorCode::kUsage) << error.message();
+    EXPECT_THAT(error.message(), HasSubstr(shared));
+  }
+  EXPECT_FALSE(fs::exists(out_));
+  EXPECT_EQ(ReadTree(bf16), before);
 }
 
 class LinkedReleaseTest : public SourceReleaseTest {
