@@ -29,6 +29,23 @@ std::size_t ZerosAtBack(std::span<const std::byte> bytes) {
   return zeros;
 }
 
+// Whether rows [first, last) of a vocabulary are just what one or several of 32 ranks or more
+// hold, where the vocabulary may be padded to a multiple of 64 first. Slices of fewer rows say
+// nothing: other runs have their borders by chance.
+bool AreSlicesOfManyRanks(std::uint64_t rows, std::uint64_t first, std::uint64_t last) {
+  constexpr std::array<std::uint64_t, 5> kRanks = {32, 64, 128, 256, 320};
+  constexpr std::uint64_t kLeastSlice = 32;
+  constexpr std::uint64_t kPadding = 64;
+  for (const std::uint64_t ranks : kRanks) {
+    for (const std::uint64_t padded : {rows, CeilDiv(rows, kPadding) * kPadding}) {
+      const std::uint64_t slice = padded / ranks;
+      if (padded % ranks != 0 || slice < kLeastSlice || first % slice != 0) continue;
+      if (last % slice == 0 || last == rows) return true;
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
 bool IsVocabulary(std::string_view name) {
@@ -43,6 +60,7 @@ bool IsVocabulary(std::string_view name) {
 }
 
 std::uint64_t LeastZeroRun(formats::Dtype dtype) {
+  if (dtype == formats::Dtype::kI32) return kPageBytes / 4;
   return formats::DtypeBits(dtype) <= 8 ? kPageBytes / 2 : kPageBytes;
 }
 
@@ -115,6 +133,9 @@ ZeroRunKind KindOfZeroRun(std::string_view name, formats::Dtype dtype, const for
     // A rank's slice is larger; tokens that were never given out are fewer.
     constexpr std::uint64_t kSliceShare = 16;
     const bool is_small = count < CeilDiv(rows, kSliceShare);
+    if (count != 1 && is_small && AreSlicesOfManyRanks(rows, first, last)) {
+      return at_end ? ZeroRunKind::kRows : ZeroRunKind::kHole;
+    }
     if (count == 1 || (at_end && is_small)) return ZeroRunKind::kPadding;
     return at_end || is_small ? ZeroRunKind::kRows : ZeroRunKind::kHole;
   }

@@ -21,7 +21,8 @@ struct ZeroRun {
 };
 
 // The bytes of the shortest run that says something: a page of a file. Of types with one byte a
-// value it is half a page, which a page of 16-bit values becomes when they are quantised.
+// value it is half a page, which a page of 16-bit values becomes when they are quantised, and a
+// quarter of one of I32, which holds eight codes of 4 bits in each element.
 std::uint64_t LeastZeroRun(formats::Dtype dtype);
 
 // The runs of a tensor whose bytes come in pieces.
@@ -59,7 +60,8 @@ enum class ZeroRunKind {
 // matrix, or of each half of a gate_up_proj, and no more than half of the rows), a single row, or
 // whole matrices of 3-D experts. Of a vocabulary less than a sixteenth of the rows is padding at
 // the end and may be real elsewhere; more, as the slice of a rank has, may be real at the end
-// alone. Everything else is a hole: a file is written in pieces that do not end where rows do.
+// alone, and so may fewer rows that are just the slices of some of 32 ranks or more. Everything
+// else is a hole: a file is written in pieces that do not end where rows do.
 ZeroRunKind KindOfZeroRun(std::string_view name, formats::Dtype dtype, const formats::Shape& shape,
                           const ZeroRun& run);
 

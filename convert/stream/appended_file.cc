@@ -7,6 +7,9 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/zero_runs.h"
+#include "convert/plan/slice_expression.h"
+#include "formats/dtype.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 
@@ -86,10 +89,34 @@ void AppendedFile::DigestTensors(std::span<const std::byte> staged) {
 }
 
 void AppendedFile::DigestTensor(std::uint64_t first, std::span<const std::byte> bytes) {
-  const TensorEntry& entry = file_.tensors[tensor_].entry;
-  zeros_.Add(0, entry.name, entry.dtype, entry.shape, first, bytes);
+  LookForZeros(first, bytes);
   tensor_xxh3_.Update(bytes);
   if (tensor_sha256_) tensor_hash_.Update(bytes);
+}
+
+// A rank's rows of a vocabulary are judged by their place in the whole of it. What is added to
+// their end is no part of it.
+void AppendedFile::LookForZeros(std::uint64_t first, std::span<const std::byte> bytes) {
+  const PlannedTensor& tensor = file_.tensors[tensor_];
+  const TensorEntry& entry = tensor.entry;
+  const SliceExpression* const slice = tensor.expression->slice();
+  if (slice == nullptr || !IsVocabulary(entry.name)) {
+    zeros_.Add(0, entry.name, entry.dtype, entry.shape, first, bytes);
+    return;
+  }
+  const std::uint64_t held = entry.bytes - slice->zero_bytes();
+  if (first >= held) return;
+  bytes =
+      bytes.first(static_cast<std::size_t>(std::min<std::uint64_t>(bytes.size(), held - first)));
+  const SlicePart& part = slice->parts().front();
+  const MatrixShape whole = MatrixOf(part.origin->shape());
+  if (slice->parts().size() > 1 || part.box.cols() != whole.cols) {
+    zeros_.Add(0, entry.name, entry.dtype, entry.shape, first, bytes);
+    return;
+  }
+  const std::uint64_t before =
+      part.box.row_begin * whole.cols * formats::DtypeBits(entry.dtype) / 8;
+  zeros_.Add(0, entry.name, entry.dtype, part.origin->shape(), before + first, bytes);
 }
 
 void AppendedFile::FinishTensor() {

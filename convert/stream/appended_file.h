@@ -55,6 +55,7 @@ class AppendedFile {
   void DigestTensors(std::span<const std::byte> staged);
   // Bytes of the tensor at hand, which begin at its byte `first`.
   void DigestTensor(std::uint64_t first, std::span<const std::byte> bytes);
+  void LookForZeros(std::uint64_t first, std::span<const std::byte> bytes);
   void FinishTensor();
   void SkipEmptyTensors();
 
@@ -73,7 +74,7 @@ class AppendedFile {
   formats::Xxh3 tensor_xxh3_;
   formats::Sha256 tensor_hash_;
   std::size_t tensor_ = 0;  // position of the tensor that the next digested byte belongs to
-  TensorZeros zeros_{TensorZeros::Rows::kOfRank};  // of that tensor
+  TensorZeros zeros_{TensorZeros::Rows::kSome};  // of that tensor
   FileRecord record_;
 };
 

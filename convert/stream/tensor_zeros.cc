@@ -33,22 +33,29 @@ void TensorZeros::Add(std::uint32_t id, std::string_view name, formats::Dtype dt
   matrix.runs.Add(first, bytes);
 }
 
-bool TensorZeros::IsPadding(const Matrix& matrix) const {
-  return rows_ == Rows::kOfRank && !matrix.has_values && IsVocabulary(matrix.name);
+bool TensorZeros::IsHole(const Matrix& matrix, const ZeroRun& run) {
+  return KindOfZeroRun(matrix.name, matrix.dtype, *matrix.shape, run) == ZeroRunKind::kHole;
+}
+
+bool TensorZeros::MayBePadding(const Matrix& matrix) const {
+  if (rows_ == Rows::kAll || matrix.has_values || !IsVocabulary(matrix.name)) return false;
+  const std::vector<ZeroRun> runs = matrix.runs.Find();
+  return std::none_of(runs.begin(), runs.end(),
+                      [&](const ZeroRun& run) { return IsHole(matrix, run); });
 }
 
 void TensorZeros::Judge(TensorRecord& record) const {
-  const bool has_values = std::any_of(
-      matrices_.begin(), matrices_.end(),
-      [this](const auto& matrix) { return matrix.second.has_values || IsPadding(matrix.second); });
+  const bool has_values =
+      std::any_of(matrices_.begin(), matrices_.end(), [this](const auto& matrix) {
+        return matrix.second.has_values || MayBePadding(matrix.second);
+      });
   record.all_zero = !matrices_.empty() && !has_values;
   record.zero_runs = 0;
   if (record.all_zero) return;
   for (const auto& [id, matrix] : matrices_) {
-    if (IsPadding(matrix)) continue;
+    if (MayBePadding(matrix)) continue;
     for (const ZeroRun& run : matrix.runs.Find()) {
-      const ZeroRunKind kind = KindOfZeroRun(matrix.name, matrix.dtype, *matrix.shape, run);
-      if (kind == ZeroRunKind::kHole) ++record.zero_runs;
+      if (IsHole(matrix, run)) ++record.zero_runs;
     }
   }
 }

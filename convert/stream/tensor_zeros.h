@@ -18,12 +18,13 @@ namespace dsv3::convert {
 // shapes outlive it.
 class TensorZeros {
  public:
-  // Which rows the matrices have. Of a vocabulary a rank may have rows that are padding alone.
-  enum class Rows { kAll, kOfRank };
+  // Which rows of the matrices are added. Of a vocabulary some rows may be those alone that no
+  // token has.
+  enum class Rows { kAll, kSome };
   explicit TensorZeros(Rows rows) : rows_(rows) {}
 
-  // A piece of a tensor, known by `id`, that begins at its byte `first`. Tensors that are not
-  // weight matrices are left out.
+  // A piece of a tensor of `shape`, known by `id`, that begins at its byte `first`. Tensors that
+  // are not weight matrices are left out.
   void Add(std::uint32_t id, std::string_view name, formats::Dtype dtype,
            const formats::Shape& shape, std::uint64_t first, std::span<const std::byte> bytes);
 
@@ -44,7 +45,8 @@ class TensorZeros {
     bool has_values = false;
     ZeroRuns runs;
   };
-  bool IsPadding(const Matrix& matrix) const;
+  static bool IsHole(const Matrix& matrix, const ZeroRun& run);
+  bool MayBePadding(const Matrix& matrix) const;
 
   Rows rows_;
   std::map<std::uint32_t, Matrix> matrices_;

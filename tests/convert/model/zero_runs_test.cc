@@ -71,10 +71,12 @@ TEST(ZeroRunsTest, FindsWhatALoopOverAllBytesFinds) {
   }
 }
 
-TEST(ZeroRunsTest, CountsHalfAPageOfBytes) {
+TEST(ZeroRunsTest, CountsHalfAPageOfBytesAndAQuarterOfPackedCodes) {
   EXPECT_EQ(LeastZeroRun(Dtype::kBF16), 4096U);
   EXPECT_EQ(LeastZeroRun(Dtype::kF32), 4096U);
   EXPECT_EQ(LeastZeroRun(Dtype::kF8E4M3), 2048U);
+  EXPECT_EQ(LeastZeroRun(Dtype::kU8), 2048U);
+  EXPECT_EQ(LeastZeroRun(Dtype::kI32), 1024U);
 }
 
 // Of a matrix of `shape` in BF16, the kind of the run of elements [begin, end).
@@ -125,10 +127,10 @@ TEST(ZeroRunsTest, TakesRowsOfTokensThatDoNotExist) {
   }
 }
 
-// The slices of a vocabulary that 2 to 16 ranks hold.
+// The slices of a vocabulary that 2 to 128 ranks hold.
 TEST(ZeroRunsTest, TakesNoWholeSliceOfAVocabularyForPadding) {
-  constexpr std::uint64_t kRows = 1600;
-  for (const std::uint64_t ranks : {2U, 4U, 8U, 16U}) {
+  constexpr std::uint64_t kRows = 6400;
+  for (const std::uint64_t ranks : {2U, 4U, 8U, 16U, 32U, 64U, 128U}) {
     const std::uint64_t slice = kRows / ranks * 3000;
     const auto kind = [&](std::uint64_t rank) {
       return Kind("lm_head.weight", {kRows, 3000}, rank * slice, (rank + 1) * slice);
@@ -138,6 +140,20 @@ TEST(ZeroRunsTest, TakesNoWholeSliceOfAVocabularyForPadding) {
     }
     EXPECT_EQ(kind(ranks - 1), ZeroRunKind::kRows) << "the last of " << ranks;
   }
+}
+
+// 4,064 rows are padded to 4,096, of which the last of 32 ranks holds 128: 96 of the vocabulary.
+TEST(ZeroRunsTest, KnowsTheSlicesOfAPaddedVocabulary) {
+  const auto kind = [&](std::uint64_t first, std::uint64_t last) {
+    return Kind("lm_head.weight", {4064, 3000}, first * 3000, last * 3000);
+  };
+  EXPECT_EQ(kind(128, 256), ZeroRunKind::kHole);
+  EXPECT_EQ(kind(128, 384), ZeroRunKind::kHole) << "two neighbours";
+  EXPECT_EQ(kind(3968, 4064), ZeroRunKind::kRows);
+  EXPECT_EQ(kind(127, 256), ZeroRunKind::kRows) << "no slice";
+  EXPECT_EQ(kind(128, 240), ZeroRunKind::kRows) << "no slice";
+  EXPECT_EQ(kind(3970, 4064), ZeroRunKind::kPadding) << "no slice";
+  EXPECT_EQ(kind(128, 129), ZeroRunKind::kPadding) << "one row";
 }
 
 TEST(ZeroRunsTest, KnowsVocabulariesByTheirNamesInEveryLayout) {

@@ -20,8 +20,10 @@
 namespace dsv3::testing {
 namespace {
 
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 constexpr char kHoled[] = "model.layers.0.mlp.down_proj.weight";             // 192 × 1024
@@ -84,6 +86,28 @@ TEST_F(HoleWarningsTest, OfSlicesOfRanks) {
   const convert::ConversionReport report = RunReshard(bf16(), out(), options).conversion;
   EXPECT_THAT(report.all_zero, ElementsAre(kZero));
   EXPECT_THAT(Names(report.zero_runs), ElementsAre(kHoled));
+}
+
+// Rows that rank 1 of 4 holds; the vocabulary has 1000 rows and is padded to 1024.
+TEST_F(HoleWarningsTest, OfALostSliceOfTheVocabulary) {
+  const std::size_t slice = TensorBytes(bf16(), kPadded).size() / 1000 * 256;
+  Poke(bf16(), kPadded, slice, std::string(slice, '\0'));
+  convert::ReshardOptions options;
+  options.parallel.ep = 8;
+  for (const unsigned tp : {2U, 4U, 8U}) {
+    options.parallel.tp = tp;
+    const convert::ConversionReport report = RunReshard(bf16(), out(), options).conversion;
+    std::vector<std::string> holes;
+    for (const convert::TensorCount& count : report.zero_runs) holes.push_back(count.tensor);
+    if (tp == 2) {
+      EXPECT_THAT(report.all_zero, Not(Contains(kPadded)));
+      EXPECT_THAT(holes, Contains(kPadded));
+    } else {
+      EXPECT_THAT(report.all_zero, Contains(kPadded)) << tp;
+      EXPECT_THAT(holes, Not(Contains(kPadded))) << tp;
+    }
+    std::filesystem::remove_all(out());
+  }
 }
 
 TEST_F(HoleWarningsTest, OfSliceThatIsReadFromRanks) {
