@@ -7,7 +7,9 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/zero_weights.h"
 #include "formats/error.h"
+#include "formats/message_text.h"
 
 namespace dsv3::convert {
 namespace {
@@ -63,6 +65,7 @@ void ScaleSignificands::Add(std::span<const float> scales) {
     if (significand == 0) {
       ++powers_of_two_;
       any_but_one_ = any_but_one_ || scale != 1;
+      if (scale == kLeastE8M0) ++least_e8m0_;
     } else {
       ++others_;
     }
@@ -75,6 +78,7 @@ void ScaleSignificands::Add(const ScaleSignificands& other) {
   differ_ = differ_ || other.differ_ || other.significand_ != significand_;
   powers_of_two_ += other.powers_of_two_;
   others_ += other.others_;
+  least_e8m0_ += other.least_e8m0_;
   any_but_one_ = any_but_one_ || other.any_but_one_;
 }
 
@@ -146,6 +150,34 @@ std::optional<formats::Finding> CheckScaleFmt(const Catalog& catalog, const Mode
                     QuoteForMessage(claim), e8m0.Shown(), kUsed));
   }
   return std::nullopt;
+}
+
+std::optional<formats::Finding> CheckScalesOfZeros(
+    const Catalog& catalog, std::span<const ScaledWeight> pairs,
+    std::span<const ScaleSignificands> significands) {
+  const CatalogTensor* first = nullptr;
+  std::uint64_t scales = 0;  // of the first
+  std::uint64_t others = 0;
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    if (pairs[i].scale_format != quant::ScaleFormat::kE8M0) continue;
+    if (significands[i].least_e8m0() == 0) continue;
+    if (first != nullptr) {
+      ++others;
+      continue;
+    }
+    first = &catalog.tensors()[pairs[i].scale];
+    scales = significands[i].least_e8m0();
+  }
+  if (first == nullptr) return std::nullopt;
+  const std::string& file = catalog.files()[first->extent.file].name;
+  return formats::Finding{
+      formats::Severity::kWarning, "zero-scales", file, first->name,
+      fmt::format("{}: {} of the scales in {} {} 2^-127 (the byte 0), which tools write for "
+                  "blocks of zeros alone; if the weights have other values there, a part of the "
+                  "file was never written: check IN with dsv3-verify numeric{}",
+                  formats::ShownPath(file), scales, QuoteForMessage(first->name),
+                  scales == 1 ? "is" : "are",
+                  others == 0 ? "" : fmt::format(" ({} more such tensors)", others))};
 }
 
 }  // namespace dsv3::convert

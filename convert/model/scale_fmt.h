@@ -23,6 +23,8 @@ class ScaleSignificands {
   // Positive powers of two, subnormal ones included. Scales that are not positive and finite are
   // not counted at all.
   std::uint64_t powers_of_two() const { return powers_of_two_; }
+  // Those of 2^-127, which is the code 0 of E8M0.
+  std::uint64_t least_e8m0() const { return least_e8m0_; }
   // Whether there is any scale, and all of them are powers of two.
   bool AllPowersOfTwo() const { return powers_of_two_ != 0 && others_ == 0; }
   // Whether a scale other than 1 is among the powers of two; all-zero blocks have 1 in any format.
@@ -33,6 +35,7 @@ class ScaleSignificands {
  private:
   std::uint64_t powers_of_two_ = 0;
   std::uint64_t others_ = 0;
+  std::uint64_t least_e8m0_ = 0;
   bool any_but_one_ = false;
   bool differ_ = false;
   std::uint32_t significand_ = 0;  // 23 bits without the hidden one, of the first scale
@@ -47,5 +50,11 @@ class ScaleSignificands {
 std::optional<formats::Finding> CheckScaleFmt(const Catalog& catalog, const ModelConfig& config,
                                               std::span<const ScaledWeight> pairs,
                                               std::span<const ScaleSignificands> significands);
+
+// The warning ("zero-scales") where E8M0 scales are 2^-127: tools write it for blocks of zeros
+// alone, and what was never written of a file reads as such scales, too. Arguments as above.
+std::optional<formats::Finding> CheckScalesOfZeros(const Catalog& catalog,
+                                                   std::span<const ScaledWeight> pairs,
+                                                   std::span<const ScaleSignificands> significands);
 
 }  // namespace dsv3::convert

@@ -24,6 +24,10 @@ bool IsCodeMatrix(std::string_view name, formats::Dtype dtype, const formats::Sh
 // Whether floats of this many bytes each, FP8 codes among them, are all zero, of either sign.
 bool AreZero(std::size_t float_bytes, std::span<const std::byte> bytes);
 
+// The code 0 of E8M0, as which a part of a scale's file reads that was never written. Quantisers
+// write it for blocks of zeros alone.
+inline constexpr float kLeastE8M0 = 0x1p-127F;
+
 // Whether a quantiser may have written this scale for a block of zeros: 1; an epsilon of BF16 or
 // FP8; or what a floor of the largest magnitude of 1e-4 or less gives, rounded up to a power of
 // two. Any other scale says that its block had values. True for zero, false for NaN and negative

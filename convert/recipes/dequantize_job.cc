@@ -55,6 +55,9 @@ SideDigests CheckQuantizedWeights(const Catalog& catalog, const ModelConfig& con
     significands.push_back(check.significands[i]);
   }
   for (auto& [tensor, found] : check.beside) digests.emplace(tensor, std::move(found));
+  if (auto warning = CheckScalesOfZeros(catalog, weights, check.significands)) {
+    run.warn(std::move(*warning));
+  }
   if (auto warning = CheckScaleFmt(catalog, config, fp8, significands)) {
     run.warn(std::move(*warning));
   }

@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/scale_fmt.h"
 #include "convert/plan/gguf_four_bit_expression.h"
 #include "convert/recipes/check_scales.h"
 #include "formats/error.h"
@@ -96,6 +97,9 @@ SideDigests CheckGgufWeights(const Catalog& catalog, const std::vector<ScaledWei
   ScaleCheck check = CheckScales(catalog, weights, /*allow_bad_scales=*/false, sha256, run.sources,
                                  progress, stop, run.known, look);
   halves.Judge(kept);
+  if (auto warning = CheckScalesOfZeros(catalog, weights, check.significands)) {
+    run.warn(std::move(*warning));
+  }
   for (std::size_t i = 0; i < weights.size(); ++i) {
     digests.emplace(weights[i].scale, std::move(check.digests[i]));
   }

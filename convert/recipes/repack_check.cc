@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/scale_fmt.h"
 #include "convert/recipes/check_scales.h"
 #include "formats/error.h"
 #include "formats/io/aligned_buffer.h"
@@ -325,6 +326,7 @@ SideDigests RepackCheck::Look(std::span<const std::size_t> weights, bool sha256,
   };
   ScaleCheck check = CheckScales(catalog_, scaled, /*allow_bad_scales=*/false, sha256, sources,
                                  progress, stop, known, look);
+  zero_scales_ = CheckScalesOfZeros(catalog_, scaled, check.significands);
   Judge judge(catalog_, repacked_, bytes_, tensor_scales_, sources, stop);
   for (const std::size_t i : weights) {
     if (stop.stopped()) ThrowInterrupted();
@@ -349,7 +351,9 @@ SideDigests RepackCheck::LookAtAll(bool sha256, const PreflightRun& run, Progres
                                    const StopToken& stop) {
   std::vector<std::size_t> all(repacked_.weights.size());
   for (std::size_t i = 0; i < all.size(); ++i) all[i] = i;
-  return Look(all, sha256, run.sources, run.known, progress, stop);
+  SideDigests digests = Look(all, sha256, run.sources, run.known, progress, stop);
+  if (zero_scales_) run.warn(*zero_scales_);
+  return digests;
 }
 
 void RepackCheck::LookAt(std::span<const std::size_t> weights, SourceFiles& sources,

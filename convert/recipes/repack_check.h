@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "convert/job/run_plan.h"
 #include "convert/recipes/repack.h"
 #include "convert/stream/source_files.h"
+#include "formats/finding.h"
 #include "formats/freed_shard.h"
 
 namespace dsv3::convert {
@@ -35,7 +37,7 @@ class RepackCheck {
   RepackCheck(const Catalog& catalog, const RepackedModel& repacked,
               const std::vector<formats::FreedShard>& freed);
 
-  // Looks at all weights.
+  // Looks at all weights, and warns of scales that were never written.
   SideDigests LookAtAll(bool sha256, const PreflightRun& run, ProgressSink& progress,
                         const StopToken& stop);
   // Looks at those of some weights, by position, and of their partners that were not looked at.
@@ -59,6 +61,7 @@ class RepackCheck {
   std::vector<ScaleBytes> bytes_;                             // by weight
   std::vector<float> tensor_scales_;
   std::vector<bool> looked_;
+  std::optional<formats::Finding> zero_scales_;  // of the last look (CheckScalesOfZeros)
 };
 
 }  // namespace dsv3::convert

@@ -8,7 +8,9 @@
 #include <numeric>
 #include <span>
 #include <utility>
+#include <vector>
 
+#include "convert/model/zero_weights.h"
 #include "convert/stream/value_scan.h"
 #include "formats/hash/xxh3.h"
 #include "quant/statistics.h"
@@ -130,10 +132,12 @@ class Measurer {
                    {piece.scales.first, piece.scales.values});
       }
     }
+    const std::uint64_t vanished = CountVanished(piece);
     Gathered& tensor = gathered_[piece.tensor];
     const std::lock_guard lock(mutexes_[piece.tensor % mutexes_.size()]);
     for (PanelResult& panel : panels) Merge(panel, tensor);
     tensor.measurement.codes.Add(codes);
+    tensor.measurement.vanished += vanished;
     if (!blocks.empty()) {
       if (tensor.blocks.empty()) tensor.blocks = ZeroBlocks(0, reader.num_scales());
       tensor.blocks.Add(blocks);
@@ -174,6 +178,32 @@ class Measurer {
       first = false;
     }
     return panel;
+  }
+
+  // Values that are nearly zero by their scale alone.
+  static std::uint64_t CountVanished(const ValuePiece& piece) {
+    const std::vector<float>& scales = piece.scales.values;
+    if (!piece.reader.scaled() ||
+        std::find(scales.begin(), scales.end(), kLeastE8M0) == scales.end()) {
+      return 0;
+    }
+    std::uint64_t vanished = 0;
+    std::array<float, kValueChunk> buffer;
+    const std::size_t chunk_bytes = piece.reader.BytesTo(kValueChunk);
+    for (std::size_t done = 0; done < piece.bytes.size(); done += chunk_bytes) {
+      const auto chunk =
+          piece.bytes.subspan(done, std::min(chunk_bytes, piece.bytes.size() - done));
+      const std::uint64_t element = piece.begin + piece.reader.ElementAt(done);
+      const auto values =
+          std::span(buffer).first(static_cast<std::size_t>(piece.reader.ElementAt(chunk.size())));
+      piece.reader.Floats(element, chunk, piece.scales, values.data());
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        if (values[i] != 0 && piece.reader.ScaleOf(element + i, piece.scales) == kLeastE8M0) {
+          ++vanished;
+        }
+      }
+    }
+    return vanished;
   }
 
   static void MeasureFloatChunk(const ValuePiece& piece, bool is_scale, std::uint64_t element,

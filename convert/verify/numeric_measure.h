@@ -46,6 +46,7 @@ struct Measurement {
   CodesOutOfRange codes;           // of a weight whose form has a range
   ScaleSignificands significands;  // of a scale
   ZeroBlockCount zero_blocks;      // of a weight with a scale
+  std::uint64_t vanished = 0;      // values of a weight whose scale is kLeastE8M0, but for zeros
   std::vector<ZeroRun> zero_runs;  // in order, where they are wished for
 };
 

@@ -76,13 +76,29 @@ ZeroJudge::ZeroJudge(const ValueCheckpoint& checkpoint,
 
 std::optional<ZeroFinding> ZeroJudge::Of(std::uint32_t tensor) const {
   const Measurement& m = measurements_[tensor];
-  if (scales_.OfScale(tensor) != nullptr) return std::nullopt;
+  if (const ScaledWeight* const weight = scales_.OfScale(tensor)) return OfScale(tensor, *weight);
   if (IsAllZero(m)) return OfAllZero(tensor);
   if (m.zero_blocks.blocks == 0) return OfRuns(tensor);
   return ZeroFinding{Severity::kError, "zero-blocks",
                      fmt::format("{} {} all zero, but {}; {}", m.zero_blocks.blocks,
                                  m.zero_blocks.blocks == 1 ? "block is" : "blocks are",
                                  ZeroBlocksSay(tensor), kHole)};
+}
+
+std::optional<ZeroFinding> ZeroJudge::OfScale(std::uint32_t scale,
+                                              const ScaledWeight& weight) const {
+  const std::uint64_t vanished = measurements_[weight.weight].vanished;
+  if (scale != weight.scale || vanished == 0) return std::nullopt;
+  return ZeroFinding{
+      Severity::kError, "zero-scales",
+      fmt::format(
+          "{} of its scales {} 2^-127 (the byte 0), so that {} of {} {} nearly zero, and no "
+          "tool writes this scale for a block that has values; {}",
+          measurements_[scale].significands.least_e8m0(),
+          measurements_[scale].significands.least_e8m0() == 1 ? "is" : "are",
+          vanished == 1 ? "one value" : fmt::format("{} values", vanished),
+          QuoteForMessage(catalog_.tensors()[weight.weight].name), vanished == 1 ? "is" : "are",
+          kHole)};
 }
 
 ZeroFinding ZeroJudge::OfAllZero(std::uint32_t tensor) const {

@@ -28,11 +28,12 @@ class ZeroJudge {
   ZeroJudge(const ValueCheckpoint& checkpoint, const std::vector<Measurement>& measurements);
 
   // At most one finding, of a tensor that has values: "all-zero" where all values are zero, else
-  // "zero-blocks", "zero-run" or "zero-rows".
+  // "zero-blocks", "zero-run" or "zero-rows"; of a scale "zero-scales".
   std::optional<ZeroFinding> Of(std::uint32_t tensor) const;
 
  private:
   ZeroFinding OfAllZero(std::uint32_t tensor) const;
+  std::optional<ZeroFinding> OfScale(std::uint32_t scale, const ScaledWeight& weight) const;
   std::optional<ZeroFinding> OfRuns(std::uint32_t tensor) const;
   std::string ZeroBlocksSay(std::uint32_t tensor) const;
 

@@ -20,6 +20,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::Field;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::StartsWith;
 
@@ -33,6 +34,13 @@ auto OneOf(const std::string& prefix) {
 void Clear(TinyTensor& tensor, std::size_t begin, std::size_t count) {
   ASSERT_LE(begin + count, tensor.bytes.size());
   tensor.bytes.replace(begin, count, count, '\0');
+}
+
+// The warnings of scales that were never written.
+formats::Findings ZeroScales(const convert::ConversionReport& report) {
+  formats::Findings found = report.warnings;
+  std::erase_if(found, [](const formats::Finding& each) { return each.kind != "zero-scales"; });
+  return found;
 }
 
 using CodeHolesTest = RepackTest;
@@ -79,8 +87,40 @@ TEST_F(CodeHolesTest, AreWarnedOfWhereTheyAreDequantised) {
                              R"({"num_bits": 4, "type": "int", "strategy": "group",
                                  "group_size": 32})"));
   EXPECT_THAT(zero_runs(made), IsEmpty());
-  Clear(codes, 5'000, 4'096);
+  Clear(codes, 5'000, 1'024);
   EXPECT_THAT(zero_runs(made), OneOf(std::string(kModule) + "weight"));
+}
+
+// A row of blocks that a quantiser would write for zeros alone; the codes are others.
+TEST_F(CodeHolesTest, AreWarnedOfInScalesThatAreRepacked) {
+  TinyCheckpoint checkpoint = V4Checkpoint();
+  EXPECT_THAT(ZeroScales(Repack(checkpoint, RepackTarget::kFp8)), IsEmpty());
+  TinyTensor& scale = checkpoint.Find(std::string(kExpert) + "w1.scale");
+  Clear(scale, 0, scale.bytes.size());
+  const formats::Findings found = ZeroScales(Repack(checkpoint, RepackTarget::kFp8));
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found[0].tensor, scale.name);
+}
+
+// A byte 0 of an E8M0 scale is 2^-127, which is written for blocks of zeros alone.
+TEST_F(CodeHolesTest, AreWarnedOfInE8M0Scales) {
+  for (const bool compressed : {false, true}) {
+    Made made = MxFp4(compressed);
+    TinyTensor& scale =
+        made.checkpoint.Find(std::string(kModule) + (compressed ? "weight_scale" : "scale"));
+    const auto warnings = [&] {
+      std::filesystem::remove_all(in());
+      std::filesystem::remove_all(out());
+      made.checkpoint.Write(in());
+      return ZeroScales(Conversion(in(), out(), convert::DequantizeConversion()).Run());
+    };
+    EXPECT_THAT(warnings(), IsEmpty());
+    Clear(scale, 7, 3);
+    const formats::Findings found = warnings();
+    ASSERT_EQ(found.size(), 1U);
+    EXPECT_EQ(found[0].tensor, scale.name);
+    EXPECT_THAT(found[0].message, HasSubstr("3 of the scales in '" + scale.name + "' are 2^-127"));
+  }
 }
 
 }  // namespace

@@ -24,8 +24,11 @@ using convert::CodeRange;
 using convert::CodesOutOfRange;
 using convert::SamplePreset;
 using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::Field;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 std::vector<std::byte> Bytes(std::initializer_list<unsigned> values) {
   std::vector<std::byte> bytes;
@@ -153,6 +156,24 @@ TEST_F(FormValuesTest, NamesTheE8M0CodeThatIsNoNumber) {
   const std::string expert = "layers.1.ffn.experts.2.w1.scale";  // 256 × 8
   Spoil(expert, 7 * 8 + 2, "\xFF");
   ExpectOne("bad-scale", expert, "[7, 2]", "the NaN code 0xFF");
+}
+
+// 2^-127 is a number, but only blocks of zeros have it.
+TEST_F(FormValuesTest, FindsE8M0ScalesThatWereNeverWritten) {
+  Make(SamplePreset::kV4);
+  const std::string expert = "layers.1.ffn.experts.2.w1.";  // 256 × 256, groups of 32
+  Spoil(expert + "scale", 64, std::string(4, '\0'));
+  ExpectOne("zero-scales", expert + "scale", "4 of its scales are 2^-127",
+            expert + "weight' are nearly zero");
+  Spoil(expert + "scale", 0, std::string(std::size_t{256} * 8, '\0'));
+  EXPECT_THAT(Findings(), Contains(Field(&formats::Finding::kind, "zero-scales")));
+  Spoil(expert + "weight", 0, std::string(std::size_t{256} * 128, '\0'));
+  EXPECT_THAT(Findings(), Not(Contains(Field(&formats::Finding::kind, "zero-scales"))));
+
+  Make(SamplePreset::kV4);
+  const std::string attention = "layers.1.attn.wq_b.";  // FP8, 512 × 128, blocks of 128 × 128
+  Spoil(attention + "scale", 3, std::string(1, '\0'));
+  ExpectOne("zero-scales", attention + "scale", "1 of its scales is 2^-127", attention);
 }
 
 }  // namespace
