@@ -47,6 +47,7 @@ constexpr char kW4AFp8Bytes[] = "W4AFP8 (INT4, one value a byte)";
 constexpr char kBitsandbytesInt8[] = "bitsandbytes int8";
 constexpr char kBitsandbytesFp4[] = "bitsandbytes fp4";
 constexpr char kBitsandbytesNf4[] = "bitsandbytes nf4";
+constexpr char kMlx[] = "MLX (packed integers)";
 constexpr char kBitsandbytes[] = "bitsandbytes (4 bits)";
 
 constexpr char kWeightScale[] = "weight_scale";
@@ -194,6 +195,7 @@ constexpr std::array<std::string_view, 7> kInt8Parts = {
     "input_offset", "deq_scale",     "quant_bias"};
 constexpr std::array<std::string_view, 4> kStaticInt8Parts = {kDeqScale, kInputScale,
                                                               "input_offset", "quant_bias"};
+constexpr std::array<std::string_view, 2> kMlxParts = {kScales, "biases"};
 constexpr std::array<std::string_view, 3> kBitsandbytesInt8Parts = {kScb, "weight_format",
                                                                     "weight.SCB"};
 constexpr std::array<std::string_view, 6> kBitsandbytesParts = {
@@ -323,6 +325,9 @@ const FormRow kTable[] = {
      CodeLayout::kPlain, nullptr, ScaleIs<kWeightScale>, kInt8Parts, kDecodeInt8},
     {"weight", Dtype::kI8, [](const Evidence& e) { return e.Has(kDeqScale); }, Named<kStaticInt8>,
      CodeLayout::kPlain, nullptr, ScaleIs<kDeqScale>, kStaticInt8Parts, kDecodeStaticInt8},
+
+    {"weight", Dtype::kU32, [](const Evidence& e) { return e.Has(kScales); }, Named<kMlx>,
+     CodeLayout::kWordsOfRow, nullptr, ScaleIs<kScales>, kMlxParts, std::nullopt},
 
     {"weight", Dtype::kI8, IsByMethod<kMethodBitsandbytes>, Named<kBitsandbytesInt8>,
      CodeLayout::kPlain, nullptr, ScaleIs<kScb>, kBitsandbytesInt8Parts, std::nullopt},

@@ -15,6 +15,8 @@
 #include "convert/model/layers_held.h"
 #include "convert/model/stored_instead.h"
 #include "convert/model/tensor_match.h"
+#include "formats/dtype.h"
+#include "formats/dtype_kind.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 #include "formats/shape.h"
@@ -51,11 +53,28 @@ std::string FittingRows(const CatalogTensor& tensor, TensorRole role,
                      has_other_rows ? "vocab_size" : "n_routed_experts", tensor.shape[0]);
 }
 
+// A weight of another shape in a dtype that only codes have: its form is not known, so neither is
+// its shape.
+bool AreUnknownCodes(const CatalogTensor& tensor, TensorRole role,
+                     const TensorMatch::Difference& difference) {
+  return IsQuantized(role) && difference.form.empty() &&
+         (formats::IsInteger(tensor.dtype) || formats::DtypeBits(tensor.dtype) < 8);
+}
+
 // `fitting`: which value of the config would fit the tensor.
-formats::Finding WrongShape(const ModelConfig& config, const Catalog& catalog,
+formats::Finding WrongShape(const ModelConfig& config, const Catalog& catalog, TensorRole role,
                             const TensorMatch::Difference& difference, const std::string& fitting) {
   const CatalogTensor& tensor = catalog.tensors()[difference.position];
   const std::string& file = catalog.files()[tensor.extent.file].name;
+  if (AreUnknownCodes(tensor, role, difference)) {
+    return {formats::Severity::kError, "wrong-shape", file, tensor.name,
+            fmt::format("{}: tensor {} is {} {}, where config.json ({}) predicts values of shape "
+                        "{}: it holds codes in a form that is not known here; give the checkpoint "
+                        "that they were made from",
+                        formats::ShownPath(file), QuoteForMessage(tensor.name),
+                        formats::DtypeName(tensor.dtype), formats::ShapeToString(tensor.shape),
+                        config.model_type, formats::ShapeToString(difference.shape))};
+  }
   const std::string form =
       difference.form.empty() ? "" : fmt::format(" for {} weights", difference.form);
   return {
@@ -108,7 +127,7 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
         fitting =
             FittingRows(catalog.tensors()[difference.position], expected.role, difference.shape);
       }
-      findings.push_back(WrongShape(config, catalog, difference, fitting));
+      findings.push_back(WrongShape(config, catalog, expected.role, difference, fitting));
     }
     if (match.differences.empty() || match.differences[0].position != Catalog::kNone) return;
     findings.push_back(

@@ -24,7 +24,8 @@ std::optional<QuantizedForm> RecogniseForm(const Catalog& catalog, const ModelCo
                                            std::uint32_t position) {
   const CatalogTensor& tensor = catalog.tensors()[position];
   const bool codes = tensor.dtype == Dtype::kI32 || tensor.dtype == Dtype::kU8 ||
-                     tensor.dtype == Dtype::kI8 || tensor.dtype == Dtype::kF8E4M3;
+                     tensor.dtype == Dtype::kI8 || tensor.dtype == Dtype::kF8E4M3 ||
+                     tensor.dtype == Dtype::kU32;
   // Few names of plain tensors are looked at more closely.
   if (!codes) return std::nullopt;
   const std::string_view name = tensor.name;
@@ -72,7 +73,7 @@ std::uint64_t ValuesIn(const QuantizedForm& form, std::uint64_t elements) {
 }
 
 std::vector<Shape> CodeShapes(const QuantizedForm& form, std::uint64_t rows, std::uint64_t cols) {
-  std::vector<std::uint64_t> widths = {4, 8, 2, 3};
+  std::vector<std::uint64_t> widths = {4, 8, 2, 3, 6, 5};
   if (form.bits != 0) widths = {form.bits};
   std::vector<Shape> shapes;
   switch (form.layout) {
@@ -141,6 +142,7 @@ std::vector<std::string> NamesBesideWeight(std::string_view weight) {
       "qweight",
       "qzeros",
       "scales",
+      "biases",
       "g_idx",
       "SCB",
       "weight.absmax",

@@ -6,7 +6,9 @@
 
 #include <fmt/format.h>
 
+#include "convert/model/stored_instead.h"
 #include "formats/checkpoint_files.h"
+#include "formats/dtype_kind.h"
 #include "formats/error.h"
 #include "formats/json/json_edit.h"
 
@@ -103,7 +105,7 @@ bool LooksQuantized(const CatalogTensor& tensor) {
   const unsigned bits = formats::DtypeBits(tensor.dtype);
   const std::string_view name = tensor.name;
   return (bits <= 8 && tensor.dtype != formats::Dtype::kBool) || name.ends_with("_packed") ||
-         name.ends_with(".qweight");
+         name.ends_with(".qweight") || tensor.dtype == formats::Dtype::kU32;
 }
 
 }  // namespace
@@ -111,8 +113,14 @@ bool LooksQuantized(const CatalogTensor& tensor) {
 void CheckLeftoverQuantization(const ModelConfig& config, const Catalog& catalog,
                                formats::Findings& findings) {
   if (!config.quantization) return;
+  // A method that is not known here may have its codes in any integers.
+  const bool any_integers = !IsKnownMethod(config);
   const auto& tensors = catalog.tensors();
-  if (std::any_of(tensors.begin(), tensors.end(), LooksQuantized)) return;
+  if (std::any_of(tensors.begin(), tensors.end(), [&](const CatalogTensor& tensor) {
+        return LooksQuantized(tensor) || (any_integers && formats::IsInteger(tensor.dtype));
+      })) {
+    return;
+  }
   findings.push_back(ConfigFinding(
       "leftover-quantization-config",
       fmt::format("{}: it has a quantization_config (quant_method {}), but no tensor is quantised, "

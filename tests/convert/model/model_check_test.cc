@@ -72,6 +72,31 @@ std::vector<ExpectedTensor> FuseExperts(const ModelConfig& config) {
   return result;
 }
 
+// Packed codes of fused experts, which no form that is known has.
+TEST(CheckAgainstModel, CallsIntegersOfAnotherShapeCodes) {
+  const ModelConfig config = Parse(testing::SmallConfig());
+  std::vector<CatalogTensor> tensors;
+  std::size_t packed = 0;
+  for (const ExpectedTensor& tensor : FuseExperts(config)) {
+    tensors.push_back({tensor.name, Dtype::kBF16, tensor.shape, {}});
+    if (!tensor.name.ends_with("gate_up_proj")) continue;
+    ++packed;
+    tensors.back().dtype = Dtype::kU8;
+    tensors.back().shape.back() /= 2;
+  }
+  SourceFile file;
+  file.name = "model.safetensors";
+  const formats::Findings findings = CheckAgainstModel(config, Catalog({file}, std::move(tensors)));
+  ASSERT_EQ(findings.size(), packed);
+  ASSERT_GT(packed, 0U);
+  for (const formats::Finding& finding : findings) {
+    EXPECT_EQ(finding.kind, "wrong-shape");
+    EXPECT_THAT(finding.message, AllOf(HasSubstr("gate_up_proj' is U8 ["),
+                                       HasSubstr("holds codes in a form that is not known here"),
+                                       ::testing::Not(HasSubstr("another model"))));
+  }
+}
+
 TEST(CheckAgainstModel, AcceptsFusedExperts) {
   const ModelConfig config = Parse(testing::SmallConfig());
   const auto tensors = FuseExperts(config);

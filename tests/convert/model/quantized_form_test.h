@@ -164,6 +164,12 @@ inline void AddBitsandbytesInt8(const Module& m) {
   m.Add("weight_format", Dtype::kU8, {});
 }
 
+inline void AddMlx(const Module& m) {
+  m.Add("weight", Dtype::kU32, {m.rows, CeilDiv(m.cols, 8)});
+  m.Add("scales", Dtype::kBF16, {m.rows, CeilDiv(m.cols, 64)});
+  m.Add("biases", Dtype::kBF16, {m.rows, CeilDiv(m.cols, 64)});
+}
+
 inline constexpr Form kForms[] = {
     {"PackedInt4", kPackedInt4, "packed INT4 (pack-quantized", AddPackedInt4},
     {"Awq", R"({"quant_method": "awq", "bits": 4, "group_size": 128})", "AWQ", AddAwq},
@@ -188,6 +194,8 @@ inline constexpr Form kForms[] = {
      "bitsandbytes nf4", AddBitsandbytesNf4},
     {"BitsandbytesInt8", R"({"quant_method": "bitsandbytes", "load_in_8bit": true})",
      "bitsandbytes int8", AddBitsandbytesInt8},
+    {"Mlx", R"({"group_size": 64, "bits": 4, "mode": "affine"})", "MLX", AddMlx},
+    {"MlxThatTheConfigDoesNotName", "", "MLX", AddMlx},
 };
 
 // Whether the values of these checkpoints are decoded: groups of the other forms do not divide the

@@ -549,6 +549,19 @@ TEST_F(StructureModelTest, FindsALeftoverQuantizationConfig) {
   EXPECT_THAT(Lines(Findings()), IsEmpty());
 }
 
+// Where the codes of a method that is not known are there in any integers, nothing is left over.
+TEST_F(StructureModelTest, AdvisesNoRemovalOfWhatDescribesCodesThatAreNotKnown) {
+  using ::testing::Contains;
+  using ::testing::Field;
+  const auto left_over =
+      Contains(Field(&formats::Finding::kind, std::string("leftover-quantization-config")));
+  Dequantize();
+  SetConfig("quantization_config", R"({"quant_method": "exl3", "bits": 4})");
+  EXPECT_THAT(Findings(), left_over);
+  checkpoint_.Add(kTinyShard1, "model.layers.0.self_attn.o_proj.trellis", Dtype::kI16, {4, 4, 64});
+  EXPECT_THAT(Findings(), ::testing::Not(left_over));
+}
+
 TEST_F(StructureModelTest, FindsAMissingQuantizationConfigOnce) {
   checkpoint_.config =
       formats::RemoveJsonMember(checkpoint_.config, "quantization_config", "config.json");
