@@ -215,6 +215,14 @@ std::string_view TakeWholeLine(std::string_view& text) {
   return *body;
 }
 
+// The error that led here is told, and not this one.
+void RemoveIfThere(formats::FileSystem& fs, const std::filesystem::path& path) {
+  try {
+    if (formats::EntryExists(path)) fs.Remove(path);
+  } catch (const Error&) {  // NOLINT(bugprone-empty-catch)
+  }
+}
+
 }  // namespace
 
 std::optional<JournalState> Journal::Read(const std::filesystem::path& directory,
@@ -254,14 +262,21 @@ Journal::Journal(formats::FileSystem& fs, const std::filesystem::path& directory
   const std::filesystem::path path = directory / FileNameOf(kJournalName, run);
   std::filesystem::path partial = path;
   partial += ".partial";
-  file_ = fs.Create(partial, 0);
-  const std::string head_line = HeadLine(head);
-  file_->WriteAt(0, std::as_bytes(std::span(head_line)));
-  bytes_ = head_line.size();
-  Append(records);
-  // Some file systems cannot rename an open file.
-  file_.reset();
-  fs.Rename(partial, path);
+  try {
+    file_ = fs.Create(partial, 0);
+    const std::string head_line = HeadLine(head);
+    file_->WriteAt(0, std::as_bytes(std::span(head_line)));
+    bytes_ = head_line.size();
+    Append(records);
+    // Some file systems cannot rename an open file.
+    file_.reset();
+    fs.Rename(partial, path);
+  } catch (const Error&) {
+    // It says nothing that the run which comes next needs.
+    file_.reset();
+    RemoveIfThere(fs, partial);
+    throw;
+  }
   fs.SyncDirectory(directory);
   file_ = fs.OpenExisting(path);
 }

@@ -1,7 +1,10 @@
 #include "convert/job/journal.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <limits>
 #include <string>
 #include <vector>
@@ -12,6 +15,7 @@
 #include "formats/hash/xxh3.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/quick_file_system.h"
+#include "tests/support/faulty_file_system.h"
 #include "tests/support/files.h"
 #include "tests/support/temp_dir.h"
 
@@ -226,6 +230,28 @@ TEST_F(JournalTest, AnotherVersionIsForTheUserToDecide) {
 }
 
 TEST_F(JournalTest, NoneIsNothing) { EXPECT_FALSE(Journal::Read(dir_.path())); }
+
+// Such as on a file system that cannot rename.
+TEST_F(JournalTest, AJournalThatCannotBeBegunLeavesNothing) {
+  std::size_t failures = 0;
+  for (bool failed = true; failed; ++failures) {
+    testing::FaultyFileSystem faulty(file_system_, failures, ENOSYS);
+    try {
+      const Journal journal(faulty, dir_.path(), Head(), {});
+      failed = false;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.message(), HasSubstr("Function not implemented"));
+      // The directory may fail to be made durable when the journal has its name already.
+      EXPECT_FALSE(std::filesystem::exists(dir_ / (std::string(kJournalName) + ".partial")));
+    }
+    std::filesystem::remove(Path());
+  }
+  EXPECT_GE(failures, 5U) << "create, write, sync, rename, sync";
+  testing::FaultyFileSystem failing(file_system_, 3, EIO,
+                                    testing::FaultyFileSystem::Failing::kFromThenOn);
+  EXPECT_THAT(testing::ErrorOf([&] { Journal(failing, dir_.path(), Head(), {}); }).message(),
+              HasSubstr("rename"));
+}
 
 }  // namespace
 }  // namespace dsv3::convert
