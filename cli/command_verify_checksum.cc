@@ -59,8 +59,8 @@ VerifyReport Create(const CreateOptions& options, CommandContext& context) {
         created.list_unreadable
             ? "nothing was written: the checksums that are there cannot be read, so it is not "
               "known whether the files are right"
-            : "nothing was written; give --overwrite to replace the old checksums by those of the "
-              "files as they are";
+            : "nothing was written; if the files are right and the checksums that are there are "
+              "not, give --overwrite to replace these";
   }
   report.lines.emplace_back("files", fmt::format("{}, {}", FormatCountOf(created.files, "file"),
                                                  FormatBytes(created.bytes)));

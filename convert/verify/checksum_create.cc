@@ -57,9 +57,11 @@ void RequireListable(const fs::path& directory, const std::vector<DirectoryFile>
   for (const DirectoryFile& file : listing) {
     if (file.kind != DirectoryFile::Kind::kFile) {
       Refuse(ErrorCode::kBadInput, file.name,
-             fmt::format("it is {}, which checksums cannot describe; remove it, or put a file in "
-                         "its place",
-                         DescribeKind(file.kind)));
+             fmt::format("it is {}, which checksums cannot describe; {}", DescribeKind(file.kind),
+                         file.kind == DirectoryFile::Kind::kDeadLink
+                             ? "download the file again or repair the link, or remove it where it "
+                               "does not belong to the checkpoint"
+                             : "remove it, or put a file in its place"));
     }
     if (formats::FindInvalidUtf8(file.name) != file.name.size()) {
       Refuse(ErrorCode::kBadInput, file.name,

@@ -310,16 +310,20 @@ class Collector {
   }
 
   // The file that a list calls `given`, as programs and editors change names: Windows' slashes and
-  // encodings, columns that blanks align, a column of sizes before the name, and lists in a folder
-  // of their own. A name under which there is nothing stays as it is.
+  // encodings, columns that blanks align, a column of sizes or git-lfs's marks before the name, and
+  // lists in a folder of their own. A name under which there is nothing stays as it is.
   std::string FileOf(const List& list, const std::string& given) const {
     const std::string trimmed = WithoutBlanks(given);
-    const std::size_t digits = std::min(trimmed.find_first_not_of("0123456789"), trimmed.size());
-    const bool has_size = digits > 0 && digits < trimmed.size() &&
-                          WithoutBlanks(trimmed.substr(digits)).size() < trimmed.size() - digits;
+    // `git lfs ls-files --long` marks a file that is not fetched by '-', and others by '*'.
+    const std::size_t column =
+        trimmed.starts_with("- ")
+            ? 1
+            : std::min(trimmed.find_first_not_of("0123456789"), trimmed.size());
+    const bool has_column = column > 0 && column < trimmed.size() &&
+                            WithoutBlanks(trimmed.substr(column)).size() < trimmed.size() - column;
     std::vector<std::string> names;
     for (const std::string& name :
-         {given, trimmed, has_size ? WithoutBlanks(trimmed.substr(digits)) : trimmed}) {
+         {given, trimmed, has_column ? WithoutBlanks(trimmed.substr(column)) : trimmed}) {
       names.push_back(InFolderOf(list.place, name));
       names.push_back(name);
     }

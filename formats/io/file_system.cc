@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "formats/error.h"
+#include "formats/io/dead_link.h"
 #include "formats/io/posix.h"
 #include "formats/io/posix_output_file.h"
 #include "formats/io/posix_scratch_file.h"
@@ -202,6 +203,13 @@ class Posix final : public FileSystem {
     const int reason = errno;
     std::error_code ignored;
     if (reason == EEXIST && std::filesystem::is_directory(path, ignored)) return;
+    if (const std::string problem = DeadLinkProblem(path); !problem.empty()) {
+      throw Error(ErrorCode::kIo,
+                  fmt::format("cannot create directory {}: it is {}; repair the link, or name "
+                              "another directory",
+                              ShownPath(path), problem),
+                  {path.string(), ""});
+    }
     throw IoError("create directory", path.string(), reason);
   }
 

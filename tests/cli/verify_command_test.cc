@@ -108,7 +108,7 @@ TEST_F(VerifyCommandTest, ChecksumCreateWritesAndCheckFindsADifference) {
 
   const ToolResult refused = Verify({"checksum", "create", model_});
   EXPECT_EQ(refused.exit_code, 1);
-  EXPECT_THAT(refused.out, HasSubstr("nothing was written; give --overwrite"));
+  EXPECT_THAT(refused.out, HasSubstr("nothing was written; if the files are right and"));
   ExpectForms({"checksum", "create", model_}, 1, "verify-checksum-create");
   EXPECT_EQ(Verify({"checksum", "create", "--overwrite", model_}).exit_code, 0);
   EXPECT_EQ(Verify({"checksum", "check", model_}).exit_code, 0);

@@ -196,7 +196,8 @@ TEST_F(ChecksumListsTest, ReadsColumnsThatBlanksAlignAndAColumnOfSizes) {
   const std::string digest = DigestOf(kTinyShard1);
   for (const std::string& line :
        {"  " + digest + "     " + kTinyShard1 + "   \n", digest + "  123456  " + kTinyShard1 + "\n",
-        digest + " 7 " + kTinyShard1 + "\n"}) {
+        digest + " 7 " + kTinyShard1 + "\n", digest + " - " + kTinyShard1 + "\n",
+        digest + " * " + kTinyShard1 + "\n"}) {
     WriteFile(model_ / "SHA256SUMS", line);
     EXPECT_TRUE(Check().verification.Passes(false)) << line;
     EXPECT_EQ(Check().files, 1U);

@@ -289,6 +289,11 @@ TEST(PosixFileSystemTest, MakesAndRemovesDirectories) {
               HasSubstr("cannot create directory"));
   EXPECT_THAT(IoErrorOf([&] { PosixFileSystem().CreateDirectory(dir / "x/y"); }),
               HasSubstr("No such file"));
+  std::filesystem::create_symlink("gone", dir / "dead");
+  for (const char* name : {"dead", "dead/x"}) {
+    EXPECT_THAT(IoErrorOf([&] { PosixFileSystem().CreateDirectory(dir / name); }),
+                HasSubstr("a symlink to gone, which does not exist; repair the link"));
+  }
   EXPECT_THAT(IoErrorOf([&] { PosixFileSystem().Remove(dir / "none"); }),
               HasSubstr("cannot remove"));
   EXPECT_THAT(IoErrorOf([&] { PosixFileSystem().SyncDirectory(dir / "none"); }),
