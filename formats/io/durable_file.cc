@@ -84,8 +84,8 @@ void RequireWritable(FileSystem& fs, const std::filesystem::path& path) {
   }
   const std::filesystem::path partial = PartialOf(path);
   // A file of no bytes can be made on a full disk.
-  constexpr std::uint64_t kBlock = 4096;
-  fs.Create(partial, kBlock);
+  constexpr std::uint64_t kLeastBlock = 512;
+  fs.Create(partial, kLeastBlock);
   fs.Remove(partial);
   if (EntryExists(path)) {
     const std::string obstacle = ObstacleToRemoval(path);
