@@ -12,8 +12,8 @@
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
-#include "formats/unfinished_job.h"
 #include "formats/message_text.h"
+#include "formats/unfinished_job.h"
 
 namespace dsv3::convert {
 namespace {
