@@ -44,7 +44,7 @@ std::string Line(const Place& place, const Group& group) {
   if (!is_link) {
     const std::string counted = FormatCountOf(group.shards, "file");
     if (kept == Kept::kNo) {
-      const std::string line = fmt::format("{} in {}: frees {}", counted, directory, bytes);
+      std::string line = fmt::format("{} in {}: frees {}", counted, directory, bytes);
       if (group.shared == 0) return line;
       return fmt::format("{}; {} further names elsewhere (hard links), which keep the bytes", line,
                          group.shared == group.shards ? "all have"
