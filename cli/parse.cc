@@ -181,7 +181,7 @@ class WordWalker {
       !advice.empty()) {
     message += "; " + advice;
   } else if (std::error_code error; first.empty() && std::filesystem::exists(word, error)) {
-    message += "; it is a path, and the command stands before it";
+    message += "; it is a path; the command comes before it";
   } else if (!near.empty()) {
     message += "; did you mean '" + before + near + "'?";
   } else if (!first.empty()) {

@@ -20,7 +20,7 @@ fs::path AtRealDirectory(const fs::path& path) {
 
 std::vector<fs::path> LinkWay(const fs::path& path) {
   std::vector<fs::path> way = {AtRealDirectory(path)};
-  // There are no circles, for the way has an end.
+  // The file exists, so the links lead to an end and not in a circle.
   for (std::error_code error; fs::is_symlink(fs::symlink_status(way.back(), error));) {
     const fs::path target = way.back().parent_path() / fs::read_symlink(way.back(), error);
     if (error) throw IoError("read the link", way.back().string(), error.value());

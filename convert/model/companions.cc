@@ -54,7 +54,7 @@ std::string DescribeBesideFloat(const std::string& name, const std::string& weig
       QuoteForMessage(name), QuoteForMessage(weight));
 }
 
-// What bitsandbytes puts beside codes and stands beside a float.
+// A tensor that bitsandbytes puts beside codes, where the weight is a float.
 std::optional<std::string> DescribeBitsandbytesOrphan(const Catalog& catalog,
                                                       const std::string& name) {
   const std::size_t behind = name.rfind(kBehindWeight);

@@ -123,7 +123,7 @@ fs::path LatestIteration(const fs::path& directory) {
   }
   std::error_code ignored;
   if (!fs::is_directory(directory / name, ignored)) {
-    const fs::path of_verl = directory / fmt::format("global_step_{}", text);
+    fs::path of_verl = directory / fmt::format("global_step_{}", text);
     if (number && fs::is_directory(of_verl, ignored)) return of_verl;
     Refuse(directory / kLatest,
            fmt::format("it names {}, and there is no such directory; name the directory of an "

@@ -63,9 +63,8 @@ TEST(UsageTest, APathInPlaceOfTheCommandIsCalledSo) {
   setting.directory = dir.path().string();
   const ToolResult result = RunTool({"dsv3-convert", "fp8", "bf16"}, setting);
   EXPECT_EQ(result.exit_code, 2);
-  EXPECT_EQ(result.err,
-            Error("unknown command 'fp8'; it is a path, and the command stands before it") +
-                "Run 'dsv3-convert --help' to see what it accepts.\n");
+  EXPECT_EQ(result.err, Error("unknown command 'fp8'; it is a path; the command comes before it") +
+                            "Run 'dsv3-convert --help' to see what it accepts.\n");
 }
 
 TEST(UsageTest, WordsOfOtherProgramsGetTheirNameHere) {
