@@ -2,13 +2,19 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <set>
 #include <string>
 
 #include "convert/forward/model_parts.h"
 #include "convert/forward/ranks.h"
 
 namespace dsv3::convert {
+
+std::set<std::uint32_t> TakeRanksToRun(Ranks& ranks, const RowsOfRanks& before) {
+  std::set<std::uint32_t> to_run;
+  for (const std::uint32_t rank : ranks.TakeDiffering()) to_run.insert(rank);
+  for (const auto& [rank, rows] : before) to_run.insert(rank);
+  return to_run;
+}
 
 Rows EmbedOnRanks(Modules& modules, const ModelConfig& config, const std::string& name,
                   const std::vector<std::uint32_t>& tokens,
@@ -42,10 +48,7 @@ Rows HeadOfRanks::Norm(const Rows& stream, const std::vector<SequenceRows>& sequ
   normed_.clear();
   Rows normed = norm(modules_, stream);
   if (ranks == nullptr) return normed;
-  std::set<std::uint32_t> to_run;
-  for (const std::uint32_t rank : ranks->TakeDiffering()) to_run.insert(rank);
-  for (const auto& [rank, rows] : of_ranks) to_run.insert(rank);
-  for (const std::uint32_t rank : to_run) {
+  for (const std::uint32_t rank : TakeRanksToRun(*ranks, of_ranks)) {
     const auto own_stream = of_ranks.find(rank);
     Modules own(modules_.weights().OfRank(rank), modules_.activations());
     normed_[rank] = norm(own, own_stream == of_ranks.end() ? stream : own_stream->second);
@@ -58,13 +61,10 @@ void HeadOfRanks::Correct(const WeightRows& head, std::uint64_t first, const Row
   ModelWeights& weights = modules_.weights();
   Ranks* const ranks = weights.ranks().get();
   if (ranks == nullptr) return;
-  std::set<std::uint32_t> to_run;
-  for (const std::uint32_t rank : ranks->TakeDiffering()) to_run.insert(rank);
-  for (const auto& [rank, rows] : normed_) to_run.insert(rank);
   const std::uint64_t ways = ranks->SlicesOf(head.tensor).size();
   const std::uint64_t tp = ranks->sizes().tp;
   const std::uint64_t stage_size = tp * ranks->sizes().dp;
-  for (const std::uint32_t rank : to_run) {
+  for (const std::uint32_t rank : TakeRanksToRun(*ranks, normed_)) {
     const auto own_normed = normed_.find(rank);
     const Rows& in = own_normed == normed_.end() ? normed : own_normed->second;
     Modules own(weights.OfRank(rank), modules_.activations());

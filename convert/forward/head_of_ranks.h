@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,6 +14,10 @@
 // What ranks do before and behind the layers where their copies differ from the first ones; an
 // internal part of forward.h. Without ranks nothing is changed.
 namespace dsv3::convert {
+
+// The ranks that run on their own: those whose copies differ of what was used since the last
+// Ranks::TakeDiffering, and those that have other rows before it.
+std::set<std::uint32_t> TakeRanksToRun(Ranks& ranks, const RowsOfRanks& before);
 
 // Rows of the embedding, each sequence's by the ranks of its data parallel group.
 Rows EmbedOnRanks(Modules& modules, const ModelConfig& config, const std::string& name,

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <set>
 #include <utility>
 
 #include <fmt/format.h>
@@ -81,10 +80,7 @@ MtpLayer::Result MtpLayer::Run(const std::vector<std::vector<std::uint32_t>>& se
   if (ranks != nullptr) ranks->TakeDiffering();
   Rows stream = Enter(modules_, embedded, before(normed));
   if (ranks != nullptr) {
-    std::set<std::uint32_t> to_run;
-    for (const std::uint32_t rank : ranks->TakeDiffering()) to_run.insert(rank);
-    for (const auto& [rank, rows] : normed_of_ranks) to_run.insert(rank);
-    for (const std::uint32_t rank : to_run) {
+    for (const std::uint32_t rank : TakeRanksToRun(*ranks, normed_of_ranks)) {
       const auto of_rank = normed_of_ranks.find(rank);
       Modules modules(modules_.weights().OfRank(rank), modules_.activations());
       const Rows entered = Enter(
