@@ -28,8 +28,8 @@ namespace dsv3::quant::internal {
 
 inline constexpr std::size_t kSumLanes = 16;
 
-// Activations that stay in the second-level cache while the weights stream past.
-inline constexpr std::size_t kBlockBytes = std::size_t{512} << 10;
+// Weights that stay in the second-level cache while the tokens pass.
+inline constexpr std::size_t kPanelBytes = std::size_t{128} << 10;
 
 // A page: no machine reads ahead beyond it.
 inline constexpr std::size_t kLongRowBytes = 4096;
@@ -103,12 +103,34 @@ struct Sums {
   VF of[kRows][kTokens][kParts];
 };
 
+// Loads what several multiply-adds take. gcc would let each of two read it from memory, and two
+// loads for each pair of multiply-adds are all that an AVX2 machine can do.
+HWY_INLINE VF LoadOnce(const float* at) {
+  VF loaded = hn::LoadU(DF(), at);
+#if HWY_TARGET == HWY_AVX2
+  __asm__("" : "+x"(loaded.raw));
+#endif
+  return loaded;
+}
+
 HWY_INLINE VF LoadWide(const float* at) { return hn::LoadU(DF(), at); }
 
 HWY_INLINE VF LoadWide(const std::uint16_t* at) {
+#if HWY_TARGET == HWY_AVX2
+  // The 8 elements in both halves, moved to the upper bytes of a float each: one shuffle, where
+  // widening and a shift keep the units busy that multiply.
+  const hn::Repartition<std::uint8_t, DF> d8;
+  constexpr std::uint8_t kZero = 0x80;
+  HWY_ALIGN static constexpr std::uint8_t kPlaces[32] = {
+      kZero, kZero, 0, 1, kZero, kZero, 2,  3,  kZero, kZero, 4,  5,  kZero, kZero, 6,  7,
+      kZero, kZero, 8, 9, kZero, kZero, 10, 11, kZero, kZero, 12, 13, kZero, kZero, 14, 15};
+  const auto twice = hn::LoadDup128(hn::Repartition<std::uint16_t, DF>(), at);
+  return hn::BitCast(DF(), hn::TableLookupBytesOr0(hn::BitCast(d8, twice), hn::Load(d8, kPlaces)));
+#else
   const hn::Rebind<std::uint16_t, DF> d16;
   const hn::RebindToUnsigned<DF> d32;
   return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, at))));
+#endif
 }
 
 // The next 16 elements of each sum.
@@ -121,7 +143,7 @@ HWY_INLINE void Step(const Weight* HWY_RESTRICT weights, std::size_t weights_str
     VF wide[kRows];
     for (std::size_t r = 0; r < kRows; ++r) wide[r] = LoadWide(weights + r * weights_stride + at);
     for (std::size_t t = 0; t < kTokens; ++t) {
-      const VF activation = hn::LoadU(DF(), x + t * x_stride + at);
+      const VF activation = LoadOnce(x + t * x_stride + at);
       for (std::size_t r = 0; r < kRows; ++r) {
         sums.of[r][t][part] = hn::MulAdd(wide[r], activation, sums.of[r][t][part]);
       }
@@ -155,23 +177,25 @@ HWY_INLINE V4 AddFours(V4 a, V4 b, V4 c, V4 d) {
   return hn::Add(hn::ConcatEven(d4, cd, ab), hn::ConcatOdd(d4, cd, ab));
 }
 
+// Four sums go through the tree together; where the tile has no four more, the last one fills up.
 template <std::size_t kRows, std::size_t kTokens>
 HWY_INLINE void StoreSums(const Sums<kRows, kTokens>& sums, float* HWY_RESTRICT out,
                           std::size_t out_stride) {
-  const D4 d4;
-  for (std::size_t t = 0; t < kTokens; ++t) {
-    float* const to = out + t * out_stride;
-    std::size_t r = 0;
+  constexpr std::size_t kCount = kRows * kTokens;
+  const auto four_of = [&](std::size_t i) HWY_ATTR {
+    const std::size_t one = std::min(i, kCount - 1);
+    return AddToFour(sums.of[one % kRows][one / kRows]);
+  };
+  for (std::size_t i = 0; i < kCount; i += 4) {
+    const V4 four = AddFours(four_of(i), four_of(i + 1), four_of(i + 2), four_of(i + 3));
     if constexpr (kRows % 4 == 0) {
-      for (; r < kRows; r += 4) {
-        hn::StoreU(AddFours(AddToFour(sums.of[r][t]), AddToFour(sums.of[r + 1][t]),
-                            AddToFour(sums.of[r + 2][t]), AddToFour(sums.of[r + 3][t])),
-                   d4, to + r);
+      hn::StoreU(four, D4(), out + i / kRows * out_stride + i % kRows);
+    } else {
+      HWY_ALIGN std::array<float, 4> each;
+      hn::Store(four, D4(), each.data());
+      for (std::size_t j = i; j < std::min(i + 4, kCount); ++j) {
+        out[j / kRows * out_stride + j % kRows] = each[j - i];
       }
-    }
-    for (; r < kRows; ++r) {
-      const V4 four = AddToFour(sums.of[r][t]);
-      to[r] = hn::GetLane(AddFours(four, four, four, four));
     }
   }
 }
@@ -204,50 +228,58 @@ HWY_NOINLINE void MultiplyTile(const Weight* HWY_RESTRICT weights, std::size_t c
   StoreSums(sums, out, out_stride);
 }
 
-// kRows rows and `tokens` tokens, kTokens at a time; fewer at the end.
+// A tile of `tokens` tokens, kTokens at most.
 template <std::size_t kRows, std::size_t kTokens, typename Weight>
-HWY_INLINE void MultiplyRows(const Weight* weights, std::size_t cols, const float* x,
-                             std::size_t tokens, std::size_t x_stride, float* out,
-                             std::size_t out_stride) {
-  for (; tokens >= kTokens; tokens -= kTokens) {
-    MultiplyTile<kRows, kTokens>(weights, cols, x, x_stride, out, out_stride);
-    x += kTokens * x_stride;
-    out += kTokens * out_stride;
-  }
+HWY_INLINE void MultiplyTokens(const Weight* weights, std::size_t cols, const float* x,
+                               std::size_t tokens, std::size_t x_stride, float* out,
+                               std::size_t out_stride) {
   if constexpr (kTokens > 1) {
-    if (tokens > 0) {
-      MultiplyRows<kRows, kTokens - 1>(weights, cols, x, tokens, x_stride, out, out_stride);
+    if (tokens < kTokens) {
+      MultiplyTokens<kRows, kTokens - 1>(weights, cols, x, tokens, x_stride, out, out_stride);
+      return;
     }
   }
+  MultiplyTile<kRows, kTokens>(weights, cols, x, x_stride, out, out_stride);
+}
+
+// One token. Rows side by side share the loads of the token. Short rows one after another make one
+// long stream, which the machine reads ahead best.
+template <typename Weight>
+void MultiplyToken(const Weight* weights, std::size_t rows, std::size_t cols, const float* x,
+                   float* out) {
+  std::size_t r = 0;
+  for (; cols * sizeof(Weight) >= kLongRowBytes && r + kSingleRows <= rows; r += kSingleRows) {
+    MultiplyTile<kSingleRows, 1>(weights + r * cols, cols, x, 0, out + r, 0);
+  }
+  for (; r < rows; ++r) MultiplyTile<1, 1>(weights + r * cols, cols, x, 0, out + r, 0);
 }
 
 template <typename Weight>
 void Multiply(const Weight* weights, std::size_t rows, std::size_t cols, const Activations& x,
               float* out, std::size_t out_stride) {
-  const std::size_t fit = kBlockBytes / (sizeof(float) * std::max<std::size_t>(cols, 1));
-  const std::size_t block = std::max<std::size_t>(fit / kTileTokens, 1) * kTileTokens;
-  for (std::size_t first = 0; first < x.tokens; first += block) {
-    const std::size_t tokens = std::min(block, x.tokens - first);
-    const float* const from = x.values + first * x.stride;
-    float* const to = out + first * out_stride;
-    std::size_t r = 0;
-    if (tokens == 1) {
-      // Rows side by side share the loads of the token. Short rows one after another make one long
-      // stream, which the machine reads ahead best.
-      for (; cols * sizeof(Weight) >= kLongRowBytes && r + kSingleRows <= rows; r += kSingleRows) {
-        MultiplyTile<kSingleRows, 1>(weights + r * cols, cols, from, x.stride, to + r, out_stride);
+  if (x.tokens == 1) {
+    MultiplyToken(weights, rows, cols, x.values, out);
+    return;
+  }
+  // The tokens of a tile stay in the first-level cache while the rows of a panel pass, and the
+  // panel stays in the second-level cache while the tokens pass.
+  const std::size_t fit = kPanelBytes / (sizeof(Weight) * std::max<std::size_t>(cols, 1));
+  const std::size_t panel = std::max<std::size_t>(fit / kTileRows, 1) * kTileRows;
+  for (std::size_t first = 0; first < rows; first += panel) {
+    const std::size_t end = std::min(first + panel, rows);
+    for (std::size_t t = 0; t < x.tokens; t += kTileTokens) {
+      const std::size_t tokens = std::min(kTileTokens, x.tokens - t);
+      const float* const from = x.values + t * x.stride;
+      float* const to = out + t * out_stride;
+      std::size_t r = first;
+      for (; r + kTileRows <= end; r += kTileRows) {
+        MultiplyTokens<kTileRows, kTileTokens>(weights + r * cols, cols, from, tokens, x.stride,
+                                               to + r, out_stride);
       }
-      for (; r < rows; ++r) {
-        MultiplyTile<1, 1>(weights + r * cols, cols, from, x.stride, to + r, out_stride);
+      for (; r < end; ++r) {
+        MultiplyTokens<1, kTileTokens>(weights + r * cols, cols, from, tokens, x.stride, to + r,
+                                       out_stride);
       }
-    }
-    for (; r + kTileRows <= rows; r += kTileRows) {
-      MultiplyRows<kTileRows, kTileTokens>(weights + r * cols, cols, from, tokens, x.stride, to + r,
-                                           out_stride);
-    }
-    for (; r < rows; ++r) {
-      MultiplyRows<1, kTileTokens>(weights + r * cols, cols, from, tokens, x.stride, to + r,
-                                   out_stride);
     }
   }
 }
