@@ -1,6 +1,8 @@
+#include <cstddef>
 #include <filesystem>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -9,6 +11,7 @@
 #include "tests/convert/support/checkpoint_checks.h"
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/matrix_model.h"
+#include "tests/support/sanitizers.h"
 #include "tests/support/temp_dir.h"
 
 // What bf16-to-fp8 writes in any form, of weights of any dtype, is read, checked and found right by
@@ -46,7 +49,9 @@ class MatrixTest : public ::testing::TestWithParam<Dtype> {
 TEST_P(MatrixTest, EveryFormIsFoundRight) {
   const std::filesystem::path in = dir_ / "in";
   ExpectManifest(in);
-  for (const MatrixForm& form : MatrixForms()) {
+  const std::vector<MatrixForm> forms = MatrixForms();
+  for (std::size_t i = 0; i < forms.size(); i += Stride(3)) {
+    const MatrixForm& form = forms[i];
     SCOPED_TRACE(form.name);
     const std::filesystem::path out = dir_ / "out";
     Conversion conversion(in, out, convert::Bf16ToFp8Conversion(form.options));

@@ -16,6 +16,7 @@
 #include "tests/convert/support/quick_file_system.h"
 #include "tests/support/faulty_file_system.h"
 #include "tests/support/files.h"
+#include "tests/support/sanitizers.h"
 
 // Disks that are full, read-only, failing or out of reach.
 namespace dsv3::testing {
@@ -103,12 +104,11 @@ TEST_P(DiskTroubleTest, EndsWithAnIoErrorAndTheSameCommandContinues) {
   WriteInput();
   const auto reference = Reference();
   const DiskTrouble& trouble = GetParam();
-  std::size_t failures = 0;
-  for (std::size_t fail_at = 0;; ++fail_at) {
+  std::size_t fail_at = 0;
+  for (;; fail_at += testing::Stride(5)) {
     SCOPED_TRACE(fail_at);
     const std::optional<Error> error = FailAt(fail_at, trouble.errno_value, trouble.failing);
     if (!error) break;
-    ++failures;
     EXPECT_EQ(error->code(), ErrorCode::kIo) << error->message();
     EXPECT_THAT(error->message(), ::testing::HasSubstr(trouble.words));
     EXPECT_THAT(error->message(), ::testing::HasSubstr(dir_.path().string()));
@@ -118,7 +118,7 @@ TEST_P(DiskTroubleTest, EndsWithAnIoErrorAndTheSameCommandContinues) {
     fs::remove_all(out());
     if (HasFailure()) break;
   }
-  EXPECT_GT(failures, 40u);
+  EXPECT_GT(fail_at, 40U);
 }
 
 INSTANTIATE_TEST_SUITE_P(Disks, DiskTroubleTest, ::testing::ValuesIn(kTroubles),

@@ -18,6 +18,7 @@
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/support/files.h"
 #include "tests/support/recording_file_system.h"
+#include "tests/support/sanitizers.h"
 #include "tests/support/temp_dir.h"
 
 namespace dsv3::convert {
@@ -55,24 +56,28 @@ class CrashTest : public ::testing::Test {
 
   using Check = std::function<void(const fs::path& root)>;
 
-  // Runs the command on `live` and calls `check` for every state that a power cut can leave.
-  void ForEachCrash(const fs::path& live, const Check& check) {
+  // Runs the command on `live` and calls `check` for states that a power cut can leave.
+  void ForEachCrash(const fs::path& live, const Check& check,
+                    std::size_t stride = testing::Stride(5)) {
     QuickFileSystem quick;
     RecordingFileSystem recorder(quick, live);
     Command(live).Run(recorder);
     operations_ = recorder.operations().size();
-    testing::ForEachCrash(recorder, temp_ / "state", in_times_, seen_, check);
+    testing::ForEachCrash(recorder, temp_ / "state", in_times_, seen_, check, stride);
   }
 
   // Copies of the states that `choose` picks from those of a fresh run.
   std::vector<fs::path> KeepStates(const std::function<bool(const fs::path& state)>& choose) {
     std::vector<fs::path> states;
-    ForEachCrash(live_, [&](const fs::path& state) {
-      if (!choose(state)) return;
-      states.push_back(temp_ / ("interrupted" + std::to_string(states.size())));
-      fs::copy(state, states.back(), fs::copy_options::recursive);
-      testing::RestoreFileTimes(states.back() / "in", in_times_);
-    });
+    ForEachCrash(
+        live_,
+        [&](const fs::path& state) {
+          if (!choose(state)) return;
+          states.push_back(temp_ / ("interrupted" + std::to_string(states.size())));
+          fs::copy(state, states.back(), fs::copy_options::recursive);
+          testing::RestoreFileTimes(states.back() / "in", in_times_);
+        },
+        1);
     return states;
   }
 

@@ -15,6 +15,7 @@
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/support/files.h"
 #include "tests/support/recording_file_system.h"
+#include "tests/support/sanitizers.h"
 #include "tests/support/temp_dir.h"
 
 namespace dsv3::convert {
@@ -48,15 +49,18 @@ class PackCrashTest : public ::testing::Test {
     command(live).Run(recorder);
     EXPECT_GT(recorder.operations().size(), 40U);
     std::set<Tree> seen;
-    testing::ForEachCrash(recorder, temp_ / "state", in_times, seen, [&](const fs::path& state) {
-      testing::ExpectNothingHalfDone(testing::TreeOrNothing(state / "out"), {expected});
-      const Error error = testing::ErrorOf([&] {
-        command(state).Run();
-        throw Error(ErrorCode::kInternal, "done");
-      });
-      EXPECT_EQ(error.message(), "done");
-      testing::ExpectSameTree(ReadTree(state / "out"), expected);
-    });
+    testing::ForEachCrash(
+        recorder, temp_ / "state", in_times, seen,
+        [&](const fs::path& state) {
+          testing::ExpectNothingHalfDone(testing::TreeOrNothing(state / "out"), {expected});
+          const Error error = testing::ErrorOf([&] {
+            command(state).Run();
+            throw Error(ErrorCode::kInternal, "done");
+          });
+          EXPECT_EQ(error.message(), "done");
+          testing::ExpectSameTree(ReadTree(state / "out"), expected);
+        },
+        testing::Stride(5));
   }
 
   testing::TempDir temp_{testing::MemoryDirectory()};

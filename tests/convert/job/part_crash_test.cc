@@ -15,6 +15,7 @@
 #include "tests/convert/support/tiny_checkpoint.h"
 #include "tests/support/files.h"
 #include "tests/support/recording_file_system.h"
+#include "tests/support/sanitizers.h"
 #include "tests/support/temp_dir.h"
 
 namespace dsv3::convert {
@@ -56,15 +57,18 @@ class PartCrashTest : public ::testing::Test {
     for (const Conversion& command : commands) command.Run(recorder);
     EXPECT_GT(recorder.operations().size(), 20U);
     std::set<Tree> seen;
-    testing::ForEachCrash(recorder, temp_ / "state", in_times_, seen, [&](const fs::path& state) {
-      testing::ExpectNothingHalfDone(testing::TreeOrNothing(state / "out"), {expected_});
-      try {
-        recover(state);
-      } catch (const Error& error) {
-        ADD_FAILURE() << error.what();
-      }
-      testing::ExpectSameTree(ReadTree(state / "out"), expected_);
-    });
+    testing::ForEachCrash(
+        recorder, temp_ / "state", in_times_, seen,
+        [&](const fs::path& state) {
+          testing::ExpectNothingHalfDone(testing::TreeOrNothing(state / "out"), {expected_});
+          try {
+            recover(state);
+          } catch (const Error& error) {
+            ADD_FAILURE() << error.what();
+          }
+          testing::ExpectSameTree(ReadTree(state / "out"), expected_);
+        },
+        testing::Stride(5));
   }
 
   testing::TempDir temp_{testing::MemoryDirectory()};

@@ -25,12 +25,13 @@ void ExpectNothingHalfDone(const Tree& tree, const std::vector<Tree>& generation
 
 // Calls `visit` for every different state of the recorded directory that a power cut can leave,
 // made in `state`; most cuts lose nothing that another has not lost. The files in state/in get the
-// times `in_times`. Passes over what is in `seen`, and adds what it visits. Ends after a visit with
-// a failure, which says where the cut was.
+// times `in_times`. Passes over what is in `seen`, and adds what it finds. Visits every
+// `stride`th state. Ends after a visit with a failure, which says where the cut was.
 void ForEachCrash(const RecordingFileSystem& recorder, const std::filesystem::path& state,
                   const std::map<std::string, std::filesystem::file_time_type>& in_times,
                   std::set<Tree>& seen,
-                  const std::function<void(const std::filesystem::path& state)>& visit);
+                  const std::function<void(const std::filesystem::path& state)>& visit,
+                  std::size_t stride = 1);
 
 void ExpectSameTree(const Tree& tree, const Tree& expected);
 

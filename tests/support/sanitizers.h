@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstddef>
+
+namespace dsv3::testing {
+
+// Whether AddressSanitizer or ThreadSanitizer watches this build.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define DSV3_SANITIZED 1
+#endif
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define DSV3_SANITIZED 1
+#endif
+#if defined(DSV3_SANITIZED)
+inline constexpr bool kSanitized = true;
+#undef DSV3_SANITIZED
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
+// How far a test that does the same with many inputs goes on in their list: it takes all of them,
+// and every `step`th under sanitizers, which make each ten times as slow.
+constexpr std::size_t Stride(std::size_t step) { return kSanitized ? step : 1; }
+
+}  // namespace dsv3::testing
