@@ -8,7 +8,7 @@ import sys
 import numpy
 
 from measure import BIN, Series, fresh, run, settle
-from verify import read_floor, warm
+from verify import PlainRead, warm
 
 CONVERT = BIN / "dsv3-convert"
 VERIFY = BIN / "dsv3-verify"
@@ -103,16 +103,18 @@ class Forward:
         for name, model in (("bf16", self.bf16), ("fp8", self.fp8)):
             self.say(f"From the disk, {name} ...")
             total = sum(path.stat().st_size for path in shards(model))
-            rate = total / read_floor(shards(model), self.work / "read", 3).median
+            plain = PlainRead(shards(model), self.work / "read")
             ids = ",".join(str(7 * i) for i in range(FEW))
-            ratios, seconds, needed = [], [], 1.0
+            floor, seconds, needed = [], [], 1.0
             for _ in range(self.pairs):
+                floor.append(plain.seconds())
                 settle(*shards(model))
                 done = forward(model, "--tokens", ids)
                 read = json.loads(done.stdout)["bytes_read"]
                 needed = max(needed, done.bytes_read / read)
                 seconds.append(done.seconds)
-                ratios.append(read / rate / done.seconds)
+            rate = total / Series(floor).median
+            ratios = [read / rate / each for each in seconds]
             result[name] = {"seconds": Series(seconds).summary(), "ratio": Series(ratios).summary(), "bytes_read": read,
                             "kernel_reads": round(needed, 4), "gb_per_s_of_disk": round(rate / 1e9, 2)}
         warm(path for model in (self.bf16, self.fp8) for path in shards(model))
