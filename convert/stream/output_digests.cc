@@ -77,13 +77,17 @@ void FileDigests::LookForZeros(const Chunk& chunk, const ChunkPart& part) {
   }
   // What a weight is made of shows its holes best: they are zeros there whatever its codes and
   // blocks are, and an expert that is all zero is one of a stack later.
+  const bool is_scale = expression.dtype() == formats::Dtype::kF8E8M0;
   for (std::size_t i = part.first_input; i < part.first_input + part.num_inputs; ++i) {
     if (options_.sources == nullptr) break;
     const CatalogTensor& source = options_.sources->tensors()[chunk.reads[i].tensor];
+    // Conversions that take a weight's scales look at these themselves.
+    if (source.dtype == formats::Dtype::kF8E8M0 && !is_scale) continue;
     zeros_.Add(chunk.reads[i].tensor, source.name, source.dtype, source.shape, chunk.reads[i].begin,
                chunk.inputs[i]);
   }
-  if (zeros_.empty() || zeros_.has(Catalog::kNone)) {
+  // A scale that is made is of zeros where its weight is.
+  if (!is_scale && (zeros_.empty() || zeros_.has(Catalog::kNone))) {
     zeros_.Add(Catalog::kNone, tensor.entry.name, expression.dtype(), expression.shape(),
                part.range.begin, part.output);
   }

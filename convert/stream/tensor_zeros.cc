@@ -19,7 +19,8 @@ void TensorZeros::Add(std::uint32_t id, std::string_view name, formats::Dtype dt
                       std::span<const std::byte> bytes) {
   auto found = matrices_.find(id);
   if (found == matrices_.end()) {
-    const bool has_codes = IsCodeMatrix(name, dtype, shape);
+    // A scale of E8M0 whose bytes are zero is 2^-127: it was never written, or is of zeros.
+    const bool has_codes = IsCodeMatrix(name, dtype, shape) || dtype == formats::Dtype::kF8E8M0;
     if (!has_codes && !IsWeightMatrix(name, dtype, shape)) return;
     const Matrix matrix{name, dtype, &shape, has_codes, false, ZeroRuns(LeastZeroRun(dtype))};
     found = matrices_.emplace(id, matrix).first;

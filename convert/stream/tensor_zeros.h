@@ -13,8 +13,8 @@
 
 namespace dsv3::convert {
 
-// The zeros of the weight matrices (IsWeightMatrix, IsCodeMatrix) that a tensor is, or is made of:
-// what conversions warn of. Their bytes come in pieces, in any order, each byte once. Names and
+// The zeros of the weight matrices (IsWeightMatrix, IsCodeMatrix) and E8M0 scales that a tensor is,
+// or is made of: what conversions warn of. Their bytes come in pieces, in any order, each byte once. Names and
 // shapes outlive it.
 class TensorZeros {
  public:
@@ -24,7 +24,7 @@ class TensorZeros {
   explicit TensorZeros(Rows rows) : rows_(rows) {}
 
   // A piece of a tensor of `shape`, known by `id`, that begins at its byte `first`. Tensors that
-  // are not weight matrices are left out.
+  // are neither weight matrices nor E8M0 scales are left out.
   void Add(std::uint32_t id, std::string_view name, formats::Dtype dtype,
            const formats::Shape& shape, std::uint64_t first, std::span<const std::byte> bytes);
 

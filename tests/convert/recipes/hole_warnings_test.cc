@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "convert/recipes/bf16_to_fp8.h"
+#include "convert/recipes/layout.h"
 #include "convert/recipes/reshard.h"
 #include "convert/recipes/to_gguf.h"
 #include "formats/gguf_type.h"
@@ -25,6 +26,7 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::Not;
 using ::testing::StartsWith;
+using ::testing::UnorderedElementsAre;
 
 constexpr char kHoled[] = "model.layers.0.mlp.down_proj.weight";             // 192 × 1024
 constexpr char kZero[] = "model.layers.2.mlp.experts.3.up_proj.weight";      // 256 × 192
@@ -108,6 +110,25 @@ TEST_F(HoleWarningsTest, OfALostSliceOfTheVocabulary) {
     }
     std::filesystem::remove_all(out());
   }
+}
+
+// A scale that goes as it is. Casts take scales with their weights: see FormValuesTest.
+TEST_F(HoleWarningsTest, OfE8M0ScalesThatWereNeverWritten) {
+  convert::Bf16ToFp8Options fp8;
+  fp8.scale_fmt = quant::ScaleFmt::kE8M0;
+  const std::filesystem::path in = dir_ / "e8m0";
+  Conversion(bf16(), in, convert::Bf16ToFp8Conversion(fp8)).Run();
+  std::filesystem::remove(in / "checkpoint.manifest.json");
+  const std::string scale = std::string(kPruned) + "_scale_inv";
+  Poke(in, scale, 0, std::string(TensorBytes(in, scale).size(), '\0'));
+  convert::ReshardOptions options;
+  options.parallel.tp = 2;
+  options.parallel.ep = 2;
+  const convert::ConversionReport report = RunReshard(in, out(), options).conversion;
+  EXPECT_THAT(report.all_zero, UnorderedElementsAre(kZero, scale));
+  const convert::ConversionReport layout =
+      Conversion(in, dir_ / "layout", convert::LayoutConversion({.to = "deepseek"})).Run();
+  EXPECT_EQ(layout.all_zero.size(), 2U) << ::testing::PrintToString(layout.all_zero);
 }
 
 TEST_F(HoleWarningsTest, OfSliceThatIsReadFromRanks) {
