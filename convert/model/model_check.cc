@@ -136,7 +136,9 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
                      QuoteForMessage(expected.name), config.model_type, config.num_hidden_layers,
                      formats::ShapeToString(match.differences[0].shape), kNoFileHoldsIt)});
     std::string& message = findings.back().message;
-    const std::string other_form = UnknownFormText(config, catalog, find_instead(expected));
+    // No form has codes for norms and biases.
+    const std::string other_form =
+        expected.shape.size() < 2 ? "" : UnknownFormText(config, catalog, find_instead(expected));
     if (!other_form.empty()) {
       message += other_form;
       return;

@@ -1,9 +1,13 @@
 #include "convert/verify/structure_model.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <iterator>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -16,6 +20,7 @@
 #include "convert/model/model_check.h"
 #include "convert/model/module_list.h"
 #include "convert/model/quantized_form.h"
+#include "convert/model/stored_instead.h"
 #include "convert/model/tensor_match.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
@@ -184,6 +189,32 @@ void MarkParts(std::string_view weight, const Catalog& catalog, std::vector<bool
   }
 }
 
+// Keeps one of the findings of weights whose codes are there in a form that is not known, with the
+// number of the others, and marks what lies in their places.
+void GatherUnknownForm(const Catalog& catalog, formats::Findings& findings,
+                       std::vector<bool>& explained) {
+  const std::string held_otherwise = fmt::format("{}{}", kNoFileHoldsIt, kUnderThisName);
+  std::set<std::string_view> modules;
+  std::vector<std::string> weights;
+  std::optional<Finding> first;
+  std::erase_if(findings, [&](Finding& finding) {
+    if (finding.message.find(held_otherwise) == std::string::npos) return false;
+    weights.push_back(finding.tensor);
+    if (!first) first = std::move(finding);
+    return true;
+  });
+  if (!first) return;
+  if (weights.size() > 1) {
+    first->message += fmt::format(" ({} more such weights)", weights.size() - 1);
+  }
+  findings.push_back(std::move(*first));
+  for (const std::string& weight : weights) modules.insert(ModuleOf(weight));
+  for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
+    const std::string_view name = catalog.tensors()[i].name;
+    if (modules.count(name.substr(0, name.rfind('.'))) != 0) explained[i] = true;
+  }
+}
+
 // Some releases keep the frequencies of rotary embeddings, one for each pair of dimensions, in
 // every layer. Programs compute them from the config, so that they may be there or not.
 void MarkRotaryFrequencies(const ModelConfig& config, const Catalog& catalog,
@@ -279,10 +310,11 @@ std::uint64_t CompareWithModel(const StructureConfig& config, const Catalog& cat
                                formats::Findings& findings) {
   const ModelConfig& model = config.model;
   formats::Findings found = CheckAgainstModel(model, catalog);
+  std::vector<bool> explained(catalog.tensors().size());
+  GatherUnknownForm(catalog, found, explained);
   std::move(found.begin(), found.end(), std::back_inserter(findings));
   if (!model.known) return 0;
 
-  std::vector<bool> explained(catalog.tensors().size());
   std::vector<bool> judged(catalog.tensors().size());
   for (const ScaledWeight& pair : scales.pairs) explained[pair.scale] = true;
   for (const Finding& finding : scales.findings) {

@@ -81,6 +81,32 @@ TEST_F(StructureModelTest, FindsAMissingTensor) {
                                      HasSubstr("download what is missing")));
 }
 
+// Each weight becomes codes, a scale and a zero point, of which a norm has none.
+TEST_F(StructureModelTest, ListsOneWeightOfAQuantisationThatIsNotKnown) {
+  checkpoint_.DropContaining("_scale_inv");
+  SetConfig("quantization_config", R"({"quant_method": "hqq"})");
+  std::size_t weights = 0;
+  for (std::size_t i = 0; i < checkpoint_.tensors.size(); ++i) {
+    TinyTensor& tensor = checkpoint_.tensors[i];
+    if (tensor.dtype != Dtype::kF8E4M3) continue;
+    ++weights;
+    const std::string shard = tensor.shard;
+    const std::string module = tensor.name.substr(0, tensor.name.rfind('.'));
+    tensor.name = module + ".W_q";
+    tensor.dtype = Dtype::kU8;
+    for (const char* const part : {".scale", ".zero"}) {
+      checkpoint_.Add(shard, module + part, Dtype::kF16, {4, 1});
+    }
+  }
+  const formats::Finding finding = OnlyFinding();
+  EXPECT_EQ(finding.kind, "missing-tensor");
+  EXPECT_THAT(finding.message,
+              AllOf(HasSubstr("quantised by 'hqq', a form that is not known here"),
+                    HasSubstr(fmt::format("({} more such weights)", weights - 1))));
+  ASSERT_EQ(checkpoint_.DropContaining(kNorm), 1U);
+  EXPECT_EQ(Findings().size(), 2U);
+}
+
 TEST_F(StructureModelTest, FindsEveryTensorOfAMissingMtpLayer) {
   const std::size_t all = checkpoint_.tensors.size();
   checkpoint_.DropContaining("model.layers.2.");
