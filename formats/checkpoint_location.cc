@@ -242,6 +242,7 @@ void FailNoCheckpoint(const fs::path& directory) {
   bool has_pytorch = false;
   bool has_gguf = false;
   bool has_chunks = false;
+  std::string other;  // a file of another framework
   std::error_code error;
   for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
        entry.increment(error)) {
@@ -254,6 +255,9 @@ void FailNoCheckpoint(const fs::path& directory) {
                    (name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth")));
     has_gguf = has_gguf || name.ends_with(".gguf");
     has_chunks = has_chunks || name.ends_with(".distcp");
+    for (const std::string_view ending : {".onnx", ".msgpack", ".h5", ".pdparams", ".ckpt.index"}) {
+      if (name.ends_with(ending) && (other.empty() || name < other)) other = name;
+    }
   }
   if (has_adapter && !has_consolidated && !has_pytorch && !has_gguf) FailAdapter(directory);
   if (has_consolidated) {
@@ -264,6 +268,12 @@ void FailNoCheckpoint(const fs::path& directory) {
   std::string instead = "give the directory that holds the *.safetensors files";
   if (const fs::path below = CheckpointBelow(directory); !below.empty()) {
     instead = fmt::format("some lie in {}: give that, if it is the checkpoint", ShownPath(below));
+  }
+  if (!other.empty()) {
+    instead = fmt::format(
+        "{} is of another framework or runtime, whose files are not read; give the safetensors "
+        "checkpoint of the model",
+        ShownPath(other));
   }
   if (has_gguf) {
     instead =

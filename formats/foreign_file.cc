@@ -78,6 +78,38 @@ constexpr std::array<Signature, 19> kBinarySignatures = {{
      "it is a program; give a safetensors checkpoint"},
 }};
 
+bool IsWord(std::string_view text) {
+  return !text.empty() &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c <= '~'; });
+}
+
+// An ONNX file has no signature: it is a message of Protocol Buffers that begins with its version
+// and the name of the program that wrote it.
+bool IsOnnx(std::string_view start) {
+  constexpr char kVersion = 0x08;
+  constexpr char kProducer = 0x12;
+  constexpr char kMostVersion = 0x40;
+  if (start.size() < 4 || start[0] != kVersion || start[1] > kMostVersion || start[1] < 1) {
+    return false;
+  }
+  const auto length = static_cast<std::size_t>(static_cast<unsigned char>(start[3]));
+  return start[2] == kProducer && start.size() >= 4 + length && IsWord(start.substr(4, length));
+}
+
+// Flax writes a map of MessagePack whose first key is a short word.
+bool IsFlax(std::string_view start) {
+  if (start.size() < 2) return false;
+  const auto map = static_cast<unsigned char>(start[0]);
+  const std::size_t key_at = map == 0xDE ? 3 : map == 0xDF ? 5 : map > 0x80 && map < 0x90 ? 1 : 0;
+  if (key_at == 0 || start.size() <= key_at) return false;
+  const auto key = static_cast<unsigned char>(start[key_at]);
+  constexpr unsigned char kShortString = 0xA0;
+  constexpr unsigned char kLength = 0x1F;
+  if ((key & ~kLength) != kShortString) return false;
+  const std::size_t length = key & kLength;
+  return start.size() >= key_at + 1 + length && IsWord(start.substr(key_at + 1, length));
+}
+
 char ToLower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 
 // Of the first of `signatures` that the text has, behind a byte order mark and white space.
@@ -116,6 +148,12 @@ std::string_view DescribeNoSafetensors(std::string_view start) {
   }
   for (const Signature& signature : kBinarySignatures) {
     if (start.starts_with(signature.start)) return signature.description;
+  }
+  if (IsOnnx(start)) {
+    return "it is an ONNX file; give the safetensors checkpoint that it was made from";
+  }
+  if (IsFlax(start)) {
+    return "it is a MessagePack file, as Flax writes them; give a safetensors checkpoint";
   }
   constexpr std::size_t kTarMark = 257;
   if (start.size() > kTarMark && start.substr(kTarMark).starts_with("ustar")) {

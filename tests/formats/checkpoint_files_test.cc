@@ -224,6 +224,8 @@ TEST_F(CheckpointFilesTest, AShardGivenByNameIsRefusedAndItsDirectoryNamed) {
 TEST_F(CheckpointFilesTest, APathThatIsNoCheckpointIsAnError) {
   ExpectBadInput([&] { OpenCheckpointFiles(directory_ / "absent"); }, "there is no such file");
   ExpectBadInput([&] { Open(); }, "this directory holds no checkpoint");
+  Write("flax_model.msgpack", "x");
+  ExpectBadInput([&] { Open(); }, "flax_model.msgpack is of another framework or runtime");
   Write("pytorch_model.bin", "x");
   ExpectBadInput([&] { Open(); }, "PyTorch files; several of them need");
   fs::create_symlink("loop", directory_ / "loop");
