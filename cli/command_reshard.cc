@@ -116,7 +116,8 @@ std::string Run(const Options& options, CommandContext& context) {
       convert::Reshard(request, formats::PosixFileSystem(), context.progress, context.stop);
   WarnOfCounts(report.conversion, context.progress);
   if (draws) {
-    formats::WriteFileDurably(formats::PosixFileSystem(), options.balance_svg, BalanceSvg(report));
+    formats::WriteFileDurably(formats::PosixFileSystem(), formats::FollowLinks(options.balance_svg),
+                              BalanceSvg(report));
   }
   return context.output.json ? ReshardReportJson(request, report, context.tool.name)
                              : ReshardReportText(request, report);

@@ -99,7 +99,7 @@ void CheckOutputFile(const char* option, const std::string& file, OutputContent 
   if (file.empty()) return;
   try {
     RequireReplaceable(file, content);
-    formats::RequireWritable(formats::PosixFileSystem(), file);
+    formats::WritablePlace(formats::PosixFileSystem(), file);
   } catch (const Error& problem) {
     throw Error(problem.code(), fmt::format("--{}: {}", option, problem.message()),
                 problem.place());

@@ -134,8 +134,10 @@ void WriteFindingFiles(const std::string& input, const std::filesystem::path& di
   document.command = context.command.name;
   document.directory = directory.empty() ? DirectoryOf(input) : directory;
   document.checks = std::move(checks);
-  if (!options.junit.empty()) formats::WriteFileDurably(fs, options.junit, JUnitText(document));
-  if (!options.sarif.empty()) formats::WriteFileDurably(fs, options.sarif, SarifText(document));
+  if (!options.junit.empty())
+    formats::WriteFileDurably(fs, formats::FollowLinks(options.junit), JUnitText(document));
+  if (!options.sarif.empty())
+    formats::WriteFileDurably(fs, formats::FollowLinks(options.sarif), SarifText(document));
 }
 
 std::string RunCheck(const std::string& input, const VerifyOptions& options,

@@ -29,11 +29,6 @@ std::uint64_t CheckedElements(const Shape& shape, const std::filesystem::path& p
               {.file = path.string(), .tensor = {}});
 }
 
-const std::filesystem::path& Writable(FileSystem& fs, const std::filesystem::path& path) {
-  RequireWritable(fs, path);
-  return path;
-}
-
 }  // namespace
 
 std::string NpyFloatHeader(const Shape& shape) {
@@ -64,7 +59,7 @@ NpyWriter::NpyWriter(FileSystem& fs, const std::filesystem::path& path, const Sh
     : path_(path),
       header_(NpyFloatHeader(shape)),
       num_elements_(CheckedElements(shape, path)),
-      file_(fs, Writable(fs, path), header_.size() + num_elements_ * sizeof(float)) {
+      file_(fs, WritablePlace(fs, path), header_.size() + num_elements_ * sizeof(float)) {
   file_.file().WriteAt(0, std::as_bytes(std::span(header_)));
 }
 

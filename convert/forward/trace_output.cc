@@ -31,11 +31,6 @@ std::vector<ModuleOutput> Choose(const std::vector<ModuleOutput>& modules,
                           QuoteForMessage(pattern), modules.front().module, modules.back().module));
 }
 
-const std::filesystem::path& Writable(formats::FileSystem& fs, const std::filesystem::path& path) {
-  formats::RequireWritable(fs, path);
-  return path;
-}
-
 }  // namespace
 
 TraceOutput::Layout TraceOutput::LayOut(const std::vector<ModuleOutput>& modules) {
@@ -62,7 +57,9 @@ TraceOutput::TraceOutput(formats::FileSystem& fs, const std::filesystem::path& p
     : TraceOutput(fs, path, LayOut(Choose(modules, pattern))) {}
 
 TraceOutput::TraceOutput(formats::FileSystem& fs, const std::filesystem::path& path, Layout layout)
-    : path_(path), places_(std::move(layout.places)), file_(fs, Writable(fs, path), layout.bytes) {
+    : path_(path),
+      places_(std::move(layout.places)),
+      file_(fs, formats::WritablePlace(fs, path), layout.bytes) {
   file_.file().WriteAt(0, std::as_bytes(std::span(layout.header)));
 }
 

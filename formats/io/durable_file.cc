@@ -98,4 +98,25 @@ void RequireWritable(FileSystem& fs, const std::filesystem::path& path) {
   }
 }
 
+std::filesystem::path FollowLinks(std::filesystem::path path) {
+  const std::filesystem::path named = path;
+  constexpr int kMostLinks = 40;  // as many as Linux follows
+  std::error_code error;
+  for (int links = 0; std::filesystem::is_symlink(path, error); ++links) {
+    if (links == kMostLinks) {
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("{}: its links form a loop; name a file", ShownPath(named)),
+                  {named.string(), ""});
+    }
+    path = path.parent_path() / std::filesystem::read_symlink(path);
+  }
+  return path;
+}
+
+std::filesystem::path WritablePlace(FileSystem& fs, const std::filesystem::path& path) {
+  std::filesystem::path place = FollowLinks(path);
+  RequireWritable(fs, place);
+  return place;
+}
+
 }  // namespace dsv3::formats

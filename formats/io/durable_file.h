@@ -46,4 +46,11 @@ void WriteFileDurably(FileSystem& fs, const std::filesystem::path& path, std::st
 // one that is there cannot be replaced.
 void RequireWritable(FileSystem& fs, const std::filesystem::path& path);
 
+// Where a file goes that a user names: through links, to the file that they lead to, whether it is
+// there or not. Throws Error (kUsage) where links form a loop.
+std::filesystem::path FollowLinks(std::filesystem::path path);
+
+// FollowLinks of a path that RequireWritable has tried.
+std::filesystem::path WritablePlace(FileSystem& fs, const std::filesystem::path& path);
+
 }  // namespace dsv3::formats

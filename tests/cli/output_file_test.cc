@@ -116,6 +116,30 @@ class OutputOptionTest : public ::testing::Test {
   std::string model_ = Path("model");
 };
 
+TEST_F(OutputOptionTest, FilesGoThroughLinksToWhatTheseLeadTo) {
+  namespace fs = std::filesystem;
+  fs::create_directory(dir_ / "kept");
+  WriteFile(dir_ / "kept/old.sarif", "");
+  fs::create_symlink("kept/new.xml", dir_ / "junit.xml");
+  fs::create_symlink(dir_ / "kept/old.sarif", dir_ / "first");
+  fs::create_symlink("first", dir_ / "second");
+  fs::create_symlink("kept/logits.npy", dir_ / "logits.npy");
+  const ToolResult result =
+      RunTool({"dsv3-verify", "forward", model_, "--junit", Path("junit.xml"), "--sarif",
+               Path("second"), "--logits-out", Path("logits.npy")});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  for (const char* const link : {"junit.xml", "first", "second", "logits.npy"}) {
+    EXPECT_TRUE(fs::is_symlink(dir_ / link)) << link;
+  }
+  EXPECT_THAT(ReadFile(dir_ / "kept/new.xml"), HasSubstr("<testsuite"));
+  EXPECT_THAT(ReadFile(dir_ / "kept/old.sarif"), HasSubstr("sarif"));
+  EXPECT_THAT(ReadFile(dir_ / "kept/logits.npy"), StartsWith("\x93NUMPY"));
+
+  fs::create_symlink("loop", dir_ / "loop");
+  ExpectRefused({"dsv3-verify", "structure", model_, "--junit", Path("loop")},
+                "its links form a loop; name a file");
+}
+
 TEST_F(OutputOptionTest, NoFileOfTheModelIsReplaced) {
   const std::string not_replaced = "so it is not replaced; remove it, or give another FILE";
   const std::string index = model_ + "/model.safetensors.index.json";
