@@ -190,11 +190,12 @@ void AppendZshCommands(std::string& out, const Tool& tool, const std::string& fi
   if (unnamed != nullptr) AppendZshArguments(out, unnamed->options);
   AppendZshArguments(out, tool.shared_options);
   out += " \\\n      '1:command:->command' \\\n      '*::argument:->argument'\n";
-  out += "  case $state in\n    command)\n      commands=(\n";
+  out += "  commands=(\n";
   for (const std::string& word : NextWords(tool, first)) {
-    out += "        " + Quoted(word + ":" + WordHelp(tool, first, word)) + "\n";
+    out += "    " + Quoted(word + ":" + WordHelp(tool, first, word)) + "\n";
   }
-  out += "      )\n      _describe command commands\n";
+  out += "  )\n";
+  out += "  case $state in\n    command)\n      _describe command commands\n";
   if (unnamed != nullptr) out += "      _files\n";
   out += "      ;;\n";
   out += "    argument)\n      case $words[1] in\n";
@@ -211,6 +212,9 @@ void AppendZshCommands(std::string& out, const Tool& tool, const std::string& fi
       out += "\n";
     }
     out += "          ;;\n";
+  }
+  if (first.empty() && unnamed == nullptr) {
+    out += "        help)\n          _describe command commands\n          ;;\n";
   }
   if (unnamed != nullptr) {
     out += "        *)\n    _arguments";
@@ -337,6 +341,13 @@ std::string FishCompletion(const Tool& tool) {
       out += "complete -c " + tool.name + " -n __fish_use_subcommand" + only + " -a " + word +
              " -d " + Quoted(WordHelp(tool, "", word)) + "\n";
       AppendFishSecondWords(out, tool, word);
+    }
+    const std::string words = Spaced(NextWords(tool));
+    for (const std::string& word : NextWords(tool)) {
+      out +=
+          "complete -c " + tool.name + " -n " +
+          Quoted("__fish_seen_subcommand_from help; and not __fish_seen_subcommand_from " + words) +
+          " -f -a " + word + " -d " + Quoted(WordHelp(tool, "", word)) + "\n";
     }
   }
   for (const Command& command : tool.commands) {

@@ -270,6 +270,7 @@ TEST(CompletionTest, FishCompletesCommandsOptionsAndValues) {
             "awq\nglm5\nk2.5\nk2-int4\nmoonlight\nnvfp4\nsmall\ntiny\ntiny-61\ntiny-kimi\n"
             "tiny-tp\ntiny-v32\nv2-lite\nv3-shapes\nv4\nv32\n");
   EXPECT_EQ(complete("dsv3-convert fp8-to-bf16 --over"), "--overwrite\n");
+  EXPECT_EQ(complete("dsv3-convert help p"), "pack\n");
 }
 
 TEST(CompletionTest, FishCompletesCommandsOfTwoWords) {
@@ -286,6 +287,7 @@ TEST(CompletionTest, FishCompletesCommandsOfTwoWords) {
   };
   EXPECT_EQ(complete("dsv3-verify ch"), "checksum\n");
   EXPECT_EQ(complete("dsv3-verify checksum c"), "check\ncreate\n");
+  EXPECT_EQ(complete("dsv3-verify help checksum c"), "check\ncreate\n");
   EXPECT_EQ(complete("dsv3-verify checksum check --quic"), "--quick\n");
   EXPECT_EQ(complete("dsv3-verify checksum create --quic"), "");
 }
