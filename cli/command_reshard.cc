@@ -106,8 +106,9 @@ convert::ReshardRequest RequestOf(const Options& options) {
 }
 
 std::string Run(const Options& options, CommandContext& context) {
-  // Of several processes one draws.
-  const bool draws = !options.balance_svg.empty() && !convert::IsHelper(context.sharing);
+  // Of several processes, and of several parts, one draws.
+  const bool draws = !options.balance_svg.empty() && !convert::IsHelper(context.sharing) &&
+                     (!options.run.part || options.run.part->index == 0);
   if (draws) CheckPicture(options);
   convert::ReshardRequest request = RequestOf(options);
   request.run.sharing = context.sharing;

@@ -189,6 +189,19 @@ TEST_F(OutputOptionTest, ThePictureIsNoFileOfTheShards) {
   EXPECT_THAT(ReadFile(dir_ / "ranks/b.svg"), HasSubstr("<svg"));
 }
 
+// Parts start at the same time, and would write one file at the same time.
+TEST_F(OutputOptionTest, OfSeveralPartsTheFirstDraws) {
+  const auto draws = [&](const char* part) {
+    const ToolResult result =
+        RunTool({"dsv3-reshard", "--tp", "1", "--ep", "2", "--quiet", model_, Path("ranks"),
+                 "--part", part, "--balance-svg", Path("b.svg")});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return std::filesystem::exists(dir_ / "b.svg");
+  };
+  EXPECT_FALSE(draws("1/2"));
+  EXPECT_TRUE(draws("0/2"));
+}
+
 TEST_F(OutputOptionTest, PlacesWhereNoFileCanBeAreNamed) {
   WriteFile(dir_ / "key.pem", testing::kSignatureVectors[0].private_key);
   std::filesystem::create_directory(dir_ / "directory");
