@@ -32,9 +32,15 @@ set(CPACK_COMPONENT_LIBDSV3-DEV_DESCRIPTION
  dsv3::formats, dsv3::quant and dsv3::convert.")
 
 foreach(package dsv3 libdsv3-dev)
-  install(FILES ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/CHANGELOG.md
-                ${PROJECT_SOURCE_DIR}/SECURITY.md
+  install(FILES ${PROJECT_SOURCE_DIR}/CHANGELOG.md ${PROJECT_SOURCE_DIR}/SECURITY.md
           DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/${package} COMPONENT ${package})
 endforeach()
+# With all that README.md and the pages of docs/ lead to.
+install(FILES ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/CONTRIBUTING.md
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/dsv3 COMPONENT dsv3)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/docs
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/dsv3 COMPONENT dsv3)
+install(PROGRAMS ${PROJECT_SOURCE_DIR}/scripts/unpack.py
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/dsv3/scripts COMPONENT dsv3)
 
 include(CPack)
