@@ -116,7 +116,8 @@ TEST_P(MatmulKernel, EqualsTheScalarDefinitionOverLongRows) {
   for (std::size_t rows = 1; rows < 18; ++rows) Case(rows, 2051, 1, 0).ExpectEqual();
 }
 
-// Rows make several panels: of many tiles, and of one each where a row alone is larger than a panel.
+// Rows make several panels: of many tiles, and of one each where a row alone is larger than a
+// panel.
 TEST_P(MatmulKernel, EqualsTheScalarDefinitionOverPanelsOfRows) {
   Case(70, 2051, 7, 1).ExpectEqual();
   Case(5, 70001, 8, 1).ExpectEqual();
