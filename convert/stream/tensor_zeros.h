@@ -14,8 +14,8 @@
 namespace dsv3::convert {
 
 // The zeros of the weight matrices (IsWeightMatrix, IsCodeMatrix) and E8M0 scales that a tensor is,
-// or is made of: what conversions warn of. Their bytes come in pieces, in any order, each byte once. Names and
-// shapes outlive it.
+// or is made of: what conversions warn of. Their bytes come in pieces, in any order, each byte
+// once. Names and shapes outlive it.
 class TensorZeros {
  public:
   // Which rows of the matrices are added. Of a vocabulary some rows may be those alone that no
