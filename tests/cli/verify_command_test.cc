@@ -201,6 +201,7 @@ TEST_F(VerifyCommandTest, ForwardAddsTokensForExperts) {
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_THAT(result.out, AllOf(HasSubstr("4,096 in 64 sequences\n"),
                                 HasSubstr("23 of 24 were met; of 1 expert nothing is shown\n")));
+  ExpectForms({"forward", model_, "--tokens", "auto"}, 0, "verify-forward");
   EXPECT_THAT(Verify({"forward", model_, "--tokens", "auto", "--json"}).out,
               HasSubstr("\"experts_not_met\": 1,"));
 }

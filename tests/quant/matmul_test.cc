@@ -120,6 +120,7 @@ TEST_P(MatmulKernel, EqualsTheScalarDefinitionOverLongRows) {
 // panel.
 TEST_P(MatmulKernel, EqualsTheScalarDefinitionOverPanelsOfRows) {
   Case(70, 2051, 7, 1).ExpectEqual();
+  Case(5, 20001, 15, 1).ExpectEqual();
   Case(5, 70001, 8, 1).ExpectEqual();
 }
 
