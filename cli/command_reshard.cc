@@ -21,7 +21,7 @@
 #include "convert/job/process_messages.h"
 #include "convert/recipes/reshard_job.h"
 #include "formats/error.h"
-#include "formats/io/durable_file.h"
+#include "formats/io/file_system.h"
 #include "formats/message_text.h"
 
 namespace dsv3::cli {
@@ -116,10 +116,7 @@ std::string Run(const Options& options, CommandContext& context) {
   const convert::ReshardReport report =
       convert::Reshard(request, formats::PosixFileSystem(), context.progress, context.stop);
   WarnOfCounts(report.conversion, context.progress);
-  if (draws) {
-    formats::WriteFileDurably(formats::PosixFileSystem(), formats::FollowLinks(options.balance_svg),
-                              BalanceSvg(report));
-  }
+  if (draws) WriteOutputFile(options.balance_svg, BalanceSvg(report));
   return context.output.json ? ReshardReportJson(request, report, context.tool.name)
                              : ReshardReportText(request, report);
 }

@@ -253,11 +253,13 @@ void AppendFishOption(std::string& out, const Tool& tool, const Command* command
   out += " -d " + Quoted(FirstSentence(option.help)) + "\n";
 }
 
-void AppendFishSecondWords(std::string& out, const Tool& tool, const std::string& first) {
+// Offers, behind the word `before`, what may follow `first` in a command's name.
+void AppendFishWords(std::string& out, const Tool& tool, const std::string& before,
+                     const std::string& first) {
   const std::vector<std::string> words = NextWords(tool, first);
   for (const std::string& word : words) {
     out += "complete -c " + tool.name + " -n " +
-           Quoted("__fish_seen_subcommand_from " + first +
+           Quoted("__fish_seen_subcommand_from " + before +
                   "; and not __fish_seen_subcommand_from " + Spaced(words)) +
            " -f -a " + word + " -d " + Quoted(WordHelp(tool, first, word)) + "\n";
   }
@@ -340,15 +342,9 @@ std::string FishCompletion(const Tool& tool) {
     for (const std::string& word : NextWords(tool)) {
       out += "complete -c " + tool.name + " -n __fish_use_subcommand" + only + " -a " + word +
              " -d " + Quoted(WordHelp(tool, "", word)) + "\n";
-      AppendFishSecondWords(out, tool, word);
+      AppendFishWords(out, tool, word, word);
     }
-    const std::string words = Spaced(NextWords(tool));
-    for (const std::string& word : NextWords(tool)) {
-      out +=
-          "complete -c " + tool.name + " -n " +
-          Quoted("__fish_seen_subcommand_from help; and not __fish_seen_subcommand_from " + words) +
-          " -f -a " + word + " -d " + Quoted(WordHelp(tool, "", word)) + "\n";
-    }
+    AppendFishWords(out, tool, "help", "");
   }
   for (const Command& command : tool.commands) {
     for (const Option& option : command.options) AppendFishOption(out, tool, &command, option);

@@ -99,11 +99,15 @@ void CheckOutputFile(const char* option, const std::string& file, OutputContent 
   if (file.empty()) return;
   try {
     RequireReplaceable(file, content);
-    formats::WritablePlace(formats::PosixFileSystem(), file);
+    formats::RequireWritable(formats::PosixFileSystem(), formats::FollowLinks(file));
   } catch (const Error& problem) {
     throw Error(problem.code(), fmt::format("--{}: {}", option, problem.message()),
                 problem.place());
   }
+}
+
+void WriteOutputFile(const std::string& file, std::string_view content) {
+  formats::WriteFileDurably(formats::PosixFileSystem(), formats::FollowLinks(file), content);
 }
 
 void RequireDistinctFiles(std::initializer_list<NamedFile> files) {

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <initializer_list>
 #include <string>
+#include <string_view>
 
 namespace dsv3::cli {
 
@@ -14,6 +15,9 @@ enum class OutputContent { kJUnit, kSarif, kSvg, kNumpy, kTrace };
 // it is JSON or no text and holds something else, so that a path that was mistyped costs no file of
 // a model; kIo where permissions or the disk do not allow it. Empty: none is named.
 void CheckOutputFile(const char* option, const std::string& file, OutputContent content);
+
+// Writes a file that an option names, through links to what these lead to. Throws Error (kIo).
+void WriteOutputFile(const std::string& file, std::string_view content);
 
 // A file that an option names, to be read or written. Empty: none is named.
 struct NamedFile {

@@ -19,7 +19,6 @@
 #include "cli/tool_main.h"
 #include "cli/version.h"
 #include "formats/error.h"
-#include "formats/io/durable_file.h"
 #include "formats/message_text.h"
 
 namespace dsv3::cli {
@@ -128,16 +127,13 @@ void WriteFindingFiles(const std::string& input, const std::filesystem::path& di
   const bool call_is_wrong =
       checks.size() == 1 && checks[0].error && checks[0].error->code() == ErrorCode::kUsage;
   if (call_is_wrong) return;
-  formats::FileSystem& fs = formats::PosixFileSystem();
   FindingsDocument document;
   document.tool = context.tool.name;
   document.command = context.command.name;
   document.directory = directory.empty() ? DirectoryOf(input) : directory;
   document.checks = std::move(checks);
-  if (!options.junit.empty())
-    formats::WriteFileDurably(fs, formats::FollowLinks(options.junit), JUnitText(document));
-  if (!options.sarif.empty())
-    formats::WriteFileDurably(fs, formats::FollowLinks(options.sarif), SarifText(document));
+  if (!options.junit.empty()) WriteOutputFile(options.junit, JUnitText(document));
+  if (!options.sarif.empty()) WriteOutputFile(options.sarif, SarifText(document));
 }
 
 std::string RunCheck(const std::string& input, const VerifyOptions& options,
