@@ -88,6 +88,13 @@ formats::Finding WrongShape(const ModelConfig& config, const Catalog& catalog, T
 
 }  // namespace
 
+std::string_view UnknownFormIn(const formats::Finding& finding) {
+  const std::string held = fmt::format("{}{}", kNoFileHoldsIt, kUnderThisName);
+  const std::string_view message = finding.message;
+  const std::size_t at = message.find(held);
+  return at == std::string_view::npos ? std::string_view() : message.substr(at + held.size());
+}
+
 formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& catalog) {
   using formats::Severity;
   formats::Findings findings;

@@ -12,6 +12,10 @@ namespace dsv3::convert {
 // What the message of "missing-tensor" says between the tensor and what to do about it.
 inline constexpr std::string_view kNoFileHoldsIt = ", but no file holds it";
 
+// What a "missing-tensor" finding says of the form in which the tensor is there, behind
+// kUnderThisName; empty where it is missing.
+std::string_view UnknownFormIn(const formats::Finding& finding);
+
 // Tensors that the config predicts and the catalog lacks ("missing-tensor"), or has in another
 // shape ("wrong-shape"); errors, in the model's order, all of them. An unknown model_type gives one
 // warning ("unknown-model-type"). Tensors that the config does not predict give no finding here.

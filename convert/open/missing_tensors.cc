@@ -21,14 +21,13 @@ using formats::Severity;
 
 std::optional<Finding> FindMissingTensors(const ModelConfig& config, const Catalog& catalog) {
   // Weights whose codes are there in a form that is not known are not missing.
-  const std::string held_otherwise = fmt::format("{}{}", kNoFileHoldsIt, kUnderThisName);
   Finding missing;
   Finding otherwise;
   std::uint64_t num_missing = 0;
   std::uint64_t num_otherwise = 0;
   for (Finding& finding : CheckAgainstModel(config, catalog)) {
     if (finding.kind != "missing-tensor") continue;
-    const bool is_there = finding.message.find(held_otherwise) != std::string::npos;
+    const bool is_there = !UnknownFormIn(finding).empty();
     if ((is_there ? num_otherwise : num_missing)++ == 0) {
       (is_there ? otherwise : missing) = std::move(finding);
     }
@@ -38,10 +37,9 @@ std::optional<Finding> FindMissingTensors(const ModelConfig& config, const Catal
   Finding summary = std::move(incomplete ? missing : otherwise);
   const std::uint64_t count = incomplete ? num_missing : num_otherwise;
   const std::string advice =
-      incomplete
-          ? fmt::format("{}`dsv3-verify structure` lists what is missing; download it{}",
-                        kIncomplete, FittingValue(config, catalog, summary.tensor))
-          : summary.message.substr(summary.message.find(held_otherwise) + held_otherwise.size());
+      incomplete ? fmt::format("{}`dsv3-verify structure` lists what is missing; download it{}",
+                               kIncomplete, FittingValue(config, catalog, summary.tensor))
+                 : std::string(UnknownFormIn(summary));
   summary.severity = incomplete ? Severity::kError : Severity::kWarning;
   summary.file = kConfigName;
   summary.message = fmt::format(

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <iterator>
 #include <optional>
 #include <set>
@@ -20,7 +21,6 @@
 #include "convert/model/model_check.h"
 #include "convert/model/module_list.h"
 #include "convert/model/quantized_form.h"
-#include "convert/model/stored_instead.h"
 #include "convert/model/tensor_match.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
@@ -193,25 +193,22 @@ void MarkParts(std::string_view weight, const Catalog& catalog, std::vector<bool
 // number of the others, and marks what lies in their places.
 void GatherUnknownForm(const Catalog& catalog, formats::Findings& findings,
                        std::vector<bool>& explained) {
-  const std::string held_otherwise = fmt::format("{}{}", kNoFileHoldsIt, kUnderThisName);
-  std::set<std::string_view> modules;
-  std::vector<std::string> weights;
+  std::set<std::string, std::less<>> modules;
   std::optional<Finding> first;
   std::erase_if(findings, [&](Finding& finding) {
-    if (finding.message.find(held_otherwise) == std::string::npos) return false;
-    weights.push_back(finding.tensor);
+    if (UnknownFormIn(finding).empty()) return false;
+    modules.emplace(ModuleOf(finding.tensor));
     if (!first) first = std::move(finding);
     return true;
   });
   if (!first) return;
-  if (weights.size() > 1) {
-    first->message += fmt::format(" ({} more such weights)", weights.size() - 1);
+  if (modules.size() > 1) {
+    first->message += fmt::format(" ({} more such weights)", modules.size() - 1);
   }
   findings.push_back(std::move(*first));
-  for (const std::string& weight : weights) modules.insert(ModuleOf(weight));
   for (std::uint32_t i = 0; i < catalog.tensors().size(); ++i) {
     const std::string_view name = catalog.tensors()[i].name;
-    if (modules.count(name.substr(0, name.rfind('.'))) != 0) explained[i] = true;
+    if (modules.contains(name.substr(0, name.rfind('.')))) explained[i] = true;
   }
 }
 
