@@ -149,7 +149,8 @@ void RequireRoomForPart(const fs::path& directory, const JobJournals& journals,
 
 std::string PartialName(const std::string& name) { return name + ".partial"; }
 
-OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
+OutputState LookAtOutput(const fs::path& directory, const OutputJob& job, ProgressSink& progress,
+                         const StopToken& stop) {
   OutputState state;
   std::error_code error;
   const fs::file_status status = fs::status(directory, error);
@@ -225,10 +226,12 @@ OutputState LookAtOutput(const fs::path& directory, const OutputJob& job) {
 
   RequireReplaceable(directory, job);
   // Whatever earlier job ended there.
-  state.replaced = FilesToReplace(directory, job,
-                                  {{kManifestName, ReadManifest(directory)},
-                                   {kPackedManifestName, ReadPackedOutput(directory)}},
-                                  journals);
+  FilesToReplace files = FindFilesToReplace(directory, job,
+                                            {{kManifestName, ReadManifest(directory)},
+                                             {kPackedManifestName, ReadPackedOutput(directory)}},
+                                            journals, progress, stop);
+  state.replaced = std::move(files.replaced);
+  state.changed = std::move(files.changed);
   state.journals = std::move(journals);
   return state;
 }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "convert/catalog/progress.h"
 #include "convert/job/journal.h"
 #include "convert/job/manifest.h"
 #include "convert/plan/plan.h"
@@ -44,6 +45,9 @@ struct OutputState {
   // With overwrite: the files that this job replaces, and other files that an earlier job of this
   // toolkit made there. They are removed once the journal lists them.
   std::vector<std::string> replaced;
+  // With overwrite: files that an earlier job of this toolkit made there and that were changed
+  // later, so that this job does not replace them.
+  std::vector<std::string> changed;
   bool exists = false;  // the directory is there
 };
 
@@ -51,8 +55,10 @@ struct OutputState {
 // not a directory, a part of another number of parts; without overwrite also not empty, another
 // job's output or unfinished job; with it where something cannot be replaced by a file (a
 // directory, a file of the source); kBadInput when the source changed since this job began, or
-// another run of it had another source.
-OutputState LookAtOutput(const std::filesystem::path& directory, const OutputJob& job);
+// another run of it had another source. With overwrite it reads files of earlier jobs that may have
+// been changed.
+OutputState LookAtOutput(const std::filesystem::path& directory, const OutputJob& job,
+                         ProgressSink& progress, const StopToken& stop);
 
 // "NAME.partial", under which a file is written.
 std::string PartialName(const std::string& name);

@@ -7,6 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "convert/job/finished_files.h"
+#include "convert/stream/record.h"
 #include "formats/error.h"
 #include "formats/io/existence.h"
 #include "formats/message_text.h"
@@ -51,6 +53,13 @@ void RequireDirectories(const fs::path& directory, const std::string& name) {
                                         formats::ShownPath(way),
                                         fs::is_symlink(status) ? "link" : "file", name));
   }
+}
+
+// When a file was written last; the earliest time where that cannot be read.
+fs::file_time_type TimeOf(const fs::path& path) {
+  std::error_code error;
+  const fs::file_time_type time = fs::last_write_time(path, error);
+  return error ? fs::file_time_type::min() : time;
 }
 
 }  // namespace
@@ -100,25 +109,47 @@ void RequireReplaceable(const fs::path& directory, const OutputJob& job) {
   }
 }
 
-std::vector<std::string> FilesToReplace(const fs::path& directory, const OutputJob& job,
-                                        const EndedJobs& ended, const JobJournals& journals) {
+FilesToReplace FindFilesToReplace(const fs::path& directory, const OutputJob& job,
+                                  const EndedJobs& ended, const JobJournals& journals,
+                                  ProgressSink& progress, const StopToken& stop) {
   std::set<std::string> replaced;
+  std::set<std::string> changed;
   for (std::string& name : FilesInTheWay(directory, job, {})) replaced.insert(std::move(name));
-  // A file that this job does not write, and that was changed since, stays.
-  const auto add = [&](const std::string& name, std::uint64_t bytes) {
-    if (FileBytes(directory / name) == bytes) replaced.insert(name);
-  };
-  for (const auto& [last, manifest] : ended) {
-    if (!manifest) continue;
-    for (const formats::ManifestFile& file : manifest->files) add(file.name, file.bytes);
-    replaced.emplace(last);
-  }
-  for (const auto& [name, record] : journals.files) add(name, record.bytes);
   for (const BegunRun& run : journals.runs) {
     replaced.insert(run.head.replaced.begin(), run.head.replaced.end());
     for (const std::string& name : run.head.outputs) replaced.insert(PartialName(name));
   }
-  return {replaced.begin(), replaced.end()};
+  const auto add = [&](const FileRecord& record, fs::file_time_type recorded) {
+    const fs::path path = directory / record.name;
+    const std::optional<std::uint64_t> bytes = FileBytes(path);
+    if (!bytes || replaced.count(record.name) != 0) return;
+    const bool has_digest = !record.file.sha256.empty() || !record.file.xxh3.empty();
+    // A copy of a directory has new times, too.
+    const bool same =
+        *bytes == record.bytes &&
+        (TimeOf(path) <= recorded || (has_digest && MatchesRecord(path, record, progress, stop)));
+    (same ? replaced : changed).insert(record.name);
+  };
+  for (const auto& [last, manifest] : ended) {
+    if (!manifest) continue;
+    const fs::file_time_type recorded = TimeOf(directory / last);
+    for (const formats::ManifestFile& file : manifest->files) {
+      FileRecord record;
+      record.name = file.name;
+      record.bytes = file.bytes;
+      record.file.sha256 = file.sha256;
+      add(record, recorded);
+    }
+    replaced.emplace(last);
+  }
+  fs::file_time_type recorded = fs::file_time_type::min();
+  for (const BegunRun& run : journals.runs) {
+    recorded = std::max(recorded, TimeOf(directory / FileNameOf(kJournalName, run.name)));
+  }
+  for (const auto& [name, record] : journals.files) add(record, recorded);
+  for (const std::string& name : replaced) changed.erase(name);
+  return {.replaced = {replaced.begin(), replaced.end()},
+          .changed = {changed.begin(), changed.end()}};
 }
 
 }  // namespace dsv3::convert

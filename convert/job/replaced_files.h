@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "convert/catalog/progress.h"
 #include "convert/job/journal.h"
 #include "convert/job/manifest.h"
 #include "convert/job/output_state.h"
@@ -33,10 +34,17 @@ void RequireReplaceable(const std::filesystem::path& directory, const OutputJob&
 // where there was no such job.
 using EndedJobs = std::vector<std::pair<std::string_view, std::optional<ManifestSummary>>>;
 
-// The files that a job with --overwrite replaces where it begins anew: all files whose names it
-// writes, and the files of earlier jobs of this toolkit that were not changed since. Sorted.
-std::vector<std::string> FilesToReplace(const std::filesystem::path& directory,
-                                        const OutputJob& job, const EndedJobs& ended,
-                                        const JobJournals& journals);
+// The files of an output directory that concern a job with --overwrite which begins anew. Sorted.
+struct FilesToReplace {
+  // All files whose names it writes, and those of earlier jobs of this toolkit that nobody changed.
+  std::vector<std::string> replaced;
+  // Files of earlier jobs that it does not write and that were changed since: they have another
+  // size than their manifest or journal says; or they are newer than it, and have another digest or
+  // none was recorded.
+  std::vector<std::string> changed;
+};
+FilesToReplace FindFilesToReplace(const std::filesystem::path& directory, const OutputJob& job,
+                                  const EndedJobs& ended, const JobJournals& journals,
+                                  ProgressSink& progress, const StopToken& stop);
 
 }  // namespace dsv3::convert

@@ -34,8 +34,15 @@ namespace fs = std::filesystem;
 
 ConversionReport OutputRun::Run() {
   job_ = DescribeJob(source_, plan_, hooks_, run_, assignment_);
-  state_ = LookAtOutput(output_, job_);
+  state_ = LookAtOutput(output_, job_, progress_, stop_);
   for (formats::Finding& warning : std::exchange(report_.warnings, {})) Warn(std::move(warning));
+  for (const std::string& name : state_.changed) {
+    Warn({formats::Severity::kWarning, "changed-file", name, "",
+          fmt::format("{}: an earlier conversion made this file and somebody changed it since, so "
+                      "--overwrite leaves it there; remove it where it does not belong to the "
+                      "result",
+                      formats::ShownPath(name))});
+  }
   if (IsFinished()) RequireSameSource();
   if (assignment_.must_end && !IsFinished()) RequireParts();
   // Also where something is written: a source that must not be deleted is refused before.
@@ -282,7 +289,7 @@ std::vector<std::string> OutputRun::UnfinishedNames() const {
 
 // Looks at the directory once more, now that the locks keep other runs from changing it.
 void OutputRun::LookAgain() {
-  state_ = LookAtOutput(output_, job_);
+  state_ = LookAtOutput(output_, job_, progress_, stop_);
   if (IsFinished()) return;
   if (assignment_.must_end) RequireParts();
   if (assignment_.run == RunId()) JoinJournals(output_, state_.journals, fs_);

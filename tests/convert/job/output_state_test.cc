@@ -2,6 +2,7 @@
 
 #include "convert/job/output_state.h"
 
+#include <chrono>
 #include <filesystem>
 #include <string>
 
@@ -293,6 +294,34 @@ TEST_F(OutputStateTest, OverwriteLeavesAChangedFileWhoseNameItDoesNotWrite) {
   EXPECT_EQ(Command(true).Run().outcome, Outcome::kConverted);
   EXPECT_FALSE(fs::exists(out_ / "tokenizer.model"));
   EXPECT_EQ(testing::ReadFile(out_ / "vocab.json"), "{\"mine\": 1}");
+}
+
+TEST_F(OutputStateTest, OverwriteLeavesAChangedFileOfTheSameSizeAndSaysSo) {
+  testing::TinyCheckpoint older = testing::SmallFp8Checkpoint();
+  older.side_files["tokenizer.model"] = "old";
+  older.side_files["vocab.json"] = "{}";
+  older.Write(dir_ / "older");
+  const auto later = fs::file_time_type::clock::now() + std::chrono::hours(1);
+  for (const bool digests : {true, false}) {
+    Conversion first(dir_ / "older", out_);
+    if (!digests) first.request.run.checksum = ChecksumMode::kNone;
+    first.Run();
+    testing::WriteFile(out_ / "vocab.json", "[]");
+    // Of both the time is later than the manifest's.
+    fs::last_write_time(out_ / "vocab.json", later);
+    fs::last_write_time(out_ / "tokenizer.model", later);
+    const ConversionReport report = Command(true).Run();
+    EXPECT_EQ(testing::ReadFile(out_ / "vocab.json"), "[]");
+    // Without a digest nothing says that it was not changed.
+    EXPECT_EQ(fs::exists(out_ / "tokenizer.model"), !digests);
+    std::vector<std::string> changed;
+    for (const formats::Finding& warning : report.warnings) {
+      if (warning.kind == "changed-file") changed.push_back(warning.file);
+    }
+    EXPECT_EQ(changed, digests ? std::vector<std::string>{"vocab.json"}
+                               : (std::vector<std::string>{"tokenizer.model", "vocab.json"}));
+    fs::remove_all(out_);
+  }
 }
 
 TEST_F(OutputStateTest, OverwriteReplacesShardsBesideADamagedJournal) {
