@@ -1,8 +1,10 @@
 #include "tests/cli/json_schema.h"
 
 #include <algorithm>
+#include <map>
 #include <regex>
 #include <set>
+#include <string>
 
 namespace dsv3::testing {
 
@@ -18,6 +20,15 @@ bool HasType(const json& value, const std::string& type) {
   if (type == "integer") return value.is_number_integer();
   if (type == "number") return value.is_number();
   return type == "null" && value.is_null();
+}
+
+// To make the expression takes longer than to use it.
+bool MatchesPattern(const std::string& text, const std::string& pattern) {
+  static std::map<std::string, std::regex> expressions;
+  const auto found = expressions.find(pattern);
+  return std::regex_search(text, found == expressions.end()
+                                     ? expressions.emplace(pattern, pattern).first->second
+                                     : found->second);
 }
 
 bool HasOneType(const json& value, const json& types) {
@@ -41,10 +52,7 @@ std::string SchemaComplaints(const json& schema, const json& value, const std::s
     } else if (keyword == "minimum") {
       if (value.is_number() && value.get<double>() < rule.get<double>()) complain("too small");
     } else if (keyword == "pattern") {
-      if (value.is_string() &&
-          !std::regex_search(value.get<std::string>(), std::regex(rule.get<std::string>()))) {
-        complain("does not match the pattern");
-      }
+      if (value.is_string() && !MatchesPattern(value, rule)) complain("does not match the pattern");
     } else if (keyword == "required") {
       for (const json& name : rule) {
         if (value.is_object() && !value.contains(name)) complain("lacks " + name.dump());

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 namespace dsv3::testing {
 
@@ -22,5 +23,13 @@ inline constexpr bool kSanitized = false;
 // How far a test that does the same with many inputs goes on in their list: it takes all of them,
 // and every `step`th under sanitizers, which make each ten times as slow.
 constexpr std::size_t Stride(std::size_t step) { return kSanitized ? step : 1; }
+
+// The inputs that such a test takes.
+template <typename T>
+std::vector<T> Thinned(const std::vector<T>& inputs, std::size_t step) {
+  std::vector<T> taken;
+  for (std::size_t i = 0; i < inputs.size(); i += Stride(step)) taken.push_back(inputs[i]);
+  return taken;
+}
 
 }  // namespace dsv3::testing

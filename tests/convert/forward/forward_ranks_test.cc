@@ -27,6 +27,7 @@
 #include "tests/convert/support/conversion.h"
 #include "tests/convert/support/reshard.h"
 #include "tests/support/files.h"
+#include "tests/support/sanitizers.h"
 #include "tests/support/temp_dir.h"
 
 // Rank shards run as their ranks do.
@@ -235,7 +236,7 @@ TEST_F(ForwardRanksTest, RanksOfEverySizeGiveTheModelsLogits) {
       {2, 16, 8, 3, 16, 2, true, false}, {4, 2, 1, 2, 32, 1, false, true},
       {2, 4, 4, 1, 32, 8, true, false},
   };
-  for (const Case& one : cases) {
+  for (const Case& one : Thinned(cases, 3)) {
     SCOPED_TRACE(fmt::format("tp {} ep {} dp {} pp {} redundant {}", one.tp, one.ep, one.dp, one.pp,
                              one.redundant));
     ReshardOptions options = Sizes(one.tp, one.ep);
@@ -333,7 +334,7 @@ TEST_F(ForwardRanksTest, FaultsOfOneRankAreNamedWithIt) {
       {3, kHead, Scale, "scaled"},
       {1, kEmbedding, Scale, "scaled"},
   };
-  for (const auto& [rank, tensor, change, relation] : faults) {
+  for (const auto& [rank, tensor, change, relation] : Thinned(faults, 3)) {
     SCOPED_TRACE(fmt::format("{} on rank {}", tensor, rank));
     const fs::path faulty = Faulty({{rank, tensor, change}});
     const std::string expected = fmt::format("{} {} {}", rank, tensor, relation);
@@ -477,7 +478,7 @@ TEST_F(ForwardRanksTest, EachRankBeginsAnMtpLayerWithItsOwnCopies) {
     Run(request);
     return NpyFloats(dir_ / "mtp.npy");
   };
-  for (const Case& one : cases) {
+  for (const Case& one : Thinned(cases, 2)) {
     SCOPED_TRACE(one.name);
     RunReshard(Changed(one.before), dir_ / "cut", Sizes(2, 2));
     TensorChanges changes = one.before;

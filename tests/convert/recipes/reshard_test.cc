@@ -95,8 +95,9 @@ std::optional<HeldTensor> HeldBy(const std::string& name, const HeldTensor& tens
                                  const RankSizes& sizes, std::uint64_t rank) {
   const std::string module = name.substr(0, name.rfind('.'));
   std::uint64_t ways = 1;
+  static const std::regex kExpert(R"(\.experts\.(\d+)\.)");
   std::smatch expert;
-  if (std::regex_search(module, expert, std::regex(R"(\.experts\.(\d+)\.)"))) {
+  if (std::regex_search(module, expert, kExpert)) {
     const std::uint64_t held = 32 / sizes.ep;
     if (std::stoull(expert[1]) / held != rank / sizes.moe_tp()) return std::nullopt;
     ways = sizes.moe_tp();
