@@ -1,6 +1,3 @@
-// Literals may be coded without looking for matches only by a parameter that libzstd calls
-// experimental; its meaning has not changed since 1.3.
-#define ZSTD_STATIC_LINKING_ONLY
 #include "formats/zstd_frame.h"
 
 #include <algorithm>
@@ -9,19 +6,18 @@
 #include <limits>
 #include <new>
 
-#include <xxhash.h>
 #include <zstd.h>
 
+#include "formats/zstd_layout.h"
 #include "formats/zstd_result.h"
 
 namespace dsv3::formats {
 namespace {
 
 // RFC 8878, 3.1.1.1: behind the magic number, the frame header's descriptor.
-constexpr std::size_t kMagicBytes = 4;
 constexpr unsigned kHasChecksum = 0x04;
 constexpr unsigned kHasDictionary = 0x03;
-constexpr std::size_t kSmallestFrame = kMagicBytes + 1 + 1 + 3;
+constexpr std::size_t kSmallestFrame = kZstdMagicBytes + 1 + 1 + 3;
 
 constexpr int kTextLevel = 12;
 constexpr int kTextWindowLog = 20;
@@ -30,30 +26,17 @@ constexpr std::size_t kTextPiece = std::size_t{1} << 17;
 
 constexpr std::string_view kNoFrame = "it is not a zstd frame";
 
-// Appends the lowest bytes of a number to a frame.
-void Put(std::uint64_t number, std::size_t bytes, std::byte*& out) {
-  std::memcpy(out, &number, bytes);
-  out += bytes;
-}
-
-// A frame whose window is its content, in raw blocks: libzstd would look at the content first.
+// Raw blocks alone: libzstd would look at the content first.
 std::size_t Store(std::span<const std::byte> content, std::byte* const out) {
-  constexpr unsigned kSingleSegment = 0x20;
-  constexpr unsigned kSizeOf4Bytes = 0x80;
   std::byte* at = out;
-  Put(ZSTD_MAGICNUMBER, kMagicBytes, at);
-  Put(kSizeOf4Bytes | kSingleSegment | kHasChecksum, 1, at);
-  Put(content.size(), 4, at);
+  PutZstdFrameHead(content.size(), at);
   std::size_t begin = 0;
   do {
-    const std::size_t bytes = std::min<std::size_t>(ZSTD_BLOCKSIZE_MAX, content.size() - begin);
-    const bool last = begin + bytes == content.size();
-    Put((last ? 1 : 0) | bytes << 3, 3, at);
-    if (bytes != 0) std::memcpy(at, content.data() + begin, bytes);
-    at += bytes;
+    const std::size_t bytes = std::min(kZstdBlockBytes, content.size() - begin);
+    PutZstdRawBlock(content.subspan(begin, bytes), begin + bytes == content.size(), at);
     begin += bytes;
   } while (begin < content.size());
-  Put(XXH64(content.data(), content.size(), 0), 4, at);
+  PutZstdChecksum(content, at);
   return static_cast<std::size_t>(at - out);
 }
 
@@ -66,8 +49,8 @@ std::string_view HeadFault(std::span<const std::byte> frame) {
   std::uint32_t magic = 0;
   if (frame.size() < kSmallestFrame) return kNoFrame;
   std::memcpy(&magic, frame.data(), sizeof magic);
-  if (magic != ZSTD_MAGICNUMBER) return kNoFrame;
-  const auto descriptor = std::to_integer<unsigned>(frame[kMagicBytes]);
+  if (magic != kZstdMagic) return kNoFrame;
+  const auto descriptor = std::to_integer<unsigned>(frame[kZstdMagicBytes]);
   if ((descriptor & kHasDictionary) != 0) return "it needs a dictionary";
   if ((descriptor & kHasChecksum) == 0) return "it has no checksum";
   return "";
@@ -90,20 +73,13 @@ void ZstdEncoder::Configure(ZstdMethod method) {
   Set(context, ZSTD_c_checksumFlag, 1);
   Set(context, ZSTD_c_compressionLevel, method == ZstdMethod::kText ? kTextLevel : 1);
   if (method == ZstdMethod::kText) Set(context, ZSTD_c_windowLog, kTextWindowLog);
-  if (method == ZstdMethod::kHuffman) {
-    // Steps so wide that no match is met; what would be looked up is as small as it can be.
-    Set(context, ZSTD_c_strategy, ZSTD_fast);
-    Set(context, ZSTD_c_targetLength, ZSTD_BLOCKSIZE_MAX);
-    Set(context, ZSTD_c_minMatch, 7);
-    Set(context, ZSTD_c_hashLog, 6);
-    Set(context, ZSTD_c_literalCompressionMode, ZSTD_ps_enable);
-  }
   configured_ = static_cast<int>(method);
 }
 
 std::size_t ZstdEncoder::Encode(std::span<const std::byte> content, ZstdMethod method,
                                 std::span<std::byte> out) {
   if (method == ZstdMethod::kStored) return Store(content, out.data());
+  if (method == ZstdMethod::kHuffman) return huffman_.Encode(content, out);
   Configure(method);
   return CheckedZstd(
       ZSTD_compress2(context_.get(), out.data(), out.size(), content.data(), content.size()),

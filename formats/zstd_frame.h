@@ -8,12 +8,15 @@
 #include <string>
 #include <string_view>
 
+#include "formats/huffman_frame.h"
+
 struct ZSTD_CCtx_s;
 struct ZSTD_DCtx_s;
 
-// Frames of Zstandard (RFC 8878) by libzstd. Every data frame that is written holds its content's
-// size and its checksum (XXH64, low 32 bits), and such frames alone are read. A skippable frame
-// holds bytes that decoders pass over: a magic number, u32 length, the bytes.
+// Frames of Zstandard (RFC 8878), by libzstd where matches are looked for. Every data frame that is
+// written holds its content's size and its checksum (XXH64, low 32 bits), and such frames alone are
+// read. A skippable frame holds bytes that decoders pass over: a magic number, u32 length, the
+// bytes.
 namespace dsv3::formats {
 
 inline constexpr std::size_t kSkippableHeadBytes = 8;  // before a skippable's content
@@ -30,8 +33,8 @@ inline constexpr std::size_t kTextWindowBytes = std::size_t{1} << 20;
 // The most bytes that a frame of `content_bytes` takes, whatever the method.
 std::size_t ZstdFrameBound(std::size_t content_bytes);
 
-// Writes frames. The bytes depend on content, method and libzstd's version alone. One instance is
-// used by one thread at a time.
+// Writes frames. The bytes depend on content and method alone, of kFast and kText also on libzstd's
+// version. One instance is used by one thread at a time.
 class ZstdEncoder {
  public:
   ZstdEncoder();
@@ -47,6 +50,7 @@ class ZstdEncoder {
   };
   void Configure(ZstdMethod method);
 
+  HuffmanFrameEncoder huffman_;
   std::unique_ptr<ZSTD_CCtx_s, Free> context_;
   int configured_ = -1;  // the method that the context is set to
 };

@@ -21,8 +21,9 @@ inline constexpr std::size_t kMaxPackedChunkBytes = std::size_t{4} << 20;
 std::size_t PackedChunkBound(std::size_t raw_bytes);
 inline constexpr std::size_t kMaxChunkFrames = 10;
 
-// Packs chunks. The bytes depend on dtype, chunk, base and libzstd's version alone. One instance is
-// used by one thread at a time; it holds buffers of about three times the largest chunk so far.
+// Packs chunks. The bytes depend on dtype, chunk and base alone, where matches are found also on
+// libzstd's version. One instance is used by one thread at a time; it holds buffers of about three
+// times the largest chunk so far.
 class ChunkEncoder {
  public:
   ChunkEncoder();

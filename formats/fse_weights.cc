@@ -1,0 +1,147 @@
+#include "formats/fse_weights.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+
+namespace dsv3::formats {
+namespace {
+
+constexpr unsigned kStateBits = 6;  // the most that a stream of weights may have
+constexpr unsigned kStates = 1U << kStateBits;
+constexpr std::size_t kMostBytes = 127;
+constexpr std::size_t kNumWeights = 13;
+
+// How many of the states stand for each weight.
+using Shares = std::array<unsigned, kNumWeights>;
+
+// Bits from the lowest of each byte up.
+class BitWriter {
+ public:
+  void Write(unsigned bits, unsigned count) {
+    held_ |= bits << num_held_;
+    num_held_ += count;
+    for (; num_held_ >= 8; num_held_ -= 8, held_ >>= 8) {
+      bytes_.push_back(static_cast<std::byte>(held_ & 0xff));
+    }
+  }
+  std::vector<std::byte>& Finish() {
+    if (num_held_ > 0) Write(0, 8 - num_held_);
+    return bytes_;
+  }
+
+ private:
+  std::vector<std::byte> bytes_;
+  unsigned held_ = 0;
+  unsigned num_held_ = 0;
+};
+
+// Shares in proportion to the counts, one at least for what occurs; the largest takes what rounding
+// leaves.
+Shares SharesOf(std::span<const std::uint8_t> weights) {
+  std::array<std::size_t, kNumWeights> counts{};
+  for (const std::uint8_t weight : weights) ++counts[weight];
+  Shares shares{};
+  unsigned sum = 0;
+  for (std::size_t w = 0; w < kNumWeights; ++w) {
+    if (counts[w] == 0) continue;
+    const std::size_t rounded = (counts[w] * kStates + weights.size() / 2) / weights.size();
+    shares[w] = std::max(1U, static_cast<unsigned>(rounded));
+    sum += shares[w];
+  }
+  // Thirteen at most were rounded up, so the largest share has more than that.
+  unsigned& largest = *std::max_element(shares.begin(), shares.end());
+  largest = largest + kStates - sum;
+  return shares;
+}
+
+// Each share takes as many bits as say all values that are still possible, one fewer where the
+// value is small enough; behind a share of 0, pairs of bits count the zeros that follow (4.1.1).
+void WriteShares(const Shares& shares, BitWriter& out) {
+  constexpr unsigned kFewestStateBits = 5;
+  out.Write(kStateBits - kFewestStateBits, 4);
+  unsigned left = kStates;
+  for (std::size_t w = 0; left > 0; ++w) {
+    const unsigned value = shares[w] + 1;  // 0 would say "less than one state"
+    const unsigned largest = left + 1;
+    const auto bits = static_cast<unsigned>(std::bit_width(largest));
+    const unsigned spare = (1U << bits) - 1 - largest;  // values that need one bit fewer
+    const unsigned half = 1U << (bits - 1);
+    if (value < spare) {
+      out.Write(value, bits - 1);
+    } else {
+      out.Write(value < half ? value : value + spare, bits);
+    }
+    left -= shares[w];
+    if (shares[w] != 0) continue;
+    unsigned zeros = 0;
+    while (shares[w + 1 + zeros] == 0) ++zeros;
+    w += zeros;
+    for (; zeros >= 3; zeros -= 3) out.Write(3, 2);
+    out.Write(zeros, 2);
+  }
+}
+
+// The states of each weight, ascending. Shares are spread over the states by a fixed step.
+std::array<std::vector<unsigned>, kNumWeights> StatesOf(const Shares& shares) {
+  constexpr unsigned kStep = kStates / 2 + kStates / 8 + 3;
+  std::array<std::vector<unsigned>, kNumWeights> states;
+  unsigned state = 0;
+  for (std::size_t w = 0; w < kNumWeights; ++w) {
+    for (unsigned i = 0; i < shares[w]; ++i) {
+      states[w].push_back(state);
+      state = (state + kStep) % kStates;
+    }
+    std::sort(states[w].begin(), states[w].end());
+  }
+  return states;
+}
+
+}  // namespace
+
+std::vector<std::byte> EncodeFseWeights(std::span<const std::uint8_t> weights) {
+  if (weights.size() < 2) return {};
+  const Shares shares = SharesOf(weights);
+  if (std::count(shares.begin(), shares.end(), 0U) == std::ssize(shares) - 1) return {};
+  const auto states = StatesOf(shares);
+
+  // A decoder reads from the end: both first states, then bits by which a state becomes the one of
+  // the weight after next. So the last weights come first here.
+  struct Bits {
+    unsigned bits;
+    unsigned count;
+  };
+  std::vector<Bits> written;
+  std::array<unsigned, 2> current{};
+  for (std::size_t i = weights.size(); i-- > 0;) {
+    const std::vector<unsigned>& own = states[weights[i]];
+    const auto share = static_cast<unsigned>(own.size());
+    unsigned& state = current[i % 2];
+    if (i + 2 >= weights.size()) {
+      // The first of its states always needs bits, so the decoder finds that there are none left.
+      state = own.front();
+      continue;
+    }
+    // Of the share's states the k-th leads to all states whose number, with a bit before it, is
+    // share + k without its lowest bits.
+    const unsigned next = kStates + state;
+    unsigned count = kStateBits + 1 - static_cast<unsigned>(std::bit_width(share));
+    if (next >> count < share) --count;
+    written.push_back({next & ((1U << count) - 1), count});
+    state = own[(next >> count) - share];
+  }
+  BitWriter out;
+  WriteShares(shares, out);
+  std::vector<std::byte> bytes = out.Finish();
+  BitWriter stream;
+  for (const Bits& bits : written) stream.Write(bits.bits, bits.count);
+  stream.Write(current[1], kStateBits);
+  stream.Write(current[0], kStateBits);
+  stream.Write(1, 1);  // marks the end
+  const std::vector<std::byte>& tail = stream.Finish();
+  bytes.insert(bytes.end(), tail.begin(), tail.end());
+  if (bytes.size() > kMostBytes) return {};
+  return bytes;
+}
+
+}  // namespace dsv3::formats
