@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <optional>
 
 namespace dsv3::formats {
 namespace {
 
+constexpr unsigned kFewestStateBits = 5;
 constexpr unsigned kStateBits = 6;  // the most that a stream of weights may have
 constexpr unsigned kStates = 1U << kStateBits;
 constexpr std::size_t kMostBytes = 127;
@@ -58,7 +60,6 @@ Shares SharesOf(std::span<const std::uint8_t> weights) {
 // Each share takes as many bits as say all values that are still possible, one fewer where the
 // value is small enough; behind a share of 0, pairs of bits count the zeros that follow (4.1.1).
 void WriteShares(const Shares& shares, BitWriter& out) {
-  constexpr unsigned kFewestStateBits = 5;
   out.Write(kStateBits - kFewestStateBits, 4);
   unsigned left = kStates;
   for (std::size_t w = 0; left > 0; ++w) {
@@ -83,19 +84,84 @@ void WriteShares(const Shares& shares, BitWriter& out) {
 }
 
 // The states of each weight, ascending. Shares are spread over the states by a fixed step.
-std::array<std::vector<unsigned>, kNumWeights> StatesOf(const Shares& shares) {
-  constexpr unsigned kStep = kStates / 2 + kStates / 8 + 3;
+std::array<std::vector<unsigned>, kNumWeights> StatesOf(const Shares& shares,
+                                                        unsigned num_states = kStates) {
+  const unsigned step = num_states / 2 + num_states / 8 + 3;
   std::array<std::vector<unsigned>, kNumWeights> states;
   unsigned state = 0;
   for (std::size_t w = 0; w < kNumWeights; ++w) {
     for (unsigned i = 0; i < shares[w]; ++i) {
       states[w].push_back(state);
-      state = (state + kStep) % kStates;
+      state = (state + step) % num_states;
     }
     std::sort(states[w].begin(), states[w].end());
   }
   return states;
 }
+
+// Bits from the lowest of each byte up; zeros behind the end.
+class BitReader {
+ public:
+  explicit BitReader(std::span<const std::byte> bytes) : bytes_(bytes) {}
+
+  // Of at most 8 bits.
+  unsigned Peek(unsigned count) const {
+    unsigned both = ByteAt(at_ / 8) | ByteAt(at_ / 8 + 1) << 8;
+    return both >> (at_ % 8) & ((1U << count) - 1);
+  }
+  void Skip(std::size_t count) { at_ += count; }
+  unsigned Read(unsigned count) {
+    const unsigned bits = Peek(count);
+    Skip(count);
+    return bits;
+  }
+  // The bytes that were begun; more than there are where bits are missing.
+  std::size_t bytes_read() const { return (at_ + 7) / 8; }
+
+ private:
+  unsigned ByteAt(std::size_t i) const {
+    return i < bytes_.size() ? std::to_integer<unsigned>(bytes_[i]) : 0U;
+  }
+
+  std::span<const std::byte> bytes_;
+  std::size_t at_ = 0;
+};
+
+// What WriteShares wrote, for 2^state_bits states.
+std::optional<Shares> ReadShares(unsigned state_bits, BitReader& in) {
+  Shares shares{};
+  unsigned left = 1U << state_bits;
+  for (std::size_t w = 0; left > 0; ++w) {
+    if (w >= shares.size()) return std::nullopt;
+    const unsigned largest = left + 1;
+    const auto bits = static_cast<unsigned>(std::bit_width(largest));
+    const unsigned spare = (1U << bits) - 1 - largest;
+    unsigned value = in.Peek(bits - 1);
+    if (value < spare) {
+      in.Skip(bits - 1);
+    } else {
+      value = in.Read(bits);
+      if (value >= 1U << (bits - 1)) value -= spare;
+    }
+    if (value == 0 || value - 1 > left) return std::nullopt;
+    shares[w] = value - 1;
+    left -= shares[w];
+    if (shares[w] != 0) continue;
+    unsigned zeros = 0;
+    do {
+      zeros = in.Read(2);
+      w += zeros;
+    } while (zeros == 3 && w < shares.size());
+  }
+  return shares;
+}
+
+// What a state stands for, and how the next one is found: `base` and so many bits.
+struct State {
+  std::uint8_t weight;
+  std::uint8_t bits;
+  std::uint8_t base;
+};
 
 }  // namespace
 
@@ -142,6 +208,57 @@ std::vector<std::byte> EncodeFseWeights(std::span<const std::uint8_t> weights) {
   bytes.insert(bytes.end(), tail.begin(), tail.end());
   if (bytes.size() > kMostBytes) return {};
   return bytes;
+}
+
+std::vector<std::uint8_t> DecodeFseWeights(std::span<const std::byte> stream) {
+  BitReader head(stream);
+  const unsigned state_bits = head.Read(4) + kFewestStateBits;
+  if (state_bits > kStateBits) return {};
+  const std::optional<Shares> shares = ReadShares(state_bits, head);
+  if (!shares || head.bytes_read() >= stream.size()) return {};
+  stream = stream.subspan(head.bytes_read());
+  const unsigned num_states = 1U << state_bits;
+  const auto states_of = StatesOf(*shares, num_states);
+  std::array<State, kStates> states{};
+  for (std::size_t w = 0; w < states_of.size(); ++w) {
+    const auto share = static_cast<unsigned>(states_of[w].size());
+    for (unsigned k = 0; k < share; ++k) {
+      const unsigned bits = state_bits + 1 - static_cast<unsigned>(std::bit_width(share + k));
+      states[states_of[w][k]] = {
+          .weight = static_cast<std::uint8_t>(w),
+          .bits = static_cast<std::uint8_t>(bits),
+          .base = static_cast<std::uint8_t>(((share + k) << bits) - num_states)};
+    }
+  }
+  // From the end: what lies above the mark is not read.
+  if (stream.back() == std::byte{0}) return {};
+  std::size_t left =
+      8 * stream.size() - 1 -
+      static_cast<std::size_t>(std::countl_zero(std::to_integer<std::uint8_t>(stream.back())));
+  const auto read = [&](unsigned count) {
+    left -= count;
+    BitReader bits(stream);
+    bits.Skip(left);
+    return bits.Read(count);
+  };
+  if (left < 2 * std::size_t{state_bits}) return {};
+  std::array<unsigned, 2> current{};
+  current[0] = read(state_bits);
+  current[1] = read(state_bits);
+  constexpr std::size_t kMostWeights = 255;
+  std::vector<std::uint8_t> weights;
+  for (unsigned i = 0;; i ^= 1) {
+    const State& state = states[current[i]];
+    weights.push_back(state.weight);
+    if (state.bits > left) {
+      weights.push_back(states[current[i ^ 1]].weight);
+      break;
+    }
+    if (weights.size() >= kMostWeights) return {};
+    current[i] = state.base + read(state.bits);
+  }
+  if (left != 0 || weights.size() > kMostWeights) return {};
+  return weights;
 }
 
 }  // namespace dsv3::formats

@@ -35,34 +35,33 @@ std::vector<CountedSymbol> PresentSymbols(const ByteCounts& counts) {
 // by weight; of the last one the first 2n − 2 are taken, and a symbol's code has a bit for each
 // level at which it is.
 std::vector<std::uint8_t> CodeLengths(const std::vector<CountedSymbol>& symbols) {
+  constexpr std::size_t kMostItems = 2 * 256;
+  using Weights = std::array<std::uint32_t, kMostItems>;
   const std::size_t n = symbols.size();
-  std::vector<std::vector<bool>> are_symbols;  // level → item → whether it is not a pair
-  std::vector<std::uint32_t> items;            // weights of the level before
-  std::vector<std::uint32_t> level;
+  std::array<std::array<std::uint8_t, kMostItems>, kLongestHuffmanCode> are_symbols;
+  std::array<Weights, 2> weights;
+  std::size_t before = 0;  // items of the level before
   for (unsigned i = 0; i < kLongestHuffmanCode; ++i) {
-    level.clear();
-    std::vector<bool>& flags = are_symbols.emplace_back();
-    std::size_t next = 0;
+    const Weights& pairs = weights[i % 2];
+    Weights& level = weights[(i + 1) % 2];
+    std::size_t items = 0;
+    std::size_t symbol = 0;
     std::size_t pair = 0;
-    while (next < n || pair + 1 < items.size()) {
-      const bool symbol = pair + 1 >= items.size() ||
-                          (next < n && symbols[next].count <= items[pair] + items[pair + 1]);
-      flags.push_back(symbol);
-      if (symbol) {
-        level.push_back(symbols[next++].count);
-      } else {
-        level.push_back(items[pair] + items[pair + 1]);
-        pair += 2;
-      }
+    while (symbol < n || pair + 1 < before) {
+      const bool is_symbol = pair + 1 >= before ||
+                             (symbol < n && symbols[symbol].count <= pairs[pair] + pairs[pair + 1]);
+      are_symbols[i][items] = is_symbol ? 1 : 0;
+      level[items++] = is_symbol ? symbols[symbol].count : pairs[pair] + pairs[pair + 1];
+      symbol += is_symbol ? 1 : 0;
+      pair += is_symbol ? 0 : 2;
     }
-    items.swap(level);
+    before = items;
   }
   std::vector<std::uint8_t> lengths(n);
   std::size_t taken = 2 * n - 2;
   for (unsigned i = kLongestHuffmanCode; i-- > 0 && taken > 0;) {
-    const auto begin = are_symbols[i].begin();
-    const auto of_symbols = static_cast<std::size_t>(
-        std::count(begin, begin + static_cast<std::ptrdiff_t>(taken), true));
+    std::size_t of_symbols = 0;
+    for (std::size_t k = 0; k < taken; ++k) of_symbols += are_symbols[i][k];
     for (std::size_t k = 0; k < of_symbols; ++k) ++lengths[k];
     taken = 2 * (taken - of_symbols);
   }

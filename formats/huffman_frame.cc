@@ -23,9 +23,6 @@ constexpr std::size_t kJumpTableBytes = 6;
 // streams, the mark of each, and the byte that says that there are no sequences.
 constexpr std::size_t kMostOverhead = 5 + kJumpTableBytes + 4 + 1;
 
-// Of a section of literals.
-enum class Literals : unsigned { kWithCode = 2, kWithCodeOfBefore = 3 };
-
 // log2 in 1/256 bits, by repeated squaring of the mantissa, so that it is the same everywhere.
 constexpr std::array<std::uint16_t, 257> kFractions = [] {
   std::array<std::uint16_t, 257> fractions{};
@@ -199,11 +196,10 @@ void HuffmanFrameEncoder::State::PutCoded(std::span<const std::byte> block, cons
   std::byte* const head = out;
   out += kZstdBlockHeadBytes;
   const std::size_t n = block.size();
-  // Format 0: one stream; 1, 2, 3: four streams and sizes of 10, 14, 18 bits.
   const unsigned format = n <= kOneStream ? 0 : n < 1U << 10 ? 1 : n < 1U << 14 ? 2 : 3;
-  const unsigned size_bits = format < 2 ? 10 : format == 2 ? 14 : 18;
+  const unsigned size_bits = ZstdLiteralsSizeBits(format);
   std::byte* const section = out;
-  const std::size_t section_head = (4 + 2 * std::size_t{size_bits} + 7) / 8;
+  const std::size_t section_head = ZstdLiteralsHeadBytes(format);
   out += section_head;
   std::byte* const coded = out;
   if (describe) {
@@ -219,7 +215,7 @@ void HuffmanFrameEncoder::State::PutCoded(std::span<const std::byte> block, cons
     for (std::size_t i = 0; i < 3; ++i) PutZstd(bytes[i], 2, jumps);
     for (const std::size_t of_stream : bytes) out += of_stream;
   }
-  const auto kind = describe ? Literals::kWithCode : Literals::kWithCodeOfBefore;
+  const auto kind = describe ? ZstdLiterals::kWithCode : ZstdLiterals::kWithCodeOfBefore;
   std::byte* at = section;
   PutZstd(static_cast<unsigned>(kind) | format << 2 | n << 4 |
               static_cast<std::uint64_t>(out - coded) << (4 + size_bits),

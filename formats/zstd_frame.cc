@@ -96,6 +96,8 @@ ZstdDecoder::ZstdDecoder() : context_(ZSTD_createDCtx()) {
 
 std::string_view ZstdDecoder::Decode(std::span<const std::byte> frame,
                                      std::span<std::byte> content) {
+  if (huffman_.Decode(frame, content)) return "";
+  // A frame of another kind, or damaged: then libzstd says what is wrong.
   const std::string_view fault = HeadFault(frame);
   if (!fault.empty()) return fault;
   if (ZSTD_getFrameContentSize(frame.data(), frame.size()) != content.size()) {

@@ -8,12 +8,13 @@
 #include <string>
 #include <string_view>
 
+#include "formats/huffman_decoder.h"
 #include "formats/huffman_frame.h"
 
 struct ZSTD_CCtx_s;
 struct ZSTD_DCtx_s;
 
-// Frames of Zstandard (RFC 8878), by libzstd where matches are looked for. Every data frame that is
+// Frames of Zstandard (RFC 8878), by libzstd where there are matches. Every data frame that is
 // written holds its content's size and its checksum (XXH64, low 32 bits), and such frames alone are
 // read. A skippable frame holds bytes that decoders pass over: a magic number, u32 length, the
 // bytes.
@@ -76,6 +77,7 @@ class ZstdDecoder {
   struct Free {
     void operator()(ZSTD_DCtx_s* context) const;
   };
+  HuffmanFrameDecoder huffman_;
   std::unique_ptr<ZSTD_DCtx_s, Free> context_;
 };
 

@@ -14,8 +14,23 @@ inline constexpr std::uint32_t kZstdMagic = 0xFD2FB528;
 inline constexpr std::size_t kZstdMagicBytes = 4;
 inline constexpr std::size_t kZstdBlockBytes = std::size_t{1} << 17;  // the most that a block holds
 inline constexpr std::size_t kZstdBlockHeadBytes = 3;
+inline constexpr std::size_t kZstdFrameHeadBytes = kZstdMagicBytes + 1 + 4;  // as written below
+inline constexpr std::size_t kZstdChecksumBytes = 4;
 
 enum class ZstdBlock : unsigned { kRaw = 0, kRepeated = 1, kCompressed = 2 };
+
+// Literals of a compressed block that are Huffman codes, of a code that is described there or in a
+// block before (3.1.1.3.1).
+enum class ZstdLiterals : unsigned { kWithCode = 2, kWithCodeOfBefore = 3 };
+
+// Their format is 0 for one stream, 1 to 3 for four streams. The head has 2 bits of ZstdLiterals, 2
+// of the format, and two sizes of so many bits: of the literals and of their codes.
+constexpr unsigned ZstdLiteralsSizeBits(unsigned format) {
+  return format < 2 ? 10 : format == 2 ? 14 : 18;
+}
+constexpr std::size_t ZstdLiteralsHeadBytes(unsigned format) {
+  return (4 + 2 * std::size_t{ZstdLiteralsSizeBits(format)} + 7) / 8;
+}
 
 // Appends the lowest bytes of a number to a frame.
 inline void PutZstd(std::uint64_t number, std::size_t bytes, std::byte*& out) {
@@ -49,7 +64,7 @@ inline void PutZstdRawBlock(std::span<const std::byte> content, bool last, std::
 
 // Appends the checksum, which ends the frame.
 inline void PutZstdChecksum(std::span<const std::byte> content, std::byte*& out) {
-  PutZstd(XXH64(content.data(), content.size(), 0), 4, out);
+  PutZstd(XXH64(content.data(), content.size(), 0), kZstdChecksumBytes, out);
 }
 
 }  // namespace dsv3::formats

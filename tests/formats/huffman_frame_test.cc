@@ -1,4 +1,4 @@
-// Frames of literals, decoded by libzstd, and their codes.
+// Frames of literals, decoded by libzstd and by our own decoder, and their codes.
 
 #include "formats/huffman_frame.h"
 
@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <random>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -16,7 +17,9 @@
 
 #include "formats/fse_weights.h"
 #include "formats/huffman_code.h"
+#include "formats/huffman_decoder.h"
 #include "formats/huffman_streams.h"
+#include "tests/support/sanitizers.h"
 
 namespace dsv3::formats {
 namespace {
@@ -34,14 +37,18 @@ Bytes FrameOf(const Bytes& content) {
   return FrameOf(encoder, content);
 }
 
-// By libzstd.
+// By libzstd; our own decoder must give the same.
 Bytes ContentOf(const Bytes& frame, std::size_t bytes) {
+  static HuffmanFrameDecoder decoder;
+  Bytes ours(bytes, std::byte{0x5a});
+  EXPECT_TRUE(decoder.Decode(frame, ours));
   Bytes content(bytes);
   const std::size_t decoded =
       ZSTD_decompress(content.data(), content.size(), frame.data(), frame.size());
   EXPECT_EQ(ZSTD_isError(decoded), 0U) << ZSTD_getErrorName(decoded);
   EXPECT_EQ(decoded, bytes);
   EXPECT_EQ(ZSTD_getFrameContentSize(frame.data(), frame.size()), bytes);
+  EXPECT_TRUE(ours == content);
   return content;
 }
 
@@ -154,6 +161,74 @@ TEST(HuffmanFrameTest, ComesNearTheEntropy) {
   }
 }
 
+// Whether our own decoder takes the frame. What it fills is exactly as long as the content.
+bool IsTaken(std::span<const std::byte> frame, std::size_t bytes, Bytes* content = nullptr) {
+  HuffmanFrameDecoder decoder;
+  Bytes room(bytes);
+  const bool taken = decoder.Decode(frame, room);
+  if (content != nullptr) *content = room;
+  return taken;
+}
+
+TEST(HuffmanFrameDecoderTest, LeavesOtherFramesToLibzstd) {
+  const Bytes content = Draw(300000, Geometric(20, 0.6));
+  Bytes frame(ZSTD_compressBound(content.size()));
+  frame.resize(ZSTD_compress(frame.data(), frame.size(), content.data(), content.size(), 3));
+  EXPECT_FALSE(IsTaken(frame, content.size()));
+  const Bytes ours = FrameOf(content);
+  EXPECT_TRUE(IsTaken(ours, content.size()));
+  EXPECT_FALSE(IsTaken(ours, content.size() - 1));
+  EXPECT_FALSE(IsTaken(ours, content.size() + 1));
+  Bytes longer = ours;
+  longer.push_back(std::byte{0});
+  EXPECT_FALSE(IsTaken(longer, content.size()));
+}
+
+TEST(HuffmanFrameDecoderTest, TakesNoPrefix) {
+  const Bytes content = Draw(3000, Geometric(200, 0.98));
+  const Bytes frame = FrameOf(content);
+  for (std::size_t bytes = 0; bytes < frame.size(); ++bytes) {
+    EXPECT_FALSE(IsTaken(std::span(frame).first(bytes), content.size())) << bytes;
+  }
+}
+
+// Of each flipped bit: it is found, or the content is as before and libzstd says so, too.
+TEST(HuffmanFrameDecoderTest, FlippedBitsAreFoundOrChangeNothing) {
+  for (const auto& [symbols, bytes] : std::vector<std::pair<unsigned, std::size_t>>{
+           {12, 200}, {40, 3000}, {250, 3000}, {3, 5000}}) {
+    const Bytes content = Draw(bytes, Geometric(symbols, 0.95));
+    Bytes frame = FrameOf(content);
+    std::size_t without_effect = 0;
+    for (std::size_t bit = 0; bit < 8 * frame.size(); bit += dsv3::testing::Stride(7)) {
+      const auto flip = static_cast<std::byte>(1U << (bit % 8));
+      frame[bit / 8] ^= flip;
+      Bytes made;
+      if (IsTaken(frame, bytes, &made)) {
+        ++without_effect;
+        EXPECT_TRUE(made == content) << bit;
+        EXPECT_TRUE(ContentOf(frame, bytes) == content) << bit;
+      }
+      frame[bit / 8] ^= flip;
+    }
+    // Bits that fill up a byte, and those that choose between states of one symbol.
+    EXPECT_LT(without_effect, 16U);
+  }
+}
+
+// Streams of random bits and sizes: no fault of memory, and no endless loop.
+TEST(HuffmanFrameDecoderTest, ReadsAnyBytesSafely) {
+  std::mt19937_64 random(5);
+  const Bytes content = Draw(2000, Geometric(30, 0.8));
+  const Bytes sound = FrameOf(content);
+  for (int i = 0; i < 20000; i += static_cast<int>(dsv3::testing::Stride(10))) {
+    Bytes frame = sound;
+    for (int k = 0; k < 1 + i % 40; ++k) {
+      frame[9 + random() % (frame.size() - 9)] = static_cast<std::byte>(random());
+    }
+    IsTaken(frame, content.size());
+  }
+}
+
 // The fewest bits of all symbols by any lengths of up to 11 that make a code: those whose shares
 // 2^-length sum up to 1 at most (Kraft).
 std::uint64_t FewestBits(const ByteCounts& counts) {
@@ -212,6 +287,25 @@ TEST(FseWeightsTest, HasNoStreamForWeightsThatAreAllEqual) {
   EXPECT_TRUE(EncodeFseWeights(std::vector<std::uint8_t>{4}).empty());
   EXPECT_TRUE(EncodeFseWeights(std::vector<std::uint8_t>(200, 4)).empty());
   EXPECT_FALSE(EncodeFseWeights(std::vector<std::uint8_t>{4, 5}).empty());
+}
+
+TEST(FseWeightsTest, GivesBackWeightsOfEveryKind) {
+  std::mt19937_64 random(3);
+  unsigned encoded = 0;
+  for (int i = 0; i < 3000; ++i) {
+    std::vector<std::uint8_t> weights(2 + random() % 254);
+    const unsigned kinds = 2 + static_cast<unsigned>(random() % 11);
+    const unsigned rare = 1 + static_cast<unsigned>(random() % 20);
+    for (std::uint8_t& weight : weights) {
+      weight = static_cast<std::uint8_t>(random() % rare == 0 ? random() % kinds : random() % 2);
+    }
+    const std::vector<std::byte> stream = EncodeFseWeights(weights);
+    if (stream.empty()) continue;
+    ++encoded;
+    EXPECT_LT(stream.size(), 128U);
+    EXPECT_EQ(DecodeFseWeights(stream), weights);
+  }
+  EXPECT_GT(encoded, 2000U);
 }
 
 TEST(CountBytesTest, CountsEveryByte) {
