@@ -70,12 +70,15 @@ std::vector<std::uint8_t> CodeLengths(const std::vector<CountedSymbol>& symbols)
 
 // Codes ascend from the longest on, and by symbol where they are as long.
 void AssignCodes(HuffmanCode& code) {
-  unsigned next = 0;
-  for (unsigned length = code.longest; length > 0; --length) {
-    for (std::size_t symbol = 0; symbol < code.lengths.size(); ++symbol) {
-      if (code.lengths[symbol] == length) code.codes[symbol] = static_cast<std::uint16_t>(next++);
-    }
-    next >>= 1;
+  std::array<unsigned, kLongestHuffmanCode + 1> counts{};
+  for (const std::uint8_t length : code.lengths) ++counts[length];
+  std::array<unsigned, kLongestHuffmanCode + 1> next{};  // code of each length
+  for (unsigned length = code.longest; length > 1; --length) {
+    next[length - 1] = (next[length] + counts[length]) >> 1;
+  }
+  for (std::size_t symbol = 0; symbol < code.lengths.size(); ++symbol) {
+    const unsigned length = code.lengths[symbol];
+    if (length != 0) code.codes[symbol] = static_cast<std::uint16_t>(next[length]++);
   }
 }
 

@@ -191,20 +191,31 @@ constexpr auto kDecode = DecodePlainly;
 }  // namespace
 
 void SymbolTable::Set(const std::array<std::uint8_t, 256>& lengths) {
-  // Codes ascend from the longest on, so the entries of each symbol follow one another.
-  std::size_t at = 0;
-  for (unsigned length = kLongestHuffmanCode; length > 0; --length) {
-    const std::size_t share = kEntries >> length;
-    for (std::size_t symbol = 0; symbol < lengths.size(); ++symbol) {
-      if (lengths[symbol] != length || at + share > kEntries) continue;
-      std::fill_n(single_.begin() + static_cast<std::ptrdiff_t>(at), share,
-                  static_cast<std::uint16_t>(symbol << 8 | length));
-      at += share;
-    }
+  // Codes ascend from the longest on, and by symbol where they are as long.
+  std::array<std::size_t, kLongestHuffmanCode + 1> shares{};
+  for (const std::uint8_t length : lengths) shares[length] += kEntries >> length;
+  std::array<std::size_t, kLongestHuffmanCode + 1> next{};  // entry of each length
+  for (unsigned length = kLongestHuffmanCode; length > 1; --length) {
+    next[length - 1] = next[length] + shares[length];
   }
+  for (std::size_t symbol = 0; symbol < lengths.size(); ++symbol) {
+    const unsigned length = lengths[symbol];
+    const std::size_t share = kEntries >> length;
+    if (length == 0 || next[length] + share > kEntries) continue;
+    std::fill_n(single_.begin() + static_cast<std::ptrdiff_t>(next[length]), share,
+                static_cast<std::uint16_t>(symbol << 8 | length));
+    next[length] += share;
+  }
+  is_made_ = false;
+}
+
+const std::uint64_t* SymbolTable::Multiple(std::size_t symbols) {
+  if (symbols < kEntries) return nullptr;
+  if (is_made_) return use_multiple_ ? multiple_.data() : nullptr;
+  is_made_ = true;
   // Bits of a pattern that are known, behind those that its first symbols used, say the next symbol
   // where its code is not longer than they are.
-  std::size_t symbols = 0;
+  std::size_t held = 0;
   for (std::size_t i = 0; i < kEntries; ++i) {
     std::uint64_t entry = 0;
     unsigned used = 0;
@@ -217,10 +228,11 @@ void SymbolTable::Set(const std::array<std::uint8_t, 256>& lengths) {
       used += bits;
     }
     multiple_[i] = entry | count << kCountShift | used;
-    symbols += count;
+    held += count;
   }
   // An entry of several symbols takes half as long again.
-  use_multiple_ = symbols > kEntries + kEntries / 2;
+  use_multiple_ = held > kEntries + kEntries / 2;
+  return use_multiple_ ? multiple_.data() : nullptr;
 }
 
 bool SymbolTable::DecodeStream(std::span<const std::byte> stream, std::span<std::byte> out) const {
@@ -228,8 +240,7 @@ bool SymbolTable::DecodeStream(std::span<const std::byte> stream, std::span<std:
   return bits != 0 && DecodeRest(stream, bits, out.data(), out.data() + out.size(), single_.data());
 }
 
-bool SymbolTable::DecodeFourStreams(std::span<const std::byte> streams,
-                                    std::span<std::byte> out) const {
+bool SymbolTable::DecodeFourStreams(std::span<const std::byte> streams, std::span<std::byte> out) {
   constexpr std::size_t kJumpBytes = 6;
   constexpr std::size_t kHeld = sizeof(std::uint64_t);
   const std::size_t quarter = (out.size() + 3) / 4;
@@ -260,7 +271,7 @@ bool SymbolTable::DecodeFourStreams(std::span<const std::byte> streams,
       const auto used = static_cast<unsigned>(8 * stream.size() - left[i]);
       readers[i] = {stream.data(), last, Load(last, used), at[i], ends[i]};
     }
-    kDecode(readers, single_.data(), use_multiple_ ? multiple_.data() : nullptr);
+    kDecode(readers, single_.data(), Multiple(out.size()));
     for (std::size_t i = 0; i < readers.size(); ++i) {
       const auto used = static_cast<std::size_t>(std::countr_zero(readers[i].held));
       left[i] = 8 * (static_cast<std::size_t>(readers[i].at - readers[i].begin) + kHeld) - used;
