@@ -35,7 +35,7 @@ std::vector<CountedSymbol> PresentSymbols(const ByteCounts& counts) {
 // by weight; of the last one the first 2n − 2 are taken, and a symbol's code has a bit for each
 // level at which it is.
 std::vector<std::uint8_t> CodeLengths(const std::vector<CountedSymbol>& symbols) {
-  constexpr std::size_t kMostItems = 2 * 256;
+  constexpr std::size_t kMostItems = std::size_t{2} * 256;
   using Weights = std::array<std::uint32_t, kMostItems>;
   const std::size_t n = symbols.size();
   std::array<std::array<std::uint8_t, kMostItems>, kLongestHuffmanCode> are_symbols;

@@ -42,8 +42,9 @@ constexpr std::array<std::uint16_t, 257> kFractions = [] {
   return fractions;
 }();
 
+// Of a number above 0.
 std::uint64_t Log2(std::uint32_t number) {
-  const auto whole = static_cast<unsigned>(std::bit_width(number)) - 1;
+  const auto whole = static_cast<unsigned>(std::bit_width(number | 1)) - 1;
   const std::uint32_t mantissa = whole >= 8 ? number >> (whole - 8) : number << (8 - whole);
   return whole * 256 + kFractions[mantissa - 256];
 }

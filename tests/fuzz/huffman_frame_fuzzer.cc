@@ -3,6 +3,7 @@
 //   1  a content, to be made a frame and read
 // What our own decoder takes, libzstd must give as the same content.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -56,8 +57,10 @@ void RoundTrip(std::span<const std::byte> content) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const auto input = std::as_bytes(std::span(data, size));
   if (input.empty()) return 0;
+  // Long contents take time, and show no more than four short streams do.
+  constexpr std::size_t kMostBytes = 600;
   if (input[0] != std::byte{0}) {
-    RoundTrip(input.subspan(1));
+    RoundTrip(input.subspan(1, std::min(size - 1, kMostBytes)));
   } else if (size >= 3) {
     Decode(std::to_integer<std::size_t>(input[1]) | std::to_integer<std::size_t>(input[2]) << 8,
            input.subspan(3));
