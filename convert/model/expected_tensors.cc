@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include "convert/model/layer_kinds.h"
 #include "convert/model/name_scope.h"
 #include "convert/model/v4_tensors.h"
@@ -194,7 +196,12 @@ void ForEachExpected(const ModelConfig& config, std::string_view prefix, const V
 
 std::string_view FindNamePrefix(const Catalog& catalog) {
   for (const std::string_view name : {"model.embed_tokens.weight", "model.norm.weight"}) {
-    if (const std::optional<std::string_view> prefix = FindPrefixOf(name, catalog)) return *prefix;
+    const std::optional<std::string_view> prefix = FindPrefixOf(name, catalog);
+    if (!prefix) continue;
+    if (!HasV4NamesOfTransformers(catalog, *prefix)) return *prefix;
+    const std::string found = fmt::format("{}{}", *prefix, name);
+    const std::string_view whole = catalog.tensors()[catalog.Find(found)].name;
+    return whole.substr(0, prefix->size() + std::string_view("model.").size());
   }
   return "";
 }

@@ -15,6 +15,7 @@
 #include "convert/model/layers_held.h"
 #include "convert/model/stored_instead.h"
 #include "convert/model/tensor_match.h"
+#include "convert/model/v4_tensors.h"
 #include "formats/dtype.h"
 #include "formats/dtype_kind.h"
 #include "formats/error.h"
@@ -86,6 +87,16 @@ formats::Finding WrongShape(const ModelConfig& config, const Catalog& catalog, T
                   formats::ShapeToString(difference.shape), form, fitting)};
 }
 
+formats::Finding ModuleNames(const Catalog& catalog, std::uint32_t position) {
+  const CatalogTensor& tensor = catalog.tensors()[position];
+  const std::string& file = catalog.files()[tensor.extent.file].name;
+  return {formats::Severity::kError, "module-names", file, tensor.name,
+          fmt::format("{}: tensor {} has the name of a module of transformers, as save_pretrained "
+                      "writes it with save_original_format=False; no engine reads these names: "
+                      "load the model with transformers and save it again without that argument",
+                      formats::ShownPath(file), QuoteForMessage(tensor.name))};
+}
+
 }  // namespace
 
 std::string_view UnknownFormIn(const formats::Finding& finding) {
@@ -106,6 +117,8 @@ formats::Findings CheckAgainstModel(const ModelConfig& config, const Catalog& ca
                      QuoteForMessage(config.model_type))});
     return findings;
   }
+  const std::uint32_t module = config.v4 ? FindV4ModuleName(catalog) : Catalog::kNone;
+  if (module != Catalog::kNone) return {ModuleNames(catalog, module)};
   const std::string_view prefix = FindNamePrefix(catalog);
   const LayersHeld layers(catalog, prefix);
   std::map<std::uint32_t, LayerTally> tallies;

@@ -18,7 +18,9 @@ std::string_view UnknownFormIn(const formats::Finding& finding);
 
 // Tensors that the config predicts and the catalog lacks ("missing-tensor"), or has in another
 // shape ("wrong-shape"); errors, in the model's order, all of them. An unknown model_type gives one
-// warning ("unknown-model-type"). Tensors that the config does not predict give no finding here.
+// warning ("unknown-model-type"), and DeepSeek-V4 under the names of transformers' modules one
+// error
+// ("module-names"). Tensors that the config does not predict give no finding here.
 // Names under a prefix such as "language_model." are accepted when all of them carry it, and so are
 // experts that are fused as transformers does it or packed several values to a word, and kv_b_proj
 // that is split.

@@ -61,6 +61,8 @@ struct V4Dimensions {
   std::uint64_t num_hash_layers = 0;  // first layers, in which a table gives a token's experts
   // How many positions the compressor of each main layer joins; 0: it has none.
   std::vector<std::uint64_t> compress_ratios;
+  // Of layers that have an indexer, whose compressors see overlapping windows.
+  std::uint64_t indexed_ratio = 4;
   // The tensors below "mtp." are those of a DSpark draft, which are not predicted.
   bool has_draft = false;
 };

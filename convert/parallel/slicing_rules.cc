@@ -2,6 +2,7 @@
 #include <span>
 #include <system_error>
 
+#include "convert/model/v4_tensors.h"
 #include "convert/parallel/slicing.h"
 
 // The meaning of tensor names. No other file knows it.
@@ -77,8 +78,12 @@ constexpr Rule kV4LayerRules[] = {
     {"", "h_proj", ModuleKind::kOther, SliceAxis::kNone},
 };
 
+// The module of the head's streams in transformers' names; the releases have none.
+constexpr std::string_view kV4Streams = "hc_head";
+
 constexpr Rule kV4TopRules[] = {
     {"", "embed", ModuleKind::kEmbedding, SliceAxis::kRows},
+    {"", "embed_tokens", ModuleKind::kEmbedding, SliceAxis::kRows},  // transformers'
     {"", "head", ModuleKind::kHead, SliceAxis::kRows},
 };
 
@@ -150,10 +155,13 @@ void PlaceExpert(std::string_view name, std::string_view rest, const Rules& rule
 
 TensorPlace PlaceOf(std::string_view name, std::string_view prefix, const ModelConfig& config) {
   const Rules rules = RulesOf(config);
+  constexpr std::string_view kInModel = "model.";
+  // transformers' name of V4's head is outside what it calls the model.
+  if (config.v4 && IsV4PrefixOfTransformers(prefix)) prefix.remove_suffix(kInModel.size());
   TensorPlace place;
   std::string_view rest = name;
   const bool in_model = TakePrefix(rest, prefix);
-  TakePrefix(rest, "model.");
+  TakePrefix(rest, kInModel);
   std::string_view layers = rest;
   if (in_model && (TakePrefix(layers, "layers.") || TakePrefix(layers, "mtp."))) {
     place.layer = TakeNumber(layers);
@@ -188,7 +196,8 @@ TensorPlace PlaceOf(std::string_view name, std::string_view prefix, const ModelC
   if (place.kind == ModuleKind::kEmbedding) {
     place.stage = config.tie_word_embeddings ? StageRule::kFirstAndLast : StageRule::kFirst;
   } else if (place.kind == ModuleKind::kHead || (place.module == "norm" && rest.empty()) ||
-             (config.v4 && place.parameter.starts_with("hc_head_"))) {
+             (config.v4 &&
+              (place.module == kV4Streams || place.parameter.starts_with("hc_head_")))) {
     place.stage = StageRule::kLast;
   }
   return place;

@@ -8,6 +8,7 @@
 #include "convert/catalog/box.h"
 #include "convert/model/quantized_form.h"
 #include "convert/model/tensor_match.h"
+#include "convert/model/v4_tensors.h"
 #include "convert/plan/dequantize_expression.h"
 #include "convert/plan/gguf_encode_expression.h"
 #include "convert/plan/gguf_four_bit_expression.h"
@@ -49,8 +50,12 @@ GgufWeights::GgufWeights(const OpenedModel& model, const std::vector<ScaledWeigh
   }
 }
 
+std::string GgufWeights::NameOf(const std::string& name) const {
+  return config_.v4 ? V4Name(prefix, name) : std::string(prefix) + name;
+}
+
 std::optional<std::uint32_t> GgufWeights::Find(const std::string& name) const {
-  const std::string whole = std::string(prefix) + name;
+  const std::string whole = NameOf(name);
   const std::uint32_t i = catalog_.Find(whole);
   if (i != Catalog::kNone) return i;
   if (!name.ends_with(".weight")) return std::nullopt;
@@ -62,7 +67,7 @@ std::optional<std::uint32_t> GgufWeights::Find(const std::string& name) const {
 std::uint32_t GgufWeights::Need(const std::string& name) const {
   const std::optional<std::uint32_t> i = Find(name);
   if (i) return *i;
-  const std::string whole = std::string(prefix) + name;
+  const std::string whole = NameOf(name);
   throw Error(ErrorCode::kBadInput,
               fmt::format("tensor {} is missing, and a GGUF file needs it; a layout with other "
                           "names becomes one of Hugging Face's with dsv3-convert layout --to hf",
@@ -71,11 +76,11 @@ std::uint32_t GgufWeights::Need(const std::string& name) const {
 }
 
 std::optional<KvHalves> GgufWeights::FindHalves(const std::string& name) const {
-  return FindKvHalves(catalog_, std::string(prefix) + name);
+  return FindKvHalves(catalog_, NameOf(name));
 }
 
 std::optional<std::uint32_t> GgufWeights::FindFused(const std::string& name) const {
-  const std::uint32_t i = FindFusedExperts(catalog_, std::string(prefix) + name);
+  const std::uint32_t i = FindFusedExperts(catalog_, NameOf(name));
   if (i == Catalog::kNone) return std::nullopt;
   return i;
 }

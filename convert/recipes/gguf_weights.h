@@ -44,6 +44,9 @@ class GgufWeights {
   std::optional<std::uint32_t> Find(const std::string& name) const;
   std::uint32_t Need(const std::string& name) const;
 
+  // Its name with the prefix, in the spelling of the model.
+  std::string NameOf(const std::string& name) const;
+
   // The two tensors that hold a kv_b_proj.weight in halves, and the one that holds the weight of
   // all experts, where the model has them in that form.
   std::optional<KvHalves> FindHalves(const std::string& name) const;

@@ -22,6 +22,7 @@
 #include "convert/model/module_list.h"
 #include "convert/model/quantized_form.h"
 #include "convert/model/tensor_match.h"
+#include "convert/model/v4_tensors.h"
 #include "formats/error.h"
 #include "formats/message_text.h"
 
@@ -310,7 +311,8 @@ std::uint64_t CompareWithModel(const StructureConfig& config, const Catalog& cat
   std::vector<bool> explained(catalog.tensors().size());
   GatherUnknownForm(catalog, found, explained);
   std::move(found.begin(), found.end(), std::back_inserter(findings));
-  if (!model.known) return 0;
+  // Under other names all would be unexpected.
+  if (!model.known || (model.v4 && FindV4ModuleName(catalog) != Catalog::kNone)) return 0;
 
   std::vector<bool> judged(catalog.tensors().size());
   for (const ScaledWeight& pair : scales.pairs) explained[pair.scale] = true;
