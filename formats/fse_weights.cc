@@ -67,7 +67,7 @@ void WriteShares(const Shares& shares, BitWriter& out) {
     const unsigned largest = left + 1;
     const auto bits = static_cast<unsigned>(std::bit_width(largest));
     const unsigned spare = (1U << bits) - 1 - largest;  // values that need one bit fewer
-    const unsigned half = 1U << (bits - 1);
+    const unsigned half = (1U << bits) / 2;
     if (value < spare) {
       out.Write(value, bits - 1);
     } else {
@@ -141,7 +141,7 @@ std::optional<Shares> ReadShares(unsigned state_bits, BitReader& in) {
       in.Skip(bits - 1);
     } else {
       value = in.Read(bits);
-      if (value >= 1U << (bits - 1)) value -= spare;
+      if (value >= (1U << bits) / 2) value -= spare;
     }
     if (value == 0 || value - 1 > left) return std::nullopt;
     shares[w] = value - 1;
