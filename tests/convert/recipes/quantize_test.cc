@@ -32,7 +32,6 @@ using dsv3::testing::Place;
 using dsv3::testing::Poke;
 using dsv3::testing::ReadFile;
 using dsv3::testing::TensorBytes;
-using dsv3::testing::WriteFile;
 using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::HasSubstr;
