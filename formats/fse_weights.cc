@@ -5,6 +5,8 @@
 #include <bit>
 #include <optional>
 
+#include "formats/zstd_layout.h"
+
 namespace dsv3::formats {
 namespace {
 
@@ -57,21 +59,31 @@ Shares SharesOf(std::span<const std::uint8_t> weights) {
   return shares;
 }
 
-// Each share takes as many bits as say all values that are still possible, one fewer where the
-// value is small enough; behind a share of 0, pairs of bits count the zeros that follow (4.1.1).
+// How a share is written where `left` states are left: its value is the share and one, for 0 would
+// say "less than one state". Values below `spare` take one bit fewer than the others, of which
+// those from `half` on are written `spare` higher (4.1.1).
+struct ShareForm {
+  unsigned bits;
+  unsigned spare;
+  unsigned half;
+
+  explicit ShareForm(unsigned left)
+      : bits(static_cast<unsigned>(std::bit_width(left + 1))),
+        spare((1U << bits) - 1 - (left + 1)),
+        half((1U << bits) / 2) {}
+};
+
+// Behind a share of 0, pairs of bits count the zeros that follow.
 void WriteShares(const Shares& shares, BitWriter& out) {
   out.Write(kStateBits - kFewestStateBits, 4);
   unsigned left = kStates;
   for (std::size_t w = 0; left > 0; ++w) {
-    const unsigned value = shares[w] + 1;  // 0 would say "less than one state"
-    const unsigned largest = left + 1;
-    const auto bits = static_cast<unsigned>(std::bit_width(largest));
-    const unsigned spare = (1U << bits) - 1 - largest;  // values that need one bit fewer
-    const unsigned half = (1U << bits) / 2;
-    if (value < spare) {
-      out.Write(value, bits - 1);
+    const unsigned value = shares[w] + 1;
+    const ShareForm form(left);
+    if (value < form.spare) {
+      out.Write(value, form.bits - 1);
     } else {
-      out.Write(value < half ? value : value + spare, bits);
+      out.Write(value < form.half ? value : value + form.spare, form.bits);
     }
     left -= shares[w];
     if (shares[w] != 0) continue;
@@ -133,15 +145,13 @@ std::optional<Shares> ReadShares(unsigned state_bits, BitReader& in) {
   unsigned left = 1U << state_bits;
   for (std::size_t w = 0; left > 0; ++w) {
     if (w >= shares.size()) return std::nullopt;
-    const unsigned largest = left + 1;
-    const auto bits = static_cast<unsigned>(std::bit_width(largest));
-    const unsigned spare = (1U << bits) - 1 - largest;
-    unsigned value = in.Peek(bits - 1);
-    if (value < spare) {
-      in.Skip(bits - 1);
+    const ShareForm form(left);
+    unsigned value = in.Peek(form.bits - 1);
+    if (value < form.spare) {
+      in.Skip(form.bits - 1);
     } else {
-      value = in.Read(bits);
-      if (value >= (1U << bits) / 2) value -= spare;
+      value = in.Read(form.bits);
+      if (value >= form.half) value -= form.spare;
     }
     if (value == 0 || value - 1 > left) return std::nullopt;
     shares[w] = value - 1;
@@ -230,11 +240,7 @@ std::vector<std::uint8_t> DecodeFseWeights(std::span<const std::byte> stream) {
           .base = static_cast<std::uint8_t>(((share + k) << bits) - num_states)};
     }
   }
-  // From the end: what lies above the mark is not read.
-  if (stream.back() == std::byte{0}) return {};
-  std::size_t left =
-      8 * stream.size() - 1 -
-      static_cast<std::size_t>(std::countl_zero(std::to_integer<std::uint8_t>(stream.back())));
+  std::size_t left = ZstdStreamBits(stream);
   const auto read = [&](unsigned count) {
     left -= count;
     BitReader bits(stream);

@@ -8,8 +8,6 @@
 #include <optional>
 #include <vector>
 
-#include <xxhash.h>
-
 #include "formats/fse_weights.h"
 #include "formats/huffman_code.h"
 #include "formats/symbol_table.h"
@@ -121,8 +119,7 @@ bool HuffmanFrameDecoder::State::Decode(std::span<const std::byte> frame,
     last = (*number & 1) != 0;
   }
   const auto checksum = in.Number(kZstdChecksumBytes);
-  return room.empty() && checksum && in.left().empty() &&
-         *checksum == (XXH64(content.data(), content.size(), 0) & 0xffffffff);
+  return room.empty() && checksum && in.left().empty() && *checksum == ZstdChecksum(content);
 }
 
 // Fills the beginning of `room` and takes it away.

@@ -18,10 +18,9 @@ namespace {
 
 // A block's literals are one stream of codes up to this size, else four (RFC 8878, 3.1.1.3.1.1).
 constexpr std::size_t kOneStream = 255;
-constexpr std::size_t kJumpTableBytes = 6;
 // The most bytes of a block beside codes and their description: the section's head, the sizes of
 // streams, the mark of each, and the byte that says that there are no sequences.
-constexpr std::size_t kMostOverhead = 5 + kJumpTableBytes + 4 + 1;
+constexpr std::size_t kMostOverhead = 5 + kZstdJumpTableBytes + 4 + 1;
 
 // log2 in 1/256 bits, by repeated squaring of the mantissa, so that it is the same everywhere.
 constexpr std::array<std::uint16_t, 257> kFractions = [] {
@@ -211,7 +210,7 @@ void HuffmanFrameEncoder::State::PutCoded(std::span<const std::byte> block, cons
     out += EncodeStream(block, code.streams, out);
   } else {
     std::byte* jumps = out;
-    out += kJumpTableBytes;
+    out += kZstdJumpTableBytes;
     const std::array<std::size_t, 4> bytes = EncodeFourStreams(block, code.streams, streams_, out);
     for (std::size_t i = 0; i < 3; ++i) PutZstd(bytes[i], 2, jumps);
     for (const std::size_t of_stream : bytes) out += of_stream;

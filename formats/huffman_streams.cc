@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "formats/zstd_layout.h"
+
 namespace dsv3::formats {
 namespace {
 
@@ -157,7 +159,7 @@ std::size_t EncodeStream(std::span<const std::byte> content, const StreamCodes& 
 std::array<std::size_t, 4> EncodeFourStreams(std::span<const std::byte> content,
                                              const StreamCodes& codes,
                                              std::vector<std::byte>& buffer, std::byte* out) {
-  const std::size_t quarter = (content.size() + 3) / 4;
+  const std::size_t quarter = ZstdSymbolsOfStream(content.size());
   const std::size_t room = quarter * kLongestHuffmanCode / 8 + 1 + sizeof(std::uint64_t);
   if (buffer.size() < room) buffer.resize(room);
   std::array<std::size_t, 4> bytes{};

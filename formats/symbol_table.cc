@@ -4,6 +4,8 @@
 #include <bit>
 #include <cstring>
 
+#include "formats/zstd_layout.h"
+
 namespace dsv3::formats {
 namespace {
 
@@ -60,13 +62,6 @@ DSV3_INLINE std::ptrdiff_t SafeRounds(const Reader& reader, std::ptrdiff_t symbo
   constexpr std::ptrdiff_t kMostBytes = 8;
   return std::min((reader.at - reader.begin) / kMostBytes,
                   (reader.end - reader.out) / (std::ptrdiff_t{kLookups} * symbols));
-}
-
-// The bits before the mark in the last byte; nothing readable where there is no mark.
-std::size_t BitsOf(std::span<const std::byte> stream) {
-  if (stream.empty() || stream.back() == std::byte{0}) return 0;
-  const auto last = std::to_integer<std::uint8_t>(stream.back());
-  return 8 * (stream.size() - 1) + static_cast<std::size_t>(std::bit_width(last)) - 1;
 }
 
 // The 11 bits before bit `left` of a stream, zeros before its beginning.
@@ -158,8 +153,8 @@ DSV3_INLINE void DecodeLonger(Reader& reader, const std::uint64_t* entries) {
   reader = one;
 }
 
-void DecodePlainly(std::array<Reader, 4>& readers, const std::uint16_t* single,
-                   const std::uint64_t* multiple) {
+DSV3_INLINE void DecodeMost(std::array<Reader, 4>& readers, const std::uint16_t* single,
+                            const std::uint64_t* multiple) {
   if (multiple != nullptr) {
     DecodeMultiple(readers, multiple);
     for (Reader& reader : readers) DecodeLonger(reader, multiple);
@@ -168,17 +163,17 @@ void DecodePlainly(std::array<Reader, 4>& readers, const std::uint16_t* single,
   }
 }
 
+void DecodePlainly(std::array<Reader, 4>& readers, const std::uint16_t* single,
+                   const std::uint64_t* multiple) {
+  DecodeMost(readers, single, multiple);
+}
+
 #if defined(__x86_64__)
 // Shifts by a number in any register are BMI2's, the count of zeros without a branch is BMI's.
 __attribute__((target("bmi,bmi2"))) void DecodeByBmi(std::array<Reader, 4>& readers,
                                                      const std::uint16_t* single,
                                                      const std::uint64_t* multiple) {
-  if (multiple != nullptr) {
-    DecodeMultiple(readers, multiple);
-    for (Reader& reader : readers) DecodeLonger(reader, multiple);
-  } else {
-    DecodeSingle(readers, single);
-  }
+  DecodeMost(readers, single, multiple);
 }
 
 const auto kDecode = __builtin_cpu_supports("bmi") != 0 && __builtin_cpu_supports("bmi2") != 0
@@ -236,18 +231,17 @@ const std::uint64_t* SymbolTable::Multiple(std::size_t symbols) {
 }
 
 bool SymbolTable::DecodeStream(std::span<const std::byte> stream, std::span<std::byte> out) const {
-  const std::size_t bits = BitsOf(stream);
+  const std::size_t bits = ZstdStreamBits(stream);
   return bits != 0 && DecodeRest(stream, bits, out.data(), out.data() + out.size(), single_.data());
 }
 
 bool SymbolTable::DecodeFourStreams(std::span<const std::byte> streams, std::span<std::byte> out) {
-  constexpr std::size_t kJumpBytes = 6;
   constexpr std::size_t kHeld = sizeof(std::uint64_t);
-  const std::size_t quarter = (out.size() + 3) / 4;
-  if (streams.size() < kJumpBytes || 3 * quarter > out.size()) return false;
+  const std::size_t quarter = ZstdSymbolsOfStream(out.size());
+  if (streams.size() < kZstdJumpTableBytes || 3 * quarter > out.size()) return false;
   std::array<std::uint16_t, 3> sizes{};
-  std::memcpy(sizes.data(), streams.data(), kJumpBytes);
-  std::span<const std::byte> rest = streams.subspan(kJumpBytes);
+  std::memcpy(sizes.data(), streams.data(), kZstdJumpTableBytes);
+  std::span<const std::byte> rest = streams.subspan(kZstdJumpTableBytes);
   std::array<std::span<const std::byte>, 4> of_streams;
   std::array<std::size_t, 4> left{};  // bits
   bool are_long = true;
@@ -256,7 +250,7 @@ bool SymbolTable::DecodeFourStreams(std::span<const std::byte> streams, std::spa
     if (size > rest.size()) return false;
     of_streams[i] = rest.first(size);
     rest = rest.subspan(size);
-    left[i] = BitsOf(of_streams[i]);
+    left[i] = ZstdStreamBits(of_streams[i]);
     if (left[i] == 0) return false;
     are_long = are_long && size >= kHeld;
   }

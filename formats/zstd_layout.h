@@ -1,5 +1,6 @@
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -30,6 +31,24 @@ constexpr unsigned ZstdLiteralsSizeBits(unsigned format) {
 }
 constexpr std::size_t ZstdLiteralsHeadBytes(unsigned format) {
   return (4 + 2 * std::size_t{ZstdLiteralsSizeBits(format)} + 7) / 8;
+}
+
+// Four streams have their sizes before them, but for the last one's, and symbols in equal numbers,
+// of which the last may have fewer.
+inline constexpr std::size_t kZstdJumpTableBytes = 6;
+constexpr std::size_t ZstdSymbolsOfStream(std::size_t symbols) { return (symbols + 3) / 4; }
+
+// The bits of a stream that is read from its end on: those below the highest one of its last byte,
+// which marks the end. 0 where there is no mark.
+inline std::size_t ZstdStreamBits(std::span<const std::byte> stream) {
+  if (stream.empty() || stream.back() == std::byte{0}) return 0;
+  const auto last = std::to_integer<std::uint8_t>(stream.back());
+  return 8 * (stream.size() - 1) + static_cast<std::size_t>(std::bit_width(last)) - 1;
+}
+
+// The lowest bits of the content's XXH64, which end a frame.
+inline std::uint32_t ZstdChecksum(std::span<const std::byte> content) {
+  return static_cast<std::uint32_t>(XXH64(content.data(), content.size(), 0));
 }
 
 // Appends the lowest bytes of a number to a frame.
@@ -64,7 +83,7 @@ inline void PutZstdRawBlock(std::span<const std::byte> content, bool last, std::
 
 // Appends the checksum, which ends the frame.
 inline void PutZstdChecksum(std::span<const std::byte> content, std::byte*& out) {
-  PutZstd(XXH64(content.data(), content.size(), 0), kZstdChecksumBytes, out);
+  PutZstd(ZstdChecksum(content), kZstdChecksumBytes, out);
 }
 
 }  // namespace dsv3::formats
